@@ -1,0 +1,143 @@
+"""Uncertainty of scores: intervals, paired differences, and how small a difference a test set can show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binomtest, norm
+
+__all__ = [
+    "DetectableDifference",
+    "Interval",
+    "PairedDifference",
+    "detectable_difference",
+    "paired_difference",
+    "wilson_interval",
+]
+
+CONFIDENCE = 0.95
+
+_Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of a − b over the same items."""
+
+    difference: Interval
+    p_value: float
+    """Two-sided exact sign test on the items where a and b differ; for binary items, McNemar's exact test."""
+    better: int
+    """Items on which a scores higher."""
+    worse: int
+    """Items on which a scores lower."""
+    items: int
+
+
+@dataclass(frozen=True)
+class DetectableDifference:
+    """The smallest mean paired difference that a set of binary items shows, and under which assumptions."""
+
+    difference: float | None
+    """None if not even a change that always goes the same way would be shown."""
+    items: int
+    discordance: float
+    power: float
+
+
+def wilson_interval(passed: int, n: int) -> Interval:
+    """Share of passes with the Wilson score interval, which holds for few items and for shares near 0 and 1.
+
+    Raises:
+        ValueError: unless 0 <= passed <= n and n > 0.
+    """
+    if n <= 0 or not 0 <= passed <= n:
+        raise ValueError(f"need 0 <= passed <= n and n > 0, got passed={passed}, n={n}.")
+    share = passed / n
+    z2 = _Z**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    # At the ends the bound is exactly 0 or 1; rounding must not move it across the share.
+    return Interval(share, 0.0 if passed == 0 else centre - half, 1.0 if passed == n else centre + half)
+
+
+def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
+    """Mean of a − b over items, with a bootstrap interval over items and an exact sign test.
+
+    Both models answer the same items, so the difference is taken item by item: what makes an item hard for
+    both cancels. Items are resampled whole; the percentile interval is reported. If all items differ by
+    the same amount (by nothing, say), the interval is that one point.
+
+    Args:
+        a: one score in [0, 1] an item; the mean over the item's checks if it has several.
+        b: scores of the same items in the same order.
+        seed: makes the interval reproducible.
+        resamples: bootstrap samples.
+
+    Raises:
+        ValueError: if there are no items, the lengths differ, or a score is outside [0, 1].
+    """
+    scores_a, scores_b = _scores(a, "a"), _scores(b, "b")
+    if len(scores_a) != len(scores_b):
+        raise ValueError(f"a and b must score the same items, got {len(scores_a)} and {len(scores_b)}.")
+    # Rounded, so that 2/3 − 1/3 and 1/3 − 0 are one value, and equal scores differ by exactly 0.
+    differences = np.round(scores_a - scores_b, 12)
+    n = len(differences)
+    # Resampling n items is a multinomial draw over the distinct differences, of which there are few.
+    values, counts = np.unique(differences, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
+    low, high = np.quantile(draws @ values / n, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    better, worse = int((differences > 0).sum()), int((differences < 0).sum())
+    p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    interval = Interval(float(differences.mean()), float(low), float(high))
+    return PairedDifference(interval, p_value, better, worse, n)
+
+
+def detectable_difference(n: int, *, discordance: float = 0.2, power: float = 0.8) -> DetectableDifference:
+    """The smallest paired difference that n binary items show with the given power, two-sided at 5 %.
+
+    Solves Connor's (1987) sample size formula of McNemar's test for the difference d:
+    `n d² = (z_α √ψ + z_β √(ψ − d²))²`, with ψ the discordance.
+
+    Args:
+        n: items.
+        discordance: share of items on which the two models differ, in either direction. The more the two
+            models change places, the larger a difference must be to stand out.
+        power: probability that a true difference of this size is found.
+
+    Raises:
+        ValueError: if n < 1, or discordance or power are outside their range.
+    """
+    if n < 1 or not 0 < discordance <= 1 or not 0.5 <= power < 1:
+        raise ValueError(
+            f"need n >= 1, 0 < discordance <= 1 and 0.5 <= power < 1, "
+            f"got n={n}, discordance={discordance}, power={power}."
+        )
+    z_power = float(norm.ppf(power))
+    inside = n + z_power**2 - _Z**2
+    if inside < 0:
+        return DetectableDifference(None, n, discordance, power)
+    difference = math.sqrt(discordance) * (_Z * math.sqrt(n) + z_power * math.sqrt(inside)) / (n + z_power**2)
+    # A difference can't exceed the share of items that differ.
+    return DetectableDifference(difference if difference <= discordance else None, n, discordance, power)
+
+
+def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or scores.size == 0:
+        raise ValueError(f"{name} must hold one score an item, and at least one; got shape {scores.shape}.")
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError(f"{name} has scores outside [0, 1].")
+    return scores

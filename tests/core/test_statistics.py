@@ -1,0 +1,168 @@
+"""Intervals and tests against brute force, simulation and published values."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from selfaug.core.statistics import (
+    Interval,
+    detectable_difference,
+    paired_difference,
+    wilson_interval,
+)
+
+
+class TestWilsonInterval:
+    @pytest.mark.parametrize(
+        ("passed", "n", "low", "high"),
+        [
+            # Newcombe (1998), table I, method 3.
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+            (1, 29, 0.0061, 0.1718),
+        ],
+    )
+    def test_published_values(self, passed: int, n: int, low: float, high: float) -> None:
+        found = wilson_interval(passed, n)
+        assert found.value == passed / n
+        assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+
+    @pytest.mark.parametrize(("passed", "n"), [(3, 10), (50, 120), (119, 120)])
+    def test_bounds_are_the_shares_that_the_score_test_just_accepts(self, passed: int, n: int) -> None:
+        z = norm.ppf(0.975)
+
+        def score(true_share: float) -> float:
+            return abs(passed / n - true_share) - float(z) * math.sqrt(true_share * (1 - true_share) / n)
+
+        found = wilson_interval(passed, n)
+        assert found.low == pytest.approx(brentq(score, 1e-9, passed / n), abs=1e-9)
+        assert found.high == pytest.approx(brentq(score, passed / n, 1 - 1e-9), abs=1e-9)
+
+    def test_ends_are_exact(self) -> None:
+        assert wilson_interval(0, 7).low == 0.0
+        assert wilson_interval(7, 7).high == 1.0
+        assert wilson_interval(7, 7).low < 1.0
+
+    @pytest.mark.parametrize(("passed", "n"), [(0, 0), (-1, 5), (6, 5)])
+    def test_refuses_impossible_counts(self, passed: int, n: int) -> None:
+        with pytest.raises(ValueError, match="passed"):
+            wilson_interval(passed, n)
+
+
+class TestPairedDifference:
+    def test_interval_against_all_resamples(self) -> None:
+        a, b = [1, 0, 1, 1, 0.5], [0, 0, 1, 0, 1]
+        differences = np.subtract(a, b)
+        means = [np.mean(sample) for sample in itertools.product(differences, repeat=5)]
+        low, high = np.quantile(means, [0.025, 0.975])
+        found = paired_difference(a, b, seed=1, resamples=200_000)
+        assert found.difference.value == pytest.approx(differences.mean())
+        # The exact bootstrap distribution has steps of 0.1.
+        assert found.difference.low == pytest.approx(low, abs=1e-9)
+        assert found.difference.high == pytest.approx(high, abs=1e-9)
+
+    def test_interval_against_a_naive_bootstrap(self) -> None:
+        rng = np.random.default_rng(0)
+        a, b = rng.random(80), rng.random(80)
+        means = [(a - b)[rng.integers(0, 80, 80)].mean() for _ in range(20_000)]
+        found = paired_difference(a, b, seed=2, resamples=20_000)
+        assert found.difference.low == pytest.approx(np.quantile(means, 0.025), abs=0.005)
+        assert found.difference.high == pytest.approx(np.quantile(means, 0.975), abs=0.005)
+
+    def test_interval_covers_the_truth(self) -> None:
+        rng = np.random.default_rng(3)
+        covered = 0
+        for seed in range(400):
+            a, b = rng.random(120) < 0.6, rng.random(120) < 0.5
+            interval = paired_difference(a, b, seed=seed, resamples=1000).difference
+            covered += interval.low <= 0.1 <= interval.high
+        assert 0.92 <= covered / 400 <= 0.98
+
+    def test_sign_test_against_enumeration(self) -> None:
+        a = [1, 1, 1, 1, 1, 1, 0, 1, 0, 1]
+        b = [0, 0, 0, 0, 0, 0, 1, 1, 0, 1]
+        found = paired_difference(a, b, seed=0)
+        assert (found.better, found.worse, found.items) == (6, 1, 10)
+        # Among the 2^7 equally likely ways in which 7 items can differ, those at most as likely as 6 to 1.
+        extreme = sum(abs(sum(signs) - 3.5) >= 2.5 for signs in itertools.product([0, 1], repeat=7))
+        assert found.p_value == pytest.approx(extreme / 2**7)
+
+    def test_mean_scores_of_thirds_that_agree_are_equal(self) -> None:
+        found = paired_difference([2 / 3, 0.1 + 0.2], [1 - 1 / 3, 0.3], seed=0)
+        assert (found.better, found.worse, found.p_value) == (0, 0, 1.0)
+        assert found.difference == Interval(0.0, 0.0, 0.0)
+
+    def test_same_seed_same_interval(self) -> None:
+        a, b = [1, 0, 1, 1, 0, 0.5, 1], [0, 0, 1, 0, 1, 0.25, 0]
+        assert paired_difference(a, b, seed=5) == paired_difference(a, b, seed=5)
+
+    def test_swapping_turns_the_sign(self) -> None:
+        a, b = [1, 1, 0.5, 1], [0, 1, 0, 0.5]
+        forth, back = paired_difference(a, b, seed=0), paired_difference(b, a, seed=0)
+        assert forth.difference.value == -back.difference.value > 0
+        assert (forth.better, forth.worse) == (back.worse, back.better)
+
+    @pytest.mark.parametrize(
+        ("a", "b", "message"),
+        [
+            ([], [], "at least one"),
+            ([1], [1, 0], "same items"),
+            ([1.5], [1], "outside"),
+            ([float("nan")], [1], "outside"),
+        ],
+    )
+    def test_refuses_bad_scores(self, a: list[float], b: list[float], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            paired_difference(a, b, seed=0)
+
+
+class TestDetectableDifference:
+    def test_solves_connors_formula(self) -> None:
+        for n, discordance, power in [(120, 0.2, 0.8), (60, 0.35, 0.9), (1000, 0.05, 0.8)]:
+            d = detectable_difference(n, discordance=discordance, power=power).difference
+            assert d is not None
+            needed = norm.ppf(0.975) * math.sqrt(discordance) + norm.ppf(power) * math.sqrt(
+                discordance - d**2
+            )
+            assert n * d**2 == pytest.approx(needed**2)
+
+    def test_is_found_with_the_promised_power(self) -> None:
+        n, discordance = 300, 0.3
+        d = detectable_difference(n, discordance=discordance).difference
+        assert d is not None
+        rng = np.random.default_rng(0)
+        shares = [(discordance + d) / 2, (discordance - d) / 2, 1 - discordance]
+        better, worse, _ = rng.multinomial(n, shares, size=20_000).T
+        found = np.abs(better - worse) > norm.ppf(0.975) * np.sqrt(better + worse)
+        assert found.mean() == pytest.approx(0.8, abs=0.02)
+
+    def test_more_items_and_less_discordance_show_smaller_differences(self) -> None:
+        base = detectable_difference(120).difference
+        more = detectable_difference(480).difference
+        calmer = detectable_difference(120, discordance=0.1).difference
+        assert base is not None
+        assert more is not None
+        assert calmer is not None
+        assert max(more, calmer) < base
+
+    def test_says_what_it_assumed(self) -> None:
+        found = detectable_difference(120, discordance=0.25, power=0.9)
+        assert (found.items, found.discordance, found.power) == (120, 0.25, 0.9)
+
+    @pytest.mark.parametrize("n", [1, 3, 10])
+    def test_too_few_items_show_nothing(self, n: int) -> None:
+        assert detectable_difference(n).difference is None
+
+    @pytest.mark.parametrize(
+        ("n", "discordance", "power"), [(0, 0.2, 0.8), (9, 0, 0.8), (9, 1.1, 0.8), (9, 0.2, 1)]
+    )
+    def test_refuses_impossible_assumptions(self, n: int, discordance: float, power: float) -> None:
+        with pytest.raises(ValueError, match="discordance"):
+            detectable_difference(n, discordance=discordance, power=power)
