@@ -1,0 +1,358 @@
+"""The loss: nll over completion tokens plus alpha times the alignment over prompt tokens.
+
+Both terms come from one pass over the hidden states before the head. Logits exist for one chunk of positions
+at a time, for both models; the gradient with respect to the hidden states (and to the head, if it trains) is
+computed in the same pass, so that every position is projected exactly once.
+
+Source: Huang et al., SelfAug (arXiv 2509.03934), equation for the alignment term; normalisation, boundary and
+sampling as in docs/architecture.md, "Numerical contract".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Divergence", "FusedLoss", "OutputHead", "fused_loss", "token_divergence"]
+
+Divergence = Literal["forward", "reverse"]
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """What turns hidden states into logits: `softcap · tanh(scale · (hidden @ weightᵀ + bias) / softcap)`.
+
+    Attributes:
+        weight: [vocabulary, width].
+        bias: [vocabulary], or None.
+        scale: factor on the logits (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
+        softcap: Gemma's `final_logit_softcapping`, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_NH: Tensor) -> Tensor:
+        """float32 logits [N, vocabulary]; the product itself runs in the dtype of the weight."""
+        logits_NV = torch.nn.functional.linear(hidden_NH, self.weight, self.bias).float()
+        if self.scale != 1.0:
+            logits_NV.mul_(self.scale)
+        if self.softcap is not None:
+            logits_NV.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits_NV
+
+    def to_dtype(self, dtype: torch.dtype) -> OutputHead:
+        """The same head with weight and bias detached and in another dtype."""
+        bias = None if self.bias is None else self.bias.detach().to(dtype)
+        return OutputHead(self.weight.detach().to(dtype), bias, self.scale, self.softcap)
+
+
+class FusedLoss(NamedTuple):
+    """What one micro-batch contributes; all but `loss` without gradient.
+
+    Attributes:
+        loss: `nll_weight · nll_sum + alignment_weight · alignment_sum`, float32 scalar.
+        nll_sum: nats, summed over completion tokens.
+        alignment_sum: nats, summed over aligned positions.
+        entropy_sum: nats; entropy of the tuned model's distributions, summed over completion tokens.
+        correct: number of completion tokens that are the tuned model's first choice.
+    """
+
+    loss: Tensor
+    nll_sum: Tensor
+    alignment_sum: Tensor
+    entropy_sum: Tensor
+    correct: Tensor
+
+
+def fused_loss(
+    hidden_NH: Tensor,
+    head: OutputHead,
+    targets_C: Tensor,
+    *,
+    nll_weight: float,
+    reference_hidden_AH: Tensor | None = None,
+    reference_head: OutputHead | None = None,
+    alignment_weight: float = 0.0,
+    divergence: Divergence = "forward",
+    temperature: float = 1.0,
+    chunk_rows: int | None = None,
+) -> FusedLoss:
+    """Weighted nll and alignment of the positions of one micro-batch, without a [positions, vocabulary] tensor.
+
+    Args:
+        hidden_NH: the tuned model's hidden states before the head, at the positions that carry a loss. The first
+            C of them predict completion tokens, the last A are aligned; where N < C + A, the overlap (boundary
+            positions) carries both.
+        head: the tuned model's head; gradients flow to its weight and bias if they require them.
+        targets_C: token ids that the first C positions must predict.
+        nll_weight: one over the number of completion tokens of the optimizer step.
+        reference_hidden_AH: the reference model's hidden states at the last A positions; None for A = 0.
+        reference_head: the reference model's head; the tuned one's if None. Never gets a gradient.
+        alignment_weight: alpha over the number of aligned positions of the optimizer step.
+        divergence: "forward" is KL(reference ‖ tuned), "reverse" is KL(tuned ‖ reference).
+        temperature: both distributions are softmax(logits / temperature); the divergence is not rescaled.
+        chunk_rows: positions projected at once; by default as many as keep a chunk of logits small.
+
+    Raises:
+        ValueError: if the numbers of positions don't fit together.
+    """
+    rows, completions = hidden_NH.shape[0], targets_C.shape[0]
+    aligned = 0 if reference_hidden_AH is None else reference_hidden_AH.shape[0]
+    if not max(completions, aligned) <= rows <= completions + aligned:
+        raise ValueError(
+            f"{rows} positions can't be {completions} completion positions followed by {aligned} aligned ones: "
+            "every position must carry nll, alignment or both."
+        )
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}.")
+    loss, sums = _FusedLoss.apply(
+        hidden_NH,
+        head.weight,
+        head.bias,
+        _Plan(
+            scale=head.scale,
+            softcap=head.softcap,
+            targets=targets_C,
+            reference_hidden=reference_hidden_AH,
+            reference_head=reference_head or head,
+            completion_rows=rows - aligned,
+            boundary_rows=completions + aligned - rows,
+            nll_weight=float(nll_weight),
+            alignment_weight=float(alignment_weight),
+            divergence=divergence,
+            temperature=temperature,
+            chunk_rows=chunk_rows or _default_chunk_rows(head.weight),
+        ),
+    )
+    return FusedLoss(loss, *sums.unbind())
+
+
+def token_divergence(
+    hidden_NH: Tensor,
+    head: OutputHead,
+    reference_hidden_NH: Tensor,
+    reference_head: OutputHead | None = None,
+    *,
+    divergence: Divergence = "forward",
+    temperature: float = 1.0,
+    chunk_rows: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Divergence of each position in nats, and whether both models have the same first choice.
+
+    For measuring: without gradient. Shapes and arguments as in `fused_loss`.
+
+    Returns:
+        float32 [N] and bool [N].
+    """
+    dtype = _compute_dtype(head.weight)
+    head = head.to_dtype(dtype)
+    reference_head = head if reference_head is None else reference_head.to_dtype(dtype)
+    rows = chunk_rows or _default_chunk_rows(head.weight)
+    divergences, agreements = [], []
+    with torch.no_grad(), torch.autocast(hidden_NH.device.type, enabled=False):
+        for start in range(0, hidden_NH.shape[0], rows):
+            tuned_NV = head.logits(hidden_NH[start : start + rows].to(dtype))
+            reference_NV = reference_head.logits(reference_hidden_NH[start : start + rows].to(dtype))
+            agreements.append(tuned_NV.argmax(-1) == reference_NV.argmax(-1))
+            divergences.append(_divergence_and_gradient(tuned_NV, reference_NV, divergence, temperature, False)[0])
+    if not divergences:
+        return hidden_NH.new_zeros(0, dtype=torch.float32), hidden_NH.new_zeros(0, dtype=torch.bool)
+    return torch.cat(divergences), torch.cat(agreements)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything about one call that is not a differentiable tensor."""
+
+    scale: float
+    softcap: float | None
+    targets: Tensor
+    reference_hidden: Tensor | None
+    reference_head: OutputHead
+    completion_rows: int
+    boundary_rows: int
+    nll_weight: float
+    alignment_weight: float
+    divergence: Divergence
+    temperature: float
+    chunk_rows: int
+
+    def chunks(self, rows: int) -> list[tuple[int, int]]:
+        """Row ranges; none crosses from one kind of position (completion, boundary, prompt) into the next."""
+        edges = [0, self.completion_rows, self.completion_rows + self.boundary_rows, rows]
+        return [
+            (start, min(start + self.chunk_rows, last))
+            for first, last in zip(edges, edges[1:], strict=False)
+            for start in range(first, last, self.chunk_rows)
+        ]
+
+
+class _FusedLoss(torch.autograd.Function):
+    """Loss and its gradients in one pass; backward only scales what forward has stored."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, plan: _Plan
+    ) -> tuple[Tensor, Tensor]:
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        need_any = need_hidden or need_weight or need_bias
+        dtype = _compute_dtype(weight_VH)
+        sums = torch.zeros(4, dtype=torch.float32, device=hidden_NH.device)
+        # Gradients are kept in the dtype of what they belong to; the head's are summed over chunks in float32.
+        hidden_grad = torch.zeros_like(hidden_NH) if need_hidden else None
+        weight_grad = torch.zeros_like(weight_VH, dtype=torch.float32) if need_weight else None
+        bias_grad = torch.zeros_like(bias_V, dtype=torch.float32) if need_bias and bias_V is not None else None
+        with torch.no_grad(), torch.autocast(hidden_NH.device.type, enabled=False):
+            head = OutputHead(weight_VH, bias_V, plan.scale, plan.softcap).to_dtype(dtype)
+            reference_head = plan.reference_head.to_dtype(dtype)
+            if reference_head.weight.data_ptr() != head.weight.data_ptr() and plan.reference_head.weight is weight_VH:
+                reference_head = head  # a cast made twice would only cost memory
+            for start, end in plan.chunks(hidden_NH.shape[0]):
+                chunk_NH = hidden_NH[start:end].to(dtype)
+                gradient_NV, row_weight = _chunk(plan, head, reference_head, chunk_NH, start, end, sums, need_any)
+                if gradient_NV is None:
+                    continue
+                gradient_NV = gradient_NV.to(dtype)
+                # Weights of the order of 1e-4 are applied after the product: in float16 they would underflow.
+                if hidden_grad is not None:
+                    hidden_grad[start:end] = (gradient_NV @ head.weight).float().mul_(row_weight)
+                if weight_grad is not None:
+                    scaled_NH = chunk_NH.float().mul_(row_weight)
+                    if dtype == torch.float32:
+                        weight_grad.addmm_(gradient_NV.T, scaled_NH)
+                    else:
+                        weight_grad.add_((gradient_NV.T @ chunk_NH).float(), alpha=row_weight)
+                if bias_grad is not None:
+                    bias_grad.add_(gradient_NV.float().sum(0), alpha=row_weight)
+        ctx.gradients = (hidden_grad, weight_grad, bias_grad)
+        ctx.dtypes = (weight_VH.dtype, None if bias_V is None else bias_V.dtype)
+        loss = plan.nll_weight * sums[0] + plan.alignment_weight * sums[1]
+        ctx.mark_non_differentiable(sums)
+        return loss, sums
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, loss_grad: Tensor, _sums_grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_grad, weight_grad, bias_grad = ctx.gradients
+        weight_dtype, bias_dtype = ctx.dtypes
+        return (
+            None if hidden_grad is None else hidden_grad * loss_grad.to(hidden_grad.dtype),
+            None if weight_grad is None else (weight_grad * loss_grad).to(weight_dtype),
+            None if bias_grad is None else (bias_grad * loss_grad).to(bias_dtype),
+            None,
+        )
+
+
+def _chunk(
+    plan: _Plan,
+    head: OutputHead,
+    reference_head: OutputHead,
+    chunk_NH: Tensor,
+    start: int,
+    end: int,
+    sums: Tensor,
+    need_gradient: bool,
+) -> tuple[Tensor | None, float]:
+    """Add a chunk's statistics to `sums`; return the gradient of its loss to its products hidden @ weightᵀ + bias.
+
+    The gradient comes without its weight, which is returned beside it.
+    """
+    has_nll = start < plan.completion_rows + plan.boundary_rows
+    has_alignment = start >= plan.completion_rows
+    logits_NV = head.logits(chunk_NH)
+    # d logits / d product, before the probabilities overwrite the logits
+    slope_NV = None
+    if need_gradient and plan.softcap is not None:
+        slope_NV = (logits_NV / plan.softcap).square_().neg_().add_(1.0)
+
+    nll_gradient = alignment_gradient = None
+    if has_nll:
+        keep = logits_NV.clone() if has_alignment else logits_NV
+        nll_gradient = _nll(keep, plan.targets[start:end], sums, need_gradient)
+    if has_alignment:
+        assert plan.reference_hidden is not None
+        first = start - plan.completion_rows
+        reference_NH = plan.reference_hidden[first : first + end - start].to(chunk_NH.dtype)
+        divergence_N, alignment_gradient = _divergence_and_gradient(
+            logits_NV, reference_head.logits(reference_NH), plan.divergence, plan.temperature, need_gradient
+        )
+        sums[1] += divergence_N.sum()
+
+    if not need_gradient:
+        return None, 0.0
+    if nll_gradient is None:
+        gradient_NV, weight = alignment_gradient, plan.alignment_weight
+    elif alignment_gradient is None:
+        gradient_NV, weight = nll_gradient, plan.nll_weight
+    else:
+        weight = max(plan.nll_weight, plan.alignment_weight) or 1.0
+        gradient_NV = nll_gradient.mul_(plan.nll_weight / weight).add_(
+            alignment_gradient, alpha=plan.alignment_weight / weight
+        )
+    assert gradient_NV is not None
+    if slope_NV is not None:
+        gradient_NV.mul_(slope_NV)
+    return gradient_NV, weight * plan.scale
+
+
+def _nll(logits_NV: Tensor, targets_N: Tensor, sums: Tensor, need_gradient: bool) -> Tensor | None:
+    """Add nll, entropy and correct first choices to `sums`; return softmax − onehot."""
+    log_p_NV = torch.log_softmax(logits_NV, -1)
+    sums[0] -= log_p_NV.gather(1, targets_N[:, None]).sum()
+    sums[3] += (logits_NV.argmax(-1) == targets_N).sum()
+    p_NV = torch.exp(log_p_NV, out=logits_NV)
+    sums[2] -= torch.linalg.vecdot(p_NV, log_p_NV).sum()
+    if not need_gradient:
+        return None
+    return p_NV.scatter_add_(1, targets_N[:, None], torch.full_like(p_NV[:, :1], -1.0))
+
+
+def _divergence_and_gradient(
+    tuned_NV: Tensor, reference_NV: Tensor, divergence: Divergence, temperature: float, need_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Divergence of each row, and its gradient to the tuned logits. Overwrites both arguments.
+
+    KL(a ‖ b) is summed as Σ a (log a − log b) + Σ b − Σ a. The last two cancel in exact arithmetic; in float32
+    they take the rounding of the two normalisers out of the sum to first order, which would otherwise be as
+    large as 2e-6 nats for logits of the size of 30, and make every term of the sum non-negative.
+    """
+    if temperature != 1.0:
+        tuned_NV.div_(temperature)
+        reference_NV.div_(temperature)
+    log_p_NV = torch.log_softmax(tuned_NV, -1)
+    log_q_NV = torch.log_softmax(reference_NV, -1)
+    p_NV = torch.exp(log_p_NV, out=tuned_NV)
+    q_NV = torch.exp(log_q_NV, out=reference_NV)
+    excess_N = p_NV.sum(-1) - q_NV.sum(-1)
+    if divergence == "forward":
+        log_ratio_NV = log_q_NV.sub_(log_p_NV)
+        divergence_N = torch.linalg.vecdot(q_NV, log_ratio_NV) + excess_N
+        gradient_NV = p_NV.sub_(q_NV)
+    else:
+        log_ratio_NV = log_p_NV.sub_(log_q_NV)
+        divergence_N = torch.linalg.vecdot(p_NV, log_ratio_NV) - excess_N
+        gradient_NV = p_NV.mul_(log_ratio_NV.sub_(divergence_N[:, None])) if need_gradient else p_NV
+    if not need_gradient:
+        return divergence_N, None
+    return divergence_N, gradient_NV if temperature == 1.0 else gradient_NV.div_(temperature)
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    """dtype in which the model itself would multiply with its head."""
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
+
+
+def _default_chunk_rows(weight_VH: Tensor) -> int:
+    """As many rows as keep one chunk of float32 logits at 32 MiB on a CPU (near its cache), 256 MiB elsewhere."""
+    budget = 2**25 if weight_VH.device.type == "cpu" else 2**28
+    return max(16, budget // (4 * weight_VH.shape[0]))

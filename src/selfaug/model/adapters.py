@@ -1,0 +1,46 @@
+"""Which adapters leave the base weights exact when they are switched off."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from selfaug.errors import ModelError
+from selfaug.model.hidden import unwrap
+
+__all__ = ["why_not_exact"]
+
+# Shown by tests/model/test_adapters.py: switched off after training, the model gives the base model's logits bit
+# by bit. Anything else is refused until it has been shown.
+_EXACT_TYPES = {"ADALORA", "HRA", "IA3", "LOHA", "LOKR", "LORA", "OFT", "OSF", "VERA"}
+_EXACT_LORA_INITS = {True, False, None, "gaussian", "mica", "orthogonal"}
+
+
+def why_not_exact(model: nn.Module) -> str | None:
+    """Why switching the adapters off does not give the base model back, or None if it does."""
+    configs = getattr(unwrap(model), "peft_config", {})
+    for config in configs.values():
+        kind = str(getattr(config.peft_type, "value", config.peft_type))
+        if kind not in _EXACT_TYPES:
+            return f"the adapter type {kind} is not known to leave the base weights as they are"
+        init = getattr(config, "init_lora_weights", None)
+        if kind == "LORA" and init not in _EXACT_LORA_INITS:
+            return f"init_lora_weights={init!r} changes the base weights when the adapter is made"
+        bias = getattr(config, "bias", "none")
+        if bias != "none":
+            return f"bias={bias!r} trains the base model's own biases"
+    return None
+
+
+def require_exact(model: nn.Module) -> None:
+    """Refuse adapters that can't be switched off exactly.
+
+    Raises:
+        ModelError: with the reason and what to use instead.
+    """
+    reason = why_not_exact(model)
+    if reason:
+        raise ModelError(
+            f"the reference model can't be had by switching the adapter off: {reason}.",
+            hint="use reference='frozen_copy', which keeps a second copy of the model in memory, or plain LoRA "
+            "(init_lora_weights=True, bias='none').",
+        )

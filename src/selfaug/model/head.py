@@ -1,0 +1,107 @@
+"""The head of a causal model: found, and checked against the model's own logits before anything relies on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.utils.other import ModulesToSaveWrapper
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from selfaug.core.alignment import OutputHead
+from selfaug.errors import ModelError
+from selfaug.model.hidden import causal_model, hidden_states, output_module
+
+__all__ = ["find_head", "verify_head"]
+
+
+def find_head(model: nn.Module, *, reference: bool = False) -> OutputHead:
+    """Head of a causal model, through any wrappers.
+
+    Args:
+        model: the model, or a PEFT, DDP or FSDP2 wrapper of it.
+        reference: for a head that an adapter trains (`modules_to_save`), the original instead of the trained one.
+
+    Raises:
+        ModelError: if the head is not a plain linear layer.
+    """
+    module = output_module(model)
+    if isinstance(module, ModulesToSaveWrapper):
+        module = module.original_module if reference else module.modules_to_save[module.active_adapters[0]]
+    if type(module).__module__.startswith("peft.") or getattr(module, "weight", None) is None:
+        raise ModelError(
+            f"the head of {type(causal_model(model)).__name__} is a {type(module).__name__}: its logits are not "
+            "hidden · weightᵀ + bias of one weight matrix.",
+            hint="take the head out of the adapter's `target_modules`; to train it whole, put it in "
+            "`modules_to_save`.",
+        )
+    config = causal_model(model).config.get_text_config()
+    return OutputHead(
+        weight=_whole(module.weight),
+        bias=_whole(getattr(module, "bias", None)),
+        scale=_logit_scale(config),
+        softcap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _whole(parameter: Any) -> Any:
+    """A parameter that FSDP2 has sharded again, gathered; anything else as it is."""
+    if not isinstance(parameter, DTensor):
+        return parameter
+    if parameter.requires_grad:
+        raise ModelError(
+            "the head trains and is sharded apart from the root of the model, so its gradient can't be reduced.",
+            hint="wrap the decoder layers and the root with `fully_shard`, and leave the head in the root's group "
+            "(accelerate's default).",
+        )
+    return parameter.full_tensor()
+
+
+def _logit_scale(config: Any) -> float:
+    """Factor between the head's product and the logits, by the names that transformers' models give it."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        value = getattr(config, name, None)
+        if value is not None:
+            return float(value)
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor is None:
+        return 1.0
+    return float(divisor) if config.model_type == "hyperclovax" else 1.0 / float(divisor)
+
+
+@torch.no_grad()
+def verify_head(model: nn.Module, head: OutputHead, inputs: dict[str, Any]) -> None:
+    """Check that head(hidden states) are the model's own logits on a batch.
+
+    The check runs the model as it stands: same training mode, adapters and autocast.
+
+    Raises:
+        ModelError: if they differ by more than rounding; training on them would be training on something else.
+    """
+    hidden_BTH, _ = hidden_states(model, inputs)
+    own = model(**{**inputs, "use_cache": False}).logits.float()
+    ours = head.to_dtype(_product_dtype(head, hidden_BTH)).logits(hidden_BTH.to(_product_dtype(head, hidden_BTH)))
+    difference = (own - ours).abs().max().item()
+    # A handful of roundings of the largest logit; a missing scale, bias or softcap is orders of magnitude more.
+    allowed = 16 * torch.finfo(_coarser(own, model)).eps * max(own.abs().max().item(), 1e-3)
+    if not difference <= allowed:
+        raise ModelError(
+            f"{type(causal_model(model)).__name__} computes its logits in a way that selfaug does not reproduce "
+            f"(largest difference {difference:.3g}, rounding would explain {allowed:.3g}).",
+            hint="please report the architecture; until then train it with alpha=0 through trl's SFTTrainer.",
+        )
+
+
+def _product_dtype(head: OutputHead, hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+
+
+def _coarser(logits: Tensor, model: nn.Module) -> torch.dtype:
+    """The dtype whose rounding the model's logits carry, even when they are returned as float32."""
+    if torch.is_autocast_enabled(logits.device.type):
+        return torch.get_autocast_dtype(logits.device.type)
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    return getattr(inner, "dtype", torch.float32)

@@ -1,0 +1,127 @@
+"""Hidden states before the head, through the root module's forward.
+
+Through the root, because FSDP2 gathers parameters there; and taken where they enter the head, because that is the
+one place that has the same meaning in every architecture. The head itself sees only the last position, so no
+tensor of size [tokens, vocabulary] comes to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from selfaug.errors import ModelError
+
+__all__ = ["causal_model", "hidden_states", "output_module", "reference_mode", "unwrap"]
+
+_FORWARD_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+    "seq_idx",
+    "output_router_logits",
+)
+"""What a batch may hand to a causal model's forward; labels never."""
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DDP, `torch.compile` and engine wrappers; a PEFT model stays one."""
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module) or (
+            not isinstance(model, PeftModel)
+            and not hasattr(model, "config")
+            and isinstance(inner := getattr(model, "module", None), nn.Module)
+        ):
+            model = inner
+        else:
+            return model
+
+
+def causal_model(model: nn.Module) -> Any:
+    """The transformers model inside all wrappers."""
+    model = unwrap(model)
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def output_module(model: nn.Module) -> nn.Module:
+    """The module that is called as the head.
+
+    Raises:
+        ModelError: if there is none.
+    """
+    module = causal_model(model).get_output_embeddings()
+    if module is None:
+        raise ModelError(
+            f"{type(causal_model(model)).__name__} has no output embeddings: it is not a causal language model.",
+            hint="load it with AutoModelForCausalLM.",
+        )
+    return module  # type: ignore[no-any-return]
+
+
+def hidden_states(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+    """Hidden states that enter the head, [B, T, width], and the model's output (whose logits are of one position).
+
+    Args:
+        model: the model as the training loop calls it, wrappers included.
+        inputs: a batch; what a forward does not take (labels) is left out.
+
+    Raises:
+        ModelError: if the model does not call its head on hidden states of all positions.
+    """
+    captured: list[Tensor] = []
+
+    def keep(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        captured.append(args[0])
+        return (args[0][:, -1:], *args[1:])
+
+    handle = output_module(model).register_forward_pre_hook(keep)
+    try:
+        output = model(**{name: inputs[name] for name in _FORWARD_INPUTS if name in inputs}, use_cache=False)
+    finally:
+        handle.remove()
+    batch, width = inputs["input_ids"].shape
+    if len(captured) != 1 or captured[0].shape[:2] != (batch, width):
+        shapes = [tuple(tensor.shape) for tensor in captured]
+        raise ModelError(
+            f"{type(causal_model(model)).__name__} does not hand the hidden states of all {batch} × {width} tokens "
+            f"to its head in one call (it handed over {shapes}).",
+            hint="adapters that add virtual tokens (prompt or prefix tuning) are not supported; use LoRA.",
+        )
+    return captured[0], output
+
+
+@contextmanager
+def reference_mode(model: nn.Module) -> Iterator[None]:
+    """Adapter off, no gradient, no dropout; afterwards everything is as it was.
+
+    Restored are the training flag of each module, which adapters are on, `requires_grad` of each parameter (PEFT
+    sets it when it switches adapters on again) and the random state.
+    """
+    training = [module for module in model.modules() if module.training]
+    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    device = next(model.parameters()).device
+    peft_model = unwrap(model)
+    with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for module in training:
+            module.training = False
+        try:
+            if isinstance(peft_model, PeftModel):
+                with peft_model.disable_adapter():
+                    yield
+            else:
+                yield
+        finally:
+            for module in training:
+                module.training = True
+            for parameter, requires_grad in gradients:
+                if parameter.requires_grad != requires_grad:
+                    parameter.requires_grad_(requires_grad)

@@ -1,0 +1,100 @@
+"""The reference model's hidden states, three ways behind one interface.
+
+- `AdapterOff`: the base weights under a LoRA (or kin) adapter are the reference; no extra memory.
+- `FrozenCopy`: a second copy of the model, for full fine-tuning and adapters that change base weights.
+- `CachedReference`: hidden states computed once and kept on disk.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from selfaug.core.alignment import OutputHead
+from selfaug.core.positions import Positions
+from selfaug.model.adapters import require_exact
+from selfaug.model.cache import ReferenceCache
+from selfaug.model.head import find_head
+from selfaug.model.hidden import causal_model, hidden_states, reference_mode
+
+__all__ = ["AdapterOff", "CachedReference", "FrozenCopy", "Reference"]
+
+
+class Reference(Protocol):
+    """Where the reference model's hidden states come from."""
+
+    def head(self, model: nn.Module) -> OutputHead:
+        """The reference model's head; `model` is the tuned model as the training loop calls it."""
+
+    def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
+        """Hidden states [A, width] of the reference model at the aligned positions of a batch, without gradient."""
+
+
+class AdapterOff:
+    """The tuned model with its adapter switched off.
+
+    Raises:
+        ModelError: if the adapter changes base weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        require_exact(model)
+
+    def head(self, model: nn.Module) -> OutputHead:
+        """See `Reference.head`."""
+        return find_head(model, reference=True)
+
+    def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
+        """See `Reference.hidden`."""
+        with reference_mode(model):
+            hidden_BTH, _ = hidden_states(model, inputs)
+            return hidden_BTH.flatten(0, 1)[positions.aligned_order]
+
+
+class FrozenCopy:
+    """A second copy of the model as it is now: made before training starts."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        # trl replaces `forward` on the instance by a function that stays bound to the model it was made for: in a
+        # copy it would run the tuned model.
+        causal_model(self.model).__dict__.pop("forward", None)
+        causal_model(self.model).gradient_checkpointing_disable()
+
+    def head(self, model: nn.Module) -> OutputHead:
+        """See `Reference.head`."""
+        return find_head(self.model)
+
+    def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
+        """See `Reference.hidden`."""
+        with torch.no_grad():
+            hidden_BTH, _ = hidden_states(self.model, inputs)
+            return hidden_BTH.flatten(0, 1)[positions.aligned_order]
+
+
+class CachedReference:
+    """Hidden states from a `ReferenceCache`, with the reference model's own head.
+
+    Args:
+        cache: holds every document that will be asked for.
+        model: the model before training. If its head trains, a copy of the head is kept.
+    """
+
+    def __init__(self, cache: ReferenceCache, model: nn.Module) -> None:
+        self.cache = cache
+        head = find_head(model, reference=True)
+        self._own_head = None
+        if head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad):
+            bias = None if head.bias is None else head.bias.detach().clone()
+            self._own_head = OutputHead(head.weight.detach().clone(), bias, head.scale, head.softcap)
+
+    def head(self, model: nn.Module) -> OutputHead:
+        """See `Reference.head`."""
+        return self._own_head or find_head(model, reference=True)
+
+    def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
+        """See `Reference.hidden`."""
+        return self.cache.batch(inputs, positions)
