@@ -1,0 +1,182 @@
+"""Records: versioned JSON files through which the phases meet, and JSON lines for what grows.
+
+A record is `{"kind", "version", "created", "selfaug", "data"}`. It appears under its name only when it is
+complete, so its existence means that the phase that wrote it is complete. NaN and infinity, which JSON
+doesn't have, are written as null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from selfaug.errors import DataError, StorageError
+
+__all__ = ["append_line", "read_lines", "read_record", "write_record", "write_text"]
+
+Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+def write_record(
+    path: str | os.PathLike[str], kind: str, data: Mapping[str, Any], *, version: int = 1
+) -> None:
+    """Write a record atomically: after a crash there is the old file or the new one, never a part.
+
+    Args:
+        path: the file; its folder must exist.
+        kind: what the record is about ("train"); checked when it is read.
+        data: JSON values, also paths, dataclasses, and numbers of numpy and torch.
+        version: version of this kind's layout.
+
+    Raises:
+        StorageError: if the file can't be written.
+    """
+    record = {
+        "kind": kind,
+        "version": version,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "selfaug": _selfaug_version(),
+        "data": _plain(data),
+    }
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_record(
+    path: str | os.PathLike[str], kind: str, *, version: int = 1, upgrades: Sequence[Upgrade] = ()
+) -> dict[str, Any]:
+    """Data of a record, brought up to `version`.
+
+    Args:
+        path: the file.
+        kind: the kind that it has to be.
+        version: the layout that the caller understands.
+        upgrades: `upgrades[i]` turns data of version i+1 into data of version i+2.
+
+    Raises:
+        DataError: if it is missing, damaged, of another kind, or written by a newer selfaug.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path} does not exist.",
+            hint="a record is written last: the phase that writes it did not finish.",
+        ) from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path} can't be read: {error}", hint="restore the file, or run the phase again."
+        ) from error
+    if not isinstance(record, dict) or not {"kind", "version", "data"} <= record.keys():
+        raise DataError(f"{path} is not a selfaug record.", hint="give the folder of a run.")
+    if record["kind"] != kind:
+        raise DataError(f"{path} is a record of kind {record['kind']!r}, but {kind!r} is needed.")
+    written = int(record["version"])
+    if written > version:
+        raise DataError(
+            f"{path} has version {written}; "
+            f"this selfaug ({_selfaug_version()}) reads up to version {version}.",
+            hint=f"update selfaug: the file was written by {record.get('selfaug', 'a newer version')}.",
+        )
+    data: dict[str, Any] = record["data"]
+    for upgrade in upgrades[written - 1 : version - 1]:
+        data = upgrade(data)
+    return data
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file atomically: a temporary file beside it, flushed to the disk, then renamed.
+
+    Raises:
+        StorageError: if it can't be written; nothing is left behind then.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files that only the owner can read; a record is as readable as any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(
+            f"can't write {path}: {error.strerror or error}",
+            hint="check free space and permissions of its folder.",
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def append_line(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
+    """Add one JSON line to a file, and hand it to the operating system at once.
+
+    Raises:
+        StorageError: if it can't be written.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(data), ensure_ascii=False, allow_nan=False) + "\n")
+    except OSError as error:
+        raise StorageError(
+            f"can't write {path}: {error.strerror or error}", hint="check free space."
+        ) from error
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Lines of a JSON lines file; a last line that was cut off by a crash is left out.
+
+    Raises:
+        DataError: if another line is damaged.
+    """
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON knows it; NaN and infinity become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
+        return _plain(value.tolist())
+    raise TypeError(f"{type(value).__name__} can't be written to a record")
+
+
+def _selfaug_version() -> str:
+    try:
+        return version("selfaug")
+    except PackageNotFoundError:  # run from a checkout that was never installed
+        return "unknown"

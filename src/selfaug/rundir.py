@@ -1,0 +1,145 @@
+"""The run folder: names of its files, and the promise that nothing is ever overwritten by accident."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from selfaug.errors import StorageError
+
+__all__ = ["RunDir"]
+
+# First line of a run's config.yaml. Only a folder that has it is ever deleted.
+_MARKER = "# A selfaug run."
+
+# Written last into a checkpoint by the trainer, so a checkpoint is complete if and only if it is there.
+_CHECKPOINT_COMPLETE = "selfaug_state.json"
+
+
+class RunDir:
+    """Names of the files of one run. Makes nothing by itself; see `create`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.started = self.path / "started.json"
+        self.record = self.path / "record.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.adapter = self.path / "adapter"
+        self.model = self.path / "model"
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+        self.report = self.path / "report.html"
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunDir:
+        """Make the folder of a new run.
+
+        Args:
+            path: the folder; may exist if it is empty.
+            overwrite: delete the selfaug run that is there. Anything else is never deleted.
+
+        Raises:
+            StorageError: if something is there already, or the folder can't be written.
+        """
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise StorageError(f"{run.path} is a file, not a folder.", hint="choose another output folder.")
+        if run.path.is_dir() and any(run.path.iterdir()):
+            run._clear(overwrite)
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            probe = run.path / f".{os.getpid()}.writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StorageError(
+                f"can't write into {run.path}: {error.strerror or error}",
+                hint="choose another folder with --output, or change its permissions.",
+            ) from error
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDir:
+        """A run that exists.
+
+        Raises:
+            StorageError: if there is none.
+        """
+        run = cls(path)
+        if not run.is_run():
+            raise StorageError(
+                f"{run.path} is not a selfaug run: "
+                + ("it has no config.yaml of one." if run.path.is_dir() else "there is no such folder."),
+                hint="give the folder that `selfaug train` wrote (its --output).",
+            )
+        return run
+
+    def is_run(self) -> bool:
+        """Whether the folder holds a selfaug run, complete or not."""
+        try:
+            with self.config.open(encoding="utf-8") as file:
+                return file.readline().startswith(_MARKER)
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def is_complete(self) -> bool:
+        """Whether training has finished: the record is written last."""
+        return self.record.is_file()
+
+    def config_text(self, settings: str) -> str:
+        """Text for config.yaml: the settings under the line that marks the folder as a run."""
+        return f"{_MARKER} To go on with it: selfaug train --resume --output {self.path}\n{settings}"
+
+    def latest_complete_checkpoint(self) -> Path | None:
+        """The last checkpoint that was written to its end, or None."""
+        steps: dict[int, Path] = {}
+        if self.checkpoints.is_dir():
+            for folder in self.checkpoints.iterdir():
+                match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
+                if match and (folder / _CHECKPOINT_COMPLETE).is_file():
+                    steps[int(match[1])] = folder
+        return steps[max(steps)] if steps else None
+
+    def _clear(self, overwrite: bool) -> None:
+        """Delete the run in this folder if that was asked for, and if it is nothing but a run."""
+        if not self.is_run():
+            raise StorageError(
+                f"{self.path} is not empty and not a selfaug run.",
+                hint="choose another output folder; --overwrite only replaces a selfaug run.",
+            )
+        if not overwrite:
+            raise StorageError(
+                f"{self.path} already holds a run{'' if self.is_complete() else ' that did not finish'}.",
+                hint="--overwrite replaces it"
+                + ("" if self.is_complete() else ", --resume goes on with it")
+                + ", or choose another --output.",
+            )
+        ours = {path.name for path in vars(self).values() if path != self.path}
+        # What a crash leaves behind: ".record.json.x7f2" and "adapter.partial".
+        foreign = sorted(
+            entry.name
+            for entry in self.path.iterdir()
+            if entry.name not in ours
+            and entry.name.removesuffix(".partial") not in ours
+            and not any(entry.name.startswith(f".{name}.") for name in ours)
+        )
+        if foreign:
+            raise StorageError(
+                f"{self.path} holds a run, and files that selfaug did not write: {', '.join(foreign[:5])}.",
+                hint="move them away first: --overwrite never deletes what is not part of a run.",
+            )
+        try:
+            # config.yaml goes last: if this is cut off, what is left is still known as a run.
+            for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.config):
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+        except OSError as error:
+            raise StorageError(f"can't clear {self.path}: {error.strerror or error}") from error

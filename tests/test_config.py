@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfaug.config import FLAGS, TrainConfig, dump_config, load_config
+from selfaug.errors import ConfigError
+
+NEEDED = {"--model": "m", "--train": "rows.jsonl"}
+
+
+def problems(
+    file: Path | None = None, flags: dict[str, object] | None = None, sets: tuple[str, ...] = ()
+) -> str:
+    with pytest.raises(ConfigError) as error:
+        load_config(file, NEEDED if flags is None else flags, sets)
+    assert error.value.exit_code == 2
+    return "\n".join(error.value.problems)
+
+
+def test_defaults_need_only_a_model_and_rows() -> None:
+    config = load_config(None, NEEDED)
+    assert config.model.name == "m"
+    assert config.data.train == ["rows.jsonl"]
+    assert config.run.output == "runs/first"
+
+
+def test_set_wins_over_flags_over_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model: {name: from-file}\ndata: {train: a.jsonl}\n"
+        "selfaug:\n  alpha: 1\n  divergence: reverse\ntrain:\n  seed: 1\n  epochs: 2\n",
+        encoding="utf-8",
+    )
+    config = load_config(file, {"--alpha": 2.0, "--seed": 2, "--epochs": None}, ["train.seed=3"])
+    assert config.train.seed == 3
+    assert config.selfaug.alpha == 2.0
+    assert config.selfaug.divergence == "reverse"
+    assert config.train.epochs == 2
+    assert (
+        config.train.batch_size
+        == TrainConfig.model_validate({"model": {"name": "m"}, "data": {"train": ["a"]}}).train.batch_size
+    )
+
+
+def test_a_dumped_config_loads_back_equal(tmp_path: Path) -> None:
+    config = load_config(
+        None,
+        {**NEEDED, "--eval": ["a", "ü b.jsonl"], "--drift-limit": 0.05},
+        ["data.chat_template_kwargs={enable_thinking: false}", "train.learning_rate=1e-5", "lora.dora=true"],
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(file) == config
+    assert config.train.learning_rate == 1e-5
+    assert config.data.chat_template_kwargs == {"enable_thinking": False}
+
+
+def test_everything_wrong_is_reported_at_once_each_with_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model:\n  nam: x\n  dtype: bf16\nlora:\n  rnak: 8\ntrian:\n  epochs: 3\ntrain:\n  epochs: -1\n",
+        encoding="utf-8",
+    )
+    text = problems(file, {"--rank": 0}, ("selfaug.alhpa=1", "selfaug.divergence=forwrd", "nonsense"))
+    assert text.splitlines() == [
+        "--set nonsense: should be section.key=value",
+        "model.name is missing: give it in the file or with --model",
+        f"{file}, line 3: model.dtype should be 'auto', 'float32', 'bfloat16' or 'float16', got 'bf16' "
+        "(did you mean bfloat16?)",
+        f"{file}, line 2: there is no setting model.nam (did you mean model.name?)",
+        "data.train is missing: give it in the file or with --train",
+        "--rank: lora.rank should be greater than or equal to 1, got 0",
+        f"{file}, line 5: there is no setting lora.rnak (did you mean lora.rank?)",
+        "--set selfaug.divergence: selfaug.divergence should be 'forward' or 'reverse', got 'forwrd' "
+        "(did you mean forward?)",
+        "--set selfaug.alhpa: there is no setting selfaug.alhpa (did you mean selfaug.alpha?)",
+        f"{file}, line 9: train.epochs should be greater than 0, got -1",
+        f"{file}, line 6: there is no setting trian (did you mean train?)",
+    ]
+
+
+def test_a_setting_in_no_section_or_in_the_wrong_one_is_found_in_the_right_one() -> None:
+    assert "did you mean selfaug.alpha?" in problems(sets=("alpha=1",))
+    assert "did you mean train.learning_rate?" in problems(sets=("lora.learning_rate=1",))
+    assert "did you mean train?" in problems(sets=("trian.epochs=1",))
+
+
+def test_values_of_the_wrong_kind_are_refused() -> None:
+    assert "not true or false" in problems(sets=("lora.rank=yes",))
+    assert "unable to parse string as an integer, got 'four'" in problems(sets=("train.batch_size=four",))
+    assert "finite number" in problems(sets=("selfaug.alpha=.nan",))
+    assert "should be a section with alpha, drift_limit" in problems(sets=("selfaug=5",))
+    assert "run.output" in problems(sets=("run.output=",))
+
+
+def test_a_section_that_is_a_number_is_reported_even_when_a_flag_is_inside_it(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("selfaug: 5\n", encoding="utf-8")
+    assert f"{file}, line 1: selfaug should be a section" in problems(file, {**NEEDED, "--alpha": 1})
+
+
+def test_a_key_given_twice_is_a_problem_and_not_silently_the_last(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("train:\n  seed: 1\n  seed: 2\n", encoding="utf-8")
+    assert problems(file) == f"{file}, line 3: train.seed is given a second time"
+
+
+@pytest.mark.parametrize(
+    ("sets", "setting"),
+    [
+        (("model.quantization=4bit", "lora.method=full"), "--set model.quantization: model.quantization"),
+        (("train.packing=true", "selfaug.reference=cache"), "--set train.packing: train.packing"),
+        (("lora.method=full", "selfaug.reference=adapter_off"), "--set selfaug.reference: selfaug.reference"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(sets: tuple[str, ...], setting: str) -> None:
+    assert problems(sets=sets).startswith(setting)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"train: [1, 2", r"line 1.*not valid YAML"),
+        (b"- a\n- b\n", "should hold sections"),
+        (b"model: \xff\xfe", "not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_settings_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, NEEDED)
+
+
+def test_a_missing_file_is_refused_and_an_empty_one_is_all_defaults(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "missing.yaml")
+    (tmp_path / "empty.yaml").touch()
+    assert load_config(tmp_path / "empty.yaml", NEEDED) == load_config(None, NEEDED)
+
+
+def test_a_set_value_that_is_no_yaml_is_text() -> None:
+    assert load_config(None, NEEDED, ["model.name=a: [b"]).model.name == "a: [b"
+
+
+def test_every_flag_names_a_setting_that_exists() -> None:
+    sections = {name: field.annotation for name, field in TrainConfig.model_fields.items()}
+    for target in FLAGS.values():
+        section, key = target.split(".")
+        assert key in sections[section].model_fields, target  # type: ignore[union-attr]

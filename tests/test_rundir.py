@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfaug.errors import StorageError
+from selfaug.rundir import RunDir
+
+
+def make_run(path: Path, *, complete: bool = True) -> RunDir:
+    run = RunDir.create(path)
+    run.config.write_text(run.config_text("model: {name: m}\n"), encoding="utf-8")
+    run.metrics.write_text('{"step": 1}\n', encoding="utf-8")
+    run.adapter.mkdir()
+    (run.adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    if complete:
+        run.record.write_text("{}", encoding="utf-8")
+    return run
+
+
+def test_create_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "runs" / "first")
+    assert run.path.is_dir()
+    assert list(run.path.iterdir()) == []
+
+
+def test_an_empty_folder_that_exists_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    RunDir.create(tmp_path / "run")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_existing_run_is_refused_with_the_ways_out(tmp_path: Path, complete: bool) -> None:
+    make_run(tmp_path / "run", complete=complete)
+    with pytest.raises(StorageError, match="already holds a run") as error:
+        RunDir.create(tmp_path / "run")
+    assert "--overwrite" in str(error.value)
+    # A run that is complete has nothing to go on with.
+    assert ("--resume" in str(error.value)) is not complete
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_overwrite_clears_a_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    run = RunDir.create(tmp_path / "run", overwrite=True)
+    assert list(run.path.iterdir()) == []
+
+
+def test_overwrite_never_deletes_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "config.yaml").write_text("title: my thesis\n", encoding="utf-8")
+    with pytest.raises(StorageError, match="not a selfaug run"):
+        RunDir.create(tmp_path / "thesis", overwrite=True)
+    assert (tmp_path / "thesis" / "config.yaml").exists()
+
+
+def test_overwrite_never_deletes_what_someone_put_into_a_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run.path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(StorageError, match=r"did not write: notes\.txt"):
+        RunDir.create(run.path, overwrite=True)
+    assert run.record.exists()
+    assert (run.path / "notes.txt").read_text(encoding="utf-8") == "mine"
+
+
+def test_overwrite_follows_no_link_out_of_the_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").touch()
+    run.samples.symlink_to(outside)
+    RunDir.create(run.path, overwrite=True)
+    assert (outside / "precious").exists()
+
+
+def test_overwrite_clears_what_a_crash_left_behind(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run.path / ".record.json.x1y2").touch()
+    (run.path / "adapter.partial").mkdir()
+    RunDir.create(run.path, overwrite=True)
+    assert list(run.path.iterdir()) == []
+
+
+def test_a_file_in_the_way_and_an_unwritable_place_are_storage_errors(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        RunDir.create(tmp_path / "file")
+    with pytest.raises(StorageError, match="can't write into"):
+        RunDir.create(tmp_path / "file" / "run")
+    with pytest.raises(StorageError, match="can't write into"):
+        RunDir.create("/proc/selfaug-run")
+
+
+def test_open_needs_a_run(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    assert RunDir.open(tmp_path / "run").is_complete()
+    with pytest.raises(StorageError, match="there is no such folder"):
+        RunDir.open(tmp_path / "missing")
+    with pytest.raises(StorageError, match=r"has no config\.yaml"):
+        RunDir.open(tmp_path)
+
+
+def test_the_latest_complete_checkpoint_has_the_file_that_is_written_last(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    assert run.latest_complete_checkpoint() is None
+    for step in (9, 10, 100):
+        (run.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+    (run.checkpoints / "checkpoint-best").mkdir()
+    assert run.latest_complete_checkpoint() is None
+    for step in (9, 10):  # 100 was cut off; 10 comes after 9 as a number, before it as text
+        (run.checkpoints / f"checkpoint-{step}" / "selfaug_state.json").touch()
+    assert run.latest_complete_checkpoint() == run.checkpoints / "checkpoint-10"
