@@ -1,1 +1,1 @@
-"""model."""
+"""Models, their heads and hidden states, and the reference model."""

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from selfaug.core.alignment import OutputHead
 from selfaug.errors import ModelError
-from selfaug.model.hidden import causal_model, hidden_states, output_module
+from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states, output_module
 
 __all__ = ["find_head", "verify_head"]
 
@@ -71,17 +71,17 @@ def _logit_scale(config: Any) -> float:
     return float(divisor) if config.model_type == "hyperclovax" else 1.0 / float(divisor)
 
 
-@torch.no_grad()
 def verify_head(model: nn.Module, head: OutputHead, inputs: dict[str, Any]) -> None:
-    """Check that head(hidden states) are the model's own logits on a batch.
+    """Check that head(hidden states) are the model's own logits on a batch of a few tokens.
 
-    The check runs the model as it stands: same training mode, adapters and autocast.
+    The check runs the model with the adapters and the autocast that it stands under, and without dropout.
 
     Raises:
         ModelError: if they differ by more than rounding; training on them would be training on something else.
     """
-    hidden_BTH, _ = hidden_states(model, inputs)
-    own = model(**{**inputs, "use_cache": False}).logits.float()
+    with evaluation_mode(model):
+        hidden_BTH, _ = hidden_states(model, inputs)
+        own = model(**{**inputs, "use_cache": False}).logits.float()
     ours = head.to_dtype(_product_dtype(head, hidden_BTH)).logits(hidden_BTH.to(_product_dtype(head, hidden_BTH)))
     difference = (own - ours).abs().max().item()
     # A handful of roundings of the largest logit; a missing scale, bias or softcap is orders of magnitude more.

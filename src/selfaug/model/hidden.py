@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from selfaug.errors import ModelError
 
-__all__ = ["causal_model", "hidden_states", "output_module", "reference_mode", "unwrap"]
+__all__ = [
+    "causal_model",
+    "evaluation_mode",
+    "hidden_states",
+    "output_module",
+    "reference_mode",
+    "unwrap",
+]
 
 _FORWARD_INPUTS = (
     "input_ids",
@@ -100,28 +107,36 @@ def hidden_states(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any
 
 
 @contextmanager
-def reference_mode(model: nn.Module) -> Iterator[None]:
-    """Adapter off, no gradient, no dropout; afterwards everything is as it was.
-
-    Restored are the training flag of each module, which adapters are on, `requires_grad` of each parameter (PEFT
-    sets it when it switches adapters on again) and the random state.
-    """
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """No gradient and no dropout; afterwards each module's training flag and the random state are as they were."""
     training = [module for module in model.modules() if module.training]
-    gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     device = next(model.parameters()).device
-    peft_model = unwrap(model)
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         for module in training:
             module.training = False
         try:
-            if isinstance(peft_model, PeftModel):
-                with peft_model.disable_adapter():
-                    yield
-            else:
-                yield
+            yield
         finally:
             for module in training:
                 module.training = True
+
+
+@contextmanager
+def reference_mode(model: nn.Module) -> Iterator[None]:
+    """`evaluation_mode` with the adapter off.
+
+    PEFT sets `requires_grad` when it switches adapters on again: it is put back to what it was.
+    """
+    peft_model = unwrap(model)
+    with evaluation_mode(model):
+        if not isinstance(peft_model, PeftModel):
+            yield
+            return
+        gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        try:
+            with peft_model.disable_adapter():
+                yield
+        finally:
             for parameter, requires_grad in gradients:
                 if parameter.requires_grad != requires_grad:
                     parameter.requires_grad_(requires_grad)

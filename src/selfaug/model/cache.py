@@ -1,0 +1,521 @@
+"""The reference cache: hidden states of the reference model at the prompt positions, computed once, kept on disk.
+
+A cache is a folder that belongs to one reference model (`cache.json` holds its fingerprint) and grows by segments,
+one for each set of documents that was missing:
+
+    cache.json                      what the cache belongs to
+    segment-<id>.bin                hidden states, one document after the other (memory-mapped)
+    segment-<id>.index.npz          key, first row and number of rows of each document
+    segment-<id>.done.bin           a checksum a document, 0 while it is missing: what a cut-off build goes on from
+    segment-<id>.json               written last: its existence means that the segment is complete
+
+Hidden states and not logits: for a vocabulary of 150 k and a width of 3.6 k they are some 40 times smaller, and the
+head recovers the logits. A document is known by its token ids and by which of them are prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from filelock import FileLock
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from selfaug.core.positions import Positions, document_spans, find_positions
+from selfaug.errors import CacheError, StorageError
+from selfaug.model.hidden import causal_model, hidden_states, reference_mode
+
+__all__ = ["Document", "ReferenceCache", "fingerprint"]
+
+_VERSION = 1
+# Names, versions and training switches: they change nothing about hidden states.
+_VOLATILE_CONFIG = {"_name_or_path", "architectures", "transformers_version", "use_cache", "output_router_logits"}
+
+
+@dataclass(frozen=True)
+class Document:
+    """Token ids and labels (-100 on the prompt) of one document."""
+
+    input_ids: Sequence[int]
+    labels: Sequence[int]
+
+    @property
+    def key(self) -> bytes:
+        """16 bytes that stand for the token ids and for which of them are prompt."""
+        return _key(np.asarray(self.input_ids, np.int64), np.asarray(self.labels, np.int64))
+
+    @property
+    def rows(self) -> int:
+        """Hidden states that are kept: every position that could be aligned, the boundary included."""
+        labels = np.asarray(self.labels)
+        return int(((labels[1:] == -100) | (labels[:-1] == -100)).sum())
+
+
+def _key(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> bytes:
+    digest = hashlib.blake2b(input_ids.tobytes(), digest_size=16)
+    digest.update(np.packbits(labels == -100).tobytes())
+    return digest.digest()
+
+
+def fingerprint(model: nn.Module, *, compute_dtype: torch.dtype | None = None) -> dict[str, str]:
+    """What hidden states of the reference model depend on, apart from the token ids.
+
+    Args:
+        model: the tuned model before training, or the reference model itself; adapter weights are left out.
+        compute_dtype: dtype of autocast, if it is on.
+    """
+    inner = causal_model(model)
+    config = {key: value for key, value in inner.config.to_dict().items() if key not in _VOLATILE_CONFIG}
+    digest = xxhash.xxh3_128()
+    tensors = 0
+    for name, tensor in sorted([*inner.named_parameters(), *inner.named_buffers()]):
+        parts = name.split(".")
+        if any(part.startswith(("lora_", "modules_to_save")) for part in parts):
+            continue
+        if _is_adapter_tensor(inner, name):
+            continue
+        plain = ".".join(part for part in parts if part not in ("base_layer", "original_module"))
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        digest.update(f"{plain} {whole.dtype} {tuple(whole.shape)}".encode())
+        digest.update(whole.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy())
+        tensors += 1
+    return {
+        "weights": digest.hexdigest(),
+        "config": hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16).hexdigest(),
+        "class": type(inner).__name__,
+        "attention": str(getattr(inner.config, "_attn_implementation", None)),
+        "compute_dtype": str(compute_dtype or getattr(inner, "dtype", None)),
+        "tensors": str(tensors),
+    }
+
+
+def _is_adapter_tensor(model: nn.Module, name: str) -> bool:
+    """Whether a tensor belongs to an adapter layer and not to the base layer inside it."""
+    module, parts = model, name.split(".")
+    for depth, part in enumerate(parts[:-1]):
+        if type(module).__module__.startswith("peft.") and part not in ("base_layer", "original_module"):
+            return True
+        module = getattr(module, part)
+        if depth == len(parts) - 2 and type(module).__module__.startswith("peft."):
+            return True
+    return False
+
+
+@dataclass
+class _Segment:
+    """A complete segment, memory-mapped."""
+
+    hidden: NDArray[np.uint8]  # [rows, bytes of a hidden state]
+    first: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    checksums: NDArray[np.uint32]
+
+
+class ReferenceCache:
+    """Hidden states of one reference model on disk.
+
+    Use `ReferenceCache.open`, then `build` for the documents that a run needs; `verify` reads everything back.
+
+    Raises:
+        CacheError: when the folder belongs to another model, or is damaged.
+        StorageError: when it does not fit on the disk or can't be written.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, str], width: int, dtype: torch.dtype) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.width = width
+        self.dtype = dtype
+        self._segments: list[_Segment] = []
+        self._where: dict[bytes, tuple[int, int]] = {}
+        self._checked: set[bytes] = set()
+        self._loaded: set[str] = set()
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one hidden state."""
+        return self.width * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, document: object) -> bool:
+        return isinstance(document, Document) and document.key in self._where
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | os.PathLike[str] | None,
+        model: nn.Module,
+        *,
+        compute_dtype: torch.dtype | None = None,
+        identity: dict[str, str] | None = None,
+    ) -> ReferenceCache:
+        """Open the cache of a reference model, or begin one.
+
+        Args:
+            folder: the cache's own folder; None for one in the user's cache, named by the fingerprint.
+            model: the reference model, or the tuned model before training.
+            compute_dtype: dtype of autocast, if the model runs under it.
+            identity: what `fingerprint` said of the model earlier, when it has been wrapped or trained since.
+        """
+        identity = identity or fingerprint(model, compute_dtype=compute_dtype)
+        inner = causal_model(model)
+        dtype = compute_dtype or inner.dtype
+        width = int(inner.get_output_embeddings().weight.shape[-1])
+        if folder is None:
+            from selfaug.model.loading import cache_dir
+
+            name = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
+            folder = cache_dir() / "reference" / name
+        path = Path(folder)
+        described = {"version": _VERSION, "identity": identity, "width": width, "dtype": str(dtype)}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with FileLock(path / ".lock"):
+                if (path / "cache.json").exists():
+                    cls._require_same(path, described)
+                elif any(entry.name != ".lock" for entry in path.iterdir()):
+                    raise CacheError(
+                        f"{path} is not empty and not a reference cache.",
+                        hint="give a folder of its own as reference_cache_dir.",
+                    )
+                else:
+                    _write_json(path / "cache.json", described)
+        except OSError as error:
+            raise StorageError(f"can't write the reference cache in {path}: {error.strerror}.") from error
+        cache = cls(path, identity, width, dtype)
+        cache._load_segments()
+        return cache
+
+    @staticmethod
+    def _require_same(path: Path, described: dict[str, Any]) -> None:
+        try:
+            found = json.loads((path / "cache.json").read_text(encoding="utf-8"))
+            differing = [
+                f"{name}: cache has {found['identity'].get(name)}, this model has {value}"
+                for name, value in described["identity"].items()
+                if found["identity"].get(name) != value
+            ]
+            differing += [
+                f"{name}: cache has {found[name]}, this model has {described[name]}"
+                for name in ("version", "width", "dtype")
+                if found[name] != described[name]
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CacheError(
+                f"{path / 'cache.json'} is damaged.", hint="delete the folder; the cache is computed anew."
+            ) from error
+        if differing:
+            raise CacheError(
+                f"the reference cache in {path} belongs to another reference model.",
+                problems=differing,
+                hint="give another reference_cache_dir, or delete that folder.",
+            )
+
+    def missing(self, documents: Iterable[Document]) -> list[Document]:
+        """Documents that are not in the cache, each once, in the order given."""
+        seen: dict[bytes, Document] = {}
+        for document in documents:
+            key = document.key
+            if key not in self._where and key not in seen and document.rows:
+                seen[key] = document
+        return list(seen.values())
+
+    def size_of(self, documents: Sequence[Document]) -> int:
+        """Bytes that these documents take on disk."""
+        return sum(document.rows for document in documents) * self.row_bytes
+
+    def build(
+        self,
+        model: nn.Module,
+        documents: Iterable[Document],
+        *,
+        batch_tokens: int = 8192,
+        rank: int = 0,
+        processes: int = 1,
+        barrier: Callable[[], None] = lambda: None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Compute what is missing; goes on where a cut-off build of the same documents has stopped.
+
+        Args:
+            model: the reference model, or the tuned model before training (its adapter is switched off).
+            documents: all documents of a data set; those that are there already cost nothing.
+            batch_tokens: tokens run through the model at once, padding included.
+            rank: this process's number; every process computes its share of the documents.
+            processes: how many there are. They must share the folder.
+            barrier: waits for all processes.
+            on_progress: called with documents done and documents to do.
+
+        Returns:
+            Bytes that were added.
+
+        Raises:
+            StorageError: before anything is computed, if it does not fit on the disk.
+        """
+        todo = self.missing(documents)
+        if not todo:
+            return 0
+        name = "segment-" + hashlib.blake2b(b"".join(d.key for d in todo), digest_size=8).hexdigest()
+        lock = FileLock(self.folder / f"{name}.lock")
+        if rank == 0:
+            lock.acquire()  # another run that builds the same documents is waited for
+        try:
+            barrier()
+            if not (self.folder / f"{name}.json").exists():
+                self._build_segment(model, name, todo, batch_tokens, rank, processes, barrier, on_progress)
+            barrier()
+        finally:
+            if rank == 0:
+                lock.release()
+        self._load_segments()
+        return self.size_of(todo)
+
+    def _build_segment(
+        self,
+        model: nn.Module,
+        name: str,
+        todo: list[Document],
+        batch_tokens: int,
+        rank: int,
+        processes: int,
+        barrier: Callable[[], None],
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        rows = np.array([document.rows for document in todo], np.int64)
+        first = np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
+        data, done = self.folder / f"{name}.bin", self.folder / f"{name}.done.bin"
+        if rank == 0:
+            self._reserve(data, int(rows.sum()) * self.row_bytes)
+            self._reserve(done, 4 * len(todo))
+        barrier()
+        hidden = np.memmap(data, np.uint8, "r+", shape=(int(rows.sum()), self.row_bytes))
+        checksums = np.memmap(done, np.uint32, "r+", shape=(len(todo),))
+        # A document that was written but not synced before a power cut has a checksum that does not fit: redo it.
+        finished = np.array(
+            [bool(c) and _checksum(hidden[f : f + n]) == c for f, n, c in zip(first, rows, checksums, strict=True)]
+        )
+        # Long documents first: memory runs out at once or not at all.
+        order = sorted(np.flatnonzero(~finished), key=lambda i: -len(todo[i].input_ids))
+        batches = _batches([len(todo[i].input_ids) for i in order], batch_tokens)
+        mine = batches[rank::processes]
+        # Under FSDP a forward needs all processes, so each runs as many batches as the others.
+        while batches and len(mine) < -(-len(batches) // processes):
+            mine.append(mine[-1] if mine else batches[0])
+        device = next(model.parameters()).device
+        pad = getattr(causal_model(model).config, "pad_token_id", None) or 0
+        completed = int(finished.sum())
+        with reference_mode(model):
+            for batch in mine:
+                indices = [int(order[i]) for i in batch]
+                states = self._hidden_of(model, [todo[i] for i in indices], pad, device)
+                for index, state in zip(indices, states, strict=True):
+                    hidden[first[index] : first[index] + rows[index]] = state
+                hidden.flush()  # data reach the disk before the checksums that vouch for them
+                for index, state in zip(indices, states, strict=True):
+                    checksums[index] = _checksum(state)
+                checksums.flush()
+                completed = min(len(todo), completed + len(indices) * processes)
+                if on_progress:
+                    on_progress(completed, len(todo))
+        barrier()
+        if rank == 0:
+            if not np.all(np.asarray(checksums)):
+                raise CacheError(
+                    f"{int((np.asarray(checksums) == 0).sum())} of {len(todo)} documents were not computed.",
+                    hint="do all processes write to the same folder? Run again to go on.",
+                )
+            keys = np.frombuffer(b"".join(document.key for document in todo), np.uint8).reshape(-1, 16)
+            with open(self.folder / f"{name}.index.npz", "wb") as file:
+                np.savez(file, keys=keys, first=first, rows=rows)
+                _sync(file)
+            index_digest = xxhash.xxh3_128((self.folder / f"{name}.index.npz").read_bytes()).hexdigest()
+            _write_json(
+                self.folder / f"{name}.json",
+                {"documents": len(todo), "rows": int(rows.sum()), "index": index_digest},
+            )
+
+    def _hidden_of(
+        self, model: nn.Module, documents: list[Document], pad: int, device: torch.device
+    ) -> list[NDArray[np.uint8]]:
+        """Hidden states to keep of each document, as bytes [rows, row_bytes]."""
+        width = max(len(document.input_ids) for document in documents)
+        ids = torch.full((len(documents), width), pad)
+        labels = torch.full((len(documents), width), -100)
+        mask = torch.zeros((len(documents), width), dtype=torch.long)
+        for row, document in enumerate(documents):
+            length = len(document.input_ids)
+            ids[row, :length] = torch.as_tensor(document.input_ids)
+            labels[row, :length] = torch.as_tensor(document.labels)
+            mask[row, :length] = 1
+        inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        hidden_BTH, _ = hidden_states(model, inputs)
+        # In the order of the tokens, as `batch` reads it back.
+        flat = find_positions(ids, labels, mask).aligned_order.sort().values
+        states = hidden_BTH.flatten(0, 1)[flat.to(device)].to(self.dtype).contiguous().cpu()
+        raw = states.view(torch.uint8).numpy().reshape(-1, self.row_bytes)
+        return np.split(raw, np.cumsum([document.rows for document in documents])[:-1])
+
+    def _reserve(self, path: Path, size: int) -> None:
+        """Take the space now, so that a full disk is an error here and not a crash in the middle."""
+        if path.exists() and path.stat().st_size == size:
+            return
+        free = shutil.disk_usage(self.folder).free
+        problem = StorageError(
+            f"the reference cache needs {_gigabytes(size)} in {self.folder}, {_gigabytes(free)} free.",
+            hint="give a folder on a larger disk as reference_cache_dir, or use reference='adapter_off'.",
+        )
+        if size > free:
+            raise problem
+        try:
+            with open(path, "wb") as file:
+                if hasattr(os, "posix_fallocate") and size:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise problem from error
+
+    def _load_segments(self) -> None:
+        for described in sorted(self.folder.glob("segment-*.json")):
+            if described.name in self._loaded:
+                continue
+            stem = described.with_suffix("")
+            damaged = CacheError(
+                f"the reference cache in {self.folder} is damaged ({stem.name}).",
+                hint="delete the folder; the cache is computed anew.",
+            )
+            try:
+                meta = json.loads(described.read_text(encoding="utf-8"))
+                raw_index = Path(f"{stem}.index.npz").read_bytes()
+                if xxhash.xxh3_128(raw_index).hexdigest() != meta["index"]:
+                    raise damaged
+                with np.load(Path(f"{stem}.index.npz"), allow_pickle=False) as index:
+                    keys, first, rows = index["keys"], index["first"], index["rows"]
+                hidden = np.memmap(f"{stem}.bin", np.uint8, "r", shape=(meta["rows"], self.row_bytes))
+                checksums = np.memmap(f"{stem}.done.bin", np.uint32, "r", shape=(meta["documents"],))
+                sizes = (Path(f"{stem}.bin").stat().st_size, Path(f"{stem}.done.bin").stat().st_size)
+                if sizes != (meta["rows"] * self.row_bytes, 4 * meta["documents"]):
+                    raise damaged
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise damaged from error
+            for row, key in enumerate(keys):
+                self._where[key.tobytes()] = (len(self._segments), row)
+            self._segments.append(_Segment(hidden, first, rows, checksums))
+            self._loaded.add(described.name)
+
+    def _read(self, key: bytes) -> NDArray[np.uint8]:
+        number, row = self._where[key]
+        segment = self._segments[number]
+        first = int(segment.first[row])
+        states = segment.hidden[first : first + int(segment.rows[row])]
+        if key not in self._checked:
+            if _checksum(states) != int(segment.checksums[row]):
+                raise CacheError(
+                    f"the reference cache in {self.folder} is damaged: a checksum does not fit.",
+                    hint="delete the folder; the cache is computed anew.",
+                )
+            self._checked.add(key)
+        return states
+
+    def verify(self) -> int:
+        """Read everything back and compare checksums.
+
+        Returns:
+            Number of documents that were read.
+
+        Raises:
+            CacheError: at the first that does not fit.
+        """
+        self._checked.clear()
+        for key in self._where:
+            self._read(key)
+        return len(self._where)
+
+    def batch(self, inputs: dict[str, Any], positions: Positions) -> Tensor:
+        """Hidden states [A, width] at the aligned positions of a batch, on the batch's device.
+
+        Args:
+            inputs: `input_ids` and `labels` [B, T], and `attention_mask` or `position_ids`.
+            positions: of this batch, sampled or not.
+
+        Raises:
+            CacheError: if a document of the batch is not in the cache.
+        """
+        input_ids, labels = inputs["input_ids"].cpu(), inputs["labels"].cpu()
+        mask, position_ids = inputs.get("attention_mask"), inputs.get("position_ids")
+        mask = None if mask is None else mask.cpu()
+        position_ids = None if position_ids is None else position_ids.cpu()
+        flat_ids, flat_labels = input_ids.reshape(-1).numpy(), labels.reshape(-1).numpy()
+        wanted = positions.aligned_order.cpu()
+        slot = torch.full((input_ids.numel(),), -1)
+        slot[wanted] = torch.arange(wanted.numel())
+        # The row of a position among its document's rows: how many kept positions come before it.
+        kept = torch.zeros(input_ids.numel(), dtype=torch.long)
+        kept[find_positions(input_ids, labels, mask, position_ids).aligned_order] = 1
+        before = kept.cumsum(0) - kept
+        out = torch.empty((wanted.numel(), self.row_bytes), dtype=torch.uint8)
+        for begin, end in document_spans(mask, position_ids, tuple(input_ids.shape)):
+            here = slot[begin:end]
+            selected = (here >= 0).nonzero().flatten()
+            if selected.numel() == 0:
+                continue
+            key = _key(flat_ids[begin:end], flat_labels[begin:end])
+            if key not in self._where:
+                raise CacheError(
+                    f"a document of {end - begin} tokens is not in the reference cache in {self.folder}.",
+                    hint="the cache holds whole documents of the data that it was built for: build it for this data "
+                    "too, don't truncate or split rows afterwards (packing_strategy='wrapped' does), or use "
+                    "reference='adapter_off'.",
+                )
+            rows = (before[begin:end][selected] - before[begin]).numpy()
+            out[here[selected]] = torch.from_numpy(self._read(key)[rows])
+        return out.view(self.dtype).view(wanted.numel(), self.width).to(inputs["input_ids"].device)
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices of documents, sorted from long to short, in batches whose padded size stays within the limit."""
+    batches: list[list[int]] = []
+    for index in range(len(lengths)):
+        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _checksum(states: NDArray[np.uint8]) -> int:
+    """crc32, never 0, which marks what is missing."""
+    return zlib.crc32(np.ascontiguousarray(states)) or 1
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write beside and rename, so that the file is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(partial, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=1)
+        _sync(file)
+    os.replace(partial, path)

@@ -1,0 +1,125 @@
+"""The loss of one micro-batch, from a model and a batch: what the trainer calls, and any other training loop can."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from peft import PeftModel
+from torch import Tensor, nn
+
+from selfaug.core.alignment import Divergence, fused_loss
+from selfaug.core.positions import count_tokens, find_positions
+from selfaug.errors import ConfigError
+from selfaug.model.head import find_head
+from selfaug.model.hidden import hidden_states, unwrap
+from selfaug.model.reference import AdapterOff, Reference
+
+__all__ = ["AlignmentLoss", "alignment_loss"]
+
+
+class AlignmentLoss(NamedTuple):
+    """The loss of one micro-batch and what it is made of.
+
+    Attributes:
+        loss: nll + alpha · alignment, normalised as asked; call `backward()` on it.
+        nll_sum: nats over the completion tokens of the batch.
+        alignment_sum: nats over the aligned positions of the batch.
+        entropy_sum: nats over the completion tokens of the batch.
+        correct: completion tokens that are the tuned model's first choice.
+        completion_tokens: number of completion tokens of the batch.
+        aligned_positions: number of aligned positions of the batch, before sampling.
+        output: what the tuned model's forward returned; its logits are of one position.
+    """
+
+    loss: Tensor
+    nll_sum: Tensor
+    alignment_sum: Tensor
+    entropy_sum: Tensor
+    correct: Tensor
+    completion_tokens: Tensor
+    aligned_positions: Tensor
+    output: Any
+
+
+def alignment_loss(
+    model: nn.Module,
+    inputs: dict[str, Any],
+    *,
+    alpha: float = 0.5,
+    reference: Reference | None = None,
+    completion_tokens: float | None = None,
+    aligned_positions: float | None = None,
+    align_boundary: bool = True,
+    divergence: Divergence = "forward",
+    temperature: float = 1.0,
+    position_fraction: float = 1.0,
+    seed: int = 0,
+    step: int = 0,
+) -> AlignmentLoss:
+    """nll over completion tokens plus alpha times the alignment over prompt tokens (SelfAug, arXiv 2509.03934).
+
+        L = (1/N_c) Σ −log p_tuned(x_t | x_<t)  +  alpha · (1/N_p) Σ KL(p_reference ‖ p_tuned)
+
+    Args:
+        model: the tuned model, wrapped as the training loop calls it.
+        inputs: `input_ids` and `labels` (-100 on the prompt) [B, T]; `attention_mask`, or `position_ids` for packed
+            and padding-free rows.
+        alpha: weight of the alignment. 0 is plain fine-tuning; no reference is needed then.
+        reference: where the reference model's hidden states come from; None switches the model's adapter off.
+        completion_tokens: N_c of the whole optimizer step, over all micro-batches and processes; None: this batch's.
+        aligned_positions: N_p of the whole optimizer step; None: this batch's.
+        align_boundary: align the position that predicts the first completion token too.
+        divergence: "forward" is KL(reference ‖ tuned), "reverse" the other way.
+        temperature: of both distributions in the divergence.
+        position_fraction: share of the aligned positions that is used per step, drawn by hash.
+        seed: of that draw.
+        step: optimizer step, so that each step draws other positions.
+
+    Raises:
+        ConfigError: if there is no adapter to switch off and no `reference`.
+        ModelError: if the adapter changes base weights, or the model hides its hidden states.
+    """
+    labels, mask, position_ids = inputs["labels"], inputs.get("attention_mask"), inputs.get("position_ids")
+    counts = count_tokens(labels, mask, position_ids, align_boundary=align_boundary)
+    positions = find_positions(
+        inputs["input_ids"],
+        labels,
+        mask,
+        position_ids,
+        align=alpha > 0,
+        align_boundary=align_boundary,
+        fraction=position_fraction,
+        seed=seed,
+        step=step,
+    )
+    reference_hidden = reference_head = None
+    if alpha > 0:
+        if reference is None:
+            if not isinstance(unwrap(model), PeftModel):
+                raise ConfigError(
+                    "alignment needs a reference model, and this model has no adapter that could be switched off.",
+                    hint="pass reference=FrozenCopy(model) (from selfaug.model.reference), made before training.",
+                )
+            reference = AdapterOff(model)
+        # The reference goes first: its memory is free again before the tuned model's activations are kept.
+        reference_hidden = reference.hidden(model, inputs, positions)
+    hidden_BTH, output = hidden_states(model, inputs)
+    head = find_head(model)
+    if reference is not None and alpha > 0:
+        reference_head = reference.head(model)
+    # One transfer for both counts; `max(1, …)` keeps a batch without completion or prompt tokens finite.
+    own_completions, own_aligned = counts.tolist()
+    n_completion = max(1.0, own_completions if completion_tokens is None else completion_tokens)
+    n_aligned = max(1.0, own_aligned if aligned_positions is None else aligned_positions)
+    fused = fused_loss(
+        hidden_BTH.flatten(0, 1)[positions.order],
+        head,
+        positions.targets,
+        nll_weight=1.0 / n_completion,
+        reference_hidden_AH=reference_hidden,
+        reference_head=reference_head,
+        alignment_weight=alpha / (position_fraction * n_aligned),
+        divergence=divergence,
+        temperature=temperature,
+    )
+    return AlignmentLoss(*fused, *counts.unbind(), output)

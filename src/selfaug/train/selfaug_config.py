@@ -1,0 +1,80 @@
+"""Settings of `SelfAugTrainer`: trl's `SFTConfig` and the alignment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from trl import SFTConfig
+
+from selfaug.errors import ConfigError
+
+__all__ = ["SelfAugConfig"]
+
+
+@dataclass
+class SelfAugConfig(SFTConfig):  # type: ignore[misc]
+    """trl's `SFTConfig` and the settings of the alignment.
+
+    `max_length` is None here (trl: 1024): trl cuts long rows at the end, where a retrieval prompt has its question
+    and every row its completion.
+
+    Attributes:
+        alpha: weight of the alignment; 0 is plain supervised fine-tuning. With `drift_limit`, where alpha starts.
+        drift_limit: nats per prompt token that the alignment loss is held to; None keeps alpha constant.
+        divergence: "forward" is KL(reference ‖ tuned), "reverse" is KL(tuned ‖ reference).
+        divergence_temperature: of both distributions in the divergence.
+        align_boundary: align the position that predicts the first completion token too.
+        position_fraction: share of the prompt positions that is aligned per step, drawn anew by hash; the same loss
+            in expectation, for less work.
+        reference: where the reference model comes from. "adapter_off" needs an adapter that leaves base weights
+            exact; "frozen_copy" takes memory for a second model; "cache" keeps hidden states on disk; "auto" takes
+            adapter off or a frozen copy, and the cache when three or more passes over the data are planned and it
+            fits on the disk.
+        reference_cache_dir: folder of the cache; None for one in the user's cache folder, named by the model.
+
+    Raises:
+        ConfigError: with everything that is wrong at once.
+    """
+
+    max_length: int | None = field(default=None, metadata={"help": "Longest row in tokens; None for no limit."})
+    alpha: float = field(default=0.5, metadata={"help": "Weight of the alignment loss."})
+    drift_limit: float | None = field(default=None, metadata={"help": "Nats per prompt token to hold drift to."})
+    divergence: str = field(default="forward", metadata={"help": "forward: KL(reference‖tuned); or reverse."})
+    divergence_temperature: float = field(default=1.0, metadata={"help": "Temperature of the divergence."})
+    align_boundary: bool = field(default=True, metadata={"help": "Align the boundary position too."})
+    position_fraction: float = field(default=1.0, metadata={"help": "Share of prompt positions per step."})
+    reference: str = field(default="auto", metadata={"help": "auto, adapter_off, frozen_copy or cache."})
+    reference_cache_dir: str | None = field(default=None, metadata={"help": "Folder of the reference cache."})
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.alpha < 0:
+            problems.append(f"alpha must be 0 or more, got {self.alpha}")
+        if self.drift_limit is not None and self.drift_limit <= 0:
+            problems.append(f"drift_limit must be positive (nats per prompt token), got {self.drift_limit}")
+        if self.drift_limit is not None and self.alpha == 0:
+            problems.append("drift_limit needs alpha > 0 to start from")
+        if self.divergence not in ("forward", "reverse"):
+            problems.append(f"divergence must be 'forward' or 'reverse', got {self.divergence!r}")
+        if self.divergence_temperature <= 0:
+            problems.append(f"divergence_temperature must be positive, got {self.divergence_temperature}")
+        if not 0 < self.position_fraction <= 1:
+            problems.append(f"position_fraction must be in (0, 1], got {self.position_fraction}")
+        if self.reference not in ("auto", "adapter_off", "frozen_copy", "cache"):
+            problems.append(
+                f"reference must be 'auto', 'adapter_off', 'frozen_copy' or 'cache', got {self.reference!r}"
+            )
+        if self.loss_type != "nll":
+            problems.append(f"loss_type must be 'nll', got {self.loss_type!r}")
+        if self.label_smoothing_factor:
+            problems.append(f"label_smoothing_factor must be 0, got {self.label_smoothing_factor}")
+        if self.use_liger_kernel:
+            problems.append("use_liger_kernel must be False: it replaces the forward that hidden states come from")
+        if self.packing and self.packing_strategy == "wrapped" and self.alpha > 0:
+            problems.append(
+                "packing_strategy='wrapped' joins documents without a boundary, so prompt tokens would be aligned "
+                "across it; use 'bfd'"
+            )
+        if problems:
+            raise ConfigError("these settings can't be used:", problems=problems)
+        super().__post_init__()

@@ -1,0 +1,534 @@
+"""`SelfAugTrainer`: trl's `SFTTrainer` with the alignment in its loss."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, IterableDataset
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+from trl import SFTTrainer
+
+from selfaug.core.controller import DriftController
+from selfaug.core.positions import IGNORED, count_tokens
+from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.model.adapters import why_not_exact
+from selfaug.model.cache import Document, ReferenceCache, fingerprint
+from selfaug.model.head import find_head, verify_head
+from selfaug.model.reference import AdapterOff, CachedReference, FrozenCopy, Reference
+from selfaug.train.loss import AlignmentLoss, alignment_loss
+from selfaug.train.selfaug_config import SelfAugConfig
+
+__all__ = ["CHECKPOINT_STATE", "SelfAugTrainer", "latest_complete_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_STATE = "selfaug_state.json"
+"""Written last into a checkpoint: where it is, the checkpoint is complete."""
+
+_PASSES_FOR_CACHE = 3
+
+
+def latest_complete_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
+    """The checkpoint with the most steps that was written to its end, or None."""
+    found = [path.parent for path in Path(folder).glob(f"checkpoint-*/{CHECKPOINT_STATE}")]
+    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
+    """Supervised fine-tuning that keeps the next-token distributions over the prompt close to the reference model's.
+
+    Takes what trl's `SFTTrainer` takes, with a `SelfAugConfig` as `args`. Rows are prompt–completion (text or
+    messages), messages (the last assistant turn is the completion), or tokenised (`input_ids` with `labels`, or with
+    `completion_mask`, which is always honoured).
+
+    Logged beside trl's metrics: `nll` (nats per completion token), `alignment_loss` (nats per aligned position),
+    `alpha`, `tokens_per_second`, and with the first step `noise_floor`, the alignment loss while both models are
+    still equal. Evaluation reports `eval_nll`, `eval_alignment_loss`, and `eval_loss`, which is
+    nll + alpha · alignment loss.
+
+    Attributes:
+        noise_floor: nats per aligned position at step 0; None before it.
+        reference_bytes: bytes that this run added to the reference cache.
+
+    Raises:
+        ConfigError, DataError, ModelError: before training, when the result would not be what was asked for.
+    """
+
+    _tag_names = ["trl", "sft", "selfaug"]  # noqa: RUF012 (trl's own attribute)
+    _name = "SelfAug"
+
+    def __init__(
+        self,
+        model: Any,
+        args: SelfAugConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = SelfAugConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SelfAug")
+        if not isinstance(args, SelfAugConfig):
+            raise ConfigError(
+                f"args is a {type(args).__name__}.", hint="make it a SelfAugConfig: it takes all of SFTConfig's fields."
+            )
+        if kwargs.get("compute_loss_func") is not None:
+            raise ConfigError("compute_loss_func can't be used: the loss is nll plus alignment.")
+        train_dataset = _with_completions(train_dataset, args)
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: _with_completions(rows, args) for name, rows in eval_dataset.items()}
+        elif eval_dataset is not None:
+            eval_dataset = _with_completions(eval_dataset, args)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            **kwargs,
+        )
+        if self._is_vision_dataset:
+            raise DataError("rows with images are not supported.", hint="train on text rows.")
+        parallelism = self.accelerator.parallelism_config
+        if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
+            raise ConfigError("context and sequence parallelism split rows, which the alignment does not support.")
+        # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
+        self.loss_is_scaled_for_ga = True
+        self.controller = None
+        if args.drift_limit is not None:
+            self.controller = DriftController(limit=args.drift_limit, alpha=args.alpha)
+        self.noise_floor: float | None = None
+        self.reference_bytes = 0
+        self._alpha = args.alpha
+        self._reference: Reference | None = None
+        self._ready = False
+        self._counts = (0.0, 0.0)
+        self._pending: Tensor | None = None
+        self._eval_sums: Tensor | None = None
+        self._clock: tuple[float, float] | None = None
+        self._identity: dict[str, str] | None = None
+        if args.alpha > 0:
+            self._check_rows(self.train_dataset)
+            self._choose_reference()
+        self.add_callback(_Prepare(self))
+
+    # ---- before training
+
+    def _check_rows(self, rows: Any) -> None:
+        """Alignment needs prompt tokens: without any it would vanish without a word."""
+        if isinstance(rows, IterableDataset):
+            return
+        for row in rows.select(range(min(len(rows), 1000))):
+            labels = torch.tensor(row["labels"])
+            # A completion-only document has an ignored label at most at its first token.
+            if (labels[1:] == IGNORED).any():
+                return
+        raise DataError(
+            "the training rows have no prompt tokens: every token is a completion, so there is nothing to align.",
+            hint="give rows as prompt and completion, or as messages that end with the assistant's turn, or set "
+            "alpha=0 for plain fine-tuning.",
+        )
+
+    def _choose_reference(self) -> None:
+        """Frozen copies and fingerprints are taken here, while the model is whole and untrained."""
+        kind = self.args.reference
+        reason = why_not_exact(self.model) if isinstance(self.model, PeftModel) else "the model has no adapter"
+        if kind == "auto":
+            kind = "cache" if self._cache_pays(reason) else "frozen_copy" if reason else "adapter_off"
+        if kind == "adapter_off":
+            if not isinstance(self.model, PeftModel):
+                raise ConfigError(
+                    "reference='adapter_off' needs an adapter, and the whole model trains.",
+                    hint="pass a peft_config, or use reference='frozen_copy' or 'cache'.",
+                )
+            self._reference = AdapterOff(self.model)
+        elif kind == "frozen_copy":
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ConfigError(
+                    "reference='frozen_copy' keeps a whole second model on each device, which sharding wants to avoid.",
+                    hint="use LoRA with reference='adapter_off', or reference='cache' filled by an unsharded run.",
+                )
+            self._reference = FrozenCopy(self.model)
+        else:
+            if isinstance(self.train_dataset, IterableDataset):
+                raise ConfigError("reference='cache' needs a data set of known length, not an IterableDataset.")
+            if reason and isinstance(self.model, PeftModel):
+                raise ConfigError(
+                    f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
+                    hint="use reference='frozen_copy', or plain LoRA.",
+                )
+            # Every process has read the same weights, but only the first may hold them (FSDP loads lazily).
+            identity = [fingerprint(self.model, compute_dtype=self._autocast_dtype())]
+            broadcast_object_list(identity)
+            self._identity = identity[0]
+
+    def _autocast_dtype(self) -> torch.dtype | None:
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
+
+    def _cache_pays(self, not_exact: str | None) -> bool:
+        """Whether "auto" takes the cache: three or more passes over the data, and room on the disk."""
+        if isinstance(self.train_dataset, IterableDataset) or (not_exact and isinstance(self.model, PeftModel)):
+            return False
+        rows = len(self.train_dataset)
+        per_step = (
+            self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        )
+        passes = self.args.num_train_epochs if self.args.max_steps <= 0 else self.args.max_steps * per_step / rows
+        if passes < _PASSES_FOR_CACHE:
+            return False
+        tokens = sum(len(row) for row in self.train_dataset["input_ids"])
+        config = self.model.config.get_text_config()
+        size = tokens * config.hidden_size * torch.finfo(self.model.dtype).bits // 8
+        folder = Path(self.args.reference_cache_dir or Path.home())
+        while not folder.exists():
+            folder = folder.parent
+        return size < shutil.disk_usage(folder).free // 2
+
+    def prepare_alignment(self) -> None:
+        """Check the head and get the reference ready; called when training or evaluation starts."""
+        if self._ready:
+            return
+        model = self.model_wrapped
+        if not isinstance(self.train_dataset, IterableDataset):
+            ids = torch.tensor([self.train_dataset[0]["input_ids"][:16]], device=self.args.device)
+            with self.accelerator.autocast():
+                verify_head(model, find_head(model), {"input_ids": ids})
+        if self._identity is not None:
+            cache = ReferenceCache.open(
+                self.args.reference_cache_dir,
+                model,
+                compute_dtype=self._autocast_dtype(),
+                identity=self._identity,
+            )
+            documents = list(_documents(self.train_dataset))
+            evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+            for rows in evals.values():
+                documents += _documents(rows) if rows is not None else []
+            if self.state.global_step > 0 and not isinstance(self.model, PeftModel) and cache.missing(documents):
+                raise StorageError(
+                    f"the reference cache in {cache.folder} is not complete, and the model has moved from the "
+                    "reference already.",
+                    hint="start the training anew.",
+                )
+            with self.accelerator.autocast():
+                self.reference_bytes = cache.build(
+                    model,
+                    documents,
+                    rank=self.accelerator.process_index,
+                    processes=self.accelerator.num_processes,
+                    barrier=self.accelerator.wait_for_everyone,
+                    on_progress=self.on_cache_progress,
+                )
+            self._reference = CachedReference(cache, self.model)
+        self._ready = True
+
+    def on_cache_progress(self, done: int, total: int) -> None:
+        """Called while the reference cache is computed; replace it on the instance to show progress elsewhere."""
+        if done == total or done % 100 == 0:
+            logger.info("reference cache: %d of %d documents", done, total)
+
+    # ---- the loss
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """Micro-batches of one optimizer step; counts its completion tokens and aligned positions on all processes."""
+        self._finish_step()
+        batches = []
+        for _ in range(num_batches):
+            try:
+                batches.append(next(epoch_iterator))
+            except StopIteration:
+                break
+        counts = torch.zeros(2, dtype=torch.int64)
+        for batch in batches:
+            counts += _count(batch, self.args.align_boundary).cpu()
+        counts = self.accelerator.reduce(counts.to(device), "sum") // self._tp_size
+        completion_tokens, aligned_positions = counts.tolist()
+        self._counts = (float(completion_tokens), float(aligned_positions))
+        return batches, counts[0]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """nll plus alpha times alignment of one micro-batch, normalised over the whole optimizer step."""
+        training = self.model.training
+        if not training:
+            self.prepare_alignment()
+        if self.aux_loss_enabled:
+            inputs["output_router_logits"] = True
+        completion_tokens, aligned_positions = self._counts if training and num_items_in_batch is not None else (None,) * 2
+        with self.accelerator.autocast():
+            result = alignment_loss(
+                model,
+                inputs,
+                alpha=self._alpha if self._reference is not None else 0.0,
+                reference=self._reference,
+                completion_tokens=completion_tokens,
+                aligned_positions=aligned_positions,
+                align_boundary=self.args.align_boundary,
+                divergence=self.args.divergence,
+                temperature=self.args.divergence_temperature,
+                position_fraction=self.args.position_fraction if training else 1.0,
+                seed=self.args.seed,
+                step=self.state.global_step,
+            )
+        loss = result.loss
+        if training and num_items_in_batch is not None:
+            # DDP and FSDP average gradients over processes; the loss is divided by counts over all of them already.
+            loss = loss * (self.accelerator.num_processes // self._tp_size)
+        if self.aux_loss_enabled:
+            aux_loss = result.output.aux_loss
+            steps = self.current_gradient_accumulation_steps if training and num_items_in_batch is not None else 1
+            loss = loss + self.router_aux_loss_coef * aux_loss / steps
+        self._take_in(result, _real_tokens(inputs), training)
+        if not return_outputs:
+            return loss
+        with torch.no_grad():
+            return loss, model(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False)
+
+    def _take_in(self, result: AlignmentLoss, tokens: Tensor, training: bool) -> None:
+        """Add a micro-batch's sums to the step's (or the evaluation's)."""
+        aux = result.output.aux_loss.detach() if self.aux_loss_enabled else torch.zeros(())
+        sums = torch.stack(
+            [
+                value.detach().to(device=self.args.device, dtype=torch.float64 if self._has_float64 else torch.float32)
+                for value in (
+                    result.nll_sum,
+                    result.alignment_sum,
+                    result.entropy_sum,
+                    result.correct,
+                    result.completion_tokens,
+                    result.aligned_positions,
+                    tokens,
+                    aux,
+                    torch.ones(()),
+                )
+            ]
+        )
+        if training:
+            self._pending = sums if self._pending is None else self._pending + sums
+        else:
+            self._eval_sums = sums if self._eval_sums is None else self._eval_sums + sums
+
+    @property
+    def _has_float64(self) -> bool:
+        return self.args.device.type in ("cpu", "cuda")
+
+    def _finish_step(self) -> None:
+        """Take the last step's sums over all processes: metrics, noise floor, and alpha for the next step."""
+        if self._pending is None:
+            return
+        metrics, tokens = self._reduce(self._pending, self.args.position_fraction)
+        self._pending = None
+        self._total_train_tokens += int(tokens) // self._tp_size
+        for name, value in metrics.items():
+            self._metrics["train"][name].append(value)
+        self._metrics["train"]["num_tokens"] = [self._total_train_tokens]
+        if self._reference is None:
+            return
+        self._metrics["train"]["alpha"].append(self._alpha)
+        if self.noise_floor is None:
+            self.noise_floor = metrics["alignment_loss"]
+            self._metrics["train"]["noise_floor"].append(self.noise_floor)
+        if self.controller is not None:
+            self._alpha = self.controller.update(metrics["alignment_loss"])
+
+    def _reduce(self, sums: Tensor, fraction: float) -> tuple[dict[str, float], float]:
+        """Means over all processes from sums, and the number of tokens."""
+        nll, alignment, entropy, correct, completions, aligned, tokens, aux, batches = self.accelerator.reduce(
+            sums, "sum"
+        ).tolist()
+        metrics = {
+            "nll": nll / max(completions, 1.0),
+            "entropy": entropy / max(completions, 1.0),
+            "mean_token_accuracy": correct / max(completions, 1.0),
+        }
+        if self._reference is not None:
+            metrics["alignment_loss"] = alignment / max(fraction * aligned, 1.0)
+        if self.aux_loss_enabled:
+            metrics["aux_loss"] = aux / batches
+        return metrics, tokens
+
+    # ---- logs, evaluation, checkpoints
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the metrics since the last log; all processes must call it."""
+        if self.model.training:
+            self._finish_step()
+            now = (time.perf_counter(), float(self._total_train_tokens))
+            if self._clock is not None and now[1] > self._clock[1]:
+                rate = (now[1] - self._clock[1]) / (now[0] - self._clock[0])
+                self._metrics["train"]["tokens_per_second"] = [rate]
+            self._clock = now
+        super().log(logs, start_time)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """The Trainer's, with nll and alignment loss over all tokens instead of a mean of batch means."""
+        self._eval_sums = None
+        output = super().evaluation_loop(*args, **kwargs)
+        prefix = kwargs.get("metric_key_prefix", "eval")
+        if self._eval_sums is not None:
+            metrics, _ = self._reduce(self._eval_sums, 1.0)
+            loss = metrics["nll"] + self._alpha * metrics.get("alignment_loss", 0.0)
+            output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
+            output.metrics[f"{prefix}_loss"] = loss
+        return output
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """The Trainer's; takes rows of every form that the trainer takes."""
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: _with_completions(rows, self.args) for name, rows in eval_dataset.items()}
+        elif eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = _with_completions(eval_dataset, self.args)
+        return super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[no-any-return]
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; `resume_from_checkpoint=True` takes the latest checkpoint that was written to its end.
+
+        Raises:
+            StorageError: if there is none, or the one that is named is not complete.
+        """
+        if resume_from_checkpoint is True:
+            latest = latest_complete_checkpoint(self.args.output_dir)
+            if latest is None:
+                raise StorageError(
+                    f"no complete checkpoint in {self.args.output_dir}.", hint="start without resuming."
+                )
+            resume_from_checkpoint = str(latest)
+        if resume_from_checkpoint:
+            self._load_state(Path(resume_from_checkpoint))
+        self._clock = (time.perf_counter(), float(self._total_train_tokens))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._finish_step()
+        super()._save_checkpoint(model, trial)
+        if not self.args.should_save:
+            return
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        state = {
+            "alpha": self._alpha,
+            "noise_floor": self.noise_floor,
+            "total_train_tokens": self._total_train_tokens,
+            "controller": None if self.controller is None else self.controller.state(),
+        }
+        partial = folder / f".{CHECKPOINT_STATE}"
+        partial.write_text(json.dumps(state), encoding="utf-8")
+        os.replace(partial, folder / CHECKPOINT_STATE)
+
+    def _load_state(self, folder: Path) -> None:
+        try:
+            state = json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise StorageError(
+                f"checkpoint {folder} does not exist or was not written to its end (no {CHECKPOINT_STATE}).",
+                hint="resume_from_checkpoint=True takes the latest complete one.",
+            ) from error
+        self._alpha = state["alpha"]
+        self.noise_floor = state["noise_floor"]
+        self._total_train_tokens = state["total_train_tokens"]
+        if self.controller is not None and state["controller"] is not None:
+            self.controller = DriftController.from_state(state["controller"])
+
+
+class _Prepare(TrainerCallback):  # type: ignore[misc]
+    """Prepares the alignment when the model is wrapped and on its devices, and before its first step."""
+
+    def __init__(self, trainer: SelfAugTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.prepare_alignment()
+
+
+def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:
+    return count_tokens(
+        batch["labels"], batch.get("attention_mask"), batch.get("position_ids"), align_boundary=align_boundary
+    )
+
+
+def _real_tokens(inputs: dict[str, Any]) -> Tensor:
+    """Tokens of a micro-batch without padding, where the batch says what is padding."""
+    mask = inputs.get("attention_mask")
+    return mask.sum() if mask is not None else torch.tensor(inputs["input_ids"].numel())
+
+
+def _documents(rows: Dataset) -> Iterable[Document]:
+    """The documents of prepared rows; a packed row has several."""
+    for row in rows:
+        begin = 0
+        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
+            labels = list(row["labels"][begin : begin + length])
+            # As the padding-free collator does: the first token of a document is never predicted.
+            if "seq_lengths" in row:
+                labels[0] = IGNORED
+            yield Document(row["input_ids"][begin : begin + length], labels)
+            begin += length
+
+
+def _with_completions(rows: Any, args: SelfAugConfig) -> Any:
+    """Rows in a form whose prompt trl masks: prompt–completion, or tokenised with labels.
+
+    trl trains on every token of messages rows, and ignores a `completion_mask` in tokenised rows unless
+    `completion_only_loss=True`.
+
+    Raises:
+        DataError: if there are no rows, or rows whose prompt can't be known.
+    """
+    if rows is None:
+        raise DataError("train_dataset is missing.", hint="pass rows as a datasets.Dataset.")
+    if isinstance(rows, list):
+        rows = Dataset.from_list(rows)
+    if not isinstance(rows, IterableDataset) and len(rows) == 0:
+        raise DataError("the data set has no rows.")
+    columns = set(rows.column_names or next(iter(rows)))
+    if {"input_ids", "completion_mask"} <= columns and "labels" not in columns:
+        rows = rows.map(_labels_from_mask, remove_columns=["completion_mask"])
+    elif "messages" in columns and not args.assistant_only_loss and "prompt" not in columns:
+        rows = rows.map(_split_messages, remove_columns=["messages"])
+    elif args.alpha > 0 and not columns & {"labels", "prompt", "messages"}:
+        raise DataError(
+            f"rows with the columns {sorted(columns)} have no prompt, so there is nothing to align.",
+            hint="give `prompt` and `completion`, `messages`, or `input_ids` with `labels` or `completion_mask`; or set "
+            "alpha=0 for plain fine-tuning.",
+        )
+    if args.alpha > 0 and args.completion_only_loss is False and "labels" not in columns:
+        raise ConfigError(
+            "completion_only_loss=False makes every prompt token a completion, so there is nothing to align.",
+            hint="leave it out, or set alpha=0.",
+        )
+    return rows
+
+
+def _labels_from_mask(row: dict[str, Any]) -> dict[str, Any]:
+    pairs = zip(row["input_ids"], row["completion_mask"], strict=True)
+    return {"labels": [token if kept else IGNORED for token, kept in pairs]}
+
+
+def _split_messages(row: dict[str, Any]) -> dict[str, Any]:
+    messages = row["messages"]
+    if len(messages) < 2 or messages[-1].get("role") != "assistant":
+        raise DataError(
+            "a messages row does not end with an assistant's turn after a prompt: "
+            f"{[message.get('role') for message in messages]}.",
+            hint="end each row with the assistant's message that is to be learnt.",
+        )
+    return {"prompt": messages[:-1], "completion": messages[-1:]}
