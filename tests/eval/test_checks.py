@@ -1,0 +1,198 @@
+"""Each check passes on good answers and fails on bad ones, and never on an empty one."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfaug.eval import checks
+from selfaug.eval.checks import (
+    AllLowerCase,
+    AllOf,
+    AllUpperCase,
+    AsksQuestions,
+    BeginsWith,
+    BulletedList,
+    Check,
+    ChoiceLetter,
+    CommaSeparated,
+    ContainsNumber,
+    DiffersFrom,
+    EndsWith,
+    FullSentence,
+    InLanguage,
+    IsQuestion,
+    JsonWithKeys,
+    KeyFacts,
+    Lines,
+    ListItems,
+    Mentions,
+    NeverMentions,
+    NoDigits,
+    NumberedList,
+    Paragraphs,
+    Quoted,
+    Result,
+    Sentences,
+    Speakers,
+    TitleInBrackets,
+    Words,
+)
+
+SOURCE = "Sales of bread rose by 12 percent to 1,500 loaves. Rolls were sold out in 3 of 4 weeks."
+
+CASES: list[tuple[Check, list[str], list[str]]] = [
+    (
+        BulletedList(3),
+        ["- a\n- b\n- c", "Here:\n\n* **Tea**: hot\n  * milk\n• sugar", "– one\n– two\n– three\n– four"],
+        ["- a\n- b", "1. a\n2. b\n3. c", "a - b - c", "-\n-\n-", "**a**\n**b**\n**c**"],
+    ),
+    (BulletedList(2, 2), ["- a\n- b"], ["- a", "- a\n- b\n- c"]),
+    (
+        NumberedList(3),
+        [
+            "1. a\n2. b\n3. c",
+            "1) a\n2) b\n3) c",
+            "**1.** a\n**2. b**\n3. c",
+            "Step 1: a\nStep 2: b\nStep 3: c",
+        ],
+        ["1. a\n2. b", "- a\n- b\n- c", "1.\n2.\n3.", "12.5 a\n13.5\n14.5"],
+    ),
+    (ListItems(2), ["- a\n- b", "1. a\n2. b"], ["- a\n1. b", "a\nb"]),
+    (
+        Words(4, 5),
+        ["one two three four", "it's a well-known old fact"],
+        ["one two three", "a b c d e f", "1 2 3 4"],
+    ),
+    (
+        Sentences(2, 2),
+        ["Hello there. How are you?", "Dr. Ho is in. Go!", "- One\n- Two"],
+        ["One.", "A. B. C.", "1. 2."],
+    ),
+    (Paragraphs(2, 2), ["One.\nStill one.\n\nTwo.", "One.\n \n\n Two."], ["One.\nTwo.", "A\n\nB\n\nC"]),
+    (Lines(2), ["red leaves fall\nthe wind is tall"], ["one line only", "one\ntwo"]),
+    (
+        AsksQuestions(2),
+        ["1. Who are you?\n2. What do you do?", 'She said "Is it late?" Then: are you coming?'],
+        ["Who are you?", "Why? How?"],
+    ),
+    (IsQuestion(), ["Where is the station?"], ["Where is it? I am lost.", "The station is here."]),
+    (
+        CommaSeparated(3),
+        ["red, green, blue", "Here you are:\nred, green, and dark blue."],
+        ["red, green", "red green blue", "I went home, and because it was late I slept, then I ate."],
+    ),
+    (
+        FullSentence(4),
+        ["Tokyo is the capital.", 'He said "this is enough."'],
+        ["Tokyo is the capital", "Yes. No. Well."],
+    ),
+    (
+        Mentions(("apple", "bak*"), None),
+        ["The Baker has apples."],
+        ["Pineapple bakery", "apple", "The apple is good."],
+    ),
+    (Mentions(("red panda", "fox", "owl"), 2), ["A red\npanda and two foxes"], ["a panda, a red fox", "fox"]),
+    (NeverMentions(("cat",)), ["A dog and a catalogue."], ["Two cats.", "42"]),
+    (
+        BeginsWith(("In my opinion", "I think")),
+        ['"In  my opinion, yes."', "**I think** so"],
+        ["Well, in my opinion", "I thinking"],
+    ),
+    (
+        EndsWith("Is there anything else?"),
+        ["Yes. Is there anything else?", 'Bye, "is there anything else"'],
+        ["Is there anything else? Bye.", "thing else?"],
+    ),
+    (AllLowerCase(), ["only small letters, 3 of them."], ["One capital", "123"]),
+    (AllUpperCase(), ["WET FLOOR! 2 STEPS"], ["WET Floor", "123"]),
+    (
+        JsonWithKeys(("a", "b")),
+        ['{"a": 1, "b": {"c": 2}}', 'Sure {here}:\n```json\n{"a": "}", "b": []}\n```\nDone.'],
+        ['{"a": 1}', "{'a': 1, 'b': 2}", '{"a": 1, "b": 2', '["a", "b"]', "a b"],
+    ),
+    (NoDigits(), ["three cats"], ["3 cats", "..."]),
+    (ContainsNumber(1500), ["It is 1,500.", "$1500.00 in all"], ["15000", "1,501", "0.1500", "1, 500"]),
+    (Result(12), ["3 * 4 = 12", "3 and 4 make 12.0."], ["12 is 3 * 4", "-12", "twelve"]),
+    (
+        ChoiceLetter("B"),
+        ["B", "(B) Paris", "**B**", "The answer is B.", "Answer: (B)"],
+        ["A", "A or B", "Because", "I like B"],
+    ),
+    (Quoted(), ['"All of it."', "“Yes.”"], ['He said "yes"', '"Yes" he said', '""']),
+    (TitleInBrackets(), ["<<A Day>>\nIt was", "# << Sea >>"], ["<A Day>", "<< >>", "A Day"]),
+    (
+        Speakers(("Ann", "Bo")),
+        ["Ann: Hi!\n**Bo:** Hello.", "Ann (tired): Hi\nBo: Yes"],
+        ["Ann: Hi", "Ann:\nBo:", "Ann said: Bo is here"],
+    ),
+    (
+        InLanguage("Spanish"),
+        ["El perro está en la casa con los niños."],
+        ["The dog is in the house.", "Le chien est dans la maison.", "perro gato"],
+    ),
+    (
+        InLanguage("French"),
+        ["Le chien est dans la maison."],
+        ["The dog is in the house.", "Der Hund ist nicht im Haus."],
+    ),
+    (
+        InLanguage("German"),
+        ["Der Hund ist nicht im Haus."],
+        ["The dog was in the house.", "El perro está en la casa."],
+    ),
+    (
+        KeyFacts(("bread", "roll", "week", "12 percent"), SOURCE),
+        ["Bread is up; rolls were sold out.", "1. Bread: 1500 loaves\n2. Rolls: sold out in 3 weeks"],
+        ["Bread is up.", "Bread is up 13 percent, rolls too.", "ANSWER: bread, rolls | SOURCE: [2]"],
+    ),
+    (DiffersFrom("Clean it now."), ["Please clean it now."], ["clean it, now!", "..."]),
+    (AllOf((Words(2), Mentions(("tea",)))), ["green tea"], ["tea", "two words"]),
+]
+
+
+@pytest.mark.parametrize(("check", "good", "bad"), CASES, ids=[type(case[0]).__name__ for case in CASES])
+def test_check(check: Check, good: list[str], bad: list[str]) -> None:
+    assert [answer for answer in good if not check.passes(answer)] == []
+    assert [answer for answer in [*bad, "", " \n"] if check.passes(answer)] == []
+
+
+def test_every_check_is_tested() -> None:
+    made = {name for name in checks.__all__ if isinstance(getattr(checks, name), type) and name != "Check"}
+    assert made == {type(check).__name__ for check, _, _ in CASES}
+
+
+def test_descriptions_name_the_parameters() -> None:
+    check = AllOf((BulletedList(3), Words(5, 9), NumberedList(2, 2), Mentions(("tea", "milk"), None)))
+    assert check.description == (
+        "at least 3 bulleted items; 5 to 9 words; exactly 2 numbered items; mentions tea and milk"
+    )
+    assert all(case[0].description for case in CASES)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("1,536.50 and -2, then 7.", ["1536.5", "-2", "7"]),
+        ("2019-2020", ["2019", "2020"]),
+        ("12,13", ["12", "13"]),
+        ("B2B v1.5", []),
+    ],
+)
+def test_numbers(text: str, found: list[str]) -> None:
+    assert checks.numbers(text) == found
+
+
+def test_list_items_come_without_their_marks() -> None:
+    assert checks.bullets("Here:\n- one\n * two") == ["one", "two"]
+    assert checks.numbered_items("1. one\n**2)** two") == ["one", "two"]
+
+
+def test_counts_and_mentions_refuse_what_can_not_hold() -> None:
+    with pytest.raises(ValueError, match="at_least"):
+        Words(0)
+    with pytest.raises(ValueError, match="at_least"):
+        Words(5, 4)
+    with pytest.raises(ValueError, match="2 of 1"):
+        Mentions(("tea",), 2)
+    with pytest.raises(ValueError, match="0 of 0"):
+        Mentions((), None)
