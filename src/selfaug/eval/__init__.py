@@ -1,1 +1,1 @@
-"""eval."""
+"""Measuring a model: generation, checks of its answers, the general suite, drift."""
