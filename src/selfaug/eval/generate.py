@@ -1,0 +1,188 @@
+"""Batched greedy generation, the same text as one prompt at a time.
+
+Not `model.generate`: that decodes a batch until its longest answer ends, and applies the sampling options
+and repetition penalties that a model's folder may carry. Here a finished answer leaves the batch, and each
+token is the arg max, nothing else.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfaug.errors import ModelError
+
+__all__ = ["chat_prompt_ids", "generate_greedy", "generate_greedy_ids"]
+
+# Cutting rows out of the key-value cache copies it, so it waits until this share of the batch is finished.
+_FINISHED_SHARE = 0.25
+
+
+def chat_prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, messages: str | Sequence[Mapping[str, str]]
+) -> list[int]:
+    """Token ids of a chat that waits for the assistant's turn; a text is the user's only message.
+
+    Raises:
+        ModelError: if the tokeniser has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            "the tokeniser has no chat template.",
+            hint="use the model's instruction-tuned version, or set tokenizer.chat_template.",
+        )
+    chat = (
+        [{"role": "user", "content": messages}]
+        if isinstance(messages, str)
+        else [dict(one) for one in messages]
+    )
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return [int(token) for token in ids]
+
+
+def generate_greedy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int | Sequence[int],
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Greedy answers as texts without special tokens; arguments as for `generate_greedy_ids`."""
+    answers = generate_greedy_ids(
+        model,
+        prompts,
+        eos_ids=_eos_ids(model, tokenizer),
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+    return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+
+
+@torch.no_grad()
+def generate_greedy_ids(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    eos_ids: frozenset[int] | None = None,
+    max_new_tokens: int | Sequence[int],
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """Greedy answers as token ids, in the order of the prompts, without the token that ended them.
+
+    Args:
+        model: in any mode; runs in evaluation mode and gets its mode back.
+        prompts: token ids of each prompt.
+        eos_ids: tokens that end an answer; by default those of the model's generation config.
+        max_new_tokens: one limit for all, or one for each prompt.
+        batch_size: prompts decoded together; prompts of like length share a batch.
+        on_progress: called with (finished, all) after each batch.
+    """
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
+    if len(limits) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts, but {len(limits)} values of max_new_tokens")
+    if any(not prompt for prompt in prompts):
+        raise ValueError("a prompt has no tokens")
+    if eos_ids is None:
+        eos_ids = _eos_ids(model)
+
+    # Like lengths waste the least padding; like limits let a batch end together. The longest first, so that
+    # memory that doesn't suffice shows at once.
+    order = sorted(range(len(prompts)), key=lambda index: (limits[index], len(prompts[index])), reverse=True)
+    answers: list[list[int]] = [[] for _ in prompts]
+    with _evaluation_mode(model):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            decoded = _decode([prompts[i] for i in batch], [limits[i] for i in batch], model, eos_ids)
+            for index, answer in zip(batch, decoded, strict=True):
+                answers[index] = answer
+            if on_progress is not None:
+                on_progress(start + len(batch), len(order))
+    return answers
+
+
+def _decode(
+    prompts: Sequence[Sequence[int]], limits: Sequence[int], model: PreTrainedModel, eos_ids: frozenset[int]
+) -> list[list[int]]:
+    """One batch, padded on the left so that every row's next token is at the same place."""
+    device = model.device
+    width = max(len(prompt) for prompt in prompts)
+    token_ids = torch.tensor(
+        [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
+    )
+    mask = torch.tensor(
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
+    )
+    # Padding must not count: a row's first token is at position 0 wherever it stands in the batch.
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    options = _forward_options(model)
+
+    answers: list[list[int]] = [[] for _ in prompts]
+    rows = [row for row, limit in enumerate(limits) if limit > 0]
+    if len(rows) < len(prompts):
+        token_ids, mask, positions = token_ids[rows], mask[rows], positions[rows]
+    unfinished = set(rows)
+    cache = None
+    while unfinished:
+        if "position_ids" in options:
+            options["position_ids"] = positions
+        output = model(
+            input_ids=token_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
+        )
+        cache = output.past_key_values
+        next_ids = output.logits[:, -1].argmax(-1)
+        for row, token in zip(rows, next_ids.tolist(), strict=True):
+            if row not in unfinished:
+                continue
+            if token not in eos_ids:
+                answers[row].append(token)
+            if token in eos_ids or len(answers[row]) == limits[row]:
+                unfinished.remove(row)
+
+        token_ids, positions = next_ids[:, None], positions[:, -1:] + 1
+        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+        if unfinished and len(unfinished) <= (1 - _FINISHED_SHARE) * len(rows):
+            kept = [place for place, row in enumerate(rows) if row in unfinished]
+            rows = [rows[place] for place in kept]
+            chosen = torch.tensor(kept, device=device)
+            token_ids, positions, mask = token_ids[chosen], positions[chosen], mask[chosen]
+            cache.batch_select_indices(chosen)
+    return answers
+
+
+def _forward_options(model: PreTrainedModel) -> dict[str, Any]:
+    """Arguments that most models take, but not all: those with ALiBi, for one, have no positions."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    accepted = inspect.signature(base.forward).parameters
+    options: dict[str, Any] = {"logits_to_keep": 1, "position_ids": None}
+    return {name: value for name, value in options.items() if name in accepted}
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:
+    """End tokens of the generation config (one or several), else the tokeniser's."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    if ends is None and tokenizer is not None:
+        ends = tokenizer.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+@contextmanager
+def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode for the time being; every module gets back the mode that it had."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM as AutoModel
+from transformers import (
+    BloomConfig,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
+
+from selfaug.errors import ModelError
+from selfaug.eval.generate import chat_prompt_ids, generate_greedy, generate_greedy_ids
+from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
+
+VOCABULARY = 64
+SHAPE: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    # Wide enough that the arg max is far from a tie, and that answers depend on their prompts.
+    "initializer_range": 0.5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+
+def tiny_llama() -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModel.from_config(LlamaConfig(**SHAPE, num_key_value_heads=2)).eval()
+
+
+def other_architectures() -> dict[str, PreTrainedModel]:
+    torch.manual_seed(1)
+    return {
+        "qwen2": AutoModel.from_config(Qwen2Config(**SHAPE, num_key_value_heads=2)).eval(),
+        "gpt_neox": AutoModel.from_config(GPTNeoXConfig(**SHAPE)).eval(),
+        # Has no position ids: ALiBi reads places from the mask.
+        "bloom": AutoModel.from_config(
+            BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.5)
+        ).eval(),
+        # A sliding window shorter than prompt and answer, in every other layer.
+        "gemma3": Gemma3ForCausalLM(
+            Gemma3TextConfig(
+                **SHAPE,
+                num_key_value_heads=2,
+                head_dim=8,
+                sliding_window=8,
+                layer_types=["sliding_attention", "full_attention"],
+            )
+        ).eval(),
+    }
+
+
+def prompts_of(lengths: list[int], seed: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(3, VOCABULARY) for _ in range(length)] for length in lengths]
+
+
+@torch.no_grad()
+def naive(model: PreTrainedModel, prompt: list[int], limit: int, ends: set[int]) -> list[int]:
+    """One prompt at a time, the whole text again for each token: no cache, no padding."""
+    answer: list[int] = []
+    while len(answer) < limit:
+        token = int(model(input_ids=torch.tensor([prompt + answer]), use_cache=False).logits[0, -1].argmax())
+        if token in ends:
+            break
+        answer.append(token)
+    return answer
+
+
+LENGTHS = [1, 17, 5, 9, 30, 2, 12, 3, 3, 21, 8]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 16])
+def test_equals_one_by_one(batch_size: int) -> None:
+    model = tiny_llama()
+    prompts = prompts_of(LENGTHS)
+    # These ends cut most answers off, at different places, so that rows leave the batch.
+    ends = set(range(2, 8))
+    expected = [naive(model, prompt, 24, ends) for prompt in prompts]
+    assert len({len(answer) for answer in expected}) > 4
+    answers = generate_greedy_ids(
+        model, prompts, eos_ids=frozenset(ends), max_new_tokens=24, batch_size=batch_size
+    )
+    assert answers == expected
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt_neox", "bloom", "gemma3"])
+def test_equals_one_by_one_on_other_architectures(name: str) -> None:
+    model = other_architectures()[name]
+    prompts = prompts_of(LENGTHS, seed=1)
+    ends = set(range(2, 8))
+    expected = [naive(model, prompt, 20, ends) for prompt in prompts]
+    assert len({tuple(answer) for answer in expected}) > 4
+    assert generate_greedy_ids(model, prompts, eos_ids=frozenset(ends), max_new_tokens=20) == expected
+
+
+def test_each_prompt_may_have_its_own_limit() -> None:
+    model = tiny_llama()
+    prompts = prompts_of([4, 9, 2, 6])
+    limits = [0, 3, 12, 1]
+    expected = [naive(model, prompt, limit, set()) for prompt, limit in zip(prompts, limits, strict=True)]
+    answers = generate_greedy_ids(model, prompts, eos_ids=frozenset(), max_new_tokens=limits)
+    assert [len(answer) for answer in answers] == limits
+    assert answers == expected
+
+
+def test_stops_at_every_end_of_the_generation_config() -> None:
+    model = tiny_llama()
+    prompts = prompts_of(LENGTHS)
+    model.generation_config.eos_token_id = [5, 9, 11, 13, 17]
+    expected = [naive(model, prompt, 24, {5, 9, 11, 13, 17}) for prompt in prompts]
+    assert expected != [naive(model, prompt, 24, {5}) for prompt in prompts]
+    assert generate_greedy_ids(model, prompts, max_new_tokens=24) == expected
+
+
+def test_sampling_options_of_the_model_do_not_matter() -> None:
+    model = tiny_llama()
+    prompts = prompts_of([5, 3])
+    expected = generate_greedy_ids(model, prompts, max_new_tokens=16)
+    model.generation_config.update(do_sample=True, temperature=3.0, repetition_penalty=1.8)
+    before = model.generation_config.to_dict()
+    assert generate_greedy_ids(model, prompts, max_new_tokens=16) == expected
+    assert model.generation_config.to_dict() == before
+
+
+def test_training_modes_come_back_and_dropout_is_off() -> None:
+    torch.manual_seed(0)
+    model = AutoModel.from_config(LlamaConfig(**SHAPE, num_key_value_heads=2, attention_dropout=0.5)).train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    prompts = prompts_of([6, 11])
+    first = generate_greedy_ids(model, prompts, max_new_tokens=20)
+    assert [module.training for module in model.modules()] == modes
+    assert first == generate_greedy_ids(model.eval(), prompts, max_new_tokens=20)
+
+
+def test_training_mode_comes_back_after_an_error() -> None:
+    model = tiny_llama().train()
+    with pytest.raises(IndexError):
+        generate_greedy_ids(model, [[VOCABULARY + 1]], max_new_tokens=2)
+    assert model.training
+
+
+def test_progress_counts_up_to_all_prompts() -> None:
+    calls: list[tuple[int, int]] = []
+    generate_greedy_ids(
+        tiny_llama(),
+        prompts_of([3] * 7),
+        max_new_tokens=2,
+        batch_size=3,
+        on_progress=lambda done, total: calls.append((done, total)),
+    )
+    assert calls == [(3, 7), (6, 7), (7, 7)]
+
+
+def test_no_prompts_no_answers() -> None:
+    assert generate_greedy_ids(tiny_llama(), [], max_new_tokens=4) == []
+
+
+def test_wrong_arguments_are_refused() -> None:
+    model = tiny_llama()
+    with pytest.raises(ValueError, match="2 prompts, but 1 values"):
+        generate_greedy_ids(model, [[3], [4]], max_new_tokens=[4])
+    with pytest.raises(ValueError, match="no tokens"):
+        generate_greedy_ids(model, [[3], []], max_new_tokens=4)
+
+
+@pytest.mark.real_model
+def test_chat_prompt_waits_for_the_assistant() -> None:
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    ids = chat_prompt_ids(tokenizer, "Hello")
+    assert ids == chat_prompt_ids(tokenizer, [{"role": "user", "content": "Hello"}])
+    assert tokenizer.decode(ids).endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match="no chat template"):
+        chat_prompt_ids(tokenizer, "Hello")
+
+
+@pytest.mark.real_model
+def test_real_model_answers_as_model_generate_does(capfd: pytest.CaptureFixture[str]) -> None:
+    torch.set_num_threads(1)
+    tokenizer, model = load_tokenizer(DEMO_MODEL), load_model(DEMO_MODEL, dtype="float32", device="cpu")
+    requests = (
+        "What is the capital of France?",
+        "Name two planets.",
+        "Say yes.",
+        "Write a poem about a dog.",
+    )
+    prompts = [chat_prompt_ids(tokenizer, request) for request in requests]
+    expected = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)
+        expected.append(tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True))
+    capfd.readouterr()
+    answers = generate_greedy(model, tokenizer, prompts, max_new_tokens=16)
+    assert answers == expected
+    assert "Paris" in answers[0]
+    assert capfd.readouterr() == ("", "")
