@@ -1,0 +1,373 @@
+"""Raw rows to validated rows. Every bad row is reported, all at once."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfaug.data.sources import Problem, RawRow, problems_error, read_rows, value_kind
+from selfaug.data.template import RetrievalTemplate
+
+__all__ = ["LoadedRows", "RetrievalParts", "Row", "load_rows"]
+
+FORMS = {
+    "prompt-completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "retrieval": ("question", "context", "answer"),
+}
+"""The fields that make a row one of the forms. A row may have other fields; they are ignored."""
+
+_FORM_FIELDS = tuple(field for form in FORMS.values() for field in form)
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+# Names that other tools use, and that are too far from ours for difflib.
+_FOREIGN_FIELDS = {
+    "instruction": "prompt",
+    "input": "prompt",
+    "output": "completion",
+    "response": "completion",
+    "target": "completion",
+    "conversation": "messages",
+    "conversations": "messages",
+    "query": "question",
+    "documents": "context",
+    "passages": "context",
+}
+_FOREIGN_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function": "tool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalParts:
+    """What the prompt of a retrieval row was made from, so that it can be made anew with fewer passages."""
+
+    question: str
+    passages: tuple[str, ...]
+    template: RetrievalTemplate
+
+    def messages(self, keep: int) -> list[dict[str, Any]]:
+        """Messages of the prompt with the first `keep` passages."""
+        return self.template.messages(self.question, self.passages[:keep])
+
+    def format_passage(self, index: int) -> str:
+        """The passage at an index, from 0, as it stands in the prompt."""
+        return self.template.format_passage(index + 1, self.passages[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A valid training row: both prompt and completion are text, or both are messages.
+
+    Attributes:
+        id: the row's own id, or `file:line`; unique among the rows that were loaded together.
+        prompt: text or messages.
+        completion: text, or a list with one assistant message.
+        file: where the row is from.
+        line: as in `RawRow`.
+        retrieval: the parts of the prompt of a retrieval row.
+        tools: descriptions of tools for the chat template.
+        every_assistant_turn: the assistant turns in `prompt` are trained too.
+    """
+
+    id: str
+    prompt: str | list[dict[str, Any]]
+    completion: str | list[dict[str, Any]]
+    file: str
+    line: int
+    retrieval: RetrievalParts | None = None
+    tools: list[dict[str, Any]] | None = None
+    every_assistant_turn: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRows:
+    """Valid rows, the problems of the rows that were skipped, and how many rows of each form there are."""
+
+    rows: list[Row]
+    problems: list[Problem]
+    forms: dict[str, int]
+
+
+class _InvalidRowError(Exception):
+    """Why a row is refused; becomes a `Problem`."""
+
+
+def load_rows(
+    sources: Sequence[str | Path],
+    *,
+    template: RetrievalTemplate | None = None,
+    every_assistant_turn: bool = False,
+    skip_bad_rows: bool = False,
+    split: str = "train",
+    offline: bool = False,
+) -> LoadedRows:
+    """Read and validate the rows of all sources.
+
+    Forms of a row, by its fields:
+
+    - `prompt` and `completion`, both text, or both messages (the completion is one assistant message);
+    - `messages`: the last assistant turn is the completion, what follows it is cut off;
+    - `question`, `context` (text, or a list of passages) and `answer`, put into `template`.
+
+    An `id` is optional, other fields are ignored. In CSV files `messages`, and `context` where it is a list,
+    are written as JSON.
+
+    Args:
+        sources: as for `read_rows`.
+        template: for retrieval rows; None takes the default template.
+        every_assistant_turn: in `messages` rows train every assistant turn, not only the last.
+        skip_bad_rows: leave bad rows out and return their problems.
+        split: the split of hub data sets.
+        offline: refuse hub data sets.
+
+    Raises:
+        DataError: if a row is bad (with `skip_bad_rows`: if every row is), with all problems.
+    """
+    template = template or RetrievalTemplate()
+    rows: list[Row] = []
+    problems: list[Problem] = []
+    forms: Counter[str] = Counter()
+    places: dict[str, str] = {}
+    total = 0
+    for source in sources:
+        raw_rows, unreadable = read_rows(source, split=split, offline=offline)
+        problems += unreadable
+        total += len(raw_rows) + len(unreadable)
+        for raw in raw_rows:
+            try:
+                form, row = _row(raw, template, every_assistant_turn)
+                if row.id in places:
+                    raise _InvalidRowError(f"the id {row.id!r} is taken by {places[row.id]}")
+            except _InvalidRowError as invalid:
+                problems.append(Problem(raw.file, raw.line, str(invalid)))
+                continue
+            places[row.id] = f"{raw.file}:{raw.line}"
+            rows.append(row)
+            forms[form] += 1
+    if problems and (not skip_bad_rows or not rows):
+        raise problems_error(
+            f"{len(problems):,} of {total:,} rows can't be used.", problems, hint=_hint(bool(rows))
+        )
+    return LoadedRows(rows, problems, dict(forms))
+
+
+def _hint(some_are_valid: bool) -> str:
+    forms = "; ".join(" + ".join(fields) for fields in FORMS.values())
+    skip = "; or leave the bad rows out with --skip-bad-rows" if some_are_valid else ""
+    return f"a row has the fields {forms}. Correct the rows{skip}."
+
+
+def _row(raw: RawRow, template: RetrievalTemplate, every_assistant_turn: bool) -> tuple[str, Row]:
+    # A column that is missing from some rows of a Parquet file or a hub data set is None there.
+    fields = {name: value for name, value in raw.fields.items() if value is not None}
+    form = _form(fields, raw.fields)
+    prompt: str | list[dict[str, Any]]
+    completion: str | list[dict[str, Any]]
+    retrieval: RetrievalParts | None = None
+    if form == "prompt-completion":
+        prompt, completion = _prompt_completion(fields["prompt"], fields["completion"])
+    elif form == "messages":
+        prompt, completion = _split_messages(_from_csv(raw, fields["messages"]))
+    else:
+        retrieval = RetrievalParts(
+            _text("question", fields["question"]), _passages(_from_csv(raw, fields["context"])), template
+        )
+        prompt = retrieval.messages(len(retrieval.passages))
+        completion = [{"role": "assistant", "content": _text("answer", fields["answer"])}]
+    return form, Row(
+        id=_id(raw, fields.get("id")),
+        prompt=prompt,
+        completion=completion,
+        file=raw.file,
+        line=raw.line,
+        retrieval=retrieval,
+        tools=_tools(_from_csv(raw, fields.get("tools"))),
+        every_assistant_turn=every_assistant_turn and form == "messages",
+    )
+
+
+def _form(fields: dict[str, Any], raw_fields: dict[str, Any]) -> str:
+    complete = [form for form, needed in FORMS.items() if all(name in fields for name in needed)]
+    if len(complete) == 1:
+        return complete[0]
+    if complete:
+        raise _InvalidRowError(f"has the fields of more than one form: {' and '.join(complete)}")
+    if not fields:
+        raise _InvalidRowError("has no fields")
+    if list(fields) == ["text"]:
+        raise _InvalidRowError(
+            "has only 'text'; prompt and completion must be apart, the prompt is what is aligned"
+        )
+    meant = {near: name for name in fields if (near := _nearest_field(str(name)))}
+    known = meant.keys() | fields.keys()
+    form = max(FORMS, key=lambda form: sum(name in known for name in FORMS[form]) / len(FORMS[form]))
+    reasons = []
+    for name in FORMS[form]:
+        if name in fields:
+            continue
+        reason = f"{name!r} is null" if name in raw_fields else f"{name!r} is missing"
+        reasons.append(f"{reason} (did you mean it by {meant[name]!r}?)" if name in meant else reason)
+    found = ", ".join(repr(str(name)) for name in list(fields)[:12])
+    raise _InvalidRowError(f"{'; '.join(reasons)}; found {found}")
+
+
+def _nearest_field(name: str) -> str | None:
+    if name in _FORM_FIELDS:
+        return None
+    foreign = _FOREIGN_FIELDS.get(name.lower())
+    if foreign:
+        return foreign
+    near = difflib.get_close_matches(name.lower(), _FORM_FIELDS, n=1, cutoff=0.7)
+    return near[0] if near else None
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _InvalidRowError(f"{name!r} must be text, it is {value_kind(value)}")
+    if not value.strip():
+        raise _InvalidRowError(f"{name!r} is empty")
+    return _encodable(name, value)
+
+
+def _encodable(name: str, text: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        # JSON can escape half of a surrogate pair; no tokeniser takes it.
+        raise _InvalidRowError(
+            f"{name!r} has half of a surrogate pair at character {error.start + 1}"
+        ) from error
+    return text
+
+
+def _prompt_completion(
+    prompt: object, completion: object
+) -> tuple[str | list[dict[str, Any]], str | list[dict[str, Any]]]:
+    if isinstance(prompt, str) and isinstance(completion, str):
+        return _text("prompt", prompt), _text("completion", completion)
+    if isinstance(prompt, list) and isinstance(completion, list):
+        prompt_messages = _messages("prompt", prompt)
+        completion_messages = _messages("completion", completion)
+        if not prompt_messages:
+            raise _InvalidRowError("'prompt' is empty")
+        if not completion_messages:
+            raise _InvalidRowError("'completion' is empty")
+        if len(completion_messages) != 1 or completion_messages[0]["role"] != "assistant":
+            raise _InvalidRowError(
+                "'completion' must be one assistant message; for more turns use 'messages'"
+            )
+        _not_empty_turn("completion", completion_messages[0])
+        return prompt_messages, completion_messages
+    raise _InvalidRowError(
+        "'prompt' and 'completion' must both be text or both be lists of messages, "
+        f"they are {value_kind(prompt)} and {value_kind(completion)}"
+    )
+
+
+def _split_messages(value: object) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    if not isinstance(value, list):
+        raise _InvalidRowError(f"'messages' must be a list of messages, it is {value_kind(value)}")
+    messages = _messages("messages", value)
+    last = max(
+        (index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None
+    )
+    if last is None:
+        raise _InvalidRowError("'messages' has no assistant turn")
+    if last == 0:
+        raise _InvalidRowError("'messages' has no prompt before its assistant turn")
+    for index, message in enumerate(messages[: last + 1]):
+        if message["role"] == "assistant":
+            _not_empty_turn(f"messages[{index}]", message)
+    return messages[:last], messages[last : last + 1]
+
+
+def _messages(name: str, value: list[object]) -> list[dict[str, Any]]:
+    return [_message(f"{name}[{index}]", message) for index, message in enumerate(value)]
+
+
+def _message(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _InvalidRowError(
+            f"{name!r} must be an object with 'role' and 'content', it is {value_kind(value)}"
+        )
+    message = {str(key): item for key, item in value.items() if item is not None}
+    if "role" not in message:
+        instead = " (did you mean it by 'from'?)" if "from" in message else ""
+        raise _InvalidRowError(f"{name!r} has no 'role'{instead}")
+    role = message["role"]
+    if role not in _ROLES:
+        near = _FOREIGN_ROLES.get(str(role).lower()) or next(
+            iter(difflib.get_close_matches(str(role).lower(), _ROLES, n=1)), None
+        )
+        meant = f"; did you mean {near!r}?" if near else f"; roles are {', '.join(_ROLES)}"
+        raise _InvalidRowError(f"{name!r} has the unknown role {role!r}{meant}")
+    # An assistant turn that calls a tool may come without content.
+    if role == "assistant" and message.get("tool_calls"):
+        message.setdefault("content", "")
+    if "content" not in message:
+        raise _InvalidRowError(f"{name!r} has no 'content'")
+    if not isinstance(message["content"], str):
+        raise _InvalidRowError(
+            f"the content of {name!r} must be text, it is {value_kind(message['content'])}"
+        )
+    _encodable(name, message["content"])
+    if role == "user" and not message["content"].strip():
+        raise _InvalidRowError(f"the content of {name!r} is empty")
+    return message
+
+
+def _not_empty_turn(name: str, message: dict[str, Any]) -> None:
+    if not message["content"].strip() and not message.get("tool_calls"):
+        raise _InvalidRowError(f"{name!r} is empty")
+
+
+def _passages(value: object) -> tuple[str, ...]:
+    passages = [value] if isinstance(value, str) else value
+    if not isinstance(passages, list):
+        raise _InvalidRowError(f"'context' must be text or a list of passages, it is {value_kind(value)}")
+    if not passages:
+        raise _InvalidRowError("'context' is empty")
+    if isinstance(value, str):
+        return (_text("context", value),)
+    return tuple(_text(f"context[{index}]", passage) for index, passage in enumerate(passages))
+
+
+def _tools(value: object) -> list[dict[str, Any]] | None:
+    if value is None or value in ([], ""):
+        return None
+    if isinstance(value, list) and all(isinstance(tool, dict) for tool in value):
+        return value
+    raise _InvalidRowError(f"'tools' must be a list of objects, it is {value_kind(value)}")
+
+
+def _id(raw: RawRow, value: object) -> str:
+    if value is None or value == "":
+        return f"{raw.file}:{raw.line}"
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise _InvalidRowError(f"'id' must be text or a whole number, it is {value_kind(value)}")
+    return _encodable("id", str(value))
+
+
+def _from_csv(raw: RawRow, value: object) -> object:
+    """The list that a CSV cell holds as JSON; the cell itself where it holds none."""
+    if (
+        not isinstance(value, str)
+        or not raw.file.lower().endswith(".csv")
+        or not value.lstrip().startswith("[")
+    ):
+        return value
+    try:
+        items: list[object] = json.loads(value)
+    except (ValueError, RecursionError):
+        return value  # text that happens to begin with a bracket, such as "[1] ..."
+    return items if all(isinstance(item, str | dict) for item in items) else value

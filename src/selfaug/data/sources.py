@@ -1,0 +1,328 @@
+"""Files, folders and hub data sets to raw rows; what can't be read becomes a `Problem`, not a traceback."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import difflib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfaug.errors import DataError
+
+__all__ = ["Problem", "RawRow", "problems_error", "read_rows", "short_text", "value_kind"]
+
+PROBLEMS_SHOWN = 20
+"""An error prints this many problems; the total is always in its message."""
+
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_LOOKS_LIKE_A_FILE = re.compile(
+    r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|txt|md|pdf|docx?|xlsx?|xml|ya?ml|gz|zip)$", re.IGNORECASE
+)
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""What `errors="surrogateescape"` makes of bytes that aren't UTF-8."""
+_NOT_UTF8 = "not valid UTF-8"
+
+
+@dataclass(frozen=True, slots=True)
+class RawRow:
+    """One row as it was read, before validation.
+
+    Attributes:
+        file: the file as the user named it, or `data set/split` for a hub data set.
+        line: from 1; the line in JSONL and CSV files, the number of the row elsewhere.
+        fields: names and values.
+    """
+
+    file: str
+    line: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a row can't be used. `line` is as in `RawRow`; 0 means the whole file."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.reason}"
+
+
+def problems_error(message: str, problems: Sequence[Problem], *, hint: str | None = None) -> DataError:
+    """A `DataError` that lists the first problems and says how many more there are."""
+    shown = [str(problem) for problem in problems[:PROBLEMS_SHOWN]]
+    if len(problems) > PROBLEMS_SHOWN:
+        shown.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more")
+    return DataError(message, problems=shown, hint=hint)
+
+
+def read_rows(
+    source: str | Path, *, split: str = "train", offline: bool = False
+) -> tuple[list[RawRow], list[Problem]]:
+    """Rows of a file, a folder or a hub data set, and what couldn't be read.
+
+    Args:
+        source: a `.jsonl`, `.json`, `.csv` or `.parquet` file; a folder, of which all such files directly
+            in it are read in the order of their names; or a hub data set, `owner/name` or
+            `owner/name:configuration`.
+        split: the split of a hub data set; files don't have one.
+        offline: refuse hub data sets.
+
+    Raises:
+        DataError: if there is no such file or data set, the kind of file is unknown, or it has no rows.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _read_folder(path)
+    if path.is_file():
+        return _read_file(path)
+    name = str(source)
+    if _is_hub_id(name):
+        return _read_hub(name, split=split, offline=offline)
+    raise _missing_file(path)
+
+
+def _read_folder(folder: Path) -> tuple[list[RawRow], list[Problem]]:
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.is_file() and file.suffix.lower() in _READERS and not file.name.startswith(".")
+    )
+    if not files:
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+        raise DataError(
+            f"folder {folder} has no data file (found: {found}).",
+            hint=f"data files end in {_extensions()}; folders within it are not read.",
+        )
+    rows: list[RawRow] = []
+    problems: list[Problem] = []
+    for file in files:
+        more_rows, more_problems = _read_file(file)
+        rows += more_rows
+        problems += more_problems
+    return rows, problems
+
+
+def _read_file(path: Path) -> tuple[list[RawRow], list[Problem]]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{path}: files that end in {path.suffix or 'nothing'!r} can't be read.",
+            hint=f"give a file that ends in {_extensions()}.",
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"can't read {path}: {error.strerror}.", hint="check the permissions of the file."
+        ) from error
+    if not data.strip():
+        raise DataError(f"{path} is empty.", hint="check how it was written.")
+    if data.startswith(_UTF16_MARKS):
+        return [], [Problem(str(path), 0, "the file is UTF-16; save it as UTF-8")]
+    rows, problems = reader(str(path), data)
+    if not rows and not problems:
+        raise DataError(f"{path} has no rows.", hint="check how it was written.")
+    return rows, problems
+
+
+def _read_jsonl(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
+    rows: list[RawRow] = []
+    problems: list[Problem] = []
+    # Iterating bytes splits at \n only; str.splitlines would also split at U+2028, which JSON allows in text.
+    for line, raw in enumerate(io.BytesIO(data.removeprefix(codecs.BOM_UTF8)), start=1):
+        if not raw.strip():
+            continue
+        try:
+            value = json.loads(raw.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            problems.append(Problem(file, line, f"{_NOT_UTF8} at byte {error.start + 1} of the line"))
+        except (ValueError, RecursionError) as error:
+            if line == 1 and raw.lstrip().startswith(b"["):
+                return [], [Problem(file, 1, "holds a JSON list, not one object a line; name the file .json")]
+            problems.append(Problem(file, line, f"not valid JSON: {short_text(error)}"))
+        else:
+            _add_object(file, line, value, rows, problems)
+    return rows, problems
+
+
+def _read_json(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
+    body = data.removeprefix(codecs.BOM_UTF8)
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return [], [Problem(file, body.count(b"\n", 0, error.start) + 1, _NOT_UTF8)]
+    except json.JSONDecodeError as error:
+        # Many data sets name JSON lines .json.
+        if error.msg == "Extra data" and body.lstrip().startswith(b"{"):
+            return _read_jsonl(file, data)
+        return [], [Problem(file, error.lineno, f"not valid JSON: {short_text(error)}")]
+    except (ValueError, RecursionError) as error:
+        return [], [Problem(file, 0, f"not valid JSON: {short_text(error)}")]
+    if isinstance(value, dict):
+        lists = [name for name in ("data", "rows") if isinstance(value.get(name), list)]
+        if len(lists) != 1:
+            reason = "an object must hold its rows as one list under 'data' or 'rows'"
+            return [], [
+                Problem(file, 0, f"{reason}; it has {', '.join(map(repr, list(value)[:8])) or 'nothing'}")
+            ]
+        value = value[lists[0]]
+    if not isinstance(value, list):
+        return [], [Problem(file, 0, f"holds {value_kind(value)}, not a list of rows")]
+    rows: list[RawRow] = []
+    problems: list[Problem] = []
+    for number, item in enumerate(value, start=1):
+        _add_object(file, number, item, rows, problems)
+    return rows, problems
+
+
+def _add_object(file: str, line: int, value: object, rows: list[RawRow], problems: list[Problem]) -> None:
+    if isinstance(value, dict):
+        rows.append(RawRow(file, line, value))
+    else:
+        problems.append(Problem(file, line, f"holds {value_kind(value)}, not an object with fields"))
+
+
+def _read_csv(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
+    # Bytes that aren't UTF-8 become surrogates, so that the record that holds them can be named afterwards.
+    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
+    limit = csv.field_size_limit(len(text) + 1)  # the default, 128 KiB a field, is less than some contexts
+    try:
+        return _csv_records(file, csv.reader(io.StringIO(text, newline=""), strict=True))
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _csv_records(file: str, reader: Any) -> tuple[list[RawRow], list[Problem]]:
+    rows: list[RawRow] = []
+    problems: list[Problem] = []
+    header: list[str] | None = None
+    line = 0
+    try:
+        for cells in reader:
+            # line_num is where the record ends; a quoted field may span lines.
+            start, line = line + 1, reader.line_num
+            if not cells:
+                continue
+            if header is None:
+                header = [cell.strip() for cell in cells]
+                if reason := _header_fault(header):
+                    return [], [Problem(file, start, reason)]
+            elif any(_UNDECODED.search(cell) for cell in cells):
+                problems.append(Problem(file, start, _NOT_UTF8))
+            elif len(cells) != len(header):
+                problems.append(Problem(file, start, f"has {len(cells)} cells, the header has {len(header)}"))
+            else:
+                rows.append(RawRow(file, start, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        problems.append(Problem(file, line + 1, f"not valid CSV: {error}"))
+    return rows, problems
+
+
+def _header_fault(header: list[str]) -> str | None:
+    if any(_UNDECODED.search(name) for name in header):
+        return _NOT_UTF8
+    if len(header) == 1 and re.search(r"[;\t|]", header[0]):
+        return "the cells must be separated by commas"
+    twice = sorted({name for name in header if header.count(name) > 1})
+    return f"the header has {', '.join(map(repr, twice))} more than once" if twice else None
+
+
+def _read_parquet(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
+    import pyarrow  # type: ignore[import-untyped]
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    try:
+        records = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
+    except UnicodeDecodeError:
+        return [], [Problem(file, 0, f"a text column is {_NOT_UTF8}")]
+    except (pyarrow.ArrowException, OSError) as error:
+        return [], [Problem(file, 0, f"not a valid Parquet file: {short_text(error)}")]
+    return [RawRow(file, number, record) for number, record in enumerate(records, start=1)], []
+
+
+_READERS: dict[str, Callable[[str, bytes], tuple[list[RawRow], list[Problem]]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _extensions() -> str:
+    *most, last = _READERS
+    return f"{', '.join(most)} or {last}"
+
+
+def _is_hub_id(name: str) -> bool:
+    return (
+        _HUB_ID.fullmatch(name) is not None
+        and not name.startswith((".", "~"))
+        and _LOOKS_LIKE_A_FILE.search(name) is None
+    )
+
+
+def _read_hub(name: str, *, split: str, offline: bool) -> tuple[list[RawRow], list[Problem]]:
+    if offline:
+        raise DataError(
+            f"{name} is neither a file nor a folder, and hub data sets are refused offline.",
+            hint="check the path; or download the data set first and give its files.",
+        )
+    import datasets
+
+    repository, _, configuration = name.partition(":")
+    try:
+        dataset = datasets.load_dataset(repository, configuration or None, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"can't load {name!r}, split {split!r}: {short_text(error)}",
+            hint="there is no such file here, so it was taken for a hub data set; its name is owner/name or "
+            "owner/name:configuration. For a file, check the path.",
+        ) from error
+    rows = _dataset_rows(f"{name}/{split}", dataset)
+    if not rows:
+        raise DataError(f"{name}, split {split!r}, has no rows.", hint="choose another split.")
+    return rows, []
+
+
+def _dataset_rows(name: str, dataset: Iterable[dict[str, Any]]) -> list[RawRow]:
+    return [RawRow(name, number, dict(record)) for number, record in enumerate(dataset, start=1)]
+
+
+def _missing_file(path: Path) -> DataError:
+    folder = path.parent
+    if not folder.is_dir():
+        return DataError(f"{path} does not exist.", hint=f"there is no folder {folder}.")
+    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1)
+    return DataError(
+        f"{path} does not exist.",
+        hint=f"did you mean {folder / near[0]}?" if near else "check the path.",
+    )
+
+
+def value_kind(value: object) -> str:
+    """Name the kind of a JSON value, for messages."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    names: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def short_text(error: BaseException) -> str:
+    """First line of an error's text, cut to what fits in a list of problems."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__

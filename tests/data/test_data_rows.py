@@ -1,0 +1,186 @@
+"""Raw rows to rows: the forms, and every reason for refusing one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfaug.data import RetrievalTemplate, load_rows
+from selfaug.errors import DataError
+
+Write = Callable[..., Path]
+
+TURNS = [
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": "u1"},
+    {"role": "assistant", "content": "a1"},
+    {"role": "user", "content": "u2"},
+    {"role": "assistant", "content": "a2"},
+]
+GOOD = {"prompt": "p", "completion": "c"}
+
+
+def test_text_pair(write_jsonl: Write) -> None:
+    path = write_jsonl({**GOOD, "other": 1})
+    loaded = load_rows([path])
+    row = loaded.rows[0]
+    assert (row.id, row.prompt, row.completion, row.line) == (f"{path}:1", "p", "c", 1)
+    assert loaded.forms == {"prompt-completion": 1}
+
+
+def test_message_pair(write_jsonl: Write) -> None:
+    row = load_rows([write_jsonl({"prompt": TURNS[:4], "completion": TURNS[4:]})]).rows[0]
+    assert (row.prompt, row.completion, row.every_assistant_turn) == (TURNS[:4], TURNS[4:], False)
+
+
+def test_last_assistant_turn_is_the_completion_and_what_follows_is_cut(write_jsonl: Write) -> None:
+    row = load_rows([write_jsonl({"messages": [*TURNS, {"role": "user", "content": "thanks"}]})]).rows[0]
+    assert (row.prompt, row.completion) == (TURNS[:4], TURNS[4:])
+
+
+def test_every_assistant_turn_only_marks_rows_of_messages(write_jsonl: Write) -> None:
+    rows = load_rows([write_jsonl({"messages": TURNS}, GOOD)], every_assistant_turn=True).rows
+    assert [row.every_assistant_turn for row in rows] == [True, False]
+
+
+def test_retrieval_row_uses_the_template(write_jsonl: Write) -> None:
+    template = RetrievalTemplate(system=None, user="{passages}|{question}", separator=";")
+    fields = {"id": 7, "question": "q", "context": ["a", "b"], "answer": "x", "gold": [0]}
+    loaded = load_rows([write_jsonl(fields)], template=template)
+    row = loaded.rows[0]
+    assert row.id == "7"
+    assert row.prompt == [{"role": "user", "content": "[1] a;[2] b|q"}]
+    assert row.completion == [{"role": "assistant", "content": "x"}]
+    assert row.retrieval is not None
+    assert row.retrieval.messages(1) == [{"role": "user", "content": "[1] a|q"}]
+    assert loaded.forms == {"retrieval": 1}
+
+
+@pytest.mark.parametrize(
+    ("context", "passages"),
+    [
+        ("one", ("one",)),
+        (json.dumps(["a", "b"]), ("a", "b")),
+        ("[1] cited text", ("[1] cited text",)),
+        ("[2023]", ("[2023]",)),
+    ],
+)
+def test_csv_context_is_a_json_list_or_text(tmp_path: Path, context: str, passages: tuple[str, ...]) -> None:
+    path = tmp_path / "rows.csv"
+    quoted = context.replace('"', '""')
+    path.write_text(f'question,context,answer,id\nq,"{quoted}",x,\n')
+    row = load_rows([path]).rows[0]
+    assert row.retrieval is not None
+    assert row.retrieval.passages == passages
+    assert row.id == f"{path}:2"
+
+
+def test_null_columns_are_absent(write_jsonl: Write) -> None:
+    messages = [{**turn, "tool_calls": None} for turn in TURNS]
+    row = load_rows([write_jsonl({**dict.fromkeys(["prompt", "id"]), "messages": messages})]).rows[0]
+    assert (row.prompt, row.completion) == (TURNS[:4], TURNS[4:])
+
+
+def test_tool_calls_need_no_content(write_jsonl: Write) -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    row = load_rows([write_jsonl({"messages": [TURNS[1], call], "tools": [{"name": "f"}]})]).rows[0]
+    assert row.completion == [{**call, "content": ""}]
+    assert row.tools == [{"name": "f"}]
+
+
+USER = {"role": "user", "content": "u"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"prompt": "p", "completoin": "c"}, "'completion' is missing (did you mean it by 'completoin'?)"),
+        ({"instruction": "p", "output": "c"}, "'prompt' is missing (did you mean it by 'instruction'?)"),
+        ({"conversations": TURNS}, "'messages' is missing (did you mean it by 'conversations'?)"),
+        ({"question": "q", "answer": "a"}, "'context' is missing; found 'question', 'answer'"),
+        ({"prompt": "p", "completion": None}, "'completion' is null"),
+        ({"text": "all in one"}, "has only 'text'"),
+        ({}, "has no fields"),
+        ({**GOOD, "messages": TURNS}, "more than one form: prompt-completion and messages"),
+        ({"prompt": " ", "completion": "c"}, "'prompt' is empty"),
+        ({"prompt": "p", "completion": ""}, "'completion' is empty"),
+        ({"prompt": "p", "completion": 3}, "they are text and a number"),
+        ({"prompt": "p", "completion": TURNS[4:]}, "they are text and a list"),
+        ({"prompt": "\ud800", "completion": "c"}, "half of a surrogate pair at character 1"),
+        ({"prompt": [], "completion": TURNS[4:]}, "'prompt' is empty"),
+        ({"prompt": [USER], "completion": []}, "'completion' is empty"),
+        ({"prompt": [USER], "completion": [USER]}, "must be one assistant message"),
+        ({"prompt": [USER], "completion": TURNS[2:]}, "must be one assistant message"),
+        ({"messages": "text"}, "must be a list of messages, it is text"),
+        ({"messages": [USER]}, "no assistant turn"),
+        ({"messages": TURNS[2:3]}, "no prompt before its assistant turn"),
+        ({"messages": [USER, {"role": "assistant", "content": " "}]}, "'messages[1]' is empty"),
+        (
+            {"messages": [USER, {"role": "gpt", "content": "a"}]},
+            "unknown role 'gpt'; did you mean 'assistant'?",
+        ),
+        ({"messages": [USER, {"role": "xyz", "content": "a"}]}, "unknown role 'xyz'; roles are system"),
+        ({"messages": [{"from": "human", "value": "u"}]}, "has no 'role' (did you mean it by 'from'?)"),
+        ({"messages": [{"role": "user"}]}, "'messages[0]' has no 'content'"),
+        ({"messages": [{"role": "user", "content": " "}]}, "the content of 'messages[0]' is empty"),
+        ({"messages": [{"role": "user", "content": [1]}]}, "must be text, it is a list"),
+        ({"messages": ["u"]}, "must be an object with 'role' and 'content', it is text"),
+        ({"question": "q", "context": [], "answer": "a"}, "'context' is empty"),
+        ({"question": "q", "context": " ", "answer": "a"}, "'context' is empty"),
+        (
+            {"question": "q", "context": ["a", {}], "answer": "a"},
+            "'context[1]' must be text, it is an object",
+        ),
+        (
+            {"question": "q", "context": 1, "answer": "a"},
+            "must be text or a list of passages, it is a number",
+        ),
+        ({"question": "q", "context": "c", "answer": True}, "'answer' must be text, it is true or false"),
+        ({**GOOD, "id": 1.5}, "'id' must be text or a whole number"),
+        ({**GOOD, "tools": "f"}, "'tools' must be a list of objects"),
+    ],
+)
+def test_bad_row_is_named_with_file_line_and_reason(
+    write_jsonl: Write, fields: dict[str, Any], reason: str
+) -> None:
+    path = write_jsonl(GOOD, fields)
+    with pytest.raises(DataError, match=r"^1 of 2 rows can't be used") as caught:
+        load_rows([path])
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(f"{path}:2: ")
+    assert reason in caught.value.problems[0]
+    assert "--skip-bad-rows" in str(caught.value.hint)
+
+
+def test_skip_bad_rows_goes_on_and_keeps_the_problems(write_jsonl: Write, tmp_path: Path) -> None:
+    path = write_jsonl(GOOD, {"prompt": "p"}, GOOD)
+    with path.open("ab") as file:
+        file.write(b"\xff\n")
+    loaded = load_rows([path], skip_bad_rows=True)
+    assert [row.line for row in loaded.rows] == [1, 3]
+    assert sorted(problem.line for problem in loaded.problems) == [2, 4]
+
+
+def test_only_bad_rows_is_an_error_anyway(write_jsonl: Write) -> None:
+    with pytest.raises(DataError, match="2 of 2 rows") as caught:
+        load_rows([write_jsonl({"a": 1}, {"a": 1})], skip_bad_rows=True)
+    assert "--skip-bad-rows" not in str(caught.value.hint)
+
+
+def test_long_list_of_problems_is_cut_and_counted(write_jsonl: Write) -> None:
+    with pytest.raises(DataError, match=r"1,025 of 1,025 rows") as caught:
+        load_rows([write_jsonl(*[{"a": 1}] * 1025)])
+    assert len(caught.value.problems) == 21
+    assert caught.value.problems[-1] == "and 1,005 more"
+
+
+def test_second_row_with_an_id_names_the_first(write_jsonl: Write) -> None:
+    first = write_jsonl({**GOOD, "id": "x"}, name="a.jsonl")
+    second = write_jsonl({**GOOD, "id": "x"}, name="b.jsonl")
+    with pytest.raises(DataError) as caught:
+        load_rows([first, second])
+    assert caught.value.problems == [f"{second}:1: the id 'x' is taken by {first}:1"]
