@@ -1,1 +1,22 @@
-"""data."""
+"""Rows from files and hub data sets, validated, and encoded as the model will see them."""
+
+from selfaug.data.encode import IGNORED_LABEL, EncodedRow, EncodedRows, EncodeReport, encode_rows
+from selfaug.data.rows import LoadedRows, RetrievalParts, Row, load_rows
+from selfaug.data.sources import Problem, RawRow, read_rows
+from selfaug.data.template import RetrievalTemplate
+
+__all__ = [
+    "IGNORED_LABEL",
+    "EncodeReport",
+    "EncodedRow",
+    "EncodedRows",
+    "LoadedRows",
+    "Problem",
+    "RawRow",
+    "RetrievalParts",
+    "RetrievalTemplate",
+    "Row",
+    "encode_rows",
+    "load_rows",
+    "read_rows",
+]

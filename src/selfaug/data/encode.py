@@ -1,0 +1,543 @@
+"""Rows to token ids and labels, exactly as serving will see the prompt; shortening on purpose and counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from selfaug.data.rows import Row
+from selfaug.data.sources import Problem, problems_error, short_text
+from selfaug.errors import ConfigError, DataError, ModelError
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["IGNORED_LABEL", "EncodeReport", "EncodedRow", "EncodedRows", "encode_rows"]
+
+IGNORED_LABEL = -100
+"""Label of tokens that carry no nll: the prompt."""
+
+_BATCH = 512
+"""Rows that are tokenised at once: enough to fill the tokeniser's threads, few enough to hold their texts."""
+
+_TEMPLATE_HINT = (
+    "the prompt in training must be the prompt in serving, token by token. A model that reasons adds or "
+    "strips its thinking: try chat_template_kwargs such as enable_thinking=False, or give the tokeniser "
+    "another chat template."
+)
+_LENGTH_HINT = "raise max_length, shorten these rows, or leave them out with --skip-bad-rows."
+_NO_TOKENS = "the completion has no tokens"
+_NOT_PARTED = (
+    "the end of the prompt and the start of the completion merge into one token, and this tokeniser can't "
+    "part them; move the space from the prompt's end to the completion's start"
+)
+_OWN_ARGUMENTS = {"conversation", "messages", "add_generation_prompt", "tokenize", "tools", "return_dict"}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One row as the model sees it.
+
+    Attributes:
+        id: as in `Row`.
+        input_ids: prompt and completion.
+        labels: the token itself where it carries nll, `IGNORED_LABEL` elsewhere.
+        dropped_passages: indexes from 0 of the passages that didn't fit.
+        dropped_text: these passages as they would have stood in the prompt.
+    """
+
+    id: str
+    input_ids: list[int]
+    labels: list[int]
+    dropped_passages: list[int] = field(default_factory=list)
+    dropped_text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeReport:
+    """What became of the rows.
+
+    Attributes:
+        rows: rows that were encoded.
+        rows_shortened: of these, rows that lost passages.
+        passages_dropped: passages that were lost, over all rows.
+        rows_too_long: rows that don't fit, and were left out.
+        rows_refused: rows that the chat template can't render faithfully, and were left out.
+        prompt_tokens: tokens without nll, over all rows.
+        completion_tokens: tokens with nll, over all rows.
+        length_p50: median of the tokens in a row.
+        length_p95: 95th percentile of the tokens in a row.
+        length_max: the longest row, in tokens.
+        warnings: what the user should know about how the template renders completions.
+    """
+
+    rows: int
+    rows_shortened: int
+    passages_dropped: int
+    rows_too_long: int
+    rows_refused: int
+    prompt_tokens: int
+    completion_tokens: int
+    length_p50: int
+    length_p95: int
+    length_max: int
+    warnings: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a record."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRows:
+    """Encoded rows, what was counted, and the problems of the rows that were left out."""
+
+    rows: list[EncodedRow]
+    report: EncodeReport
+    problems: list[Problem]
+
+    def to_dataset(self) -> datasets.Dataset:
+        """A `datasets.Dataset` with the columns `input_ids` and `labels`."""
+        import datasets
+
+        columns = {
+            "input_ids": [row.input_ids for row in self.rows],
+            "labels": [row.labels for row in self.rows],
+        }
+        return datasets.Dataset.from_dict(columns)
+
+
+def encode_rows(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int | None,
+    on_long: Literal["drop_passages", "refuse"] = "drop_passages",
+    skip_bad_rows: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> EncodedRows:
+    """Token ids and labels of rows.
+
+    Messages go through the chat template. The tokens of the prompt, rendered as for serving (with the
+    generation prompt), are required to begin the tokens of the whole row. Text is tokenised as it is, with
+    the tokeniser's beginning token before the prompt, if it has one, and its end token after the completion;
+    where the last characters of the prompt and the first of the completion would merge into one token, they
+    are tokenised apart, because serving tokenises the prompt alone.
+
+    A retrieval row that is too long loses whole passages from the end, never the question and never its first
+    passage. No other row is shortened.
+
+    Args:
+        rows: from `load_rows`.
+        tokenizer: of the model that is to be trained.
+        max_length: most tokens in a row, prompt and completion together; None for no limit.
+        on_long: "drop_passages" as said; "refuse" shortens nothing.
+        skip_bad_rows: leave out rows that don't fit or can't be rendered, and return their problems.
+        chat_template_kwargs: further arguments of the chat template, to be the same in serving.
+
+    Raises:
+        DataError: if a row doesn't fit or can't be rendered (with `skip_bad_rows`: if none is left), with all
+            problems.
+        ModelError: if the tokeniser lacks a chat template that the rows need, or an end token.
+        ConfigError: if `max_length` is not positive, or `chat_template_kwargs` has an argument that is set
+            here.
+    """
+    template_arguments = dict(chat_template_kwargs or {})
+    _check_arguments(rows, tokenizer, max_length, on_long, template_arguments)
+    encoder = _Encoder(tokenizer, template_arguments)
+    drafts = encoder.encode([_Task(row) for row in rows], max_length)
+    if max_length is not None and on_long == "drop_passages":
+        _shorten(drafts, encoder, max_length)
+
+    encoded = [_finish(draft) for draft in drafts if draft.spans]
+    # Encoded again without the limit: only then their prompts are tokenised apart.
+    too_long = [
+        _problem(draft, _too_long(draft, max_length))
+        for draft in encoder.encode([draft.task for draft in drafts if draft.too_long], None)
+    ]
+    refused = [_problem(draft, draft.reason) for draft in drafts if draft.reason]
+    problems = sorted(refused + too_long, key=lambda problem: (problem.file, problem.line))
+    if problems and (not skip_bad_rows or not encoded):
+        mismatch = any(draft.mismatch for draft in drafts)
+        raise problems_error(
+            f"{len(problems):,} of {len(rows):,} rows can't be used.",
+            problems,
+            hint=" ".join([_TEMPLATE_HINT] * mismatch + [_LENGTH_HINT] * bool(too_long)) or None,
+        )
+    if not encoded:
+        raise DataError("there are no rows to encode.")
+    report = _report(encoded, len(too_long), len(refused), _warnings(drafts, tokenizer))
+    return EncodedRows(encoded, report, problems)
+
+
+def _check_arguments(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    on_long: str,
+    template_arguments: dict[str, Any],
+) -> None:
+    if max_length is not None and max_length < 1:
+        raise ConfigError(f"max_length is {max_length}; it must be positive, or None for no limit.")
+    if on_long not in ("drop_passages", "refuse"):
+        raise ConfigError(f"on_long is {on_long!r}; it must be 'drop_passages' or 'refuse'.")
+    if clash := sorted(_OWN_ARGUMENTS & template_arguments.keys()):
+        raise ConfigError(f"chat_template_kwargs can't set {', '.join(clash)}; selfaug sets it itself.")
+    if any(isinstance(row.prompt, list) for row in rows):
+        try:
+            tokenizer.get_chat_template()
+        except ValueError as error:
+            raise ModelError(
+                "the tokeniser has no chat template, and there are rows with messages.",
+                hint="take the model's instruction-tuned variant, which has one; or give the rows as text, "
+                "with prompt and completion.",
+            ) from error
+    if tokenizer.eos_token_id is None and any(isinstance(row.prompt, str) for row in rows):
+        raise ModelError(
+            "the tokeniser has no end token, so the model couldn't learn where a completion ends.",
+            hint="set tokenizer.eos_token to the token at which generation stops.",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A row, with the first `keep` passages (None: all)."""
+
+    row: Row
+    keep: int | None = None
+
+    def prompt(self) -> str | list[dict[str, Any]]:
+        if self.keep is None or self.row.retrieval is None:
+            return self.row.prompt
+        return self.row.retrieval.messages(self.keep)
+
+    def is_text(self) -> bool:
+        return isinstance(self.row.prompt, str)
+
+    def passages_kept(self) -> int:
+        if self.row.retrieval is None:
+            return 0
+        return len(self.row.retrieval.passages) if self.keep is None else self.keep
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Tokens of a task, with the half-open spans that carry nll.
+
+    There are no spans where the row is too long, or can't be rendered for the reason given.
+    """
+
+    task: _Task
+    characters: int = 0
+    ids: list[int] = field(default_factory=list)
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    too_long: bool = False
+    reason: str = ""
+    mismatch: bool = False
+    inserted: str = ""
+    unended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A trained turn as text: up to where generation starts, and up to its end."""
+
+    prompt: str
+    whole: str
+
+
+class _Encoder:
+    """Renders and tokenises tasks in batches."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template_arguments: dict[str, Any]) -> None:
+        self._tokenizer = tokenizer
+        self._template_arguments = template_arguments
+        bare, special = self._tokenize(["a"])[0], list(tokenizer("a", add_special_tokens=True)["input_ids"])
+        self._leading = special[: _find(special, bare)]
+
+    def encode(self, tasks: Sequence[_Task], max_length: int | None) -> list[_Draft]:
+        """A draft of each task, in the same order; those over `max_length` without spans."""
+        drafts: list[_Draft] = []
+        for start in range(0, len(tasks), _BATCH):
+            drafts += self._encode_batch(tasks[start : start + _BATCH], max_length)
+        return drafts
+
+    def _encode_batch(self, tasks: Sequence[_Task], max_length: int | None) -> list[_Draft]:
+        drafts = [_Draft(task) for task in tasks]
+        turns = [self._turns(draft) for draft in drafts]
+        rendered = [(draft, row) for draft, row in zip(drafts, turns, strict=True) if row]
+        for (draft, row), whole in zip(
+            rendered, self._tokenize([row[-1].whole for _, row in rendered]), strict=True
+        ):
+            draft.ids = whole
+            draft.characters = len(row[-1].whole)
+            draft.too_long = max_length is not None and self._length(draft) > max_length
+        # The prompts are tokenised only of what fits: shortening tries rows that don't.
+        fitting = [(draft, row) for draft, row in rendered if not draft.too_long]
+        self._finish_text([(draft, row[0]) for draft, row in fitting if draft.task.is_text()], max_length)
+        self._finish_chat([(draft, row) for draft, row in fitting if not draft.task.is_text()])
+        return drafts
+
+    def _length(self, draft: _Draft) -> int:
+        return len(draft.ids) + (len(self._leading) + 1 if draft.task.is_text() else 0)
+
+    def _tokenize(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        # verbose=False: that a row is longer than the window is said by us, with its place.
+        ids: list[list[int]] = self._tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+        return ids
+
+    def _turns(self, draft: _Draft) -> list[_Turn]:
+        """Texts of the trained turns, the last one last; none, with a reason, if they can't be rendered."""
+        row, prompt = draft.task.row, draft.task.prompt()
+        if isinstance(prompt, str):
+            assert isinstance(row.completion, str)
+            return [_Turn(prompt, prompt + row.completion)]
+        messages = [*prompt, *row.completion]
+        trained = [len(messages) - 1]
+        if row.every_assistant_turn:
+            trained = [
+                index for index, message in enumerate(messages) if message["role"] == "assistant" and index
+            ]
+        try:
+            turns = [
+                _Turn(
+                    self._render(row, messages[:index], True), self._render(row, messages[: index + 1], False)
+                )
+                for index in trained
+            ]
+        except _template_errors() as error:
+            draft.reason = f"the chat template refuses the row: {short_text(error)}"
+            return []
+        draft.reason = _unfaithful(messages, trained, turns)
+        if draft.reason:
+            return []
+        _note_additions(draft, turns[-1], messages[-1]["content"].strip())
+        return turns
+
+    def _render(self, row: Row, messages: list[dict[str, Any]], for_generation: bool) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            messages,
+            tools=row.tools,
+            add_generation_prompt=for_generation,
+            tokenize=False,
+            **self._template_arguments,
+        )
+        return text
+
+    def _finish_chat(self, drafts: Sequence[tuple[_Draft, list[_Turn]]]) -> None:
+        """Set the spans of chat rows, after checking that the tokens of each part begin the whole row's."""
+        # The end of the last turn is the end of the row, which is tokenised already.
+        parts = [[text for turn in row for text in (turn.prompt, turn.whole)][:-1] for _, row in drafts]
+        tokens = iter(self._tokenize([text for texts in parts for text in texts]))
+        for (draft, _), texts in zip(drafts, parts, strict=True):
+            self._set_spans(draft, [*(next(tokens) for _ in texts), draft.ids])
+
+    def _set_spans(self, draft: _Draft, parts: list[list[int]]) -> None:
+        for part in parts:
+            if draft.ids[: len(part)] != part:
+                draft.mismatch = True
+                draft.reason = self._difference(part, draft.ids)
+                return
+        spans = [(len(prompt), len(whole)) for prompt, whole in zip(parts[::2], parts[1::2], strict=True)]
+        if all(start < end for start, end in spans):
+            draft.spans = spans
+        else:
+            draft.reason = _NO_TOKENS
+
+    def _difference(self, serving: list[int], training: list[int]) -> str:
+        pairs = zip(serving, training, strict=False)
+        at = next((index for index, (one, other) in enumerate(pairs) if one != other), len(training))
+        return (
+            f"the prompt in serving differs from the one in training at token {at}: serving has "
+            f"{self._show(serving[at : at + 4])}, training has {self._show(training[at : at + 4])}"
+        )
+
+    def _show(self, ids: list[int]) -> str:
+        return repr(self._decode(ids)) if ids else "nothing"
+
+    def _decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def _finish_text(self, drafts: Sequence[tuple[_Draft, _Turn]], max_length: int | None) -> None:
+        """Set ids and spans of text rows."""
+        end = self._tokenizer.eos_token_id
+        for (draft, turn), prompt in zip(
+            drafts, self._tokenize([turn.prompt for _, turn in drafts]), strict=True
+        ):
+            if draft.ids[: len(prompt)] != prompt:
+                apart = prompt + self._tokenize([turn.whole[len(turn.prompt) :]])[0]
+                # A tokeniser that puts a space before every text would put one into the middle of this.
+                if self._decode(apart) != self._decode(draft.ids):
+                    draft.reason = _NOT_PARTED
+                    continue
+                draft.ids = apart
+            if len(draft.ids) == len(prompt):
+                draft.reason = _NO_TOKENS
+                continue
+            start = len(self._leading) + len(prompt)
+            draft.ids = self._leading + draft.ids + ([] if draft.ids[-1] == end else [end])
+            # Tokenised apart it may be longer than it was as a whole.
+            draft.too_long = max_length is not None and len(draft.ids) > max_length
+            draft.spans = [] if draft.too_long else [(start, len(draft.ids))]
+
+
+def _note_additions(draft: _Draft, turn: _Turn, content: str) -> None:
+    """Note what the template puts before the completion, and whether it puts anything after it."""
+    added = turn.whole[len(turn.prompt) :]
+    # Where the prompt is no prefix, the row is refused for it.
+    if content and content in added and turn.whole.startswith(turn.prompt):
+        before, _, after = added.partition(content)
+        draft.inserted = before.strip()
+        draft.unended = not after.strip()
+
+
+def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What the user should know about how completions are rendered."""
+    inserted = Counter(draft.inserted for draft in drafts if draft.inserted)
+    unended = sum(draft.unended for draft in drafts)
+    warnings = [
+        f"the chat template puts {text!r} before the completion of {count:,} rows; the model is trained "
+        "to write it, and serving must expect it."
+        for text, count in inserted.most_common(3)
+    ]
+    if unended:
+        warnings.append(
+            f"the chat template writes nothing after the completion of {unended:,} rows; the model "
+            f"isn't trained to stop there. Its end token is {tokenizer.eos_token!r}."
+        )
+    return warnings
+
+
+def _find(ids: list[int], part: list[int]) -> int:
+    return next((at for at in range(len(ids)) if ids[at : at + len(part)] == part), 0)
+
+
+def _template_errors() -> tuple[type[Exception], ...]:
+    """What a chat template raises: on purpose, or because a message isn't as it expects."""
+    import jinja2
+
+    return (jinja2.TemplateError, TypeError, ValueError, KeyError)
+
+
+def _unfaithful(messages: list[dict[str, Any]], trained: list[int], turns: list[_Turn]) -> str:
+    """What the template leaves out of the row; empty if nothing.
+
+    Whitespace aside: templates trim. Assistant turns that aren't trained are left alone: models that reason
+    strip their thinking from earlier turns on purpose.
+    """
+    prompt = _squash(turns[-1].prompt)
+    for index, message in enumerate(messages[: trained[-1]]):
+        if message["role"] in ("system", "developer", "user") and _squash(message["content"]) not in prompt:
+            return f"the chat template leaves out or changes the {message['role']} message {index}"
+    for index, turn in zip(trained, turns, strict=True):
+        if _squash(messages[index]["content"]) not in _squash(turn.whole):
+            return f"the chat template leaves out or changes the assistant message {index}, which is trained"
+    return ""
+
+
+def _squash(text: str) -> str:
+    return "".join(text.split())
+
+
+def _shorten(drafts: list[_Draft], encoder: _Encoder, max_length: int) -> None:
+    """Replace, in place, each draft that is too long by the one with the most passages that fits.
+
+    If not even the first passage fits, the draft with that one is put in, for the message. Each row's number
+    of passages is guessed from what it has, tried, and corrected; all rows are tried together, so that each
+    round is one batch for the tokeniser.
+    """
+    ranges = {
+        at: (1, len(draft.task.row.retrieval.passages) - 1)
+        for at, draft in enumerate(drafts)
+        if draft.too_long and draft.task.row.retrieval is not None
+    }
+    tried = {at: drafts[at] for at in ranges}
+    while open_ranges := {at: span for at, span in ranges.items() if span[0] <= span[1]}:
+        tasks = [
+            _Task(drafts[at].task.row, keep=min(max(_guess_keep(tried[at], max_length), low), high))
+            for at, (low, high) in open_ranges.items()
+        ]
+        for (at, (low, high)), draft in zip(
+            open_ranges.items(), encoder.encode(tasks, max_length), strict=True
+        ):
+            tried[at] = draft
+            keep = draft.task.passages_kept()
+            ranges[at] = (low, keep - 1) if draft.too_long else (keep + 1, high)
+            if not draft.too_long or keep == 1:
+                drafts[at] = draft
+
+
+def _guess_keep(draft: _Draft, max_length: int) -> int:
+    """How many passages would fit, if all their characters took as many tokens as this draft's do."""
+    retrieval = draft.task.row.retrieval
+    assert retrieval is not None
+    rate = len(draft.ids) / max(draft.characters, 1)
+    sizes = [rate * len(retrieval.format_passage(index)) for index in range(len(retrieval.passages))]
+    keep = draft.task.passages_kept()
+    room = float(max_length - len(draft.ids))
+    while room < 0 and keep > 1:
+        keep -= 1
+        room += sizes[keep]
+    while keep < len(sizes) and room >= sizes[keep]:
+        room -= sizes[keep]
+        keep += 1
+    return keep
+
+
+def _problem(draft: _Draft, reason: str) -> Problem:
+    return Problem(draft.task.row.file, draft.task.row.line, reason)
+
+
+def _too_long(draft: _Draft, max_length: int | None) -> str:
+    if draft.reason:
+        return draft.reason
+    completion = sum(end - start for start, end in draft.spans)
+    kept = "" if draft.task.keep is None else f" with {draft.task.keep} of its passages"
+    return (
+        f"the prompt{kept} has {len(draft.ids) - completion:,} tokens, the completion {completion:,}, "
+        f"the window {max_length:,}"
+    )
+
+
+def _finish(draft: _Draft) -> EncodedRow:
+    labels = [IGNORED_LABEL] * len(draft.ids)
+    for start, end in draft.spans:
+        labels[start:end] = draft.ids[start:end]
+    retrieval, keep = draft.task.row.retrieval, draft.task.keep
+    if retrieval is None or keep is None:
+        return EncodedRow(draft.task.row.id, draft.ids, labels)
+    dropped = list(range(keep, len(retrieval.passages)))
+    text = retrieval.template.separator.join(retrieval.format_passage(index) for index in dropped)
+    return EncodedRow(draft.task.row.id, draft.ids, labels, dropped, text)
+
+
+def _report(rows: list[EncodedRow], too_long: int, refused: int, warnings: list[str]) -> EncodeReport:
+    lengths = np.array([len(row.input_ids) for row in rows])
+    completion = sum(len(row.labels) - row.labels.count(IGNORED_LABEL) for row in rows)
+    return EncodeReport(
+        rows=len(rows),
+        rows_shortened=sum(bool(row.dropped_passages) for row in rows),
+        passages_dropped=sum(len(row.dropped_passages) for row in rows),
+        rows_too_long=too_long,
+        rows_refused=refused,
+        prompt_tokens=int(lengths.sum()) - completion,
+        completion_tokens=completion,
+        length_p50=int(np.percentile(lengths, 50)),
+        length_p95=int(np.percentile(lengths, 95)),
+        length_max=int(lengths.max()),
+        warnings=warnings,
+    )

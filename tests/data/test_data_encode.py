@@ -1,0 +1,353 @@
+"""Rows to tokens: the prompt is what serving sees, the labels are the completion, shortening is counted."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from selfaug.data import (
+    IGNORED_LABEL,
+    EncodedRow,
+    RetrievalParts,
+    RetrievalTemplate,
+    Row,
+    encode_rows,
+)
+from selfaug.errors import ConfigError, DataError, ModelError
+from selfaug.model.loading import load_tokenizer
+
+Tokenizer = PreTrainedTokenizerFast
+WithTemplate = Callable[[str | None], Tokenizer]
+
+USER = {"role": "user", "content": "the revenue?"}
+ANSWER = {"role": "assistant", "content": "million"}
+
+
+def chat_row(
+    *messages: dict[str, Any], line: int = 1, every_assistant_turn: bool = False, **fields: Any
+) -> Row:
+    return Row(
+        str(line),
+        list(messages[:-1]),
+        [messages[-1]],
+        "rows.jsonl",
+        line,
+        every_assistant_turn=every_assistant_turn,
+        **fields,
+    )
+
+
+def text_row(prompt: str, completion: str, line: int = 1) -> Row:
+    return Row(str(line), prompt, completion, "rows.jsonl", line)
+
+
+def retrieval_row(passages: list[str], *, line: int = 1, question: str = "the revenue?") -> Row:
+    parts = RetrievalParts(question, tuple(passages), RetrievalTemplate(system="s", separator="\n"))
+    return Row(str(line), parts.messages(len(passages)), [ANSWER], "rows.jsonl", line, retrieval=parts)
+
+
+def trained_text(row: EncodedRow, tokenizer: Tokenizer) -> str:
+    return str(tokenizer.decode([label for label in row.labels if label != IGNORED_LABEL]))
+
+
+def prompt_ids(row: EncodedRow) -> list[int]:
+    return [token for token, label in zip(row.input_ids, row.labels, strict=True) if label == IGNORED_LABEL]
+
+
+# Messages
+
+
+def test_prompt_is_what_serving_sees_and_the_completion_ends_the_turn(tiny_tokenizer: Tokenizer) -> None:
+    encoded = encode_rows([chat_row(USER, ANSWER)], tiny_tokenizer, max_length=None)
+    row = encoded.rows[0]
+    serving = tiny_tokenizer.apply_chat_template([USER], add_generation_prompt=True)["input_ids"]
+    whole = tiny_tokenizer.apply_chat_template([USER, ANSWER])["input_ids"]
+    assert prompt_ids(row) == serving
+    assert row.input_ids == whole
+    assert row.labels == [IGNORED_LABEL] * len(serving) + whole[len(serving) :]
+    assert trained_text(row, tiny_tokenizer) == "million<|im_end|>\n"
+    assert encoded.report.warnings == []
+
+
+def test_every_assistant_turn_is_trained_with_its_end(tiny_tokenizer: Tokenizer) -> None:
+    first = {"role": "assistant", "content": "company"}
+    row = chat_row(USER, first, USER, ANSWER, every_assistant_turn=True)
+    encoded = encode_rows([row], tiny_tokenizer, max_length=None).rows[0]
+    assert trained_text(encoded, tiny_tokenizer) == "company<|im_end|>\nmillion<|im_end|>\n"
+    assert encoded.input_ids == tiny_tokenizer.apply_chat_template([USER, first, USER, ANSWER])["input_ids"]
+    only_last = encode_rows([chat_row(USER, first, USER, ANSWER)], tiny_tokenizer, max_length=None).rows[0]
+    assert trained_text(only_last, tiny_tokenizer) == "million<|im_end|>\n"
+
+
+def test_template_that_opens_thinking_is_refused_and_the_hint_cures_it(thinking_tokenizer: Tokenizer) -> None:
+    tokenizer = thinking_tokenizer
+    with pytest.raises(DataError) as caught:
+        encode_rows([chat_row(USER, ANSWER)], tokenizer, max_length=None)
+    assert "serving has '<thi" in caught.value.problems[0]
+    assert "training has 'million" in caught.value.problems[0]
+    assert "enable_thinking=False" in str(caught.value.hint)
+    cured = encode_rows(
+        [chat_row(USER, ANSWER)], tokenizer, max_length=None, chat_template_kwargs={"enable_thinking": False}
+    )
+    assert trained_text(cured.rows[0], tokenizer) == "million<|im_end|>\n"
+
+
+def test_template_that_strips_the_thinking_of_a_completion_is_refused(thinking_tokenizer: Tokenizer) -> None:
+    answer = {"role": "assistant", "content": "<think>why</think>million"}
+    with pytest.raises(DataError, match="rows can't be used") as caught:
+        encode_rows(
+            [chat_row(USER, answer)],
+            thinking_tokenizer,
+            max_length=None,
+            chat_template_kwargs={"enable_thinking": False},
+        )
+    assert "leaves out or changes the assistant message 1" in caught.value.problems[0]
+
+
+def test_template_that_rewrites_earlier_turns_cannot_train_them(with_template: WithTemplate) -> None:
+    """As Qwen3: an earlier turn loses what the last turn has, so it was never generated in that form."""
+    template = (
+        "{% for message in messages %}{{ message['role'] + ': ' }}"
+        "{% if message['role'] == 'assistant' and loop.last %}{{ '<think></think>' }}{% endif %}"
+        "{{ message['content'] + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: <think></think>' }}{% endif %}"
+    )
+    rows = [chat_row(USER, ANSWER, USER, ANSWER, every_assistant_turn=True)]
+    with pytest.raises(DataError, match="1 of 1 rows") as caught:
+        encode_rows(rows, with_template(template), max_length=None)
+    assert "differs" in caught.value.problems[0]
+
+
+def test_template_that_leaves_out_the_system_message_is_refused(with_template: WithTemplate) -> None:
+    template = "{% for m in messages if m.role != 'system' %}"
+    template += "{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    row = chat_row({"role": "system", "content": "be brief"}, USER, ANSWER)
+    with pytest.raises(DataError) as caught:
+        encode_rows([row], with_template(template), max_length=None)
+    assert caught.value.problems == [
+        "rows.jsonl:1: the chat template leaves out or changes the system message 0"
+    ]
+
+
+def test_template_that_refuses_a_row_is_a_problem_of_that_row(with_template: WithTemplate) -> None:
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    template += "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    rows = [chat_row(USER, ANSWER), chat_row({"role": "system", "content": "s"}, USER, ANSWER, line=2)]
+    encoded = encode_rows(rows, with_template(template), max_length=None, skip_bad_rows=True)
+    assert [row.id for row in encoded.rows] == ["1"]
+    assert [str(problem) for problem in encoded.problems] == [
+        "rows.jsonl:2: the chat template refuses the row: no system"
+    ]
+    assert encoded.report.rows_refused == 1
+
+
+def test_what_the_template_adds_to_completions_is_a_warning(with_template: WithTemplate) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role + ':' }}{% if m.role == 'assistant' %}{{ '<think></think>' }}"
+    )
+    template += (
+        "{% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    warnings = encode_rows([chat_row(USER, ANSWER)], with_template(template), max_length=None).report.warnings
+    assert "puts '<think></think>' before the completion of 1 rows" in warnings[0]
+    assert "writes nothing after the completion of 1 rows" in warnings[1]
+
+
+def test_tools_reach_the_template(with_template: WithTemplate) -> None:
+    template = "{% for tool in tools or [] %}{{ tool.name }}{% endfor %}"
+    template += "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    tokenizer = with_template(template)
+    row = encode_rows([chat_row(USER, ANSWER, tools=[{"name": "lookup"}])], tokenizer, max_length=None).rows[
+        0
+    ]
+    assert tokenizer.decode(row.input_ids).startswith("lookupuser:")
+
+
+def test_tokeniser_without_chat_template_is_a_model_error(with_template: WithTemplate) -> None:
+    with pytest.raises(ModelError, match="no chat template") as caught:
+        encode_rows([chat_row(USER, ANSWER)], with_template(None), max_length=None)
+    assert "instruction-tuned" in str(caught.value.hint)
+    assert encode_rows([text_row("the", " year")], with_template(None), max_length=None).report.rows == 1
+
+
+# Text
+
+
+def test_text_gets_the_end_token_once(tiny_tokenizer: Tokenizer) -> None:
+    rows = [text_row("the revenue", " million"), text_row("the revenue", " million<|im_end|>", 2)]
+    first, second = encode_rows(rows, tiny_tokenizer, max_length=None).rows
+    assert trained_text(first, tiny_tokenizer) == " million<|im_end|>"
+    assert first.input_ids == second.input_ids
+
+
+def test_beginning_token_is_kept_and_merging_boundary_is_parted(merging_tokenizer: Tokenizer) -> None:
+    row = encode_rows([text_row("ca", "bc")], merging_tokenizer, max_length=None).rows[0]
+    begin, end, a, b, c, _ = range(6)
+    assert row.input_ids == [begin, c, a, b, c, end]
+    assert row.labels == [IGNORED_LABEL] * 3 + [b, c, end]
+
+
+def test_boundary_that_cannot_be_parted_is_a_problem(spacing_tokenizer: Tokenizer) -> None:
+    fine, bad = text_row("a", " b"), text_row("a ", "b", 2)
+    encoded = encode_rows([fine, bad], spacing_tokenizer, max_length=None, skip_bad_rows=True)
+    assert spacing_tokenizer.convert_ids_to_tokens(encoded.rows[0].input_ids) == ["▁", "a", "▁b", "</s>"]
+    assert encoded.problems[0].line == 2
+    assert "move the space" in encoded.problems[0].reason
+
+
+def test_text_without_an_end_token_is_a_model_error(tiny_tokenizer: Tokenizer) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no end token"):
+        encode_rows([text_row("the", " year")], tokenizer, max_length=None)
+
+
+# Length
+
+
+def length_with(passages: list[str], tokenizer: Tokenizer) -> int:
+    return len(encode_rows([retrieval_row(passages)], tokenizer, max_length=None).rows[0].input_ids)
+
+
+# Passages of very different sizes, so that guesses from the average size are wrong.
+PASSAGES = ["the year " * 2, "q" * 90, "million ", "the company " * 30, "x", "zzz " * 20]
+
+
+@pytest.mark.parametrize("keep", range(1, len(PASSAGES)))
+@pytest.mark.parametrize("slack", [0, 1])
+def test_most_passages_that_fit_are_kept(tiny_tokenizer: Tokenizer, keep: int, slack: int) -> None:
+    window = length_with(PASSAGES[:keep], tiny_tokenizer) + slack
+    encoded = encode_rows([retrieval_row(PASSAGES)], tiny_tokenizer, max_length=window)
+    row = encoded.rows[0]
+    assert row.dropped_passages == list(range(keep, len(PASSAGES)))
+    assert row.dropped_text == "\n".join(f"[{at + 1}] {PASSAGES[at]}" for at in range(keep, len(PASSAGES)))
+    assert len(row.input_ids) == window - slack
+    assert "Question: the revenue?" in tiny_tokenizer.decode(prompt_ids(row))
+    assert trained_text(row, tiny_tokenizer) == "million<|im_end|>\n"
+    assert (encoded.report.rows_shortened, encoded.report.passages_dropped) == (1, len(PASSAGES) - keep)
+
+
+def test_window_that_is_just_right_drops_nothing(tiny_tokenizer: Tokenizer) -> None:
+    window = length_with(PASSAGES, tiny_tokenizer)
+    encoded = encode_rows([retrieval_row(PASSAGES)], tiny_tokenizer, max_length=window)
+    assert (encoded.rows[0].dropped_passages, encoded.rows[0].dropped_text) == ([], "")
+    assert encoded.report.rows_shortened == 0
+
+
+def test_rows_that_do_not_fit_are_reported_at_once_with_their_counts(tiny_tokenizer: Tokenizer) -> None:
+    window = length_with(["x"], tiny_tokenizer) - 1
+    rows = [
+        chat_row(USER, ANSWER, line=1),
+        retrieval_row(["x", "y"], line=2),
+        text_row("the " * 200, " year", 3),
+    ]
+    with pytest.raises(DataError, match="2 of 3 rows") as caught:
+        encode_rows(rows, tiny_tokenizer, max_length=window)
+    first, second = caught.value.problems
+    completion = len(tiny_tokenizer("million<|im_end|>\n")["input_ids"])
+    assert first == (
+        f"rows.jsonl:2: the prompt with 1 of its passages has {window + 1 - completion} tokens, "
+        f"the completion {completion}, the window {window}"
+    )
+    text = tiny_tokenizer("the " * 200)["input_ids"]
+    assert second.startswith(f"rows.jsonl:3: the prompt has {len(text)} tokens")
+    assert "--skip-bad-rows" in str(caught.value.hint)
+
+    encoded = encode_rows(rows, tiny_tokenizer, max_length=window, skip_bad_rows=True)
+    assert [row.id for row in encoded.rows] == ["1"]
+    assert encoded.report.rows_too_long == 2
+    assert [problem.line for problem in encoded.problems] == [2, 3]
+
+
+def test_refuse_shortens_nothing(tiny_tokenizer: Tokenizer) -> None:
+    window = length_with(PASSAGES, tiny_tokenizer) - 1
+    with pytest.raises(DataError) as caught:
+        encode_rows([retrieval_row(PASSAGES)], tiny_tokenizer, max_length=window, on_long="refuse")
+    assert "the prompt has" in caught.value.problems[0]
+
+
+def test_all_rows_too_long_is_an_error_anyway(tiny_tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match="1 of 1 rows"):
+        encode_rows([chat_row(USER, ANSWER)], tiny_tokenizer, max_length=3, skip_bad_rows=True)
+
+
+def test_order_is_kept_over_several_batches(tiny_tokenizer: Tokenizer) -> None:
+    rows = [text_row("the " * (1 + line % 7), f" {line}", line) for line in range(1, 1200)]
+    encoded = encode_rows(rows, tiny_tokenizer, max_length=None).rows
+    assert [trained_text(row, tiny_tokenizer) for row in encoded] == [
+        f" {n}<|im_end|>" for n in range(1, 1200)
+    ]
+
+
+# Report, data set, arguments
+
+
+def test_report_counts_tokens_and_lengths(tiny_tokenizer: Tokenizer) -> None:
+    rows = [text_row("the " * count, " year", count) for count in range(1, 22)]
+    encoded = encode_rows(rows, tiny_tokenizer, max_length=None)
+    lengths = sorted(len(row.input_ids) for row in encoded.rows)
+    report = encoded.report
+    assert report.rows == 21
+    assert report.prompt_tokens == sum(len(prompt_ids(row)) for row in encoded.rows)
+    assert report.prompt_tokens + report.completion_tokens == sum(lengths)
+    assert (report.length_p50, report.length_p95, report.length_max) == (
+        lengths[10],
+        lengths[19],
+        lengths[20],
+    )
+    assert report.to_dict()["rows"] == 21
+
+
+def test_data_set_has_exactly_ids_and_labels(tiny_tokenizer: Tokenizer) -> None:
+    encoded = encode_rows([chat_row(USER, ANSWER)], tiny_tokenizer, max_length=None)
+    dataset = encoded.to_dataset()
+    assert dataset.column_names == ["input_ids", "labels"]
+    assert dataset[0] == {"input_ids": encoded.rows[0].input_ids, "labels": encoded.rows[0].labels}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_length": 0}, "max_length is 0"),
+        ({"max_length": None, "on_long": "cut"}, "on_long is 'cut'"),
+        ({"max_length": None, "chat_template_kwargs": {"tokenize": True}}, "can't set tokenize"),
+    ],
+)
+def test_wrong_arguments(tiny_tokenizer: Tokenizer, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        encode_rows([chat_row(USER, ANSWER)], tiny_tokenizer, **arguments)
+
+
+def test_no_rows(tiny_tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError, match="no rows"):
+        encode_rows([], tiny_tokenizer, max_length=None)
+
+
+# The real tokeniser
+
+
+@pytest.mark.real_model
+def test_smollm2_shortens_to_the_window_and_serves_the_same_prompt() -> None:
+    tokenizer = load_tokenizer("SmolLM2-135M-Instruct")
+    passages = [f"Revenue of division {n} rose to ${n},536 million." for n in range(1, 9)]
+    rows = [retrieval_row(passages), chat_row(USER, ANSWER, USER, ANSWER, line=2, every_assistant_turn=True)]
+    encoded = encode_rows(rows, tokenizer, max_length=120)
+    first, second = encoded.rows
+    assert len(first.input_ids) <= 120
+    kept = len(passages) - len(first.dropped_passages)
+    assert 1 < kept < 8
+    assert rows[0].retrieval is not None
+    serving = rows[0].retrieval.messages(kept)
+    assert (
+        prompt_ids(first) == tokenizer.apply_chat_template(serving, add_generation_prompt=True)["input_ids"]
+    )
+    one_more = [*rows[0].retrieval.messages(kept + 1), ANSWER]
+    assert len(tokenizer.apply_chat_template(one_more)["input_ids"]) > 120
+    assert trained_text(second, tokenizer) == "million<|im_end|>\n" * 2
+    assert encoded.report.warnings == []
