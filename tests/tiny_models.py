@@ -1,0 +1,118 @@
+"""Tiny random causal models of many architectures, and batches for them, in every layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+
+VOCABULARY = 131
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+_GROUPED: dict[str, Any] = {**_SIZES, "num_key_value_heads": 2}
+
+CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama-tied": lambda: LlamaConfig(**_GROUPED, tie_word_embeddings=True),
+    "llama-untied": lambda: LlamaConfig(**_GROUPED, tie_word_embeddings=False),
+    "qwen2": lambda: Qwen2Config(**_GROUPED, tie_word_embeddings=True),
+    "qwen3": lambda: Qwen3Config(**_GROUPED, head_dim=8, tie_word_embeddings=False),
+    "gemma2-softcap": lambda: Gemma2Config(
+        **_GROUPED, head_dim=8, final_logit_softcapping=3.0, sliding_window=16, attn_implementation="eager"
+    ),
+    "gemma3": lambda: Gemma3TextConfig(**_GROUPED, head_dim=8, sliding_window=16),
+    "cohere-scale": lambda: CohereConfig(**_GROUPED, logit_scale=0.3),
+    "granite-scale": lambda: GraniteConfig(**_GROUPED, logits_scaling=4.0, tie_word_embeddings=True),
+    "gpt-neox": lambda: GPTNeoXConfig(**_SIZES, tie_word_embeddings=False),
+    "phi-bias": lambda: PhiConfig(**_SIZES, tie_word_embeddings=False),
+    "qwen3-moe": lambda: Qwen3MoeConfig(
+        **_GROUPED, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, mlp_only_layers=[]
+    ),
+}
+ARCHITECTURES = sorted(CONFIGS)
+
+
+def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
+    """A random model whose distributions are neither flat nor certain, biases and norms included."""
+    config = CONFIGS[name]()
+    for key, value in changes.items():
+        setattr(config, key, value)
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+            else:
+                parameter.normal_(std=parameter.shape[-1] ** -0.5)
+    return model.to(dtype).eval()
+
+
+class Doc(NamedTuple):
+    """Token ids, the first `prompt` of which are prompt."""
+
+    ids: list[int]
+    prompt: int
+
+    @property
+    def labels(self) -> list[int]:
+        return [-100] * self.prompt + self.ids[self.prompt :]
+
+
+def make_docs(*shapes: tuple[int, int], seed: int = 0) -> list[Doc]:
+    """Documents with the given numbers of prompt and completion tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Doc(torch.randint(1, VOCABULARY, (prompt + completion,), generator=generator).tolist(), prompt)
+        for prompt, completion in shapes
+    ]
+
+
+def padded(docs: Sequence[Doc], side: str = "right", extra: int = 0) -> dict[str, Tensor]:
+    """One document a row, padded to the longest plus `extra`."""
+    width = max(len(doc.ids) for doc in docs) + extra
+    batch = {
+        "input_ids": torch.zeros(len(docs), width, dtype=torch.long),
+        "labels": torch.full((len(docs), width), -100),
+        "attention_mask": torch.zeros(len(docs), width, dtype=torch.long),
+    }
+    for row, doc in enumerate(docs):
+        here = slice(width - len(doc.ids), width) if side == "left" else slice(0, len(doc.ids))
+        batch["input_ids"][row, here] = torch.tensor(doc.ids)
+        batch["labels"][row, here] = torch.tensor(doc.labels)
+        batch["attention_mask"][row, here] = 1
+    return batch
+
+
+def packed(docs: Sequence[Doc]) -> dict[str, Tensor]:
+    """All documents in one row, told apart by position ids (padding-free)."""
+    return {
+        "input_ids": torch.tensor([[token for doc in docs for token in doc.ids]]),
+        "labels": torch.tensor([[label for doc in docs for label in doc.labels]]),
+        "position_ids": torch.tensor([[position for doc in docs for position in range(len(doc.ids))]]),
+    }
