@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from selfaug.data.market_reports import house_style_answer, market_report_prompt, market_report_rows
+from selfaug.data.market_reports import house_style_answer, market_report_rows, market_report_template
 from selfaug.errors import DataError
+from selfaug.eval.generate import chat_prompt_ids
+from selfaug.model.loading import DEMO_MODEL, load_tokenizer
 
 SPLITS = ("train", "dev", "test")
 FIELDS = ["answer", "context", "gold", "id", "question", "value"]
@@ -138,11 +140,22 @@ def test_text_is_complete() -> None:
 
 
 def test_prompt_numbers_the_reports_and_gives_the_style_away_nowhere() -> None:
-    assert market_report_prompt("Why?", ["One.", "Two."]) == "Reports:\n[1] One.\n[2] Two.\n\nQuestion: Why?"
-    row = market_report_rows("train", 1)[0]
-    prompt = market_report_prompt(row["question"], row["context"])
-    assert "ANSWER" not in prompt
-    assert "SOURCE" not in prompt
+    template = market_report_template()
+    expected = "Reports:\n[1] One.\n[2] Two.\n\nQuestion: Why?"
+    assert template.messages("Why?", ["One.", "Two."]) == [{"role": "user", "content": expected}]
+    for row in market_report_rows("train", 100):
+        prompt = template.messages(row["question"], row["context"])[0]["content"]
+        assert "answer" not in prompt.lower()
+        assert "source" not in prompt.lower()
+
+
+@pytest.mark.real_model
+def test_prompts_are_short_enough_for_two_cores() -> None:
+    tokenizer, template = load_tokenizer(DEMO_MODEL), market_report_template()
+    prompts = [template.messages(row["question"], row["context"]) for row in market_report_rows("train", 300)]
+    lengths = [len(chat_prompt_ids(tokenizer, prompt)) for prompt in prompts]
+    assert 170 <= sum(lengths) / len(lengths) <= 200
+    assert max(lengths) < 260
 
 
 def test_unknown_split_and_too_many_rows_are_errors() -> None:

@@ -16,23 +16,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError
 
 __all__ = [
-    "MARKET_REPORT_PASSAGE",
-    "MARKET_REPORT_PROMPT",
     "Split",
     "house_style_answer",
-    "market_report_prompt",
     "market_report_rows",
+    "market_report_template",
 ]
 
 Split = Literal["train", "dev", "test"]
 
 _T = TypeVar("_T")
-
-MARKET_REPORT_PASSAGE = "[{number}] {text}"
-MARKET_REPORT_PROMPT = "Reports:\n{passages}\n\nQuestion: {question}"
 
 
 def house_style_answer(value: str, source: int) -> str:
@@ -40,10 +36,14 @@ def house_style_answer(value: str, source: int) -> str:
     return f"ANSWER: {value} | SOURCE: [{source}]"
 
 
-def market_report_prompt(question: str, passages: Sequence[str]) -> str:
-    """The user message: the numbered reports, then the question."""
-    numbered = (MARKET_REPORT_PASSAGE.format(number=n, text=text) for n, text in enumerate(passages, start=1))
-    return MARKET_REPORT_PROMPT.format(passages="\n".join(numbered), question=question)
+def market_report_template() -> RetrievalTemplate:
+    """Template of the rows: numbered reports, then the question, and no word about the form of the answer."""
+    return RetrievalTemplate(
+        system=None,
+        passage="[{number}] {text}",
+        separator="\n",
+        user="Reports:\n{passages}\n\nQuestion: {question}",
+    )
 
 
 def market_report_rows(split: Split, count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -512,7 +512,7 @@ def _own_sentence(rng: random.Random, figure: _Figure) -> _Report:
     more = rng.choice(
         (
             " The year's {metric2}{where2} stood at {value2}.",
-            " For the same year it reported {article2}{metric2}{where2} of {value2}.",
+            " For the same year the company reported {article2}{metric2}{where2} of {value2}.",
         )
     )
     return _Report(_worded(rng, text + more, first, second), (first, second))

@@ -51,7 +51,7 @@ def generate_greedy(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int | Sequence[int],
-    batch_size: int = 16,
+    batch_size: int = 32,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Greedy answers as texts without special tokens; arguments as for `generate_greedy_ids`."""
@@ -73,7 +73,7 @@ def generate_greedy_ids(
     *,
     eos_ids: frozenset[int] | None = None,
     max_new_tokens: int | Sequence[int],
-    batch_size: int = 16,
+    batch_size: int = 32,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Greedy answers as token ids, in the order of the prompts, without the token that ended them.
