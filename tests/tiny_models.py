@@ -51,7 +51,12 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "gpt-neox": lambda: GPTNeoXConfig(**_SIZES, tie_word_embeddings=False),
     "phi-bias": lambda: PhiConfig(**_SIZES, tie_word_embeddings=False),
     "qwen3-moe": lambda: Qwen3MoeConfig(
-        **_GROUPED, head_dim=8, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, mlp_only_layers=[]
+        **_GROUPED,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=16,
+        mlp_only_layers=[],
     ),
 }
 ARCHITECTURES = sorted(CONFIGS)

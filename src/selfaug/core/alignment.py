@@ -205,8 +205,10 @@ class _FusedLoss(torch.autograd.Function):
         need_any = need_hidden or need_weight or need_bias
         dtype = _compute_dtype(weight_VH)
         sums = torch.zeros(4, dtype=torch.float32, device=hidden_NH.device)
-        # Gradients are kept in the dtype of what they belong to; the head's are summed over chunks in float32.
-        hidden_grad = torch.zeros_like(hidden_NH) if need_hidden else None
+        # Gradients are kept in the dtype of what they belong to, but in float32 instead of float16, where they would
+        # underflow before the loss scale comes in; the head's are summed over chunks in float32.
+        hidden_dtype = torch.float32 if hidden_NH.dtype == torch.float16 else hidden_NH.dtype
+        hidden_grad = torch.zeros_like(hidden_NH, dtype=hidden_dtype) if need_hidden else None
         weight_grad = torch.zeros_like(weight_VH, dtype=torch.float32) if need_weight else None
         bias_grad = torch.zeros_like(bias_V, dtype=torch.float32) if need_bias and bias_V is not None else None
         with torch.no_grad(), torch.autocast(hidden_NH.device.type, enabled=False):
@@ -224,15 +226,14 @@ class _FusedLoss(torch.autograd.Function):
                 if hidden_grad is not None:
                     hidden_grad[start:end] = (gradient_NV @ head.weight).float().mul_(row_weight)
                 if weight_grad is not None:
-                    scaled_NH = chunk_NH.float().mul_(row_weight)
                     if dtype == torch.float32:
-                        weight_grad.addmm_(gradient_NV.T, scaled_NH)
+                        weight_grad.addmm_(gradient_NV.T, chunk_NH, alpha=row_weight)
                     else:
                         weight_grad.add_((gradient_NV.T @ chunk_NH).float(), alpha=row_weight)
                 if bias_grad is not None:
                     bias_grad.add_(gradient_NV.float().sum(0), alpha=row_weight)
         ctx.gradients = (hidden_grad, weight_grad, bias_grad)
-        ctx.dtypes = (weight_VH.dtype, None if bias_V is None else bias_V.dtype)
+        ctx.dtypes = (hidden_NH.dtype, weight_VH.dtype, None if bias_V is None else bias_V.dtype)
         loss = plan.nll_weight * sums[0] + plan.alignment_weight * sums[1]
         ctx.mark_non_differentiable(sums)
         return loss, sums
@@ -241,9 +242,9 @@ class _FusedLoss(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, loss_grad: Tensor, _sums_grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad, bias_grad = ctx.gradients
-        weight_dtype, bias_dtype = ctx.dtypes
+        hidden_dtype, weight_dtype, bias_dtype = ctx.dtypes
         return (
-            None if hidden_grad is None else hidden_grad * loss_grad.to(hidden_grad.dtype),
+            None if hidden_grad is None else (hidden_grad * loss_grad).to(hidden_dtype),
             None if weight_grad is None else (weight_grad * loss_grad).to(weight_dtype),
             None if bias_grad is None else (bias_grad * loss_grad).to(bias_dtype),
             None,
