@@ -219,7 +219,7 @@ def load_config(
         raise ConfigError(
             "the settings are not valid:" if len(problems) > 1 else "a setting is not valid:",
             problems=problems,
-            hint="`selfaug train --help` shows an example; docs/configuration.md lists every setting.",
+            hint="`selfaug train --help` shows the flags and an example.",
         )
     return config
 

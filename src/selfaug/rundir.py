@@ -47,11 +47,9 @@ class RunDir:
         Raises:
             StorageError: if something is there already, or the folder can't be written.
         """
-        run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise StorageError(f"{run.path} is a file, not a folder.", hint="choose another output folder.")
-        if run.path.is_dir() and any(run.path.iterdir()):
-            run._clear(overwrite)
+        run = cls.require_free(path, overwrite=overwrite)
+        if run.path.is_dir():
+            run._clear()
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             probe = run.path / f".{os.getpid()}.writable"
@@ -62,6 +60,20 @@ class RunDir:
                 f"can't write into {run.path}: {error.strerror or error}",
                 hint="choose another folder with --output, or change its permissions.",
             ) from error
+        return run
+
+    @classmethod
+    def require_free(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunDir:
+        """Check that `create` would succeed, without touching anything: for before the long work.
+
+        Raises:
+            StorageError: if something is there already that `overwrite` doesn't cover.
+        """
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise StorageError(f"{run.path} is a file, not a folder.", hint="choose another output folder.")
+        if run.path.is_dir() and any(run.path.iterdir()):
+            run._require_replaceable(overwrite)
         return run
 
     @classmethod
@@ -106,8 +118,14 @@ class RunDir:
                     steps[int(match[1])] = folder
         return steps[max(steps)] if steps else None
 
-    def _clear(self, overwrite: bool) -> None:
-        """Delete the run in this folder if that was asked for, and if it is nothing but a run."""
+    def discard(self) -> None:
+        """Delete a run that came to nothing, its folder included."""
+        self._require_replaceable(True)
+        self._clear()
+        self.path.rmdir()
+
+    def _require_replaceable(self, overwrite: bool) -> None:
+        """Refuse if replacing was not asked for, or if the folder holds anything but a run."""
         if not self.is_run():
             raise StorageError(
                 f"{self.path} is not empty and not a selfaug run.",
@@ -134,6 +152,9 @@ class RunDir:
                 f"{self.path} holds a run, and files that selfaug did not write: {', '.join(foreign[:5])}.",
                 hint="move them away first: --overwrite never deletes what is not part of a run.",
             )
+
+    def _clear(self) -> None:
+        """Delete what `_require_replaceable` has let pass."""
         try:
             # config.yaml goes last: if this is cut off, what is left is still known as a run.
             for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.config):

@@ -1,0 +1,578 @@
+"""The command line. Imports what is heavy inside the commands, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from selfaug.cli.terminal import RunProgress, print_json, printable, say, say_error
+from selfaug.errors import SelfAugError
+
+if TYPE_CHECKING:
+    from selfaug.config import TrainConfig
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """The one place that turns errors into exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; say its error in a line, or with --debug in full."""
+        try:
+            return super().invoke(ctx)
+        except SelfAugError as error:
+            _say_traceback(ctx)
+            say_error(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            say(str(interrupt) or "interrupted.")
+            raise typer.Exit(INTERRUPTED) from interrupt
+        except BrokenPipeError as error:
+            # `selfaug preview | head`: the reader has what it wanted. Python would complain at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from error
+        except Exception as error:
+            # Typer's own (usage errors, exits) know their exit codes.
+            if type(error).__module__.startswith("typer"):
+                raise
+            _say_traceback(ctx)
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            say_error(f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
+            if not _debug(ctx):
+                say("Hint: this was not expected; run again with --debug for the traceback.")
+            raise typer.Exit(1) from error
+
+
+def _debug(ctx: Any) -> bool:
+    return bool(ctx.find_root().meta.get("selfaug.debug"))
+
+
+def _say_traceback(ctx: Any) -> None:
+    if _debug(ctx):
+        say(traceback.format_exc())
+
+
+def _remember_debug(ctx: typer.Context, value: bool) -> bool:
+    if value:
+        ctx.find_root().meta["selfaug.debug"] = True
+    return value
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="selfaug",
+    help="Fine-tune a causal language model for one job without making it forget the rest.",
+    epilog="First contact: selfaug demo. What this machine can do: selfaug doctor.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# ---- options that several commands have
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks and the libraries' own logs."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated. Wins over flags."),
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model: a folder or a hub id.")]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--train", metavar="SOURCE", help="Training rows: file, folder or hub data set; may be repeated."
+    ),
+]
+Template = Annotated[
+    str | None, typer.Option("--template", metavar="FILE", help="Template of the prompts of retrieval rows.")
+]
+EveryTurn = Annotated[
+    bool, typer.Option("--every-assistant-turn", help="Messages: train every assistant turn, not the last.")
+]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out, and say how many.")]
+MaxLength = Annotated[
+    str | None, typer.Option("--max-length", metavar="TOKENS", help="Most tokens in a row. Default: 2048.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run (the --output of its training).")]
+
+
+@app.callback()
+def _root(
+    debug: Debug = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of
+
+        typer.echo(version_of("selfaug"))
+        raise typer.Exit
+
+
+@app.command(epilog="Example: selfaug train --model Qwen/Qwen3-0.6B --train rows.jsonl --output runs/first")
+def train(
+    ctx: typer.Context,
+    config: Config = None,
+    model: Model = None,
+    rows: Rows = None,
+    evaluate: Annotated[
+        list[str] | None,
+        typer.Option("--eval", metavar="SOURCE", help="Rows to evaluate on; may be repeated."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FOLDER", help="Run folder. Default: runs/first.")
+    ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option("--alpha", metavar="NUMBER", help="Weight of the alignment loss; 0 is plain."),
+    ] = None,
+    drift_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--drift-limit", metavar="NATS", help="Hold the alignment loss to this, by moving alpha."
+        ),
+    ] = None,
+    position_fraction: Annotated[
+        str | None,
+        typer.Option("--position-fraction", metavar="SHARE", help="Share of prompt positions aligned."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", metavar="KIND", help="auto, adapter_off, frozen_copy or cache."),
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", metavar="KIND", help="lora or full.")] = None,
+    rank: Annotated[str | None, typer.Option("--rank", metavar="NUMBER", help="Rank of the adapter.")] = None,
+    epochs: Annotated[
+        str | None, typer.Option("--epochs", metavar="NUMBER", help="Passes over the rows.")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", metavar="NUMBER", help="Optimizer steps, instead of epochs.")
+    ] = None,
+    batch_size: Annotated[
+        str | None, typer.Option("--batch-size", metavar="ROWS", help="Rows a micro-batch and process.")
+    ] = None,
+    gradient_accumulation: Annotated[
+        str | None, typer.Option("--gradient-accumulation", metavar="NUMBER", help="Micro-batches a step.")
+    ] = None,
+    learning_rate: Annotated[
+        str | None, typer.Option("--learning-rate", metavar="NUMBER", help="Highest learning rate.")
+    ] = None,
+    save_steps: Annotated[
+        str | None, typer.Option("--save-steps", metavar="STEPS", help="Steps between checkpoints.")
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option("--seed", metavar="NUMBER", help="Seed of everything drawn.")
+    ] = None,
+    max_length: MaxLength = None,
+    template: Template = None,
+    every_assistant_turn: EveryTurn = False,
+    skip_bad_rows: SkipBadRows = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="KIND", help="auto, float32, bfloat16 or float16.")
+    ] = None,
+    device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")] = None,
+    sets: Sets = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate memory, time and disk; write nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output from its last checkpoint.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --output.")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train with the alignment term, and write a run folder."""
+    from selfaug.errors import ConfigError
+
+    flags: dict[str, object] = {
+        "--model": model,
+        "--train": rows or None,
+        "--eval": evaluate or None,
+        "--output": output,
+        "--alpha": alpha,
+        "--drift-limit": drift_limit,
+        "--position-fraction": position_fraction,
+        "--reference": reference,
+        "--method": method,
+        "--rank": rank,
+        "--epochs": epochs,
+        "--steps": steps,
+        "--batch-size": batch_size,
+        "--gradient-accumulation": gradient_accumulation,
+        "--learning-rate": learning_rate,
+        "--save-steps": save_steps,
+        "--seed": seed,
+        "--max-length": max_length,
+        "--template": template,
+        "--every-assistant-turn": every_assistant_turn or None,
+        "--skip-bad-rows": skip_bad_rows or None,
+        "--dtype": dtype,
+        "--device": device,
+        "--overwrite": overwrite or None,
+        "--offline": offline or None,
+    }
+    if resume and (overwrite or dry_run):
+        raise ConfigError(f"--resume and {'--overwrite' if overwrite else '--dry-run'} exclude each other.")
+    if resume and config is None:
+        # The run's own settings; what is given besides must agree with them.
+        config = str(_settings_of_run(output))
+        flags["--output"] = output
+    settings = _load(config, flags, sets)
+    _quiet_libraries(settings, debug=_debug(ctx))
+    if dry_run:
+        _show_estimate(settings, as_json)
+        return
+    from selfaug.phases.train import train as run_training
+
+    with RunProgress() as progress:
+        result = run_training(settings, resume=resume, on_progress=progress.show)
+    if not result.record:  # a process that is not the first
+        return
+    if as_json:
+        print_json({"run": str(result.run), **result.record})
+        return
+    final, record = result.record["final"], result.record
+    typer.echo(f"run             {result.run}")
+    typer.echo(f"steps           {record['steps']} in {record['seconds']:.0f} s")
+    for name, unit in (
+        ("nll", "nats a completion token"),
+        ("alignment_loss", "nats a prompt token"),
+        ("alpha", ""),
+    ):
+        if final[name] is not None:
+            typer.echo(f"{name:<15} {final[name]:.4g} {unit} (mean of the last quarter)")
+    for name in ("eval_nll", "eval_alignment_loss"):
+        if name in record["evaluation"]:
+            typer.echo(f"{name:<15} {record['evaluation'][name]:.4g}")
+    say(f"\nnext: selfaug chat {result.run}\n  or: selfaug export {result.run} --to models/{result.run.name}")
+
+
+@app.command(epilog="Example: selfaug preview --model Qwen/Qwen3-0.6B --train rows.jsonl --rows 2")
+def preview(
+    ctx: typer.Context,
+    config: Config = None,
+    model: Model = None,
+    rows: Rows = None,
+    count: Annotated[int, typer.Option("--rows", metavar="NUMBER", min=1, help="How many rows to show.")] = 3,
+    row_id: Annotated[
+        list[str] | None, typer.Option("--id", metavar="ID", help="Show this row; may be repeated.")
+    ] = None,
+    max_length: MaxLength = None,
+    template: Template = None,
+    every_assistant_turn: EveryTurn = False,
+    skip_bad_rows: SkipBadRows = False,
+    sets: Sets = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Show rows as the model will see them: prompt, boundary, completion, dropped."""
+    flags: dict[str, object] = {
+        "--model": model,
+        "--train": rows or None,
+        "--max-length": max_length,
+        "--template": template,
+        "--every-assistant-turn": every_assistant_turn or None,
+        "--skip-bad-rows": skip_bad_rows or None,
+        "--offline": offline or None,
+    }
+    settings = _load(config, flags, sets)
+    _quiet_libraries(settings, debug=_debug(ctx))
+    from selfaug.errors import DataError
+    from selfaug.phases.inputs import load_training_data
+    from selfaug.phases.preview import preview_rows
+
+    data = load_training_data(settings)
+    chosen = data.train.rows[:count]
+    if row_id:
+        by_id = {row.id: row for row in data.train.rows}
+        missing = [one for one in row_id if one not in by_id]
+        if missing:
+            raise DataError(
+                f"there is no row {', '.join(missing)}.", hint=f"ids look like {data.train.rows[0].id!r}."
+            )
+        chosen = [by_id[one] for one in row_id]
+    shown = preview_rows(chosen, data.tokenizer)
+    if as_json:
+        print_json({**shown.record, "report": data.report, "warnings": data.warnings})
+        return
+    from rich.console import Console
+
+    Console(soft_wrap=True, highlight=False).print(shown.text)
+    report = data.train.report
+    say(
+        f"\n{report.rows:,} rows, {report.prompt_tokens:,} prompt and {report.completion_tokens:,} "
+        f"completion tokens; median {report.length_p50:,}, longest {report.length_max:,} of {data.max_length:,}"
+    )
+    for warning in data.warnings:
+        say(f"note: {warning}")
+
+
+@app.command(epilog='Example: selfaug chat runs/first --prompt "What was the revenue in 2024?"')
+def chat(
+    ctx: typer.Context,
+    run: Run,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="Ask this and end; else a conversation.")
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="System message for both models.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="TOKENS", min=1, help="Longest answer.")
+    ] = 256,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Ask the base model and the tuned model, and show their answers side by side."""
+    _quiet_libraries(offline=offline, debug=_debug(ctx))
+    from selfaug.phases.chat import open_chat
+
+    conversation = open_chat(
+        run, system=system, max_new_tokens=max_new_tokens, device=device, offline=offline
+    )
+    if conversation.step is not None:
+        say(f"note: {run} is not complete; the tuned model is its checkpoint at step {conversation.step}.")
+    if prompt is not None:
+        _show_answers(conversation.ask(prompt), prompt, as_json)
+        return
+    say("Ctrl-D ends; an empty line starts a new conversation.")
+    while (line := _read_line()) is not None:
+        if not line.strip():
+            conversation.start_anew()
+            say("new conversation.")
+            continue
+        _show_answers(conversation.ask(line), line, as_json)
+
+
+@app.command(epilog="Example: selfaug export runs/first --to models/first --ollama")
+def export(
+    ctx: typer.Context,
+    run: Run,
+    to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="New folder for the merged model.")],
+    ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile for Ollama too.")] = False,
+    dtype: Annotated[
+        str,
+        typer.Option("--dtype", metavar="KIND", help="Of the weights; auto: as the base model is stored."),
+    ] = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Merge the adapter into the base model: safetensors and tokeniser that stand alone."""
+    from selfaug.errors import ConfigError
+
+    kinds = ("auto", "float32", "bfloat16", "float16")
+    if dtype not in kinds:
+        raise ConfigError(f"--dtype {dtype}: should be {', '.join(kinds)}.")
+    _quiet_libraries(offline=offline, debug=_debug(ctx))
+    from selfaug.phases.export import export as run_export
+
+    say("merging ...")
+    written = run_export(run, to, dtype=dtype, ollama=ollama, offline=offline)
+    if written.step is not None:
+        say(f"note: {run} is not complete; this is its checkpoint at step {written.step}.")
+    for warning in written.warnings:
+        say(f"note: {warning}")
+    if as_json:
+        print_json(
+            {
+                "folder": str(written.folder),
+                "bytes": written.size,
+                "commands": written.commands,
+                "warnings": written.warnings,
+            }
+        )
+        return
+    typer.echo(f"{written.folder}  {written.size / 1e9:.2f} GB")
+    for command in written.commands:
+        typer.echo(f"next: {command}")
+
+
+@app.command(epilog="Example: selfaug demo --quick")
+def demo(
+    ctx: typer.Context,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller taste, in some four minutes.")] = False,
+    output: Annotated[
+        str, typer.Option("--output", metavar="FOLDER", help="Where results are written.")
+    ] = "runs/demo",
+    debug: Debug = False,
+) -> None:
+    """Specialise a small real model with plain LoRA and with SelfAug, and compare what they forget."""
+    _quiet_libraries(offline=True, debug=_debug(ctx))
+    from selfaug.phases.demo import run_demo  # type: ignore[import-not-found,unused-ignore]
+
+    run_demo(quick=quick, output=Path(output))
+
+
+@app.command(epilog="Example: selfaug doctor --json")
+def doctor(ctx: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
+    """Show versions, devices, memory and disk; what is missing, and how to get it."""
+    _quiet_libraries(offline=True, debug=_debug(ctx))
+    from selfaug.phases.doctor import examine
+
+    findings = examine()
+    missing = [finding for finding in findings if finding.status == "missing"]
+    if as_json:
+        print_json({"ok": not missing, "findings": [finding.to_dict() for finding in findings]})
+    else:
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, show_header=False)
+        styles = {"ok": "green", "warning": "yellow", "missing": "bold red"}
+        for finding in findings:
+            told = Text(finding.found)
+            if finding.hint:
+                told.append(f"\n{finding.hint}", style="italic")
+            table.add_row(Text(finding.status, style=styles[finding.status]), Text(finding.name), told)
+        Console(highlight=False).print(table)
+        say("everything that training needs is here." if not missing else f"{len(missing)} missing.")
+    if missing:
+        raise typer.Exit(1)
+
+
+# ---- parts
+
+
+def _load(config: str | None, flags: Mapping[str, object], sets: list[str] | None) -> TrainConfig:
+    from selfaug.config import load_config
+
+    return load_config(config, flags, sets or [])
+
+
+def _settings_of_run(output: str | None) -> Path:
+    from selfaug.errors import ConfigError
+    from selfaug.rundir import RunDir
+
+    if output is None:
+        raise ConfigError("--resume needs --output: the run to go on with.")
+    return RunDir.open(output).config
+
+
+def _quiet_libraries(settings: TrainConfig | None = None, *, debug: bool, offline: bool = False) -> None:
+    """Set the libraries up before they are imported: no telemetry, no network unasked, no chatter."""
+    environment = os.environ
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if settings is not None:
+        # With everything on this machine there is nothing to ask a hub for.
+        names = [settings.model.name, *settings.data.train, *settings.data.eval]
+        offline = settings.run.offline or all(Path(name).exists() for name in names)
+    if offline:
+        environment["HF_HUB_OFFLINE"] = environment["HF_DATASETS_OFFLINE"] = "1"
+    if debug:
+        return
+    environment.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    environment.setdefault("DATASETS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        environment.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    for name in ("torch", "trl", "peft", "accelerate", "transformers", "datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with contextlib.suppress(ImportError):  # `selfaug doctor` works without them
+        import datasets
+        from transformers.utils import logging as transformers_logging
+
+        datasets.disable_progress_bars()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
+    from selfaug.phases.estimate import estimate
+
+    needs = estimate(settings, on_stage=lambda stage: say(f"{stage} ..."))
+    if as_json:
+        print_json(needs.to_dict())
+        return
+
+    def size(count: int | None) -> str:
+        return "unknown" if count is None else f"{count / 1e9:,.2f} GB"
+
+    lines = {
+        "device": f"{needs.device}, {needs.dtype}",
+        "rows": f"{needs.rows:,} ({needs.tokens:,} tokens), {needs.steps:,} steps",
+        "parameters": f"{needs.parameters:,}, of which trained or added {needs.trainable:,}",
+        "memory": f"{size(needs.memory_bytes)} (weights {size(needs.weights_bytes)}, optimizer "
+        f"{size(needs.optimizer_bytes)}, activations {size(needs.activations_bytes)}); "
+        f"free {size(needs.memory_free_bytes)}",
+        "time": "not measured" if needs.seconds is None else _duration(needs.seconds),
+        "disk": f"{size(needs.disk_bytes)}"
+        + (f" and {size(needs.cache_bytes)} of reference cache" if needs.cache_bytes else "")
+        + f"; free {size(needs.disk_free_bytes)}",
+    }
+    for name, text in lines.items():
+        typer.echo(f"{name:<11} {text}")
+    typer.echo("how:")
+    for line in needs.how:
+        typer.echo(f"  {line}")
+    for warning in needs.warnings:
+        say(f"note: {warning}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _read_line() -> str | None:
+    """A line from the user, or None at the end."""
+    if sys.stdin.isatty():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 (gives input() its line editing)
+        try:
+            return input("> ")
+        except EOFError:
+            return None
+    line = sys.stdin.readline()
+    return line.rstrip("\n") if line else None
+
+
+def _show_answers(answers: Any, prompt: str, as_json: bool) -> None:
+    if as_json:
+        # One line an answer, so that a conversation is JSON lines.
+        import json
+
+        typer.echo(json.dumps({"prompt": prompt, "base": answers.base, "tuned": answers.tuned}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(expand=True, show_lines=True)
+    table.add_column("base", ratio=1)
+    table.add_column("tuned", ratio=1)
+    # Text, not markup: a model can write [bold] or an escape sequence.
+    table.add_row(Text(printable(answers.base)), Text(printable(answers.tuned)))
+    Console(highlight=False).print(table)
+
+
+def main() -> None:
+    """Entry point of `selfaug` and `python -m selfaug`."""
+    app()

@@ -1,0 +1,140 @@
+"""What the command line shows: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from selfaug.phases.train import Progress
+
+__all__ = ["RunProgress", "print_json", "printable", "say", "say_error"]
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are shown and not obeyed.
+
+    A model can write anything, escape sequences that clear the screen or rename the window included, and
+    marks that turn the direction of text.
+    """
+    return "".join(
+        character
+        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        or character == "\u200d"  # joins the parts of an emoji
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )  # fmt: skip
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def say(text: str) -> None:
+    """A line for the user, on stderr."""
+    sys.stderr.write(printable(text) + "\n")
+    sys.stderr.flush()
+
+
+def say_error(text: str) -> None:
+    """An error, on stderr; red on a terminal."""
+    if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        sys.stderr.write("\x1b[1;31merror:\x1b[0m ")
+    else:
+        sys.stderr.write("error: ")
+    say(text)
+
+
+_STAGES = {"data": "reading the rows", "model": "loading the model", "saving": "evaluating and saving"}
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class RunProgress:
+    """Shows a run: a bar with estimate on a terminal, else a line every ten seconds."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = 0.0
+        # Under a launcher, one process speaks.
+        self._silent = os.environ.get("RANK", "0") != "0"
+
+    def __enter__(self) -> RunProgress:
+        if sys.stderr.isatty() and not self._silent:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[metrics]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, progress: Progress) -> None:
+        """Show where the run is."""
+        if self._silent:
+            return
+        if progress.stage == "warning":
+            self._line(f"note: {progress.message}")
+        elif progress.stage in _STAGES:
+            self._line(f"{_STAGES[progress.stage]} ...")
+        elif self._bar is not None:
+            task = self._tasks.get(progress.stage)
+            if task is None:
+                task = self._bar.add_task(progress.stage, total=progress.total, metrics="")
+                self._tasks[progress.stage] = task
+            self._bar.update(task, completed=progress.done)
+            if shown := _metrics(progress.metrics):
+                self._bar.update(task, metrics=shown)
+        elif progress.done == progress.total or time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self._line(
+                f"{progress.stage} {progress.done}/{progress.total} {_metrics(progress.metrics)}".rstrip()
+            )
+
+    def _line(self, text: str) -> None:
+        if self._bar is not None:
+            from rich.text import Text
+
+            self._bar.console.print(Text(printable(text)))
+        else:
+            say(text)
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    names = {"nll": "nll", "alignment_loss": "alignment", "alpha": "alpha"}
+    names |= {f"eval_{name}": f"eval {shown}" for name, shown in names.items()}
+    return "  ".join(f"{shown} {metrics[name]:.4g}" for name, shown in names.items() if name in metrics)

@@ -1,0 +1,145 @@
+"""Talking to the base model and the tuned model of a run, side by side."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfaug.config import TrainConfig, load_config
+from selfaug.errors import StorageError
+from selfaug.eval.generate import generate_greedy
+from selfaug.model.loading import load_model, load_tokenizer
+from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
+from selfaug.rundir import RunDir
+
+__all__ = ["Answers", "Chat", "open_chat", "trained_weights"]
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What both models say to the same prompt."""
+
+    base: str
+    tuned: str
+
+
+@dataclass
+class Chat:
+    """Two conversations with the same user, one with the base model and one with the tuned model.
+
+    Attributes:
+        step: the checkpoint's step, if the run is not complete; else None.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    tuned: PreTrainedModel | PeftModel
+    base: PreTrainedModel | None
+    """None: the tuned model with its adapter off."""
+    chat_template_kwargs: dict[str, Any]
+    system: str | None = None
+    max_new_tokens: int = 256
+    step: int | None = None
+    _base_turns: Messages = field(default_factory=list)
+    _tuned_turns: Messages = field(default_factory=list)
+
+    def ask(self, prompt: str) -> Answers:
+        """Both answers; greedy, so the same prompt gives the same answers."""
+        if self.base is not None:
+            base = self._answer(self.base, self._base_turns, prompt)
+        else:
+            assert isinstance(self.tuned, PeftModel)
+            with self.tuned.disable_adapter():
+                base = self._answer(self.tuned, self._base_turns, prompt)
+        return Answers(base, self._answer(self.tuned, self._tuned_turns, prompt))
+
+    def start_anew(self) -> None:
+        """Forget what was said."""
+        self._base_turns.clear()
+        self._tuned_turns.clear()
+
+    def _answer(self, model: Any, turns: Messages, prompt: str) -> str:
+        opening = [{"role": "system", "content": self.system}] if self.system else []
+        asked = [*turns, {"role": "user", "content": prompt}]
+        answer = generate_greedy(
+            model, self.tokenizer, [self._ids([*opening, *asked])], max_new_tokens=self.max_new_tokens
+        )[0]
+        turns[:] = [*asked, {"role": "assistant", "content": answer}]
+        return answer
+
+    def _ids(self, messages: Messages) -> list[int]:
+        if self.tokenizer.chat_template is None:  # a base model, trained on text: the last turn is the prompt
+            return [int(token) for token in self.tokenizer(messages[-1]["content"])["input_ids"]]
+        ids = self.tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            **self.chat_template_kwargs,
+        )
+        return [int(token) for token in ids]
+
+
+def open_chat(
+    run: str | os.PathLike[str],
+    *,
+    system: str | None = None,
+    max_new_tokens: int = 256,
+    device: str = "auto",
+    offline: bool = False,
+) -> Chat:
+    """Load both models of a run. One that is not complete gives its latest complete checkpoint.
+
+    Raises:
+        StorageError: if there is no such run, or nothing to load in it.
+        ModelError: if the base model can't be loaded.
+    """
+    folder = RunDir.open(run)
+    config = load_config(folder.config)
+    weights, step = trained_weights(folder, config)
+    tokenizer = load_tokenizer(
+        config.model.name,
+        trust_remote_code=config.model.trust_remote_code,
+        offline=offline or config.run.offline,
+    )
+    resolved = resolve_device(device)
+    base = load_base_model(
+        config.model,
+        dtype=compute_dtype(config, resolved),
+        device=resolved,
+        offline=offline or config.run.offline,
+    )
+    chat: dict[str, Any] = {
+        "chat_template_kwargs": config.data.chat_template_kwargs,
+        "system": system,
+        "max_new_tokens": max_new_tokens,
+        "step": step,
+    }
+    if config.lora.method == "full":
+        tuned = load_model(weights, dtype=base.dtype, device=resolved, offline=True)
+        return Chat(tokenizer, tuned, base, **chat)
+    return Chat(tokenizer, PeftModel.from_pretrained(base, weights).eval(), None, **chat)
+
+
+def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]:
+    """Folder of the adapter (or of all weights), and the checkpoint's step if the run is not complete.
+
+    Raises:
+        StorageError: if there is neither.
+    """
+    folder = run.model if config.lora.method == "full" else run.adapter
+    if run.is_complete() and folder.is_dir():
+        return folder, None
+    checkpoint = run.latest_complete_checkpoint()
+    if checkpoint is None:
+        raise StorageError(
+            f"{run.path} has no trained weights yet: it did not finish and has no complete checkpoint.",
+            hint=f"go on with it: selfaug train --resume --output {run.path}",
+        )
+    return checkpoint, int(checkpoint.name.rpartition("-")[2])

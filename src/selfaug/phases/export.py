@@ -1,0 +1,259 @@
+"""A run as a model that stands alone: merged safetensors, and an Ollama model from them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from selfaug.config import TrainConfig, load_config
+from selfaug.errors import StorageError
+from selfaug.model.loading import load_model, load_tokenizer
+from selfaug.phases.chat import trained_weights
+from selfaug.records import write_text
+from selfaug.rundir import RunDir
+
+__all__ = ["Exported", "export", "modelfile"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: the model.
+        size: in bytes.
+        step: the checkpoint's step, if the run is not complete; else None.
+        commands: what to run with it.
+        warnings: what the user should know.
+    """
+
+    folder: Path
+    size: int
+    step: int | None
+    commands: list[str]
+    warnings: list[str] = field(default_factory=list)
+
+
+def export(
+    run: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    *,
+    dtype: str = "auto",
+    ollama: bool = False,
+    offline: bool = False,
+) -> Exported:
+    """Merge a run's adapter into its base model, and write weights and tokeniser for transformers.
+
+    Args:
+        run: the run folder.
+        to: a folder that does not exist yet or is empty.
+        dtype: of the weights; "auto" takes that in which the base model is stored.
+        ollama: write a Modelfile too.
+        offline: never ask a hub.
+
+    Raises:
+        StorageError: if the folder is taken or the disk is too small.
+    """
+    folder, target = RunDir.open(run), Path(to)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StorageError(f"{target} exists and is not empty.", hint="give a new folder with --to.")
+    config = load_config(folder.config)
+    weights, step = trained_weights(folder, config)
+    offline = offline or config.run.offline
+    tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
+    )
+    warnings = []
+    # Onto unquantised weights, also where training saw them in 4 bits: merging into 4 bits would round again.
+    if config.model.quantization != "none":
+        warnings.append("trained on 4-bit weights, merged into the full ones: answers differ a little.")
+    full = config.lora.method == "full"
+    model: Any = load_model(
+        weights if full else config.model.name,
+        dtype=_stored_dtype(tokenizer.name_or_path, config, offline) if dtype == "auto" else dtype,
+        device="cpu",
+        trust_remote_code=config.model.trust_remote_code,
+        offline=offline,
+    )
+    if not full:
+        # In 32 bits, rounded once at the end.
+        stored = model.dtype
+        model = PeftModel.from_pretrained(model.float(), weights).merge_and_unload().to(stored)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if size > free:
+            raise StorageError(
+                f"the model needs {size / 1e9:.1f} GB, {target.parent} has {free / 1e9:.1f} GB free.",
+                hint="free space, or give a folder on another disk with --to.",
+            )
+        shutil.rmtree(partial, ignore_errors=True)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        commands = [f"vllm serve {target}"]
+        if ollama:
+            text, doubts = modelfile(tokenizer, model, config.data.chat_template_kwargs)
+            write_text(partial / "Modelfile", text)
+            warnings += doubts
+            commands = [f"ollama create {target.name.lower()} -f {target / 'Modelfile'}"]
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    except OSError as error:
+        raise StorageError(
+            f"can't write {target}: {error.strerror or error}", hint="give another folder with --to."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(target, size, step, commands, warnings)
+
+
+def _stored_dtype(folder: str, config: TrainConfig, offline: bool) -> torch.dtype:
+    """The dtype in which the base model is stored."""
+    stored = AutoConfig.from_pretrained(
+        folder, trust_remote_code=config.model.trust_remote_code, local_files_only=offline
+    ).dtype
+    return stored if isinstance(stored, torch.dtype) else torch.float32
+
+
+# ---- Ollama
+
+_TEXTS = {role: f"<<{role} text>>" for role in ("system", "user", "assistant")}
+
+
+def modelfile(
+    tokenizer: PreTrainedTokenizerBase, model: Any, chat_template_kwargs: dict[str, Any]
+) -> tuple[str, list[str]]:
+    """Text of a Modelfile, and doubts about it.
+
+    Ollama has templates of its own. Ours is made by rendering the chat template once and reading off what
+    stands around each turn, and is written only if conversations rendered from these parts are the same.
+    """
+    lines, doubts = ["FROM ."], []
+    parts = _turn_parts(tokenizer, chat_template_kwargs)
+    if parts is None:
+        doubts.append(
+            "the chat template is more than a frame around each turn, so the Modelfile has no TEMPLATE; "
+            "Ollama takes one that it knows, if any. Compare its answers with `selfaug chat`."
+        )
+    else:
+        lines.append(f'TEMPLATE """{_go_template(parts)}"""')
+        if parts.default_system:
+            lines.append(f'SYSTEM """{parts.default_system}"""')
+    lines += [f'PARAMETER stop "{stop}"' for stop in _stops(tokenizer, model)]
+    generation = model.generation_config
+    if getattr(generation, "do_sample", False):
+        for name in ("temperature", "top_p", "top_k"):
+            value = getattr(generation, name, None)
+            if value is not None:
+                lines.append(f"PARAMETER {name} {value}")
+    else:
+        lines.append("PARAMETER temperature 0")
+    window = getattr(model.config, "max_position_embeddings", None)
+    if window:
+        lines.append(f"PARAMETER num_ctx {min(window, 8192)}")
+    return "\n".join(lines) + "\n", doubts
+
+
+@dataclass(frozen=True)
+class _TurnParts:
+    """What stands before and after the text of each role, and before an answer."""
+
+    around: dict[str, tuple[str, str]]
+    answer: str
+    default_system: str | None
+
+
+def _turn_parts(tokenizer: PreTrainedTokenizerBase, arguments: dict[str, Any]) -> _TurnParts | None:
+    """The parts, or None if the template can't be taken apart."""
+    import jinja2
+
+    def render(*roles: str, generate: bool = False) -> str:
+        messages = [{"role": role, "content": _TEXTS[role]} for role in roles]
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generate, **arguments
+        )
+        return text.removeprefix(tokenizer.bos_token or "")
+
+    if tokenizer.chat_template is None:
+        return None
+    try:
+        whole = render("system", "user", "assistant", "user")
+        first, second = render("system", "user"), render("system", "user", "assistant")
+        pieces = _frames(first, second, whole)
+        if pieces is None:
+            return None
+        answer = render("system", "user", generate=True).removeprefix(first)
+        parts = _TurnParts(pieces, answer, None)
+        plain = render("user")
+        if plain != _assemble(parts, "user"):
+            frame = parts.around["system"]
+            rest = _assemble(parts, "user")
+            if not (plain.startswith(frame[0]) and plain.endswith(frame[1] + rest)):
+                return None
+            default = plain[len(frame[0]) : len(plain) - len(frame[1] + rest)]
+            parts = _TurnParts(pieces, answer, default)
+        for roles in (("system", "user"), ("system", "user", "assistant", "user", "assistant", "user")):
+            if render(*roles, generate=True) != _assemble(parts, *roles) + answer:
+                return None
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError):
+        return None
+    return parts
+
+
+def _frames(first: str, second: str, whole: str) -> dict[str, tuple[str, str]] | None:
+    """What stands around each role; the second user turn shows where a user's frame begins."""
+    assistant = second.removeprefix(first).split(_TEXTS["assistant"])
+    user = whole.removeprefix(second).split(_TEXTS["user"])
+    system = first.removesuffix(_TEXTS["user"].join(user)).split(_TEXTS["system"])
+    if not (len(assistant) == len(user) == len(system) == 2) or first == second:
+        return None
+    return {
+        "system": (system[0], system[1]),
+        "user": (user[0], user[1]),
+        "assistant": (assistant[0], assistant[1]),
+    }
+
+
+def _assemble(parts: _TurnParts, *roles: str) -> str:
+    return "".join(parts.around[role][0] + _TEXTS[role] + parts.around[role][1] for role in roles)
+
+
+def _go_template(parts: _TurnParts) -> str:
+    """The parts in the language of Ollama's templates."""
+
+    def quoted(text: str) -> str:
+        return text.replace("{{", '{{ "{{" }}')
+
+    def turn(role: str) -> str:
+        before, after = parts.around[role]
+        return f"{quoted(before)}{{{{ .Content }}}}{quoted(after)}"
+
+    return (
+        "{{- if .System }}"
+        + turn("system").replace(".Content", ".System")
+        + "{{ end }}"
+        + '{{- range .Messages }}{{ if eq .Role "user" }}'
+        + turn("user")
+        + '{{ else if eq .Role "assistant" }}'
+        + turn("assistant")
+        + "{{ end }}{{ end }}"
+        + quoted(parts.answer)
+    )
+
+
+def _stops(tokenizer: PreTrainedTokenizerBase, model: Any) -> list[str]:
+    """Texts of the end tokens."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ids = ends if isinstance(ends, list) else [ends]
+    tokens = [tokenizer.convert_ids_to_tokens(one) for one in ids if one is not None]
+    return list(dict.fromkeys([*tokens, *([tokenizer.eos_token] if tokenizer.eos_token else [])]))

@@ -1,0 +1,241 @@
+"""What a run is trained on: tokeniser, rows, base model and adapter, from the settings."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from selfaug.config import LoraSettings, ModelSettings, TrainConfig
+from selfaug.data import EncodedRows, RetrievalTemplate, encode_rows, load_rows
+from selfaug.errors import ConfigError
+from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
+
+__all__ = [
+    "TrainingData",
+    "compute_dtype",
+    "describe_sources",
+    "load_base_model",
+    "load_training_data",
+    "lora_config",
+    "resolve_device",
+]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Tokeniser and encoded rows.
+
+    Attributes:
+        tokenizer: of the base model.
+        train: rows to train on.
+        eval: rows to evaluate on, or None.
+        max_length: most tokens in a row: the setting, or the model's window if that is less.
+        report: counts and hashes, for the record.
+        warnings: what the user should know.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    train: EncodedRows
+    eval: EncodedRows | None
+    max_length: int
+    report: dict[str, Any]
+    warnings: list[str]
+
+
+def load_training_data(config: TrainConfig) -> TrainingData:
+    """Read, validate and encode the rows.
+
+    Raises:
+        DataError, ModelError, ConfigError: if rows, tokeniser or template can't be used.
+    """
+    tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    )
+    window = context_window(config.model.name)
+    max_length = min(config.data.max_length, window or config.data.max_length)
+    train, report = _encoded(config, config.data.train, config.data.split, tokenizer, max_length)
+    warnings = list(train.report.warnings)
+    report = {"train": report, "max_length": max_length}
+    evaluation = None
+    if config.data.eval:
+        # An eval set from the hub is named with its own split by `--set data.split`; files have none.
+        evaluation, report["eval"] = _encoded(
+            config, config.data.eval, config.data.split, tokenizer, max_length
+        )
+        known = {_digest_row(row.input_ids) for row in train.rows}
+        doubled = sum(_digest_row(row.input_ids) in known for row in evaluation.rows)
+        if doubled:
+            warnings.append(f"{doubled:,} of {len(evaluation.rows):,} evaluation rows are training rows too.")
+    for name, rows in (("training", train), ("evaluation", evaluation)):
+        if rows is None:
+            continue
+        if rows.report.rows_shortened:
+            warnings.append(
+                f"{rows.report.rows_shortened:,} {name} rows lost {rows.report.passages_dropped:,} passages "
+                f"to fit into {max_length:,} tokens; `selfaug preview` shows them."
+            )
+        if rows.problems:
+            warnings.append(f"{len(rows.problems):,} {name} rows can't be used and are left out.")
+    return TrainingData(tokenizer, train, evaluation, max_length, report, warnings)
+
+
+def _encoded(
+    config: TrainConfig,
+    sources: Sequence[str],
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+) -> tuple[EncodedRows, dict[str, Any]]:
+    template = RetrievalTemplate.from_file(config.data.template) if config.data.template else None
+    loaded = load_rows(
+        sources,
+        template=template,
+        every_assistant_turn=config.data.every_assistant_turn,
+        skip_bad_rows=config.data.skip_bad_rows,
+        split=split,
+        offline=config.run.offline,
+    )
+    encoded = encode_rows(
+        loaded.rows,
+        tokenizer,
+        max_length=max_length,
+        skip_bad_rows=config.data.skip_bad_rows,
+        chat_template_kwargs=config.data.chat_template_kwargs,
+    )
+    report = {
+        "sources": describe_sources(sources),
+        "forms": loaded.forms,
+        "rows_skipped": len(loaded.problems) + len(encoded.problems),
+        "digest": _digest(encoded),
+        **encoded.report.to_dict(),
+    }
+    return encoded, report
+
+
+def describe_sources(sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of each file; the name alone of a hub data set."""
+    described: list[dict[str, Any]] = []
+    for source in sources:
+        path = Path(source)
+        files = sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
+        if not path.exists():
+            described.append({"source": source})
+            continue
+        for file in files:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            described.append({"source": str(file), "bytes": file.stat().st_size, "sha256": digest})
+    return described
+
+
+def _digest(encoded: EncodedRows) -> str:
+    """Hash of the rows as the model sees them; equal data give the same batches."""
+    digest = hashlib.sha256()
+    for row in encoded.rows:
+        digest.update(len(row.input_ids).to_bytes(8, "little"))
+        digest.update(np.asarray(row.input_ids, dtype="<i8").tobytes())
+        digest.update(np.asarray(row.labels, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _digest_row(ids: Sequence[int]) -> bytes:
+    return hashlib.blake2b(np.asarray(ids, dtype="<i8").tobytes(), digest_size=16).digest()
+
+
+def resolve_device(device: str) -> torch.device:
+    """The device of this process: its own GPU under a launcher, else the first.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"model.device {device!r} is not a device.", hint="use auto, cpu or cuda."
+        ) from error
+    if resolved.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"model.device is {device!r}, and there is no CUDA device.",
+                hint="`selfaug doctor` shows what is missing.",
+            )
+        if ":" not in device:
+            resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return resolved
+
+
+def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products.
+
+    Raises:
+        ConfigError: if training in it isn't possible on the device.
+    """
+    if config.model.dtype == "auto":
+        return best_dtype(device)
+    dtype: torch.dtype = getattr(torch, config.model.dtype)
+    if dtype is torch.float16 and device.type != "cuda":
+        raise ConfigError(
+            "model.dtype float16 trains on CUDA only.", hint="use auto, float32 or bfloat16 on this device."
+        )
+    return dtype
+
+
+def load_base_model(
+    settings: ModelSettings, *, dtype: torch.dtype, device: torch.device, offline: bool
+) -> PreTrainedModel:
+    """The base model, quantised if the settings say so.
+
+    Raises:
+        ModelError, ConfigError: if it can't be loaded like that.
+    """
+    options: dict[str, Any] = {}
+    if settings.quantization == "4bit":
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                "model.quantization 4bit needs bitsandbytes.", hint="run `pip install 'selfaug[qlora]'`."
+            )
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+        options["device_map"] = {"": device}
+    return load_model(
+        settings.name,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=settings.trust_remote_code,
+        offline=offline,
+        **options,
+    )
+
+
+def lora_config(settings: LoraSettings) -> LoraConfig | None:
+    """The adapter, or None for full fine-tuning."""
+    if settings.method == "full":
+        return None
+    targets: str | list[str] = settings.target_modules
+    if targets == ["all-linear"]:
+        targets = "all-linear"
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        use_dora=settings.dora,
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,156 @@
+"""The model card of an adapter: README.md with the headings of the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfaug.config import TrainConfig, dump_config
+
+__all__ = ["model_card"]
+
+
+def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
+    """Text of the card.
+
+    Args:
+        config: the run's settings.
+        record: data of the run's record.
+    """
+    name = config.model.name
+    local = Path(name).is_dir()
+    base = Path(name).name if local else name
+    lora = config.lora.method == "lora"
+    front: dict[str, Any] = {"pipeline_tag": "text-generation"}
+    if not local and "/" in name:
+        front["base_model"] = name
+        front["base_model_relation"] = "adapter" if lora else "finetune"
+    front["library_name"] = "peft" if lora else "transformers"
+    front["tags"] = ["selfaug", *(["lora"] if lora else [])]
+    final, data = record["final"], record["data"]["train"]
+    sources = "\n".join(_source(source) for source in data["sources"])
+    evaluation = "Not evaluated on held-out rows."
+    if record["evaluation"]:
+        evaluation = (
+            f"On {record['data']['eval']['rows']:,} held-out rows: "
+            f"nll {_number(record['evaluation'].get('eval_nll'))} nats per completion token, "
+            f"alignment loss {_number(record['evaluation'].get('eval_alignment_loss'))} nats a prompt token."
+        )
+    trained = "with a LoRA adapter" if lora else "fine-tuned"
+    environment = record["environment"]
+    versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
+    return f"""---
+{yaml.safe_dump(front, sort_keys=False).rstrip()}
+---
+
+# Model Card for {Path(config.run.output).name}
+
+{base}, {trained}, trained with [selfaug](https://arxiv.org/abs/2509.03934):
+while the model learned the completions, its next-token distributions over the prompts were kept
+close to those of the base model.
+
+## Model Details
+
+### Model Description
+
+- **Base model:** {base}, {record["model"]["parameters"]:,} parameters
+- **Trained parameters:** {record["model"]["trainable"]:,}
+- **Base weights:** xxh3-128 `{record["model"]["weights_hash"]}`
+- **Model type:** causal language model
+- **License:** that of the base model and of the training data; add yours here.
+
+## Uses
+
+### Direct Use
+
+Prompts of the kind that it was trained on ({", ".join(data["forms"])}), rendered as in training.
+
+### Out-of-Scope Use
+
+Anything for which the base model is not suited. What was not measured under Evaluation is not known.
+
+## Bias, Risks, and Limitations
+
+The base model's biases and errors remain. Keeping the distributions over prompts close limits
+forgetting; it does not rule it out. Answers can be wrong, and can repeat what is in the training rows.
+
+### Recommendations
+
+Evaluate on your own task and on general prompts before you deploy.
+
+## How to Get Started with the Model
+
+```python
+{_code(name if not local else "path/to/" + base, lora)}
+```
+
+## Training Details
+
+### Training Data
+
+{data["rows"]:,} rows: {data["prompt_tokens"]:,} prompt tokens and
+{data["completion_tokens"]:,} completion tokens. As the model saw them: SHA-256 `{data["digest"]}`.
+
+{sources}
+
+### Training Procedure
+
+{record["steps"]:,} steps in {record["seconds"]:,.0f} s on {environment["device"]}.
+Mean over the last quarter: nll {_number(final["nll"])} nats per completion token,
+alignment loss {_number(final["alignment_loss"])} nats per prompt token, alpha {_number(final["alpha"])}.
+
+#### Training Hyperparameters
+
+SHA-256 of the settings: `{record["settings_sha256"]}`
+
+```yaml
+{_public_settings(config)}
+```
+
+## Evaluation
+
+{evaluation}
+
+## Technical Specifications
+
+#### Software
+
+{versions}
+"""
+
+
+def _code(base: str, lora: bool) -> str:
+    if not lora:
+        return (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
+        )
+    return (
+        "from peft import PeftModel\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
+        'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")'
+    )
+
+
+def _source(source: dict[str, Any]) -> str:
+    # The name alone: a card is published, and the folders of a machine are nobody's business.
+    name = Path(source["source"]).name if "sha256" in source else source["source"]
+    return f"- `{name}`" + (f": SHA-256 `{source['sha256']}`" if "sha256" in source else "")
+
+
+def _public_settings(config: TrainConfig) -> str:
+    """The settings that change the weights; no paths."""
+    settings = yaml.safe_load(dump_config(config))
+    settings["selfaug"].pop("reference_cache_dir")
+    public = {section: settings[section] for section in ("lora", "selfaug", "train")}
+    public["data"] = {key: settings["data"][key] for key in ("every_assistant_turn", "max_length")}
+    return yaml.safe_dump(public, sort_keys=False).rstrip()
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"

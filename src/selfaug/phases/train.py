@@ -1,0 +1,459 @@
+"""Training: settings to a run folder with an adapter and its record."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import PrinterCallback, ProgressCallback, set_seed
+
+from selfaug.config import TrainConfig, dump_config, load_config
+from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.model.cache import fingerprint
+from selfaug.phases.inputs import (
+    TrainingData,
+    compute_dtype,
+    load_base_model,
+    load_training_data,
+    lora_config,
+    resolve_device,
+)
+from selfaug.phases.model_card import model_card
+from selfaug.records import read_lines, read_record, write_record, write_text
+from selfaug.rundir import RunDir
+from selfaug.train import SelfAugConfig, SelfAugTrainer
+from selfaug.train.run_callbacks import MetricsFile, NotANumber, StepReport, StopOnSignal, keep_metrics_until
+
+__all__ = ["RECORD_KIND", "Interrupted", "Progress", "TrainResult", "train"]
+
+RECORD_KIND = "train"
+
+# From here on the activations of a batch, and not the weights, are what fills a GPU.
+_CHECKPOINTING_FROM = 1_000_000_000
+
+# Settings that a resumed run may change: they don't touch the numbers.
+_FREE_ON_RESUME = {
+    "run": {"output", "overwrite", "offline"},
+    "train": {"save_steps", "keep_checkpoints", "report_to", "logging_steps"},
+    "data": {"train", "eval", "template", "split"},  # their content is compared by its hash
+    "selfaug": {"reference_cache_dir"},
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run is doing.
+
+    Attributes:
+        stage: "data", "model", "reference cache", "training", "saving"; or "warning", with `message`.
+        done: steps or documents that are done.
+        total: of so many; 0 where that isn't known.
+        metrics: of the last step: `nll`, `alignment_loss`, `alpha`, and what else was logged.
+        message: for the user.
+    """
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A complete run: its folder, and the data of its record."""
+
+    run: Path
+    record: dict[str, Any]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the run; the text says how to go on."""
+
+
+def train(
+    config: TrainConfig, *, resume: bool = False, on_progress: Callable[[Progress], None] = lambda _: None
+) -> TrainResult:
+    """Train, and write the run folder; its record last.
+
+    Args:
+        config: the settings.
+        resume: go on with the run in `config.run.output` from its latest complete checkpoint.
+        on_progress: called with what the run is doing.
+
+    Raises:
+        ConfigError, DataError, ModelError: before anything is written.
+        StorageError: if the folder is taken, can't be written, or the disk is too small.
+        Interrupted: after Ctrl-C or SIGTERM, when a checkpoint is saved.
+    """
+    main = os.environ.get("RANK", "0") == "0"
+    if resume:
+        run = RunDir.open(config.run.output)
+        _require_same_settings(run, config)
+        if run.is_complete():
+            on_progress(Progress("warning", message=f"{run.path} is complete already; nothing to resume."))
+            return TrainResult(run.path, read_record(run.record, RECORD_KIND))
+    elif main:
+        RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
+
+    on_progress(Progress("data"))
+    device = resolve_device(config.model.device)
+    dtype = compute_dtype(config, device)
+    data = load_training_data(config)
+    for warning in data.warnings:
+        on_progress(Progress("warning", message=warning))
+    on_progress(Progress("model"))
+    full = config.lora.method == "full"
+    # All weights trained in 16 bits would lose the small updates; autocast keeps the products in 16 bits.
+    model = load_base_model(
+        config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
+    )
+    identity = {"parameters": sum(weight.numel() for weight in model.parameters()), **_hash(model)}
+
+    if resume:
+        run = RunDir.open(config.run.output)
+        _require_same_data(run, data, identity)
+    elif main:
+        run = RunDir.create(config.run.output, overwrite=config.run.overwrite)
+        write_text(run.config, run.config_text(dump_config(config)))
+        write_record(run.started, "train-started", {"data": data.report, "model": identity})
+    else:
+        run = RunDir(config.run.output)
+    try:
+        return _run(config, run, data, model, identity, device, dtype, resume, main, on_progress)
+    except SelfAugError as error:
+        # What is wrong with the settings shows when the trainer is made; then the run has not begun.
+        if error.exit_code == 2 and main and not resume and not run.metrics.exists():
+            run.discard()
+        raise
+
+
+def _run(
+    config: TrainConfig,
+    run: RunDir,
+    data: TrainingData,
+    model: Any,
+    identity: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    resume: bool,
+    main: bool,
+    on_progress: Callable[[Progress], None],
+) -> TrainResult:
+    checkpoint = run.latest_complete_checkpoint() if resume else None
+    if resume and main:
+        step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+        keep_metrics_until(run.metrics, step)
+        where = f"from step {step}" if checkpoint else "from the start: there is no complete checkpoint"
+        on_progress(Progress("warning", message=f"resuming {run.path} {where}."))
+    # The adapter's first weights are drawn when the trainer is made.
+    set_seed(config.train.seed)
+    trainer = SelfAugTrainer(
+        model=model,
+        args=_trainer_settings(config, run, device, dtype, identity["parameters"], data),
+        train_dataset=data.train.to_dataset(),
+        eval_dataset=data.eval.to_dataset() if data.eval else None,
+        processing_class=data.tokenizer,
+        peft_config=lora_config(config.lora),
+    )
+    trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    _require_space(run.path, trainable, config)
+    stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
+    for quiet in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(quiet)
+    trainer.add_callback(MetricsFile(run.metrics))
+    trainer.add_callback(
+        StepReport(lambda step, steps, logs: on_progress(Progress("training", step, steps, logs)))
+    )
+    trainer.add_callback(NotANumber())
+    trainer.add_callback(stop)
+    trainer.on_cache_progress = lambda done, total: on_progress(  # type: ignore[method-assign]
+        Progress("reference cache", done, total)
+    )
+
+    began = time.monotonic()
+    try:
+        with _explained(run):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if stop.received is not None:
+                raise Interrupted(
+                    f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
+                    f"a checkpoint is saved. To go on: selfaug train --resume --output {run.path}"
+                )
+            on_progress(Progress("saving"))
+            evaluation = _evaluate(trainer) if data.eval else {}
+            _save(trainer, run.model if config.lora.method == "full" else run.adapter, main)
+    except KeyboardInterrupt as interrupt:
+        if isinstance(interrupt, Interrupted):
+            raise
+        raise Interrupted(
+            f"stopped at once. To go on from the last checkpoint: selfaug train --resume --output {run.path}"
+        ) from interrupt
+    finally:
+        stop.restore()
+    if not main:
+        return TrainResult(run.path, {})
+    record = _record(
+        config, run, data, identity, trainer, trainable, evaluation, time.monotonic() - began, device
+    )
+    folder = run.model if config.lora.method == "full" else run.adapter
+    write_text(folder / "README.md", model_card(config, record))
+    write_record(run.record, RECORD_KIND, record)
+    return TrainResult(run.path, record)
+
+
+_STOPPING = "stopping after this step, with a checkpoint; Ctrl-C again stops at once."
+
+
+def _trainer_settings(
+    config: TrainConfig,
+    run: RunDir,
+    device: torch.device,
+    dtype: torch.dtype,
+    parameters: int,
+    data: TrainingData,
+) -> SelfAugConfig:
+    """The settings in the words of trl and transformers."""
+    settings, full = config.train, config.lora.method == "full"
+    mixed = full or device.type == "cuda"
+    checkpointing = settings.gradient_checkpointing
+    if checkpointing == "auto":
+        checkpointing = parameters >= _CHECKPOINTING_FROM
+    _require_trackers(settings.report_to)
+    return SelfAugConfig(
+        output_dir=str(run.checkpoints),
+        run_name=run.path.name,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        activation_checkpointing=checkpointing,
+        packing=settings.packing,
+        padding_free=settings.padding_free,
+        max_length=data.max_length,
+        bf16=mixed and dtype is torch.bfloat16,
+        fp16=mixed and dtype is torch.float16,
+        use_cpu=device.type == "cpu",
+        dataloader_pin_memory=device.type == "cuda",
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        save_steps=settings.save_steps,
+        save_total_limit=settings.keep_checkpoints,
+        eval_strategy="steps" if data.eval else "no",
+        eval_steps=settings.eval_steps or settings.save_steps,
+        report_to=settings.report_to or "none",
+        disable_tqdm=True,
+        alpha=config.selfaug.alpha,
+        drift_limit=config.selfaug.drift_limit,
+        divergence=config.selfaug.divergence,
+        divergence_temperature=config.selfaug.divergence_temperature,
+        align_boundary=config.selfaug.align_boundary,
+        position_fraction=config.selfaug.position_fraction,
+        reference=config.selfaug.reference,
+        reference_cache_dir=config.selfaug.reference_cache_dir,
+    )
+
+
+def _require_trackers(names: list[str]) -> None:
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    for name in names:
+        try:
+            for callback in get_reporting_integration_callbacks([name]):
+                callback()
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(
+                f"train.report_to {name!r} can't be used: {error}",
+                hint=f"run `pip install {name}`, or leave it out.",
+            ) from error
+
+
+def _hash(model: Any) -> dict[str, str]:
+    described = fingerprint(model)
+    return {
+        "weights_hash": described["weights"],
+        "class": described["class"],
+        "dtype": described["compute_dtype"],
+    }
+
+
+def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
+    """A resumed run must give the same numbers, so it must have the same settings."""
+    before, now = load_config(run.config).model_dump(), config.model_dump()
+    problems = [
+        f"{section}.{key}: the run has {before[section][key]!r}, now it is {now[section][key]!r}"
+        for section in before
+        for key in before[section]
+        if before[section][key] != now[section][key] and key not in _FREE_ON_RESUME.get(section, ())
+    ]
+    if problems:
+        raise ConfigError(
+            f"{run.path} can't be resumed with other settings:",
+            problems=problems,
+            hint=f"`selfaug train --resume --output {run.path}` alone takes those of the run.",
+        )
+
+
+def _require_same_data(run: RunDir, data: TrainingData, identity: dict[str, Any]) -> None:
+    started = read_record(run.started, "train-started")
+    problems = []
+    if started["data"]["train"]["digest"] != data.report["train"]["digest"]:
+        problems.append("the training rows are not those that the run began with")
+    if started["model"]["weights_hash"] != identity["weights_hash"]:
+        problems.append("the base model's weights are not those that the run began with")
+    if problems:
+        raise ConfigError(
+            f"{run.path} can't be resumed:", problems=problems, hint="begin a new run with another --output."
+        )
+
+
+def _require_space(folder: Path, trainable: int, config: TrainConfig) -> None:
+    """Refuse to begin if the checkpoints won't fit.
+
+    A checkpoint holds the trained weights and two moments of Adam, in 32 bits; the oldest goes only after the
+    newest is written.
+    """
+    needed = trainable * 4 * (3 * (config.train.keep_checkpoints + 1) + 1)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageError(
+            f"the checkpoints need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free.",
+            hint="free space, choose another --output, or set train.keep_checkpoints=1.",
+        )
+
+
+@contextlib.contextmanager
+def _explained(run: RunDir) -> Iterator[None]:
+    """Turn the errors that a run can meet into errors that say what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SelfAugError(
+            f"out of GPU memory: {str(error).splitlines()[0]}",
+            hint="halve train.batch_size and double train.gradient_accumulation (the same numbers), set "
+            "train.gradient_checkpointing=true, or model.quantization=4bit.",
+        ) from error
+    except (OSError, RuntimeError) as error:
+        if not _is_full_disk(error, run.path):
+            raise
+        raise StorageError(
+            f"the disk of {run.path} is full.",
+            hint=f"free space, then go on: selfaug train --resume --output {run.path}",
+        ) from error
+    except Exception as error:
+        # safetensors has an error of its own.
+        if "No space left" in str(error) or "StorageFull" in str(error):
+            raise StorageError(
+                f"the disk of {run.path} is full.",
+                hint=f"free space, then go on: selfaug train --resume --output {run.path}",
+            ) from error
+        raise
+
+
+def _is_full_disk(error: BaseException, folder: Path) -> bool:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    # torch.save says only that its writer failed.
+    return "PytorchStreamWriter" in str(error) and shutil.disk_usage(folder).free < 50_000_000
+
+
+def _evaluate(trainer: SelfAugTrainer) -> dict[str, float]:
+    """Metrics of the final weights: those of the last step's evaluation, if there was one."""
+    for logs in reversed(trainer.state.log_history):
+        if "eval_nll" in logs and logs["step"] == trainer.state.global_step:
+            return dict(logs)
+    metrics: dict[str, float] = trainer.evaluate()
+    return metrics
+
+
+def _save(trainer: SelfAugTrainer, folder: Path, main: bool) -> None:
+    """Write the weights and the tokeniser beside their place, then rename."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    if main:
+        for old in (partial, folder):
+            shutil.rmtree(old, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(partial))
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        # A pickle of the arguments: nobody needs it, and loading one runs code.
+        (partial / "training_args.bin").unlink(missing_ok=True)
+        partial.rename(folder)
+
+
+def _record(
+    config: TrainConfig,
+    run: RunDir,
+    data: TrainingData,
+    identity: dict[str, Any],
+    trainer: SelfAugTrainer,
+    trainable: int,
+    evaluation: Mapping[str, float],
+    seconds: float,
+    device: torch.device,
+) -> dict[str, Any]:
+    settings = yaml.safe_load(dump_config(config))
+    rows = [row for row in read_lines(run.metrics) if "nll" in row] if run.metrics.exists() else []
+    last = rows[-max(1, len(rows) // 4) :]
+    return {
+        "model": {"name": config.model.name, "trainable": trainable, **identity},
+        "data": data.report,
+        "settings": settings,
+        "settings_sha256": hashlib.sha256(dump_config(config).encode()).hexdigest(),
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "seconds": seconds,
+        "noise_floor": trainer.noise_floor,
+        "final": {name: _mean(last, name) for name in ("nll", "alignment_loss", "alpha")},
+        "evaluation": {name: value for name, value in evaluation.items() if name.startswith("eval_")},
+        "reference_cache_bytes": trainer.reference_bytes,
+        "weights": [
+            {"file": str(file.relative_to(run.path)), "sha256": _sha256(file)}
+            for folder in (run.adapter, run.model)
+            for file in sorted(folder.glob("*.safetensors"))
+        ],
+        "environment": {
+            "device": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else f"CPU ({platform.machine()})",
+            "processes": trainer.accelerator.num_processes,
+            "python": platform.python_version(),
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in ("selfaug", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+            },
+        },
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return sum(values) / len(values) if values else None

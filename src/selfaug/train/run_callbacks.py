@@ -1,0 +1,148 @@
+"""Callbacks of a run: metrics to a file, signals to a checkpoint, progress to whoever shows it."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from selfaug.errors import SelfAugError
+from selfaug.records import append_line, read_lines, write_text
+
+__all__ = ["MetricsFile", "NotANumber", "StepReport", "StopOnSignal", "keep_metrics_until"]
+
+
+def keep_metrics_until(path: str | os.PathLike[str], step: int) -> None:
+    """Drop the lines after `step`, so that a resumed run writes none twice."""
+    path = Path(path)
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line, row in zip(lines, read_lines(path), strict=False) if row["step"] <= step]
+    write_text(path, "".join(kept))
+
+
+class MetricsFile(TrainerCallback):  # type: ignore[misc]
+    """One JSON line a step; evaluations in lines of their own, with names that begin with `eval_`."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write what is logged; not the summary that the Trainer logs at its end."""
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
+            append_line(self._path, {"step": state.global_step, **logs})
+
+
+class StepReport(TrainerCallback):  # type: ignore[misc]
+    """Calls `report(step, steps, logs)` when training begins and with every log."""
+
+    def __init__(self, report: Callable[[int, int, Mapping[str, Any]], None]) -> None:
+        self._report = report
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """A resumed run begins at its checkpoint's step."""
+        if state.is_world_process_zero:
+            self._report(state.global_step, state.max_steps, {})
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Report a step's metrics."""
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
+            self._report(state.global_step, state.max_steps, logs)
+
+
+class NotANumber(TrainerCallback):  # type: ignore[misc]
+    """Ends training when the nll is no longer a number: nothing that follows would be one."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Look at the step's metrics."""
+        wrong = [
+            name
+            for name in ("nll", "alignment_loss", "grad_norm")
+            if isinstance((logs or {}).get(name), float) and not math.isfinite((logs or {})[name])
+        ]
+        # An overflow of the gradient is what float16's scaler expects and skips.
+        if args.fp16:
+            wrong = [name for name in wrong if name != "grad_norm"]
+        if wrong:
+            raise SelfAugError(
+                f"{' and '.join(wrong)} at step {state.global_step} is not a finite number: "
+                "training has diverged.",
+                hint="lower train.learning_rate, or use model.dtype float32 or bfloat16; "
+                "the last checkpoint is from before.",
+            )
+
+
+class StopOnSignal(TrainerCallback):  # type: ignore[misc]
+    """Turns Ctrl-C and SIGTERM into a checkpoint after the current step and the end of training.
+
+    A second Ctrl-C stops at once. Signals are taken from the first step on: before it, there is nothing to
+    save.
+
+    Attributes:
+        received: the signal, or None.
+    """
+
+    def __init__(self, on_signal: Callable[[], None] = lambda: None) -> None:
+        self.received: int | None = None
+        self._on_signal = on_signal
+        self._previous: dict[int, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Take the signals; possible in the main thread only."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask the Trainer to save and stop."""
+        if self.received is not None:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self.restore()
+            raise KeyboardInterrupt
+        self.received = number
+        self._on_signal()
