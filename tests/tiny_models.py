@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
@@ -76,6 +76,16 @@ def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **cha
             else:
                 parameter.normal_(std=parameter.shape[-1] ** -0.5)
     return model.to(dtype).eval()
+
+
+def linear_names(name: str) -> list[str]:
+    """Names of the linear layers but the head, for an adapter's `target_modules`."""
+    model = build(name)
+    head = model.get_output_embeddings()
+    linear = [
+        key for key, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
+    ]
+    return sorted({key.rpartition(".")[2] for key in linear})
 
 
 class Doc(NamedTuple):
