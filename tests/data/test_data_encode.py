@@ -124,7 +124,8 @@ def test_template_that_rewrites_earlier_turns_cannot_train_them(with_template: W
 
 def test_template_that_leaves_out_the_system_message_is_refused(with_template: WithTemplate) -> None:
     template = "{% for m in messages if m.role != 'system' %}"
-    template += "{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    template += "{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     row = chat_row({"role": "system", "content": "be brief"}, USER, ANSWER)
     with pytest.raises(DataError) as caught:
         encode_rows([row], with_template(template), max_length=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,9 @@ def test_csv_names_the_line_where_a_record_starts(tmp_path: Path) -> None:
 def test_csv_takes_fields_that_are_longer_than_the_default_limit(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"prompt,completion\n{'x' * 200_000},a\n")
+    limit = csv.field_size_limit()
     assert len(str(read_rows(path)[0][0].fields["prompt"])) == 200_000
+    assert csv.field_size_limit() == limit  # it is the whole process's
 
 
 def test_parquet(tmp_path: Path) -> None:
