@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from peft import PeftModel
 from torch import nn
 
 from selfaug.errors import ModelError
@@ -17,8 +18,12 @@ _EXACT_LORA_INITS = {True, False, None, "gaussian", "mica", "orthogonal"}
 
 def why_not_exact(model: nn.Module) -> str | None:
     """Why switching the adapters off does not give the base model back, or None if it does."""
-    configs = getattr(unwrap(model), "peft_config", {})
-    for config in configs.values():
+    peft_model = unwrap(model)
+    if not isinstance(peft_model, PeftModel):
+        return "the model has no adapter"
+    if any(getattr(module, "merged_adapters", None) for module in peft_model.modules()):
+        return "it is merged into the base weights, and taking it out again would leave them rounded"
+    for config in peft_model.peft_config.values():
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         if kind not in _EXACT_TYPES:
             return f"the adapter type {kind} is not known to leave the base weights as they are"
@@ -41,6 +46,6 @@ def require_exact(model: nn.Module) -> None:
     if reason:
         raise ModelError(
             f"the reference model can't be had by switching the adapter off: {reason}.",
-            hint="use reference='frozen_copy', which keeps a second copy of the model in memory, or plain LoRA "
-            "(init_lora_weights=True, bias='none').",
+            hint="use reference='frozen_copy' (FrozenCopy of the model before training), which keeps a second copy of "
+            "it in memory, or plain LoRA (init_lora_weights=True, bias='none').",
         )

@@ -1,0 +1,182 @@
+"""Adapters whose base weights stay exact, each trained for real; and those that are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import (
+    AdaLoraConfig,
+    BOFTConfig,
+    HRAConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    OSFConfig,
+    PeftConfig,
+    PromptTuningConfig,
+    VeraConfig,
+    get_peft_model,
+)
+
+from selfaug.errors import ModelError
+from selfaug.model.adapters import _EXACT_LORA_INITS, _EXACT_TYPES, require_exact, why_not_exact
+from selfaug.model.hidden import reference_mode
+from selfaug.model.reference import AdapterOff
+from selfaug.train.loss import alignment_loss
+from tiny_models import build, linear_names, make_docs, padded
+
+NAME = "llama-untied"
+INPUTS = padded(make_docs((5, 3), (9, 4)))
+TARGETS = linear_names(NAME)
+LM = {"task_type": "CAUSAL_LM", "target_modules": TARGETS}
+
+EXACT: dict[str, PeftConfig] = {
+    "lora": LoraConfig(**LM, lora_dropout=0.2),
+    "rslora": LoraConfig(**LM, use_rslora=True),
+    "dora": LoraConfig(**LM, use_dora=True),
+    "lora-bias": LoraConfig(**LM, lora_bias=True),
+    "lora-random": LoraConfig(**LM, init_lora_weights=False),
+    "lora-gaussian": LoraConfig(**LM, init_lora_weights="gaussian"),
+    "lora-mica": LoraConfig(**LM, init_lora_weights="mica"),
+    "lora-orthogonal": LoraConfig(**LM, init_lora_weights="orthogonal"),
+    "lora-head": LoraConfig(**LM, modules_to_save=["lm_head"]),
+    "lora-embeddings-and-head": LoraConfig(**LM, modules_to_save=["lm_head", "embed_tokens"]),
+    "adalora": AdaLoraConfig(**LM, total_step=10, init_r=6, target_r=3),
+    "loha": LoHaConfig(**LM),
+    "lokr": LoKrConfig(**LM),
+    "ia3": IA3Config(**LM, feedforward_modules=["down_proj"]),
+    "oft": OFTConfig(**LM, oft_block_size=4, use_cayley_neumann=False),
+    "vera": VeraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "o_proj"], r=4),
+    "hra": HRAConfig(**LM),
+    "osf": OSFConfig(**LM, effective_rank=4),
+}
+
+REFUSED: dict[str, PeftConfig] = {
+    "pissa": LoraConfig(**LM, init_lora_weights="pissa"),
+    "pissa, fast": LoraConfig(**LM, init_lora_weights="pissa_niter_4"),
+    "olora": LoraConfig(**LM, init_lora_weights="olora"),
+    "bias of all": LoraConfig(**LM, bias="all"),
+    "bias of lora's layers": LoraConfig(**LM, bias="lora_only"),
+    "prompt tuning": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+    "layer norms": LNTuningConfig(task_type="CAUSAL_LM"),
+    "a type that was not shown": BOFTConfig(**LM, boft_block_size=4),
+}
+
+
+def logits(model) -> torch.Tensor:
+    return model(
+        input_ids=INPUTS["input_ids"], attention_mask=INPUTS["attention_mask"], use_cache=False
+    ).logits
+
+
+def train(model, steps: int = 3) -> None:
+    """Real steps of the optimizer on the whole loss, from a start that is not the identity."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(steps):
+        alignment_loss(model, INPUTS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.filterwarnings("ignore:.lora_bias=True")  # it can't be merged, which is not wanted here
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", EXACT)
+def test_base_weights_stay_exact(kind, dtype):
+    """Switched off after training, the adapter leaves the base model's logits, bit by bit."""
+    with torch.no_grad():
+        want = logits(build(NAME, dtype=dtype))
+    model = get_peft_model(build(NAME, dtype=dtype), EXACT[kind]).train()
+    assert why_not_exact(model) is None
+    train(model)
+    with reference_mode(model):
+        off = logits(model)
+    model.eval()
+    with torch.no_grad():
+        on = logits(model)
+    assert torch.equal(off, want)
+    assert (on - want).abs().max() > 0.01  # it did train
+
+
+def test_lora_on_expert_tensors():
+    """A mixture-of-experts keeps its experts in one tensor, which PEFT wraps in another way."""
+    name = "qwen3-moe"
+    parameters = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    with torch.no_grad():
+        want = logits(build(name))
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], target_parameters=parameters, r=4)
+    model = get_peft_model(build(name), config).train()
+    assert alignment_loss(model, INPUTS).alignment_sum.item() == 0.0
+    train(model)
+    with reference_mode(model):
+        assert torch.equal(logits(model), want)
+    with torch.no_grad():
+        assert (logits(model) - want).abs().max() > 0.01
+
+
+def test_every_type_that_is_called_exact_is_shown():
+    shown = {config.peft_type.value for config in EXACT.values()}
+    assert shown == _EXACT_TYPES
+    inits = {c.init_lora_weights for c in EXACT.values() if isinstance(c, LoraConfig)}
+    assert inits == _EXACT_LORA_INITS - {None}
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own, about what we refuse
+@pytest.mark.parametrize("kind", REFUSED)
+def test_the_others_are_refused_with_a_hint(kind):
+    model = get_peft_model(build(NAME), REFUSED[kind])
+    with pytest.raises(ModelError, match="switching the adapter off") as error:
+        AdapterOff(model)
+    assert "frozen_copy" in error.value.hint
+    with pytest.raises(ModelError):
+        alignment_loss(model, INPUTS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("llama-untied", REFUSED["pissa"]),
+        ("llama-untied", REFUSED["olora"]),
+        ("phi-bias", LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], bias="all")),
+    ],
+)
+def test_the_refused_ones_do_change_the_base_model(name, config):
+    """Otherwise the refusal would be for nothing."""
+    model = get_peft_model(build(name), config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05)
+        want = logits(build(name))
+    with reference_mode(model):
+        assert not torch.equal(logits(model), want)
+
+
+def test_one_bad_adapter_among_good_ones_is_refused():
+    model = get_peft_model(build(NAME), EXACT["lora"])
+    require_exact(model)
+    model.add_adapter("second", LoraConfig(**LM, init_lora_weights="olora"))
+    with pytest.raises(ModelError, match="olora"):
+        require_exact(model)
+
+
+def test_a_merged_adapter_is_refused():
+    """Taking a merged adapter out again leaves the base weights rounded."""
+    model = get_peft_model(build(NAME), EXACT["rslora"])
+    train(model)
+    model.merge_adapter()
+    with pytest.raises(ModelError, match="merged"):
+        require_exact(model)
+
+
+def test_a_model_without_an_adapter_is_refused():
+    """It would be compared with itself: alignment and drift of 0, whatever it has become."""
+    with pytest.raises(ModelError, match="no adapter"):
+        AdapterOff(build(NAME))
