@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import warnings
+from collections.abc import Callable
 
 # Before transformers is imported anywhere: no test may ask a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +20,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from selfaug.config import TrainConfig, load_config
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -68,3 +74,51 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Pre
     model.save_pretrained(folder)
     tiny_tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """JSONL file with 24 retrieval rows, all shorter than the tiny model's 256 positions."""
+    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    rows = [
+        {
+            "id": f"row-{number}",
+            "question": f"revenue of company {number}?",
+            "context": [f"the revenue of company {number} was {number * 7} million", "the other company"],
+            "answer": f"{number * 7} million",
+        }
+        for number in range(24)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_model_dir: Path, tiny_rows: Path) -> Callable[..., TrainConfig]:
+    """Settings of a short run of the tiny model; more of them as `a.b=value`."""
+
+    def make(output: Path, *sets: str) -> TrainConfig:
+        flags = {"--model": str(tiny_model_dir), "--train": str(tiny_rows), "--output": str(output)}
+        short = ["train.batch_size=2", "train.gradient_accumulation=2", "train.steps=6", "train.save_steps=2"]
+        return load_config(None, flags, [*short, "train.learning_rate=1e-2", *sets])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, settings: Callable[..., TrainConfig]) -> Path:
+    """A complete run of six steps with three checkpoints and an evaluation. Don't change it: it is shared."""
+    run = tmp_path_factory.mktemp("runs") / "finished"
+    from selfaug.phases.train import train  # here: most tests don't need it, and it takes seconds
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of transformers about itself
+        config = settings(run, "train.keep_checkpoints=3", f"data.eval={settings(run).data.train[0]}")
+        train(config)
+    return run
+
+
+@pytest.fixture
+def copied_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of `finished_run` to be changed."""
+    return Path(shutil.copytree(finished_run, tmp_path / "copied"))

@@ -113,16 +113,22 @@ Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on th
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run (the --output of its training).")]
 
 
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(version("selfaug"))
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     debug: Debug = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as version_of
-
-        typer.echo(version_of("selfaug"))
-        raise typer.Exit
+    pass
 
 
 @app.command(epilog="Example: selfaug train --model Qwen/Qwen3-0.6B --train rows.jsonl --output runs/first")
@@ -319,8 +325,9 @@ def preview(
     Console(soft_wrap=True, highlight=False).print(shown.text)
     report = data.train.report
     say(
-        f"\n{report.rows:,} rows, {report.prompt_tokens:,} prompt and {report.completion_tokens:,} "
-        f"completion tokens; median {report.length_p50:,}, longest {report.length_max:,} of {data.max_length:,}"
+        f"\n{report.rows:,} rows: {report.prompt_tokens:,} prompt tokens, {report.completion_tokens:,} "
+        f"completion tokens; median row {report.length_p50:,}, longest {report.length_max:,} "
+        f"of {data.max_length:,}"
     )
     for warning in data.warnings:
         say(f"note: {warning}")

@@ -177,12 +177,16 @@ def _turn_parts(tokenizer: PreTrainedTokenizerBase, arguments: dict[str, Any]) -
     """The parts, or None if the template can't be taken apart."""
     import jinja2
 
+    # A beginning token that the tokeniser adds by itself, Ollama adds too.
+    added = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    begin = (tokenizer.bos_token or "") if added else ""
+
     def render(*roles: str, generate: bool = False) -> str:
         messages = [{"role": role, "content": _TEXTS[role]} for role in roles]
         text: str = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=generate, **arguments
         )
-        return text.removeprefix(tokenizer.bos_token or "")
+        return text.removeprefix(begin)
 
     if tokenizer.chat_template is None:
         return None

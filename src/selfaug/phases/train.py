@@ -160,14 +160,17 @@ def _run(
         on_progress(Progress("warning", message=f"resuming {run.path} {where}."))
     # The adapter's first weights are drawn when the trainer is made.
     set_seed(config.train.seed)
-    trainer = SelfAugTrainer(
-        model=model,
-        args=_trainer_settings(config, run, device, dtype, identity["parameters"], data),
-        train_dataset=data.train.to_dataset(),
-        eval_dataset=data.eval.to_dataset() if data.eval else None,
-        processing_class=data.tokenizer,
-        peft_config=lora_config(config.lora),
-    )
+    try:
+        trainer = SelfAugTrainer(
+            model=model,
+            args=_trainer_settings(config, run, device, dtype, identity["parameters"], data),
+            train_dataset=data.train.to_dataset(),
+            eval_dataset=data.eval.to_dataset() if data.eval else None,
+            processing_class=data.tokenizer,
+            peft_config=lora_config(config.lora),
+        )
+    except ValueError as error:  # how trl, peft and transformers refuse settings
+        raise ConfigError(f"training can't be set up: {error}") from error
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     _require_space(run.path, trainable, config)
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
@@ -352,28 +355,22 @@ def _explained(run: RunDir) -> Iterator[None]:
             hint="halve train.batch_size and double train.gradient_accumulation (the same numbers), set "
             "train.gradient_checkpointing=true, or model.quantization=4bit.",
         ) from error
-    except (OSError, RuntimeError) as error:
-        if not _is_full_disk(error, run.path):
+    except Exception as error:
+        if not _is_failed_write(error):
             raise
+        free = shutil.disk_usage(run.path).free
         raise StorageError(
-            f"the disk of {run.path} is full.",
+            f"can't write into {run.path}: the disk is full or a quota is reached ({free / 1e9:.1f} GB free).",
             hint=f"free space, then go on: selfaug train --resume --output {run.path}",
         ) from error
-    except Exception as error:
-        # safetensors has an error of its own.
-        if "No space left" in str(error) or "StorageFull" in str(error):
-            raise StorageError(
-                f"the disk of {run.path} is full.",
-                hint=f"free space, then go on: selfaug train --resume --output {run.path}",
-            ) from error
-        raise
 
 
-def _is_full_disk(error: BaseException, folder: Path) -> bool:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    # torch.save says only that its writer failed.
-    return "PytorchStreamWriter" in str(error) and shutil.disk_usage(folder).free < 50_000_000
+def _is_failed_write(error: Exception) -> bool:
+    """Whether a file could not be written; torch and safetensors have errors of their own for that."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    signs = ("PytorchStreamWriter", "inline_container", "No space left", "StorageFull", "FileTooLarge")
+    return any(sign in str(error) for sign in signs)
 
 
 def _evaluate(trainer: SelfAugTrainer) -> dict[str, float]:

@@ -1,0 +1,225 @@
+"""Commands through Typer's runner; what needs a process of its own is in test_processes.py."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers.utils import logging as transformers_logging
+from typer.testing import CliRunner, Result
+
+from selfaug.cli.main import app
+from selfaug.cli.terminal import RunProgress, printable
+from selfaug.phases.train import Progress
+
+COMMANDS = ["train", "preview", "chat", "export", "demo", "doctor"]
+
+
+@pytest.fixture(autouse=True)
+def libraries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command line silences libraries, for a process of its own; the tests share this one."""
+    before = dict(os.environ)
+    levels = {
+        name: logging.getLogger(name).level for name in ("torch", "trl", "peft", "accelerate", "datasets")
+    }
+    verbosity = transformers_logging.get_verbosity()
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    transformers_logging.set_verbosity(verbosity)
+
+
+def run(*arguments: str, **options: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: selfaug {command}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["train", "--alhpa", "1"],
+        ["export", "run"],  # --to is missing
+        ["chat"],
+        ["preview", "--rows", "none"],
+        ["train", "--rank", "many"],
+        ["train", "--config", "missing.yaml"],
+        ["train", "--resume"],
+        ["train", "--resume", "--overwrite", "--output", "x"],
+        ["export", "run", "--to", "x", "--dtype", "int8"],
+    ],
+)
+def test_wrong_usage_and_wrong_settings_exit_with_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr
+
+
+def test_all_problems_of_the_settings_are_told_at_once() -> None:
+    result = run("train", "--rank", "many", "--set", "selfaug.alhpa=1", "--model", "m")
+    assert result.stderr.count("\n  - ") == 3
+    assert "did you mean selfaug.alpha?" in result.stderr
+
+
+def test_a_missing_run_is_a_run_time_error() -> None:
+    for arguments in (["chat", "missing"], ["export", "missing", "--to", "x"]):
+        result = run(*arguments)
+        assert result.exit_code == 1
+        assert "not a selfaug run" in result.stderr
+        assert "Hint:" in result.stderr
+
+
+def test_an_unexpected_error_is_one_line_and_debug_shows_its_traceback(
+    tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path
+) -> None:
+    # A folder where a file is wanted: nobody foresaw it.
+    arguments = ["chat", str(tmp_path / "run"), "--prompt", "x"]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(
+        f"# A selfaug run.\nmodel: {{name: {tiny_model_dir}}}\ndata: {{train: {tiny_rows}}}\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "run" / "record.json").touch()
+    (tmp_path / "run" / "adapter").mkdir()
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ValueError: ")
+    assert "--debug" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Traceback" in run(*arguments, "--debug").stderr
+    assert "Traceback" in run("--debug", *arguments).stderr
+
+
+def test_version_is_that_of_the_package() -> None:
+    from importlib.metadata import version
+
+    assert run("--version").stdout.strip() == version("selfaug")
+
+
+def test_preview_shows_the_rows_and_gives_them_as_json(tiny_model_dir: Path, tiny_rows: Path) -> None:
+    arguments = ["preview", "--model", str(tiny_model_dir), "--train", str(tiny_rows)]
+    result = run(*arguments, "--rows", "2")
+    assert result.exit_code == 0
+    assert result.stdout.count("prompt tokens") == 2
+    assert "24 rows" in result.stderr
+    shown = json.loads(run(*arguments, "--id", "row-5", "--json").stdout)
+    assert [row["id"] for row in shown["rows"]] == ["row-5"]
+    missing = run(*arguments, "--id", "row-99")
+    assert missing.exit_code == 2
+    assert "there is no row row-99" in missing.stderr
+
+
+def test_bad_rows_are_told_with_their_lines(tmp_path: Path, tiny_model_dir: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n{"prompt"\n', encoding="utf-8")
+    result = run("preview", "--model", str(tiny_model_dir), "--train", str(file))
+    assert result.exit_code == 2
+    assert f"{file}:2" in result.stderr
+    assert f"{file}:3" in result.stderr
+    skipped = run("preview", "--model", str(tiny_model_dir), "--train", str(file), "--skip-bad-rows")
+    assert skipped.exit_code == 0
+
+
+def test_dry_run_estimates_and_writes_nothing(tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path) -> None:
+    arguments = ["train", "--dry-run", "--model", str(tiny_model_dir), "--train", str(tiny_rows)]
+    arguments += ["--output", str(tmp_path / "run")]
+    needs = json.loads(run(*arguments, "--json").stdout)
+    assert needs["parameters"] == 28_000
+    assert "how:" in run(*arguments).stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_conversation_ends_at_the_end_of_its_input(finished_run: Path) -> None:
+    arguments = ["chat", str(finished_run), "--max-new-tokens", "3", "--device", "cpu"]
+    result = run(*arguments, "--json", input="hello\n\nthe revenue?\n")
+    assert result.exit_code == 0
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [answer["prompt"] for answer in answers] == ["hello", "the revenue?"]
+    assert all(answer.keys() == {"prompt", "base", "tuned"} for answer in answers)
+    shown = run(*arguments, "--prompt", "hello")
+    assert "base" in shown.stdout
+    assert "tuned" in shown.stdout
+
+
+def test_export_says_where_and_what_is_next(finished_run: Path, tmp_path: Path) -> None:
+    told = json.loads(run("export", str(finished_run), "--to", str(tmp_path / "a"), "--json").stdout)
+    assert told["folder"] == str(tmp_path / "a")
+    result = run("export", str(finished_run), "--to", str(tmp_path / "b"), "--ollama")
+    assert "next: ollama create b -f" in result.stdout
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_train_says_what_came_out(tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path) -> None:
+    arguments = ["train", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--steps", "1"]
+    arguments += ["--output", str(tmp_path / "run")]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(f"run             {tmp_path / 'run'}\nsteps           1 in")
+    assert "next: selfaug chat" in result.stderr
+    taken = run(*arguments)
+    assert taken.exit_code == 1
+    assert "--overwrite" in taken.stderr
+    again = json.loads(run(*arguments, "--overwrite", "--json").stdout)
+    assert again["steps"] == 1
+
+
+def test_doctor_says_what_there_is() -> None:
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["ok"]
+    assert "torch" in {finding["name"] for finding in found["findings"]}
+    assert "torch" in run("doctor").stdout
+
+
+def test_with_everything_on_this_machine_no_hub_is_asked(
+    tiny_model_dir: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    run("preview", "--model", str(tiny_model_dir), "--train", str(tiny_rows))
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("\x9b31m", "\\x9b31m"),
+        ("a\rb\x07", "a\\rb\\x07"),
+        ("\u202eevil", "\\u202eevil"),
+        ("two\nlines\tand a tab", "two\nlines\tand a tab"),
+        ("Zürich 東京 👩\u200d💻", "Zürich 東京 👩\u200d💻"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_control_characters_of_a_model_are_shown_and_not_obeyed(written: str, shown: str) -> None:
+    assert printable(written) == shown
+
+
+def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    with RunProgress() as progress:
+        progress.show(Progress("data"))
+        for step in range(101):
+            progress.show(Progress("training", step, 100, {"nll": 2.0, "alignment_loss": 0.01, "alpha": 0.5}))
+        progress.show(Progress("warning", message="careful \x1b[2J"))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines[0] == "reading the rows ..."
+    assert "training 100/100 nll 2  alignment 0.01  alpha 0.5" in lines
+    assert len(lines) <= 4
+    assert lines[-1] == "note: careful \\x1b[2J"

@@ -1,0 +1,146 @@
+"""What only a process of its own shows: signals, kills, streams, start-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfaug.records import read_lines
+from selfaug.rundir import RunDir
+
+STEPS = 40
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "selfaug", *arguments]
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    # A group of its own: what the terminal would send on Ctrl-C goes to it alone.
+    return subprocess.Popen(
+        command(*arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def wait_for_lines(process: subprocess.Popen[str], file: Path, count: int) -> None:
+    """Wait until training has logged so many steps."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if file.exists() and len(file.read_bytes().splitlines()) >= count:
+            return
+        if process.poll() is not None:
+            pytest.fail(f"ended with {process.returncode}: {process.communicate()}")
+        time.sleep(0.005)
+    process.kill()
+    pytest.fail("no step within two minutes")
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_model_dir: Path, tiny_rows: Path) -> list[str]:
+    given = ["--model", str(tiny_model_dir), "--train", str(tiny_rows), "--learning-rate", "1e-2"]
+    given += ["--batch-size", "2", "--gradient-accumulation", "2", "--steps", str(STEPS), "--save-steps", "4"]
+    return [*given, "--set", "lora.dropout=0.1"]  # dropout: the random state has to be resumed too
+
+
+def test_killed_interrupted_and_resumed_gives_what_an_uninterrupted_run_gives(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    whole = start("train", *arguments, "--output", str(tmp_path / "whole"), "--json")
+    cut = RunDir(tmp_path / "cut")
+
+    killed = start("train", *arguments, "--output", str(cut.path))
+    wait_for_lines(killed, cut.metrics, 6)
+    killed.kill()
+    killed.communicate()
+    assert not cut.is_complete()
+    assert cut.latest_complete_checkpoint() is not None
+
+    stopped = start("train", "--resume", "--output", str(cut.path))
+    wait_for_lines(stopped, cut.metrics, 12)
+    stopped.send_signal(signal.SIGINT)
+    _, told = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130, told
+    assert f"selfaug train --resume --output {cut.path}" in told
+    assert "Traceback" not in told
+    at = read_lines(cut.metrics)[-1]["step"]
+    assert at < STEPS
+    assert cut.latest_complete_checkpoint() == cut.checkpoints / f"checkpoint-{at}"
+
+    resumed = start("train", "--resume", "--output", str(cut.path))
+    shown, told = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, told
+    assert f"steps           {STEPS}" in shown
+    printed, told = whole.communicate(timeout=120)
+    assert whole.returncode == 0, told
+    record = json.loads(printed)  # nothing but the result on stdout; and on stderr, nothing but our own
+    assert {line.split()[0] for line in told.splitlines()} == {"reading", "loading", "training", "evaluating"}
+    assert record["steps"] == STEPS
+
+    one, other = (
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("whole", "cut")
+    )
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+    lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    assert [line["step"] for line in lines[1]] == list(range(1, STEPS + 1))
+    for name in ("nll", "alignment_loss", "alpha", "learning_rate", "num_tokens"):
+        assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]], name
+
+
+def test_help_starts_without_the_heavy_libraries() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from selfaug.cli.main import app\n"
+        "assert CliRunner().invoke(app, ['train', '--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'transformers', 'trl', 'peft', 'datasets', 'pydantic_core', 'numpy'} "
+        "& set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # Typer's own coercion uses pydantic; what takes seconds is torch and what stands on it.
+    assert set(json.loads(result.stdout.replace("'", '"'))) <= {"pydantic_core"}, result.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tiny_model_dir: Path, tiny_rows: Path) -> None:
+    text = " ".join(
+        command("preview", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--rows", "24")
+    )
+    result = subprocess.run(f"{text} | head -n 1", shell=True, capture_output=True, text=True)
+    assert result.stdout == "Legend:\n"
+    assert "Traceback" not in result.stderr
+    assert "BrokenPipe" not in result.stderr
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path) -> None:
+    # No file above 100 kB: the optimizer's state and then the disk are "full" at the first checkpoint.
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "from selfaug.cli.main import main\n"
+        "main()\n"
+    )
+    arguments = ["train", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--steps", "2"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "--output", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "the disk is full" in result.stderr, result.stderr
+    assert "--resume" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "record.json").exists()

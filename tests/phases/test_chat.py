@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from selfaug.errors import StorageError
+from selfaug.phases.chat import open_chat
+
+
+def test_base_and_tuned_answer_and_both_are_greedy(finished_run: Path) -> None:
+    chat = open_chat(finished_run, max_new_tokens=6, device="cpu")
+    first = chat.ask("the revenue?")
+    chat.start_anew()
+    assert chat.ask("the revenue?") == first
+    assert chat.step is None
+    # Six steps at a high learning rate: the tuned model says something else.
+    assert first.base != first.tuned
+
+
+def test_a_conversation_goes_on_and_can_start_anew(finished_run: Path) -> None:
+    chat = open_chat(finished_run, system="be short", max_new_tokens=2, device="cpu")
+    chat.ask("one")
+    chat.ask("two")
+    assert [turn["role"] for turn in chat._tuned_turns] == ["user", "assistant"] * 2
+    chat.start_anew()
+    assert chat._base_turns == chat._tuned_turns == []
+
+
+def test_an_unfinished_run_speaks_through_its_last_checkpoint(copied_run: Path) -> None:
+    (copied_run / "record.json").unlink()
+    shutil.rmtree(copied_run / "adapter")
+    assert open_chat(copied_run, device="cpu").step == 6
+    shutil.rmtree(copied_run / "checkpoints")
+    with pytest.raises(StorageError, match="has no trained weights yet"):
+        open_chat(copied_run, device="cpu")
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="not a selfaug run"):
+        open_chat(tmp_path)

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selfaug.phases.doctor import examine
+
+
+def test_this_machine_can_train() -> None:
+    findings = {finding.name: finding for finding in examine()}
+    assert {"Python", "torch", "trl", "CPU", "Memory", "Cache folder", "Demo model"} <= findings.keys()
+    assert findings["torch"].status == "ok"
+    assert not [finding for finding in findings.values() if finding.status == "missing"]
+
+
+def test_what_is_not_ok_says_what_to_do() -> None:
+    assert all(finding.hint for finding in examine() if finding.status != "ok")
+
+
+def test_development_tools_are_not_asked_for() -> None:
+    assert "mypy" not in {finding.name for finding in examine()}
+
+
+def test_a_cache_folder_that_can_not_be_written_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "file"))
+    cache = next(finding for finding in examine() if finding.name == "Cache folder")
+    assert cache.status == "missing"
+    assert "SELFAUG_CACHE" in cache.hint

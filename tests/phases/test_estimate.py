@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from selfaug.config import TrainConfig
+from selfaug.errors import StorageError
+from selfaug.phases.estimate import estimate
+
+Settings = Callable[..., TrainConfig]
+
+
+def test_an_estimate_counts_what_the_run_counts_and_writes_nothing(
+    tmp_path: Path, settings: Settings
+) -> None:
+    needs = estimate(settings(tmp_path / "run"))
+    assert (needs.parameters, needs.trainable, needs.steps, needs.rows) == (28_000, 16_384, 6, 24)
+    assert needs.weights_bytes == 28_000 * 4
+    assert needs.optimizer_bytes == 16_384 * 12
+    assert needs.activations_bytes > 0
+    assert needs.seconds is not None
+    assert needs.seconds > 0
+    assert len(needs.how) >= 5
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_follow_from_rows_and_epochs(tmp_path: Path, settings: Settings) -> None:
+    assert estimate(settings(tmp_path / "run", "train.steps=null", "train.epochs=2")).steps == 12
+
+
+def test_full_fine_tuning_with_its_frozen_reference_needs_twice_the_weights(
+    tmp_path: Path, settings: Settings
+) -> None:
+    needs = estimate(settings(tmp_path / "run", "lora.method=full"))
+    assert needs.trainable == 28_000
+    assert needs.weights_bytes == 2 * 28_000 * 4
+    plain = estimate(settings(tmp_path / "run", "lora.method=full", "selfaug.alpha=0"))
+    assert plain.weights_bytes == 28_000 * 4
+
+
+def test_the_adapter_is_counted_for_the_targets_that_it_has(tmp_path: Path, settings: Settings) -> None:
+    # q_proj: 32 to 32, rank 16, two layers.
+    needs = estimate(settings(tmp_path / "run", "lora.target_modules=[q_proj]"))
+    assert needs.trainable == 2 * 16 * (32 + 32)
+
+
+def test_a_reference_cache_is_sized(tmp_path: Path, settings: Settings) -> None:
+    needs = estimate(settings(tmp_path / "run", "selfaug.reference=cache"))
+    assert needs.cache_bytes > 0
+    assert needs.cache_bytes % (32 * 4) == 0
+
+
+def test_a_taken_folder_is_refused(finished_run: Path, settings: Settings) -> None:
+    with pytest.raises(StorageError):
+        estimate(settings(finished_run))

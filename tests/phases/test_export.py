@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from selfaug.errors import StorageError
+from selfaug.phases.export import export, modelfile
+
+
+def test_the_merged_model_gives_the_logits_of_base_and_adapter(
+    finished_run: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    written = export(finished_run, tmp_path / "model")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    ids = torch.tensor([tokenizer("the revenue of the company")["input_ids"]])
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
+    tuned = PeftModel.from_pretrained(base, finished_run / "adapter").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, tuned(ids).logits)
+    assert tokenizer.chat_template
+    assert written.step is None
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_folder_that_is_not_empty_is_refused(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    with pytest.raises(StorageError, match="not empty"):
+        export(finished_run, tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_place_that_can_not_be_written_is_a_storage_error(finished_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="can't write"):
+        export(finished_run, tmp_path / "file" / "model")
+
+
+def test_ollama_gets_a_modelfile(finished_run: Path, tmp_path: Path) -> None:
+    written = export(finished_run, tmp_path / "model", ollama=True)
+    text = (tmp_path / "model" / "Modelfile").read_text(encoding="utf-8")
+    assert text.startswith("FROM .\n")
+    assert 'PARAMETER stop "<|im_end|>"' in text
+    assert "TEMPLATE" in text
+    assert written.commands[0].startswith("ollama create model -f ")
+
+
+def render_go(template: str, messages: list[dict[str, str]]) -> str:
+    """What Ollama makes of our templates: the constructs that we write, and no others."""
+    head, rest = template.removeprefix("{{- if .System }}").split("{{ end }}{{- range .Messages }}")
+    turns, answer = rest.split("{{ end }}{{ end }}")
+    user, assistant = re.fullmatch(
+        r'\{\{ if eq \.Role "user" \}\}(.*)\{\{ else if eq \.Role "assistant" \}\}(.*)', turns, re.DOTALL
+    ).groups()  # type: ignore[union-attr]
+    system = next((one["content"] for one in messages if one["role"] == "system"), "")
+    text = head.replace("{{ .System }}", system) if system else ""
+    for message in messages:
+        if message["role"] != "system":
+            frame = user if message["role"] == "user" else assistant
+            text += frame.replace("{{ .Content }}", message["content"])
+    return text + answer
+
+
+CONVERSATION = [
+    {"role": "system", "content": "be short"},
+    {"role": "user", "content": "one"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "three"},
+]
+CHATML = (
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+# Mistral: the system message goes into the first user turn.
+FOLDED = (
+    "{% set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+    "{% for m in messages %}"
+    "{% if m['role'] == 'user' %}[INST] {{ system if loop.index0 < 2 }}{{ m['content'] }} [/INST]"
+    "{% elif m['role'] == 'assistant' %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
+)
+
+
+@pytest.fixture
+def model(tiny_model_dir: Path) -> object:
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+
+
+def with_template(tokenizer: PreTrainedTokenizerFast, template: str | None) -> PreTrainedTokenizerFast:
+    other = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer, eos_token="<|im_end|>", pad_token="<|pad|>"
+    )
+    other.chat_template = template
+    return other
+
+
+def test_the_template_for_ollama_renders_as_the_chat_template_does(
+    tiny_tokenizer: PreTrainedTokenizerFast, model: object
+) -> None:
+    text, doubts = modelfile(tiny_tokenizer, model, {})
+    template = re.search(r'TEMPLATE """(.*?)"""', text, re.DOTALL).group(1)  # type: ignore[union-attr]
+    for messages in (CONVERSATION, CONVERSATION[1:2], CONVERSATION[:2]):
+        assert render_go(template, messages) == tiny_tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    assert doubts == []
+
+
+def test_a_system_message_that_the_template_adds_becomes_the_default(
+    tiny_tokenizer: PreTrainedTokenizerFast, model: object
+) -> None:
+    default = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nI am Tiny<|im_end|>\n{% endif %}"
+    text, doubts = modelfile(with_template(tiny_tokenizer, default + CHATML), model, {})
+    assert 'SYSTEM """I am Tiny"""' in text
+    assert doubts == []
+
+
+@pytest.mark.parametrize("template", [FOLDED, None, "{{ raise_exception('no system messages') }}"])
+def test_a_template_that_can_not_be_taken_apart_is_left_out_and_said(
+    tiny_tokenizer: PreTrainedTokenizerFast, model: object, template: str | None
+) -> None:
+    text, doubts = modelfile(with_template(tiny_tokenizer, template), model, {})
+    assert "TEMPLATE" not in text
+    assert "no TEMPLATE" in doubts[0]

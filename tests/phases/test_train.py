@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from selfaug.config import TrainConfig, load_config
+from selfaug.errors import ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.phases.train import Progress, train
+from selfaug.records import read_lines, read_record
+from selfaug.rundir import RunDir
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+Settings = Callable[..., TrainConfig]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "adapter" / "adapter_model.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_folder_holds_what_is_promised(finished_run: Path) -> None:
+    run = RunDir.open(finished_run)
+    assert run.is_complete()
+    assert {entry.name for entry in run.path.iterdir()} == {
+        "config.yaml",
+        "started.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "adapter",
+        "record.json",
+    }
+    assert run.latest_complete_checkpoint() == run.checkpoints / "checkpoint-6"
+    # Pickles run code when they are loaded: none is in what is handed on.
+    assert sorted(entry.suffix for entry in run.adapter.iterdir()) == sorted(
+        [".safetensors", ".json", ".json", ".json", ".jinja", ".md"]
+    )
+    assert load_config(run.config).run.output == str(finished_run)
+
+
+def test_metrics_has_one_line_a_step_and_the_evaluations(finished_run: Path) -> None:
+    lines = read_lines(finished_run / "metrics.jsonl")
+    steps = [line for line in lines if "nll" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert steps[0]["noise_floor"] == 0.0
+    assert steps[-1]["alignment_loss"] > 0
+    assert {"nll", "alignment_loss", "alpha", "learning_rate"} <= steps[-1].keys()
+    assert [line["step"] for line in lines if "eval_nll" in line] == [2, 4, 6]
+    assert steps[-1]["nll"] < steps[0]["nll"]
+
+
+def test_the_record_says_what_was_trained_on_what(finished_run: Path, tiny_rows: Path) -> None:
+    record = read_record(finished_run / "record.json", "train")
+    assert record["steps"] == 6
+    assert record["noise_floor"] == 0.0
+    assert record["model"]["parameters"] == 28_000
+    assert record["model"]["trainable"] == 16_384
+    assert record["data"]["train"]["rows"] == 24
+    assert record["data"]["train"]["forms"] == {"retrieval": 24}
+    assert len(record["data"]["train"]["sources"][0]["sha256"]) == 64
+    last = read_lines(finished_run / "metrics.jsonl")
+    assert record["final"]["nll"] == next(line["nll"] for line in last if line["step"] == 6 and "nll" in line)
+    assert record["evaluation"]["eval_nll"] == last[-1]["eval_nll"]
+    assert record["weights"][0]["file"] == "adapter/adapter_model.safetensors"
+    assert record["environment"]["versions"]["torch"] == torch.__version__.split("+")[0] or record[
+        "environment"
+    ]["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+
+
+def test_plain_peft_loads_the_adapter_and_the_tuned_model_differs(
+    finished_run: Path, tiny_model_dir: Path
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished_run / "adapter")
+    ids = torch.tensor([tokenizer("the revenue")["input_ids"]])
+    with torch.no_grad():
+        before = base(ids).logits
+        after = PeftModel.from_pretrained(base, finished_run / "adapter")(ids).logits
+    assert not torch.equal(before, after)
+
+
+def test_the_model_card_has_the_headings_of_the_hub_and_no_paths(finished_run: Path) -> None:
+    card = (finished_run / "adapter" / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "peft"
+    assert "base_model" not in front  # a folder is no id on the hub, and the hub refuses it there
+    for heading in (
+        "# Model Card for",
+        "## Model Details",
+        "## Uses",
+        "## Bias, Risks, and Limitations",
+        "## How to Get Started with the Model",
+        "## Training Details",
+        "## Evaluation",
+    ):
+        assert heading in card
+    assert str(finished_run.parent) not in card
+    assert "rows.jsonl" in card
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
+    finished_run: Path, copied_run: Path, settings: Settings, cut_off: bool
+) -> None:
+    # As if killed: after step 4's checkpoint; or while step 6's was written, which lacks its last file.
+    (copied_run / "record.json").unlink()
+    shutil.rmtree(copied_run / "adapter")
+    if cut_off:
+        (copied_run / "checkpoints" / "checkpoint-6" / "selfaug_state.json").unlink()
+    else:
+        shutil.rmtree(copied_run / "checkpoints" / "checkpoint-6")
+    with (copied_run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 7, "nl')
+    config = load_config(finished_run / "config.yaml", {"--output": str(copied_run)})
+    told: list[Progress] = []
+    train(config, resume=True, on_progress=told.append)
+    assert any("from step 4" in progress.message for progress in told)
+    assert same(weights(copied_run), weights(finished_run))
+    resumed, whole = (read_lines(run / "metrics.jsonl") for run in (copied_run, finished_run))
+    assert [(line["step"], line.get("nll")) for line in resumed] == [
+        (line["step"], line.get("nll")) for line in whole
+    ]
+    assert (copied_run / "record.json").exists()
+
+
+def test_without_a_complete_checkpoint_a_resumed_run_starts_from_the_beginning(
+    finished_run: Path, copied_run: Path
+) -> None:
+    (copied_run / "record.json").unlink()
+    shutil.rmtree(copied_run / "adapter")
+    shutil.rmtree(copied_run / "checkpoints")
+    train(load_config(finished_run / "config.yaml", {"--output": str(copied_run)}), resume=True)
+    assert same(weights(copied_run), weights(finished_run))
+    assert len(read_lines(copied_run / "metrics.jsonl")) == len(read_lines(finished_run / "metrics.jsonl"))
+
+
+def test_a_complete_run_has_nothing_to_resume(finished_run: Path, settings: Settings) -> None:
+    before = (finished_run / "record.json").read_bytes()
+    result = train(load_config(finished_run / "config.yaml"), resume=True)
+    assert result.record["steps"] == 6
+    assert (finished_run / "record.json").read_bytes() == before
+
+
+def test_a_run_can_not_be_resumed_with_other_settings_or_data(
+    copied_run: Path, settings: Settings, tmp_path: Path, tiny_rows: Path
+) -> None:
+    (copied_run / "record.json").unlink()
+    file = copied_run / "config.yaml"
+    with pytest.raises(ConfigError, match="can't be resumed with other settings") as error:
+        train(load_config(file, {"--output": str(copied_run), "--alpha": 2, "--seed": 1}), resume=True)
+    assert [problem.partition(":")[0] for problem in error.value.problems] == ["selfaug.alpha", "train.seed"]
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text(
+        tiny_rows.read_text(encoding="utf-8").replace("14 million", "15 million"), encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match="can't be resumed") as error:
+        train(load_config(file, {"--output": str(copied_run), "--train": str(changed)}), resume=True)
+    assert "training rows are not those" in error.value.problems[0]
+
+
+def test_full_fine_tuning_writes_a_model_that_loads(tmp_path: Path, settings: Settings) -> None:
+    train(settings(tmp_path / "run", "lora.method=full", "train.steps=2", "train.learning_rate=1e-3"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.hidden_size == 32
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def bad(tmp_path: Path, content: str) -> str:
+    file = tmp_path / "bad.jsonl"
+    file.write_text(content, encoding="utf-8")
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("sets", "kind"),
+    [
+        (["data.train=missing.jsonl"], DataError),
+        (["model.name=./missing"], ModelError),
+        (["model.device=cuda:7"], ConfigError),
+        (["model.device=quantum"], ConfigError),
+        (["model.dtype=float16"], ConfigError),
+        (["data.max_length=20"], DataError),
+        (["train.report_to=nonsense"], ConfigError),
+        (["selfaug.reference=adapter_off", "lora.target_modules=[nowhere]"], SelfAugError),
+    ],
+)
+def test_bad_input_is_one_error_and_nothing_is_written(
+    tmp_path: Path, settings: Settings, sets: list[str], kind: type[SelfAugError]
+) -> None:
+    with pytest.raises(kind):
+        train(settings(tmp_path / "run", *sets))
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_without_an_answer_are_refused_before_anything_is_written(
+    tmp_path: Path, settings: Settings
+) -> None:
+    with pytest.raises(DataError):
+        train(settings(tmp_path / "run", f"data.train={bad(tmp_path, '')}"))
+    with pytest.raises(DataError, match="1 of 1 rows"):
+        train(
+            settings(tmp_path / "run", "data.train=" + bad(tmp_path, '{"prompt": "a", "completion": ""}\n'))
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_taken_folder_is_refused_before_the_model_is_loaded(finished_run: Path, settings: Settings) -> None:
+    told: list[Progress] = []
+    with pytest.raises(StorageError, match="already holds a run"):
+        train(settings(finished_run), on_progress=told.append)
+    assert told == []
+
+
+def test_a_run_that_diverges_ends_with_an_error_that_says_so(tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(SelfAugError, match="is not a finite number"):
+        train(
+            settings(tmp_path / "run", "train.learning_rate=1e30", "train.max_grad_norm=0", "train.warmup=0")
+        )
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0])["nll"] > 0
+
+
+def test_rows_in_both_sets_are_pointed_out(finished_run: Path, tmp_path: Path, settings: Settings) -> None:
+    told: list[Progress] = []
+    config = settings(tmp_path / "run", "train.steps=1", f"data.eval={settings(tmp_path).data.train[0]}")
+    train(config, on_progress=told.append)
+    assert any("24 of 24 evaluation rows are training rows" in progress.message for progress in told)
+    stages = list(dict.fromkeys(progress.stage for progress in told))
+    assert stages == ["data", "warning", "model", "training", "saving"]
