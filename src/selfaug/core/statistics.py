@@ -14,6 +14,7 @@ __all__ = [
     "Interval",
     "PairedDifference",
     "detectable_difference",
+    "mean_interval",
     "paired_difference",
     "wilson_interval",
 ]
@@ -141,3 +142,30 @@ def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"{name} has scores outside [0, 1].")
     return scores
+
+
+def mean_interval(
+    sums: ArrayLike, counts: ArrayLike | None = None, *, seed: int, resamples: int = 10_000
+) -> Interval:
+    """Mean per unit over items of unequal size, with a bootstrap interval over items.
+
+    For nats per token over sequences: tokens of one sequence are not independent, sequences are.
+
+    Args:
+        sums: one sum (or score) an item.
+        counts: units in each item; None for one each.
+        seed: makes the interval reproducible.
+        resamples: bootstrap samples.
+
+    Raises:
+        ValueError: if there are no items, the lengths differ, or there is no unit at all.
+    """
+    totals = np.asarray(sums, dtype=np.float64)
+    sizes = np.ones_like(totals) if counts is None else np.asarray(counts, dtype=np.float64)
+    if totals.ndim != 1 or totals.size == 0 or totals.shape != sizes.shape or sizes.sum() <= 0:
+        raise ValueError(f"need one sum and one count an item, got shapes {totals.shape} and {sizes.shape}.")
+    n = len(totals)
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    means = (draws @ totals) / np.maximum(draws @ sizes, 1e-300)
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(totals.sum() / sizes.sum()), float(low), float(high))
