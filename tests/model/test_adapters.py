@@ -23,6 +23,7 @@ from peft import (
 
 from selfaug.errors import ModelError
 from selfaug.model.adapters import _EXACT_LORA_INITS, _EXACT_TYPES, require_exact, why_not_exact
+from selfaug.model.cache import fingerprint
 from selfaug.model.hidden import reference_mode
 from selfaug.model.reference import AdapterOff
 from selfaug.train.loss import alignment_loss
@@ -102,6 +103,7 @@ def test_base_weights_stay_exact(kind, dtype):
         on = logits(model)
     assert torch.equal(off, want)
     assert (on - want).abs().max() > 0.01  # it did train
+    assert fingerprint(model) == fingerprint(build(NAME, dtype=dtype))
 
 
 def test_lora_on_expert_tensors():
@@ -118,6 +120,7 @@ def test_lora_on_expert_tensors():
         assert torch.equal(logits(model), want)
     with torch.no_grad():
         assert (logits(model) - want).abs().max() > 0.01
+    assert fingerprint(model) == fingerprint(build(name))
 
 
 def test_every_type_that_is_called_exact_is_shown():

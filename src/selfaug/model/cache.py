@@ -41,7 +41,16 @@ __all__ = ["Document", "ReferenceCache", "fingerprint"]
 
 _VERSION = 1
 # Names, versions and training switches: they change nothing about hidden states.
-_VOLATILE_CONFIG = {"_name_or_path", "architectures", "transformers_version", "use_cache", "output_router_logits"}
+_VOLATILE_CONFIG = {
+    "_name_or_path",
+    "architectures",
+    "transformers_version",
+    "use_cache",
+    "output_router_logits",
+    "pad_token_id",  # trl sets these to the tokeniser's
+    "bos_token_id",
+    "eos_token_id",
+}
 
 
 @dataclass(frozen=True)
@@ -89,11 +98,13 @@ def fingerprint(model: nn.Module, *, compute_dtype: torch.dtype | None = None) -
         plain = ".".join(part for part in parts if part not in ("base_layer", "original_module"))
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         digest.update(f"{plain} {whole.dtype} {tuple(whole.shape)}".encode())
-        digest.update(whole.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy())
+        digest.update(whole.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
         tensors += 1
     return {
         "weights": digest.hexdigest(),
-        "config": hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16).hexdigest(),
+        "config": hashlib.blake2b(
+            json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16
+        ).hexdigest(),
         "class": type(inner).__name__,
         "attention": str(getattr(inner.config, "_attn_implementation", None)),
         "compute_dtype": str(compute_dtype or getattr(inner, "dtype", None)),
@@ -195,7 +206,7 @@ class ReferenceCache:
                 else:
                     _write_json(path / "cache.json", described)
         except OSError as error:
-            raise StorageError(f"can't write the reference cache in {path}: {error.strerror}.") from error
+            raise _not_writable(path, error) from error
         cache = cls(path, identity, width, dtype)
         cache._load_segments()
         return cache
@@ -264,20 +275,22 @@ class ReferenceCache:
             Bytes that were added.
 
         Raises:
-            StorageError: before anything is computed, if it does not fit on the disk.
+            StorageError: before anything is computed, if it does not fit on the disk or can't be written.
         """
         todo = self.missing(documents)
         if not todo:
             return 0
         name = "segment-" + hashlib.blake2b(b"".join(d.key for d in todo), digest_size=8).hexdigest()
         lock = FileLock(self.folder / f"{name}.lock")
-        if rank == 0:
-            lock.acquire()  # another run that builds the same documents is waited for
         try:
+            if rank == 0:
+                lock.acquire()  # another run that builds the same documents is waited for
             barrier()
             if not (self.folder / f"{name}.json").exists():
                 self._build_segment(model, name, todo, batch_tokens, rank, processes, barrier, on_progress)
             barrier()
+        except OSError as error:
+            raise _not_writable(self.folder, error) from error
         finally:
             if rank == 0:
                 lock.release()
@@ -306,11 +319,16 @@ class ReferenceCache:
         checksums = np.memmap(done, np.uint32, "r+", shape=(len(todo),))
         # A document that was written but not synced before a power cut has a checksum that does not fit: redo it.
         finished = np.array(
-            [bool(c) and _checksum(hidden[f : f + n]) == c for f, n, c in zip(first, rows, checksums, strict=True)]
+            [
+                bool(c) and _checksum(hidden[f : f + n]) == c
+                for f, n, c in zip(first, rows, checksums, strict=True)
+            ]
         )
-        # Long documents first: memory runs out at once or not at all.
-        order = sorted(np.flatnonzero(~finished), key=lambda i: -len(todo[i].input_ids))
+        # Long documents first: memory runs out at once or not at all. Documents are grouped in the same way whatever
+        # is finished: in a batch of another shape they would round differently.
+        order = sorted(range(len(todo)), key=lambda i: -len(todo[i].input_ids))
         batches = _batches([len(todo[i].input_ids) for i in order], batch_tokens)
+        batches = [batch for batch in batches if not all(finished[order[i]] for i in batch)]
         mine = batches[rank::processes]
         # Under FSDP a forward needs all processes, so each runs as many batches as the others.
         while batches and len(mine) < -(-len(batches) // processes):
@@ -320,7 +338,7 @@ class ReferenceCache:
         completed = int(finished.sum())
         with reference_mode(model):
             for batch in mine:
-                indices = [int(order[i]) for i in batch]
+                indices = [order[i] for i in batch]
                 states = self._hidden_of(model, [todo[i] for i in indices], pad, device)
                 for index, state in zip(indices, states, strict=True):
                     hidden[first[index] : first[index] + rows[index]] = state
@@ -500,11 +518,18 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 def _checksum(states: NDArray[np.uint8]) -> int:
     """crc32, never 0, which marks what is missing."""
-    return zlib.crc32(np.ascontiguousarray(states)) or 1
+    return zlib.crc32(np.ascontiguousarray(states).data) or 1
 
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _not_writable(folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"can't write the reference cache in {folder}: {error.strerror}.",
+        hint="give a folder that can be written as reference_cache_dir, or use reference='adapter_off'.",
+    )
 
 
 def _sync(file: Any) -> None:

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from selfaug.errors import ModelError
@@ -94,7 +101,9 @@ def _resolve(name: str | os.PathLike[str]) -> str:
     if text == DEMO_MODEL:
         return str(demo_model_path())
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise ModelError(f"model folder {text} does not exist.", hint="check the path, or give a hub id (owner/name).")
+        raise ModelError(
+            f"model folder {text} does not exist.", hint="check the path, or give a hub id (owner/name)."
+        )
     return text
 
 
@@ -153,7 +162,7 @@ def load_model(
             local_files_only=offline or Path(name).is_dir(),
             **options,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise _not_loadable("model", model, error, offline) from error
     if "quantization_config" not in options and "device_map" not in options:
         loaded = loaded.to(device)
@@ -168,7 +177,9 @@ def context_window(model: str | os.PathLike[str]) -> int | None:
 
 def _not_loadable(what: str, name: str | os.PathLike[str], error: Exception, offline: bool) -> ModelError:
     reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    hint = "check the name; a hub id is owner/name, a local model is a folder with config.json and safetensors."
+    hint = (
+        "check the name; a hub id is owner/name, a local model is a folder with config.json and safetensors."
+    )
     if offline:
         hint = "with --offline only local folders and what the hub cache already holds can be used. " + hint
     return ModelError(f"can't load the {what} of {os.fspath(name)!r}: {reason}", hint=hint)

