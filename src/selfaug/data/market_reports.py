@@ -52,8 +52,8 @@ def market_report_rows(split: Split, count: int, seed: int = 0) -> list[dict[str
     The first rows of a longer list are the shorter list. A row has
 
     - `id`, `question`
-    - `context`: three reports; one holds the figure, the others are about another year or region of the same
-      company, and about another company
+    - `context`: three reports; one holds the figure beside another one, the others hold the same figure of other
+      companies
     - `answer` in the house style, with its parts `value` ("$1,536 million") and `gold` (1-based number of the
       report that holds it)
 
@@ -394,11 +394,7 @@ def _row(rng: random.Random, asked: _Figure, companies: Sequence[_Company]) -> d
     """Question, reports and answer about a figure that only the gold report holds."""
     while True:
         gold = _report(rng, asked)
-        reports = [
-            gold,
-            _report(rng, _other_figure_of_the_company(rng, asked)),
-            _report(rng, _same_figure_of_another_company(rng, asked, companies)),
-        ]
+        reports = [gold, *(_report(rng, other) for other in _same_figure_of_others(rng, asked, companies))]
         figures = [figure for report in reports for figure in report.figures]
         # A second figure of the same value would let the right value come from the wrong place.
         if sum(figure.value == asked.value for figure in figures) == 1:
@@ -420,18 +416,12 @@ def _any_figure(rng: random.Random, companies: Sequence[_Company]) -> _Figure:
     return _Figure(rng.choice(companies), metric, region, rng.choice(_YEARS))
 
 
-def _other_figure_of_the_company(rng: random.Random, asked: _Figure) -> _Figure:
-    """Another region in the same year, or another year."""
-    if asked.region and rng.random() < 0.3:
-        return asked.of(region=_another(rng, _REGIONS, asked.region))
-    return asked.of(year=_another(rng, _YEARS, asked.year))
-
-
-def _same_figure_of_another_company(
+def _same_figure_of_others(
     rng: random.Random, asked: _Figure, companies: Sequence[_Company]
-) -> _Figure:
+) -> list[_Figure]:
+    """The figure of two other companies: what a model that doesn't read the name would answer."""
     others = [company for company in companies if company.stem != asked.company.stem]
-    return _Figure(rng.choice(others), asked.metric, asked.region, asked.year)
+    return [_Figure(other, asked.metric, asked.region, asked.year) for other in rng.sample(others, 2)]
 
 
 def _another(rng: random.Random, choices: Sequence[_T], taken: _T) -> _T:
@@ -446,21 +436,16 @@ def _question(rng: random.Random, figure: _Figure) -> str:
         "Look up {owner} {year} {metric}{where}.",
         "I need the {year} {metric} of {company}{where}.",
     )
-    return _worded(rng, rng.choice((*general, *figure.metric.questions * 2)), figure)
+    return _worded(rng, rng.choice((*general, *figure.metric.questions)), figure)
 
 
 def _report(rng: random.Random, figure: _Figure) -> _Report:
     """A report that holds the figure among others, in one of the forms that suit it."""
     forms: list[Callable[[random.Random, _Figure], _Report]] = [
         _two_metrics,
-        _two_years,
         _own_sentence,
-        _table_of_years,
         _table_of_metrics,
-        _full_table,
     ]
-    if figure.region:
-        forms.append(_two_regions)
     report = rng.choice(forms)(rng, figure)
     if report.text.startswith("|") or rng.random() < 0.6:
         return report
@@ -482,30 +467,6 @@ def _two_metrics(rng: random.Random, figure: _Figure) -> _Report:
     return _Report(_worded(rng, text, first, second), figures)
 
 
-def _two_years(rng: random.Random, figure: _Figure) -> _Report:
-    before, after = figures = _with_next_year(rng, figure)
-    verb = rng.choice(("rose", "grew") if _number(after) > _number(before) else ("fell", "slipped"))
-    text = rng.choice(
-        (
-            "{owner} {metric}{where} {verb} from {value} in {year} to {value2} in {year2}.",
-            "In {year2}, {metric} at {company}{where} {verb} to {value2}, from {value} in {year}.",
-            "At {company}, {metric}{where} reached {value2} in {year2} after {value} in {year}.",
-        )
-    )
-    return _Report(_worded(rng, text.replace("{verb}", verb), before, after), figures)
-
-
-def _two_regions(rng: random.Random, figure: _Figure) -> _Report:
-    first, second = figures = _shuffled(rng, figure, figure.of(region=_another(rng, _REGIONS, figure.region)))
-    text = rng.choice(
-        (
-            "In {year}, {company} reported {article}{metric} of {value}{where} and of {value2}{where2}.",
-            "{company} saw {article}{metric} of {value}{where}, against {value2}{where2}, in {year}.",
-        )
-    )
-    return _Report(_worded(rng, text, first, second), figures)
-
-
 def _own_sentence(rng: random.Random, figure: _Figure) -> _Report:
     first, second = _with_another_metric(rng, figure)
     text = rng.choice(first.metric.sentences)
@@ -518,12 +479,6 @@ def _own_sentence(rng: random.Random, figure: _Figure) -> _Report:
     return _Report(_worded(rng, text + more, first, second), (first, second))
 
 
-def _table_of_years(rng: random.Random, figure: _Figure) -> _Report:
-    before, after = figures = _with_next_year(rng, figure)
-    text = "| {company}{where} | {year} | {year2} |\n| {Metric} ({unit}) | {number} | {number2} |"
-    return _Report(_worded(rng, text, before, after), figures)
-
-
 def _table_of_metrics(rng: random.Random, figure: _Figure) -> _Report:
     first, second = figures = _with_another_metric(rng, figure)
     text = (
@@ -532,27 +487,9 @@ def _table_of_metrics(rng: random.Random, figure: _Figure) -> _Report:
     return _Report(_worded(rng, text, first, second), figures)
 
 
-def _full_table(rng: random.Random, figure: _Figure) -> _Report:
-    before, after = _with_next_year(rng, figure)
-    lines = [_worded(rng, "| {company}{where} | {year} | {year2} |", before, after)]
-    figures: list[_Figure] = []
-    for one in _with_another_metric(rng, figure):
-        cells = before.of(metric=one.metric), after.of(metric=one.metric)
-        lines.append(_worded(rng, "| {Metric} ({unit}) | {number} | {number2} |", *cells))
-        figures += cells
-    return _Report("\n".join(lines), tuple(figures))
-
-
 def _with_another_metric(rng: random.Random, figure: _Figure) -> tuple[_Figure, _Figure]:
     metrics = [metric for metric in _METRICS if metric.regional or figure.region is None]
     return _shuffled(rng, figure, figure.of(metric=_another(rng, metrics, figure.metric)))
-
-
-def _with_next_year(rng: random.Random, figure: _Figure) -> tuple[_Figure, _Figure]:
-    """The figure and its neighbour in time, the earlier one first."""
-    neighbour = rng.choice([year for year in (figure.year - 1, figure.year + 1) if year in _YEARS])
-    first, second = sorted((figure.year, neighbour))
-    return figure.of(year=first), figure.of(year=second)
 
 
 def _shuffled(rng: random.Random, first: _Figure, second: _Figure) -> tuple[_Figure, _Figure]:
@@ -566,7 +503,7 @@ def _worded(rng: random.Random, text: str, first: _Figure, second: _Figure | Non
     for suffix, figure in (("", first), ("2", second)):
         if figure is None:
             continue
-        name = rng.choice(figure.metric.names)
+        name = figure.metric.names[0]
         words |= {
             f"metric{suffix}": name,
             f"Metric{suffix}": name[0].upper() + name[1:],
