@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from benchmarks.processes import in_own_process, interleaved, peak_bytes, prepare
 from benchmarks.report import machine, median_and_range, publish, ratio_of_rounds, table
@@ -85,9 +85,9 @@ def _liger(tuned: Tensor, reference: Tensor, weight: Tensor) -> tuple[Tensor, Te
 
 
 def _naive(tuned: Tensor, reference: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    log_p = F.log_softmax(F.linear(tuned, weight).float(), -1)
-    log_q = F.log_softmax(F.linear(reference, weight).float(), -1)
-    divergence = F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(-1)
+    log_p = functional.log_softmax(functional.linear(tuned, weight).float(), -1)
+    log_q = functional.log_softmax(functional.linear(reference, weight).float(), -1)
+    divergence = functional.kl_div(log_p, log_q, log_target=True, reduction="none").sum(-1)
     loss = divergence.mean()
     loss.backward()
     return loss.detach(), divergence.detach()

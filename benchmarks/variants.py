@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from torch.nn import functional as F
+from torch.nn import functional
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
@@ -37,10 +37,12 @@ class PublishedTrainer(SFTTrainer):
         with torch.no_grad(), peft_model.disable_adapter():
             reference_BTV = model(**inputs, use_cache=False).logits.float()
         logits_BTV = model(**inputs, use_cache=False).logits.float()
-        nll = F.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten())
+        nll = functional.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten())
         prompt = labels_BT == -100
-        log_p = F.log_softmax(logits_BTV[prompt], -1)
-        divergence = F.kl_div(log_p, F.softmax(reference_BTV[prompt], -1), reduction="batchmean")
+        log_p = functional.log_softmax(logits_BTV[prompt], -1)
+        divergence = functional.kl_div(
+            log_p, functional.softmax(reference_BTV[prompt], -1), reduction="batchmean"
+        )
         return nll + ALPHA * divergence
 
 
