@@ -25,6 +25,7 @@ def test_the_merged_model_gives_the_logits_of_base_and_adapter(
         torch.testing.assert_close(merged(ids).logits, tuned(ids).logits)
     assert tokenizer.chat_template
     assert written.step is None
+    assert written.size == sum(weight.numel() * 4 for weight in merged.parameters())
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -177,6 +177,16 @@ def test_full_fine_tuning_writes_a_model_that_loads(tmp_path: Path, settings: Se
     assert not (tmp_path / "run" / "adapter").exists()
 
 
+@pytest.mark.parametrize("layout", ["packing", "padding_free"])
+def test_rows_can_be_packed_or_joined_without_padding(
+    tmp_path: Path, settings: Settings, layout: str
+) -> None:
+    result = train(settings(tmp_path / "run", f"train.{layout}=true", "train.steps=3"))
+    assert result.record["steps"] == 3
+    assert result.record["noise_floor"] < 1e-6
+    assert result.record["final"]["alignment_loss"] > 0
+
+
 def bad(tmp_path: Path, content: str) -> str:
     file = tmp_path / "bad.jsonl"
     file.write_text(content, encoding="utf-8")

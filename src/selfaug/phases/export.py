@@ -86,7 +86,8 @@ def export(
         # In 32 bits, rounded once at the end.
         stored = model.dtype
         model = PeftModel.from_pretrained(model.float(), weights).merge_and_unload().to(stored)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    # parameters() names tied weights once, as the file does.
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     partial = target.with_name(f"{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -252,7 +252,8 @@ def _trainer_settings(
         activation_checkpointing=checkpointing,
         packing=settings.packing,
         padding_free=settings.padding_free,
-        max_length=data.max_length,
+        # The rows fit already. Packing fills rows up to this length; padding-free refuses to have one.
+        max_length=data.max_length if settings.packing else None,
         bf16=mixed and dtype is torch.bfloat16,
         fp16=mixed and dtype is torch.float16,
         use_cpu=device.type == "cpu",
