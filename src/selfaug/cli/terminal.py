@@ -6,10 +6,11 @@ import json
 import os
 import sys
 import time
-import unicodedata
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+
+from selfaug.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -18,21 +19,6 @@ if TYPE_CHECKING:
     from selfaug.phases.train import Progress
 
 __all__ = ["RunProgress", "print_json", "printable", "say", "say_error"]
-
-
-def printable(text: str) -> str:
-    """Text whose control characters are shown and not obeyed.
-
-    A model can write anything, escape sequences that clear the screen or rename the window included, and
-    marks that turn the direction of text.
-    """
-    return "".join(
-        character
-        if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-        or character == "\u200d"  # joins the parts of an emoji
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )  # fmt: skip
 
 
 def print_json(value: Any) -> None:
