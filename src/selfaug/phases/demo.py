@@ -41,6 +41,8 @@ METHODS = {"plain": "plain LoRA", "selfaug": "SelfAug"}
 
 _TASK_TOKENS = 32
 
+_MARKER = "demo.json"
+
 
 @dataclass(frozen=True)
 class DemoSettings:
@@ -103,8 +105,10 @@ def run_demo(
     """
     settings = settings or (QUICK if quick else FULL)
     began = time.monotonic()
-    earlier = _open(output, settings, overwrite)
-    timing: dict[str, float] = {}
+    cut_off = _open(output, settings, overwrite)
+    if (output / "record.json").exists():
+        return read_record(output / "record.json", RECORD_KIND)
+    earlier = _seconds_of_complete_runs(output)
     tokenizer = load_tokenizer(DEMO_MODEL)
     _write_data(output, settings)
 
@@ -128,7 +132,6 @@ def run_demo(
     for name in ("base", *METHODS):
         label = METHODS.get(name, "base")
         with _using(model, name):
-            started = time.monotonic()
             answers[name] = _answers(
                 output / "samples" / f"{name}.jsonl",
                 lambda label=label: {  # type: ignore[misc]
@@ -150,7 +153,6 @@ def run_demo(
                 },
                 [row["question"] for row in task] + [item.prompt for item in items],
             )
-            timing[name] = time.monotonic() - started
 
     # Drift on the reference model's own answers: it needs no labels, and it is where style would leak.
     sequences = [
@@ -176,48 +178,89 @@ def run_demo(
         "task_prompt_tokens": sorted(len(prompt) for prompt in task_prompts)[len(task_prompts) // 2],
         "results": _results(task, items, answers, drifts, output),
         "detectable_difference": detectable_difference(len(items)).difference,
+        "task_example": {
+            "question": task[0]["question"],
+            "expected": task[0]["answer"],
+            "answers": {name: given["task"][0] for name, given in answers.items()},
+        },
         "side_by_side": _side_by_side(items, answers),
         "curves": {name: {"drift": curves[name], "steps": _steps(output / name)} for name in METHODS},
+        "environment": read_record(output / "plain" / "record.json", "train")["environment"],
         "threads": torch.get_num_threads(),
         "seconds": earlier + time.monotonic() - began,
+        "cut_off": cut_off,
     }
     write_record(output / "record.json", RECORD_KIND, data)
-    return data
+    return read_record(output / "record.json", RECORD_KIND)
 
 
-def _open(output: Path, settings: DemoSettings, overwrite: bool) -> float:
-    """Make the demo's folder, or go on with a cut-off one; returns the seconds that earlier sessions took."""
-    marker = output / "demo.json"
+def _open(output: Path, settings: DemoSettings, overwrite: bool) -> bool:
+    """Make the demo's folder, or go on with a cut-off one; returns whether there was one.
+
+    A finished demo whose page was not written yet counts as cut off.
+    """
+    marker = output / _MARKER
+    if output.exists() and not output.is_dir():
+        raise StorageError(f"{output} is a file, not a folder.", hint="give another --output.")
     if output.exists() and any(output.iterdir()):
         if not marker.is_file():
             raise StorageError(f"{output} is not empty and not a demo.", hint="give another --output.")
         same = read_record(marker, "demo-started")["settings"] == asdict(settings)
-        if overwrite or (not same and not (output / "record.json").exists()):
-            if not overwrite:
-                raise StorageError(
-                    f"{output} holds a demo with other settings.",
-                    hint="give another --output, or --overwrite.",
-                )
-            shutil.rmtree(output)
-        elif (output / "record.json").exists():
+        finished = (output / "record.json").exists()
+        if overwrite:
+            _clear(output)
+        elif finished and (output / "report.html").exists():
             raise StorageError(
                 f"{output} already holds a finished demo.",
                 hint=f"look at {output / 'report.html'}, give another --output, or --overwrite.",
             )
+        elif not same:
+            raise StorageError(
+                f"{output} holds a demo with other settings.", hint="give another --output, or --overwrite."
+            )
+    cut_off = marker.exists()
     try:
-        (output / "samples").mkdir(parents=True, exist_ok=True)
-        (output / "data").mkdir(exist_ok=True)
-        if not marker.exists():
+        output.mkdir(parents=True, exist_ok=True)
+        if not cut_off:
             write_record(marker, "demo-started", {"settings": asdict(settings)})
+        (output / "samples").mkdir(exist_ok=True)
+        (output / "data").mkdir(exist_ok=True)
     except OSError as error:
         raise StorageError(
             f"can't write into {output}: {error.strerror or error}", hint="give another --output."
         ) from error
-    return sum(
-        read_record(output / name / "record.json", "train").get("seconds", 0.0)
-        for name in METHODS
-        if (output / name / "record.json").exists()
+    return cut_off
+
+
+def _clear(output: Path) -> None:
+    """Delete a demo, but never what is not part of one. The marker goes last: what is left is still a demo."""
+    ours = {_MARKER, "record.json", "report.html", "samples", "data", *METHODS}
+    foreign = sorted(
+        entry.name
+        for entry in output.iterdir()
+        if entry.name not in ours and not any(entry.name.startswith(f".{name}.") for name in ours)
     )
+    if foreign:
+        raise StorageError(
+            f"{output} holds a demo, and files that selfaug did not write: {', '.join(foreign[:5])}.",
+            hint="move them away first, or give another --output.",
+        )
+    try:
+        for entry in sorted(output.iterdir(), key=lambda entry: entry.name == _MARKER):
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"can't clear {output}: {error.strerror or error}", hint="give another --output."
+        ) from error
+
+
+def _seconds_of_complete_runs(output: Path) -> float:
+    """Training time of an earlier session. What it evaluated is not counted: nobody wrote its time down."""
+    records = (output / name / "record.json" for name in METHODS)
+    return sum(float(read_record(path, "train")["seconds"]) for path in records if path.exists())
 
 
 def _write_data(output: Path, settings: DemoSettings) -> None:
@@ -259,6 +302,8 @@ def _train(output: Path, name: str, settings: DemoSettings, on_progress: Callabl
     run = RunDir(output / name)
     if run.is_complete():
         return
+    if run.is_run() and not run.started.exists():  # killed while the folder was made
+        run.discard()
 
     def show(progress: Progress) -> None:
         if progress.stage == "training":
@@ -327,6 +372,8 @@ def _drift_curve(
         model.load_adapter(str(checkpoint), adapter_name="checkpoint")
         with _using(model, "checkpoint"):
             drift = measure_drift(model, sequences, starts=starts)
+            # PEFT warns when the adapter in use is deleted.
+            model.set_adapter(run.name)
         model.delete_adapter("checkpoint")
         curve.append({"step": int(checkpoint.name.split("-")[1]), "drift": drift.mean})
         on_progress(Progress(f"{label}: drift over steps", done, len(checkpoints)))
@@ -404,6 +451,7 @@ def _side_by_side(
             "prompt": items[i].prompt,
             "answers": {name: given["general"][i] for name, given in answers.items()},
             "passed": {name: score_general(items[i], given["general"][i]) for name, given in answers.items()},
+            "leaks": {name: leaks_house_style(given["general"][i]) for name, given in answers.items()},
         }
         for i in chosen
     ]
