@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Mapping
@@ -423,13 +424,30 @@ def demo(
     output: Annotated[
         str, typer.Option("--output", metavar="FOLDER", help="Where results are written.")
     ] = "runs/demo",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the demo in --output.")] = False,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Specialise a small real model with plain LoRA and with SelfAug, and compare what they forget."""
     _quiet_libraries(offline=True, debug=_debug(ctx))
-    from selfaug.phases.demo import run_demo  # type: ignore[import-not-found,unused-ignore]
+    from selfaug.cli.demo_view import show_demo
+    from selfaug.phases.demo import run_demo
+    from selfaug.records import write_text
+    from selfaug.report.demo_page import demo_page
 
-    run_demo(quick=quick, output=Path(output))
+    folder = Path(output)
+    try:
+        with RunProgress() as progress:
+            record = run_demo(folder, quick=quick, overwrite=overwrite, on_progress=progress.show)
+        write_text(folder / "report.html", demo_page(record))
+    except KeyboardInterrupt as interrupt:
+        # Training says how to go on with one run; what was begun here is the demo.
+        again = shlex.join(["selfaug", "demo", *(["--quick"] if quick else []), "--output", output])
+        raise KeyboardInterrupt(f"stopped; what is done is kept. To go on: {again}") from interrupt
+    if as_json:
+        print_json(record)
+    else:
+        show_demo(record, folder)
 
 
 @app.command(epilog="Example: selfaug doctor --json")

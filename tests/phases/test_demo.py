@@ -1,0 +1,176 @@
+"""The demo: its folder with no model at all, and the whole of it, very small, with the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo_records import record
+from selfaug.errors import StorageError
+from selfaug.eval.general_suite import EXECUTIVE_ITEM
+from selfaug.phases.demo import METHODS, QUICK, RECORD_KIND, DemoSettings, run_demo
+from selfaug.phases.train import Progress
+from selfaug.records import read_lines, read_record, write_record
+from selfaug.report.demo_page import demo_page
+
+TINY = DemoSettings(steps=2, batch_size=1, task_items=2, general_items=3, rank=2)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "selfaug", "demo", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"},
+        start_new_session=True,
+    )
+
+
+def finished(folder: Path, settings: DemoSettings = QUICK) -> Path:
+    """A folder as a finished demo leaves it before its page is written."""
+    folder.mkdir()
+    write_record(folder / "demo.json", "demo-started", {"settings": asdict(settings)})
+    write_record(folder / "record.json", RECORD_KIND, record())
+    return folder
+
+
+def test_a_foreign_folder_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("dear", encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(StorageError, match="is not empty and not a demo") as refused:
+            run_demo(tmp_path, overwrite=overwrite)
+        assert refused.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    with pytest.raises(StorageError, match="is a file"):
+        run_demo(tmp_path / "mine")
+
+
+def test_overwriting_never_deletes_what_is_not_of_the_demo(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "demo")
+    (folder / "notes.txt").write_text("dear", encoding="utf-8")
+    with pytest.raises(StorageError, match=r"did not write: notes\.txt"):
+        run_demo(folder, quick=True, overwrite=True)
+    assert (folder / "record.json").exists()
+
+
+def test_a_demo_with_other_settings_and_a_finished_one_are_refused(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "demo")
+    with pytest.raises(StorageError, match="other settings"):
+        run_demo(folder)
+    (folder / "report.html").touch()
+    with pytest.raises(StorageError, match="finished demo") as refused:
+        run_demo(folder, quick=True)
+    assert "--overwrite" in str(refused.value.hint)
+
+
+def test_a_finished_demo_that_lost_its_page_is_shown_again(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "demo")
+    process = start("--quick", "--output", str(folder), "--json")
+    out, told = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert json.loads(out) == record()
+    assert (folder / "report.html").read_text(encoding="utf-8") == demo_page(record())
+
+
+def cut_off_at(stage: str) -> Callable[[Progress], None]:
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == stage and progress.done:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A tiny demo, cut off in its second training and again after the base model's answers; and its stages."""
+    folder = tmp_path_factory.mktemp("demos") / "tiny"
+    stages: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of transformers about itself
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(folder, settings=TINY, on_progress=cut_off_at("SelfAug: training"))
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(folder, settings=TINY, on_progress=cut_off_at("plain LoRA: task questions"))
+        assert [path.name for path in (folder / "samples").iterdir()] == ["base.jsonl"]
+        run_demo(folder, settings=TINY, on_progress=lambda progress: stages.append(progress.stage))
+    return folder, stages
+
+
+@pytest.mark.real_model
+def test_a_cut_off_demo_goes_on_where_it_was(demo: tuple[Path, list[str]]) -> None:
+    folder, stages = demo
+    assert not [stage for stage in stages if "training" in stage or stage.startswith("base")]
+    assert [stage for stage in dict.fromkeys(stages) if ":" in stage] == [
+        *(f"{name}: {part}" for name in METHODS.values() for part in ("task questions", "general prompts")),
+        *(f"{name}: drift" for name in METHODS.values()),
+        *(f"{name}: drift over steps" for name in METHODS.values()),
+    ]
+    assert read_record(folder / "record.json", RECORD_KIND)["cut_off"]
+
+
+@pytest.mark.real_model
+def test_the_record_has_all_that_the_page_shows(demo: tuple[Path, list[str]]) -> None:
+    folder, _ = demo
+    written = read_record(folder / "record.json", RECORD_KIND)
+    assert written["side_by_side"][0]["id"] == EXECUTIVE_ITEM
+    for name in METHODS:
+        result = written["results"][name]
+        assert result["drift"]["value"] > 0
+        assert result["general_items"] == len(read_lines(folder / "samples" / f"{name}.jsonl")) - 2 == 3
+        assert [row["step"] for row in written["curves"][name]["steps"]] == [1, 2]
+        assert [row["step"] for row in written["curves"][name]["drift"]] == [0, 1, 2]
+        assert written["curves"][name]["drift"][0]["drift"] == 0
+    assert written["results"]["base"]["leaks"]["value"] == 0
+    assert demo_page(written).count("<svg") == 4
+
+
+@pytest.mark.real_model
+def test_both_methods_differ_in_alpha_only(demo: tuple[Path, list[str]]) -> None:
+    folder, _ = demo
+    plain, ours = (read_record(folder / name / "record.json", "train") for name in METHODS)
+    assert plain["data"]["train"] == ours["data"]["train"]
+    differing = {
+        (section, key)
+        for section, values in ours["settings"].items()
+        for key, value in values.items()
+        if value != plain["settings"][section][key]
+    }
+    assert differing == {("selfaug", "alpha"), ("run", "output")}
+    assert (plain["settings"]["selfaug"]["alpha"], ours["settings"]["selfaug"]["alpha"]) == (0, TINY.alpha)
+
+
+@pytest.mark.real_model
+def test_ctrl_c_says_how_to_go_on_with_the_demo(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    process = start("--quick", "--output", str(folder))
+    deadline = time.monotonic() + 300
+    while not (folder / "plain" / "metrics.jsonl").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"To go on: selfaug demo --quick --output {folder}" in told
+    assert "selfaug train --resume" not in told
+    assert "Traceback" not in told
+    assert any((folder / "plain" / "checkpoints").glob("checkpoint-*"))
+
+
+def test_plain_values_of_the_quick_demo_are_smaller() -> None:
+    full: dict[str, Any] = asdict(DemoSettings())
+    quick = asdict(QUICK)
+    assert {key for key in full if full[key] != quick[key]} == {"steps", "task_items", "general_items"}
