@@ -1,0 +1,207 @@
+"""The documentation runs: every shell, Python and YAML block of a page, in order, in its quick form."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import textwrap
+import tomllib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser
+from transformers.utils import logging as transformers_logging
+from typer.testing import CliRunner
+
+from selfaug.cli.main import app
+from selfaug.config import load_config
+from selfaug.data import RetrievalTemplate
+from selfaug.rundir import RunDir
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
+PAGES += sorted((ROOT / "docs" / "how-to").glob("*.md"))
+
+# ---- the quick form: what is replaced, added and left out, and nothing else
+
+MODELS = ("Qwen/Qwen3-0.6B", "SmolLM2-135M-Instruct")
+"""Become a tiny random model with a ChatML template."""
+
+ADDED = {
+    "selfaug train": ["--steps", "2", "--save-steps", "1", "--device", "cpu"],
+    "selfaug train --resume": [],
+    "selfaug chat": ["--max-new-tokens", "4", "--device", "cpu"],
+}
+"""Arguments that are added to a command; the longest that fits."""
+
+ADDED_IN_PYTHON = {"SelfAugConfig(": "SelfAugConfig(use_cpu=True, max_steps=2, "}
+"""Likewise; without a GPU transformers wants to be told so."""
+
+NOT_RUN = ("make ", "pip install ", "ollama ")
+"""Commands that are left out: they set up, take minutes, or belong to other tools."""
+
+LAUNCHERS = {"accelerate launch": launch_command_parser, "torchrun": get_args_parser}
+"""Their own arguments are parsed, and the command that they launch is run in one process."""
+
+
+class Block(NamedTuple):
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """The fenced blocks of a page, also those that are indented in a list."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(match[2], textwrap.dedent(match[3]), text[: match.start()].count("\n") + 1)
+        for match in re.finditer(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+def commands_of(text: str) -> list[str]:
+    """The commands of a shell block; a here-document belongs to its command."""
+    commands, lines = [], iter(text.replace("\\\n", " ").splitlines())
+    for line in lines:
+        if not line.strip() or line.startswith("#"):
+            continue
+        command = line
+        if end := re.search(r"<<'(\w+)'", line):
+            for inner in lines:
+                command += f"\n{inner}"
+                if inner == end[1]:
+                    break
+        commands.append(command)
+    return commands
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a window that the rows of the pages fit into."""
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("models") / "tiny"))
+    for name, key in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**content, key: 1024}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def working_folder(tmp_path: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What a reader has: rows and recipes. The command line silences libraries; afterwards they are as before."""
+    before = dict(os.environ)
+    loggers = [logging.getLogger(name) for name in ("torch", "trl", "peft", "accelerate", "datasets")]
+    levels = [logger.level for logger in loggers]
+    verbosity = transformers_logging.get_verbosity()
+    shutil.copy(tiny_rows, tmp_path / "rows.jsonl")
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries, which a reader sees too
+        yield tmp_path
+    os.environ.clear()
+    os.environ.update(before)
+    transformers_logging.set_verbosity(verbosity)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_blocks_of_the_page_run(page: Path, model: Path, working_folder: Path, finished_run: Path) -> None:
+    if page.stem in ("resume", "export-to-ollama"):  # they begin with a run that the reader has
+        run = RunDir(shutil.copytree(finished_run, working_folder / "runs" / "first"))
+        if page.stem == "resume":  # cut off after its last checkpoint but one
+            run.record.unlink()
+            shutil.rmtree(run.checkpoints / "checkpoint-6")
+    blocks = blocks_of(page)
+    assert blocks, f"{page.name} has no blocks: is the pattern wrong?"
+    for block in blocks:
+        text = block.text
+        for name in MODELS:
+            text = text.replace(name, str(model))
+        place = f"{page.name}, line {block.line}"
+        if block.language == "sh":
+            for command in commands_of(text):
+                run_command(command, place)
+        elif block.language == "python":
+            torch.manual_seed(0)
+            for call, replaced in ADDED_IN_PYTHON.items():
+                text = text.replace(call, replaced)
+            exec(compile(text, place, "exec"), {"__name__": "__main__"})
+        elif block.language == "yaml":
+            read_settings(text, place)
+        else:
+            pytest.fail(f"{place}: a block of {block.language or 'no language'}")
+    if page.stem == "resume":
+        assert run.is_complete()
+
+
+def run_command(command: str, place: str) -> None:
+    """Run a command of a page in its quick form."""
+    if command.startswith(NOT_RUN):
+        return
+    for launcher, parser in LAUNCHERS.items():
+        if command.startswith(launcher):
+            launched = parser().parse_args(shlex.split(command.removeprefix(launcher)))
+            assert launched.module, place
+            arguments = launched.training_script_args
+            command = shlex.join([launched.training_script, *arguments])
+    if not command.startswith("selfaug "):
+        done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True)
+        assert done.returncode == 0, f"{place}: {command}\n{done.stderr}"
+        return
+    added = max((start for start in ADDED if command.startswith(start)), key=len, default="")
+    result = CliRunner().invoke(app, [*shlex.split(command)[1:], *ADDED.get(added, [])])
+    assert result.exit_code == 0, f"{place}: {command}\n{result.output}"
+
+
+def read_settings(text: str, place: str) -> None:
+    """Write a YAML block to the file that its first line names, and read it as what it is."""
+    name = re.match(r"# (\S+\.yaml)\n", text)
+    assert name, f"{place}: the first line should name the file"
+    file = Path(name[1])
+    file.write_text(text, encoding="utf-8")
+    if file.name == "template.yaml":
+        RetrievalTemplate.from_file(file)
+    else:
+        load_config(file)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "docs" / "architecture.md"], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in anchors, f"{page.name}: {target}"
+
+
+def test_layers_of_the_architecture_are_those_that_are_checked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (contract,) = project["tool"]["importlinter"]["contracts"]
+    checked = [set(re.findall(r"selfaug\.(\w+)", layer)) for layer in contract["layers"]]
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition("## Layers")[2].partition("\n## ")[0]
+    lines = re.findall(r"^    (\S.*)$", section, re.MULTILINE)
+    # What a layer is for stands far to the right of its names.
+    assert [set(re.split(r" {4,}", line)[0].split()) for line in lines] == checked
