@@ -50,7 +50,7 @@ def _whole(parameter: Any) -> Any:
     """A parameter that FSDP2 has sharded again, gathered; anything else as it is."""
     if not isinstance(parameter, DTensor):
         return parameter
-    if parameter.requires_grad:
+    if parameter.requires_grad and torch.is_grad_enabled():
         raise ModelError(
             "the head trains and is sharded apart from the root of the model, so its gradient can't be reduced.",
             hint="wrap the decoder layers and the root with `fully_shard`, and leave the head in the root's group "

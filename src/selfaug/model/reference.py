@@ -62,7 +62,6 @@ class FrozenCopy:
         # trl replaces `forward` on the instance by a function that stays bound to the model it was made for: in a
         # copy it would run the tuned model.
         causal_model(self.model).__dict__.pop("forward", None)
-        causal_model(self.model).gradient_checkpointing_disable()
 
     def head(self, model: nn.Module) -> OutputHead:
         """See `Reference.head`."""

@@ -122,4 +122,4 @@ def alignment_loss(
         divergence=divergence,
         temperature=temperature,
     )
-    return AlignmentLoss(*fused, *counts.unbind(), output)
+    return AlignmentLoss(*fused, counts[0], counts[1], output)

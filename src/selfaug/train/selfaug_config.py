@@ -36,9 +36,13 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
         ConfigError: with everything that is wrong at once.
     """
 
-    max_length: int | None = field(default=None, metadata={"help": "Longest row in tokens; None for no limit."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest row in tokens; None for no limit."}
+    )
     alpha: float = field(default=0.5, metadata={"help": "Weight of the alignment loss."})
-    drift_limit: float | None = field(default=None, metadata={"help": "Nats per prompt token to hold drift to."})
+    drift_limit: float | None = field(
+        default=None, metadata={"help": "Nats per prompt token to hold drift to."}
+    )
     divergence: str = field(default="forward", metadata={"help": "forward: KL(reference‖tuned); or reverse."})
     divergence_temperature: float = field(default=1.0, metadata={"help": "Temperature of the divergence."})
     align_boundary: bool = field(default=True, metadata={"help": "Align the boundary position too."})
@@ -69,7 +73,9 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
         if self.label_smoothing_factor:
             problems.append(f"label_smoothing_factor must be 0, got {self.label_smoothing_factor}")
         if self.use_liger_kernel:
-            problems.append("use_liger_kernel must be False: it replaces the forward that hidden states come from")
+            problems.append(
+                "use_liger_kernel must be False: it replaces the forward that hidden states come from"
+            )
         if self.packing and self.packing_strategy == "wrapped" and self.alpha > 0:
             problems.append(
                 "packing_strategy='wrapped' joins documents without a boundary, so prompt tokens would be aligned "

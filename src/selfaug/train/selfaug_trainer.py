@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import TrainerCallback
@@ -83,7 +83,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             args = SelfAugConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SelfAug")
         if not isinstance(args, SelfAugConfig):
             raise ConfigError(
-                f"args is a {type(args).__name__}.", hint="make it a SelfAugConfig: it takes all of SFTConfig's fields."
+                f"args is a {type(args).__name__}.",
+                hint="make it a SelfAugConfig: it takes all of SFTConfig's fields.",
             )
         if kwargs.get("compute_loss_func") is not None:
             raise ConfigError("compute_loss_func can't be used: the loss is nll plus alignment.")
@@ -104,7 +105,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             raise DataError("rows with images are not supported.", hint="train on text rows.")
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
-            raise ConfigError("context and sequence parallelism split rows, which the alignment does not support.")
+            raise ConfigError(
+                "context and sequence parallelism split rows, which the alignment does not support."
+            )
         # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
         self.controller = None
@@ -117,7 +120,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._ready = False
         self._counts = (0.0, 0.0)
         self._pending: Tensor | None = None
-        self._eval_sums: Tensor | None = None
+        self._eval_sums: list[Tensor] = []
         self._clock: tuple[float, float] | None = None
         self._identity: dict[str, str] | None = None
         if args.alpha > 0:
@@ -145,7 +148,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def _choose_reference(self) -> None:
         """Frozen copies and fingerprints are taken here, while the model is whole and untrained."""
         kind = self.args.reference
-        reason = why_not_exact(self.model) if isinstance(self.model, PeftModel) else "the model has no adapter"
+        reason = (
+            why_not_exact(self.model) if isinstance(self.model, PeftModel) else "the model has no adapter"
+        )
         if kind == "auto":
             kind = "cache" if self._cache_pays(reason) else "frozen_copy" if reason else "adapter_off"
         if kind == "adapter_off":
@@ -164,7 +169,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self._reference = FrozenCopy(self.model)
         else:
             if isinstance(self.train_dataset, IterableDataset):
-                raise ConfigError("reference='cache' needs a data set of known length, not an IterableDataset.")
+                raise ConfigError(
+                    "reference='cache' needs a data set of known length, not an IterableDataset."
+                )
             if reason and isinstance(self.model, PeftModel):
                 raise ConfigError(
                     f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
@@ -180,13 +187,19 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _cache_pays(self, not_exact: str | None) -> bool:
         """Whether "auto" takes the cache: three or more passes over the data, and room on the disk."""
-        if isinstance(self.train_dataset, IterableDataset) or (not_exact and isinstance(self.model, PeftModel)):
+        if isinstance(self.train_dataset, IterableDataset) or (
+            not_exact and isinstance(self.model, PeftModel)
+        ):
             return False
         rows = len(self.train_dataset)
         per_step = (
-            self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            self.args.per_device_train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.args.world_size
         )
-        passes = self.args.num_train_epochs if self.args.max_steps <= 0 else self.args.max_steps * per_step / rows
+        passes = (
+            self.args.num_train_epochs if self.args.max_steps <= 0 else self.args.max_steps * per_step / rows
+        )
         if passes < _PASSES_FOR_CACHE:
             return False
         tokens = sum(len(row) for row in self.train_dataset["input_ids"])
@@ -195,7 +208,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         folder = Path(self.args.reference_cache_dir or Path.home())
         while not folder.exists():
             folder = folder.parent
-        return size < shutil.disk_usage(folder).free // 2
+        return bool(size < shutil.disk_usage(folder).free // 2)
 
     def prepare_alignment(self) -> None:
         """Check the head and get the reference ready; called when training or evaluation starts."""
@@ -204,7 +217,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         model = self.model_wrapped
         if not isinstance(self.train_dataset, IterableDataset):
             ids = torch.tensor([self.train_dataset[0]["input_ids"][:16]], device=self.args.device)
-            with self.accelerator.autocast():
+            with torch.no_grad(), self.accelerator.autocast():
                 verify_head(model, find_head(model), {"input_ids": ids})
         if self._identity is not None:
             cache = ReferenceCache.open(
@@ -217,7 +230,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
             for rows in evals.values():
                 documents += _documents(rows) if rows is not None else []
-            if self.state.global_step > 0 and not isinstance(self.model, PeftModel) and cache.missing(documents):
+            if (
+                self.state.global_step > 0
+                and not isinstance(self.model, PeftModel)
+                and cache.missing(documents)
+            ):
                 raise StorageError(
                     f"the reference cache in {cache.folder} is not complete, and the model has moved from the "
                     "reference already.",
@@ -274,7 +291,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self.prepare_alignment()
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
-        completion_tokens, aligned_positions = self._counts if training and num_items_in_batch is not None else (None,) * 2
+        completion_tokens, aligned_positions = (
+            self._counts if training and num_items_in_batch is not None else (None,) * 2
+        )
         with self.accelerator.autocast():
             result = alignment_loss(
                 model,
@@ -296,20 +315,26 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             loss = loss * (self.accelerator.num_processes // self._tp_size)
         if self.aux_loss_enabled:
             aux_loss = result.output.aux_loss
-            steps = self.current_gradient_accumulation_steps if training and num_items_in_batch is not None else 1
+            steps = (
+                self.current_gradient_accumulation_steps if training and num_items_in_batch is not None else 1
+            )
             loss = loss + self.router_aux_loss_coef * aux_loss / steps
         self._take_in(result, _real_tokens(inputs), training)
         if not return_outputs:
             return loss
         with torch.no_grad():
-            return loss, model(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False)
+            return loss, model(
+                **{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False
+            )
 
     def _take_in(self, result: AlignmentLoss, tokens: Tensor, training: bool) -> None:
         """Add a micro-batch's sums to the step's (or the evaluation's)."""
         aux = result.output.aux_loss.detach() if self.aux_loss_enabled else torch.zeros(())
         sums = torch.stack(
             [
-                value.detach().to(device=self.args.device, dtype=torch.float64 if self._has_float64 else torch.float32)
+                value.detach().to(
+                    device=self.args.device, dtype=torch.float64 if self._has_float64 else torch.float32
+                )
                 for value in (
                     result.nll_sum,
                     result.alignment_sum,
@@ -326,7 +351,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if training:
             self._pending = sums if self._pending is None else self._pending + sums
         else:
-            self._eval_sums = sums if self._eval_sums is None else self._eval_sums + sums
+            self._eval_sums.append(sums)
 
     @property
     def _has_float64(self) -> bool:
@@ -353,9 +378,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _reduce(self, sums: Tensor, fraction: float) -> tuple[dict[str, float], float]:
         """Means over all processes from sums, and the number of tokens."""
-        nll, alignment, entropy, correct, completions, aligned, tokens, aux, batches = self.accelerator.reduce(
-            sums, "sum"
-        ).tolist()
+        nll, alignment, entropy, correct, completions, aligned, tokens, aux, batches = (
+            self.accelerator.reduce(sums, "sum").tolist()
+        )
         metrics = {
             "nll": nll / max(completions, 1.0),
             "entropy": entropy / max(completions, 1.0),
@@ -382,15 +407,39 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's, with nll and alignment loss over all tokens instead of a mean of batch means."""
-        self._eval_sums = None
+        self._eval_sums = []
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
-        if self._eval_sums is not None:
-            metrics, _ = self._reduce(self._eval_sums, 1.0)
+        if self._eval_sums:
+            metrics, _ = self._reduce(torch.stack(self._eval_sums).sum(0), 1.0)
             loss = metrics["nll"] + self._alpha * metrics.get("alignment_loss", 0.0)
             output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
             output.metrics[f"{prefix}_loss"] = loss
         return output
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """The Trainer's; for several processes with empty rows at the end, so that all have as many.
+
+        accelerate would fill up with rows from the beginning instead, which would then count twice.
+        """
+        if eval_dataset is None and self.eval_dataset is not None:
+            self.eval_dataset = self._fill_up(self.eval_dataset)
+        elif isinstance(eval_dataset, str):
+            self.eval_dataset[eval_dataset] = self._fill_up(self.eval_dataset[eval_dataset])
+        else:
+            eval_dataset = self._fill_up(eval_dataset)
+        return super().get_eval_dataloader(eval_dataset)
+
+    def _fill_up(self, rows: Any) -> Any:
+        processes = self.accelerator.num_processes
+        lacking = -len(rows) % (self.args.eval_batch_size * processes) if isinstance(rows, Dataset) else 0
+        if processes == 1 or lacking == 0:
+            return rows
+        # One token predicts nothing: it has no nll and no alignment.
+        empty = {"input_ids": [self._tokenizer.pad_token_id], "labels": [IGNORED], "seq_lengths": [1]}
+        rows = rows.select_columns([name for name in rows.column_names if name in empty])
+        columns = {name: [empty[name]] * lacking for name in rows.column_names}
+        return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The Trainer's; takes rows of every form that the trainer takes."""
@@ -507,8 +556,8 @@ def _with_completions(rows: Any, args: SelfAugConfig) -> Any:
     elif args.alpha > 0 and not columns & {"labels", "prompt", "messages"}:
         raise DataError(
             f"rows with the columns {sorted(columns)} have no prompt, so there is nothing to align.",
-            hint="give `prompt` and `completion`, `messages`, or `input_ids` with `labels` or `completion_mask`; or set "
-            "alpha=0 for plain fine-tuning.",
+            hint="give `prompt` and `completion`, `messages`, or `input_ids` with `labels` or `completion_mask`; "
+            "or set alpha=0 for plain fine-tuning.",
         )
     if args.alpha > 0 and args.completion_only_loss is False and "labels" not in columns:
         raise ConfigError(

@@ -1,0 +1,602 @@
+"""The trainer: the same examples give the same training, however they are laid out and wherever the reference
+is."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_training import (
+    LORA,
+    Gradients,
+    curve,
+    make_trainer,
+    relative,
+    text_rows,
+    tokenised_rows,
+    trained,
+)
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+from selfaug import SelfAugConfig, SelfAugTrainer
+from selfaug.errors import CacheError, ConfigError, DataError, ModelError
+
+
+def run(model: Any, folder: Path, rows: Any = None, **changes: Any) -> tuple[dict[str, torch.Tensor], Any]:
+    """First gradients, and the trainer after training."""
+    gradients = Gradients()
+    trainer = make_trainer(model, folder, rows, callbacks=[gradients], **changes)
+    trainer.train()
+    return gradients.kept, trainer
+
+
+def largest_difference(a: list[tuple[float, ...]], b: list[tuple[float, ...]]) -> float:
+    assert len(a) == len(b) > 0
+    return max(
+        abs(x - y) for row_a, row_b in zip(a, b, strict=True) for x, y in zip(row_a, row_b, strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_batch(
+    tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, torch.Tensor], Any]:
+    """Eight rows in one batch: every other layout must train the same."""
+    torch.set_num_threads(1)
+    return run(tiny_model_dir, tmp_path_factory.mktemp("whole"), different=True, alpha=2.0)
+
+
+LAYOUTS = {
+    "4x2": {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+    "2x4": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    "1x8": {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
+    "3 and a ragged window": {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 4},
+    "padding-free": {"padding_free": True},
+    "padding-free 4x2": {
+        "padding_free": True,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+    },
+    "packing": {"packing": True, "max_length": 64},
+    "packing 1x8": {
+        "packing": True,
+        "max_length": 64,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 8,
+    },
+    "padded to 32": {"pad_to_multiple_of": 32},
+    "checkpointing": {"activation_checkpointing": True},
+    "frozen copy": {"reference": "frozen_copy"},
+    "cache": {"reference": "cache"},
+    "cache 2x4": {"reference": "cache", "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
+    "cache and packing": {"reference": "cache", "packing": True, "max_length": 64},
+    "cache and padding-free": {"reference": "cache", "padding_free": True},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layout_of_the_rows_changes_nothing(
+    layout: str, whole_batch: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    changes = {"reference_cache_dir": str(tmp_path / "cache"), **LAYOUTS[layout]}
+    gradients, trainer = run(tiny_model_dir, tmp_path / "out", different=True, alpha=2.0, **changes)
+    expected_gradients, expected = whole_batch
+    names = ("nll", "alignment_loss", "num_tokens")
+    assert len(curve(expected, *names)) == 6
+    assert (
+        curve(expected, "alignment_loss")[0][0] > 1e-3
+    )  # there is something to align from the first step on
+    assert relative(gradients, expected_gradients) < 1e-5
+    if layout.startswith("packing") or layout.endswith("packing"):
+        names = ("nll", "alignment_loss", "epoch")[:2]
+    # Adam divides by the gradient's own size, so rounding grows from step to step.
+    assert largest_difference(curve(trainer, *names), curve(expected, *names)) < 1e-4
+    assert relative(trained(trainer), trained(expected)) < 1e-3
+
+
+def test_ragged_last_window_of_an_epoch_is_a_step_of_its_rows(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = text_rows(10)
+    common = {"different": True, "alpha": 2.0, "max_steps": 6}
+    _, whole = run(tiny_model_dir, tmp_path / "a", rows, per_device_train_batch_size=4, **common)
+    _, split = run(
+        tiny_model_dir,
+        tmp_path / "b",
+        rows,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        **common,
+    )
+    assert [epoch for (epoch,) in curve(whole, "epoch")][2] == 1.0  # three steps of 4, 4 and 2 rows
+    names = ("nll", "alignment_loss", "num_tokens", "loss")
+    assert largest_difference(curve(split, *names), curve(whole, *names)) < 1e-4
+    assert relative(trained(split), trained(whole)) < 1e-3
+
+
+def test_alpha_0_is_trls_own_trainer(tiny_model_dir: Path, tmp_path: Path) -> None:
+    changes = {"different": True, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    ours, ours_trainer = run(tiny_model_dir, tmp_path / "ours", alpha=0.0, **changes)
+    trls, trls_trainer = run(tiny_model_dir, tmp_path / "trl", plain=True, **changes)
+    assert relative(ours, trls) < 1e-5
+    names = ("loss", "entropy", "mean_token_accuracy", "num_tokens", "grad_norm")
+    ours_curve, trls_curve = curve(ours_trainer, *names), curve(trls_trainer, *names)
+    # trl's entropy and accuracy are means over micro-batches, ours over tokens; the loss is over tokens in
+    # both.
+    for column in (0, 3, 4):
+        assert [row[column] for row in ours_curve] == pytest.approx(
+            [row[column] for row in trls_curve], rel=1e-4
+        )
+    assert curve(ours_trainer, "alignment_loss") == []
+    assert ours_trainer.noise_floor is None
+
+
+def test_alpha_0_on_one_batch_logs_trls_metrics(tiny_model_dir: Path, tmp_path: Path) -> None:
+    _, ours = run(tiny_model_dir, tmp_path / "ours", alpha=0.0, max_steps=2)
+    _, trls = run(tiny_model_dir, tmp_path / "trl", plain=True, max_steps=2)
+    names = ("loss", "entropy", "mean_token_accuracy", "num_tokens")
+    assert largest_difference(curve(ours, *names), curve(trls, *names)) < 1e-5
+
+
+@pytest.mark.parametrize("reference", ["frozen_copy", "cache"])
+def test_full_fine_tuning_aligns_to_the_model_as_it_was(
+    reference: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Embeddings and tied head train too: the reference's own head is kept."""
+    losses = {}
+    for alpha in (5.0, 0.0):
+        _, trainer = run(
+            tiny_model_dir,
+            tmp_path / str(alpha),
+            lora=None,
+            alpha=alpha,
+            reference=reference,
+            reference_cache_dir=str(tmp_path / "cache"),
+            max_steps=8,
+        )
+        losses[alpha] = trainer
+    aligned = [value for (value,) in curve(losses[5.0], "alignment_loss")]
+    assert aligned[0] == pytest.approx(0, abs=1e-6)
+    # What training logged is the divergence between the model now and the model before, measured from
+    # outside.
+    drift = _drift_on_prompts(losses[5.0], tiny_model_dir)
+    plain = _drift_on_prompts(losses[0.0], tiny_model_dir)
+    assert 0 < drift < 0.5 * plain
+
+
+def test_frozen_copy_and_cache_give_the_same_full_fine_tuning(tiny_model_dir: Path, tmp_path: Path) -> None:
+    runs = [
+        run(
+            tiny_model_dir,
+            tmp_path / reference,
+            lora=None,
+            reference=reference,
+            alpha=2.0,
+            reference_cache_dir=str(tmp_path / "cache"),
+        )
+        for reference in ("frozen_copy", "cache")
+    ]
+    names = ("nll", "alignment_loss")
+    assert largest_difference(curve(runs[0][1], *names), curve(runs[1][1], *names)) < 1e-4
+    assert relative(trained(runs[0][1]), trained(runs[1][1])) < 1e-3
+
+
+def _drift_on_prompts(trainer: Any, base: Path) -> float:
+    from transformers import AutoModelForCausalLM
+
+    reference = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    tuned = trainer.model.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for row in trainer.train_dataset:
+            prompt = sum(label == -100 for label in row["labels"])
+            ids = torch.tensor([row["input_ids"]])
+            p = reference(input_ids=ids).logits[0, :prompt].double().log_softmax(-1)
+            q = tuned(input_ids=ids).logits[0, :prompt].double().log_softmax(-1)
+            total += float((p.exp() * (p - q)).sum())
+            count += prompt
+    return total / count
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        pytest.param({**LORA, "use_dora": True}, id="DoRA"),
+        pytest.param({**LORA, "modules_to_save": ["lm_head"]}, id="trained head"),
+        pytest.param({**LORA, "lora_dropout": 0.2}, id="dropout"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Model with `tie_word_embeddings=True`:UserWarning")
+def test_other_adapters_learn_and_stay_near(
+    lora: dict[str, Any], tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    _, trainer = run(tiny_model_dir, tmp_path / "a", lora=lora, alpha=10.0, max_steps=10)
+    _, plain = run(tiny_model_dir, tmp_path / "b", lora=lora, alpha=0.0, max_steps=10)
+    nll = [value for (value,) in curve(trainer, "nll")]
+    assert nll[-1] < nll[0] - 0.02
+    aligned = [value for (value,) in curve(trainer, "alignment_loss")]
+    assert all(value > 0 for value in aligned[2:])
+    assert _drift_on_prompts(trainer, tiny_model_dir) < 0.8 * _drift_on_prompts(plain, tiny_model_dir)
+
+
+def test_a_trained_head_is_trained(tiny_model_dir: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):
+        gradients, trainer = run(
+            tiny_model_dir, tmp_path, lora={**LORA, "modules_to_save": ["lm_head"]}, max_steps=3
+        )
+    (name,) = [name for name in gradients if "lm_head" in name]
+    assert gradients[name].abs().max() > 0
+    head = trainer.model.base_model.model.lm_head
+    assert not torch.equal(head.modules_to_save["default"].weight, head.original_module.weight)
+
+
+# ---- rows
+
+
+def _chat(row: dict[str, str]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    prompt, completion = row["prompt"], row["completion"].strip()
+    return [{"role": "user", "content": prompt}], [{"role": "assistant", "content": completion}]
+
+
+def test_forms_of_rows_that_mean_the_same_train_the_same(
+    tiny_tokenizer: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    text = text_rows(8)
+    labelled = tokenised_rows(tiny_tokenizer, 8)
+    masked = [
+        {"input_ids": row["input_ids"], "completion_mask": [int(label != -100) for label in row["labels"]]}
+        for row in labelled
+    ]
+    chats = [_chat(row) for row in text]
+    groups = [
+        {"text": text, "labels": labelled, "completion_mask": masked, "a Dataset": Dataset.from_list(text)},
+        {
+            "prompt and completion messages": [{"prompt": p, "completion": c} for p, c in chats],
+            "messages": [{"messages": p + c} for p, c in chats],
+        },
+    ]
+    for group in groups:
+        results = {
+            name: run(tiny_model_dir, tmp_path / name, rows, different=True, max_steps=1)[0]
+            for name, rows in group.items()
+        }
+        first, *others = results.values()
+        for other in others:
+            assert relative(other, first) < 1e-5
+
+
+ALIGN_NOTHING = {
+    "no rows": ([], DataError, "no rows"),
+    "text": ([{"text": "the revenue of the company"}], DataError, "no prompt"),
+    "only completions": ([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}], DataError, "no prompt tokens"),
+    "messages without an answer": (
+        [{"messages": [{"role": "user", "content": "the revenue"}]}],
+        DataError,
+        "does not end with an assistant's turn",
+    ),
+    "completions not masked": (
+        text_rows(2),
+        ConfigError,
+        "completion_only_loss=False",
+        {"completion_only_loss": False},
+    ),
+    "no rows at all": (None, DataError, "missing"),
+}
+
+
+@pytest.mark.parametrize("case", ALIGN_NOTHING)
+def test_rows_that_leave_nothing_to_align_are_an_error(
+    case: str, tiny_tokenizer: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    rows, error, words, *changes = ALIGN_NOTHING[case]
+    args = SelfAugConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        report_to=[],
+        **(changes[0] if changes else {}),
+    )
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    with pytest.raises(error, match=words):
+        SelfAugTrainer(model=model, args=args, train_dataset=rows, processing_class=tiny_tokenizer)
+
+
+def test_text_rows_train_with_alpha_0(tiny_model_dir: Path, tmp_path: Path) -> None:
+    _, trainer = run(
+        tiny_model_dir, tmp_path, [{"text": "the revenue of the company was"}] * 8, alpha=0.0, max_steps=3
+    )
+    nll = [value for (value,) in curve(trainer, "nll")]
+    assert nll[2] < nll[0]
+
+
+def test_settings_that_can_not_be_used_are_all_reported(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SelfAugConfig(
+            output_dir=str(tmp_path),
+            alpha=-1,
+            drift_limit=0.0,
+            divergence="sideways",
+            divergence_temperature=0.0,
+            position_fraction=0.0,
+            reference="none",
+            loss_type="dft",
+            label_smoothing_factor=0.1,
+            use_liger_kernel=True,
+        )
+    problems = " ".join(str(problem) for problem in caught.value.problems)
+    for name in (
+        "alpha",
+        "drift_limit",
+        "divergence ",
+        "divergence_temperature",
+        "position_fraction",
+        "reference",
+        "loss_type",
+        "label_smoothing_factor",
+        "use_liger_kernel",
+    ):
+        assert name in problems
+    with pytest.raises(ConfigError) as caught:
+        SelfAugConfig(output_dir=str(tmp_path), packing=True, packing_strategy="wrapped", max_length=64)
+    assert "wrapped" in str(caught.value.problems)
+
+
+def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    pissa = {**LORA, "init_lora_weights": "pissa"}
+    with pytest.raises(ModelError, match="pissa"):
+        make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="adapter_off")
+    with pytest.raises(ConfigError, match="pissa"):
+        make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="cache")
+    with pytest.raises(ConfigError, match="needs an adapter"):
+        make_trainer(tiny_model_dir, tmp_path, lora=None, reference="adapter_off")
+
+
+def test_rows_that_the_cache_does_not_hold_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    _, trainer = run(
+        tiny_model_dir,
+        tmp_path / "a",
+        reference="cache",
+        reference_cache_dir=str(tmp_path / "c"),
+        max_steps=1,
+    )
+    known = Dataset.from_list(tokenised_rows(trainer.processing_class, 8))
+    unknown = Dataset.from_list(tokenised_rows(trainer.processing_class, 3, seed=9))
+    assert trainer.evaluate(known)["eval_alignment_loss"] >= 0
+    with pytest.raises(CacheError, match="not in the reference cache"):
+        trainer.evaluate(unknown)
+
+
+# ---- logs and evaluation
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_logs_of_a_step(dropout: float, tiny_model_dir: Path, tmp_path: Path) -> None:
+    lora = {**LORA, "lora_dropout": dropout}
+    _, trainer = run(tiny_model_dir, tmp_path, lora=lora, alpha=0.7, max_steps=3, reference="adapter_off")
+    first, second, third = [entry for entry in trainer.state.log_history if "nll" in entry]
+    assert first["noise_floor"] == first["alignment_loss"] == trainer.noise_floor == 0.0
+    assert "noise_floor" not in second
+    assert third["alignment_loss"] > 0
+    for entry in (first, second, third):
+        assert entry["alpha"] == 0.7
+        assert entry["tokens_per_second"] > 0
+        assert entry["loss"] == pytest.approx(entry["nll"] + 0.7 * entry["alignment_loss"], abs=2e-4)
+    lengths = sum(len(row["input_ids"]) for row in trainer.train_dataset)
+    assert [entry["num_tokens"] for entry in (first, second, third)] == [lengths, 2 * lengths, 3 * lengths]
+
+
+def test_nothing_is_printed(tiny_model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(
+        tiny_model_dir, tmp_path, max_steps=2, reference="cache", reference_cache_dir=str(tmp_path / "cache")
+    )
+    capfd.readouterr()  # loading the model shows a bar
+    trainer.train()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_metrics_of_steps_between_logs_are_averaged(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = text_rows(16)
+    changes = {"different": True, "per_device_train_batch_size": 4, "max_steps": 6}
+    _, every = run(tiny_model_dir, tmp_path / "a", rows, **changes)
+    _, third = run(tiny_model_dir, tmp_path / "b", rows, logging_steps=3, **changes)
+    for name in ("nll", "alignment_loss"):
+        values = [value for (value,) in curve(every, name)]
+        expected = [(sum(values[:3]) / 3,), (sum(values[3:]) / 3,)]
+        assert largest_difference(curve(third, name), expected) < 1e-6
+
+
+def test_evaluation_weighs_tokens_not_batches(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = text_rows(7, seed=3)
+    results = []
+    for batch in (7, 3, 2):
+        trainer = make_trainer(
+            tiny_model_dir,
+            tmp_path,
+            different=True,
+            eval_rows=Dataset.from_list(rows),
+            per_device_eval_batch_size=batch,
+            alpha=2.0,
+            position_fraction=0.5,  # evaluation uses all positions all the same
+        )
+        results.append(trainer.evaluate())  # before any training
+    whole = results[0]
+    assert whole["eval_alignment_loss"] > 1e-3
+    assert whole["eval_loss"] == pytest.approx(whole["eval_nll"] + 2 * whole["eval_alignment_loss"], rel=1e-6)
+    for result in results[1:]:
+        for name in (
+            "eval_nll",
+            "eval_alignment_loss",
+            "eval_loss",
+            "eval_entropy",
+            "eval_mean_token_accuracy",
+        ):
+            assert result[name] == pytest.approx(whole[name], rel=1e-5)
+
+
+def test_evaluation_changes_nothing_about_training(tiny_model_dir: Path, tmp_path: Path) -> None:
+    _, without = run(tiny_model_dir, tmp_path / "a")
+    _, evaluated = run(
+        tiny_model_dir,
+        tmp_path / "b",
+        eval_rows=Dataset.from_list(text_rows(5, seed=3)),
+        eval_strategy="steps",
+        eval_steps=2,
+        eval_on_start=True,
+    )
+    assert [entry["step"] for entry in evaluated.state.log_history if "eval_nll" in entry] == [0, 2, 4, 6]
+    assert relative(trained(evaluated), trained(without)) == 0.0
+    names = ("nll", "alignment_loss", "num_tokens")
+    assert curve(evaluated, *names) == curve(without, *names)
+
+
+def test_reference_pass_leaves_the_random_state(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """With a vanishing weight the alignment runs and changes nothing: the dropout of every step is the
+    same."""
+    lora = {**LORA, "lora_dropout": 0.3}
+    _, without = run(tiny_model_dir, tmp_path / "a", lora=lora, alpha=0.0)
+    _, other = run(tiny_model_dir, tmp_path / "b", lora=lora, alpha=0.0, seed=1)
+    assert largest_difference(curve(other, "nll"), curve(without, "nll")) > 1e-3
+    for reference in ("adapter_off", "cache"):
+        _, aligned = run(
+            tiny_model_dir,
+            tmp_path / reference,
+            lora=lora,
+            alpha=1e-12,
+            reference=reference,
+            reference_cache_dir=str(tmp_path / "cache"),
+        )
+        assert largest_difference(curve(aligned, "nll"), curve(without, "nll")) < 1e-5
+
+
+def test_several_evaluation_sets(tiny_model_dir: Path, tmp_path: Path) -> None:
+    sets = {"a": Dataset.from_list(text_rows(3, seed=4)), "b": text_rows(4, seed=5)}
+    trainer = make_trainer(tiny_model_dir, tmp_path, eval_rows=sets, different=True)
+    together = trainer.evaluate()
+    for name, rows in sets.items():
+        alone = make_trainer(tiny_model_dir, tmp_path, eval_rows=rows, different=True).evaluate()
+        assert together[f"eval_{name}_nll"] == pytest.approx(alone["eval_nll"], rel=1e-5)
+        assert together[f"eval_{name}_alignment_loss"] == pytest.approx(
+            alone["eval_alignment_loss"], rel=1e-5
+        )
+
+
+# ---- precision, experts, sampling
+
+
+def test_mixed_precision_on_the_cpu(tiny_model_dir: Path, tmp_path: Path) -> None:
+    _, exact = run(tiny_model_dir, tmp_path / "a", different=True, alpha=2.0)
+    _, mixed = run(tiny_model_dir, tmp_path / "b", different=True, alpha=2.0, bf16=True)
+    _, cached = run(
+        tiny_model_dir,
+        tmp_path / "c",
+        different=True,
+        alpha=2.0,
+        bf16=True,
+        reference="cache",
+        reference_cache_dir=str(tmp_path / "cache"),
+    )
+    names = ("nll", "alignment_loss")
+    for trainer in (mixed, cached):
+        difference = largest_difference(curve(trainer, *names), curve(exact, *names))
+        assert 1e-6 < difference < 0.03  # bf16 was used, and is near
+    _, equal = run(tiny_model_dir, tmp_path / "d", bf16=True, max_steps=1)
+    assert equal.noise_floor == 0.0
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_router_loss_is_added_once_and_logged_apart(
+    accumulation: int, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    def model(coefficient: float) -> Qwen3MoeForCausalLM:
+        torch.manual_seed(0)
+        return Qwen3MoeForCausalLM(
+            Qwen3MoeConfig(
+                vocab_size=len(tiny_tokenizer),
+                hidden_size=32,
+                intermediate_size=48,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                head_dim=8,
+                num_experts=4,
+                num_experts_per_tok=2,
+                moe_intermediate_size=16,
+                mlp_only_layers=[],
+                max_position_embeddings=256,
+                router_aux_loss_coef=coefficient,
+                eos_token_id=tiny_tokenizer.eos_token_id,
+                pad_token_id=tiny_tokenizer.pad_token_id,
+                bos_token_id=None,
+            )
+        )
+
+    changes = {
+        "tokenizer": tiny_tokenizer,
+        "lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
+        "different": True,
+        "max_steps": 1,
+        "per_device_train_batch_size": 8 // accumulation,
+        "gradient_accumulation_steps": accumulation,
+    }
+    _, with_router = run(model(0.5), tmp_path / "a", **changes)
+    _, without = run(model(0.0), tmp_path / "b", **changes)
+    entry, plain = with_router.state.log_history[0], without.state.log_history[0]
+    assert "aux_loss" not in plain
+    assert entry["aux_loss"] > 0.5
+    assert entry["nll"] == pytest.approx(plain["nll"], rel=1e-5)
+    assert entry["alignment_loss"] == pytest.approx(plain["alignment_loss"], rel=1e-4)
+    assert entry["loss"] == pytest.approx(plain["loss"] + 0.5 * entry["aux_loss"], rel=1e-4)
+
+
+def test_sampled_positions_do_not_depend_on_the_layout(tiny_model_dir: Path, tmp_path: Path) -> None:
+    changes = {"different": True, "alpha": 2.0, "position_fraction": 0.4}
+    whole_gradients, whole = run(tiny_model_dir, tmp_path / "a", **changes)
+    full_gradients, full = run(tiny_model_dir, tmp_path / "b", **{**changes, "position_fraction": 1.0})
+    assert relative(whole_gradients, full_gradients) > 1e-3  # it does sample
+    sampled = [value for (value,) in curve(whole, "alignment_loss")]
+    everything = [value for (value,) in curve(full, "alignment_loss")]
+    assert sum(sampled) == pytest.approx(sum(everything), rel=0.3)
+    for name, layout in {
+        "2x4": LAYOUTS["2x4"],
+        "packing": LAYOUTS["packing"],
+        "padding-free": LAYOUTS["padding-free 4x2"],
+        "cache": {**LAYOUTS["cache 2x4"], "reference_cache_dir": str(tmp_path / "cache")},
+    }.items():
+        gradients, trainer = run(tiny_model_dir, tmp_path / name, **{**changes, **layout})
+        assert relative(gradients, whole_gradients) < 1e-5
+        assert largest_difference(curve(trainer, "alignment_loss"), curve(whole, "alignment_loss")) < 1e-4
+
+
+def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for epochs, used in ((2, False), (3, True)):
+        _, trainer = run(
+            tiny_model_dir,
+            tmp_path / "out",
+            max_steps=-1,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=4,
+            reference_cache_dir=str(cache),
+        )
+        assert cache.exists() == used
+        assert (trainer.reference_bytes > 0) == used
+
+
+def test_model_is_left_as_it_was_by_the_reference_pass(tiny_model_dir: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_model_dir, tmp_path, lora={**LORA, "lora_dropout": 0.1}, alpha=2.0)
+    before = {name: parameter.requires_grad for name, parameter in trainer.model.named_parameters()}
+    weights = copy.deepcopy(trainer.model.state_dict())
+    trainer.train()
+    after = {name: parameter.requires_grad for name, parameter in trainer.model.named_parameters()}
+    assert after == before
+    assert all(
+        torch.equal(value, weights[name])
+        for name, value in trainer.model.state_dict().items()
+        if "lora_" not in name
+    )
