@@ -300,6 +300,18 @@ def test_divergence_is_never_negative_and_close_to_float64(seed, spread, distanc
 
 
 @pytest.mark.parametrize("divergence", ["forward", "reverse"])
+def test_a_large_vocabulary_does_not_make_it_negative(divergence):
+    """The rounding of the normalisers, 1e-6 nats here, is taken out of the sum."""
+    generator = torch.Generator().manual_seed(0)
+    head = OutputHead(torch.randn(50_000, 4, generator=generator) * 0.1)
+    hidden = torch.randn(64, 4, generator=generator)
+    for distance in (1e-5, 1e-4, 1e-3):
+        moved = hidden + distance * torch.randn(64, 4, generator=generator)
+        got, _ = token_divergence(moved, head, hidden, divergence=divergence)
+        assert got.min() >= -4 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("divergence", ["forward", "reverse"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_token_divergence_is_the_loss_of_each_position(divergence, temperature):
     case = Case(0, 0, 11, bias=True, scale=0.8, softcap=6.0, divergence=divergence, temperature=temperature)

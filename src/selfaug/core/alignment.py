@@ -321,8 +321,8 @@ def _divergence_and_gradient(
     """Divergence of each row, and its gradient to the tuned logits. Overwrites both arguments.
 
     KL(a ‖ b) is summed as Σ a (log a − log b) + Σ b − Σ a. The last two cancel in exact arithmetic; in float32
-    they take the rounding of the two normalisers out of the sum to first order, which would otherwise be as
-    large as 2e-6 nats for logits of the size of 30, and make every term of the sum non-negative.
+    they take the rounding of the two normalisers out of the sum to first order: without them flat distributions
+    over 150 k tokens come out at down to −2e-6 nats, with them no lower than −2e-7.
     """
     if temperature != 1.0:
         tuned_NV.div_(temperature)
