@@ -83,7 +83,7 @@ def test_the_page_begins_with_the_verdict_and_has_every_part(page: str) -> None:
         "The job against everything else",
         "Drift while training",
         "Learning the job",
-        "Alignment while training",
+        "Alignment loss while training",
         "Other general requests",
         "Alpha and all other settings were chosen on development items",
         "12 min 21 s",

@@ -140,7 +140,7 @@ def run_demo(
                         tokenizer,
                         task_prompts,
                         max_new_tokens=_TASK_TOKENS,
-                        on_progress=_report(on_progress, f"{label}: task questions"),
+                        on_progress=_report(on_progress, f"{label}: task questions", len(task)),
                     ),
                     "general": generate_greedy(
                         model,
@@ -148,7 +148,7 @@ def run_demo(
                         general_prompts,
                         max_new_tokens=[item.max_new_tokens for item in items],
                         batch_size=64,
-                        on_progress=_report(on_progress, f"{label}: general prompts"),
+                        on_progress=_report(on_progress, f"{label}: general prompts", len(items)),
                     ),
                 },
                 [row["question"] for row in task] + [item.prompt for item in items],
@@ -163,9 +163,8 @@ def run_demo(
     drifts = {}
     for name, label in METHODS.items():
         with _using(model, name):
-            drifts[name] = measure_drift(
-                model, sequences, starts=starts, on_progress=_report(on_progress, f"{label}: drift")
-            )
+            report = _report(on_progress, f"{label}: drift", len(sequences))
+            drifts[name] = measure_drift(model, sequences, starts=starts, on_progress=report)
     curves = {
         name: _drift_curve(model, output / name, sequences[::4], starts[::4], on_progress, label)
         for name, label in METHODS.items()
@@ -480,5 +479,7 @@ def _spread(items: Sequence[GeneralItem], count: int) -> list[GeneralItem]:
     return turns[:count]
 
 
-def _report(on_progress: Callable[[Progress], None], stage: str) -> Callable[[int, int], None]:
+def _report(on_progress: Callable[[Progress], None], stage: str, total: int) -> Callable[[int, int], None]:
+    """A batch can take a minute: the stage is shown when it begins, too."""
+    on_progress(Progress(stage, 0, total))
     return lambda done, total: on_progress(Progress(stage, done, total))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from selfaug.report.demo_results import MODELS, percent, points
+from selfaug.report.demo_results import MODELS
 
 if TYPE_CHECKING:
     import altair
@@ -76,14 +76,12 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
             "Up: better at the job. Right: more of the general ability kept; the line is the base model. "
             "Bars are 95 % intervals.",
             _inline(_svg(_task_against_retention(placed))),
-            ["model", "exact answers", "95 % interval", "general checks against base", "95 % interval"],
+            ["model", "exact answers (%)", "general checks against base (points)"],
             [
                 [
                     row["model"],
-                    percent(row["exact"] / 100),
-                    f"{row['exact_low']:.0f} to {row['exact_high']:.0f}",
-                    points(row["kept"] / 100),
-                    f"{points(row['kept_low'] / 100)} to {points(row['kept_high'] / 100)}",
+                    f"{row['exact']:.0f} ({row['exact_low']:.0f} to {row['exact_high']:.0f})",
+                    f"{row['kept']:.1f} ({row['kept_low']:.1f} to {row['kept_high']:.1f})",
                 ]
                 for row in placed
             ],
@@ -100,15 +98,15 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
         ),
         (
             "nll",
-            "Learning the job",
-            "nll (nats per completion token)",
+            "Learning the job (nll)",
+            "nats per completion token",
             "Loss on the answers of the training rows; lower is better learned.",
             False,
         ),
         (
             "alignment_loss",
-            "Alignment while training",
-            "alignment loss (nats per prompt token)",
+            "Alignment loss while training",
+            "nats per prompt token",
             "Distance from the base model on the prompts of the training rows: what SelfAug holds down. "
             "Plain LoRA doesn't measure it.",
             False,

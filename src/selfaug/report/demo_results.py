@@ -159,7 +159,7 @@ def percent(share: float | None) -> str:
 
 def points(difference: float, *, sign: bool = True) -> str:
     """A difference of shares in percentage points."""
-    return f"{_signed(100 * difference) if sign else format(100 * difference, '.1f')}\N{NO-BREAK SPACE}points"
+    return f"{_signed(100 * difference) if sign else format(100 * difference, '.1f')} points"
 
 
 def duration(seconds: float) -> str:
