@@ -1,0 +1,223 @@
+"""Chooses the demo's alpha and boundary: trains the demo's run for each setting and seed, and evaluates it.
+
+    python -m benchmarks.demo_settings --alphas 0 0.5 1 2 4 --output benchmarks/results/demo_settings.md
+
+Only development items are looked at (questions and general prompts): the demo reports the test items, on which
+nothing may be chosen. A finished run is one line of `runs.jsonl` in the work folder and is not done again; what was
+cut off goes on from its last checkpoint. Rows, prompts and training settings are the demo's own (phases/demo.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from benchmarks.processes import in_own_process, prepare
+from benchmarks.report import machine, publish, table
+from selfaug.data.market_reports import market_report_rows, market_report_template
+from selfaug.eval.drift import measure_drift
+from selfaug.eval.general_suite import GeneralItem, general_suite, score_general
+from selfaug.eval.generate import chat_prompt_ids, generate_greedy
+from selfaug.eval.house_style import leaks_house_style, score_task_answer
+from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
+from selfaug.phases import demo
+from selfaug.phases.demo import DemoSettings
+from selfaug.phases.train import train
+from selfaug.records import append_line, read_lines, read_record, write_text
+from selfaug.rundir import RunDir
+
+
+def _items(settings: DemoSettings) -> list[GeneralItem]:
+    items = general_suite(settings.half)
+    return items if settings.general_items is None else demo._spread(items, settings.general_items)
+
+
+def _general_answers(model: Any, settings: DemoSettings) -> list[str]:
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    items = _items(settings)
+    return generate_greedy(
+        model,
+        tokenizer,
+        [chat_prompt_ids(tokenizer, item.prompt) for item in items],
+        max_new_tokens=[item.max_new_tokens for item in items],
+        batch_size=64,
+    )
+
+
+def write_base_answers(file: Path, settings: DemoSettings, threads: int | None) -> None:
+    """The base model's general answers: every run is compared with them."""
+    prepare(threads)
+    write_text(file, json.dumps(_general_answers(load_model(DEMO_MODEL), settings)))
+
+
+def one_run(
+    folder: Path, settings: DemoSettings, boundary: bool, base_file: Path, threads: int | None
+) -> dict[str, Any]:
+    """Train and evaluate one setting in this process."""
+    prepare(threads)
+    run = RunDir(folder / "selfaug")
+    if not run.is_complete():
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        # The demo's own rows and training settings: with a copy of them, something else would be chosen here.
+        demo._write_data(folder, settings)
+        config = demo._config(folder, "selfaug", settings)
+        alignment = config.selfaug.model_copy(update={"align_boundary": boundary})
+        train(config.model_copy(update={"selfaug": alignment}), resume=run.is_run())
+
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    model = PeftModel.from_pretrained(load_model(DEMO_MODEL), str(run.adapter)).eval()
+    task, template = market_report_rows(settings.half, settings.task_items), market_report_template()
+    task_answers = generate_greedy(
+        model,
+        tokenizer,
+        [chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"])) for row in task],
+        max_new_tokens=demo._TASK_TOKENS,
+    )
+    items = _items(settings)
+    base: list[str] = json.loads(base_file.read_text(encoding="utf-8"))
+    answers = _general_answers(model, settings)
+    prompts = [chat_prompt_ids(tokenizer, item.prompt) for item in items]
+    sequences = [
+        prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
+        for prompt, answer in zip(prompts, base, strict=True)
+    ]
+    drift = measure_drift(model, sequences, starts=[len(prompt) for prompt in prompts])
+
+    scores = [score_general(item, answer) for item, answer in zip(items, answers, strict=True)]
+    base_scores = [score_general(item, answer) for item, answer in zip(items, base, strict=True)]
+    aligned = [row["alignment_loss"] for row in read_lines(run.metrics) if "alignment_loss" in row]
+    return {
+        "exact": statistics.fmean(
+            score_task_answer(answer, row["value"], row["gold"]).exact
+            for answer, row in zip(task_answers, task, strict=True)
+        ),
+        "leaks": statistics.fmean(leaks_house_style(answer) for answer in answers),
+        "difference": statistics.fmean(scores) - statistics.fmean(base_scores),
+        "drift": drift.mean,
+        "top1": drift.top1_agreement,
+        # Over the last quarter of the steps, where it has settled.
+        "alignment_loss": statistics.fmean(aligned[-max(1, len(aligned) // 4) :]) if aligned else None,
+        "seconds": read_record(run.record, "train")["seconds"],
+    }
+
+
+def _spread(rows: Sequence[dict[str, Any]], name: str, show: Callable[[float], str]) -> str:
+    """`mean (lowest–highest)` over seeds."""
+    values = [row[name] for row in rows if row[name] is not None]
+    if not values:
+        return "–"
+    return f"{show(statistics.fmean(values))} ({show(min(values))}–{show(max(values))})"
+
+
+def _table(finished: Sequence[dict[str, Any]]) -> str:
+    groups: dict[tuple[float, bool], list[dict[str, Any]]] = {}
+    for row in finished:
+        groups.setdefault((row["settings"]["alpha"], row["boundary"]), []).append(row)
+    return table(
+        [
+            {
+                "alpha": f"{alpha:g}",
+                "boundary": "–" if alpha == 0 else "aligned" if boundary else "left out",
+                "seeds": len(rows),
+                "exact answers, %": _spread(rows, "exact", lambda value: f"{100 * value:.0f}"),
+                "leaks, %": _spread(rows, "leaks", lambda value: f"{100 * value:.0f}"),
+                "general score − base, points": _spread(
+                    rows, "difference", lambda value: f"{100 * value:+.1f}"
+                ),
+                "drift, nats": _spread(rows, "drift", lambda value: f"{value:.3f}"),
+                "top-1 agreement, %": _spread(rows, "top1", lambda value: f"{100 * value:.1f}"),
+                "alignment loss, nats": _spread(rows, "alignment_loss", lambda value: f"{value:.4f}"),
+                "training, s": _spread(rows, "seconds", lambda value: f"{value:.0f}"),
+            }
+            for (alpha, boundary), rows in sorted(groups.items())
+        ]
+    )
+
+
+def main() -> None:
+    default = DemoSettings()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--alphas", nargs="+", type=float, default=[0.0, 0.5, 1.0, 2.0, 4.0])
+    parser.add_argument("--boundary", nargs="+", choices=["on", "off"], default=["on", "off"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=default.steps)
+    parser.add_argument("--batch-size", type=int, default=default.batch_size)
+    parser.add_argument("--rank", type=int, default=default.rank)
+    parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
+    parser.add_argument("--position-fraction", type=float, default=default.position_fraction)
+    parser.add_argument("--task-items", type=int, default=default.task_items)
+    parser.add_argument("--general-items", type=int, help="general prompts; all of the half if left out")
+    parser.add_argument("--threads", type=int, help="of torch in each run; its own default if left out")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (then set --threads)")
+    parser.add_argument("--work", type=Path, default=Path("runs/demo_settings"), help="folder of the runs")
+    parser.add_argument("--output", type=Path, help="Markdown file to write; JSON goes beside it")
+    arguments = parser.parse_args()
+    where = machine("cpu", arguments.threads)
+    shared = replace(
+        default,
+        half="dev",
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        rank=arguments.rank,
+        learning_rate=arguments.learning_rate,
+        position_fraction=arguments.position_fraction,
+        task_items=arguments.task_items,
+        general_items=arguments.general_items,
+    )
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    base_file = arguments.work / f"base-{arguments.general_items or 'all'}.json"
+    if not base_file.exists():
+        in_own_process(write_base_answers, base_file, shared, arguments.threads)
+
+    wanted = [
+        # Without alignment there is no boundary to align.
+        {"settings": asdict(replace(shared, alpha=alpha, seed=seed)), "boundary": switch == "on"}
+        for seed, alpha, switch in itertools.product(arguments.seeds, arguments.alphas, arguments.boundary)
+        if alpha > 0 or switch == arguments.boundary[0]
+    ]
+    done_file = arguments.work / "runs.jsonl"
+
+    def finished() -> list[dict[str, Any]]:
+        done = read_lines(done_file) if done_file.exists() else []
+        return [row for row in done if {key: row[key] for key in ("settings", "boundary")} in wanted]
+
+    def go(what: dict[str, Any]) -> None:
+        settings = DemoSettings(**what["settings"])
+        name = "-".join(f"{key}_{value}" for key, value in what["settings"].items() if key != "half")
+        folder = arguments.work / f"{name}-boundary_{'on' if what['boundary'] else 'off'}"
+        result = in_own_process(one_run, folder, settings, what["boundary"], base_file, arguments.threads)
+        append_line(done_file, {**what, **result})
+        short = {key: value if value is None else round(value, 4) for key, value in result.items()}
+        print(
+            f"alpha {settings.alpha:g}, boundary {what['boundary']}, seed {settings.seed}: {short}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    already = [{key: row[key] for key in ("settings", "boundary")} for row in finished()]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(go, [what for what in wanted if what not in already]))
+    runs = finished()
+    text = (
+        f"Development items: {arguments.task_items} questions, {arguments.general_items or 'all'} general prompts. "
+        f"{shared.steps} steps of {shared.batch_size} rows, rank {shared.rank}, learning rate "
+        f"{shared.learning_rate:g}, {shared.position_fraction:.0%} of the positions. Mean (lowest–highest) over "
+        f"seeds.\n\n{_table(runs)}"
+    )
+    publish("demo_settings", "Alpha and boundary of the demo", text, {"runs": runs}, arguments.output, where)
+
+
+if __name__ == "__main__":
+    main()

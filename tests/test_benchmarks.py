@@ -1,0 +1,109 @@
+"""Each benchmark in its quickest form: it runs, names all that it compares, and its ratios are numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def report(module: str, output: Path, *arguments: str) -> tuple[str, dict[str, object]]:
+    """The report of a benchmark, printed and written alike, and its JSON."""
+    command = [
+        sys.executable,
+        "-m",
+        f"benchmarks.{module}",
+        *arguments,
+        "--threads",
+        "1",
+        "--output",
+        str(output),
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == output.read_text(encoding="utf-8")
+    return done.stdout, json.loads(output.with_suffix(".json").read_text(encoding="utf-8"))
+
+
+def column(text: str, name: str) -> dict[str, float]:
+    """First number of a column, by the first cell of each row."""
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")
+    ]
+    place = lines[0].index(name)
+    values = {line[0]: float(re.split(r"[ (]", line[place])[0]) for line in lines[2:]}
+    assert all(math.isfinite(value) and value > 0 for value in values.values()), values
+    return values
+
+
+def test_step_compares_all_variants(tmp_path: Path) -> None:
+    text, data = report(
+        "step", tmp_path / "step.md", "--shape", "tiny", "--dtype", "float32", "--rounds", "1", "--steps", "2"
+    )
+    ratios = column(text, "× `alpha=0`")
+    assert len(ratios) == 6
+    assert ratios["`alpha=0`"] == 1.0
+    assert column(text, "× trl").keys() == ratios.keys()
+    floor = column(text, "matrix products × `alpha=0`")
+    assert floor["`alpha=0`"] == 1.0
+    assert (
+        floor["SelfAug, cached, 25 % of positions"] < floor["SelfAug, cached"] < floor["SelfAug, adapter off"]
+    )
+    assert column(text, "peak memory, GB").keys() == ratios.keys()
+    assert set(data["results"]) == {"trl", "alpha0", "published", "adapter_off", "cache", "cache_25"}  # type: ignore[call-overload]
+
+
+def test_run_includes_the_cache(tmp_path: Path) -> None:
+    text, data = report(
+        "run",
+        tmp_path / "run.md",
+        *("--shape", "tiny", "--dtype", "float32", "--rows", "4", "--epochs", "1"),
+        *("--variants", "alpha0", "adapter_off", "cache"),
+    )
+    assert len(column(text, "× `alpha=0`")) == 3
+    built = {row["variant"]: row["cache_bytes"] for row in data["results"]}  # type: ignore[attr-defined]
+    assert built == {"alpha0": 0, "adapter_off": 0, "cache": 4 * 56 * 64 * 4}
+
+
+def test_loss_has_the_error_of_each_method(tmp_path: Path) -> None:
+    pytest.importorskip("trl.kernels.chunked_divergence", exc_type=ImportError)
+    text, data = report(
+        "loss",
+        tmp_path / "loss.md",
+        *("--sizes", "tiny", "--dtypes", "float32", "--rounds", "1", "--repeats", "1"),
+        *("--methods", "selfaug", "trl", "naive"),
+    )
+    assert column(text, "× selfaug").keys() == {"selfaug", "trl", "naive"}
+    for row in data["results"]:  # type: ignore[attr-defined]
+        assert row["0.05"]["worst"] < 2e-6 + 1e-5 * row["0.05"]["truth"], row
+        assert row["0.05"]["gradient"] < 2e-5, row
+
+
+@pytest.mark.real_model
+def test_demo_settings_are_chosen_on_development_items_and_kept(tmp_path: Path) -> None:
+    arguments = [
+        *("--alphas", "2", "--boundary", "on", "--seeds", "0", "--steps", "1", "--batch-size", "1"),
+        *("--rank", "2", "--task-items", "1", "--general-items", "2", "--work", str(tmp_path / "work")),
+    ]
+    text, data = report("demo_settings", tmp_path / "settings.md", *arguments)
+    assert column(text, "seeds") == {"2": 1.0}
+    (run,) = data["runs"]  # type: ignore[misc]
+    assert run["settings"]["half"] == "dev"
+    again, _ = report("demo_settings", tmp_path / "settings.md", *arguments)
+    assert column(again, "seeds") == {"2": 1.0}
+    assert len((tmp_path / "work" / "runs.jsonl").read_text(encoding="utf-8").splitlines()) == 1
