@@ -11,6 +11,7 @@ sampling as in docs/architecture.md, "Numerical contract".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -161,7 +162,9 @@ def token_divergence(
             tuned_NV = head.logits(hidden_NH[start : start + rows].to(dtype))
             reference_NV = reference_head.logits(reference_hidden_NH[start : start + rows].to(dtype))
             agreements.append(tuned_NV.argmax(-1) == reference_NV.argmax(-1))
-            divergences.append(_divergence_and_gradient(tuned_NV, reference_NV, divergence, temperature, False)[0])
+            divergences.append(
+                _divergence_and_gradient(tuned_NV, reference_NV, divergence, temperature, False)[0]
+            )
     if not divergences:
         return hidden_NH.new_zeros(0, dtype=torch.float32), hidden_NH.new_zeros(0, dtype=torch.bool)
     return torch.cat(divergences), torch.cat(agreements)
@@ -189,7 +192,7 @@ class _Plan:
         edges = [0, self.completion_rows, self.completion_rows + self.boundary_rows, rows]
         return [
             (start, min(start + self.chunk_rows, last))
-            for first, last in zip(edges, edges[1:], strict=False)
+            for first, last in pairwise(edges)
             for start in range(first, last, self.chunk_rows)
         ]
 
@@ -210,15 +213,22 @@ class _FusedLoss(torch.autograd.Function):
         hidden_dtype = torch.float32 if hidden_NH.dtype == torch.float16 else hidden_NH.dtype
         hidden_grad = torch.zeros_like(hidden_NH, dtype=hidden_dtype) if need_hidden else None
         weight_grad = torch.zeros_like(weight_VH, dtype=torch.float32) if need_weight else None
-        bias_grad = torch.zeros_like(bias_V, dtype=torch.float32) if need_bias and bias_V is not None else None
+        bias_grad = (
+            torch.zeros_like(bias_V, dtype=torch.float32) if need_bias and bias_V is not None else None
+        )
         with torch.no_grad(), torch.autocast(hidden_NH.device.type, enabled=False):
             head = OutputHead(weight_VH, bias_V, plan.scale, plan.softcap).to_dtype(dtype)
             reference_head = plan.reference_head.to_dtype(dtype)
-            if reference_head.weight.data_ptr() != head.weight.data_ptr() and plan.reference_head.weight is weight_VH:
+            if (
+                reference_head.weight.data_ptr() != head.weight.data_ptr()
+                and plan.reference_head.weight is weight_VH
+            ):
                 reference_head = head  # a cast made twice would only cost memory
             for start, end in plan.chunks(hidden_NH.shape[0]):
                 chunk_NH = hidden_NH[start:end].to(dtype)
-                gradient_NV, row_weight = _chunk(plan, head, reference_head, chunk_NH, start, end, sums, need_any)
+                gradient_NV, row_weight = _chunk(
+                    plan, head, reference_head, chunk_NH, start, end, sums, need_any
+                )
                 if gradient_NV is None:
                     continue
                 gradient_NV = gradient_NV.to(dtype)
