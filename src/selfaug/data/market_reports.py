@@ -141,7 +141,7 @@ class _Figure:
         return _Figure(self.company, metric or self.metric, region or self.region, year or self.year)
 
 
-_LEADS = ("Analyst note: ", "Market update: ", "From the annual report: ", "Key figures: ")
+_LEADS = ("Analyst note: ", "Market update: ", "Key figures: ")
 
 _YEARS = range(2015, 2025)
 _REGIONS = ("Europe", "Asia", "North America", "Latin America")
@@ -412,7 +412,7 @@ def _row(rng: random.Random, asked: _Figure, companies: Sequence[_Company]) -> d
 
 def _any_figure(rng: random.Random, companies: Sequence[_Company]) -> _Figure:
     metric = rng.choice(_METRICS)
-    region = rng.choice(_REGIONS) if metric.regional and rng.random() < 0.5 else None
+    region = rng.choice(_REGIONS) if metric.regional and rng.random() < 0.25 else None
     return _Figure(rng.choice(companies), metric, region, rng.choice(_YEARS))
 
 
@@ -436,7 +436,7 @@ def _question(rng: random.Random, figure: _Figure) -> str:
         "Look up {owner} {year} {metric}{where}.",
         "I need the {year} {metric} of {company}{where}.",
     )
-    return _worded(rng, rng.choice((*general, *figure.metric.questions)), figure)
+    return _worded(rng, rng.choice((*general * 2, *figure.metric.questions)), figure)
 
 
 def _report(rng: random.Random, figure: _Figure) -> _Report:
@@ -447,7 +447,7 @@ def _report(rng: random.Random, figure: _Figure) -> _Report:
         _table_of_metrics,
     ]
     report = rng.choice(forms)(rng, figure)
-    if report.text.startswith("|") or rng.random() < 0.6:
+    if report.text.startswith("|") or rng.random() < 0.8:
         return report
     return replace(report, text=rng.choice(_LEADS) + report.text)
 
@@ -472,8 +472,8 @@ def _own_sentence(rng: random.Random, figure: _Figure) -> _Report:
     text = rng.choice(first.metric.sentences)
     more = rng.choice(
         (
-            " The year's {metric2}{where2} stood at {value2}.",
-            " For the same year the company reported {article2}{metric2}{where2} of {value2}.",
+            " Its {metric2} stood at {value2}.",
+            " It reported {article2}{metric2} of {value2}.",
         )
     )
     return _Report(_worded(rng, text + more, first, second), (first, second))
@@ -488,8 +488,13 @@ def _table_of_metrics(rng: random.Random, figure: _Figure) -> _Report:
 
 
 def _with_another_metric(rng: random.Random, figure: _Figure) -> tuple[_Figure, _Figure]:
-    metrics = [metric for metric in _METRICS if metric.regional or figure.region is None]
-    return _shuffled(rng, figure, figure.of(metric=_another(rng, metrics, figure.metric)))
+    """The figure, and one in another unit: which of two dollar amounts is meant takes longer to learn."""
+    metrics = [
+        metric
+        for metric in _METRICS
+        if metric.unit != figure.metric.unit and (metric.regional or figure.region is None)
+    ]
+    return _shuffled(rng, figure, figure.of(metric=rng.choice(metrics)))
 
 
 def _shuffled(rng: random.Random, first: _Figure, second: _Figure) -> tuple[_Figure, _Figure]:

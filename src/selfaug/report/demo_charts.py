@@ -93,7 +93,7 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
             "Drift while training",
             "drift (nats per token)",
             "How far the model has moved from the base model, at each checkpoint, "
-            "on a quarter of the general requests.",
+            "on an eighth of the general requests.",
             True,
         ),
         (
