@@ -156,13 +156,16 @@ def test_both_methods_differ_in_alpha_only(demo: tuple[Path, list[str]]) -> None
 def test_ctrl_c_says_how_to_go_on_with_the_demo(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     process = start("--quick", "--output", str(folder))
-    deadline = time.monotonic() + 300
-    while not (folder / "plain" / "metrics.jsonl").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=120)
+    try:
+        deadline = time.monotonic() + 300
+        while not (folder / "plain" / "metrics.jsonl").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=300)  # it ends its step first
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert f"To go on: selfaug demo --quick --output {folder}" in told
     assert "selfaug train --resume" not in told
