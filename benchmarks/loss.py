@@ -101,8 +101,9 @@ METHODS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | Non
 }
 
 
-def write_truth(file: str, size: str, dtype: str, device: str) -> None:
+def write_truth(file: str, size: str, dtype: str, device: str, threads: int | None) -> None:
     """Inputs and their float64 divergence and gradient, for both drifts."""
+    prepare(threads)
     torch.manual_seed(0)
     positions, vocabulary, width = SIZES[size]
     # Logits with a standard deviation of 3: top probabilities as of a language model that is in doubt.
@@ -186,7 +187,7 @@ def main() -> None:
         for dtype in arguments.dtypes:
             with tempfile.TemporaryDirectory() as folder:
                 file = str(Path(folder) / "truth.safetensors")
-                in_own_process(write_truth, file, size, dtype, arguments.device)
+                in_own_process(write_truth, file, size, dtype, arguments.device, arguments.threads)
                 runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
                 for number, method in interleaved(methods, arguments.rounds):
                     run = in_own_process(
