@@ -5,8 +5,7 @@
     ├── DataError           exit code 2: rows, files or templates are wrong
     ├── ModelError          exit code 2: a model or tokeniser that can't be used as asked
     ├── CacheError          exit code 1: a reference cache that is damaged or belongs to something else
-    ├── StorageError        exit code 1: disk full, folder not writable, run exists already
-    └── GateFailed          exit code 3: retention is under the budget
+    └── StorageError        exit code 1: disk full, folder not writable, run exists already
 
 Each says what was given, why it fails and what to do: `message`, then every problem in `problems`
 (all at once), then `hint`.
@@ -20,7 +19,6 @@ __all__ = [
     "CacheError",
     "ConfigError",
     "DataError",
-    "GateFailed",
     "ModelError",
     "SelfAugError",
     "StorageError",
@@ -69,9 +67,3 @@ class CacheError(SelfAugError):
 
 class StorageError(SelfAugError):
     """The disk is full, a folder can't be written, or something is there already."""
-
-
-class GateFailed(SelfAugError):
-    """A measured score is outside of the budget."""
-
-    exit_code = 3

@@ -113,7 +113,7 @@ def fused_loss(
         )
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")
-    loss, sums = _FusedLoss.apply(
+    loss, sums = _FusedLoss.apply(  # type: ignore[no-untyped-call]
         hidden_NH,
         head.weight,
         head.bias,
@@ -249,7 +249,7 @@ class _FusedLoss(torch.autograd.Function):
         return loss, sums
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, loss_grad: Tensor, _sums_grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, weight_grad, bias_grad = ctx.gradients
         hidden_dtype, weight_dtype, bias_dtype = ctx.dtypes

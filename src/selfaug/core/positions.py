@@ -129,7 +129,9 @@ def document_spans(
     attention_mask_BT: Tensor | None, position_ids_BT: Tensor | None, shape: tuple[int, int]
 ) -> list[tuple[int, int]]:
     """Start and end of each document in the flattened batch, padding left out."""
-    real = torch.ones(shape, dtype=torch.bool) if attention_mask_BT is None else attention_mask_BT.bool().cpu()
+    real = (
+        torch.ones(shape, dtype=torch.bool) if attention_mask_BT is None else attention_mask_BT.bool().cpu()
+    )
     starts = real.clone()
     starts[:, 1:] &= ~real[:, :-1]
     if position_ids_BT is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -62,7 +63,9 @@ def measure_drift(
     if len(first) != len(sequences):
         raise DataError(f"{len(sequences)} sequences, but {len(first)} starts.")
     if not any(start < len(sequence) for start, sequence in zip(first, sequences, strict=True)):
-        raise DataError("there is no token to measure drift on.", hint="give sequences of two tokens or more.")
+        raise DataError(
+            "there is no token to measure drift on.", hint="give sequences of two tokens or more."
+        )
     reference = reference or AdapterOff(model)
     device = next(model.parameters()).device
     pad = getattr(causal_model(model).config, "pad_token_id", None) or 0
@@ -93,8 +96,9 @@ def measure_drift(
             total += divergence_N.double().sum().item()
             agreed += int(agreement_N.sum())
             count += flat.numel()
-            for i, values in zip(chunk, divergence_N.cpu().split(measured.sum(1).tolist()), strict=True):
-                per_token[i] = values.tolist()
+            nats = iter(divergence_N.tolist())
+            for i, tokens in zip(chunk, measured.sum(1).tolist(), strict=True):
+                per_token[i] = list(islice(nats, tokens))
         if on_progress:
             on_progress(min(begin + batch_size, len(order)), len(order))
     return Drift(total / count, agreed / count, count, per_token)
