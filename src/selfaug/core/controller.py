@@ -16,6 +16,14 @@ class DriftController:
     and falls while there is slack (dual ascent, in log alpha, so that a factor of two takes as many steps at 0.01
     as at 10). A term on the change of the error damps the oscillation that the lag of training would cause.
 
+    The error is relative and linear, alignment loss / limit − 1: its mean is 0 exactly when the mean alignment
+    loss is the limit, however noisy single steps are, which is why nothing needs to be smoothed (the optimizer's
+    momentum smooths what alpha does). It is −1 while both models are still equal, and is cut off at +1, so that an
+    early overshoot counts as much as the slack before it.
+
+    The gains are as high as short runs with a decaying learning rate need: late in the schedule parameters barely
+    move, so alpha has to be right by then. benchmarks/drift_limit.py measures them on a real model.
+
     Attributes:
         limit: nats per prompt token.
         alpha: current weight.
@@ -23,29 +31,22 @@ class DriftController:
         maximum: alpha is never above: a limit that can't be met must not turn training into noise.
         rate: change of log alpha per step and unit of error.
         damping: change of log alpha per unit of change of the error.
-        smoothing: weight of the past in the running mean of the alignment loss.
+        error: of the last step; None before the first.
     """
 
     limit: float
     alpha: float = 0.5
     minimum: float = 1e-3
     maximum: float = 1e3
-    rate: float = 0.1
-    damping: float = 1.0
-    smoothing: float = 0.8
-    mean: float = 0.0
-    weight: float = 0.0
+    rate: float = 0.15
+    damping: float = 2.0
     error: float | None = None
 
     def update(self, alignment_loss: float) -> float:
         """Take in one step's alignment loss (nats per prompt token) and return alpha for the next step."""
         if not math.isfinite(alignment_loss):
             return self.alpha
-        self.mean = self.smoothing * self.mean + (1 - self.smoothing) * max(alignment_loss, 0.0)
-        self.weight = self.smoothing * self.weight + 1 - self.smoothing
-        # The logarithm makes twice the limit and half of it equally wrong; at the start, where both models are
-        # equal, it is cut off.
-        error = max(-1.0, min(1.0, math.log(max(self.mean / self.weight, 1e-30) / self.limit)))
+        error = min(1.0, max(0.0, alignment_loss) / self.limit - 1.0)
         change = 0.0 if self.error is None else error - self.error
         self.error = error
         log_alpha = math.log(self.alpha) + self.rate * error + self.damping * change
