@@ -20,7 +20,7 @@ from selfaug.model.cache import ReferenceCache
 from selfaug.model.head import find_head
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 
-__all__ = ["AdapterOff", "CachedReference", "FrozenCopy", "Reference"]
+__all__ = ["AdapterOff", "CachedReference", "FrozenCopy", "Reference", "copy_of_trained_head"]
 
 
 class Reference(Protocol):
@@ -74,21 +74,28 @@ class FrozenCopy:
             return hidden_BTH.flatten(0, 1)[positions.aligned_order]
 
 
+def copy_of_trained_head(model: nn.Module, device: torch.device | None = None) -> OutputHead | None:
+    """The head as it is now, if it trains, on its own or another device; None if it stays what it is."""
+    head = find_head(model, reference=True)
+    if not head.weight.requires_grad and (head.bias is None or not head.bias.requires_grad):
+        return None
+    device = device or head.weight.device
+    bias = None if head.bias is None else head.bias.detach().to(device, copy=True)
+    return OutputHead(head.weight.detach().to(device, copy=True), bias, head.scale, head.softcap)
+
+
 class CachedReference:
     """Hidden states from a `ReferenceCache`, with the reference model's own head.
 
     Args:
         cache: holds every document that will be asked for.
         model: the model before training. If its head trains, a copy of the head is kept.
+        own_head: that copy, from `copy_of_trained_head`, where the model has been trained or sharded since.
     """
 
-    def __init__(self, cache: ReferenceCache, model: nn.Module) -> None:
+    def __init__(self, cache: ReferenceCache, model: nn.Module, own_head: OutputHead | None = None) -> None:
         self.cache = cache
-        head = find_head(model, reference=True)
-        self._own_head = None
-        if head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad):
-            bias = None if head.bias is None else head.bias.detach().clone()
-            self._own_head = OutputHead(head.weight.detach().clone(), bias, head.scale, head.softcap)
+        self._own_head = own_head or copy_of_trained_head(model)
 
     def head(self, model: nn.Module) -> OutputHead:
         """See `Reference.head`."""

@@ -20,13 +20,20 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
+from selfaug.core.alignment import OutputHead
 from selfaug.core.controller import DriftController
 from selfaug.core.positions import IGNORED, count_tokens
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.model.adapters import why_not_exact
 from selfaug.model.cache import Document, ReferenceCache, fingerprint
 from selfaug.model.head import find_head, verify_head
-from selfaug.model.reference import AdapterOff, CachedReference, FrozenCopy, Reference
+from selfaug.model.reference import (
+    AdapterOff,
+    CachedReference,
+    FrozenCopy,
+    Reference,
+    copy_of_trained_head,
+)
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.selfaug_config import SelfAugConfig
 
@@ -68,6 +75,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     _tag_names = ["trl", "sft", "selfaug"]  # noqa: RUF012 (trl's own attribute)
     _name = "SelfAug"
+    eval_dataset: Any
 
     def __init__(
         self,
@@ -123,6 +131,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._eval_sums: list[Tensor] = []
         self._clock: tuple[float, float] | None = None
         self._identity: dict[str, str] | None = None
+        self._own_head: OutputHead | None = None
         if args.alpha > 0:
             self._check_rows(self.train_dataset)
             self._choose_reference()
@@ -181,6 +190,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             identity = [fingerprint(self.model, compute_dtype=self._autocast_dtype())]
             broadcast_object_list(identity)
             self._identity = identity[0]
+            self._own_head = copy_of_trained_head(self.model, self.args.device)
 
     def _autocast_dtype(self) -> torch.dtype | None:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
@@ -249,7 +259,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     barrier=self.accelerator.wait_for_everyone,
                     on_progress=self.on_cache_progress,
                 )
-            self._reference = CachedReference(cache, self.model)
+            self._reference = CachedReference(cache, self.model, self._own_head)
         self._ready = True
 
     def on_cache_progress(self, done: int, total: int) -> None:

@@ -1,0 +1,160 @@
+"""Training that was killed and resumed gives the adapter of training that was not, bit by bit.
+
+The run that is killed is a process of its own, ended by SIGKILL: nothing gets a chance to be tidied up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_training import LORA, curve, make_trainer, relative, run_options, text_rows, trained
+
+from selfaug.errors import StorageError
+from selfaug.train import latest_complete_checkpoint
+from selfaug.train.selfaug_trainer import CHECKPOINT_STATE
+
+SCRIPT = Path(__file__).with_name("tiny_training.py")
+
+
+def options_of(model: Path, output_dir: Path, **options: Any) -> dict[str, Any]:
+    return {
+        "model": str(model),
+        "output_dir": str(output_dir),
+        "rows": 20,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 9,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "alpha": 2.0,
+        **options,
+    }
+
+
+def run_until_killed(folder: Path, options: dict[str, Any]) -> None:
+    folder.mkdir()
+    (folder / "options.json").write_text(json.dumps(options))
+    finished = subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder / "options.json"), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == -signal.SIGKILL, finished.stderr[-3000:]
+
+
+def metrics(result: dict[str, Any]) -> list[dict[str, float]]:
+    return [
+        {name: value for name, value in entry.items() if name != "tokens_per_second"}
+        for entry in result["history"]
+        if "nll" in entry
+    ]
+
+
+CASES = {
+    "LoRA with everything that has a state": {
+        "drift_limit": 0.02,
+        "position_fraction": 0.5,
+        "lora": {**LORA, "lora_dropout": 0.2},
+    },
+    "full fine-tuning with a cache": {"lora": None, "reference": "cache", "learning_rate": 1e-3},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_after_kill_is_the_uninterrupted_run(case: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    options = {**CASES[case], "reference_cache_dir": str(tmp_path / "cache")}
+    whole = run_options(options_of(tiny_model_dir, tmp_path / "whole", **options))
+    output = tmp_path / "cut" / "out"
+    run_until_killed(tmp_path / "cut", options_of(tiny_model_dir, output, **options, kill_step=5))
+    latest = latest_complete_checkpoint(output)
+    assert latest is not None
+    assert latest.name == "checkpoint-3"
+    resumed = run_options(options_of(tiny_model_dir, output, **options, resume=True))
+    assert relative(resumed["final"], whole["final"]) == 0.0
+    assert metrics(resumed) == metrics(whole)
+    assert [entry["step"] for entry in metrics(resumed)] == list(range(1, 10))
+    alphas = {entry["alpha"] for entry in metrics(whole)}
+    assert (len(alphas) > 5) == ("drift_limit" in options)
+
+
+def test_frozen_copy_is_made_before_a_checkpoint_is_loaded(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """The reference of a resumed full fine-tuning is the base model, not the checkpoint."""
+    options = options_of(
+        tiny_model_dir, tmp_path / "whole", lora=None, reference="frozen_copy", learning_rate=1e-3
+    )
+    whole = run_options(options)
+    shutil.rmtree(tmp_path / "whole" / "checkpoint-9")
+    shutil.rmtree(tmp_path / "whole" / "checkpoint-6")
+    resumed = run_options({**options, "resume": True})
+    assert relative(resumed["final"], whole["final"]) == 0.0
+    assert metrics(resumed) == metrics(whole)
+
+
+def test_incomplete_checkpoint_is_passed_over(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Killed while checkpoint 6 was being written: its state, which comes last, is missing."""
+    whole = run_options(options_of(tiny_model_dir, tmp_path / "whole"))
+    output = tmp_path / "cut" / "out"
+    run_until_killed(tmp_path / "cut", options_of(tiny_model_dir, output, kill_step=7))
+    incomplete = output / "checkpoint-6"
+    (incomplete / CHECKPOINT_STATE).unlink()
+    (incomplete / "optimizer.pt").write_bytes(b"")
+    resumed = run_options(options_of(tiny_model_dir, output, resume=True))
+    assert relative(resumed["final"], whole["final"]) == 0.0
+    assert metrics(resumed) == metrics(whole)
+
+
+def test_killed_while_the_cache_is_built(tiny_model_dir: Path, tmp_path: Path) -> None:
+    options = {"reference": "cache", "rows": 500, "max_steps": 4}
+    whole = run_options(
+        options_of(tiny_model_dir, tmp_path / "a", **options, reference_cache_dir=str(tmp_path / "b"))
+    )
+    output, cache = tmp_path / "cut" / "out", tmp_path / "c"
+    options["reference_cache_dir"] = str(cache)
+    run_until_killed(tmp_path / "cut", options_of(tiny_model_dir, output, **options, kill_document=10))
+    assert list(cache.glob("segment-*.done.bin"))
+    assert not list(cache.glob("segment-*.json"))
+    again = run_options(options_of(tiny_model_dir, output, **options))
+    assert 0 < again["cache_batches"] < whole["cache_batches"]  # it has gone on
+    assert relative(again["final"], whole["final"]) == 0.0
+    assert metrics(again) == metrics(whole)
+
+
+def test_checkpoints_that_can_not_be_resumed(tiny_model_dir: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_model_dir, tmp_path)
+    with pytest.raises(StorageError, match="no complete checkpoint"):
+        trainer.train(resume_from_checkpoint=True)
+    (tmp_path / "checkpoint-4").mkdir()
+    with pytest.raises(StorageError, match="not written to its end"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_more_steps_after_a_finished_run(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """With a constant learning rate, 4 steps and 4 more are 8 steps."""
+    changes = {"lr_scheduler_type": "constant", "per_device_train_batch_size": 3, "logging_steps": 3}
+    whole = make_trainer(tiny_model_dir, tmp_path / "a", text_rows(10), max_steps=8, **changes)
+    whole.train()
+    first = make_trainer(
+        tiny_model_dir,
+        tmp_path / "b",
+        text_rows(10),
+        max_steps=4,
+        save_strategy="steps",
+        save_steps=4,
+        **changes,
+    )
+    first.train()
+    shutil.rmtree(tmp_path / "a")
+    more = make_trainer(tiny_model_dir, tmp_path / "b", text_rows(10), max_steps=8, **changes)
+    more.train(resume_from_checkpoint=True)
+    assert relative(trained(more), trained(whole)) == 0.0
+    assert curve(more, "num_tokens")[-1] == curve(whole, "num_tokens")[-1]
