@@ -1,0 +1,121 @@
+"""Two real processes (gloo, CPU) train as one does.
+
+Shown: DDP through torchrun and `accelerate launch`, with `SelfAugTrainer`; FSDP2's `fully_shard` directly, with
+`alignment_loss`. Not shown: FSDP2 through accelerate and DeepSpeed, which need a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_training import relative, run_options
+
+SCRIPT = Path(__file__).with_name("tiny_training.py")
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+
+
+def launch(launcher: list[str], script: Path, *arguments: str) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    finished = subprocess.run(
+        [sys.executable, *launcher, str(script), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert finished.returncode == 0, finished.stderr[-4000:]
+
+
+def two_processes(launcher: list[str], folder: Path, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """Result of each process."""
+    folder.mkdir()
+    (folder / "options.json").write_text(json.dumps(options))
+    launch(launcher, SCRIPT, str(folder / "options.json"), str(folder))
+    return [torch.load(folder / f"result-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+def assert_same_training(two: Any, one: Any) -> None:
+    assert (two["processes"], one["processes"]) == (2, 1)
+    assert relative(two["gradients"], one["gradients"]) < 1e-5
+    assert relative(two["final"], one["final"]) < 1e-4
+    logged = [[e for e in result["history"] if "nll" in e] for result in (two, one)]
+    assert len(logged[0]) == len(logged[1]) == 5
+    for entry, expected in zip(*logged, strict=True):
+        for name in ("loss", "nll", "alignment_loss", "num_tokens", "alpha"):
+            assert entry[name] == pytest.approx(expected[name], rel=1e-4), name
+    # Seven rows in batches of two over two processes: one of them has a row less.
+    for name in ("eval_nll", "eval_alignment_loss", "eval_loss", "eval_mean_token_accuracy"):
+        assert two["evaluation"][name] == pytest.approx(one["evaluation"][name], rel=1e-4), name
+
+
+CASES = {
+    "torchrun": (TORCHRUN, {}),
+    "accelerate launch, padding-free, accumulation": (
+        ACCELERATE,
+        {"padding_free": True, "gradient_accumulation_steps": 2},
+    ),
+    "sampling and a cache": (
+        TORCHRUN,
+        {"position_fraction": 0.5, "reference": "cache", "rows": 400, "drift_limit": 0.01},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_as_one(case: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    launcher, changes = CASES[case]
+    common = {
+        "model": str(tiny_model_dir),
+        "output_dir": str(tmp_path / "out"),
+        "rows": 40,
+        "eval_rows": 7,
+        "max_steps": 5,
+        "different": True,
+        "alpha": 2.0,
+        **changes,
+    }
+    two = two_processes(
+        launcher,
+        tmp_path / "two",
+        {
+            **common,
+            "reference_cache_dir": str(tmp_path / "cache"),
+            "per_device_train_batch_size": 2,
+            "per_device_eval_batch_size": 2,
+        },
+    )
+    one = run_options(
+        {
+            **common,
+            "reference": "adapter_off",
+            "per_device_train_batch_size": 4 * changes.get("gradient_accumulation_steps", 1),
+            "gradient_accumulation_steps": 1,
+        }
+    )
+    assert_same_training(two[0], one)
+    assert relative(two[1]["final"], two[0]["final"]) == 0.0
+    if "reference" in changes:
+        assert two[0]["reference_bytes"] > 0
+        assert min(result["cache_batches"] for result in two) > 0  # each process has computed a part
+
+
+def test_sharded_models_have_the_gradients_of_whole_ones(tmp_path: Path) -> None:
+    launch(TORCHRUN, SCRIPT.with_name("fsdp_gradients.py"), str(tmp_path / "result.json"))
+    results = json.loads((tmp_path / "result.json").read_text())
+    assert list(results) == ["lora, tied head", "lora, untied head", "full, tied head", "full, untied head"]
+    for case, result in results.items():
+        assert result["sharded"], case
+        assert result["relative"] < 1e-5, case
+        assert result["sums"] == pytest.approx(result["expected_sums"], rel=1e-5), case
+        assert result["sums"][1] > 1e-4, case  # there was something to align
+        head = [name for name in result["gradients"] if "lm_head" in name or "embed_tokens" in name]
+        assert len(head) == (0 if case.startswith("lora") else 2 if "untied" in case else 1), case
