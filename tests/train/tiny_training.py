@@ -198,6 +198,10 @@ def main() -> None:
     torch.set_num_threads(1)
     result = run_options(json.loads(Path(sys.argv[1]).read_text()))
     torch.save(result, Path(sys.argv[2]) / f"result-{result['rank']}.pt")
+    if result["processes"] > 1:
+        # As in fsdp_gradients.py: not through a teardown that a gloo thread may abort after all the work is done.
+        torch.distributed.barrier()
+        os._exit(0)
 
 
 if __name__ == "__main__":
