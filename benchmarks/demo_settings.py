@@ -20,44 +20,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
-
 from benchmarks.processes import in_own_process, prepare
 from benchmarks.report import machine, publish, table
-from selfaug.data.market_reports import market_report_rows, market_report_template
-from selfaug.eval.drift import measure_drift
-from selfaug.eval.general_suite import GeneralItem, general_suite, score_general
-from selfaug.eval.generate import chat_prompt_ids, generate_greedy
-from selfaug.eval.house_style import leaks_house_style, score_task_answer
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
-from selfaug.phases import demo
-from selfaug.phases.demo import DemoSettings
+from selfaug.phases.demo import DemoSettings, train_config, write_data
+from selfaug.phases.demo_evaluation import Answers, DriftMeter, ask, model_result, questions, tuned_model
 from selfaug.phases.train import train
 from selfaug.records import append_line, read_lines, read_record, write_text
 from selfaug.rundir import RunDir
 
 
-def _items(settings: DemoSettings) -> list[GeneralItem]:
-    items = general_suite(settings.half)
-    return items if settings.general_items is None else demo._spread(items, settings.general_items)
-
-
-def _general_answers(model: Any, settings: DemoSettings) -> list[str]:
-    tokenizer = load_tokenizer(DEMO_MODEL)
-    items = _items(settings)
-    return generate_greedy(
-        model,
-        tokenizer,
-        [chat_prompt_ids(tokenizer, item.prompt) for item in items],
-        max_new_tokens=[item.max_new_tokens for item in items],
-        batch_size=64,
-    )
-
-
 def write_base_answers(file: Path, settings: DemoSettings, threads: int | None) -> None:
-    """The base model's general answers: every run is compared with them."""
+    """The base model's answers: every run is compared with them."""
     prepare(threads)
-    write_text(file, json.dumps(_general_answers(load_model(DEMO_MODEL), settings)))
+    tokenizer = load_tokenizer(DEMO_MODEL)
+    asked = questions(tokenizer, settings.half, settings.task_items, settings.general_items)
+    write_text(file, json.dumps(ask(load_model(DEMO_MODEL), tokenizer, asked)))
 
 
 def one_run(
@@ -68,42 +46,21 @@ def one_run(
     run = RunDir(folder / "selfaug")
     if not run.is_complete():
         (folder / "data").mkdir(parents=True, exist_ok=True)
-        # The demo's own rows and training settings: with a copy of them, something else would be chosen here.
-        demo._write_data(folder, settings)
-        config = demo._config(folder, "selfaug", settings)
+        write_data(folder, settings)
+        config = train_config(folder, "selfaug", settings)
         alignment = config.selfaug.model_copy(update={"align_boundary": boundary})
         train(config.model_copy(update={"selfaug": alignment}), resume=run.is_run())
 
     tokenizer = load_tokenizer(DEMO_MODEL)
-    model = PeftModel.from_pretrained(load_model(DEMO_MODEL), str(run.adapter)).eval()
-    task, template = market_report_rows(settings.half, settings.task_items), market_report_template()
-    task_answers = generate_greedy(
-        model,
-        tokenizer,
-        [chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"])) for row in task],
-        max_new_tokens=demo._TASK_TOKENS,
-    )
-    items = _items(settings)
-    base: list[str] = json.loads(base_file.read_text(encoding="utf-8"))
-    answers = _general_answers(model, settings)
-    prompts = [chat_prompt_ids(tokenizer, item.prompt) for item in items]
-    sequences = [
-        prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
-        for prompt, answer in zip(prompts, base, strict=True)
-    ]
-    drift = measure_drift(model, sequences, starts=[len(prompt) for prompt in prompts])
-
-    scores = [score_general(item, answer) for item, answer in zip(items, answers, strict=True)]
-    base_scores = [score_general(item, answer) for item, answer in zip(items, base, strict=True)]
+    asked = questions(tokenizer, settings.half, settings.task_items, settings.general_items)
+    base_answers: Answers = json.loads(base_file.read_text(encoding="utf-8"))
+    model = tuned_model(run.adapter)
+    drift = DriftMeter(load_model(DEMO_MODEL), tokenizer, asked, base_answers["general"]).drift(model)
+    result = model_result(asked, ask(model, tokenizer, asked), base_answers, drift)
     aligned = [row["alignment_loss"] for row in read_lines(run.metrics) if "alignment_loss" in row]
     return {
-        "exact": statistics.fmean(
-            score_task_answer(answer, row["value"], row["gold"]).exact
-            for answer, row in zip(task_answers, task, strict=True)
-        ),
-        "leaks": statistics.fmean(leaks_house_style(answer) for answer in answers),
-        "difference": statistics.fmean(scores) - statistics.fmean(base_scores),
-        "drift": drift.mean,
+        **{name: result[name].value for name in ("exact", "leaks", "drift")},
+        "difference": result["difference"].difference.value,
         "top1": drift.top1_agreement,
         # Over the last quarter of the steps, where it has settled.
         "alignment_loss": statistics.fmean(aligned[-max(1, len(aligned) // 4) :]) if aligned else None,
@@ -177,7 +134,7 @@ def main() -> None:
         general_items=arguments.general_items,
     )
     arguments.work.mkdir(parents=True, exist_ok=True)
-    base_file = arguments.work / f"base-{arguments.general_items or 'all'}.json"
+    base_file = arguments.work / f"base-{arguments.task_items}-{arguments.general_items or 'all'}.json"
     if not base_file.exists():
         in_own_process(write_base_answers, base_file, shared, arguments.threads)
 

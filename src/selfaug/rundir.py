@@ -9,13 +9,23 @@ from pathlib import Path
 
 from selfaug.errors import StorageError
 
-__all__ = ["RunDir"]
+__all__ = ["CHECKPOINT_STATE", "RunDir", "latest_complete_checkpoint"]
 
 # First line of a run's config.yaml. Only a folder that has it is ever deleted.
 _MARKER = "# A selfaug run."
 
-# Written last into a checkpoint by the trainer, so a checkpoint is complete if and only if it is there.
-_CHECKPOINT_COMPLETE = "selfaug_state.json"
+CHECKPOINT_STATE = "selfaug_state.json"
+"""Written last into a checkpoint: where it is, the checkpoint is complete."""
+
+
+def latest_complete_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
+    """The checkpoint with the most steps in a folder of checkpoints that was written to its end, or None."""
+    steps: dict[int, Path] = {}
+    for state in Path(folder).glob(f"checkpoint-*/{CHECKPOINT_STATE}"):
+        match = re.fullmatch(r"checkpoint-(\d+)", state.parent.name)
+        if match:
+            steps[int(match[1])] = state.parent
+    return steps[max(steps)] if steps else None
 
 
 class RunDir:
@@ -110,13 +120,7 @@ class RunDir:
 
     def latest_complete_checkpoint(self) -> Path | None:
         """The last checkpoint that was written to its end, or None."""
-        steps: dict[int, Path] = {}
-        if self.checkpoints.is_dir():
-            for folder in self.checkpoints.iterdir():
-                match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-                if match and (folder / _CHECKPOINT_COMPLETE).is_file():
-                    steps[int(match[1])] = folder
-        return steps[max(steps)] if steps else None
+        return latest_complete_checkpoint(self.checkpoints)
 
     def discard(self) -> None:
         """Delete a run that came to nothing, its folder included."""

@@ -23,7 +23,7 @@ from peft import (
 
 from selfaug.errors import ModelError
 from selfaug.model.adapters import _EXACT_LORA_INITS, _EXACT_TYPES, require_exact, why_not_exact
-from selfaug.model.cache import fingerprint
+from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import reference_mode
 from selfaug.model.reference import AdapterOff
 from selfaug.train.loss import alignment_loss

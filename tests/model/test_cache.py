@@ -22,7 +22,8 @@ from peft import LoraConfig, get_peft_model
 
 from selfaug.core.positions import find_positions
 from selfaug.errors import CacheError, StorageError
-from selfaug.model.cache import Document, ReferenceCache, fingerprint
+from selfaug.model.cache import Document, ReferenceCache
+from selfaug.model.fingerprint import fingerprint
 from tiny_models import build, make_docs, padded
 
 BUILDER = Path(__file__).with_name("build_cache.py")

@@ -15,7 +15,7 @@ from selfaug.core.positions import find_positions
 from selfaug.errors import CacheError
 from selfaug.model.cache import Document, ReferenceCache
 from selfaug.model.head import find_head
-from selfaug.model.reference import AdapterOff, CachedReference, FrozenCopy
+from selfaug.model.reference import AdapterOff, CachedReference, FrozenCopy, FrozenModel, Remembered
 from selfaug.train.loss import alignment_loss
 from tiny_models import ARCHITECTURES, Doc, build, linear_names, make_docs, packed, padded
 
@@ -172,3 +172,20 @@ def test_a_document_that_is_not_in_the_cache_is_an_error(tmp_path: Path):
         with pytest.raises(CacheError, match="is not in the reference cache") as error:
             alignment_loss(model, padded(docs), reference=CachedReference(cache, model))
         assert "adapter_off" in error.value.hint
+
+
+def test_remembered_hidden_states_are_of_the_same_batch_and_positions_and_asked_for_once():
+    base, calls = build("llama-untied"), []
+    base.model.register_forward_hook(lambda *_: calls.append(1))
+    remembered, model = Remembered(FrozenModel(base)), adapted("llama-untied")
+    perturb(model)
+    for batch in (BATCHES["right"], BATCHES["packed"]):
+        for options in ({}, {"align_boundary": False}):
+            positions = positions_of(batch, **options)
+            first = remembered.hidden(model, batch, positions)
+            before = len(calls)
+            assert torch.equal(remembered.hidden(model, batch, positions), first)
+            assert len(calls) == before
+            assert torch.equal(FrozenModel(base).hidden(model, batch, positions), first)
+    assert len(calls) == 8  # 4 different questions, each asked of the model here once too
+    assert remembered.head(model).weight is find_head(base).weight

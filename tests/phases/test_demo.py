@@ -115,8 +115,7 @@ def test_a_cut_off_demo_goes_on_where_it_was(demo: tuple[Path, list[str]]) -> No
     assert not [stage for stage in stages if "training" in stage or stage.startswith("base")]
     assert [stage for stage in dict.fromkeys(stages) if ":" in stage] == [
         *(f"{name}: {part}" for name in METHODS.values() for part in ("task questions", "general prompts")),
-        *(f"{name}: drift" for name in METHODS.values()),
-        *(f"{name}: drift over steps" for name in METHODS.values()),
+        *(f"{name}: {part}" for name in METHODS.values() for part in ("drift", "drift over steps")),
     ]
     assert read_record(folder / "record.json", RECORD_KIND)["cut_off"]
 

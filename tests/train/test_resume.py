@@ -18,8 +18,7 @@ import pytest
 from tiny_training import LORA, curve, make_trainer, relative, run_options, text_rows, trained
 
 from selfaug.errors import StorageError
-from selfaug.train import latest_complete_checkpoint
-from selfaug.train.selfaug_trainer import CHECKPOINT_STATE
+from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
 
 SCRIPT = Path(__file__).with_name("tiny_training.py")
 

@@ -98,9 +98,11 @@ def find_positions(
         position_ids_BT: position of each token in its document, for packed and padding-free rows.
         align: False leaves alignment out altogether.
         align_boundary: align the position that predicts the first completion token too.
-        fraction: share of the aligned positions that is kept. The choice hashes seed, step, the document's token
-            ids and the position in it, so that it does not depend on how documents are batched. Divide by
-            `fraction` times the full count for an unbiased estimate.
+        fraction: share of the aligned prompt positions that is kept. The choice hashes seed, step, the document's
+            token ids and the position in it, so that it does not depend on how documents are batched. Boundary
+            positions are always kept: they are few, their divergence is by far the largest, and leaving most of
+            them out would make the estimate noisy. Divide the others' divergences by `fraction` for an unbiased
+            estimate.
         seed: of the sampling.
         step: optimizer step, so that each step draws other positions.
     """
@@ -108,7 +110,8 @@ def find_positions(
     if not align:
         aligned = torch.zeros_like(aligned)
     elif fraction < 1.0:
-        aligned = aligned & _sample(input_ids_BT, attention_mask_BT, position_ids_BT, fraction, seed, step)
+        drawn = _sample(input_ids_BT, attention_mask_BT, position_ids_BT, fraction, seed, step)
+        aligned = aligned & (drawn | nll)
     # Positions are numbered in the full [B, T]; the last column predicts nothing.
     width = labels_BT.shape[1]
     both = nll & aligned

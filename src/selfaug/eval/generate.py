@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from selfaug.errors import ModelError
 
@@ -21,6 +23,9 @@ __all__ = ["chat_prompt_ids", "generate_greedy", "generate_greedy_ids"]
 
 # Cutting rows out of the key-value cache copies it, so it waits until this share of the batch is finished.
 _FINISHED_SHARE = 0.25
+
+# Tokens that the key-value cache has room for beyond those it holds, whenever it must be copied to grow.
+_ROOM = 64
 
 
 def chat_prompt_ids(
@@ -84,7 +89,7 @@ def generate_greedy_ids(
         eos_ids: tokens that end an answer; by default those of the model's generation config.
         max_new_tokens: one limit for all, or one for each prompt.
         batch_size: prompts decoded together; prompts of like length share a batch.
-        on_progress: called with (finished, all) after each batch.
+        on_progress: called with (finished, all) whenever answers end.
     """
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     if len(limits) != len(prompts):
@@ -101,16 +106,71 @@ def generate_greedy_ids(
     with _evaluation_mode(model):
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            decoded = _decode([prompts[i] for i in batch], [limits[i] for i in batch], model, eos_ids)
+
+            def report(finished: int, before: int = start) -> None:
+                if on_progress is not None:
+                    on_progress(before + finished, len(order))
+
+            decoded = _decode([prompts[i] for i in batch], [limits[i] for i in batch], model, eos_ids, report)
             for index, answer in zip(batch, decoded, strict=True):
                 answers[index] = answer
-            if on_progress is not None:
-                on_progress(start + len(batch), len(order))
     return answers
 
 
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of the key-value cache with room to grow: a token is written into it without copying all before it."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self._take(layer.keys, layer.values)
+
+    def _take(self, keys: Tensor, values: Tensor) -> None:
+        self._buffers = [
+            torch.cat([states, states.new_empty(*states.shape[:2], _ROOM, states.shape[3])], dim=2)
+            for states in (keys, values)
+        ]
+        self._show(keys.shape[2])
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The new tokens' states taken in; returns those of all tokens."""
+        length = self.keys.shape[2]
+        end = length + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            self._take(
+                torch.cat([self.keys, key_states], dim=2), torch.cat([self.values, value_states], dim=2)
+            )
+        else:
+            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+                buffer[:, :, length:end] = states
+            self._show(end)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch only."""
+        self._take(self.keys[indices], self.values[indices])
+
+
+def _make_room(cache: Any) -> None:
+    """In plain layers only: sliding windows and other kinds know best how they grow."""
+    if type(cache) is DynamicCache:
+        cache.layers = [
+            _RoomyLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer
+            for layer in cache.layers
+        ]
+
+
 def _decode(
-    prompts: Sequence[Sequence[int]], limits: Sequence[int], model: PreTrainedModel, eos_ids: frozenset[int]
+    prompts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    model: PreTrainedModel,
+    eos_ids: frozenset[int],
+    on_finished: Callable[[int], None],
 ) -> list[list[int]]:
     """One batch, padded on the left so that every row's next token is at the same place."""
     device = model.device
@@ -130,6 +190,8 @@ def _decode(
     if len(rows) < len(prompts):
         token_ids, mask, positions = token_ids[rows], mask[rows], positions[rows]
     unfinished = set(rows)
+    if not unfinished:
+        on_finished(len(prompts))
     cache = None
     while unfinished:
         if "position_ids" in options:
@@ -137,8 +199,11 @@ def _decode(
         output = model(
             input_ids=token_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
         )
-        cache = output.past_key_values
+        if cache is None:
+            cache = output.past_key_values
+            _make_room(cache)
         next_ids = output.logits[:, -1].argmax(-1)
+        before = len(unfinished)
         for row, token in zip(rows, next_ids.tolist(), strict=True):
             if row not in unfinished:
                 continue
@@ -146,6 +211,8 @@ def _decode(
                 answers[row].append(token)
             if token in eos_ids or len(answers[row]) == limits[row]:
                 unfinished.remove(row)
+        if len(unfinished) < before:
+            on_finished(len(prompts) - len(unfinished))
 
         token_ids, positions = next_ids[:, None], positions[:, -1:] + 1
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)

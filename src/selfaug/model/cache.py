@@ -31,26 +31,15 @@ import xxhash
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from selfaug.core.positions import Positions, document_spans, find_positions
 from selfaug.errors import CacheError, StorageError
+from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 
-__all__ = ["Document", "ReferenceCache", "fingerprint"]
+__all__ = ["Document", "ReferenceCache"]
 
 _VERSION = 1
-# Names, versions and training switches: they change nothing about hidden states.
-_VOLATILE_CONFIG = {
-    "_name_or_path",
-    "architectures",
-    "transformers_version",
-    "use_cache",
-    "output_router_logits",
-    "pad_token_id",  # trl sets these to the tokeniser's
-    "bos_token_id",
-    "eos_token_id",
-}
 
 
 @dataclass(frozen=True)
@@ -76,52 +65,6 @@ def _key(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> bytes:
     digest = hashlib.blake2b(input_ids.tobytes(), digest_size=16)
     digest.update(np.packbits(labels == -100).tobytes())
     return digest.digest()
-
-
-def fingerprint(model: nn.Module, *, compute_dtype: torch.dtype | None = None) -> dict[str, str]:
-    """What hidden states of the reference model depend on, apart from the token ids.
-
-    Args:
-        model: the tuned model before training, or the reference model itself; adapter weights are left out.
-        compute_dtype: dtype of autocast, if it is on.
-    """
-    inner = causal_model(model)
-    config = {key: value for key, value in inner.config.to_dict().items() if key not in _VOLATILE_CONFIG}
-    digest = xxhash.xxh3_128()
-    tensors = 0
-    for name, tensor in sorted([*inner.named_parameters(), *inner.named_buffers()]):
-        parts = name.split(".")
-        if any(part.startswith(("lora_", "modules_to_save")) for part in parts):
-            continue
-        if _is_adapter_tensor(inner, name):
-            continue
-        plain = ".".join(part for part in parts if part not in ("base_layer", "original_module"))
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        digest.update(f"{plain} {whole.dtype} {tuple(whole.shape)}".encode())
-        digest.update(whole.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
-        tensors += 1
-    return {
-        "weights": digest.hexdigest(),
-        "config": hashlib.blake2b(
-            json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16
-        ).hexdigest(),
-        "class": type(inner).__name__,
-        "attention": str(getattr(inner.config, "_attn_implementation", None)),
-        "compute_dtype": str(compute_dtype or getattr(inner, "dtype", None)),
-        "tensors": str(tensors),
-    }
-
-
-def _is_adapter_tensor(model: nn.Module, name: str) -> bool:
-    """Whether a tensor belongs to an adapter layer and not to the base layer inside it."""
-    module, parts = model, name.split(".")
-    for depth, part in enumerate(parts[:-1]):
-        if type(module).__module__.startswith("peft.") and part not in ("base_layer", "original_module"):
-            return True
-        module = getattr(module, part)
-        if depth == len(parts) - 2 and type(module).__module__.startswith("peft."):
-            return True
-    return False
 
 
 @dataclass

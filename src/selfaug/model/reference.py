@@ -1,8 +1,10 @@
 """The reference model's hidden states, three ways behind one interface.
 
 - `AdapterOff`: the base weights under a LoRA (or kin) adapter are the reference; no extra memory.
-- `FrozenCopy`: a second copy of the model, for full fine-tuning and adapters that change base weights.
+- `FrozenModel`: a second model; `FrozenCopy` makes it, for full fine-tuning and adapters that change base weights.
 - `CachedReference`: hidden states computed once and kept on disk.
+
+`Remembered` keeps in memory what one of them gave, for measuring several tuned models on the same few batches.
 """
 
 from __future__ import annotations
@@ -20,7 +22,15 @@ from selfaug.model.cache import ReferenceCache
 from selfaug.model.head import find_head
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 
-__all__ = ["AdapterOff", "CachedReference", "FrozenCopy", "Reference", "copy_of_trained_head"]
+__all__ = [
+    "AdapterOff",
+    "CachedReference",
+    "FrozenCopy",
+    "FrozenModel",
+    "Reference",
+    "Remembered",
+    "copy_of_trained_head",
+]
 
 
 class Reference(Protocol):
@@ -54,14 +64,11 @@ class AdapterOff:
             return hidden_BTH.flatten(0, 1)[positions.aligned_order]
 
 
-class FrozenCopy:
-    """A second copy of the model as it is now: made before training starts."""
+class FrozenModel:
+    """A second model, which nothing trains."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        # trl replaces `forward` on the instance by a function that stays bound to the model it was made for: in a
-        # copy it would run the tuned model.
-        causal_model(self.model).__dict__.pop("forward", None)
+        self.model = model.requires_grad_(False).eval()
 
     def head(self, model: nn.Module) -> OutputHead:
         """See `Reference.head`."""
@@ -72,6 +79,38 @@ class FrozenCopy:
         with torch.no_grad():
             hidden_BTH, _ = hidden_states(self.model, inputs)
             return hidden_BTH.flatten(0, 1)[positions.aligned_order]
+
+
+class FrozenCopy(FrozenModel):
+    """A second copy of the model as it is now: made before training starts."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(copy.deepcopy(model))
+        # trl replaces `forward` on the instance by a function that stays bound to the model it was made for: in a
+        # copy it would run the tuned model.
+        causal_model(self.model).__dict__.pop("forward", None)
+
+
+class Remembered:
+    """What another reference gives, kept in memory for batches that are asked for again."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self._kept: dict[tuple[bytes, bytes], Tensor] = {}
+
+    def head(self, model: nn.Module) -> OutputHead:
+        """See `Reference.head`."""
+        return self.reference.head(model)
+
+    def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
+        """See `Reference.hidden`."""
+        key = (
+            inputs["input_ids"].cpu().numpy().tobytes(),
+            positions.aligned_order.cpu().numpy().tobytes(),
+        )
+        if key not in self._kept:
+            self._kept[key] = self.reference.hidden(model, inputs, positions)
+        return self._kept[key]
 
 
 def copy_of_trained_head(model: nn.Module, device: torch.device | None = None) -> OutputHead | None:

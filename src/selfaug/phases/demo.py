@@ -11,35 +11,50 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.core.statistics import detectable_difference, mean_interval, paired_difference, wilson_interval
+from selfaug.core.statistics import detectable_difference, paired_difference
 from selfaug.data.market_reports import market_report_rows, market_report_template
 from selfaug.errors import StorageError
-from selfaug.eval.drift import Drift, measure_drift
-from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem, Half, general_suite, score_general
-from selfaug.eval.generate import chat_prompt_ids, generate_greedy
-from selfaug.eval.house_style import leaks_house_style, score_task_answer
+from selfaug.eval.general_suite import Half
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
+from selfaug.phases.demo_evaluation import (
+    Answers,
+    DriftMeter,
+    OnProgress,
+    Questions,
+    ask,
+    model_result,
+    questions,
+    side_by_side,
+    task_scores,
+    tuned_model,
+)
 from selfaug.phases.train import Progress, train
 from selfaug.records import read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 
-__all__ = ["FULL", "METHODS", "QUICK", "RECORD_KIND", "DemoSettings", "run_demo"]
+__all__ = [
+    "FULL",
+    "METHODS",
+    "QUICK",
+    "RECORD_KIND",
+    "DemoSettings",
+    "run_demo",
+    "train_config",
+    "write_data",
+]
 
 RECORD_KIND = "demo"
 
 METHODS = {"plain": "plain LoRA", "selfaug": "SelfAug"}
 """Folder and name of each method."""
-
-_TASK_TOKENS = 32
 
 _MARKER = "demo.json"
 
@@ -110,80 +125,66 @@ def run_demo(
         return read_record(output / "record.json", RECORD_KIND)
     earlier = _seconds_of_complete_runs(output)
     tokenizer = load_tokenizer(DEMO_MODEL)
-    _write_data(output, settings)
+    write_data(output, settings)
 
     for name in METHODS:
         _train(output, name, settings, on_progress)
 
-    task = market_report_rows(settings.half, settings.task_items)
-    items = general_suite(settings.half)
-    if settings.general_items is not None:
-        items = _spread(items, settings.general_items)
-    template = market_report_template()
-    task_prompts = [
-        chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"])) for row in task
-    ]
-    general_prompts = [chat_prompt_ids(tokenizer, item.prompt) for item in items]
-
-    model: Any = load_model(DEMO_MODEL)
-    for name in METHODS:
-        model = _add_adapter(model, output / name / "adapter", name)
-    answers = {}
-    for name in ("base", *METHODS):
-        label = METHODS.get(name, "base")
-        with _using(model, name):
-            answers[name] = _answers(
-                output / "samples" / f"{name}.jsonl",
-                lambda label=label: {  # type: ignore[misc]
-                    "task": generate_greedy(
-                        model,
-                        tokenizer,
-                        task_prompts,
-                        max_new_tokens=_TASK_TOKENS,
-                        on_progress=_report(on_progress, f"{label}: task questions", len(task)),
-                    ),
-                    "general": generate_greedy(
-                        model,
-                        tokenizer,
-                        general_prompts,
-                        max_new_tokens=[item.max_new_tokens for item in items],
-                        batch_size=64,
-                        on_progress=_report(on_progress, f"{label}: general prompts", len(items)),
-                    ),
-                },
-                [row["question"] for row in task] + [item.prompt for item in items],
-            )
-
-    # Drift on the reference model's own answers: it needs no labels, and it is where style would leak. Half of
-    # them, and an eighth for the curve, tell it well enough for the time.
-    sequences = [
-        prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
-        for prompt, answer in zip(general_prompts, answers["base"]["general"], strict=True)
-    ]
-    starts = [len(prompt) for prompt in general_prompts]
-    drifts = {}
-    for name, label in METHODS.items():
-        with _using(model, name):
-            report = _report(on_progress, f"{label}: drift", len(sequences[::2]))
-            drifts[name] = measure_drift(model, sequences[::2], starts=starts[::2], on_progress=report)
-    curves = {
-        name: _drift_curve(model, output / name, sequences[::8], starts[::8], on_progress, label)
-        for name, label in METHODS.items()
+    asked = questions(tokenizer, settings.half, settings.task_items, settings.general_items)
+    models = {"base": load_model(DEMO_MODEL)} | {
+        name: tuned_model(output / name / "adapter") for name in METHODS
     }
+
+    def report(label: str) -> OnProgress:
+        return lambda stage, done, total: on_progress(Progress(f"{label}: {stage}", done, total))
+
+    answers: dict[str, Answers] = {}
+    for name, model in models.items():
+        path = output / "samples" / f"{name}.jsonl"
+        if not path.exists():
+            _write_answers(path, asked, ask(model, tokenizer, asked, report(METHODS.get(name, "base"))))
+        answers[name] = _read_answers(path)
+
+    meter = DriftMeter(models["base"], tokenizer, asked, answers["base"]["general"])
+    results = {
+        "base": {
+            "label": "base model",
+            **model_result(asked, answers["base"], None, None),
+            "train_seconds": None,
+        }
+    }
+    curves = {}
+    for name, label in METHODS.items():
+        drift = meter.drift(models[name], report(label))
+        curves[name] = meter.curve(output / name, drift, report(label))
+        results[name] = {
+            "label": label,
+            **model_result(asked, answers[name], answers["base"], drift),
+            "train_seconds": read_record(output / name / "record.json", "train")["seconds"],
+        }
+    results["selfaug"]["exact_against_plain"] = paired_difference(
+        *(
+            [float(score.exact) for score in task_scores(asked, answers[name])]
+            for name in ("selfaug", "plain")
+        ),
+        seed=0,
+    )
 
     data = {
         "settings": asdict(settings),
         "quick": quick,
         "model": DEMO_MODEL,
-        "task_prompt_tokens": sorted(len(prompt) for prompt in task_prompts)[len(task_prompts) // 2],
-        "results": _results(task, items, answers, drifts, output),
-        "detectable_difference": detectable_difference(len(items)).difference,
+        "task_prompt_tokens": sorted(len(prompt) for prompt in asked.task_prompts)[
+            len(asked.task_prompts) // 2
+        ],
+        "results": results,
+        "detectable_difference": detectable_difference(len(asked.general)).difference,
         "task_example": {
-            "question": task[0]["question"],
-            "expected": task[0]["answer"],
+            "question": asked.task[0]["question"],
+            "expected": asked.task[0]["answer"],
             "answers": {name: given["task"][0] for name, given in answers.items()},
         },
-        "side_by_side": _side_by_side(items, answers),
+        "side_by_side": side_by_side(asked, answers),
         "curves": {name: {"drift": curves[name], "steps": _steps(output / name)} for name in METHODS},
         "environment": read_record(output / "plain" / "record.json", "train")["environment"],
         "threads": torch.get_num_threads(),
@@ -263,7 +264,7 @@ def _seconds_of_complete_runs(output: Path) -> float:
     return sum(float(read_record(path, "train")["seconds"]) for path in records if path.exists())
 
 
-def _write_data(output: Path, settings: DemoSettings) -> None:
+def write_data(output: Path, settings: DemoSettings) -> None:
     """The rows and their template as files, as a user would have them."""
     rows = market_report_rows("train", settings.steps * settings.batch_size, settings.seed)
     lines = [json.dumps({key: row[key] for key in ("id", "question", "context", "answer")}) for row in rows]
@@ -273,7 +274,8 @@ def _write_data(output: Path, settings: DemoSettings) -> None:
     )
 
 
-def _config(output: Path, name: str, settings: DemoSettings) -> TrainConfig:
+def train_config(output: Path, name: str, settings: DemoSettings) -> TrainConfig:
+    """Settings of one method's run in the demo's folder; its rows are where `write_data` puts them."""
     alpha = settings.alpha if name == "selfaug" else 0.0
     return load_config(
         None,
@@ -298,7 +300,7 @@ def _config(output: Path, name: str, settings: DemoSettings) -> TrainConfig:
 
 
 def _train(output: Path, name: str, settings: DemoSettings, on_progress: Callable[[Progress], None]) -> None:
-    config = _config(output, name, settings)
+    config = train_config(output, name, settings)
     run = RunDir(output / name)
     if run.is_complete():
         return
@@ -313,148 +315,20 @@ def _train(output: Path, name: str, settings: DemoSettings, on_progress: Callabl
     train(config, resume=run.is_run(), on_progress=show)
 
 
-def _add_adapter(model: Any, folder: Path, name: str) -> Any:
-    if isinstance(model, PeftModel):
-        model.load_adapter(str(folder), adapter_name=name)
-        return model
-    return PeftModel.from_pretrained(model, str(folder), adapter_name=name).eval()
+def _write_answers(path: Path, asked: Questions, answers: Answers) -> None:
+    """Samples, a line each. Written at once: a file that is there is whole, and a cut-off demo goes on from it."""
+    kinds = [kind for kind, texts in answers.items() for _ in texts]
+    texts = [text for given in answers.values() for text in given]
+    lines = [
+        json.dumps({"suite": kind, "prompt": prompt, "answer": text}, ensure_ascii=False)
+        for kind, prompt, text in zip(kinds, asked.texts, texts, strict=True)
+    ]
+    write_text(path, "\n".join(lines) + "\n")
 
 
-class _using:  # noqa: N801 (reads as a phrase: with _using(model, "plain"))
-    """The model with one of its adapters, or as the base model."""
-
-    def __init__(self, model: PeftModel, name: str) -> None:
-        self.model, self.name = model, name
-
-    def __enter__(self) -> None:
-        if self.name == "base":
-            self.off = self.model.disable_adapter()
-            self.off.__enter__()
-        else:
-            self.model.set_adapter(self.name)
-
-    def __exit__(self, *error: Any) -> None:
-        if self.name == "base":
-            self.off.__exit__(*error)
-
-
-def _answers(
-    path: Path, generate: Callable[[], dict[str, list[str]]], prompts: list[str]
-) -> dict[str, list[str]]:
-    """Answers from the samples file of a cut-off demo, or made now and written there."""
-    if not path.exists():
-        made = generate()
-        kinds = [kind for kind, texts in made.items() for _ in texts]
-        texts = [text for texts in made.values() for text in texts]
-        lines = [
-            json.dumps({"suite": kind, "prompt": prompt, "answer": text}, ensure_ascii=False)
-            for kind, prompt, text in zip(kinds, prompts, texts, strict=True)
-        ]
-        write_text(path, "\n".join(lines) + "\n")
+def _read_answers(path: Path) -> Answers:
     rows = read_lines(path)
     return {kind: [row["answer"] for row in rows if row["suite"] == kind] for kind in ("task", "general")}
-
-
-def _drift_curve(
-    model: Any,
-    run: Path,
-    sequences: list[list[int]],
-    starts: list[int],
-    on_progress: Callable[[Progress], None],
-    label: str,
-) -> list[dict[str, float]]:
-    """Drift at each checkpoint. Step 0 is 0: both models are equal."""
-    curve = [{"step": 0, "drift": 0.0}]
-    checkpoints = sorted(
-        (run / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
-    )
-    for done, checkpoint in enumerate(checkpoints, 1):
-        model.load_adapter(str(checkpoint), adapter_name="checkpoint")
-        with _using(model, "checkpoint"):
-            drift = measure_drift(model, sequences, starts=starts)
-            # PEFT warns when the adapter in use is deleted.
-            model.set_adapter(run.name)
-        model.delete_adapter("checkpoint")
-        curve.append({"step": int(checkpoint.name.split("-")[1]), "drift": drift.mean})
-        on_progress(Progress(f"{label}: drift over steps", done, len(checkpoints)))
-    return curve
-
-
-def _results(
-    task: Sequence[dict[str, Any]],
-    items: Sequence[GeneralItem],
-    answers: dict[str, dict[str, list[str]]],
-    drifts: dict[str, Drift],
-    output: Path,
-) -> dict[str, dict[str, Any]]:
-    """One row of the table a model: every share with its interval."""
-    base_general = [
-        score_general(item, answer) for item, answer in zip(items, answers["base"]["general"], strict=True)
-    ]
-    results = {}
-    for name, given in answers.items():
-        scores = [
-            score_task_answer(answer, row["value"], row["gold"])
-            for answer, row in zip(given["task"], task, strict=True)
-        ]
-        general = [score_general(item, answer) for item, answer in zip(items, given["general"], strict=True)]
-        leaks = sum(leaks_house_style(answer) for answer in given["general"])
-        drift = drifts.get(name)
-        run = {} if name == "base" else read_record(output / name / "record.json", "train")
-        results[name] = {
-            "label": METHODS.get(name, "base model"),
-            "exact": wilson_interval(sum(score.exact for score in scores), len(scores)),
-            "source": wilson_interval(sum(score.source for score in scores), len(scores)),
-            "general": mean_interval(general, seed=0),
-            "difference": None if name == "base" else paired_difference(general, base_general, seed=0),
-            "leaks": wilson_interval(leaks, len(items)),
-            "words": sum(len(answer.split()) for answer in given["general"]) / len(items),
-            "drift": None
-            if drift is None
-            else mean_interval(
-                [sum(tokens) for tokens in drift.per_token],
-                [len(tokens) for tokens in drift.per_token],
-                seed=0,
-            ),
-            "top1_agreement": None if drift is None else drift.top1_agreement,
-            "task_items": len(task),
-            "general_items": len(items),
-            "train_seconds": run.get("seconds"),
-        }
-    results["selfaug"]["exact_against_plain"] = paired_difference(
-        *(
-            [
-                float(score_task_answer(answer, row["value"], row["gold"]).exact)
-                for answer, row in zip(answers[name]["task"], task, strict=True)
-            ]
-            for name in ("selfaug", "plain")
-        ),
-        seed=0,
-    )
-    return results
-
-
-def _side_by_side(
-    items: Sequence[GeneralItem], answers: dict[str, dict[str, list[str]]]
-) -> list[dict[str, Any]]:
-    """The executive's request first, then one prompt of each other kind, with all three answers."""
-    chosen = [i for i, item in enumerate(items) if item.id == EXECUTIVE_ITEM]
-    kinds = {items[i].kind for i in chosen}
-    for i, item in enumerate(items):
-        if item.kind not in kinds:
-            kinds.add(item.kind)
-            chosen.append(i)
-    return [
-        {
-            "id": items[i].id,
-            "kind": items[i].kind,
-            "prompt": items[i].prompt,
-            "answers": {name: given["general"][i] for name, given in answers.items()},
-            "passed": {name: score_general(items[i], given["general"][i]) for name, given in answers.items()},
-            "leaks": {name: leaks_house_style(given["general"][i]) for name, given in answers.items()},
-        }
-        for i in chosen
-    ]
 
 
 def _steps(run: Path) -> list[dict[str, Any]]:
@@ -464,23 +338,3 @@ def _steps(run: Path) -> list[dict[str, Any]]:
         for row in read_lines(run / "metrics.jsonl")
         if "nll" in row
     ]
-
-
-def _spread(items: Sequence[GeneralItem], count: int) -> list[GeneralItem]:
-    """So many items, kinds in turn, the executive's request among them."""
-    by_kind: dict[str, list[GeneralItem]] = {}
-    for item in sorted(items, key=lambda item: item.id != EXECUTIVE_ITEM):
-        by_kind.setdefault(item.kind, []).append(item)
-    turns = [
-        kind[turn]
-        for turn in range(max(map(len, by_kind.values())))
-        for kind in by_kind.values()
-        if turn < len(kind)
-    ]
-    return turns[:count]
-
-
-def _report(on_progress: Callable[[Progress], None], stage: str, total: int) -> Callable[[int, int], None]:
-    """A batch can take a minute: the stage is shown when it begins, too."""
-    on_progress(Progress(stage, 0, total))
-    return lambda done, total: on_progress(Progress(stage, done, total))

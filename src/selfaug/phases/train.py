@@ -21,7 +21,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import ConfigError, SelfAugError, StorageError
-from selfaug.model.cache import fingerprint
+from selfaug.model.fingerprint import fingerprint
 from selfaug.phases.inputs import (
     TrainingData,
     compute_dtype,

@@ -2,6 +2,6 @@
 
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.selfaug_config import SelfAugConfig
-from selfaug.train.selfaug_trainer import SelfAugTrainer, latest_complete_checkpoint
+from selfaug.train.selfaug_trainer import SelfAugTrainer
 
-__all__ = ["AlignmentLoss", "SelfAugConfig", "SelfAugTrainer", "alignment_loss", "latest_complete_checkpoint"]
+__all__ = ["AlignmentLoss", "SelfAugConfig", "SelfAugTrainer", "alignment_loss"]

@@ -23,7 +23,7 @@ class AlignmentLoss(NamedTuple):
     Attributes:
         loss: nll + alpha · alignment, normalised as asked; call `backward()` on it.
         nll_sum: nats over the completion tokens of the batch.
-        alignment_sum: nats over the aligned positions of the batch.
+        alignment_sum: nats over the aligned positions of the batch; an unbiased estimate if they are sampled.
         entropy_sum: nats over the completion tokens of the batch.
         correct: completion tokens that are the tuned model's first choice.
         completion_tokens: number of completion tokens of the batch.
@@ -71,7 +71,8 @@ def alignment_loss(
         align_boundary: align the position that predicts the first completion token too.
         divergence: "forward" is KL(reference ‖ tuned), "reverse" the other way.
         temperature: of both distributions in the divergence.
-        position_fraction: share of the aligned positions that is used per step, drawn by hash.
+        position_fraction: share of the prompt positions that is aligned per step, drawn by hash; boundary positions
+            always are.
         seed: of that draw.
         step: optimizer step, so that each step draws other positions.
 
@@ -118,7 +119,8 @@ def alignment_loss(
         nll_weight=1.0 / n_completion,
         reference_hidden_AH=reference_hidden,
         reference_head=reference_head,
-        alignment_weight=alpha / (position_fraction * n_aligned),
+        alignment_weight=alpha / n_aligned,
+        prompt_fraction=position_fraction,
         divergence=divergence,
         temperature=temperature,
     )

@@ -24,8 +24,8 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
         divergence: "forward" is KL(reference ‖ tuned), "reverse" is KL(tuned ‖ reference).
         divergence_temperature: of both distributions in the divergence.
         align_boundary: align the position that predicts the first completion token too.
-        position_fraction: share of the prompt positions that is aligned per step, drawn anew by hash; the same loss
-            in expectation, for less work.
+        position_fraction: share of the prompt positions that is aligned per step, drawn anew by hash (boundary
+            positions always are); the same loss in expectation, for less work.
         reference: where the reference model comes from. "adapter_off" needs an adapter that leaves base weights
             exact; "frozen_copy" takes memory for a second model; "cache" keeps hidden states on disk; "auto" takes
             adapter off or a frozen copy, and the cache when three or more passes over the data are planned and it

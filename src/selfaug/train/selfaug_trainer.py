@@ -25,7 +25,8 @@ from selfaug.core.controller import DriftController
 from selfaug.core.positions import IGNORED, count_tokens
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.model.adapters import why_not_exact
-from selfaug.model.cache import Document, ReferenceCache, fingerprint
+from selfaug.model.cache import Document, ReferenceCache
+from selfaug.model.fingerprint import fingerprint
 from selfaug.model.head import find_head, verify_head
 from selfaug.model.reference import (
     AdapterOff,
@@ -34,23 +35,15 @@ from selfaug.model.reference import (
     Reference,
     copy_of_trained_head,
 )
+from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.selfaug_config import SelfAugConfig
 
-__all__ = ["CHECKPOINT_STATE", "SelfAugTrainer", "latest_complete_checkpoint"]
+__all__ = ["SelfAugTrainer"]
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_STATE = "selfaug_state.json"
-"""Written last into a checkpoint: where it is, the checkpoint is complete."""
-
 _PASSES_FOR_CACHE = 3
-
-
-def latest_complete_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
-    """The checkpoint with the most steps that was written to its end, or None."""
-    found = [path.parent for path in Path(folder).glob(f"checkpoint-*/{CHECKPOINT_STATE}")]
-    return max(found, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
@@ -371,7 +364,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """Take the last step's sums over all processes: metrics, noise floor, and alpha for the next step."""
         if self._pending is None:
             return
-        metrics, tokens = self._reduce(self._pending, self.args.position_fraction)
+        metrics, tokens = self._reduce(self._pending)
         self._pending = None
         self._total_train_tokens += int(tokens) // self._tp_size
         for name, value in metrics.items():
@@ -386,7 +379,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self.controller is not None:
             self._alpha = self.controller.update(metrics["alignment_loss"])
 
-    def _reduce(self, sums: Tensor, fraction: float) -> tuple[dict[str, float], float]:
+    def _reduce(self, sums: Tensor) -> tuple[dict[str, float], float]:
         """Means over all processes from sums, and the number of tokens."""
         nll, alignment, entropy, correct, completions, aligned, tokens, aux, batches = (
             self.accelerator.reduce(sums, "sum").tolist()
@@ -397,7 +390,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "mean_token_accuracy": correct / max(completions, 1.0),
         }
         if self._reference is not None:
-            metrics["alignment_loss"] = alignment / max(fraction * aligned, 1.0)
+            metrics["alignment_loss"] = alignment / max(aligned, 1.0)
         if self.aux_loss_enabled:
             metrics["aux_loss"] = aux / batches
         return metrics, tokens
@@ -421,7 +414,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         if self._eval_sums:
-            metrics, _ = self._reduce(torch.stack(self._eval_sums).sum(0), 1.0)
+            metrics, _ = self._reduce(torch.stack(self._eval_sums).sum(0))
             loss = metrics["nll"] + self._alpha * metrics.get("alignment_loss", 0.0)
             output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
             output.metrics[f"{prefix}_loss"] = loss
