@@ -30,30 +30,6 @@ GENERATED = (
     "<!-- Generated from the code by docs/generate_reference.py: change the code, then run `make docs`. -->"
 )
 
-# Settings without a flag, and without a field of SelfAugConfig, whose help would say it.
-MEANINGS = {
-    "model.trust_remote_code": "Run code that comes with the model. Only for models that you have read.",
-    "model.quantization": "Load the base weights in 4 bits (QLoRA); needs the extra `qlora` and CUDA.",
-    "data.split": "Split of a hub data set. Files have none.",
-    "data.chat_template_kwargs": "Arguments of the chat template, such as `enable_thinking: false`.",
-    "lora.alpha": "The adapter's output is scaled by `lora.alpha / lora.rank`. Not the alignment's weight.",
-    "lora.dropout": "Dropout on the adapter's input. Never on in the reference pass.",
-    "lora.target_modules": "Layers with an adapter, by the ends of their names; `all-linear` takes all but the head.",
-    "lora.dora": "DoRA: magnitude and direction of the weights apart.",
-    "train.schedule": "How the learning rate goes down.",
-    "train.warmup": "Steps in which it goes up; a number below 1 is a share of all steps.",
-    "train.weight_decay": "Of AdamW, on the trained weights.",
-    "train.max_grad_norm": "Longer gradients are cut to this norm; 0 cuts none.",
-    "train.gradient_checkpointing": "Compute activations again instead of keeping them; `auto` from a billion "
-    "parameters on.",
-    "train.packing": "Fill each row of a batch with several training rows.",
-    "train.padding_free": "One long row a batch, without padding; needs attention that knows documents.",
-    "train.logging_steps": "Steps between two lines of metrics.jsonl.",
-    "train.keep_checkpoints": "So many of the latest are kept.",
-    "train.eval_steps": "Steps between evaluations; as `train.save_steps` if not set.",
-    "train.report_to": "Trackers by transformers' names (trackio, mlflow, wandb, tensorboard). None by default.",
-}
-
 
 def pages() -> dict[str, str]:
     """Name and text of every page."""
@@ -115,7 +91,7 @@ def settings() -> str:
         for key, field in model.model_fields.items():
             name = f"{section}.{key}"
             flag = flags.get(name)
-            meaning = field.description or MEANINGS.get(name)
+            meaning = field.description
             if meaning is None:
                 meaning = described[key] if section == "selfaug" else helps[flag or name]
             default = "required" if field.is_required() else f"`{_yaml(field.default)}`"
