@@ -78,10 +78,11 @@ class ModelSettings(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     trust_remote_code: bool = Field(
-        False, description="Run code that comes with the model. Only for models that you have read."
+        default=False, description="Run code that comes with the model. Only for models that you have read."
     )
     quantization: Literal["none", "4bit"] = Field(
-        "none", description="Load the base weights in 4 bits (QLoRA); needs the extra `qlora` and CUDA."
+        default="none",
+        description="Load the base weights in 4 bits (QLoRA); needs the extra `qlora` and CUDA.",
     )
 
 
@@ -94,9 +95,9 @@ class DataSettings(_Section):
     every_assistant_turn: bool = False
     skip_bad_rows: bool = False
     max_length: Annotated[Integer, Field(ge=8)] = 2048
-    split: str = Field("train", description="Split of a hub data set. Files have none.")
+    split: str = Field(default="train", description="Split of a hub data set. Files have none.")
     chat_template_kwargs: dict[str, Any] = Field(
-        {}, description="Arguments of the chat template, such as `enable_thinking: false`."
+        default={}, description="Arguments of the chat template, such as `enable_thinking: false`."
     )
 
 
@@ -106,17 +107,17 @@ class LoraSettings(_Section):
     method: Literal["lora", "full"] = "lora"
     rank: Annotated[Integer, Field(ge=1)] = 16
     alpha: Annotated[Number, Field(gt=0)] = Field(
-        32,
+        default=32,
         description="The adapter's output is scaled by `lora.alpha / lora.rank`. Not the alignment's weight.",
     )
     dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(
-        0.0, description="Dropout on the adapter's input. Never on in the reference pass."
+        default=0.0, description="Dropout on the adapter's input. Never on in the reference pass."
     )
     target_modules: Strings = Field(
-        ["all-linear"],
+        default=["all-linear"],
         description="Layers with an adapter, by the ends of their names; `all-linear` takes all but the head.",
     )
-    dora: bool = Field(False, description="DoRA: magnitude and direction of the weights apart.")
+    dora: bool = Field(default=False, description="DoRA: magnitude and direction of the weights apart.")
 
 
 class AlignmentSettings(_Section):
@@ -141,37 +142,40 @@ class OptimizerSettings(_Section):
     gradient_accumulation: Annotated[Integer, Field(ge=1)] = 4
     learning_rate: Annotated[Number, Field(gt=0)] = 2e-4
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
-        "cosine", description="How the learning rate goes down."
+        default="cosine", description="How the learning rate goes down."
     )
     warmup: Annotated[Number, Field(ge=0)] = Field(
-        0.03, description="Steps in which it goes up; a number below 1 is a share of all steps."
+        default=0.03, description="Steps in which it goes up; a number below 1 is a share of all steps."
     )
-    weight_decay: Annotated[Number, Field(ge=0)] = Field(0.0, description="Of AdamW, on the trained weights.")
+    weight_decay: Annotated[Number, Field(ge=0)] = Field(
+        default=0.0, description="Of AdamW, on the trained weights."
+    )
     max_grad_norm: Annotated[Number, Field(ge=0)] = Field(
-        1.0, description="Longer gradients are cut to this norm; 0 cuts none."
+        default=1.0, description="Longer gradients are cut to this norm; 0 cuts none."
     )
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 42
     # "auto": from a billion parameters on, where activations and not weights fill the memory.
     gradient_checkpointing: Literal["auto"] | bool = Field(
-        "auto",
+        default="auto",
         description="Compute activations again instead of keeping them; `auto` from a billion parameters on.",
     )
-    packing: bool = Field(False, description="Fill each row of a batch with several training rows.")
+    packing: bool = Field(default=False, description="Fill each row of a batch with several training rows.")
     padding_free: bool = Field(
-        False, description="One long row a batch, without padding; needs attention that knows documents."
+        default=False,
+        description="One long row a batch, without padding; needs attention that knows documents.",
     )
     logging_steps: Annotated[Integer, Field(ge=1)] = Field(
-        1, description="Steps between two lines of metrics.jsonl."
+        default=1, description="Steps between two lines of metrics.jsonl."
     )
     save_steps: Annotated[Integer, Field(ge=1)] = 100
     keep_checkpoints: Annotated[Integer, Field(ge=1)] = Field(
-        2, description="So many of the latest are kept."
+        default=2, description="So many of the latest are kept."
     )
     eval_steps: Annotated[Integer, Field(ge=1)] | None = Field(
-        None, description="Steps between evaluations; as `train.save_steps` if not set."
+        default=None, description="Steps between evaluations; as `train.save_steps` if not set."
     )
     report_to: Strings = Field(
-        [],
+        default=[],
         description="Trackers by transformers' names (trackio, mlflow, wandb, tensorboard). None by default.",
     )
 
