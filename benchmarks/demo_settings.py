@@ -114,6 +114,8 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=default.rank)
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
     parser.add_argument("--position-fraction", type=float, default=default.position_fraction)
+    parser.add_argument("--anchors", type=int, default=default.anchors, help="self-anchors; 0 for none")
+    parser.add_argument("--anchor-share", type=float, default=default.anchor_share)
     parser.add_argument("--task-items", type=int, default=default.task_items)
     parser.add_argument("--general-items", type=int, help="general prompts; all of the half if left out")
     parser.add_argument("--threads", type=int, help="of torch in each run; its own default if left out")
@@ -130,6 +132,8 @@ def main() -> None:
         rank=arguments.rank,
         learning_rate=arguments.learning_rate,
         position_fraction=arguments.position_fraction,
+        anchors=arguments.anchors,
+        anchor_share=arguments.anchor_share,
         task_items=arguments.task_items,
         general_items=arguments.general_items,
     )
@@ -170,7 +174,8 @@ def main() -> None:
     text = (
         f"Development items: {arguments.task_items} questions, {arguments.general_items or 'all'} general prompts. "
         f"{shared.steps} steps of {shared.batch_size} rows, rank {shared.rank}, learning rate "
-        f"{shared.learning_rate:g}, {shared.position_fraction:.0%} of the positions. Mean (lowest–highest) over "
+        f"{shared.learning_rate:g}, {shared.position_fraction:.0%} of the positions, {shared.anchors} anchors "
+        f"({shared.anchor_share:g} a row). Mean (lowest–highest) over "
         f"seeds.\n\n{_table(runs)}"
     )
     publish("demo_settings", "Alpha and boundary of the demo", text, {"runs": runs}, arguments.output, where)

@@ -36,6 +36,7 @@ FLAGS: dict[str, str] = {
     "--drift-limit": "selfaug.drift_limit",
     "--position-fraction": "selfaug.position_fraction",
     "--reference": "selfaug.reference",
+    "--anchors": "selfaug.anchors",
     "--epochs": "train.epochs",
     "--steps": "train.steps",
     "--batch-size": "train.batch_size",
@@ -131,6 +132,9 @@ class AlignmentSettings(_Section):
     position_fraction: Annotated[Number, Field(gt=0, le=1)] = 1.0
     reference: Literal["auto", "adapter_off", "frozen_copy", "cache"] = "auto"
     reference_cache_dir: str | None = None
+    anchors: Annotated[str, Field(min_length=1)] = "none"
+    anchor_count: Annotated[Integer, Field(ge=1)] = 96
+    anchor_share: Annotated[Number, Field(gt=0, le=16)] = 0.5
 
 
 class OptimizerSettings(_Section):
@@ -208,6 +212,10 @@ class TrainConfig(_Section):
             raise PydanticCustomError(
                 "combination",
                 "train.packing: splits rows, which a reference cache stores whole; turn one of them off",
+            )
+        if self.selfaug.anchors != "none" and self.selfaug.alpha == 0:
+            raise PydanticCustomError(
+                "combination", "selfaug.anchors: are aligned and nothing else, so they need selfaug.alpha > 0"
             )
         if self.lora.method == "full" and self.selfaug.reference == "adapter_off":
             raise PydanticCustomError(

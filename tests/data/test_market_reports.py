@@ -6,7 +6,7 @@ import pytest
 
 from selfaug.data.market_reports import house_style_answer, market_report_rows, market_report_template
 from selfaug.errors import DataError
-from selfaug.eval.generate import chat_prompt_ids
+from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import DEMO_MODEL, load_tokenizer
 
 SPLITS = ("train", "dev", "test")

@@ -63,9 +63,15 @@ CASES = {
         ACCELERATE,
         {"padding_free": True, "gradient_accumulation_steps": 2},
     ),
-    "sampling and a cache": (
+    "sampling, a cache and anchors": (
         TORCHRUN,
-        {"position_fraction": 0.5, "reference": "cache", "rows": 400, "drift_limit": 0.01},
+        {
+            "position_fraction": 0.5,
+            "reference": "cache",
+            "rows": 400,
+            "drift_limit": 0.01,
+            "anchor_share": 0.7,
+        },
     ),
 }
 
@@ -73,6 +79,10 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_train_as_one(case: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     launcher, changes = CASES[case]
+    if "anchor_share" in changes:
+        file = tmp_path / "anchors.jsonl"
+        file.write_text('{"input_ids": [3, 4, 5, 6]}\n{"input_ids": [9, 8, 7, 3, 11]}\n', encoding="utf-8")
+        changes = {**changes, "anchors": str(file)}
     common = {
         "model": str(tiny_model_dir),
         "output_dir": str(tmp_path / "out"),

@@ -64,6 +64,7 @@ CASES = {
         "drift_limit": 0.02,
         "position_fraction": 0.5,
         "lora": {**LORA, "lora_dropout": 0.2},
+        "anchor_share": 0.7,
     },
     "full fine-tuning with a cache": {"lora": None, "reference": "cache", "learning_rate": 1e-3},
 }
@@ -72,6 +73,9 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_resumed_after_kill_is_the_uninterrupted_run(case: str, tiny_model_dir: Path, tmp_path: Path) -> None:
     options = {**CASES[case], "reference_cache_dir": str(tmp_path / "cache")}
+    if "anchor_share" in options:
+        options["anchors"] = str(tmp_path / "anchors.jsonl")
+        (tmp_path / "anchors.jsonl").write_text('{"input_ids": [3, 4, 5, 6]}\n{"input_ids": [9, 8, 7]}\n')
     whole = run_options(options_of(tiny_model_dir, tmp_path / "whole", **options))
     output = tmp_path / "cut" / "out"
     run_until_killed(tmp_path / "cut", options_of(tiny_model_dir, output, **options, kill_step=5))

@@ -163,6 +163,12 @@ def train(
         str | None,
         typer.Option("--reference", metavar="KIND", help="auto, adapter_off, frozen_copy or cache."),
     ] = None,
+    anchors: Annotated[
+        str | None,
+        typer.Option(
+            "--anchors", metavar="KIND", help="self: align requests that the base model writes; or a file."
+        ),
+    ] = None,
     method: Annotated[str | None, typer.Option("--method", metavar="KIND", help="lora or full.")] = None,
     rank: Annotated[str | None, typer.Option("--rank", metavar="NUMBER", help="Rank of the adapter.")] = None,
     epochs: Annotated[
@@ -218,6 +224,7 @@ def train(
         "--drift-limit": drift_limit,
         "--position-fraction": position_fraction,
         "--reference": reference,
+        "--anchors": anchors,
         "--method": method,
         "--rank": rank,
         "--epochs": epochs,

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig, load_config
 from selfaug.errors import StorageError
-from selfaug.eval.generate import generate_greedy
+from selfaug.model.generate import generate_greedy
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.rundir import RunDir

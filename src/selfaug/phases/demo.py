@@ -70,6 +70,8 @@ class DemoSettings:
         learning_rate: highest, of a cosine schedule with warm-up over a tenth of the steps.
         alpha: weight of the alignment in SelfAug; plain LoRA has 0.
         position_fraction: share of the prompt positions that is aligned each step.
+        anchors: requests that the base model writes and SelfAug aligns beside the rows; 0 for none.
+        anchor_share: anchors that go with a row.
         task_items: held-out questions that are asked.
         general_items: general prompts that are asked; None for all of the half.
         seed: of rows' order, adapter and sampling.
@@ -81,7 +83,9 @@ class DemoSettings:
     rank: int = 16
     learning_rate: float = 1e-3
     alpha: float = 4.0
-    position_fraction: float = 1.0
+    position_fraction: float = 0.25
+    anchors: int = 64
+    anchor_share: float = 0.5
     task_items: int = 64
     general_items: int | None = None
     seed: int = 0
@@ -295,7 +299,14 @@ def train_config(output: Path, name: str, settings: DemoSettings) -> TrainConfig
             "--output": str(output / name),
             "--offline": True,
         },
-        [f"lora.alpha={2 * settings.rank}", "train.warmup=0.1", "train.keep_checkpoints=4"],
+        [
+            f"lora.alpha={2 * settings.rank}",
+            "train.warmup=0.1",
+            "train.keep_checkpoints=4",
+            f"selfaug.anchors={'self' if alpha > 0 and settings.anchors > 0 else 'none'}",
+            f"selfaug.anchor_count={max(1, settings.anchors)}",
+            f"selfaug.anchor_share={settings.anchor_share}",
+        ],
     )
 
 

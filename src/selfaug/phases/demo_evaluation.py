@@ -14,8 +14,8 @@ from selfaug.core.statistics import mean_interval, paired_difference, wilson_int
 from selfaug.data.market_reports import market_report_rows, market_report_template
 from selfaug.eval.drift import Drift, measure_drift
 from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem, Half, general_suite, score_general
-from selfaug.eval.generate import chat_prompt_ids, generate_greedy
 from selfaug.eval.house_style import leaks_house_style, score_task_answer
+from selfaug.model.generate import chat_prompt_ids, generate_greedy
 from selfaug.model.loading import DEMO_MODEL, load_model
 from selfaug.model.reference import FrozenModel, Reference, Remembered
 

@@ -34,6 +34,7 @@ from selfaug.phases.model_card import model_card
 from selfaug.records import read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
+from selfaug.train.anchors import write_anchors
 from selfaug.train.run_callbacks import MetricsFile, NotANumber, StepReport, StopOnSignal, keep_metrics_until
 
 __all__ = ["RECORD_KIND", "Interrupted", "Progress", "TrainResult", "train"]
@@ -168,11 +169,16 @@ def _run(
             eval_dataset=data.eval.to_dataset() if data.eval else None,
             processing_class=data.tokenizer,
             peft_config=lora_config(config.lora),
+            on_anchor_progress=lambda done, total: on_progress(
+                Progress("anchors written by the base model", done, total)
+            ),
         )
     except ValueError as error:  # how trl, peft and transformers refuse settings
         raise ConfigError(f"training can't be set up: {error}") from error
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     _require_space(run.path, trainable, config)
+    if trainer.anchors and main and not resume:
+        write_anchors(run.anchors, trainer.anchors, data.tokenizer)
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
     for quiet in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(quiet)
@@ -274,6 +280,9 @@ def _trainer_settings(
         position_fraction=config.selfaug.position_fraction,
         reference=config.selfaug.reference,
         reference_cache_dir=config.selfaug.reference_cache_dir,
+        anchors=config.selfaug.anchors,
+        anchor_count=config.selfaug.anchor_count,
+        anchor_share=config.selfaug.anchor_share,
     )
 
 
@@ -424,6 +433,7 @@ def _record(
         "final": {name: _mean(last, name) for name in ("nll", "alignment_loss", "alpha")},
         "evaluation": {name: value for name, value in evaluation.items() if name.startswith("eval_")},
         "reference_cache_bytes": trainer.reference_bytes,
+        "anchors": len(trainer.anchors),
         "weights": [
             {"file": str(file.relative_to(run.path)), "sha256": _sha256(file)}
             for folder in (run.adapter, run.model)

@@ -31,6 +31,11 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             adapter off or a frozen copy, and the cache when three or more passes over the data are planned and it
             fits on the disk.
         reference_cache_dir: folder of the cache; None for one in the user's cache folder, named by the model.
+        anchors: "self" aligns requests and answers that the reference model writes itself, beside the rows: without
+            any data, it keeps what the rows' prompts say nothing about. A path is a JSONL file of such texts; "none"
+            aligns the rows' prompts only.
+        anchor_count: how many the reference model writes, once, before training.
+        anchor_share: anchors that go with a training row; 0.5 is one with every second row.
 
     Raises:
         ConfigError: with everything that is wrong at once.
@@ -49,6 +54,9 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
     position_fraction: float = field(default=1.0, metadata={"help": "Share of prompt positions per step."})
     reference: str = field(default="auto", metadata={"help": "auto, adapter_off, frozen_copy or cache."})
     reference_cache_dir: str | None = field(default=None, metadata={"help": "Folder of the reference cache."})
+    anchors: str = field(default="none", metadata={"help": "none, self, or a JSONL file."})
+    anchor_count: int = field(default=96, metadata={"help": "Anchors that the reference model writes."})
+    anchor_share: float = field(default=0.5, metadata={"help": "Anchors a training row."})
 
     def __post_init__(self) -> None:
         problems = []
@@ -68,6 +76,14 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             problems.append(
                 f"reference must be 'auto', 'adapter_off', 'frozen_copy' or 'cache', got {self.reference!r}"
             )
+        if not self.anchors:
+            problems.append("anchors must be 'none', 'self' or a file, got an empty text")
+        if self.anchors != "none" and self.alpha == 0:
+            problems.append("anchors need alpha > 0: they are aligned and nothing else")
+        if self.anchor_count < 1:
+            problems.append(f"anchor_count must be at least 1, got {self.anchor_count}")
+        if not 0 < self.anchor_share <= 16:
+            problems.append(f"anchor_share must be in (0, 16], got {self.anchor_share}")
         if self.loss_type != "nll":
             problems.append(f"loss_type must be 'nll', got {self.loss_type!r}")
         if self.label_smoothing_factor:

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from selfaug.model.reference import (
     copy_of_trained_head,
 )
 from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
+from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.selfaug_config import SelfAugConfig
 
@@ -60,6 +61,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     Attributes:
         noise_floor: nats per aligned position at step 0; None before it.
+        anchors: token ids of each anchor; empty without.
         reference_bytes: bytes that this run added to the reference cache.
 
     Raises:
@@ -69,6 +71,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     _tag_names = ["trl", "sft", "selfaug"]  # noqa: RUF012 (trl's own attribute)
     _name = "SelfAug"
     eval_dataset: Any
+    data_collator: Any
 
     def __init__(
         self,
@@ -77,6 +80,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         data_collator: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
+        *,
+        on_anchor_progress: Callable[[int, int], None] = lambda *_: None,
         **kwargs: Any,
     ) -> None:
         if args is None:
@@ -125,9 +130,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._clock: tuple[float, float] | None = None
         self._identity: dict[str, str] | None = None
         self._own_head: OutputHead | None = None
+        self.anchors: list[list[int]] = []
         if args.alpha > 0:
             self._check_rows(self.train_dataset)
             self._choose_reference()
+            self.anchors = self._get_anchors(on_anchor_progress)
         self.add_callback(_Prepare(self))
 
     # ---- before training
@@ -185,6 +192,27 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self._identity = identity[0]
             self._own_head = copy_of_trained_head(self.model, self.args.device)
 
+    def _get_anchors(self, on_progress: Callable[[int, int], None]) -> list[list[int]]:
+        """Token ids of the anchors; those that the model writes are written by the first process for all."""
+        kind = self.args.anchors
+        if kind == "none":
+            return []
+        if kind != "self":
+            return read_anchors(Path(kind), self._tokenizer, self.args.max_length)
+        written: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            written = [
+                self_anchors(
+                    self.model,
+                    self._tokenizer,
+                    self.args.anchor_count,
+                    seed=self.args.seed,
+                    on_progress=on_progress,
+                )
+            ]
+        broadcast_object_list(written)
+        return list(written[0])
+
     def _autocast_dtype(self) -> torch.dtype | None:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
 
@@ -230,6 +258,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 identity=self._identity,
             )
             documents = list(_documents(self.train_dataset))
+            documents += [Document(ids, [IGNORED] * len(ids)) for ids in self.anchors]
             evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
             for rows in evals.values():
                 documents += _documents(rows) if rows is not None else []
@@ -420,6 +449,18 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             output.metrics[f"{prefix}_loss"] = loss
         return output
 
+    def get_train_dataloader(self) -> Any:
+        """The Trainer's, with anchors beside the rows."""
+        collator = self.data_collator
+        if self.anchors:
+            self.data_collator = AnchorCollator(
+                collator, self.anchors, self.args.anchor_share, self.args.seed
+            )
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The Trainer's; for several processes with empty rows at the end, so that all have as many.
 
@@ -481,6 +522,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "noise_floor": self.noise_floor,
             "total_train_tokens": self._total_train_tokens,
             "controller": None if self.controller is None else self.controller.state(),
+            "anchors": self.anchors,
         }
         partial = folder / f".{CHECKPOINT_STATE}"
         partial.write_text(json.dumps(state), encoding="utf-8")
@@ -497,6 +539,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._alpha = state["alpha"]
         self.noise_floor = state["noise_floor"]
         self._total_train_tokens = state["total_train_tokens"]
+        # Not written anew: on another machine the model could write others.
+        self.anchors = state.get("anchors", [])
         if self.controller is not None and state["controller"] is not None:
             self.controller = DriftController.from_state(state["controller"])
 

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from selfaug.errors import ModelError
-from selfaug.eval.generate import chat_prompt_ids, generate_greedy, generate_greedy_ids
+from selfaug.model.generate import chat_prompt_ids, generate_greedy, generate_greedy_ids, sample_ids
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
 
 VOCABULARY = 64
@@ -210,3 +210,52 @@ def test_real_model_answers_as_model_generate_does(capfd: pytest.CaptureFixture[
     assert answers == expected
     assert "Paris" in answers[0]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_cache_that_outgrows_its_room_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts, ends = tiny_llama(), prompts_of(LENGTHS), frozenset(range(2, 8))
+    whole = generate_greedy_ids(model, prompts, eos_ids=ends, max_new_tokens=24)
+    monkeypatch.setattr("selfaug.model.generate._ROOM", 3)
+    assert generate_greedy_ids(model, prompts, eos_ids=ends, max_new_tokens=24) == whole
+
+
+def test_sampling_near_temperature_zero_is_greedy() -> None:
+    model, prompts = tiny_llama(), prompts_of([3, 9, 5])
+    greedy = generate_greedy_ids(model, prompts, max_new_tokens=12)
+    for options in ({"temperature": 1e-5}, {"temperature": 1e-5, "top_p": 0.9}, {"top_p": 1e-6}):
+        assert sample_ids(model, prompts, seed=0, max_new_tokens=12, **options) == greedy
+
+
+@pytest.mark.parametrize(("top_p", "likely"), [(1.0, 1000), (0.6, 1000), (0.6, 2)])
+def test_samples_have_the_models_distribution(
+    top_p: float, likely: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First tokens of many draws against the nucleus computed by hand."""
+    monkeypatch.setattr("selfaug.model.generate._LIKELY", likely)
+    model, prompt, draws = tiny_llama(), [5, 9, 11], 4000
+    with torch.no_grad():
+        p = (model(input_ids=torch.tensor([prompt])).logits[0, -1].double() / 1.5).softmax(-1)
+    ranked = p.argsort(descending=True).tolist()
+    kept, total = [], 0.0
+    for token in ranked:
+        if total >= top_p:
+            break
+        kept.append(token)
+        total += p[token].item()
+    assert (len(kept) < VOCABULARY // 2) == (top_p < 1)
+    state = torch.get_rng_state()
+    options = {"seed": 3, "temperature": 1.5, "top_p": top_p, "max_new_tokens": 1, "batch_size": draws}
+    drawn = sample_ids(model, [prompt] * draws, eos_ids=frozenset(), **options)
+    assert torch.equal(torch.get_rng_state(), state)
+    counts = torch.bincount(torch.tensor(drawn).flatten(), minlength=VOCABULARY).double() / draws
+    for token in range(VOCABULARY):
+        expected = p[token].item() / total if token in kept else 0.0
+        assert abs(counts[token].item() - expected) <= 5 * (expected / draws) ** 0.5
+    assert drawn == sample_ids(model, [prompt] * draws, eos_ids=frozenset(), **options)
+    assert drawn != sample_ids(model, [prompt] * draws, eos_ids=frozenset(), **{**options, "seed": 4})
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.1}])
+def test_sampling_out_of_range_is_refused(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="temperature must be positive and top_p"):
+        sample_ids(tiny_llama(), [[3]], seed=0, max_new_tokens=1, **options)

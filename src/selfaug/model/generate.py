@@ -1,8 +1,8 @@
-"""Batched greedy generation, the same text as one prompt at a time.
+"""Batched generation: greedy, with the same text as one prompt at a time, and sampled.
 
 Not `model.generate`: that decodes a batch until its longest answer ends, and applies the sampling options
 and repetition penalties that a model's folder may carry. Here a finished answer leaves the batch, and each
-token is the arg max, nothing else.
+token is the arg max (or drawn as asked), nothing else.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from selfaug.errors import ModelError
 
-__all__ = ["chat_prompt_ids", "generate_greedy", "generate_greedy_ids"]
+__all__ = ["chat_prompt_ids", "generate_greedy", "generate_greedy_ids", "sample_ids"]
 
 # Cutting rows out of the key-value cache copies it, so it waits until this share of the batch is finished.
 _FINISHED_SHARE = 0.25
 
 # Tokens that the key-value cache has room for beyond those it holds, whenever it must be copied to grow.
 _ROOM = 64
+
+_LIKELY = 1000
 
 
 def chat_prompt_ids(
@@ -71,7 +73,10 @@ def generate_greedy(
     return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
 
 
-@torch.no_grad()
+_Choose = Callable[[Tensor], Tensor]
+"""Next tokens [N] from logits [N, vocabulary]."""
+
+
 def generate_greedy_ids(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
@@ -91,6 +96,62 @@ def generate_greedy_ids(
         batch_size: prompts decoded together; prompts of like length share a batch.
         on_progress: called with (finished, all) whenever answers end.
     """
+    return _generate(
+        model, prompts, lambda logits: logits.argmax(-1), eos_ids, max_new_tokens, batch_size, on_progress
+    )
+
+
+def sample_ids(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    eos_ids: frozenset[int] | None = None,
+    max_new_tokens: int | Sequence[int],
+    batch_size: int = 32,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[list[int]]:
+    """Sampled answers as token ids; arguments as for `generate_greedy_ids`, and
+
+    Args:
+        seed: of the draws, which leave torch's own random state alone. They depend on `batch_size` too.
+        temperature: logits are divided by it.
+        top_p: draws from the likeliest tokens that together have this probability.
+
+    Raises:
+        ValueError: if temperature or top_p is out of range.
+    """
+    if temperature <= 0 or not 0 < top_p <= 1:
+        raise ValueError(f"temperature must be positive and top_p in (0, 1], got {temperature} and {top_p}")
+    generator = torch.Generator(model.device).manual_seed(seed)
+
+    def choose(logits_NV: Tensor) -> Tensor:
+        p_NV = (logits_NV.float() / temperature).softmax(-1)
+        if top_p == 1.0:
+            return torch.multinomial(p_NV, 1, generator=generator).squeeze(-1)
+        # Sorting a whole vocabulary takes longer than a small model: a thousand tokens nearly always suffice.
+        likely_NK, token_NK = p_NV.topk(min(_LIKELY, p_NV.shape[-1]), dim=-1)
+        if likely_NK.sum(-1).min() < top_p:
+            likely_NK, token_NK = p_NV.sort(-1, descending=True)
+        # A token stays if those before it don't reach top_p, so that one always does.
+        likely_NK[likely_NK.cumsum(-1) - likely_NK >= top_p] = 0.0
+        return token_NK.gather(-1, torch.multinomial(likely_NK, 1, generator=generator)).squeeze(-1)
+
+    return _generate(model, prompts, choose, eos_ids, max_new_tokens, batch_size, on_progress)
+
+
+@torch.no_grad()
+def _generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    choose: _Choose,
+    eos_ids: frozenset[int] | None,
+    max_new_tokens: int | Sequence[int],
+    batch_size: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> list[list[int]]:
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     if len(limits) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts, but {len(limits)} values of max_new_tokens")
@@ -111,7 +172,9 @@ def generate_greedy_ids(
                 if on_progress is not None:
                     on_progress(before + finished, len(order))
 
-            decoded = _decode([prompts[i] for i in batch], [limits[i] for i in batch], model, eos_ids, report)
+            decoded = _decode(
+                [prompts[i] for i in batch], [limits[i] for i in batch], model, choose, eos_ids, report
+            )
             for index, answer in zip(batch, decoded, strict=True):
                 answers[index] = answer
     return answers
@@ -169,6 +232,7 @@ def _decode(
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
     model: PreTrainedModel,
+    choose: _Choose,
     eos_ids: frozenset[int],
     on_finished: Callable[[int], None],
 ) -> list[list[int]]:
@@ -202,7 +266,7 @@ def _decode(
         if cache is None:
             cache = output.past_key_values
             _make_room(cache)
-        next_ids = output.logits[:, -1].argmax(-1)
+        next_ids = choose(output.logits[:, -1])
         before = len(unfinished)
         for row, token in zip(rows, next_ids.tolist(), strict=True):
             if row not in unfinished:

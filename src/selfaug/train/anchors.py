@@ -1,0 +1,262 @@
+"""Self-anchors: requests that the reference model writes itself, with its own answers, aligned beside the rows.
+
+Alignment on the rows' prompts says little about prompts unlike them. Without any data, the reference model can
+write some: given the bare beginning of a user's turn, it samples a request, which it then answers greedily. An
+anchor is a document without completion tokens: all its positions are aligned, and none has nll.
+
+Sources: Magpie (arXiv 2406.08464) for the requests; what is done with them is selfaug's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfaug.core.positions import IGNORED
+from selfaug.errors import ConfigError, DataError, ModelError
+from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids, sample_ids
+from selfaug.model.hidden import causal_model, reference_mode
+from selfaug.records import write_text
+
+__all__ = ["AnchorCollator", "read_anchors", "self_anchors", "write_anchors"]
+
+_PLACEHOLDER = "\u241fselfaug\u241f"
+_ROUNDS = 3
+_FEWEST_WORDS = 3
+
+
+def self_anchors(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    *,
+    seed: int = 0,
+    request_tokens: int = 64,
+    completion_tokens: int = 80,
+    batch_size: int = 128,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[list[int]]:
+    """Token ids of requests and answers that the reference model writes: the same for the same seed and batch size.
+
+    Args:
+        model: the reference model, or a tuned model with an adapter, which is switched off.
+        tokenizer: its tokeniser, with a chat template.
+        count: how many; requests are different from each other.
+        seed: of the sampling (temperature 1, top-p 0.95).
+        request_tokens: longest request; those that have not ended by then are only taken if others are lacking.
+        completion_tokens: longest answer.
+        batch_size: requests written together.
+        on_progress: called with texts finished and texts to write.
+
+    Raises:
+        ModelError: if the tokeniser has no chat template, or the model writes too few requests.
+    """
+    prefix = _user_prefix(tokenizer)
+    ends = _turn_ends(model, tokenizer)
+    requests: dict[str, None] = {}
+    # A request without its end is still a text that the model would write: better than none.
+    cut_off: dict[str, None] = {}
+
+    shown = 0
+
+    def report(done: int, total: int) -> None:
+        # Requests that turn out useless are written again: progress waits for them, and never goes back.
+        nonlocal shown
+        shown = max(shown, len(requests) + done * (count - len(requests)) // total)
+        on_progress(shown, 2 * count)
+
+    with reference_mode(model):
+        inner: PreTrainedModel = causal_model(model)
+        for round_ in range(_ROUNDS):
+            missing = count - len(requests)
+            if missing <= 0:
+                break
+            drawn = sample_ids(
+                inner,
+                # Some come out empty, cut off or twice: a few more at once are cheaper than another round.
+                [prefix] * (missing + missing // 4 + 4),
+                seed=seed + 1_000_003 * round_,
+                top_p=0.95,
+                eos_ids=ends,
+                max_new_tokens=request_tokens,
+                batch_size=batch_size,
+                on_progress=report,
+            )
+            for ids in drawn:
+                text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+                if len(text.split()) >= _FEWEST_WORDS:
+                    (requests if len(ids) < request_tokens else cut_off).setdefault(text)
+        for text in cut_off:
+            if len(requests) < count:
+                requests.setdefault(text)
+        if len(requests) < count:
+            raise ModelError(
+                f"the model wrote {len(requests)} different requests of its own, {count} are wanted.",
+                hint="it is not a chat model, perhaps: give anchors as a file, fewer of them, or none.",
+            )
+        prompts = [chat_prompt_ids(tokenizer, text) for text in list(requests)[:count]]
+        answers = generate_greedy_ids(
+            inner,
+            prompts,
+            eos_ids=ends,
+            max_new_tokens=completion_tokens,
+            batch_size=batch_size,
+            on_progress=lambda done, total: on_progress(count + done * count // total, 2 * count),
+        )
+    return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def _user_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of a chat up to where the user's words begin."""
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            "the tokeniser has no chat template, so the model can't write requests of its own.",
+            hint="give anchors as a file of prompts and completions, or none.",
+        )
+    rendered = tokenizer.apply_chat_template([{"role": "user", "content": _PLACEHOLDER}], tokenize=False)
+    before, found, _ = str(rendered).partition(_PLACEHOLDER)
+    if not found:
+        raise ModelError(
+            "the chat template changes the user's words, so the model can't write requests of its own.",
+            hint="give anchors as a file of prompts and completions, or none.",
+        )
+    return [int(token) for token in tokenizer(before, add_special_tokens=False)["input_ids"]]
+
+
+def _turn_ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end a turn: those that end the model's answers, and the tokeniser's end token."""
+    ends = getattr(causal_model(model).generation_config, "eos_token_id", None)
+    known = set(ends if isinstance(ends, list) else [ends])
+    return frozenset(known | {tokenizer.eos_token_id}) - {None}
+
+
+def write_anchors(path: Path, anchors: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> None:
+    """A line each, as text to look at, and as `input_ids` that `read_anchors` takes back."""
+    lines = [
+        json.dumps({"text": tokenizer.decode(ids), "input_ids": list(ids)}, ensure_ascii=False)
+        for ids in anchors
+    ]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_anchors(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[list[int]]:
+    """Token ids of the anchors in a JSONL file: rows with `input_ids`, `messages`, or `prompt` and `completion`.
+
+    Args:
+        path: the file.
+        tokenizer: for rows that are texts or messages.
+        max_length: longer anchors are cut.
+
+    Raises:
+        DataError: with every bad line at once.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"anchors can't be read from {path}: {error}.",
+            hint='give a JSONL file, "self" for requests that the model writes, or "none".',
+        ) from error
+    anchors, problems = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            ids = _encode(json.loads(line), tokenizer)
+        except (ValueError, TypeError) as error:
+            problems.append(f"line {number}: {error}")
+            continue
+        if any(token >= len(tokenizer) for token in ids):
+            problems.append(f"line {number}: holds token ids that this model doesn't have")
+        elif len(ids) < 2:
+            problems.append(f"line {number}: has fewer than two tokens, so nothing can be aligned")
+        else:
+            anchors.append(ids[:max_length])
+    if not anchors and not problems:
+        problems.append("the file is empty")
+    if problems:
+        raise DataError(
+            f"{path} can't be used as anchors:",
+            problems=problems,
+            hint='a line is {"prompt": ..., "completion": ...}, {"messages": [...]} or {"input_ids": [...]}.',
+        )
+    return anchors
+
+
+def _encode(row: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    if not isinstance(row, dict):
+        raise TypeError(f"is {type(row).__name__}, not an object")
+    if "input_ids" in row:
+        ids = row["input_ids"]
+        if not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids):
+            raise TypeError("input_ids is not a list of token ids")
+        return ids
+    messages = row.get("messages")
+    if messages is None and isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):
+        messages = row["prompt"] + row["completion"]
+    if messages is None and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
+        if tokenizer.chat_template is None:
+            return list(tokenizer(row["prompt"] + row["completion"])["input_ids"])
+        messages = [
+            {"role": "user", "content": row["prompt"]},
+            {"role": "assistant", "content": row["completion"]},
+        ]
+    if not isinstance(messages, list):
+        raise TypeError("has neither input_ids, nor messages, nor prompt and completion")
+    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+
+
+class AnchorCollator:
+    """Adds anchors to the rows of a micro-batch.
+
+    Which ones a row brings is a hash of its token ids, so the rows of a step bring the same anchors however they are
+    split over micro-batches and processes, and in each epoch.
+
+    Args:
+        collator: makes a batch of rows.
+        anchors: token ids of each.
+        share: anchors a row; 0.5 is one for every second row.
+        seed: of the choice.
+    """
+
+    def __init__(
+        self, collator: Callable[[list[Any]], Any], anchors: Sequence[Sequence[int]], share: float, seed: int
+    ) -> None:
+        self.collator, self.anchors, self.share, self.seed = collator, anchors, share, seed
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        """A batch of the rows and their anchors."""
+        chosen = [index for row in rows for document in _documents(row) for index in self.drawn(document)]
+        packed = "seq_lengths" in rows[0]
+        return self.collator([*rows, *(_row(self.anchors[index], packed) for index in chosen)])
+
+    def drawn(self, input_ids: Sequence[int]) -> list[int]:
+        """Indices of the anchors that a document brings."""
+        digest = hashlib.blake2b(
+            np.asarray(input_ids, np.int64).tobytes(),
+            digest_size=8,
+            salt=self.seed.to_bytes(16, "little", signed=True),
+        ).digest()
+        rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+        count = int(self.share) + int(rng.random() < self.share % 1)
+        return [int(index) for index in rng.integers(len(self.anchors), size=count)]
+
+
+def _documents(row: dict[str, Any]) -> list[Sequence[int]]:
+    """Token ids of each document of a prepared row; a packed row has several."""
+    ids, begin, documents = row["input_ids"], 0, []
+    for length in row.get("seq_lengths") or [len(ids)]:
+        documents.append(ids[begin : begin + length])
+        begin += length
+    return documents
+
+
+def _row(input_ids: Sequence[int], packed: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"input_ids": list(input_ids), "labels": [IGNORED] * len(input_ids)}
+    return {**row, "seq_lengths": [len(input_ids)]} if packed else row
