@@ -73,6 +73,8 @@ def record(
             "learning_rate": 5e-4,
             "alpha": 2.0,
             "position_fraction": 1.0,
+            "anchors": 64,
+            "anchor_share": 0.5,
             "task_items": 100,
             "general_items": None,
             "seed": 0,

@@ -249,3 +249,25 @@ def test_rows_in_both_sets_are_pointed_out(finished_run: Path, tmp_path: Path, s
     assert any("24 of 24 evaluation rows are training rows" in progress.message for progress in told)
     stages = list(dict.fromkeys(progress.stage for progress in told))
     assert stages == ["data", "warning", "model", "training", "saving"]
+
+
+def test_anchors_are_written_once_and_shown(settings: Settings, tmp_path: Path) -> None:
+    few = ("selfaug.anchor_count=3", "selfaug.anchor_share=1")
+    stages: list[tuple[str, int]] = []
+    result = train(
+        settings(tmp_path / "run", "selfaug.anchors=self", *few),
+        on_progress=lambda progress: stages.append((progress.stage, progress.done)),
+    )
+    assert ("anchors written by the base model", 6) in stages
+    written = read_lines(tmp_path / "run" / "anchors.jsonl")
+    assert len(written) == result.record["anchors"] == 3
+    assert all(set(line) == {"text", "input_ids"} for line in written)
+    # The same from the file, and nothing is written then but the run itself.
+    again = train(settings(tmp_path / "again", f"selfaug.anchors={tmp_path / 'run' / 'anchors.jsonl'}", *few))
+    assert again.record["anchors"] == 3
+    assert same(weights(tmp_path / "run"), weights(tmp_path / "again"))
+
+
+def test_anchors_without_alignment_are_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"selfaug\.anchors: are aligned and nothing else"):
+        settings(tmp_path, "selfaug.anchors=self", "selfaug.alpha=0")

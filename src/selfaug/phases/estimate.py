@@ -34,6 +34,10 @@ _MEASURE_SHARE_OF_MEMORY = 0.3
 _SAMPLE_TOKENS = 512
 
 
+_ANCHOR_TOKENS = 128
+"""About as many as a request and its answer have (`train/anchors.py`)."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What a run will need.
@@ -154,6 +158,13 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
         measured = _measure(config, data, device, dtype)
     layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
     longest = settings.batch_size * data.train.report.length_max
+    if config.selfaug.anchors != "none":
+        longest = int(longest * (1 + config.selfaug.anchor_share))
+        tokens += int(config.selfaug.anchor_share * rows * _ANCHOR_TOKENS)
+        how.append(
+            f"anchors: {config.selfaug.anchor_share:g} a row, counted as {_ANCHOR_TOKENS} tokens each; writing them "
+            "is not counted"
+        )
     if checkpointing:
         activations = longest * hidden * dtype.itemsize * (layers + 40)
         how.append(

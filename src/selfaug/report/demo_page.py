@@ -29,6 +29,8 @@ _SETTINGS = {
     "learning_rate": "highest learning rate",
     "alpha": "alpha of SelfAug (plain LoRA: 0)",
     "position_fraction": "share of the prompt positions aligned each step",
+    "anchors": "requests that the base model wrote itself, aligned beside the rows",
+    "anchor_share": "of these, so many with a row",
     "seed": "seed",
 }
 
