@@ -110,9 +110,9 @@ def matrix_flops(name: str, shape: Shape, device: str) -> float:
     elif name == "published":
         products = 3 * tokens
     else:
-        # The boundary position of a row carries both losses, but is projected once.
-        aligned = variant.fraction * shape.batch * shape.prompt if variant.settings["alpha"] else 0
-        boundary = variant.fraction * shape.batch if variant.settings["alpha"] else 0
+        # The boundary position of a row carries both losses, but is projected once; it is never left out.
+        boundary = shape.batch if variant.settings["alpha"] else 0
+        aligned = variant.fraction * shape.batch * (shape.prompt - 1) + boundary if boundary else 0
         products = 2 * (completions + aligned - boundary) + aligned
     return total + 2 * head * products
 
