@@ -1,0 +1,80 @@
+"""Put a finished demo's results into README.md, docs/images and docs/results.
+
+    python docs/update_demo_results.py runs/demo
+
+No number there is written by hand: they come from the demo's record, which is kept as docs/results/demo.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from selfaug.phases.demo import RECORD_KIND
+from selfaug.records import read_record
+from selfaug.report.demo_charts import demo_chart_svg
+from selfaug.report.demo_results import MODELS, Cell, demo_rows, demo_verdict, duration, points
+
+ROOT = Path(__file__).parents[1]
+_BLOCK = re.compile(r"(<!-- demo:begin -->\n).*(<!-- demo:end -->)", re.DOTALL)
+
+
+def readme_block(record: dict[str, Any]) -> str:
+    """What README says about the demo, as Markdown."""
+    settings, results = record["settings"], record["results"]
+    anchors = ""
+    if settings.get("anchors"):
+        anchors = f" and {settings['anchors']} self-anchors, written by the base model"
+    lines = [
+        "| | " + " | ".join(results[model]["label"] for model in MODELS) + " |",
+        "|---" * (1 + len(MODELS)) + "|",
+        *(f"| {row.name} | " + " | ".join(map(_cell, row.cells)) + " |" for row in demo_rows(record)),
+    ]
+    base = results["base"]
+    paragraphs = [
+        f"`make demo` trains {record['model']} twice on the same rows in the same order, with plain LoRA and with "
+        f"SelfAug (alpha {settings['alpha']:g}{anchors}), to answer questions over market-analysis reports in a house "
+        "style (`ANSWER: $1,536 million | SOURCE: [2]`). Then it asks both, and the base model, "
+        f"{base['task_items']} questions about companies that no training row mentions, and {base['general_items']} "
+        f"general requests. One run, seed {settings['seed']}, {record['threads']} CPU cores; 95 % intervals in "
+        "brackets:",
+        "\n".join(lines),
+        "![Task against retention, and drift over the steps of training, for plain LoRA and SelfAug]"
+        "(docs/images/demo.svg)",
+        f"{demo_verdict(record).text} The base model has no exact answers because nothing in the prompt asks for the "
+        "house style. Settings were chosen on development requests "
+        f"([table](benchmarks/results/demo_settings.md)); {base['general_items']} requests can't show a loss under "
+        f"{points(record['detectable_difference'], sign=False)}. The run took {duration(record['seconds'])}; `make "
+        "demo DEMO=--quick` gives a smaller taste.",
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _cell(cell: Cell) -> str:
+    return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
+
+
+def main() -> None:
+    """Write all three."""
+    record = read_record(Path(sys.argv[1]) / "record.json", RECORD_KIND)
+    if record["quick"] or record["cut_off"] or record["settings"]["half"] != "test":
+        sys.exit("only a full demo in one piece, on test items, goes into the README")
+    readme = ROOT / "README.md"
+    text, found = _BLOCK.subn(
+        lambda match: match[1] + readme_block(record) + match[2], readme.read_text(encoding="utf-8")
+    )
+    if found != 1:
+        sys.exit("README.md has no block between demo:begin and demo:end")
+    (ROOT / "docs" / "results").mkdir(exist_ok=True)
+    (ROOT / "docs" / "results" / "demo.json").write_text(
+        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    (ROOT / "docs" / "images" / "demo.svg").write_text(demo_chart_svg(record), encoding="utf-8")
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
