@@ -24,7 +24,7 @@ from selfaug.phases.train import Progress
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.report.demo_page import demo_page
 
-TINY = DemoSettings(steps=2, batch_size=1, task_items=2, general_items=3, rank=2)
+TINY = DemoSettings(steps=2, batch_size=1, task_items=2, general_items=3, rank=2, anchors=2)
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -147,7 +147,7 @@ def test_both_methods_differ_in_alpha_only(demo: tuple[Path, list[str]]) -> None
         for key, value in values.items()
         if value != plain["settings"][section][key]
     }
-    assert differing == {("selfaug", "alpha"), ("run", "output")}
+    assert differing == {("selfaug", "alpha"), ("selfaug", "anchors"), ("run", "output")}
     assert (plain["settings"]["selfaug"]["alpha"], ours["settings"]["selfaug"]["alpha"]) == (0, TINY.alpha)
 
 
@@ -175,4 +175,6 @@ def test_ctrl_c_says_how_to_go_on_with_the_demo(tmp_path: Path) -> None:
 def test_plain_values_of_the_quick_demo_are_smaller() -> None:
     full: dict[str, Any] = asdict(DemoSettings())
     quick = asdict(QUICK)
-    assert {key for key in full if full[key] != quick[key]} == {"steps", "task_items", "general_items"}
+    different = {key for key in full if full[key] != quick[key]}
+    assert different == {"steps", "anchors", "task_items", "general_items"}
+    assert all(quick[key] < (full[key] or 152) for key in different)

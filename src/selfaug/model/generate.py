@@ -19,7 +19,14 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from selfaug.errors import ModelError
 
-__all__ = ["chat_prompt_ids", "generate_greedy", "generate_greedy_ids", "sample_ids"]
+__all__ = [
+    "chat_prompt_ids",
+    "forward_options",
+    "generate_greedy",
+    "generate_greedy_ids",
+    "left_padded",
+    "sample_ids",
+]
 
 # Cutting rows out of the key-value cache copies it, so it waits until this share of the batch is finished.
 _FINISHED_SHARE = 0.25
@@ -238,16 +245,8 @@ def _decode(
 ) -> list[list[int]]:
     """One batch, padded on the left so that every row's next token is at the same place."""
     device = model.device
-    width = max(len(prompt) for prompt in prompts)
-    token_ids = torch.tensor(
-        [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device
-    )
-    mask = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
-    )
-    # Padding must not count: a row's first token is at position 0 wherever it stands in the batch.
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    options = _forward_options(model)
+    token_ids, mask, positions = left_padded(prompts, device)
+    options = forward_options(model)
 
     answers: list[list[int]] = [[] for _ in prompts]
     rows = [row for row, limit in enumerate(limits) if limit > 0]
@@ -289,7 +288,18 @@ def _decode(
     return answers
 
 
-def _forward_options(model: PreTrainedModel) -> dict[str, Any]:
+def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, attention mask and positions [N, T] of prompts that all end in the last column."""
+    width = max(len(prompt) for prompt in prompts)
+    token_ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = torch.tensor(
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
+    )
+    # Padding must not count: a row's first token is at position 0 wherever it stands in the batch.
+    return torch.tensor(token_ids, device=device), mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def forward_options(model: PreTrainedModel) -> dict[str, Any]:
     """Arguments that most models take, but not all: those with ALiBi, for one, have no positions."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     accepted = inspect.signature(base.forward).parameters

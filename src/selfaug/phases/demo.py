@@ -84,8 +84,8 @@ class DemoSettings:
     learning_rate: float = 1e-3
     alpha: float = 4.0
     position_fraction: float = 0.25
-    anchors: int = 64
-    anchor_share: float = 0.5
+    anchors: int = 48
+    anchor_share: float = 0.25
     task_items: int = 64
     general_items: int | None = None
     seed: int = 0
@@ -93,7 +93,7 @@ class DemoSettings:
 
 
 FULL = DemoSettings()
-QUICK = DemoSettings(steps=16, task_items=16, general_items=19)
+QUICK = DemoSettings(steps=16, anchors=16, task_items=16, general_items=19)
 
 
 def run_demo(

@@ -1,0 +1,114 @@
+"""Multiple choice by log-likelihood: which of the given continuations does the model find most likely?
+
+A prompt is run once, whatever the number of its choices: they continue from its key-value cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from selfaug.model.generate import forward_options, left_padded
+from selfaug.model.hidden import evaluation_mode
+
+__all__ = ["ChoiceItem", "choice_log_likelihoods"]
+
+
+class ChoiceItem(NamedTuple):
+    """One question.
+
+    Attributes:
+        prompt: token ids before the choices.
+        choices: token ids of each choice.
+    """
+
+    prompt: Sequence[int]
+    choices: Sequence[Sequence[int]]
+
+
+def choice_log_likelihoods(
+    model: PreTrainedModel,
+    items: Sequence[ChoiceItem],
+    *,
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[list[float]]:
+    """Log-likelihood of each choice after its prompt: nats, summed over the choice's tokens.
+
+    To compare choices of different lengths, divide by the number of tokens or of characters, as the benchmark wants.
+
+    Args:
+        model: in any mode; runs in evaluation mode and gets its mode back.
+        items: questions with their choices.
+        batch_size: prompts run together; prompts of like length share a batch.
+        on_progress: called with (finished, all) after each batch.
+
+    Raises:
+        ValueError: if a prompt or a choice has no tokens, or an item no choices.
+    """
+    for number, item in enumerate(items):
+        if not item.prompt or not item.choices or not all(len(choice) for choice in item.choices):
+            raise ValueError(f"item {number}: prompt, choices and each choice must not be empty")
+    order = sorted(range(len(items)), key=lambda index: len(items[index].prompt), reverse=True)
+    results: list[list[float]] = [[] for _ in items]
+    with evaluation_mode(model):
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            scores = iter(_score([items[i] for i in batch], model))
+            for index in batch:
+                results[index] = [next(scores) for _ in items[index].choices]
+            if on_progress is not None:
+                on_progress(start + len(batch), len(order))
+    return results
+
+
+def _score(items: Sequence[ChoiceItem], model: PreTrainedModel) -> list[float]:
+    """Of all choices of all items, in their order."""
+    device = model.device
+    # Padded on the left, every prompt's choices begin at the same place.
+    ids, mask, positions = left_padded([item.prompt for item in items], device)
+    options = forward_options(model)
+    if "position_ids" in options:
+        options["position_ids"] = positions
+    output = model(input_ids=ids, attention_mask=mask, use_cache=True, **options)
+
+    choices = [choice for item in items for choice in item.choices]
+    rows = torch.tensor([row for row, item in enumerate(items) for _ in item.choices], device=device)
+    longest = max(len(choice) for choice in choices)
+    choice_ids = torch.tensor(
+        [list(choice) + [0] * (longest - len(choice)) for choice in choices], device=device
+    )
+    real = torch.tensor(
+        [[1] * len(choice) + [0] * (longest - len(choice)) for choice in choices], device=device
+    )
+    scores = _log_p(output.logits[:, -1][rows], choice_ids[:, 0])
+    if longest > 1:
+        cache = output.past_key_values
+        cache.batch_select_indices(rows)
+        if "position_ids" in options:
+            steps = torch.arange(1, longest, device=device)
+            options["position_ids"] = positions[rows, -1:] + steps
+        options.pop("logits_to_keep", None)
+        logits = model(
+            input_ids=choice_ids[:, :-1],
+            attention_mask=torch.cat([mask[rows], real[:, :-1]], dim=1),
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        ).logits
+        # A choice at a time: float32 copies of all logits at once would be the largest tensor by far.
+        for row in range(len(choices)):
+            length = len(choices[row]) - 1
+            scores[row] += _log_p(logits[row, :length], choice_ids[row, 1 : length + 1]).sum()
+    return [float(score) for score in scores]
+
+
+def _log_p(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """float64 log-probabilities of the targets, from float32 statistics."""
+    logits_NV = logits_NV.float()
+    chosen = logits_NV.gather(-1, targets_N[:, None]).squeeze(-1)
+    return (chosen - logits_NV.logsumexp(-1)).double()
