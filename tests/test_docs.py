@@ -41,6 +41,16 @@ ADDED = {
     "selfaug train": ["--steps", "2", "--save-steps", "1", "--device", "cpu"],
     "selfaug train --resume": [],
     "selfaug chat": ["--max-new-tokens", "4", "--device", "cpu"],
+    "selfaug evaluate": [
+        "--general-items",
+        "2",
+        "--task-items",
+        "20",
+        "--max-new-tokens",
+        "2",
+        "--device",
+        "cpu",
+    ],
 }
 """Arguments that are added to a command; the longest that fits."""
 

@@ -40,6 +40,7 @@ class RunDir:
         self.adapter = self.path / "adapter"
         self.model = self.path / "model"
         self.checkpoints = self.path / "checkpoints"
+        self.evaluation = self.path / "evaluation.json"
         self.anchors = self.path / "anchors.jsonl"
         self.samples = self.path / "samples"
         self.report = self.path / "report.html"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+GATE_FAILED = 3
 
 
 class _Commands(TyperGroup):
@@ -422,6 +423,83 @@ def export(
     typer.echo(f"{written.folder}  {written.size / 1e9:.2f} GB")
     for command in written.commands:
         typer.echo(f"next: {command}")
+
+
+@app.command(
+    epilog="Example: selfaug evaluate runs/first --data held-out.jsonl --scorer numeric --max-forgetting 0.05"
+)
+def evaluate(
+    ctx: typer.Context,
+    run: Run,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="SOURCE", help="Held-out rows; else those that the run evaluated on."),
+    ] = None,
+    scorer: Annotated[
+        str,
+        typer.Option("--scorer", metavar="NAME", help="exact, f1, numeric, citations, or module:function."),
+    ] = "exact",
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option("--max-forgetting", metavar="SHARE", min=0, max=1, help="Gate: general score lost."),
+    ] = None,
+    min_task_gain: Annotated[
+        float | None,
+        typer.Option("--min-task-gain", metavar="SHARE", min=-1, max=1, help="Gate: task score gained."),
+    ] = None,
+    half: Annotated[
+        str, typer.Option("--half", metavar="NAME", help="General requests: test, or dev to choose on.")
+    ] = "test",
+    general_items: Annotated[
+        int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many of them.")
+    ] = None,
+    task_items: Annotated[
+        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many of the rows.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="TOKENS", min=1, help="Longest answer to a row.")
+    ] = 128,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="ROWS", min=1, help="Prompts answered together.")
+    ] = 32,
+    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate anew.")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare the tuned model with its base model, on the task and in general; decide a gate."""
+    from selfaug.errors import ConfigError
+
+    if half not in ("dev", "test"):
+        raise ConfigError(f"--half {half!r} is neither dev nor test.")
+    _quiet_libraries(offline=offline, debug=_debug(ctx))
+    from selfaug.cli.evaluation_view import show_evaluation
+    from selfaug.phases.evaluate import evaluate as run_evaluation
+
+    with RunProgress() as progress:
+        result = run_evaluation(
+            run,
+            data=data or (),
+            scorer=scorer,
+            half="dev" if half == "dev" else "test",
+            general_items=general_items,
+            task_items=task_items,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            max_forgetting=max_forgetting,
+            min_task_gain=min_task_gain,
+            device=device,
+            offline=offline,
+            overwrite=overwrite,
+            on_progress=progress.show,
+        )
+    if as_json:
+        print_json(result.record)
+    else:
+        show_evaluation(result.record)
+    if result.outcome not in (None, "pass"):
+        raise typer.Exit(GATE_FAILED)
 
 
 @app.command(epilog="Example: selfaug demo --quick")

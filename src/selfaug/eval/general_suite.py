@@ -12,7 +12,7 @@ answer in a short fixed style fails. The prompts are ours, in `general_dev.json`
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -38,7 +38,7 @@ from selfaug.eval.checks import (
 )
 from selfaug.eval.checks import words as words_of
 
-__all__ = ["EXECUTIVE_ITEM", "GeneralItem", "Half", "general_suite", "score_general"]
+__all__ = ["EXECUTIVE_ITEM", "GeneralItem", "Half", "general_suite", "score_general", "spread_over_kinds"]
 
 Half = Literal["dev", "test"]
 
@@ -60,6 +60,20 @@ class GeneralItem:
 def general_suite(half: Half) -> list[GeneralItem]:
     """Items of one half, always in the same order."""
     return list(_items(half))
+
+
+def spread_over_kinds(items: Sequence[GeneralItem], count: int) -> list[GeneralItem]:
+    """So many items, kinds in turn, the executive's request among them."""
+    by_kind: dict[str, list[GeneralItem]] = {}
+    for item in sorted(items, key=lambda item: item.id != EXECUTIVE_ITEM):
+        by_kind.setdefault(item.kind, []).append(item)
+    turns = [
+        kind[turn]
+        for turn in range(max(map(len, by_kind.values())))
+        for kind in by_kind.values()
+        if turn < len(kind)
+    ]
+    return turns[:count]
 
 
 def score_general(item: GeneralItem, answer: str) -> float:

@@ -38,9 +38,14 @@ _LIKELY = 1000
 
 
 def chat_prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, messages: str | Sequence[Mapping[str, str]]
+    tokenizer: PreTrainedTokenizerBase, messages: str | Sequence[Mapping[str, str]], **template_arguments: Any
 ) -> list[int]:
     """Token ids of a chat that waits for the assistant's turn; a text is the user's only message.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: of the chat.
+        template_arguments: of the template, such as `enable_thinking=False`.
 
     Raises:
         ModelError: if the tokeniser has no chat template.
@@ -55,7 +60,9 @@ def chat_prompt_ids(
         if isinstance(messages, str)
         else [dict(one) for one in messages]
     )
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+    ids = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=False, **template_arguments
+    )
     return [int(token) for token in ids]
 
 

@@ -13,7 +13,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfaug.core.statistics import mean_interval, paired_difference, wilson_interval
 from selfaug.data.market_reports import market_report_rows, market_report_template
 from selfaug.eval.drift import Drift, measure_drift
-from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem, Half, general_suite, score_general
+from selfaug.eval.general_suite import (
+    EXECUTIVE_ITEM,
+    GeneralItem,
+    Half,
+    general_suite,
+    score_general,
+    spread_over_kinds,
+)
 from selfaug.eval.house_style import leaks_house_style, score_task_answer
 from selfaug.model.generate import chat_prompt_ids, generate_greedy
 from selfaug.model.loading import DEMO_MODEL, load_model
@@ -28,7 +35,6 @@ __all__ = [
     "model_result",
     "questions",
     "side_by_side",
-    "spread_over_kinds",
     "task_scores",
     "tuned_model",
 ]
@@ -81,20 +87,6 @@ def questions(
         [chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"])) for row in task],
         [chat_prompt_ids(tokenizer, item.prompt) for item in general],
     )
-
-
-def spread_over_kinds(items: Sequence[GeneralItem], count: int) -> list[GeneralItem]:
-    """So many items, kinds in turn, the executive's request among them."""
-    by_kind: dict[str, list[GeneralItem]] = {}
-    for item in sorted(items, key=lambda item: item.id != EXECUTIVE_ITEM):
-        by_kind.setdefault(item.kind, []).append(item)
-    turns = [
-        kind[turn]
-        for turn in range(max(map(len, by_kind.values())))
-        for kind in by_kind.values()
-        if turn < len(kind)
-    ]
-    return turns[:count]
 
 
 def tuned_model(adapter: Path) -> PreTrainedModel:

@@ -1,0 +1,76 @@
+"""What `selfaug evaluate` prints: a table with intervals, and the gate's decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfaug.core.printable import printable
+from selfaug.report.demo_results import percent, points
+
+__all__ = ["show_evaluation"]
+
+
+def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print an evaluation on stdout.
+
+    Args:
+        record: data of the evaluation's record.
+        console: where to; stdout by default.
+    """
+    console = console or Console(highlight=False)
+    table = Table(caption="In brackets: 95 % intervals.", caption_justify="left")
+    for name in ("", "items", "base model", "tuned model", "difference, item by item"):
+        table.add_column(name, justify="left" if name == "" else "right")
+    for name, suite in record["suites"].items():
+        label = f"task ({record['settings']['scorer']})" if name == "task" else name
+        table.add_row(
+            Text(printable(label)),
+            f"{suite['items']}",
+            _share(suite["base"]),
+            _share(suite["tuned"]),
+            _difference(suite["difference"]["difference"]),
+        )
+    console.print(table)
+    drift = record["drift"]
+    nats = drift["nats"]
+    console.print(
+        f"drift on the base model's own answers: {nats['value']:.4f} nats per token "
+        f"({nats['low']:.4f} to {nats['high']:.4f}), the same first choice at {percent(drift['top1_agreement'])} "
+        "of tokens",
+        soft_wrap=True,
+    )
+    for name, suite in record["suites"].items():
+        seen = suite["detectable_difference"]
+        unseen = "any change" if seen is None else f"a change under {points(seen, sign=False)}"
+        console.print(f"{name}: {suite['items']} items are too few to see {unseen}", soft_wrap=True)
+    if record["gate"] is not None:
+        for bound in record["gate"]["bounds"]:
+            console.print(Text(_bound(bound)), soft_wrap=True)
+        styles = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
+        outcome = record["gate"]["outcome"]
+        console.print(Text(f"gate: {outcome}", styles[outcome]))
+
+
+def _bound(bound: Mapping[str, Any]) -> str:
+    value = bound["value"]
+    text = (
+        f"{bound['name']}: {points(value['value'])} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f}), "
+        f"{bound['sense']} {points(bound['bound'], sign=False)} wanted: {bound['outcome']}"
+    )
+    if bound["outcome"] == "inconclusive":
+        needed = bound["items_needed"]
+        text += f"; some {needed:,} items would decide, {bound['items']:,} were measured" if needed else ""
+    return text
+
+
+def _share(interval: Mapping[str, float]) -> str:
+    return f"{percent(interval['value'])} ({100 * interval['low']:.0f} to {100 * interval['high']:.0f})"
+
+
+def _difference(interval: Mapping[str, float]) -> str:
+    return f"{points(interval['value'])} ({100 * interval['low']:+.1f} to {100 * interval['high']:+.1f})"

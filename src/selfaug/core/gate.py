@@ -1,0 +1,71 @@
+"""Decides whether a measured difference stays within a bound: pass, fail, or inconclusive with what would decide."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from selfaug.core.statistics import Interval
+
+__all__ = ["GateResult", "Outcome", "at_least", "at_most", "overall"]
+
+Outcome = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One bound and what became of it.
+
+    Attributes:
+        name: what is bounded.
+        outcome: "pass" if the whole interval is on the right side of the bound, "fail" if it is wholly on the other
+            side, else "inconclusive".
+        value: the estimate with its 95 % interval, a share.
+        bound: the limit, a share.
+        sense: "at most" or "at least".
+        items: measured items.
+        items_needed: items with which an estimate like this one would be decided, if it is not; None if it is, or if
+            it lies on the bound, where no number would do.
+    """
+
+    name: str
+    outcome: Outcome
+    value: Interval
+    bound: float
+    sense: Literal["at most", "at least"]
+    items: int
+    items_needed: int | None
+
+
+def at_most(name: str, value: Interval, bound: float, items: int) -> GateResult:
+    """Whether the value is at most the bound."""
+    outcome: Outcome = "pass" if value.high <= bound else "fail" if value.low > bound else "inconclusive"
+    return GateResult(name, outcome, value, bound, "at most", items, _needed(outcome, value, bound, items))
+
+
+def at_least(name: str, value: Interval, bound: float, items: int) -> GateResult:
+    """Whether the value is at least the bound."""
+    outcome: Outcome = "pass" if value.low >= bound else "fail" if value.high < bound else "inconclusive"
+    return GateResult(name, outcome, value, bound, "at least", items, _needed(outcome, value, bound, items))
+
+
+def overall(results: list[GateResult]) -> Outcome:
+    """A gate fails if one bound fails, and passes only if all pass.
+
+    Raises:
+        ValueError: without any result.
+    """
+    if not results:
+        raise ValueError("a gate without bounds decides nothing")
+    outcomes = {result.outcome for result in results}
+    return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
+
+
+def _needed(outcome: Outcome, value: Interval, bound: float, items: int) -> int | None:
+    """An interval's width goes with one over the square root of the number of items."""
+    distance = abs(value.value - bound)
+    if outcome != "inconclusive" or distance == 0:
+        return None
+    side = value.value - value.low if value.value > bound else value.high - value.value
+    return max(items + 1, math.ceil(items * (side / distance) ** 2))

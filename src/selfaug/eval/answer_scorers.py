@@ -1,0 +1,323 @@
+"""Scorers of answers to retrieval questions: text, amounts with units, sources cited, and saying that there is none.
+
+Amounts are compared as a careful reader would: "$1.2 billion" is "1,200 million", a sign or a unit that differs is
+wrong, and an answer that states many amounts has not answered.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import NamedTuple
+
+from selfaug.errors import DataError
+
+__all__ = [
+    "CitationScores",
+    "Quantity",
+    "abstains",
+    "citation_scores",
+    "exact_match",
+    "normalize_answer",
+    "numeric_match",
+    "parse_quantities",
+    "token_f1",
+]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without articles and punctuation, one space between words (as in SQuAD; unicode-aware)."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    kept = "".join(" " if unicodedata.category(sign)[0] == "P" else sign for sign in text)
+    return " ".join(_ARTICLES.sub(" ", kept).split())
+
+
+def exact_match(answer: str, golds: Sequence[str]) -> bool:
+    """Whether the normalised answer is one of the golds."""
+    return normalize_answer(answer) in {normalize_answer(gold) for gold in golds}
+
+
+def token_f1(answer: str, golds: Sequence[str]) -> float:
+    """Best F1 of the answer's words against a gold's, in [0, 1]; 1 if both are empty."""
+    return max(
+        (_f1(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in golds), default=0.0
+    )
+
+
+def _f1(answer: list[str], gold: list[str]) -> float:
+    if not answer or not gold:
+        return float(answer == gold)
+    shared = sum((Counter(answer) & Counter(gold)).values())
+    return 2 * shared / (len(answer) + len(gold))
+
+
+# ---- amounts
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An amount in a text.
+
+    Attributes:
+        value: with its sign, after its scale ("1.2 billion" is 1,200,000,000); of basis points, in percent.
+        unit: a currency's code, "%", or None.
+        resolution: one in the last place that is shown, after scale ("1.2 billion": 100,000,000).
+        start: where it begins in the text.
+    """
+
+    value: Decimal
+    unit: str | None
+    resolution: Decimal
+    start: int
+
+
+_SCALES = {
+    "thousand": 10**3, "k": 10**3,
+    "million": 10**6, "millions": 10**6, "mn": 10**6, "mm": 10**6, "m": 10**6, "mio": 10**6,
+    "billion": 10**9, "billions": 10**9, "bn": 10**9, "b": 10**9,
+    "trillion": 10**12, "trillions": 10**12, "tn": 10**12,
+}  # fmt: skip
+_UNITS = {
+    "US$": "USD", "$": "USD", "USD": "USD", "DOLLAR": "USD", "DOLLARS": "USD",
+    "€": "EUR", "EUR": "EUR", "EURO": "EUR", "EUROS": "EUR",
+    "£": "GBP", "GBP": "GBP", "POUNDS": "GBP",
+    "¥": "JPY", "JPY": "JPY", "YEN": "JPY", "CHF": "CHF",
+    "%": "%", "PERCENT": "%", "PER CENT": "%", "PERCENTAGE POINT": "%", "PERCENTAGE POINTS": "%", "PP": "%",
+    "BASIS POINT": "bps", "BASIS POINTS": "bps", "BPS": "bps", "BP": "bps",
+}  # fmt: skip
+_BEFORE = r"(?:(?:US\$|[$€£¥]|USD|EUR|GBP|JPY|CHF)\s?)"
+_AFTER = (
+    r"(?:%|(?:percentage\s+points?|percent|per\s+cent|pp|basis\s+points?|bps?|dollars?|euros?|pounds|yen|"
+    r"USD|EUR|GBP|JPY|CHF)\b|[€£¥])"
+)
+_MINUS = "-−–"
+_AMOUNT = re.compile(
+    rf"""
+    (?:(?<![\w.,)\]])(?P<sign>[{_MINUS}+])\s?)?
+    (?P<outer>{_BEFORE}(?=\())?
+    (?P<open>\()?
+    (?:(?P<before>{_BEFORE})(?P<sign2>[{_MINUS}])?)?
+    (?:(?<=\()(?P<sign3>[{_MINUS}]))?
+    (?<![\w.,])(?P<number>\d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
+    (?!\d|(?:st|nd|rd|th)\b|[.,]\d)
+    (?P<close>\))?
+    (?:\s?-?(?P<scale>{"|".join(sorted(_SCALES, key=len, reverse=True))})(?![A-Za-z]))?
+    (?:\s?(?P<after>{_AFTER}))?
+    (?P<close2>\))?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+# What has digits but is no amount: citation marks, dates, quarters and fiscal years are found before amounts are.
+_NO_AMOUNT = re.compile(
+    rf"\[\s*\d+(?:\s*[,;]\s*\d+)*\s*\]|\b\d{{4}}-\d{{1,2}}-\d{{1,2}}\b|\b\d{{1,2}}/\d{{1,2}}/\d{{2,4}}\b|"
+    rf"\b\d{{1,2}}\s+{_MONTH}(?:,?\s+\d{{4}})?\b|\b{_MONTH}\s+\d{{1,2}}(?:,\s*\d{{4}})?\b|"
+    rf"\b10-[KQ]\b|\b(?:source|report|passage|page|note|section|table|item)s?\s+\d+\b",
+    re.IGNORECASE,
+)
+_WORDS = {
+    word: value
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+    )
+}
+_WORD_AMOUNT = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
+_RANGE = re.compile(rf"\s*(?:[{_MINUS}]|to|and)\s*$", re.IGNORECASE)
+
+
+def parse_quantities(text: str) -> list[Quantity]:
+    """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
+
+    An amount in parentheses is negative, as in accounts ("(1,234)"), unless it is a percentage in running text. The
+    first end of a range has the scale and the unit of the second ("3–5 million").
+    """
+    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), text)
+    found = [match for match in _AMOUNT.finditer(blank) if not _is_year(match)]
+    quantities: list[Quantity] = []
+    for index, match in enumerate(found):
+        scale, unit = _scale(match), _unit(match)
+        following = found[index + 1] if index + 1 < len(found) else None
+        if following is not None and _RANGE.fullmatch(blank[match.end() : following.start("number")] or " "):
+            scale = scale if match["scale"] else _scale(following)
+            unit = unit or _unit(following)
+        number = match["number"].replace(",", "")
+        value, places = Decimal(number), len(number.partition(".")[2])
+        if unit == "bps":
+            unit, scale = "%", scale / 100
+        in_parentheses = match["open"] and (match["close"] or match["close2"])
+        alone = blank.strip() == match[0].strip()
+        signs = [match["sign"], match["sign2"], match["sign3"]]
+        negative = any(sign not in (None, "+") for sign in signs)
+        if in_parentheses and (unit != "%" or alone):
+            negative = True
+        quantities.append(
+            Quantity(
+                (-value if negative else value) * scale,
+                unit,
+                Decimal(1).scaleb(-places) * scale,
+                match.start(),
+            )
+        )
+    if not quantities:
+        quantities = [
+            Quantity(Decimal(_WORDS[match[0].lower()]), None, Decimal(1), match.start())
+            for match in _WORD_AMOUNT.finditer(blank)
+        ]
+    return quantities
+
+
+def _is_year(match: re.Match[str]) -> bool:
+    bare = not any(match[name] for name in ("outer", "before", "after", "scale", "sign", "sign2"))
+    return bare and re.fullmatch(r"(?:19|20)\d\d", match["number"]) is not None
+
+
+def _scale(match: re.Match[str]) -> Decimal:
+    return Decimal(_SCALES[match["scale"].lower()] if match["scale"] else 1)
+
+
+def _unit(match: re.Match[str]) -> str | None:
+    named = match["outer"] or match["before"] or match["after"]
+    return _UNITS[" ".join(named.upper().split())] if named else None
+
+
+_COMMITTED = re.compile(r"\b(?:final\s+)?answer\s*(?:is|:)\s*(?P<rest>[^\n|]*)", re.IGNORECASE)
+_FALL = re.compile(
+    r"\b(?:loss(?:es)?|lost|decreas\w*|declin\w*|fell|fall\w*|drop\w*|down|lower|negative|minus|reduc\w*|shrank)\b",
+    re.IGNORECASE,
+)
+_FALL_REACH = 40
+
+
+def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
+    """Whether an answer states the gold's amount.
+
+    The values may differ by half of one in the last place that gold shows (gold "1.2 billion" is met by "1,204
+    million"), or by `tolerance` if that is more; an answer coarser than gold needs a tolerance. Units that differ are
+    wrong, one that is missing is not. "a loss of $5 million" agrees with a negative gold. Only what follows "answer:"
+    or "the answer is" counts, if it is there; else an answer that states more than two amounts of the unit has not
+    committed itself.
+
+    Args:
+        answer: any text.
+        gold: a text with one amount, or with a range's two.
+        tolerance: largest relative deviation.
+
+    Raises:
+        DataError: if gold states no amount.
+    """
+    wanted = parse_quantities(gold)
+    if not wanted:
+        year = re.fullmatch(r"\W*((?:19|20)\d\d)\W*", gold)
+        if year is None:
+            raise DataError(f"gold {gold!r} states no amount.", hint="score it as text instead.")
+        return set(re.findall(r"\b(?:19|20)\d\d\b", answer)) == {year[1]}
+    committed = list(_COMMITTED.finditer(answer))
+    text = committed[-1]["rest"] if committed else answer
+    stated = [
+        quantity
+        for quantity in parse_quantities(text)
+        if not quantity.unit or not wanted[0].unit or quantity.unit == wanted[0].unit
+    ]
+    if len({quantity.value for quantity in stated}) > max(2, len(wanted)):
+        return False
+    if len(wanted) > 1:
+        return len(stated) == len(wanted) and all(
+            _same(text, a, b, tolerance) for a, b in zip(stated, wanted, strict=True)
+        )
+    return any(_same(text, quantity, wanted[0], tolerance) for quantity in stated)
+
+
+def _same(text: str, stated: Quantity, wanted: Quantity, tolerance: float) -> bool:
+    value, resolution = stated.value, stated.resolution
+    if wanted.unit is None and stated.unit == "%" and abs(wanted.value) < 1:
+        value, resolution = value / 100, resolution / 100  # gold as a fraction
+    if wanted.value < 0 < value and _FALL.search(text[max(0, stated.start - _FALL_REACH) : stated.start]):
+        value = -value
+    slack = Decimal(str(tolerance)) * abs(wanted.value)
+    deviation = abs(value - wanted.value)
+    if deviation <= slack:
+        return True
+    return resolution <= wanted.resolution and deviation <= wanted.resolution / 2
+
+
+# ---- sources
+
+
+class CitationScores(NamedTuple):
+    """How well an answer's sources are those of the gold, each in [0, 1]."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+_CITATION = re.compile(r"\[\s*(\d+(?:\s*[,;]\s*\d+)*)\s*\]|\bsources?\s*:?\s*#?(\d+)\b", re.IGNORECASE)
+
+
+def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
+    """Precision, recall and F1 of the numbered sources that an answer cites: `[2]`, `[1, 3]`, `(Source 2)`.
+
+    An answer that cites nothing has precision 0, unless gold cites nothing either: then all are 1.
+
+    Args:
+        answer: any text.
+        gold: numbers of the right sources, or a text that cites them.
+    """
+    cited = _cited(answer)
+    right = _cited(gold) if isinstance(gold, str) else set(gold)
+    if not cited and not right:
+        return CitationScores(1.0, 1.0, 1.0)
+    hits = len(cited & right)
+    precision = hits / len(cited) if cited else 0.0
+    recall = hits / len(right) if right else 0.0
+    return CitationScores(precision, recall, 2 * hits / (len(cited) + len(right)))
+
+
+def _cited(text: str) -> set[int]:
+    return {
+        int(number)
+        for match in _CITATION.finditer(text)
+        for number in re.findall(r"\d+", match[1] or match[2])
+    }
+
+
+# ---- no answer in the context
+
+_ABSTENTION = re.compile(
+    r"""
+    (?:
+        (?:\bnot|n't|\bnever)\s+(?:\w+\s+){0,2}?(?:stated|mentioned|specified|provided|given|disclosed|reported|found|
+            available|included|contained|answered|say|says|state|mention|specify|provide|contain|include|disclose|
+            give|know|enough\s+information|sufficient\s+information)
+      | \bno\s+(?:such\s+)?(?:information|answer|mention|data|details?|figures?)\b
+      | \b(?:cannot|can't|can\s+not|could\s+not|couldn't|unable\s+to|not\s+able\s+to)\s+(?:be\s+)?
+            (?:answer|answered|determine|determined|find|found|tell|say|infer|inferred)
+      | \binsufficient\s+(?:information|context|data)
+      | \b(?:is|are|remains?)\s+(?:unknown|unclear|missing\s+from)
+      | \bunanswerable
+    )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_BUT = re.compile(r"\b(?:but|however|although|though|nevertheless)\b|[.;,]", re.IGNORECASE)
+
+
+def abstains(answer: str) -> bool:
+    """Whether an answer says that the context holds none.
+
+    A text that goes on to state an amount after "but", or in another clause, has answered.
+    """
+    answer = answer.replace("’", "'")
+    match = _ABSTENTION.search(answer)
+    if match is None:
+        return False
+    start = max((one.end() for one in _BUT.finditer(answer[: match.start()])), default=0)
+    after = _BUT.search(answer, match.end())
+    others = [answer[:start], answer[after.end() :] if after else ""]
+    return not any(parse_quantities(part) for part in others)

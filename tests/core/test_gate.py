@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from selfaug.core.gate import at_least, at_most, overall
+from selfaug.core.statistics import Interval, paired_difference
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "most", "least"),
+    [
+        (0.00, 0.05, "pass", "inconclusive"),  # the bound itself is within
+        (0.05, 0.09, "inconclusive", "pass"),
+        (0.06, 0.09, "fail", "pass"),
+        (0.00, 0.04, "pass", "fail"),
+        (0.01, 0.09, "inconclusive", "inconclusive"),
+    ],
+)
+def test_outcomes(low: float, high: float, most: str, least: str) -> None:
+    value = Interval((low + high) / 2, low, high)
+    assert at_most("forgetting", value, 0.05, 100).outcome == most
+    assert at_least("gain", value, 0.05, 100).outcome == least
+
+
+def test_items_needed_do_decide() -> None:
+    """The same scores, so many times over, have an interval that clears the bound; half as many have not."""
+    scores = np.array([1.0] * 6 + [-1.0] * 4 + [0.0] * 50)
+    base, tuned = (scores > 0).astype(float), (scores < 0).astype(float)
+
+    def measure(count: int) -> Interval:
+        repeated = np.resize(np.arange(60), count)
+        return paired_difference(base[repeated], tuned[repeated], seed=0).difference
+
+    result = at_most("forgetting", measure(60), 0.0, 60)
+    assert result.outcome == "inconclusive"
+    assert result.items_needed is not None
+    whole = 60 * round(result.items_needed / 60 + 0.5)
+    assert at_most("forgetting", measure(whole + 60), 0.0, whole).outcome == "fail"
+    assert at_most("forgetting", measure(whole // 2), 0.0, whole).outcome == "inconclusive"
+
+
+def test_nothing_is_needed_where_it_is_decided_or_can_not_be() -> None:
+    assert at_most("x", Interval(0.01, 0.0, 0.02), 0.05, 10).items_needed is None
+    assert at_most("x", Interval(0.05, 0.0, 0.1), 0.05, 10).items_needed is None
+    assert at_least("x", Interval(0.0499999, 0.0499998, 0.1), 0.05, 10).items_needed is not None
+
+
+def test_overall() -> None:
+    good, bad, open_ = (at_most("x", Interval(v, v - 0.01, v + 0.01), 0.05, 10) for v in (0.01, 0.09, 0.049))
+    assert [r.outcome for r in (good, bad, open_)] == ["pass", "fail", "inconclusive"]
+    assert overall([good, good]) == "pass"
+    assert overall([good, open_]) == "inconclusive"
+    assert overall([good, open_, bad]) == "fail"
+    with pytest.raises(ValueError, match="without bounds"):
+        overall([])

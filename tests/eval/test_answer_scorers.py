@@ -1,0 +1,99 @@
+"""Scorers against verdicts written by hand (`answer_cases.tsv`), and properties that hold for all amounts."""
+
+from __future__ import annotations
+
+import csv
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfaug.errors import DataError
+from selfaug.eval.answer_scorers import (
+    abstains,
+    citation_scores,
+    exact_match,
+    numeric_match,
+    parse_quantities,
+    token_f1,
+)
+
+with (Path(__file__).parent / "answer_cases.tsv").open(encoding="utf-8", newline="") as file:
+    CASES = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+
+SCORERS = {
+    "numeric": numeric_match,
+    "exact": lambda answer, gold: exact_match(answer, [gold]),
+    "f1": lambda answer, gold: token_f1(answer, [gold]),
+    "citations": lambda answer, gold: citation_scores(answer, gold).f1,
+    "abstains": lambda answer, _: abstains(answer),
+}
+
+
+@pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: f"{case['scorer']}: {case['answer']} / {case['gold']}"
+)
+def test_verdicts_written_by_hand(case: dict[str, str]) -> None:
+    got = SCORERS[case["scorer"]](case["answer"], case["gold"])
+    if case["expected"] in ("yes", "no"):
+        assert got is (case["expected"] == "yes")
+    else:
+        assert got == pytest.approx(float(case["expected"]), abs=1e-4)
+
+
+def test_there_are_cases_enough() -> None:
+    assert len(CASES) >= 200
+    assert {case["scorer"] for case in CASES} == set(SCORERS)
+
+
+AMOUNTS = st.decimals(min_value=-(10**6), max_value=10**6, places=2)
+
+
+@given(AMOUNTS, st.sampled_from(["", "$", "€"]), st.sampled_from(["", " million", " billion", "%"]))
+def test_an_amount_is_itself(value: Decimal, before: str, after: str) -> None:
+    text = f"{'-' if value < 0 else ''}{before}{abs(value):,}{after}"
+    assert numeric_match(text, text)
+    (quantity,) = parse_quantities(text)
+    assert (quantity.value < 0) == (value < 0)
+    if value:
+        assert not numeric_match(text, text.removeprefix("-") if value < 0 else f"-{text}")
+
+
+@given(st.integers(1, 10**6))
+def test_how_the_scale_is_written_does_not_matter(value: int) -> None:
+    for written in (
+        f"${value:,} million",
+        f"{value}m USD",
+        f"US${value * 10**6:,}",
+        f"{value * 1000} thousand",
+    ):
+        assert numeric_match(written, f"${value} million")
+        assert not numeric_match(written, f"${value} thousand")
+
+
+@given(AMOUNTS, st.floats(0, 0.5), st.floats(0, 0.5), st.floats(-0.6, 0.6))
+def test_more_tolerance_never_fails_what_less_passes(
+    gold: Decimal, one: float, other: float, error: float
+) -> None:
+    answer = str(round(float(gold) * (1 + error), 2))
+    low, high = sorted((one, other))
+    assert numeric_match(answer, str(gold), high) or not numeric_match(answer, str(gold), low)
+
+
+def test_coarser_answers_need_a_tolerance() -> None:
+    assert not numeric_match("$1.5 billion", "$1,536 million")
+    assert numeric_match("$1.5 billion", "$1,536 million", tolerance=0.03)
+
+
+def test_a_gold_without_an_amount_is_an_error() -> None:
+    with pytest.raises(DataError, match="states no amount"):
+        numeric_match("12", "no number here")
+
+
+def test_the_best_of_several_golds_counts() -> None:
+    assert token_f1("grew", ["fell", "grew strongly"]) == pytest.approx(2 / 3)
+    assert token_f1("grew", []) == 0.0
+    assert exact_match("grew", ["fell", "Grew"])
+    assert citation_scores("[1, 2]", [2, 3]) == pytest.approx((0.5, 0.5, 0.5))

@@ -1,0 +1,127 @@
+"""Evaluation of a finished run of the tiny model: what is compared, kept, refused and decided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from selfaug.cli.main import app
+from selfaug.errors import ConfigError, StorageError
+from selfaug.phases.evaluate import RECORD_KIND, evaluate
+from selfaug.records import read_lines, read_record
+from selfaug.rundir import RunDir
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+FEW = {"general_items": 4, "task_items": 5, "max_new_tokens": 4, "device": "cpu"}
+
+
+def length_of(answer: str, gold: str) -> float:
+    """A scorer of the user's: anything from 0 to 1."""
+    return 1 / (1 + len(answer))
+
+
+def too_much(answer: str, gold: str) -> float:
+    return 2.0
+
+
+def test_both_models_answer_everything_and_the_record_says_so(copied_run: Path) -> None:
+    stages: list[str] = []
+    result = evaluate(copied_run, **FEW, on_progress=lambda progress: stages.append(progress.stage))
+    record = read_record(copied_run / "evaluation.json", RECORD_KIND)
+    assert result.record == record
+    assert result.outcome is None
+    assert list(dict.fromkeys(stages)) == [
+        "data", "model", "base: task", "tuned: task", "base: general", "tuned: general", "drift",
+    ]  # fmt: skip
+    for name, items in (("task", 5), ("general", 4)):
+        suite = record["suites"][name]
+        assert suite["items"] == len(suite["scores"]) == items
+        for model in ("base", "tuned"):
+            lines = read_lines(copied_run / "samples" / "evaluation" / f"{name}-{model}.jsonl")
+            assert {line["id"] for line in lines} == set(suite["scores"])
+            values = [scores[model] for scores in suite["scores"].values()]
+            assert suite[model]["value"] == pytest.approx(sum(values) / items)
+        differences = [scores["tuned"] - scores["base"] for scores in suite["scores"].values()]
+        assert suite["difference"]["difference"]["value"] == pytest.approx(sum(differences) / items)
+    assert record["drift"]["nats"]["value"] > 0
+    # The prompt of a task row is the one that it was trained with, and not a word of its completion.
+    first = read_lines(copied_run / "samples" / "evaluation" / "task-base.jsonl")[0]
+    assert first["prompt"].endswith("<|im_start|>assistant\n")
+    assert RunDir.open(copied_run).is_complete()
+
+
+def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path) -> None:
+    class CutError(Exception):
+        pass
+
+    def cut(progress: object) -> None:
+        if getattr(progress, "stage", "") == "tuned: general" and getattr(progress, "done", 0) >= 2:
+            raise CutError
+
+    with pytest.raises(CutError):
+        evaluate(copied_run, **FEW, batch_size=2, on_progress=cut)
+    work = copied_run / "samples" / "evaluation"
+    assert len(read_lines(work / "general-tuned.jsonl")) == 2
+    assert not (copied_run / "evaluation.json").exists()
+    with pytest.raises(StorageError, match="cut off, with another max_new_tokens"):
+        evaluate(copied_run, **{**FEW, "max_new_tokens": 5})
+    before = (work / "general-tuned.jsonl").read_text()
+    done: list[tuple[str, int]] = []
+    evaluate(copied_run, **FEW, batch_size=2, on_progress=lambda p: done.append((p.stage, p.done)))
+    assert (work / "general-tuned.jsonl").read_text().startswith(before)
+    assert ("base: task", 5) in done
+    assert ("base: task", 2) not in done
+    whole = read_record(copied_run / "evaluation.json", RECORD_KIND)["suites"]
+    with pytest.raises(StorageError, match="has an evaluation already"):
+        evaluate(copied_run, **FEW)
+    again = evaluate(copied_run, **FEW, overwrite=True).record["suites"]
+    assert again == whole
+
+
+def test_scorers_of_the_user(copied_run: Path) -> None:
+    here = "test_evaluate"
+    record = evaluate(copied_run, **FEW, scorer=f"{here}:length_of").record
+    assert 0 < record["suites"]["task"]["base"]["value"] <= 1
+    for scorer, message in (
+        ("nonsense", "there is no scorer"),
+        ("no.such.module:f", "can't be imported"),
+        (f"{here}:missing", "can't be imported"),
+        (f"{here}:too_much", "not a score between 0 and 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(copied_run, **FEW, scorer=scorer, overwrite=True)
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(
+        app, ["evaluate", *arguments, "--general-items", "3", "--max-new-tokens", "2", "--device", "cpu"]
+    )
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_gate_and_its_exit_codes(copied_run: Path) -> None:
+    run = str(copied_run)
+    code, out, told = command(run, "--max-forgetting", "1", "--min-task-gain", "-1", "--task-items", "3")
+    assert code == 0, told
+    assert "gate: pass" in out
+    assert "too few to see any change" in out
+    code, out, _ = command(run, "--min-task-gain", "1", "--task-items", "3", "--overwrite", "--json")
+    assert code == 3
+    assert json.loads(out)["gate"]["outcome"] == "fail"
+    code, out, _ = command(run, "--task-items", "2", "--overwrite")
+    assert code == 0
+    assert "gate" not in out
+    assert command(run, "--half", "both")[0] == 2
+
+
+def test_a_task_gain_needs_rows(settings, tmp_path: Path) -> None:
+    from selfaug.phases.train import train
+
+    train(settings(tmp_path / "run", "train.steps=1"))
+    with pytest.raises(ConfigError, match="needs held-out rows"):
+        evaluate(tmp_path / "run", **FEW, min_task_gain=0.1)
+    assert list(evaluate(tmp_path / "run", **FEW).record["suites"]) == ["general"]
