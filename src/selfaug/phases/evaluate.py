@@ -55,6 +55,8 @@ RECORD_KIND = "evaluation"
 
 MODELS = ("base", "tuned")
 
+_STARTED = "started.json"
+
 Scorer = Callable[[str, str], float]
 """Score in [0, 1] of an answer, given the row's completion."""
 
@@ -150,12 +152,15 @@ def evaluate(
         "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step, "weights": _hash(weights),
     }  # fmt: skip
     began = time.monotonic()
-    work = _open(folder, settings, overwrite)
+    work = folder.samples / "evaluation"
+    if not overwrite:
+        _require_free(folder, work, settings)
     on_progress(Progress("data"))
     tokenizer, suites = _suites(config, settings, score, offline)
     on_progress(Progress("model"))
     resolved = resolve_device(device)
     base, tuned = _models(config, weights, resolved, offline)
+    _open(folder, work, settings, overwrite)  # nothing is replaced before all of this has worked
 
     answers: dict[str, dict[str, list[str]]] = {}
     for name, suite in suites.items():
@@ -234,36 +239,39 @@ def _hash(weights: Path) -> str:
     """Of the trained weights: answers of other weights must not be taken for theirs."""
     digest = hashlib.sha256()
     for file in sorted(weights.glob("*.safetensors")):
-        digest.update(file.read_bytes())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
 
 
-def _open(run: RunDir, settings: dict[str, Any], overwrite: bool) -> Path:
-    """Folder of the answers: a new one, or that of an evaluation with the same settings that was cut off."""
-    work = run.samples / "evaluation"
-    started = work / "started.json"
-    if overwrite:
-        shutil.rmtree(work, ignore_errors=True)
-        run.evaluation.unlink(missing_ok=True)
-    elif run.evaluation.exists():
+def _require_free(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
+    """Refuse where there is an evaluation, or the answers of one with other settings."""
+    if run.evaluation.exists():
         raise StorageError(
             f"{run.path} has an evaluation already.", hint=f"look at {run.evaluation}, or use --overwrite."
         )
-    if started.exists():
-        before = read_record(started, "evaluation-started")
+    if (work / _STARTED).exists():
+        before = read_record(work / _STARTED, "evaluation-started")
         changed = sorted(key for key in settings if before.get(key) != settings[key])
         if changed:
             raise StorageError(
                 f"{run.path} has an evaluation that was cut off, with another {', '.join(changed)}.",
                 hint="give the same settings to go on with it, or --overwrite.",
             )
-        return work
+
+
+def _open(run: RunDir, work: Path, settings: dict[str, Any], overwrite: bool) -> None:
+    """Make the folder of the answers, or go on with the one that is there."""
     try:
+        if overwrite and work.exists():
+            shutil.rmtree(work)
+        if overwrite:
+            run.evaluation.unlink(missing_ok=True)
         work.mkdir(parents=True, exist_ok=True)
-        write_record(started, "evaluation-started", settings)
     except OSError as error:
         raise StorageError(f"can't write into {work}: {error.strerror or error}") from error
-    return work
+    if not (work / _STARTED).exists():
+        write_record(work / _STARTED, "evaluation-started", settings)
 
 
 def _suites(

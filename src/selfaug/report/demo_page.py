@@ -64,7 +64,11 @@ def demo_page(record: dict[str, Any]) -> str:
         charts=list(zip(charts, inline, strict=True)),
         executive=entries[0] if entries else None,
         others=entries[1:],
-        settings=[(meaning, record["settings"][name]) for name, meaning in _SETTINGS.items()],
+        settings=[
+            (meaning, record["settings"][name])
+            for name, meaning in _SETTINGS.items()
+            if name in record["settings"]
+        ],
         duration=duration(record["seconds"]),
         detectable=_detectable(record),
     )
