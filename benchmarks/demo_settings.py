@@ -45,7 +45,6 @@ def one_run(
     prepare(threads)
     run = RunDir(folder / "selfaug")
     if not run.is_complete():
-        (folder / "data").mkdir(parents=True, exist_ok=True)
         write_data(folder, settings)
         config = train_config(folder, "selfaug", settings)
         alignment = config.selfaug.model_copy(update={"align_boundary": boundary})

@@ -9,7 +9,6 @@ chosen on.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +20,6 @@ import torch
 from selfaug.config import TrainConfig, load_config
 from selfaug.core.statistics import detectable_difference, paired_difference
 from selfaug.data.market_reports import market_report_rows, market_report_template
-from selfaug.errors import StorageError
 from selfaug.eval.general_suite import Half
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
 from selfaug.phases.demo_evaluation import (
@@ -37,6 +35,7 @@ from selfaug.phases.demo_evaluation import (
     tuned_model,
 )
 from selfaug.phases.train import Progress, train
+from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 
@@ -56,7 +55,7 @@ RECORD_KIND = "demo"
 METHODS = {"plain": "plain LoRA", "selfaug": "SelfAug"}
 """Folder and name of each method."""
 
-_MARKER = "demo.json"
+_CONTENTS = {"record.json", "report.html", "samples", "data", *METHODS}
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,8 @@ def run_demo(
     """
     settings = settings or (QUICK if quick else FULL)
     began = time.monotonic()
-    cut_off = _open(output, settings, overwrite)
+    folder = WorkFolder(output, "demo", _CONTENTS, last=("report.html", "record.json"))
+    cut_off = folder.open(asdict(settings), overwrite=overwrite)
     if (output / "record.json").exists():
         return read_record(output / "record.json", RECORD_KIND)
     earlier = _seconds_of_complete_runs(output)
@@ -142,6 +142,7 @@ def run_demo(
     def report(label: str) -> OnProgress:
         return lambda stage, done, total: on_progress(Progress(f"{label}: {stage}", done, total))
 
+    (output / "samples").mkdir(exist_ok=True)
     answers: dict[str, Answers] = {}
     for name, model in models.items():
         path = output / "samples" / f"{name}.jsonl"
@@ -199,69 +200,6 @@ def run_demo(
     return read_record(output / "record.json", RECORD_KIND)
 
 
-def _open(output: Path, settings: DemoSettings, overwrite: bool) -> bool:
-    """Make the demo's folder, or go on with a cut-off one; returns whether there was one.
-
-    A finished demo whose page was not written yet counts as cut off.
-    """
-    marker = output / _MARKER
-    if output.exists() and not output.is_dir():
-        raise StorageError(f"{output} is a file, not a folder.", hint="give another --output.")
-    if output.exists() and any(output.iterdir()):
-        if not marker.is_file():
-            raise StorageError(f"{output} is not empty and not a demo.", hint="give another --output.")
-        same = read_record(marker, "demo-started")["settings"] == asdict(settings)
-        finished = (output / "record.json").exists()
-        if overwrite:
-            _clear(output)
-        elif finished and (output / "report.html").exists():
-            raise StorageError(
-                f"{output} already holds a finished demo.",
-                hint=f"look at {output / 'report.html'}, give another --output, or --overwrite.",
-            )
-        elif not same:
-            raise StorageError(
-                f"{output} holds a demo with other settings.", hint="give another --output, or --overwrite."
-            )
-    cut_off = marker.exists()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if not cut_off:
-            write_record(marker, "demo-started", {"settings": asdict(settings)})
-        (output / "samples").mkdir(exist_ok=True)
-        (output / "data").mkdir(exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"can't write into {output}: {error.strerror or error}", hint="give another --output."
-        ) from error
-    return cut_off
-
-
-def _clear(output: Path) -> None:
-    """Delete a demo, but never what is not part of one. The marker goes last: what is left is still a demo."""
-    ours = {_MARKER, "record.json", "report.html", "samples", "data", *METHODS}
-    foreign = sorted(
-        entry.name
-        for entry in output.iterdir()
-        if entry.name not in ours and not any(entry.name.startswith(f".{name}.") for name in ours)
-    )
-    if foreign:
-        raise StorageError(
-            f"{output} holds a demo, and files that selfaug did not write: {', '.join(foreign[:5])}.",
-            hint="move them away first, or give another --output.",
-        )
-    try:
-        for entry in sorted(output.iterdir(), key=lambda entry: entry.name == _MARKER):
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-    except OSError as error:
-        raise StorageError(
-            f"can't clear {output}: {error.strerror or error}", hint="give another --output."
-        ) from error
-
-
 def _seconds_of_complete_runs(output: Path) -> float:
     """Training time of an earlier session. What it evaluated is not counted: nobody wrote its time down."""
     records = (output / name / "record.json" for name in METHODS)
@@ -270,6 +208,7 @@ def _seconds_of_complete_runs(output: Path) -> float:
 
 def write_data(output: Path, settings: DemoSettings) -> None:
     """The rows and their template as files, as a user would have them."""
+    (output / "data").mkdir(parents=True, exist_ok=True)
     rows = market_report_rows("train", settings.steps * settings.batch_size, settings.seed)
     lines = [json.dumps({key: row[key] for key in ("id", "question", "context", "answer")}) for row in rows]
     write_text(output / "data" / "train.jsonl", "\n".join(lines) + "\n")
