@@ -41,6 +41,7 @@ ADDED = {
     "selfaug train": ["--steps", "2", "--save-steps", "1", "--device", "cpu"],
     "selfaug train --resume": [],
     "selfaug chat": ["--max-new-tokens", "4", "--device", "cpu"],
+    "selfaug assess": ["--probe-steps", "1", "--general-items", "2", "--task-items", "2", "--device", "cpu"],
     "selfaug evaluate": [
         "--general-items",
         "2",

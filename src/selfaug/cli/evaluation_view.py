@@ -12,7 +12,7 @@ from rich.text import Text
 from selfaug.core.printable import printable
 from selfaug.report.demo_results import percent, points
 
-__all__ = ["show_evaluation"]
+__all__ = ["show_evaluation", "suites_table"]
 
 
 def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -> None:
@@ -23,19 +23,7 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
-    table = Table(caption="In brackets: 95 % intervals.", caption_justify="left")
-    for name in ("", "items", "base model", "tuned model", "difference, item by item"):
-        table.add_column(name, justify="left" if name == "" else "right")
-    for name, suite in record["suites"].items():
-        label = f"task ({record['settings']['scorer']})" if name == "task" else name
-        table.add_row(
-            Text(printable(label)),
-            f"{suite['items']}",
-            _share(suite["base"]),
-            _share(suite["tuned"]),
-            _difference(suite["difference"]["difference"]),
-        )
-    console.print(table)
+    console.print(suites_table(record["suites"], record["settings"]["scorer"]))
     drift = record["drift"]
     nats = drift["nats"]
     console.print(
@@ -54,6 +42,28 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         styles = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
         outcome = record["gate"]["outcome"]
         console.print(Text(f"gate: {outcome}", styles[outcome]))
+
+
+def suites_table(suites: Mapping[str, Any], scorer: str, *, tuned: str = "tuned model") -> Table:
+    """Scores of base and tuned model on each suite, and their difference.
+
+    Args:
+        suites: of an evaluation's record.
+        scorer: name of the task's scorer.
+        tuned: what the tuned model is called.
+    """
+    table = Table(caption="In brackets: 95 % intervals.", caption_justify="left")
+    for name in ("", "items", "base model", tuned, "difference, item by item"):
+        table.add_column(name, justify="left" if name == "" else "right")
+    for name, suite in suites.items():
+        table.add_row(
+            Text(printable(f"task ({scorer})" if name == "task" else name)),
+            f"{suite['items']}",
+            _share(suite["base"]),
+            _share(suite["tuned"]),
+            _difference(suite["difference"]["difference"]),
+        )
+    return table
 
 
 def _bound(bound: Mapping[str, Any]) -> str:

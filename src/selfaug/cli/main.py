@@ -280,6 +280,86 @@ def train(
     say(f"\nnext: selfaug chat {result.run}\n  or: selfaug export {result.run} --to models/{result.run.name}")
 
 
+@app.command(
+    epilog="Example: selfaug assess --model Qwen/Qwen3-0.6B --train rows.jsonl --eval held-out.jsonl"
+)
+def assess(
+    ctx: typer.Context,
+    config: Config = None,
+    model: Model = None,
+    rows: Rows = None,
+    evaluate: Annotated[
+        list[str] | None,
+        typer.Option("--eval", metavar="SOURCE", help="Held-out rows, for the job's score; may be repeated."),
+    ] = None,
+    output: Annotated[
+        str, typer.Option("--output", metavar="FOLDER", help="Where the assessment is written.")
+    ] = "runs/assessment",
+    scorer: Annotated[
+        str,
+        typer.Option("--scorer", metavar="NAME", help="exact, f1, numeric, citations, or module:function."),
+    ] = "exact",
+    probe_steps: Annotated[
+        int, typer.Option("--probe-steps", metavar="STEPS", min=1, help="Steps of the plain-LoRA probe.")
+    ] = 40,
+    general_items: Annotated[
+        int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests.")
+    ] = None,
+    task_items: Annotated[
+        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many held-out rows.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="TOKENS", min=1, help="Longest answer to a row.")
+    ] = 128,
+    max_length: MaxLength = None,
+    template: Template = None,
+    skip_bad_rows: SkipBadRows = False,
+    device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")] = None,
+    sets: Sets = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Assess anew.")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the base model on the job and in general, and what plain fine-tuning would make it forget."""
+    flags: dict[str, object] = {
+        "--model": model,
+        "--train": rows or None,
+        "--eval": evaluate or None,
+        "--output": output,
+        "--max-length": max_length,
+        "--template": template,
+        "--skip-bad-rows": skip_bad_rows or None,
+        "--device": device,
+        "--overwrite": overwrite or None,
+        "--offline": offline or None,
+    }
+    settings = _load(config, flags, sets)
+    _quiet_libraries(settings, debug=_debug(ctx))
+    from selfaug.cli.assessment_view import show_assessment
+    from selfaug.phases.assess import assess as run_assessment
+
+    try:
+        with RunProgress() as progress:
+            record = run_assessment(
+                settings,
+                scorer=scorer,
+                probe_steps=probe_steps,
+                general_items=general_items,
+                task_items=task_items,
+                max_new_tokens=max_new_tokens,
+                on_progress=progress.show,
+            )
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            "stopped; what is done is kept. To go on, give the same command again."
+        ) from interrupt
+    if as_json:
+        print_json(record)
+    else:
+        show_assessment(record, Path(output))
+
+
 @app.command(epilog="Example: selfaug preview --model Qwen/Qwen3-0.6B --train rows.jsonl --rows 2")
 def preview(
     ctx: typer.Context,

@@ -1,0 +1,282 @@
+"""Baseline assessment: how good the base model is at the job and in general, and how much plain fine-tuning would cost.
+
+A short run of plain LoRA (the probe) is trained and evaluated: what it forgets is measured, not guessed. The probe is
+an ordinary run without alignment, in the assessment's folder.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from selfaug.config import TrainConfig
+from selfaug.core.positions import IGNORED
+from selfaug.data.encode import EncodedRow
+from selfaug.errors import ConfigError
+from selfaug.phases.evaluate import SCORERS, evaluate
+from selfaug.phases.inputs import (
+    TrainingData,
+    compute_dtype,
+    load_base_model,
+    load_training_data,
+    resolve_device,
+)
+from selfaug.phases.train import Progress, train
+from selfaug.phases.work_folder import WorkFolder
+from selfaug.records import read_record, write_record
+from selfaug.rundir import RunDir
+from selfaug.train.loss import alignment_loss
+
+__all__ = ["RECORD_KIND", "Finding", "assess"]
+
+RECORD_KIND = "assessment"
+
+PROBE_STEPS = 40
+
+_SURPRISE_ROWS = 64
+_SMALLEST_BUDGET = 0.02
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of the data.
+
+    Attributes:
+        name: what was looked at.
+        status: "ok", or "warning" where someone should look.
+        found: what was found, with numbers.
+    """
+
+    name: str
+    status: Literal["ok", "warning"]
+    found: str
+
+
+def assess(
+    config: TrainConfig,
+    *,
+    scorer: str = "exact",
+    probe_steps: int = PROBE_STEPS,
+    general_items: int | None = None,
+    task_items: int | None = None,
+    max_new_tokens: int = 128,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Check the data, train the probe, evaluate base model and probe; what was cut off goes on.
+
+    Args:
+        config: settings of the training that is planned; its output is the assessment's folder. Alignment is left out
+            of the probe.
+        scorer: of the held-out rows, as for `evaluate`.
+        probe_steps: optimizer steps of the probe.
+        general_items: how many general requests; None for all of the test half.
+        task_items: how many held-out rows; None for all.
+        max_new_tokens: longest answer to a row.
+        on_progress: called with what is being done.
+
+    Returns:
+        Data of the assessment's record.
+
+    Raises:
+        ConfigError, DataError, ModelError: as training and evaluation do, before anything long.
+        StorageError: if the folder holds something else, or a finished assessment.
+    """
+    if ":" not in scorer and scorer not in SCORERS:
+        raise ConfigError(
+            f"there is no scorer {scorer!r}.", hint=f"use one of {', '.join(SCORERS)}, or module:function."
+        )
+    began = time.monotonic()
+    folder = Path(config.run.output)
+    settings = {
+        "config": config.model_dump(mode="json", exclude={"run"}), "scorer": scorer, "probe_steps": probe_steps,
+        "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
+    on_progress(Progress("data"))
+    data = load_training_data(config)
+    WorkFolder(folder, "assessment", {"record.json", "probe"}, last=["record.json"]).open(
+        settings, overwrite=config.run.overwrite
+    )
+    device = resolve_device(config.model.device)
+    surprise = _surprise(config, data, device, on_progress)
+    findings = check_data(data)
+
+    probe = RunDir(folder / "probe")
+    if probe.is_run() and not probe.started.exists():  # killed while its folder was made
+        probe.discard()
+    trained = train(
+        _probe_config(config, probe, probe_steps),
+        resume=probe.is_run(),
+        on_progress=lambda progress: on_progress(_named(progress)),
+    )
+    if probe.evaluation.exists():
+        evaluation = read_record(probe.evaluation, "evaluation")
+    else:
+        evaluation = evaluate(
+            probe.path,
+            scorer=scorer,
+            general_items=general_items,
+            task_items=task_items,
+            max_new_tokens=max_new_tokens,
+            device=config.model.device,
+            offline=config.run.offline,
+            on_progress=on_progress,
+        ).record
+
+    general = evaluation["suites"]["general"]
+    record = {
+        "settings": settings,
+        "data": data.report,
+        "findings": [asdict(finding) for finding in findings],
+        "surprise": surprise,
+        "suites": evaluation["suites"],
+        "drift": evaluation["drift"],
+        "probe": {
+            "steps": trained.record["steps"],
+            "seconds": trained.record["seconds"],
+            "nll": trained.record["final"]["nll"],
+        },
+        "budget": proposed_budget(general["detectable_difference"]),
+        "verdict": verdict(evaluation["suites"], trained.record["steps"]),
+        "seconds": time.monotonic() - began,
+    }
+    write_record(folder / "record.json", RECORD_KIND, record)
+    return read_record(folder / "record.json", RECORD_KIND)
+
+
+def check_data(data: TrainingData) -> list[Finding]:
+    """Duplicates, contradictions, leakage into the held-out rows, and lengths."""
+    rows = data.train.rows
+    whole = Counter(tuple(row.input_ids) for row in rows)
+    doubled = sum(count - 1 for count in whole.values())
+    completions: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    for row in rows:
+        completions.setdefault(_prompt(row), set()).add(tuple(row.input_ids))
+    contradicting = sum(len(found) > 1 for found in completions.values())
+    findings = [
+        _finding("duplicates", doubled, f"{doubled:,} of {len(rows):,} training rows are there already"),
+        _finding("contradictions", contradicting, f"{contradicting:,} prompts have more than one completion"),
+    ]
+    if data.eval is None:
+        findings.append(
+            Finding(
+                "held-out rows", "warning", "there are none: the job's score can't be measured; see --eval"
+            )
+        )
+    else:
+        leaked = sum(_prompt(row) in completions for row in data.eval.rows)
+        findings.append(
+            _finding(
+                "leakage", leaked, f"{leaked:,} of {len(data.eval.rows):,} held-out prompts are trained on"
+            )
+        )
+    report = data.train.report
+    findings.append(
+        _finding(
+            "lengths",
+            report.rows_shortened + report.rows_too_long,
+            f"median {report.length_p50:,}, longest {report.length_max:,} of {data.max_length:,} tokens; "
+            f"{report.rows_shortened:,} rows lost passages, {report.rows_too_long:,} don't fit",
+        )
+    )
+    return findings
+
+
+def _finding(name: str, count: int, found: str) -> Finding:
+    return Finding(name, "warning" if count else "ok", found)
+
+
+def _prompt(row: EncodedRow) -> tuple[int, ...]:
+    """Token ids before the first completion token."""
+    first = next((place for place, label in enumerate(row.labels) if label != IGNORED), len(row.labels))
+    return tuple(row.input_ids[:first])
+
+
+def _surprise(
+    config: TrainConfig, data: TrainingData, device: torch.device, on_progress: Callable[[Progress], None]
+) -> dict[str, float | int]:
+    """nll of prompts and completions under the base model: how far the rows are from what it expects.
+
+    Nats per token, over some rows; a completion that costs more than its prompt is new in its form.
+    """
+    on_progress(Progress("model"))
+    model = load_base_model(
+        config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
+    )
+    rows = data.train.rows[:: max(1, len(data.train.rows) // _SURPRISE_ROWS)][:_SURPRISE_ROWS]
+    sums = {"prompt": [0.0, 0.0], "completion": [0.0, 0.0]}
+    with torch.no_grad():
+        for done, row in enumerate(rows, 1):
+            ids = torch.tensor([row.input_ids], device=device)
+            labels = torch.tensor([row.labels], device=device)
+            for part, targets in (
+                ("prompt", torch.where(labels == IGNORED, ids, IGNORED)),
+                ("completion", labels),
+            ):
+                result = alignment_loss(model, {"input_ids": ids, "labels": targets}, alpha=0.0)
+                sums[part][0] += float(result.nll_sum)
+                sums[part][1] += float(result.completion_tokens)
+            on_progress(Progress("base model on the rows", done, len(rows)))
+    return {
+        "rows": len(rows),
+        **{f"{part}_nll": total / max(1.0, tokens) for part, (total, tokens) in sums.items()},
+    }
+
+
+def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig:
+    """The planned training without alignment, for a few steps, as LoRA."""
+    values = config.model_dump()
+    values["lora"]["method"] = "lora"
+    values["selfaug"].update(alpha=0.0, drift_limit=None, anchors="none", reference="auto")
+    values["train"].update(steps=steps, save_steps=max(1, steps // 2), report_to=[])
+    values["run"].update(output=str(probe.path), overwrite=False)
+    return TrainConfig.model_validate(values)
+
+
+def _named(progress: Progress) -> Progress:
+    if progress.stage != "training":
+        return progress
+    return Progress("probe: plain LoRA", progress.done, progress.total, progress.metrics)
+
+
+def proposed_budget(detectable: float | None) -> float | None:
+    """Forgetting to allow, a share: what the general requests can show at all, and no less than two points.
+
+    A smaller budget could not be told from none. None if there are too few items to see anything.
+    """
+    return None if detectable is None else max(_SMALLEST_BUDGET, round(detectable, 3))
+
+
+def verdict(suites: dict[str, Any], steps: int) -> str:
+    """What the assessment says, in a sentence or two, made from its numbers."""
+    lost = suites["general"]["difference"]["difference"]
+    span = f"{_points(-lost['value'])} ({_points(-lost['high'])} to {_points(-lost['low'])})"
+    if lost["high"] < 0:
+        text = f"Plain LoRA makes this model forget: after {steps} steps it lost {span} of its general score."
+    elif lost["low"] > 0:
+        text = (
+            f"The probe of {steps} steps gained {_points(lost['value'])} in general: nothing was forgotten."
+        )
+    else:
+        text = (
+            f"The probe of {steps} steps shows no forgetting that these requests can tell from none ({span}); "
+            "a longer training can still forget."
+        )
+    if "task" in suites:
+        gain = suites["task"]["difference"]["difference"]
+        base = suites["task"]["base"]["value"]
+        learned = "learned" if gain["low"] > 0 else "did not measurably learn"
+        text += (
+            f" The base model scores {100 * base:.0f} % at the job; the probe {learned} it "
+            f"({gain['value'] * 100:+.0f} points)."
+        )
+    return text
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f} points"

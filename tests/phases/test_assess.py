@@ -1,0 +1,129 @@
+"""Assessment with the tiny model: the data's checks, the probe, what is kept, and the verdict's words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from selfaug.cli.main import app
+from selfaug.config import TrainConfig
+from selfaug.errors import ConfigError, StorageError
+from selfaug.phases.assess import RECORD_KIND, assess, check_data, proposed_budget, verdict
+from selfaug.phases.inputs import load_training_data
+from selfaug.phases.train import Progress
+from selfaug.records import read_record
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+Settings = Callable[..., TrainConfig]
+
+FEW = {"probe_steps": 2, "general_items": 3, "task_items": 4, "max_new_tokens": 2}
+
+
+def test_probe_is_plain_and_what_was_cut_off_goes_on(
+    settings: Settings, tiny_rows: Path, tmp_path: Path
+) -> None:
+    config = settings(tmp_path / "a", f"data.eval={tiny_rows}", "selfaug.alpha=2", "selfaug.anchors=self")
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "base: general":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assess(config, **FEW, on_progress=cut)
+    assert not (tmp_path / "a" / "record.json").exists()
+    stages: list[str] = []
+    record = assess(config, **FEW, on_progress=lambda progress: stages.append(progress.stage))
+    assert "probe: plain LoRA" not in stages  # it was complete
+    assert record == read_record(tmp_path / "a" / "record.json", RECORD_KIND)
+    probe = read_record(tmp_path / "a" / "probe" / "record.json", "train")
+    assert probe["settings"]["selfaug"]["alpha"] == 0
+    assert probe["steps"] == record["probe"]["steps"] == 2
+    assert set(record["suites"]) == {"task", "general"}
+    assert record["surprise"]["rows"] == 24
+    assert 0 < record["surprise"]["completion_nll"] < 20
+    leaked = next(finding for finding in record["findings"] if finding["name"] == "leakage")
+    assert leaked == {
+        "name": "leakage", "status": "warning", "found": "24 of 24 held-out prompts are trained on"
+    }  # fmt: skip
+    with pytest.raises(StorageError, match="finished assessment"):
+        assess(config, **FEW)
+    with pytest.raises(StorageError, match="finished assessment"):
+        assess(config, **{**FEW, "probe_steps": 3})
+
+
+def test_data_checks(settings: Settings, tmp_path: Path) -> None:
+    def row(question: str, answer: str) -> str:
+        return json.dumps({"question": question, "context": ["the revenue"], "answer": answer}) + "\n"
+
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "held-out.jsonl"
+    train.write_text(row("a?", "1") * 3 + row("b?", "1") + row("b?", "2") + row("c?", "3"), encoding="utf-8")
+    held_out.write_text(row("d?", "1"), encoding="utf-8")
+    config = settings(tmp_path / "run", f"data.train={train}", f"data.eval={held_out}")
+    found = {finding.name: finding for finding in check_data(load_training_data(config))}
+    assert {name: finding.status for name, finding in found.items()} == {
+        "duplicates": "warning", "contradictions": "warning", "leakage": "ok", "lengths": "ok"
+    }  # fmt: skip
+    assert found["duplicates"].found.startswith("2 of 6")
+    assert found["contradictions"].found.startswith("1 prompts")
+    without = check_data(load_training_data(settings(tmp_path / "run")))
+    assert next(one for one in without if one.name == "held-out rows").status == "warning"
+
+
+def suites(low: float, value: float, high: float, gain: float | None = None) -> dict[str, Any]:
+    def suite(difference: tuple[float, float, float]) -> dict[str, Any]:
+        names = dict(zip(("value", "low", "high"), difference, strict=True))
+        return {"difference": {"difference": names}, "base": {"value": 0.25}}
+
+    made = {"general": suite((value, low, high))}
+    return made if gain is None else {**made, "task": suite((gain, gain - 0.1, gain + 0.1))}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            suites(-0.6, -0.5, -0.4),
+            "makes this model forget: after 40 steps it lost 50.0 points (40.0 points to",
+        ),
+        (suites(0.01, 0.1, 0.2), "gained 10.0 points in general: nothing was forgotten"),
+        (suites(-0.1, -0.02, 0.05), "shows no forgetting that these requests can tell from none"),
+        (suites(-0.6, -0.5, -0.4, gain=0.5), "scores 25 % at the job; the probe learned it (+50 points)"),
+        (suites(-0.6, -0.5, -0.4, gain=0.05), "did not measurably learn it (+5 points)"),
+    ],
+)
+def test_the_verdict_says_what_the_numbers_say(given: dict[str, Any], said: str) -> None:
+    assert said in verdict(given, 40)
+
+
+def test_a_budget_is_no_smaller_than_what_can_be_seen() -> None:
+    assert proposed_budget(0.0991) == 0.099
+    assert proposed_budget(0.001) == 0.02
+    assert proposed_budget(None) is None
+
+
+def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
+    config = settings(tmp_path / "unused")
+    arguments = [
+        "assess", "--model", config.model.name, "--train", str(tiny_rows), "--eval", str(tiny_rows), "--output",
+        str(tmp_path / "out"), "--probe-steps", "1", "--general-items", "2", "--task-items", "2",
+        "--max-new-tokens", "2", "--device", "cpu", "--set", "train.batch_size=2",
+    ]  # fmt: skip
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.stderr
+    for piece in ("leakage", "task (exact)", "probe", "budget: too few", "next:   selfaug train"):
+        assert piece in shown.stdout
+    again = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"])
+    assert again.exit_code == 0, again.stderr
+    assert json.loads(again.stdout)["probe"]["steps"] == 1
+
+
+def test_a_wrong_scorer_is_refused_before_anything_is_read(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no scorer 'exakt'"):
+        assess(settings(tmp_path / "a"), scorer="exakt")
+    assert not (tmp_path / "a").exists()
