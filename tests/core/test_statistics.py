@@ -11,9 +11,10 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from selfaug.core.statistics import (
-    Interval,
     detectable_difference,
+    mean_interval,
     paired_difference,
+    score_interval,
     wilson_interval,
 )
 
@@ -97,7 +98,27 @@ class TestPairedDifference:
     def test_mean_scores_of_thirds_that_agree_are_equal(self) -> None:
         found = paired_difference([2 / 3, 0.1 + 0.2], [1 - 1 / 3, 0.3], seed=0)
         assert (found.better, found.worse, found.p_value) == (0, 0, 1.0)
-        assert found.difference == Interval(0.0, 0.0, 0.0)
+        assert found.difference.value == 0.0
+
+    @pytest.mark.parametrize("n", [5, 60])
+    def test_what_was_not_seen_is_left_open(self, n: int) -> None:
+        """No item differs: a share p of worse items goes unseen with probability (1 − p)^n, 2.5 % at the bound."""
+        interval = paired_difference([1.0] * n, [1.0] * n, seed=0).difference
+        assert interval.value == 0.0
+        assert (1 + interval.low) ** n == pytest.approx(0.025)
+        assert interval.high == -interval.low
+        # Where some got better and none worse, only the lower end is moved, and by less than it would be alone.
+        better = paired_difference([1.0] * n, [0.0] + [1.0] * (n - 1), seed=0).difference
+        assert interval.low < better.low < 0 < better.value < better.high
+
+    def test_interval_covers_rare_losses(self) -> None:
+        """One item in fifty got worse: often none of thirty is seen."""
+        rng, covered = np.random.default_rng(4), 0
+        for seed in range(400):
+            lost = rng.random(30) < 0.02
+            interval = paired_difference(1.0 - lost, np.ones(30), seed=seed, resamples=1000).difference
+            covered += interval.low <= -0.02 <= interval.high
+        assert covered / 400 >= 0.92
 
     def test_same_seed_same_interval(self) -> None:
         a, b = [1, 0, 1, 1, 0, 0.5, 1], [0, 0, 1, 0, 1, 0.25, 0]
@@ -166,3 +187,17 @@ class TestDetectableDifference:
     def test_refuses_impossible_assumptions(self, n: int, discordance: float, power: float) -> None:
         with pytest.raises(ValueError, match="discordance"):
             detectable_difference(n, discordance=discordance, power=power)
+
+
+class TestScoreInterval:
+    def test_ends_are_what_so_many_items_leave_open(self) -> None:
+        none, all_ = score_interval([0.0] * 20, seed=0), score_interval([1.0] * 20, seed=0)
+        assert (none.value, none.low, all_.value, all_.high) == (0.0, 0.0, 1.0, 1.0)
+        assert none.high == pytest.approx(1 - all_.low)
+        assert (1 - none.high) ** 20 == pytest.approx(0.025)
+
+    def test_between_them_it_is_the_bootstrap(self) -> None:
+        scores = [0.0, 1.0, 0.5, 1.0]
+        assert score_interval(scores, seed=3) == mean_interval(scores, seed=3)
+        with pytest.raises(ValueError, match="outside"):
+            score_interval([2.0], seed=0)

@@ -69,7 +69,7 @@ def suites_table(suites: Mapping[str, Any], scorer: str, *, tuned: str = "tuned 
 def _bound(bound: Mapping[str, Any]) -> str:
     value = bound["value"]
     text = (
-        f"{bound['name']}: {points(value['value'])} ({100 * value['low']:+.1f} to {100 * value['high']:+.1f}), "
+        f"{bound['name']}: {points(value['value'])} ({_span(value)}), "
         f"{bound['sense']} {points(bound['bound'], sign=False)} wanted: {bound['outcome']}"
     )
     if bound["outcome"] == "inconclusive":
@@ -83,4 +83,9 @@ def _share(interval: Mapping[str, float]) -> str:
 
 
 def _difference(interval: Mapping[str, float]) -> str:
-    return f"{points(interval['value'])} ({100 * interval['low']:+.1f} to {100 * interval['high']:+.1f})"
+    return f"{points(interval['value'])} ({_span(interval)})"
+
+
+def _span(interval: Mapping[str, float]) -> str:
+    # + 0.0: no minus before a zero
+    return f"{round(100 * interval['low'], 1) + 0.0:+.1f} to {round(100 * interval['high'], 1) + 0.0:+.1f}"

@@ -16,6 +16,7 @@ __all__ = [
     "detectable_difference",
     "mean_interval",
     "paired_difference",
+    "score_interval",
     "wilson_interval",
 ]
 
@@ -78,8 +79,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     """Mean of a − b over items, with a bootstrap interval over items and an exact sign test.
 
     Both models answer the same items, so the difference is taken item by item: what makes an item hard for
-    both cancels. Items are resampled whole; the percentile interval is reported. If all items differ by
-    the same amount (by nothing, say), the interval is that one point.
+    both cancels. Items are resampled whole; the percentile interval is reported. Resampling can't know of what
+    it has not seen: if no item got worse (or better), the interval is widened to what n items without a single one
+    leave open, a share of 1 − 0.025^(1/n), as in the exact binomial interval of nothing among n.
 
     Args:
         a: one score in [0, 1] an item; the mean over the item's checks if it has several.
@@ -102,7 +104,12 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     low, high = np.quantile(draws @ values / n, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    interval = Interval(float(differences.mean()), float(low), float(high))
+    mean, unseen = float(differences.mean()), _unseen(n)
+    if worse == 0:
+        low = min(low, mean - unseen * (1 + mean))
+    if better == 0:
+        high = max(high, mean + unseen * (1 - mean))
+    interval = Interval(mean, float(low), float(high))
     return PairedDifference(interval, p_value, better, worse, n)
 
 
@@ -142,6 +149,33 @@ def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(f"{name} has scores outside [0, 1].")
     return scores
+
+
+def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:
+    """Mean of scores in [0, 1] with a bootstrap interval over items.
+
+    If all items score 0 (or 1), the interval reaches to what so many items leave open, as in `paired_difference`.
+
+    Args:
+        scores: one score in [0, 1] an item.
+        seed: makes the interval reproducible.
+        resamples: bootstrap samples.
+
+    Raises:
+        ValueError: if there are no items, or a score is outside [0, 1].
+    """
+    values = _scores(scores, "scores")
+    found = mean_interval(values, seed=seed, resamples=resamples)
+    if values.max() == 0:
+        return Interval(0.0, 0.0, _unseen(len(values)))
+    if values.min() == 1:
+        return Interval(1.0, 1 - _unseen(len(values)), 1.0)
+    return found
+
+
+def _unseen(n: int) -> float:
+    """Largest share of items of which n show none, at the level of the intervals (Clopper and Pearson, 1934)."""
+    return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / n))
 
 
 def mean_interval(

@@ -279,4 +279,4 @@ def verdict(suites: dict[str, Any], steps: int) -> str:
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:.1f} points"
+    return f"{round(100 * share, 1) + 0.0:.1f} points"  # + 0.0: no minus before a zero

@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.core.statistics import mean_interval, paired_difference, wilson_interval
+from selfaug.core.statistics import mean_interval, paired_difference, score_interval, wilson_interval
 from selfaug.data.market_reports import market_report_rows, market_report_template
 from selfaug.eval.drift import Drift, measure_drift
 from selfaug.eval.general_suite import (
@@ -218,7 +218,7 @@ def model_result(
     return {
         "exact": wilson_interval(sum(score.exact for score in task), len(task)),
         "source": wilson_interval(sum(score.source for score in task), len(task)),
-        "general": mean_interval(general, seed=0),
+        "general": score_interval(general, seed=0),
         "difference": None
         if base_answers is None
         else paired_difference(general, general_scores(asked, base_answers), seed=0),

@@ -29,6 +29,7 @@ from selfaug.core.statistics import (
     detectable_difference,
     mean_interval,
     paired_difference,
+    score_interval,
 )
 from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.answer_scorers import citation_scores, exact_match, numeric_match, token_f1
@@ -391,13 +392,14 @@ def _result(suite: _Prompts, answers: dict[str, list[str]]) -> dict[str, Any]:
         model: [suite.score(index, answer) for index, answer in enumerate(given)]
         for model, given in answers.items()
     }
-    base = mean_interval(scores["base"], seed=0)
+    base, tuned = (score_interval(scores[model], seed=0) for model in MODELS)
     difference = paired_difference(scores["tuned"], scores["base"], seed=0)
     return {
         "items": len(suite.ids),
-        **{model: mean_interval(values, seed=0) for model, values in scores.items()},
+        "base": base,
+        "tuned": tuned,
         "difference": difference,
-        "retention": mean_interval(scores["tuned"], seed=0).value / base.value if base.value > 0 else None,
+        "retention": tuned.value / base.value if base.value > 0 else None,
         "detectable_difference": detectable_difference(len(suite.ids)).difference,
         "scores": {
             name: {model: values[index] for model, values in scores.items()}
