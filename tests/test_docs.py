@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
@@ -216,3 +217,19 @@ def test_layers_of_the_architecture_are_those_that_are_checked() -> None:
     lines = re.findall(r"^    (\S.*)$", section, re.MULTILINE)
     # What a layer is for stands far to the right of its names.
     assert [set(re.split(r" {4,}", line)[0].split()) for line in lines] == checked
+
+
+def test_the_readme_says_what_the_demos_record_says() -> None:
+    """Its table is made by docs/update_demo_results.py; nobody has touched a number since."""
+    record = json.loads((ROOT / "docs" / "results" / "demo.json").read_text(encoding="utf-8"))
+    specification = importlib.util.spec_from_file_location(
+        "update_demo_results", ROOT / "docs" / "update_demo_results.py"
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    block = script.readme_block(record)
+    assert block in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not record["quick"]
+    assert record["settings"]["half"] == "test"
