@@ -81,7 +81,7 @@ class DemoSettings:
     batch_size: int = 4
     rank: int = 16
     learning_rate: float = 1e-3
-    alpha: float = 4.0
+    alpha: float = 2.0
     position_fraction: float = 0.25
     anchors: int = 48
     anchor_share: float = 0.25
