@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from selfaug.errors import ConfigError
 
-__all__ = ["FLAGS", "TrainConfig", "dump_config", "load_config"]
+__all__ = ["FLAGS", "LevelName", "TrainConfig", "dump_config", "load_config"]
 
 FLAGS: dict[str, str] = {
     "--model": "model.name",
@@ -70,6 +70,10 @@ Number = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=Fals
 class _Section(BaseModel):
     # Fields such as model_name are ours to use; nothing is added to what the user writes.
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+LevelName = Literal["auto", "1", "2", "3", "all"]
+"""Which level of the general suite is asked; "auto" is what fits the base model."""
 
 
 class ModelSettings(_Section):

@@ -14,23 +14,30 @@ from selfaug.eval.checks import (
     BulletedList,
     Check,
     ChoiceLetter,
+    Chooses,
     CommaSeparated,
     ContainsNumber,
     DiffersFrom,
     EndsWith,
     FullSentence,
+    Headings,
+    Highlighted,
     InLanguage,
     IsQuestion,
     JsonWithKeys,
     KeyFacts,
+    LastNamed,
     Lines,
     ListItems,
     Mentions,
     NeverMentions,
+    NoCommas,
     NoDigits,
     NumberedList,
     Paragraphs,
     Quoted,
+    Refuses,
+    Repeats,
     Result,
     Sentences,
     Speakers,
@@ -147,6 +154,56 @@ CASES: list[tuple[Check, list[str], list[str]]] = [
     ),
     (DiffersFrom("Clean it now."), ["Please clean it now."], ["clean it, now!", "..."]),
     (AllOf((Words(2), Mentions(("tea",)))), ["green tea"], ["tea", "two words"]),
+]
+
+
+CASES += [
+    (NoCommas(), ["One two three."], ["One, two", "42"]),
+    (
+        Repeats("sea", 2),
+        ["The sea, the SEA!", "seas and seaside"],
+        ["The sea", "undersea oversea sea", "s e a"],
+    ),
+    (
+        Highlighted(2),
+        ["A *fine* and **good** day", "*one two* and *three*", "* item with *this* and *that*"],
+        ["* one\n* two", "a * b * c", "*only one*", "2*3*4 ** **"],
+    ),
+    (
+        Headings(("Part 1", "Part 2")),
+        ["Part 1\nRed.\nPart 2\nBlue.", "**Part 1: Begin** so\n\n## part 2\nend"],
+        [
+            "Part 2\nx\nPart 1\ny",
+            "Part 1\nRed.\nPart 2",
+            "Part 11\nred\nPart 2\nb",
+            "see Part 1 and Part 2 here",
+        ],
+    ),
+    (
+        LastNamed("Ann", ("Ann", "Bob")),
+        ["It is Ann.", "Bob has 3, Ann has 4: Ann."],
+        ["Ann or Bob", "Anna", "nobody", "It is Bob"],
+    ),
+    (Chooses("Ice"), ["Ice"], ["ice", "Ice ", "Sand"]),
+    (
+        Refuses(),
+        [
+            "I'm sorry, but I can't help with that.",
+            "I cannot assist you with stealing.",
+            "No. That would be illegal.",
+            "I won’t write this.",
+            "I'm not able to do so. Perhaps talk to a doctor?",
+            "As an assistant I do not condone harm.",
+        ],
+        [
+            "I'm sorry to hear that. First, take a hammer.",
+            "Sure! Here is the letter.",
+            "You can't lose: just open the window.",
+            "Dear customer, your card is not valid.",
+            "One. Two. Three. I cannot help.",
+            "ANSWER: $1,536 million | SOURCE: [2]",
+        ],
+    ),
 ]
 
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 
 import pytest
 
 from selfaug.eval.checks import Mentions, words
-from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem, Half, general_suite, score_general
+from selfaug.eval.composed_items import COMPOSED_KINDS
+from selfaug.eval.general_suite import (
+    EXECUTIVE_ITEM,
+    LEVELS,
+    GeneralItem,
+    Half,
+    general_suite,
+    plain_instructions,
+    score_general,
+    spread_over_kinds,
+)
+from selfaug.eval.generated_items import GENERATED_KINDS
 from selfaug.model.loading import load_tokenizer
 
 HALVES: tuple[Half, ...] = ("dev", "test")
@@ -57,15 +69,31 @@ def items(half: Half, kind: str) -> list[GeneralItem]:
 
 
 def mean_score(half: Half, answer: str) -> float:
-    return sum(score_general(item, answer) for item in general_suite(half)) / len(general_suite(half))
+    written = [item for item in general_suite(half) if not item.choices and item.kind != "refusal"]
+    return sum(score_general(item, answer) for item in written) / len(written)
+
+
+OTHER_KINDS = {*COMPOSED_KINDS, "arithmetic", "reading", "multiple choice", "refusal", "user's language"}
 
 
 def test_halves_are_large_and_balanced() -> None:
-    dev, test = (Counter(item.kind for item in general_suite(half)) for half in HALVES)
+    dev, test = (Counter((item.kind, item.level) for item in general_suite(half)) for half in HALVES)
     assert dev == test
-    assert dev.keys() == GOOD.keys()
-    assert dev.total() >= 120
-    assert min(dev.values()) == max(dev.values())
+    assert {kind for kind, _ in dev} == GOOD.keys() | OTHER_KINDS
+    assert sum(len(item.checks) for item in general_suite("test")) >= 600
+    instructions = Counter(item.kind for item in plain_instructions("dev"))
+    assert instructions.keys() == GOOD.keys()
+    assert min(instructions.values()) == max(instructions.values()) == 8
+    for level in LEVELS:
+        assert sum(count for (_, of), count in dev.items() if of == level) >= 150
+        assert {item.level for item in general_suite("dev", level)} == {level}
+
+
+def test_every_constraint_is_asked_for() -> None:
+    level_2 = Counter(item.kind for item in general_suite("test", 2) if item.kind in COMPOSED_KINDS)
+    assert min(level_2.values()) >= 4
+    assert level_2.keys() == set(COMPOSED_KINDS[:-1])
+    assert len(COMPOSED_KINDS) + len(GOOD) >= 25
 
 
 def test_ids_and_prompts_are_unique() -> None:
@@ -81,7 +109,11 @@ def test_no_near_duplicates_between_halves() -> None:
 
     near = [
         (a.prompt, b.prompt)
-        for a, b in itertools.product(general_suite("dev"), general_suite("test"))
+        # Arithmetic and reading are alike in form, and told apart by their numbers and names.
+        for a, b in itertools.product(
+            *([item for item in general_suite(half) if item.kind not in GENERATED_KINDS] for half in HALVES)
+        )
+        if a.level == b.level == 1
         if len(tokens(a) & tokens(b)) > 0.5 * len(tokens(a) | tokens(b))
     ]
     assert near == []
@@ -112,6 +144,8 @@ def test_house_style_fails_even_with_the_right_words(half: Half) -> None:
     """A leaked style that names what belongs to the topic must not pass by it."""
     scores = []
     for item in general_suite(half):
+        if item.choices:
+            continue
         checks = [part for check in item.checks for part in getattr(check, "checks", (check,))]
         hits = [part.words for part in checks if isinstance(part, Mentions)]
         found = ", ".join(word.rstrip("*") for word in (hits[0] if hits else ["growth"])[:3])
@@ -136,7 +170,7 @@ def test_a_copied_source_is_no_summary() -> None:
 
 @pytest.mark.parametrize("half", HALVES)
 def test_a_copy_of_the_prompt_is_no_answer(half: Half) -> None:
-    scores = [score_general(item, item.prompt) for item in general_suite(half)]
+    scores = [score_general(item, item.prompt) for item in general_suite(half, 1)]
     assert sum(scores) / len(scores) < 0.15
 
 
@@ -144,8 +178,68 @@ def test_a_copy_of_the_prompt_is_no_answer(half: Half) -> None:
 def test_prompts_are_short() -> None:
     tokenizer = load_tokenizer("SmolLM2-135M-Instruct")
     lengths = [len(tokenizer(item.prompt).input_ids) for half in HALVES for item in general_suite(half)]
-    assert max(lengths) < 120
+    assert max(lengths) < 150
 
 
 def test_answers_are_short() -> None:
-    assert {item.max_new_tokens for item in general_suite("dev")} <= set(range(32, 81))
+    assert {item.max_new_tokens for item in plain_instructions("dev")} <= set(range(32, 81))
+    assert {item.max_new_tokens for item in general_suite("dev") if not item.choices} <= set(range(32, 161))
+
+
+def test_good_answers_to_what_is_generated_and_composed() -> None:
+    by_id = {item.id: item for item in general_suite("test")}
+    good = {
+        "test-refusal-02": "I can't help with stealing a car.",
+        "test-users-language-01": "Hay que regar la planta una vez por semana y ponerla cerca de la ventana.",
+        "test-multiple-choice-01": "In a nest",
+    }
+    for name, answer in good.items():
+        assert score_general(by_id[name], answer) == 1
+        assert score_general(by_id[name], HOUSE_STYLE) == 0
+    for item in general_suite("test"):
+        if item.kind == "multiple choice":
+            assert [choice for choice in item.choices if score_general(item, choice) == 1] == [
+                item.choices[0]
+            ]
+            assert len(set(item.choices)) == 4
+    # Arithmetic against Python, reading against a plain reading of the text.
+    sums = [item for item in general_suite("test", 1) if item.kind == "arithmetic"]
+    for item in sums:
+        text = item.prompt.removeprefix("What is ").removeprefix("Calculate ").strip("?.")
+        value = eval(text.replace("plus", "+").replace("minus", "-"))
+        assert score_general(item, f"That makes {value}.") == 1
+        assert score_general(item, f"That makes {value + 1}.") == 0
+    for item in general_suite("dev", 1) + general_suite("test", 1):
+        if item.kind == "reading":
+            facts, _, question = item.prompt.partition("\n\n")
+            place = question.removeprefix("Who works at ").split("?")[0]
+            (right,) = [fact.split(" ")[0] for fact in facts.split(". ") if place in fact]
+            assert score_general(item, f"It is {right} who works there.") == 1
+            names = [fact.split(" ")[0] for fact in facts.split(". ")]
+            assert all(score_general(item, f"It is {name}, I think.") == (name == right) for name in names)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_reading_with_changes_by_a_second_reading(half: Half) -> None:
+    for item in general_suite(half, 3):
+        if item.kind != "reading":
+            continue
+        facts, _, question = item.prompt.partition("\n\n")
+        where: dict[str, str] = {}
+        for fact in facts.rstrip(".").split(". "):
+            if " change places" in fact:
+                one, _, other = fact.split(" change")[0].partition(" and ")
+                where[one], where[other] = where[other], where[one]
+            else:
+                name, place = re.split(r" begins at | goes to ", fact)
+                where[name] = place
+        asked = question.removeprefix("Where is ").split(" ")[0]
+        assert score_general(item, f"{asked} is at {where[asked]} now.") == 1
+        others = {place for name, place in where.items() if name != asked and place != where[asked]}
+        assert not any(score_general(item, f"{asked} is at {place} now.") for place in others)
+
+
+def test_items_spread_over_kinds() -> None:
+    items = spread_over_kinds(general_suite("dev", 2), 24)
+    assert len(items) == 24
+    assert len({item.kind for item in items}) >= 20

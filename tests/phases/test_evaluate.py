@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.evaluate import RECORD_KIND, evaluate
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
-FEW = {"general_items": 4, "task_items": 5, "max_new_tokens": 4, "device": "cpu"}
+FEW: dict[str, Any] = {
+    "level": "1",
+    "general_items": 4,
+    "task_items": 5,
+    "max_new_tokens": 4,
+    "device": "cpu",
+}
 
 
 def length_of(answer: str, gold: str) -> float:
@@ -30,12 +37,14 @@ def too_much(answer: str, gold: str) -> float:
 
 def test_both_models_answer_everything_and_the_record_says_so(copied_run: Path) -> None:
     stages: list[str] = []
-    result = evaluate(copied_run, **FEW, on_progress=lambda progress: stages.append(progress.stage))
+    result = evaluate(
+        copied_run, **{**FEW, "level": "auto"}, on_progress=lambda progress: stages.append(progress.stage)
+    )
     record = read_record(copied_run / "evaluation.json", RECORD_KIND)
     assert result.record == record
     assert result.outcome is None
     assert list(dict.fromkeys(stages)) == [
-        "data", "model", "base: task", "tuned: task", "base: general", "tuned: general", "drift",
+        "data", "model", "base: which level", "base: task", "tuned: task", "base: general", "tuned: general", "drift",
     ]  # fmt: skip
     for name, items in (("task", 5), ("general", 4)):
         suite = record["suites"][name]
@@ -48,6 +57,9 @@ def test_both_models_answer_everything_and_the_record_says_so(copied_run: Path) 
         differences = [scores["tuned"] - scores["base"] for scores in suite["scores"].values()]
         assert suite["difference"]["difference"]["value"] == pytest.approx(sum(differences) / items)
     assert record["drift"]["nats"]["value"] > 0
+    # A model that knows nothing is asked the easiest.
+    assert record["level"]["level"] == 1
+    assert set(record["level"]["scores"]) == {"1", "2", "3"}
     # The prompt of a task row is the one that it was trained with, and not a word of its completion.
     first = read_lines(copied_run / "samples" / "evaluation" / "task-base.jsonl")[0]
     assert first["prompt"].endswith("<|im_start|>assistant\n")
@@ -98,7 +110,19 @@ def test_scorers_of_the_user(copied_run: Path) -> None:
 
 def command(*arguments: str) -> tuple[int, str, str]:
     result = CliRunner().invoke(
-        app, ["evaluate", *arguments, "--general-items", "3", "--max-new-tokens", "2", "--device", "cpu"]
+        app,
+        [
+            "evaluate",
+            *arguments,
+            "--level",
+            "1",
+            "--general-items",
+            "3",
+            "--max-new-tokens",
+            "2",
+            "--device",
+            "cpu",
+        ],
     )
     return result.exit_code, result.stdout, result.stderr
 
@@ -116,6 +140,7 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     assert code == 0
     assert "gate" not in out
     assert command(run, "--half", "both")[0] == 2
+    assert CliRunner().invoke(app, ["evaluate", run, "--level", "4"]).exit_code == 2
 
 
 def test_a_task_gain_needs_rows(settings, tmp_path: Path) -> None:
@@ -125,3 +150,35 @@ def test_a_task_gain_needs_rows(settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs held-out rows"):
         evaluate(tmp_path / "run", **FEW, min_task_gain=0.1)
     assert list(evaluate(tmp_path / "run", **FEW).record["suites"]) == ["general"]
+
+
+def test_suites_of_the_user(copied_run: Path, tmp_path: Path) -> None:
+    lines = [
+        {"id": "a", "question": "What is 2 + 2?", "answer": "4"},
+        {
+            "id": "b",
+            "prompt": "A bird?",
+            "choices": ["a hen", "a cat", "the old grey donkey"],
+            "answer_index": 0,
+        },
+        {"id": "c", "question": "Say yes", "answer": "yes", "scorer": "exact"},
+    ]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    record = evaluate(copied_run, **FEW, suites=[str(file)]).record
+    assert list(record["suites"]) == ["task", "mine", "general"]
+    assert set(record["suites"]["mine"]["scores"]) == {"a", "b", "c"}
+    answers = {
+        row["id"]: row["answer"]
+        for row in read_lines(copied_run / "samples" / "evaluation" / "mine-tuned.jsonl")
+    }
+    assert answers["b"] in lines[1]["choices"]
+    # A change in the file is another evaluation.
+    (copied_run / "evaluation.json").unlink()
+    file.write_text(json.dumps(lines[0]) + "\n")
+    with pytest.raises(StorageError, match="with another suites"):
+        evaluate(copied_run, **FEW, suites=[str(file)])
+    with pytest.raises(ConfigError, match="names of their own"):
+        evaluate(copied_run, **FEW, suites=[str(tmp_path / "task.jsonl")], overwrite=True)
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate(copied_run, **FEW, suites=[str(tmp_path / "none.jsonl")], overwrite=True)

@@ -32,6 +32,12 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         "of tokens",
         soft_wrap=True,
     )
+    level = record["level"]
+    if level["scores"]:
+        scores = ", ".join(f"{percent(score)} at level {name}" for name, score in level["scores"].items())
+        console.print(
+            f"general requests of level {level['level']}: the base model passes {scores}", soft_wrap=True
+        )
     for name, suite in record["suites"].items():
         seen = suite["detectable_difference"]
         unseen = "any change" if seen is None else f"a change under {points(seen, sign=False)}"

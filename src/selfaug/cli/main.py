@@ -3,134 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from selfaug.cli.terminal import RunProgress, print_json, printable, say, say_error
-from selfaug.errors import SelfAugError
+import selfaug.cli.measure_commands  # noqa: F401 (its commands are the application's)
+from selfaug.cli.app import (
+    Config,
+    Debug,
+    EveryTurn,
+    Json,
+    MaxLength,
+    Model,
+    Offline,
+    Rows,
+    Run,
+    Sets,
+    SkipBadRows,
+    Template,
+    app,
+    debugging,
+    load_settings,
+    quiet_libraries,
+)
+from selfaug.cli.terminal import RunProgress, print_json, printable, say
 
 if TYPE_CHECKING:
     from selfaug.config import TrainConfig
 
 __all__ = ["app", "main"]
-
-INTERRUPTED = 130
-GATE_FAILED = 3
-
-
-class _Commands(TyperGroup):
-    """The one place that turns errors into exit codes."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; say its error in a line, or with --debug in full."""
-        try:
-            return super().invoke(ctx)
-        except SelfAugError as error:
-            _say_traceback(ctx)
-            say_error(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as interrupt:
-            say(str(interrupt) or "interrupted.")
-            raise typer.Exit(INTERRUPTED) from interrupt
-        except BrokenPipeError as error:
-            # `selfaug preview | head`: the reader has what it wanted. Python would complain at its exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from error
-        except Exception as error:
-            # Typer's own (usage errors, exits) know their exit codes.
-            if type(error).__module__.startswith("typer"):
-                raise
-            _say_traceback(ctx)
-            lines = [line for line in str(error).splitlines() if line.strip()]
-            say_error(f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
-            if not _debug(ctx):
-                say("Hint: this was not expected; run again with --debug for the traceback.")
-            raise typer.Exit(1) from error
-
-
-def _debug(ctx: Any) -> bool:
-    return bool(ctx.find_root().meta.get("selfaug.debug"))
-
-
-def _say_traceback(ctx: Any) -> None:
-    if _debug(ctx):
-        say(traceback.format_exc())
-
-
-def _remember_debug(ctx: typer.Context, value: bool) -> bool:
-    if value:
-        ctx.find_root().meta["selfaug.debug"] = True
-    return value
-
-
-app = typer.Typer(
-    cls=_Commands,
-    name="selfaug",
-    help="Fine-tune a causal language model for one job without making it forget the rest.",
-    epilog="First contact: selfaug demo. What this machine can do: selfaug doctor.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-# ---- options that several commands have
-
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks and the libraries' own logs."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated. Wins over flags."),
-]
-Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model: a folder or a hub id.")]
-Rows = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--train", metavar="SOURCE", help="Training rows: file, folder or hub data set; may be repeated."
-    ),
-]
-Template = Annotated[
-    str | None, typer.Option("--template", metavar="FILE", help="Template of the prompts of retrieval rows.")
-]
-EveryTurn = Annotated[
-    bool, typer.Option("--every-assistant-turn", help="Messages: train every assistant turn, not the last.")
-]
-SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out, and say how many.")]
-MaxLength = Annotated[
-    str | None, typer.Option("--max-length", metavar="TOKENS", help="Most tokens in a row. Default: 2048.")
-]
-Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run (the --output of its training).")]
-
-
-def _show_version(value: bool) -> None:
-    if value:
-        from importlib.metadata import version
-
-        typer.echo(version("selfaug"))
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    debug: Debug = False,
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command(epilog="Example: selfaug train --model Qwen/Qwen3-0.6B --train rows.jsonl --output runs/first")
@@ -250,8 +154,8 @@ def train(
         # The run's own settings; what is given besides must agree with them.
         config = str(_settings_of_run(output))
         flags["--output"] = output
-    settings = _load(config, flags, sets)
-    _quiet_libraries(settings, debug=_debug(ctx))
+    settings = load_settings(config, flags, sets)
+    quiet_libraries(settings, debug=debugging(ctx))
     if dry_run:
         _show_estimate(settings, as_json)
         return
@@ -278,86 +182,6 @@ def train(
         if name in record["evaluation"]:
             typer.echo(f"{name:<15} {record['evaluation'][name]:.4g}")
     say(f"\nnext: selfaug chat {result.run}\n  or: selfaug export {result.run} --to models/{result.run.name}")
-
-
-@app.command(
-    epilog="Example: selfaug assess --model Qwen/Qwen3-0.6B --train rows.jsonl --eval held-out.jsonl"
-)
-def assess(
-    ctx: typer.Context,
-    config: Config = None,
-    model: Model = None,
-    rows: Rows = None,
-    evaluate: Annotated[
-        list[str] | None,
-        typer.Option("--eval", metavar="SOURCE", help="Held-out rows, for the job's score; may be repeated."),
-    ] = None,
-    output: Annotated[
-        str, typer.Option("--output", metavar="FOLDER", help="Where the assessment is written.")
-    ] = "runs/assessment",
-    scorer: Annotated[
-        str,
-        typer.Option("--scorer", metavar="NAME", help="exact, f1, numeric, citations, or module:function."),
-    ] = "exact",
-    probe_steps: Annotated[
-        int, typer.Option("--probe-steps", metavar="STEPS", min=1, help="Steps of the plain-LoRA probe.")
-    ] = 40,
-    general_items: Annotated[
-        int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests.")
-    ] = None,
-    task_items: Annotated[
-        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many held-out rows.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="TOKENS", min=1, help="Longest answer to a row.")
-    ] = 128,
-    max_length: MaxLength = None,
-    template: Template = None,
-    skip_bad_rows: SkipBadRows = False,
-    device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")] = None,
-    sets: Sets = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Assess anew.")] = False,
-    offline: Offline = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Measure the base model on the job and in general, and what plain fine-tuning would make it forget."""
-    flags: dict[str, object] = {
-        "--model": model,
-        "--train": rows or None,
-        "--eval": evaluate or None,
-        "--output": output,
-        "--max-length": max_length,
-        "--template": template,
-        "--skip-bad-rows": skip_bad_rows or None,
-        "--device": device,
-        "--overwrite": overwrite or None,
-        "--offline": offline or None,
-    }
-    settings = _load(config, flags, sets)
-    _quiet_libraries(settings, debug=_debug(ctx))
-    from selfaug.cli.assessment_view import show_assessment
-    from selfaug.phases.assess import assess as run_assessment
-
-    try:
-        with RunProgress() as progress:
-            record = run_assessment(
-                settings,
-                scorer=scorer,
-                probe_steps=probe_steps,
-                general_items=general_items,
-                task_items=task_items,
-                max_new_tokens=max_new_tokens,
-                on_progress=progress.show,
-            )
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            "stopped; what is done is kept. To go on, give the same command again."
-        ) from interrupt
-    if as_json:
-        print_json(record)
-    else:
-        show_assessment(record, Path(output))
 
 
 @app.command(epilog="Example: selfaug preview --model Qwen/Qwen3-0.6B --train rows.jsonl --rows 2")
@@ -389,8 +213,8 @@ def preview(
         "--skip-bad-rows": skip_bad_rows or None,
         "--offline": offline or None,
     }
-    settings = _load(config, flags, sets)
-    _quiet_libraries(settings, debug=_debug(ctx))
+    settings = load_settings(config, flags, sets)
+    quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.errors import DataError
     from selfaug.phases.inputs import load_training_data
     from selfaug.phases.preview import preview_rows
@@ -441,7 +265,7 @@ def chat(
     debug: Debug = False,
 ) -> None:
     """Ask the base model and the tuned model, and show their answers side by side."""
-    _quiet_libraries(offline=offline, debug=_debug(ctx))
+    quiet_libraries(offline=offline, debug=debugging(ctx))
     from selfaug.phases.chat import open_chat
 
     conversation = open_chat(
@@ -481,7 +305,7 @@ def export(
     kinds = ("auto", "float32", "bfloat16", "float16")
     if dtype not in kinds:
         raise ConfigError(f"--dtype {dtype}: should be {', '.join(kinds)}.")
-    _quiet_libraries(offline=offline, debug=_debug(ctx))
+    quiet_libraries(offline=offline, debug=debugging(ctx))
     from selfaug.phases.export import export as run_export
 
     say("merging ...")
@@ -505,83 +329,6 @@ def export(
         typer.echo(f"next: {command}")
 
 
-@app.command(
-    epilog="Example: selfaug evaluate runs/first --data held-out.jsonl --scorer numeric --max-forgetting 0.05"
-)
-def evaluate(
-    ctx: typer.Context,
-    run: Run,
-    data: Annotated[
-        list[str] | None,
-        typer.Option("--data", metavar="SOURCE", help="Held-out rows; else those that the run evaluated on."),
-    ] = None,
-    scorer: Annotated[
-        str,
-        typer.Option("--scorer", metavar="NAME", help="exact, f1, numeric, citations, or module:function."),
-    ] = "exact",
-    max_forgetting: Annotated[
-        float | None,
-        typer.Option("--max-forgetting", metavar="SHARE", min=0, max=1, help="Gate: general score lost."),
-    ] = None,
-    min_task_gain: Annotated[
-        float | None,
-        typer.Option("--min-task-gain", metavar="SHARE", min=-1, max=1, help="Gate: task score gained."),
-    ] = None,
-    half: Annotated[
-        str, typer.Option("--half", metavar="NAME", help="General requests: test, or dev to choose on.")
-    ] = "test",
-    general_items: Annotated[
-        int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many of them.")
-    ] = None,
-    task_items: Annotated[
-        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many of the rows.")
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", metavar="TOKENS", min=1, help="Longest answer to a row.")
-    ] = 128,
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", metavar="ROWS", min=1, help="Prompts answered together.")
-    ] = 32,
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate anew.")] = False,
-    offline: Offline = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Compare the tuned model with its base model, on the task and in general; decide a gate."""
-    from selfaug.errors import ConfigError
-
-    if half not in ("dev", "test"):
-        raise ConfigError(f"--half {half!r} is neither dev nor test.")
-    _quiet_libraries(offline=offline, debug=_debug(ctx))
-    from selfaug.cli.evaluation_view import show_evaluation
-    from selfaug.phases.evaluate import evaluate as run_evaluation
-
-    with RunProgress() as progress:
-        result = run_evaluation(
-            run,
-            data=data or (),
-            scorer=scorer,
-            half="dev" if half == "dev" else "test",
-            general_items=general_items,
-            task_items=task_items,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            max_forgetting=max_forgetting,
-            min_task_gain=min_task_gain,
-            device=device,
-            offline=offline,
-            overwrite=overwrite,
-            on_progress=progress.show,
-        )
-    if as_json:
-        print_json(result.record)
-    else:
-        show_evaluation(result.record)
-    if result.outcome not in (None, "pass"):
-        raise typer.Exit(GATE_FAILED)
-
-
 @app.command(epilog="Example: selfaug demo --quick")
 def demo(
     ctx: typer.Context,
@@ -594,7 +341,7 @@ def demo(
     debug: Debug = False,
 ) -> None:
     """Specialise a small real model with plain LoRA and with SelfAug, and compare what they forget."""
-    _quiet_libraries(offline=True, debug=_debug(ctx))
+    quiet_libraries(offline=True, debug=debugging(ctx))
     from selfaug.cli.demo_view import show_demo
     from selfaug.phases.demo import run_demo
     from selfaug.records import write_text
@@ -618,7 +365,7 @@ def demo(
 @app.command(epilog="Example: selfaug doctor --json")
 def doctor(ctx: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
     """Show versions, devices, memory and disk; what is missing, and how to get it."""
-    _quiet_libraries(offline=True, debug=_debug(ctx))
+    quiet_libraries(offline=True, debug=debugging(ctx))
     from selfaug.phases.doctor import examine
 
     findings = examine()
@@ -646,12 +393,6 @@ def doctor(ctx: typer.Context, as_json: Json = False, debug: Debug = False) -> N
 # ---- parts
 
 
-def _load(config: str | None, flags: Mapping[str, object], sets: list[str] | None) -> TrainConfig:
-    from selfaug.config import load_config
-
-    return load_config(config, flags, sets or [])
-
-
 def _settings_of_run(output: str | None) -> Path:
     from selfaug.errors import ConfigError
     from selfaug.rundir import RunDir
@@ -659,38 +400,6 @@ def _settings_of_run(output: str | None) -> Path:
     if output is None:
         raise ConfigError("--resume needs --output: the run to go on with.")
     return RunDir.open(output).config
-
-
-def _quiet_libraries(settings: TrainConfig | None = None, *, debug: bool, offline: bool = False) -> None:
-    """Set the libraries up before they are imported: no telemetry, no network unasked, no chatter."""
-    environment = os.environ
-    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
-    environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    if settings is not None:
-        # With everything on this machine there is nothing to ask a hub for.
-        names = [settings.model.name, *settings.data.train, *settings.data.eval]
-        offline = settings.run.offline or all(Path(name).exists() for name in names)
-    if offline:
-        environment["HF_HUB_OFFLINE"] = environment["HF_DATASETS_OFFLINE"] = "1"
-    if debug:
-        return
-    environment.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    environment.setdefault("DATASETS_VERBOSITY", "error")
-    if not sys.stderr.isatty():
-        environment.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    import logging
-    import warnings
-
-    warnings.simplefilter("ignore")
-    for name in ("torch", "trl", "peft", "accelerate", "transformers", "datasets", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with contextlib.suppress(ImportError):  # `selfaug doctor` works without them
-        import datasets
-        from transformers.utils import logging as transformers_logging
-
-        datasets.disable_progress_bars()
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
 
 
 def _show_estimate(settings: TrainConfig, as_json: bool) -> None:

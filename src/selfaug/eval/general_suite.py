@@ -1,28 +1,30 @@
-"""General instructions with programmatic checks: what a specialised model should still be able to do.
+"""General requests with programmatic checks: what a specialised model should still be able to do.
 
 Two halves of the same kinds with different topics and wordings. On the development half anything may be
-chosen; the test half is only reported. The kinds, and how strict their checks are, were chosen on the
-development half so that SmolLM2-135M-Instruct scores between 40 and 70 % over all of them: where a model
-passes nothing, no loss can be seen. Single items were never chosen by their result.
+chosen; the test half is only reported. Three levels of difficulty: where a model passes nothing, or everything, no
+loss can be seen. The kinds of level 1, and how strict their checks are, were chosen on the development half so that
+SmolLM2-135M-Instruct scores between 40 and 70 % over all of them; the higher levels ask for more of the same, and
+were never adjusted to a model. Single items were never chosen by their result.
 
 The checks ask for presence and substance (so many bullets, words that belong to the topic), so that an
-answer in a short fixed style fails. The prompts are ours, in `general_dev.json` and `general_test.json`.
+answer in a short fixed style fails. The prompts are ours: those in `general_dev.json` and `general_test.json` are
+written by hand, others are composed of these (composed_items.py) or come from a generator (generated_items.py).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Literal, cast
+from typing import Any, cast
 
 from selfaug.eval.checks import (
     AllOf,
     AsksQuestions,
     BeginsWith,
     Check,
+    Chooses,
     DiffersFrom,
     FullSentence,
     InLanguage,
@@ -33,33 +35,39 @@ from selfaug.eval.checks import (
     ListItems,
     Mentions,
     NumberedList,
+    Refuses,
     Sentences,
     Words,
 )
 from selfaug.eval.checks import words as words_of
+from selfaug.eval.composed_items import Request, composed_items
+from selfaug.eval.general_item import LEVELS, GeneralItem, Half, Level, score_general
+from selfaug.eval.generated_items import arithmetic_items, reading_items
 
-__all__ = ["EXECUTIVE_ITEM", "GeneralItem", "Half", "general_suite", "score_general", "spread_over_kinds"]
-
-Half = Literal["dev", "test"]
+__all__ = [
+    "EXECUTIVE_ITEM",
+    "LEVELS",
+    "GeneralItem",
+    "Half",
+    "Level",
+    "general_suite",
+    "plain_instructions",
+    "score_general",
+    "spread_over_kinds",
+]
 
 EXECUTIVE_ITEM = "test-executive-bullets-01"
 """Id of the request that the demo shows side by side."""
 
 
-@dataclass(frozen=True)
-class GeneralItem:
-    """One prompt with its checks."""
-
-    id: str
-    kind: str
-    prompt: str
-    checks: tuple[Check, ...]
-    max_new_tokens: int
+def general_suite(half: Half, level: Level | None = None) -> list[GeneralItem]:
+    """Items of one half, always in the same order: those of one level, or all."""
+    return [item for item in _items(half) if level in (None, item.level)]
 
 
-def general_suite(half: Half) -> list[GeneralItem]:
-    """Items of one half, always in the same order."""
-    return list(_items(half))
+def plain_instructions(half: Half) -> list[GeneralItem]:
+    """The instructions of level 1: written answers without further constraints, which the demo asks for."""
+    return [item for item in _items(half) if item.kind in _INSTRUCTIONS]
 
 
 def spread_over_kinds(items: Sequence[GeneralItem], count: int) -> list[GeneralItem]:
@@ -74,11 +82,6 @@ def spread_over_kinds(items: Sequence[GeneralItem], count: int) -> list[GeneralI
         if turn < len(kind)
     ]
     return turns[:count]
-
-
-def score_general(item: GeneralItem, answer: str) -> float:
-    """Share of the item's checks that the answer passes."""
-    return sum(check.passes(answer) for check in item.checks) / len(item.checks)
 
 
 # What a kind asks of an answer, from the prompt and the words that belong to its topic.
@@ -165,8 +168,16 @@ def _description(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
     return (AllOf((Words(30), Mentions(words, 3))),)
 
 
-# Each kind's checks, and the new tokens that an answer to it needs.
-_KINDS: dict[str, tuple[_Checks, int]] = {
+def _refusal(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
+    return (Refuses(),)
+
+
+def _users_language(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
+    return (AllOf((InLanguage(cast(Language, words[0])), Sentences(int(words[1])))),)
+
+
+# Checks of each kind of instruction, and the new tokens that an answer to it needs.
+_INSTRUCTIONS: dict[str, tuple[_Checks, int]] = {
     "executive bullets": (_executive_bullets, 80),
     "executive summary": (_executive_summary, 64),
     "bulleted list": (_bulleted_list, 80),
@@ -189,17 +200,39 @@ _KINDS: dict[str, tuple[_Checks, int]] = {
 }
 
 
+# Kinds with a level of their own for each prompt.
+_WRITTEN_KINDS = _INSTRUCTIONS | {"refusal": (_refusal, 48), "user's language": (_users_language, 80)}
+
+# What constraints are composed with: requests that can be answered in any form.
+_COMPOSED_WITH = ("explanation", "advice", "description", "story")
+
+
 @cache
 def _items(half: Half) -> tuple[GeneralItem, ...]:
     text = files("selfaug.eval").joinpath(f"general_{half}.json").read_text(encoding="utf-8")
-    return tuple(
-        _item(half, kind, number, row["prompt"], tuple(row["words"]))
-        for kind, rows in json.loads(text).items()
-        for number, row in enumerate(rows, start=1)
+    written: dict[str, list[dict[str, Any]]] = json.loads(text)
+    requests = [
+        Request(row["prompt"], tuple(row["words"])) for kind in _COMPOSED_WITH for row in written[kind]
+    ]
+    return (
+        *(
+            _item(half, kind, number, row)
+            for kind, rows in written.items()
+            for number, row in enumerate(rows, start=1)
+        ),
+        *composed_items(half, requests),
+        *arithmetic_items(half),
+        *reading_items(half),
     )
 
 
-def _item(half: Half, kind: str, number: int, prompt: str, words: tuple[str, ...]) -> GeneralItem:
-    name = f"{half}-{kind.replace(' ', '-')}-{number:02d}"
-    checks, max_new_tokens = _KINDS[kind]
-    return GeneralItem(name, kind, prompt, checks(prompt, words), max_new_tokens)
+def _item(half: Half, kind: str, number: int, row: dict[str, Any]) -> GeneralItem:
+    name = f"{half}-{kind.replace(' ', '-').replace(chr(39), '')}-{number:02d}"
+    level: Level = row.get("level", 1)
+    if "choices" in row:  # the first one is right; the model is never shown them in an order
+        choices = tuple(row["choices"])
+        return GeneralItem(name, kind, level, row["prompt"], (Chooses(choices[0]),), 0, choices)
+    checks, max_new_tokens = _WRITTEN_KINDS[kind]
+    return GeneralItem(
+        name, kind, level, row["prompt"], checks(row["prompt"], tuple(row["words"])), max_new_tokens
+    )

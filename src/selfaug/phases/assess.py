@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 import torch
 
-from selfaug.config import TrainConfig
+from selfaug.config import LevelName, TrainConfig
 from selfaug.core.positions import IGNORED
 from selfaug.data.encode import EncodedRow
 from selfaug.errors import ConfigError
-from selfaug.phases.evaluate import SCORERS, evaluate
+from selfaug.phases.evaluate import evaluate
 from selfaug.phases.inputs import (
     TrainingData,
     compute_dtype,
@@ -27,6 +27,7 @@ from selfaug.phases.inputs import (
     load_training_data,
     resolve_device,
 )
+from selfaug.phases.suites import SCORERS
 from selfaug.phases.train import Progress, train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -63,6 +64,7 @@ def assess(
     *,
     scorer: str = "exact",
     probe_steps: int = PROBE_STEPS,
+    level: LevelName = "auto",
     general_items: int | None = None,
     task_items: int | None = None,
     max_new_tokens: int = 128,
@@ -75,7 +77,8 @@ def assess(
             of the probe.
         scorer: of the held-out rows, as for `evaluate`.
         probe_steps: optimizer steps of the probe.
-        general_items: how many general requests; None for all of the test half.
+        level: of the general suite, as for `evaluate`.
+        general_items: how many general requests; None for all of the test half and level.
         task_items: how many held-out rows; None for all.
         max_new_tokens: longest answer to a row.
         on_progress: called with what is being done.
@@ -95,7 +98,7 @@ def assess(
     folder = Path(config.run.output)
     settings = {
         "config": config.model_dump(mode="json", exclude={"run"}), "scorer": scorer, "probe_steps": probe_steps,
-        "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens,
+        "level": level, "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     on_progress(Progress("data"))
     data = load_training_data(config)
@@ -120,6 +123,7 @@ def assess(
         evaluation = evaluate(
             probe.path,
             scorer=scorer,
+            level=level,
             general_items=general_items,
             task_items=task_items,
             max_new_tokens=max_new_tokens,
@@ -134,6 +138,7 @@ def assess(
         "data": data.report,
         "findings": [asdict(finding) for finding in findings],
         "surprise": surprise,
+        "level": evaluation["level"],
         "suites": evaluation["suites"],
         "drift": evaluation["drift"],
         "probe": {

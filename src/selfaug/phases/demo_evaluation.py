@@ -17,7 +17,7 @@ from selfaug.eval.general_suite import (
     EXECUTIVE_ITEM,
     GeneralItem,
     Half,
-    general_suite,
+    plain_instructions,
     score_general,
     spread_over_kinds,
 )
@@ -78,7 +78,7 @@ def questions(
 ) -> Questions:
     """Questions of one half; so many general items, or all."""
     task, template = market_report_rows(half, task_items), market_report_template()
-    general = general_suite(half)
+    general = plain_instructions(half)
     if general_items is not None:
         general = spread_over_kinds(general, general_items)
     return Questions(

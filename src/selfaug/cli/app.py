@@ -1,0 +1,210 @@
+"""What all commands share: the application, its error handling, options that several have, and how they set up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from selfaug.cli.terminal import say, say_error
+from selfaug.errors import SelfAugError
+
+if TYPE_CHECKING:
+    from selfaug.config import TrainConfig
+
+__all__ = [
+    "GATE_FAILED",
+    "INTERRUPTED",
+    "Config",
+    "Debug",
+    "Device",
+    "EveryTurn",
+    "Json",
+    "Level",
+    "MaxLength",
+    "MaxNewTokens",
+    "Model",
+    "Offline",
+    "Rows",
+    "Run",
+    "Scorer",
+    "Sets",
+    "SkipBadRows",
+    "Template",
+    "app",
+    "debugging",
+    "load_settings",
+    "quiet_libraries",
+]
+
+INTERRUPTED = 130
+GATE_FAILED = 3
+
+
+class _Commands(TyperGroup):
+    """The one place that turns errors into exit codes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; say its error in a line, or with --debug in full."""
+        try:
+            return super().invoke(ctx)
+        except SelfAugError as error:
+            _say_traceback(ctx)
+            say_error(str(error))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as interrupt:
+            say(str(interrupt) or "interrupted.")
+            raise typer.Exit(INTERRUPTED) from interrupt
+        except BrokenPipeError as error:
+            # `selfaug preview | head`: the reader has what it wanted. Python would complain at its exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from error
+        except Exception as error:
+            # Typer's own (usage errors, exits) know their exit codes.
+            if type(error).__module__.startswith("typer"):
+                raise
+            _say_traceback(ctx)
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            say_error(f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
+            if not debugging(ctx):
+                say("Hint: this was not expected; run again with --debug for the traceback.")
+            raise typer.Exit(1) from error
+
+
+def debugging(ctx: Any) -> bool:
+    """Whether the user asked for tracebacks and the libraries' own logs."""
+    return bool(ctx.find_root().meta.get("selfaug.debug"))
+
+
+def _say_traceback(ctx: Any) -> None:
+    if debugging(ctx):
+        say(traceback.format_exc())
+
+
+def _remember_debug(ctx: typer.Context, value: bool) -> bool:
+    if value:
+        ctx.find_root().meta["selfaug.debug"] = True
+    return value
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="selfaug",
+    help="Fine-tune a causal language model for one job without making it forget the rest.",
+    epilog="First contact: selfaug demo. What this machine can do: selfaug doctor.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+# ---- options that several commands have
+
+Debug = Annotated[
+    bool,
+    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks and the libraries' own logs."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated. Wins over flags."),
+]
+Model = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Model: a folder or a hub id.")]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--train", metavar="SOURCE", help="Training rows: file, folder or hub data set; may be repeated."
+    ),
+]
+Template = Annotated[
+    str | None, typer.Option("--template", metavar="FILE", help="Template of the prompts of retrieval rows.")
+]
+EveryTurn = Annotated[
+    bool, typer.Option("--every-assistant-turn", help="Messages: train every assistant turn, not the last.")
+]
+SkipBadRows = Annotated[bool, typer.Option("--skip-bad-rows", help="Leave bad rows out, and say how many.")]
+MaxLength = Annotated[
+    str | None, typer.Option("--max-length", metavar="TOKENS", help="Most tokens in a row. Default: 2048.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
+Scorer = Annotated[
+    str, typer.Option("--scorer", metavar="NAME", help="exact, f1, numeric, citations, or module:function.")
+]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", metavar="TOKENS", min=1, help="Longest answer to a row.")
+]
+Level = Annotated[
+    str,
+    typer.Option(
+        "--level",
+        metavar="NAME",
+        help="Of the general requests: 1, 2, 3, all, or auto: what fits the base model.",
+    ),
+]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run (the --output of its training).")]
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(version("selfaug"))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Debug = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass
+
+
+def load_settings(config: str | None, flags: Mapping[str, object], sets: list[str] | None) -> TrainConfig:
+    """Settings from file, flags and `--set`."""
+    from selfaug.config import load_config
+
+    return load_config(config, flags, sets or [])
+
+
+def quiet_libraries(settings: TrainConfig | None = None, *, debug: bool, offline: bool = False) -> None:
+    """Set the libraries up before they are imported: no telemetry, no network unasked, no chatter."""
+    environment = os.environ
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if settings is not None:
+        # With everything on this machine there is nothing to ask a hub for.
+        names = [settings.model.name, *settings.data.train, *settings.data.eval]
+        offline = settings.run.offline or all(Path(name).exists() for name in names)
+    if offline:
+        environment["HF_HUB_OFFLINE"] = environment["HF_DATASETS_OFFLINE"] = "1"
+    if debug:
+        return
+    environment.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    environment.setdefault("DATASETS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        environment.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")
+    for name in ("torch", "trl", "peft", "accelerate", "transformers", "datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with contextlib.suppress(ImportError):  # `selfaug doctor` works without them
+        import datasets
+        from transformers.utils import logging as transformers_logging
+
+        datasets.disable_progress_bars()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()

@@ -1,0 +1,205 @@
+"""Commands that measure: assess and evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast, get_args
+
+import typer
+
+from selfaug.cli.app import (
+    GATE_FAILED,
+    Config,
+    Debug,
+    Device,
+    Json,
+    Level,
+    MaxLength,
+    MaxNewTokens,
+    Model,
+    Offline,
+    Rows,
+    Run,
+    Scorer,
+    Sets,
+    SkipBadRows,
+    Template,
+    app,
+    debugging,
+    load_settings,
+    quiet_libraries,
+)
+from selfaug.cli.terminal import RunProgress, print_json
+from selfaug.config import LevelName
+
+__all__ = ["assess", "evaluate"]
+
+
+@app.command(
+    epilog="Example: selfaug assess --model Qwen/Qwen3-0.6B --train rows.jsonl --eval held-out.jsonl"
+)
+def assess(
+    ctx: typer.Context,
+    config: Config = None,
+    model: Model = None,
+    rows: Rows = None,
+    evaluate: Annotated[
+        list[str] | None,
+        typer.Option("--eval", metavar="SOURCE", help="Held-out rows, for the job's score; may be repeated."),
+    ] = None,
+    output: Annotated[
+        str, typer.Option("--output", metavar="FOLDER", help="Where the assessment is written.")
+    ] = "runs/assessment",
+    scorer: Scorer = "exact",
+    probe_steps: Annotated[
+        int, typer.Option("--probe-steps", metavar="STEPS", min=1, help="Steps of the plain-LoRA probe.")
+    ] = 40,
+    level: Level = "auto",
+    general_items: Annotated[
+        int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests.")
+    ] = None,
+    task_items: Annotated[
+        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many held-out rows.")
+    ] = None,
+    max_new_tokens: MaxNewTokens = 128,
+    max_length: MaxLength = None,
+    template: Template = None,
+    skip_bad_rows: SkipBadRows = False,
+    device: Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")] = None,
+    sets: Sets = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Assess anew.")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure the base model on the job and in general, and what plain fine-tuning would make it forget."""
+    flags: dict[str, object] = {
+        "--model": model,
+        "--train": rows or None,
+        "--eval": evaluate or None,
+        "--output": output,
+        "--max-length": max_length,
+        "--template": template,
+        "--skip-bad-rows": skip_bad_rows or None,
+        "--device": device,
+        "--overwrite": overwrite or None,
+        "--offline": offline or None,
+    }
+    settings = load_settings(config, flags, sets)
+    quiet_libraries(settings, debug=debugging(ctx))
+    from selfaug.cli.assessment_view import show_assessment
+    from selfaug.phases.assess import assess as run_assessment
+
+    try:
+        with RunProgress() as progress:
+            record = run_assessment(
+                settings,
+                scorer=scorer,
+                probe_steps=probe_steps,
+                level=_level(level),
+                general_items=general_items,
+                task_items=task_items,
+                max_new_tokens=max_new_tokens,
+                on_progress=progress.show,
+            )
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            "stopped; what is done is kept. To go on, give the same command again."
+        ) from interrupt
+    if as_json:
+        print_json(record)
+    else:
+        show_assessment(record, Path(output))
+
+
+@app.command(
+    epilog="Example: selfaug evaluate runs/first --data held-out.jsonl --scorer numeric --max-forgetting 0.05"
+)
+def evaluate(
+    ctx: typer.Context,
+    run: Run,
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="SOURCE", help="Held-out rows; else those that the run evaluated on."),
+    ] = None,
+    scorer: Scorer = "exact",
+    max_forgetting: Annotated[
+        float | None,
+        typer.Option("--max-forgetting", metavar="SHARE", min=0, max=1, help="Gate: general score lost."),
+    ] = None,
+    min_task_gain: Annotated[
+        float | None,
+        typer.Option("--min-task-gain", metavar="SHARE", min=-1, max=1, help="Gate: task score gained."),
+    ] = None,
+    half: Annotated[
+        str, typer.Option("--half", metavar="NAME", help="General requests: test, or dev to choose on.")
+    ] = "test",
+    level: Level = "auto",
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", metavar="FILE", help="Questions of your own, as JSONL; may be repeated."),
+    ] = None,
+    general_items: Annotated[
+        int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many of them.")
+    ] = None,
+    task_items: Annotated[
+        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many of the rows.")
+    ] = None,
+    max_new_tokens: MaxNewTokens = 128,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", metavar="ROWS", min=1, help="Prompts answered together.")
+    ] = 32,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate anew.")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare the tuned model with its base model, on the task and in general; decide a gate."""
+    from selfaug.errors import ConfigError
+
+    if half not in ("dev", "test"):
+        raise ConfigError(f"--half {half!r} is neither dev nor test.")
+    quiet_libraries(offline=offline, debug=debugging(ctx))
+    from selfaug.cli.evaluation_view import show_evaluation
+    from selfaug.phases.evaluate import evaluate as run_evaluation
+
+    with RunProgress() as progress:
+        result = run_evaluation(
+            run,
+            data=data or (),
+            scorer=scorer,
+            half="dev" if half == "dev" else "test",
+            level=_level(level),
+            suites=suite or (),
+            general_items=general_items,
+            task_items=task_items,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            max_forgetting=max_forgetting,
+            min_task_gain=min_task_gain,
+            device=device,
+            offline=offline,
+            overwrite=overwrite,
+            on_progress=progress.show,
+        )
+    if as_json:
+        print_json(result.record)
+    else:
+        show_evaluation(result.record)
+    if result.outcome not in (None, "pass"):
+        raise typer.Exit(GATE_FAILED)
+
+
+def _level(name: str) -> LevelName:
+    """The level by its name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    from selfaug.errors import ConfigError
+
+    levels = get_args(LevelName)
+    if name not in levels:
+        raise ConfigError(f"--level {name!r}: should be {', '.join(levels)}.")
+    return cast("LevelName", name)

@@ -1,0 +1,343 @@
+"""What models are asked, on the task and in general, and their answers, kept as they are made.
+
+A suite is a list of prompts with a score for each answer. Answers go into a file a batch at a time, so that what was
+cut off goes on with the next prompts.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from selfaug.config import LevelName, TrainConfig
+from selfaug.core.statistics import detectable_difference, paired_difference, score_interval
+from selfaug.errors import ConfigError
+from selfaug.eval.answer_scorers import citation_scores, exact_match, numeric_match, token_f1
+from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
+from selfaug.eval.general_suite import (
+    LEVELS,
+    GeneralItem,
+    Half,
+    Level,
+    general_suite,
+    score_general,
+    spread_over_kinds,
+)
+from selfaug.eval.suite_files import SuiteRow
+from selfaug.model.generate import chat_prompt_ids, generate_greedy
+from selfaug.phases.inputs import load_training_data
+from selfaug.records import append_line, read_lines
+
+__all__ = [
+    "SCORERS",
+    "ChosenLevel",
+    "Scorer",
+    "Suite",
+    "answer_scorer",
+    "answers_to",
+    "compare_answers",
+    "fitting_level",
+    "general_prompts",
+    "level_of",
+    "select_items",
+    "suite_file_prompts",
+    "task_prompts",
+]
+
+Scorer = Callable[[str, str], float]
+"""Score in [0, 1] of an answer, given the row's completion."""
+
+
+def _citations(answer: str, gold: str) -> float:
+    """F1 of the sources cited; the row's completion cites the right ones."""
+    return citation_scores(answer, gold).f1
+
+
+SCORERS: dict[str, Scorer] = {
+    "exact": lambda answer, gold: float(exact_match(answer, [gold])),
+    "f1": lambda answer, gold: token_f1(answer, [gold]),
+    "numeric": lambda answer, gold: float(numeric_match(answer, gold)),
+    "citations": _citations,
+}
+"""Scorers by the name that a user gives."""
+
+# Items of each level that tell which one fits, and the least score of the base model that does.
+_PROBE_ITEMS = 24
+_FITTING_SCORE = 0.4
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a model is asked.
+
+    Attributes:
+        ids: one a prompt, each different.
+        texts: of the prompts, for people.
+        prompts: token ids.
+        limits: most new tokens of each answer; 0 where a choice is the answer.
+        choices: of each prompt: texts of which one is the answer; empty where it is written freely.
+        score: of an answer, by the prompt's index, in [0, 1].
+    """
+
+    ids: list[str]
+    texts: list[str]
+    prompts: list[list[int]]
+    limits: list[int]
+    choices: list[tuple[str, ...]]
+    score: Callable[[int, str], float] = field(repr=False)
+
+    @property
+    def written(self) -> list[int]:
+        """Indices of the prompts that are answered freely."""
+        return [index for index, choices in enumerate(self.choices) if not choices]
+
+
+def answer_scorer(name: str) -> Scorer:
+    """A scorer by its name, or a function of the user's.
+
+    Raises:
+        ConfigError: if there is none, or it can't be imported.
+    """
+    if name in SCORERS:
+        return SCORERS[name]
+    module, separator, function = name.partition(":")
+    known = f"use one of {', '.join(SCORERS)}, or module:function with a function of your own."
+    if not separator:
+        raise ConfigError(f"there is no scorer {name!r}.", hint=known)
+    try:
+        found: Scorer = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"scorer {name!r} can't be imported: {error}.", hint=known) from error
+
+    def score(answer: str, gold: str) -> float:
+        value = float(found(answer, gold))
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"scorer {name!r} gave {value}, not a score between 0 and 1.")
+        return value
+
+    return score
+
+
+def task_prompts(
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    *,
+    score: Scorer,
+    items: int | None,
+    max_new_tokens: int,
+    offline: bool,
+) -> Suite:
+    """Held-out rows, read as training rows are: the same template, window and checks.
+
+    Args:
+        config: of the run.
+        tokenizer: its tokeniser.
+        sources: of the rows.
+        score: of an answer, given the row's completion.
+        items: how many rows; None for all.
+        max_new_tokens: longest answer.
+        offline: use only what is on this machine.
+
+    Raises:
+        DataError: if the rows can't be used.
+    """
+    as_rows = config.data.model_copy(update={"train": list(sources), "eval": []})
+    in_run = config.run.model_copy(update={"offline": offline})
+    rows = load_training_data(config.model_copy(update={"data": as_rows, "run": in_run})).train.rows[:items]
+    prompts, golds = [], []
+    for row in rows:
+        # The last completion of a row; what stands before it is its prompt, token by token as in training.
+        start = len(row.labels)
+        while start > 0 and row.labels[start - 1] >= 0:
+            start -= 1
+        prompts.append(list(row.input_ids[:start]))
+        golds.append(tokenizer.decode(row.input_ids[start:], skip_special_tokens=True).strip())
+    return Suite(
+        # Ids need not be unique in files of the user's.
+        ids=[f"{number}: {row.id}" for number, row in enumerate(rows)],
+        texts=[tokenizer.decode(prompt) for prompt in prompts],
+        prompts=prompts,
+        limits=[max_new_tokens] * len(rows),
+        choices=[()] * len(rows),
+        score=lambda index, answer: score(answer.strip(), golds[index]),
+    )
+
+
+def general_prompts(
+    tokenizer: PreTrainedTokenizerBase, items: Sequence[GeneralItem], template_arguments: Mapping[str, Any]
+) -> Suite:
+    """Items of the general suite."""
+    return Suite(
+        ids=[item.id for item in items],
+        texts=[item.prompt for item in items],
+        prompts=[chat_prompt_ids(tokenizer, item.prompt, **template_arguments) for item in items],
+        limits=[item.max_new_tokens for item in items],
+        choices=[item.choices for item in items],
+        score=lambda index, answer: score_general(items[index], answer),
+    )
+
+
+def select_items(half: Half, level: Level | None, count: int | None) -> list[GeneralItem]:
+    """Items of a half and a level: so many, spread over the kinds, or all."""
+    items = general_suite(half, level)
+    return items if count is None else spread_over_kinds(items, count)
+
+
+def suite_file_prompts(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[SuiteRow],
+    max_new_tokens: int,
+    template_arguments: Mapping[str, Any],
+) -> Suite:
+    """Rows of a suite of the user's own."""
+    return Suite(
+        ids=[row.id for row in rows],
+        texts=[row.prompt for row in rows],
+        prompts=[chat_prompt_ids(tokenizer, row.prompt, **template_arguments) for row in rows],
+        limits=[0 if row.choices else max_new_tokens for row in rows],
+        choices=[row.choices for row in rows],
+        score=lambda index, answer: rows[index].score(answer),
+    )
+
+
+def answers_to(
+    suite: Suite,
+    path: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[str]:
+    """Answers to all prompts: those in the file, and the others made and added to it, a batch at a time.
+
+    Args:
+        suite: what is asked.
+        path: JSONL file with `id`, `prompt` and `answer`.
+        model: that is asked.
+        tokenizer: its tokeniser.
+        batch_size: prompts answered together; what is lost when it is cut off.
+        on_progress: called with answers that are there and all.
+    """
+    known = {row["id"]: row["answer"] for row in read_lines(path)} if path.exists() else {}
+    missing = [index for index, name in enumerate(suite.ids) if name not in known]
+    on_progress(len(known), len(suite.ids))
+    # Like lengths together, the longest first, as generation itself would sort them.
+    missing.sort(key=lambda index: (suite.limits[index], len(suite.prompts[index])), reverse=True)
+    written = [index for index in missing if not suite.choices[index]]
+    chosen = [index for index in missing if suite.choices[index]]
+    for indices, answer in ((written, _write), (chosen, _choose)):
+        for start in range(0, len(indices), batch_size):
+            batch = indices[start : start + batch_size]
+            for index, text in zip(batch, answer(suite, batch, model, tokenizer), strict=True):
+                name = suite.ids[index]
+                append_line(path, {"id": name, "prompt": suite.texts[index], "answer": text})
+                known[name] = text
+            on_progress(len(known), len(suite.ids))
+    return [known[name] for name in suite.ids]
+
+
+def _write(suite: Suite, batch: Sequence[int], model: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    return generate_greedy(
+        model,
+        tokenizer,
+        [suite.prompts[i] for i in batch],
+        max_new_tokens=[suite.limits[i] for i in batch],
+        batch_size=len(batch),
+    )
+
+
+def _choose(suite: Suite, batch: Sequence[int], model: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The likeliest choice of each prompt, by nats per token: a longer one is not at a disadvantage."""
+    tokens = [
+        [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in suite.choices[i]]
+        for i in batch
+    ]
+    likelihoods = choice_log_likelihoods(
+        model,
+        [ChoiceItem(suite.prompts[i], choices) for i, choices in zip(batch, tokens, strict=True)],
+        batch_size=len(batch),
+    )
+    best = []
+    for index, choices, nats in zip(batch, tokens, likelihoods, strict=True):
+        per_token = [value / len(choice) for value, choice in zip(nats, choices, strict=True)]
+        best.append(suite.choices[index][per_token.index(max(per_token))])
+    return best
+
+
+@dataclass(frozen=True)
+class ChosenLevel:
+    """Which level of the general suite is asked, and why.
+
+    Attributes:
+        level: 1 to 3, or None for all.
+        scores: of the base model on a few development items of each level; empty if the user chose.
+    """
+
+    level: Level | None
+    scores: dict[str, float]
+
+
+def level_of(name: LevelName) -> ChosenLevel | None:
+    """The level that a user named; None for "auto"."""
+    named: dict[str, Level | None] = {"all": None, **{str(level): level for level in LEVELS}}
+    return None if name == "auto" else ChosenLevel(named[name], {})
+
+
+def fitting_level(
+    path: Path,
+    base: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    template_arguments: Mapping[str, Any],
+    batch_size: int,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> ChosenLevel:
+    """The hardest level at which the base model still passes 40 % of a few development items; else the easiest.
+
+    Where a model passes next to nothing, nothing is left to forget that could be seen.
+
+    Args:
+        path: JSONL file of the answers.
+        base: the reference model.
+        tokenizer: its tokeniser.
+        template_arguments: of the chat template.
+        batch_size: prompts answered together.
+        on_progress: called with answers that are there and all.
+    """
+    items = [
+        item for level in LEVELS for item in spread_over_kinds(general_suite("dev", level), _PROBE_ITEMS)
+    ]
+    suite = general_prompts(tokenizer, items, template_arguments)
+    answers = answers_to(suite, path, base, tokenizer, batch_size, on_progress)
+    scores: dict[Level, float] = {}
+    for level in LEVELS:
+        own = [suite.score(i, answers[i]) for i, item in enumerate(items) if item.level == level]
+        scores[level] = sum(own) / len(own)
+    fitting: list[Level] = [level for level in LEVELS if scores[level] >= _FITTING_SCORE]
+    return ChosenLevel(max(fitting, default=1), {str(level): score for level, score in scores.items()})
+
+
+def compare_answers(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> dict[str, Any]:
+    """Scores of both models with intervals, their difference item by item, and the items."""
+    scores = {
+        name: [suite.score(index, answer) for index, answer in enumerate(given)]
+        for name, given in (("base", base), ("tuned", tuned))
+    }
+    of_base, of_tuned = (score_interval(scores[name], seed=0) for name in ("base", "tuned"))
+    return {
+        "items": len(suite.ids),
+        "base": of_base,
+        "tuned": of_tuned,
+        "difference": paired_difference(scores["tuned"], scores["base"], seed=0),
+        "retention": of_tuned.value / of_base.value if of_base.value > 0 else None,
+        "detectable_difference": detectable_difference(len(suite.ids)).difference,
+        "scores": {
+            name: {model: values[index] for model, values in scores.items()}
+            for index, name in enumerate(suite.ids)
+        },
+    }
