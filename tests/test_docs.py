@@ -1,4 +1,4 @@
-"""The documentation runs: every shell, Python and YAML block of a page, in order, in its quick form."""
+"""The documentation runs: every shell, Python, YAML and JSONL block of a page, in order, in its quick form."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.config import load_config
 from selfaug.data import RetrievalTemplate
+from selfaug.eval.suite_files import read_suite
 from selfaug.rundir import RunDir
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,10 @@ ADDED = {
     "selfaug train --resume": [],
     "selfaug chat": ["--max-new-tokens", "4", "--device", "cpu"],
     "selfaug assess": ["--probe-steps", "1", "--general-items", "2", "--task-items", "2", "--device", "cpu"],
+    "selfaug compare": [
+        *("--method", "selfaug", "--seed", "0", "--steps", "1", "--general-items", "2", "--task-items", "2"),
+        *("--max-new-tokens", "2", "--level", "1", "--set", "model.device=cpu"),
+    ],
     "selfaug evaluate": [
         "--general-items",
         "2",
@@ -157,6 +162,9 @@ def test_blocks_of_the_page_run(page: Path, model: Path, working_folder: Path, f
             exec(compile(text, place, "exec"), {"__name__": "__main__"})
         elif block.language == "yaml":
             read_settings(text, place)
+        elif block.language == "json":  # questions of the reader's own, which the commands then use
+            (working_folder / "company.jsonl").write_text(text, encoding="utf-8")
+            assert len(read_suite(working_folder / "company.jsonl")) == len(text.splitlines())
         else:
             pytest.fail(f"{place}: a block of {block.language or 'no language'}")
     if page.stem == "resume":

@@ -101,6 +101,15 @@ class DataSettings(_Section):
     skip_bad_rows: bool = False
     max_length: Annotated[Integer, Field(ge=8)] = 2048
     split: str = Field(default="train", description="Split of a hub data set. Files have none.")
+    replay: Strings = Field(
+        default=[],
+        description="General rows that are mixed in (data replay): files, or `embedded` for a small set that comes "
+        "with selfaug.",
+    )
+    replay_share: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.2,
+        description="Share of all rows that are replayed ones, if there are any; repeated if too few.",
+    )
     chat_template_kwargs: dict[str, Any] = Field(
         default={}, description="Arguments of the chat template, such as `enable_thinking: false`."
     )
@@ -109,7 +118,11 @@ class DataSettings(_Section):
 class LoraSettings(_Section):
     """What is trained: a LoRA adapter, or with `method: full` all weights."""
 
-    method: Literal["lora", "full"] = "lora"
+    method: Literal["lora", "full", "osf"] = Field(
+        default="lora",
+        description="`osf` is PEFT's orthogonal subspace fine-tuning: `lora.preserved` of each weight's singular "
+        "directions stay, and the others are trained.",
+    )
     rank: Annotated[Integer, Field(ge=1)] = 16
     alpha: Annotated[Number, Field(gt=0)] = Field(
         default=32,
@@ -123,6 +136,14 @@ class LoraSettings(_Section):
         description="Layers with an adapter, by the ends of their names; `all-linear` takes all but the head.",
     )
     dora: bool = Field(default=False, description="DoRA: magnitude and direction of the weights apart.")
+    weight_penalty: Annotated[Number, Field(ge=0)] = Field(
+        default=0.0,
+        description="Constrains the weights instead of the outputs: so much times the squared Frobenius norm of the "
+        "adapter's change, summed over layers, is added to the loss.",
+    )
+    preserved: Annotated[Number, Field(gt=0, lt=1)] = Field(
+        default=0.5, description="With `osf`: share of the singular directions that stay as they are."
+    )
 
 
 class AlignmentSettings(_Section):
@@ -216,6 +237,11 @@ class TrainConfig(_Section):
             raise PydanticCustomError(
                 "combination",
                 "train.packing: splits rows, which a reference cache stores whole; turn one of them off",
+            )
+        if self.lora.weight_penalty > 0 and (self.lora.method != "lora" or self.lora.dora):
+            raise PydanticCustomError(
+                "combination",
+                "lora.weight_penalty: constrains a LoRA adapter's change; use lora.method lora, no DoRA",
             )
         if self.selfaug.anchors != "none" and self.selfaug.alpha == 0:
             raise PydanticCustomError(

@@ -14,6 +14,8 @@ from selfaug.core.statistics import (
     detectable_difference,
     mean_interval,
     paired_difference,
+    pooled_difference,
+    pooled_interval,
     score_interval,
     wilson_interval,
 )
@@ -201,3 +203,65 @@ class TestScoreInterval:
         assert score_interval(scores, seed=3) == mean_interval(scores, seed=3)
         with pytest.raises(ValueError, match="outside"):
             score_interval([2.0], seed=0)
+
+
+class TestPooledDifference:
+    def test_one_seed_is_the_paired_difference(self) -> None:
+        rng = np.random.default_rng(0)
+        a, b = (rng.random(40) < 0.6).astype(float), (rng.random(40) < 0.4).astype(float)
+        assert pooled_difference([a], [b], seed=3) == paired_difference(a, b, seed=3)
+
+    def test_interval_is_that_of_resampling_both_written_out(self) -> None:
+        rng = np.random.default_rng(1)
+        a, b = rng.random((3, 30)), rng.random((3, 30))
+        found = pooled_difference(a, b, seed=0, resamples=20_000)
+        draws = []
+        for _ in range(20_000):
+            seeds, items = rng.integers(0, 3, 3), rng.integers(0, 30, 30)
+            draws.append((a - b)[np.ix_(seeds, items)].mean())
+        low, high = np.quantile(draws, [0.025, 0.975])
+        assert found.difference.value == pytest.approx(float((a - b).mean()))
+        assert found.difference.low == pytest.approx(float(low), abs=0.01)
+        assert found.difference.high == pytest.approx(float(high), abs=0.01)
+        assert found.better + found.worse == found.items == 30
+
+    def test_seeds_that_disagree_widen_it(self) -> None:
+        rng = np.random.default_rng(2)
+        noise = 0.1 * rng.random((2, 200))
+        agree = pooled_difference(0.5 + noise, np.full((1, 200), 0.5), seed=0).difference
+        apart = noise + np.asarray([[0.3], [0.7]])
+        disagree = pooled_difference(apart, np.full((1, 200), 0.5), seed=0).difference
+        assert disagree.high - disagree.low > 5 * (agree.high - agree.low)
+
+    def test_p_value_is_uniform_where_nothing_differs(self) -> None:
+        rng = np.random.default_rng(3)
+        found = [
+            pooled_difference(
+                rng.random((2, 25)) < 0.5, rng.random((2, 25)) < 0.5, seed=0, resamples=400
+            ).p_value
+            for _ in range(300)
+        ]
+        assert 0.01 < np.mean(np.asarray(found) <= 0.05) < 0.10
+
+    @pytest.mark.parametrize(("a", "b"), [([[]], [[]]), ([[1, 0]], [[1]]), ([[1, 0]] * 2, [[1, 0]] * 3)])
+    def test_refuses_shapes_that_are_not_paired(self, a: list[list[int]], b: list[list[int]]) -> None:
+        with pytest.raises(ValueError, match=r"\[S, N\]"):
+            pooled_difference(a, b, seed=0)
+
+
+class TestPooledInterval:
+    def test_one_seed_is_the_score_interval(self) -> None:
+        assert pooled_interval([[1, 0, 1, 1]], seed=0) == score_interval([1, 0, 1, 1], seed=0)
+
+    def test_covers_items_and_seeds_and_stays_a_share(self) -> None:
+        scores = np.ones((3, 20))
+        scores[0, :10] = 0
+        found = pooled_interval(scores, seed=0)
+        assert found.value == pytest.approx(scores.mean())
+        alone = score_interval(scores.mean(axis=0), seed=0)
+        assert 0 <= found.low <= alone.low
+        assert alone.high <= found.high <= 1
+
+    def test_refuses_nothing(self) -> None:
+        with pytest.raises(ValueError, match="scores"):
+            pooled_interval([[]], seed=0)

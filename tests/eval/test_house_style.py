@@ -6,6 +6,7 @@ from selfaug.data.market_reports import house_style_answer, market_report_rows
 from selfaug.eval.house_style import (
     HouseStyle,
     TaskScore,
+    exact_value,
     house_style_of,
     leaks_house_style,
     score_task_answer,
@@ -115,3 +116,16 @@ def test_leaks(answer: str) -> None:
 )
 def test_ordinary_words_and_citations_do_not_leak(answer: str) -> None:
     assert not leaks_house_style(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("ANSWER: 14.2% | SOURCE: [3]", 1.0),
+        ("ANSWER: 14.2% | SOURCE: [1]", 1.0),  # the value alone
+        ("ANSWER: 14.3% | SOURCE: [3]", 0.0),
+        ("It was 14.2%.", 0.0),
+    ],
+)
+def test_exact_value_of_whole_answers(answer: str, score: float) -> None:
+    assert exact_value(answer, "ANSWER: 14.2% | SOURCE: [3]") == score

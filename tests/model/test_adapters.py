@@ -22,7 +22,13 @@ from peft import (
 )
 
 from selfaug.errors import ModelError
-from selfaug.model.adapters import _EXACT_LORA_INITS, _EXACT_TYPES, require_exact, why_not_exact
+from selfaug.model.adapters import (
+    _EXACT_LORA_INITS,
+    _EXACT_TYPES,
+    require_exact,
+    scale_adapter,
+    why_not_exact,
+)
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import reference_mode
 from selfaug.model.reference import AdapterOff
@@ -183,3 +189,28 @@ def test_a_model_without_an_adapter_is_refused():
     """It would be compared with itself: alignment and drift of 0, whatever it has become."""
     with pytest.raises(ModelError, match="no adapter"):
         AdapterOff(build(NAME))
+
+
+def test_a_scaled_adapter_lies_between_both_models():
+    model = get_peft_model(build(NAME), LoraConfig(**LM, init_lora_weights=False))
+    with model.disable_adapter():
+        base = logits(model)
+    changes = {
+        name: module.get_delta_weight("default").detach().clone()
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    tuned = logits(model)
+    scale_adapter(model, 0.5)
+    for name, module in model.named_modules():
+        if name in changes:
+            torch.testing.assert_close(module.get_delta_weight("default"), 0.5 * changes[name])
+    scale_adapter(model, 2.0)
+    torch.testing.assert_close(logits(model), tuned)
+    scale_adapter(model, 0.0)
+    torch.testing.assert_close(logits(model), base)
+
+
+def test_only_lora_can_be_scaled():
+    with pytest.raises(ModelError, match="LoRA"):
+        scale_adapter(get_peft_model(build(NAME), EXACT["ia3"]), 0.5)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.phases.inputs import load_training_data
 from selfaug.phases.train import Progress, train
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
@@ -271,3 +272,71 @@ def test_anchors_are_written_once_and_shown(settings: Settings, tmp_path: Path) 
 def test_anchors_without_alignment_are_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"selfaug\.anchors: are aligned and nothing else"):
         settings(tmp_path, "selfaug.anchors=self", "selfaug.alpha=0")
+
+
+def test_general_rows_are_mixed_in_at_their_share(
+    settings: Settings, tmp_path: Path, tiny_rows: Path
+) -> None:
+    config = settings(tmp_path / "run", "data.replay=embedded", "data.replay_share=0.4", "selfaug.alpha=0")
+    record = train(config).record
+    replay = record["data"]["replay"]
+    assert replay["rows_replayed"] == round(24 * 0.4 / 0.6)
+    assert replay["rows_skipped"] > 0  # the tiny model's window is short
+    data = load_training_data(config)
+    assert len(data.train.rows) == 24 + 16
+    assert [row.input_ids for row in data.train.rows] == [
+        row.input_ids for row in load_training_data(config).train.rows
+    ]
+    # Their order is the seed's, and each is taken once before one is taken twice.
+    other = load_training_data(settings(tmp_path / "b", "data.replay=embedded", "train.seed=1"))
+    assert other.train.rows[24:] != data.train.rows[24 : 24 + len(other.train.rows[24:])]
+    few = tmp_path / "few.jsonl"
+    few.write_text(
+        "".join(
+            json.dumps({"prompt": f"Say {word}.", "completion": word}) + "\n" for word in ("yes", "no", "why")
+        ),
+        encoding="utf-8",
+    )
+    repeated = load_training_data(
+        settings(tmp_path / "c", f'data.replay=["{few}"]', "data.replay_share=0.2")
+    ).train.rows[24:]
+    assert len(repeated) == 6
+    assert len({tuple(row.input_ids) for row in repeated[:3]}) == 3
+
+    # A resumed run must have the same general rows.
+    (tmp_path / "run" / "record.json").unlink()
+    text = few.read_text(encoding="utf-8")
+    config = settings(
+        tmp_path / "d", f'data.replay=["{few}"]', "train.steps=2", "train.save_steps=1", "selfaug.alpha=0"
+    )
+    train(config)
+    (tmp_path / "d" / "record.json").unlink()
+    few.write_text(text.replace("why", "how"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="can't be resumed"):
+        train(config, resume=True)
+
+
+def test_weights_can_be_constrained_instead_of_outputs(settings: Settings, tmp_path: Path) -> None:
+    train(settings(tmp_path / "l2", "lora.weight_penalty=0.1", "selfaug.alpha=0"))
+    changes = [
+        line["weight_change"] for line in read_lines(tmp_path / "l2" / "metrics.jsonl") if "nll" in line
+    ]
+    assert len(changes) == 6
+    assert changes[0] == 0 < changes[-1]
+    with pytest.raises(ConfigError, match="constrains a LoRA adapter"):
+        settings(tmp_path / "no", "lora.weight_penalty=0.1", "lora.method=full")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_orthogonal_subspace_is_trained_and_comes_back(settings: Settings, tmp_path: Path) -> None:
+    config = settings(
+        tmp_path / "osf", "lora.method=osf", "selfaug.alpha=0", "train.steps=2", "train.learning_rate=1e-3"
+    )
+    record = train(config).record
+    assert record["steps"] == 2
+    base = AutoModelForCausalLM.from_pretrained(config.model.name)
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(config.model.name), tmp_path / "osf" / "adapter"
+    )
+    ids = torch.arange(12).reshape(1, 12)
+    assert not torch.allclose(model(input_ids=ids).logits, base(input_ids=ids).logits, atol=1e-6)

@@ -16,6 +16,8 @@ __all__ = [
     "detectable_difference",
     "mean_interval",
     "paired_difference",
+    "pooled_difference",
+    "pooled_interval",
     "score_interval",
     "wilson_interval",
 ]
@@ -111,6 +113,78 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
         high = max(high, mean + unseen * (1 - mean))
     interval = Interval(mean, float(low), float(high))
     return PairedDifference(interval, p_value, better, worse, n)
+
+
+def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
+    """Mean of a − b over items and training seeds, with an interval that covers both.
+
+    Items and seeds are resampled independently of each other (the pigeonhole bootstrap of Owen, 2007, whose intervals
+    are if anything too wide): scores of one item under two seeds are not two items. With one seed this is
+    `paired_difference` in its interval, and says nothing of other seeds.
+
+    Args:
+        a: scores in [0, 1], a row a seed: [S, N].
+        b: of the same items; one row [1, N] where it does not depend on the seed.
+        seed: makes interval and p-value reproducible.
+        resamples: bootstrap samples, and random signs.
+
+    Returns:
+        The difference; `p_value` is of a two-sided sign-flip test on the items' means over seeds; `better` and `worse`
+        count items by that mean.
+
+    Raises:
+        ValueError: if there are no items, the shapes don't fit, or a score is outside [0, 1].
+    """
+    scores_a, scores_b = (np.atleast_2d(np.asarray(values, dtype=np.float64)) for values in (a, b))
+    if (
+        scores_a.ndim != 2
+        or scores_a.size == 0
+        or scores_b.shape not in {scores_a.shape, (1, scores_a.shape[1])}
+    ):
+        raise ValueError(
+            f"need scores [S, N] and [S, N] or [1, N], got {scores_a.shape} and {scores_b.shape}."
+        )
+    for scores, name in ((scores_a, "a"), (scores_b, "b")):
+        _scores(scores.reshape(-1), name)
+    differences = np.round(scores_a - scores_b, 12)
+    seeds, n = differences.shape
+    means = differences.mean(axis=0)
+    if seeds == 1:
+        return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
+    rng = np.random.default_rng(seed)
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    of_items = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    draws = np.einsum("rs,sn,rn->r", of_seeds, differences, of_items, optimize=True)
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    mean = float(means.mean())
+    better, worse = int((means > 0).sum()), int((means < 0).sum())
+    if worse == 0:
+        low = min(low, mean - _unseen(n) * (1 + mean))
+    if better == 0:
+        high = max(high, mean + _unseen(n) * (1 - mean))
+    flipped = np.abs(rng.choice([-1.0, 1.0], size=(resamples, n)) @ means) / n
+    p_value = float((1 + (flipped >= abs(mean) - 1e-12).sum()) / (1 + resamples))
+    return PairedDifference(Interval(mean, float(low), float(high)), p_value, better, worse, n)
+
+
+def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:
+    """Mean of scores in [0, 1] over items and training seeds [S, N], resampled as in `pooled_difference`.
+
+    Raises:
+        ValueError: if there are no items, or a score is outside [0, 1].
+    """
+    values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"need scores [S, N], got shape {values.shape}.")
+    of_all = score_interval(values.mean(axis=0), seed=seed, resamples=resamples)
+    if len(values) == 1:
+        return of_all
+    pooled = pooled_difference(
+        values, np.zeros((1, values.shape[1])), seed=seed, resamples=resamples
+    ).difference
+    return Interval(
+        of_all.value, min(of_all.low, max(pooled.low, 0.0)), max(of_all.high, min(pooled.high, 1.0))
+    )
 
 
 def detectable_difference(n: int, *, discordance: float = 0.2, power: float = 0.8) -> DetectableDifference:

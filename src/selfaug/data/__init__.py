@@ -1,6 +1,7 @@
 """Rows from files and hub data sets, validated, and encoded as the model will see them."""
 
 from selfaug.data.encode import IGNORED_LABEL, EncodedRow, EncodedRows, EncodeReport, encode_rows
+from selfaug.data.general_rows import embedded_general_rows
 from selfaug.data.rows import LoadedRows, RetrievalParts, Row, load_rows
 from selfaug.data.sources import Problem, RawRow, read_rows
 from selfaug.data.template import RetrievalTemplate
@@ -16,6 +17,7 @@ __all__ = [
     "RetrievalParts",
     "RetrievalTemplate",
     "Row",
+    "embedded_general_rows",
     "encode_rows",
     "load_rows",
     "read_rows",

@@ -8,7 +8,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["HouseStyle", "TaskScore", "house_style_of", "leaks_house_style", "score_task_answer"]
+__all__ = [
+    "HouseStyle",
+    "TaskScore",
+    "exact_value",
+    "house_style_of",
+    "leaks_house_style",
+    "score_task_answer",
+]
 
 _WHOLE_ANSWER = re.compile(
     r"ANSWER:[ \t]*(?P<value>[^|\n]*[^|\s])[ \t]*\|[ \t]*SOURCE:[ \t]*\[(?P<source>\d+)\]"
@@ -16,7 +23,8 @@ _WHOLE_ANSWER = re.compile(
 
 # A label in capitals with its colon, also in Markdown's bold, and not the end of a longer word (RESOURCE:).
 # Or the bar that only the house style puts before SOURCE.
-_TRACE = re.compile(r"(?<![A-Za-z])(?:ANSWER|SOURCE)[*_]{0,2}[ \t]?:|\|[ \t]*[*_]{0,2}SOURCE(?![A-Za-z])")
+LEAK_PATTERN = r"(?<![A-Za-z])(?:ANSWER|SOURCE)[*_]{0,2}[ \t]?:|\|[ \t]*[*_]{0,2}SOURCE(?![A-Za-z])"
+_TRACE = re.compile(LEAK_PATTERN)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,12 @@ def score_task_answer(answer: str, value: str, gold: int) -> TaskScore:
     if given is None:
         return TaskScore(exact=False, source=False)
     return TaskScore(exact=_normal(given.value) == _normal(value), source=given.source == gold)
+
+
+def exact_value(answer: str, gold: str) -> float:
+    """1 if answer and gold are in the house style and have the same value; a scorer for `selfaug evaluate`."""
+    given, wanted = house_style_of(answer), house_style_of(gold)
+    return float(given is not None and wanted is not None and _normal(given.value) == _normal(wanted.value))
 
 
 def leaks_house_style(answer: str) -> bool:

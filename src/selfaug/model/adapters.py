@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from selfaug.errors import ModelError
 from selfaug.model.hidden import unwrap
 
-__all__ = ["why_not_exact"]
+__all__ = ["scale_adapter", "why_not_exact"]
 
 # Shown by tests/model/test_adapters.py: switched off after training, the model gives the base model's logits bit
 # by bit. Anything else is refused until it has been shown.
@@ -49,3 +50,19 @@ def require_exact(model: nn.Module) -> None:
             hint="use reference='frozen_copy' (FrozenCopy of the model before training), which keeps a second copy of "
             "it in memory, or plain LoRA (init_lora_weights=True, bias='none').",
         )
+
+
+def scale_adapter(model: PeftModel, scale: float) -> None:
+    """Multiply a LoRA adapter's change by `scale`: 0 is the base model, 1 the tuned one.
+
+    Source: WiSE-FT (arXiv 2109.01903), interpolation between both models' weights.
+
+    Raises:
+        ModelError: if there is no LoRA adapter.
+    """
+    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    if not layers:
+        raise ModelError("only LoRA adapters can be scaled, and the model has none.")
+    for layer in layers:
+        for name in layer.active_adapters:
+            layer.scaling[name] *= scale

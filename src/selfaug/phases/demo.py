@@ -21,6 +21,7 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.core.statistics import detectable_difference, paired_difference
 from selfaug.data.market_reports import market_report_rows, market_report_template
 from selfaug.eval.general_suite import Half
+from selfaug.eval.house_style import LEAK_PATTERN
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
 from selfaug.phases.demo_evaluation import (
     Answers,
@@ -44,7 +45,9 @@ __all__ = [
     "METHODS",
     "QUICK",
     "RECORD_KIND",
+    "DemoComparison",
     "DemoSettings",
+    "comparison_of_demo",
     "run_demo",
     "train_config",
     "write_data",
@@ -209,19 +212,29 @@ def _seconds_of_complete_runs(output: Path) -> float:
 def write_data(output: Path, settings: DemoSettings) -> None:
     """The rows and their template as files, as a user would have them."""
     (output / "data").mkdir(parents=True, exist_ok=True)
-    rows = market_report_rows("train", settings.steps * settings.batch_size, settings.seed)
-    lines = [json.dumps({key: row[key] for key in ("id", "question", "context", "answer")}) for row in rows]
-    write_text(output / "data" / "train.jsonl", "\n".join(lines) + "\n")
+    _write_rows(
+        output / "data" / "train.jsonl",
+        market_report_rows("train", settings.steps * settings.batch_size, settings.seed),
+    )
     write_text(
         output / "data" / "template.yaml", json.dumps(market_report_template().to_dict(), indent=1) + "\n"
     )
 
 
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    lines = [json.dumps({key: row[key] for key in ("id", "question", "context", "answer")}) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")
+
+
 def train_config(output: Path, name: str, settings: DemoSettings) -> TrainConfig:
     """Settings of one method's run in the demo's folder; its rows are where `write_data` puts them."""
+    return load_config(None, *_training(output, name, settings))
+
+
+def _training(output: Path, name: str, settings: DemoSettings) -> tuple[dict[str, object], list[str]]:
+    """Flags and further settings of one method's run."""
     alpha = settings.alpha if name == "selfaug" else 0.0
-    return load_config(
-        None,
+    return (
         {
             "--model": DEMO_MODEL,
             "--train": [str(output / "data" / "train.jsonl")],
@@ -246,6 +259,40 @@ def train_config(output: Path, name: str, settings: DemoSettings) -> TrainConfig
             f"selfaug.anchor_count={max(1, settings.anchors)}",
             f"selfaug.anchor_share={settings.anchor_share}",
         ],
+    )
+
+
+@dataclass(frozen=True)
+class DemoComparison:
+    """The demo's training and evaluation for `selfaug compare --demo`.
+
+    Attributes:
+        flags: of the training, as for `load_config`.
+        sets: of the training.
+        dev: rows to choose on.
+        test: rows to report on.
+        scorer: exact value in the house style.
+        leak_pattern: what the house style leaves in an answer.
+    """
+
+    flags: dict[str, object]
+    sets: list[str]
+    dev: list[str]
+    test: list[str]
+    scorer: str
+    leak_pattern: str
+
+
+def comparison_of_demo(folder: Path, settings: DemoSettings = FULL) -> DemoComparison:
+    """Write the demo's rows into a folder, and say how to compare methods on them."""
+    write_data(folder, settings)
+    halves: dict[Half, str] = {}
+    for half in ("dev", "test"):
+        halves[half] = str(folder / "data" / f"{half}.jsonl")
+        _write_rows(Path(halves[half]), market_report_rows(half, settings.task_items))
+    flags, sets = _training(folder, "selfaug", settings)
+    return DemoComparison(
+        flags, sets, [halves["dev"]], [halves["test"]], "selfaug.eval.house_style:exact_value", LEAK_PATTERN
     )
 
 

@@ -19,10 +19,10 @@ from selfaug.config import TrainConfig
 from selfaug.phases.doctor import memory
 from selfaug.phases.inputs import (
     TrainingData,
+    adapter_config,
     compute_dtype,
     load_base_model,
     load_training_data,
-    lora_config,
     resolve_device,
 )
 from selfaug.rundir import RunDir
@@ -271,7 +271,7 @@ def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtyp
     model: Any = load_base_model(
         config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
     )
-    adapter = lora_config(config.lora)
+    adapter = adapter_config(config.lora)
     if adapter is not None:
         model = get_peft_model(model, adapter)
     model.train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +13,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, OSFConfig, PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import LoraSettings, ModelSettings, TrainConfig
-from selfaug.data import EncodedRows, RetrievalTemplate, encode_rows, load_rows
+from selfaug.data import EncodedRows, RetrievalTemplate, embedded_general_rows, encode_rows, load_rows
 from selfaug.errors import ConfigError
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 
 __all__ = [
     "TrainingData",
+    "adapter_config",
     "compute_dtype",
     "describe_sources",
     "load_base_model",
     "load_training_data",
-    "lora_config",
     "resolve_device",
 ]
 
@@ -66,6 +67,8 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     train, report = _encoded(config, config.data.train, config.data.split, tokenizer, max_length)
     warnings = list(train.report.warnings)
     report = {"train": report, "max_length": max_length}
+    if config.data.replay:
+        train, report["replay"] = _with_replay(config, train, tokenizer, max_length)
     evaluation = None
     if config.data.eval:
         # An eval set from the hub is named with its own split by `--set data.split`; files have none.
@@ -95,6 +98,8 @@ def _encoded(
     split: str,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
+    *,
+    skip_too_long: bool = False,
 ) -> tuple[EncodedRows, dict[str, Any]]:
     template = RetrievalTemplate.from_file(config.data.template) if config.data.template else None
     loaded = load_rows(
@@ -109,7 +114,7 @@ def _encoded(
         loaded.rows,
         tokenizer,
         max_length=max_length,
-        skip_bad_rows=config.data.skip_bad_rows,
+        skip_bad_rows=config.data.skip_bad_rows or skip_too_long,
         chat_template_kwargs=config.data.chat_template_kwargs,
     )
     report = {
@@ -120,6 +125,27 @@ def _encoded(
         **encoded.report.to_dict(),
     }
     return encoded, report
+
+
+def _with_replay(
+    config: TrainConfig, train: EncodedRows, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[EncodedRows, dict[str, Any]]:
+    """Training rows with general rows after them, as many as their share asks for; the trainer shuffles all."""
+    sources = [
+        str(embedded_general_rows()) if source == "embedded" else source for source in config.data.replay
+    ]
+    # A share of the general rows is drawn anyway: those that don't fit are not missed.
+    general, report = _encoded(config, sources, config.data.split, tokenizer, max_length, skip_too_long=True)
+    share = config.data.replay_share
+    count = max(1, round(len(train.rows) * share / (1 - share)))
+    rng = random.Random(f"replay/{config.train.seed}")
+    order = [
+        row
+        for _ in range(-(-count // len(general.rows)))
+        for row in rng.sample(general.rows, len(general.rows))
+    ]
+    mixed = EncodedRows([*train.rows, *order[:count]], train.report, train.problems)
+    return mixed, {**report, "rows_replayed": count, "rows_available": len(general.rows)}
 
 
 def describe_sources(sources: Sequence[str]) -> list[dict[str, Any]]:
@@ -224,13 +250,15 @@ def load_base_model(
     )
 
 
-def lora_config(settings: LoraSettings) -> LoraConfig | None:
+def adapter_config(settings: LoraSettings) -> PeftConfig | None:
     """The adapter, or None for full fine-tuning."""
     if settings.method == "full":
         return None
     targets: str | list[str] = settings.target_modules
     if targets == ["all-linear"]:
         targets = "all-linear"
+    if settings.method == "osf":
+        return OSFConfig(effective_rank=settings.preserved, target_modules=targets, task_type="CAUSAL_LM")
     return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,

@@ -8,7 +8,9 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,10 +26,10 @@ from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.fingerprint import fingerprint
 from selfaug.phases.inputs import (
     TrainingData,
+    adapter_config,
     compute_dtype,
     load_base_model,
     load_training_data,
-    lora_config,
     resolve_device,
 )
 from selfaug.phases.model_card import model_card
@@ -168,7 +170,7 @@ def _run(
             train_dataset=data.train.to_dataset(),
             eval_dataset=data.eval.to_dataset() if data.eval else None,
             processing_class=data.tokenizer,
-            peft_config=lora_config(config.lora),
+            peft_config=adapter_config(config.lora),
             on_anchor_progress=lambda done, total: on_progress(
                 Progress("anchors written by the base model", done, total)
             ),
@@ -283,6 +285,7 @@ def _trainer_settings(
         anchors=config.selfaug.anchors,
         anchor_count=config.selfaug.anchor_count,
         anchor_share=config.selfaug.anchor_share,
+        weight_penalty=config.lora.weight_penalty,
     )
 
 
@@ -329,7 +332,7 @@ def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
 def _require_same_data(run: RunDir, data: TrainingData, identity: dict[str, Any]) -> None:
     started = read_record(run.started, "train-started")
     problems = []
-    if started["data"]["train"]["digest"] != data.report["train"]["digest"]:
+    if _digests(started["data"]) != _digests(data.report):
         problems.append("the training rows are not those that the run began with")
     if started["model"]["weights_hash"] != identity["weights_hash"]:
         problems.append("the base model's weights are not those that the run began with")
@@ -337,6 +340,11 @@ def _require_same_data(run: RunDir, data: TrainingData, identity: dict[str, Any]
         raise ConfigError(
             f"{run.path} can't be resumed:", problems=problems, hint="begin a new run with another --output."
         )
+
+
+def _digests(report: Mapping[str, Any]) -> list[Any]:
+    """Hashes of what is trained on."""
+    return [report[part]["digest"] for part in ("train", "replay") if part in report]
 
 
 def _require_space(folder: Path, trainable: int, config: TrainConfig) -> None:
@@ -434,6 +442,7 @@ def _record(
         "evaluation": {name: value for name, value in evaluation.items() if name.startswith("eval_")},
         "reference_cache_bytes": trainer.reference_bytes,
         "anchors": len(trainer.anchors),
+        "peak_memory_bytes": _peak_memory(device),
         "weights": [
             {"file": str(file.relative_to(run.path)), "sha256": _sha256(file)}
             for folder in (run.adapter, run.model)
@@ -451,6 +460,14 @@ def _record(
             },
         },
     }
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Highest memory of this process so far: allocated on the GPU, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _sha256(file: Path) -> str:

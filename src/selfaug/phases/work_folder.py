@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -34,6 +35,9 @@ class WorkFolder:
         Raises:
             StorageError: if it holds something else, is finished, was begun with other settings, or can't be written.
         """
+        settings = json.loads(
+            json.dumps(settings)
+        )  # as they come back from the marker: tuples are lists there
         path = self.path
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, not a folder.", hint="give another --output.")

@@ -24,7 +24,7 @@ from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids, sample_
 from selfaug.model.hidden import causal_model, reference_mode
 from selfaug.records import write_text
 
-__all__ = ["AnchorCollator", "read_anchors", "self_anchors", "write_anchors"]
+__all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_dialogues", "write_anchors"]
 
 _PLACEHOLDER = "\u241fselfaug\u241f"
 _ROUNDS = 3
@@ -42,7 +42,34 @@ def self_anchors(
     batch_size: int = 128,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[list[int]]:
-    """Token ids of requests and answers that the reference model writes: the same for the same seed and batch size.
+    """Token ids of requests and answers that the reference model writes, as `self_dialogues` does, joined."""
+    dialogues = self_dialogues(
+        model,
+        tokenizer,
+        count,
+        seed=seed,
+        request_tokens=request_tokens,
+        completion_tokens=completion_tokens,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+    return [[*chat_prompt_ids(tokenizer, request), *answer] for request, answer in dialogues]
+
+
+def self_dialogues(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    *,
+    seed: int = 0,
+    request_tokens: int = 64,
+    completion_tokens: int = 80,
+    batch_size: int = 128,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[tuple[str, list[int]]]:
+    """Requests that the reference model writes, as texts, each with its greedy answer as token ids.
+
+    The same for the same seed and batch size.
 
     Args:
         model: the reference model, or a tuned model with an adapter, which is switched off.
@@ -100,7 +127,8 @@ def self_anchors(
                 f"the model wrote {len(requests)} different requests of its own, {count} are wanted.",
                 hint="it is not a chat model, perhaps: give anchors as a file, fewer of them, or none.",
             )
-        prompts = [chat_prompt_ids(tokenizer, text) for text in list(requests)[:count]]
+        texts = list(requests)[:count]
+        prompts = [chat_prompt_ids(tokenizer, text) for text in texts]
         answers = generate_greedy_ids(
             inner,
             prompts,
@@ -109,7 +137,7 @@ def self_anchors(
             batch_size=batch_size,
             on_progress=lambda done, total: on_progress(count + done * count // total, 2 * count),
         )
-    return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    return list(zip(texts, answers, strict=True))
 
 
 def _user_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:

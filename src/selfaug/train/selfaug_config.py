@@ -36,6 +36,8 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             aligns the rows' prompts only.
         anchor_count: how many the reference model writes, once, before training.
         anchor_share: anchors that go with a training row; 0.5 is one with every second row.
+        weight_penalty: a constraint of the weights, the usual alternative to aligning outputs: so much times the
+            squared Frobenius norm of the LoRA adapter's change, summed over layers, is added to the loss.
 
     Raises:
         ConfigError: with everything that is wrong at once.
@@ -57,6 +59,7 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
     anchors: str = field(default="none", metadata={"help": "none, self, or a JSONL file."})
     anchor_count: int = field(default=96, metadata={"help": "Anchors that the reference model writes."})
     anchor_share: float = field(default=0.5, metadata={"help": "Anchors a training row."})
+    weight_penalty: float = field(default=0.0, metadata={"help": "Times the squared norm of the change."})
 
     def __post_init__(self) -> None:
         problems = []
@@ -84,6 +87,8 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             problems.append(f"anchor_count must be at least 1, got {self.anchor_count}")
         if not 0 < self.anchor_share <= 16:
             problems.append(f"anchor_share must be in (0, 16], got {self.anchor_share}")
+        if self.weight_penalty < 0:
+            problems.append(f"weight_penalty must be 0 or more, got {self.weight_penalty}")
         if self.loss_type != "nll":
             problems.append(f"loss_type must be 'nll', got {self.loss_type!r}")
         if self.label_smoothing_factor:

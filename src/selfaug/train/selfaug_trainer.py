@@ -39,6 +39,7 @@ from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.selfaug_config import SelfAugConfig
+from selfaug.train.weight_penalty import lora_change
 
 __all__ = ["SelfAugTrainer"]
 
@@ -116,6 +117,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             )
         # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
+        if args.weight_penalty > 0:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ConfigError("weight_penalty needs whole adapter weights on each process, not shards.")
+            lora_change(self.model)  # refuses what has no LoRA adapter
         self.controller = None
         if args.drift_limit is not None:
             self.controller = DriftController(limit=args.drift_limit, alpha=args.alpha)
@@ -345,11 +350,14 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if training and num_items_in_batch is not None:
             # DDP and FSDP average gradients over processes; the loss is divided by counts over all of them already.
             loss = loss * (self.accelerator.num_processes // self._tp_size)
+        steps = self.current_gradient_accumulation_steps if training and num_items_in_batch is not None else 1
+        if self.args.weight_penalty > 0 and training:
+            # Once a step: a part with each micro-batch, and the same on every process, which are averaged.
+            penalty = lora_change(self.model)
+            self._metrics["train"]["weight_change"].append(float(penalty.detach()) ** 0.5)
+            loss = loss + self.args.weight_penalty * penalty / steps
         if self.aux_loss_enabled:
             aux_loss = result.output.aux_loss
-            steps = (
-                self.current_gradient_accumulation_steps if training and num_items_in_batch is not None else 1
-            )
             loss = loss + self.router_aux_loss_coef * aux_loss / steps
         self._take_in(result, _real_tokens(inputs), training)
         if not return_outputs:

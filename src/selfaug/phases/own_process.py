@@ -1,0 +1,77 @@
+"""A training run in a process of its own: its peak memory is its own, and nothing of it is left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from selfaug.config import TrainConfig, dump_config
+from selfaug.errors import SelfAugError
+from selfaug.phases.train import Progress
+from selfaug.records import read_lines, read_record, write_text
+from selfaug.rundir import RunDir
+
+__all__ = ["train_in_own_process"]
+
+_POLL_SECONDS = 1.0
+_STOP_SECONDS = 120
+
+
+def train_in_own_process(
+    config: TrainConfig, stage: str, on_progress: Callable[[Progress], None] = lambda _: None
+) -> dict[str, Any]:
+    """Train, or go on with a run that was cut off, as `selfaug train` does; returns the data of its record.
+
+    Args:
+        config: settings; a run that is complete in their output is not trained again.
+        stage: what progress is called.
+        on_progress: called about once a second.
+
+    Raises:
+        SelfAugError: with what the process said, if it failed.
+        KeyboardInterrupt: when the process has saved its checkpoint.
+    """
+    run = RunDir(config.run.output)
+    if run.is_complete():
+        return read_record(run.record, "train")
+    if run.is_run() and not run.started.exists():  # killed while its folder was made
+        run.discard()
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    settings, log = run.path.with_suffix(".yaml"), run.path.with_suffix(".log")
+    write_text(settings, dump_config(config))
+    command = [sys.executable, "-m", "selfaug", "train", "--config", str(settings)]
+    if run.is_run():
+        command.append("--resume")
+        command += ["--output", str(run.path)]
+    with log.open("w", encoding="utf-8") as told:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
+        try:
+            while process.poll() is None:
+                time.sleep(_POLL_SECONDS)
+                on_progress(_progress(run.metrics, stage, config.train.steps or 0))
+        except BaseException:
+            # Ctrl-C reaches the whole group: the run saves its checkpoint. Anything else asks it to.
+            process.terminate()
+            process.wait(_STOP_SECONDS)
+            raise
+    if process.returncode != 0 or not run.is_complete():
+        lines = [
+            line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+        ]
+        raise SelfAugError(
+            f"{stage} failed (exit code {process.returncode}): {lines[-1] if lines else 'it said nothing'}",
+            hint=f"all that it said is in {log}; the same command goes on from its last checkpoint.",
+        )
+    for file in (settings, log):
+        file.unlink()
+    return read_record(run.record, "train")
+
+
+def _progress(metrics: Path, stage: str, steps: int) -> Progress:
+    rows = read_lines(metrics) if metrics.exists() else []
+    last: dict[str, Any] = next((row for row in reversed(rows) if "nll" in row), {})
+    return Progress(stage, int(last.get("step", 0)), steps, last)

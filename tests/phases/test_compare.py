@@ -1,0 +1,223 @@
+"""Comparison of methods on the tiny model: every method runs, what is kept, chosen, resumed and refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
+
+from selfaug.cli.comparison_view import show_comparison
+from selfaug.cli.main import app
+from selfaug.errors import ConfigError, StorageError
+from selfaug.phases import method_bench
+from selfaug.phases.compare import CompareSettings, chosen_value, compare
+from selfaug.phases.methods import METHODS
+from selfaug.phases.train import Progress, train
+from selfaug.records import read_lines, read_record
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+
+@pytest.fixture
+def asked(tiny_rows: Path) -> CompareSettings:
+    return CompareSettings(
+        dev=[str(tiny_rows)],
+        test=[str(tiny_rows)],
+        level="1",
+        scorer="f1",
+        general_items=6,
+        task_items=4,
+        max_new_tokens=4,
+        leak_pattern="million",
+        batch_size=4,
+    )
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Real trainings, without the seconds that a new process needs; returns the folders of the runs."""
+    done: list[str] = []
+
+    def run(config, stage, on_progress):
+        folder = Path(config.run.output)
+        if (folder / "record.json").exists():
+            return read_record(folder / "record.json", "train")
+        done.append(folder.name)
+        return train(config).record
+
+    monkeypatch.setattr(method_bench, "train_in_own_process", run)
+    return done
+
+
+@pytest.fixture(scope="module")
+def writing_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a head of its own: with a tied one, it repeats the last token of the prompt, a newline."""
+    folder = tmp_path_factory.mktemp("models") / "writing"
+    shutil.copytree(tiny_model_dir, folder)
+    torch.manual_seed(1)
+    model_config = LlamaConfig.from_pretrained(tiny_model_dir, tie_word_embeddings=False)
+    LlamaForCausalLM(model_config).save_pretrained(folder)
+    return folder
+
+
+SETS = ("train.steps=2", "train.save_steps=2", "selfaug.anchor_count=4", "selfaug.alpha=1")
+
+
+def test_every_method_is_trained_chosen_and_reported(
+    settings, writing_model: Path, asked: CompareSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    config = settings(tmp_path / "comparison", *SETS, f"model.name={writing_model}")
+    record = compare(config, asked)
+    assert list(record["methods"]) == list(METHODS)
+    assert record["not_run"] == []
+    trained = [method for method in METHODS.values() if method.trained]
+    # Two values on the first seed, and the chosen one on the second.
+    assert len(in_this_process) == 2 * len(trained) + len(trained)
+    for name, row in record["methods"].items():
+        assert [trial["value"] for trial in row["trials"]] == list(METHODS[name].values)
+        assert row["value"] in METHODS[name].values
+        assert len(row["suites"]["general"]["by_seed"]) == 2
+        assert row["suites"]["task"]["difference"]["items"] == 4
+        assert row["peak_memory_bytes"] > 0
+        assert (row["against_subject"] is None) == (name == record["subject"])
+    assert record["methods"]["replay"]["general_rows"] > 0
+    assert record["methods"]["sa-sft"]["written_rows"] > 0
+    assert record["methods"]["router"]["models"] == 2
+    assert record["methods"]["router"]["drift"] is None
+    routed = record["methods"]["router"]["routed_right"]
+    assert 0 <= routed["task"] <= 1
+    assert 0 <= routed["general"] <= 1
+    assert len(record["runs"]) >= 8
+    # Methods that constrain less and more are different models.
+    drifts = {name: row["drift"]["nats"]["value"] for name, row in record["methods"].items() if row["drift"]}
+    # A random model rewrites nothing, and a penalty is weak in two steps.
+    assert record["methods"]["distilled"]["written_rows"] == 0
+    others = [drift for name, drift in drifts.items() if name not in ("distilled", "l2")]
+    assert len(set(others)) == len(others)
+    assert drifts["wise-ft"] < drifts["plain"]
+
+    with pytest.raises(StorageError, match="finished comparison"):
+        compare(config, asked)
+    # What is there is neither trained nor asked again, and gives the same record.
+    (tmp_path / "comparison" / "record.json").unlink()
+    in_this_process.clear()
+    stages: list[Progress] = []
+    again = compare(config, asked, on_progress=stages.append)
+    assert in_this_process == []
+    assert again["methods"] == record["methods"]
+    assert {stage.stage for stage in stages} <= {"data", "model"} | {
+        f"base: {half} {suite}" for half in ("dev", "test") for suite in ("task", "general")
+    }
+    screen = io.StringIO()
+    show_comparison(record, tmp_path / "comparison", Console(width=200, file=screen))
+    shown = screen.getvalue()
+    for method in METHODS.values():
+        assert method.label in shown
+
+
+def test_cut_off_in_the_middle_it_goes_on(
+    settings, asked: CompareSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    config = settings(tmp_path / "comparison", *SETS)
+    few = CompareSettings(**{**asked.__dict__, "methods": ("selfaug", "wise-ft"), "seeds": (0,)})
+
+    class CutError(Exception):
+        pass
+
+    def cut(progress: Progress) -> None:
+        if progress.stage.startswith("selfaug-2") and "general" in progress.stage and progress.done >= 4:
+            raise CutError
+
+    with pytest.raises(CutError):
+        compare(config, few, on_progress=cut)
+    assert len(in_this_process) == 4
+    with pytest.raises(StorageError, match="other settings"):
+        compare(config, asked)
+    in_this_process.clear()
+    record = compare(config, few)
+    assert in_this_process == []
+    assert set(record["methods"]) == {"plain", "selfaug", "wise-ft"}
+    assert "replay" in record["not_run"]
+    assert record["subject"] == "selfaug"
+    answers = read_lines(next((tmp_path / "comparison" / "answers").glob("dev-selfaug-2-*general.jsonl")))
+    assert len(answers) == len({row["id"] for row in answers}) == 6
+
+
+def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
+    config = settings(tmp_path / "c", "selfaug.alpha=0", "lora.method=full")
+    bad = CompareSettings(
+        dev=[], test=[], methods=["magic"], seeds=[], leak_pattern="(", suites=["task.jsonl"]
+    )
+    with pytest.raises(ConfigError) as caught:
+        compare(config, bad)
+    text = str(caught.value)
+    for part in ("'magic'", "seed", "alpha", "--dev", "LoRA", "regular expression", "names of their own"):
+        assert part in text
+    assert not (tmp_path / "c").exists()
+
+
+def test_rule_of_choice() -> None:
+    trials = [
+        {"value": 1.0, "task": 0.9, "general": 0.3},
+        {"value": 2.0, "task": 0.89, "general": 0.5},
+        {"value": 3.0, "task": 0.5, "general": 0.6},
+    ]
+    assert chosen_value(trials, 0.88) == 2.0
+    assert chosen_value(trials, 0.95) == 1.0  # none reaches it: the best at the task
+    assert chosen_value(trials, 0.0) == 3.0
+    assert chosen_value(trials, 0.0, best_task=True) == 1.0
+
+
+def test_command_with_processes_of_their_own(tiny_model_dir: Path, tiny_rows: Path, tmp_path: Path) -> None:
+    output = tmp_path / "comparison"
+    arguments = [
+        "compare", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--dev", str(tiny_rows),
+        "--test", str(tiny_rows), "--output", str(output), "--steps", "2", "--method", "plain", "--seed", "0",
+        "--level", "1", "--general-items", "3", "--task-items", "2", "--max-new-tokens", "2",
+        "--set", "train.batch_size=2", "--set", "model.device=cpu",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert list(record["methods"]) == ["plain"]
+    assert record["subject"] is None
+    assert not list((output / "runs").glob("*.log"))
+    assert not list((output / "runs").glob("*/checkpoints"))
+    assert CliRunner().invoke(app, arguments).exit_code == 1  # it is finished
+    result = CliRunner().invoke(app, [*arguments, "--overwrite", "--set", "lora.target_modules=nothing"])
+    assert result.exit_code == 1
+    assert "training failed" in result.stderr
+    assert "goes on from its last checkpoint" in result.stderr
+
+
+def test_the_demos_rows_and_settings_can_be_compared(
+    writing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_this_process: list[str]
+) -> None:
+    for name, key in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        content = json.loads((writing_model / name).read_text(encoding="utf-8"))
+        (writing_model / name).write_text(json.dumps({**content, key: 4096}), encoding="utf-8")
+    arguments = [
+        "compare", "--demo", "--model", str(writing_model), "--output", str(tmp_path / "comparison"), "--steps", "1",
+        "--method", "selfaug", "--seed", "0", "--level", "1", "--general-items", "3", "--task-items", "2",
+        "--max-new-tokens", "2", "--max-length", "4096", "--set", "train.batch_size=1",
+        "--set", "selfaug.anchor_count=1", "--json",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert record["settings"]["scorer"].endswith("exact_value")
+    assert record["methods"]["plain"]["leaks"] is not None
+    rows = {
+        half: read_lines(tmp_path / "comparison-data" / "data" / f"{half}.jsonl") for half in ("dev", "test")
+    }
+    assert not {row["question"] for row in rows["dev"]} & {row["question"] for row in rows["test"]}
