@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases import method_bench
+from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import CompareSettings, chosen_value, compare
 from selfaug.phases.methods import METHODS
 from selfaug.phases.train import Progress, train
@@ -26,8 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transform
 
 
 @pytest.fixture
-def asked(tiny_rows: Path) -> CompareSettings:
-    return CompareSettings(
+def asked(tiny_rows: Path) -> EvaluationSettings:
+    return EvaluationSettings(
         dev=[str(tiny_rows)],
         test=[str(tiny_rows)],
         level="1",
@@ -35,7 +37,6 @@ def asked(tiny_rows: Path) -> CompareSettings:
         general_items=6,
         task_items=4,
         max_new_tokens=4,
-        leak_pattern="million",
         batch_size=4,
     )
 
@@ -71,10 +72,10 @@ SETS = ("train.steps=2", "train.save_steps=2", "selfaug.anchor_count=4", "selfau
 
 
 def test_every_method_is_trained_chosen_and_reported(
-    settings, writing_model: Path, asked: CompareSettings, tmp_path: Path, in_this_process: list[str]
+    settings, writing_model: Path, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     config = settings(tmp_path / "comparison", *SETS, f"model.name={writing_model}")
-    record = compare(config, asked)
+    record = compare(config, asked, CompareSettings(leak_pattern="million"))
     assert list(record["methods"]) == list(METHODS)
     assert record["not_run"] == []
     trained = [method for method in METHODS.values() if method.trained]
@@ -104,12 +105,12 @@ def test_every_method_is_trained_chosen_and_reported(
     assert drifts["wise-ft"] < drifts["plain"]
 
     with pytest.raises(StorageError, match="finished comparison"):
-        compare(config, asked)
+        compare(config, asked, CompareSettings(leak_pattern="million"))
     # What is there is neither trained nor asked again, and gives the same record.
     (tmp_path / "comparison" / "record.json").unlink()
     in_this_process.clear()
     stages: list[Progress] = []
-    again = compare(config, asked, on_progress=stages.append)
+    again = compare(config, asked, CompareSettings(leak_pattern="million"), on_progress=stages.append)
     assert in_this_process == []
     assert again["methods"] == record["methods"]
     assert {stage.stage for stage in stages} <= {"data", "model"} | {
@@ -123,10 +124,10 @@ def test_every_method_is_trained_chosen_and_reported(
 
 
 def test_cut_off_in_the_middle_it_goes_on(
-    settings, asked: CompareSettings, tmp_path: Path, in_this_process: list[str]
+    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     config = settings(tmp_path / "comparison", *SETS)
-    few = CompareSettings(**{**asked.__dict__, "methods": ("selfaug", "wise-ft"), "seeds": (0,)})
+    few = CompareSettings(methods=("selfaug", "wise-ft"), seeds=(0,))
 
     class CutError(Exception):
         pass
@@ -136,27 +137,35 @@ def test_cut_off_in_the_middle_it_goes_on(
             raise CutError
 
     with pytest.raises(CutError):
-        compare(config, few, on_progress=cut)
+        compare(config, asked, few, on_progress=cut)
     assert len(in_this_process) == 4
-    with pytest.raises(StorageError, match="other settings"):
-        compare(config, asked)
+    other = replace(asked, task_items=2, level="2")
+    with pytest.raises(StorageError, match="other settings: level, task_items"):
+        compare(config, other, few)
     in_this_process.clear()
-    record = compare(config, few)
+    record = compare(config, asked, few)
     assert in_this_process == []
     assert set(record["methods"]) == {"plain", "selfaug", "wise-ft"}
     assert "replay" in record["not_run"]
     assert record["subject"] == "selfaug"
+    # A method is added to what is finished: only that is trained.
+    more = replace(few, methods=("selfaug", "wise-ft", "l2"))
+    added = compare(config, asked, more)
+    assert len(in_this_process) == 2
+    assert set(added["methods"]) == {"plain", "selfaug", "wise-ft", "l2"}
+    assert added["methods"]["selfaug"] == record["methods"]["selfaug"]
+    with pytest.raises(StorageError, match="finished"):
+        compare(config, asked, few)
     answers = read_lines(next((tmp_path / "comparison" / "answers").glob("dev-selfaug-2-*general.jsonl")))
     assert len(answers) == len({row["id"] for row in answers}) == 6
 
 
 def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
     config = settings(tmp_path / "c", "selfaug.alpha=0", "lora.method=full")
-    bad = CompareSettings(
-        dev=[], test=[], methods=["magic"], seeds=[], leak_pattern="(", suites=["task.jsonl"]
-    )
+    asked = EvaluationSettings(dev=[], test=[], suites=["task.jsonl"])
+    bad = CompareSettings(methods=["magic"], seeds=[], leak_pattern="(")
     with pytest.raises(ConfigError) as caught:
-        compare(config, bad)
+        compare(config, asked, bad)
     text = str(caught.value)
     for part in ("'magic'", "seed", "alpha", "--dev", "LoRA", "regular expression", "names of their own"):
         assert part in text

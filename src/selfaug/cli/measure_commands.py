@@ -291,18 +291,21 @@ def compare(
         settings = load_settings(config, flags, sets)
     quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.cli.comparison_view import show_comparison
+    from selfaug.phases.bench import EvaluationSettings
     from selfaug.phases.compare import CompareSettings
     from selfaug.phases.compare import compare as run_comparison
     from selfaug.phases.methods import METHODS
 
-    asked = CompareSettings(
-        dev=dev or (), test=test or (), methods=method or tuple(METHODS), seeds=seed or (0, 1), scorer=scorer,
-        level=_level(level), suites=suite or (), general_items=general_items, task_items=task_items,
-        max_new_tokens=max_new_tokens, leak_pattern=leak_pattern,
+    asked = EvaluationSettings(
+        dev=dev or (), test=test or (), scorer=scorer, level=_level(level), suites=suite or (),
+        general_items=general_items, task_items=task_items, max_new_tokens=max_new_tokens,
     )  # fmt: skip
+    compared = CompareSettings(
+        methods=method or tuple(METHODS), seeds=seed or (0, 1), leak_pattern=leak_pattern
+    )
     try:
         with RunProgress() as progress:
-            record = run_comparison(settings, asked, overwrite=overwrite, on_progress=progress.show)
+            record = run_comparison(settings, asked, compared, overwrite=overwrite, on_progress=progress.show)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(
             "stopped; what is done is kept. To go on, give the same command again."

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfaug.config import LevelName, TrainConfig
+from selfaug.config import TrainConfig
 from selfaug.core.statistics import (
     detectable_difference,
     mean_interval,
@@ -25,21 +25,9 @@ from selfaug.core.statistics import (
 )
 from selfaug.errors import ConfigError
 from selfaug.eval.general_suite import Half
-from selfaug.eval.suite_files import read_suite
-from selfaug.model.loading import load_tokenizer
-from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
-from selfaug.phases.method_bench import FOLDERS, Answers, MethodBench, Variant
+from selfaug.phases.bench import FOLDERS, Answers, EvaluationSettings, open_bench, scores_of
+from selfaug.phases.method_bench import MethodBench, Variant
 from selfaug.phases.methods import METHODS, Method
-from selfaug.phases.suites import (
-    Suite,
-    answer_scorer,
-    fitting_level,
-    general_prompts,
-    level_of,
-    select_items,
-    suite_file_prompts,
-    task_prompts,
-)
 from selfaug.phases.train import Progress
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -51,42 +39,25 @@ RECORD_KIND = "comparison"
 
 @dataclass(frozen=True)
 class CompareSettings:
-    """What is compared and how it is evaluated.
+    """What is compared.
 
     Attributes:
-        dev: sources of rows to choose on.
-        test: sources of rows to report on.
         methods: names in `METHODS`.
         seeds: of training; the first one's runs are the trials.
-        scorer: of the rows, as for `evaluate`.
-        level: of the general suite, as for `evaluate`.
-        suites: JSONL files of the user's own questions, reported beside the general suite.
-        general_items: how many general requests; None for all of the half and level.
-        task_items: how many rows of each source; None for all.
-        max_new_tokens: longest answer to a row.
         leak_pattern: regular expression of the job's answer style, counted in general answers; None counts nothing.
         task_slack: share; a knob's value is chosen for what it retains among those whose task score is at most this
             much below plain LoRA's.
-        batch_size: prompts answered together.
     """
 
-    dev: Sequence[str]
-    test: Sequence[str]
     methods: Sequence[str] = tuple(METHODS)
     seeds: Sequence[int] = (0, 1)
-    scorer: str = "exact"
-    level: LevelName = "auto"
-    suites: Sequence[str] = ()
-    general_items: int | None = None
-    task_items: int | None = None
-    max_new_tokens: int = 64
     leak_pattern: str | None = None
     task_slack: float = 0.02
-    batch_size: int = 64
 
 
 def compare(
     config: TrainConfig,
+    evaluation: EvaluationSettings,
     settings: CompareSettings,
     *,
     overwrite: bool = False,
@@ -96,6 +67,7 @@ def compare(
 
     Args:
         config: the training that all methods share; its output is the comparison's folder.
+        evaluation: what all models are asked.
         settings: what is compared.
         overwrite: replace the comparison that is there.
         on_progress: called with what is being done.
@@ -108,59 +80,18 @@ def compare(
         StorageError: if the folder holds something else, or a comparison with other settings.
     """
     began = time.monotonic()
-    methods = _checked(config, settings)
-    scorer = answer_scorer(settings.scorer)
+    methods = _checked(config, evaluation, settings)
     folder = Path(config.run.output)
-    on_progress(Progress("data"))
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    # Methods and seeds may be added to a comparison later: all else has to stay as it is.
+    fixed = {key: value for key, value in asdict(settings).items() if key not in ("methods", "seeds")}
+    fixed.update(asdict(evaluation), first_seed=settings.seeds[0])
+    fixed["config"] = config.model_dump(mode="json", exclude={"run"})
+    work = WorkFolder(folder, RECORD_KIND, {"record.json", *FOLDERS}, last=["record.json"])
+    more = _lacks(folder / "record.json", methods, settings.seeds)
+    evaluated = open_bench(
+        folder, config, evaluation, lambda: work.open(fixed, overwrite=overwrite, more=more), on_progress
     )
-    template = config.data.chat_template_kwargs
-    halves: dict[Half, Sequence[str]] = {"dev": settings.dev, "test": settings.test}
-    suites: dict[Half, dict[str, Suite]] = {}
-    for half, sources in halves.items():
-        rows = task_prompts(
-            config,
-            tokenizer,
-            sources,
-            score=scorer,
-            items=settings.task_items,
-            max_new_tokens=settings.max_new_tokens,
-            offline=config.run.offline,
-        )
-        suites[half] = {"task": rows}
-    for file in settings.suites:
-        suites["test"][Path(file).stem] = suite_file_prompts(
-            tokenizer, read_suite(file), settings.max_new_tokens, template
-        )
-    work = WorkFolder(folder, "comparison", {"record.json", *FOLDERS}, last=["record.json"])
-    work.open(
-        {"config": config.model_dump(mode="json", exclude={"run"}), **asdict(settings)}, overwrite=overwrite
-    )
-    on_progress(Progress("model"))
-    device = resolve_device(config.model.device)
-    base = load_base_model(
-        config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
-    ).eval()
-    for part in FOLDERS:
-        (folder / part).mkdir(exist_ok=True)
-    level = level_of(settings.level) or fitting_level(
-        folder / "answers" / "level.jsonl",
-        base,
-        tokenizer,
-        template,
-        settings.batch_size,
-        lambda done, total: on_progress(Progress("base model: which level", done, total)),
-    )
-    for half in halves:
-        items = select_items(half, level.level, settings.general_items)
-        suites[half]["general"] = general_prompts(tokenizer, items, template)
-    bench = MethodBench(
-        folder, config, tokenizer, base, device, suites, settings.batch_size, settings.max_new_tokens,
-        settings.seeds[0], on_progress,
-    )  # fmt: skip
-    for half in halves:
-        bench.base_answers(half)
+    bench = MethodBench(evaluated, settings.seeds[0])
 
     trials: dict[str, list[Trial]] = {}
     for method in methods:
@@ -184,10 +115,10 @@ def compare(
         settings.leak_pattern,
     )
     data = {
-        "settings": {"config": config.model_dump(mode="json"), **asdict(settings)},
-        "level": asdict(level),
-        "items": {name: len(suite.ids) for name, suite in suites["test"].items()},
-        "detectable_difference": detectable_difference(len(suites["test"]["general"].ids)).difference,
+        "settings": {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)},
+        "level": evaluated.level,
+        "items": {name: len(suite.ids) for name, suite in table.suites.items()},
+        "detectable_difference": detectable_difference(len(table.suites["general"].ids)).difference,
         "base": table.base_row(),
         "methods": {
             method.name: {
@@ -204,7 +135,7 @@ def compare(
         "subject": subject,
         "not_run": [name for name in METHODS if name not in chosen],
         "runs": _runs(bench, trials, table.variants),
-        "device": str(device),
+        "device": str(evaluated.device),
         "threads": torch.get_num_threads(),
         "seconds": time.monotonic() - began,
     }
@@ -229,13 +160,14 @@ def chosen_value(trials: Sequence[Mapping[str, float]], floor: float, *, best_ta
     return float(max(eligible, key=lambda trial: trial["general"])["value"])
 
 
-def _checked(config: TrainConfig, settings: CompareSettings) -> list[Method]:
+def _checked(config: TrainConfig, evaluation: EvaluationSettings, settings: CompareSettings) -> list[Method]:
     """The methods in the table's order.
 
     Raises:
         ConfigError: with everything that is wrong.
     """
-    problems = [
+    problems = evaluation.problems()
+    problems += [
         f"there is no method {name!r}; methods are {', '.join(METHODS)}"
         for name in settings.methods
         if name not in METHODS
@@ -244,15 +176,10 @@ def _checked(config: TrainConfig, settings: CompareSettings) -> list[Method]:
         problems.append("at least one seed is needed")
     if config.selfaug.alpha <= 0:
         problems.append("selfaug.alpha must be more than 0: SelfAug is tried with it and with twice as much")
-    if not settings.dev or not settings.test:
-        problems.append("rows to choose on (--dev) and rows to report on (--test) are needed")
     if config.lora.method != "lora" or config.lora.weight_penalty:
         problems.append(
             "the training should be LoRA without a penalty: the methods change what they are about"
         )
-    names = [Path(file).stem for file in settings.suites]
-    if len(set(names)) < len(names) or {"task", "general"} & set(names):
-        problems.append(f"suites need names of their own, other than task and general: {', '.join(names)}")
     if settings.leak_pattern is not None:
         try:
             re.compile(settings.leak_pattern)
@@ -265,6 +192,17 @@ def _checked(config: TrainConfig, settings: CompareSettings) -> list[Method]:
     return [method for name, method in METHODS.items() if name in wanted]
 
 
+def _lacks(record: Path, methods: Sequence[Method], seeds: Sequence[int]) -> bool:
+    """Whether a finished comparison is without some method or seed."""
+    if not record.exists():
+        return False
+    known = read_record(record, RECORD_KIND)
+    return not (
+        {method.name for method in methods} <= known["methods"].keys()
+        and set(seeds) <= set(known["settings"]["seeds"])
+    )
+
+
 # ---- trials
 
 
@@ -273,12 +211,8 @@ Trial = dict[str, float]
 
 
 def _trial(bench: MethodBench, variant: Variant) -> Trial:
-    answers = bench.answers(variant, "dev")
-    scores = {
-        name: float(np.mean(_scores(bench.suites["dev"][name], answers[name])))
-        for name in ("task", "general")
-    }
-    return {"value": variant.value, **scores}
+    scores = bench.bench.mean_scores(bench.answers(variant, "dev"), "dev")
+    return {"value": variant.value, "task": scores["task"], "general": scores["general"]}
 
 
 def _subject(trials: Mapping[str, Sequence[Trial]], chosen: Mapping[str, float], floor: float) -> str | None:
@@ -304,8 +238,8 @@ def _runs(
         found += [("test", variant) for variant in results[name]]
     runs = []
     for half, variant in found:
-        suite = bench.suites[half]["general"]
-        if drift := bench.drift(variant, half):
+        suite = bench.bench.suites[half]["general"]
+        if drift := bench.bench.drift(variant.name, half):
             runs.append(
                 {
                     "method": variant.method.name,
@@ -313,18 +247,14 @@ def _runs(
                     "seed": variant.seed,
                     "half": half,
                     "drift": sum(drift["nats"]) / sum(drift["tokens"]),
-                    "general": _scores(suite, bench.answers(variant, half)["general"]),
-                    "base": _scores(suite, bench.base_answers(half)["general"]),
+                    "general": scores_of(suite, bench.answers(variant, half)["general"]),
+                    "base": scores_of(suite, bench.bench.kept("base", half)["general"]),
                 }
             )
     return runs
 
 
 # ---- the table
-
-
-def _scores(suite: Suite, answers: Sequence[str]) -> list[float]:
-    return [suite.score(index, answer) for index, answer in enumerate(answers)]
 
 
 class _Table:
@@ -334,12 +264,12 @@ class _Table:
         self, bench: MethodBench, variants: dict[str, list[Variant]], leak_pattern: str | None
     ) -> None:
         self.bench, self.variants = bench, variants
-        self.suites = bench.suites["test"]
+        self.suites = bench.bench.suites["test"]
         self.pattern = None if leak_pattern is None else re.compile(leak_pattern)
         self.answers = {
             name: [bench.answers(variant, "test") for variant in found] for name, found in variants.items()
         }
-        self.base_answers = [bench.base_answers("test")]
+        self.base_answers = [bench.bench.kept("base", "test")]
 
     def base_row(self) -> dict[str, Any]:
         return {
@@ -381,7 +311,7 @@ class _Table:
 
     def _all_scores(self, answers: Sequence[Answers], name: str) -> list[list[float]]:
         """[S, N]: a row a seed."""
-        return [_scores(self.suites[name], given[name]) for given in answers]
+        return [scores_of(self.suites[name], given[name]) for given in answers]
 
     def _leaks(self, answers: Sequence[Answers]) -> Any:
         """Share of the general answers, freely written, that carry the job's style."""
@@ -396,7 +326,7 @@ class _Table:
 
     def _drift(self, method: Method) -> dict[str, Any] | None:
         """Over all seeds; prompts are what is resampled."""
-        kept = [self.bench.drift(variant, "test") for variant in self.variants[method.name]]
+        kept = [self.bench.bench.drift(variant.name, "test") for variant in self.variants[method.name]]
         known = [one for one in kept if one is not None]
         if not known:
             return None

@@ -29,15 +29,18 @@ class WorkFolder:
         self.marker = path / f"{what}.json"
         self.contents = {self.marker.name, *contents}
 
-    def open(self, settings: dict[str, Any], *, overwrite: bool) -> bool:
+    def open(self, settings: dict[str, Any], *, overwrite: bool, more: bool = False) -> bool:
         """Make the folder, or go on with a cut-off one; returns whether there was one.
+
+        Args:
+            settings: what has to be the same to go on.
+            overwrite: delete what is there and begin anew.
+            more: what is finished lacks something that is asked for now.
 
         Raises:
             StorageError: if it holds something else, is finished, was begun with other settings, or can't be written.
         """
-        settings = json.loads(
-            json.dumps(settings)
-        )  # as they come back from the marker: tuples are lists there
+        settings = json.loads(json.dumps(settings))  # as the marker has them: tuples are lists there
         path = self.path
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, not a folder.", hint="give another --output.")
@@ -46,17 +49,18 @@ class WorkFolder:
                 raise StorageError(
                     f"{path} is not empty and not {self._article} {self.what}.", hint="give another --output."
                 )
-            same = read_record(self.marker, f"{self.what}-started")["settings"] == settings
+            before = read_record(self.marker, f"{self.what}-started")["settings"]
             if overwrite:
                 self._clear()
-            elif all((path / name).exists() for name in self.last):
+            elif not more and all((path / name).exists() for name in self.last):
                 raise StorageError(
                     f"{path} already holds a finished {self.what}.",
                     hint=f"look at {path / next(iter(self.last))}, give another --output, or --overwrite.",
                 )
-            elif not same:
+            elif before != settings:
+                changed = ", ".join(_changed(before, settings))
                 raise StorageError(
-                    f"{path} holds {self._article} {self.what} with other settings.",
+                    f"{path} holds {self._article} {self.what} with other settings: {changed}.",
                     hint="give another --output, or --overwrite.",
                 )
         cut_off = self.marker.exists()
@@ -98,3 +102,14 @@ class WorkFolder:
             raise StorageError(
                 f"can't clear {self.path}: {error.strerror or error}", hint="give another --output."
             ) from error
+
+
+def _changed(before: Any, now: Any, name: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [name] if before != now else []
+    return [
+        found
+        for key in sorted(before.keys() | now.keys())
+        for found in _changed(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    ]

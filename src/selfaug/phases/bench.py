@@ -1,0 +1,298 @@
+"""One evaluation for many models: the same questions to all, with every answer and every drift made once and kept."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from selfaug.config import LevelName, TrainConfig
+from selfaug.eval.drift import measure_drift
+from selfaug.eval.general_suite import Half
+from selfaug.eval.suite_files import read_suite
+from selfaug.model.adapters import scale_adapter
+from selfaug.model.loading import load_model, load_tokenizer
+from selfaug.model.reference import FrozenModel, Reference, Remembered
+from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
+from selfaug.phases.suites import (
+    Suite,
+    answer_scorer,
+    answers_to,
+    fitting_level,
+    general_prompts,
+    level_of,
+    select_items,
+    suite_file_prompts,
+    task_prompts,
+)
+from selfaug.phases.train import Progress
+from selfaug.records import read_lines, read_record, write_record
+from selfaug.rundir import RunDir
+
+__all__ = ["FOLDERS", "Answers", "Bench", "EvaluationSettings", "open_bench", "scores_of"]
+
+Answers = dict[str, list[str]]
+"""Answers to the items of each suite, by its name."""
+
+FOLDERS = ("runs", "data", "answers", "drift")
+"""What is kept in the folder of a bench."""
+
+# Drift is measured on so many general prompts with the base model's answers.
+_DRIFT_PROMPTS = 48
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What models are asked, and how answers are scored.
+
+    Attributes:
+        dev: sources of rows to choose on.
+        test: sources of rows to report on.
+        scorer: of the rows, as for `evaluate`.
+        level: of the general suite, as for `evaluate`.
+        suites: JSONL files of the user's own questions, reported beside the general suite.
+        general_items: how many general requests; None for all of the half and level.
+        task_items: how many rows of each source; None for all.
+        max_new_tokens: longest answer to a row.
+        batch_size: prompts answered together.
+    """
+
+    dev: Sequence[str]
+    test: Sequence[str]
+    scorer: str = "exact"
+    level: LevelName = "auto"
+    suites: Sequence[str] = ()
+    general_items: int | None = None
+    task_items: int | None = None
+    max_new_tokens: int = 64
+    batch_size: int = 64
+
+    def problems(self) -> list[str]:
+        """What is wrong with them, as sentences."""
+        problems = []
+        if not self.dev or not self.test:
+            problems.append("rows to choose on (--dev) and rows to report on (--test) are needed")
+        names = [Path(file).stem for file in self.suites]
+        if len(set(names)) < len(names) or {"task", "general"} & set(names):
+            problems.append(
+                f"suites need names of their own, other than task and general: {', '.join(names)}"
+            )
+        return problems
+
+
+@dataclass
+class Bench:
+    """Questions, the base model, and what has been answered so far.
+
+    Attributes:
+        folder: where everything is kept.
+        config: the training that all models share.
+        settings: what is asked.
+        tokenizer: of the base model.
+        base: the base model.
+        device: where all of it runs.
+        suites: questions, by half and suite.
+        level: of the general suite, with the base model's scores that it was chosen by.
+        on_progress: called with what is being done.
+    """
+
+    folder: Path
+    config: TrainConfig
+    settings: EvaluationSettings
+    tokenizer: PreTrainedTokenizerBase
+    base: Any
+    device: torch.device
+    suites: dict[Half, dict[str, Suite]]
+    level: dict[str, Any]
+    on_progress: Callable[[Progress], None]
+    _references: dict[Half, Reference] = field(default_factory=dict)
+
+    def base_answers(self, half: Half) -> Answers:
+        """Answers of the base model, made where they are missing."""
+        return self._answered(half, "base", self.base)
+
+    def answers(self, name: str, half: Half, make: Callable[[], Any]) -> Answers:
+        """Answers of a model; they and its drift are made where they are missing.
+
+        Args:
+            name: of the model, for files.
+            half: whose questions.
+            make: loads the model, if it has to be asked.
+        """
+        if not (self._is_answered(half, name) and self._drift_file(half, name).exists()):
+            model = make()
+            self._answered(half, name, model)
+            self._measure_drift(half, name, model)
+            del model
+            gc.collect()
+        return self.kept(name, half)
+
+    def kept(self, name: str, half: Half) -> Answers:
+        """Answers of a model that has been asked."""
+        kept = {}
+        for suite_name, suite in self.suites[half].items():
+            lines = read_lines(self._answer_file(half, name, suite_name))
+            answers = {row["id"]: row["answer"] for row in lines}
+            kept[suite_name] = [answers[one] for one in suite.ids]
+        return kept
+
+    def drift(self, name: str, half: Half) -> dict[str, Any] | None:
+        """Sums of nats and tokens by prompt, of a model that has been measured; else None."""
+        file = self._drift_file(half, name)
+        return read_record(file, "drift") if file.exists() else None
+
+    def model(self, run: RunDir, config: TrainConfig, *, scale: float = 1.0) -> Any:
+        """The model of a complete run, with its adapter, scaled, merged into it."""
+        dtype = compute_dtype(config, self.device)
+        if config.lora.method == "full":
+            return load_model(run.model, dtype=dtype, device=self.device, offline=True)
+        base = load_base_model(config.model, dtype=dtype, device=self.device, offline=config.run.offline)
+        model = PeftModel.from_pretrained(base, run.adapter)
+        if scale != 1.0:
+            scale_adapter(model, scale)
+        return model.merge_and_unload().eval()
+
+    def mean_scores(self, answers: Answers, half: Half) -> dict[str, float]:
+        """Mean score of each suite: for choosing, not for reporting."""
+        return {
+            name: float(np.mean(scores_of(suite, answers[name]))) for name, suite in self.suites[half].items()
+        }
+
+    def report(self, stage: str) -> Callable[[int, int], None]:
+        """Progress of a stage."""
+        return lambda done, total: self.on_progress(Progress(stage, done, total))
+
+    def _answer_file(self, half: Half, name: str, suite: str) -> Path:
+        return self.folder / "answers" / f"{half}-{name}-{suite}.jsonl"
+
+    def _drift_file(self, half: Half, name: str) -> Path:
+        return self.folder / "drift" / f"{half}-{name}.json"
+
+    def _answered(self, half: Half, name: str, model: Any) -> Answers:
+        return {
+            suite_name: answers_to(
+                suite,
+                self._answer_file(half, name, suite_name),
+                model,
+                self.tokenizer,
+                self.settings.batch_size,
+                self.report(f"{name}: {half} {suite_name}"),
+            )
+            for suite_name, suite in self.suites[half].items()
+        }
+
+    def _is_answered(self, half: Half, name: str) -> bool:
+        for suite_name, suite in self.suites[half].items():
+            path = self._answer_file(half, name, suite_name)
+            if not path.exists() or len(read_lines(path)) < len(suite.ids):
+                return False
+        return True
+
+    def _measure_drift(self, half: Half, name: str, model: Any) -> None:
+        """Over the base model's own answers to general prompts."""
+        path = self._drift_file(half, name)
+        if path.exists():
+            return
+        suite, answers = self.suites[half]["general"], self.kept("base", half)["general"]
+        every = max(1, len(suite.written) // _DRIFT_PROMPTS)
+        prompts = [
+            (suite.prompts[index], self.tokenizer(answers[index], add_special_tokens=False)["input_ids"])
+            for index in suite.written[::every][:_DRIFT_PROMPTS]
+        ]
+        drift = measure_drift(
+            model,
+            [prompt + answer for prompt, answer in prompts],
+            starts=[len(prompt) for prompt, _ in prompts],
+            reference=self._references.setdefault(half, Remembered(FrozenModel(self.base))),
+            on_progress=self.report(f"{name}: {half} drift"),
+        )
+        write_record(
+            path,
+            "drift",
+            {
+                "nats": [sum(tokens) for tokens in drift.per_token],
+                "tokens": [len(tokens) for tokens in drift.per_token],
+                "top1_agreement": drift.top1_agreement,
+            },
+        )
+
+
+def open_bench(
+    folder: Path,
+    config: TrainConfig,
+    settings: EvaluationSettings,
+    open_folder: Callable[[], object],
+    on_progress: Callable[[Progress], None],
+) -> Bench:
+    """Read the questions, load the base model, and ask it.
+
+    Args:
+        folder: where everything is kept.
+        config: the training that all models share.
+        settings: what is asked.
+        open_folder: makes the folder: after the rows have been read, before anything long.
+        on_progress: called with what is being done.
+
+    Raises:
+        ConfigError, DataError, ModelError, StorageError: if any of it can't be had.
+    """
+    on_progress(Progress("data"))
+    scorer = answer_scorer(settings.scorer)
+    tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    )
+    template = config.data.chat_template_kwargs
+    halves: dict[Half, Sequence[str]] = {"dev": settings.dev, "test": settings.test}
+    suites: dict[Half, dict[str, Suite]] = {
+        half: {
+            "task": task_prompts(
+                config,
+                tokenizer,
+                sources,
+                score=scorer,
+                items=settings.task_items,
+                max_new_tokens=settings.max_new_tokens,
+                offline=config.run.offline,
+            )
+        }
+        for half, sources in halves.items()
+    }
+    for file in settings.suites:
+        suites["test"][Path(file).stem] = suite_file_prompts(
+            tokenizer, read_suite(file), settings.max_new_tokens, template
+        )
+    open_folder()
+    on_progress(Progress("model"))
+    device = resolve_device(config.model.device)
+    base = load_base_model(
+        config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
+    ).eval()
+    for part in FOLDERS:
+        (folder / part).mkdir(exist_ok=True)
+    level = level_of(settings.level) or fitting_level(
+        folder / "answers" / "level.jsonl",
+        base,
+        tokenizer,
+        template,
+        settings.batch_size,
+        lambda done, total: on_progress(Progress("base model: which level", done, total)),
+    )
+    for half in halves:
+        items = select_items(half, level.level, settings.general_items)
+        suites[half]["general"] = general_prompts(tokenizer, items, template)
+    bench = Bench(folder, config, settings, tokenizer, base, device, suites, asdict(level), on_progress)
+    for half in halves:
+        bench.base_answers(half)
+    return bench
+
+
+def scores_of(suite: Suite, answers: Sequence[str]) -> list[float]:
+    """Score of each answer."""
+    return [suite.score(index, answer) for index, answer in enumerate(answers)]
