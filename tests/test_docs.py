@@ -48,6 +48,10 @@ ADDED = {
         *("--method", "selfaug", "--seed", "0", "--steps", "1", "--general-items", "2", "--task-items", "2"),
         *("--max-new-tokens", "2", "--level", "1", "--set", "model.device=cpu"),
     ],
+    "selfaug balance": [
+        *("--trials", "2", "--finalists", "1", "--steps", "1", "--general-items", "2", "--task-items", "2"),
+        *("--max-new-tokens", "2", "--level", "1", "--set", "model.device=cpu"),
+    ],
     "selfaug evaluate": [
         "--general-items",
         "2",

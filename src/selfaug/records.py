@@ -13,7 +13,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 
 from selfaug.errors import DataError, StorageError
 
-__all__ = ["append_line", "read_lines", "read_record", "write_record", "write_text"]
+__all__ = ["append_line", "read_lines", "read_record", "write_lines", "write_record", "write_text"]
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -136,6 +136,16 @@ def append_line(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
         raise StorageError(
             f"can't write {path}: {error.strerror or error}", hint="check free space."
         ) from error
+
+
+def write_lines(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a JSON lines file atomically.
+
+    Raises:
+        StorageError: if it can't be written; nothing is left behind then.
+    """
+    lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_text(path, "".join(lines))
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -4,68 +4,23 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
-from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, StorageError
-from selfaug.phases import method_bench
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import CompareSettings, chosen_value, compare
 from selfaug.phases.methods import METHODS
-from selfaug.phases.train import Progress, train
-from selfaug.records import read_lines, read_record
+from selfaug.phases.train import Progress
+from selfaug.records import read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
-
-
-@pytest.fixture
-def asked(tiny_rows: Path) -> EvaluationSettings:
-    return EvaluationSettings(
-        dev=[str(tiny_rows)],
-        test=[str(tiny_rows)],
-        level="1",
-        scorer="f1",
-        general_items=6,
-        task_items=4,
-        max_new_tokens=4,
-        batch_size=4,
-    )
-
-
-@pytest.fixture
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Real trainings, without the seconds that a new process needs; returns the folders of the runs."""
-    done: list[str] = []
-
-    def run(config, stage, on_progress):
-        folder = Path(config.run.output)
-        if (folder / "record.json").exists():
-            return read_record(folder / "record.json", "train")
-        done.append(folder.name)
-        return train(config).record
-
-    monkeypatch.setattr(method_bench, "train_in_own_process", run)
-    return done
-
-
-@pytest.fixture(scope="module")
-def writing_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a head of its own: with a tied one, it repeats the last token of the prompt, a newline."""
-    folder = tmp_path_factory.mktemp("models") / "writing"
-    shutil.copytree(tiny_model_dir, folder)
-    torch.manual_seed(1)
-    model_config = LlamaConfig.from_pretrained(tiny_model_dir, tie_word_embeddings=False)
-    LlamaForCausalLM(model_config).save_pretrained(folder)
-    return folder
 
 
 SETS = ("train.steps=2", "train.save_steps=2", "selfaug.anchor_count=4", "selfaug.alpha=1")

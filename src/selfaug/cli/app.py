@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -17,7 +17,7 @@ from selfaug.cli.terminal import say, say_error
 from selfaug.errors import SelfAugError
 
 if TYPE_CHECKING:
-    from selfaug.config import TrainConfig
+    from selfaug.config import LevelName, TrainConfig
 
 __all__ = [
     "GATE_FAILED",
@@ -40,6 +40,7 @@ __all__ = [
     "Template",
     "app",
     "debugging",
+    "level_name",
     "load_settings",
     "quiet_libraries",
 ]
@@ -48,8 +49,16 @@ INTERRUPTED = 130
 GATE_FAILED = 3
 
 
+# As one meets them: first contact, then the phases of a project.
+_ORDER = ("demo", "doctor", "assess", "preview", "train", "evaluate", "compare", "balance", "chat", "export")
+
+
 class _Commands(TyperGroup):
     """The one place that turns errors into exit codes."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order in which one meets them."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; say its error in a line, or with --debug in full."""
@@ -176,6 +185,21 @@ def load_settings(config: str | None, flags: Mapping[str, object], sets: list[st
     from selfaug.config import load_config
 
     return load_config(config, flags, sets or [])
+
+
+def level_name(name: str) -> LevelName:
+    """The level by its name.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    from selfaug.config import LevelName
+    from selfaug.errors import ConfigError
+
+    levels = get_args(LevelName)
+    if name not in levels:
+        raise ConfigError(f"--level {name!r}: should be {', '.join(levels)}.")
+    return cast("LevelName", name)
 
 
 def quiet_libraries(settings: TrainConfig | None = None, *, debug: bool, offline: bool = False) -> None:

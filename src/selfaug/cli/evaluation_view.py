@@ -12,7 +12,7 @@ from rich.text import Text
 from selfaug.core.printable import printable
 from selfaug.report.demo_results import percent, points
 
-__all__ = ["show_evaluation", "suites_table"]
+__all__ = ["bound_in_words", "show_evaluation", "suites_table"]
 
 
 def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -> None:
@@ -44,7 +44,7 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         console.print(f"{name}: {suite['items']} items are too few to see {unseen}", soft_wrap=True)
     if record["gate"] is not None:
         for bound in record["gate"]["bounds"]:
-            console.print(Text(_bound(bound)), soft_wrap=True)
+            console.print(Text(bound_in_words(bound)), soft_wrap=True)
         styles = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
         outcome = record["gate"]["outcome"]
         console.print(Text(f"gate: {outcome}", styles[outcome]))
@@ -72,7 +72,8 @@ def suites_table(suites: Mapping[str, Any], scorer: str, *, tuned: str = "tuned 
     return table
 
 
-def _bound(bound: Mapping[str, Any]) -> str:
+def bound_in_words(bound: Mapping[str, Any]) -> str:
+    """One bound of a gate, what was measured, and the decision."""
     value = bound["value"]
     text = (
         f"{bound['name']}: {points(value['value'])} ({_span(value)}), "

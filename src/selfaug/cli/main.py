@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import selfaug.cli.measure_commands  # noqa: F401 (its commands are the application's)
+import selfaug.cli.choose_commands
+import selfaug.cli.measure_commands  # noqa: F401 (their commands are the application's)
 from selfaug.cli.app import (
     Config,
     Debug,

@@ -1,9 +1,9 @@
-"""Commands that measure: assess, evaluate and compare."""
+"""Commands that measure: assess and evaluate."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated
 
 import typer
 
@@ -26,13 +26,13 @@ from selfaug.cli.app import (
     Template,
     app,
     debugging,
+    level_name,
     load_settings,
     quiet_libraries,
 )
 from selfaug.cli.terminal import RunProgress, print_json
-from selfaug.config import LevelName
 
-__all__ = ["assess", "compare", "evaluate"]
+__all__ = ["assess", "evaluate"]
 
 
 @app.command(
@@ -96,7 +96,7 @@ def assess(
                 settings,
                 scorer=scorer,
                 probe_steps=probe_steps,
-                level=_level(level),
+                level=level_name(level),
                 general_items=general_items,
                 task_items=task_items,
                 max_new_tokens=max_new_tokens,
@@ -170,7 +170,7 @@ def evaluate(
             data=data or (),
             scorer=scorer,
             half="dev" if half == "dev" else "test",
-            level=_level(level),
+            level=level_name(level),
             suites=suite or (),
             general_items=general_items,
             task_items=task_items,
@@ -189,128 +189,3 @@ def evaluate(
         show_evaluation(result.record)
     if result.outcome not in (None, "pass"):
         raise typer.Exit(GATE_FAILED)
-
-
-def _level(name: str) -> LevelName:
-    """The level by its name.
-
-    Raises:
-        ConfigError: if there is none.
-    """
-    from selfaug.errors import ConfigError
-
-    levels = get_args(LevelName)
-    if name not in levels:
-        raise ConfigError(f"--level {name!r}: should be {', '.join(levels)}.")
-    return cast("LevelName", name)
-
-
-@app.command(
-    epilog="Example: selfaug compare --model Qwen/Qwen3-0.6B --train rows.jsonl --dev dev.jsonl --test test.jsonl"
-)
-def compare(
-    ctx: typer.Context,
-    config: Config = None,
-    model: Model = None,
-    rows: Rows = None,
-    dev: Annotated[
-        list[str] | None,
-        typer.Option("--dev", metavar="SOURCE", help="Rows that knobs are chosen on; may be repeated."),
-    ] = None,
-    test: Annotated[
-        list[str] | None,
-        typer.Option("--test", metavar="SOURCE", help="Rows that are reported; may be repeated."),
-    ] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option("--method", metavar="NAME", help="Compare these only; may be repeated. Default: all."),
-    ] = None,
-    demo: Annotated[
-        bool, typer.Option("--demo", help="Model, rows and settings of the demo; flags change them.")
-    ] = False,
-    output: Annotated[
-        str, typer.Option("--output", metavar="FOLDER", help="Where the comparison is written.")
-    ] = "runs/comparison",
-    steps: Annotated[
-        str | None, typer.Option("--steps", metavar="NUMBER", help="Optimizer steps of every run.")
-    ] = None,
-    seed: Annotated[
-        list[int] | None, typer.Option("--seed", metavar="NUMBER", help="May be repeated. Default: 0 and 1.")
-    ] = None,
-    scorer: Scorer = "exact",
-    level: Level = "auto",
-    suite: Annotated[
-        list[str] | None,
-        typer.Option("--suite", metavar="FILE", help="Questions of your own, as JSONL; may be repeated."),
-    ] = None,
-    general_items: Annotated[
-        int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests.")
-    ] = None,
-    task_items: Annotated[
-        int | None,
-        typer.Option("--task-items", metavar="NUMBER", min=1, help="So many rows of --dev and --test."),
-    ] = None,
-    max_new_tokens: MaxNewTokens = 64,
-    leak_pattern: Annotated[
-        str | None,
-        typer.Option(
-            "--leak-pattern", metavar="REGEX", help="The job's answer style, counted in general answers."
-        ),
-    ] = None,
-    max_length: MaxLength = None,
-    template: Template = None,
-    sets: Sets = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Compare anew.")] = False,
-    offline: Offline = False,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Compare SelfAug with plain LoRA, replay, constraints, and other ways to forget less."""
-    flags: dict[str, object] = {
-        "--model": model,
-        "--train": rows or None,
-        "--output": output,
-        "--steps": steps,
-        "--max-length": max_length,
-        "--template": template,
-        "--offline": offline or None,
-    }
-    if demo:
-        from selfaug.phases.demo import comparison_of_demo
-
-        preset = comparison_of_demo(Path(output).with_name(f"{Path(output).name}-data"))
-        settings = load_settings(
-            None,
-            {**preset.flags, **{k: v for k, v in flags.items() if v is not None}},
-            [*preset.sets, *(sets or [])],
-        )
-        dev, test = dev or preset.dev, test or preset.test
-        scorer = preset.scorer if scorer == "exact" else scorer
-        leak_pattern = leak_pattern or preset.leak_pattern
-    else:
-        settings = load_settings(config, flags, sets)
-    quiet_libraries(settings, debug=debugging(ctx))
-    from selfaug.cli.comparison_view import show_comparison
-    from selfaug.phases.bench import EvaluationSettings
-    from selfaug.phases.compare import CompareSettings
-    from selfaug.phases.compare import compare as run_comparison
-    from selfaug.phases.methods import METHODS
-
-    asked = EvaluationSettings(
-        dev=dev or (), test=test or (), scorer=scorer, level=_level(level), suites=suite or (),
-        general_items=general_items, task_items=task_items, max_new_tokens=max_new_tokens,
-    )  # fmt: skip
-    compared = CompareSettings(
-        methods=method or tuple(METHODS), seeds=seed or (0, 1), leak_pattern=leak_pattern
-    )
-    try:
-        with RunProgress() as progress:
-            record = run_comparison(settings, asked, compared, overwrite=overwrite, on_progress=progress.show)
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            "stopped; what is done is kept. To go on, give the same command again."
-        ) from interrupt
-    if as_json:
-        print_json(record)
-    else:
-        show_comparison(record, Path(output))

@@ -33,7 +33,7 @@ from selfaug.phases.suites import (
     task_prompts,
 )
 from selfaug.phases.train import Progress
-from selfaug.records import read_lines, read_record, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
 __all__ = ["FOLDERS", "Answers", "Bench", "EvaluationSettings", "open_bench", "scores_of"]
@@ -98,7 +98,7 @@ class Bench:
         tokenizer: of the base model.
         base: the base model.
         device: where all of it runs.
-        suites: questions, by half and suite.
+        suites: questions, by part ("dev", "test", or a subset of one) and suite.
         level: of the general suite, with the base model's scores that it was chosen by.
         on_progress: called with what is being done.
     """
@@ -109,43 +109,63 @@ class Bench:
     tokenizer: PreTrainedTokenizerBase
     base: Any
     device: torch.device
-    suites: dict[Half, dict[str, Suite]]
+    suites: dict[str, dict[str, Suite]]
     level: dict[str, Any]
     on_progress: Callable[[Progress], None]
-    _references: dict[Half, Reference] = field(default_factory=dict)
+    _subsets: dict[str, str] = field(default_factory=dict)
+    _references: dict[str, Reference] = field(default_factory=dict)
 
-    def base_answers(self, half: Half) -> Answers:
+    def base_answers(self, part: str) -> Answers:
         """Answers of the base model, made where they are missing."""
-        return self._answered(half, "base", self.base)
+        return self._answered(part, "base", self.base)
 
-    def answers(self, name: str, half: Half, make: Callable[[], Any]) -> Answers:
+    def add_subset(self, name: str, of: str, **counts: int | None) -> None:
+        """A part with some of another part's items, so many of each suite; answers to them count in both.
+
+        Args:
+            name: of the new part.
+            of: which part they are from.
+            counts: items of each suite; None for all.
+        """
+        self.suites[name] = {suite: self.suites[of][suite].spread(count) for suite, count in counts.items()}
+        self._subsets[of] = name
+        known = self.kept("base", of)
+        for suite_name, suite in self.suites[name].items():
+            texts = dict(zip(self.suites[of][suite_name].ids, known[suite_name], strict=True))
+            lines = [
+                {"id": one, "prompt": prompt, "answer": texts[one]}
+                for one, prompt in zip(suite.ids, suite.texts, strict=True)
+            ]
+            write_lines(self._answer_file(name, "base", suite_name), lines)
+
+    def answers(self, name: str, part: str, make: Callable[[], Any]) -> Answers:
         """Answers of a model; they and its drift are made where they are missing.
 
         Args:
             name: of the model, for files.
-            half: whose questions.
+            part: whose questions.
             make: loads the model, if it has to be asked.
         """
-        if not (self._is_answered(half, name) and self._drift_file(half, name).exists()):
+        if not (self._is_answered(part, name) and self._drift_file(part, name).exists()):
             model = make()
-            self._answered(half, name, model)
-            self._measure_drift(half, name, model)
+            self._answered(part, name, model)
+            self._measure_drift(part, name, model)
             del model
             gc.collect()
-        return self.kept(name, half)
+        return self.kept(name, part)
 
-    def kept(self, name: str, half: Half) -> Answers:
+    def kept(self, name: str, part: str) -> Answers:
         """Answers of a model that has been asked."""
         kept = {}
-        for suite_name, suite in self.suites[half].items():
-            lines = read_lines(self._answer_file(half, name, suite_name))
+        for suite_name, suite in self.suites[part].items():
+            lines = read_lines(self._answer_file(part, name, suite_name))
             answers = {row["id"]: row["answer"] for row in lines}
             kept[suite_name] = [answers[one] for one in suite.ids]
         return kept
 
-    def drift(self, name: str, half: Half) -> dict[str, Any] | None:
+    def drift(self, name: str, part: str) -> dict[str, Any] | None:
         """Sums of nats and tokens by prompt, of a model that has been measured; else None."""
-        file = self._drift_file(half, name)
+        file = self._drift_file(part, name)
         return read_record(file, "drift") if file.exists() else None
 
     def model(self, run: RunDir, config: TrainConfig, *, scale: float = 1.0) -> Any:
@@ -159,48 +179,54 @@ class Bench:
             scale_adapter(model, scale)
         return model.merge_and_unload().eval()
 
-    def mean_scores(self, answers: Answers, half: Half) -> dict[str, float]:
+    def mean_scores(self, answers: Answers, part: str) -> dict[str, float]:
         """Mean score of each suite: for choosing, not for reporting."""
         return {
-            name: float(np.mean(scores_of(suite, answers[name]))) for name, suite in self.suites[half].items()
+            name: float(np.mean(scores_of(suite, answers[name]))) for name, suite in self.suites[part].items()
         }
 
     def report(self, stage: str) -> Callable[[int, int], None]:
         """Progress of a stage."""
         return lambda done, total: self.on_progress(Progress(stage, done, total))
 
-    def _answer_file(self, half: Half, name: str, suite: str) -> Path:
-        return self.folder / "answers" / f"{half}-{name}-{suite}.jsonl"
+    def _answer_file(self, part: str, name: str, suite: str) -> Path:
+        return self.folder / "answers" / f"{part}-{name}-{suite}.jsonl"
 
-    def _drift_file(self, half: Half, name: str) -> Path:
-        return self.folder / "drift" / f"{half}-{name}.json"
+    def _drift_file(self, part: str, name: str) -> Path:
+        return self.folder / "drift" / f"{part}-{name}.json"
 
-    def _answered(self, half: Half, name: str, model: Any) -> Answers:
+    def _answered(self, part: str, name: str, model: Any) -> Answers:
+        if part in self._subsets:  # what has been asked for the subset needs no second answer
+            for suite_name in self.suites[part]:
+                before = self._answer_file(self._subsets[part], name, suite_name)
+                target = self._answer_file(part, name, suite_name)
+                if before.exists() and not target.exists():
+                    write_lines(target, read_lines(before))
         return {
             suite_name: answers_to(
                 suite,
-                self._answer_file(half, name, suite_name),
+                self._answer_file(part, name, suite_name),
                 model,
                 self.tokenizer,
                 self.settings.batch_size,
-                self.report(f"{name}: {half} {suite_name}"),
+                self.report(f"{name}: {part} {suite_name}"),
             )
-            for suite_name, suite in self.suites[half].items()
+            for suite_name, suite in self.suites[part].items()
         }
 
-    def _is_answered(self, half: Half, name: str) -> bool:
-        for suite_name, suite in self.suites[half].items():
-            path = self._answer_file(half, name, suite_name)
+    def _is_answered(self, part: str, name: str) -> bool:
+        for suite_name, suite in self.suites[part].items():
+            path = self._answer_file(part, name, suite_name)
             if not path.exists() or len(read_lines(path)) < len(suite.ids):
                 return False
         return True
 
-    def _measure_drift(self, half: Half, name: str, model: Any) -> None:
+    def _measure_drift(self, part: str, name: str, model: Any) -> None:
         """Over the base model's own answers to general prompts."""
-        path = self._drift_file(half, name)
+        path = self._drift_file(part, name)
         if path.exists():
             return
-        suite, answers = self.suites[half]["general"], self.kept("base", half)["general"]
+        suite, answers = self.suites[part]["general"], self.kept("base", part)["general"]
         every = max(1, len(suite.written) // _DRIFT_PROMPTS)
         prompts = [
             (suite.prompts[index], self.tokenizer(answers[index], add_special_tokens=False)["input_ids"])
@@ -210,8 +236,8 @@ class Bench:
             model,
             [prompt + answer for prompt, answer in prompts],
             starts=[len(prompt) for prompt, _ in prompts],
-            reference=self._references.setdefault(half, Remembered(FrozenModel(self.base))),
-            on_progress=self.report(f"{name}: {half} drift"),
+            reference=self._references.setdefault(part, Remembered(FrozenModel(self.base))),
+            on_progress=self.report(f"{name}: {part} drift"),
         )
         write_record(
             path,
@@ -250,7 +276,7 @@ def open_bench(
     )
     template = config.data.chat_template_kwargs
     halves: dict[Half, Sequence[str]] = {"dev": settings.dev, "test": settings.test}
-    suites: dict[Half, dict[str, Suite]] = {
+    suites: dict[str, dict[str, Suite]] = {
         half: {
             "task": task_prompts(
                 config,

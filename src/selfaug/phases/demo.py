@@ -37,7 +37,7 @@ from selfaug.phases.demo_evaluation import (
 )
 from selfaug.phases.train import Progress, train
 from selfaug.phases.work_folder import WorkFolder
-from selfaug.records import read_lines, read_record, write_record, write_text
+from selfaug.records import read_lines, read_record, write_lines, write_record, write_text
 from selfaug.rundir import RunDir
 
 __all__ = [
@@ -222,8 +222,7 @@ def write_data(output: Path, settings: DemoSettings) -> None:
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    lines = [json.dumps({key: row[key] for key in ("id", "question", "context", "answer")}) for row in rows]
-    write_text(path, "\n".join(lines) + "\n")
+    write_lines(path, [{key: row[key] for key in ("id", "question", "context", "answer")} for row in rows])
 
 
 def train_config(output: Path, name: str, settings: DemoSettings) -> TrainConfig:
@@ -316,11 +315,8 @@ def _write_answers(path: Path, asked: Questions, answers: Answers) -> None:
     """Samples, a line each. Written at once: a file that is there is whole, and a cut-off demo goes on from it."""
     kinds = [kind for kind, texts in answers.items() for _ in texts]
     texts = [text for given in answers.values() for text in given]
-    lines = [
-        json.dumps({"suite": kind, "prompt": prompt, "answer": text}, ensure_ascii=False)
-        for kind, prompt, text in zip(kinds, asked.texts, texts, strict=True)
-    ]
-    write_text(path, "\n".join(lines) + "\n")
+    rows = zip(kinds, asked.texts, texts, strict=True)
+    write_lines(path, [{"suite": kind, "prompt": prompt, "answer": text} for kind, prompt, text in rows])
 
 
 def _read_answers(path: Path) -> Answers:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from selfaug.errors import ModelError
 from selfaug.eval.checks import numbers
 from selfaug.eval.suite_files import FILE_SCORERS
 from selfaug.model.generate import chat_prompt_ids, generate_greedy
-from selfaug.records import write_text
+from selfaug.records import write_lines
 from selfaug.train.anchors import self_dialogues
 
 __all__ = ["write_distilled_rows", "write_self_dialogues"]
@@ -49,12 +48,11 @@ def write_self_dialogues(
             "the base model's answers to its own requests are all empty.",
             hint="it is not a chat model, perhaps: leave out the methods that replay its dialogues.",
         )
-    lines = [
-        json.dumps({"id": f"dialogue-{number}", "messages": messages}, ensure_ascii=False)
-        for number, messages in enumerate(rows, start=1)
-    ]
-    write_text(path, "\n".join(lines) + "\n")
-    return len(lines)
+    write_lines(
+        path,
+        [{"id": f"dialogue-{number}", "messages": messages} for number, messages in enumerate(rows, start=1)],
+    )
+    return len(rows)
 
 
 def write_distilled_rows(
@@ -106,8 +104,8 @@ def write_distilled_rows(
     for row, messages, completion, text in zip(rows, prompts, completions, written, strict=True):
         if _says_the_same(text, completion) and text.strip() != completion:
             completion, rewritten = text.strip(), rewritten + 1
-        lines.append(json.dumps(_as_raw(row, messages, completion), ensure_ascii=False))
-    write_text(path, "\n".join(lines) + "\n")
+        lines.append(_as_raw(row, messages, completion))
+    write_lines(path, lines)
     return rewritten
 
 

@@ -31,7 +31,7 @@ from selfaug.eval.general_suite import (
 from selfaug.eval.suite_files import SuiteRow
 from selfaug.model.generate import chat_prompt_ids, generate_greedy
 from selfaug.phases.inputs import load_training_data
-from selfaug.records import append_line, read_lines
+from selfaug.records import append_line, read_lines, write_lines
 
 __all__ = [
     "SCORERS",
@@ -96,6 +96,21 @@ class Suite:
         """Indices of the prompts that are answered freely."""
         return [index for index, choices in enumerate(self.choices) if not choices]
 
+    def spread(self, count: int | None) -> Suite:
+        """So many of its prompts, evenly over their order; all for None."""
+        size = len(self.ids)
+        if count is None or count >= size:
+            return self
+        chosen = [place * size // count for place in range(count)]
+        return Suite(
+            ids=[self.ids[i] for i in chosen],
+            texts=[self.texts[i] for i in chosen],
+            prompts=[self.prompts[i] for i in chosen],
+            limits=[self.limits[i] for i in chosen],
+            choices=[self.choices[i] for i in chosen],
+            score=lambda index, answer: self.score(chosen[index], answer),
+        )
+
 
 def answer_scorer(name: str) -> Scorer:
     """A scorer by its name, or a function of the user's.
@@ -147,7 +162,7 @@ def task_prompts(
     Raises:
         DataError: if the rows can't be used.
     """
-    as_rows = config.data.model_copy(update={"train": list(sources), "eval": []})
+    as_rows = config.data.model_copy(update={"train": list(sources), "eval": [], "replay": []})
     in_run = config.run.model_copy(update={"offline": offline})
     rows = load_training_data(config.model_copy(update={"data": as_rows, "run": in_run})).train.rows[:items]
     prompts, golds = [], []
@@ -224,7 +239,12 @@ def answers_to(
         batch_size: prompts answered together; what is lost when it is cut off.
         on_progress: called with answers that are there and all.
     """
-    known = {row["id"]: row["answer"] for row in read_lines(path)} if path.exists() else {}
+    kept = read_lines(path) if path.exists() else []
+    if kept:
+        write_lines(
+            path, kept
+        )  # without a last line that a crash cut off: the next one would be joined to it
+    known = {row["id"]: row["answer"] for row in kept}
     missing = [index for index, name in enumerate(suite.ids) if name not in known]
     on_progress(len(known), len(suite.ids))
     # Like lengths together, the longest first, as generation itself would sort them.

@@ -22,7 +22,7 @@ from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids, sample_ids
 from selfaug.model.hidden import causal_model, reference_mode
-from selfaug.records import write_text
+from selfaug.records import write_lines
 
 __all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_dialogues", "write_anchors"]
 
@@ -166,11 +166,7 @@ def _turn_ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]
 
 def write_anchors(path: Path, anchors: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> None:
     """A line each, as text to look at, and as `input_ids` that `read_anchors` takes back."""
-    lines = [
-        json.dumps({"text": tokenizer.decode(ids), "input_ids": list(ids)}, ensure_ascii=False)
-        for ids in anchors
-    ]
-    write_text(path, "\n".join(lines) + "\n")
+    write_lines(path, [{"text": tokenizer.decode(ids), "input_ids": list(ids)} for ids in anchors])
 
 
 def read_anchors(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[list[int]]:

@@ -1,0 +1,79 @@
+"""What `selfaug balance` prints: trials, the dial, the chosen point and why, and its test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfaug.cli.evaluation_view import bound_in_words, suites_table
+from selfaug.core.printable import printable
+from selfaug.report.demo_results import percent
+
+__all__ = ["show_balance"]
+
+
+def show_balance(record: Mapping[str, Any], output: Path, console: Console | None = None) -> None:
+    """Print a balance on stdout.
+
+    Args:
+        record: data of its record.
+        output: its folder.
+        console: where to; stdout by default.
+    """
+    console = console or Console(highlight=False)
+    console.print(_points(record))
+    chosen = record["points"][record["chosen"]]
+    console.print(
+        Text(f"chosen: {chosen['run']}, adapter at {chosen['scale']:g}: {record['reason']}."), soft_wrap=True
+    )
+    if record["knee"] is not None and record["knee"] != record["chosen"]:
+        bend = record["points"][record["knee"]]
+        console.print(
+            Text(
+                f"The front bends at {bend['run']}, adapter at {bend['scale']:g}: from there, more of one score costs "
+                "most of the other."
+            ),
+            soft_wrap=True,
+        )
+    for trial in record["failed_trials"]:
+        console.print(Text(printable(f"not trained: {trial['settings']}: {trial['error']}")), soft_wrap=True)
+    console.print()
+    console.print(
+        suites_table(record["test"], record["settings"]["scorer"], tuned="chosen point, test items")
+    )
+    console.print(Text(bound_in_words(record["test_gate"])), soft_wrap=True)
+    console.print(
+        Text(printable(f"adapter: {output / 'adapter'}\nkept:    {output / 'record.json'}")), soft_wrap=True
+    )
+
+
+def _points(record: Mapping[str, Any]) -> Table:
+    """The dial on development items; what is on the front is marked."""
+    tried = len(record["trials"])
+    table = Table(
+        title=f"{tried} settings tried; the best, with their adapters turned down, on development items",
+        title_justify="left",
+    )
+    for name in ("run", "adapter", "task", "forgetting", "drift", ""):
+        table.add_column(name, justify="left" if name in ("run", "") else "right")
+    for number, point in enumerate(record["points"]):
+        marks = [word for word, found in (
+            ("chosen", number == record["chosen"]),
+            ("knee", number == record["knee"]),
+            ("front", number in record["front"]),
+        ) if found]  # fmt: skip
+        table.add_row(
+            Text(point["run"]),
+            f"{point['scale']:g}",
+            percent(point["task"]),
+            f"{100 * point['forgetting'] + 0.0:+.1f}",
+            f"{point['drift']:.3f}",
+            ", ".join(marks),
+            style="bold" if number == record["chosen"] else "",
+        )
+    return table

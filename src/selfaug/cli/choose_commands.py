@@ -1,0 +1,257 @@
+"""Commands that choose: compare methods, and balance settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selfaug.cli.app import (
+    Config,
+    Debug,
+    Json,
+    Level,
+    MaxLength,
+    MaxNewTokens,
+    Model,
+    Offline,
+    Rows,
+    Scorer,
+    Sets,
+    Template,
+    app,
+    debugging,
+    level_name,
+    load_settings,
+    quiet_libraries,
+)
+from selfaug.cli.terminal import RunProgress, print_json
+
+if TYPE_CHECKING:
+    from selfaug.config import TrainConfig
+
+__all__ = ["balance", "compare"]
+
+Dev = Annotated[
+    list[str] | None,
+    typer.Option("--dev", metavar="SOURCE", help="Rows that are chosen on; may be repeated."),
+]
+Test = Annotated[
+    list[str] | None,
+    typer.Option("--test", metavar="SOURCE", help="Rows that are reported; may be repeated."),
+]
+Demo = Annotated[
+    bool, typer.Option("--demo", help="Model, rows and settings of the demo; flags change them.")
+]
+SuiteFiles = Annotated[
+    list[str] | None,
+    typer.Option("--suite", metavar="FILE", help="Questions of your own, as JSONL; may be repeated."),
+]
+GeneralItems = Annotated[
+    int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests.")
+]
+TaskItems = Annotated[
+    int | None,
+    typer.Option("--task-items", metavar="NUMBER", min=1, help="So many rows of --dev and --test."),
+]
+StepsOfRuns = Annotated[
+    str | None, typer.Option("--steps", metavar="NUMBER", help="Optimizer steps of every run.")
+]
+
+
+@app.command(
+    epilog="Example: selfaug compare --model Qwen/Qwen3-0.6B --train rows.jsonl --dev dev.jsonl --test test.jsonl"
+)
+def compare(
+    ctx: typer.Context,
+    config: Config = None,
+    model: Model = None,
+    rows: Rows = None,
+    dev: Dev = None,
+    test: Test = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option("--method", metavar="NAME", help="Compare these only; may be repeated. Default: all."),
+    ] = None,
+    demo: Demo = False,
+    output: Annotated[
+        str, typer.Option("--output", metavar="FOLDER", help="Where the comparison is written.")
+    ] = "runs/comparison",
+    steps: StepsOfRuns = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", metavar="NUMBER", help="May be repeated. Default: 0 and 1.")
+    ] = None,
+    scorer: Scorer = "exact",
+    level: Level = "auto",
+    suite: SuiteFiles = None,
+    general_items: GeneralItems = None,
+    task_items: TaskItems = None,
+    max_new_tokens: MaxNewTokens = 64,
+    leak_pattern: Annotated[
+        str | None,
+        typer.Option(
+            "--leak-pattern", metavar="REGEX", help="The job's answer style, counted in general answers."
+        ),
+    ] = None,
+    max_length: MaxLength = None,
+    template: Template = None,
+    sets: Sets = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Compare anew.")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compare SelfAug with plain LoRA, replay, constraints, and other ways to forget less."""
+    flags: dict[str, object] = {
+        "--model": model,
+        "--train": rows or None,
+        "--output": output,
+        "--steps": steps,
+        "--max-length": max_length,
+        "--template": template,
+        "--offline": offline or None,
+    }
+    settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
+    quiet_libraries(settings, debug=debugging(ctx))
+    from selfaug.cli.comparison_view import show_comparison
+    from selfaug.phases.bench import EvaluationSettings
+    from selfaug.phases.compare import CompareSettings
+    from selfaug.phases.compare import compare as run_comparison
+    from selfaug.phases.methods import METHODS
+
+    asked = EvaluationSettings(
+        dev=dev or preset.dev, test=test or preset.test, scorer=preset.scorer if scorer == "exact" else scorer,
+        level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    compared = CompareSettings(
+        methods=method or tuple(METHODS),
+        seeds=seed or (0, 1),
+        leak_pattern=leak_pattern or preset.leak_pattern,
+    )
+    with _going_on_later(), RunProgress() as progress:
+        record = run_comparison(settings, asked, compared, overwrite=overwrite, on_progress=progress.show)
+    if as_json:
+        print_json(record)
+    else:
+        show_comparison(record, Path(output))
+
+
+@app.command(
+    epilog="Example: selfaug balance --config train.yaml --dev dev.jsonl --test test.jsonl --max-forgetting 0.02"
+)
+def balance(
+    ctx: typer.Context,
+    config: Config = None,
+    model: Model = None,
+    rows: Rows = None,
+    dev: Dev = None,
+    test: Test = None,
+    max_forgetting: Annotated[
+        float,
+        typer.Option(
+            "--max-forgetting", metavar="SHARE", help="What the general score may lose, such as 0.02."
+        ),
+    ] = 0.02,
+    trials: Annotated[
+        int, typer.Option("--trials", metavar="NUMBER", help="Settings that are tried; a training run each.")
+    ] = 12,
+    finalists: Annotated[
+        int,
+        typer.Option(
+            "--finalists", metavar="NUMBER", help="Of them, so many are asked all development items."
+        ),
+    ] = 3,
+    demo: Demo = False,
+    output: Annotated[
+        str, typer.Option("--output", metavar="FOLDER", help="Where the balance is written.")
+    ] = "runs/balance",
+    steps: StepsOfRuns = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="NUMBER", help="Of the search.")] = 0,
+    scorer: Scorer = "exact",
+    level: Level = "auto",
+    suite: SuiteFiles = None,
+    general_items: GeneralItems = None,
+    task_items: TaskItems = None,
+    max_new_tokens: MaxNewTokens = 64,
+    max_length: MaxLength = None,
+    template: Template = None,
+    sets: Sets = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Search anew.")] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find the best settings for the job that stay within a bound on forgetting.
+
+    The same command in a second terminal joins the search.
+    """
+    flags: dict[str, object] = {
+        "--model": model,
+        "--train": rows or None,
+        "--output": output,
+        "--steps": steps,
+        "--max-length": max_length,
+        "--template": template,
+        "--offline": offline or None,
+    }
+    settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
+    quiet_libraries(settings, debug=debugging(ctx))
+    from selfaug.cli.balance_view import show_balance
+    from selfaug.phases.balance import BalanceSettings
+    from selfaug.phases.balance import balance as run_balance
+    from selfaug.phases.bench import EvaluationSettings
+
+    asked = EvaluationSettings(
+        dev=dev or preset.dev, test=test or preset.test, scorer=preset.scorer if scorer == "exact" else scorer,
+        level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
+        max_new_tokens=max_new_tokens,
+    )  # fmt: skip
+    searched = BalanceSettings(max_forgetting=max_forgetting, trials=trials, finalists=finalists, seed=seed)
+    with _going_on_later(), RunProgress() as progress:
+        record = run_balance(settings, asked, searched, overwrite=overwrite, on_progress=progress.show)
+    if as_json:
+        print_json(record)
+    else:
+        show_balance(record, Path(output))
+
+
+@dataclass(frozen=True)
+class _Preset:
+    """What `--demo` brings; empty without it."""
+
+    dev: Sequence[str] = ()
+    test: Sequence[str] = ()
+    scorer: str = "exact"
+    leak_pattern: str | None = None
+
+
+def _training(
+    config: str | None, flags: dict[str, object], sets: list[str] | None, *, demo: bool, debug: bool
+) -> tuple[TrainConfig, _Preset]:
+    """Settings of the training that is compared or balanced."""
+    if not demo:
+        return load_settings(config, flags, sets), _Preset()
+    quiet_libraries(debug=debug)
+    from selfaug.phases.demo import comparison_of_demo
+
+    output = Path(str(flags["--output"]))
+    preset = comparison_of_demo(output.with_name(f"{output.name}-data"))
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = load_settings(None, {**preset.flags, **given}, [*preset.sets, *(sets or [])])
+    return settings, _Preset(preset.dev, preset.test, preset.scorer, preset.leak_pattern)
+
+
+@contextmanager
+def _going_on_later() -> Iterator[None]:
+    """Ctrl-C says how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(
+            "stopped; what is done is kept. To go on, give the same command again."
+        ) from interrupt

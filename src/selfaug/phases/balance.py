@@ -1,0 +1,488 @@
+"""The balance: the best at the job that stays within a bound on forgetting.
+
+Settings are searched on a subset of the development items, the best of them asked all of these, their finished adapters
+turned down in steps (the dial) and asked again, one point chosen by a rule, and that one confirmed on test items.
+Processes that are given the same command share the search. Everything is kept as it is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from filelock import FileLock, Timeout
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+from safetensors.torch import load_file, save_file
+
+from selfaug.config import TrainConfig
+from selfaug.core.gate import at_most
+from selfaug.core.pareto import knee, pareto_front
+from selfaug.core.statistics import paired_difference
+from selfaug.errors import ConfigError, SelfAugError
+from selfaug.phases.bench import FOLDERS, Bench, EvaluationSettings, open_bench, scores_of
+from selfaug.phases.inputs import load_training_data
+from selfaug.phases.own_process import train_in_own_process
+from selfaug.phases.suites import compare_answers
+from selfaug.phases.train import Progress
+from selfaug.phases.work_folder import WorkFolder
+from selfaug.records import read_record, write_record, write_text
+from selfaug.rundir import RunDir
+
+__all__ = ["RECORD_KIND", "BalanceSettings", "Point", "balance", "chosen_point"]
+
+RECORD_KIND = "balance"
+
+_CONTENTS = {"record.json", "adapter", "study.log", "locks", "trials", *FOLDERS}
+_POLL_SECONDS = 1.0
+_NAME = "balance"
+
+# A reference cache is worth its one pass over the rows from so many passes on, over all trials together.
+_CACHE_PASSES = 3
+
+
+@dataclass(frozen=True)
+class BalanceSettings:
+    """What is searched, and for what.
+
+    Attributes:
+        max_forgetting: share; the general score may be so much below the base model's.
+        trials: settings that are tried; the training's own come first.
+        finalists: of them, how many are asked all development items.
+        search_task_items: how many rows the trials are scored on; None for all.
+        search_general_items: how many general requests; None for all.
+        scales: of the dial, beside 1.
+        seed: of the search.
+    """
+
+    max_forgetting: float = 0.02
+    trials: int = 12
+    finalists: int = 3
+    search_task_items: int | None = 48
+    search_general_items: int | None = 96
+    scales: Sequence[float] = (0.8, 0.6, 0.4)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run with its adapter turned to a scale, and what it scores on development items.
+
+    Attributes:
+        run: name of the run.
+        scale: of its adapter.
+        task: mean score at the job.
+        general: mean score on general requests.
+        forgetting: what that is below the base model's.
+        drift: nats per token on the base model's own answers.
+    """
+
+    run: str
+    scale: float
+    task: float
+    general: float
+    forgetting: float
+    drift: float
+
+
+def balance(
+    config: TrainConfig,
+    evaluation: EvaluationSettings,
+    settings: BalanceSettings,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Search, turn the dial, choose, confirm; write record and adapter.
+
+    Args:
+        config: the training whose settings are searched; its output is the balance's folder.
+        evaluation: what all models are asked.
+        settings: of the search.
+        overwrite: replace the balance that is there.
+        on_progress: called with what is being done.
+
+    Returns:
+        Data of the record.
+
+    Raises:
+        ConfigError, DataError, ModelError: before anything long.
+        StorageError: if the folder holds something else, or a balance with other settings.
+        SelfAugError: if the training's own settings can't be trained.
+    """
+    began = time.monotonic()
+    _check(config, evaluation, settings)
+    folder = Path(config.run.output)
+    work = WorkFolder(folder, "balance", _CONTENTS, last=["record.json"])
+    fixed = {
+        **asdict(evaluation),
+        **asdict(settings),
+        "config": config.model_dump(mode="json", exclude={"run"}),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Of several processes, one asks the base model; the others find its answers.
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        bench = open_bench(
+            folder, config, evaluation, lambda: work.open(fixed, overwrite=overwrite), on_progress
+        )
+        bench.add_subset(
+            "search", "dev", task=settings.search_task_items, general=settings.search_general_items
+        )
+        for part in ("locks", "trials"):
+            (folder / part).mkdir(exist_ok=True)
+    search = _Search(bench, settings, _with_cache(config, settings))
+    search.run()
+
+    with FileLock(folder / "locks" / "finish.lock"):
+        if (folder / "record.json").exists():  # another process was quicker
+            return read_record(folder / "record.json", RECORD_KIND)
+        trials = search.completed()
+        points = _dial(bench, settings, search, [trial["run"] for trial in _finalists(trials, settings)])
+        chosen, reason = chosen_point(points, settings.max_forgetting)
+        front = pareto_front([(point.general, point.task) for point in points])
+        bend = knee([(points[i].general, points[i].task) for i in front])
+        _write_adapter(search.run_of(chosen.run), chosen.scale, folder / "adapter")
+        data = {
+            "settings": {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)},
+            "level": bench.level,
+            "trials": trials,
+            "failed_trials": search.failed(),
+            "points": [asdict(point) for point in points],
+            "front": front,
+            "knee": None if bend is None else front[bend],
+            "chosen": points.index(chosen),
+            "reason": reason,
+            "base": {"dev": bench.mean_scores(bench.kept("base", "dev"), "dev")},
+            **_confirmed(bench, search, chosen, settings.max_forgetting),
+            "device": str(bench.device),
+            "seconds": time.monotonic() - began,
+        }
+        write_record(folder / "record.json", RECORD_KIND, data)
+    return read_record(folder / "record.json", RECORD_KIND)
+
+
+def chosen_point(points: Sequence[Point], max_forgetting: float) -> tuple[Point, str]:
+    """The best at the job among those within the bound, and why; of equals, the one that retains most.
+
+    Where none is within the bound, the one that forgets least.
+    """
+    within = [point for point in points if point.forgetting <= max_forgetting + 1e-12]
+    if within:
+        best = max(within, key=lambda point: (point.task, point.general))
+        return best, (
+            f"the best at the job of {len(within)} points, out of {len(points)}, that forget at most "
+            f"{100 * max_forgetting:.1f} points on development items"
+        )
+    best = min(points, key=lambda point: (point.forgetting, -point.task))
+    return best, (
+        f"none of {len(points)} points forgets as little as {100 * max_forgetting:.1f} points on development items; "
+        "this one forgets least"
+    )
+
+
+def _check(config: TrainConfig, evaluation: EvaluationSettings, settings: BalanceSettings) -> None:
+    problems = evaluation.problems()
+    if config.lora.method != "lora":
+        problems.append(
+            f"lora.method {config.lora.method}: the dial turns a LoRA adapter; use lora.method lora"
+        )
+    if config.selfaug.alpha <= 0 and config.selfaug.drift_limit is None:
+        problems.append("selfaug.alpha must be more than 0, or there is nothing to balance with")
+    if not 0 <= settings.max_forgetting < 1:
+        problems.append(f"--max-forgetting {settings.max_forgetting:g} is a share, such as 0.02")
+    for name in ("trials", "finalists"):
+        if getattr(settings, name) < 1:
+            problems.append(f"--{name} must be at least 1")
+    if any(not 0 < scale < 1 for scale in settings.scales):
+        problems.append("scales of the dial lie between 0 and 1; 1 is always among them")
+    if problems:
+        raise ConfigError("the balance can't be found:", problems=problems)
+
+
+def _with_cache(config: TrainConfig, settings: BalanceSettings) -> TrainConfig:
+    """All trials pass over the same rows: they share a reference cache where it pays."""
+    train = config.train
+    if config.selfaug.reference != "auto" or train.packing:
+        return config
+    if train.steps is None:
+        passes = train.epochs * settings.trials
+    else:
+        rows = len(load_training_data(config).train.rows)
+        passes = settings.trials * train.steps * train.batch_size * train.gradient_accumulation / rows
+    if passes < _CACHE_PASSES:
+        return config
+    return config.model_copy(
+        update={"selfaug": config.selfaug.model_copy(update={"reference": "cache"})}, deep=True
+    )
+
+
+# ---- the search
+
+
+class _Search:
+    """Trials in an optuna study, which several processes may work on."""
+
+    def __init__(self, bench: Bench, settings: BalanceSettings, config: TrainConfig) -> None:
+        self.bench, self.settings, self.config = bench, settings, config
+        self._knob = "alpha" if config.selfaug.drift_limit is None else "drift_limit"
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        log = str(bench.folder / "study.log")
+        self._worker = f"{os.getpid()}-{time.time_ns()}"
+        # Whoever holds its lock is alive: the trials of the others were cut off.
+        self._alive = FileLock(self._lock_file(self._worker))
+        self._study = optuna.create_study(
+            # Links don't work on every file system; opening a file exclusively does.
+            storage=JournalStorage(JournalFileBackend(log, lock_obj=JournalFileOpenLock(log))),
+            study_name=_NAME,
+            load_if_exists=True,
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(
+                n_startup_trials=max(3, settings.trials // 3),
+                seed=settings.seed,
+                constraints_func=lambda trial: trial.user_attrs["constraints"],
+            ),
+        )
+
+    def run(self) -> None:
+        """Try settings until there are enough; returns when all trials have ended, those of other processes too."""
+        with self._alive:
+            with FileLock(self.bench.folder / "locks" / "study.lock"):
+                self._take_over()
+            while True:
+                with FileLock(self.bench.folder / "locks" / "study.lock"):
+                    trial = self._next()
+                if trial is not None:
+                    self._try(trial)
+                elif self._count(TrialState.RUNNING):
+                    time.sleep(_POLL_SECONDS)
+                    with FileLock(self.bench.folder / "locks" / "study.lock"):
+                        self._take_over()
+                else:
+                    return
+
+    def completed(self) -> list[dict[str, Any]]:
+        """Settings and scores of the trials, in their order; one that was cut off and done again counts once."""
+        found: dict[str, dict[str, Any]] = {}
+        for trial in self._trials(TrialState.COMPLETE):
+            found.setdefault(trial.user_attrs["result"]["run"], trial.user_attrs["result"])
+        return list(found.values())
+
+    def failed(self) -> list[dict[str, Any]]:
+        """Settings that could not be trained, and why."""
+        return [
+            {"settings": trial.params, "error": trial.user_attrs["error"]}
+            for trial in self._trials(TrialState.FAIL)
+            if "error" in trial.user_attrs
+        ]
+
+    def run_of(self, name: str) -> RunDir:
+        """Folder of a run."""
+        return RunDir(self.bench.folder / "runs" / name)
+
+    def config_of(self, name: str) -> TrainConfig:
+        """Settings of a run."""
+        return TrainConfig.model_validate_json(self._config_file(name).read_text(encoding="utf-8"))
+
+    def _config_file(self, name: str) -> Path:
+        return self.bench.folder / "trials" / f"{name}.json"
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    def _count(self, *states: TrialState) -> int:
+        return len(self._trials(*states))
+
+    def _lock_file(self, worker: str) -> Path:
+        return self.bench.folder / "locks" / f"worker-{worker}.lock"
+
+    def _next(self) -> optuna.Trial | None:
+        """A trial to work on, or None if there are enough."""
+        if not self._trials():
+            self._study.enqueue_trial(self._own())
+        waiting = self._count(TrialState.WAITING)
+        errors = len(self.failed())
+        begun = self._count(TrialState.COMPLETE, TrialState.RUNNING) + errors
+        if not waiting and begun >= self.settings.trials:
+            return None
+        trial = self._study.ask()
+        trial.set_user_attr("worker", self._worker)
+        return trial
+
+    def _take_over(self) -> None:
+        """Trials whose process is gone are tried again, with the same settings: their runs go on."""
+        for trial in self._trials(TrialState.RUNNING):
+            worker = trial.user_attrs.get("worker", "")
+            if worker == self._worker:
+                continue
+            lock = FileLock(self._lock_file(worker))
+            try:
+                with lock.acquire(timeout=0):
+                    self._study.tell(trial.number, state=TrialState.FAIL)
+                    if trial.params:
+                        self._study.enqueue_trial(trial.params)
+                    self._lock_file(worker).unlink(missing_ok=True)
+            except Timeout:
+                pass  # it is alive
+
+    def _own(self) -> dict[str, Any]:
+        """The training's own settings, as a trial."""
+        return {
+            self._knob: getattr(self.config.selfaug, self._knob),
+            "learning_rate": self.config.train.learning_rate,
+            "rank": self.config.lora.rank,
+            "steps": 1.0,
+        }
+
+    def _suggested(self, trial: optuna.Trial) -> TrainConfig:
+        """Settings of a trial: knob and learning rate up to eight and four times smaller and larger."""
+        own = self._own()
+
+        def near(name: str, factor: float) -> float:
+            value = trial.suggest_float(name, own[name] / factor, own[name] * factor, log=True)
+            return float(f"{value:.3g}")
+
+        knob, learning_rate = near(self._knob, 8), near("learning_rate", 4)
+        rank = trial.suggest_categorical(
+            "rank", sorted({max(1, own["rank"] // 2), own["rank"], 2 * own["rank"]})
+        )
+        steps = trial.suggest_categorical("steps", [0.5, 0.75, 1.0])
+        values = json.loads(self.config.model_dump_json())
+        values["selfaug"][self._knob] = knob
+        values["train"]["learning_rate"] = learning_rate
+        # The adapter's strength s = alpha / rank stays as it is.
+        values["lora"].update(rank=rank, alpha=values["lora"]["alpha"] * rank / own["rank"])
+        if values["train"]["steps"] is None:
+            values["train"]["epochs"] *= steps
+        else:
+            values["train"]["steps"] = max(1, round(values["train"]["steps"] * steps))
+        name = f"{self._knob}-{knob:g}-lr-{learning_rate:g}-rank-{rank}-length-{steps:g}"
+        values["data"]["eval"] = []
+        values["train"].update(keep_checkpoints=1, report_to=[])
+        values["run"].update(output=str(self.run_of(name).path), overwrite=False)
+        return TrainConfig.model_validate(values)
+
+    def _try(self, trial: optuna.Trial) -> None:
+        config = self._suggested(trial)
+        name = Path(config.run.output).name
+        settings = {
+            self._knob: getattr(config.selfaug, self._knob),
+            "learning_rate": config.train.learning_rate,
+            "rank": config.lora.rank,
+            "length": trial.params["steps"],
+        }
+        number = f"trial {len(self._trials(TrialState.COMPLETE)) + 1} of {self.settings.trials}"
+        try:
+            with FileLock(self.bench.folder / "locks" / f"{name}.lock"):
+                write_text(self._config_file(name), config.model_dump_json(indent=1))
+                train_in_own_process(config, f"{number}: training", self.bench.on_progress)
+                shutil.rmtree(self.run_of(name).checkpoints, ignore_errors=True)
+                point = self.point(name, 1.0, "search")
+        except SelfAugError as error:
+            trial.set_user_attr("error", str(error))
+            self._study.tell(trial, state=TrialState.FAIL)
+            if not self._count(TrialState.COMPLETE):
+                raise  # the training's own settings come first: if they fail, so will the others
+            return
+        trial.set_user_attr("constraints", [point.forgetting - self.settings.max_forgetting])
+        trial.set_user_attr("result", {"settings": settings, **asdict(point)})
+        self._study.tell(trial, point.task)
+        told = ", ".join(f"{key} {value:g}" for key, value in settings.items())
+        self.bench.on_progress(
+            Progress(
+                "trial",
+                message=f"{number}: {told}: task {100 * point.task:.0f} %, forgetting "
+                f"{100 * point.forgetting:+.1f} points",
+            )
+        )
+
+    def point(self, name: str, scale: float, part: str) -> Point:
+        """Scores of a run at a scale, made where they are missing."""
+        bench = self.bench
+        turned = name if scale == 1.0 else f"{name}-scale-{scale:g}"
+        answers = bench.answers(
+            turned, part, lambda: bench.model(self.run_of(name), self.config_of(name), scale=scale)
+        )
+        scores, base = bench.mean_scores(answers, part), bench.mean_scores(bench.kept("base", part), part)
+        drift = bench.drift(turned, part) or {"nats": [0.0], "tokens": [1]}
+        return Point(
+            name,
+            scale,
+            scores["task"],
+            scores["general"],
+            base["general"] - scores["general"],
+            sum(drift["nats"]) / sum(drift["tokens"]),
+        )
+
+
+def _finalists(trials: Sequence[dict[str, Any]], settings: BalanceSettings) -> list[dict[str, Any]]:
+    """Those on the front, from the bound on: the best within it first, then those that the dial may bring within."""
+    order = sorted(
+        trials,
+        key=lambda trial: (
+            trial["forgetting"] > settings.max_forgetting,
+            -trial["task"],
+            trial["forgetting"],
+        ),
+    )
+    front = {trials[i]["run"] for i in pareto_front([(trial["general"], trial["task"]) for trial in trials])}
+    order.sort(key=lambda trial: trial["run"] not in front)
+    return order[: settings.finalists]
+
+
+def _dial(bench: Bench, settings: BalanceSettings, search: _Search, runs: Sequence[str]) -> list[Point]:
+    """The finalists at every scale, on all development items."""
+    scales = [1.0, *sorted(settings.scales, reverse=True)]
+    found: list[Point] = []
+    for run in runs:
+        for scale in scales:
+            bench.on_progress(Progress("dial", len(found), len(runs) * len(scales)))
+            found.append(search.point(run, scale, "dev"))
+    return found
+
+
+# ---- the chosen point
+
+
+def _write_adapter(run: RunDir, scale: float, target: Path) -> None:
+    """The adapter of a run with its change scaled, for plain PEFT: B is scaled, since ΔW = s·B·A."""
+    fresh = target.with_name(f".{target.name}.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(run.adapter, fresh)
+    file = fresh / "adapter_model.safetensors"
+    tensors = {
+        name: tensor * scale if "lora_B" in name else tensor for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+def _confirmed(bench: Bench, search: _Search, chosen: Point, max_forgetting: float) -> dict[str, Any]:
+    """The chosen point on test items: scores, paired differences to the base model, and the bound."""
+    search.point(chosen.run, chosen.scale, "test")
+    turned = chosen.run if chosen.scale == 1.0 else f"{chosen.run}-scale-{chosen.scale:g}"
+    answers, base = bench.kept(turned, "test"), bench.kept("base", "test")
+    test = {
+        name: compare_answers(suite, answers[name], base[name])
+        for name, suite in bench.suites["test"].items()
+    }
+    general = bench.suites["test"]["general"]
+    lost = paired_difference(
+        scores_of(general, base["general"]), scores_of(general, answers["general"]), seed=0
+    )
+    gate = at_most("forgetting", lost.difference, max_forgetting, lost.items)
+    drift = bench.drift(turned, "test") or {"nats": [], "tokens": []}
+    return {
+        "test": test,
+        "test_gate": asdict(gate),
+        "test_drift": float(np.sum(drift["nats"]) / np.sum(drift["tokens"])),
+    }

@@ -1,0 +1,225 @@
+"""The balance on the tiny model: searched, cut off, shared by processes, chosen by its rule, confirmed."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from rich.console import Console
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+from typer.testing import CliRunner
+
+from selfaug.cli.balance_view import show_balance
+from selfaug.cli.main import app
+from selfaug.core.pareto import pareto_front
+from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.phases import balance as balance_module
+from selfaug.phases.balance import BalanceSettings, Point, balance, chosen_point
+from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.train import Progress
+from selfaug.records import read_lines
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+SETS = ("train.steps=2", "train.save_steps=2", "selfaug.alpha=1", "lora.rank=2")
+FEW = BalanceSettings(
+    max_forgetting=0.5, trials=3, finalists=2, search_task_items=2, search_general_items=3, scales=(0.5,)
+)
+
+
+def test_it_searches_turns_the_dial_chooses_and_confirms(
+    settings, writing_model: Path, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    config = settings(tmp_path / "balance", *SETS, f"model.name={writing_model}")
+    told: list[Progress] = []
+    record = balance(config, asked, FEW, on_progress=told.append)
+    assert len(in_this_process) == len(record["trials"]) == 3
+    own = record["trials"][0]["settings"]
+    assert own == {"alpha": 1.0, "learning_rate": config.train.learning_rate, "rank": 2, "length": 1.0}
+    for trial in record["trials"]:
+        assert 1 / 8 <= trial["settings"]["alpha"] <= 8
+        assert trial["settings"]["rank"] in (1, 2, 4)
+    assert [progress.message for progress in told if progress.stage == "trial"]
+
+    points = [Point(**point) for point in record["points"]]
+    assert [point.scale for point in points] == [1.0, 0.5, 1.0, 0.5]
+    assert points[1].drift < points[0].drift
+    assert record["front"] == pareto_front([(point.general, point.task) for point in points])
+    assert points[record["chosen"]] == chosen_point(points, 0.5)[0]
+    assert record["test"]["task"]["items"] == 4
+    assert record["test"]["general"]["items"] == 6
+    assert record["test_gate"]["bound"] == 0.5
+
+    # Answers for the search count among those of the development items.
+    run = points[0].run
+    for suite, count in (("task", 4), ("general", 6)):
+        answers = {
+            part: read_lines(tmp_path / "balance" / "answers" / f"{part}-{run}-{suite}.jsonl")
+            for part in ("search", "dev")
+        }
+        assert answers["dev"][: len(answers["search"])] == answers["search"]
+        assert len({row["id"] for row in answers["dev"]}) == len(answers["dev"]) == count
+
+    # The chosen adapter is one for plain PEFT, at its scale.
+    chosen = points[record["chosen"]]
+    kept = load_file(tmp_path / "balance" / "adapter" / "adapter_model.safetensors")
+    trained = load_file(tmp_path / "balance" / "runs" / chosen.run / "adapter" / "adapter_model.safetensors")
+    for name, tensor in trained.items():
+        torch.testing.assert_close(kept[name], tensor * chosen.scale if "lora_B" in name else tensor)
+    PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(writing_model), tmp_path / "balance" / "adapter"
+    )
+
+    screen = io.StringIO()
+    show_balance(record, tmp_path / "balance", Console(width=160, file=screen))
+    assert "chosen" in screen.getvalue()
+    assert "forgetting: " in screen.getvalue()
+
+    with pytest.raises(StorageError, match="finished balance"):
+        balance(config, asked, FEW)
+    with pytest.raises(StorageError, match="finished balance"):
+        balance(config, asked, replace(FEW, trials=4))
+
+
+@pytest.mark.parametrize("where", ["training", "answers", "dial"])
+def test_cut_off_anywhere_it_goes_on(
+    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str], where: str
+) -> None:
+    config = settings(tmp_path / "balance", *SETS)
+    few = replace(FEW, trials=2, finalists=1)
+
+    class CutError(Exception):
+        pass
+
+    trained = 0
+
+    def cut(progress: Progress) -> None:
+        nonlocal trained
+        trained += progress.stage == "trial"
+        if (
+            (where == "answers" and trained == 1 and ": search general" in progress.stage)
+            or (where == "dial" and progress.stage == "dial" and progress.done == 1)
+        ) and (where != "answers" or "length" in progress.stage):
+            raise CutError
+
+    if where == "training":
+        kept = balance_module.train_in_own_process
+
+        def fail(config, stage, on_progress):
+            if "trial 2" in stage:
+                raise CutError
+            return kept(config, stage, on_progress)
+
+        balance_module.train_in_own_process = fail  # the fixture takes it back
+    with pytest.raises(CutError):
+        balance(config, asked, few, on_progress=cut)
+    if where == "training":
+        balance_module.train_in_own_process = kept
+    before = list(in_this_process)
+    with pytest.raises(StorageError, match="other settings: trials"):
+        balance(config, asked, replace(few, trials=3))
+    record = balance(config, asked, few)
+    assert len(record["trials"]) == 2
+    assert record["failed_trials"] == []
+    assert len(in_this_process) == len(set(in_this_process)) == 2  # nothing was trained twice
+    assert in_this_process[: len(before)] == before
+
+
+def test_two_processes_share_the_search(tiny_model_dir: Path, tiny_rows: Path, tmp_path: Path) -> None:
+    output = tmp_path / "balance"
+    command = [
+        sys.executable, "-m", "selfaug", "balance", "--model", str(tiny_model_dir), "--train", str(tiny_rows),
+        "--dev", str(tiny_rows), "--test", str(tiny_rows), "--output", str(output), "--steps", "2", "--trials", "3",
+        "--finalists", "1", "--level", "1", "--general-items", "3", "--task-items", "2", "--max-new-tokens", "2",
+        "--set", "train.batch_size=2", "--set", "model.device=cpu", "--max-forgetting", "0.9", "--json",
+    ]  # fmt: skip
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    told = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    first, second = (json.loads(out) for out, _ in told)
+    assert first == second
+    assert len(first["trials"]) == 3
+    assert len(list((output / "runs").glob("alpha-*"))) == 3
+
+
+def test_a_trial_that_fails_is_told_and_the_first_one_ends_it(
+    settings,
+    asked: EvaluationSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept = balance_module.train_in_own_process
+    calls = 0
+
+    def fail_at(number: int) -> None:
+        def run(*arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == number:
+                raise SelfAugError("the loss is not finite")
+            return kept(*arguments)
+
+        monkeypatch.setattr(balance_module, "train_in_own_process", run)
+
+    fail_at(2)
+    record = balance(settings(tmp_path / "a", *SETS), asked, replace(FEW, finalists=1))
+    assert len(record["trials"]) == 2
+    assert [trial["error"] for trial in record["failed_trials"]] == ["the loss is not finite"]
+    calls = 0
+    fail_at(1)
+    with pytest.raises(SelfAugError, match="not finite"):
+        balance(settings(tmp_path / "b", *SETS), asked, FEW)
+
+
+def test_a_drift_limit_is_searched_where_it_is_set(
+    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    config = settings(tmp_path / "balance", *SETS, "selfaug.drift_limit=0.01", "train.epochs=1")
+    record = balance(config, asked, replace(FEW, trials=2, finalists=1, scales=()))
+    assert record["trials"][0]["settings"]["drift_limit"] == 0.01
+    assert record["trials"][1]["settings"]["drift_limit"] != 0.01
+    assert len(record["points"]) == 1
+    assert record["knee"] is None
+
+
+def test_rule_of_choice() -> None:
+    def point(task: float, forgetting: float, scale: float = 1.0) -> Point:
+        return Point("run", scale, task, 0.6 - forgetting, forgetting, 0.01)
+
+    points = [point(0.9, 0.05), point(0.8, 0.02), point(0.8, 0.01), point(0.5, 0.0)]
+    assert chosen_point(points, 0.02)[0] is points[2]
+    assert chosen_point(points, 0.5)[0] is points[0]
+    assert chosen_point(points[:2], 0.01)[0] is points[1]
+    assert "none of 2 points" in chosen_point(points[:2], 0.01)[1]
+
+
+def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
+    config = settings(tmp_path / "c", "selfaug.alpha=0", "lora.method=full")
+    bad = BalanceSettings(max_forgetting=2, trials=0, finalists=0, scales=(1.5,))
+    with pytest.raises(ConfigError) as caught:
+        balance(config, EvaluationSettings(dev=[], test=[]), bad)
+    text = str(caught.value)
+    for part in (
+        "--dev",
+        "lora.method full",
+        "alpha",
+        "--max-forgetting 2",
+        "--trials",
+        "--finalists",
+        "scales",
+    ):
+        assert part in text
+    assert not (tmp_path / "c").exists()
+    result = CliRunner().invoke(app, ["balance", "--model", "x", "--train", "y", "--trials", "0"])
+    assert result.exit_code == 2
+    assert "--trials must be" in result.stderr
