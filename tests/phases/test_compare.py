@@ -50,7 +50,10 @@ def test_every_method_is_trained_chosen_and_reported(
     routed = record["methods"]["router"]["routed_right"]
     assert 0 <= routed["task"] <= 1
     assert 0 <= routed["general"] <= 1
-    assert len(record["runs"]) >= 8
+    # Two trials of each of the ten methods with a model of their own, and their second seeds.
+    assert len(record["runs"]) == 30
+    assert len({(run["method"], run["value"], run["seed"]) for run in record["runs"]}) == 30
+    assert record["forecast"] is None or len(record["forecast"]["drifts"]) == 30
     # Methods that constrain less and more are different models.
     drifts = {name: row["drift"]["nats"]["value"] for name, row in record["methods"].items() if row["drift"]}
     # A random model rewrites nothing, and a penalty is weak in two steps.

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from selfaug.config import TrainConfig
+from selfaug.core.forecast import FEWEST_RUNS, Run, forgetting_forecast
 from selfaug.core.statistics import (
     detectable_difference,
     mean_interval,
@@ -35,6 +36,9 @@ from selfaug.records import read_record, write_record
 __all__ = ["RECORD_KIND", "CompareSettings", "chosen_value", "compare"]
 
 RECORD_KIND = "comparison"
+
+# Nats per token, for the forecast that is shown.
+_FORECAST_DRIFTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def compare(
         },
         settings.leak_pattern,
     )
+    runs = _runs(bench, trials, table.variants)
     data = {
         "settings": {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)},
         "level": evaluated.level,
@@ -134,7 +139,8 @@ def compare(
         },
         "subject": subject,
         "not_run": [name for name in METHODS if name not in chosen],
-        "runs": _runs(bench, trials, table.variants),
+        "runs": runs,
+        "forecast": _forecast(runs),
         "device": str(evaluated.device),
         "threads": torch.get_num_threads(),
         "seconds": time.monotonic() - began,
@@ -230,14 +236,14 @@ def _subject(trials: Mapping[str, Sequence[Trial]], chosen: Mapping[str, float],
 def _runs(
     bench: MethodBench, trials: Mapping[str, Sequence[Trial]], results: Mapping[str, Sequence[Variant]]
 ) -> list[dict[str, Any]]:
-    """Drift and scores of every run and half: what the forecast of forgetting is made of."""
-    found: list[tuple[Half, Variant]] = []
+    """Drift and general scores of every model: on test items if it is reported, else on development items."""
+    found: dict[Variant, Half] = {}
     for name, of_method in trials.items():
         seed = results[name][0].seed
-        found += [("dev", Variant(METHODS[name], trial["value"], seed)) for trial in of_method]
-        found += [("test", variant) for variant in results[name]]
+        found |= {Variant(METHODS[name], trial["value"], seed): "dev" for trial in of_method}
+        found |= dict.fromkeys(results[name], "test")
     runs = []
-    for half, variant in found:
+    for variant, half in found.items():
         suite = bench.bench.suites[half]["general"]
         if drift := bench.bench.drift(variant.name, half):
             runs.append(
@@ -252,6 +258,18 @@ def _runs(
                 }
             )
     return runs
+
+
+def _forecast(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How forgetting goes with drift; None with too few runs, or where nothing was forgotten."""
+    known = [Run(run["drift"], run["base"], run["general"]) for run in runs]
+    if len(known) < FEWEST_RUNS or len({run.forgetting for run in known}) < 2:
+        return None
+    forecast = forgetting_forecast(known, seed=0)
+    return {
+        **asdict(forecast),
+        "at": {f"{drift:g}": asdict(forecast.at(drift)) for drift in _FORECAST_DRIFTS},
+    }
 
 
 # ---- the table

@@ -1,0 +1,98 @@
+"""Forecast of forgetting: against brute force, and its coverage where the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from selfaug.core.forecast import FEWEST_RUNS, Run, forgetting_forecast
+
+
+def runs_of(rng: np.random.Generator, count: int, items: int = 100, strength: float = 0.5) -> list[Run]:
+    """Drifts from 0.003 to 1; each item is lost with a probability that rises with drift and saturates."""
+    found = []
+    base = (rng.random(items) < 0.6).astype(float)
+    for drift in 10 ** rng.uniform(-2.5, 0, count):
+        lost = rng.random(items) < strength * drift / (drift + 0.1)
+        found.append(Run(float(drift), base.tolist(), np.where(lost, 0, base).tolist()))
+    return found
+
+
+def test_correlation_is_spearmans_and_its_interval_covers_it() -> None:
+    runs = runs_of(np.random.default_rng(0), 14)
+    found = forgetting_forecast(runs, seed=0)
+    expected = spearmanr([run.drift for run in runs], [run.forgetting for run in runs]).statistic
+    assert found.correlation.value == pytest.approx(expected)
+    assert 0 < found.correlation.low <= found.correlation.value <= found.correlation.high <= 1
+    assert list(found.drifts) == sorted(found.drifts)
+    again = forgetting_forecast(runs[::-1], seed=0)
+    assert again.drifts == found.drifts
+    assert again.correlation.value == pytest.approx(expected)
+
+
+def test_forgetting_that_has_nothing_to_do_with_drift_is_seen_as_such() -> None:
+    rng = np.random.default_rng(1)
+    runs = [
+        Run(float(drift), [1.0] * 60, (rng.random(60) < 0.7).astype(float).tolist())
+        for drift in 10 ** rng.uniform(-2.5, 0, 16)
+    ]
+    found = forgetting_forecast(runs, seed=0)
+    assert found.correlation.low < 0 < found.correlation.high
+
+
+def test_forecast_rises_and_does_not_extrapolate() -> None:
+    found = forgetting_forecast(runs_of(np.random.default_rng(2), 12), seed=0, resamples=50)
+    at = [found.at(drift).value for drift in (0.0, 0.01, 0.05, 0.2, 1.0, 50.0)]
+    assert at == sorted(at)
+    assert found.at(50.0) == found.at(max(found.drifts))
+    interval = found.at(0.05)
+    assert interval.low <= interval.value <= interval.high
+
+
+def test_interval_is_the_jackknife_written_out() -> None:
+    found = forgetting_forecast(runs_of(np.random.default_rng(3), 9), seed=0, resamples=10)
+    x, y = np.asarray(found.drifts), np.asarray(found.forgettings)
+
+    def isotonic(xs: np.ndarray, ys: np.ndarray, at: float) -> float:
+        # max over starts of the min over ends of the mean between them
+        fit = [
+            max(
+                min(ys[start : end + 1].mean() for end in range(place, len(ys))) for start in range(place + 1)
+            )
+            for place in range(len(ys))
+        ]
+        return float(np.interp(at, xs, fit))
+
+    low, high = [], []
+    for i in range(9):
+        rest = np.arange(9) != i
+        residual = abs(y[i] - isotonic(x[rest], y[rest], x[i]))
+        low.append(isotonic(x[rest], y[rest], 0.05) - residual)
+        high.append(isotonic(x[rest], y[rest], 0.05) + residual)
+    interval = found.at(0.05)
+    assert interval.value == pytest.approx(isotonic(x, y, 0.05))
+    assert interval.low == pytest.approx(sorted(low)[1])  # floor(0.2 · 10) = 2nd smallest
+    assert interval.high == pytest.approx(sorted(high)[7])  # ceil(0.8 · 10) = 8th smallest
+
+
+def test_it_holds_new_runs_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(4)
+    held, claimed = [], []
+    for _ in range(60):
+        *known, new = runs_of(rng, 13)
+        found = forgetting_forecast(known, seed=0, resamples=2)
+        interval = found.at(new.drift)
+        held.append(interval.low <= new.forgetting <= interval.high)
+        claimed.append(found.coverage)
+    assert 0.68 < np.mean(held) < 0.95
+    assert abs(np.mean(claimed) - np.mean(held)) < 0.15
+
+
+def test_too_few_runs_are_refused() -> None:
+    runs = runs_of(np.random.default_rng(5), FEWEST_RUNS)
+    forgetting_forecast(runs, seed=0, resamples=2)
+    with pytest.raises(ValueError, match="at least 8"):
+        forgetting_forecast(runs[1:], seed=0)
+    with pytest.raises(ValueError, match="same items"):
+        forgetting_forecast([*runs, Run(0.1, [], [])], seed=0)
