@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.errors import DataError
+from selfaug.eval.scorers import SCORERS
 from selfaug.eval.suite_files import read_suite
 
 
@@ -29,7 +30,13 @@ def test_lines_and_their_scores(tmp_path: Path) -> None:
         )
     )
     assert [row.id for row in rows] == ["line 1", "line 2", "x", "line 5", "line 6"]
-    assert [row.scorer for row in rows] == ["number", "contains", "", "numeric", "number"]
+    names = {scorer: name for name, scorer in SCORERS.items()}
+    assert [names[row.scorer] for row in rows if not row.choices] == [
+        "number",
+        "contains",
+        "numeric",
+        "number",
+    ]
     number, contains, choice, numeric, decimal = rows
     assert number.score("2 and 2 make 4.") == 1
     assert number.score("4 is not 5") == number.score("") == 0

@@ -146,7 +146,12 @@ MaxLength = Annotated[
 Offline = Annotated[bool, typer.Option("--offline", help="Use only what is on this machine.")]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
 Scorer = Annotated[
-    str, typer.Option("--scorer", metavar="NAME", help="exact, f1, numeric, citations, or module:function.")
+    str,
+    typer.Option(
+        "--scorer",
+        metavar="NAME",
+        help="exact, f1, numeric, citations, grounded, regex:…, schema:FILE, module:function, and more.",
+    ),
 ]
 MaxNewTokens = Annotated[
     int, typer.Option("--max-new-tokens", metavar="TOKENS", min=1, help="Longest answer to a row.")

@@ -22,6 +22,7 @@ __all__ = [
     "abstains",
     "citation_scores",
     "exact_match",
+    "groundedness",
     "normalize_answer",
     "numeric_match",
     "parse_quantities",
@@ -285,6 +286,45 @@ def _cited(text: str) -> set[int]:
         for match in _CITATION.finditer(text)
         for number in re.findall(r"\d+", match[1] or match[2])
     }
+
+
+# ---- what stands in the context
+
+_SHORTEST_WORD = 4
+
+
+def groundedness(answer: str, context: str) -> float:
+    """How much of an answer stands in its context, in [0, 1]: by overlap, so a paraphrase counts as little.
+
+    The lower of two shares: of its words of four letters and more, and of its amounts, each of which has to stand in
+    the context with the same unit, in any scale. An amount that the answer computed is not grounded. An answer without
+    words or amounts is: it claims nothing.
+    """
+    known = set(normalize_answer(context).split())
+    words = [
+        word
+        for word in normalize_answer(answer).split()
+        # Words of amounts count with these.
+        if len(word) >= _SHORTEST_WORD
+        and word.isalpha()
+        and word not in _SCALES
+        and word.upper() not in _UNITS
+    ]
+    amounts, stated = parse_quantities(answer), parse_quantities(context)
+    shares = [1.0]
+    if words:
+        shares.append(sum(word in known for word in words) / len(words))
+    if amounts:
+        found = sum(
+            any(
+                (not amount.unit or not one.unit or amount.unit == one.unit)
+                and _same(answer, amount, one, 0.0)
+                for one in stated
+            )
+            for amount in amounts
+        )
+        shares.append(found / len(amounts))
+    return min(shares)
 
 
 # ---- no answer in the context

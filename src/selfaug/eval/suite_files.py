@@ -5,41 +5,22 @@
 
 `prompt` is another name of `question`; `id` is optional. A question with choices is answered by log-likelihood.
 A written answer is scored as `scorer` of its line says: "contains" (the answer's words are in it), "number" (its last
-number is the answer's), or one of the task's scorers. Without it: "number" if the answer is one, else "contains".
+number is the answer's), or another of `eval/scorers.py`. Without it: "number" if the answer is one, else "contains".
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfaug.errors import DataError
-from selfaug.eval.answer_scorers import exact_match, normalize_answer, numeric_match, token_f1
-from selfaug.eval.checks import numbers
+from selfaug.errors import ConfigError, DataError
+from selfaug.eval.scorers import Scorer, named_scorer
 
-__all__ = ["FILE_SCORERS", "SuiteRow", "read_suite"]
-
-
-def _contains(answer: str, gold: str) -> float:
-    return float(f" {normalize_answer(gold)} " in f" {normalize_answer(answer)} ")
-
-
-def _number(answer: str, gold: str) -> float:
-    return float(numbers(answer)[-1:] == numbers(gold)[-1:] != [])
-
-
-FILE_SCORERS: dict[str, Callable[[str, str], float]] = {
-    "contains": _contains,
-    "number": _number,
-    "exact": lambda answer, gold: float(exact_match(answer, [gold])),
-    "f1": lambda answer, gold: token_f1(answer, [gold]),
-    "numeric": lambda answer, gold: float(numeric_match(answer, gold)),
-}
-"""Scorers of written answers by the name that a line gives."""
+__all__ = ["SuiteRow", "read_suite"]
 
 _PLAIN_NUMBER = re.compile(r"\s*-?[\d,]*\.?\d+\s*")
 
@@ -53,20 +34,18 @@ class SuiteRow:
         prompt: the user's words.
         answer: the right one; of a multiple choice, its text.
         choices: empty where the answer is written.
-        scorer: name in `FILE_SCORERS`; "" with choices.
+        scorer: of written answers; with choices, the right one's text is what counts.
     """
 
     id: str
     prompt: str
     answer: str
     choices: tuple[str, ...]
-    scorer: str
+    scorer: Scorer
 
     def score(self, answer: str) -> float:
         """Of an answer, in [0, 1]."""
-        return (
-            float(answer == self.answer) if self.choices else FILE_SCORERS[self.scorer](answer, self.answer)
-        )
+        return float(answer == self.answer) if self.choices else self.scorer(answer, self.answer, self.prompt)
 
 
 def read_suite(path: str | Path) -> list[SuiteRow]:
@@ -124,13 +103,14 @@ def _row(row: Any, number: int) -> SuiteRow:
             raise ValueError("choices should be different from each other, and not empty")
         if isinstance(right, bool) or not isinstance(right, int) or not 0 <= right < len(choices):
             raise ValueError(f"answer_index should be 0 to {len(choices) - 1}, got {right!r}")
-        return SuiteRow(name, prompt, choices[right], tuple(choices), "")
+        return SuiteRow(name, prompt, choices[right], tuple(choices), named_scorer("exact"))
     answer = row.get("answer")
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
         answer = str(answer)
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError("no answer, and no choices")
     scorer = row.get("scorer") or ("number" if _PLAIN_NUMBER.fullmatch(answer) else "contains")
-    if scorer not in FILE_SCORERS:
-        raise ValueError(f"there is no scorer {scorer!r}; use one of {', '.join(FILE_SCORERS)}")
-    return SuiteRow(name, prompt, answer, (), scorer)
+    try:
+        return SuiteRow(name, prompt, answer, (), named_scorer(scorer))
+    except ConfigError as error:
+        raise ValueError(str(error).replace("\n", " ")) from error

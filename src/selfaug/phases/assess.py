@@ -18,7 +18,7 @@ import torch
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.positions import IGNORED
 from selfaug.data.encode import EncodedRow
-from selfaug.errors import ConfigError
+from selfaug.eval.scorers import named_scorer
 from selfaug.phases.evaluate import evaluate
 from selfaug.phases.inputs import (
     TrainingData,
@@ -27,7 +27,6 @@ from selfaug.phases.inputs import (
     load_training_data,
     resolve_device,
 )
-from selfaug.phases.suites import SCORERS
 from selfaug.phases.train import Progress, train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -90,10 +89,7 @@ def assess(
         ConfigError, DataError, ModelError: as training and evaluation do, before anything long.
         StorageError: if the folder holds something else, or a finished assessment.
     """
-    if ":" not in scorer and scorer not in SCORERS:
-        raise ConfigError(
-            f"there is no scorer {scorer!r}.", hint=f"use one of {', '.join(SCORERS)}, or module:function."
-        )
+    named_scorer(scorer)  # refuses one that can't be used, before anything long
     began = time.monotonic()
     folder = Path(config.run.output)
     settings = {

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.config import LevelName, TrainConfig
 from selfaug.eval.drift import measure_drift
 from selfaug.eval.general_suite import Half
+from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.adapters import scale_adapter
 from selfaug.model.loading import load_model, load_tokenizer
@@ -23,7 +24,6 @@ from selfaug.model.reference import FrozenModel, Reference, Remembered
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.suites import (
     Suite,
-    answer_scorer,
     answers_to,
     fitting_level,
     general_prompts,
@@ -270,7 +270,7 @@ def open_bench(
         ConfigError, DataError, ModelError, StorageError: if any of it can't be had.
     """
     on_progress(Progress("data"))
-    scorer = answer_scorer(settings.scorer)
+    scorer = named_scorer(settings.scorer)
     tokenizer = load_tokenizer(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )

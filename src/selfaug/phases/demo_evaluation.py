@@ -50,6 +50,9 @@ _TASK_TOKENS = 32
 _BATCH = 152
 """Prompts decoded together. Large: on a CPU, decoding waits for the weights, whatever the number of rows."""
 
+# Drift is measured on every so-manieth general prompt: suites of 8 prompts a kind give one of each.
+_EVERY = 8
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -130,7 +133,7 @@ def ask(
 class DriftMeter:
     """Drift on the reference model's own answers to general prompts: it needs no labels, and style would leak there.
 
-    A quarter of the prompts tells it well enough for the time, and half of those for the curve over the steps.
+    Every eighth prompt tells it well enough for the time, and half of those for the curve over the steps.
 
     Args:
         base: the reference model.
@@ -147,10 +150,10 @@ class DriftMeter:
         answers: Sequence[str],
     ) -> None:
         self._reference: Reference = Remembered(FrozenModel(base))
-        self._starts = [len(prompt) for prompt in asked.general_prompts][::4]
+        self._starts = [len(prompt) for prompt in asked.general_prompts][::_EVERY]
         self._sequences = [
             prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
-            for prompt, answer in zip(asked.general_prompts[::4], answers[::4], strict=True)
+            for prompt, answer in zip(asked.general_prompts[::_EVERY], answers[::_EVERY], strict=True)
         ]
 
     def drift(self, model: PreTrainedModel, on_progress: OnProgress = lambda *_: None) -> Drift:

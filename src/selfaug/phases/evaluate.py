@@ -25,6 +25,7 @@ from selfaug.core.statistics import Interval, PairedDifference, mean_interval
 from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.eval.general_suite import Half
+from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.model.reference import FrozenModel
@@ -32,7 +33,6 @@ from selfaug.phases.chat import trained_weights
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.suites import (
     Suite,
-    answer_scorer,
     answers_to,
     compare_answers,
     fitting_level,
@@ -94,7 +94,7 @@ def evaluate(
     Args:
         run: folder of a run.
         data: sources of held-out rows; those that the run evaluated on if empty. Without any, there is no task score.
-        scorer: one of `SCORERS`, or "module:function" that takes an answer and the row's completion.
+        scorer: a name as in `eval/scorers.py`.
         half: of the general suite; choose on "dev", report on "test".
         level: of the general suite: "1" to "3", "all", or "auto" for the hardest at which the base model still passes
             40 % of a few development items.
@@ -116,7 +116,7 @@ def evaluate(
     """
     folder = RunDir.open(run)
     config = load_config(folder.config)
-    score = answer_scorer(scorer)
+    score = named_scorer(scorer)
     if min_task_gain is not None and not (data or config.data.eval):
         raise ConfigError(
             "--min-task-gain needs held-out rows, and the run was trained without any.",

@@ -153,7 +153,7 @@ class MethodBench:
             bench.config,
             bench.tokenizer,
             bench.config.data.train,
-            score=lambda answer, gold: 0.0,
+            score=lambda answer, gold, prompt: 0.0,
             items=None,
             max_new_tokens=1,
             offline=bench.config.run.offline,

@@ -12,7 +12,7 @@ from selfaug.config import TrainConfig
 from selfaug.data import RetrievalTemplate, Row, load_rows
 from selfaug.errors import ModelError
 from selfaug.eval.checks import numbers
-from selfaug.eval.suite_files import FILE_SCORERS
+from selfaug.eval.scorers import SCORERS
 from selfaug.model.generate import chat_prompt_ids, generate_greedy
 from selfaug.records import write_lines
 from selfaug.train.anchors import self_dialogues
@@ -129,4 +129,4 @@ def _says_the_same(text: str, completion: str) -> bool:
     wanted = numbers(completion)
     if wanted:
         return set(wanted) <= set(numbers(text))
-    return FILE_SCORERS["contains"](text, completion) > 0
+    return SCORERS["contains"](text, completion, "") > 0

@@ -6,7 +6,6 @@ cut off goes on with the next prompts.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.statistics import detectable_difference, paired_difference, score_interval
-from selfaug.errors import ConfigError
-from selfaug.eval.answer_scorers import citation_scores, exact_match, numeric_match, token_f1
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
 from selfaug.eval.general_suite import (
     LEVELS,
@@ -28,17 +25,15 @@ from selfaug.eval.general_suite import (
     score_general,
     spread_over_kinds,
 )
+from selfaug.eval.scorers import Scorer
 from selfaug.eval.suite_files import SuiteRow
 from selfaug.model.generate import chat_prompt_ids, generate_greedy
 from selfaug.phases.inputs import load_training_data
 from selfaug.records import append_line, read_lines, write_lines
 
 __all__ = [
-    "SCORERS",
     "ChosenLevel",
-    "Scorer",
     "Suite",
-    "answer_scorer",
     "answers_to",
     "compare_answers",
     "fitting_level",
@@ -48,23 +43,6 @@ __all__ = [
     "suite_file_prompts",
     "task_prompts",
 ]
-
-Scorer = Callable[[str, str], float]
-"""Score in [0, 1] of an answer, given the row's completion."""
-
-
-def _citations(answer: str, gold: str) -> float:
-    """F1 of the sources cited; the row's completion cites the right ones."""
-    return citation_scores(answer, gold).f1
-
-
-SCORERS: dict[str, Scorer] = {
-    "exact": lambda answer, gold: float(exact_match(answer, [gold])),
-    "f1": lambda answer, gold: token_f1(answer, [gold]),
-    "numeric": lambda answer, gold: float(numeric_match(answer, gold)),
-    "citations": _citations,
-}
-"""Scorers by the name that a user gives."""
 
 # Items of each level that tell which one fits, and the least score of the base model that does.
 _PROBE_ITEMS = 24
@@ -112,32 +90,6 @@ class Suite:
         )
 
 
-def answer_scorer(name: str) -> Scorer:
-    """A scorer by its name, or a function of the user's.
-
-    Raises:
-        ConfigError: if there is none, or it can't be imported.
-    """
-    if name in SCORERS:
-        return SCORERS[name]
-    module, separator, function = name.partition(":")
-    known = f"use one of {', '.join(SCORERS)}, or module:function with a function of your own."
-    if not separator:
-        raise ConfigError(f"there is no scorer {name!r}.", hint=known)
-    try:
-        found: Scorer = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"scorer {name!r} can't be imported: {error}.", hint=known) from error
-
-    def score(answer: str, gold: str) -> float:
-        value = float(found(answer, gold))
-        if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"scorer {name!r} gave {value}, not a score between 0 and 1.")
-        return value
-
-    return score
-
-
 def task_prompts(
     config: TrainConfig,
     tokenizer: PreTrainedTokenizerBase,
@@ -173,14 +125,15 @@ def task_prompts(
             start -= 1
         prompts.append(list(row.input_ids[:start]))
         golds.append(tokenizer.decode(row.input_ids[start:], skip_special_tokens=True).strip())
+    texts = [tokenizer.decode(prompt) for prompt in prompts]
     return Suite(
         # Ids need not be unique in files of the user's.
         ids=[f"{number}: {row.id}" for number, row in enumerate(rows)],
-        texts=[tokenizer.decode(prompt) for prompt in prompts],
+        texts=texts,
         prompts=prompts,
         limits=[max_new_tokens] * len(rows),
         choices=[()] * len(rows),
-        score=lambda index, answer: score(answer.strip(), golds[index]),
+        score=lambda index, answer: score(answer.strip(), golds[index], texts[index]),
     )
 
 

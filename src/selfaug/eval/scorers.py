@@ -1,0 +1,133 @@
+"""Scorers of written answers by the name that a user gives: of the task's rows, and of suites from files.
+
+exact, f1, contains        the text
+number, numeric            amounts: the last number alone, or with units, scale and rounding
+citations                  F1 of the numbered sources
+abstains                   the answer says that there is none exactly where the right one does
+grounded                   how much of the answer stands in the prompt, whatever the right answer is
+regex:PATTERN              the whole answer has a form
+schema:FILE                the answer is JSON that a JSON schema accepts
+module:function            a function of the user's, of answer and right answer, and of the prompt if it wants
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from selfaug.errors import ConfigError
+from selfaug.eval.answer_scorers import (
+    abstains,
+    citation_scores,
+    exact_match,
+    groundedness,
+    normalize_answer,
+    numeric_match,
+    token_f1,
+)
+from selfaug.eval.checks import numbers
+
+__all__ = ["SCORERS", "Scorer", "named_scorer"]
+
+Scorer = Callable[[str, str, str], float]
+"""Score in [0, 1] of an answer, given the right answer and the prompt."""
+
+SCORERS: dict[str, Scorer] = {
+    "exact": lambda answer, gold, prompt: float(exact_match(answer, [gold])),
+    "f1": lambda answer, gold, prompt: token_f1(answer, [gold]),
+    "contains": lambda answer, gold, prompt: float(
+        f" {normalize_answer(gold)} " in f" {normalize_answer(answer)} "
+    ),
+    "number": lambda answer, gold, prompt: float(numbers(answer)[-1:] == numbers(gold)[-1:] != []),
+    "numeric": lambda answer, gold, prompt: float(numeric_match(answer, gold)),
+    "citations": lambda answer, gold, prompt: citation_scores(answer, gold).f1,
+    "abstains": lambda answer, gold, prompt: float(abstains(answer) == abstains(gold)),
+    "grounded": lambda answer, gold, prompt: groundedness(answer, prompt),
+}
+"""Those that need nothing but their name."""
+
+_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", re.DOTALL)
+
+
+def named_scorer(name: str) -> Scorer:
+    """A scorer by its name, as above.
+
+    Raises:
+        ConfigError: if there is none, or its pattern, schema or function can't be used.
+    """
+    if name in SCORERS:
+        return SCORERS[name]
+    kind, separator, argument = name.partition(":")
+    hint = (
+        f"use one of {', '.join(SCORERS)}, regex:PATTERN, schema:FILE, or module:function with a function "
+        "of your own."
+    )
+    if not separator:
+        raise ConfigError(f"there is no scorer {name!r}.", hint=hint)
+    if kind == "regex":
+        return _regex(argument)
+    if kind == "schema":
+        return _schema(Path(argument))
+    return _function(name, hint)
+
+
+def _regex(pattern: str) -> Scorer:
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"the scorer's pattern {pattern!r} is not a regular expression: {error}."
+        ) from error
+    return lambda answer, gold, prompt: float(compiled.fullmatch(answer.strip()) is not None)
+
+
+def _schema(file: Path) -> Scorer:
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+        validator = jsonschema.validators.validator_for(schema)
+        validator.check_schema(schema)
+    except (OSError, ValueError, jsonschema.SchemaError) as error:
+        told = error.message if isinstance(error, jsonschema.SchemaError) else str(error)
+        raise ConfigError(
+            f"{file} can't be used as a JSON schema: {told}", hint="check the path and what is in it."
+        ) from error
+    checks = validator(schema)
+
+    def score(answer: str, gold: str, prompt: str) -> float:
+        fenced = _FENCE.fullmatch(answer)
+        try:
+            return float(checks.is_valid(json.loads(fenced[1] if fenced else answer)))
+        except ValueError:
+            return 0.0
+
+    return score
+
+
+def _function(name: str, hint: str) -> Scorer:
+    """A function of the user's, by the module that it is imported from."""
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"scorer {name!r} can't be imported: {error}.", hint=hint) from error
+    takes = len(inspect.signature(found).parameters)
+    if takes not in (2, 3):
+        raise ConfigError(
+            f"scorer {name!r} takes {takes} arguments.",
+            hint="it should take the answer and the right answer, and the prompt if it wants to.",
+        )
+
+    def score(answer: str, gold: str, prompt: str) -> float:
+        value = float(found(*(answer, gold, prompt)[:takes]))
+        if not 0.0 <= value <= 1.0:
+            raise ConfigError(f"scorer {name!r} gave {value}, not a score between 0 and 1.")
+        return value
+
+    return score
