@@ -80,6 +80,16 @@ def test_run_includes_the_cache(tmp_path: Path) -> None:
     assert built == {"alpha0": 0, "adapter_off": 0, "cache": 4 * 56 * 64 * 4}
 
 
+def test_generation_gives_the_same_answers(tiny_model_dir: Path, tmp_path: Path) -> None:
+    text, data = report(
+        "generation",
+        tmp_path / "generation.md",
+        *("--model", str(tiny_model_dir), "--prompts", "5", "--batch-sizes", "2", "5", "--rounds", "1"),
+    )
+    assert column(text, "× one by one").keys() == {"one by one", "batches of 2", "batches of 5"}
+    assert {row["same"] for row in data["results"].values()} == {5}  # type: ignore[attr-defined]
+
+
 def test_loss_has_the_error_of_each_method(tmp_path: Path) -> None:
     pytest.importorskip("trl.kernels.chunked_divergence", exc_type=ImportError)
     text, data = report(
