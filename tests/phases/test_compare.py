@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 from dataclasses import replace
@@ -77,8 +78,17 @@ def test_every_method_is_trained_chosen_and_reported(
     screen = io.StringIO()
     show_comparison(record, tmp_path / "comparison", Console(width=200, file=screen))
     shown = screen.getvalue()
+    spec = importlib.util.spec_from_file_location(
+        "update_comparison", Path(__file__).parents[2] / "docs" / "update_comparison.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.page(record, "tiny")
     for method in METHODS.values():
         assert method.label in shown
+        assert f"| {method.label}, " in page
 
 
 def test_cut_off_in_the_middle_it_goes_on(

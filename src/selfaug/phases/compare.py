@@ -141,6 +141,7 @@ def compare(
         "not_run": [name for name in METHODS if name not in chosen],
         "runs": runs,
         "forecast": _forecast(runs),
+        "environment": bench.training_record(table.variants["plain"][0])["environment"],
         "device": str(evaluated.device),
         "threads": torch.get_num_threads(),
         "seconds": time.monotonic() - began,

@@ -1,0 +1,132 @@
+"""A comparison's results in words: the tables that terminal and documentation share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["TextTable", "against_table", "comparison_notes", "forecast_table", "methods_table"]
+
+
+class TextTable(NamedTuple):
+    """A table whose cells are texts; the first column names the rows."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    caption: str = ""
+
+
+def methods_table(record: Mapping[str, Any]) -> TextTable:
+    """Every method with its chosen setting, on test items.
+
+    Args:
+        record: data of a comparison's record.
+    """
+    suites = [name for name in record["items"] if name not in ("task", "general")]
+    base = record["base"]
+    rows = [
+        [
+            "base model", _share(base["suites"]["task"]["score"]),
+            f"(scores {100 * base['suites']['general']['score']['value']:.0f} %)",
+            *(_share(base["suites"][name]["score"]) for name in suites),
+            _leaks(base), "0", "", "", "", "1",
+        ]
+    ]  # fmt: skip
+    for method in record["methods"].values():
+        drift, found = method["drift"], method["suites"]
+        rows.append(
+            [
+                f"{method['label']}, {method['knob']} {method['value']:g}",
+                _share(found["task"]["score"]),
+                _points(found["general"]["difference"]["difference"]),
+                *(_share(found[name]["score"]) for name in suites),
+                _leaks(method),
+                "–" if drift is None else f"{drift['nats']['value']:.3f}",
+                _data(method),
+                f"{(method['train_seconds'] + method['write_seconds']) / 60:.1f}",
+                f"{method['peak_memory_bytes'] / 1e9:.1f}",
+                f"{method['models']}",
+            ]
+        )
+    columns = ["method", "task", "general − base", *suites, "leaks", "drift", "data", "min", "GB", "models"]
+    rows += [[name, *["not run"], *[""] * (len(columns) - 2)] for name in record["not_run"]]
+    return TextTable("", columns, rows)
+
+
+def against_table(record: Mapping[str, Any]) -> TextTable | None:
+    """SelfAug minus each other method, item by item and seed by seed; None if SelfAug was not compared."""
+    if record["subject"] is None:
+        return None
+    suites = list(record["items"])
+    rows = []
+    for method in record["methods"].values():
+        if method["against_subject"] is not None:
+            cells = [method["against_subject"][suite] for suite in suites]
+            rows.append(
+                [
+                    method["label"],
+                    *(f"{_points(cell['difference'])} p {cell['p_value']:.2g}" for cell in cells),
+                ]
+            )
+    label = record["methods"][record["subject"]]["label"]
+    return TextTable(f"{label} minus each method, in points", ["method", *suites], rows)
+
+
+def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
+    """What drift lets expect; None with too few runs."""
+    forecast = record["forecast"]
+    if forecast is None:
+        return None
+    found = forecast["correlation"]
+    largest = max(forecast["drifts"])
+    drifts = [drift for drift in forecast["at"] if float(drift) <= largest]
+    cells = [
+        f"{100 * at['value'] + 0.0:.1f} ({100 * at['low'] + 0.0:.1f} to {100 * at['high'] + 0.0:.1f})"
+        for at in (forecast["at"][drift] for drift in drifts)
+    ]
+    return TextTable(
+        f"Forgetting by drift, from {len(forecast['drifts'])} runs: rank correlation {found['value']:.2f} "
+        f"({found['low']:.2f} to {found['high']:.2f})",
+        ["drift, nats", *drifts],
+        [["forgetting", *cells]],
+        "Expected forgetting in points, with the interval for four runs in five; made from the other runs, it held "
+        f"{100 * forecast['coverage']:.0f} % of these.",
+    )
+
+
+def comparison_notes(record: Mapping[str, Any]) -> str:
+    """How many items and seeds, and what they can't show."""
+    seen = record["detectable_difference"]
+    seeds = len(record["settings"]["seeds"])
+    return (
+        f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; "
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'}. In brackets: 95 % intervals over items and seeds."
+        + (
+            ""
+            if seen is None
+            else f" A general difference under {100 * seen:.0f} points can't be seen with these."
+        )
+    )
+
+
+def _data(method: Mapping[str, Any]) -> str:
+    parts = []
+    if method["general_rows"]:
+        parts.append(f"{method['general_rows']} general")
+    if method["written_rows"]:
+        parts.append(f"{method['written_rows']} written")
+    return ", ".join(parts) or "none"
+
+
+def _leaks(row: Mapping[str, Any]) -> str:
+    return "–" if row["leaks"] is None else f"{100 * row['leaks']['value']:.0f} %"
+
+
+def _share(interval: Mapping[str, float]) -> str:
+    return f"{100 * interval['value']:.0f} % ({100 * interval['low']:.0f}–{100 * interval['high']:.0f})"
+
+
+def _points(interval: Mapping[str, float]) -> str:
+    low, high = (round(100 * interval[end], 1) + 0.0 for end in ("low", "high"))
+    return f"{round(100 * interval['value'], 1) + 0.0:+.1f} ({low:+.1f} to {high:+.1f})"

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+
+from selfaug.core.forecast import Run, forgetting_forecast
+from selfaug.report.comparison_results import comparison_notes, forecast_table
+
+
+def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
+    rng = np.random.default_rng(0)
+    runs = [
+        Run(drift, [1.0] * 50, (rng.random(50) > drift).astype(float).tolist())
+        for drift in (0.001, 0.004, 0.01, 0.02, 0.03, 0.05, 0.2, 0.3)
+    ]
+    forecast = forgetting_forecast(runs, seed=0, resamples=20)
+    record = {
+        "forecast": {
+            **asdict(forecast),
+            "at": {f"{drift:g}": asdict(forecast.at(drift)) for drift in (0.01, 0.1, 0.5)},
+        }
+    }
+    table = forecast_table(record)
+    assert table is not None
+    assert table.columns == ["drift, nats", "0.01", "0.1"]
+    assert "from 8 runs: rank correlation" in table.title
+    assert f"{100 * forecast.coverage:.0f} %" in table.caption
+    assert forecast_table({"forecast": None}) is None
+
+
+def test_the_notes_say_what_can_not_be_seen() -> None:
+    record = {"items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": 0.12}
+    assert "task 5, general 7; 1 seed." in comparison_notes(record)
+    assert "under 12 points can't be seen" in comparison_notes(record)
+    assert "can't be seen" not in comparison_notes({**record, "detectable_difference": None})
