@@ -245,11 +245,6 @@ class _Search:
             study_name=_NAME,
             load_if_exists=True,
             direction="maximize",
-            sampler=optuna.samplers.TPESampler(
-                n_startup_trials=max(3, settings.trials // 3),
-                seed=settings.seed,
-                constraints_func=lambda trial: trial.user_attrs["constraints"],
-            ),
         )
 
     def run(self) -> None:
@@ -313,6 +308,12 @@ class _Search:
         begun = self._count(TrialState.COMPLETE, TrialState.RUNNING) + errors
         if not waiting and begun >= self.settings.trials:
             return None
+        # A seed for each trial: processes with one and the same would try the same settings.
+        self._study.sampler = optuna.samplers.TPESampler(
+            n_startup_trials=max(3, self.settings.trials // 3),
+            seed=self.settings.seed + len(self._trials()),
+            constraints_func=lambda trial: trial.user_attrs["constraints"],
+        )
         trial = self._study.ask()
         trial.set_user_attr("worker", self._worker)
         return trial
@@ -366,6 +367,7 @@ class _Search:
             values["train"]["steps"] = max(1, round(values["train"]["steps"] * steps))
         name = f"{self._knob}-{knob:g}-lr-{learning_rate:g}-rank-{rank}-length-{steps:g}"
         values["data"]["eval"] = []
+        values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
         values["train"].update(keep_checkpoints=1, report_to=[])
         values["run"].update(output=str(self.run_of(name).path), overwrite=False)
         return TrainConfig.model_validate(values)
