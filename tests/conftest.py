@@ -100,7 +100,8 @@ def settings(tiny_model_dir: Path, tiny_rows: Path) -> Callable[..., TrainConfig
     def make(output: Path, *sets: str) -> TrainConfig:
         flags = {"--model": str(tiny_model_dir), "--train": str(tiny_rows), "--output": str(output)}
         short = ["train.batch_size=2", "train.gradient_accumulation=2", "train.steps=6", "train.save_steps=2"]
-        return load_config(None, flags, [*short, "train.learning_rate=1e-2", *sets])
+        few = ["train.learning_rate=1e-2", "selfaug.monitor_prompts=2", "model.dtype=float32"]
+        return load_config(None, flags, [*short, *few, *sets])
 
     return make
 

@@ -160,6 +160,16 @@ class AlignmentSettings(_Section):
     anchors: Annotated[str, Field(min_length=1)] = "none"
     anchor_count: Annotated[Integer, Field(ge=1)] = 96
     anchor_share: Annotated[Number, Field(gt=0, le=16)] = 0.5
+    monitor_prompts: Annotated[Integer, Field(ge=0, le=152)] = Field(
+        default=32,
+        description="Drift is measured at each checkpoint on so many general prompts, with the base model's own "
+        "answers; 0 measures none.",
+    )
+    stop_at_drift: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None,
+        description="Training ends at the first checkpoint whose drift on these prompts, in nats per token, is beyond "
+        "this.",
+    )
 
 
 class OptimizerSettings(_Section):
@@ -242,6 +252,10 @@ class TrainConfig(_Section):
             raise PydanticCustomError(
                 "combination",
                 "lora.weight_penalty: constrains a LoRA adapter's change; use lora.method lora, no DoRA",
+            )
+        if self.selfaug.stop_at_drift is not None and self.selfaug.monitor_prompts == 0:
+            raise PydanticCustomError(
+                "combination", "selfaug.stop_at_drift: needs selfaug.monitor_prompts > 0 to see the drift"
             )
         if self.selfaug.anchors != "none" and self.selfaug.alpha == 0:
             raise PydanticCustomError(

@@ -41,6 +41,7 @@ class RunDir:
         self.model = self.path / "model"
         self.checkpoints = self.path / "checkpoints"
         self.evaluation = self.path / "evaluation.json"
+        self.evaluation_page = self.path / "evaluation.html"
         self.anchors = self.path / "anchors.jsonl"
         self.samples = self.path / "samples"
         self.report = self.path / "report.html"

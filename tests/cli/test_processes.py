@@ -89,7 +89,7 @@ def test_killed_interrupted_and_resumed_gives_what_an_uninterrupted_run_gives(
     record = json.loads(printed)  # nothing but the result on stdout; and on stderr, nothing but our own
     # A stage that takes less than ten seconds may say nothing of its progress.
     said = {line.split()[0] for line in told.splitlines()} - {"reference"}
-    assert said == {"reading", "loading", "training", "evaluating"}
+    assert said - {"general"} == {"reading", "loading", "training", "drift", "evaluating"}
     assert record["steps"] == STEPS
 
     one, other = (
@@ -99,6 +99,11 @@ def test_killed_interrupted_and_resumed_gives_what_an_uninterrupted_run_gives(
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
     lines = [read_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]
+    # The interruption made a checkpoint of its own, and so one drift more.
+    drifts = [{line["step"]: line["general_drift"] for line in of if "general_drift" in line} for of in lines]
+    assert drifts[0] != {}
+    assert drifts[0].items() <= drifts[1].items()
+    lines = [[line for line in of if "nll" in line] for of in lines]
     assert [line["step"] for line in lines[1]] == list(range(1, STEPS + 1))
     for name in ("nll", "alignment_loss", "alpha", "learning_rate", "num_tokens"):
         assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]], name

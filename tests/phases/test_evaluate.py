@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.evaluate import RECORD_KIND, evaluate
+from selfaug.phases.train import train
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
 
@@ -35,35 +36,61 @@ def too_much(answer: str, gold: str) -> float:
     return 2.0
 
 
-def test_both_models_answer_everything_and_the_record_says_so(copied_run: Path) -> None:
+def test_both_models_answer_everything_and_the_record_says_so(
+    settings, writing_model: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(settings(run, f"model.name={writing_model}", f"data.eval={settings(run).data.train[0]}"))
     stages: list[str] = []
     result = evaluate(
-        copied_run, **{**FEW, "level": "auto"}, on_progress=lambda progress: stages.append(progress.stage)
+        run, **{**FEW, "level": "auto"}, on_progress=lambda progress: stages.append(progress.stage)
     )
-    record = read_record(copied_run / "evaluation.json", RECORD_KIND)
+    record = read_record(run / "evaluation.json", RECORD_KIND)
     assert result.record == record
     assert result.outcome is None
     assert list(dict.fromkeys(stages)) == [
-        "data", "model", "base: which level", "base: task", "tuned: task", "base: general", "tuned: general", "drift",
+        "data", "model", "base: which level", "base: task", "tuned: task", "base: general", "tuned: general",
+        "drift: prompts of the task", "drift: general prompts", "drift: the base model's own answers",
     ]  # fmt: skip
     for name, items in (("task", 5), ("general", 4)):
         suite = record["suites"][name]
         assert suite["items"] == len(suite["scores"]) == items
         for model in ("base", "tuned"):
-            lines = read_lines(copied_run / "samples" / "evaluation" / f"{name}-{model}.jsonl")
+            lines = read_lines(run / "samples" / "evaluation" / f"{name}-{model}.jsonl")
             assert {line["id"] for line in lines} == set(suite["scores"])
             values = [scores[model] for scores in suite["scores"].values()]
             assert suite[model]["value"] == pytest.approx(sum(values) / items)
         differences = [scores["tuned"] - scores["base"] for scores in suite["scores"].values()]
         assert suite["difference"]["difference"]["value"] == pytest.approx(sum(differences) / items)
-    assert record["drift"]["nats"]["value"] > 0
+    assert list(record["drift"]) == ["prompts of the task", "general prompts", "the base model's own answers"]
+    for kind, drift in record["drift"].items():
+        assert drift["nats"]["value"] > 0
+        assert len(drift["by_tenth"]) == 10
+        shown = [
+            text
+            for text in read_lines(run / "samples" / "evaluation" / "drift.jsonl")
+            if text["kind"] == kind
+        ]
+        assert shown
+        for text in shown:
+            assert len(text["tokens"]) == len(text["nats"])
+            assert text["nats"][0] is None
+        means = [
+            sum(nats) / len(nats) for nats in ([n for n in text["nats"] if n is not None] for text in shown)
+        ]
+        assert means == sorted(means, reverse=True)
+    # Five prompts of the task: all are shown, and their nats are the mean that is reported.
+    task = [t for t in read_lines(run / "samples" / "evaluation" / "drift.jsonl") if "task" in t["kind"]]
+    every = [n for text in task for n in text["nats"] if n is not None]
+    assert record["drift"]["prompts of the task"]["tokens"] == len(every)
+    assert record["drift"]["prompts of the task"]["nats"]["value"] == pytest.approx(sum(every) / len(every))
     # A model that knows nothing is asked the easiest.
     assert record["level"]["level"] == 1
     assert set(record["level"]["scores"]) == {"1", "2", "3"}
     # The prompt of a task row is the one that it was trained with, and not a word of its completion.
-    first = read_lines(copied_run / "samples" / "evaluation" / "task-base.jsonl")[0]
+    first = read_lines(run / "samples" / "evaluation" / "task-base.jsonl")[0]
     assert first["prompt"].endswith("<|im_start|>assistant\n")
-    assert RunDir.open(copied_run).is_complete()
+    assert RunDir.open(run).is_complete()
 
 
 def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path) -> None:
@@ -138,7 +165,7 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     assert json.loads(out)["gate"]["outcome"] == "fail"
     code, out, _ = command(run, "--task-items", "2", "--overwrite")
     assert code == 0
-    assert "gate" not in out
+    assert "gate:" not in out
     assert command(run, "--half", "both")[0] == 2
     assert CliRunner().invoke(app, ["evaluate", run, "--level", "4"]).exit_code == 2
 

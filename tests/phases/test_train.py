@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.phases.drift_monitor import monitored_texts
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.train import Progress, train
 from selfaug.records import read_lines, read_record
@@ -73,7 +74,7 @@ def test_the_record_says_what_was_trained_on_what(finished_run: Path, tiny_rows:
     assert len(record["data"]["train"]["sources"][0]["sha256"]) == 64
     last = read_lines(finished_run / "metrics.jsonl")
     assert record["final"]["nll"] == next(line["nll"] for line in last if line["step"] == 6 and "nll" in line)
-    assert record["evaluation"]["eval_nll"] == last[-1]["eval_nll"]
+    assert record["evaluation"]["eval_nll"] == [line["eval_nll"] for line in last if "eval_nll" in line][-1]
     assert record["weights"][0]["file"] == "adapter/adapter_model.safetensors"
     assert record["environment"]["versions"]["torch"] == torch.__version__.split("+")[0] or record[
         "environment"
@@ -249,7 +250,9 @@ def test_rows_in_both_sets_are_pointed_out(finished_run: Path, tmp_path: Path, s
     train(config, on_progress=told.append)
     assert any("24 of 24 evaluation rows are training rows" in progress.message for progress in told)
     stages = list(dict.fromkeys(progress.stage for progress in told))
-    assert stages == ["data", "warning", "model", "training", "saving"]
+    assert stages == [
+        "data", "warning", "model", "general prompts for drift", "training", "drift", "saving",
+    ]  # fmt: skip
 
 
 def test_anchors_are_written_once_and_shown(settings: Settings, tmp_path: Path) -> None:
@@ -340,3 +343,52 @@ def test_an_orthogonal_subspace_is_trained_and_comes_back(settings: Settings, tm
     )
     ids = torch.arange(12).reshape(1, 12)
     assert not torch.allclose(model(input_ids=ids).logits, base(input_ids=ids).logits, atol=1e-6)
+
+
+def test_drift_is_measured_at_each_checkpoint(finished_run: Path) -> None:
+    lines = [line for line in read_lines(finished_run / "metrics.jsonl") if "general_drift" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert all(line["general_drift"] > 0 and 0 <= line["general_top1_agreement"] <= 1 for line in lines)
+    record = read_record(finished_run / "record.json", "train")
+    assert [found["step"] for found in record["monitor"]["checkpoints"]] == [2, 4, 6]
+    assert 0 < record["monitor"]["seconds"] < record["seconds"]
+    assert not record["monitor"]["stopped"]
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_training_ends_beyond_the_drift_that_is_allowed(
+    settings: Settings, tmp_path: Path, method: str
+) -> None:
+    config = settings(
+        tmp_path / "run", "selfaug.alpha=0", f"lora.method={method}", "selfaug.stop_at_drift=1e-12"
+    )
+    told: list[Progress] = []
+    record = train(config, on_progress=told.append).record
+    assert record["steps"] == 2
+    assert record["monitor"]["stopped"]
+    assert any("stopped at step 2 of 6: drift" in progress.message for progress in told)
+    # The drift that was measured is that of the model which was written, against the base model.
+    base = AutoModelForCausalLM.from_pretrained(config.model.name)
+    tuned = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+        if method == "full"
+        else PeftModel.from_pretrained(
+            AutoModelForCausalLM.from_pretrained(config.model.name), tmp_path / "run" / "adapter"
+        )
+    )
+    tokenizer = AutoTokenizer.from_pretrained(config.model.name)
+    texts = monitored_texts(base, tokenizer, 2, {})
+    total, count = 0.0, 0
+    for ids, start in texts:
+        both = [
+            model(input_ids=torch.tensor([ids])).logits[0, start - 1 : -1].double().log_softmax(-1)
+            for model in (base, tuned)
+        ]
+        total += float((both[0].exp() * (both[0] - both[1])).sum().detach())
+        count += len(ids) - start
+    assert record["monitor"]["checkpoints"][0]["general_drift"] == pytest.approx(total / count, rel=1e-3)
+
+
+def test_a_stop_that_could_not_be_kept_is_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"needs selfaug\.monitor_prompts"):
+        settings(tmp_path / "run", "selfaug.stop_at_drift=0.1", "selfaug.monitor_prompts=0")

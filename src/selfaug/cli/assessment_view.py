@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfaug.cli.evaluation_view import suites_table
+from selfaug.cli.evaluation_view import drift_table, suites_table
 from selfaug.core.printable import printable
 
 __all__ = ["show_assessment"]
@@ -39,11 +39,7 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
     )
     console.print(checks)
     console.print(suites_table(record["suites"], record["settings"]["scorer"], tuned="probe"))
-    console.print(
-        f"drift of the probe: {record['drift']['nats']['value']:.3f} nats per token after "
-        f"{record['probe']['steps']} steps",
-        soft_wrap=True,
-    )
+    console.print(drift_table(record["drift"], f"Drift of the probe after {record['probe']['steps']} steps"))
     console.print(Text.assemble("\n", (printable(record["verdict"]), "bold"), "\n"))
     budget = record["budget"]
     if budget is None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from selfaug.core.printable import printable
 from selfaug.report.demo_results import percent, points
 
-__all__ = ["bound_in_words", "show_evaluation", "suites_table"]
+__all__ = ["bound_in_words", "drift_table", "show_evaluation", "suites_table"]
 
 
 def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -> None:
@@ -24,14 +24,7 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
     """
     console = console or Console(highlight=False)
     console.print(suites_table(record["suites"], record["settings"]["scorer"]))
-    drift = record["drift"]
-    nats = drift["nats"]
-    console.print(
-        f"drift on the base model's own answers: {nats['value']:.4f} nats per token "
-        f"({nats['low']:.4f} to {nats['high']:.4f}), the same first choice at {percent(drift['top1_agreement'])} "
-        "of tokens",
-        soft_wrap=True,
-    )
+    console.print(drift_table(record["drift"]))
     level = record["level"]
     if level["scores"]:
         scores = ", ".join(f"{percent(score)} at level {name}" for name, score in level["scores"].items())
@@ -68,6 +61,25 @@ def suites_table(suites: Mapping[str, Any], scorer: str, *, tuned: str = "tuned 
             _share(suite["base"]),
             _share(suite["tuned"]),
             _difference(suite["difference"]["difference"]),
+        )
+    return table
+
+
+def drift_table(drifts: Mapping[str, Any], name: str = "Drift") -> Table:
+    """How far the model has moved, on each kind of text."""
+    table = Table(caption=f"{name}: KL(base ‖ tuned).", caption_justify="left")
+    for column in ("", "tokens", "drift, nats per token", "same first choice", "most of it"):
+        table.add_column(column, justify="left" if column in ("", "most of it") else "right")
+    for kind, drift in drifts.items():
+        nats = drift["nats"]
+        tenths = {place: value for place, value in enumerate(drift["by_tenth"]) if value is not None}
+        most = max(tenths, key=lambda place: tenths[place])
+        table.add_row(
+            Text(kind),
+            f"{drift['tokens']:,}",
+            f"{nats['value']:.4f} ({nats['low']:.4f} to {nats['high']:.4f})",
+            percent(drift["top1_agreement"]),
+            f"{10 * most} to {10 * most + 10} % of the text: {tenths[most]:.4f}",
         )
     return table
 

@@ -30,7 +30,7 @@ from selfaug.cli.app import (
     load_settings,
     quiet_libraries,
 )
-from selfaug.cli.terminal import RunProgress, print_json
+from selfaug.cli.terminal import RunProgress, print_json, say
 
 __all__ = ["assess", "evaluate"]
 
@@ -139,6 +139,17 @@ def evaluate(
         list[str] | None,
         typer.Option("--suite", metavar="FILE", help="Questions of your own, as JSONL; may be repeated."),
     ] = None,
+    benchmark: Annotated[
+        list[str] | None,
+        typer.Option("--benchmark", metavar="TASK", help="A task of lm-eval, beside it; may be repeated."),
+    ] = None,
+    benchmark_tasks: Annotated[
+        str | None,
+        typer.Option("--benchmark-tasks", metavar="FOLDER", help="Task files of your own, for --benchmark."),
+    ] = None,
+    benchmark_items: Annotated[
+        int | None, typer.Option("--benchmark-items", metavar="NUMBER", min=1, help="So many of each.")
+    ] = None,
     general_items: Annotated[
         int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many of them.")
     ] = None,
@@ -149,6 +160,9 @@ def evaluate(
     batch_size: Annotated[
         int, typer.Option("--batch-size", metavar="ROWS", min=1, help="Prompts answered together.")
     ] = 32,
+    mlflow: Annotated[
+        bool, typer.Option("--mlflow", help="Log settings, scores, gate and files as a run of MLflow.")
+    ] = False,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate anew.")] = False,
     offline: Offline = False,
@@ -163,7 +177,13 @@ def evaluate(
     quiet_libraries(offline=offline, debug=debugging(ctx))
     from selfaug.cli.evaluation_view import show_evaluation
     from selfaug.phases.evaluate import evaluate as run_evaluation
+    from selfaug.phases.mlflow_run import log_evaluation, require_mlflow
+    from selfaug.records import write_text
+    from selfaug.report.evaluation_page import evaluation_page
+    from selfaug.rundir import RunDir
 
+    if mlflow:
+        require_mlflow()
     with RunProgress() as progress:
         result = run_evaluation(
             run,
@@ -172,6 +192,9 @@ def evaluate(
             half="dev" if half == "dev" else "test",
             level=level_name(level),
             suites=suite or (),
+            benchmarks=benchmark or (),
+            benchmark_tasks=benchmark_tasks,
+            benchmark_items=benchmark_items,
             general_items=general_items,
             task_items=task_items,
             max_new_tokens=max_new_tokens,
@@ -183,9 +206,14 @@ def evaluate(
             overwrite=overwrite,
             on_progress=progress.show,
         )
+    folder = RunDir(run)
+    write_text(folder.evaluation_page, evaluation_page(result.record, folder.samples / "evaluation"))
     if as_json:
         print_json(result.record)
     else:
         show_evaluation(result.record)
+        typer.echo(f"page: {folder.evaluation_page}")
+    if mlflow:
+        say(f"MLflow run {log_evaluation(run, result.record)}")
     if result.outcome not in (None, "pass"):
         raise typer.Exit(GATE_FAILED)

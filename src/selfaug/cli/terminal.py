@@ -95,6 +95,8 @@ class RunProgress:
             return
         if progress.stage == "warning":
             self._line(f"note: {progress.message}")
+        elif progress.message:
+            self._line(progress.message)
         elif progress.stage in _STAGES:
             self._line(f"{_STAGES[progress.stage]} ...")
         elif self._bar is not None:

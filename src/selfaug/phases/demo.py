@@ -253,6 +253,7 @@ def _training(output: Path, name: str, settings: DemoSettings) -> tuple[dict[str
         [
             f"lora.alpha={2 * settings.rank}",
             "train.warmup=0.1",
+            "selfaug.monitor_prompts=0",
             "train.keep_checkpoints=4",
             f"selfaug.anchors={'self' if alpha > 0 and settings.anchors > 0 else 'none'}",
             f"selfaug.anchor_count={max(1, settings.anchors)}",

@@ -21,20 +21,22 @@ from peft import PeftModel
 
 from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.core.gate import GateResult, at_least, at_most, overall
-from selfaug.core.statistics import Interval, PairedDifference, mean_interval
+from selfaug.core.statistics import Interval, PairedDifference
 from selfaug.errors import ConfigError, StorageError
-from selfaug.eval.drift import measure_drift
 from selfaug.eval.general_suite import Half
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.model.reference import FrozenModel
 from selfaug.phases.chat import trained_weights
+from selfaug.phases.drift_suites import measured_drifts
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
+from selfaug.phases.lm_eval_suites import benchmark_answers, require_lm_eval
 from selfaug.phases.suites import (
     Suite,
     answers_to,
     compare_answers,
+    compare_scores,
     fitting_level,
     general_prompts,
     level_of,
@@ -43,7 +45,7 @@ from selfaug.phases.suites import (
     task_prompts,
 )
 from selfaug.phases.train import Progress
-from selfaug.records import read_record, write_record
+from selfaug.records import read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
 __all__ = ["RECORD_KIND", "Evaluation", "evaluate"]
@@ -78,6 +80,9 @@ def evaluate(
     half: Half = "test",
     level: LevelName = "auto",
     suites: Sequence[str] = (),
+    benchmarks: Sequence[str] = (),
+    benchmark_tasks: str | None = None,
+    benchmark_items: int | None = None,
     general_items: int | None = None,
     task_items: int | None = None,
     max_new_tokens: int = 128,
@@ -99,6 +104,9 @@ def evaluate(
         level: of the general suite: "1" to "3", "all", or "auto" for the hardest at which the base model still passes
             40 % of a few development items.
         suites: JSONL files of the user's own questions (see `selfaug.eval.suite_files`), beside the general suite.
+        benchmarks: tasks of lm-eval.
+        benchmark_tasks: folder with task files of the user's.
+        benchmark_items: how many of each; None for all.
         general_items: how many general requests; None for all of the half and level.
         task_items: how many rows; None for all.
         max_new_tokens: longest answer to a row.
@@ -124,9 +132,12 @@ def evaluate(
         )
     weights, step = trained_weights(folder, config)
     files = {Path(file).stem: file for file in suites}
-    if len(files) < len(suites) or _RESERVED & files.keys():
+    if benchmarks:
+        require_lm_eval()
+    if len(files) < len(suites) or (_RESERVED | set(benchmarks)) & files.keys():
         raise ConfigError(
-            f"suites must have names of their own, other than task and general: {', '.join(map(str, suites))}.",
+            "suites must have names of their own, other than task, general and the benchmarks': "
+            f"{', '.join(map(str, suites))}.",
             hint="rename a file: its name without the ending is the suite's.",
         )
     sources = list(data or config.data.eval)
@@ -134,6 +145,7 @@ def evaluate(
         "data": sources, "scorer": scorer, "half": half, "level": level,
         "suites": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
                    if Path(file).is_file()},
+        "benchmarks": list(benchmarks), "benchmark_tasks": benchmark_tasks, "benchmark_items": benchmark_items,
         "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
         "weights": _hash(weights),
     }  # fmt: skip
@@ -190,21 +202,41 @@ def evaluate(
                     batch_size,
                     report(f"{which}: {name}"),
                 )
-    drift = measure_drift(
+    scored: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for task in benchmarks:
+        scored[task] = {}
+        for which in MODELS:
+            on_progress(Progress(f"{which}: {task}", message=f"{which} model: {task}, through lm-eval"))
+            with _answering(base, tuned, which) as model:
+                scored[task][which] = benchmark_answers(
+                    model,
+                    tokenizer,
+                    task,
+                    work / f"{task}-{which}.jsonl",
+                    folder=benchmark_tasks,
+                    items=benchmark_items,
+                    batch_size=batch_size,
+                )
+    drifts, most_drifted = measured_drifts(
         tuned,
-        [
-            general.prompts[index]
-            + tokenizer(answers["general"]["base"][index], add_special_tokens=False)["input_ids"]
-            for index in general.written
-        ],
-        starts=[len(general.prompts[index]) for index in general.written],
-        reference=None if base is None else FrozenModel(base),
-        on_progress=report("drift"),
+        None if base is None else FrozenModel(base),
+        tokenizer,
+        asked,
+        answers["general"]["base"],
+        report,
     )
+    write_lines(work / "drift.jsonl", most_drifted)
 
     results = {
         name: compare_answers(suite, answers[name]["tuned"], answers[name]["base"])
         for name, suite in asked.items()
+    }
+    results |= {
+        task: compare_scores(
+            [row["id"] for row in found["base"]],
+            *([row["score"] for row in found[which]] for which in ("tuned", "base")),
+        )
+        for task, found in scored.items()
     }
     gate = _gate(results, max_forgetting, min_task_gain)
     data_of_record = {
@@ -212,15 +244,7 @@ def evaluate(
         "settings": settings,
         "level": asdict(chosen),
         "suites": results,
-        "drift": {
-            "nats": mean_interval(
-                [sum(tokens) for tokens in drift.per_token],
-                [len(tokens) for tokens in drift.per_token],
-                seed=0,
-            ),
-            "top1_agreement": drift.top1_agreement,
-            "tokens": drift.tokens,
-        },
+        "drift": drifts,
         "gate": None if gate is None else {"outcome": overall(gate), "bounds": [asdict(one) for one in gate]},
         "device": str(resolved),
         "threads": torch.get_num_threads(),
@@ -262,6 +286,7 @@ def _open(run: RunDir, work: Path, settings: dict[str, Any], overwrite: bool) ->
             shutil.rmtree(work)
         if overwrite:
             run.evaluation.unlink(missing_ok=True)
+            run.evaluation_page.unlink(missing_ok=True)
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"can't write into {work}: {error.strerror or error}") from error

@@ -124,6 +124,7 @@ class MethodBench:
                     str(written[0]) if source == "{data}" else source for source in values["data"][key]
                 ]
         values["data"]["eval"] = []
+        values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
         values["train"].update(seed=variant.seed, keep_checkpoints=1, report_to=[])
         values["run"].update(output=str(run.path), overwrite=False)
         return TrainConfig.model_validate(values)

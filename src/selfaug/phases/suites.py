@@ -36,6 +36,7 @@ __all__ = [
     "Suite",
     "answers_to",
     "compare_answers",
+    "compare_scores",
     "fitting_level",
     "general_prompts",
     "level_of",
@@ -297,20 +298,24 @@ def fitting_level(
 
 def compare_answers(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> dict[str, Any]:
     """Scores of both models with intervals, their difference item by item, and the items."""
-    scores = {
-        name: [suite.score(index, answer) for index, answer in enumerate(given)]
-        for name, given in (("base", base), ("tuned", tuned))
-    }
-    of_base, of_tuned = (score_interval(scores[name], seed=0) for name in ("base", "tuned"))
+    return compare_scores(
+        suite.ids,
+        [suite.score(index, answer) for index, answer in enumerate(tuned)],
+        [suite.score(index, answer) for index, answer in enumerate(base)],
+    )
+
+
+def compare_scores(ids: Sequence[str], tuned: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
+    """As `compare_answers`, from scores of the same items."""
+    of_base, of_tuned = (score_interval(scores, seed=0) for scores in (base, tuned))
     return {
-        "items": len(suite.ids),
+        "items": len(ids),
         "base": of_base,
         "tuned": of_tuned,
-        "difference": paired_difference(scores["tuned"], scores["base"], seed=0),
+        "difference": paired_difference(tuned, base, seed=0),
         "retention": of_tuned.value / of_base.value if of_base.value > 0 else None,
-        "detectable_difference": detectable_difference(len(suite.ids)).difference,
+        "detectable_difference": detectable_difference(len(ids)).difference,
         "scores": {
-            name: {model: values[index] for model, values in scores.items()}
-            for index, name in enumerate(suite.ids)
+            name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)
         },
     }

@@ -24,6 +24,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.fingerprint import fingerprint
+from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
 from selfaug.phases.inputs import (
     TrainingData,
     adapter_config,
@@ -33,7 +34,7 @@ from selfaug.phases.inputs import (
     resolve_device,
 )
 from selfaug.phases.model_card import model_card
-from selfaug.records import read_lines, read_record, write_record, write_text
+from selfaug.records import append_line, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
 from selfaug.train.anchors import write_anchors
@@ -181,6 +182,7 @@ def _run(
     _require_space(run.path, trainable, config)
     if trainer.anchors and main and not resume:
         write_anchors(run.anchors, trainer.anchors, data.tokenizer)
+    monitor = _monitor(trainer, run, data, config, on_progress)
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
     for quiet in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(quiet)
@@ -189,6 +191,8 @@ def _run(
         StepReport(lambda step, steps, logs: on_progress(Progress("training", step, steps, logs)))
     )
     trainer.add_callback(NotANumber())
+    if monitor is not None:
+        trainer.add_callback(monitor)
     trainer.add_callback(stop)
     trainer.on_cache_progress = lambda done, total: on_progress(  # type: ignore[method-assign]
         Progress("reference cache", done, total)
@@ -203,6 +207,8 @@ def _run(
                     f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
                     f"a checkpoint is saved. To go on: selfaug train --resume --output {run.path}"
                 )
+            if monitor is not None and monitor.stopped:
+                on_progress(Progress("warning", message=_stopped_by_drift(trainer, monitor, config)))
             on_progress(Progress("saving"))
             evaluation = _evaluate(trainer) if data.eval else {}
             _save(trainer, run.model if config.lora.method == "full" else run.adapter, main)
@@ -219,10 +225,71 @@ def _run(
     record = _record(
         config, run, data, identity, trainer, trainable, evaluation, time.monotonic() - began, device
     )
+    if monitor is not None:
+        record["monitor"] = {
+            "seconds": monitor.seconds, "stopped": monitor.stopped, "checkpoints": _monitored(run)
+        }  # fmt: skip
     folder = run.model if config.lora.method == "full" else run.adapter
     write_text(folder / "README.md", model_card(config, record))
     write_record(run.record, RECORD_KIND, record)
     return TrainResult(run.path, record)
+
+
+def _monitor(
+    trainer: SelfAugTrainer,
+    run: RunDir,
+    data: TrainingData,
+    config: TrainConfig,
+    on_progress: Callable[[Progress], None],
+) -> DriftMonitor | None:
+    """Drift at each checkpoint, or None where it is not wanted or can't be measured."""
+    count, stop_at = config.selfaug.monitor_prompts, config.selfaug.stop_at_drift
+    if count == 0:
+        return None
+    why = ""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        why = "the model is sharded"
+    elif data.tokenizer.chat_template is None:
+        why = "the tokeniser has no chat template to ask general prompts with"
+    if why:
+        if stop_at is not None:
+            raise ConfigError(f"selfaug.stop_at_drift can't be kept: {why}.", hint="leave it out.")
+        return None
+    texts = monitored_texts(
+        trainer.model,
+        data.tokenizer,
+        count,
+        config.data.chat_template_kwargs,
+        lambda done, total: on_progress(Progress("general prompts for drift", done, total)),
+    )
+    if not texts:  # a model without words
+        return None
+
+    def log(found: dict[str, Any]) -> None:
+        # Not by the Trainer's own log, which would end the window that its metrics are averaged over.
+        append_line(run.metrics, found)
+        told = (
+            f"drift on general prompts at step {found['step']}: {found['general_drift']:.4f} nats per token"
+        )
+        on_progress(Progress("drift", message=told))
+
+    return DriftMonitor(trainer.model, texts, stop_at, log)
+
+
+def _monitored(run: RunDir) -> list[dict[str, Any]]:
+    """Drift at each checkpoint, those before a resumption too."""
+    wanted = ("step", "general_drift", "general_top1_agreement")
+    return [
+        {name: line[name] for name in wanted} for line in read_lines(run.metrics) if "general_drift" in line
+    ]
+
+
+def _stopped_by_drift(trainer: SelfAugTrainer, monitor: DriftMonitor, config: TrainConfig) -> str:
+    return (
+        f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}: drift on general prompts is "
+        f"{monitor.measured[-1]['general_drift']:.4f} nats per token, beyond selfaug.stop_at_drift "
+        f"{config.selfaug.stop_at_drift:g}."
+    )
 
 
 _STOPPING = "stopping after this step, with a checkpoint; Ctrl-C again stops at once."

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from selfaug.core.printable import printable
 from selfaug.report.demo_charts import COLORS, demo_chart_svg, demo_charts
 from selfaug.report.demo_results import MODELS, Cell, demo_rows, demo_verdict, duration, points
+from selfaug.report.page import render
 
 __all__ = ["demo_chart_svg", "demo_page"]
 
@@ -41,18 +39,15 @@ def demo_page(record: dict[str, Any]) -> str:
     Args:
         record: data of a demo's record.
     """
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = files("selfaug.report").joinpath("demo_page.html.j2").read_text(encoding="utf-8")
     entries = record["side_by_side"]
     texts = sum(1 + len(entry["answers"]) for entry in [*entries, {"answers": MODELS}])
     limit = min(_MOST_BYTES_OF_ONE, _BYTES_OF_ANSWERS // texts)
-    environment.filters["shown"] = lambda text: _shown(text, limit)
     charts = demo_charts(record)
     # Safe: an SVG's text comes from us and from vl-convert, which escapes it.
     inline = [Markup(chart.svg) for chart in charts]
-    return environment.from_string(source).render(
+    return render(
+        "demo_page.html.j2",
+        limit,
         record=record,
         verdict=demo_verdict(record),
         sign=_SIGNS[demo_verdict(record).outcome],
@@ -102,20 +97,3 @@ def _detectable(record: Mapping[str, Any]) -> str:
         "is found with a probability of 80 %, if two models differ on a fifth of the requests; "
         "smaller ones may go unseen."
     )
-
-
-def _shown(text: str, limit: int) -> Markup:
-    """A model's text as HTML: escaped, control characters visible, and cut off where it takes too much room."""
-    # No character takes less than a byte, so more of them than that are not looked at.
-    shown, size = [], 0
-    for character in text[:limit]:
-        piece = str(escape(printable(character)))
-        size += len(piece.encode())
-        if size > limit:
-            break
-        shown.append(piece)
-    html = Markup("".join(shown))  # escaped above, piece by piece
-    if len(shown) < len(text):
-        cut = f"cut off here: {len(shown):,} of {len(text):,} characters"
-        html += Markup('<span class="cut"> … {}</span>').format(cut)
-    return html

@@ -1,0 +1,85 @@
+"""An evaluation as a run of MLflow: parameters, metrics, the gate's decision, and the files."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import Any
+
+from selfaug.config import load_config
+from selfaug.errors import ConfigError, StorageError
+from selfaug.rundir import RunDir
+
+__all__ = ["log_evaluation", "require_mlflow"]
+
+# What MLflow takes for a parameter's value.
+_LONGEST_VALUE = 500
+
+
+def require_mlflow() -> None:
+    """Refuse before anything long.
+
+    Raises:
+        ConfigError: if MLflow is not installed.
+    """
+    if importlib.util.find_spec("mlflow") is None:
+        raise ConfigError("--mlflow needs MLflow.", hint="run `pip install 'selfaug[mlflow]'`.")
+
+
+def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
+    """Log an evaluation to where MLflow's own settings (MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME) point.
+
+    Args:
+        run: folder of the run that was evaluated.
+        record: data of the evaluation's record.
+
+    Returns:
+        MLflow's id of the run.
+
+    Raises:
+        ConfigError: if MLflow is not installed.
+        StorageError: if it can't be reached.
+    """
+    require_mlflow()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    folder = RunDir.open(run)
+    metrics: dict[str, float] = {}
+    for name, suite in record["suites"].items():
+        difference = suite["difference"]["difference"]
+        metrics |= {
+            f"{name}/base": suite["base"]["value"],
+            f"{name}/tuned": suite["tuned"]["value"],
+            f"{name}/difference": difference["value"],
+            f"{name}/difference_low": difference["low"],
+            f"{name}/difference_high": difference["high"],
+        }
+    for kind, drift in record["drift"].items():
+        metrics[f"drift/{kind.replace(chr(39), '')}"] = drift["nats"]["value"]
+    settings = _flat(load_config(folder.config).model_dump(mode="json", exclude={"run"}))
+    try:
+        with mlflow.start_run(run_name=folder.path.name) as started:
+            mlflow.log_params({name: str(value)[:_LONGEST_VALUE] for name, value in settings.items()})
+            mlflow.log_metrics(metrics)
+            outcome = "no bounds" if record["gate"] is None else record["gate"]["outcome"]
+            mlflow.set_tags({"selfaug.gate": outcome, "selfaug.level": str(record["level"]["level"])})
+            for file in (folder.evaluation, folder.evaluation_page, folder.record, folder.config):
+                if file.exists():
+                    mlflow.log_artifact(str(file))
+            return str(started.info.run_id)
+    except (MlflowException, OSError) as error:
+        raise StorageError(
+            f"the evaluation is written, but MLflow did not take it: {error}",
+            hint="check MLFLOW_TRACKING_URI.",
+        ) from error
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

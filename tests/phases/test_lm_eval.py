@@ -1,0 +1,94 @@
+"""Benchmarks through lm-eval, with tasks and data in local files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from selfaug.cli.main import app
+from selfaug.errors import ConfigError
+from selfaug.model.loading import load_model, load_tokenizer
+from selfaug.phases import lm_eval_suites
+from selfaug.phases.lm_eval_suites import benchmark_answers
+from selfaug.records import read_lines, read_record
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of lm-eval and what it imports
+
+ROWS = [
+    {"question": f"Which one is number {number}?", "choices": ["yes", "no", "perhaps"], "label": number % 3}
+    for number in range(6)
+]
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("lm_eval")
+    folder = tmp_path_factory.mktemp("tasks")
+    data = folder / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    common = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {data}\ntest_split: test\n"
+    (folder / "choose.yaml").write_text(
+        f"task: tiny_choose\n{common}output_type: multiple_choice\ndoc_to_text: '{{{{question}}}}'\n"
+        "doc_to_choice: '{{choices}}'\ndoc_to_target: label\nmetric_list:\n  - metric: acc\n",
+        encoding="utf-8",
+    )
+    (folder / "write.yaml").write_text(
+        f"task: tiny_write\n{common}output_type: generate_until\ndoc_to_text: '{{{{question}}}}'\n"
+        "doc_to_target: '{{choices[label]}}'\ngeneration_kwargs:\n  until: []\n  max_gen_toks: 4\n"
+        "metric_list:\n  - metric: exact_match\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def test_both_models_answer_and_are_compared(copied_run: Path, tasks: Path) -> None:
+    arguments = [
+        "evaluate", str(copied_run), "--benchmark", "tiny_choose", "--benchmark", "tiny_write", "--benchmark-tasks",
+        str(tasks), "--general-items", "2", "--task-items", "2", "--max-new-tokens", "2", "--level", "1",
+        "--device", "cpu", "--benchmark-items", "5",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    record = read_record(copied_run / "evaluation.json", "evaluation")
+    assert record["suites"]["tiny_choose"]["items"] == record["suites"]["tiny_write"]["items"] == 5
+    assert "tiny_choose" in result.stdout
+    page = (copied_run / "evaluation.html").read_text(encoding="utf-8")
+    assert "Which one is number" in page
+
+    # lm-eval's choice is the likeliest one of the model, with the chat template.
+    base = load_model(read_record(copied_run / "record.json", "train")["model"]["name"])
+    tokenizer = load_tokenizer(base.config._name_or_path)
+    kept = read_lines(copied_run / "samples" / "evaluation" / "tiny_choose-base.jsonl")
+    for row, item in zip(kept, ROWS, strict=False):
+        assert row["prompt"].endswith("<|im_start|>assistant\n")
+        prompt = tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]
+        likelihoods = []
+        for choice in item["choices"]:
+            ids = prompt + tokenizer(choice, add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logits = base(input_ids=torch.tensor([ids])).logits[0, len(prompt) - 1 : -1].double()
+            likelihoods.append(
+                float(logits.log_softmax(-1)[range(len(ids) - len(prompt)), ids[len(prompt) :]].sum())
+            )
+        assert row["score"] == float(likelihoods.index(max(likelihoods)) == item["label"])
+
+
+def test_what_is_there_is_not_asked_again(tiny_model_dir: Path, tasks: Path, tmp_path: Path) -> None:
+    model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
+    options = {"folder": str(tasks), "items": 2, "batch_size": 2}
+    first = benchmark_answers(model, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options)
+    assert [row["id"] for row in first] == ["tiny_write 0", "tiny_write 1"]
+    assert benchmark_answers(None, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options) == first
+    with pytest.raises(ConfigError, match="no task 'magic'"):
+        benchmark_answers(model, tokenizer, "magic", tmp_path / "b.jsonl", **options)
+
+
+def test_without_lm_eval_it_says_how_to_get_it(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lm_eval_suites.importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["evaluate", str(copied_run), "--benchmark", "gsm8k"])
+    assert result.exit_code == 2
+    assert "selfaug[lm-eval]" in result.stderr

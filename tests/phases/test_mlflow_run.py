@@ -1,0 +1,52 @@
+"""An evaluation as a run of MLflow, in a store on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from selfaug.cli.main import app
+from selfaug.phases import mlflow_run
+from selfaug.records import read_record
+
+ARGUMENTS = [
+    "--general-items",
+    "2",
+    "--task-items",
+    "2",
+    "--max-new-tokens",
+    "2",
+    "--level",
+    "1",
+    "--device",
+    "cpu",
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow and what it imports
+def test_an_evaluation_is_logged(copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gate")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["evaluate", str(copied_run), *ARGUMENTS, "--max-forgetting", "1", "--mlflow"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.stderr
+    name = result.stderr.rpartition("MLflow run ")[2].split()[0]
+    run = mlflow.get_run(name)
+    record = read_record(copied_run / "evaluation.json", "evaluation")
+    assert run.data.metrics["general/tuned"] == record["suites"]["general"]["tuned"]["value"]
+    assert run.data.params["selfaug.alpha"] == "0.5"
+    assert run.data.tags["selfaug.gate"] == "pass"
+    files = {file.path for file in mlflow.MlflowClient().list_artifacts(name)}
+    assert files == {"evaluation.json", "evaluation.html", "record.json", "config.yaml"}
+
+
+def test_without_mlflow_it_says_how_to_get_it(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_run.importlib.util, "find_spec", lambda name: None)
+    result = CliRunner().invoke(app, ["evaluate", str(copied_run), "--mlflow"])
+    assert result.exit_code == 2
+    assert "selfaug[mlflow]" in result.stderr
+    assert not (copied_run / "evaluation.json").exists()
