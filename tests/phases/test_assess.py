@@ -118,6 +118,14 @@ def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.stderr
     for piece in ("leakage", "task (exact)", "probe", "budget: too few", "next:   selfaug train"):
         assert piece in shown.stdout
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for piece in (
+        "Baseline assessment of",
+        "24 of 24 held-out prompts",
+        "Where the model changed",
+        "Probe</th>",
+    ):
+        assert piece in page
     again = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"])
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["probe"]["steps"] == 1

@@ -55,6 +55,7 @@ def test_every_method_is_trained_chosen_and_reported(
     assert len(record["runs"]) == 30
     assert len({(run["method"], run["value"], run["seed"]) for run in record["runs"]}) == 30
     assert record["forecast"] is None or len(record["forecast"]["drifts"]) == 30
+    assert record["fast_subset"] is None  # six items are fewer than it has
     # Methods that constrain less and more are different models.
     drifts = {name: row["drift"]["nats"]["value"] for name, row in record["methods"].items() if row["drift"]}
     # A random model rewrites nothing, and a penalty is weak in two steps.

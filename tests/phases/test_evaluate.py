@@ -170,6 +170,14 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     assert CliRunner().invoke(app, ["evaluate", run, "--level", "4"]).exit_code == 2
 
 
+def test_fast_is_a_subset_of_both_suites(copied_run: Path) -> None:
+    asked = ["evaluate", str(copied_run), "--fast", "--task-items", "3", "--level", "1", "--json"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.stderr
+    record = json.loads(result.stdout)
+    assert (record["suites"]["general"]["items"], record["suites"]["task"]["items"]) == (96, 3)
+
+
 def test_a_task_gain_needs_rows(settings, tmp_path: Path) -> None:
     from selfaug.phases.train import train
 

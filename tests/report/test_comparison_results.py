@@ -30,7 +30,23 @@ def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
 
 
 def test_the_notes_say_what_can_not_be_seen() -> None:
-    record = {"items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": 0.12}
+    record = {
+        "items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": 0.12,
+        "fast_subset": None,
+    }  # fmt: skip
     assert "task 5, general 7; 1 seed." in comparison_notes(record)
     assert "under 12 points can't be seen" in comparison_notes(record)
     assert "can't be seen" not in comparison_notes({**record, "detectable_difference": None})
+    assert "--fast" not in comparison_notes(record)
+
+
+def test_the_notes_say_how_the_fast_subset_did() -> None:
+    subset = {"models": 9, "items": 96, "of_items": 200, "kendall_tau": 0.875, "covered": 8}
+    record = {
+        "items": {"general": 200}, "settings": {"seeds": [0]}, "detectable_difference": 0.1, "fast_subset": subset
+    }  # fmt: skip
+    assert "The 96 requests of `evaluate --fast` put these 9 models" in comparison_notes(record)
+    assert "of all 200 (Kendall's tau 0.88)" in comparison_notes(record)
+    assert comparison_notes(record).endswith("for 8 of 9.")
+    equal = {**record, "fast_subset": {**subset, "kendall_tau": None}}
+    assert "(no order)" in comparison_notes(equal)

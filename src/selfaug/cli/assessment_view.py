@@ -62,3 +62,4 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
         soft_wrap=True,
     )
     console.print(Text(printable(f"kept:   {output / 'record.json'}")), soft_wrap=True)
+    console.print(Text(printable(f"page:   {output / 'report.html'}")), soft_wrap=True)

@@ -12,7 +12,7 @@ from rich.text import Text
 from selfaug.core.printable import printable
 from selfaug.report.demo_results import percent, points
 
-__all__ = ["bound_in_words", "drift_table", "show_evaluation", "suites_table"]
+__all__ = ["bound_in_words", "drift_table", "forecast_in_words", "show_evaluation", "suites_table"]
 
 
 def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -> None:
@@ -25,6 +25,8 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
     console = console or Console(highlight=False)
     console.print(suites_table(record["suites"], record["settings"]["scorer"]))
     console.print(drift_table(record["drift"]))
+    if record["forecast"] is not None:
+        console.print(forecast_in_words(record["forecast"]), soft_wrap=True)
     level = record["level"]
     if level["scores"]:
         scores = ", ".join(f"{percent(score)} at level {name}" for name, score in level["scores"].items())
@@ -82,6 +84,16 @@ def drift_table(drifts: Mapping[str, Any], name: str = "Drift") -> Table:
             f"{10 * most} to {10 * most + 10} % of the text: {tenths[most]:.4f}",
         )
     return table
+
+
+def forecast_in_words(forecast: Mapping[str, Any]) -> str:
+    """What other runs forgot at this drift."""
+    text = (
+        f"forecast: at a drift of {forecast['drift']:.3f}, {points(forecast['value'], sign=False)} are forgotten "
+        f"({_span(forecast)} for four runs in five), from {forecast['runs']} runs; made from the other runs, it held "
+        f"{percent(forecast['coverage'])} of these"
+    )
+    return text + ("; this drift is beyond theirs, so expect more" if forecast["beyond"] else "")
 
 
 def bound_in_words(bound: Mapping[str, Any]) -> str:

@@ -89,6 +89,8 @@ def assess(
     quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.cli.assessment_view import show_assessment
     from selfaug.phases.assess import assess as run_assessment
+    from selfaug.records import write_text
+    from selfaug.report.assessment_page import assessment_page
 
     try:
         with RunProgress() as progress:
@@ -106,6 +108,7 @@ def assess(
         raise KeyboardInterrupt(
             "stopped; what is done is kept. To go on, give the same command again."
         ) from interrupt
+    write_text(Path(output) / "report.html", assessment_page(record, Path(output)))
     if as_json:
         print_json(record)
     else:
@@ -156,10 +159,19 @@ def evaluate(
     task_items: Annotated[
         int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many of the rows.")
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="96 general requests and 32 rows, for a look in minutes.")
+    ] = False,
     max_new_tokens: MaxNewTokens = 128,
     batch_size: Annotated[
         int, typer.Option("--batch-size", metavar="ROWS", min=1, help="Prompts answered together.")
     ] = 32,
+    forecast: Annotated[
+        str | None,
+        typer.Option(
+            "--forecast", metavar="FOLDER", help="A comparison: what its runs forgot at this drift."
+        ),
+    ] = None,
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Log settings, scores, gate and files as a run of MLflow.")
     ] = False,
@@ -176,6 +188,8 @@ def evaluate(
         raise ConfigError(f"--half {half!r} is neither dev nor test.")
     quiet_libraries(offline=offline, debug=debugging(ctx))
     from selfaug.cli.evaluation_view import show_evaluation
+    from selfaug.eval.general_suite import FAST_ITEMS
+    from selfaug.phases.evaluate import FAST_ROWS
     from selfaug.phases.evaluate import evaluate as run_evaluation
     from selfaug.phases.mlflow_run import log_evaluation, require_mlflow
     from selfaug.records import write_text
@@ -184,6 +198,8 @@ def evaluate(
 
     if mlflow:
         require_mlflow()
+    if fast:
+        general_items, task_items = general_items or FAST_ITEMS, task_items or FAST_ROWS
     with RunProgress() as progress:
         result = run_evaluation(
             run,
@@ -201,6 +217,7 @@ def evaluate(
             batch_size=batch_size,
             max_forgetting=max_forgetting,
             min_task_gain=min_task_gain,
+            forecast=forecast,
             device=device,
             offline=offline,
             overwrite=overwrite,

@@ -46,6 +46,7 @@ from selfaug.eval.generated_items import arithmetic_items, reading_items
 
 __all__ = [
     "EXECUTIVE_ITEM",
+    "FAST_ITEMS",
     "LEVELS",
     "GeneralItem",
     "Half",
@@ -58,6 +59,9 @@ __all__ = [
 
 EXECUTIVE_ITEM = "test-executive-bullets-01"
 """Id of the request that the demo shows side by side."""
+
+FAST_ITEMS = 96
+"""Items of the fast subset, spread over the kinds."""
 
 
 def general_suite(half: Half, level: Level | None = None) -> list[GeneralItem]:

@@ -98,7 +98,7 @@ def assess(
     }  # fmt: skip
     on_progress(Progress("data"))
     data = load_training_data(config)
-    WorkFolder(folder, "assessment", {"record.json", "probe"}, last=["record.json"]).open(
+    WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"]).open(
         settings, overwrite=config.run.overwrite
     )
     device = resolve_device(config.model.device)

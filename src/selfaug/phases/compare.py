@@ -24,11 +24,13 @@ from selfaug.core.statistics import (
     pooled_difference,
     pooled_interval,
 )
+from selfaug.core.subset import subset_agreement
 from selfaug.errors import ConfigError
-from selfaug.eval.general_suite import Half
-from selfaug.phases.bench import FOLDERS, Answers, EvaluationSettings, open_bench, scores_of
+from selfaug.eval.general_suite import FAST_ITEMS, Half, spread_over_kinds
+from selfaug.phases.bench import FOLDERS, Answers, Bench, EvaluationSettings, open_bench, scores_of
 from selfaug.phases.method_bench import MethodBench, Variant
 from selfaug.phases.methods import METHODS, Method
+from selfaug.phases.suites import select_items
 from selfaug.phases.train import Progress
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -141,6 +143,7 @@ def compare(
         "not_run": [name for name in METHODS if name not in chosen],
         "runs": runs,
         "forecast": _forecast(runs),
+        "fast_subset": _fast_subset(evaluated, runs),
         "environment": bench.training_record(table.variants["plain"][0])["environment"],
         "device": str(evaluated.device),
         "threads": torch.get_num_threads(),
@@ -271,6 +274,18 @@ def _forecast(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         **asdict(forecast),
         "at": {f"{drift:g}": asdict(forecast.at(drift)) for drift in _FORECAST_DRIFTS},
     }
+
+
+def _fast_subset(bench: Bench, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """How well the fast subset of the general suite orders the reported models; None where it is all of it."""
+    items = select_items("test", bench.level["level"], bench.settings.general_items)
+    reported = [run for run in runs if run["half"] == "test"]
+    if len(items) <= FAST_ITEMS or len(reported) < 2:
+        return None
+    places = {item.id: place for place, item in enumerate(items)}
+    chosen = sorted(places[item.id] for item in spread_over_kinds(items, FAST_ITEMS))
+    scores = [run["general"] for run in reported]
+    return asdict(subset_agreement(scores, reported[0]["base"], chosen, seed=0))
 
 
 # ---- the table

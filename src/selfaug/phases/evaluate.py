@@ -29,7 +29,8 @@ from selfaug.eval.suite_files import read_suite
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.model.reference import FrozenModel
 from selfaug.phases.chat import trained_weights
-from selfaug.phases.drift_suites import measured_drifts
+from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
+from selfaug.phases.forecasts import expected_forgetting, read_forecast
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.lm_eval_suites import benchmark_answers, require_lm_eval
 from selfaug.phases.suites import (
@@ -48,7 +49,7 @@ from selfaug.phases.train import Progress
 from selfaug.records import read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["RECORD_KIND", "Evaluation", "evaluate"]
+__all__ = ["FAST_ROWS", "RECORD_KIND", "Evaluation", "evaluate"]
 
 RECORD_KIND = "evaluation"
 
@@ -57,6 +58,9 @@ MODELS = ("base", "tuned")
 _STARTED = "started.json"
 
 _RESERVED = {"task", "general"}
+
+FAST_ROWS = 32
+"""Rows that are asked beside the fast subset of the general suite."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,7 @@ def evaluate(
     batch_size: int = 32,
     max_forgetting: float | None = None,
     min_task_gain: float | None = None,
+    forecast: str | None = None,
     device: str = "auto",
     offline: bool = False,
     overwrite: bool = False,
@@ -113,6 +118,7 @@ def evaluate(
         batch_size: prompts answered together; what is lost when it is cut off.
         max_forgetting: share; the gate's bound on score(base) − score(tuned) over the general requests.
         min_task_gain: share; the gate's bound on score(tuned) − score(base) over the rows.
+        forecast: folder of a comparison of the same base model: what its runs forgot at this drift is shown beside.
         device: "auto", "cpu" or "cuda".
         offline: use only what is on this machine.
         overwrite: evaluate anew where there is an evaluation.
@@ -130,6 +136,7 @@ def evaluate(
             "--min-task-gain needs held-out rows, and the run was trained without any.",
             hint="give them with --data.",
         )
+    foretold = None if forecast is None else read_forecast(forecast, config.model.name)
     weights, step = trained_weights(folder, config)
     files = {Path(file).stem: file for file in suites}
     if benchmarks:
@@ -245,6 +252,9 @@ def evaluate(
         "level": asdict(chosen),
         "suites": results,
         "drift": drifts,
+        "forecast": None
+        if foretold is None or OWN_ANSWERS not in drifts
+        else expected_forgetting(foretold, drifts[OWN_ANSWERS]["nats"].value),
         "gate": None if gate is None else {"outcome": overall(gate), "bounds": [asdict(one) for one in gate]},
         "device": str(resolved),
         "threads": torch.get_num_threads(),

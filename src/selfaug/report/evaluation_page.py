@@ -14,12 +14,13 @@ from selfaug.report.demo_charts import COLORS
 from selfaug.report.demo_results import duration, percent, points
 from selfaug.report.page import render
 
-__all__ = ["evaluation_page", "evaluation_verdict"]
+__all__ = ["MOST_BYTES_OF_ONE", "evaluation_page", "evaluation_values", "evaluation_verdict"]
 
 # Of each suite, so many items are shown: those that changed first.
 _SHOWN_ITEMS = 20
 
-_MOST_BYTES_OF_ONE = 4_000
+MOST_BYTES_OF_ONE = 4_000
+"""Of a text of a model, as HTML."""
 
 # A tokens' heat shows the square root of its nats: 1 nat and more is full, 0.01 a tenth.
 _FULL_NATS = 1.0
@@ -35,30 +36,49 @@ def evaluation_page(record: Mapping[str, Any], folder: Path) -> str:
         record: data of the evaluation's record.
         folder: with the answers, and the texts that drifted most.
     """
+    return render(
+        "evaluation_page.html.j2",
+        MOST_BYTES_OF_ONE,
+        verdict=evaluation_verdict(record),
+        **evaluation_values(record, folder, tuned="tuned model", samples_folder="samples/evaluation"),
+    )
+
+
+def evaluation_values(
+    record: Mapping[str, Any], folder: Path, *, tuned: str, samples_folder: str
+) -> dict[str, Any]:
+    """What `evaluation_sections.html.j2` shows.
+
+    Args:
+        record: data of the evaluation's record.
+        folder: with the answers, and the texts that drifted most.
+        tuned: what the tuned model is called.
+        samples_folder: the folder as readers of the page find it.
+    """
     samples = {name: _samples(folder, name, suite) for name, suite in record["suites"].items()}
     drifted = read_lines(folder / "drift.jsonl")
     heat: dict[str, list[tuple[str, Markup]]] = {}
     for text in drifted:
         heat.setdefault(text["kind"], []).append((text["id"], _heat(text["tokens"], text["nats"])))
-    return render(
-        "evaluation_page.html.j2",
-        _MOST_BYTES_OF_ONE,
-        record=record,
-        verdict=evaluation_verdict(record),
-        suites=[
+    return {
+        "record": record,
+        "tuned": tuned,
+        "model_names": {"base": "base model", "tuned": tuned},
+        "samples_folder": samples_folder,
+        "suites": [
             _suite(name, suite, record["settings"]["scorer"]) for name, suite in record["suites"].items()
         ],
-        bounds=[] if record["gate"] is None else record["gate"]["bounds"],
-        drifts=record["drift"],
-        heat=heat,
-        samples={name: _changed_first(found)[:_SHOWN_ITEMS] for name, found in samples.items()},
-        counts={name: len(found) for name, found in samples.items()},
-        percent=percent,
-        points=points,
-        span=_span,
-        duration=duration(record["seconds"]),
-        colors=COLORS,
-    )
+        "bounds": [] if record["gate"] is None else record["gate"]["bounds"],
+        "drifts": record["drift"],
+        "heat": heat,
+        "samples": {name: _changed_first(found)[:_SHOWN_ITEMS] for name, found in samples.items()},
+        "counts": {name: len(found) for name, found in samples.items()},
+        "percent": percent,
+        "points": points,
+        "span": _span,
+        "duration": duration(record["seconds"]),
+        "colors": COLORS,
+    }
 
 
 def evaluation_verdict(record: Mapping[str, Any]) -> str:

@@ -1,0 +1,63 @@
+"""Forgetting to expect of a run, from the drift and forgetting of the runs of a comparison."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from selfaug.core.forecast import Forecast
+from selfaug.core.statistics import Interval
+from selfaug.errors import ConfigError, StorageError
+from selfaug.records import read_record
+
+__all__ = ["expected_forgetting", "read_forecast"]
+
+
+def read_forecast(comparison: str, model: str) -> Forecast:
+    """The forecast of a finished comparison.
+
+    Args:
+        comparison: its folder.
+        model: that the forecast is for: drift and forgetting go together differently in each.
+
+    Raises:
+        StorageError: if there is no finished comparison.
+        ConfigError: if it is of another model, or has too few runs to forecast from.
+    """
+    file = Path(comparison) / "record.json"
+    if not file.exists():
+        raise StorageError(
+            f"there is no finished comparison in {comparison}.",
+            hint="give the folder that `selfaug compare` wrote.",
+        )
+    record = read_record(file, "comparison")
+    compared = record["settings"]["config"]["model"]["name"]
+    if compared != model:
+        raise ConfigError(
+            f"{comparison} compares {compared}, and the run is of {model}: its forecast doesn't hold there.",
+            hint="compare a few methods with this model: selfaug compare.",
+        )
+    known = record["forecast"]
+    if known is None:
+        raise ConfigError(
+            f"{comparison} has too few runs to forecast from, or none that forgot anything.",
+            hint="add methods or seeds to it: selfaug compare goes on with what is missing.",
+        )
+    return Forecast(
+        tuple(known["drifts"]),
+        tuple(known["forgettings"]),
+        Interval(**known["correlation"]),
+        known["coverage"],
+    )
+
+
+def expected_forgetting(forecast: Forecast, drift: float) -> dict[str, Any]:
+    """What a drift lets expect, for the record: a share, with the interval meant to hold 80 % of new runs."""
+    return {
+        "drift": drift,
+        **asdict(forecast.at(drift)),
+        "beyond": drift > max(forecast.drifts),
+        "runs": len(forecast.drifts),
+        "coverage": forecast.coverage,
+    }

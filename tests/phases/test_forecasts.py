@@ -1,0 +1,77 @@
+"""A comparison's forecast for another run, in `evaluate` and alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from selfaug.cli.evaluation_view import forecast_in_words
+from selfaug.cli.main import app
+from selfaug.config import load_config
+from selfaug.core.forecast import Run, forgetting_forecast
+from selfaug.errors import ConfigError, StorageError
+from selfaug.phases.compare import _forecast
+from selfaug.phases.forecasts import expected_forgetting, read_forecast
+from selfaug.records import read_record, write_record
+from selfaug.rundir import RunDir
+
+
+def runs() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    base = [1.0] * 40
+    drifts = np.linspace(0.01, 0.4, 9)
+    return [
+        {"drift": float(drift), "base": base, "general": list((rng.random(40) > 2 * drift).astype(float))}
+        for drift in drifts
+    ]
+
+
+def comparison(folder: Path, model: str, forecast: dict[str, Any] | None) -> str:
+    folder.mkdir()
+    data = {"settings": {"config": {"model": {"name": model}}}, "forecast": forecast}
+    write_record(folder / "record.json", "comparison", data)
+    return str(folder)
+
+
+def test_the_record_gives_the_forecast_back(tmp_path: Path) -> None:
+    made = forgetting_forecast([Run(run["drift"], run["base"], run["general"]) for run in runs()], seed=0)
+    read = read_forecast(comparison(tmp_path / "comparison", "some/model", _forecast(runs())), "some/model")
+    assert read == made
+    at = expected_forgetting(read, 0.1)
+    assert (at["value"], at["low"], at["high"]) == (made.at(0.1).value, made.at(0.1).low, made.at(0.1).high)
+    assert at["runs"] == 9
+    assert not at["beyond"]
+    assert "for four runs in five" in forecast_in_words(at)
+    beyond = expected_forgetting(read, 0.5)
+    assert beyond["beyond"]
+    assert "beyond theirs" in forecast_in_words(beyond)
+
+
+def test_what_cant_be_forecast_from_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no finished comparison"):
+        read_forecast(str(tmp_path / "none"), "some/model")
+    other = comparison(tmp_path / "other", "other/model", _forecast(runs()))
+    with pytest.raises(ConfigError, match="compares other/model, and the run is of some/model"):
+        read_forecast(other, "some/model")
+    few = comparison(tmp_path / "few", "some/model", None)
+    with pytest.raises(ConfigError, match="too few runs"):
+        read_forecast(few, "some/model")
+
+
+def test_an_evaluation_shows_it(writing_model: Path, settings, tmp_path: Path) -> None:
+    from selfaug.phases.train import train
+
+    run = tmp_path / "run"
+    train(settings(run, f"model.name={writing_model}", "train.steps=1"))
+    name = load_config(RunDir(run).config).model.name
+    folder = comparison(tmp_path / "comparison", name, _forecast(runs()))
+    few = ["--general-items", "4", "--max-new-tokens", "2", "--level", "1", "--device", "cpu"]
+    result = CliRunner().invoke(app, ["evaluate", str(run), *few, "--forecast", folder])
+    assert result.exit_code == 0, result.stderr
+    assert "forecast: at a drift of" in result.stdout
+    record = read_record(run / "evaluation.json", "evaluation")
+    assert record["forecast"]["drift"] == record["drift"]["the base model's own answers"]["nats"]["value"]
