@@ -213,10 +213,24 @@ class OptimizerSettings(_Section):
     eval_steps: Annotated[Integer, Field(ge=1)] | None = Field(
         default=None, description="Steps between evaluations; as `train.save_steps` if not set."
     )
+    best_of_rows: Annotated[Integer, Field(ge=0)] = Field(
+        default=0,
+        description="At each checkpoint, so many rows of `data.eval` are answered and scored, and the run ends with "
+        "the best checkpoint, among those within `selfaug.stop_at_drift` if that is set; 0 ends with the last. What "
+        "is chosen on these rows can't be reported on them.",
+    )
+    best_scorer: str = Field(
+        default="exact", min_length=1, description="How these answers are scored, as for `selfaug evaluate`."
+    )
     report_to: Strings = Field(
         default=[],
         description="Trackers by transformers' names (trackio, mlflow, wandb, tensorboard). None by default.",
     )
+
+    @property
+    def kept_checkpoints(self) -> int:
+        """So many stay. With the best one, at least two: else nothing but it would be left to resume from."""
+        return max(2, self.keep_checkpoints) if self.best_of_rows else self.keep_checkpoints
 
 
 class RunSettings(_Section):
@@ -256,6 +270,16 @@ class TrainConfig(_Section):
         if self.selfaug.stop_at_drift is not None and self.selfaug.monitor_prompts == 0:
             raise PydanticCustomError(
                 "combination", "selfaug.stop_at_drift: needs selfaug.monitor_prompts > 0 to see the drift"
+            )
+        if self.train.best_of_rows > 0 and not self.data.eval:
+            raise PydanticCustomError(
+                "combination",
+                "train.best_of_rows: needs data.eval, whose rows are answered at each checkpoint",
+            )
+        if self.train.best_of_rows > 0 and self.lora.method == "full":
+            raise PydanticCustomError(
+                "combination",
+                "train.best_of_rows: keeps the best adapter; with lora.method full, leave it out",
             )
         if self.selfaug.anchors != "none" and self.selfaug.alpha == 0:
             raise PydanticCustomError(

@@ -234,7 +234,7 @@ def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig
     values = config.model_dump()
     values["lora"]["method"] = "lora"
     values["selfaug"].update(alpha=0.0, drift_limit=None, anchors="none", reference="auto")
-    values["train"].update(steps=steps, save_steps=max(1, steps // 2), report_to=[])
+    values["train"].update(steps=steps, save_steps=max(1, steps // 2), report_to=[], best_of_rows=0)
     values["run"].update(output=str(probe.path), overwrite=False)
     return TrainConfig.model_validate(values)
 

@@ -368,7 +368,7 @@ class _Search:
         name = f"{self._knob}-{knob:g}-lr-{learning_rate:g}-rank-{rank}-length-{steps:g}"
         values["data"]["eval"] = []
         values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
-        values["train"].update(keep_checkpoints=1, report_to=[])
+        values["train"].update(keep_checkpoints=1, report_to=[], best_of_rows=0)
         values["run"].update(output=str(self.run_of(name).path), overwrite=False)
         return TrainConfig.model_validate(values)
 

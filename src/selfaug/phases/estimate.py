@@ -197,9 +197,9 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     else:
         how.append("time: not measured: the model is too large to load for an estimate")
 
-    disk = trainable * 4 * (3 * (settings.keep_checkpoints + 1) + 1)
+    disk = trainable * 4 * (3 * (settings.kept_checkpoints + 1) + 1)
     how.append(
-        f"disk: {settings.keep_checkpoints + 1} checkpoints (weights and two moments, 4 bytes each), "
+        f"disk: {settings.kept_checkpoints + 1} checkpoints (weights and two moments, 4 bytes each), "
         "and the result"
     )
     cache = 0

@@ -23,7 +23,9 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.eval.scorers import named_scorer
 from selfaug.model.fingerprint import fingerprint
+from selfaug.phases.best_checkpoint import BestCheckpoint, load_adapter_weights
 from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
 from selfaug.phases.inputs import (
     TrainingData,
@@ -34,6 +36,7 @@ from selfaug.phases.inputs import (
     resolve_device,
 )
 from selfaug.phases.model_card import model_card
+from selfaug.phases.suites import task_prompts
 from selfaug.records import append_line, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
@@ -46,6 +49,8 @@ RECORD_KIND = "train"
 
 # From here on the activations of a batch, and not the weights, are what fills a GPU.
 _CHECKPOINTING_FROM = 1_000_000_000
+
+_BEST_ANSWER_TOKENS = 64
 
 # Settings that a resumed run may change: they don't touch the numbers.
 _FREE_ON_RESUME = {
@@ -113,6 +118,7 @@ def train(
         RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
 
     on_progress(Progress("data"))
+    named_scorer(config.train.best_scorer)  # refuses one that can't be used, before anything long
     device = resolve_device(config.model.device)
     dtype = compute_dtype(config, device)
     data = load_training_data(config)
@@ -183,6 +189,7 @@ def _run(
     if trainer.anchors and main and not resume:
         write_anchors(run.anchors, trainer.anchors, data.tokenizer)
     monitor = _monitor(trainer, run, data, config, on_progress)
+    best = _best_checkpoint(trainer, run, data, config, monitor, on_progress)
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
     for quiet in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(quiet)
@@ -193,6 +200,8 @@ def _run(
     trainer.add_callback(NotANumber())
     if monitor is not None:
         trainer.add_callback(monitor)
+    if best is not None:  # after the monitor, whose drift it goes by
+        trainer.add_callback(best)
     trainer.add_callback(stop)
     trainer.on_cache_progress = lambda done, total: on_progress(  # type: ignore[method-assign]
         Progress("reference cache", done, total)
@@ -209,6 +218,8 @@ def _run(
                 )
             if monitor is not None and monitor.stopped:
                 on_progress(Progress("warning", message=_stopped_by_drift(trainer, monitor, config)))
+            if best is not None:
+                on_progress(Progress("best checkpoint", message=_take_best(trainer, run, best)))
             on_progress(Progress("saving"))
             evaluation = _evaluate(trainer) if data.eval else {}
             _save(trainer, run.model if config.lora.method == "full" else run.adapter, main)
@@ -228,6 +239,12 @@ def _run(
     if monitor is not None:
         record["monitor"] = {
             "seconds": monitor.seconds, "stopped": monitor.stopped, "checkpoints": _monitored(run)
+        }  # fmt: skip
+    if best is not None:
+        record["best"] = {
+            "step": trainer.state.global_step if best.best is None else best.best,
+            "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, "seconds": best.seconds,
+            "scores": {str(step): score for step, score in sorted(best.scores.items())},
         }  # fmt: skip
     folder = run.model if config.lora.method == "full" else run.adapter
     write_text(folder / "README.md", model_card(config, record))
@@ -274,6 +291,54 @@ def _monitor(
         on_progress(Progress("drift", message=told))
 
     return DriftMonitor(trainer.model, texts, stop_at, log)
+
+
+def _best_checkpoint(
+    trainer: SelfAugTrainer,
+    run: RunDir,
+    data: TrainingData,
+    config: TrainConfig,
+    monitor: DriftMonitor | None,
+    on_progress: Callable[[Progress], None],
+) -> BestCheckpoint | None:
+    """Scores of held-out rows at each checkpoint, or None where they are not wanted."""
+    if config.train.best_of_rows == 0:
+        return None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError("train.best_of_rows can't be kept: the model is sharded.", hint="leave it out.")
+    suite = task_prompts(
+        config,
+        data.tokenizer,
+        config.data.eval,
+        score=named_scorer(config.train.best_scorer),
+        items=config.train.best_of_rows,
+        max_new_tokens=_BEST_ANSWER_TOKENS,
+        offline=config.run.offline,
+    )
+
+    def log(found: dict[str, Any]) -> None:
+        append_line(run.metrics, found)
+        told = f"score on {len(suite.ids)} held-out rows at step {found['step']}: {found['task_score']:.3f}"
+        on_progress(Progress("score", message=told))
+
+    def drift(step: int) -> float | None:
+        known = monitor.measured if monitor is not None else []
+        return next((float(one["general_drift"]) for one in known if one["step"] == step), None)
+
+    scored = read_lines(run.metrics) if run.metrics.exists() else []
+    return BestCheckpoint(suite, data.tokenizer, scored, drift, config.selfaug.stop_at_drift, log)
+
+
+def _take_best(trainer: SelfAugTrainer, run: RunDir, best: BestCheckpoint) -> str:
+    """Put the best checkpoint's adapter into the model; what to tell about it."""
+    last = trainer.state.global_step
+    if best.best is None:
+        return f"no checkpoint is within selfaug.stop_at_drift: the last one, step {last}, is kept."
+    if best.best != last:
+        load_adapter_weights(trainer.model, run.checkpoints / f"checkpoint-{best.best}")
+        # What was evaluated last were the last weights.
+        trainer.state.log_history = [logs for logs in trainer.state.log_history if "eval_nll" not in logs]
+    return f"the best checkpoint is that of step {best.best}, with a score of {best.scores[best.best]:.3f}."
 
 
 def _monitored(run: RunDir) -> list[dict[str, Any]]:
@@ -336,7 +401,7 @@ def _trainer_settings(
         logging_steps=settings.logging_steps,
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
-        save_total_limit=settings.keep_checkpoints,
+        save_total_limit=settings.kept_checkpoints,
         eval_strategy="steps" if data.eval else "no",
         eval_steps=settings.eval_steps or settings.save_steps,
         report_to=settings.report_to or "none",
@@ -420,7 +485,7 @@ def _require_space(folder: Path, trainable: int, config: TrainConfig) -> None:
     A checkpoint holds the trained weights and two moments of Adam, in 32 bits; the oldest goes only after the
     newest is written.
     """
-    needed = trainable * 4 * (3 * (config.train.keep_checkpoints + 1) + 1)
+    needed = trainable * 4 * (3 * (config.train.kept_checkpoints + 1) + 1)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StorageError(

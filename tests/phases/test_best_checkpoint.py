@@ -1,0 +1,159 @@
+"""The best checkpoint by held-out rows: which one it is, that it is kept, and that the run ends with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from selfaug.config import TrainConfig
+from selfaug.errors import ConfigError, StorageError
+from selfaug.phases.best_checkpoint import BestCheckpoint, load_adapter_weights
+from selfaug.phases.suites import Suite
+from selfaug.phases.train import Interrupted, Progress, train
+from selfaug.records import read_lines
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+Settings = Callable[..., TrainConfig]
+
+GIVEN: list[float] = []
+"""What the scorer below gives next, row by row; then zeros."""
+
+
+def as_given(answer: str, gold: str) -> float:
+    return GIVEN.pop(0) if GIVEN else 0.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_given() -> None:
+    GIVEN.clear()
+
+
+def with_rows(settings: Settings, run: Path, *more: str) -> TrainConfig:
+    return settings(
+        run, f"data.eval={settings(run).data.train[0]}", "train.best_of_rows=2", "train.keep_checkpoints=1",
+        f"train.best_scorer={__name__}:as_given", *more,
+    )  # fmt: skip
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_the_run_ends_with_the_best_checkpoint_and_it_was_kept(settings: Settings, tmp_path: Path) -> None:
+    GIVEN.extend([0.0, 0.25, 1.0, 0.5, 0.5, 0.5])
+    told: list[Progress] = []
+    record = train(with_rows(settings, tmp_path / "run"), on_progress=told.append).record
+    assert record["best"]["scores"] == {"2": 0.125, "4": 0.75, "6": 0.5}
+    assert record["best"]["step"] == 4
+    assert any("best checkpoint is that of step 4" in progress.message for progress in told)
+    run = tmp_path / "run"
+    # One checkpoint is kept beside the best.
+    assert {folder.name for folder in (run / "checkpoints").glob("checkpoint-*")} == {
+        "checkpoint-4",
+        "checkpoint-6",
+    }
+    ended, best, last = (
+        weights(run / name) for name in ("adapter", "checkpoints/checkpoint-4", "checkpoints/checkpoint-6")
+    )
+    assert ended.keys() == best.keys()
+    assert all(torch.equal(ended[name], best[name]) for name in best)
+    assert any(not torch.equal(ended[name], last[name]) for name in last)
+    # What is recorded was measured with the weights that were written.
+    evaluations = [line["eval_nll"] for line in read_lines(run / "metrics.jsonl") if "eval_nll" in line]
+    assert record["evaluation"]["eval_nll"] == pytest.approx(evaluations[1], rel=1e-5)
+    assert evaluations[2] != pytest.approx(evaluations[1], rel=1e-5)
+
+
+def test_the_last_one_may_be_the_best(settings: Settings, tmp_path: Path) -> None:
+    GIVEN.extend([0.0, 0.0, 0.5, 0.5, 1.0, 1.0])
+    record = train(with_rows(settings, tmp_path / "run")).record
+    assert record["best"]["step"] == 6
+    ended, last = (weights(tmp_path / "run" / name) for name in ("adapter", "checkpoints/checkpoint-6"))
+    assert all(torch.equal(ended[name], last[name]) for name in last)
+
+
+def test_a_resumed_run_knows_the_earlier_scores(settings: Settings, tmp_path: Path) -> None:
+    GIVEN.extend([1.0, 1.0])
+    config = with_rows(settings, tmp_path / "run")
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "score" and "step 4" in progress.message:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(config, on_progress=cut)
+    record = train(config, resume=True).record
+    assert record["best"]["scores"] == {"2": 1.0, "4": 0.0, "6": 0.0}
+    assert record["best"]["step"] == 2
+    ended, best = (weights(tmp_path / "run" / name) for name in ("adapter", "checkpoints/checkpoint-2"))
+    assert all(torch.equal(ended[name], best[name]) for name in best)
+
+
+def test_a_checkpoint_that_was_not_scored_before_the_kill_is_scored_at_the_resumption(
+    settings: Settings, tmp_path: Path
+) -> None:
+    config = with_rows(settings, tmp_path / "run")
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "drift" and "step 4" in progress.message:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(config, on_progress=cut)
+    GIVEN.extend([1.0, 0.5])
+    record = train(config, resume=True).record
+    assert record["best"]["scores"] == {"2": 0.0, "4": 0.75, "6": 0.0}
+    assert record["best"]["step"] == 4
+
+
+def test_none_within_the_drift_that_is_allowed_keeps_the_last(settings: Settings, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    config = with_rows(settings, tmp_path / "run", "selfaug.stop_at_drift=1e-12")
+    record = train(config, on_progress=told.append).record
+    assert record["best"]["step"] == record["steps"] == 2
+    assert any("no checkpoint is within" in progress.message for progress in told)
+
+
+def callback(lines: list[dict[str, Any]], bound: float | None) -> BestCheckpoint:
+    suite = Suite([], [], [], [], [], lambda index, answer: 0.0)
+    return BestCheckpoint(suite, None, lines, lambda step: None, bound, lambda found: None)
+
+
+def test_the_earliest_of_equals_within_the_bound() -> None:
+    lines = [
+        {"step": step, "task_score": score, "general_drift": drift}
+        for step, score, drift in ((10, 0.5, 0.01), (20, 0.8, 0.02), (30, 0.8, 0.02), (40, 0.9, 0.06))
+    ]
+    assert callback(lines, None).best == 40
+    assert callback(lines, 0.05).best == 20
+    assert callback(lines, 0.001).best is None
+    assert callback([], None).best is None
+    state = SimpleNamespace(global_step=40, best_metric=None, best_model_checkpoint=None)
+    callback(lines, 0.05).on_train_begin(SimpleNamespace(output_dir="out"), state, None, model=object())
+    assert state.best_model_checkpoint == str(Path("out") / "checkpoint-20")
+    assert state.best_metric == 0.8
+
+
+def test_a_best_checkpoint_that_is_gone_is_an_error(finished_run: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "checkpoint-2"
+    empty.mkdir()
+    with pytest.raises(StorageError, match="was the best checkpoint"):
+        load_adapter_weights(None, empty)
+    assert not list(empty.iterdir())
+
+
+def test_settings_that_dont_fit_are_refused(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"best_of_rows: needs data\.eval"):
+        settings(tmp_path / "run", "train.best_of_rows=2")
+    with pytest.raises(ConfigError, match="keeps the best adapter"):
+        with_rows(settings, tmp_path / "run", "lora.method=full")
+    with pytest.raises(ConfigError, match="no scorer"):
+        train(with_rows(settings, tmp_path / "run", "train.best_scorer=unheard-of"))
+    assert not (tmp_path / "run").exists()
