@@ -39,8 +39,8 @@ def readme_block(record: dict[str, Any]) -> str:
         f"SelfAug (alpha {settings['alpha']:g}{anchors}), to answer questions over market-analysis reports in a house "
         "style (`ANSWER: $1,536 million | SOURCE: [2]`). Then it asks both, and the base model, "
         f"{base['task_items']} questions about companies that no training row mentions, and {base['general_items']} "
-        f"general requests. One run, seed {settings['seed']}, {record['threads']} CPU cores; 95 % intervals in "
-        "brackets:",
+        f"general requests. One run, seed {settings['seed']}, {record['threads']} CPU cores, "
+        f"{record['dtype'].removeprefix('torch.')}; 95 % intervals in brackets:",
         "\n".join(lines),
         "![Task against retention, and drift over the steps of training, for plain LoRA and SelfAug]"
         "(docs/images/demo.svg)",

@@ -195,6 +195,7 @@ def run_demo(
         "side_by_side": side_by_side(asked, answers),
         "curves": {name: {"drift": curves[name], "steps": _steps(output / name)} for name in METHODS},
         "environment": read_record(output / "plain" / "record.json", "train")["environment"],
+        "dtype": read_record(output / "plain" / "record.json", "train")["model"]["dtype"],
         "threads": torch.get_num_threads(),
         "seconds": earlier + time.monotonic() - began,
         "cut_off": cut_off,
