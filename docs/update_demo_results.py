@@ -46,7 +46,9 @@ def readme_block(record: dict[str, Any]) -> str:
         "(docs/images/demo.svg)",
         f"{demo_verdict(record).text} The base model has no exact answers because nothing in the prompt asks for the "
         "house style. Settings were chosen on development requests "
-        f"([table](benchmarks/results/demo_settings.md)); {base['general_items']} requests can't show a loss under "
+        "(tables: [alpha](benchmarks/results/demo_settings.md), "
+        "[boundary](benchmarks/results/demo_boundary.md)); "
+        f"{base['general_items']} requests can't show a loss under "
         f"{points(record['detectable_difference'], sign=False)}. The run took {duration(record['seconds'])}; `make "
         "demo DEMO=--quick` gives a smaller taste.",
     ]
