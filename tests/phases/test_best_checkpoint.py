@@ -54,6 +54,8 @@ def test_the_run_ends_with_the_best_checkpoint_and_it_was_kept(settings: Setting
     assert record["best"]["step"] == 4
     assert any("best checkpoint is that of step 4" in progress.message for progress in told)
     run = tmp_path / "run"
+    card = (run / "adapter" / "README.md").read_text(encoding="utf-8")
+    assert "The weights are those of step 4: the best of 3 checkpoints on 2 held-out rows" in card
     # One checkpoint is kept beside the best.
     assert {folder.name for folder in (run / "checkpoints").glob("checkpoint-*")} == {
         "checkpoint-4",

@@ -92,6 +92,9 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_page_has_what_the_record_says(folder: Path) -> None:
     html = evaluation_page(RECORD, folder)
+    assert "of the checkpoint at step 6" in html
+    finished = {**RECORD, "settings": {**RECORD["settings"], "step": None}}
+    assert "of the finished run" in evaluation_page(finished, folder)
     page = Page(html)
     assert page.open == []
     for text in (

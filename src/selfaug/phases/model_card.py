@@ -97,7 +97,7 @@ Evaluate on your own task and on general prompts before you deploy.
 
 ### Training Procedure
 
-{record["steps"]:,} steps in {record["seconds"]:,.0f} s on {environment["device"]}.
+{record["steps"]:,} steps in {record["seconds"]:,.0f} s on {environment["device"]}.{_chosen(record)}
 Mean over the last quarter: nll {_number(final["nll"])} nats per completion token,
 alignment loss {_number(final["alignment_loss"])} nats per prompt token, alpha {_number(final["alpha"])}.
 
@@ -150,6 +150,17 @@ def _public_settings(config: TrainConfig) -> str:
     public = {section: settings[section] for section in ("lora", "selfaug", "train")}
     public["data"] = {key: settings["data"][key] for key in ("every_assistant_turn", "max_length")}
     return yaml.safe_dump(public, sort_keys=False).rstrip()
+
+
+def _chosen(record: dict[str, Any]) -> str:
+    """Which checkpoint the weights are from, if they need not be the last one's."""
+    best = record.get("best")
+    if best is None:
+        return ""
+    return (
+        f" The weights are those of step {best['step']:,}: the best of {len(best['scores'])} checkpoints on "
+        f"{best['rows']:,} held-out rows ({best['scorer']}), which are no measure of it for that reason."
+    )
 
 
 def _number(value: float | None) -> str:
