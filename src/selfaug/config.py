@@ -1,22 +1,20 @@
-"""Settings of a training run: from a YAML file, flags and `--set`, checked all at once.
+"""Settings of a training run.
 
 Precedence: `--set` over flags over the file over the defaults. Paths are relative to the working folder.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from selfaug.errors import ConfigError
+from selfaug.settings_file import Integer, Number, Section, SettingsForm, Strings, read_settings
 
 __all__ = ["FLAGS", "LevelName", "TrainConfig", "dump_config", "load_config"]
 
@@ -51,32 +49,11 @@ FLAGS: dict[str, str] = {
 """The settings that have a flag of their own, by flag."""
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str | Path) else value
-
-
-def _not_a_bool(value: Any) -> Any:
-    # Pydantic takes true for 1, and a "yes" in YAML is true.
-    if isinstance(value, bool):
-        raise PydanticCustomError("number_expected", "should be a number, not true or false")
-    return value
-
-
-Strings = Annotated[list[str], BeforeValidator(_as_list)]
-Integer = Annotated[int, BeforeValidator(_not_a_bool)]
-Number = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
-
-
-class _Section(BaseModel):
-    # Fields such as model_name are ours to use; nothing is added to what the user writes.
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
 LevelName = Literal["auto", "1", "2", "3", "all"]
 """Which level of the general suite is asked; "auto" is what fits the base model."""
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Which model, and how it is loaded."""
 
     name: str = Field(min_length=1)
@@ -91,11 +68,11 @@ class ModelSettings(_Section):
     )
 
 
-class DataSettings(_Section):
+class DataSettings(Section):
     """Where the rows come from and how they become tokens."""
 
     train: Strings = Field(min_length=1)
-    eval: Strings = []
+    eval: Strings = Field(default=[])
     template: str | None = None
     every_assistant_turn: bool = False
     skip_bad_rows: bool = False
@@ -115,7 +92,7 @@ class DataSettings(_Section):
     )
 
 
-class LoraSettings(_Section):
+class LoraSettings(Section):
     """What is trained: a LoRA adapter, or with `method: full` all weights."""
 
     method: Literal["lora", "full", "osf"] = Field(
@@ -146,7 +123,7 @@ class LoraSettings(_Section):
     )
 
 
-class AlignmentSettings(_Section):
+class AlignmentSettings(Section):
     """The alignment loss and its reference model."""
 
     alpha: Annotated[Number, Field(ge=0)] = 0.5
@@ -172,7 +149,7 @@ class AlignmentSettings(_Section):
     )
 
 
-class OptimizerSettings(_Section):
+class OptimizerSettings(Section):
     """Steps, batches and the optimizer. One step sees batch_size * gradient_accumulation rows a process."""
 
     epochs: Annotated[Number, Field(gt=0)] = 1.0
@@ -233,7 +210,7 @@ class OptimizerSettings(_Section):
         return max(2, self.keep_checkpoints) if self.best_of_rows else self.keep_checkpoints
 
 
-class RunSettings(_Section):
+class RunSettings(Section):
     """Where the run is written."""
 
     output: str = Field(default="runs/first", min_length=1)
@@ -241,7 +218,7 @@ class RunSettings(_Section):
     offline: bool = False
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """All settings of a training run. `load_config` reads one; `dump_config` writes it."""
 
     model: ModelSettings
@@ -292,6 +269,11 @@ class TrainConfig(_Section):
         return self
 
 
+_FORM = SettingsForm(
+    TrainConfig, FLAGS, required={"model": "model.name", "data": "data.train"}, command="selfaug train"
+)
+
+
 def load_config(
     file: str | os.PathLike[str] | None = None,
     flags: Mapping[str, object] | None = None,
@@ -307,174 +289,9 @@ def load_config(
     Raises:
         ConfigError: with every problem in `problems`: its place, what is wrong, and the nearest valid name.
     """
-    settings: dict[str, Any] = {}
-    places: dict[tuple[str, ...], str] = {}
-    problems: list[str] = []
-    if file is not None:
-        settings = _read_yaml(Path(file), places, problems)
-    for flag, value in (flags or {}).items():
-        if value is not None:
-            _put(settings, places, FLAGS[flag], value, flag)
-    for text in sets:
-        name, separator, raw = text.partition("=")
-        if not separator or not name.strip():
-            problems.append(f"--set {text}: should be section.key=value")
-            continue
-        try:
-            value = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            value = raw  # a text such as "[INST]: x" need not be YAML
-        _put(settings, places, name.strip(), value, f"--set {name.strip()}")
-    try:
-        config = TrainConfig.model_validate(settings)
-    except ValidationError as error:
-        problems += [_problem(detail, places) for detail in error.errors(include_url=False)]
-    if problems:
-        raise ConfigError(
-            "the settings are not valid:" if len(problems) > 1 else "a setting is not valid:",
-            problems=problems,
-            hint="`selfaug train --help` shows the flags and an example.",
-        )
-    return config
+    return read_settings(_FORM, None if file is None else Path(file), flags, sets)
 
 
 def dump_config(config: TrainConfig) -> str:
     """The settings as YAML that `load_config` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _read_yaml(path: Path, places: dict[tuple[str, ...], str], problems: list[str]) -> dict[str, Any]:
-    """Settings of a YAML file; notes the line of each key, and doubled keys as problems."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"settings file {path} does not exist.", hint="check the path given to --config."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"settings file {path} is not UTF-8: {error}", hint="save it as UTF-8.") from error
-    except OSError as error:
-        raise ConfigError(f"settings file {path} can't be read: {error.strerror or error}") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{path}{at}: not valid YAML ({getattr(error, 'problem', None) or error})."
-        ) from error
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: should hold sections ({', '.join(TrainConfig.model_fields)}).")
-    for keys, line in _lines(node):
-        if keys in places:
-            problems.append(f"{path}, line {line}: {'.'.join(keys)} is given a second time")
-        places[keys] = f"{path}, line {line}"
-    return cast("dict[str, Any]", settings)
-
-
-def _lines(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
-    """The keys of a YAML tree, each as a path from the root, with their lines (from 1)."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            keys = (*above, str(key.value))
-            yield keys, key.start_mark.line + 1
-            yield from _lines(value, keys)
-
-
-def _put(
-    settings: dict[str, Any], places: dict[tuple[str, ...], str], name: str, value: object, place: str
-) -> None:
-    """Set one value by its dotted name."""
-    keys = tuple(name.split("."))
-    section = settings
-    for key in keys[:-1]:
-        if not isinstance(section.setdefault(key, {}), dict):
-            return  # `selfaug: 5` in the file: stays, and is reported as not being a section
-        section = section[key]
-    section[keys[-1]] = value
-    # What the file said below this key is gone.
-    for known in [known for known in places if known[: len(keys)] == keys]:
-        del places[known]
-    places[keys] = place
-
-
-def _problem(detail: ErrorDetails, places: Mapping[tuple[str, ...], str]) -> str:
-    """One line for one error of pydantic: place, name, what is wrong, and what to write instead."""
-    keys = tuple(str(key) for key in detail["loc"])
-    if detail["type"] == "combination":
-        # Found after all fields are valid, so it has no place; its text opens with the setting's name.
-        keys = tuple(detail["msg"].partition(":")[0].split("."))
-        return f"{_place(keys, places)}: {detail['msg']}"
-    names = [key for key in keys if not key.isdigit()]
-    field = _field(names)
-    name = ".".join(names)
-    place = _place(tuple(names), places)
-    if detail["type"] == "missing":
-        flag = next((flag for flag, target in FLAGS.items() if target == _required(name)), None)
-        return f"{_required(name)} is missing: give it in the file" + (f" or with {flag}" if flag else "")
-    if detail["type"] == "extra_forbidden":
-        return f"{place}: there is no setting {name}{_nearest(names)}"
-    given = detail["input"]
-    if detail["type"] == "model_type":
-        valid = ", ".join(_SECTIONS[names[0]].model_fields) if names and names[0] in _SECTIONS else ""
-        return f"{place}: {name} should be a section with {valid}, got {given!r}"
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    message = re.sub(r"^input should be ", "should be ", message)
-    line = f"{place}: {name} {message}, got {given!r}"
-    if detail["type"] == "literal_error" and field is not None:
-        close = difflib.get_close_matches(
-            str(given), [str(value) for value in get_args(field)], n=1, cutoff=0.5
-        )
-        line += f" (did you mean {close[0]}?)" if close else ""
-    return line
-
-
-_SECTIONS: dict[str, type[_Section]] = {
-    name: cast("type[_Section]", field.annotation) for name, field in TrainConfig.model_fields.items()
-}
-
-
-def _required(name: str) -> str:
-    """The setting that is missing, where pydantic names only the missing section."""
-    return {"model": "model.name", "data": "data.train"}.get(name, name)
-
-
-def _field(names: Sequence[str]) -> Any:
-    """Type of a setting, or None if there is no such setting."""
-    if len(names) == 1:
-        return _SECTIONS.get(names[0])
-    if len(names) == 2 and names[0] in _SECTIONS:
-        field = _SECTIONS[names[0]].model_fields.get(names[1])
-        return None if field is None else field.annotation
-    return None
-
-
-def _place(keys: tuple[str, ...], places: Mapping[tuple[str, ...], str]) -> str:
-    """Where a setting was given; that of its section if only that is known."""
-    for length in range(len(keys), 0, -1):
-        if keys[:length] in places:
-            return places[keys[:length]]
-        below = [place for known, place in places.items() if known[:length] == keys[:length]]
-        if below:
-            return below[0]
-    return "defaults"
-
-
-def _nearest(names: Sequence[str]) -> str:
-    """A question with the setting that was most likely meant, or nothing."""
-    inside = {f"{section}.{key}": key for section, model in _SECTIONS.items() for key in model.model_fields}
-    last = names[-1]
-    # The same section first, then the same key in another section, then the names of sections.
-    here = [name for name in inside if len(names) > 1 and name.startswith(f"{names[0]}.")]
-    for candidates in (
-        {key: name for name, key in inside.items() if name in here},
-        {name: name for name in _SECTIONS} if len(names) == 1 else {},
-        {key: name for name, key in inside.items()},
-    ):
-        close = difflib.get_close_matches(last, candidates, n=1, cutoff=0.7)
-        if close:
-            return f" (did you mean {candidates[close[0]]}?)"
-    return ""

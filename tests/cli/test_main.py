@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from selfaug.cli.main import app
 from selfaug.cli.terminal import RunProgress, printable
-from selfaug.phases.train import Progress
+from selfaug.phases.progress import Progress
 
 COMMANDS = ["train", "preview", "chat", "export", "demo", "doctor"]
 

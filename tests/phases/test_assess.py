@@ -15,7 +15,7 @@ from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.assess import RECORD_KIND, assess, check_data, proposed_budget, verdict
 from selfaug.phases.inputs import load_training_data
-from selfaug.phases.train import Progress
+from selfaug.phases.progress import Progress
 from selfaug.records import read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself

@@ -25,7 +25,7 @@ from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.phases import balance as balance_module
 from selfaug.phases.balance import BalanceSettings, Point, balance, chosen_point
 from selfaug.phases.bench import EvaluationSettings
-from selfaug.phases.train import Progress
+from selfaug.phases.progress import Progress
 from selfaug.records import read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself

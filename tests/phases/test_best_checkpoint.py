@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.best_checkpoint import BestCheckpoint, load_adapter_weights
+from selfaug.phases.progress import Progress
 from selfaug.phases.suites import Suite
-from selfaug.phases.train import Interrupted, Progress, train
+from selfaug.phases.train import Interrupted, train
 from selfaug.records import read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself

@@ -18,7 +18,7 @@ from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import CompareSettings, chosen_value, compare
 from selfaug.phases.methods import METHODS
-from selfaug.phases.train import Progress
+from selfaug.phases.progress import Progress
 from selfaug.records import read_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself

@@ -20,7 +20,7 @@ from demo_records import record
 from selfaug.errors import StorageError
 from selfaug.eval.general_suite import EXECUTIVE_ITEM
 from selfaug.phases.demo import METHODS, QUICK, RECORD_KIND, DemoSettings, run_demo
-from selfaug.phases.train import Progress
+from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.report.demo_page import demo_page
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from selfaug.errors import SelfAugError
 from selfaug.phases import own_process
 from selfaug.phases.own_process import train_in_own_process
-from selfaug.phases.train import Progress
+from selfaug.phases.progress import Progress
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself

@@ -16,7 +16,8 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, DataError, ModelError, SelfAugError, StorageError
 from selfaug.phases.drift_monitor import monitored_texts
 from selfaug.phases.inputs import load_training_data
-from selfaug.phases.train import Progress, train
+from selfaug.phases.progress import Progress
+from selfaug.phases.train import Interrupted, train
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
 
@@ -387,6 +388,40 @@ def test_training_ends_beyond_the_drift_that_is_allowed(
         total += float((both[0].exp() * (both[0] - both[1])).sum().detach())
         count += len(ids) - start
     assert record["monitor"]["checkpoints"][0]["general_drift"] == pytest.approx(total / count, rel=1e-3)
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("logged", [True, False], ids=["drift logged", "drift not logged"])
+def test_a_run_that_drift_had_ended_does_not_train_on_when_resumed(
+    settings: Settings, tmp_path: Path, method: str, logged: bool
+) -> None:
+    def config(name: str) -> TrainConfig:
+        limits = (f"lora.method={method}", "selfaug.stop_at_drift=1e-12")
+        rows = settings(tmp_path / name).data.train[0]
+        return settings(tmp_path / name, *limits, f"data.eval={rows}")
+
+    whole = train(config("whole")).record
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "drift":
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(config("cut"), on_progress=cut)
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    if not logged:  # killed between the checkpoint and its drift
+        lines = [line for line in metrics.read_text().splitlines() if "general_drift" not in line]
+        metrics.write_text("".join(f"{line}\n" for line in lines))
+    told: list[Progress] = []
+    record = train(config("cut"), resume=True, on_progress=told.append).record
+    assert any("stopped at step 2 of 6: drift" in progress.message for progress in told)
+    assert record["steps"] == 2
+    assert record["final"] == whole["final"]
+    assert record["evaluation"]["eval_nll"] == whole["evaluation"]["eval_nll"]
+    assert record["noise_floor"] == whole["noise_floor"]
+    found, expected = (one["monitor"]["checkpoints"] for one in (record, whole))
+    assert len(found) == len(expected) == 1
+    assert found[0] == pytest.approx(expected[0])
+    assert [file["sha256"] for file in record["weights"]] == [file["sha256"] for file in whole["weights"]]
 
 
 def test_a_stop_that_could_not_be_kept_is_refused(settings: Settings, tmp_path: Path) -> None:

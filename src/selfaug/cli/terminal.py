@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-    from selfaug.phases.train import Progress
+    from selfaug.phases.progress import Progress
 
 __all__ = ["RunProgress", "print_json", "printable", "say", "say_error"]
 

@@ -27,7 +27,8 @@ from selfaug.phases.inputs import (
     load_training_data,
     resolve_device,
 )
-from selfaug.phases.train import Progress, train
+from selfaug.phases.progress import Progress
+from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir

@@ -32,8 +32,8 @@ from selfaug.errors import ConfigError, SelfAugError
 from selfaug.phases.bench import FOLDERS, Bench, EvaluationSettings, open_bench, scores_of
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.own_process import train_in_own_process
+from selfaug.phases.progress import Progress
 from selfaug.phases.suites import compare_answers
-from selfaug.phases.train import Progress
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record, write_text
 from selfaug.rundir import RunDir

@@ -22,6 +22,7 @@ from selfaug.model.adapters import scale_adapter
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.model.reference import FrozenModel, Reference, Remembered
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
+from selfaug.phases.progress import Progress
 from selfaug.phases.suites import (
     Suite,
     answers_to,
@@ -32,7 +33,6 @@ from selfaug.phases.suites import (
     suite_file_prompts,
     task_prompts,
 )
-from selfaug.phases.train import Progress
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 

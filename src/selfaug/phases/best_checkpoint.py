@@ -18,14 +18,23 @@ from transformers import (
     TrainingArguments,
 )
 
-from selfaug.errors import StorageError
+from selfaug.config import TrainConfig
+from selfaug.errors import ConfigError, StorageError
+from selfaug.eval.scorers import named_scorer
 from selfaug.model.generate import generate_greedy
 from selfaug.model.hidden import causal_model
-from selfaug.phases.suites import Suite
+from selfaug.phases.drift_monitor import DriftMonitor
+from selfaug.phases.inputs import TrainingData
+from selfaug.phases.progress import Progress
+from selfaug.phases.suites import Suite, task_prompts
+from selfaug.records import append_line, read_lines
+from selfaug.rundir import RunDir
+from selfaug.train import SelfAugTrainer
 
-__all__ = ["BestCheckpoint", "load_adapter_weights"]
+__all__ = ["BestCheckpoint", "best_checkpoint", "load_adapter_weights", "take_best"]
 
 _BATCH = 32
+_ANSWER_TOKENS = 64
 _WEIGHTS = "adapter_model.safetensors"
 
 
@@ -70,6 +79,14 @@ class BestCheckpoint(TrainerCallback):  # type: ignore[misc]
         """Step of the checkpoint with the best score within the bound; of equals, the earliest. None without any."""
         eligible = [step for step in sorted(self.scores) if self._is_within(step)]
         return max(eligible, key=lambda step: (self.scores[step], -step), default=None)
+
+    def report(self, state: TrainerState) -> dict[str, Any]:
+        """For the run's record."""
+        return {
+            "step": state.global_step if self.best is None else self.best,
+            "seconds": self.seconds,
+            "scores": {str(step): score for step, score in sorted(self.scores.items())},
+        }
 
     def on_train_begin(
         self,
@@ -125,6 +142,62 @@ class BestCheckpoint(TrainerCallback):  # type: ignore[misc]
         if self.best is not None:
             state.best_metric = self.scores[self.best]
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{self.best}")
+
+
+def best_checkpoint(
+    trainer: SelfAugTrainer,
+    run: RunDir,
+    data: TrainingData,
+    config: TrainConfig,
+    monitor: DriftMonitor | None,
+    on_progress: Callable[[Progress], None],
+) -> BestCheckpoint | None:
+    """The choice of a run's best checkpoint, or None where it is not wanted.
+
+    Args:
+        trainer, run, data, config: of the run.
+        monitor: whose drift `selfaug.stop_at_drift` bounds.
+        on_progress: called with each score.
+
+    Raises:
+        ConfigError: if the model's weights are not whole on any process.
+    """
+    if config.train.best_of_rows == 0:
+        return None
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ConfigError("train.best_of_rows can't be kept: the model is sharded.", hint="leave it out.")
+    suite = task_prompts(
+        config,
+        data.tokenizer,
+        config.data.eval,
+        score=named_scorer(config.train.best_scorer),
+        items=config.train.best_of_rows,
+        max_new_tokens=_ANSWER_TOKENS,
+        offline=config.run.offline,
+    )
+
+    def log(found: dict[str, Any]) -> None:
+        append_line(run.metrics, found)
+        told = f"score on {len(suite.ids)} held-out rows at step {found['step']}: {found['task_score']:.3f}"
+        on_progress(Progress("score", message=told))
+
+    def drift(step: int) -> float | None:
+        return None if monitor is None else monitor.drift(step)
+
+    scored = read_lines(run.metrics) if run.metrics.exists() else []
+    return BestCheckpoint(suite, data.tokenizer, scored, drift, config.selfaug.stop_at_drift, log)
+
+
+def take_best(trainer: SelfAugTrainer, run: RunDir, best: BestCheckpoint) -> str:
+    """Put the best checkpoint's adapter into the model; what to tell about it."""
+    last = trainer.state.global_step
+    if best.best is None:
+        return f"no checkpoint is within selfaug.stop_at_drift: the last one, step {last}, is kept."
+    if best.best != last:
+        load_adapter_weights(trainer.model, run.checkpoints / f"checkpoint-{best.best}")
+        # What was evaluated last were the last weights.
+        trainer.state.log_history = [logs for logs in trainer.state.log_history if "eval_nll" not in logs]
+    return f"the best checkpoint is that of step {best.best}, with a score of {best.scores[best.best]:.3f}."
 
 
 def load_adapter_weights(model: PeftModel, checkpoint: Path) -> None:

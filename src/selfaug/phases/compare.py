@@ -30,8 +30,8 @@ from selfaug.eval.general_suite import FAST_ITEMS, Half, spread_over_kinds
 from selfaug.phases.bench import FOLDERS, Answers, Bench, EvaluationSettings, open_bench, scores_of
 from selfaug.phases.method_bench import MethodBench, Variant
 from selfaug.phases.methods import METHODS, Method
+from selfaug.phases.progress import Progress
 from selfaug.phases.suites import select_items
-from selfaug.phases.train import Progress
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
 

@@ -35,7 +35,8 @@ from selfaug.phases.demo_evaluation import (
     task_scores,
     tuned_model,
 )
-from selfaug.phases.train import Progress, train
+from selfaug.phases.progress import Progress
+from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_lines, read_record, write_lines, write_record, write_text
 from selfaug.rundir import RunDir

@@ -16,18 +16,26 @@ from transformers import (
     TrainingArguments,
 )
 
+from selfaug.config import TrainConfig
 from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import Positions
+from selfaug.errors import ConfigError
 from selfaug.eval.drift import Drift, measure_drift
 from selfaug.eval.general_suite import general_suite, spread_over_kinds
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids
 from selfaug.model.head import find_head
 from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states
 from selfaug.model.reference import Remembered, copy_of_trained_head
+from selfaug.phases.inputs import TrainingData
+from selfaug.phases.progress import Progress
+from selfaug.records import append_line, read_lines
+from selfaug.rundir import RunDir
+from selfaug.train import SelfAugTrainer
 
-__all__ = ["DriftMonitor", "monitored_texts"]
+__all__ = ["DriftMonitor", "drift_monitor", "monitored_texts"]
 
 _ANSWER_TOKENS = 48
+_MEASURED = ("step", "general_drift", "general_top1_agreement")
 
 
 def monitored_texts(
@@ -81,12 +89,12 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         model: before training, with its fresh adapter: what it expects now is what it will be measured against.
         texts: from `monitored_texts`.
         stop_at: nats per token; training ends at the first checkpoint beyond. None never ends it.
+        measured: lines of an interrupted run's metrics with `step` and `general_drift`.
         log: called with what was measured.
 
     Attributes:
-        measured: step, nats per token and top-1 agreement at each checkpoint.
-        seconds: that measuring took.
-        stopped: whether it has ended training.
+        measured: step, nats per token and top-1 agreement at each checkpoint, those before a resumption too.
+        seconds: that measuring took since then.
     """
 
     def __init__(
@@ -94,15 +102,40 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         model: nn.Module,
         texts: Sequence[tuple[list[int], int]],
         stop_at: float | None,
+        measured: Sequence[Mapping[str, Any]],
         log: Callable[[dict[str, Any]], None],
     ) -> None:
         self._texts, self._stop_at, self._log = texts, stop_at, log
-        self.measured: list[dict[str, Any]] = []
-        self.stopped = False
+        self.measured = [
+            {name: line[name] for name in _MEASURED} for line in measured if "general_drift" in line
+        ]
         began = time.monotonic()
         self._reference = Remembered(_AsItIs(model))
         self._drift(model)
         self.seconds = time.monotonic() - began
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the last checkpoint's drift is beyond the limit, which ends training."""
+        if self._stop_at is None or not self.measured:
+            return False
+        return bool(self.measured[-1]["general_drift"] > self._stop_at)
+
+    def drift(self, step: int) -> float | None:
+        """Nats per token at a checkpoint, or None where it was not measured."""
+        found = (one["general_drift"] for one in self.measured if one["step"] == step)
+        return next(map(float, found), None)
+
+    def why_stopped(self, state: TrainerState) -> str:
+        """For the user."""
+        return (
+            f"stopped at step {state.global_step} of {state.max_steps}: drift on general prompts is "
+            f"{self.measured[-1]['general_drift']:.4f} nats per token, beyond selfaug.stop_at_drift {self._stop_at:g}."
+        )
+
+    def report(self) -> dict[str, Any]:
+        """For the run's record."""
+        return {"seconds": self.seconds, "stopped": self.stopped, "checkpoints": self.measured}
 
     def on_save(
         self,
@@ -113,21 +146,20 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         **_: Any,
     ) -> None:
         """Measure; ask the Trainer to stop if that is too much."""
-        if model is None:
-            return
+        if model is not None:
+            self.measure(model, state)
+        if self.stopped:
+            control.should_training_stop = True
+
+    def measure(self, model: nn.Module, state: TrainerState) -> None:
+        """Measure the model as it is, and log it as that of the state's step."""
         began = time.monotonic()
         drift = self._drift(model)
         self.seconds += time.monotonic() - began
-        found = {
-            "step": state.global_step,
-            "general_drift": drift.mean,
-            "general_top1_agreement": drift.top1_agreement,
-        }
+        found = dict(zip(_MEASURED, (state.global_step, drift.mean, drift.top1_agreement), strict=True))
         self.measured.append(found)
         if state.is_world_process_zero:
             self._log(found)
-        if self._stop_at is not None and drift.mean > self._stop_at:
-            self.stopped = control.should_training_stop = True
 
     def _drift(self, model: nn.Module) -> Drift:
         return measure_drift(
@@ -136,3 +168,49 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
             starts=[start for _, start in self._texts],
             reference=self._reference,
         )
+
+
+def drift_monitor(
+    trainer: SelfAugTrainer,
+    run: RunDir,
+    data: TrainingData,
+    config: TrainConfig,
+    on_progress: Callable[[Progress], None],
+) -> DriftMonitor | None:
+    """The monitor of a run, or None where it is not wanted or can't measure.
+
+    Raises:
+        ConfigError: if it can't measure what `selfaug.stop_at_drift` goes by.
+    """
+    count, stop_at = config.selfaug.monitor_prompts, config.selfaug.stop_at_drift
+    if count == 0:
+        return None
+    why = ""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        why = "the model is sharded"
+    elif data.tokenizer.chat_template is None:
+        why = "the tokeniser has no chat template to ask general prompts with"
+    if why:
+        if stop_at is not None:
+            raise ConfigError(f"selfaug.stop_at_drift can't be kept: {why}.", hint="leave it out.")
+        return None
+    texts = monitored_texts(
+        trainer.model,
+        data.tokenizer,
+        count,
+        config.data.chat_template_kwargs,
+        lambda done, total: on_progress(Progress("general prompts for drift", done, total)),
+    )
+    if not texts:  # a model without words
+        return None
+
+    def log(found: dict[str, Any]) -> None:
+        # Not by the Trainer's own log, which would end the window that its metrics are averaged over.
+        append_line(run.metrics, found)
+        told = (
+            f"drift on general prompts at step {found['step']}: {found['general_drift']:.4f} nats per token"
+        )
+        on_progress(Progress("drift", message=told))
+
+    measured = read_lines(run.metrics) if run.metrics.exists() else []
+    return DriftMonitor(trainer.model, texts, stop_at, measured, log)

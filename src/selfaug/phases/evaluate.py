@@ -33,6 +33,7 @@ from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, read_forecast
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.lm_eval_suites import benchmark_answers, require_lm_eval
+from selfaug.phases.progress import Progress
 from selfaug.phases.suites import (
     Suite,
     answers_to,
@@ -45,7 +46,6 @@ from selfaug.phases.suites import (
     suite_file_prompts,
     task_prompts,
 )
-from selfaug.phases.train import Progress
 from selfaug.records import read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from selfaug.config import TrainConfig, dump_config
 from selfaug.errors import SelfAugError
-from selfaug.phases.train import Progress
+from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, read_record, write_text
 from selfaug.rundir import RunDir
 

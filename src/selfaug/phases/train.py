@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.scorers import named_scorer
 from selfaug.model.fingerprint import fingerprint
-from selfaug.phases.best_checkpoint import BestCheckpoint, load_adapter_weights
-from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
+from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
+from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
 from selfaug.phases.inputs import (
     TrainingData,
     adapter_config,
@@ -36,21 +36,19 @@ from selfaug.phases.inputs import (
     resolve_device,
 )
 from selfaug.phases.model_card import model_card
-from selfaug.phases.suites import task_prompts
-from selfaug.records import append_line, read_lines, read_record, write_record, write_text
+from selfaug.phases.progress import Progress
+from selfaug.records import read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
 from selfaug.train.anchors import write_anchors
 from selfaug.train.run_callbacks import MetricsFile, NotANumber, StepReport, StopOnSignal, keep_metrics_until
 
-__all__ = ["RECORD_KIND", "Interrupted", "Progress", "TrainResult", "train"]
+__all__ = ["RECORD_KIND", "Interrupted", "TrainResult", "train"]
 
 RECORD_KIND = "train"
 
 # From here on the activations of a batch, and not the weights, are what fills a GPU.
 _CHECKPOINTING_FROM = 1_000_000_000
-
-_BEST_ANSWER_TOKENS = 64
 
 # Settings that a resumed run may change: they don't touch the numbers.
 _FREE_ON_RESUME = {
@@ -59,25 +57,6 @@ _FREE_ON_RESUME = {
     "data": {"train", "eval", "template", "split"},  # their content is compared by its hash
     "selfaug": {"reference_cache_dir"},
 }
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a run is doing.
-
-    Attributes:
-        stage: "data", "model", "reference cache", "training", "saving"; or "warning", with `message`.
-        done: steps or documents that are done.
-        total: of so many; 0 where that isn't known.
-        metrics: of the last step: `nll`, `alignment_loss`, `alpha`, and what else was logged.
-        message: for the user.
-    """
-
-    stage: str
-    done: int = 0
-    total: int = 0
-    metrics: Mapping[str, Any] = field(default_factory=dict)
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,8 +167,8 @@ def _run(
     _require_space(run.path, trainable, config)
     if trainer.anchors and main and not resume:
         write_anchors(run.anchors, trainer.anchors, data.tokenizer)
-    monitor = _monitor(trainer, run, data, config, on_progress)
-    best = _best_checkpoint(trainer, run, data, config, monitor, on_progress)
+    monitor = drift_monitor(trainer, run, data, config, on_progress)
+    best = best_checkpoint(trainer, run, data, config, monitor, on_progress)
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
     for quiet in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(quiet)
@@ -210,16 +189,17 @@ def _run(
     began = time.monotonic()
     try:
         with _explained(run):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if monitor is None or checkpoint is None or not _has_ended_at(checkpoint, trainer, monitor, best):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if stop.received is not None:
                 raise Interrupted(
                     f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
                     f"a checkpoint is saved. To go on: selfaug train --resume --output {run.path}"
                 )
             if monitor is not None and monitor.stopped:
-                on_progress(Progress("warning", message=_stopped_by_drift(trainer, monitor, config)))
+                on_progress(Progress("warning", message=monitor.why_stopped(trainer.state)))
             if best is not None:
-                on_progress(Progress("best checkpoint", message=_take_best(trainer, run, best)))
+                on_progress(Progress("best checkpoint", message=take_best(trainer, run, best)))
             on_progress(Progress("saving"))
             evaluation = _evaluate(trainer) if data.eval else {}
             _save(trainer, run.model if config.lora.method == "full" else run.adapter, main)
@@ -237,14 +217,10 @@ def _run(
         config, run, data, identity, trainer, trainable, evaluation, time.monotonic() - began, device
     )
     if monitor is not None:
-        record["monitor"] = {
-            "seconds": monitor.seconds, "stopped": monitor.stopped, "checkpoints": _monitored(run)
-        }  # fmt: skip
+        record["monitor"] = monitor.report()
     if best is not None:
         record["best"] = {
-            "step": trainer.state.global_step if best.best is None else best.best,
-            "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, "seconds": best.seconds,
-            "scores": {str(step): score for step, score in sorted(best.scores.items())},
+            "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, **best.report(trainer.state)
         }  # fmt: skip
     folder = run.model if config.lora.method == "full" else run.adapter
     write_text(folder / "README.md", model_card(config, record))
@@ -252,109 +228,23 @@ def _run(
     return TrainResult(run.path, record)
 
 
-def _monitor(
-    trainer: SelfAugTrainer,
-    run: RunDir,
-    data: TrainingData,
-    config: TrainConfig,
-    on_progress: Callable[[Progress], None],
-) -> DriftMonitor | None:
-    """Drift at each checkpoint, or None where it is not wanted or can't be measured."""
-    count, stop_at = config.selfaug.monitor_prompts, config.selfaug.stop_at_drift
-    if count == 0:
-        return None
-    why = ""
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        why = "the model is sharded"
-    elif data.tokenizer.chat_template is None:
-        why = "the tokeniser has no chat template to ask general prompts with"
-    if why:
-        if stop_at is not None:
-            raise ConfigError(f"selfaug.stop_at_drift can't be kept: {why}.", hint="leave it out.")
-        return None
-    texts = monitored_texts(
-        trainer.model,
-        data.tokenizer,
-        count,
-        config.data.chat_template_kwargs,
-        lambda done, total: on_progress(Progress("general prompts for drift", done, total)),
-    )
-    if not texts:  # a model without words
-        return None
+def _has_ended_at(
+    checkpoint: Path, trainer: SelfAugTrainer, monitor: DriftMonitor, best: BestCheckpoint | None
+) -> bool:
+    """Whether drift ends the run at the checkpoint that it would go on from: killed after it, before its record.
 
-    def log(found: dict[str, Any]) -> None:
-        # Not by the Trainer's own log, which would end the window that its metrics are averaged over.
-        append_line(run.metrics, found)
-        told = (
-            f"drift on general prompts at step {found['step']}: {found['general_drift']:.4f} nats per token"
-        )
-        on_progress(Progress("drift", message=told))
-
-    return DriftMonitor(trainer.model, texts, stop_at, log)
-
-
-def _best_checkpoint(
-    trainer: SelfAugTrainer,
-    run: RunDir,
-    data: TrainingData,
-    config: TrainConfig,
-    monitor: DriftMonitor | None,
-    on_progress: Callable[[Progress], None],
-) -> BestCheckpoint | None:
-    """Scores of held-out rows at each checkpoint, or None where they are not wanted."""
-    if config.train.best_of_rows == 0:
-        return None
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise ConfigError("train.best_of_rows can't be kept: the model is sharded.", hint="leave it out.")
-    suite = task_prompts(
-        config,
-        data.tokenizer,
-        config.data.eval,
-        score=named_scorer(config.train.best_scorer),
-        items=config.train.best_of_rows,
-        max_new_tokens=_BEST_ANSWER_TOKENS,
-        offline=config.run.offline,
-    )
-
-    def log(found: dict[str, Any]) -> None:
-        append_line(run.metrics, found)
-        told = f"score on {len(suite.ids)} held-out rows at step {found['step']}: {found['task_score']:.3f}"
-        on_progress(Progress("score", message=told))
-
-    def drift(step: int) -> float | None:
-        known = monitor.measured if monitor is not None else []
-        return next((float(one["general_drift"]) for one in known if one["step"] == step), None)
-
-    scored = read_lines(run.metrics) if run.metrics.exists() else []
-    return BestCheckpoint(suite, data.tokenizer, scored, drift, config.selfaug.stop_at_drift, log)
-
-
-def _take_best(trainer: SelfAugTrainer, run: RunDir, best: BestCheckpoint) -> str:
-    """Put the best checkpoint's adapter into the model; what to tell about it."""
-    last = trainer.state.global_step
-    if best.best is None:
-        return f"no checkpoint is within selfaug.stop_at_drift: the last one, step {last}, is kept."
-    if best.best != last:
-        load_adapter_weights(trainer.model, run.checkpoints / f"checkpoint-{best.best}")
-        # What was evaluated last were the last weights.
-        trainer.state.log_history = [logs for logs in trainer.state.log_history if "eval_nll" not in logs]
-    return f"the best checkpoint is that of step {best.best}, with a score of {best.scores[best.best]:.3f}."
-
-
-def _monitored(run: RunDir) -> list[dict[str, Any]]:
-    """Drift at each checkpoint, those before a resumption too."""
-    wanted = ("step", "general_drift", "general_top1_agreement")
-    return [
-        {name: line[name] for name in wanted} for line in read_lines(run.metrics) if "general_drift" in line
-    ]
-
-
-def _stopped_by_drift(trainer: SelfAugTrainer, monitor: DriftMonitor, config: TrainConfig) -> str:
-    return (
-        f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}: drift on general prompts is "
-        f"{monitor.measured[-1]['general_drift']:.4f} nats per token, beyond selfaug.stop_at_drift "
-        f"{config.selfaug.stop_at_drift:g}."
-    )
+    Then the trainer has that checkpoint's weights and state, as it had at the kill. Asked before training, since the
+    Trainer looks whether it should stop only after a step.
+    """
+    step = int(checkpoint.name.rpartition("-")[2])
+    if monitor.drift(step) is not None and not monitor.stopped:
+        return False
+    trainer.restore(checkpoint)
+    if monitor.drift(step) is None:
+        monitor.measure(trainer.model, trainer.state)
+    if monitor.stopped and best is not None:
+        best.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    return monitor.stopped
 
 
 _STOPPING = "stopping after this step, with a checkpoint; Ctrl-C again stops at once."
@@ -605,10 +495,6 @@ def _peak_memory(device: torch.device) -> int:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({platform.machine()})"
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float | None:

@@ -16,7 +16,8 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
@@ -518,6 +519,16 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self._load_state(Path(resume_from_checkpoint))
         self._clock = (time.perf_counter(), float(self._total_train_tokens))
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Take a checkpoint's weights and state without training on.
+
+        Raises:
+            StorageError: if it is not complete.
+        """
+        self._load_state(checkpoint)
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._finish_step()
