@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from selfaug.errors import DataError, StorageError
-from selfaug.records import append_line, read_lines, read_record, write_record
+from selfaug.records import append_line, read_lines, read_record, write_lines, write_record
 
 
 @dataclass
@@ -140,6 +140,16 @@ def test_lines_are_added_and_a_cut_off_last_line_is_left_out(tmp_path: Path) -> 
     with path.open("a", encoding="utf-8") as file:
         file.write('{"step": 3, "nl')
     assert read_lines(path) == [{"step": 1, "nll": 2.0}, {"step": 2, "nll": None}]
+
+
+def test_a_line_may_hold_other_ends_of_lines(tmp_path: Path) -> None:
+    row = {"answer": "one\u2028two\x85three\x0cfour\r\nfive"}
+    append_line(tmp_path / "rows.jsonl", row)
+    write_lines(tmp_path / "again.jsonl", [row, row])
+    assert read_lines(tmp_path / "rows.jsonl") == [row]
+    assert read_lines(tmp_path / "again.jsonl") == [row, row]
+    (tmp_path / "empty.jsonl").touch()
+    assert read_lines(tmp_path / "empty.jsonl") == []
 
 
 def test_a_damaged_line_in_the_middle_is_an_error_with_its_number(tmp_path: Path) -> None:

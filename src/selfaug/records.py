@@ -154,13 +154,14 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         DataError: if another line is damaged.
     """
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    # Not splitlines: JSON may hold other ends of lines, such as U+2028, as they are.
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            if number == len(lines):
+            if number == len(lines):  # cut off, or the only one of an empty file
                 break
             raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
     return rows

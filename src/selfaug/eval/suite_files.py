@@ -56,7 +56,7 @@ def read_suite(path: str | Path) -> list[SuiteRow]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise DataError(f"suite {path} does not exist.", hint="check the path given to --suite.") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -181,7 +181,7 @@ def read_anchors(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int
         DataError: with every bad line at once.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"anchors can't be read from {path}: {error}.",
