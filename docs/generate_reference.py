@@ -23,6 +23,7 @@ from selfaug.config import FLAGS, TrainConfig
 from selfaug.data.template import RetrievalTemplate
 from selfaug.eval.drift import Drift
 from selfaug.model import reference
+from selfaug.prepare_config import PREPARE_FLAGS, PrepareConfig
 from selfaug.train.loss import AlignmentLoss
 
 FOLDER = Path(__file__).parent / "reference"
@@ -36,6 +37,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": command_line(),
         "settings.md": settings(),
+        "prepare-settings.md": prepare_settings(),
         "selfaug-config.md": selfaug_config(),
         "api.md": public_api(),
     }
@@ -76,15 +78,24 @@ def _option(parameter: Any) -> str:
 
 def settings() -> str:
     """Every setting of `TrainConfig` with type, default and flag."""
-    lines = ["# Settings", "", GENERATED, "", (inspect.getdoc(TrainConfig) or "").partition("\n")[0], ""]
+    return _settings("Settings", TrainConfig, FLAGS, "train")
+
+
+def prepare_settings() -> str:
+    """Every setting of `PrepareConfig` with type, default and flag."""
+    return _settings("Settings of selfaug prepare", PrepareConfig, PREPARE_FLAGS, "prepare")
+
+
+def _settings(title: str, config: Any, flag_names: dict[str, str], command: str) -> str:
+    lines = [f"# {title}", "", GENERATED, "", (inspect.getdoc(config) or "").partition("\n")[0], ""]
     lines += [
         "They come from a YAML file (`--config`), flags, and `--set section.key=value`; the later ones win. All "
         "problems are reported at once. Paths are relative to the working folder.",
     ]
-    flags = {target: flag for flag, target in FLAGS.items()}
-    helps = _flag_helps()
+    flags = {target: flag for flag, target in flag_names.items()}
+    helps = _flag_helps(command)
     described = _attributes(inspect.getdoc(selfaug.SelfAugConfig) or "")
-    for section, outer in TrainConfig.model_fields.items():
+    for section, outer in config.model_fields.items():
         model: Any = outer.annotation
         lines += ["", f"## {section}", "", inspect.getdoc(model) or "", ""]
         lines += ["| setting | type | default | flag | meaning |", "|---|---|---|---|---|"]
@@ -103,10 +114,10 @@ def settings() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _flag_helps() -> dict[str, str]:
+def _flag_helps(command: str) -> dict[str, str]:
     group: Any = typer.main.get_command(app)
     return {
-        option: parameter.help for parameter in group.commands["train"].params for option in parameter.opts
+        option: parameter.help for parameter in group.commands[command].params for option in parameter.opts
     }
 
 

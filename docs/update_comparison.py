@@ -5,7 +5,6 @@ No number there is written by hand: they come from the comparison's record, whic
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,10 @@ def page(record: dict[str, Any], name: str) -> str:
     train = settings["config"]["train"]
     parts = [
         f"# Comparison of methods: {name}",
-        "Written by `docs/update_comparison.py` from the record beside it, which has every item's score. "
+        "Made by `selfaug compare"
+        f"{' --demo' if name == 'demo' else ''} --steps {train['steps']}"
+        f"{''.join(f' --seed {seed}' for seed in settings['seeds'])}`, written by `docs/update_comparison.py` from "
+        "the record beside it, which has every item's score. "
         f"{train['steps']} steps of {train['batch_size'] * train['gradient_accumulation']} rows, seeds "
         f"{', '.join(map(str, settings['seeds']))}; every method's knob has the same number of values, chosen on "
         "development items; what is shown are test items.",
@@ -64,7 +66,10 @@ def main() -> None:
         sys.exit(__doc__)
     folder, name = Path(sys.argv[1]), sys.argv[2]
     record = read_record(folder / "record.json", RECORD_KIND)
-    shutil.copy(folder / "record.json", RESULTS / f"comparison-{name}.json")
+    # Where it was run on this machine is nobody's business.
+    text = (folder / "record.json").read_text(encoding="utf-8")
+    text = text.replace(record["settings"]["config"]["run"]["output"], f"runs/comparison-{name}")
+    (RESULTS / f"comparison-{name}.json").write_text(text, encoding="utf-8")
     (RESULTS / f"comparison-{name}.md").write_text(page(record, name), encoding="utf-8")
 
 

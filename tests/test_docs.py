@@ -28,6 +28,7 @@ from selfaug.cli.main import app
 from selfaug.config import load_config
 from selfaug.data import RetrievalTemplate
 from selfaug.eval.suite_files import read_suite
+from selfaug.prepare_config import load_prepare_config
 from selfaug.rundir import RunDir
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,7 @@ ADDED = {
     "selfaug train": ["--steps", "2", "--save-steps", "1", "--device", "cpu"],
     "selfaug train --resume": [],
     "selfaug chat": ["--max-new-tokens", "4", "--device", "cpu"],
+    "selfaug ask": ["--max-new-tokens", "4", "--device", "cpu"],
     "selfaug assess": ["--probe-steps", "1", "--general-items", "2", "--task-items", "2", "--device", "cpu"],
     "selfaug compare": [
         *("--method", "selfaug", "--seed", "0", "--steps", "1", "--general-items", "2", "--task-items", "2"),
@@ -202,6 +204,8 @@ def read_settings(text: str, place: str) -> None:
     file.write_text(text, encoding="utf-8")
     if file.name == "template.yaml":
         RetrievalTemplate.from_file(file)
+    elif file.name == "prepare.yaml":
+        load_prepare_config(file)
     else:
         load_config(file)
 

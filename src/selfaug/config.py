@@ -22,6 +22,7 @@ FLAGS: dict[str, str] = {
     "--model": "model.name",
     "--dtype": "model.dtype",
     "--device": "model.device",
+    "--prepared": "data.prepared",
     "--train": "data.train",
     "--eval": "data.eval",
     "--template": "data.template",
@@ -71,6 +72,11 @@ class ModelSettings(Section):
 class DataSettings(Section):
     """Where the rows come from and how they become tokens."""
 
+    prepared: str | None = Field(
+        default=None,
+        description="Folder that `selfaug prepare` wrote: its rows for training and validation, and its template, "
+        "unless others are given; `selfaug ask` searches its index.",
+    )
     train: Strings = Field(min_length=1)
     eval: Strings = Field(default=[])
     template: str | None = None
@@ -90,6 +96,20 @@ class DataSettings(Section):
     chat_template_kwargs: dict[str, Any] = Field(
         default={}, description="Arguments of the chat template, such as `enable_thinking: false`."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _takes_what_is_prepared(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("prepared"), str):
+            return values
+        folder = Path(values["prepared"])
+        validation = folder / "validation.jsonl"
+        taken = {
+            "train": [str(folder / "train.jsonl")],
+            "eval": [str(validation)] if validation.exists() else [],
+            "template": str(folder / "template.yaml"),
+        }
+        return {**taken, **values}
 
 
 class LoraSettings(Section):

@@ -16,7 +16,7 @@ from selfaug.cli.main import app
 from selfaug.cli.terminal import RunProgress, printable
 from selfaug.phases.progress import Progress
 
-COMMANDS = ["train", "preview", "chat", "export", "demo", "doctor"]
+COMMANDS = ["train", "preview", "chat", "export", "demo", "doctor", "prepare", "recall", "ask"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +56,10 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         ["preview", "--rows", "none"],
         ["train", "--rank", "many"],
         ["train", "--config", "missing.yaml"],
+        ["prepare"],
+        ["prepare", "docs", "--passages", "many"],
+        ["recall", "data"],
+        ["ask", "run"],
         ["train", "--resume"],
         ["train", "--resume", "--overwrite", "--output", "x"],
         ["export", "run", "--to", "x", "--dtype", "int8"],

@@ -242,6 +242,7 @@ def test_numbers(text: str, found: list[str]) -> None:
 def test_list_items_come_without_their_marks() -> None:
     assert checks.bullets("Here:\n- one\n * two") == ["one", "two"]
     assert checks.numbered_items("1. one\n**2)** two") == ["one", "two"]
+    assert checks.numbered_items("18.4 percent of it\n3.one") == ["one"]
 
 
 def test_counts_and_mentions_refuse_what_can_not_hold() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM as AutoModel
 from transformers import (
     BloomConfig,
@@ -12,12 +13,20 @@ from transformers import (
     Gemma3TextConfig,
     GPTNeoXConfig,
     LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
 from selfaug.errors import ModelError
-from selfaug.model.generate import chat_prompt_ids, generate_greedy, generate_greedy_ids, sample_ids
+from selfaug.model.generate import (
+    chat_prompt_ids,
+    generate_greedy,
+    generate_greedy_ids,
+    sample_ids,
+    stream_greedy,
+)
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
 
 VOCABULARY = 64
@@ -284,3 +293,29 @@ def test_samples_have_the_models_distribution(
 def test_sampling_out_of_range_is_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="temperature must be positive and top_p"):
         sample_ids(tiny_llama(), [[3]], seed=0, max_new_tokens=1, **options)
+
+
+def test_a_stream_tells_the_same_answer_piece_by_piece() -> None:
+    """With a token a byte, most of what a random model writes is not yet, or never, a character."""
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    words = Tokenizer(models.BPE({letter: index for index, letter in enumerate(sorted(letters))}, []))
+    words.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    torch.manual_seed(3)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            bos_token_id=None, eos_token_id=7, tie_word_embeddings=False,
+        )
+    ).train()  # fmt: skip
+    several = 0
+    for seed in range(6):
+        prompt = [random.Random(seed).randrange(256) for _ in range(9)]
+        pieces: list[str] = []
+        answer = stream_greedy(model, tokenizer, prompt, max_new_tokens=40, on_text=pieces.append)
+        assert answer == generate_greedy(model, tokenizer, [prompt], max_new_tokens=40)[0]
+        assert "".join(pieces) == answer
+        assert all(pieces)
+        several += len(pieces) > 1
+    assert several >= 3
+    assert model.training

@@ -389,6 +389,7 @@ def test_training_ends_beyond_the_drift_that_is_allowed(
         count += len(ids) - start
     assert record["monitor"]["checkpoints"][0]["general_drift"] == pytest.approx(total / count, rel=1e-3)
 
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("logged", [True, False], ids=["drift logged", "drift not logged"])
 def test_a_run_that_drift_had_ended_does_not_train_on_when_resumed(

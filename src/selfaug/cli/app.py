@@ -32,6 +32,7 @@ __all__ = [
     "MaxNewTokens",
     "Model",
     "Offline",
+    "Prepared",
     "Rows",
     "Run",
     "Scorer",
@@ -50,7 +51,10 @@ GATE_FAILED = 3
 
 
 # As one meets them: first contact, then the phases of a project.
-_ORDER = ("demo", "doctor", "assess", "preview", "train", "evaluate", "compare", "balance", "chat", "export")
+_ORDER = (
+    "demo", "doctor", "prepare", "recall", "assess", "preview", "train", "evaluate", "compare", "balance", "chat",
+    "ask", "export",
+)  # fmt: skip
 
 
 class _Commands(TyperGroup):
@@ -131,6 +135,12 @@ Rows = Annotated[
     list[str] | None,
     typer.Option(
         "--train", metavar="SOURCE", help="Training rows: file, folder or hub data set; may be repeated."
+    ),
+]
+Prepared = Annotated[
+    str | None,
+    typer.Option(
+        "--prepared", metavar="FOLDER", help="The --output of selfaug prepare: rows, template, index."
     ),
 ]
 Template = Annotated[

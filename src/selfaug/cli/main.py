@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import selfaug.cli.choose_commands
+import selfaug.cli.document_commands
 import selfaug.cli.measure_commands  # noqa: F401 (their commands are the application's)
 from selfaug.cli.app import (
     Config,
@@ -20,6 +21,7 @@ from selfaug.cli.app import (
     MaxLength,
     Model,
     Offline,
+    Prepared,
     Rows,
     Run,
     Sets,
@@ -43,6 +45,7 @@ def train(
     ctx: typer.Context,
     config: Config = None,
     model: Model = None,
+    prepared: Prepared = None,
     rows: Rows = None,
     evaluate: Annotated[
         list[str] | None,
@@ -123,6 +126,7 @@ def train(
 
     flags: dict[str, object] = {
         "--model": model,
+        "--prepared": prepared,
         "--train": rows or None,
         "--eval": evaluate or None,
         "--output": output,
@@ -190,6 +194,7 @@ def preview(
     ctx: typer.Context,
     config: Config = None,
     model: Model = None,
+    prepared: Prepared = None,
     rows: Rows = None,
     count: Annotated[int, typer.Option("--rows", metavar="NUMBER", min=1, help="How many rows to show.")] = 3,
     row_id: Annotated[
@@ -207,6 +212,7 @@ def preview(
     """Show rows as the model will see them: prompt, boundary, completion, dropped."""
     flags: dict[str, object] = {
         "--model": model,
+        "--prepared": prepared,
         "--train": rows or None,
         "--max-length": max_length,
         "--template": template,

@@ -18,6 +18,7 @@ from selfaug.cli.app import (
     MaxNewTokens,
     Model,
     Offline,
+    Prepared,
     Rows,
     Run,
     Scorer,
@@ -42,6 +43,7 @@ def assess(
     ctx: typer.Context,
     config: Config = None,
     model: Model = None,
+    prepared: Prepared = None,
     rows: Rows = None,
     evaluate: Annotated[
         list[str] | None,
@@ -75,6 +77,7 @@ def assess(
     """Measure the base model on the job and in general, and what plain fine-tuning would make it forget."""
     flags: dict[str, object] = {
         "--model": model,
+        "--prepared": prepared,
         "--train": rows or None,
         "--eval": evaluate or None,
         "--output": output,

@@ -21,6 +21,7 @@ __all__ = [
     "Quantity",
     "abstains",
     "citation_scores",
+    "cited_sources",
     "exact_match",
     "groundedness",
     "normalize_answer",
@@ -270,8 +271,8 @@ def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
         answer: any text.
         gold: numbers of the right sources, or a text that cites them.
     """
-    cited = _cited(answer)
-    right = _cited(gold) if isinstance(gold, str) else set(gold)
+    cited = cited_sources(answer)
+    right = cited_sources(gold) if isinstance(gold, str) else set(gold)
     if not cited and not right:
         return CitationScores(1.0, 1.0, 1.0)
     hits = len(cited & right)
@@ -280,7 +281,8 @@ def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
     return CitationScores(precision, recall, 2 * hits / (len(cited) + len(right)))
 
 
-def _cited(text: str) -> set[int]:
+def cited_sources(text: str) -> set[int]:
+    """Numbers of the sources that a text cites, as in `citation_scores`."""
     return {
         int(number)
         for match in _CITATION.finditer(text)

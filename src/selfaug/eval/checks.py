@@ -67,7 +67,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 _BULLET = re.compile(r"^\s*(?:\*\*)?[-*•–+]\s+(?=.*\w)", re.MULTILINE)
 _NUMBERED = re.compile(
-    r"^\s*(?:[#*]+\s*)?(?:step\s+)?(\d{1,2})\s*[.):]\s*(?:\*\*)?\s*(?=.*[^\W\d])", re.MULTILINE | re.I
+    r"^\s*(?:[#*]+\s*)?(?:step\s+)?(\d{1,2})\s*[.):](?!\d)\s*(?:\*\*)?\s*(?=.*[^\W\d])", re.MULTILINE | re.I
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)*]*\s+|\n+")
 # Abbreviations whose full stop does not end a sentence.

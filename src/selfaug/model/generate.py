@@ -26,6 +26,7 @@ __all__ = [
     "generate_greedy_ids",
     "left_padded",
     "sample_ids",
+    "stream_greedy",
 ]
 
 # Cutting rows out of the key-value cache copies it, so it waits until this share of the batch is finished.
@@ -113,6 +114,45 @@ def generate_greedy_ids(
     return _generate(
         model, prompts, lambda logits: logits.argmax(-1), eos_ids, max_new_tokens, batch_size, on_progress
     )
+
+
+def stream_greedy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[int],
+    *,
+    max_new_tokens: int,
+    on_text: Callable[[str], None],
+) -> str:
+    """The greedy answer to one prompt, told as it is made; the same as that of `generate_greedy`.
+
+    Args:
+        model: in any mode; runs in evaluation mode and gets its mode back.
+        tokenizer: its tokeniser.
+        prompt: token ids.
+        max_new_tokens: longest answer.
+        on_text: called with each further piece of text. A character of several tokens comes when it is whole.
+    """
+    eos_ids = _eos_ids(model, tokenizer)
+    ids: list[int] = []
+    told = ""
+
+    def choose(logits_NV: Tensor) -> Tensor:
+        nonlocal told
+        next_ids = logits_NV.argmax(-1)
+        if int(next_ids[0]) not in eos_ids:
+            ids.append(int(next_ids[0]))
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            if not text.endswith("\N{REPLACEMENT CHARACTER}") and text.startswith(told) and text != told:
+                on_text(text[len(told) :])
+                told = text
+        return next_ids
+
+    answer = _generate(model, [prompt], choose, eos_ids, max_new_tokens, 1, None)[0]
+    text = str(tokenizer.decode(answer, skip_special_tokens=True))
+    if text != told and text.startswith(told):
+        on_text(text[len(told) :])
+    return text
 
 
 def sample_ids(

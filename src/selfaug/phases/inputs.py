@@ -101,7 +101,9 @@ def _encoded(
     *,
     skip_too_long: bool = False,
 ) -> tuple[EncodedRows, dict[str, Any]]:
-    template = RetrievalTemplate.from_file(config.data.template) if config.data.template else None
+    template = (
+        RetrievalTemplate.from_file(config.data.template) if config.data.template else RetrievalTemplate()
+    )
     loaded = load_rows(
         sources,
         template=template,
@@ -122,6 +124,7 @@ def _encoded(
         "forms": loaded.forms,
         "rows_skipped": len(loaded.problems) + len(encoded.problems),
         "digest": _digest(encoded),
+        **({"template": template.to_dict()} if loaded.forms.get("retrieval") else {}),
         **encoded.report.to_dict(),
     }
     return encoded, report

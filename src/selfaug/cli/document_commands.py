@@ -1,0 +1,213 @@
+"""Commands that work on documents: prepare, recall and ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfaug.cli.app import Config, Debug, Device, Json, Offline, Run, Sets, app, debugging, quiet_libraries
+from selfaug.cli.terminal import RunProgress, print_json, printable, say
+
+__all__ = ["ask", "prepare", "recall"]
+
+
+@app.command(epilog="Example: selfaug prepare reports/ --questions questions.jsonl --output data/reports")
+def prepare(
+    ctx: typer.Context,
+    documents: Annotated[
+        str | None,
+        typer.Argument(metavar="[FOLDER]", help="Documents: PDF, DOCX, XLSX, HTML, Markdown, text, CSV."),
+    ] = None,
+    config: Config = None,
+    questions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--questions", metavar="FILE", help="Question-answer pairs, JSONL or CSV; may be repeated."
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", metavar="FOLDER", help="Default: data/prepared.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Its tokens are counted; else words are.")
+    ] = None,
+    chunk_tokens: Annotated[
+        str | None, typer.Option("--chunk-tokens", metavar="TOKENS", help="Longest passage. Default: 256.")
+    ] = None,
+    passages: Annotated[
+        str | None, typer.Option("--passages", metavar="NUMBER", help="In a prompt. Default: 5.")
+    ] = None,
+    completion: Annotated[
+        str | None,
+        typer.Option("--completion", metavar="TEXT", help="Its form. Default: '{answer} {sources}'."),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option("--template", metavar="FILE", help="Form of the prompts.")
+    ] = None,
+    retriever: Annotated[
+        str | None,
+        typer.Option("--retriever", metavar="NAME", help="bm25, or a function of yours: module:function."),
+    ] = None,
+    seed: Annotated[
+        str | None, typer.Option("--seed", metavar="NUMBER", help="Of the split. Default: 0.")
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave bad questions out, and say how many.")
+    ] = False,
+    sets: Sets = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Prepare anew; unchanged documents are not read again.")
+    ] = False,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make an index of documents, and from questions about them the rows to train on."""
+    from selfaug.prepare_config import load_prepare_config
+
+    settings = load_prepare_config(
+        config,
+        {
+            "--documents": documents,
+            "--questions": questions or None,
+            "--output": output,
+            "--model": model,
+            "--chunk-tokens": chunk_tokens,
+            "--passages": passages,
+            "--completion": completion,
+            "--template": template,
+            "--retriever": retriever,
+            "--seed": seed,
+            "--skip-bad-rows": skip_bad_rows or None,
+            "--overwrite": overwrite or None,
+            "--offline": offline or None,
+        },
+        sets or [],
+    )
+    named = settings.documents.tokenizer
+    quiet_libraries(
+        debug=debugging(ctx), offline=settings.run.offline or named is None or Path(named).exists()
+    )
+    from selfaug.cli.preparation_view import show_preparation
+    from selfaug.phases.prepare import prepare as run_preparation
+
+    try:
+        with RunProgress() as progress:
+            record = run_preparation(settings, on_progress=progress.show)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt("stopped; to go on, give the same command again.") from interrupt
+    if as_json:
+        print_json(record)
+    else:
+        show_preparation(record, Path(settings.run.output))
+
+
+@app.command(epilog="Example: selfaug recall data/reports --questions questions.jsonl --passages 5")
+def recall(
+    ctx: typer.Context,
+    prepared: Annotated[str, typer.Argument(metavar="FOLDER", help="The --output of selfaug prepare.")],
+    questions: Annotated[
+        list[str],
+        typer.Option(
+            "--questions", metavar="FILE", help="Question-answer pairs that name documents; may be repeated."
+        ),
+    ],
+    passages: Annotated[
+        int, typer.Option("--passages", metavar="NUMBER", min=1, help="How deep to look.")
+    ] = 10,
+    retriever: Annotated[
+        str | None,
+        typer.Option("--retriever", metavar="NAME", help="bm25, or module:function. Default: as prepared."),
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave bad questions out, and say how many.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure how often the right passage is among the first that are found."""
+    quiet_libraries(debug=debugging(ctx), offline=True)
+    from selfaug.cli.preparation_view import show_recall
+    from selfaug.phases.recall import recall as measure
+
+    with RunProgress() as progress:
+        found = measure(
+            Path(prepared),
+            questions,
+            depth=passages,
+            retriever=retriever,
+            skip_bad_rows=skip_bad_rows,
+            on_progress=progress.show,
+        )
+    if as_json:
+        print_json(found)
+    else:
+        show_recall(found)
+
+
+@app.command(epilog='Example: selfaug ask runs/reports "What was the revenue of North in 2023?"')
+def ask(
+    ctx: typer.Context,
+    run: Run,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="In words.")],
+    prepared: Annotated[
+        str | None,
+        typer.Option(
+            "--prepared", metavar="FOLDER", help="Documents; else those that the run was trained on."
+        ),
+    ] = None,
+    passages: Annotated[
+        int | None,
+        typer.Option("--passages", metavar="NUMBER", min=1, help="In the prompt; else as prepared."),
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Let the base model answer too, first.")] = False,
+    max_new_tokens: Annotated[
+        int, typer.Option("--max-new-tokens", metavar="TOKENS", min=1, help="Longest answer.")
+    ] = 256,
+    device: Device = "auto",
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Ask the tuned model a question about the documents; the answer comes with its sources."""
+    quiet_libraries(offline=offline, debug=debugging(ctx))
+    from selfaug.cli.preparation_view import show_passages
+    from selfaug.phases.ask import open_assistant
+
+    assistant = open_assistant(
+        run,
+        prepared=prepared,
+        passages=passages,
+        max_new_tokens=max_new_tokens,
+        device=device,
+        offline=offline,
+    )
+    if as_json:
+        answers = {name: assistant.ask(question, use_base=name == "base") for name in _models(base)}
+        print_json(
+            {
+                "question": question,
+                "passages": answers["tuned"].passages,
+                "answers": {
+                    name: {"text": answer.text, "cited": answer.cited} for name, answer in answers.items()
+                },
+            }
+        )
+        return
+    for name in _models(base):
+        if base:
+            typer.echo(f"{name} model:")
+        answer = assistant.ask(
+            question, use_base=name == "base", on_text=lambda text: typer.echo(printable(text), nl=False)
+        )
+        typer.echo()
+    typer.echo()
+    show_passages(answer.passages, answer.cited)
+    if answer.dropped:
+        say(f"{answer.dropped} more passages were found, and didn't fit into the prompt.")
+
+
+def _models(base: bool) -> list[str]:
+    return ["base", "tuned"] if base else ["tuned"]

@@ -1,0 +1,73 @@
+"""What `selfaug prepare`, `selfaug recall` and `selfaug ask` print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from selfaug.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from selfaug.retrieval.retriever import Passage
+
+__all__ = ["show_passages", "show_preparation", "show_recall"]
+
+_SHOWN = 10
+_EXCERPT = 160
+
+
+def show_preparation(record: Mapping[str, Any], folder: Path) -> None:
+    """Counts, splits, recall, and where everything is."""
+    console = Console()
+    documents = record["documents"]
+    console.print(
+        f"{documents['in_index']:,} documents in {documents['chunks']:,} passages; {documents['read']:,} were read, "
+        f"{documents['unchanged']:,} are unchanged, {len(documents['unreadable']):,} can't be read.",
+        highlight=False,
+    )
+    for ending, files in documents["unsupported"].items():
+        console.print(
+            f"{files['files']:,} files are of a kind that isn't read: {ending}", highlight=False, markup=False
+        )
+    if "rows" in record:
+        table = Table("split", "rows", "documents", "without the answer")
+        for split, found in record["rows"].items():
+            table.add_row(
+                split, f"{found['rows']:,}", f"{found['documents']:,}", f"{found['without_answer']:,}"
+            )
+        console.print(table)
+        left_out = record["questions"]["left_out"]
+        if left_out:
+            console.print(f"{len(left_out):,} questions are left out; the card says why.", highlight=False)
+        show_recall(record["recall"])
+    for label, name in (("card", "card.md"), ("index", "index")):
+        console.print(f"{label}: {folder / name}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_recall(recall: Mapping[str, Any]) -> None:
+    """Recall by depth, and questions that are missed."""
+    console = Console()
+    table = Table("passages", "a right one among them", "95 % interval")
+    for k, at in recall["at"].items():
+        table.add_row(k, f"{100 * at['recall']:.1f} %", f"{100 * at['low']:.1f} to {100 * at['high']:.1f} %")
+    console.print(table)
+    console.print(f"{recall['questions']:,} questions, searched in all documents.", highlight=False)
+    if recall["missed"]:
+        shown = ", ".join(recall["missed"][:_SHOWN])
+        more = f" and {len(recall['missed']) - _SHOWN:,} more" if len(recall["missed"]) > _SHOWN else ""
+        console.print(f"not found: {printable(shown)}{more}", highlight=False, markup=False)
+
+
+def show_passages(passages: Sequence[Passage], cited: Sequence[int]) -> None:
+    """The passages of a prompt, those that the answer names marked."""
+    console = Console()
+    for number, passage in enumerate(passages, 1):
+        mark = "*" if number in cited else " "
+        place = passage.document + (f", page {passage.page}" if passage.page else "")
+        text = " ".join(printable(passage.text).split())
+        text = text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
+        console.print(f"{mark}[{number}] {printable(place)}: {text}", highlight=False, markup=False)

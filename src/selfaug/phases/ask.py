@@ -1,0 +1,199 @@
+"""A question to a tuned model, answered from the documents: retrieve, prompt, generate, cite."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfaug.config import load_config
+from selfaug.data.template import RetrievalTemplate
+from selfaug.errors import ConfigError, DataError
+from selfaug.eval.answer_scorers import cited_sources
+from selfaug.model.generate import chat_prompt_ids, stream_greedy
+from selfaug.model.loading import context_window
+from selfaug.phases.chat import open_chat
+from selfaug.records import read_record
+from selfaug.retrieval.index import Index
+from selfaug.retrieval.retriever import Passage, Retriever, own_retriever
+from selfaug.rundir import RunDir
+
+__all__ = ["Answer", "Assistant", "open_assistant", "prepared_retriever"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said, and from what.
+
+    Attributes:
+        text: of the answer.
+        passages: that were in the prompt, numbered from 1 there.
+        cited: numbers of those that the answer names.
+        dropped: passages that were found and didn't fit into the prompt.
+    """
+
+    text: str
+    passages: list[Passage]
+    cited: list[int]
+    dropped: int = 0
+
+
+@dataclass
+class Assistant:
+    """A model with its documents. Made by `open_assistant`.
+
+    Attributes:
+        tuned: the tuned model.
+        base: the base model; None: the tuned model with its adapter off.
+        template: of the prompts, the one that the model was trained with.
+        passages: that go into a prompt.
+        window: tokens of prompt and answer together.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    tuned: PreTrainedModel | PeftModel
+    base: PreTrainedModel | None
+    retriever: Retriever
+    template: RetrievalTemplate
+    passages: int
+    window: int
+    chat_template_kwargs: dict[str, Any]
+    max_new_tokens: int = 256
+
+    def ask(
+        self,
+        question: str,
+        *,
+        use_base: bool = False,
+        on_passages: Callable[[list[Passage]], None] = lambda _: None,
+        on_text: Callable[[str], None] = lambda _: None,
+    ) -> Answer:
+        """Answer from the passages that are found for the question; greedy.
+
+        Args:
+            question: in words.
+            use_base: ask the base model.
+            on_passages: called with the passages of the prompt, before the answer.
+            on_text: called with each further piece of the answer.
+
+        Raises:
+            DataError: if nothing is found, or the question alone doesn't fit into the window.
+        """
+        found = self.retriever.search(question, self.passages)
+        if not found:
+            raise DataError(
+                f"no passage shares a word with {question!r:.80}.", hint="ask in the documents' own words."
+            )
+        prompt, used = self._prompt(question, found)
+        on_passages(found[:used])
+        text = self._answer(prompt, use_base, on_text)
+        cited = sorted(number for number in cited_sources(text) if 1 <= number <= used)
+        return Answer(text, found[:used], cited, len(found) - used)
+
+    def _prompt(self, question: str, found: list[Passage]) -> tuple[list[int], int]:
+        """Token ids, and how many passages fit: whole ones go from the end, as in training."""
+        for used in range(len(found), 0, -1):
+            messages = self.template.messages(question, [passage.text for passage in found[:used]])
+            prompt = chat_prompt_ids(self.tokenizer, messages, **self.chat_template_kwargs)
+            if len(prompt) + self.max_new_tokens <= self.window:
+                return prompt, used
+        raise DataError(
+            f"the question and one passage have {len(prompt):,} tokens; with an answer of {self.max_new_tokens:,} "
+            f"they don't fit into {self.window:,}.",
+            hint="ask for a shorter answer with --max-new-tokens.",
+        )
+
+    def _answer(self, prompt: list[int], use_base: bool, on_text: Callable[[str], None]) -> str:
+        def stream(model: Any) -> str:
+            return stream_greedy(
+                model, self.tokenizer, prompt, max_new_tokens=self.max_new_tokens, on_text=on_text
+            )
+
+        if not use_base:
+            return stream(self.tuned)
+        if self.base is not None:
+            return stream(self.base)
+        assert isinstance(self.tuned, PeftModel)
+        with self.tuned.disable_adapter():
+            return stream(self.tuned)
+
+
+def open_assistant(
+    run: str | os.PathLike[str],
+    *,
+    prepared: str | os.PathLike[str] | None = None,
+    passages: int | None = None,
+    max_new_tokens: int = 256,
+    device: str = "auto",
+    offline: bool = False,
+) -> Assistant:
+    """Load a run's models and the index of its documents.
+
+    Args:
+        run: folder of the run.
+        prepared: folder that `selfaug prepare` wrote; by default the one that the run was trained on.
+        passages: in a prompt; by default as prepared.
+        max_new_tokens: longest answer.
+        device: "auto", "cpu" or "cuda".
+        offline: use only what is on this machine.
+
+    Raises:
+        StorageError: if there is no such run, or it has no weights yet.
+        ConfigError: if the run's prompts and those of `prepared` have another form, or no documents are named.
+        DataError: if the index is missing or damaged.
+    """
+    folder = RunDir.open(run)
+    config = load_config(folder.config)
+    source = prepared or config.data.prepared
+    if source is None:
+        raise ConfigError(
+            f"{folder.path} was not trained on documents that `selfaug prepare` read.",
+            hint="name them: --prepared FOLDER, the --output of `selfaug prepare`.",
+        )
+    record = read_record(Path(source) / "record.json", "prepare")
+    template = _trained_template(folder)
+    if template.to_dict() != record["template"]:
+        raise ConfigError(
+            f"the prompts of {source} have another form than those that {folder.path} was trained with.",
+            hint="prepare the documents with the template of the run's training (rows.template), or train anew.",
+        )
+    retriever = prepared_retriever(Path(source), record)
+    chat = open_chat(run, max_new_tokens=max_new_tokens, device=device, offline=offline)
+    window = min(config.data.max_length, context_window(config.model.name) or config.data.max_length)
+    return Assistant(
+        tokenizer=chat.tokenizer,
+        tuned=chat.tuned,
+        base=chat.base,
+        retriever=retriever,
+        template=template,
+        passages=passages or record["retrieval"]["passages"],
+        window=window,
+        chat_template_kwargs=chat.chat_template_kwargs,
+        max_new_tokens=max_new_tokens,
+    )
+
+
+def prepared_retriever(folder: Path, record: dict[str, Any]) -> Retriever:
+    """The retriever of prepared data, which the record names.
+
+    Raises:
+        DataError, ConfigError: if it can't be opened.
+    """
+    name = record["retrieval"]["retriever"]
+    return Index(folder / "index") if name == "bm25" else own_retriever(name)
+
+
+def _trained_template(folder: RunDir) -> RetrievalTemplate:
+    """The template that the run was trained with, as it was then."""
+    trained = read_record(folder.started, "train-started")["data"]["train"].get("template")
+    if trained is None:
+        raise ConfigError(
+            f"{folder.path} was not trained on retrieval rows, so it has no form for questions with passages.",
+            hint="`selfaug chat` talks to it.",
+        )
+    return RetrievalTemplate(**trained)

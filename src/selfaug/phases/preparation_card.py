@@ -1,0 +1,101 @@
+"""The card of prepared data: what is in it, in words and tables, for those who train on it or trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from selfaug.data.template import RetrievalTemplate
+
+__all__ = ["preparation_card"]
+
+_SHOWN = 20
+
+
+def preparation_card(
+    record: Mapping[str, Any], template: RetrievalTemplate, samples: Sequence[Mapping[str, Any]]
+) -> str:
+    """Markdown.
+
+    Args:
+        record: of `selfaug prepare`.
+        template: of the prompts.
+        samples: some training rows.
+    """
+    documents = record["documents"]
+    parts = [
+        "# Prepared data",
+        f"{documents['in_index']:,} documents of `{documents['folder']}`, in {documents['chunks']:,} passages of at "
+        f"most {record['settings']['documents']['chunk_tokens']} tokens.",
+    ]
+    if documents["unreadable"]:
+        parts.append(_list("Left out, because they can't be read", documents["unreadable"]))
+    if "rows" in record:
+        parts += [*_splits(record), _recall(record), _lengths(record)]
+        left_out = record["questions"]["left_out"]
+        if left_out:
+            parts.append(_list("Questions left out", dict(one.split(": ", 1) for one in left_out)))
+        for number, row in enumerate(samples, 1):
+            parts += [f"## Sample {number}", _sample(row, template)]
+    else:
+        parts.append("No questions were given: there is an index, and nothing to train on.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _list(title: str, reasons: Mapping[str, str]) -> str:
+    lines = [f"- `{name}`: {reason}" for name, reason in list(reasons.items())[:_SHOWN]]
+    if len(reasons) > _SHOWN:
+        lines.append(f"- and {len(reasons) - _SHOWN:,} more, in record.json")
+    return f"## {title}\n\n" + "\n".join(lines)
+
+
+def _splits(record: Mapping[str, Any]) -> list[str]:
+    rows = record["rows"]
+    lines = [
+        "| split | rows | documents | without the answer | gold passage at place |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for split, found in rows.items():
+        places = ", ".join(
+            f"{place}: {count}" for place, count in found["gold_at"].items() if place != "None"
+        )
+        lines.append(
+            f"| {split} | {found['rows']:,} | {found['documents']:,} | {found['without_answer']:,} | {places} |"
+        )
+    questions = record["questions"]
+    return [
+        "## Splits",
+        "No document is in two splits, and neither are questions that are alike: a row's passages come from the "
+        "documents of its own split.",
+        "\n".join(lines),
+        f"{questions['pairs']:,} questions; {questions['unanswerable']:,} of them have no answer in the documents, and "
+        f"{questions['similar']:,} are like another one.",
+    ]
+
+
+def _recall(record: Mapping[str, Any]) -> str:
+    recall = record["recall"]
+    lines = ["| passages | a right one among them | 95 % interval |", "|---:|---:|---|"]
+    lines += [
+        f"| {k} | {100 * at['recall']:.1f} % | {100 * at['low']:.1f} to {100 * at['high']:.1f} % |"
+        for k, at in recall["at"].items()
+    ]
+    told = f"Searching all documents for {recall['questions']:,} questions that have an answer:"
+    return f"## Recall\n\n{told}\n\n" + "\n".join(lines)
+
+
+def _lengths(record: Mapping[str, Any]) -> str:
+    lines = ["| tokens | median | 95 % have at most | most |", "|---|---:|---:|---:|"]
+    lines += [
+        f"| {name} | {sizes['median']:,} | {sizes['95 %']:,} | {sizes['most']:,} |"
+        for name, sizes in record["tokens"].items()
+    ]
+    return "## Lengths\n\n" + "\n".join(lines)
+
+
+def _sample(row: Mapping[str, Any], template: RetrievalTemplate) -> str:
+    """Prompt and completion, indented: that shows any text as it is."""
+    messages = template.messages(row["question"], row["context"])
+    prompt = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    text = f"{prompt}\n\nassistant: {row['answer']}"
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -1,0 +1,199 @@
+"""From documents and question-answer pairs to an index, and training rows with retrieved passages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfaug.data.template import RetrievalTemplate
+from selfaug.errors import DataError, StorageError
+from selfaug.phases.preparation_card import preparation_card
+from selfaug.phases.prepared_rows import SPLITS, make_rows
+from selfaug.phases.progress import Progress
+from selfaug.prepare_config import PrepareConfig, dump_prepare_config
+from selfaug.records import write_lines, write_record, write_text
+from selfaug.retrieval.chunking import Chunk, Chunker, count_words
+from selfaug.retrieval.index import Index, IndexWriter
+from selfaug.retrieval.read_folder import FolderReport, read_folder
+from selfaug.retrieval.retriever import own_retriever
+
+__all__ = ["RECORD_KIND", "prepare"]
+
+RECORD_KIND = "prepare"
+
+_MARKER = "# Made by selfaug prepare."
+_SETTINGS = "prepare.yaml"
+
+Report = Callable[[Progress], None]
+
+
+def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> dict[str, Any]:
+    """Read the documents, make the index, and from pairs the rows of the splits; the record comes last.
+
+    Unchanged documents are not read again when the same folder is prepared anew.
+
+    Args:
+        config: the settings.
+        on_progress: called with what is being done.
+
+    Returns:
+        The data of the record.
+
+    Raises:
+        ConfigError, DataError: if settings, template or pairs can't be used; the index is made by then.
+        StorageError: if the folder holds something else, or can't be written.
+    """
+    folder = Path(config.run.output)
+    template = (
+        RetrievalTemplate.from_file(config.rows.template) if config.rows.template else RetrievalTemplate()
+    )
+    retriever = None if config.retrieval.retriever == "bm25" else own_retriever(config.retrieval.retriever)
+    count = _token_counter(config)
+    if not Path(config.documents.folder).is_dir():
+        raise DataError(
+            f"there is no folder {config.documents.folder}.", hint="check the path given to --documents."
+        )
+    _open(folder, config)
+
+    read = _make_index(config, folder / "index", count, on_progress)
+    index = Index(folder / "index")
+    if not len(index):
+        raise DataError(
+            f"no document in {config.documents.folder} has text.",
+            problems=[f"{path}: {reason}" for path, reason in sorted(read.unreadable.items())[:20]],
+            hint="PDF, DOCX, XLSX, HTML, Markdown, plain text and CSV are read.",
+        )
+    record: dict[str, Any] = {
+        "settings": config.model_dump(mode="json"),
+        "documents": {
+            "folder": config.documents.folder,
+            "in_index": len(index.documents),
+            "chunks": len(index),
+            **read.to_dict(),
+        },
+        "template": template.to_dict(),
+        "retrieval": {
+            "retriever": config.retrieval.retriever, "passages": config.rows.passages
+        },
+    }  # fmt: skip
+    write_text(folder / "template.yaml", yaml.safe_dump(template.to_dict(), allow_unicode=True))
+    samples: list[dict[str, Any]] = []
+    if config.questions.files:
+        rows, report = make_rows(config, index, retriever or index, on_progress)
+        for split in SPLITS:
+            file = folder / f"{split}.jsonl"
+            file.unlink(missing_ok=True)
+            if rows[split]:
+                write_lines(file, rows[split])
+        report["tokens"] = _lengths(rows, template, count)
+        record |= report
+        samples = rows["train"][:3]
+    write_text(folder / "card.md", preparation_card(record, template, samples))
+    write_record(folder / "record.json", RECORD_KIND, record)
+    return record
+
+
+def _open(folder: Path, config: PrepareConfig) -> None:
+    """Make the folder, or take one that was prepared before; its record goes, since it will not be true."""
+    settings, record = folder / _SETTINGS, folder / "record.json"
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file, not a folder.", hint="give another --output.")
+    if folder.is_dir() and any(folder.iterdir()):
+        marked = settings.is_file() and settings.read_text(encoding="utf-8").startswith(_MARKER)
+        if not marked:
+            raise StorageError(
+                f"{folder} is not empty and was not made by selfaug prepare.", hint="give another --output."
+            )
+        if record.exists() and not config.run.overwrite:
+            raise StorageError(
+                f"{folder} is prepared already.",
+                hint="--overwrite prepares it anew, and reads only documents that have changed; or give another "
+                "--output.",
+            )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(settings, f"{_MARKER}\n{dump_prepare_config(config)}")
+        record.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"can't write into {folder}: {error.strerror or error}", hint="give another --output."
+        ) from error
+
+
+def _token_counter(config: PrepareConfig) -> Callable[[Sequence[str]], list[int]]:
+    """How tokens are counted: by the model's tokeniser, if one is named."""
+    name = config.documents.tokenizer
+    if name is None:
+        return count_words
+    from selfaug.model.loading import load_tokenizer  # brings torch, which an index alone doesn't need
+
+    tokenizer = load_tokenizer(name, offline=config.run.offline)
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    return count
+
+
+def _make_index(
+    config: PrepareConfig, folder: Path, count: Callable[[Sequence[str]], list[int]], on_progress: Report
+) -> FolderReport:
+    settings = {
+        "chunk_tokens": config.documents.chunk_tokens,
+        "overlap_tokens": config.documents.overlap_tokens,
+        "tokenizer": config.documents.tokenizer,
+        "language": config.retrieval.language,
+    }
+    chunker = Chunker(config.documents.chunk_tokens, config.documents.overlap_tokens, count)
+    writer = IndexWriter(folder, settings)
+    report = FolderReport()
+
+    def documents() -> Iterator[tuple[dict[str, Any], list[Chunk] | None]]:
+        for read in read_folder(
+            Path(config.documents.folder),
+            writer.known,
+            report,
+            processes=config.documents.processes,
+            seconds_per_file=config.documents.seconds,
+            max_bytes=int(config.documents.max_megabytes * 1_000_000),
+            on_progress=lambda done, total: on_progress(Progress("reading documents", done, total)),
+        ):
+            named = {"path": read.path, "digest": read.digest}
+            if read.document is None:
+                yield {**named, "title": writer.titles[read.path]}, None
+            else:
+                yield {**named, "title": read.document.title}, chunker.chunks(read.document)
+
+    writer.write(documents())
+    for path, reason in sorted(report.unreadable.items()):
+        on_progress(Progress("warning", message=f"{path} is left out: {reason}"))
+    return report
+
+
+def _lengths(
+    rows: dict[str, list[dict[str, Any]]],
+    template: RetrievalTemplate,
+    count: Callable[[Sequence[str]], list[int]],
+) -> dict[str, Any]:
+    """Tokens of prompts and completions; the chat template's own tokens come on top."""
+    every = [row for split in SPLITS for row in rows[split]]
+    prompts = sorted(
+        count(
+            [
+                "\n".join(
+                    message["content"] for message in template.messages(row["question"], row["context"])
+                )
+                for row in every
+            ]
+        )
+    )
+    completions = sorted(count([row["answer"] for row in every]))
+    return {
+        name: {
+            "median": sizes[len(sizes) // 2], "95 %": sizes[int(0.95 * (len(sizes) - 1))], "most": sizes[-1]
+        }
+        for name, sizes in (("prompt", prompts), ("completion", completions))
+    }  # fmt: skip

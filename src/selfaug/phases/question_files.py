@@ -1,0 +1,132 @@
+"""Question-answer pairs from files, validated: every bad one is reported, all at once."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from selfaug.data.sources import Problem, RawRow, problems_error, read_rows, value_kind
+from selfaug.retrieval.pairs import Pair
+
+__all__ = ["load_pairs"]
+
+_HINT = (
+    "a pair has `question`, `answer` (null where the documents don't have it), and where it stands: `document`, "
+    "`evidence` or `page` if you know them"
+)
+
+
+def load_pairs(
+    files: Sequence[str], documents: Collection[str], *, skip_bad_rows: bool = False
+) -> tuple[list[Pair], list[Problem]]:
+    """The pairs of all files, and what is wrong with those that are left out.
+
+    Args:
+        files: JSONL, JSON, CSV or Parquet.
+        documents: paths of the documents that pairs can name; the file's name alone will do where it is unique.
+        skip_bad_rows: leave bad pairs out.
+
+    Raises:
+        DataError: if a pair is bad (with `skip_bad_rows`: if every pair is), with all problems.
+    """
+    pairs: list[Pair] = []
+    problems: list[Problem] = []
+    places: dict[str, str] = {}
+    by_name: dict[str, list[str]] = {}
+    for path in documents:
+        by_name.setdefault(PurePosixPath(path).name, []).append(path)
+    total = 0
+    for file in files:
+        rows, unreadable = read_rows(file, offline=True)
+        problems += unreadable
+        total += len(rows) + len(unreadable)
+        for row in rows:
+            try:
+                pair = _pair(row, documents, by_name)
+                if pair.id in places:
+                    raise ValueError(f"the id {pair.id!r} is taken by {places[pair.id]}")
+            except ValueError as error:
+                problems.append(Problem(row.file, row.line, str(error)))
+                continue
+            places[pair.id] = f"{row.file}:{row.line}"
+            pairs.append(pair)
+    if problems and (not skip_bad_rows or not pairs):
+        skip = "; or leave the bad ones out with --skip-bad-rows" if pairs else ""
+        raise problems_error(
+            f"{len(problems):,} of {total:,} question-answer pairs can't be used.",
+            problems,
+            hint=f"{_HINT}{skip}.",
+        )
+    return pairs, problems
+
+
+def _pair(row: RawRow, documents: Collection[str], by_name: dict[str, list[str]]) -> Pair:
+    fields = {name: value for name, value in row.fields.items() if value not in (None, "")}
+    if "answer" not in row.fields:
+        raise ValueError(f"'answer' is missing; found {', '.join(map(repr, row.fields))}")
+    answer = None if "answer" not in fields else _text(fields, "answer")
+    named = _named(fields)
+    if answer is None and named:
+        raise ValueError("names a document, and has no answer that could stand in it")
+    return Pair(
+        id=str(fields.get("id", f"{row.file}:{row.line}")),
+        question=_text(fields, "question"),
+        answer=answer,
+        documents=tuple(_document(name, documents, by_name) for name in named),
+        evidence=_text(fields, "evidence") if "evidence" in fields else None,
+        page=_page(fields["page"]) if "page" in fields else None,
+    )
+
+
+def _text(fields: dict[str, Any], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        raise ValueError(f"{name!r} is missing or empty")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # an answer that is a number
+    if not isinstance(value, str):
+        raise ValueError(f"{name!r} must be text, it is {value_kind(value)}")
+    if not value.strip():
+        raise ValueError(f"{name!r} is empty")
+    return value.strip()
+
+
+def _named(fields: dict[str, Any]) -> list[str]:
+    """The documents that a pair names, as one name or a list; in CSV files a list is JSON."""
+    if "document" in fields and "documents" in fields:
+        raise ValueError("has both 'document' and 'documents'")
+    value = fields.get("documents", fields.get("document", []))
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        with contextlib.suppress(ValueError):  # a file's name that begins with a bracket
+            value = json.loads(value)
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"'document' must be a path or a list of paths, it is {value_kind(value)}")
+    return names
+
+
+def _document(name: str, documents: Collection[str], by_name: dict[str, list[str]]) -> str:
+    path = name.replace("\\", "/").removeprefix("./")
+    if path in documents:
+        return path
+    found = by_name.get(path, [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"document {name!r} could be {' or '.join(found[:3])}; give its path")
+    near = difflib.get_close_matches(path, sorted(documents), n=1)
+    raise ValueError(f"there is no document {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+
+
+def _page(value: object) -> int:
+    try:
+        page = int(str(value))
+    except ValueError:
+        page = 0
+    if page < 1:
+        raise ValueError(f"'page' must be a whole number from 1, it is {value!r}")
+    return page

@@ -1,0 +1,48 @@
+"""What every document becomes, whatever its format: blocks in reading order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Block", "Document", "UnreadableDocument"]
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A heading, a paragraph or list, or a table.
+
+    Attributes:
+        kind: "heading", "text", or "table".
+        text: a table as Markdown, with a header row; the others without markup. Never empty.
+        level: of a heading, from 1; 0 otherwise.
+        page: from 1, where the format has pages; else None.
+        sheet: of a spreadsheet.
+    """
+
+    kind: Literal["heading", "text", "table"]
+    text: str
+    level: int = 0
+    page: int | None = None
+    sheet: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file that was read.
+
+    Attributes:
+        path: relative to the folder, with forward slashes.
+        title: its own, or its first heading, or the file's name without its ending.
+        digest: SHA-256 of the file, in hexadecimal.
+        blocks: in reading order.
+    """
+
+    path: str
+    title: str
+    digest: str
+    blocks: tuple[Block, ...]
+
+
+class UnreadableDocument(Exception):  # noqa: N818 (a result that is raised, not a failure of the program)
+    """Why a file was not read, in words for the user; the other files are read all the same."""

@@ -1,0 +1,223 @@
+"""Word documents: headings, paragraphs, lists and tables in the order of the body."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import docx
+from lxml import etree
+
+from selfaug.retrieval.document import Block
+from selfaug.retrieval.office_zip import check_office_zip
+from selfaug.retrieval.plain_text import tidy
+from selfaug.retrieval.table_text import Rows, table_blocks
+
+__all__ = ["read_docx"]
+
+_T = TypeVar("_T")
+
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_DEEPEST_STYLE = 20
+_WIDEST_SPAN = 100
+
+_WRAPPERS = {_W + name for name in ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")}
+_LEFT_OUT = {_W + name for name in ("del", "moveFrom", "pPr", "rPr", "sectPr")} | {_FALLBACK}
+_CHARACTERS = {
+    _W + "tab": "\t",
+    _W + "br": "\n",
+    _W + "cr": "\n",
+    _W + "noBreakHyphen": "-",
+}
+
+
+def read_docx(data: bytes) -> tuple[str, list[Block]]:
+    """Title, or nothing, and blocks of a Word document.
+
+    Inserted text of tracked changes is read, deleted text is not; headers, footers, footnotes and comments are left
+    out. Cells that span several rows or columns have their text in each.
+
+    Raises:
+        UnreadableDocument: if it is encrypted, not a Word document, or would unpack to absurd size.
+    """
+    check_office_zip(data, ".docx", "word/")
+    document = docx.Document(io.BytesIO(data))
+    body = document.element.body
+    styles = _paragraph_styles(document.styles.element)
+    title = tidy(document.core_properties.title or "")
+    return title, list(_blocks(body, styles))
+
+
+@dataclass(frozen=True)
+class _Styles:
+    """What paragraph styles mean, by their ids: levels of headings, and which make lists."""
+
+    levels: Mapping[str, int]
+    lists: frozenset[str]
+
+
+def _paragraph_styles(styles: Any) -> _Styles:
+    levels: dict[str, int] = {}
+    lists: dict[str, bool] = {}
+    bases: dict[str, str] = {}
+    for style in styles.iter(_W + "style"):
+        identity = style.get(_W + "styleId", "")
+        name = _value(style.find(_W + "name")).lower()  # in English, whatever the language of the document
+        properties = style.find(_W + "pPr")
+        level = _outline_level(properties)
+        if base := _value(style.find(_W + "basedOn")):
+            bases[identity] = base
+        if name == "title":
+            levels[identity] = 1
+        elif name.startswith("heading ") and name[8:].isdecimal():
+            levels[identity] = int(name[8:])
+        elif level is not None:
+            levels[identity] = level
+        if properties is not None and properties.find(_W + "numPr") is not None:
+            lists[identity] = True
+    return _Styles(
+        {identity: level for identity, level in _inherited(levels, bases).items() if level > 0},
+        frozenset(_inherited(lists, bases)),
+    )
+
+
+def _inherited(own: Mapping[str, _T], bases: Mapping[str, str]) -> dict[str, _T]:
+    """Each style's own value, or that of the nearest style that it is based on."""
+    found: dict[str, _T] = {}
+    for identity in {*own, *bases}:
+        step: str | None = identity
+        for _ in range(_DEEPEST_STYLE):  # damaged files have styles that are based on themselves
+            if step is None or step in own:
+                break
+            step = bases.get(step)
+        if step is not None and step in own:
+            found[identity] = own[step]
+    return found
+
+
+def _outline_level(properties: Any) -> int | None:
+    """From 1; 0 for body text; None where nothing is said."""
+    if properties is None:
+        return None
+    value = _value(properties.find(_W + "outlineLvl"))
+    return (int(value) + 1) % 10 if value.isdecimal() else None
+
+
+def _value(element: Any) -> str:
+    return "" if element is None else element.get(_W + "val") or ""
+
+
+def _blocks(body: Any, styles: _Styles) -> Iterator[Block]:
+    items: list[str] = []  # of the list that is being read
+    for element in _body_elements(body):
+        if element.tag == _W + "tbl":
+            paragraphs: Iterator[Block] = table_blocks(_table_rows(element))
+        else:
+            text = _paragraph_text(element)
+            if not text:
+                continue
+            properties = element.find(_W + "pPr")
+            level = _level(properties, styles)
+            depth = _list_depth(properties, styles)
+            if not level and depth is not None:
+                items.append("  " * depth + "- " + text)
+                continue
+            paragraphs = iter([Block("heading" if level else "text", text, level=level)])
+        if items:
+            yield Block("text", "\n".join(items))
+            items = []
+        yield from paragraphs
+    if items:
+        yield Block("text", "\n".join(items))
+
+
+def _body_elements(parent: Any) -> Iterator[Any]:
+    """Paragraphs and tables, also those in content controls (a table of contents is one) and tracked changes."""
+    waiting = list(reversed(parent))
+    while waiting:
+        element = waiting.pop()
+        if element.tag in (_W + "p", _W + "tbl"):
+            yield element
+        elif element.tag in _WRAPPERS:
+            waiting.extend(reversed(element))
+
+
+def _level(properties: Any, styles: _Styles) -> int:
+    if properties is None:
+        return 0
+    level = _outline_level(properties)
+    if level is None:
+        level = styles.levels.get(_value(properties.find(_W + "pStyle")), 0)
+    return level
+
+
+def _list_depth(properties: Any, styles: _Styles) -> int | None:
+    """Of a list's item, from 0; None for other paragraphs."""
+    if properties is None:
+        return None
+    numbering = properties.find(_W + "numPr")
+    if numbering is None:
+        return 0 if _value(properties.find(_W + "pStyle")) in styles.lists else None
+    if _value(numbering.find(_W + "numId")) == "0":  # numbering switched off
+        return None
+    depth = _value(numbering.find(_W + "ilvl"))
+    return min(int(depth), 8) if depth.isdecimal() else 0
+
+
+def _paragraph_text(paragraph: Any) -> str:
+    lines = "".join(_text_parts(paragraph)).split("\n")
+    return "\n".join(line for line in map(tidy, lines) if line)
+
+
+def _text_parts(root: Any) -> Iterator[str]:
+    walk = etree.iterwalk(root, events=("start", "end"))
+    for event, element in walk:
+        if event == "end":
+            if element.tag == _W + "p" and element is not root:
+                yield "\n"  # a paragraph in a text box or a cell
+        elif element.tag in _LEFT_OUT:
+            walk.skip_subtree()
+        elif element.tag == _W + "t":
+            yield element.text or ""
+        elif element.tag in _CHARACTERS:
+            yield _CHARACTERS[element.tag]
+
+
+def _table_rows(table: Any) -> Rows:
+    rows: Rows = []
+    above: list[str] = []  # what a cell that is merged with the one above it continues
+    for row in _children(table, _W + "tr"):
+        cells: list[str] = []
+        cells += [""] * _number(row.find(f"{_W}trPr/{_W}gridBefore"))
+        for cell in _children(row, _W + "tc"):
+            properties = cell.find(_W + "tcPr")
+            span, merge = 1, None
+            if properties is not None:
+                span = max(_number(properties.find(_W + "gridSpan")), 1)
+                merge = properties.find(_W + "vMerge")
+            text = "".join(_text_parts(cell))
+            if merge is not None and _value(merge) != "restart" and len(cells) < len(above):
+                text = above[len(cells)]
+            cells += [text] * span
+        rows.append(cells)
+        above = cells
+    return rows
+
+
+def _children(parent: Any, tag: str) -> Iterator[Any]:
+    """Rows of a table or cells of a row, also those in content controls and tracked insertions."""
+    waiting = list(reversed(parent))
+    while waiting:
+        element = waiting.pop()
+        if element.tag == tag:
+            yield element
+        elif element.tag in _WRAPPERS:
+            waiting.extend(reversed(element))
+
+
+def _number(element: Any) -> int:
+    value = _value(element)
+    return min(int(value), _WIDEST_SPAN) if value.isdecimal() else 0

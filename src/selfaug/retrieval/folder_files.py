@@ -1,0 +1,78 @@
+"""The files of a folder and its subfolders, in the order of their names, without loops and without what is hidden."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["folder_files"]
+
+_OFFICE_LOCK = "~$"  # Word and Excel put such a file beside each document that is open
+
+
+def folder_files(folder: Path, on_left_out: Callable[[str, str], None]) -> dict[str, Path]:
+    """Files by their path relative to the folder, with forward slashes.
+
+    Hidden files and folders, and lock files of Office, are passed over without a word. A link to a file is followed
+    if that file lies within the folder and has no entry of its own; links to folders never are.
+
+    Args:
+        folder: the folder; a link to it is followed.
+        on_left_out: called with the path and the reason for everything else that is passed over.
+    """
+    root = folder.resolve()
+    files: dict[str, Path] = {}
+    links: dict[str, Path] = {}
+    waiting = [root]
+    while waiting:
+        inner = waiting.pop()
+        try:
+            entries = list(os.scandir(inner))
+        except OSError as error:
+            on_left_out(
+                _name(inner, root), f"is a folder that can't be opened: {(error.strerror or '').lower()}"
+            )
+            continue
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.name.startswith((".", _OFFICE_LOCK)):
+                continue
+            if entry.is_symlink():
+                links[_name(path, root)] = path
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append(path)
+            elif entry.is_file(follow_symlinks=False):
+                files[_name(path, root)] = path
+            else:
+                on_left_out(_name(path, root), "is neither a file nor a folder")
+    _follow(links, files, root, on_left_out)
+    return dict(sorted(files.items()))
+
+
+def _follow(
+    links: dict[str, Path], files: dict[str, Path], root: Path, on_left_out: Callable[[str, str], None]
+) -> None:
+    """Add the targets of links to the files."""
+    taken = set(files.values())
+    for name, link in sorted(links.items()):
+        try:
+            target = link.resolve(strict=True)
+        except (OSError, RuntimeError):  # RuntimeError: links that lead to one another, up to Python 3.12
+            on_left_out(name, "is a link that leads nowhere")
+            continue
+        if not target.is_relative_to(root):
+            on_left_out(name, "is a link that leaves the folder")
+        elif target.is_dir():
+            on_left_out(name, "is a link to a folder, which is not followed")
+        elif not target.is_file():
+            on_left_out(name, "is a link to what is no file")
+        elif target not in taken:
+            taken.add(target)
+            files[name] = target
+
+
+def _name(path: Path, root: Path) -> str:
+    """The relative path as text that can be written: bytes that aren't UTF-8 are shown by their numbers."""
+    name = path.relative_to(root).as_posix()
+    return name.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")

@@ -1,0 +1,288 @@
+"""HTML pages: headings, paragraphs, lists and tables; no scripts, styles or navigation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from lxml import etree
+
+from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.plain_text import decode, tidy
+from selfaug.retrieval.table_text import MAX_CELLS, Rows, table_blocks
+
+__all__ = ["html_blocks", "read_html"]
+
+_WIDEST_SPAN = 100
+_LONGEST_SPAN = 1000
+
+_LEFT_OUT = frozenset(
+    {
+        *("script", "style", "noscript", "template", "head", "svg", "math", "iframe", "object", "canvas"),
+        *("audio", "video", "map", "nav", "select", "button", "datalist", "dialog"),
+    }
+)
+_LEFT_OUT_ROLES = frozenset({"navigation", "search", "menu", "menubar", "dialog"})
+_HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_LISTS = frozenset({"ul", "ol", "menu", "dir"})
+_INLINE = frozenset(
+    {
+        *(
+            "a",
+            "abbr",
+            "acronym",
+            "b",
+            "bdi",
+            "bdo",
+            "big",
+            "cite",
+            "code",
+            "data",
+            "del",
+            "dfn",
+            "em",
+            "font",
+        ),
+        *(
+            "i",
+            "img",
+            "input",
+            "ins",
+            "kbd",
+            "label",
+            "mark",
+            "meter",
+            "nobr",
+            "output",
+            "picture",
+            "progress",
+        ),
+        *("q", "rb", "rp", "rt", "ruby", "s", "samp", "slot", "small", "source", "span", "strike", "strong"),
+        *("sub", "sup", "time", "tt", "u", "var", "wbr"),
+    }
+)
+"""Elements that don't begin a new paragraph; all others do, those that HTML doesn't know included."""
+
+_BREAK = "\x1f"
+_CHARSET = re.compile(rb"<meta[^>]{1,300}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
+_XML_ENCODING = re.compile(rb"^\s*<\?xml[^>]{1,200}?encoding\s*=\s*[\"']([\w.:-]{2,40})", re.IGNORECASE)
+_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+
+
+def read_html(data: bytes) -> tuple[str, list[Block]]:
+    """Title, or nothing, and blocks of a page.
+
+    Raises:
+        UnreadableDocument: if it is not text, or nested too deeply.
+    """
+    root = _parsed(_text(data))
+    if root is None:
+        return "", []
+    title = root.find(".//title")
+    return tidy("".join(title.itertext())) if title is not None else "", list(_Walk().blocks(root))
+
+
+def html_blocks(text: str) -> list[Block]:
+    """Blocks of a piece of HTML, as Markdown may hold.
+
+    Raises:
+        UnreadableDocument: if it is nested too deeply.
+    """
+    root = _parsed(text)
+    return [] if root is None else list(_Walk().blocks(root))
+
+
+def _text(data: bytes) -> str:
+    named = _XML_ENCODING.search(data[:4096]) or _CHARSET.search(data[:4096])
+    if named is None or data.startswith(_MARKS):
+        return decode(data)
+    name = named[1].decode("ascii").lower()
+    if name in ("utf-8", "utf8", "utf-16", "iso-8859-1", "latin1", "ascii", "us-ascii"):
+        return decode(data)  # what is said to be Latin 1 is mostly Windows-1252, and some of it UTF-8
+    try:
+        return data.decode(name, errors="replace")
+    except LookupError:
+        return decode(data)
+
+
+def _parsed(text: str) -> Any:
+    parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
+    try:
+        root = etree.fromstring(text.encode("utf-8", errors="replace"), parser)
+    except etree.XMLSyntaxError:  # nothing in it but space or comments
+        root = None
+    if any("depth" in entry.message.lower() for entry in parser.error_log):
+        raise UnreadableDocument("is nested too deeply to be a page for people")
+    return root
+
+
+class _Walk:
+    """One pass over a page, start to end; what is being read is in `_parts` until its paragraph ends."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._items: list[str] = []
+        self._depth = 0  # of lists
+        self._item_begins = False
+
+    def blocks(self, root: Any) -> Iterator[Block]:
+        """Blocks beneath an element."""
+        walk = etree.iterwalk(root, events=("start", "end"))
+        for event, element in walk:
+            tag = element.tag if isinstance(element.tag, str) else ""
+            if event == "end":
+                yield from self._end(element, tag)
+            elif _is_left_out(element, tag):
+                walk.skip_subtree()
+            elif tag == "table" and not _is_layout(element):
+                yield from self._paragraph()
+                yield from self._list()
+                yield from _table(element)
+                walk.skip_subtree()
+            elif tag == "pre":
+                yield from self._paragraph()
+                if text := _verbatim(element):
+                    yield from self._list()
+                    yield Block("text", text)
+                walk.skip_subtree()
+            else:
+                yield from self._start(element, tag)
+        yield from self._paragraph()
+        yield from self._list()
+
+    def _start(self, element: Any, tag: str) -> Iterator[Block]:
+        if tag == "br":
+            self._parts.append(_BREAK)
+        elif tag not in _INLINE:
+            yield from self._paragraph()
+            if tag in _HEADINGS:
+                yield from self._list()
+            self._depth += tag in _LISTS
+            self._item_begins = self._item_begins or tag == "li"
+        if element.text:
+            self._parts.append(element.text)
+
+    def _end(self, element: Any, tag: str) -> Iterator[Block]:
+        if tag in _HEADINGS:
+            text = tidy("".join(self._parts).replace(_BREAK, " "))
+            self._parts.clear()
+            if text:
+                yield Block("heading", text, level=_HEADINGS[tag])
+        elif tag not in _INLINE and tag not in _LEFT_OUT and tag != "br":
+            yield from self._paragraph()
+            if tag in _LISTS:
+                self._depth = max(self._depth - 1, 0)
+                if self._depth == 0:
+                    yield from self._list()
+        if element.tail:
+            self._parts.append(element.tail)
+
+    def _paragraph(self) -> Iterator[Block]:
+        """What was read since the last paragraph: an item in a list, else a block."""
+        text = _lines("".join(self._parts))
+        self._parts.clear()
+        if text and self._depth:
+            mark = "- " if self._item_begins else "  "
+            self._items.append("  " * (min(self._depth, 9) - 1) + mark + text.replace("\n", " "))
+            self._item_begins = False
+        elif text:
+            yield Block("text", text)
+
+    def _list(self) -> Iterator[Block]:
+        if self._items:
+            yield Block("text", "\n".join(self._items))
+            self._items.clear()
+
+
+def _is_left_out(element: Any, tag: str) -> bool:
+    if tag in _LEFT_OUT:
+        return True
+    attributes = element.attrib
+    return bool(attributes) and (
+        "hidden" in attributes
+        or attributes.get("aria-hidden") == "true"
+        or attributes.get("role") in _LEFT_OUT_ROLES
+        or "display:none" in attributes.get("style", "").replace(" ", "")
+    )
+
+
+def _is_layout(table: Any) -> bool:
+    """Whether a table only arranges the page: then its cells are read like other parts of the page."""
+    return table.get("role") in ("presentation", "none") or next(_below(table, "table"), None) is not None
+
+
+def _below(element: Any, *tags: str) -> Iterator[Any]:
+    found: Iterator[Any] = element.iterdescendants(*tags)
+    return found
+
+
+def _table(table: Any) -> Iterator[Block]:
+    for caption in _below(table, "caption"):
+        if text := tidy(_inner_text(caption)):
+            yield Block("text", text)
+    yield from table_blocks(_grid(table))
+
+
+def _grid(table: Any) -> Rows:
+    """Texts by row and column; a cell that spans several has its text in each."""
+    rows: Rows = []
+    reaching: dict[
+        int, tuple[str, int]
+    ] = {}  # column: text of a cell from above, and rows that it still covers
+    cells_so_far = 0
+    for row in _below(table, "tr"):
+        cells: list[str] = []
+
+        def take_from_above(cells: list[str] = cells) -> None:
+            while (left := reaching.get(len(cells))) is not None:
+                text, rows_left = left
+                if rows_left > 1:
+                    reaching[len(cells)] = (text, rows_left - 1)
+                else:
+                    del reaching[len(cells)]
+                cells.append(text)
+
+        for cell in row.iterchildren("td", "th"):
+            take_from_above()
+            text = _inner_text(cell)
+            down = _span(cell, "rowspan", _LONGEST_SPAN)
+            for _ in range(_span(cell, "colspan", _WIDEST_SPAN)):
+                if down > 1:
+                    reaching[len(cells)] = (text, down - 1)
+                cells.append(text)
+        take_from_above()
+        rows.append(cells)
+        cells_so_far += len(cells)
+        if cells_so_far > MAX_CELLS:
+            break  # table_blocks refuses it
+    return rows
+
+
+def _span(cell: Any, name: str, most: int) -> int:
+    value = cell.get(name, "1").strip()
+    return min(max(int(value), 1), most) if value.isdecimal() and len(value) < 9 else 1
+
+
+def _inner_text(element: Any) -> str:
+    parts: list[str] = []
+    walk = etree.iterwalk(element, events=("start", "end"))
+    for event, inner in walk:
+        tag = inner.tag if isinstance(inner.tag, str) else ""
+        if event == "start" and _is_left_out(inner, tag):
+            walk.skip_subtree()
+        elif event == "start":
+            parts.append((" " if tag not in _INLINE else "") + (inner.text or ""))
+        elif inner is not element:
+            parts.append((" " if tag not in _INLINE else "") + (inner.tail or ""))
+    return "".join(parts)
+
+
+def _verbatim(element: Any) -> str:
+    lines = (line.rstrip() for line in "".join(element.itertext()).splitlines())
+    return "\n".join(lines).strip("\n")
+
+
+def _lines(text: str) -> str:
+    lines = (tidy(line) for line in text.split(_BREAK))
+    return "\n".join(line for line in lines if line)

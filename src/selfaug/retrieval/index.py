@@ -1,0 +1,230 @@
+"""The index: chunks of all documents on disk, and BM25 over them, memory-mapped.
+
+    index/index.json      what it was made with; written last
+    index/documents.jsonl a line a document: path, digest, title, number of chunks
+    index/chunks.jsonl    a line a chunk, those of a document together, in the order of documents.jsonl
+    index/offsets.npy     where each line of chunks.jsonl begins, in bytes, and where the last one ends
+    index/owners.npy      the document of each chunk, by its number
+    index/bm25/           the scores of every word in every chunk; words of its heading count twice, since they say
+                          whose and of when all the others are
+
+It is made beside its place and renamed, so a search never meets a half-made one.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import bm25s
+import numpy as np
+from bm25s.tokenization import Tokenized
+
+from selfaug.errors import DataError, StorageError
+from selfaug.records import read_lines, read_record, write_record
+from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.retriever import Passage
+from selfaug.retrieval.tokens import Words
+
+__all__ = ["RECORD_KIND", "Index", "IndexWriter"]
+
+RECORD_KIND = "index"
+
+
+class Index:
+    """An index that is searched.
+
+    Args:
+        folder: that an `IndexWriter` wrote.
+
+    Attributes:
+        settings: what it was made with.
+        documents: path, digest, title and number of chunks of each.
+
+    Raises:
+        DataError: if there is none, or it is not whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        record = read_record(folder / "index.json", RECORD_KIND)
+        self.folder = folder
+        self.settings: dict[str, Any] = record["settings"]
+        self.documents = read_lines(folder / "documents.jsonl")
+        self._words = Words(self.settings["language"])
+        try:
+            self._offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
+            self._owners = np.load(folder / "owners.npy", mmap_mode="r", allow_pickle=False)
+            with (folder / "chunks.jsonl").open("rb") as file:
+                self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(self) else b""
+            self._bm25 = (
+                bm25s.BM25.load(folder / "bm25", mmap=True, show_progress=False) if len(self) else None
+            )
+        except (OSError, ValueError) as error:
+            raise _damaged(folder) from error
+        found = (len(self.documents), len(self._owners), len(self._lines))
+        if found != (record["documents"], record["chunks"], self._offsets[-1]):
+            raise _damaged(folder)
+        self._numbers = {document["path"]: number for number, document in enumerate(self.documents)}
+
+    def __len__(self) -> int:
+        """Chunks."""
+        return len(self._offsets) - 1
+
+    def chunk(self, number: int) -> Chunk:
+        """A chunk by its number, from 0."""
+        return Chunk(**json.loads(self._lines[self._offsets[number] : self._offsets[number + 1]]))
+
+    def chunks_of(self, document: str) -> list[Chunk]:
+        """The chunks of a document, in reading order; none if it is not in the index."""
+        number = self._numbers.get(document)
+        if number is None:
+            return []
+        first, end = np.searchsorted(self._owners, (number, number + 1))
+        return [self.chunk(index) for index in range(int(first), int(end))]
+
+    def search(self, question: str, count: int, *, within: Collection[str] | None = None) -> list[Passage]:
+        """The passages that share most with the question, the best first; only those that share a word.
+
+        Args:
+            question: in words.
+            count: at most so many.
+            within: documents to search; None for all.
+        """
+        return [
+            Passage(chunk.passage, chunk.document, chunk.id, chunk.page, score)
+            for chunk, score in self.ranked(question, count, within=within)
+        ]
+
+    def ranked(
+        self, question: str, count: int, *, within: Collection[str] | None = None
+    ) -> list[tuple[Chunk, float]]:
+        """The chunks of `search`, with their scores."""
+        words = self._words(question)
+        if self._bm25 is None or not words or count < 1:
+            return []
+        scores = self._bm25.get_scores(words)
+        if within is not None:
+            wanted = np.zeros(len(self.documents), dtype=bool)
+            wanted[[self._numbers[path] for path in within if path in self._numbers]] = True
+            scores = np.where(wanted[self._owners], scores, 0.0)
+        count = min(count, len(scores))
+        best = np.argpartition(scores, -count)[-count:]
+        # Where scores are equal: all that are not among them by chance alone, in the documents' order.
+        tied = np.flatnonzero(scores == scores[best].min())
+        best = np.concatenate([best[scores[best] > scores[tied[0]]], tied])
+        best = best[np.lexsort((best, -scores[best]))][:count]
+        return [(self.chunk(int(number)), float(scores[number])) for number in best if scores[number] > 0]
+
+
+class IndexWriter:
+    """Writes an index, document by document; what an older one has of an unchanged document is taken from there.
+
+    Args:
+        folder: where the index will be; an older one there stays until the new one is whole.
+        settings: what it is made with; has `language`. An older index with other settings gives nothing.
+
+    Attributes:
+        known: digests of the older index's documents by path: those whose chunks can be kept.
+        titles: of the same documents.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._folder, self._settings = folder, dict(settings)
+        self._partial = folder.with_name(f".{folder.name}.partial")
+        self._old: Index | None = None
+        if (folder / "index.json").exists():
+            try:
+                old = Index(folder)
+            except DataError:
+                old = None  # damaged: made anew
+            if old is not None and old.settings == self._settings:
+                self._old = old
+        before = self._old.documents if self._old else []
+        self.known = {one["path"]: one["digest"] for one in before}
+        self.titles = {one["path"]: one["title"] for one in before}
+
+    def write(self, documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]]) -> dict[str, Any]:
+        """Write the index.
+
+        Args:
+            documents: `path`, `digest` and `title` of each, and its chunks; None keeps those of the older index.
+
+        Returns:
+            The index's record: how many documents and chunks there are.
+
+        Raises:
+            StorageError: if it can't be written; the older one stays.
+        """
+        shutil.rmtree(self._partial, ignore_errors=True)
+        try:
+            self._partial.mkdir(parents=True)
+            record = self._write(documents)
+            self._take_its_place()
+        except OSError as error:
+            raise StorageError(
+                f"can't write the index {self._folder}: {error.strerror or error}",
+                hint="free space, or choose another --output.",
+            ) from error
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+        return record
+
+    def _write(self, documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]]) -> dict[str, Any]:
+        words, vocabulary = Words(self._settings["language"]), dict[str, int]()
+        ids: list[list[int]] = []
+        offsets, owners, count = [0], list[int](), 0
+        with (
+            (self._partial / "chunks.jsonl").open("wb") as lines,
+            (self._partial / "documents.jsonl").open("w", encoding="utf-8") as listed,
+        ):
+            for document, chunks in documents:
+                kept = chunks if chunks is not None else self._kept(document["path"])
+                for chunk in kept:
+                    line = json.dumps(asdict(chunk), ensure_ascii=False).encode() + b"\n"
+                    lines.write(line)
+                    offsets.append(offsets[-1] + len(line))
+                    owners.append(count)
+                    found = [*words(chunk.heading), *words(chunk.passage)]
+                    ids.append([vocabulary.setdefault(word, len(vocabulary)) for word in found])
+                _append(listed, {**document, "chunks": len(kept)})
+                count += 1
+        np.save(self._partial / "offsets.npy", np.asarray(offsets, dtype=np.int64), allow_pickle=False)
+        np.save(self._partial / "owners.npy", np.asarray(owners, dtype=np.int32), allow_pickle=False)
+        if ids:
+            bm25 = bm25s.BM25()
+            bm25.index(Tokenized(ids, vocabulary), show_progress=False)
+            bm25.save(self._partial / "bm25", show_progress=False)
+        record = {
+            "settings": self._settings,
+            "documents": count,
+            "chunks": len(ids),
+            "words": len(vocabulary),
+        }
+        write_record(self._partial / "index.json", RECORD_KIND, record)
+        return record
+
+    def _kept(self, path: str) -> list[Chunk]:
+        assert self._old is not None, "only known documents have no chunks of their own"
+        return self._old.chunks_of(path)
+
+    def _take_its_place(self) -> None:
+        """The new index under the old one's name; a kill in between leaves one of the two to be made anew."""
+        before = self._folder.with_name(f".{self._folder.name}.before")
+        shutil.rmtree(before, ignore_errors=True)
+        if self._folder.exists():
+            self._folder.rename(before)
+        self._partial.rename(self._folder)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def _append(file: TextIO, line: Mapping[str, Any]) -> None:
+    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _damaged(folder: Path) -> DataError:
+    return DataError(f"the index {folder} is not whole.", hint="make it anew: selfaug prepare --overwrite.")

@@ -1,0 +1,174 @@
+"""Markdown, plain text, and tables in CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
+
+from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.html import html_blocks
+from selfaug.retrieval.plain_text import decode, tidy
+from selfaug.retrieval.table_text import Rows, table_blocks
+
+__all__ = ["read_csv", "read_markdown", "read_plain_text"]
+
+LONGEST_CELL = 1_000_000
+LONGEST_CSV_LINE = 10_000_000
+
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+_FRONT_TITLE = re.compile(r"^title[ \t]*:[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
+_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+_INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]")
+_DELIMITERS = (",", ";", "\t", "|")
+_SNIFFED_LINES = 30
+
+
+def read_markdown(data: bytes) -> tuple[str, list[Block]]:
+    """Title of the front matter, or nothing, and blocks.
+
+    Raises:
+        UnreadableDocument: if it is not text.
+    """
+    text = _unix_lines(decode(data))
+    title = ""
+    if front := _FRONT_MATTER.match(text):
+        text = text[front.end() :]
+        if named := _FRONT_TITLE.search(front[1]):
+            title = tidy(named[1]).strip("\"'")
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    return title, list(_markdown_blocks(SyntaxTreeNode(tokens)))
+
+
+def read_plain_text(data: bytes) -> tuple[str, list[Block]]:
+    """No title, and a block for each paragraph; line breaks stay as they are.
+
+    Raises:
+        UnreadableDocument: if it is not text.
+    """
+    text = _INVISIBLE.sub("", _unix_lines(decode(data)).replace("\f", "\n\n"))
+    paragraphs = (
+        "\n".join(line.rstrip() for line in part.split("\n")).strip("\n") for part in _BLANK_LINES.split(text)
+    )
+    return "", [Block("text", paragraph) for paragraph in paragraphs if paragraph.strip()]
+
+
+def read_csv(data: bytes) -> tuple[str, list[Block]]:
+    """No title, and the table; its first row is the header. The delimiter is a comma, semicolon, tab or bar.
+
+    Raises:
+        UnreadableDocument: if it is not text, a line or cell is absurdly long, or there are too many cells.
+    """
+    text = _unix_lines(decode(data))
+    named = re.match(r"sep=(.)\n", text)  # Excel's own way of naming it
+    if named:
+        text = text[named.end() :]
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(line) > LONGEST_CSV_LINE:
+            raise UnreadableDocument(
+                f"has {len(line):,} characters in line {number}, more than {LONGEST_CSV_LINE:,}: not a table in CSV"
+            )
+    return "", list(table_blocks(_records(text, named[1] if named else _delimiter(text))))
+
+
+def _records(text: str, delimiter: str) -> Iterator[list[str]]:
+    before = csv.field_size_limit(LONGEST_CELL)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UnreadableDocument(f"is not CSV that can be read: {error} (line {reader.line_num})") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _delimiter(text: str) -> str:
+    """The one that divides the first lines into the same number of cells, and into most of them."""
+    sample = "\n".join(text.split("\n", _SNIFFED_LINES)[:_SNIFFED_LINES])
+
+    def regularity(delimiter: str) -> tuple[float, int]:
+        widths = [len(row) for row in csv.reader(io.StringIO(sample), delimiter=delimiter) if row]
+        usual = max(widths, key=widths.count, default=1)
+        return (widths.count(usual) / len(widths), usual) if usual > 1 else (0.0, 1)
+
+    try:
+        return max(_DELIMITERS, key=regularity)
+    except csv.Error:  # a giant cell, which reading it all will name
+        return ","
+
+
+def _unix_lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _markdown_blocks(parent: SyntaxTreeNode) -> Iterator[Block]:
+    for node in parent.children:  # nested to a depth that the parser limits
+        match node.type:
+            case "heading":
+                if text := _inline_text(node).replace("\n", " "):
+                    yield Block("heading", text, level=int(node.tag[1]))
+            case "paragraph":
+                if text := _inline_text(node):
+                    yield Block("text", text)
+            case "bullet_list" | "ordered_list":
+                if lines := list(_list_lines(node, "")):
+                    yield Block("text", "\n".join(lines))
+            case "table":
+                yield from table_blocks(_markdown_rows(node))
+            case "html_block":
+                yield from html_blocks(node.content)
+            case "fence" | "code_block":
+                if text := _INVISIBLE.sub("", node.content).strip("\n"):
+                    yield Block("text", text)
+            case _:
+                yield from _markdown_blocks(node)
+
+
+def _list_lines(node: SyntaxTreeNode, indent: str) -> Iterator[str]:
+    number = int(node.attrs.get("start", 1))
+    for offset, item in enumerate(node.children):
+        mark = "- " if node.type == "bullet_list" else f"{number + offset}. "
+        for part in item.children:
+            if part.type in ("bullet_list", "ordered_list"):
+                yield from _list_lines(part, indent + "  ")
+            else:
+                for line in _plain_lines(part):
+                    yield indent + mark + line
+                    mark = " " * len(mark)
+
+
+def _plain_lines(node: SyntaxTreeNode) -> Iterator[str]:
+    """Lines of what stands in a list's item."""
+    if node.type == "paragraph":
+        yield from _inline_text(node).split("\n")
+    elif node.type in ("fence", "code_block"):
+        yield from node.content.rstrip("\n").split("\n")
+    else:
+        for block in _markdown_blocks(node):
+            yield from block.text.split("\n")
+
+
+def _markdown_rows(table: SyntaxTreeNode) -> Rows:
+    rows = (row for section in table.children for row in section.children)
+    return [[_inline_text(cell) for cell in row.children] for row in rows]
+
+
+def _inline_text(node: SyntaxTreeNode) -> str:
+    """What a reader sees of a heading, paragraph or cell: link texts, alternative texts of images."""
+    parts: list[str] = []
+    for inner in node.walk(include_self=False):
+        match inner.type:
+            case "text" | "code_inline":
+                parts.append(inner.content)
+            case "softbreak":
+                parts.append(" ")
+            case "hardbreak":
+                parts.append("\n")
+            case "html_inline" if inner.content.lower().startswith("<br"):
+                parts.append("\n")
+    lines = (tidy(line) for line in "".join(parts).split("\n"))
+    return "\n".join(line for line in lines if line)

@@ -1,0 +1,86 @@
+"""Question-answer pairs, and which chunks of the documents hold their answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.index import Index
+
+__all__ = ["Pair", "find_gold", "holds"]
+
+_SEARCHED = 20
+_SPACE = re.compile(r"[\s|]+")
+_BEFORE_PERCENT = re.compile(r" (?=%)")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A question and its right answer.
+
+    Attributes:
+        id: unique among the pairs.
+        question: in the user's words.
+        answer: None where the documents don't have it, and to say so is right.
+        documents: that hold the answer; empty where that isn't said.
+        evidence: words of the passage that holds it; None where that isn't said.
+        page: that it is on, from 1; None where that isn't said.
+    """
+
+    id: str
+    question: str
+    answer: str | None
+    documents: tuple[str, ...] = ()
+    evidence: str | None = None
+    page: int | None = None
+
+
+def holds(passage: str, words: str) -> bool:
+    """Whether some words stand in a passage, however they are spaced, and whatever table they are in.
+
+    As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53".
+    """
+    wanted = _plain(words)
+    if not wanted:
+        return False
+    before = r"(?<!\w)" if wanted[0].isalnum() else ""
+    after = r"(?!\w)" if wanted[-1].isalnum() else ""
+    if wanted[0].isdigit():
+        before += r"(?<!\d[.,])"
+    if wanted[-1].isdigit():
+        after += r"(?![.,]\d)"
+    return re.search(f"{before}{re.escape(wanted)}{after}", _plain(passage)) is not None
+
+
+def _plain(text: str) -> str:
+    """Text without case, tables' lines and doubled spaces."""
+    return _BEFORE_PERCENT.sub("", _SPACE.sub(" ", text)).strip().casefold()
+
+
+def find_gold(pair: Pair, index: Index) -> list[Chunk]:
+    """The chunks that hold a pair's answer, in their order; none if no chunk does.
+
+    Where the pair says in which document, page or words: those of it. Where it doesn't: those of the first passages
+    that are found for the question which have the answer's words.
+    """
+    if pair.answer is None:
+        return []
+    if not pair.documents:
+        found = [chunk for chunk, _ in index.ranked(pair.question, _SEARCHED)]
+        return [chunk for chunk in found if holds(chunk.passage, pair.evidence or pair.answer)]
+    chunks = [chunk for document in pair.documents for chunk in index.chunks_of(document)]
+    if pair.page is not None:
+        chunks = _of_page(chunks, pair.page)
+    if pair.evidence is not None:
+        both = [chunk for chunk in chunks if holds(chunk.passage, pair.evidence)]
+        # Evidence that says more than the answer may stand several times: the answer beside it counts.
+        return [chunk for chunk in both if holds(chunk.passage, pair.answer)] or both
+    return [chunk for chunk in chunks if holds(chunk.passage, pair.answer)]
+
+
+def _of_page(chunks: Sequence[Chunk], page: int) -> list[Chunk]:
+    """Chunks that may have words of a page: those that begin on it, and the last before it."""
+    before = [chunk for chunk in chunks if chunk.page is not None and chunk.page < page][-1:]
+    return [*before, *(chunk for chunk in chunks if chunk.page == page)]

@@ -1,0 +1,149 @@
+"""PDF: paragraphs, headings and ruled tables, each with the number of its page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pypdfium2
+import pypdfium2.raw as pdfium
+
+from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.pdf_lines import Line, PageText, lines_of
+from selfaug.retrieval.pdf_paragraphs import document_style, page_blocks, running_lines
+from selfaug.retrieval.pdf_rules import ruled_grids
+from selfaug.retrieval.pdf_tables import RuledTable, divided
+from selfaug.retrieval.plain_text import tidy
+from selfaug.retrieval.table_text import table_blocks
+
+__all__ = ["read_pdf"]
+
+_SAME_BORDER = 3.0  # points
+_NO_TITLE = re.compile(
+    r"\(?(anonymous|unspecified|untitled|title|document ?\d*)\)?|.*\.\w{2,5}|", re.IGNORECASE
+)
+_MADE_BY = re.compile(r"^Microsoft (Word|PowerPoint|Excel) - ")
+
+_Item = Line | RuledTable
+
+
+def read_pdf(data: bytes) -> tuple[str, list[Block]]:
+    """Title, or nothing, and blocks of a PDF.
+
+    Pages that can't be loaded, and pages without text among others that have some, are passed over.
+
+    Raises:
+        UnreadableDocument: if it is encrypted, damaged, or has no text because it was scanned.
+    """
+    document = _opened(data)
+    try:
+        pages = [_page_items(document, number) for number in range(len(document))]
+        # The only text of a scan is often a stamp on each page; that of drawings is a title on each page.
+        blocks = list(_blocks(pages, without_running_lines=True))
+        if not blocks and _has_pictures(document):
+            raise UnreadableDocument("is scanned; needs OCR first")
+        blocks = blocks or list(_blocks(pages, without_running_lines=False))
+        if not blocks:
+            raise UnreadableDocument("has no text on its pages")
+        title = tidy(document.get_metadata_dict().get("Title", ""))
+        title = _MADE_BY.sub("", title)
+        return "" if _NO_TITLE.fullmatch(title) else title, blocks
+    finally:
+        document.close()
+
+
+def _opened(data: bytes) -> Any:
+    try:
+        return pypdfium2.PdfDocument(data)
+    except pypdfium2.PdfiumError as error:
+        code = getattr(error, "err_code", None)
+        if code == pdfium.FPDF_ERR_PASSWORD:
+            raise UnreadableDocument("is password-protected; save it without a password") from error
+        if code == pdfium.FPDF_ERR_SECURITY:
+            raise UnreadableDocument("is encrypted in a way that can't be read; save it without") from error
+        raise UnreadableDocument("is damaged: it can't be opened as PDF") from error
+
+
+def _page_items(document: Any, number: int) -> list[_Item]:
+    """Lines and ruled tables of a page in reading order; none if it can't be loaded."""
+    try:
+        page = document[number]
+    except pypdfium2.PdfiumError:
+        return []
+    try:
+        textpage = page.get_textpage()
+        try:
+            return _items(page, PageText(textpage, page.get_rotation()))
+        finally:
+            textpage.close()
+    except pypdfium2.PdfiumError:
+        return []
+    finally:
+        page.close()
+
+
+def _items(page: Any, text: PageText) -> list[_Item]:
+    if not text.text.strip():
+        return []
+    grids = ruled_grids(page, text.upright)
+    found: list[_Item] = []
+    for part in divided(text, grids):
+        if isinstance(part, RuledTable):
+            found.append(part)
+        else:
+            found += lines_of(text, *part)
+    return found
+
+
+def _blocks(pages: Sequence[Sequence[_Item]], *, without_running_lines: bool) -> Iterator[Block]:
+    lines = [[item for item in items if isinstance(item, Line)] for items in pages]
+    running = running_lines(lines) if without_running_lines else set()
+    style = document_style([line for page in lines for line in page if id(line) not in running])
+    last: RuledTable | None = None  # that ended the page before
+    for number, items in enumerate(pages, start=1):
+        kept = [item for item in items if id(item) not in running]
+        for item in _grouped(kept):
+            if isinstance(item, RuledTable):
+                item = _continued(last, item) if last is not None and item is kept[0] else item
+                yield from table_blocks(item.rows, page=number)
+                last = item
+            else:
+                yield from page_blocks(item, number, style)
+        if kept and not isinstance(kept[-1], RuledTable):
+            last = None
+
+
+def _grouped(items: Sequence[_Item]) -> Iterator[list[Line] | RuledTable]:
+    """Tables, and the lines between them together."""
+    between: list[Line] = []
+    for item in items:
+        if isinstance(item, Line):
+            between.append(item)
+            continue
+        if between:
+            yield between
+            between = []
+        yield item
+    if between:
+        yield between
+
+
+def _continued(above: RuledTable, table: RuledTable) -> RuledTable:
+    """The table with the header of the one that it continues, if it has the same columns."""
+    same = len(above.across) == len(table.across) and all(
+        abs(left - right) <= _SAME_BORDER for left, right in zip(above.across, table.across, strict=True)
+    )
+    if not same or above.rows[0] == table.rows[0]:
+        return table
+    return RuledTable([above.rows[0], *table.rows], table.across)
+
+
+def _has_pictures(document: Any) -> bool:
+    for number in range(min(len(document), 20)):
+        try:
+            if next(document[number].get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3), None):
+                return True
+        except pypdfium2.PdfiumError:
+            continue
+    return False

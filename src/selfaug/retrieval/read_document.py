@@ -1,0 +1,147 @@
+"""One file to one `Document`, by its ending; every reason why it can't be read is one line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+
+from selfaug.retrieval.document import Block, Document, UnreadableDocument
+from selfaug.retrieval.office_zip import OLE_MAGIC, ZIP_MAGIC
+
+__all__ = ["ENDINGS", "MAX_BYTES", "read_document", "too_large"]
+
+MAX_BYTES = 200 * 10**6
+"""Of a file, unless the caller says otherwise."""
+
+MAX_TEXT = 50_000_000
+"""Characters of a document: some 15,000 pages."""
+
+_Reader = Callable[[bytes], tuple[str, list[Block]]]
+
+_PDF = b"%PDF-"
+_PDF_BEGINS_BEFORE = 1024
+_ZIPPED = frozenset({".docx", ".xlsx", ".xlsm"})
+
+
+# Parsers are imported when a file needs them: the process that only walks a folder has none of them in memory.
+_READERS = {
+    ".pdf": "pdf.read_pdf",
+    ".docx": "docx.read_docx",
+    ".xlsx": "xlsx.read_xlsx",
+    ".xlsm": "xlsx.read_xlsx",
+    ".html": "html.read_html",
+    ".htm": "html.read_html",
+    ".xhtml": "html.read_html",
+    ".md": "markup_text.read_markdown",
+    ".markdown": "markup_text.read_markdown",
+    ".txt": "markup_text.read_plain_text",
+    ".text": "markup_text.read_plain_text",
+    ".csv": "markup_text.read_csv",
+    ".tsv": "markup_text.read_csv",
+}
+
+ENDINGS = frozenset(_READERS)
+"""What `read_document` reads, in lower case, with the dot."""
+
+
+def read_document(file: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Document:
+    """Read a file.
+
+    Args:
+        file: the file.
+        name: what it is called in the document: its path relative to its folder, with forward slashes.
+        max_bytes: a larger file is refused without being read.
+
+    Raises:
+        UnreadableDocument: with the reason, as the end of a sentence that begins with the file's name.
+    """
+    ending = PurePosixPath(name).suffix.lower()
+    if ending not in _READERS:
+        raise UnreadableDocument(
+            f"ends in {ending or 'nothing'}; what can be read ends in {', '.join(sorted(ENDINGS))}"
+        )
+    data = _read_bytes(file, max_bytes)
+    if not data.strip():
+        raise UnreadableDocument("is empty")
+    _check_kind(data, ending)
+    title, blocks = _read(data, ending)
+    if not blocks:
+        raise UnreadableDocument("has no text")
+    if sum(len(block.text) for block in blocks) > MAX_TEXT:
+        raise UnreadableDocument(
+            f"has more than {MAX_TEXT:,} characters of text; split it into smaller files"
+        )
+    if not title:
+        headings = (block.text for block in blocks if block.kind == "heading" and block.sheet is None)
+        title = next(headings, PurePosixPath(name).stem)
+    return Document(name, title, hashlib.sha256(data).hexdigest(), tuple(blocks))
+
+
+def _read_bytes(file: Path, max_bytes: int) -> bytes:
+    """All of a regular file.
+
+    Raises:
+        UnreadableDocument: if it can't be opened, is not a regular file, or is larger than `max_bytes`.
+    """
+    try:
+        # A named pipe without a writer would block for ever.
+        with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
+            status = os.fstat(opened.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableDocument("is not a regular file")
+            if status.st_size > max_bytes:
+                raise UnreadableDocument(too_large(status.st_size, max_bytes))
+            return opened.read(status.st_size)
+    except OSError as error:
+        raise UnreadableDocument(f"can't be opened: {(error.strerror or str(error)).lower()}") from error
+
+
+def too_large(size: int, max_bytes: int) -> str:
+    """The reason why a file of `size` bytes is refused."""
+    return f"has {size / 1e6:,.0f} MB, more than the limit of {max_bytes / 1e6:,.0f} MB; split it, or raise the limit"
+
+
+def _read(data: bytes, ending: str) -> tuple[str, list[Block]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the parsers, about features that don't matter here
+        try:
+            return _reader(ending)(data)
+        except (UnreadableDocument, MemoryError):
+            raise
+        except RecursionError as error:
+            raise UnreadableDocument("is nested too deeply") from error
+        except Exception as error:
+            # Parsers raise whatever a damaged file makes them stumble over: KeyError, struct.error, zlib.error, ...
+            cause = error.__cause__ or error  # openpyxl wraps what says more
+            lines = str(cause).strip().splitlines() or [""]
+            raise UnreadableDocument(
+                f"is damaged, or not what its ending says ({type(cause).__name__}: {lines[0][:200]})"
+            ) from error
+
+
+def _reader(ending: str) -> _Reader:
+    module, name = _READERS[ending].split(".")
+    reader: _Reader = getattr(import_module(f"selfaug.retrieval.{module}"), name)
+    return reader
+
+
+def _check_kind(data: bytes, ending: str) -> None:
+    """Name what a file really is, if its first bytes say that its ending is wrong."""
+    kind, endings = "", ENDINGS - {".pdf", *_ZIPPED}
+    if _PDF in data[:_PDF_BEGINS_BEFORE]:
+        kind, endings = "a PDF", frozenset({".pdf"})
+    elif data.startswith(ZIP_MAGIC):
+        kind, endings = "a zip archive, as .docx and .xlsx are", _ZIPPED
+    elif data.startswith(OLE_MAGIC):
+        kind, endings = "an old Office file, or one with a password", _ZIPPED
+    if ending in endings:
+        return
+    if kind:
+        raise UnreadableDocument(f"is {kind}, but is named {ending}; rename it")
+    what = {".pdf": "a PDF", ".docx": "a Word document"}.get(ending, "an Excel workbook")
+    raise UnreadableDocument(f"is not {what}, though named {ending}: damaged, or the ending is wrong")

@@ -1,0 +1,200 @@
+"""A folder of documents, read in processes of their own; a bad file is a line of the report, and the rest goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from selfaug.errors import DataError
+from selfaug.retrieval.document import Document, UnreadableDocument
+from selfaug.retrieval.folder_files import folder_files
+from selfaug.retrieval.read_document import ENDINGS, MAX_BYTES, read_document, too_large
+from selfaug.retrieval.reading_processes import Reader, ReadingProcesses
+
+__all__ = ["MEMORY_BYTES", "FolderReport", "Read", "read_folder"]
+
+MEMORY_BYTES = 1_500_000_000
+"""Of a reading process, unless the caller says otherwise."""
+
+_AHEAD = 16
+"""Files a process that may be finished before an earlier one is: more would only fill memory."""
+
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A document of the folder.
+
+    Attributes:
+        path: relative to the folder, with forward slashes.
+        digest: SHA-256 of the file, in hexadecimal.
+        document: None if the file is unchanged and was not read again.
+    """
+
+    path: str
+    digest: str
+    document: Document | None
+
+
+@dataclass
+class FolderReport:
+    """What became of the files of a folder; complete when all of them have been read.
+
+    Attributes:
+        read: number of files read.
+        unchanged: number of files not read again.
+        unreadable: reasons by path; each goes on a sentence that begins with the path.
+        unsupported: paths by ending, of files that no reader is for.
+        left_out: reasons by path, of links that leave the folder, and folders that can't be opened.
+        gone: paths that were known, and are there no more.
+    """
+
+    read: int = 0
+    unchanged: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+    unsupported: dict[str, list[str]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    gone: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; of unsupported files their number, and the first of them."""
+        return {
+            "read": self.read,
+            "unchanged": self.unchanged,
+            "unreadable": dict(sorted(self.unreadable.items())),
+            "unsupported": {
+                ending: {"files": len(paths), "first": sorted(paths)[:_NAMED]}
+                for ending, paths in sorted(self.unsupported.items())
+            },
+            "left_out": dict(sorted(self.left_out.items())),
+            "gone": sorted(self.gone),
+        }
+
+
+def read_folder(
+    folder: Path,
+    known: Mapping[str, str],
+    report: FolderReport,
+    *,
+    processes: int = 2,
+    seconds_per_file: float = 120.0,
+    memory_bytes: int = MEMORY_BYTES,
+    max_bytes: int = MAX_BYTES,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    reader: Reader | None = None,
+) -> Iterator[Read]:
+    """Documents of a folder and its subfolders, in the order of their paths.
+
+    Hidden files are passed over. Ending the iteration early, by Ctrl-C too, ends the processes at once.
+
+    Args:
+        folder: the folder.
+        known: digests by path of files that need not be read again if they are unchanged.
+        report: filled in on the way.
+        processes: files read at the same time; they are started only if there is something to read.
+        seconds_per_file: after this long a file is given up.
+        memory_bytes: what a process may take to read a file, on top of its libraries; kept to on Linux only.
+        max_bytes: a larger file is not read.
+        on_progress: called with the number of files finished and of all of them.
+        reader: what reads a file, instead of `read_document`; importable by another process.
+
+    Raises:
+        DataError: if there is no such folder.
+        SelfAugError: if processes can't be started.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}.", hint="check the path.")
+    files = _supported(folder_files(folder, report.left_out.__setitem__), report)
+    report.gone += sorted(known.keys() - files.keys())
+    reading = _Reading(files, known, max_bytes)
+    on_progress(0, len(files))
+    with ReadingProcesses(
+        reader or partial(read_document, max_bytes=max_bytes), processes, seconds_per_file, memory_bytes
+    ) as pool:
+        for done, (path, outcome) in enumerate(reading.in_order(pool, _AHEAD * processes), start=1):
+            on_progress(done, len(files))
+            if isinstance(outcome, Read):
+                report.read += outcome.document is not None
+                report.unchanged += outcome.document is None
+                yield outcome
+            else:
+                report.unreadable[path] = outcome
+
+
+def _supported(files: Mapping[str, Path], report: FolderReport) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for name, file in files.items():
+        ending = PurePosixPath(name).suffix.lower()
+        if ending in ENDINGS:
+            found[name] = file
+        else:
+            report.unsupported.setdefault(ending or "no ending", []).append(name)
+    return found
+
+
+class _Reading:
+    """What is to be read, what is being read, and what is finished but not yet its turn."""
+
+    def __init__(self, files: Mapping[str, Path], known: Mapping[str, str], max_bytes: int) -> None:
+        self._files = iter(files.items())
+        self._known = known
+        self._max_bytes = max_bytes
+        self._order: deque[str] = deque()
+        self._outcomes: dict[str, Read | str] = {}
+
+    def in_order(self, pool: ReadingProcesses, ahead: int) -> Iterator[tuple[str, Read | str]]:
+        """Paths, and what was read or why nothing was."""
+        while True:
+            while pool.has_room and len(self._order) < ahead and self._take_next(pool):
+                yield from self._finished()
+            yield from self._finished()
+            if not pool.is_busy:
+                return
+            for name, outcome in pool.finished():
+                self._outcomes[name] = (
+                    Read(name, outcome.digest, outcome) if isinstance(outcome, Document) else outcome
+                )
+
+    def _finished(self) -> Iterator[tuple[str, Read | str]]:
+        while self._order and self._order[0] in self._outcomes:
+            name = self._order.popleft()
+            yield name, self._outcomes.pop(name)
+
+    def _take_next(self, pool: ReadingProcesses) -> bool:
+        """Take up the next file; False if there is none."""
+        name, file = next(self._files, ("", None))
+        if file is None:
+            return False
+        self._order.append(name)
+        try:
+            digest = _digest(file, self._max_bytes) if name in self._known else None
+        except UnreadableDocument as error:
+            self._outcomes[name] = str(error)
+            return True
+        if digest is not None and digest == self._known[name]:
+            self._outcomes[name] = Read(name, digest, None)
+        else:
+            pool.read(file, name)
+        return True
+
+
+def _digest(file: Path, max_bytes: int) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        UnreadableDocument: if it can't be read, or is too large.
+    """
+    try:
+        size = file.stat().st_size
+        if size > max_bytes:
+            raise UnreadableDocument(too_large(size, max_bytes))
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise UnreadableDocument(f"can't be opened: {(error.strerror or str(error)).lower()}") from error

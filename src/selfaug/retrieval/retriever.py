@@ -1,0 +1,95 @@
+"""Finding passages: what every retriever does, and how a user's own is taken in."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from selfaug.errors import ConfigError
+
+__all__ = ["Passage", "Retriever", "own_retriever"]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What was found.
+
+    Attributes:
+        text: as it stands in a prompt.
+        document: that it is from.
+        id: of its chunk; empty where a retriever has none.
+        page: that it begins on, from 1; None where that isn't known.
+        score: the retriever's own; only the order means something.
+    """
+
+    text: str
+    document: str
+    id: str = ""
+    page: int | None = None
+    score: float = 0.0
+
+
+class Retriever(Protocol):
+    """Anything that finds passages for a question."""
+
+    def search(self, question: str, count: int) -> list[Passage]:
+        """At most `count` passages, the best first."""
+        ...
+
+
+class _Own:
+    """A retriever around a function of the user's."""
+
+    def __init__(self, name: str, function: Callable[[str, int], Any]) -> None:
+        self._name, self._function = name, function
+
+    def search(self, question: str, count: int) -> list[Passage]:
+        """What the function found, checked."""
+        found = self._function(question, count)
+        if not isinstance(found, list | tuple):
+            raise ConfigError(
+                f"retriever {self._name!r} gave {type(found).__name__}, not a list of passages.", hint=_HINT
+            )
+        return [self._passage(one) for one in found[:count]]
+
+    def _passage(self, one: object) -> Passage:
+        if isinstance(one, Passage):
+            return one
+        if isinstance(one, str):
+            return Passage(one, "")
+        if isinstance(one, Mapping) and isinstance(one.get("text"), str):
+            page = one.get("page")
+            return Passage(
+                one["text"],
+                str(one.get("document", "")),
+                str(one.get("id", "")),
+                page if isinstance(page, int) else None,
+                float(one.get("score", 0.0)),
+            )
+        raise ConfigError(f"retriever {self._name!r} gave a passage without text: {one!r:.80}.", hint=_HINT)
+
+
+_HINT = (
+    "it should be module:function, called with a question and a number, and give a list of passages: text, or "
+    "mappings with `text` and, where there are any, `document`, `id`, `page` and `score`."
+)
+
+
+def own_retriever(name: str) -> Retriever:
+    """A user's retriever, `module:function`.
+
+    Raises:
+        ConfigError: if it can't be imported or called.
+    """
+    module, separator, function = name.partition(":")
+    if not separator:
+        raise ConfigError(f"there is no retriever {name!r}.", hint=f"bm25, or your own: {_HINT}")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"retriever {name!r} can't be imported: {error}.", hint=_HINT) from error
+    if not callable(found):
+        raise ConfigError(f"retriever {name!r} can't be called.", hint=_HINT)
+    return _Own(name, found)

@@ -1,0 +1,109 @@
+"""Tables as Markdown: a header row, and a row for each row, with its numbers in the right column."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+
+from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.plain_text import tidy
+
+__all__ = ["MAX_CELLS", "ROWS_PER_BLOCK", "Rows", "is_figure", "table_blocks"]
+
+MAX_CELLS = 2_000_000
+"""Of one table; more of them would take gigabytes."""
+
+ROWS_PER_BLOCK = 200
+"""A longer table is several blocks, each with the header."""
+
+Rows = list[list[str]]
+
+_NUMBER = re.compile(r"[^\w]*\d[\d\s.,:/%()+-]*\w{0,3}[^\w]*")
+
+
+def table_blocks(
+    cells: Iterable[Sequence[str]], *, page: int | None = None, sheet: str | None = None
+) -> Iterator[Block]:
+    """A table's blocks.
+
+    Empty rows and columns are left out. A first row that is one text is a caption, and becomes a block of its own
+    before the table; header cells that lie over several columns are joined with those beneath them. What has only
+    one row or one column is text.
+
+    Args:
+        cells: rows from top to bottom; a cell that spans several rows or columns has its text in each of them.
+        page: of the blocks.
+        sheet: of the blocks.
+
+    Raises:
+        UnreadableDocument: if it has more than `MAX_CELLS` cells.
+    """
+    rows = _without_gaps(_tidied(cells))
+    while len(rows) > 2 and _is_caption(rows[0], rows[1]):
+        yield Block("text", next(cell for cell in rows[0] if cell), page=page, sheet=sheet)
+        rows = _without_gaps(rows[1:])
+    if not rows:
+        return
+    if len(rows) == 1 or len(rows[0]) == 1:
+        lines = [" | ".join(dict.fromkeys(cell for cell in row if cell)) for row in rows]
+        yield Block("text", "\n".join(lines), page=page, sheet=sheet)
+        return
+    header, body = _header_and_body(rows)
+    head = [_line(header), "|" + " --- |" * len(header)]
+    for start in range(0, len(body), ROWS_PER_BLOCK):
+        lines = [_line(row) for row in body[start : start + ROWS_PER_BLOCK]]
+        yield Block("table", "\n".join([*head, *lines]), page=page, sheet=sheet)
+
+
+def is_figure(cell: str) -> bool:
+    """Whether a cell holds a number; a year is none, because years are names of columns."""
+    cell = cell.strip()
+    return len(cell) < 40 and bool(_NUMBER.fullmatch(cell)) and not re.fullmatch(r"(19|20)\d\d", cell)
+
+
+def _tidied(cells: Iterable[Sequence[str]]) -> Rows:
+    rows: Rows = []
+    width = 0
+    for row in cells:
+        width = max(width, len(row))
+        if (len(rows) + 1) * width > MAX_CELLS:
+            raise UnreadableDocument(
+                f"has a table of more than {MAX_CELLS:,} cells; split it into smaller files"
+            )
+        rows.append([tidy(cell) for cell in row])
+    for row in rows:
+        row += [""] * (width - len(row))
+    return rows
+
+
+def _without_gaps(rows: Rows) -> Rows:
+    rows = [row for row in rows if any(row)]
+    used = [any(column) for column in zip(*rows, strict=True)]
+    if all(used):
+        return rows
+    return [[cell for cell, keep in zip(row, used, strict=True) if keep] for row in rows]
+
+
+def _is_caption(row: list[str], following: list[str]) -> bool:
+    texts = [cell for cell in row if cell]
+    if len(row) == 1 or len(set(texts)) != 1:
+        return False
+    alone = len(texts) == 1 and bool(row[0]) and not _NUMBER.fullmatch(row[0])
+    return len(texts) == len(row) or (alone and sum(map(bool, following)) > 1)
+
+
+def _header_and_body(rows: Rows) -> tuple[list[str], Rows]:
+    """Two header rows become one where the first has cells that lie over several columns."""
+    first, second = rows[0], rows[1]
+    spans = any(left and left == right for left, right in pairwise(first))
+    if not spans or len(rows) < 3 or any(is_figure(cell) for cell in second[1:]):
+        return first, rows[1:]
+    header = [
+        " ".join(dict.fromkeys(part for part in pair if part)) for pair in zip(first, second, strict=True)
+    ]
+    return header, rows[2:]
+
+
+def _line(row: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"

@@ -1,0 +1,99 @@
+"""Cells of a spreadsheet as a person reads them: 12.5 %, $1,536.00, 2024-03-31."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+__all__ = ["cell_text"]
+
+_COLOUR_OR_CONDITION = re.compile(r"\[(?!\$)[^\]]*\]")
+_CURRENCY = re.compile(r"\[\$([^\]-]*)[^\]]*\]")
+_SPACING = re.compile(r"[_*].")  # the width of a character, and a character that fills the cell
+_QUOTED = re.compile(r'"([^"]*)"|\\(.)')
+_LITERAL = "\0"  # stands for a quoted text while the places of digits are looked for
+_PLACES = re.compile(r"(?P<whole>[#0?][#0?,]*)(?:\.(?P<decimals>[#0?]*)(?P<thousands>,*))?")
+_TOO_SPECIAL = re.compile(r"[eE@/]")  # scientific notation, text and fractions
+_ABBREVIATED_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+def cell_text(value: object, number_format: str) -> str:
+    """Text of a cell's value.
+
+    Args:
+        value: as openpyxl gives it; None is an empty cell.
+        number_format: its format in Excel's notation ("0.0%").
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int | float):
+        return _number_text(value, number_format)
+    if isinstance(value, datetime.datetime | datetime.date):
+        return _date_text(value, number_format)
+    if isinstance(value, datetime.time):
+        return _time_text(value)
+    if isinstance(value, datetime.timedelta):
+        return _duration_text(value)
+    return str(value)
+
+
+def _number_text(value: float, number_format: str) -> str:
+    shown = _CURRENCY.sub(r'"\1"', _COLOUR_OR_CONDITION.sub("", number_format.split(";")[0]))
+    literals: list[str] = []
+
+    def put_aside(found: re.Match[str]) -> str:
+        literals.append(found[1] or found[2] or "")
+        return _LITERAL
+
+    shown = _SPACING.sub("", _QUOTED.sub(put_aside, shown))
+    places = _PLACES.search(shown)
+    if places is None or _TOO_SPECIAL.search(shown) or _PLACES.search(shown, places.end()):
+        return _plain_number(value)
+    whole = places["whole"].rstrip(",")
+    thousands = len(places["whole"]) - len(whole) if places["decimals"] is None else len(places["thousands"])
+    amount = abs(value) * (100 if "%" in shown else 1) / 1000**thousands
+    digits = _digits(amount, places["decimals"] or "", grouped="," in whole)
+    sign = "-" if value < 0 and digits.strip("0.,") else ""  # not "-0.0"
+    texts = iter(literals)
+    before, after = (
+        re.sub(_LITERAL, lambda _: next(texts), part)
+        for part in (shown[: places.start()], shown[places.end() :])
+    )
+    return f"{sign}{before.strip(' ()+-')}{digits}{after.rstrip(' )')}".strip()
+
+
+def _digits(amount: float, decimals: str, *, grouped: bool) -> str:
+    """An amount with as many decimals as there are 0s, and as many more, if not zero, as there are other places."""
+    text = f"{amount:{',' if grouped else ''}.{len(decimals)}f}"
+    for place in reversed(decimals):
+        if place == "0" or not text.endswith("0"):
+            break
+        text = text[:-1]
+    return text.removesuffix(".")
+
+
+def _plain_number(value: float) -> str:
+    return str(int(value)) if abs(value) < 1e15 and value == int(value) else f"{value:.12g}"
+
+
+def _date_text(value: datetime.datetime | datetime.date, number_format: str) -> str:
+    parts = _QUOTED.sub("", _COLOUR_OR_CONDITION.sub("", number_format)).lower()
+    if "d" not in parts and "y" in parts and "h" not in parts:
+        return f"{_ABBREVIATED_MONTHS[value.month - 1]} {value.year}" if "m" in parts else str(value.year)
+    text = f"{value.year:04d}-{value.month:02d}-{value.day:02d}"
+    if isinstance(value, datetime.datetime) and (value.hour or value.minute or value.second):
+        text += " " + _time_text(value.time())
+    return text
+
+
+def _time_text(value: datetime.time) -> str:
+    return f"{value:%H:%M:%S}" if value.second else f"{value:%H:%M}"
+
+
+def _duration_text(value: datetime.timedelta) -> str:
+    seconds = round(value.total_seconds())
+    minutes, seconds = divmod(abs(seconds), 60)
+    sign = "-" if value.total_seconds() < 0 else ""
+    return f"{sign}{minutes // 60}:{minutes % 60:02d}" + (f":{seconds:02d}" if seconds else "")

@@ -1,0 +1,384 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfaug.config import TrainConfig, load_config
+from selfaug.data.template import RetrievalTemplate
+from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.phases.ask import open_assistant
+from selfaug.phases.inputs import load_training_data
+from selfaug.phases.prepare import prepare
+from selfaug.phases.progress import Progress
+from selfaug.phases.recall import recall
+from selfaug.phases.train import train
+from selfaug.prepare_config import PrepareConfig, load_prepare_config
+from selfaug.records import read_lines, read_record
+from selfaug.retrieval.retriever import Passage
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+COMPANIES = 12
+
+
+def revenue(company: int, year: int) -> str:
+    return f"${company * 37 + (year - 2000) * 11} million"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two reports a company, in Markdown, and a file that can't be read."""
+    folder = tmp_path_factory.mktemp("reports")
+    for company in range(COMPANIES):
+        (folder / f"c{company}").mkdir()
+        for year in (2023, 2024):
+            (folder / f"c{company}" / f"{year}.md").write_text(
+                f"# Company{company} annual report {year}\n\n## Results\n\nRevenue was {revenue(company, year)}.\n\n"
+                f"## People\n\nAt its end {100 + company} people worked there.\n"
+            )
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 and nothing")
+    (folder / "picture.png").write_bytes(b"png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("questions") / "pairs.jsonl"
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"q{company}-{year}",
+            "question": f"What was the revenue of Company{company} in {year}?",
+            "answer": revenue(company, year),
+            "document": f"c{company}/{year}.md",
+        }
+        for company in range(COMPANIES)
+        for year in (2023, 2024)
+    ]
+    rows += [
+        {"id": f"n{n}", "question": f"What is the revenue of Nobody{n}?", "answer": None} for n in range(4)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def configured(reports: Path, questions: Path | None, output: Path, *sets: str) -> PrepareConfig:
+    flags = {"--documents": str(reports), "--output": str(output)}
+    if questions is not None:
+        flags["--questions"] = str(questions)
+    return load_prepare_config(None, flags, ["rows.passages=3", "documents.processes=1", *sets])
+
+
+@pytest.fixture(scope="module")
+def prepared(reports: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Don't change it: it is shared."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(configured(reports, questions, folder, "split.validation=0.2", "split.test=0.25"))
+    return folder
+
+
+def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    return {split: read_lines(folder / f"{split}.jsonl") for split in ("train", "validation", "test")}
+
+
+def test_no_document_is_in_two_splits(prepared: Path) -> None:
+    record = read_record(prepared / "record.json", "prepare")
+    splits = record["splits"]
+    found = rows_of(prepared)
+    assert sum(len(rows) for rows in found.values()) == 28
+    assert all(found.values())
+    from selfaug.retrieval.index import Index
+
+    index = Index(prepared / "index")
+    owner = {
+        chunk.id: document["path"]
+        for document in index.documents
+        for chunk in index.chunks_of(document["path"])
+    }
+    for split, rows in found.items():
+        for row in rows:
+            # Neither the answer's document nor any passage's. A split by row would fail here.
+            assert {splits[document] for document in row["documents"]} <= {split}
+            assert {splits[owner[name]] for name in row["passages"]} == {split}
+
+
+def test_a_row_is_what_training_takes(prepared: Path, tiny_model_dir: Path) -> None:
+    config = load_config(None, {"--model": str(tiny_model_dir), "--prepared": str(prepared)})
+    assert config.data.train == [str(prepared / "train.jsonl")]
+    assert config.data.eval == [str(prepared / "validation.jsonl")]
+    assert config.data.template == str(prepared / "template.yaml")
+    data = load_training_data(config)
+    assert len(data.train.rows) == len(rows_of(prepared)["train"])
+    assert data.report["train"]["template"] == RetrievalTemplate().to_dict()
+    for row in rows_of(prepared)["train"]:
+        if row["gold"] is None:
+            assert row["answer"] == "The documents don't say."
+        else:
+            assert row["answer"] == f"{row['value']} [{row['gold']}]"
+            assert row["value"] in row["context"][row["gold"] - 1]
+
+
+def test_settings_that_are_given_win_over_what_is_prepared(prepared: Path, tiny_rows: Path) -> None:
+    flags = {"--model": "m", "--prepared": str(prepared), "--train": str(tiny_rows)}
+    assert load_config(None, flags).data.train == [str(tiny_rows)]
+
+
+def test_the_card_says_what_there_is(prepared: Path) -> None:
+    card = (prepared / "card.md").read_text()
+    for words in (
+        "24 documents", "broken.pdf", "| train |", "| test |", "4 of them have no answer", "## Recall", "## Lengths",
+        "## Sample 1", "Question: ",
+    ):  # fmt: skip
+        assert words in card, words
+
+
+def test_recall_is_measured_in_all_documents(prepared: Path, questions: Path) -> None:
+    record = read_record(prepared / "record.json", "prepare")
+    assert record["recall"]["questions"] == 24
+    assert record["recall"]["at"]["1"]["recall"] == 1.0
+    assert record["recall"]["missed"] == []
+    assert recall(prepared, [str(questions)], depth=3)["at"]["3"]["recall"] == 1.0
+    poor = recall(prepared, [str(questions)], depth=2, retriever=f"{__name__}:always_the_same")
+    assert poor["at"]["1"]["recall"] == pytest.approx(1 / 24)
+    assert len(poor["missed"]) == 23
+
+
+def always_the_same(question: str, count: int) -> list[Passage]:
+    return [Passage(f"It made {revenue(3, 2024)}.", "c3/2024.md")]
+
+
+def test_only_what_has_changed_is_read_again(reports: Path, questions: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(reports, tmp_path / "reports"))
+    (folder / "broken.pdf").unlink()
+    output = tmp_path / "data"
+    first = prepare(configured(folder, questions, output))
+    assert (first["documents"]["read"], first["documents"]["unchanged"]) == (24, 0)
+    with pytest.raises(StorageError, match="prepared already"):
+        prepare(configured(folder, questions, output))
+    before = rows_of_any(output)
+    again = prepare(configured(folder, questions, output, "run.overwrite=true"))
+    assert (again["documents"]["read"], again["documents"]["unchanged"]) == (0, 24)
+    assert rows_of_any(output) == before
+    changed = folder / "c1" / "2023.md"
+    changed.write_text(changed.read_text().replace("Revenue was", "Revenue: it was"))
+    (folder / "c11" / "2024.md").unlink()
+    pairs = [line for line in questions.read_text().splitlines() if "q11-2024" not in line]
+    (tmp_path / "fewer.jsonl").write_text("\n".join(pairs))
+    last = prepare(configured(folder, tmp_path / "fewer.jsonl", output, "run.overwrite=true"))
+    assert (last["documents"]["read"], last["documents"]["unchanged"]) == (1, 22)
+    assert last["documents"]["gone"] == ["c11/2024.md"]
+
+
+def rows_of_any(folder: Path) -> dict[str, str]:
+    return {file.name: file.read_text() for file in sorted(folder.glob("*.jsonl"))}
+
+
+def test_without_questions_there_is_an_index(reports: Path, tmp_path: Path) -> None:
+    record = prepare(configured(reports, None, tmp_path / "data"))
+    assert "rows" not in record
+    assert "there is an index" in (tmp_path / "data" / "card.md").read_text()
+    assert not list((tmp_path / "data").glob("*.jsonl"))
+
+
+def test_similar_questions_stay_in_one_split(reports: Path, tmp_path: Path) -> None:
+    rows = []
+    for company in range(COMPANIES):
+        for number, words in enumerate(("What was the revenue of", "Tell me the revenues of")):
+            year = 2023 + number
+            rows.append(
+                {
+                    "question": f"{words} Company{company}?",
+                    "answer": revenue(company, year),
+                    "document": f"c{company}/{year}.md",
+                }
+            )
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = prepare(configured(reports, file, tmp_path / "data", "split.test=0.3", "split.validation=0.0"))
+    assert record["questions"]["similar"] == 24
+    for company in range(COMPANIES):
+        assert record["splits"][f"c{company}/2023.md"] == record["splits"][f"c{company}/2024.md"]
+
+
+def test_bad_pairs_are_told_all_at_once(reports: Path, questions: Path, tmp_path: Path) -> None:
+    good = questions.read_text().splitlines()[:12]
+    bad = [
+        {"question": "no answer"},
+        {"question": "", "answer": "x"},
+        {"question": "which?", "answer": "5", "document": "c1/2023.mdx"},
+        {"question": "which?", "answer": "5", "document": "2023.md"},
+        {"question": "which?", "answer": "5", "document": 7},
+        {"question": "which?", "answer": "5", "page": 0, "document": "c1/2023.md"},
+        {"question": "which?", "answer": None, "document": "c1/2023.md"},
+        {"question": "which?", "answer": ["5"]},
+        {"id": "q0-2023", "question": "again?", "answer": "5"},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("\n".join([*good, *(json.dumps(row) for row in bad)]))
+    with pytest.raises(DataError) as caught:
+        prepare(configured(reports, file, tmp_path / "data"))
+    problems = "\n".join(caught.value.problems)
+    for line, words in enumerate(
+        (
+            "'answer' is missing", "'question' is missing or empty", "did you mean 'c1/2023.md'?", "could be c",
+            "must be a path", "whole number from 1", "has no answer that could stand", "must be text",
+            "is taken by",
+        ),
+        start=13,
+    ):  # fmt: skip
+        assert f"{file}:{line}: " in problems
+        assert words in problems
+    # The index is there, and what is missing is the record: the next try goes on.
+    assert (tmp_path / "data" / "index" / "index.json").exists()
+    record = prepare(configured(reports, file, tmp_path / "data", "questions.skip_bad_rows=true"))
+    assert record["documents"]["unchanged"] == 24
+    assert len(record["questions"]["left_out"]) == 9
+
+
+def test_an_answer_that_stands_nowhere_is_told(reports: Path, questions: Path, tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    wrong = {"id": "w", "question": "What was it?", "answer": "$1 million", "document": "c1/2023.md"}
+    found = {**wrong, "id": "f", "answer": "a lot", "evidence": "people worked there"}
+    file.write_text(questions.read_text() + json.dumps(wrong) + "\n" + json.dumps(found))
+    with pytest.raises(DataError, match="of 1 of 30 questions stand in no passage") as caught:
+        prepare(configured(reports, file, tmp_path / "data"))
+    assert caught.value.problems == ["w: the answer '$1 million' is not in c1/2023.md"]
+    record = prepare(configured(reports, file, tmp_path / "data", "questions.skip_bad_rows=true"))
+    assert record["questions"]["pairs"] == 29
+
+
+@pytest.mark.parametrize(
+    ("sets", "error", "match"),
+    [
+        (["documents.folder=nowhere"], DataError, "there is no folder"),
+        (["rows.template=nowhere.yaml"], ConfigError, "can't read the template"),
+        (["retrieval.retriever=nowhere"], ConfigError, "there is no retriever"),
+        (["retrieval.language=klingon"], ConfigError, "klingon"),
+    ],
+)
+def test_what_can_not_be_used_is_told_first(
+    reports: Path, questions: Path, tmp_path: Path, sets: list[str], error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        prepare(configured(reports, questions, tmp_path / "data", *sets))
+
+
+def test_settings_are_checked_all_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_prepare_config(
+            None, {"--documents": "d"}, ["rows.completion=x", "split.test=0.95", "documents.chunk_tokns=3"]
+        )
+    problems = "\n".join(caught.value.problems)
+    assert "documents.chunk_tokns (did you mean documents.chunk_tokens?)" in problems
+    for words in ("rows.completion: needs {answer}", "leaves nothing to train on"):
+        assert words in problems
+    with pytest.raises(ConfigError, match="not valid") as caught:
+        load_prepare_config(None, {}, [])
+    assert "documents.folder is missing: give it in the file or with --documents" in caught.value.problems[0]
+    with pytest.raises(ConfigError) as caught:
+        load_prepare_config(None, {"--documents": "d"}, ["documents.overlap_tokens=200"])
+    assert "at most half" in caught.value.problems[0]
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(reports: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(StorageError, match="not made by selfaug prepare"):
+        prepare(configured(reports, None, tmp_path, "run.overwrite=true"))
+    with pytest.raises(StorageError, match="is a file"):
+        prepare(configured(reports, None, tmp_path / "mine.txt"))
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_without_any_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "empty.txt").touch()
+    with pytest.raises(DataError, match=r"no document in .* has text") as caught:
+        prepare(configured(tmp_path / "docs", None, tmp_path / "data"))
+    assert "empty.txt" in caught.value.problems[0]
+
+
+def test_progress_is_told(reports: Path, questions: Path, tmp_path: Path) -> None:
+    told: list[Progress] = []
+    prepare(configured(reports, questions, tmp_path / "data"), on_progress=told.append)
+    assert {progress.stage for progress in told} >= {"reading documents", "warning"}
+    assert any("broken.pdf is left out" in progress.message for progress in told)
+
+
+def test_tokens_are_those_of_the_model_that_is_named(
+    reports: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    record = prepare(configured(reports, None, tmp_path / "data", f"documents.tokenizer={tiny_model_dir}"))
+    assert record["documents"]["chunks"] >= 48
+
+
+# ---- asking
+
+
+@pytest.fixture(scope="module")
+def trained(
+    prepared: Path, settings: Callable[..., TrainConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "asked"
+    made = settings(run).model_dump()
+    config = load_config(
+        None,
+        {"--model": made["model"]["name"], "--prepared": str(prepared), "--output": str(run)},
+        ["train.steps=2", "train.batch_size=2", "model.dtype=float32", "selfaug.monitor_prompts=0"],
+    )
+    train(config)
+    return run
+
+
+def test_a_question_is_answered_from_passages(trained: Path) -> None:
+    assistant = open_assistant(trained, max_new_tokens=8, device="cpu", offline=True)
+    pieces: list[str] = []
+    shown: list[list[Passage]] = []
+    answer = assistant.ask(
+        "What was the revenue of Company3 in 2024?", on_text=pieces.append, on_passages=shown.append
+    )
+    assert "".join(pieces) == answer.text
+    assert answer.passages == shown[0]
+    assert answer.passages[0].document == "c3/2024.md"
+    assert 1 <= len(answer.passages) <= 3
+    assert answer.dropped == 3 - len(answer.passages)
+    base = assistant.ask("What was the revenue of Company3 in 2024?", use_base=True)
+    assert base.passages == answer.passages
+    with pytest.raises(DataError, match="no passage shares a word"):
+        assistant.ask("zzz?")
+
+
+def test_passages_that_do_not_fit_are_dropped_from_the_end(trained: Path) -> None:
+    assistant = open_assistant(trained, max_new_tokens=8, device="cpu", offline=True)
+    question = "What was the revenue of Company3 in 2024?"
+    whole = assistant.ask(question)
+    assistant.window -= 20
+    fewer = assistant.ask(question)
+    assert fewer.passages == whole.passages[: len(fewer.passages)]
+    assert len(fewer.passages) + fewer.dropped == 3
+    assistant.window = 20
+    with pytest.raises(DataError, match="don't fit into 20"):
+        assistant.ask(question)
+
+
+def test_only_the_form_that_was_trained_is_asked(
+    trained: Path, reports: Path, finished_run: Path, copied_run: Path, prepared: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "template.yaml"
+    template.write_text("user: '{question} {passages}'")
+    prepare(configured(reports, None, tmp_path / "other", f"rows.template={template}"))
+    with pytest.raises(ConfigError, match="have another form"):
+        open_assistant(trained, prepared=tmp_path / "other", device="cpu")
+    with pytest.raises(ConfigError, match="was not trained on documents"):
+        open_assistant(finished_run, device="cpu")
+    # Retrieval rows from elsewhere will do, if their form is that of the documents that are named.
+    assert open_assistant(finished_run, prepared=prepared, passages=1, device="cpu").passages == 1
+    started = copied_run / "started.json"
+    content = json.loads(started.read_text())
+    del content["data"]["data"]["train"]["template"]
+    started.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="was not trained on retrieval rows"):
+        open_assistant(copied_run, prepared=prepared, device="cpu")

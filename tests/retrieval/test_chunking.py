@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfaug.retrieval.chunking import Chunker, count_words
+from selfaug.retrieval.document import Block, Document
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]", text)
+
+
+def exactly(texts: list[str]) -> list[int]:
+    """One token a word or sign: what a chunk has can be counted by hand."""
+    return [len(words(text)) for text in texts]
+
+
+def document(*blocks: Block, title: str = "Report") -> Document:
+    return Document("a/report.md", title, "digest", blocks)
+
+
+def heading(text: str, level: int = 1) -> Block:
+    return Block("heading", text, level=level)
+
+
+def text(content: str, page: int | None = None) -> Block:
+    return Block("text", content, page=page)
+
+
+TABLE = "| Year | Revenue |\n|---|---:|\n" + "\n".join(f"| {2000 + n} | ${n} million |" for n in range(12))
+
+
+def test_a_chunk_has_title_and_headings_and_does_not_cross_one() -> None:
+    chunks = Chunker(64, 8, exactly).chunks(
+        document(
+            heading("Report"),
+            text("Opening words."),
+            heading("Results", 2),
+            text("Revenue rose."),
+            heading("Europe", 3),
+            text("It fell there."),
+            heading("Outlook", 2),
+            text("All is well."),
+        )
+    )
+    assert [(chunk.heading, chunk.text) for chunk in chunks] == [
+        ("Report", "Opening words."),
+        ("Report > Results", "Revenue rose."),
+        ("Report > Results > Europe", "It fell there."),
+        ("Report > Outlook", "All is well."),
+    ]
+    assert chunks[1].passage == "Report > Results\nRevenue rose."
+
+
+def test_a_long_section_is_cut_between_sentences_and_some_are_repeated() -> None:
+    sentences = [f"Sentence number {n} says so." for n in range(30)]
+    chunks = Chunker(40, 12, exactly).chunks(document(text(" ".join(sentences))))
+    assert len(chunks) > 3
+    for chunk in chunks:
+        assert exactly([chunk.passage])[0] <= 40
+        assert chunk.text.startswith("Sentence")
+        assert chunk.text.endswith(".")
+    for before, after in pairwise(chunks):
+        shared = [sentence for sentence in sentences if sentence in before.text and sentence in after.text]
+        assert len(shared) == 2  # two of six tokens fit into an overlap of 12
+    for sentence in sentences:
+        assert any(sentence in chunk.text for chunk in chunks)
+
+
+def test_no_overlap_repeats_nothing() -> None:
+    chunks = Chunker(40, 0, exactly).chunks(
+        document(text(" ".join(f"Sentence {n} is here." for n in range(30))))
+    )
+    assert sum(len(words(chunk.text)) for chunk in chunks) == 30 * 5
+
+
+def test_a_long_table_is_cut_between_rows_with_its_header_repeated() -> None:
+    chunks = Chunker(60, 20, exactly).chunks(document(Block("table", TABLE, page=3)))
+    assert len(chunks) > 1
+    rows = []
+    for chunk in chunks:
+        first, second, *found = chunk.text.splitlines()
+        assert (first, second) == ("| Year | Revenue |", "|---|---:|")
+        assert exactly([chunk.passage])[0] <= 60
+        assert chunk.page == 3
+        rows += found
+    assert rows == TABLE.splitlines()[2:]  # each once, in order
+
+
+def test_a_table_after_text_has_its_header_once() -> None:
+    (chunk,) = Chunker(400, 20, exactly).chunks(
+        document(text("Before."), Block("table", TABLE), text("After."))
+    )
+    assert chunk.text == f"Before.\n{TABLE}\nAfter."
+
+
+def test_a_table_whose_header_fills_a_chunk_is_cut_like_text() -> None:
+    header = "| " + " | ".join(f"column {n}" for n in range(40)) + " |"
+    table = f"{header}\n|{'---|' * 40}\n| " + " | ".join(str(n) for n in range(40)) + " |"
+    chunks = Chunker(64, 0, exactly).chunks(document(Block("table", table)))
+    assert all(exactly([chunk.passage])[0] <= 64 for chunk in chunks)
+    assert [word for chunk in chunks for word in words(chunk.text)] == words(table)
+
+
+def test_a_sentence_longer_than_a_chunk_is_cut_between_words() -> None:
+    long = " ".join(f"word{n}" for n in range(200))
+    chunks = Chunker(50, 10, exactly).chunks(document(text(long)))
+    assert all(exactly([chunk.passage])[0] <= 50 for chunk in chunks)
+    found = [word for chunk in chunks for word in words(chunk.text)]
+    assert set(found) == set(words(long))
+
+
+def test_a_word_longer_than_a_chunk_is_cut_too() -> None:
+    def by_letters(texts: list[str]) -> list[int]:
+        return [len(one) for one in texts]
+
+    chunks = Chunker(64, 0, by_letters).chunks(document(text("x" * 1000), title=""))
+    assert "".join(chunk.text for chunk in chunks).replace("\n", "").replace(" ", "") == "x" * 1000
+    assert all(len(chunk.text) <= 64 for chunk in chunks)
+
+
+def test_ids_stay_when_something_else_changes_and_differ_for_the_same_words_twice() -> None:
+    chunker = Chunker(64, 8, exactly)
+    same = [heading("B", 2), text("The same words.")]
+    before = chunker.chunks(document(heading("A", 2), text("Old words."), *same))
+    after = chunker.chunks(document(heading("A", 2), text("New words, and more of them."), *same, *same))
+    assert before[1].id == after[1].id
+    assert before[0].id != after[0].id
+    assert len({chunk.id for chunk in after}) == len(after) == 3
+    # Fixed: ids are written into training rows, and must not change from version to version.
+    assert before[1].id == "e295cf647ee0b86a"
+
+
+def test_the_page_is_that_of_the_first_sentence() -> None:
+    blocks = [text(" ".join(f"Page {page} says {n}." for n in range(8)), page) for page in (1, 2, 3)]
+    chunks = Chunker(40, 0, exactly).chunks(document(*blocks))
+    for chunk in chunks:
+        assert chunk.text.startswith(f"Page {chunk.page}")
+
+
+def test_a_sheet_is_a_section() -> None:
+    chunks = Chunker(64, 8, exactly).chunks(
+        document(
+            Block("table", "| a |\n|---|\n| 1 |", sheet="North"),
+            Block("table", "| a |\n|---|\n| 2 |", sheet="South"),
+        )
+    )
+    assert [chunk.heading for chunk in chunks] == ["Report > North", "Report > South"]
+
+
+def test_headings_without_text_make_no_chunk() -> None:
+    assert Chunker(64, 8, exactly).chunks(document(heading("A"), heading("B", 2))) == []
+    assert Chunker(64, 8, exactly).chunks(document()) == []
+
+
+def test_an_overlap_of_more_than_half_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most half"):
+        Chunker(64, 33)
+
+
+def test_abbreviated_numbers_and_names_are_not_the_ends_of_sentences() -> None:
+    (chunk,) = Chunker(64, 8, exactly).chunks(document(text("It was $1.5 million, i.e. less. Then it rose.")))
+    assert chunk.text == "It was $1.5 million, i.e. less. Then it rose."
+
+
+HEADER = set("|hk-")
+BLOCKS = st.lists(
+    st.one_of(
+        st.builds(heading, st.text("ab c", min_size=1, max_size=40), st.integers(1, 4)),
+        st.builds(text, st.text("ab. C\n!", min_size=1, max_size=400).filter(str.strip)),
+        st.integers(1, 30).map(
+            lambda n: Block(
+                "table", "| h | k |\n|---|---|\n" + "\n".join(f"| r{i} | {i} |" for i in range(n))
+            )
+        ),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(BLOCKS, st.integers(32, 90), st.sampled_from([exactly, count_words]))
+def test_chunks_are_short_enough_and_lose_nothing(blocks: list[Block], limit: int, count) -> None:  # type: ignore[no-untyped-def]
+    whole = document(*blocks, title="T")
+    chunks = Chunker(limit, limit // 4, count).chunks(whole)
+    assert len({chunk.id for chunk in chunks}) == len(chunks)
+    for chunk in chunks:
+        room = max(limit - count([chunk.heading])[0] - 1, limit // 4)
+        assert count([chunk.text])[0] <= room or " " not in chunk.text.strip()
+    # Without overlap every word is there once, in order; the headers of tables are repeated.
+    found = Chunker(limit, 0, count).chunks(whole)
+    assert [word for chunk in found for word in words(chunk.text) if word not in HEADER] == [
+        word
+        for block in blocks
+        if block.kind != "heading"
+        for word in words(block.text)
+        if word not in HEADER
+    ]

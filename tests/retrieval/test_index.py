@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_index import SETTINGS, chunk, write
+
+from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.retrieval import index as index_module
+from selfaug.retrieval.index import Index, IndexWriter
+from selfaug.retrieval.retriever import Passage, own_retriever
+from selfaug.retrieval.tokens import Words
+
+Make = Callable[[dict[str, list[str]]], Index]
+
+FIRM = {
+    "north.md": ["Revenue of North rose to $4 million in 2023.", "North has 120 employees."],
+    "south.md": ["Revenue of South fell to $3 million in 2023."],
+    "empty.md": [],
+    "east.md": ["The outlook of East for Q3 FY24 is good."],
+}
+
+
+def test_a_search_finds_the_passage_that_shares_most_words(make_index: Make) -> None:
+    index = make_index(FIRM)
+    assert len(index) == 4
+    first, *others = index.search("What was North's revenue in 2023?", 3)
+    assert first == Passage(
+        "north\nRevenue of North rose to $4 million in 2023.", "north.md", "north.md#0", None, first.score
+    )
+    assert first.score > others[0].score > 0
+    assert [found.document for found in index.search("employees", 3)] == ["north.md"]
+    assert index.search("nothing here knows this", 3) == []
+    assert index.search("the of in", 3) == index.search("", 3) == index.search("revenue", 0) == []
+
+
+def test_a_search_can_be_kept_to_some_documents(make_index: Make) -> None:
+    index = make_index(FIRM)
+    found = index.search("revenue of North", 3, within={"south.md", "unheard-of.md"})
+    assert [passage.document for passage in found] == ["south.md"]
+    assert index.search("revenue of North", 3, within=set()) == []
+
+
+def test_short_years_quarters_and_endings_are_found(make_index: Make) -> None:
+    index = make_index(FIRM)
+    for question in ("2024", "FY24", "FY2024", "q3", "outlooks"):
+        assert [found.document for found in index.search(question, 1)] == ["east.md"], question
+
+
+def test_scores_are_those_of_bm25(make_index: Make) -> None:
+    rng = random.Random(3)
+    vocabulary = [f"w{chr(97 + n)}" for n in range(20)]
+    texts = {f"{n}.md": [" ".join(rng.choices(vocabulary, k=rng.randint(3, 30)))] for n in range(30)}
+    index = make_index(texts)
+    words = Words("english")
+    bags = {path: Counter(words(f"{path[:-3]} {path[:-3]} {found[0]}")) for path, found in texts.items()}
+    mean = sum(bag.total() for bag in bags.values()) / len(bags)
+    k1, b = 1.5, 0.75
+
+    def score(path: str, question: str) -> float:
+        total, bag = 0.0, bags[path]
+        for word in words(question):
+            holding = sum(word in other for other in bags.values())
+            idf = math.log(1 + (len(bags) - holding + 0.5) / (holding + 0.5))
+            length = 1 - b + b * bag.total() / mean
+            total += idf * bag[word] / (bag[word] + k1 * length)
+        return total
+
+    question = "wa wb wb wc"
+    expected = sorted(((score(path, question), path) for path in texts), key=lambda one: -one[0])[:8]
+    found = index.search(question, 8)
+    assert [passage.score for passage in found] == pytest.approx([one for one, _ in expected], rel=1e-5)
+    assert [passage.document for passage in found] == [path for _, path in expected]
+
+
+def test_equal_scores_come_in_the_documents_order(make_index: Make) -> None:
+    index = make_index({f"{letter}.md": ["the very same words"] for letter in "dfce"})
+    assert [found.document for found in index.search("same words", 3)] == ["d.md", "f.md", "c.md"]
+
+
+def test_chunks_of_a_document_come_in_reading_order(make_index: Make) -> None:
+    index = make_index(FIRM)
+    assert [one.text for one in index.chunks_of("north.md")] == FIRM["north.md"]
+    assert index.chunks_of("empty.md") == index.chunks_of("unheard-of.md") == []
+
+
+def test_an_index_without_any_chunk_finds_nothing(make_index: Make) -> None:
+    index = make_index({"empty.md": []})
+    assert len(index) == 0
+    assert index.search("anything", 3) == []
+
+
+def test_text_of_every_kind_comes_back_as_it_was(make_index: Make) -> None:
+    text = 'line one\u2028two\x85three\n"quoted" \\ Ünïcode 数字 😀'
+    assert make_index({"a.md": [text]}).chunks_of("a.md")[0].text == text
+
+
+def test_unchanged_documents_are_kept_and_others_go(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    write(folder, FIRM)
+    writer = IndexWriter(folder, SETTINGS)
+    assert writer.known == {path: f"digest of {path}" for path in FIRM}
+    assert writer.titles["north.md"] == "north.md"
+
+    def documents() -> Any:
+        yield {"path": "north.md", "digest": "digest of north.md", "title": "north.md"}, None
+        yield {"path": "west.md", "digest": "new", "title": "West"}, [chunk("west.md", "West is new.")]
+
+    record = writer.write(documents())
+    assert (record["documents"], record["chunks"]) == (2, 3)
+    index = Index(folder)
+    assert [one.text for one in index.chunks_of("north.md")] == FIRM["north.md"]
+    assert index.chunks_of("south.md") == []
+    assert index.search("South revenue", 5)[0].document == "north.md"
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_other_settings_keep_nothing(tmp_path: Path) -> None:
+    write(tmp_path / "index", FIRM)
+    assert IndexWriter(tmp_path / "index", {**SETTINGS, "chunk_tokens": 65}).known == {}
+
+
+@pytest.mark.parametrize(
+    "file", ["chunks.jsonl", "owners.npy", "offsets.npy", "documents.jsonl", "index.json"]
+)
+def test_a_damaged_index_is_refused_and_made_anew(tmp_path: Path, file: str) -> None:
+    folder = tmp_path / "index"
+    write(folder, FIRM)
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError):
+        Index(folder)
+    assert IndexWriter(folder, SETTINGS).known == {}
+    write(folder, FIRM)
+    assert len(Index(folder)) == 4
+
+
+def test_a_failure_leaves_the_older_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "index"
+    write(folder, FIRM)
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(index_module.np, "save", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write(folder, {"a.md": ["other"]})
+    monkeypatch.undo()
+
+    def broken() -> Any:
+        yield {"path": "a.md", "digest": "d", "title": "a"}, [chunk("a.md", "words")]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        IndexWriter(folder, SETTINGS).write(broken())
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert Index(folder).search("North", 1)[0].document == "north.md"
+
+
+def test_no_pickle_is_read(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    write(folder, FIRM)
+    index_module.np.save(folder / "owners.npy", index_module.np.array([{"a": 1}] * 4, dtype=object))
+    with pytest.raises(DataError):
+        Index(folder)
+
+
+def test_a_language_that_is_not_known_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="klingon"):
+        Words("klingon")
+    assert Words(None)("The Running dogs") == ["the", "running", "dogs"]
+    assert Words("german")("der Häuser") == ["der", "haus"]
+
+
+# ---- retrievers of the user's own
+
+
+def own(question: str, count: int) -> list[Any]:
+    return [
+        "plain text",
+        {"text": "with more", "document": "a.pdf", "page": 3, "score": 2},
+        Passage("a passage", "b"),
+    ][:count]
+
+
+def wrong(question: str, count: int) -> Any:
+    return {"a list": "no"} if question == "mapping" else [{"words": question}]
+
+
+def test_a_function_of_the_users_own_is_a_retriever() -> None:
+    found = own_retriever(f"{__name__}:own").search("q", 3)
+    assert found == [
+        Passage("plain text", ""),
+        Passage("with more", "a.pdf", page=3, score=2.0),
+        Passage("a passage", "b"),
+    ]
+
+
+def test_a_retriever_that_can_not_be_used_is_an_error_that_says_why() -> None:
+    for name, why in (
+        ("bm52", "there is no retriever"),
+        ("no.such.module:f", "can't be imported"),
+        (f"{__name__}:no_such", "can't be imported"),
+        (f"{__name__}:FIRM", "can't be called"),
+    ):
+        with pytest.raises(ConfigError, match=why):
+            own_retriever(name)
+    retriever = own_retriever(f"{__name__}:wrong")
+    with pytest.raises(ConfigError, match="not a list"):
+        retriever.search("mapping", 3)
+    with pytest.raises(ConfigError, match="without text"):
+        retriever.search("other", 3)
+
+
+def test_the_files_are_what_the_module_says(tmp_path: Path) -> None:
+    write(tmp_path / "index", FIRM)
+    lines = (tmp_path / "index" / "documents.jsonl").read_text().splitlines()
+    assert [json.loads(line)["chunks"] for line in lines] == [2, 1, 0, 1]
+    assert {path.name for path in (tmp_path / "index").iterdir()} == {
+        "index.json", "documents.jsonl", "chunks.jsonl", "offsets.npy", "owners.npy", "bm25",
+    }  # fmt: skip

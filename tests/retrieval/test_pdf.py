@@ -1,0 +1,311 @@
+"""PDF to headings, paragraphs and tables: with real files."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+from PIL import Image
+from reportlab.lib import colors, pdfencrypt
+from reportlab.lib.pagesizes import A4, landscape
+from reportlab.lib.styles import getSampleStyleSheet
+from reportlab.lib.utils import ImageReader
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+
+from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.pdf import read_pdf
+
+STYLES = getSampleStyleSheet()
+RULED = TableStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.black)])
+SENTENCE = "The revenue of the region rose in every quarter of the year, as the board had expected. "
+FIGURES = [["Region", "2023", "2024"], ["North", "12.5", "13.1"], ["South", "7.0", "8.2"]]
+
+
+def pdf(
+    flowables: list[object], *, on_page: Callable[[Canvas, object], None] = lambda *_: None, **how: object
+) -> bytes:
+    """A PDF of reportlab's flowables."""
+    file = io.BytesIO()
+    SimpleDocTemplate(file, **{"pagesize": A4, **how}).build(
+        flowables, onFirstPage=on_page, onLaterPages=on_page
+    )
+    return file.getvalue()
+
+
+def drawn(draw: Callable[[Canvas], None], **how: object) -> bytes:
+    """A PDF of one page that is drawn."""
+    file = io.BytesIO()
+    canvas = Canvas(file, pagesize=A4, **how)
+    draw(canvas)
+    canvas.save()
+    return file.getvalue()
+
+
+def body(text: str, style: str = "BodyText") -> Paragraph:
+    return Paragraph(text, STYLES[style])
+
+
+def blocks(data: bytes) -> list[Block]:
+    return read_pdf(data)[1]
+
+
+def table_rows(block: Block) -> list[list[str]]:
+    assert block.kind == "table", block
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.text.splitlines()]
+    assert set(lines[1]) == {"---"}
+    return [lines[0], *lines[2:]]
+
+
+def test_lines_become_paragraphs_and_large_type_headings_with_their_pages() -> None:
+    data = pdf(
+        [
+            body("Annual report", "Title"),
+            body("Results", "Heading2"),
+            body(SENTENCE * 4),
+            body(SENTENCE * 2),
+            PageBreak(),
+            body("Outlook", "Heading2"),
+            body(SENTENCE * 3),
+        ],
+        title="Report of the year",
+    )
+    title, found = read_pdf(data)
+    assert title == "Report of the year"
+    assert [(block.kind, block.level, block.page) for block in found] == [
+        ("heading", 1, 1),
+        ("heading", 2, 1),
+        ("text", 0, 1),
+        ("text", 0, 1),
+        ("heading", 2, 2),
+        ("text", 0, 2),
+    ]
+    assert [block.text for block in found[:4]] == [
+        "Annual report",
+        "Results",
+        (SENTENCE * 4).strip(),
+        (SENTENCE * 2).strip(),
+    ]
+
+
+def test_a_ruled_table_keeps_its_numbers_in_their_rows_and_columns() -> None:
+    data = pdf([body(SENTENCE), Table(FIGURES, style=RULED), Spacer(1, 20), body(SENTENCE)])
+    before, table, after = blocks(data)
+    assert table_rows(table) == FIGURES
+    assert table.page == 1
+    assert before.text == after.text == SENTENCE.strip()
+
+
+def test_cells_that_span_and_cells_of_several_lines() -> None:
+    rows = [
+        ["Revenue in millions", "", ""],
+        ["Region", "Year", ""],
+        ["", "2023", "2024"],
+        [body("North and the islands<br/>in the sea"), "12.5", "13.1"],
+        ["South", "7.0", ""],
+    ]
+    spans = [("SPAN", (0, 0), (2, 0)), ("SPAN", (0, 1), (0, 2)), ("SPAN", (1, 1), (2, 1))]
+    style = TableStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.black), *spans])
+    caption, table = blocks(pdf([Table(rows, colWidths=[100, 50, 50], style=style)]))
+    assert (caption.kind, caption.text) == ("text", "Revenue in millions")
+    assert table_rows(table) == [
+        ["Region", "Year 2023", "Year 2024"],
+        ["North and the islands in the sea", "12.5", "13.1"],
+        ["South", "7.0", ""],
+    ]
+
+
+def test_rows_without_rules_between_them_are_told_apart_by_their_lines() -> None:
+    style = TableStyle(
+        [("BOX", (0, 0), (-1, -1), 1, colors.black), ("INNERGRID", (0, 0), (-1, 0), 1, colors.black)]
+    )
+    style.add("LINEBELOW", (0, 0), (-1, 0), 1, colors.black)
+    for column in (0, 1):
+        style.add("LINEAFTER", (column, 0), (column, -1), 1, colors.black)
+    (table,) = blocks(pdf([Table(FIGURES, style=style)]))
+    assert table_rows(table) == FIGURES
+
+
+def test_tables_without_rules_at_their_sides() -> None:
+    style = TableStyle(
+        [("LINEBELOW", (0, 0), (-1, -1), 1, colors.black), ("LINEABOVE", (0, 0), (-1, 0), 1, colors.black)]
+    )
+    style.add("LINEAFTER", (0, 0), (-2, -1), 1, colors.black)
+    (table,) = blocks(pdf([Table(FIGURES, style=style)]))
+    assert table_rows(table) == FIGURES
+
+
+def test_cells_that_are_filled_rectangles() -> None:
+    def draw(canvas: Canvas) -> None:
+        for row, cells in enumerate(FIGURES):
+            for column, text in enumerate(cells):
+                canvas.setFillGray(0.9)
+                canvas.rect(72 + 90 * column, 700 - 20 * row, 90, 20, stroke=0, fill=1)
+                canvas.setFillGray(0)
+                canvas.drawString(76 + 90 * column, 706 - 20 * row, text)
+
+    (table,) = blocks(drawn(draw))
+    assert table_rows(table) == FIGURES
+
+
+def test_a_table_that_goes_on_keeps_its_header() -> None:
+    rows = [["Item", "Price"], *([f"item {number}", f"{number}.50"] for number in range(60))]
+    first, second = blocks(pdf([Table(rows, style=RULED)]))
+    assert (first.page, second.page) == (1, 2)
+    assert table_rows(first)[0] == table_rows(second)[0] == ["Item", "Price"]
+    assert table_rows(first)[1:] + table_rows(second)[1:] == rows[1:]
+
+
+def test_rotated_pages_and_tables_in_forms() -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.setPageRotation(90)
+        canvas.translate(A4[0], 0)
+        canvas.rotate(90)
+        canvas.beginForm("table")
+        Table(FIGURES, style=RULED).wrapOn(canvas, 400, 400)
+        table = Table(FIGURES, style=RULED)
+        table.wrapOn(canvas, 400, 400)
+        table.drawOn(canvas, 0, 0)
+        canvas.endForm()
+        canvas.drawString(100, 500, "Beneath this line is a table that lies across the sheet.")
+        canvas.translate(100, 300)
+        canvas.doForm("table")
+
+    text, table = blocks(drawn(draw))
+    assert text.text == "Beneath this line is a table that lies across the sheet."
+    assert table_rows(table) == FIGURES
+
+
+def test_charts_and_frames_are_not_tables() -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.rect(50, 50, 500, 750)
+        for step in range(10):
+            canvas.line(100, 200 + 20 * step, 400, 200 + 20 * step)
+            canvas.line(100 + 30 * step, 200, 100 + 30 * step, 400)
+        canvas.drawString(200, 420, "Revenue by quarter")
+        canvas.drawString(102, 205, "0")
+
+    assert {block.kind for block in blocks(drawn(draw))} == {"text"}
+
+
+def test_tables_without_rules_stay_lines() -> None:
+    def draw(canvas: Canvas) -> None:
+        for row, cells in enumerate(FIGURES):
+            for column, text in enumerate(cells):
+                canvas.drawString(72 + 90 * column, 700 - 14 * row, text)
+
+    (block,) = blocks(drawn(draw))
+    assert block.text.splitlines()[1:] == ["North 12.5 13.1", "South 7.0 8.2"]
+
+
+def test_words_divided_at_the_end_of_a_line_are_joined_and_compounds_keep_their_hyphen() -> None:
+    def draw(canvas: Canvas) -> None:
+        lines = [
+            "The consoli-",
+            "dated statement of the well-known company shows a well-",
+            "known result for 2023-",
+            "2024 in every line.",
+        ]
+        for number, line in enumerate(lines):
+            canvas.drawString(72, 700 - 14 * number, line)
+
+    text = " ".join(block.text for block in blocks(drawn(draw))).replace("\n", " ")
+    assert "The consolidated statement" in text
+    assert "a well-known result" in text
+    assert "2023-2024" in text.replace("- ", "-")
+
+
+def test_lists_keep_their_items() -> None:
+    def draw(canvas: Canvas) -> None:
+        lines = [
+            "We found three things in the whole of the year:",
+            "• revenue rose",
+            "• costs fell",
+            "• plans held",
+        ]
+        for number, line in enumerate(lines):
+            canvas.drawString(72, 700 - 14 * number, line)
+
+    (block,) = blocks(drawn(draw))
+    assert block.text.splitlines()[1:] == ["- revenue rose", "- costs fell", "- plans held"]
+
+
+def test_running_headers_and_page_numbers_go_and_data_stay() -> None:
+    def on_page(canvas: Canvas, document: object) -> None:
+        canvas.drawString(72, 810, "Annual report 2024")
+        canvas.drawString(72, 30, f"Page {canvas.getPageNumber()} of 4")
+        canvas.drawString(300, 790, f"Total {canvas.getPageNumber() ** 2 * 7} million")
+
+    flowables = [part for number in range(4) for part in (body(f"{SENTENCE}Part {number}."), PageBreak())]
+    text = "\n".join(block.text for block in blocks(pdf(flowables, on_page=on_page)))
+    assert "Annual report" not in text
+    assert "Page" not in text
+    assert [f"Total {number} million" in text for number in (7, 28, 63, 112)] == [True] * 4
+
+
+def test_a_title_that_programs_put_there_is_none() -> None:
+    assert read_pdf(pdf([body(SENTENCE)], title="Microsoft Word - draft7.docx"))[0] == ""
+    assert read_pdf(pdf([body(SENTENCE)]))[0] == ""  # reportlab's is "(anonymous)"
+
+
+def test_a_scan_says_that_it_is_one() -> None:
+    picture = ImageReader(Image.new("RGB", (40, 40), "white"))
+    with pytest.raises(UnreadableDocument, match="scanned; needs OCR first"):
+        read_pdf(drawn(lambda canvas: canvas.drawImage(picture, 0, 0, 500, 700)))
+    with pytest.raises(UnreadableDocument, match="has no text"):
+        read_pdf(drawn(lambda canvas: canvas.line(0, 0, 100, 100)))
+
+
+def test_a_password_is_named_and_one_for_changes_alone_does_not_matter() -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.drawString(72, 700, SENTENCE)
+
+    with pytest.raises(UnreadableDocument, match="password-protected"):
+        read_pdf(drawn(draw, encrypt="secret"))
+    owner_only = pdfencrypt.StandardEncryption("", ownerPassword="secret", canCopy=0)
+    assert blocks(drawn(draw, encrypt=owner_only))[0].text == SENTENCE.strip()
+
+
+def test_damaged_files() -> None:
+    data = pdf([body(SENTENCE)])
+    with pytest.raises(UnreadableDocument, match="damaged"):
+        read_pdf(b"%PDF-1.7\n" + b"\x00\xff" * 500)
+    with contextlib.suppress(UnreadableDocument):  # pdfium mends what it can
+        read_pdf(data[: len(data) // 2])
+
+
+def test_landscape_pages_with_two_columns_are_read_column_by_column() -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.setPageSize(landscape(A4))
+        for left in (72, 420):
+            for number in range(5):
+                canvas.drawString(
+                    left, 500 - 14 * number, f"Column {left} has words in its line {number} and"
+                )
+
+    text = " ".join(block.text for block in blocks(drawn(draw))).replace("\n", " ")
+    assert text.index("Column 72 has words in its line 4") < text.index("Column 420 has words in its line 0")
+
+
+def test_pages_with_nothing_but_the_same_title_keep_it() -> None:
+    found = blocks(pdf([part for _ in range(4) for part in (body("Map of the region"), PageBreak())]))
+    assert [block.text for block in found] == ["Map of the region"] * 4
+
+
+def test_drawings_of_many_rectangles_take_no_time() -> None:
+    def draw(canvas: Canvas) -> None:
+        places = random.Random(0)
+        canvas.drawString(50, 800, "A plan of the town")
+        for _ in range(2000):
+            canvas.rect(
+                places.random() * 500, places.random() * 700, places.random() * 60, places.random() * 60
+            )
+
+    data = drawn(draw)
+    began = time.process_time()
+    assert [block.kind for block in blocks(data)] == ["text"]
+    assert time.process_time() - began < 3

@@ -1,0 +1,170 @@
+"""Workbooks to tables: with real files, and hostile ones."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openpyxl
+import pytest
+
+from selfaug.retrieval import xlsx
+from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.read_document import read_document
+from selfaug.retrieval.xlsx import read_xlsx
+from selfaug.retrieval.xlsx_format import cell_text
+
+
+def workbook(fill: Callable[[Any], object]) -> bytes:
+    book = openpyxl.Workbook()
+    fill(book)
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+def sheet_of(rows: list[list[object]]) -> bytes:
+    def fill(book: Any) -> None:
+        for row in rows:
+            book.active.append(row)
+
+    return workbook(fill)
+
+
+def test_each_region_of_each_sheet_is_a_table() -> None:
+    def fill(book: Any) -> None:
+        book.properties.title = "Sales"
+        sheet = book.active
+        sheet.title = "By region"
+        for place, value in {
+            "B2": "Sales of the year", "B3": "Region", "C3": "2023", "D3": "2024", "B4": "North", "C4": 12.5,
+            "D4": 13, "B5": "South", "C5": 7, "D5": "=C5+1.2", "B8": "Product", "C8": "Price", "B9": "Pump",
+            "C9": 99, "F8": "City", "G8": "People", "F9": "Lima", "G9": 10,
+        }.items():  # fmt: skip
+            sheet[place] = value
+        book.create_sheet("Empty")
+        book.create_sheet("Secret")["A1"] = "hidden"
+        book["Secret"].sheet_state = "hidden"
+        book.create_sheet("Notes")["A1"] = "Only a note"
+
+    title, blocks = read_xlsx(workbook(fill))
+    assert title == "Sales"
+    assert [(block.kind, block.text.splitlines()[0], block.sheet) for block in blocks] == [
+        ("heading", "By region", "By region"),
+        ("text", "Sales of the year", "By region"),
+        ("table", "| Region | 2023 | 2024 |", "By region"),
+        ("table", "| Product | Price |", "By region"),
+        ("table", "| City | People |", "By region"),
+        ("heading", "Notes", "Notes"),
+        ("text", "Only a note", "Notes"),
+    ]
+    # A formula has a value when Excel has calculated it; openpyxl, which wrote this one, doesn't.
+    assert blocks[2].text.splitlines()[2:] == ["| North | 12.5 | 13 |", "| South | 7 |  |"]
+
+
+def test_figures_beyond_an_empty_column_stay_with_their_labels() -> None:
+    _, table = read_xlsx(sheet_of([["Item", None, "2023"], ["Revenue", None, 12], ["Costs", None, 7]]))[1]
+    assert table.text.splitlines()[2:] == ["| Revenue | 12 |", "| Costs | 7 |"]
+
+
+def test_formats_in_a_file() -> None:
+    def fill(book: Any) -> None:
+        sheet = book.active
+        sheet.append(["Share", "Day", "Amount"])
+        sheet.append([0.125, datetime.date(2024, 3, 31), 1536])
+        sheet["A2"].number_format = "0.0%"
+        sheet["C2"].number_format = '"$"#,##0.00'
+
+    _, table = read_xlsx(workbook(fill))[1]
+    assert table.text.splitlines()[2] == "| 12.5% | 2024-03-31 | $1,536.00 |"
+
+
+@pytest.mark.parametrize(
+    ("value", "number_format", "text"),
+    [
+        (None, "General", ""),
+        (True, "General", "TRUE"),
+        ("  text ", "General", "  text "),
+        (7, "General", "7"),
+        (7.0, "General", "7"),
+        (0.1 + 0.2, "General", "0.3"),
+        (1e20, "General", "1e+20"),
+        (-12.5, "General", "-12.5"),
+        (0.5, "0%", "50%"),
+        (1234.567, "#,##0.00", "1,234.57"),
+        (1234.5, "0", "1234"),
+        (-1234.5, "#,##0.0;[Red]-#,##0.0", "-1,234.5"),
+        (-1234.5, "#,##0.0_);(#,##0.0)", "-1,234.5"),
+        (-0.001, "0.0", "0.0"),
+        (2.5, "0.##", "2.5"),
+        (2, "0.##", "2"),
+        (2.25, "0.0#", "2.25"),
+        (1_500_000, '0.0,,"M"', "1.5M"),
+        (1_500_000, "#,##0,", "1,500"),
+        (12, "[$€-407] #,##0.00", "€12.00"),
+        (12, '#,##0.00 "kg"', "12.00 kg"),
+        (12, '_-"£"* #,##0.00_-', "£12.00"),
+        (12.5, "0.00E+00", "12.5"),
+        (0.5, "# ?/?", "0.5"),
+        (12, "@", "12"),
+        (5, '"no digits"', "5"),
+        (float("nan"), "0.0", "nan"),
+        (datetime.datetime(2024, 3, 31), "dd/mm/yyyy", "2024-03-31"),
+        (datetime.datetime(2024, 3, 31, 14, 30), "dd/mm/yyyy hh:mm", "2024-03-31 14:30"),
+        (datetime.datetime(2024, 3, 1), "mmm-yy", "Mar 2024"),
+        (datetime.datetime(2024, 1, 1), "yyyy", "2024"),
+        (datetime.time(9, 5), "h:mm", "09:05"),
+        (datetime.time(9, 5, 7), "h:mm:ss", "09:05:07"),
+        (datetime.timedelta(hours=27, minutes=30), "[h]:mm", "27:30"),
+        (-datetime.timedelta(seconds=61), "[h]:mm", "-0:01:01"),
+    ],
+)  # fmt: skip
+def test_cells_are_read_as_a_person_reads_them(value: object, number_format: str, text: str) -> None:
+    assert cell_text(value, number_format) == text
+
+
+def test_wrong_dimensions_and_far_corners(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = sheet_of([["Item", "Price"], ["Pump", 99]])
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name).replace(b'<dimension ref="A1:B2"', b'<dimension ref="A1:A1"'))
+    assert read_xlsx(file.getvalue())[1][1].text.splitlines()[2] == "| Pump | 99 |"
+
+    def fill(book: Any) -> None:
+        book.active["A1"] = "here"
+        book.active["ZZ5000"] = "far away"
+
+    monkeypatch.setattr(xlsx, "MAX_VISITED", 3000)
+    with pytest.raises(UnreadableDocument, match="too many cells in sheet 'Sheet'"):
+        read_xlsx(workbook(fill))
+
+
+def test_entities_are_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("the secret", encoding="utf-8")
+    data = sheet_of([["PLACE", "Price"], ["Pump", 99]])
+    doctype = f'<!DOCTYPE d [<!ENTITY x SYSTEM "{secret.as_uri()}">]>'.encode()
+    target = tmp_path / "attack.xlsx"
+    attacked = []
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            part = old.read(name)
+            if b"PLACE" in part:
+                root = part.index(b"<sst" if name.endswith("sharedStrings.xml") else b"<worksheet")
+                part = part[:root] + doctype + part[root:].replace(b"PLACE", b"&x;")
+                attacked.append(name)
+            new.writestr(name, part)
+    assert attacked
+    with pytest.raises(UnreadableDocument, match=r"damaged.*Entit"):
+        read_document(target, "attack.xlsx")
+
+
+def test_numbers_in_a_heading_of_a_sheet() -> None:
+    assert read_xlsx(sheet_of([["a", "b"], [1, 2]]))[1][0] == Block(
+        "heading", "Sheet", level=1, sheet="Sheet"
+    )
