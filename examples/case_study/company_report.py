@@ -39,17 +39,17 @@ _HEADINGS = {
 }
 
 _TITLES = (
-    "{company}: annual analysis {period}",
+    "{company} ({ticker}): annual analysis {period}",
     "{period} in review: {company} ({ticker})",
-    "{company} – analysis of fiscal year {year}",
-    "Equity research: {company}, {period}",
+    "{company} ({ticker}) – analysis of fiscal year {year}",
+    "Equity research: {company} ({ticker}), {period}",
     "{company} ({ticker}), annual report {year} analysed",
 )
 _QUARTER_TITLES = (
-    "{company}: quarterly analysis {period}",
+    "{company} ({ticker}): quarterly analysis {period}",
     "{period} results of {company} ({ticker})",
-    "{company} – first take on {period}",
-    "Quarterly update: {company}, {period}",
+    "{company} ({ticker}) – first take on {period}",
+    "Quarterly update: {company} ({ticker}), {period}",
 )
 
 _ORDERS = (
