@@ -14,7 +14,8 @@ class Block:
 
     Attributes:
         kind: "heading", "text", or "table".
-        text: a table as Markdown, with a header row; the others without markup. Never empty.
+        text: a table as Markdown, with a header row; the others without markup, a list with an item a line. Never
+            empty.
         level: of a heading, from 1; 0 otherwise.
         page: from 1, where the format has pages; else None.
         sheet: of a spreadsheet.
@@ -45,4 +46,7 @@ class Document:
 
 
 class UnreadableDocument(Exception):  # noqa: N818 (a result that is raised, not a failure of the program)
-    """Why a file was not read, in words for the user; the other files are read all the same."""
+    """Why a file was not read, in words for the user; the other files are read all the same.
+
+    The reason is one line, to be shown after the file's name and a colon: `scanned; needs OCR first`.
+    """

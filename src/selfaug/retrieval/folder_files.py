@@ -31,7 +31,7 @@ def folder_files(folder: Path, on_left_out: Callable[[str, str], None]) -> dict[
             entries = list(os.scandir(inner))
         except OSError as error:
             on_left_out(
-                _name(inner, root), f"is a folder that can't be opened: {(error.strerror or '').lower()}"
+                _name(inner, root), f"a folder that can't be opened: {(error.strerror or '').lower()}"
             )
             continue
         for entry in entries:
@@ -45,7 +45,7 @@ def folder_files(folder: Path, on_left_out: Callable[[str, str], None]) -> dict[
             elif entry.is_file(follow_symlinks=False):
                 files[_name(path, root)] = path
             else:
-                on_left_out(_name(path, root), "is neither a file nor a folder")
+                on_left_out(_name(path, root), "neither a file nor a folder")
     _follow(links, files, root, on_left_out)
     return dict(sorted(files.items()))
 
@@ -59,14 +59,14 @@ def _follow(
         try:
             target = link.resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: links that lead to one another, up to Python 3.12
-            on_left_out(name, "is a link that leads nowhere")
+            on_left_out(name, "a link that leads nowhere")
             continue
         if not target.is_relative_to(root):
-            on_left_out(name, "is a link that leaves the folder")
+            on_left_out(name, "a link that leaves the folder")
         elif target.is_dir():
-            on_left_out(name, "is a link to a folder, which is not followed")
+            on_left_out(name, "a link to a folder, which is not followed")
         elif not target.is_file():
-            on_left_out(name, "is a link to what is no file")
+            on_left_out(name, "a link to what is no file")
         elif target not in taken:
             taken.add(target)
             files[name] = target

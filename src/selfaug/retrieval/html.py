@@ -113,7 +113,7 @@ def _parsed(text: str) -> Any:
     except etree.XMLSyntaxError:  # nothing in it but space or comments
         root = None
     if any("depth" in entry.message.lower() for entry in parser.error_log):
-        raise UnreadableDocument("is nested too deeply to be a page for people")
+        raise UnreadableDocument("nested too deeply to be a page for people")
     return root
 
 

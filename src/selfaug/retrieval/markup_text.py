@@ -70,7 +70,7 @@ def read_csv(data: bytes) -> tuple[str, list[Block]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if len(line) > LONGEST_CSV_LINE:
             raise UnreadableDocument(
-                f"has {len(line):,} characters in line {number}, more than {LONGEST_CSV_LINE:,}: not a table in CSV"
+                f"{len(line):,} characters in line {number}, more than {LONGEST_CSV_LINE:,}: not a table in CSV"
             )
     return "", list(table_blocks(_records(text, named[1] if named else _delimiter(text))))
 
@@ -81,7 +81,7 @@ def _records(text: str, delimiter: str) -> Iterator[list[str]]:
     try:
         yield from reader
     except csv.Error as error:
-        raise UnreadableDocument(f"is not CSV that can be read: {error} (line {reader.line_num})") from error
+        raise UnreadableDocument(f"not CSV that can be read: {error} (line {reader.line_num})") from error
     finally:
         csv.field_size_limit(before)
 
@@ -122,7 +122,8 @@ def _markdown_blocks(parent: SyntaxTreeNode) -> Iterator[Block]:
             case "html_block":
                 yield from html_blocks(node.content)
             case "fence" | "code_block":
-                if text := _INVISIBLE.sub("", node.content).strip("\n"):
+                text = _INVISIBLE.sub("", node.content).strip("\n")
+                if text.strip():
                     yield Block("text", text)
             case _:
                 yield from _markdown_blocks(node)

@@ -39,35 +39,35 @@ def check_office_zip(data: bytes, ending: str, main_folder: str) -> None:
     """
     if data.startswith(OLE_MAGIC):
         if _ENCRYPTED in data:
-            raise UnreadableDocument("is password-protected; save it without a password")
-        raise UnreadableDocument(f"is an old Office file, not {ending}; save it anew as {ending}")
+            raise UnreadableDocument("password-protected; save it without a password")
+        raise UnreadableDocument(f"an old Office file, not {ending}; save it anew as {ending}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, UnicodeDecodeError) as error:
-        raise UnreadableDocument(f"is damaged: its zip directory can't be read ({error})") from error
+        raise UnreadableDocument(f"damaged: its zip directory can't be read ({error})") from error
     if any(member.flag_bits & 0x1 for member in members):
-        raise UnreadableDocument("is password-protected; save it without a password")
+        raise UnreadableDocument("password-protected; save it without a password")
     if not any(member.filename.startswith(main_folder) for member in members):
-        raise UnreadableDocument(f"is a zip archive, but not {ending}; check its ending")
+        raise UnreadableDocument(f"a zip archive, but not {ending}; check its ending")
     _check_sizes(members)
 
 
 def _check_sizes(members: list[zipfile.ZipInfo]) -> None:
     if len(members) > MAX_MEMBERS:
-        raise UnreadableDocument(f"is refused: it has {len(members):,} parts, more than {MAX_MEMBERS:,}")
+        raise UnreadableDocument(f"refused: it has {len(members):,} parts, more than {MAX_MEMBERS:,}")
     # Office writes no other kinds, and those of bzip2 and LZMA unpack without a bound.
     if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in members):
-        raise UnreadableDocument("is refused: a part is packed in a way that Office files never are")
+        raise UnreadableDocument("refused: a part is packed in a way that Office files never are")
     unpacked = sum(member.file_size for member in members)
     packed = sum(member.compress_size for member in members)
     xml = sum(member.file_size for member in members if member.filename.lower().endswith((".xml", ".rels")))
     if unpacked > MAX_UNPACKED or xml > MAX_UNPACKED_XML:
         raise UnreadableDocument(
-            f"is refused: it would unpack to {unpacked / 1e6:,.0f} MB; split it into smaller files"
+            f"refused: it would unpack to {unpacked / 1e6:,.0f} MB; split it into smaller files"
         )
     if unpacked > RATIO_COUNTS_FROM and unpacked > MAX_RATIO * packed:
         raise UnreadableDocument(
-            f"is refused: it would unpack to {unpacked / 1e6:,.0f} MB from {packed / 1e6:.2f} MB, "
+            f"refused: it would unpack to {unpacked / 1e6:,.0f} MB from {packed / 1e6:.2f} MB, "
             "as a zip bomb does"
         )

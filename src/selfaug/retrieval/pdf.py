@@ -42,10 +42,10 @@ def read_pdf(data: bytes) -> tuple[str, list[Block]]:
         # The only text of a scan is often a stamp on each page; that of drawings is a title on each page.
         blocks = list(_blocks(pages, without_running_lines=True))
         if not blocks and _has_pictures(document):
-            raise UnreadableDocument("is scanned; needs OCR first")
+            raise UnreadableDocument("scanned; needs OCR first")
         blocks = blocks or list(_blocks(pages, without_running_lines=False))
         if not blocks:
-            raise UnreadableDocument("has no text on its pages")
+            raise UnreadableDocument("no text on its pages")
         title = tidy(document.get_metadata_dict().get("Title", ""))
         title = _MADE_BY.sub("", title)
         return "" if _NO_TITLE.fullmatch(title) else title, blocks
@@ -59,10 +59,12 @@ def _opened(data: bytes) -> Any:
     except pypdfium2.PdfiumError as error:
         code = getattr(error, "err_code", None)
         if code == pdfium.FPDF_ERR_PASSWORD:
-            raise UnreadableDocument("is password-protected; save it without a password") from error
+            raise UnreadableDocument("password-protected; save it without a password") from error
         if code == pdfium.FPDF_ERR_SECURITY:
-            raise UnreadableDocument("is encrypted in a way that can't be read; save it without") from error
-        raise UnreadableDocument("is damaged: it can't be opened as PDF") from error
+            raise UnreadableDocument(
+                "encrypted in a way that can't be read; save it without encryption"
+            ) from error
+        raise UnreadableDocument("damaged: it can't be opened as PDF") from error
 
 
 def _page_items(document: Any, number: int) -> list[_Item]:

@@ -43,7 +43,7 @@ def decode(data: bytes) -> str:
             return data.decode(encoding, errors="replace")
     beginning = data[:_LOOKED_AT]
     if len(beginning) - len(beginning.translate(None, _CONTROL)) > len(beginning) // 100:
-        raise UnreadableDocument("holds binary data, not text; if it is UTF-16, save it as UTF-8")
+        raise UnreadableDocument("binary data, not text; if it is UTF-16, save it as UTF-8")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from selfaug.retrieval.document import Block, Document, UnreadableDocument
 from selfaug.retrieval.office_zip import OLE_MAGIC, ZIP_MAGIC
+from selfaug.retrieval.plain_text import tidy
 
 __all__ = ["ENDINGS", "MAX_BYTES", "read_document", "too_large"]
 
@@ -58,7 +59,7 @@ def read_document(file: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Docum
         max_bytes: a larger file is refused without being read.
 
     Raises:
-        UnreadableDocument: with the reason, as the end of a sentence that begins with the file's name.
+        UnreadableDocument: with the reason, in one line.
     """
     ending = PurePosixPath(name).suffix.lower()
     if ending not in _READERS:
@@ -67,15 +68,13 @@ def read_document(file: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Docum
         )
     data = _read_bytes(file, max_bytes)
     if not data.strip():
-        raise UnreadableDocument("is empty")
+        raise UnreadableDocument("empty")
     _check_kind(data, ending)
     title, blocks = _read(data, ending)
     if not blocks:
-        raise UnreadableDocument("has no text")
+        raise UnreadableDocument("no text")
     if sum(len(block.text) for block in blocks) > MAX_TEXT:
-        raise UnreadableDocument(
-            f"has more than {MAX_TEXT:,} characters of text; split it into smaller files"
-        )
+        raise UnreadableDocument(f"more than {MAX_TEXT:,} characters of text; split it into smaller files")
     if not title:
         headings = (block.text for block in blocks if block.kind == "heading" and block.sheet is None)
         title = next(headings, PurePosixPath(name).stem)
@@ -93,7 +92,7 @@ def _read_bytes(file: Path, max_bytes: int) -> bytes:
         with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
             status = os.fstat(opened.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise UnreadableDocument("is not a regular file")
+                raise UnreadableDocument("not a regular file")
             if status.st_size > max_bytes:
                 raise UnreadableDocument(too_large(status.st_size, max_bytes))
             return opened.read(status.st_size)
@@ -103,7 +102,7 @@ def _read_bytes(file: Path, max_bytes: int) -> bytes:
 
 def too_large(size: int, max_bytes: int) -> str:
     """The reason why a file of `size` bytes is refused."""
-    return f"has {size / 1e6:,.0f} MB, more than the limit of {max_bytes / 1e6:,.0f} MB; split it, or raise the limit"
+    return f"{size / 1e6:,.0f} MB, more than the limit of {max_bytes / 1e6:,.0f} MB; split it, or raise the limit"
 
 
 def _read(data: bytes, ending: str) -> tuple[str, list[Block]]:
@@ -114,13 +113,13 @@ def _read(data: bytes, ending: str) -> tuple[str, list[Block]]:
         except (UnreadableDocument, MemoryError):
             raise
         except RecursionError as error:
-            raise UnreadableDocument("is nested too deeply") from error
+            raise UnreadableDocument("nested too deeply") from error
         except Exception as error:
             # Parsers raise whatever a damaged file makes them stumble over: KeyError, struct.error, zlib.error, ...
             cause = error.__cause__ or error  # openpyxl wraps what says more
-            lines = str(cause).strip().splitlines() or [""]
+            lines = [tidy(line) for line in str(cause).strip().splitlines()] or [""]
             raise UnreadableDocument(
-                f"is damaged, or not what its ending says ({type(cause).__name__}: {lines[0][:200]})"
+                f"damaged, or not what its ending says ({type(cause).__name__}: {lines[0][:200]})"
             ) from error
 
 
@@ -142,6 +141,6 @@ def _check_kind(data: bytes, ending: str) -> None:
     if ending in endings:
         return
     if kind:
-        raise UnreadableDocument(f"is {kind}, but is named {ending}; rename it")
+        raise UnreadableDocument(f"{kind}, though named {ending}; rename it")
     what = {".pdf": "a PDF", ".docx": "a Word document"}.get(ending, "an Excel workbook")
-    raise UnreadableDocument(f"is not {what}, though named {ending}: damaged, or the ending is wrong")
+    raise UnreadableDocument(f"not {what}, though named {ending}: damaged, or the ending is wrong")

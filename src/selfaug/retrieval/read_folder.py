@@ -49,7 +49,7 @@ class FolderReport:
     Attributes:
         read: number of files read.
         unchanged: number of files not read again.
-        unreadable: reasons by path; each goes on a sentence that begins with the path.
+        unreadable: reasons by path.
         unsupported: paths by ending, of files that no reader is for.
         left_out: reasons by path, of links that leave the folder, and folders that can't be opened.
         gone: paths that were known, and are there no more.

@@ -136,7 +136,7 @@ class ReadingProcesses:
             return f"takes more than {self._seconds:g} s to read"
         name = signal.Signals(-code).name
         if name == "SIGKILL":
-            return "is left out, because the system killed the process that read it; memory may be short"
+            return "the system killed the process that read it; memory may be short"
         return f"crashed the process that read it ({name}); it is damaged, or needs too much memory"
 
 

@@ -68,9 +68,7 @@ def _tidied(cells: Iterable[Sequence[str]]) -> Rows:
     for row in cells:
         width = max(width, len(row))
         if (len(rows) + 1) * width > MAX_CELLS:
-            raise UnreadableDocument(
-                f"has a table of more than {MAX_CELLS:,} cells; split it into smaller files"
-            )
+            raise UnreadableDocument(f"a table of more than {MAX_CELLS:,} cells; split it into smaller files")
         rows.append([tidy(cell) for cell in row])
     for row in rows:
         row += [""] * (width - len(row))

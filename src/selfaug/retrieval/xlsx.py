@@ -75,7 +75,7 @@ def _text_rows(sheet: Any) -> Iterator[list[str]]:
         filled += sum(map(bool, row))
         if visited > MAX_VISITED or filled > MAX_CELLS:
             raise UnreadableDocument(
-                f"has too many cells in sheet {tidy(sheet.title)!r} (more than "
+                f"too many cells in sheet {tidy(sheet.title)!r} (more than "
                 f"{MAX_CELLS if filled > MAX_CELLS else MAX_VISITED:,}); split it, or save what matters as CSV"
             )
         yield row

@@ -1,0 +1,101 @@
+"""HTML pages to blocks."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.html import html_blocks, read_html
+
+
+def test_headings_paragraphs_lists_and_tables_without_scripts_and_navigation() -> None:
+    title, blocks = read_html(
+        b"""<!DOCTYPE html><html><head><title> Pumps &amp; valves </title><style>p { color: red }</style></head>
+        <body><nav><ul><li><a href="/">Home</a></li></ul></nav><div role="navigation">Menu</div>
+        <h1>Pumps</h1><script>var x = "<p>no</p>";</script>
+        <p>Pumps are <b>checked</b><br>every <!-- not --> week.</p>Loose text<div>and a part of its own</div>
+        <ul><li>Close the valve.<ul><li>Slowly.</li></ul></li><li><p>Read it.</p><p>Write it down.</p></li></ul>
+        <div hidden>never</div><p style="display: none">never</p><p aria-hidden="true">never</p>
+        <table><caption>Pressure in bar</caption><tr><th>Pump</th><th>2023</th></tr>
+        <tr><td>P1</td><td>12.5</td></tr></table>
+        <pre>  if x:
+    y
+</pre></body></html>"""
+    )
+    assert title == "Pumps & valves"
+    assert blocks == [
+        Block("heading", "Pumps", level=1),
+        Block("text", "Pumps are checked\nevery week."),
+        Block("text", "Loose text"),
+        Block("text", "and a part of its own"),
+        Block("text", "- Close the valve.\n  - Slowly.\n- Read it.\n  Write it down."),
+        Block("text", "Pressure in bar"),
+        Block("table", "| Pump | 2023 |\n| --- | --- |\n| P1 | 12.5 |"),
+        Block("text", "  if x:\n    y"),
+    ]
+
+
+def test_scripts_within_a_sentence_do_not_divide_it() -> None:
+    assert html_blocks("<p>one <script>x</script>sentence</p>") == [Block("text", "one sentence")]
+
+
+def test_cells_that_span_have_their_text_in_each_row_and_column() -> None:
+    (block,) = html_blocks(
+        """<table><thead><tr><th rowspan=2>Pump</th><th colspan=2>Pressure</th></tr>
+        <tr><th>low</th><th>high</th></tr></thead><tbody>
+        <tr><td rowspan="2">P1</td><td>1.5</td><td>2.5</td></tr><tr><td>3.5</td><td>4.5</td></tr>
+        <tr><td>P2</td><td>5.5</td><td>6.5</td></tr></tbody></table>"""
+    )
+    assert block.text.splitlines() == [
+        "| Pump | Pressure low | Pressure high |",
+        "| --- | --- | --- |",
+        "| P1 | 1.5 | 2.5 |",
+        "| P1 | 3.5 | 4.5 |",
+        "| P2 | 5.5 | 6.5 |",
+    ]
+
+
+def test_tables_that_only_arrange_the_page_are_read_through() -> None:
+    blocks = html_blocks(
+        "<table><tr><td><h2>News</h2><p>Much to tell.</p></td><td><table><tr><th>a</th><th>b</th></tr>"
+        "<tr><td>1</td><td>2</td></tr></table></td></tr></table>"
+    )
+    assert [block.kind for block in blocks] == ["heading", "text", "table"]
+
+
+def test_absurd_spans_are_bounded() -> None:
+    rows = "<tr><td>a</td><td colspan=99999999 rowspan=99999999>b</td></tr>" * 3
+    assert len(html_blocks(f"<table>{rows}</table>")[0].text) < 100_000
+    with pytest.raises(UnreadableDocument, match="more than 2,000,000 cells"):
+        html_blocks("<table>" + ("<tr>" + "<td colspan=100>b</td>" * 100 + "</tr>") * 210 + "</table>")
+
+
+def test_deep_nesting_is_refused() -> None:
+    with pytest.raises(UnreadableDocument, match="nested too deeply"):
+        read_html(b"<div>" * 100_000 + b"text")
+    assert html_blocks("<div>" * 500 + "text" + "</div>" * 500) == [Block("text", "text")]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("<p>für</p>".encode(), "für"),
+        ("<p>für</p>".encode("cp1252"), "für"),
+        ('<meta charset="iso-8859-1"><p>“für”</p>'.encode("cp1252"), "“für”"),
+        ('<meta charset="iso-8859-1"><p>für</p>'.encode(), "für"),
+        (
+            '<meta http-equiv="Content-Type" content="text/html; charset=koi8-r"><p>да</p>'.encode("koi8-r"),
+            "да",
+        ),
+        ('<?xml version="1.0" encoding="shift_jis"?><html><p>日本</p></html>'.encode("shift_jis"), "日本"),
+        ("<p>für</p>".encode("utf-16"), "für"),
+        (b'<meta charset="nonsense"><p>text</p>', "text"),
+    ],
+)
+def test_encodings(data: bytes, text: str) -> None:
+    assert [block.text for block in read_html(data)[1]] == [text]
+
+
+def test_pages_with_nothing_in_them() -> None:
+    for data in (b"<!-- -->", b"<html></html>", b"<p> </p>", b"<script>x</script>"):
+        assert read_html(data)[1] == []

@@ -1,0 +1,143 @@
+"""Markdown, plain text and CSV to blocks."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfaug.retrieval import markup_text
+from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.markup_text import read_csv, read_markdown, read_plain_text
+from selfaug.retrieval.table_text import ROWS_PER_BLOCK
+
+MARKDOWN = """---
+title: "Handbook"
+---
+# Pumps and *valves*
+
+Pumps are
+checked  every [week](http://example.com).\\
+Really.
+
+1. Close the `valve`.
+2. Read it.
+   - Slowly.
+
+   And again.
+
+| Pump | 2023 |
+|------|-----:|
+| P\\|1 | 12.5 |
+
+> A word of warning.
+
+```python
+x = 1
+```
+
+<div><p>Some <b>HTML</b></p></div>
+
+Last ![picture](x.png) line<br>ends.
+"""
+
+
+def test_markdown() -> None:
+    title, blocks = read_markdown(MARKDOWN.replace("\n", "\r\n").encode())
+    assert title == "Handbook"
+    assert blocks == [
+        Block("heading", "Pumps and valves", level=1),
+        Block("text", "Pumps are checked every week.\nReally."),
+        Block("text", "1. Close the valve.\n2. Read it.\n  - Slowly.\n   And again."),
+        Block("table", "| Pump | 2023 |\n| --- | --- |\n| P\\|1 | 12.5 |"),
+        Block("text", "A word of warning."),
+        Block("text", "x = 1"),
+        Block("text", "Some HTML"),
+        Block("text", "Last picture line\nends."),
+    ]
+
+
+def test_markdown_lists_with_code_and_quotes() -> None:
+    text = "- one\n\n  ```\n  code\n  ```\n- > quoted\n-\n"
+    assert read_markdown(text.encode())[1] == [Block("text", "- one\n  code\n- quoted")]
+
+
+def test_deep_markdown_ends() -> None:
+    read_markdown(b"> " * 5000 + b"text")
+    read_markdown(b"[" * 5000)
+
+
+def test_plain_text_has_paragraphs() -> None:
+    _, blocks = read_plain_text("One line\nand another.  \r\n\r\n \t\r\n  Indented\f\nLast".encode("utf-16"))
+    assert [block.text for block in blocks] == ["One line\nand another.", "  Indented", "Last"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Name,Price\n"Pump, large",12.5\nValve,7\n',
+        'Name;Price\r\n"Pump, large";12.5\r\nValve;7\r\n',
+        "Name\tPrice\nPump, large\t12.5\nValve\t7",
+        "sep=;\nName;Price\nPump, large;12.5\nValve;7",
+        "\ufeffName|Price\nPump, large|12.5\nValve|7\n\n",
+    ],
+)
+def test_csv_with_any_delimiter(text: str) -> None:
+    assert read_csv(text.encode()) == (
+        "",
+        [Block("table", "| Name | Price |\n| --- | --- |\n| Pump, large | 12.5 |\n| Valve | 7 |")],
+    )
+
+
+def test_decimal_commas_are_not_delimiters() -> None:
+    (block,) = read_csv(b"Name;Price;Weight\nPump;12,5;3,2\nValve;7,1;2,0")[1]
+    assert block.text.splitlines()[2] == "| Pump | 12,5 | 3,2 |"
+
+
+def test_long_csv_repeats_its_header() -> None:
+    rows = "\n".join(f"item {number},{number}" for number in range(ROWS_PER_BLOCK + 5))
+    first, second = read_csv(f"Name,Price\n{rows}".encode())[1]
+    assert (
+        first.text.splitlines()[:2] == second.text.splitlines()[:2] == ["| Name | Price |", "| --- | --- |"]
+    )
+    assert len(second.text.splitlines()) == 2 + 5
+
+
+def test_ragged_csv_and_line_breaks_in_cells() -> None:
+    (block,) = read_csv(b'a,b\n1\n"2\n3",4,5\n')[1]
+    assert block.text.splitlines() == [
+        "| a | b |  |",
+        "| --- | --- | --- |",
+        "| 1 |  |  |",
+        "| 2 3 | 4 | 5 |",
+    ]
+
+
+def test_giant_lines_cells_and_tables_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnreadableDocument, match="field larger than field limit"):
+        read_csv(b"a,b\n1," + b"x" * 1_100_000)
+    with pytest.raises(UnreadableDocument, match="11,000,000 characters in line 1"):
+        read_csv(b"x" * 11_000_000)
+    monkeypatch.setattr("selfaug.retrieval.table_text.MAX_CELLS", 10)
+    with pytest.raises(UnreadableDocument, match="more than 10 cells"):
+        read_csv(b"a,b\n" * 6)
+
+
+def test_the_limit_of_csv_cells_is_put_back() -> None:
+    before = markup_text.csv.field_size_limit()
+    read_csv(b"a,b\n1,2")
+    assert markup_text.csv.field_size_limit() == before
+
+
+@pytest.mark.parametrize("read", [read_plain_text, read_csv, read_markdown])
+def test_binary_data_are_not_text(read: object) -> None:
+    with pytest.raises(UnreadableDocument, match="binary data"):
+        read(bytes(range(256)) * 10)  # type: ignore[operator]
+
+
+def test_a_few_broken_bytes_leave_utf8_as_it_is() -> None:
+    text = "für und wider, größer, schöner".encode()
+    assert "größer" in read_plain_text(text + b"\xff")[1][0].text
+    assert read_plain_text("größer".encode("cp1252"))[1][0].text == "größer"
+
+
+def test_code_of_nothing_but_space_is_no_block() -> None:
+    assert read_markdown(b"```\n   \n```\n\ntext")[1] == [Block("text", "text")]
