@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -11,7 +9,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["in_own_process", "interleaved", "peak_bytes", "prepare"]
+__all__ = ["in_own_process", "interleaved", "prepare"]
 
 # A server that has imported the libraries and done nothing else; processes are forked from it, so that imports
 # cost neither time nor memory of their own.
@@ -47,11 +45,3 @@ def prepare(threads: int | None) -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-
-
-def peak_bytes(device: str) -> int:
-    """Highest memory so far: allocated on a GPU, else resident of this process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

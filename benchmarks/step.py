@@ -39,10 +39,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.processes import in_own_process, interleaved, peak_bytes, prepare
+from benchmarks.processes import in_own_process, interleaved, prepare
 from benchmarks.report import machine, median_and_range, publish, ratio_of_rounds, table
 from benchmarks.shapes import SHAPES, Shape, build_rows, weights
 from benchmarks.variants import VARIANTS, make_trainer
+from selfaug.model.peak_memory import peak_memory
 
 
 class StepClock(TrainerCallback):
@@ -87,7 +88,7 @@ def measure(
             max_steps=warmup + steps,
         )
         trainer.train()
-    return {"seconds": clock.seconds, "peak_bytes": peak_bytes(device)}
+    return {"seconds": clock.seconds, "peak_bytes": peak_memory(torch.device(device))}
 
 
 def matrix_flops(name: str, shape: Shape, device: str) -> float:

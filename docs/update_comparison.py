@@ -19,6 +19,7 @@ from selfaug.report.comparison_results import (
     methods_table,
 )
 
+BEGIN, END = "<!-- comparison:begin -->", "<!-- comparison:end -->"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -41,6 +42,11 @@ def page(record: dict[str, Any], name: str) -> str:
             if table is not None
         ),
         comparison_notes(record),
+        *(
+            ["Memory is not shown: it was measured in a way that counted the comparing process too."]
+            if any(method["peak_memory_bytes"] is None for method in record["methods"].values())
+            else []
+        ),
         f"{environment['device']}, {record['threads']} threads, Python {environment['python']}; "
         + ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
         + ".",
@@ -60,6 +66,34 @@ def markdown(table: TextTable) -> str:
     )
 
 
+def readme_block(record: dict[str, Any]) -> str:
+    """What the README says of a comparison with all methods; every number is the record's."""
+    methods, settings = record["methods"], record["settings"]
+
+    def general(name: str) -> str:
+        lost = methods[name]["suites"]["general"]["difference"]["difference"]
+        return f"{100 * lost['value']:+.1f}".replace("-", "−")
+
+    def task(name: str) -> str:
+        return f"{100 * methods[name]['suites']['task']['score']['value']:.0f} %"
+
+    found = methods["selfaug"]["suites"]["general"]["difference"]["difference"]
+    low, high = (f"{100 * found[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
+    others = ("full", "osf", "l2", "distilled", "wise-ft", "sa-sft", "replay")
+    listed = ", ".join(f"{methods[name]['label']} {general(name)}" for name in others)
+    correlation = record["forecast"]["correlation"]
+    return (
+        f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {len(settings['seeds'])} "
+        f"seeds a method, general checks against the base model, in points: SelfAug {general('selfaug')} ({low} to "
+        f"{high}), plain LoRA {general('plain')}, {listed}. After so few steps SelfAug has learnt less of the job "
+        f"({task('selfaug')} exact, plain LoRA {task('plain')}); the demo above shows what some more do. A router in "
+        f"front of plain LoRA and the base model does best on these well separated requests ({task('router')}, "
+        f"{general('router')}), for a second model to serve. Over {len(record['runs'])} runs, forgetting goes with "
+        f"drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). [All "
+        "eleven methods, with intervals](docs/results/comparison-demo.md)."
+    )
+
+
 def main() -> None:
     """Copy the record of a comparison to the results, and write its page."""
     if len(sys.argv) != 3:
@@ -71,6 +105,12 @@ def main() -> None:
     text = text.replace(record["settings"]["config"]["run"]["output"], f"runs/comparison-{name}")
     (RESULTS / f"comparison-{name}.json").write_text(text, encoding="utf-8")
     (RESULTS / f"comparison-{name}.md").write_text(page(record, name), encoding="utf-8")
+    if name == "demo":
+        readme = RESULTS.parents[1] / "README.md"
+        text = readme.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        text = f"{before}{BEGIN}\n{readme_block(record)}\n{END}{rest.split(END)[1]}"
+        readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

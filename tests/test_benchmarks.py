@@ -90,6 +90,13 @@ def test_generation_gives_the_same_answers(tiny_model_dir: Path, tmp_path: Path)
     assert {row["same"] for row in data["results"].values()} == {5}  # type: ignore[attr-defined]
 
 
+def test_ingest_reads_every_page_of_each_format(tmp_path: Path) -> None:
+    text, results = report("ingest", tmp_path / "ingest.md", "--pages", "20")
+    assert "pages" in text
+    for ending in (".pdf", ".docx", ".html", ".md"):
+        assert results["results"][ending]["pages"] == 20, results  # type: ignore[index]
+
+
 def test_loss_has_the_error_of_each_method(tmp_path: Path) -> None:
     pytest.importorskip("trl.kernels.chunked_divergence", exc_type=ImportError)
     text, data = report(

@@ -15,6 +15,7 @@ import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -29,6 +30,7 @@ from selfaug.config import load_config
 from selfaug.data import RetrievalTemplate
 from selfaug.eval.suite_files import read_suite
 from selfaug.prepare_config import load_prepare_config
+from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
 ROOT = Path(__file__).parents[1]
@@ -235,17 +237,30 @@ def test_layers_of_the_architecture_are_those_that_are_checked() -> None:
     assert [set(re.split(r" {4,}", line)[0].split()) for line in lines] == checked
 
 
+def script(name: str) -> ModuleType:
+    """A script of docs/, which is no package."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
 def test_the_readme_says_what_the_demos_record_says() -> None:
     """Its table is made by docs/update_demo_results.py; nobody has touched a number since."""
     record = json.loads((ROOT / "docs" / "results" / "demo.json").read_text(encoding="utf-8"))
-    specification = importlib.util.spec_from_file_location(
-        "update_demo_results", ROOT / "docs" / "update_demo_results.py"
+    assert script("update_demo_results").readme_block(record) in (ROOT / "README.md").read_text(
+        encoding="utf-8"
     )
-    assert specification is not None
-    assert specification.loader is not None
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    block = script.readme_block(record)
-    assert block in (ROOT / "README.md").read_text(encoding="utf-8")
     assert not record["quick"]
     assert record["settings"]["half"] == "test"
+
+
+def test_readme_and_page_say_what_the_comparisons_record_says() -> None:
+    update = script("update_comparison")
+    record = read_record(ROOT / "docs" / "results" / "comparison-demo.json", "comparison")
+    assert update.readme_block(record) in (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "results" / "comparison-demo.md").read_text(encoding="utf-8")
+    assert page == update.page(record, "demo")
+    assert record["not_run"] == []

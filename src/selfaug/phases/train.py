@@ -8,9 +8,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.scorers import named_scorer
 from selfaug.model.fingerprint import fingerprint
+from selfaug.model.peak_memory import peak_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
 from selfaug.phases.inputs import (
@@ -464,7 +463,7 @@ def _record(
         "evaluation": {name: value for name, value in evaluation.items() if name.startswith("eval_")},
         "reference_cache_bytes": trainer.reference_bytes,
         "anchors": len(trainer.anchors),
-        "peak_memory_bytes": _peak_memory(device),
+        "peak_memory_bytes": peak_memory(device),
         "weights": [
             {"file": str(file.relative_to(run.path)), "sha256": _sha256(file)}
             for folder in (run.adapter, run.model)
@@ -482,14 +481,6 @@ def _record(
             },
         },
     }
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Highest memory of this process so far: allocated on the GPU, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _sha256(file: Path) -> str:

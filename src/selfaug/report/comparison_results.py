@@ -45,7 +45,7 @@ def methods_table(record: Mapping[str, Any]) -> TextTable:
                 "–" if drift is None else f"{drift['nats']['value']:.3f}",
                 _data(method),
                 f"{(method['train_seconds'] + method['write_seconds']) / 60:.1f}",
-                f"{method['peak_memory_bytes'] / 1e9:.1f}",
+                "–" if method["peak_memory_bytes"] is None else f"{method['peak_memory_bytes'] / 1e9:.1f}",
                 f"{method['models']}",
             ]
         )
