@@ -89,8 +89,8 @@ def readme_block(record: dict[str, Any]) -> str:
         f"({task('selfaug')} exact, plain LoRA {task('plain')}); the demo above shows what some more do. A router in "
         f"front of plain LoRA and the base model does best on these well separated requests ({task('router')}, "
         f"{general('router')}), for a second model to serve. Over {len(record['runs'])} runs, forgetting goes with "
-        f"drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). [All "
-        "eleven methods, with intervals](docs/results/comparison-demo.md)."
+        f"drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). "
+        "[All eleven methods, with intervals](docs/results/comparison-demo.md)."
     )
 
 
