@@ -19,7 +19,7 @@ from selfaug.settings_file import Integer, Number, Section, SettingsForm, String
 __all__ = ["PREPARE_FLAGS", "PrepareConfig", "dump_prepare_config", "load_prepare_config"]
 
 PREPARE_FLAGS: dict[str, str] = {
-    "--documents": "documents.folder",
+    "FOLDER": "documents.folder",
     "--questions": "questions.files",
     "--model": "documents.tokenizer",
     "--chunk-tokens": "documents.chunk_tokens",

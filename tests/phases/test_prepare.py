@@ -67,7 +67,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def configured(reports: Path, questions: Path | None, output: Path, *sets: str) -> PrepareConfig:
-    flags = {"--documents": str(reports), "--output": str(output)}
+    flags = {"FOLDER": str(reports), "--output": str(output)}
     if questions is not None:
         flags["--questions"] = str(questions)
     return load_prepare_config(None, flags, ["rows.passages=3", "documents.processes=1", *sets])
@@ -270,7 +270,7 @@ def test_what_can_not_be_used_is_told_first(
 def test_settings_are_checked_all_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load_prepare_config(
-            None, {"--documents": "d"}, ["rows.completion=x", "split.test=0.95", "documents.chunk_tokns=3"]
+            None, {"FOLDER": "d"}, ["rows.completion=x", "split.test=0.95", "documents.chunk_tokns=3"]
         )
     problems = "\n".join(caught.value.problems)
     assert "documents.chunk_tokns (did you mean documents.chunk_tokens?)" in problems
@@ -278,9 +278,9 @@ def test_settings_are_checked_all_at_once() -> None:
         assert words in problems
     with pytest.raises(ConfigError, match="not valid") as caught:
         load_prepare_config(None, {}, [])
-    assert "documents.folder is missing: give it in the file or with --documents" in caught.value.problems[0]
+    assert "documents.folder is missing: give it in the file or with FOLDER" in caught.value.problems[0]
     with pytest.raises(ConfigError) as caught:
-        load_prepare_config(None, {"--documents": "d"}, ["documents.overlap_tokens=200"])
+        load_prepare_config(None, {"FOLDER": "d"}, ["documents.overlap_tokens=200"])
     assert "at most half" in caught.value.problems[0]
 
 

@@ -18,7 +18,7 @@ def prepare(
     ctx: typer.Context,
     documents: Annotated[
         str | None,
-        typer.Argument(metavar="[FOLDER]", help="Documents: PDF, DOCX, XLSX, HTML, Markdown, text, CSV."),
+        typer.Argument(metavar="FOLDER", help="Documents: PDF, DOCX, XLSX, HTML, Markdown, text, CSV."),
     ] = None,
     config: Config = None,
     questions: Annotated[
@@ -70,7 +70,7 @@ def prepare(
     settings = load_prepare_config(
         config,
         {
-            "--documents": documents,
+            "FOLDER": documents,
             "--questions": questions or None,
             "--output": output,
             "--model": model,

@@ -54,7 +54,7 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     count = _token_counter(config)
     if not Path(config.documents.folder).is_dir():
         raise DataError(
-            f"there is no folder {config.documents.folder}.", hint="check the path given to --documents."
+            f"there is no folder {config.documents.folder}.", hint="check the path."
         )
     _open(folder, config)
 
