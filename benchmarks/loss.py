@@ -35,9 +35,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.processes import in_own_process, interleaved, peak_bytes, prepare
+from benchmarks.processes import in_own_process, interleaved, prepare
 from benchmarks.report import machine, median_and_range, publish, ratio_of_rounds, table
 from selfaug.core.alignment import OutputHead, fused_loss, token_divergence
+from selfaug.model.peak_memory import peak_memory
 
 SIZES = {
     "tiny": (96, 1024, 64),
@@ -137,10 +138,10 @@ def measure(file: str, method: str, device: str, repeats: int, threads: int | No
     for drift in DRIFTS:
         tuned = tensors[f"{drift} tuned"].clone().to(device).requires_grad_()
         reference = tensors[f"{drift} reference"].clone().to(device)
-        before = peak_bytes(device)
+        before = peak_memory(torch.device(device))
         loss, divergence = run(tuned, reference, weight)
         # The second drift adds nothing to the peak of the first.
-        result.setdefault("peak_bytes", peak_bytes(device) - before)
+        result.setdefault("peak_bytes", peak_memory(torch.device(device)) - before)
         assert tuned.grad is not None
         if method == "selfaug":  # its loss is a sum; for measuring there is a function of the same arithmetic
             divergence, _ = token_divergence(tuned.detach(), OutputHead(weight), reference)

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.processes import in_own_process, interleaved, peak_bytes, prepare
+from benchmarks.processes import in_own_process, interleaved, prepare
 from benchmarks.report import machine, median_and_range, publish, ratio_of_rounds, table
 from benchmarks.shapes import SHAPES, build_rows
 from benchmarks.variants import VARIANTS, make_trainer
+from selfaug.model.peak_memory import peak_memory
 
 _DEFAULT = ["alpha0", "adapter_off", "cache", "cache_25"]
 
@@ -44,7 +45,7 @@ def measure(
         seconds = time.perf_counter() - began
         return {
             "seconds": seconds,
-            "peak_bytes": peak_bytes(device),
+            "peak_bytes": peak_memory(torch.device(device)),
             "cache_bytes": getattr(trainer, "reference_bytes", 0),
         }
 

@@ -117,6 +117,14 @@ def test_processes_are_used_again(tmp_path: Path) -> None:
     assert len({line.split()[1] for line in log.read_text().splitlines()}) <= 2
 
 
+def test_a_slow_file_before_many_quick_ones_loses_none_of_them(tmp_path: Path) -> None:
+    """More files than may be finished ahead of the slow one: once nothing was being read, the rest was left out."""
+    put(tmp_path, a="slow", **{f"file{number}": "text" for number in range(60)})
+    found, report = read_all(tmp_path, reader=obeying)
+    assert len(found) == 61
+    assert report == FolderReport(read=61)
+
+
 def test_hanging_crashing_and_greedy_readers_are_a_line_each_and_the_rest_goes_on(tmp_path: Path) -> None:
     put(
         tmp_path, a="text", b="hang", c="hang in C", d="eat", e="crash", f="exit", g="killed", h="large", i="text"

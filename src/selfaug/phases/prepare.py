@@ -53,9 +53,7 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     retriever = None if config.retrieval.retriever == "bm25" else own_retriever(config.retrieval.retriever)
     count = _token_counter(config)
     if not Path(config.documents.folder).is_dir():
-        raise DataError(
-            f"there is no folder {config.documents.folder}.", hint="check the path."
-        )
+        raise DataError(f"there is no folder {config.documents.folder}.", hint="check the path.")
     _open(folder, config)
 
     read = _make_index(config, folder / "index", count, on_progress)

@@ -151,9 +151,10 @@ class _Reading:
     def in_order(self, pool: ReadingProcesses, ahead: int) -> Iterator[tuple[str, Read | str]]:
         """Paths, and what was read or why nothing was."""
         while True:
+            # First what is finished: where all that is ahead is, nothing is being read, and there may be more files.
+            yield from self._finished()
             while pool.has_room and len(self._order) < ahead and self._take_next(pool):
                 yield from self._finished()
-            yield from self._finished()
             if not pool.is_busy:
                 return
             for name, outcome in pool.finished():
