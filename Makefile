@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # Arguments of the demo, e.g. DEMO="--quick".
 DEMO ?=
+# Folder and arguments of the case study, e.g. CASE_STUDY="runs/taste --quick".
+CASE_STUDY ?= runs/case-study
 # Extra arguments for installing torch, e.g. an index with builds for another accelerator.
 TORCH_ARGS ?=
 WORKERS ?= 2
@@ -16,10 +18,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit docs wheel wheel-test bench clean
+.PHONY: help setup demo case-study test lint unit docs wheel wheel-test bench clean
 
 help:
 	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
+	@echo "make case-study  set up, then take a firm's reports to a model that answers with sources: some 40 minutes"
 	@echo "make test        set up, then lint, types, layers, tests, coverage: what CI runs"
 	@echo "make setup       only the set-up, into $(VENV)"
 	@echo "make lint        ruff, mypy, import-linter"
@@ -52,6 +55,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/selfaug demo $(DEMO)
+
+case-study: $(READY)
+	$(BIN)/python examples/case_study/run.py $(CASE_STUDY)
 
 test: lint unit
 

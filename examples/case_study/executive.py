@@ -36,7 +36,17 @@ from selfaug.eval.checks import (
 )
 from selfaug.eval.general_suite import GeneralItem, Half
 
-__all__ = ["KINDS", "MOST_SOURCE_WORDS", "HalfTheNumbers", "MarkdownTable", "executive_suite", "source_of"]
+__all__ = [
+    "KINDS",
+    "MOST_SOURCE_WORDS",
+    "HalfTheNumbers",
+    "MarkdownTable",
+    "development_requests",
+    "executive_requests",
+    "executive_requests_of_each_kind",
+    "executive_suite",
+    "source_of",
+]
 
 MOST_SOURCE_WORDS = 120
 
@@ -545,6 +555,21 @@ def executive_suite(half: Half) -> list[GeneralItem]:
             name = f"{half}-case-{kind.replace(' ', '-')}-{number:02d}"
             items.append(GeneralItem(name, kind, 1, prompt, checks, tokens))
     return items
+
+
+def executive_requests() -> list[GeneralItem]:
+    """Both halves, the test half first: `selfaug evaluate RUN --suite executive:executive_requests`."""
+    return [*executive_suite("test"), *executive_suite("dev")]
+
+
+def development_requests() -> list[GeneralItem]:
+    """The development half, to choose settings on."""
+    return executive_suite("dev")
+
+
+def executive_requests_of_each_kind() -> list[GeneralItem]:
+    """The first test request of each kind, for a quick look."""
+    return list({item.kind: item for item in reversed(executive_suite("test"))}.values())[::-1]
 
 
 def source_of(item: GeneralItem) -> str:

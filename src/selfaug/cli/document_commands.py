@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -189,7 +190,7 @@ def ask(
         print_json(
             {
                 "question": question,
-                "passages": answers["tuned"].passages,
+                "passages": [asdict(passage) for passage in answers["tuned"].passages],
                 "answers": {
                     name: {"text": answer.text, "cited": answer.cited} for name, answer in answers.items()
                 },

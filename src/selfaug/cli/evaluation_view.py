@@ -23,7 +23,8 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
-    console.print(suites_table(record["suites"], record["settings"]["scorer"]))
+    sides = {f"task: {name}": side for name, side in record.get("sides", {}).items()}
+    console.print(suites_table(record["suites"] | sides, record["settings"]["scorer"]))
     console.print(drift_table(record["drift"]))
     if record["forecast"] is not None:
         console.print(forecast_in_words(record["forecast"]), soft_wrap=True)

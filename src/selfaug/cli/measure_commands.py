@@ -143,7 +143,11 @@ def evaluate(
     level: Level = "auto",
     suite: Annotated[
         list[str] | None,
-        typer.Option("--suite", metavar="FILE", help="Questions of your own, as JSONL; may be repeated."),
+        typer.Option(
+            "--suite",
+            metavar="FILE",
+            help="Questions of your own, JSONL or module:function; may be repeated.",
+        ),
     ] = None,
     benchmark: Annotated[
         list[str] | None,
@@ -178,6 +182,12 @@ def evaluate(
     mlflow: Annotated[
         bool, typer.Option("--mlflow", help="Log settings, scores, gate and files as a run of MLflow.")
     ] = False,
+    base_from: Annotated[
+        str | None,
+        typer.Option(
+            "--base-from", metavar="RUN", help="Evaluated alike: take the base model's answers from there."
+        ),
+    ] = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate anew.")] = False,
     offline: Offline = False,
@@ -224,6 +234,7 @@ def evaluate(
             device=device,
             offline=offline,
             overwrite=overwrite,
+            base_from=base_from,
             on_progress=progress.show,
         )
     folder = RunDir(run)

@@ -27,6 +27,7 @@ __all__ = [
     "normalize_answer",
     "numeric_match",
     "parse_quantities",
+    "same_value",
     "token_f1",
 ]
 
@@ -279,6 +280,15 @@ def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
     precision = hits / len(cited) if cited else 0.0
     recall = hits / len(right) if right else 0.0
     return CitationScores(precision, recall, 2 * hits / (len(cited) + len(right)))
+
+
+def same_value(answer: str, gold: str) -> bool:
+    """Whether an answer is the gold but for case, spaces, and which sources it cites: the value, in its form."""
+
+    def bare(text: str) -> str:
+        return "".join(_CITATION.sub("", text).split()).casefold()
+
+    return bare(answer) == bare(gold)
 
 
 def cited_sources(text: str) -> set[int]:

@@ -1,6 +1,7 @@
 """Scorers of written answers by the name that a user gives: of the task's rows, and of suites from files.
 
 exact, f1, contains        the text
+value                      the text but for the sources that it cites
 number, numeric            amounts: the last number alone, or with units, scale and rounding
 citations                  F1 of the numbered sources
 abstains                   the answer says that there is none exactly where the right one does
@@ -30,6 +31,7 @@ from selfaug.eval.answer_scorers import (
     groundedness,
     normalize_answer,
     numeric_match,
+    same_value,
     token_f1,
 )
 from selfaug.eval.checks import numbers
@@ -47,6 +49,7 @@ SCORERS: dict[str, Scorer] = {
     ),
     "number": lambda answer, gold, prompt: float(numbers(answer)[-1:] == numbers(gold)[-1:] != []),
     "numeric": lambda answer, gold, prompt: float(numeric_match(answer, gold)),
+    "value": lambda answer, gold, prompt: float(same_value(answer, gold)),
     "citations": lambda answer, gold, prompt: citation_scores(answer, gold).f1,
     "abstains": lambda answer, gold, prompt: float(abstains(answer) == abstains(gold)),
     "grounded": lambda answer, gold, prompt: groundedness(answer, prompt),

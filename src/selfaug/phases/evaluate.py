@@ -24,6 +24,7 @@ from selfaug.core.gate import GateResult, at_least, at_most, overall
 from selfaug.core.statistics import Interval, PairedDifference
 from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.general_suite import Half
+from selfaug.eval.own_suites import names_function, own_suite
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.loading import load_model, load_tokenizer
@@ -39,6 +40,7 @@ from selfaug.phases.suites import (
     answers_to,
     compare_answers,
     compare_scores,
+    compare_sides,
     fitting_level,
     general_prompts,
     level_of,
@@ -46,7 +48,7 @@ from selfaug.phases.suites import (
     suite_file_prompts,
     task_prompts,
 )
-from selfaug.records import read_record, write_lines, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
 __all__ = ["FAST_ROWS", "RECORD_KIND", "Evaluation", "evaluate"]
@@ -97,6 +99,7 @@ def evaluate(
     device: str = "auto",
     offline: bool = False,
     overwrite: bool = False,
+    base_from: str | os.PathLike[str] | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Evaluation:
     """Ask base and tuned model the task's held-out rows and general requests; compare, and decide the gate.
@@ -108,7 +111,8 @@ def evaluate(
         half: of the general suite; choose on "dev", report on "test".
         level: of the general suite: "1" to "3", "all", or "auto" for the hardest at which the base model still passes
             40 % of a few development items.
-        suites: JSONL files of the user's own questions (see `selfaug.eval.suite_files`), beside the general suite.
+        suites: beside the general suite: JSONL files of the user's own questions (see `selfaug.eval.suite_files`), or
+            functions as `module:function` (see `selfaug.eval.own_suites`).
         benchmarks: tasks of lm-eval.
         benchmark_tasks: folder with task files of the user's.
         benchmark_items: how many of each; None for all.
@@ -122,6 +126,7 @@ def evaluate(
         device: "auto", "cpu" or "cuda".
         offline: use only what is on this machine.
         overwrite: evaluate anew where there is an evaluation.
+        base_from: a run that was evaluated with the same settings; the base model's answers are taken from there.
         on_progress: called with what is being done.
 
     Raises:
@@ -138,7 +143,8 @@ def evaluate(
         )
     foretold = None if forecast is None else read_forecast(forecast, config.model.name)
     weights, step = trained_weights(folder, config)
-    files = {Path(file).stem: file for file in suites}
+    files = {_suite_name(suite): suite for suite in suites}
+    made = {name: own_suite(suite) for name, suite in files.items() if names_function(suite)}
     if benchmarks:
         require_lm_eval()
     if len(files) < len(suites) or (_RESERVED | set(benchmarks)) & files.keys():
@@ -151,7 +157,8 @@ def evaluate(
     settings = {
         "data": sources, "scorer": scorer, "half": half, "level": level,
         "suites": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
-                   if Path(file).is_file()},
+                   if Path(file).is_file()}
+        | {name: hashlib.sha256(repr(items).encode()).hexdigest() for name, items in made.items()},
         "benchmarks": list(benchmarks), "benchmark_tasks": benchmark_tasks, "benchmark_items": benchmark_items,
         "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
         "weights": _hash(weights),
@@ -178,9 +185,14 @@ def evaluate(
             offline=offline,
         )
     for name, file in files.items():
-        asked[name] = suite_file_prompts(tokenizer, read_suite(file), max_new_tokens, template)
-    on_progress(Progress("model"))
+        asked[name] = (
+            general_prompts(tokenizer, made[name], template)
+            if name in made
+            else suite_file_prompts(tokenizer, read_suite(file), max_new_tokens, template)
+        )
     resolved = resolve_device(device)
+    known = None if base_from is None else _evaluated_alike(base_from, config, settings, resolved)
+    on_progress(Progress("model"))
     base, tuned = _models(config, weights, resolved, offline)
     _open(folder, work, settings, overwrite)  # nothing is replaced before all of this has worked
 
@@ -195,6 +207,8 @@ def evaluate(
             )
     general = general_prompts(tokenizer, select_items(half, chosen.level, general_items), template)
     asked["general"] = general
+    if known is not None:
+        _take_base_answers(known, work, asked)
 
     answers: dict[str, dict[str, list[str]]] = {}
     for name, suite in asked.items():
@@ -245,12 +259,16 @@ def evaluate(
         )
         for task, found in scored.items()
     }
+    sides = {}
+    if config.data.prepared is not None and "task" in asked:
+        sides = compare_sides(asked["task"], answers["task"]["tuned"], answers["task"]["base"])
     gate = _gate(results, max_forgetting, min_task_gain)
     data_of_record = {
         "run": str(folder.path),
         "settings": settings,
         "level": asdict(chosen),
         "suites": results,
+        "sides": sides,
         "drift": drifts,
         "forecast": None
         if foretold is None or OWN_ANSWERS not in drifts
@@ -262,6 +280,41 @@ def evaluate(
     }
     write_record(folder.evaluation, RECORD_KIND, data_of_record)
     return Evaluation(read_record(folder.evaluation, RECORD_KIND), None if gate is None else overall(gate))
+
+
+def _suite_name(suite: str) -> str:
+    return suite.partition(":")[2] if names_function(suite) else Path(suite).stem
+
+
+def _evaluated_alike(
+    run: str | os.PathLike[str], config: TrainConfig, settings: dict[str, Any], device: torch.device
+) -> Path:
+    """Folder of the answers of another run's evaluation, whose base model was asked the same."""
+    other = RunDir.open(run)
+    record = read_record(other.evaluation, RECORD_KIND)
+    differ = sorted(
+        key for key in settings.keys() - {"step", "weights"} if record["settings"].get(key) != settings[key]
+    )
+    if load_config(other.config).model != config.model:
+        differ.append("base model")
+    if record["device"] != str(device):
+        differ.append("device")
+    if differ:
+        raise ConfigError(
+            f"the base model was asked something else when {other.path} was evaluated: another {', '.join(differ)}.",
+            hint="evaluate both runs with the same settings, or leave out --base-from.",
+        )
+    return other.samples / "evaluation"
+
+
+def _take_base_answers(source: Path, work: Path, asked: dict[str, Suite]) -> None:
+    """Copy the answers to the same prompts, unless this evaluation has begun with its own."""
+    for name, suite in asked.items():
+        file, own = f"{name}-base.jsonl", work / f"{name}-base.jsonl"
+        if own.exists() or not (source / file).exists():
+            continue
+        texts = dict(zip(suite.ids, suite.texts, strict=True))
+        write_lines(own, [row for row in read_lines(source / file) if texts.get(row["id"]) == row["prompt"]])
 
 
 def _hash(weights: Path) -> str:

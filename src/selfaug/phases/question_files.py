@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from selfaug.data.sources import Problem, RawRow, problems_error, read_rows, value_kind
-from selfaug.retrieval.pairs import Pair
+from selfaug.retrieval.pairs import Pair, Place
 
 __all__ = ["load_pairs"]
 
 _HINT = (
     "a pair has `question`, `answer` (null where the documents don't have it), and where it stands: `document`, "
-    "`evidence` or `page` if you know them"
+    "`evidence` or `page` if you know them; or a list of `places`"
 )
 
 
@@ -69,6 +69,12 @@ def _pair(row: RawRow, documents: Collection[str], by_name: dict[str, list[str]]
     if "answer" not in row.fields:
         raise ValueError(f"'answer' is missing; found {', '.join(map(repr, row.fields))}")
     answer = None if "answer" not in fields else _text(fields, "answer")
+    if fields.get("places"):  # they say all that the other fields could
+        places = _places(fields["places"], documents, by_name)
+        fields = {name: fields[name] for name in fields.keys() & {"id", "question", "answer"}}
+        fields["documents"] = list(dict.fromkeys(place.document for place in places))
+    else:
+        places = ()
     named = _named(fields)
     if answer is None and named:
         raise ValueError("names a document, and has no answer that could stand in it")
@@ -79,6 +85,25 @@ def _pair(row: RawRow, documents: Collection[str], by_name: dict[str, list[str]]
         documents=tuple(_document(name, documents, by_name) for name in named),
         evidence=_text(fields, "evidence") if "evidence" in fields else None,
         page=_page(fields["page"]) if "page" in fields else None,
+        places=places,
+    )
+
+
+def _places(value: Any, documents: Collection[str], by_name: dict[str, list[str]]) -> tuple[Place, ...]:
+    """The places that a pair lists; in CSV files the list is JSON."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, list) or not all(isinstance(one, Mapping) for one in value):
+        raise ValueError(f"'places' must be a list of objects, it is {value_kind(value)}")
+    return tuple(
+        Place(
+            document=_document(_text(dict(one), "document"), documents, by_name),
+            evidence=_text(dict(one), "evidence") if one.get("evidence") else None,
+            page=_page(one["page"]) if one.get("page") else None,
+            section=_text(dict(one), "section") if one.get("section") else None,
+        )
+        for one in value
     )
 
 

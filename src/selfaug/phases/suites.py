@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.statistics import detectable_difference, paired_difference, score_interval
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
+from selfaug.eval.document_answers import SIDES, rows_of_side
 from selfaug.eval.general_suite import (
     LEVELS,
     GeneralItem,
@@ -37,6 +38,7 @@ __all__ = [
     "answers_to",
     "compare_answers",
     "compare_scores",
+    "compare_sides",
     "fitting_level",
     "general_prompts",
     "level_of",
@@ -61,6 +63,7 @@ class Suite:
         limits: most new tokens of each answer; 0 where a choice is the answer.
         choices: of each prompt: texts of which one is the answer; empty where it is written freely.
         score: of an answer, by the prompt's index, in [0, 1].
+        golds: completions of the task's rows; empty for other suites.
     """
 
     ids: list[str]
@@ -69,6 +72,7 @@ class Suite:
     limits: list[int]
     choices: list[tuple[str, ...]]
     score: Callable[[int, str], float] = field(repr=False)
+    golds: list[str] = field(default_factory=list)
 
     @property
     def written(self) -> list[int]:
@@ -88,6 +92,7 @@ class Suite:
             limits=[self.limits[i] for i in chosen],
             choices=[self.choices[i] for i in chosen],
             score=lambda index, answer: self.score(chosen[index], answer),
+            golds=[self.golds[i] for i in chosen] if self.golds else [],
         )
 
 
@@ -135,6 +140,7 @@ def task_prompts(
         limits=[max_new_tokens] * len(rows),
         choices=[()] * len(rows),
         score=lambda index, answer: score(answer.strip(), golds[index], texts[index]),
+        golds=golds,
     )
 
 
@@ -303,6 +309,20 @@ def compare_answers(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> 
         [suite.score(index, answer) for index, answer in enumerate(tuned)],
         [suite.score(index, answer) for index, answer in enumerate(base)],
     )
+
+
+def compare_sides(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> dict[str, Any]:
+    """Value, source and abstention of answers from documents, each as `compare_answers`; those that have rows."""
+    sides = {}
+    for side in SIDES:
+        rows = rows_of_side(side, suite.golds)
+        scores = [
+            [side.score(answers[row].strip(), suite.golds[row], suite.texts[row]) for row in rows]
+            for answers in (tuned, base)
+        ]
+        if rows:
+            sides[side.name] = compare_scores([suite.ids[row] for row in rows], *scores)
+    return sides
 
 
 def compare_scores(ids: Sequence[str], tuned: Sequence[float], base: Sequence[float]) -> dict[str, Any]:

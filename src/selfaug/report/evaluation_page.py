@@ -66,7 +66,11 @@ def evaluation_values(
         "model_names": {"base": "base model", "tuned": tuned},
         "samples_folder": samples_folder,
         "suites": [
-            _suite(name, suite, record["settings"]["scorer"]) for name, suite in record["suites"].items()
+            *(_suite(name, suite, record["settings"]["scorer"]) for name, suite in record["suites"].items()),
+            *(
+                _suite(f"the job: {name}", side, record["settings"]["scorer"])
+                for name, side in record.get("sides", {}).items()
+            ),
         ],
         "bounds": [] if record["gate"] is None else record["gate"]["bounds"],
         "drifts": record["drift"],

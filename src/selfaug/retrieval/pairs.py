@@ -9,11 +9,28 @@ from dataclasses import dataclass
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index
 
-__all__ = ["Pair", "find_gold", "holds"]
+__all__ = ["Pair", "Place", "find_gold", "holds"]
 
 _SEARCHED = 20
 _SPACE = re.compile(r"[\s|]+")
 _BEFORE_PERCENT = re.compile(r" (?=%)")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an answer stands.
+
+    Attributes:
+        document: that holds it.
+        evidence: words of the passage that holds it; None where that isn't said.
+        page: that it is on, from 1; None where that isn't said.
+        section: heading above it; None where that isn't said.
+    """
+
+    document: str
+    evidence: str | None = None
+    page: int | None = None
+    section: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +44,7 @@ class Pair:
         documents: that hold the answer; empty where that isn't said.
         evidence: words of the passage that holds it; None where that isn't said.
         page: that it is on, from 1; None where that isn't said.
+        places: all of them, where each has evidence, page or section of its own; evidence and page are not used then.
     """
 
     id: str
@@ -35,6 +53,7 @@ class Pair:
     documents: tuple[str, ...] = ()
     evidence: str | None = None
     page: int | None = None
+    places: tuple[Place, ...] = ()
 
 
 def holds(passage: str, words: str) -> bool:
@@ -70,14 +89,28 @@ def find_gold(pair: Pair, index: Index) -> list[Chunk]:
     if not pair.documents:
         found = [chunk for chunk, _ in index.ranked(pair.question, _SEARCHED)]
         return [chunk for chunk in found if holds(chunk.passage, pair.evidence or pair.answer)]
+    if pair.places:
+        found = [
+            chunk
+            for place in pair.places
+            for chunk in _of_place(index.chunks_of(place.document), pair.answer, place)
+        ]
+        return list({chunk.id: chunk for chunk in found}.values())
     chunks = [chunk for document in pair.documents for chunk in index.chunks_of(document)]
-    if pair.page is not None:
-        chunks = _of_page(chunks, pair.page)
-    if pair.evidence is not None:
-        both = [chunk for chunk in chunks if holds(chunk.passage, pair.evidence)]
+    return _of_place(chunks, pair.answer, Place("", pair.evidence, pair.page))
+
+
+def _of_place(chunks: Sequence[Chunk], answer: str, place: Place) -> list[Chunk]:
+    """The chunks that hold an answer where a place says; a heading that no chunk has says nothing."""
+    if place.page is not None:
+        chunks = _of_page(chunks, place.page)
+    if place.section is not None:
+        chunks = [chunk for chunk in chunks if place.section in chunk.heading] or chunks
+    if place.evidence is not None:
+        both = [chunk for chunk in chunks if holds(chunk.passage, place.evidence)]
         # Evidence that says more than the answer may stand several times: the answer beside it counts.
-        return [chunk for chunk in both if holds(chunk.passage, pair.answer)] or both
-    return [chunk for chunk in chunks if holds(chunk.passage, pair.answer)]
+        return [chunk for chunk in both if holds(chunk.passage, answer)] or both
+    return [chunk for chunk in chunks if holds(chunk.passage, answer)]
 
 
 def _of_page(chunks: Sequence[Chunk], page: int) -> list[Chunk]:

@@ -1,0 +1,43 @@
+"""The sides of an answer from documents: its value, its source, and whether there is one at all.
+
+Value and source are looked at where the documents have an answer, abstention where they have none: one score over both
+could be had by always, or never, answering.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from selfaug.eval.answer_scorers import abstains, cited_sources, same_value
+from selfaug.eval.scorers import Scorer
+
+__all__ = ["SIDES", "Side", "rows_of_side"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One thing that an answer gets right or wrong.
+
+    Attributes:
+        name: as it is shown.
+        answerable: whether it is looked at where there is an answer, or where there is none.
+        score: of an answer.
+    """
+
+    name: str
+    answerable: bool
+    score: Scorer
+
+
+SIDES = (
+    Side("value", True, lambda answer, gold, prompt: float(same_value(answer, gold))),
+    Side("source", True, lambda answer, gold, prompt: float(cited_sources(answer) == cited_sources(gold))),
+    Side("answers where it can", True, lambda answer, gold, prompt: float(not abstains(answer))),
+    Side("abstains where it must", False, lambda answer, gold, prompt: float(abstains(answer))),
+)
+
+
+def rows_of_side(side: Side, golds: Sequence[str]) -> list[int]:
+    """Indices of the rows that a side is looked at in, by their right answers."""
+    return [index for index, gold in enumerate(golds) if abstains(gold) != side.answerable]

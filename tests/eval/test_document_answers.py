@@ -1,0 +1,42 @@
+"""The sides of an answer from documents, and which rows each of them is looked at in."""
+
+from __future__ import annotations
+
+import pytest
+
+from selfaug.eval.document_answers import SIDES, rows_of_side
+from selfaug.eval.scorers import named_scorer
+
+GOLD = "ANSWER: $1,536 million | SOURCE: [2]"
+NONE = "ANSWER: not reported | SOURCE: none"
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "value", "source", "answers"),
+    [
+        (GOLD, GOLD, 1, 1, 1),
+        ("answer: $1,536  million | source: [2]", GOLD, 1, 1, 1),
+        ("ANSWER: $1,536 million | SOURCE: [3]", GOLD, 1, 0, 1),
+        ("ANSWER: $1,536 million | SOURCE: [2] [3]", GOLD, 1, 0, 1),
+        ("ANSWER: -$1,536 million | SOURCE: [2]", GOLD, 0, 1, 1),
+        ("ANSWER: $1,536 | SOURCE: [2]", GOLD, 0, 1, 1),
+        ("It was $1,536 million [2].", GOLD, 0, 1, 1),
+        (NONE, GOLD, 0, 0, 0),
+        ("$4 million [1]", "$4 million [1]", 1, 1, 1),
+        ("", GOLD, 0, 0, 1),
+    ],
+)
+def test_sides_where_there_is_an_answer(
+    answer: str, gold: str, value: int, source: int, answers: int
+) -> None:
+    scores = [side.score(answer, gold, "") for side in SIDES if side.answerable]
+    assert scores == [value, source, answers]
+    assert named_scorer("value")(answer, gold, "") == value
+
+
+def test_abstention_is_looked_at_where_there_is_none() -> None:
+    golds = [GOLD, NONE, "The documents don't say.", "12 %"]
+    assert [rows_of_side(side, golds) for side in SIDES] == [[0, 3], [0, 3], [0, 3], [1, 2]]
+    (side,) = (side for side in SIDES if not side.answerable)
+    assert side.score("The reports don't say.", NONE, "") == 1
+    assert side.score(GOLD, NONE, "") == 0

@@ -1,0 +1,88 @@
+"""Evaluation of a run on prepared rows: value, source and abstention apart, a suite in Python, the base asked once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from selfaug.cli.evaluation_view import show_evaluation
+from selfaug.errors import ConfigError, DataError
+from selfaug.eval.checks import Words
+from selfaug.eval.general_item import GeneralItem
+from selfaug.phases.evaluate import evaluate
+from selfaug.records import read_lines
+from selfaug.report.evaluation_page import evaluation_page
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+FEW: dict[str, Any] = {"level": "1", "general_items": 2, "max_new_tokens": 3, "device": "cpu"}
+
+
+def two_requests() -> list[GeneralItem]:
+    return [GeneralItem(f"r{n}", "list", 1, f"List {n} colours.", (Words(1),), 2) for n in (2, 3)]
+
+
+@pytest.fixture
+def prepared_run(copied_run: Path, tiny_rows: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A run that says that its rows were prepared, and rows of which every third has no answer."""
+    file = copied_run / "config.yaml"
+    marker, _, text = file.read_text(encoding="utf-8").partition("\n")
+    config = yaml.safe_load(text)
+    config["data"]["prepared"] = str(tmp_path)
+    file.write_text(f"{marker}\n{yaml.safe_dump(config)}", encoding="utf-8")
+    rows = read_lines(tiny_rows)[:6]
+    for row in rows[::3]:
+        row["answer"] = "The documents don't say."
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return copied_run, asked
+
+
+def test_sides_are_scored_where_they_can_be(
+    prepared_run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, asked = prepared_run
+    record = evaluate(
+        run, **FEW, data=[str(asked)], scorer="value", suites=["test_evaluate_documents:two_requests"]
+    ).record
+    assert {name: side["items"] for name, side in record["sides"].items()} == {
+        "value": 4, "source": 4, "answers where it can": 4, "abstains where it must": 2,
+    }  # fmt: skip
+    assert list(record["suites"]) == ["task", "two_requests", "general"]
+    assert set(record["suites"]["two_requests"]["scores"]) == {"r2", "r3"}
+    show_evaluation(record)
+    assert "task: abstains" in capsys.readouterr().out
+    assert "the job: abstains where it must" in evaluation_page(record, run / "samples" / "evaluation")
+
+
+def test_the_base_model_is_asked_once(
+    prepared_run: tuple[Path, Path], finished_run: Path, tmp_path: Path
+) -> None:
+    run, asked = prepared_run
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.yaml", "started.json", "record.json", "adapter"):
+        (other / name).symlink_to(run / name)
+    settings = {**FEW, "data": [str(asked)], "suites": ["test_evaluate_documents:two_requests"]}
+    with pytest.raises(DataError, match="does not exist"):
+        evaluate(other, **settings, base_from=run)
+    first = evaluate(run, **settings).record
+    with pytest.raises(ConfigError, match="another general_items, scorer"):
+        evaluate(other, **{**settings, "general_items": 1}, scorer="f1", base_from=run)
+    stages: list[tuple[str, int]] = []
+    second = evaluate(
+        other,
+        **settings,
+        base_from=run,
+        on_progress=lambda progress: stages.append((progress.stage, progress.done)),
+    ).record
+    for suite in ("task", "two_requests", "general"):
+        assert [done for stage, done in stages if stage == f"base: {suite}"] == [
+            first["suites"][suite]["items"]
+        ]
+    assert second["suites"] == first["suites"]
+    assert second["sides"] == first["sides"]

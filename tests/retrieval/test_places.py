@@ -1,0 +1,87 @@
+"""Questions whose answer stands in several places, each with words of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from selfaug.errors import DataError
+from selfaug.phases.question_files import load_pairs
+from selfaug.retrieval.index import Index
+from selfaug.retrieval.pairs import Pair, Place, find_gold
+
+Make = Callable[[dict[str, list[str]]], Index]
+
+FIRM = {
+    "2023.md": ["Revenue (in million): 61.", "Profit (in million): 61.", "Staff: 7."],
+    "2024.md": ["Revenue was $70 million, after $61 million.", "The margin was 61 %."],
+}
+
+
+def test_each_place_has_words_of_its_own(make_index: Make) -> None:
+    index = make_index(FIRM)
+
+    def gold(*places: Place) -> list[str]:
+        documents = tuple(dict.fromkeys(place.document for place in places))
+        return [
+            chunk.id
+            for chunk in find_gold(Pair("q", "Revenue?", "$61 million", documents, places=places), index)
+        ]
+
+    cell, sentence = (
+        Place("2023.md", evidence="Revenue (in million): 61"),
+        Place("2024.md", evidence="after $61"),
+    )
+    assert gold(cell) == ["2023.md#0"]
+    assert gold(cell, sentence) == ["2023.md#0", "2024.md#0"]
+    assert gold(cell, cell) == ["2023.md#0"]
+    assert gold(Place("2024.md")) == ["2024.md#0"]
+    assert gold(Place("2023.md")) == []
+    # The heading narrows it; one that no chunk has says nothing.
+    assert gold(Place("2024.md", section="2024")) == ["2024.md#0"]
+    assert gold(Place("2024.md", section="Outlook")) == ["2024.md#0"]
+
+
+def test_places_in_a_file(tmp_path: Path) -> None:
+    places = [
+        {"document": "2023.md", "evidence": "61", "page": 2, "section": "Profit"},
+        {"document": "2024.md"},
+    ]
+    file = tmp_path / "pairs.jsonl"
+    # What else the line has of documents is not looked at: the places say all of it.
+    line = {
+        "id": "a",
+        "question": "Profit?",
+        "answer": "61",
+        "document": "2023.md",
+        "documents": ["x"],
+        "places": places,
+    }
+    file.write_text(json.dumps(line) + "\n")
+    ((pair,), problems) = load_pairs([str(file)], set(FIRM))
+    assert problems == []
+    assert pair == Pair(
+        "a", "Profit?", "61", ("2023.md", "2024.md"),
+        places=(Place("2023.md", "61", 2, "Profit"), Place("2024.md")),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ("2023.md", "'places' must be a list of objects"),
+        (["2023.md"], "'places' must be a list of objects"),
+        ([{"evidence": "61"}], "'document' is missing"),
+        ([{"document": "2022.md"}], "there is no document '2022.md'"),
+        ([{"document": "2023.md", "page": "x"}], "'page' must be a whole number"),
+    ],
+)
+def test_bad_places_are_told(tmp_path: Path, places: object, message: str) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"question": "Profit?", "answer": "61", "places": places}) + "\n")
+    with pytest.raises(DataError) as caught:
+        load_pairs([str(file)], set(FIRM))
+    assert message in caught.value.problems[0]

@@ -1,0 +1,180 @@
+"""The case study's command in its quick form on a tiny model, and its page, which says what the record says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.utils import logging as transformers_logging
+from typer.testing import CliRunner
+
+from selfaug.cli.main import app
+from selfaug.errors import StorageError
+from selfaug.records import read_lines, read_record
+
+ROOT = Path(__file__).parents[1]
+CASE_STUDY = ROOT / "examples" / "case_study"
+PAGE = ROOT / "docs" / "case-study.md"
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, which a user sees too
+
+
+def module(name: str, folder: Path = CASE_STUDY) -> Any:
+    """A module of a folder of scripts, which is no package."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    return importlib.import_module(name)
+
+
+run = module("run")
+case_results = module("case_results")
+update = module("update_case_study", ROOT / "docs")
+
+
+@pytest.fixture
+def model(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """The tiny model with a window that three passages fit into."""
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "tiny"))
+    for name, key in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**content, key: 4096}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
+    """Commands run in this process, which saves the time to start one; the list has those that were given."""
+    before = dict(os.environ)
+    loggers = [logging.getLogger(name) for name in ("torch", "trl", "peft", "accelerate", "datasets")]
+    levels = [logger.level for logger in loggers]
+    verbosity = transformers_logging.get_verbosity()
+    given: list[list[str]] = []
+
+    def selfaug(arguments: Sequence[str]) -> str:
+        given.append(list(arguments))
+        result = CliRunner().invoke(app, list(arguments))
+        if result.exit_code:
+            sys.exit(f"{shlex.join(arguments)}\n{result.output}")
+        return result.stdout
+
+    monkeypatch.setattr(run, "selfaug", selfaug)
+    yield given
+    os.environ.clear()
+    os.environ.update(before)
+    transformers_logging.set_verbosity(verbosity)
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def test_the_whole_case_study_goes_on_where_it_was_cut_off(
+    model: Path, tmp_path: Path, in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "study"
+    settings = replace(
+        run.QUICK,
+        model=str(model),
+        answerable=3,
+        unanswerable=2,
+        general_items=2,
+        # Tokens of the tiny model are letters.
+        prepare_sets=("documents.chunk_tokens=360", "rows.passages=2", "documents.processes=1"),
+        train_sets=("train.steps=2", "train.save_steps=1", "selfaug.anchor_count=1", "data.max_length=4096"),
+    )
+    complete = run.selfaug
+
+    def cut_off(arguments: Sequence[str]) -> str:
+        if arguments[:2] == ["evaluate", str(folder / "selfaug")]:
+            sys.exit(130)
+        return str(complete(arguments))
+
+    monkeypatch.setattr(run, "selfaug", cut_off)
+    with pytest.raises(SystemExit):
+        run.run_case_study(folder, settings)
+    with pytest.raises(StorageError, match="other settings: seed"):
+        run.run_case_study(folder, replace(settings, seed=1))
+    assert [arguments[0] for arguments in in_process] == ["prepare", "assess", "train", "train", "evaluate"]
+    in_process.clear()
+    monkeypatch.setattr(run, "selfaug", complete)
+    record = run.run_case_study(folder, settings)
+    assert [arguments[0] for arguments in in_process] == ["evaluate", "ask"]
+
+    written = read_record(folder / "record.json", case_results.RECORD_KIND)
+    assert case_results.result_page(written) == (folder / "result.md").read_text(encoding="utf-8")
+    assert written["documents"] == sum(written["formats"].values()) == 99
+    for name in ("base", "plain", "selfaug"):
+        result = written["results"][name]
+        assert result["sides"]["value"]["items"] == 3
+        assert result["sides"]["abstains where it must"]["items"] == 2
+        assert result["executive_items"] == 12
+        lines = read_lines(folder / "samples" / f"{name}.jsonl")
+        assert len(lines) == 3 + 2 + 12 + 2
+    assert written["results"]["base"]["executive_difference"] is None
+    assert written["results"]["selfaug"]["drift"]["value"] >= 0
+    assert [step["step"] for step in written["steps"]] == [
+        "write", "prepare", "assess", "train plain", "train selfaug", "evaluate plain", "evaluate selfaug", "ask",
+    ]  # fmt: skip
+    assert record["results"].keys() == written["results"].keys()
+    # The test rows are about documents that no training row has a passage of.
+    known = {
+        passage for row in read_lines(folder / "prepared" / "train.jsonl") for passage in row["passages"]
+    }
+    assert not known & {passage for row in read_lines(folder / "asked.jsonl") for passage in row["passages"]}
+    with pytest.raises(StorageError, match="already holds a finished case-study"):
+        run.run_case_study(folder, settings)
+    monkeypatch.setattr(sys, "argv", ["update_case_study.py", str(folder)])
+    with pytest.raises(SystemExit, match="only a full case study"):
+        update.main()
+
+
+def test_bad_arguments_give_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="not empty and not a case-study"):
+        run.main()
+    monkeypatch.setattr(sys, "argv", ["update_case_study.py"])
+    with pytest.raises(SystemExit, match="Put a finished case study"):
+        update.main()
+
+
+# ---- the page
+
+
+def test_the_page_gives_the_commands_that_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    shown = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    commands = [line[line.index("selfaug") + 1 :] for line in shown if "selfaug" in line]
+    assert commands[:-1] == list(run.commands(Path("study"), run.FULL).values())
+    assert commands[-1][:2] == ["ask", "study/selfaug"]
+    assert f"{run.FULL.answerable + run.FULL.unanswerable} of the test rows" in text
+    assert f"{run.FULL.answerable} with an answer, {run.FULL.unanswerable} without" in text
+
+
+def test_the_page_says_what_the_record_says() -> None:
+    """Its result is made by docs/update_case_study.py; nobody has touched a number since."""
+    record = read_record(ROOT / "docs" / "results" / "case-study.json", case_results.RECORD_KIND)
+    assert update.block(record) in PAGE.read_text(encoding="utf-8")
+    assert not record["settings"]["quick"]
+    assert record["settings"]["half"] == "test"
+    assert record["results"]["base"]["executive_items"] >= 60
+
+
+def test_links_lead_somewhere() -> None:
+    text = PAGE.read_text(encoding="utf-8").partition("<!-- case-study:begin -->")[0]
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (PAGE.parent / target).exists(), target
