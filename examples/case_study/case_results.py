@@ -252,6 +252,11 @@ def result_rows(record: Mapping[str, Any]) -> list[Row]:
             return []
         return [row(f"{name} ({base['sides'][key]['items']} questions)", lambda of: _cell(of["sides"][key]))]
 
+    test_alone = (
+        [row(f"… the {base['test_items']} test requests alone", lambda of: _points(of["test_difference"]))]
+        if 0 < base["test_items"] < base["executive_items"]
+        else []
+    )
     requests = f"{base['executive_items']} requests of an executive"
     return [
         *side("Exact value, in the house style", "value"),
@@ -261,7 +266,7 @@ def result_rows(record: Mapping[str, Any]) -> list[Row]:
         *side("Answers where a passage has it", "answers where it can"),
         row(f"Checks passed, {requests}", lambda of: _cell(of["executive"])),
         row("… against the base model", lambda of: _points(of["executive_difference"])),
-        row(f"… the {base['test_items']} test requests alone", lambda of: _points(of["test_difference"])),
+        *test_alone,
         row("House style leaks into them", lambda of: _cell(of["leaks"])),
         row("Words per answer to them", lambda of: Cell(f"{of['words']:.0f}")),
         row(

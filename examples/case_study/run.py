@@ -45,8 +45,8 @@ _CONTENTS = {
     "asked.jsonl", "assessment", "plain", "selfaug", "from_documents.jsonl", "steps.jsonl",
 }  # fmt: skip
 
-# Tokens of an answer in the house style, and of its longest value.
-_ANSWER_TOKENS = 32
+# An answer in the house style has 20 tokens at most.
+_ANSWER_TOKENS = 24
 _BATCH = 64
 
 
@@ -74,9 +74,9 @@ class CaseSettings:
     half: Half = "test"
     model: str = DEMO_MODEL
     answerable: int = 72
-    unanswerable: int = 24
-    general_items: int = 64
-    probe_steps: int = 12
+    unanswerable: int = 18
+    general_items: int = 48
+    probe_steps: int = 8
     from_documents: int = 3
     prepare_sets: tuple[str, ...] = ()
     train_sets: tuple[str, ...] = ()
@@ -166,7 +166,7 @@ def commands(folder: Path, settings: CaseSettings = FULL) -> dict[str, list[str]
         # Small: a short probe, and few questions, on validation rows; the test rows are not touched.
         "assess": [
             *("assess", *training, "--scorer", "value", "--level", "1", "--probe-steps", str(settings.probe_steps)),
-            *("--task-items", "16", "--general-items", "24", "--max-new-tokens", str(_ANSWER_TOKENS)),
+            *("--task-items", "12", "--general-items", "24", "--max-new-tokens", str(_ANSWER_TOKENS)),
             *("--output", str(folder / "assessment")),
             *_sets([*settings.train_sets, *([f"train.seed={settings.seed}"] if seed else [])]),
         ],
@@ -300,7 +300,7 @@ def main() -> None:
     try:
         record = run_case_study(given.folder, settings, overwrite=given.overwrite)
     except SelfAugError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}".replace("--output", "FOLDER"))  # as the folder is called here
     except KeyboardInterrupt:
         sys.exit("stopped; what is done is kept. To go on, give the same command again.")
     print(result_page(record))
