@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -24,22 +23,22 @@ from benchmarks.processes import in_own_process, prepare
 from benchmarks.report import machine, publish, table
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
 from selfaug.phases.demo import DemoSettings, train_config, write_data
-from selfaug.phases.demo_evaluation import Answers, DriftMeter, ask, model_result, questions, tuned_model
+from selfaug.phases.demo_evaluation import DriftMeter, ask, model_result, questions, tuned_model
 from selfaug.phases.train import train
-from selfaug.records import append_line, read_lines, read_record, write_text
+from selfaug.records import append_line, read_lines, read_record
 from selfaug.rundir import RunDir
 
 
-def write_base_answers(file: Path, settings: DemoSettings, threads: int | None) -> None:
+def write_base_answers(folder: Path, settings: DemoSettings, threads: int | None) -> None:
     """The base model's answers: every run is compared with them."""
     prepare(threads)
     tokenizer = load_tokenizer(DEMO_MODEL)
     asked = questions(tokenizer, settings.half, settings.task_items, settings.general_items)
-    write_text(file, json.dumps(ask(load_model(DEMO_MODEL), tokenizer, asked)))
+    ask(load_model(DEMO_MODEL), tokenizer, asked, folder, "base")
 
 
 def one_run(
-    folder: Path, settings: DemoSettings, boundary: bool, base_file: Path, threads: int | None
+    folder: Path, settings: DemoSettings, boundary: bool, base_folder: Path, threads: int | None
 ) -> dict[str, Any]:
     """Train and evaluate one setting in this process."""
     prepare(threads)
@@ -52,10 +51,10 @@ def one_run(
 
     tokenizer = load_tokenizer(DEMO_MODEL)
     asked = questions(tokenizer, settings.half, settings.task_items, settings.general_items)
-    base_answers: Answers = json.loads(base_file.read_text(encoding="utf-8"))
-    model = tuned_model(run.adapter)
-    drift = DriftMeter(load_model(DEMO_MODEL), tokenizer, asked, base_answers["general"]).drift(model)
-    result = model_result(asked, ask(model, tokenizer, asked), base_answers, drift)
+    base, model = load_model(DEMO_MODEL), tuned_model(run.adapter)
+    base_answers = ask(base, tokenizer, asked, base_folder, "base")  # all there: nothing is asked again
+    drift = DriftMeter(base, tokenizer, asked, base_answers["general"]).drift(model)
+    result = model_result(asked, ask(model, tokenizer, asked, folder, "selfaug"), base_answers, drift)
     aligned = [row["alignment_loss"] for row in read_lines(run.metrics) if "alignment_loss" in row]
     return {
         **{name: result[name].value for name in ("exact", "leaks", "drift")},
@@ -137,9 +136,9 @@ def main() -> None:
         general_items=arguments.general_items,
     )
     arguments.work.mkdir(parents=True, exist_ok=True)
-    base_file = arguments.work / f"base-{arguments.task_items}-{arguments.general_items or 'all'}.json"
-    if not base_file.exists():
-        in_own_process(write_base_answers, base_file, shared, arguments.threads)
+    base_folder = arguments.work / f"base-{arguments.task_items}-{arguments.general_items or 'all'}"
+    base_folder.mkdir(exist_ok=True)
+    in_own_process(write_base_answers, base_folder, shared, arguments.threads)
 
     wanted = [
         # Without alignment there is no boundary to align.
@@ -157,7 +156,7 @@ def main() -> None:
         settings = DemoSettings(**what["settings"])
         name = "-".join(f"{key}_{value}" for key, value in what["settings"].items() if key != "half")
         folder = arguments.work / f"{name}-boundary_{'on' if what['boundary'] else 'off'}"
-        result = in_own_process(one_run, folder, settings, what["boundary"], base_file, arguments.threads)
+        result = in_own_process(one_run, folder, settings, what["boundary"], base_folder, arguments.threads)
         append_line(done_file, {**what, **result})
         short = {key: value if value is None else round(value, 4) for key, value in result.items()}
         print(

@@ -16,7 +16,6 @@ from selfaug.eval.general_suite import (
     GeneralItem,
     Half,
     general_suite,
-    plain_instructions,
     score_general,
     spread_over_kinds,
 )
@@ -81,9 +80,7 @@ def test_halves_are_large_and_balanced() -> None:
     assert dev == test
     assert {kind for kind, _ in dev} == GOOD.keys() | OTHER_KINDS
     assert sum(len(item.checks) for item in general_suite("test")) >= 600
-    instructions = Counter(item.kind for item in plain_instructions("dev"))
-    assert instructions.keys() == GOOD.keys()
-    assert min(instructions.values()) == max(instructions.values()) == 8
+    assert {count for (kind, level), count in dev.items() if level == 1 and kind in GOOD} == {8}
     for level in LEVELS:
         assert sum(count for (_, of), count in dev.items() if of == level) >= 150
         assert {item.level for item in general_suite("dev", level)} == {level}
@@ -182,7 +179,8 @@ def test_prompts_are_short() -> None:
 
 
 def test_answers_are_short() -> None:
-    assert {item.max_new_tokens for item in plain_instructions("dev")} <= set(range(32, 81))
+    of_instructions = {item.max_new_tokens for item in general_suite("dev", 1) if item.kind in GOOD}
+    assert of_instructions <= set(range(32, 81))
     assert {item.max_new_tokens for item in general_suite("dev") if not item.choices} <= set(range(32, 161))
 
 

@@ -94,41 +94,46 @@ def cut_off_at(stage: str) -> Callable[[Progress], None]:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A tiny demo, cut off in its second training and again after the base model's answers; and its stages."""
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress]]:
+    """A tiny demo, cut off in its second training and again after the base model's answers; and its progress."""
     folder = tmp_path_factory.mktemp("demos") / "tiny"
-    stages: list[str] = []
+    told: list[Progress] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of transformers about itself
         with pytest.raises(KeyboardInterrupt):
             run_demo(folder, settings=TINY, on_progress=cut_off_at("SelfAug: training"))
         with pytest.raises(KeyboardInterrupt):
             run_demo(folder, settings=TINY, on_progress=cut_off_at("plain LoRA: task questions"))
-        assert [path.name for path in (folder / "samples").iterdir()] == ["base.jsonl"]
-        run_demo(folder, settings=TINY, on_progress=lambda progress: stages.append(progress.stage))
-    return folder, stages
+        kept = sorted(path.name for path in (folder / "samples").iterdir())
+        assert kept == ["base-general.jsonl", "base-task.jsonl"]
+        run_demo(folder, settings=TINY, on_progress=told.append)
+    return folder, told
 
 
 @pytest.mark.real_model
-def test_a_cut_off_demo_goes_on_where_it_was(demo: tuple[Path, list[str]]) -> None:
-    folder, stages = demo
-    assert not [stage for stage in stages if "training" in stage or stage.startswith("base")]
+def test_a_cut_off_demo_goes_on_where_it_was(demo: tuple[Path, list[Progress]]) -> None:
+    folder, told = demo
+    stages = [progress.stage for progress in told]
+    assert not [stage for stage in stages if "training" in stage]
+    assert all(progress.done == progress.total for progress in told if progress.stage.startswith("base"))
+    models = ["base model", *METHODS.values()]
     assert [stage for stage in dict.fromkeys(stages) if ":" in stage] == [
-        *(f"{name}: {part}" for name in METHODS.values() for part in ("task questions", "general prompts")),
+        *(f"{name}: {part}" for name in models for part in ("task questions", "general requests")),
         *(f"{name}: {part}" for name in METHODS.values() for part in ("drift", "drift over steps")),
     ]
     assert read_record(folder / "record.json", RECORD_KIND)["cut_off"]
 
 
 @pytest.mark.real_model
-def test_the_record_has_all_that_the_page_shows(demo: tuple[Path, list[str]]) -> None:
+def test_the_record_has_all_that_the_page_shows(demo: tuple[Path, list[Progress]]) -> None:
     folder, _ = demo
     written = read_record(folder / "record.json", RECORD_KIND)
     assert written["side_by_side"][0]["id"] == EXECUTIVE_ITEM
     for name in METHODS:
         result = written["results"][name]
         assert result["drift"]["value"] > 0
-        assert result["general_items"] == len(read_lines(folder / "samples" / f"{name}.jsonl")) - 2 == 3
+        assert result["general_items"] == len(read_lines(folder / "samples" / f"{name}-general.jsonl")) == 3
+        assert result["task_items"] == len(read_lines(folder / "samples" / f"{name}-task.jsonl")) == 2
         assert [row["step"] for row in written["curves"][name]["steps"]] == [1, 2]
         assert [row["step"] for row in written["curves"][name]["drift"]] == [0, 1, 2]
         assert written["curves"][name]["drift"][0]["drift"] == 0
@@ -137,7 +142,7 @@ def test_the_record_has_all_that_the_page_shows(demo: tuple[Path, list[str]]) ->
 
 
 @pytest.mark.real_model
-def test_both_methods_differ_in_alpha_only(demo: tuple[Path, list[str]]) -> None:
+def test_both_methods_differ_in_alpha_only(demo: tuple[Path, list[Progress]]) -> None:
     folder, _ = demo
     plain, ours = (read_record(folder / name / "record.json", "train") for name in METHODS)
     assert plain["data"]["train"] == ours["data"]["train"]
@@ -177,4 +182,4 @@ def test_plain_values_of_the_quick_demo_are_smaller() -> None:
     quick = asdict(QUICK)
     different = {key for key in full if full[key] != quick[key]}
     assert different == {"steps", "anchors", "task_items", "general_items"}
-    assert all(quick[key] < (full[key] or 152) for key in different)
+    assert all(quick[key] < (full[key] or 212) for key in different)

@@ -52,7 +52,6 @@ __all__ = [
     "Half",
     "Level",
     "general_suite",
-    "plain_instructions",
     "score_general",
     "spread_over_kinds",
 ]
@@ -67,11 +66,6 @@ FAST_ITEMS = 96
 def general_suite(half: Half, level: Level | None = None) -> list[GeneralItem]:
     """Items of one half, always in the same order: those of one level, or all."""
     return [item for item in _items(half) if level in (None, item.level)]
-
-
-def plain_instructions(half: Half) -> list[GeneralItem]:
-    """The instructions of level 1: written answers without further constraints, which the demo asks for."""
-    return [item for item in _items(half) if item.kind in _INSTRUCTIONS]
 
 
 def spread_over_kinds(items: Sequence[GeneralItem], count: int) -> list[GeneralItem]:

@@ -9,6 +9,7 @@ chosen on.
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,10 +25,8 @@ from selfaug.eval.general_suite import Half
 from selfaug.eval.house_style import LEAK_PATTERN
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
 from selfaug.phases.demo_evaluation import (
-    Answers,
     DriftMeter,
     OnProgress,
-    Questions,
     ask,
     model_result,
     questions,
@@ -76,7 +75,7 @@ class DemoSettings:
         anchors: requests that the base model writes and SelfAug aligns beside the rows; 0 for none.
         anchor_share: anchors that go with a row.
         task_items: held-out questions that are asked.
-        general_items: general prompts that are asked; None for all of the half.
+        general_items: general requests that are asked; None for all of the half's first level.
         seed: of rows' order, adapter and sampling.
         half: development or test items.
     """
@@ -96,7 +95,7 @@ class DemoSettings:
 
 
 FULL = DemoSettings()
-QUICK = DemoSettings(steps=16, anchors=16, task_items=16, general_items=19)
+QUICK = DemoSettings(steps=16, anchors=16, task_items=16, general_items=24)
 
 
 def run_demo(
@@ -147,12 +146,10 @@ def run_demo(
         return lambda stage, done, total: on_progress(Progress(f"{label}: {stage}", done, total))
 
     (output / "samples").mkdir(exist_ok=True)
-    answers: dict[str, Answers] = {}
-    for name, model in models.items():
-        path = output / "samples" / f"{name}.jsonl"
-        if not path.exists():
-            _write_answers(path, asked, ask(model, tokenizer, asked, report(METHODS.get(name, "base"))))
-        answers[name] = _read_answers(path)
+    answers = {
+        name: ask(model, tokenizer, asked, output / "samples", name, report(METHODS.get(name, "base model")))
+        for name, model in models.items()
+    }
 
     meter = DriftMeter(models["base"], tokenizer, asked, answers["base"]["general"])
     results = {
@@ -183,14 +180,12 @@ def run_demo(
         "settings": asdict(settings),
         "quick": quick,
         "model": DEMO_MODEL,
-        "task_prompt_tokens": sorted(len(prompt) for prompt in asked.task_prompts)[
-            len(asked.task_prompts) // 2
-        ],
+        "task_prompt_tokens": int(statistics.median(len(prompt) for prompt in asked.task.prompts)),
         "results": results,
-        "detectable_difference": detectable_difference(len(asked.general)).difference,
+        "detectable_difference": detectable_difference(len(asked.items)).difference,
         "task_example": {
-            "question": asked.task[0]["question"],
-            "expected": asked.task[0]["answer"],
+            "question": asked.rows[0]["question"],
+            "expected": asked.rows[0]["answer"],
             "answers": {name: given["task"][0] for name, given in answers.items()},
         },
         "side_by_side": side_by_side(asked, answers),
@@ -312,19 +307,6 @@ def _train(output: Path, name: str, settings: DemoSettings, on_progress: Callabl
         on_progress(progress)
 
     train(config, resume=run.is_run(), on_progress=show)
-
-
-def _write_answers(path: Path, asked: Questions, answers: Answers) -> None:
-    """Samples, a line each. Written at once: a file that is there is whole, and a cut-off demo goes on from it."""
-    kinds = [kind for kind, texts in answers.items() for _ in texts]
-    texts = [text for given in answers.values() for text in given]
-    rows = zip(kinds, asked.texts, texts, strict=True)
-    write_lines(path, [{"suite": kind, "prompt": prompt, "answer": text} for kind, prompt, text in rows])
-
-
-def _read_answers(path: Path) -> Answers:
-    rows = read_lines(path)
-    return {kind: [row["answer"] for row in rows if row["suite"] == kind] for kind in ("task", "general")}
 
 
 def _steps(run: Path) -> list[dict[str, Any]]:

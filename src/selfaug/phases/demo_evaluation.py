@@ -13,18 +13,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfaug.core.statistics import mean_interval, paired_difference, score_interval, wilson_interval
 from selfaug.data.market_reports import market_report_rows, market_report_template
 from selfaug.eval.drift import Drift, measure_drift
-from selfaug.eval.general_suite import (
-    EXECUTIVE_ITEM,
-    GeneralItem,
-    Half,
-    plain_instructions,
-    score_general,
-    spread_over_kinds,
-)
-from selfaug.eval.house_style import leaks_house_style, score_task_answer
-from selfaug.model.generate import chat_prompt_ids, generate_greedy
+from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem, Half, Level, score_general
+from selfaug.eval.house_style import TaskScore, leaks_house_style, score_task_answer
+from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import DEMO_MODEL, load_model
 from selfaug.model.reference import FrozenModel, Reference, Remembered
+from selfaug.phases.suites import Suite, answers_to, general_prompts, select_items
 
 __all__ = [
     "Answers",
@@ -45,10 +39,13 @@ OnProgress = Callable[[str, int, int], None]
 Answers = dict[str, list[str]]
 """Texts under "task" and "general"."""
 
+_LEVEL: Level = 1
+"""Of the general suite: the one that is made for models as small as the demo's."""
+
 _TASK_TOKENS = 32
 
-_BATCH = 152
-"""Prompts decoded together. Large: on a CPU, decoding waits for the weights, whatever the number of rows."""
+# Prompts decoded together. Many: on a CPU, decoding waits for the weights, whatever the number of rows.
+_BATCHES = {"task": 32, "general": 128}
 
 # Drift is measured on every so-manieth general prompt: suites of 8 prompts a kind give one of each.
 _EVERY = 8
@@ -59,37 +56,35 @@ class Questions:
     """What every model is asked.
 
     Attributes:
-        task: rows of the market reports.
-        general: items of the general suite.
-        task_prompts: token ids of each row's prompt.
-        general_prompts: token ids of each item's prompt.
+        rows: of the market reports: what is asked on the task.
+        items: of the general suite.
+        task: the rows as prompts.
+        general: the items as prompts.
     """
 
-    task: list[dict[str, Any]]
-    general: list[GeneralItem]
-    task_prompts: list[list[int]]
-    general_prompts: list[list[int]]
-
-    @property
-    def texts(self) -> list[str]:
-        """Questions and prompts as texts, task first."""
-        return [row["question"] for row in self.task] + [item.prompt for item in self.general]
+    rows: list[dict[str, Any]]
+    items: list[GeneralItem]
+    task: Suite
+    general: Suite
 
 
 def questions(
     tokenizer: PreTrainedTokenizerBase, half: Half, task_items: int, general_items: int | None
 ) -> Questions:
-    """Questions of one half; so many general items, or all."""
-    task, template = market_report_rows(half, task_items), market_report_template()
-    general = plain_instructions(half)
-    if general_items is not None:
-        general = spread_over_kinds(general, general_items)
-    return Questions(
-        task,
-        general,
-        [chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"])) for row in task],
-        [chat_prompt_ids(tokenizer, item.prompt) for item in general],
+    """Questions of one half; so many general items, or all of the level."""
+    rows, template = market_report_rows(half, task_items), market_report_template()
+    items = select_items(half, _LEVEL, general_items)
+    task = Suite(
+        ids=[row["id"] for row in rows],
+        texts=[row["question"] for row in rows],
+        prompts=[
+            chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"])) for row in rows
+        ],
+        limits=[_TASK_TOKENS] * len(rows),
+        choices=[()] * len(rows),
+        score=lambda index, answer: float(_task_score(rows[index], answer).exact),
     )
+    return Questions(rows, items, task, general_prompts(tokenizer, items, {}))
 
 
 def tuned_model(adapter: Path) -> PreTrainedModel:
@@ -103,30 +98,32 @@ def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     asked: Questions,
+    folder: Path,
+    name: str,
     on_progress: OnProgress = lambda *_: None,
 ) -> Answers:
-    """Greedy answers of one model."""
+    """Greedy answers of one model, those that are in the folder and the others, which are added to it.
 
-    def report(stage: str, total: int) -> Callable[[int, int], None]:
-        on_progress(stage, 0, total)
+    Args:
+        model: that is asked.
+        tokenizer: its tokeniser.
+        asked: the questions.
+        folder: of the answers: `NAME-task.jsonl` and `NAME-general.jsonl`.
+        name: of the model, for files.
+        on_progress: called with answers that are there and all.
+    """
+
+    def report(stage: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(stage, done, total)
 
     return {
-        "task": generate_greedy(
-            model,
-            tokenizer,
-            asked.task_prompts,
-            max_new_tokens=_TASK_TOKENS,
-            on_progress=report("task questions", len(asked.task)),
-        ),
-        "general": generate_greedy(
-            model,
-            tokenizer,
-            asked.general_prompts,
-            max_new_tokens=[item.max_new_tokens for item in asked.general],
-            batch_size=_BATCH,
-            on_progress=report("general prompts", len(asked.general)),
-        ),
+        suite: answers_to(
+            prompts, folder / f"{name}-{suite}.jsonl", model, tokenizer, _BATCHES[suite], report(stage)
+        )
+        for suite, prompts, stage in (
+            ("task", asked.task, "task questions"),
+            ("general", asked.general, "general requests"),
+        )
     }
 
 
@@ -150,10 +147,11 @@ class DriftMeter:
         answers: Sequence[str],
     ) -> None:
         self._reference: Reference = Remembered(FrozenModel(base))
-        self._starts = [len(prompt) for prompt in asked.general_prompts][::_EVERY]
+        chosen = asked.general.written[::_EVERY]
+        self._starts = [len(asked.general.prompts[index]) for index in chosen]
         self._sequences = [
-            prompt + tokenizer(answer, add_special_tokens=False)["input_ids"]
-            for prompt, answer in zip(asked.general_prompts[::_EVERY], answers[::_EVERY], strict=True)
+            asked.general.prompts[index] + tokenizer(answers[index], add_special_tokens=False)["input_ids"]
+            for index in chosen
         ]
 
     def drift(self, model: PreTrainedModel, on_progress: OnProgress = lambda *_: None) -> Drift:
@@ -190,19 +188,18 @@ class DriftMeter:
         return curve
 
 
-def task_scores(asked: Questions, answers: Answers) -> list[Any]:
+def task_scores(asked: Questions, answers: Answers) -> list[TaskScore]:
     """Exact answer and right source of each task question."""
-    return [
-        score_task_answer(answer, row["value"], row["gold"])
-        for answer, row in zip(answers["task"], asked.task, strict=True)
-    ]
+    return [_task_score(row, answer) for row, answer in zip(asked.rows, answers["task"], strict=True)]
+
+
+def _task_score(row: dict[str, Any], answer: str) -> TaskScore:
+    return score_task_answer(answer, row["value"], row["gold"])
 
 
 def general_scores(asked: Questions, answers: Answers) -> list[float]:
     """Share of its checks that each general answer passes."""
-    return [
-        score_general(item, answer) for item, answer in zip(asked.general, answers["general"], strict=True)
-    ]
+    return [asked.general.score(index, answer) for index, answer in enumerate(answers["general"])]
 
 
 def model_result(
@@ -217,7 +214,8 @@ def model_result(
         drift: of the model; None if this is the base model.
     """
     task, general = task_scores(asked, answers), general_scores(asked, answers)
-    leaks = sum(leaks_house_style(answer) for answer in answers["general"])
+    written = [answers["general"][index] for index in asked.general.written]
+    leaks = sum(leaks_house_style(answer) for answer in written)
     return {
         "exact": wilson_interval(sum(score.exact for score in task), len(task)),
         "source": wilson_interval(sum(score.source for score in task), len(task)),
@@ -225,8 +223,8 @@ def model_result(
         "difference": None
         if base_answers is None
         else paired_difference(general, general_scores(asked, base_answers), seed=0),
-        "leaks": wilson_interval(leaks, len(general)),
-        "words": sum(len(answer.split()) for answer in answers["general"]) / len(general),
+        "leaks": wilson_interval(leaks, len(written)),
+        "words": sum(len(answer.split()) for answer in written) / len(written),
         "drift": None
         if drift is None
         else mean_interval(
@@ -240,13 +238,11 @@ def model_result(
 
 def side_by_side(asked: Questions, answers: dict[str, Answers]) -> list[dict[str, Any]]:
     """The executive's request first, then one prompt of each other kind, with all models' answers."""
-    items = asked.general
-    chosen = [i for i, item in enumerate(items) if item.id == EXECUTIVE_ITEM]
-    kinds = {items[i].kind for i in chosen}
-    for i, item in enumerate(items):
-        if item.kind not in kinds:
-            kinds.add(item.kind)
-            chosen.append(i)
+    items = asked.items
+    # A choice is no answer to look at.
+    places = sorted(asked.general.written, key=lambda place: items[place].id != EXECUTIVE_ITEM)
+    first = {items[place].kind: place for place in reversed(places)}
+    chosen = [place for place in places if first[items[place].kind] == place]
     return [
         {
             "id": items[i].id,

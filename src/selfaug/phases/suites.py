@@ -214,7 +214,11 @@ def answers_to(
     for indices, answer in ((written, _write), (chosen, _choose)):
         for start in range(0, len(indices), batch_size):
             batch = indices[start : start + batch_size]
-            for index, text in zip(batch, answer(suite, batch, model, tokenizer), strict=True):
+
+            def report(done: int, _: int, before: int = len(known)) -> None:
+                on_progress(before + done, len(suite.ids))
+
+            for index, text in zip(batch, answer(suite, batch, model, tokenizer, report), strict=True):
                 name = suite.ids[index]
                 append_line(path, {"id": name, "prompt": suite.texts[index], "answer": text})
                 known[name] = text
@@ -222,17 +226,30 @@ def answers_to(
     return [known[name] for name in suite.ids]
 
 
-def _write(suite: Suite, batch: Sequence[int], model: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _write(
+    suite: Suite,
+    batch: Sequence[int],
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    on_progress: Callable[[int, int], None],
+) -> list[str]:
     return generate_greedy(
         model,
         tokenizer,
         [suite.prompts[i] for i in batch],
         max_new_tokens=[suite.limits[i] for i in batch],
         batch_size=len(batch),
+        on_progress=on_progress,
     )
 
 
-def _choose(suite: Suite, batch: Sequence[int], model: Any, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def _choose(
+    suite: Suite,
+    batch: Sequence[int],
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    on_progress: Callable[[int, int], None],
+) -> list[str]:
     """The likeliest choice of each prompt, by nats per token: a longer one is not at a disadvantage."""
     tokens = [
         [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in suite.choices[i]]
@@ -247,6 +264,7 @@ def _choose(suite: Suite, batch: Sequence[int], model: Any, tokenizer: PreTraine
     for index, choices, nats in zip(batch, tokens, likelihoods, strict=True):
         per_token = [value / len(choice) for value, choice in zip(nats, choices, strict=True)]
         best.append(suite.choices[index][per_token.index(max(per_token))])
+    on_progress(len(batch), len(batch))
     return best
 
 
