@@ -259,7 +259,7 @@ def evaluate(
         )
         for task, found in scored.items()
     }
-    sides = {}
+    sides: dict[str, Any] = {}
     if config.data.prepared is not None and "task" in asked:
         sides = compare_sides(asked["task"], answers["task"]["tuned"], answers["task"]["base"])
     gate = _gate(results, max_forgetting, min_task_gain)
