@@ -102,7 +102,7 @@ def test_the_whole_case_study_goes_on_where_it_was_cut_off(
         return str(complete(arguments))
 
     monkeypatch.setattr(run, "selfaug", cut_off)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="^130$"):
         run.run_case_study(folder, settings)
     with pytest.raises(StorageError, match="other settings: seed"):
         run.run_case_study(folder, replace(settings, seed=1))
