@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from scanned_pdf import partly_scanned
 from selfaug.config import TrainConfig, load_config
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError, StorageError
@@ -306,6 +308,26 @@ def test_progress_is_told(reports: Path, questions: Path, tmp_path: Path) -> Non
     prepare(configured(reports, questions, tmp_path / "data"), on_progress=told.append)
     assert {progress.stage for progress in told} >= {"reading documents", "warning"}
     assert any("broken.pdf is left out" in progress.message for progress in told)
+
+
+def test_what_is_not_read_is_told_each_time(tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "scans.pdf").write_bytes(partly_scanned("txx"))
+    os.mkfifo(folder / "pipe.pdf")
+    expected = {
+        "scans.pdf is not whole: 2 of 3 pages are pictures without text, which need OCR first if they are scans: 2-3",
+        "pipe.pdf is left out: neither a file nor a folder",
+    }
+    for sets in ([], ["run.overwrite=true"]):
+        told: list[Progress] = []
+        record = prepare(configured(folder, None, tmp_path / "data", *sets), on_progress=told.append)
+        assert {progress.message for progress in told if progress.stage == "warning"} == expected
+        assert record["documents"]["incomplete"].keys() == {"scans.pdf"}
+    assert record["documents"]["unchanged"] == 1
+    card = (tmp_path / "data" / "card.md").read_text()
+    for name in ("scans.pdf", "pipe.pdf"):
+        assert name in card
 
 
 def test_tokens_are_those_of_the_model_that_is_named(

@@ -106,7 +106,7 @@ def test_unchanged_documents_are_kept_and_others_go(tmp_path: Path) -> None:
     write(folder, FIRM)
     writer = IndexWriter(folder, SETTINGS)
     assert writer.known == {path: f"digest of {path}" for path in FIRM}
-    assert writer.titles["north.md"] == "north.md"
+    assert writer.before["north.md"]["title"] == "north.md"
 
     def documents() -> Any:
         yield {"path": "north.md", "digest": "digest of north.md", "title": "north.md"}, None

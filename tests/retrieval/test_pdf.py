@@ -17,8 +17,9 @@ from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
+from scanned_pdf import partly_scanned
 from selfaug.retrieval.document import Block, UnreadableDocument
-from selfaug.retrieval.pdf import read_pdf
+from selfaug.retrieval.pdf import read_pdf, unread_pages
 
 STYLES = getSampleStyleSheet()
 RULED = TableStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.black)])
@@ -256,6 +257,36 @@ def test_a_scan_says_that_it_is_one() -> None:
     picture = ImageReader(Image.new("RGB", (40, 40), "white"))
     with pytest.raises(UnreadableDocument, match="scanned; needs OCR first"):
         read_pdf(drawn(lambda canvas: canvas.drawImage(picture, 0, 0, 500, 700)))
+
+
+def test_scanned_pages_among_others_are_named_and_the_others_are_read() -> None:
+    data = partly_scanned("ttxt-xxst")
+    found = blocks(data)
+    assert [block.page for block in found] == [1, 2, 4, 9]
+    assert unread_pages(data, found) == (
+        "4 of 9 pages are pictures without text, which need OCR first if they are scans: 3, 6-8"
+    )
+
+
+def test_where_no_page_is_missing_there_is_nothing_to_say() -> None:
+    data = partly_scanned("tt-t")
+    assert unread_pages(data, blocks(data)) == ""
+
+
+def test_damaged_pages_are_named() -> None:
+    data = partly_scanned("tttt")
+    place = data.index(b"/Type /Page\n", data.index(b"/Type /Page\n") + 1)
+    damaged = data[:place] + b"/Type /Font\n" + data[place + 12 :]
+    found = blocks(damaged)
+    assert [block.page for block in found] == [1, 3, 4]
+    assert unread_pages(damaged, found) == "1 of 4 pages are damaged: 2"
+
+
+def test_many_missing_pages_are_named_in_a_line() -> None:
+    data = partly_scanned("tx" * 40)
+    line = unread_pages(data, blocks(data))
+    assert line.startswith("40 of 80 pages are")
+    assert line.endswith("2, 4, 6, 8, 10, 12, 14, 16, 18, 20 and 30 more places")
     with pytest.raises(UnreadableDocument, match="no text"):
         read_pdf(drawn(lambda canvas: canvas.line(0, 0, 100, 100)))
 

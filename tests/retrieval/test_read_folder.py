@@ -15,6 +15,7 @@ import psutil
 import pytest
 from hostile_readers import broken, noting, obeying
 
+from scanned_pdf import partly_scanned
 from selfaug.errors import DataError, SelfAugError
 from selfaug.retrieval.read_folder import FolderReport, Read, read_folder
 
@@ -69,6 +70,16 @@ def test_documents_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
     assert all(read.document and read.digest == read.document.digest for read in found)
     assert report == FolderReport(read=4)
     assert progress == [(done, 4) for done in range(5)]
+
+
+def test_what_is_missing_of_a_document_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(partly_scanned("tx"))
+    put(tmp_path, b="text")
+    found, report = read_all(tmp_path)
+    assert names(found) == ["a.pdf", "b.txt"]
+    assert report.incomplete.keys() == {"a.pdf"}
+    assert report.incomplete["a.pdf"].startswith("1 of 2 pages are pictures")
+    assert report.to_dict()["incomplete"] == report.incomplete
 
 
 def test_only_what_changed_is_read_again_and_what_is_gone_is_named(tmp_path: Path) -> None:

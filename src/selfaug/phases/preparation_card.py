@@ -28,8 +28,10 @@ def preparation_card(
         f"{documents['in_index']:,} documents of `{documents['folder']}`, in {documents['chunks']:,} passages of at "
         f"most {record['settings']['documents']['chunk_tokens']} tokens.",
     ]
-    if documents["unreadable"]:
-        parts.append(_list("Left out, because they can't be read", documents["unreadable"]))
+    if left_out := {**documents["left_out"], **documents["unreadable"]}:
+        parts.append(_list("Left out, because they can't be read", left_out))
+    if documents["incomplete"]:
+        parts.append(_list("Read, but not whole", documents["incomplete"]))
     if "rows" in record:
         parts += [*_splits(record), _recall(record), _lengths(record)]
         left_out = record["questions"]["left_out"]

@@ -161,13 +161,18 @@ def _make_index(
         ):
             named = {"path": read.path, "digest": read.digest}
             if read.document is None:
-                yield {**named, "title": writer.titles[read.path]}, None
+                yield {**writer.before[read.path], **named}, None
+                if missing := writer.before[read.path].get("missing"):
+                    report.incomplete[read.path] = missing
             else:
-                yield {**named, "title": read.document.title}, chunker.chunks(read.document)
+                named |= {"title": read.document.title, "missing": read.document.missing}
+                yield named, chunker.chunks(read.document)
 
     writer.write(documents())
-    for path, reason in sorted(report.unreadable.items()):
-        on_progress(Progress("warning", message=f"{path} is left out: {reason}"))
+    told = {path: f"left out: {reason}" for path, reason in {**report.left_out, **report.unreadable}.items()}
+    told |= {path: f"not whole: {missing}" for path, missing in report.incomplete.items()}
+    for path, what in sorted(told.items()):
+        on_progress(Progress("warning", message=f"{path} is {what}"))
     return report
 
 

@@ -37,12 +37,14 @@ class Document:
         title: its own, or its first heading, or the file's name without its ending.
         digest: SHA-256 of the file, in hexadecimal.
         blocks: in reading order.
+        missing: what of the file is not in the blocks, in words for the user; empty where nothing is known to be.
     """
 
     path: str
     title: str
     digest: str
     blocks: tuple[Block, ...]
+    missing: str = ""
 
 
 class UnreadableDocument(Exception):  # noqa: N818 (a result that is raised, not a failure of the program)

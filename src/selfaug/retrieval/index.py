@@ -130,7 +130,7 @@ class IndexWriter:
 
     Attributes:
         known: digests of the older index's documents by path: those whose chunks can be kept.
-        titles: of the same documents.
+        before: what the older index says of the same documents.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -144,15 +144,14 @@ class IndexWriter:
                 old = None  # damaged: made anew
             if old is not None and old.settings == self._settings:
                 self._old = old
-        before = self._old.documents if self._old else []
-        self.known = {one["path"]: one["digest"] for one in before}
-        self.titles = {one["path"]: one["title"] for one in before}
+        self.before = {one["path"]: one for one in self._old.documents} if self._old else {}
+        self.known = {path: one["digest"] for path, one in self.before.items()}
 
     def write(self, documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]]) -> dict[str, Any]:
         """Write the index.
 
         Args:
-            documents: `path`, `digest` and `title` of each, and its chunks; None keeps those of the older index.
+            documents: `path`, `digest`, `title` and more of each, and its chunks; None keeps those of the older index.
 
         Returns:
             The index's record: how many documents and chunks there are.

@@ -17,9 +17,11 @@ from selfaug.retrieval.pdf_tables import RuledTable, divided
 from selfaug.retrieval.plain_text import tidy
 from selfaug.retrieval.table_text import table_blocks
 
-__all__ = ["read_pdf"]
+__all__ = ["read_pdf", "unread_pages"]
 
 _SAME_BORDER = 3.0  # points
+_PAGES_OF_A_SCAN = 20  # that are looked at, whether it is one
+_NAMED_PAGES = 10
 _NO_TITLE = re.compile(
     r"\(?(anonymous|unspecified|untitled|title|document ?\d*)\)?|.*\.\w{2,5}|", re.IGNORECASE
 )
@@ -31,7 +33,8 @@ _Item = Line | RuledTable
 def read_pdf(data: bytes) -> tuple[str, list[Block]]:
     """Title, or nothing, and blocks of a PDF.
 
-    Pages that can't be loaded, and pages without text among others that have some, are passed over.
+    Pages that can't be loaded, and pages without text among others that have some, are passed over:
+    `unread_pages` names them.
 
     Raises:
         UnreadableDocument: if it is encrypted, damaged, or has no text because it was scanned.
@@ -41,7 +44,9 @@ def read_pdf(data: bytes) -> tuple[str, list[Block]]:
         pages = [_page_items(document, number) for number in range(len(document))]
         # The only text of a scan is often a stamp on each page; that of drawings is a title on each page.
         blocks = list(_blocks(pages, without_running_lines=True))
-        if not blocks and _has_pictures(document):
+        if not blocks and any(
+            _has_picture(document, number) for number in range(min(len(document), _PAGES_OF_A_SCAN))
+        ):
             raise UnreadableDocument("scanned; needs OCR first")
         blocks = blocks or list(_blocks(pages, without_running_lines=False))
         if not blocks:
@@ -51,6 +56,47 @@ def read_pdf(data: bytes) -> tuple[str, list[Block]]:
         return "" if _NO_TITLE.fullmatch(title) else title, blocks
     finally:
         document.close()
+
+
+def unread_pages(data: bytes, blocks: Sequence[Block]) -> str:
+    """Which pages of a PDF are not in its blocks, and why; empty if none is missing. Empty pages are not.
+
+    Args:
+        data: of the PDF.
+        blocks: that `read_pdf` found in it.
+    """
+    document = _opened(data)
+    try:
+        count = len(document)
+        read = {block.page for block in blocks}
+        scanned, damaged = [], []
+        for number in range(count):
+            if number + 1 in read:
+                continue
+            if not _can_be_loaded(document, number):
+                damaged.append(number + 1)
+            elif _has_picture(document, number):
+                scanned.append(number + 1)
+    finally:
+        document.close()
+    reasons = {"pictures without text, which need OCR first if they are scans": scanned, "damaged": damaged}
+    return "; ".join(
+        f"{len(pages):,} of {count:,} pages are {reason}: {_ranges(pages)}"
+        for reason, pages in reasons.items()
+        if pages
+    )
+
+
+def _ranges(pages: Sequence[int]) -> str:
+    """`3, 7-9`; the first of them, if there are many."""
+    ranges: list[list[int]] = []
+    for page in pages:
+        if ranges and page == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [page]
+        else:
+            ranges.append([page])
+    more = f" and {len(ranges) - _NAMED_PAGES:,} more places" if len(ranges) > _NAMED_PAGES else ""
+    return ", ".join("-".join(map(str, ends)) for ends in ranges[:_NAMED_PAGES]) + more
 
 
 def _opened(data: bytes) -> Any:
@@ -141,11 +187,17 @@ def _continued(above: RuledTable, table: RuledTable) -> RuledTable:
     return RuledTable([above.rows[0], *table.rows], table.across)
 
 
-def _has_pictures(document: Any) -> bool:
-    for number in range(min(len(document), 20)):
-        try:
-            if next(document[number].get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3), None):
-                return True
-        except pypdfium2.PdfiumError:
-            continue
-    return False
+def _can_be_loaded(document: Any, number: int) -> bool:
+    try:
+        document[number].close()
+    except pypdfium2.PdfiumError:
+        return False
+    return True
+
+
+def _has_picture(document: Any, number: int) -> bool:
+    try:
+        objects = document[number].get_objects(filter=[pdfium.FPDF_PAGEOBJ_IMAGE], max_depth=3)
+        return next(objects, None) is not None
+    except pypdfium2.PdfiumError:
+        return False

@@ -70,7 +70,7 @@ def read_document(file: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Docum
     if not data.strip():
         raise UnreadableDocument("empty")
     _check_kind(data, ending)
-    title, blocks = _read(data, ending)
+    title, blocks, missing = _read(data, ending)
     if not blocks:
         raise UnreadableDocument("no text")
     if sum(len(block.text) for block in blocks) > MAX_TEXT:
@@ -78,7 +78,7 @@ def read_document(file: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Docum
     if not title:
         headings = (block.text for block in blocks if block.kind == "heading" and block.sheet is None)
         title = next(headings, PurePosixPath(name).stem)
-    return Document(name, title, hashlib.sha256(data).hexdigest(), tuple(blocks))
+    return Document(name, title, hashlib.sha256(data).hexdigest(), tuple(blocks), missing)
 
 
 def _read_bytes(file: Path, max_bytes: int) -> bytes:
@@ -105,11 +105,13 @@ def too_large(size: int, max_bytes: int) -> str:
     return f"{size / 1e6:,.0f} MB, more than the limit of {max_bytes / 1e6:,.0f} MB; split it, or raise the limit"
 
 
-def _read(data: bytes, ending: str) -> tuple[str, list[Block]]:
+def _read(data: bytes, ending: str) -> tuple[str, list[Block], str]:
+    """Title, blocks, and what isn't in them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the parsers, about features that don't matter here
         try:
-            return _reader(ending)(data)
+            title, blocks = _reader(ending)(data)
+            return title, blocks, _missing(data, ending, blocks)
         except (UnreadableDocument, MemoryError):
             raise
         except RecursionError as error:
@@ -127,6 +129,14 @@ def _reader(ending: str) -> _Reader:
     module, name = _READERS[ending].split(".")
     reader: _Reader = getattr(import_module(f"selfaug.retrieval.{module}"), name)
     return reader
+
+
+def _missing(data: bytes, ending: str, blocks: list[Block]) -> str:
+    if ending != ".pdf":
+        return ""
+    from selfaug.retrieval.pdf import unread_pages
+
+    return unread_pages(data, blocks)
 
 
 def _check_kind(data: bytes, ending: str) -> None:

@@ -50,6 +50,7 @@ class FolderReport:
         read: number of files read.
         unchanged: number of files not read again.
         unreadable: reasons by path.
+        incomplete: what is missing of documents that were read, by path.
         unsupported: paths by ending, of files that no reader is for.
         left_out: reasons by path, of links that leave the folder, and folders that can't be opened.
         gone: paths that were known, and are there no more.
@@ -58,6 +59,7 @@ class FolderReport:
     read: int = 0
     unchanged: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    incomplete: dict[str, str] = field(default_factory=dict)
     unsupported: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
@@ -68,6 +70,7 @@ class FolderReport:
             "read": self.read,
             "unchanged": self.unchanged,
             "unreadable": dict(sorted(self.unreadable.items())),
+            "incomplete": dict(sorted(self.incomplete.items())),
             "unsupported": {
                 ending: {"files": len(paths), "first": sorted(paths)[:_NAMED]}
                 for ending, paths in sorted(self.unsupported.items())
@@ -122,6 +125,8 @@ def read_folder(
             if isinstance(outcome, Read):
                 report.read += outcome.document is not None
                 report.unchanged += outcome.document is None
+                if outcome.document is not None and outcome.document.missing:
+                    report.incomplete[path] = outcome.document.missing
                 yield outcome
             else:
                 report.unreadable[path] = outcome
