@@ -22,6 +22,13 @@ def find(batch: Batch, **options) -> Positions:
     )
 
 
+def padding_free(docs: list[Doc]) -> Batch:
+    """As trl's collator makes it: it takes the label of each document's first token away."""
+    batch = packed(docs)
+    batch["labels"][batch["position_ids"] == 0] = -100
+    return batch
+
+
 def layouts(docs: list[Doc]) -> dict[str, tuple[Batch, list[int]]]:
     """The same documents in every layout, with where each document starts in the flattened batch."""
     right, left, wide = padded(docs), padded(docs, "left"), padded(docs, extra=3)
@@ -35,6 +42,7 @@ def layouts(docs: list[Doc]) -> dict[str, tuple[Batch, list[int]]]:
         "wide": (wide, [row * (width + 3) for row in range(len(docs))]),
         "packed": (packed(docs), starts),
         "packed with a mask": (both, starts),
+        "padding-free": (padding_free(docs), starts),
     }
 
 
@@ -54,7 +62,7 @@ def expected(docs: list[Doc], align_boundary: bool) -> tuple[set[tuple[int, int]
         for token in range(1, len(doc.ids)):
             if token >= doc.prompt:
                 nll.add((i, token - 1))
-                if token == doc.prompt and align_boundary:
+                if token == max(doc.prompt, 1) and align_boundary:
                     aligned.add((i, token - 1))
             else:
                 aligned.add((i, token - 1))

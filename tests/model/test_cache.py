@@ -24,7 +24,7 @@ from selfaug.core.positions import find_positions
 from selfaug.errors import CacheError, StorageError
 from selfaug.model.cache import Document, ReferenceCache
 from selfaug.model.fingerprint import fingerprint
-from tiny_models import build, make_docs, padded
+from tiny_models import build, make_docs, packed, padded
 
 BUILDER = Path(__file__).with_name("build_cache.py")
 COUNT = 150
@@ -170,13 +170,14 @@ def test_documents_that_occur_twice_are_kept_once(tmp_path, model):
     assert cache.size_of(docs) == sum(p.stat().st_size for p in tmp_path.glob("segment-????????????????.bin"))
 
 
-def test_a_document_without_prompt_needs_no_row(tmp_path, model):
-    docs = make_docs((0, 4))
+def test_the_label_of_the_first_token_makes_no_difference(tmp_path, model):
+    """Nothing predicts it, and trl's padding-free collator takes it away."""
+    (doc,) = make_docs((0, 4))
     cache = ReferenceCache.open(tmp_path, model)
-    assert cache.build(model, [Document(d.ids, d.labels) for d in docs]) == 0
-    batch = padded(docs)
-    positions = find_positions(batch["input_ids"], batch["labels"], batch["attention_mask"])
-    assert cache.batch(batch, positions).shape == (0, 32)
+    assert cache.build(model, [Document(doc.ids, doc.labels)]) == cache.row_bytes  # its boundary
+    assert Document(doc.ids, [-100, *doc.labels[1:]]) in cache
+    for batch in (padded([doc]), packed([doc]), padded([doc._replace(prompt=1)])):
+        assert cache.batch(batch, find_positions(batch["input_ids"], batch["labels"])).shape == (1, 32)
 
 
 def test_batches_stay_within_their_tokens(tmp_path, model):

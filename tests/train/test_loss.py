@@ -85,7 +85,7 @@ def twin_of(
             if token >= doc.prompt:
                 nll = nll - torch.log_softmax(tuned[token - 1], -1)[doc.ids[token]]
                 completions += 1
-            if token < doc.prompt or (align_boundary and token == doc.prompt):
+            if token < doc.prompt or (align_boundary and token == max(doc.prompt, 1)):
                 log_p = torch.log_softmax(tuned[token - 1] / temperature, -1)
                 log_q = torch.log_softmax(base[token - 1] / temperature, -1)
                 a, b = (log_q, log_p) if divergence == "forward" else (log_p, log_q)

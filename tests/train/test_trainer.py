@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -586,6 +587,34 @@ def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: 
         )
         assert cache.exists() == used
         assert (trainer.reference_bytes > 0) == used
+
+
+def test_the_size_of_the_cache_is_told_before_it_is_computed(tiny_model_dir: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    trainer = make_trainer(
+        tiny_model_dir, tmp_path / "out", max_steps=1, reference="cache", reference_cache_dir=str(cache)
+    )
+    told: list[tuple[str, int]] = []
+    trainer.on_cache_size = lambda size, folder: told.append((str(folder), size))
+    trainer.on_cache_progress = lambda done, total: told.append(("progress", done))
+    trainer.train()
+    assert told[0] == (str(cache), trainer.reference_bytes)
+    assert told[1][0] == "progress"
+
+
+def test_auto_asks_the_disk_that_the_cache_would_be_on(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Any:
+        asked.append(Path(path))
+        return SimpleNamespace(free=0)
+
+    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", usage)
+    make_trainer(tiny_model_dir, tmp_path / "out", max_steps=-1, num_train_epochs=3)
+    assert asked == [tmp_path]
 
 
 def test_model_is_left_as_it_was_by_the_reference_pass(tiny_model_dir: Path, tmp_path: Path) -> None:

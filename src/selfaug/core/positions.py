@@ -2,7 +2,8 @@
 
 A position predicts the token after it. A prompt token is aligned at the position that predicts it; padding, the
 first token of each document and document boundaries in packed rows never are. The boundary position predicts the
-first completion token: it carries nll, and alignment too if `align_boundary`.
+first completion token: it carries nll, and alignment too if `align_boundary`. Nothing predicts a document's first
+token, so it counts as prompt whatever its label: some layouts lose that label.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def _masks(
     nll = predicted & is_completion
     aligned = predicted & ~is_completion
     if align_boundary:
-        aligned |= nll & (labels_BT[:, :-1] == IGNORED)
+        first = torch.ones_like(predicted)
+        first[:, 1:] = ~predicted[:, :-1]
+        aligned |= nll & (first | (labels_BT[:, :-1] == IGNORED))
     return nll, aligned
 
 

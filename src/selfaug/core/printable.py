@@ -1,10 +1,10 @@
-"""Text of unknown origin, made safe to show: on a terminal and in a page."""
+"""What is shown to people: text of unknown origin made safe, for a terminal and a page, and sizes."""
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["printable"]
+__all__ = ["printable", "printable_size"]
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINS_EMOJI = "\u200d"
@@ -22,3 +22,8 @@ def printable(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def printable_size(size: float) -> str:
+    """Bytes, in GB, or in MB where that would be a zero."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

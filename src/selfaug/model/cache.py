@@ -33,13 +33,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfaug.core.positions import Positions, document_spans, find_positions
+from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, StorageError
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
+from selfaug.model.loading import cache_dir
 
-__all__ = ["Document", "ReferenceCache"]
+__all__ = ["PASSES_THAT_PAY", "Document", "ReferenceCache", "has_room"]
 
 _VERSION = 1
+
+PASSES_THAT_PAY = 3
+"""So many passes over the data make up for computing the cache; reference="auto" goes by it, and by `has_room`."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +62,20 @@ class Document:
     @property
     def rows(self) -> int:
         """Hidden states that are kept: every position that could be aligned, the boundary included."""
-        labels = np.asarray(self.labels)
-        return int(((labels[1:] == -100) | (labels[:-1] == -100)).sum())
+        prompt = _is_prompt(np.asarray(self.labels))
+        return int((prompt[1:] | prompt[:-1]).sum())
+
+
+def _is_prompt(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which tokens of a document are prompt; the first always is, as in `core/positions.py`."""
+    prompt: NDArray[np.bool_] = labels == -100
+    prompt[:1] = True
+    return prompt
 
 
 def _key(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> bytes:
     digest = hashlib.blake2b(input_ids.tobytes(), digest_size=16)
-    digest.update(np.packbits(labels == -100).tobytes())
+    digest.update(np.packbits(_is_prompt(labels)).tobytes())
     return digest.digest()
 
 
@@ -130,8 +142,6 @@ class ReferenceCache:
         dtype = compute_dtype or inner.dtype
         width = int(inner.get_output_embeddings().weight.shape[-1])
         if folder is None:
-            from selfaug.model.loading import cache_dir
-
             name = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
             folder = cache_dir() / "reference" / name
         path = Path(folder)
@@ -201,6 +211,7 @@ class ReferenceCache:
         rank: int = 0,
         processes: int = 1,
         barrier: Callable[[], None] = lambda: None,
+        on_size: Callable[[int], None] = lambda _: None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
         """Compute what is missing; goes on where a cut-off build of the same documents has stopped.
@@ -212,6 +223,7 @@ class ReferenceCache:
             rank: this process's number; every process computes its share of the documents.
             processes: how many there are. They must share the folder.
             barrier: waits for all processes.
+            on_size: called once with the bytes that will be added, if any, before anything is computed.
             on_progress: called with documents done and documents to do.
 
         Returns:
@@ -223,6 +235,7 @@ class ReferenceCache:
         todo = self.missing(documents)
         if not todo:
             return 0
+        on_size(self.size_of(todo))
         name = "segment-" + hashlib.blake2b(b"".join(d.key for d in todo), digest_size=8).hexdigest()
         lock = FileLock(self.folder / f"{name}.lock")
         try:
@@ -336,7 +349,7 @@ class ReferenceCache:
             return
         free = shutil.disk_usage(self.folder).free
         problem = StorageError(
-            f"the reference cache needs {_gigabytes(size)} in {self.folder}, {_gigabytes(free)} free.",
+            f"the reference cache needs {printable_size(size)} in {self.folder}, {printable_size(free)} free.",
             hint="give a folder on a larger disk as reference_cache_dir, or use reference='adapter_off'.",
         )
         if size > free:
@@ -448,6 +461,14 @@ class ReferenceCache:
         return out.view(self.dtype).view(wanted.numel(), self.width).to(inputs["input_ids"].device)
 
 
+def has_room(size: int, folder: str | os.PathLike[str] | None) -> bool:
+    """Whether a cache of so many bytes leaves half of what is free; `folder` as for `ReferenceCache.open`."""
+    path = Path(folder or cache_dir())
+    while not path.exists():
+        path = path.parent
+    return size < shutil.disk_usage(path).free // 2
+
+
 def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Indices of documents, sorted from long to short, in batches whose padded size stays within the limit."""
     batches: list[list[int]] = []
@@ -462,10 +483,6 @@ def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 def _checksum(states: NDArray[np.uint8]) -> int:
     """crc32, never 0, which marks what is missing."""
     return zlib.crc32(np.ascontiguousarray(states).data) or 1
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _not_writable(folder: Path, error: OSError) -> StorageError:

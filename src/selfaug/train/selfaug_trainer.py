@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,9 +23,10 @@ from trl import SFTTrainer
 from selfaug.core.alignment import OutputHead
 from selfaug.core.controller import DriftController
 from selfaug.core.positions import IGNORED, count_tokens
+from selfaug.core.printable import printable_size
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.model.adapters import why_not_exact
-from selfaug.model.cache import Document, ReferenceCache
+from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.head import find_head, verify_head
 from selfaug.model.reference import (
@@ -45,8 +45,6 @@ from selfaug.train.weight_penalty import lora_change
 __all__ = ["SelfAugTrainer"]
 
 logger = logging.getLogger(__name__)
-
-_PASSES_FOR_CACHE = 3
 
 
 class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
@@ -237,15 +235,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         passes = (
             self.args.num_train_epochs if self.args.max_steps <= 0 else self.args.max_steps * per_step / rows
         )
-        if passes < _PASSES_FOR_CACHE:
+        if passes < PASSES_THAT_PAY:
             return False
         tokens = sum(len(row) for row in self.train_dataset["input_ids"])
-        config = self.model.config.get_text_config()
-        size = tokens * config.hidden_size * torch.finfo(self.model.dtype).bits // 8
-        folder = Path(self.args.reference_cache_dir or Path.home())
-        while not folder.exists():
-            folder = folder.parent
-        return bool(size < shutil.disk_usage(folder).free // 2)
+        width = self.model.config.get_text_config().hidden_size
+        return has_room(tokens * width * self.model.dtype.itemsize, self.args.reference_cache_dir)
 
     def prepare_alignment(self) -> None:
         """Check the head and get the reference ready; called when training or evaluation starts."""
@@ -285,10 +279,15 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     rank=self.accelerator.process_index,
                     processes=self.accelerator.num_processes,
                     barrier=self.accelerator.wait_for_everyone,
+                    on_size=lambda size: self.on_cache_size(size, cache.folder),
                     on_progress=self.on_cache_progress,
                 )
             self._reference = CachedReference(cache, self.model, self._own_head)
         self._ready = True
+
+    def on_cache_size(self, size: int, folder: Path) -> None:
+        """Called with the bytes that the reference cache will take, before it is computed; replace it likewise."""
+        logger.info("the reference cache takes %s in %s", printable_size(size), folder)
 
     def on_cache_progress(self, done: int, total: int) -> None:
         """Called while the reference cache is computed; replace it on the instance to show progress elsewhere."""
@@ -591,12 +590,9 @@ def _documents(rows: Dataset) -> Iterable[Document]:
     for row in rows:
         begin = 0
         for length in row.get("seq_lengths") or [len(row["input_ids"])]:
-            labels = list(row["labels"][begin : begin + length])
-            # As the padding-free collator does: the first token of a document is never predicted.
-            if "seq_lengths" in row:
-                labels[0] = IGNORED
-            yield Document(row["input_ids"][begin : begin + length], labels)
-            begin += length
+            end = begin + length
+            yield Document(row["input_ids"][begin:end], row["labels"][begin:end])
+            begin = end
 
 
 def _with_completions(rows: Any, args: SelfAugConfig) -> Any:
