@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -86,10 +87,42 @@ def test_a_file_in_the_way_and_an_unwritable_place_are_storage_errors(tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="is a file, not a folder"):
         RunDir.create(tmp_path / "file")
-    with pytest.raises(StorageError, match="can't write into"):
+    with pytest.raises(StorageError, match="is a file, not a folder"):
         RunDir.create(tmp_path / "file" / "run")
     with pytest.raises(StorageError, match="can't write into"):
         RunDir.create("/proc/selfaug-run")
+
+
+def test_a_place_that_can_not_be_written_is_seen_without_trying(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def read_only(place: Path, mode: int) -> bool:
+        asked.append(place)
+        return mode == os.R_OK
+
+    monkeypatch.setattr("selfaug.rundir.os.access", read_only)
+    with pytest.raises(StorageError, match="can't write into") as error:
+        RunDir.require_free(tmp_path / "runs" / "first")
+    assert asked == [tmp_path]
+    assert "--output" in str(error.value.hint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_came_to_nothing_is_deleted_also_without_a_file(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run")
+    run.discard()
+    assert not run.path.exists()
+    run = RunDir.create(tmp_path / "run")
+    (run.path / "mine").touch()
+    with pytest.raises(StorageError, match="not a selfaug run"):
+        run.discard()
+
+
+def test_the_command_that_resumes_is_for_a_shell(tmp_path: Path) -> None:
+    assert RunDir("runs/a").resume_command == "selfaug train --resume --output runs/a"
+    assert RunDir("my runs/a").resume_command == "selfaug train --resume --output 'my runs/a'"
 
 
 def test_open_needs_a_run(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -21,7 +22,15 @@ from typing import Any
 
 from selfaug.errors import DataError, StorageError
 
-__all__ = ["append_line", "read_lines", "read_record", "write_lines", "write_record", "write_text"]
+__all__ = [
+    "append_line",
+    "is_failed_write",
+    "read_lines",
+    "read_record",
+    "write_lines",
+    "write_record",
+    "write_text",
+]
 
 Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -121,6 +130,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+def is_failed_write(error: Exception) -> bool:
+    """Whether a file could not be written to its end; torch and safetensors have errors of their own for that."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    signs = ("PytorchStreamWriter", "inline_container", "No space left", "StorageFull", "FileTooLarge")
+    return any(sign in str(error) for sign in signs)
 
 
 def append_line(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:

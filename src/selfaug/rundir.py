@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -80,13 +82,19 @@ class RunDir:
         """Check that `create` would succeed, without touching anything: for before the long work.
 
         Raises:
-            StorageError: if something is there already that `overwrite` doesn't cover.
+            StorageError: if something is there already that `overwrite` doesn't cover, or it can't be written.
         """
         run = cls(path)
-        if run.path.exists() and not run.path.is_dir():
-            raise StorageError(f"{run.path} is a file, not a folder.", hint="choose another output folder.")
         if run.path.is_dir() and any(run.path.iterdir()):
             run._require_replaceable(overwrite)
+        existing = next(place for place in (run.path, *run.path.absolute().parents) if place.exists())
+        if not existing.is_dir():
+            raise StorageError(f"{existing} is a file, not a folder.", hint="choose another output folder.")
+        if not os.access(existing, os.W_OK):
+            raise StorageError(
+                f"can't write into {existing}.",
+                hint="choose another folder with --output, or change its permissions.",
+            )
         return run
 
     @classmethod
@@ -119,7 +127,16 @@ class RunDir:
 
     def config_text(self, settings: str) -> str:
         """Text for config.yaml: the settings under the line that marks the folder as a run."""
-        return f"{_MARKER} To go on with it: selfaug train --resume --output {self.path}\n{settings}"
+        return f"{_MARKER} To go on with it: {self.resume_command}\n{settings}"
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with the run; for a shell, whatever is in the folder's name."""
+        return f"selfaug train --resume --output {shlex.quote(str(self.path))}"
+
+    def has_begun(self) -> bool:
+        """Whether there is something to go on from, or to look at: a step that was logged, or a checkpoint."""
+        return self.metrics.exists() or self.latest_complete_checkpoint() is not None
 
     def latest_complete_checkpoint(self) -> Path | None:
         """The last checkpoint that was written to its end, or None."""
@@ -127,9 +144,11 @@ class RunDir:
 
     def discard(self) -> None:
         """Delete a run that came to nothing, its folder included."""
-        self._require_replaceable(True)
+        if any(self.path.iterdir()):
+            self._require_replaceable(True)
         self._clear()
-        self.path.rmdir()
+        with contextlib.suppress(OSError):  # a folder that something is mounted on stays
+            self.path.rmdir()
 
     def _require_replaceable(self, overwrite: bool) -> None:
         """Refuse if replacing was not asked for, or if the folder holds anything but a run."""

@@ -19,6 +19,7 @@ from selfaug.model.loading import (
     context_window,
     demo_model_path,
     load_model,
+    load_model_config,
     load_tokenizer,
 )
 from tiny_models import build
@@ -87,6 +88,42 @@ def test_a_config_without_weights(tmp_path):
     build("llama-tied").config.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="can't load the model"):
         load_model(tmp_path)
+
+
+def test_weights_that_lack_a_part_are_refused_and_not_made_up(tmp_path):
+    model = build("llama-untied")
+    whole = model.state_dict()
+    kept = {name: tensor for name, tensor in whole.items() if "layers.1." not in name}
+    model.save_pretrained(tmp_path, state_dict=kept)
+    with pytest.raises(ModelError, match="lack 9 of the tensors of LlamaForCausalLM") as error:
+        load_model(tmp_path)
+    assert "model.layers.1.input_layernorm.weight" in error.value.message
+    assert "only in part" in error.value.hint
+
+
+def test_a_tied_head_is_not_missing(tmp_path):
+    build("llama-tied").save_pretrained(tmp_path)
+    assert load_model(tmp_path, dtype="float32", device="cpu").lm_head.weight is not None
+
+
+@pytest.mark.parametrize("load", [load_model_config, context_window])
+def test_a_config_that_can_not_be_loaded(tmp_path, load):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no-such-architecture"}))
+    with pytest.raises(ModelError, match="can't load the config"):
+        load(tmp_path)
+
+
+def test_a_config_with_code_of_its_own_runs_it_only_when_told_to(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from transformers import PretrainedConfig\n\n\nclass OwnConfig(PretrainedConfig):\n"
+        '    model_type = "own"\n    max_position_embeddings = 77\n'
+    )
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}})
+    )
+    with pytest.raises(ModelError, match="can't load the config"):
+        context_window(tmp_path)
+    assert context_window(tmp_path, trust_remote_code=True) == 77
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage"])

@@ -52,6 +52,23 @@ def test_a_reference_cache_is_sized(tmp_path: Path, settings: Settings) -> None:
     assert needs.cache_bytes % (32 * 4) == 0
 
 
+def test_a_cache_that_auto_takes_is_sized_and_computed_once(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
+    few, many = (
+        estimate(settings(tmp_path / "run", "train.steps=null", f"train.epochs={epochs}"))
+        for epochs in (2, 3)
+    )
+    assert few.cache_bytes == 0
+    assert many.cache_bytes > 0
+    assert any("once, for the cache" in line for line in many.how)
+    assert not (tmp_path / "cache").exists()
+    full = estimate(settings(tmp_path / "run", "lora.method=full", "train.steps=null", "train.epochs=3"))
+    assert full.cache_bytes > 0
+    assert full.weights_bytes == 28_000 * 4  # no frozen copy
+
+
 def test_a_taken_folder_is_refused(finished_run: Path, settings: Settings) -> None:
     with pytest.raises(StorageError):
         estimate(settings(finished_run))

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfaug.errors import StorageError
 from selfaug.phases.export import export, modelfile
@@ -40,6 +41,18 @@ def test_a_place_that_can_not_be_written_is_a_storage_error(finished_run: Path, 
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="can't write"):
         export(finished_run, tmp_path / "file" / "model")
+
+
+def test_a_disk_that_fills_up_is_a_storage_error_and_leaves_nothing(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        export(finished_run, tmp_path / "merged")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ollama_gets_a_modelfile(finished_run: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.errors import ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.errors import CacheError, ConfigError, DataError, ModelError, SelfAugError, StorageError
 from selfaug.phases.drift_monitor import monitored_texts
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
@@ -180,11 +180,13 @@ def test_full_fine_tuning_writes_a_model_that_loads(tmp_path: Path, settings: Se
     assert not (tmp_path / "run" / "adapter").exists()
 
 
+@pytest.mark.parametrize("reference", ["adapter_off", "cache"])
 @pytest.mark.parametrize("layout", ["packing", "padding_free"])
 def test_rows_can_be_packed_or_joined_without_padding(
-    tmp_path: Path, settings: Settings, layout: str
+    tmp_path: Path, settings: Settings, layout: str, reference: str
 ) -> None:
-    result = train(settings(tmp_path / "run", f"train.{layout}=true", "train.steps=3"))
+    cache = (f"selfaug.reference={reference}", f"selfaug.reference_cache_dir={tmp_path / 'cache'}")
+    result = train(settings(tmp_path / "run", f"train.{layout}=true", "train.steps=3", *cache))
     assert result.record["steps"] == 3
     assert result.record["noise_floor"] < 1e-6
     assert result.record["final"]["alignment_loss"] > 0
@@ -227,6 +229,60 @@ def test_rows_without_an_answer_are_refused_before_anything_is_written(
             settings(tmp_path / "run", "data.train=" + bad(tmp_path, '{"prompt": "a", "completion": ""}\n'))
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_of_another_model_leaves_no_run_behind(tmp_path: Path, settings: Settings) -> None:
+    cached = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}", "train.steps=1")
+    train(settings(tmp_path / "first", *cached))
+    other = tmp_path / "other"
+    shutil.copytree(settings(tmp_path).model.name, other)
+    model = AutoModelForCausalLM.from_pretrained(other)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(2)
+    model.save_pretrained(other)
+    with pytest.raises(CacheError, match="belongs to another reference model"):
+        train(settings(tmp_path / "second", *cached, f"model.name={other}"))
+    assert not (tmp_path / "second").exists()
+
+
+def test_the_size_of_the_cache_is_said(tmp_path: Path, settings: Settings) -> None:
+    told: list[Progress] = []
+    cached = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}", "train.steps=1")
+    train(settings(tmp_path / "run", *cached), on_progress=told.append)
+    said = [progress for progress in told if progress.stage == "reference cache"]
+    assert said[0].message == f"the reference cache takes 0.4 MB in {tmp_path / 'cache'}."
+    assert said[1].total == 24
+
+
+def test_a_disk_that_is_full_at_once_leaves_no_run_behind(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise StorageError("No space left on device")
+
+    (tmp_path / "empty").mkdir()
+    for broken in ("write_text", "write_record"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"selfaug.phases.train.{broken}", full)
+            for folder in ("run", "empty"):
+                with pytest.raises(StorageError):
+                    train(settings(tmp_path / folder))
+                assert not (tmp_path / folder).exists()
+
+
+def test_an_interrupted_run_says_from_where_it_goes_on(tmp_path: Path, settings: Settings) -> None:
+    def stop_at(step: int) -> Callable[[Progress], None]:
+        def stop(progress: Progress) -> None:
+            if progress.stage == "training" and progress.done == step:
+                raise KeyboardInterrupt
+
+        return stop
+
+    run = tmp_path / "a run"
+    with pytest.raises(Interrupted, match=r"from the start: selfaug train --resume --output '.*a run'$"):
+        train(settings(run), on_progress=stop_at(1))
+    with pytest.raises(Interrupted, match="from the last checkpoint"):
+        train(settings(run), resume=True, on_progress=stop_at(3))
 
 
 def test_a_taken_folder_is_refused_before_the_model_is_loaded(finished_run: Path, settings: Settings) -> None:

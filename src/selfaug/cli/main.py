@@ -33,6 +33,7 @@ from selfaug.cli.app import (
     quiet_libraries,
 )
 from selfaug.cli.terminal import RunProgress, print_json, printable, say
+from selfaug.core.printable import printable_size
 
 if TYPE_CHECKING:
     from selfaug.config import TrainConfig
@@ -331,7 +332,7 @@ def export(
             }
         )
         return
-    typer.echo(f"{written.folder}  {written.size / 1e9:.2f} GB")
+    typer.echo(f"{written.folder}  {printable_size(written.size)}")
     for command in written.commands:
         typer.echo(f"next: {command}")
 
@@ -418,7 +419,7 @@ def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
         return
 
     def size(count: int | None) -> str:
-        return "unknown" if count is None else f"{count / 1e9:,.2f} GB"
+        return "unknown" if count is None else printable_size(count)
 
     lines = {
         "device": f"{needs.device}, {needs.dtype}",

@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -155,24 +156,57 @@ def load_model(
     if dtype == "auto":
         dtype = best_dtype(device)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded, report = AutoModelForCausalLM.from_pretrained(
             name,
             dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
             trust_remote_code=trust_remote_code,
             local_files_only=offline or Path(name).is_dir(),
+            output_loading_info=True,
             **options,
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise _not_loadable("model", model, error, offline) from error
+    # transformers would fill them with random numbers, and warn.
+    if missing := sorted(report["missing_keys"]):
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3:,} more" if len(missing) > 3 else "")
+        raise ModelError(
+            f"the weights of {os.fspath(model)!r} lack {len(missing):,} of the tensors of "
+            f"{type(loaded).__name__}: {shown}.",
+            hint="give a whole causal language model; was this one saved as something else, or only in part?",
+        )
     if "quantization_config" not in options and "device_map" not in options:
         loaded = loaded.to(device)
     return loaded.eval()
 
 
-def context_window(model: str | os.PathLike[str]) -> int | None:
-    """Positions that the model was made for (`max_position_embeddings`), or None if its config doesn't say."""
-    config = AutoConfig.from_pretrained(_resolve(model)).get_text_config()
-    return getattr(config, "max_position_embeddings", None)
+def load_model_config(
+    model: str | os.PathLike[str], *, trust_remote_code: bool = False, offline: bool = False
+) -> PreTrainedConfig:
+    """A model's config.
+
+    Raises:
+        ModelError: if it can't be loaded.
+    """
+    name = _resolve(model)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            name, trust_remote_code=trust_remote_code, local_files_only=offline or Path(name).is_dir()
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loadable("config", model, error, offline) from error
+    return config
+
+
+def context_window(
+    model: str | os.PathLike[str], *, trust_remote_code: bool = False, offline: bool = False
+) -> int | None:
+    """Positions that the model was made for (`max_position_embeddings`), or None if its config doesn't say.
+
+    Raises:
+        ModelError: if it can't be loaded.
+    """
+    config = load_model_config(model, trust_remote_code=trust_remote_code, offline=offline)
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _not_loadable(what: str, name: str | os.PathLike[str], error: Exception, offline: bool) -> ModelError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from selfaug.eval.answer_scorers import cited_sources
 from selfaug.model.generate import chat_prompt_ids, stream_greedy
 from selfaug.model.loading import context_window
 from selfaug.phases.chat import open_chat
+from selfaug.phases.prepared_folder import outdated_documents, prepared_record, prepared_retriever
 from selfaug.records import read_record
-from selfaug.retrieval.index import Index
-from selfaug.retrieval.retriever import Passage, Retriever, own_retriever
+from selfaug.retrieval.retriever import Passage, Retriever
 from selfaug.rundir import RunDir
 
-__all__ = ["Answer", "Assistant", "open_assistant", "prepared_retriever"]
+__all__ = ["Answer", "Assistant", "open_assistant"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Assistant:
         template: of the prompts, the one that the model was trained with.
         passages: that go into a prompt.
         window: tokens of prompt and answer together.
+        outdated: documents that are new, changed or gone since they were prepared.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -64,6 +65,7 @@ class Assistant:
     window: int
     chat_template_kwargs: dict[str, Any]
     max_new_tokens: int = 256
+    outdated: list[str] = field(default_factory=list)
 
     def ask(
         self,
@@ -82,8 +84,10 @@ class Assistant:
             on_text: called with each further piece of the answer.
 
         Raises:
-            DataError: if nothing is found, or the question alone doesn't fit into the window.
+            DataError: if the question is empty, nothing is found for it, or it doesn't fit into the window.
         """
+        if not question.strip():
+            raise DataError("the question is empty.", hint="ask in words that the documents have.")
         found = self.retriever.search(question, self.passages)
         if not found:
             raise DataError(
@@ -105,7 +109,7 @@ class Assistant:
         raise DataError(
             f"the question and one passage have {len(prompt):,} tokens; with an answer of {self.max_new_tokens:,} "
             f"they don't fit into {self.window:,}.",
-            hint="ask for a shorter answer with --max-new-tokens.",
+            hint="ask in fewer words, or for a shorter answer with --max-new-tokens.",
         )
 
     def _answer(self, prompt: list[int], use_base: bool, on_text: Callable[[str], None]) -> str:
@@ -155,7 +159,7 @@ def open_assistant(
             f"{folder.path} was not trained on documents that `selfaug prepare` read.",
             hint="name them: --prepared FOLDER, the --output of `selfaug prepare`.",
         )
-    record = read_record(Path(source) / "record.json", "prepare")
+    record = prepared_record(Path(source))
     template = _trained_template(folder)
     if template.to_dict() != record["template"]:
         raise ConfigError(
@@ -164,7 +168,11 @@ def open_assistant(
         )
     retriever = prepared_retriever(Path(source), record)
     chat = open_chat(run, max_new_tokens=max_new_tokens, device=device, offline=offline)
-    window = min(config.data.max_length, context_window(config.model.name) or config.data.max_length)
+    window = context_window(
+        config.model.name,
+        trust_remote_code=config.model.trust_remote_code,
+        offline=offline or config.run.offline,
+    )
     return Assistant(
         tokenizer=chat.tokenizer,
         tuned=chat.tuned,
@@ -172,20 +180,11 @@ def open_assistant(
         retriever=retriever,
         template=template,
         passages=passages or record["retrieval"]["passages"],
-        window=window,
+        window=min(config.data.max_length, window or config.data.max_length),
         chat_template_kwargs=chat.chat_template_kwargs,
         max_new_tokens=max_new_tokens,
+        outdated=outdated_documents(Path(source), record),
     )
-
-
-def prepared_retriever(folder: Path, record: dict[str, Any]) -> Retriever:
-    """The retriever of prepared data, which the record names.
-
-    Raises:
-        DataError, ConfigError: if it can't be opened.
-    """
-    name = record["retrieval"]["retriever"]
-    return Index(folder / "index") if name == "bm25" else own_retriever(name)
 
 
 def _trained_template(folder: RunDir) -> RetrievalTemplate:

@@ -122,7 +122,13 @@ def open_chat(
         "step": step,
     }
     if config.lora.method == "full":
-        tuned = load_model(weights, dtype=base.dtype, device=resolved, offline=True)
+        tuned = load_model(
+            weights,
+            dtype=base.dtype,
+            device=resolved,
+            trust_remote_code=config.model.trust_remote_code,
+            offline=True,
+        )
         return Chat(tokenizer, tuned, base, **chat)
     return Chat(tokenizer, PeftModel.from_pretrained(base, weights).eval(), None, **chat)
 
@@ -140,6 +146,6 @@ def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]
     if checkpoint is None:
         raise StorageError(
             f"{run.path} has no trained weights yet: it did not finish and has no complete checkpoint.",
-            hint=f"go on with it: selfaug train --resume --output {run.path}",
+            hint=f"go on with it: {run.resume_command}",
         )
     return checkpoint, int(checkpoint.name.rpartition("-")[2])

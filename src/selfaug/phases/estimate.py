@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from peft import get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from selfaug.config import TrainConfig
+from selfaug.core.printable import printable_size
+from selfaug.model.cache import PASSES_THAT_PAY, has_room
+from selfaug.model.loading import load_model_config
 from selfaug.phases.doctor import memory
 from selfaug.phases.inputs import (
     TrainingData,
@@ -109,10 +112,8 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     dtype = compute_dtype(config, device)
     data = load_training_data(config)
     on_stage("model")
-    model_config = AutoConfig.from_pretrained(
-        data.tokenizer.name_or_path,
-        trust_remote_code=config.model.trust_remote_code,
-        local_files_only=config.run.offline,
+    model_config = load_model_config(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
     text_config = model_config.get_text_config()
     with torch.device("meta"):
@@ -133,18 +134,22 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     )
     per_step = settings.batch_size * settings.gradient_accumulation
     steps = settings.steps or math.ceil(math.ceil(rows / per_step) * settings.epochs)
-    passes = steps * per_step / rows
+    passes = settings.epochs if settings.steps is None else steps * per_step / rows
+    layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
+    reference = _reference(config, passes, tokens * hidden * (4 if full else dtype.itemsize))
 
     how = [f"parameters: counted in the model's structure ({type(skeleton).__name__}), without its weights"]
     width = 0.55 if config.model.quantization == "4bit" else (4 if full else dtype.itemsize)
     weights = int(parameters * width)
-    if full and config.selfaug.alpha > 0 and config.selfaug.reference in ("auto", "frozen_copy"):
-        weights += parameters * 4
-        how.append("weights: tuned model and frozen reference model, 4 bytes a parameter each")
-    else:
+    if reference == "frozen_copy":
+        weights *= 2
+        how.append(f"weights: tuned model and frozen reference model, {width:g} bytes a parameter each")
+    elif reference == "adapter_off":
         how.append(
             f"weights: {width:g} bytes a parameter; the reference is the same weights without the adapter"
         )
+    else:
+        how.append(f"weights: {width:g} bytes a parameter")
     optimizer = trainable * 12
     how.append("optimizer: gradient and two moments of Adam, 4 bytes each a trained parameter")
 
@@ -156,7 +161,6 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     ):
         on_stage("measuring")
         measured = _measure(config, data, device, dtype)
-    layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
     longest = settings.batch_size * data.train.report.length_max
     if config.selfaug.anchors != "none":
         longest = int(longest * (1 + config.selfaug.anchor_share))
@@ -184,14 +188,13 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
 
     seconds = None
     if measured is not None:
-        per_token = measured.seconds_per_token
-        if config.selfaug.alpha > 0:
-            per_token += measured.reference_seconds_per_token
-        if checkpointing:
-            per_token += measured.reference_seconds_per_token
-        seconds = per_token * tokens * passes
+        again = measured.reference_seconds_per_token * tokens  # a forward pass over all rows
+        seconds = (measured.seconds_per_token * tokens + (again if checkpointing else 0)) * passes
+        if reference:
+            seconds += again * (1 if reference == "cache" else passes)
         how.append(
-            f"time: one forward and backward pass, and one of the reference model, timed on "
+            f"time: one forward and backward pass, and one of the reference model"
+            f"{' (once, for the cache)' if reference == 'cache' else ''}, timed on "
             f"{measured.tokens} tokens, for {tokens * passes:,.0f} tokens; saving and evaluating not counted"
         )
     else:
@@ -203,7 +206,7 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
         "and the result"
     )
     cache = 0
-    if config.selfaug.reference == "cache" and config.selfaug.alpha > 0:
+    if reference == "cache":
         cache = data.train.report.prompt_tokens * hidden * dtype.itemsize
         how.append("reference cache: one hidden state a prompt token")
     folder = next(
@@ -214,11 +217,13 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     warnings = list(data.warnings)
     if free is not None and memory > free:
         warnings.append(
-            f"needs {memory / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free: lower train.batch_size, "
+            f"needs {printable_size(memory)} of memory, {printable_size(free)} are free: lower train.batch_size, "
             "set train.gradient_checkpointing=true, or model.quantization=4bit."
         )
     if disk + cache > disk_free:
-        warnings.append(f"needs {(disk + cache) / 1e9:.1f} GB of disk, {disk_free / 1e9:.1f} GB are free.")
+        warnings.append(
+            f"needs {printable_size(disk + cache)} of disk, {printable_size(disk_free)} are free."
+        )
     return Estimate(
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
@@ -239,6 +244,18 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
         how=how,
         warnings=warnings,
     )
+
+
+def _reference(config: TrainConfig, passes: float, cache_bytes: int) -> str | None:
+    """Where the reference model will come from, as the trainer decides; None without alignment."""
+    settings = config.selfaug
+    if settings.alpha == 0:
+        return None
+    if settings.reference != "auto":
+        return settings.reference
+    if passes >= PASSES_THAT_PAY and has_room(cache_bytes, settings.reference_cache_dir):
+        return "cache"
+    return "frozen_copy" if config.lora.method == "full" else "adapter_off"
 
 
 def _adapter_parameters(model: nn.Module, config: TrainConfig) -> int:

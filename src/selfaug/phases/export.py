@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig, load_config
+from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
-from selfaug.model.loading import load_model, load_tokenizer
+from selfaug.model.loading import load_model, load_model_config, load_tokenizer
 from selfaug.phases.chat import trained_weights
-from selfaug.records import write_text
+from selfaug.records import is_failed_write, write_text
 from selfaug.rundir import RunDir
 
 __all__ = ["Exported", "export", "modelfile"]
@@ -94,24 +96,30 @@ def export(
         free = shutil.disk_usage(target.parent).free
         if size > free:
             raise StorageError(
-                f"the model needs {size / 1e9:.1f} GB, {target.parent} has {free / 1e9:.1f} GB free.",
+                f"the model needs {printable_size(size)}, {target.parent} has {printable_size(free)} free.",
                 hint="free space, or give a folder on another disk with --to.",
             )
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        commands = [f"vllm serve {target}"]
+        commands = [f"vllm serve {shlex.quote(str(target))}"]
         if ollama:
             text, doubts = modelfile(tokenizer, model, config.data.chat_template_kwargs)
             write_text(partial / "Modelfile", text)
             warnings += doubts
-            commands = [f"ollama create {target.name.lower()} -f {target / 'Modelfile'}"]
+            commands = [
+                shlex.join(["ollama", "create", target.name.lower(), "-f", str(target / "Modelfile")])
+            ]
         if target.exists():
             target.rmdir()
         partial.rename(target)
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_failed_write(error):
+            raise
+        reason = "the disk is full or a quota is reached" if is_failed_write(error) else error
         raise StorageError(
-            f"can't write {target}: {error.strerror or error}", hint="give another folder with --to."
+            f"can't write {target}: {getattr(error, 'strerror', None) or reason}",
+            hint="give another folder with --to.",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -120,8 +128,8 @@ def export(
 
 def _stored_dtype(folder: str, config: TrainConfig, offline: bool) -> torch.dtype:
     """The dtype in which the base model is stored."""
-    stored = AutoConfig.from_pretrained(
-        folder, trust_remote_code=config.model.trust_remote_code, local_files_only=offline
+    stored = load_model_config(
+        folder, trust_remote_code=config.model.trust_remote_code, offline=offline
     ).dtype
     return stored if isinstance(stored, torch.dtype) else torch.float32
 

@@ -62,7 +62,9 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     tokenizer = load_tokenizer(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
-    window = context_window(config.model.name)
+    window = context_window(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    )
     max_length = min(config.data.max_length, window or config.data.max_length)
     train, report = _encoded(config, config.data.train, config.data.split, tokenizer, max_length)
     warnings = list(train.report.warnings)

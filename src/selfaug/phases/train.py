@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import importlib.metadata
 import os
@@ -20,6 +19,7 @@ import yaml
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from selfaug.config import TrainConfig, dump_config, load_config
+from selfaug.core.printable import printable_size
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.scorers import named_scorer
 from selfaug.model.fingerprint import fingerprint
@@ -36,7 +36,7 @@ from selfaug.phases.inputs import (
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
-from selfaug.records import read_lines, read_record, write_record, write_text
+from selfaug.records import is_failed_write, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
 from selfaug.train.anchors import write_anchors
@@ -96,7 +96,9 @@ def train(
         RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
 
     on_progress(Progress("data"))
-    named_scorer(config.train.best_scorer)  # refuses one that can't be used, before anything long
+    # Refuse what can't be used, before anything long.
+    named_scorer(config.train.best_scorer)
+    _require_trackers(config.train.report_to)
     device = resolve_device(config.model.device)
     dtype = compute_dtype(config, device)
     data = load_training_data(config)
@@ -115,17 +117,23 @@ def train(
         _require_same_data(run, data, identity)
     elif main:
         run = RunDir.create(config.run.output, overwrite=config.run.overwrite)
-        write_text(run.config, run.config_text(dump_config(config)))
-        write_record(run.started, "train-started", {"data": data.report, "model": identity})
     else:
         run = RunDir(config.run.output)
     try:
+        if main and not resume:
+            write_text(run.config, run.config_text(dump_config(config)))
+            write_record(run.started, "train-started", {"data": data.report, "model": identity})
         return _run(config, run, data, model, identity, device, dtype, resume, main, on_progress)
-    except SelfAugError as error:
-        # What is wrong with the settings shows when the trainer is made; then the run has not begun.
-        if error.exit_code == 2 and main and not resume and not run.metrics.exists():
+    except Exception:
+        # Some things show only when the trainer is made, or when its reference is: then there is nothing to go on from.
+        if main and not resume and not run.has_begun():
             run.discard()
         raise
+    except KeyboardInterrupt as interrupt:
+        if isinstance(interrupt, Interrupted):
+            raise
+        where = "on from the last checkpoint" if run.latest_complete_checkpoint() else "on, from the start"
+        raise Interrupted(f"stopped at once. To go {where}: {run.resume_command}") from interrupt
 
 
 def _run(
@@ -181,6 +189,9 @@ def _run(
     if best is not None:  # after the monitor, whose drift it goes by
         trainer.add_callback(best)
     trainer.add_callback(stop)
+    trainer.on_cache_size = lambda size, folder: on_progress(  # type: ignore[method-assign]
+        Progress("reference cache", message=f"the reference cache takes {printable_size(size)} in {folder}.")
+    )
     trainer.on_cache_progress = lambda done, total: on_progress(  # type: ignore[method-assign]
         Progress("reference cache", done, total)
     )
@@ -193,7 +204,7 @@ def _run(
             if stop.received is not None:
                 raise Interrupted(
                     f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
-                    f"a checkpoint is saved. To go on: selfaug train --resume --output {run.path}"
+                    f"a checkpoint is saved. To go on: {run.resume_command}"
                 )
             if monitor is not None and monitor.stopped:
                 on_progress(Progress("warning", message=monitor.why_stopped(trainer.state)))
@@ -202,12 +213,6 @@ def _run(
             on_progress(Progress("saving"))
             evaluation = _evaluate(trainer) if data.eval else {}
             _save(trainer, run.model if config.lora.method == "full" else run.adapter, main)
-    except KeyboardInterrupt as interrupt:
-        if isinstance(interrupt, Interrupted):
-            raise
-        raise Interrupted(
-            f"stopped at once. To go on from the last checkpoint: selfaug train --resume --output {run.path}"
-        ) from interrupt
     finally:
         stop.restore()
     if not main:
@@ -263,7 +268,6 @@ def _trainer_settings(
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
         checkpointing = parameters >= _CHECKPOINTING_FROM
-    _require_trackers(settings.report_to)
     return SelfAugConfig(
         output_dir=str(run.checkpoints),
         run_name=run.path.name,
@@ -346,7 +350,7 @@ def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
         raise ConfigError(
             f"{run.path} can't be resumed with other settings:",
             problems=problems,
-            hint=f"`selfaug train --resume --output {run.path}` alone takes those of the run.",
+            hint=f"`{run.resume_command}` alone takes those of the run.",
         )
 
 
@@ -378,7 +382,7 @@ def _require_space(folder: Path, trainable: int, config: TrainConfig) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StorageError(
-            f"the checkpoints need {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB free.",
+            f"the checkpoints need {printable_size(needed)}, {folder} has {printable_size(free)} free.",
             hint="free space, choose another --output, or set train.keep_checkpoints=1.",
         )
 
@@ -395,21 +399,14 @@ def _explained(run: RunDir) -> Iterator[None]:
             "train.gradient_checkpointing=true, or model.quantization=4bit.",
         ) from error
     except Exception as error:
-        if not _is_failed_write(error):
+        if not is_failed_write(error):
             raise
         free = shutil.disk_usage(run.path).free
         raise StorageError(
-            f"can't write into {run.path}: the disk is full or a quota is reached ({free / 1e9:.1f} GB free).",
-            hint=f"free space, then go on: selfaug train --resume --output {run.path}",
+            f"can't write into {run.path}: the disk is full or a quota is reached ({printable_size(free)} free).",
+            hint="free space, then "
+            + (f"go on: {run.resume_command}" if run.has_begun() else "give the same command again."),
         ) from error
-
-
-def _is_failed_write(error: Exception) -> bool:
-    """Whether a file could not be written; torch and safetensors have errors of their own for that."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    signs = ("PytorchStreamWriter", "inline_container", "No space left", "StorageFull", "FileTooLarge")
-    return any(sign in str(error) for sign in signs)
 
 
 def _evaluate(trainer: SelfAugTrainer) -> dict[str, float]:
