@@ -254,11 +254,6 @@ class TrainConfig(Section):
             raise PydanticCustomError(
                 "combination", "model.quantization: 4-bit weights can't be trained; use lora.method lora"
             )
-        if self.train.packing and self.selfaug.reference == "cache":
-            raise PydanticCustomError(
-                "combination",
-                "train.packing: splits rows, which a reference cache stores whole; turn one of them off",
-            )
         if self.lora.weight_penalty > 0 and (self.lora.method != "lora" or self.lora.dora):
             raise PydanticCustomError(
                 "combination",

@@ -235,12 +235,12 @@ def _nearest(names: Sequence[str], sections: Mapping[str, type[Section]]) -> str
     last = names[-1]
     # The same section first, then the same key in another section, then the names of sections.
     here = [name for name in inside if len(names) > 1 and name.startswith(f"{names[0]}.")]
-    for candidates in (
-        {key: name for name, key in inside.items() if name in here},
-        {name: name for name in sections} if len(names) == 1 else {},
-        {key: name for name, key in inside.items()},
+    for candidates, cutoff in (
+        ({key: name for name, key in inside.items() if name in here}, 0.6),
+        ({name: name for name in sections} if len(names) == 1 else {}, 0.7),
+        ({key: name for name, key in inside.items()}, 0.7),
     ):
-        close = difflib.get_close_matches(last, candidates, n=1, cutoff=0.7)
+        close = difflib.get_close_matches(last, candidates, n=1, cutoff=cutoff)
         if close:
             return f" (did you mean {candidates[close[0]]}?)"
     return ""
