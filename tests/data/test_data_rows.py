@@ -165,6 +165,23 @@ def test_skip_bad_rows_goes_on_and_keeps_the_problems(write_jsonl: Write, tmp_pa
     assert sorted(problem.line for problem in loaded.problems) == [2, 4]
 
 
+def test_problems_are_in_the_order_of_the_file_and_the_hint_is_about_them(
+    write_jsonl: Write, tmp_path: Path
+) -> None:
+    path = write_jsonl({"prompt": "p"}, GOOD)
+    with path.open("ab") as file:
+        file.write(b"{\n\xff\n")
+    with pytest.raises(DataError) as caught:
+        load_rows([path])
+    assert [problem.split(":")[1] for problem in caught.value.problems] == ["1", "3", "4"]
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("save the file as UTF-8. a row has the fields")
+    (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é", "completion": "x"}\n'.encode("latin-1"))
+    with pytest.raises(DataError) as caught:
+        load_rows([tmp_path / "latin.jsonl"])
+    assert caught.value.hint == "save the file as UTF-8. Correct the rows."
+
+
 def test_only_bad_rows_is_an_error_anyway(write_jsonl: Write) -> None:
     with pytest.raises(DataError, match="2 of 2 rows") as caught:
         load_rows([write_jsonl({"a": 1}, {"a": 1})], skip_bad_rows=True)

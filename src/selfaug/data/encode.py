@@ -30,7 +30,10 @@ _TEMPLATE_HINT = (
     "strips its thinking: try chat_template_kwargs such as enable_thinking=False, or give the tokeniser "
     "another chat template."
 )
-_LENGTH_HINT = "raise max_length, shorten these rows, or leave them out with --skip-bad-rows."
+_LENGTH_HINT = (
+    "raise max_length where it is less than the model's own window, shorten these rows, or leave them out with "
+    "--skip-bad-rows."
+)
 _NO_TOKENS = "the completion has no tokens"
 _NOT_PARTED = (
     "the end of the prompt and the start of the completion merge into one token, and this tokeniser can't "
@@ -193,7 +196,7 @@ def _check_arguments(
             tokenizer.get_chat_template()
         except ValueError as error:
             raise ModelError(
-                "the tokeniser has no chat template, and there are rows with messages.",
+                "the tokeniser has no chat template, and there are rows with messages or with retrieved passages.",
                 hint="take the model's instruction-tuned variant, which has one; or give the rows as text, "
                 "with prompt and completion.",
             ) from error

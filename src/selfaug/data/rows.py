@@ -138,10 +138,11 @@ def load_rows(
     problems: list[Problem] = []
     forms: Counter[str] = Counter()
     places: dict[str, str] = {}
-    total = 0
+    total = unreadable_rows = 0
     for source in sources:
         raw_rows, unreadable = read_rows(source, split=split, offline=offline)
         problems += unreadable
+        unreadable_rows += len(unreadable)
         total += len(raw_rows) + len(unreadable)
         for raw in raw_rows:
             try:
@@ -154,17 +155,21 @@ def load_rows(
             places[row.id] = f"{raw.file}:{raw.line}"
             rows.append(row)
             forms[form] += 1
+    # What couldn't be read at all was found first.
+    hint = _hint(any("UTF-" in one.reason for one in problems), len(problems) > unreadable_rows, bool(rows))
+    problems.sort(key=lambda problem: (problem.file, problem.line))
     if problems and (not skip_bad_rows or not rows):
-        raise problems_error(
-            f"{len(problems):,} of {total:,} rows can't be used.", problems, hint=_hint(bool(rows))
-        )
+        raise problems_error(f"{len(problems):,} of {total:,} rows can't be used.", problems, hint=hint)
     return LoadedRows(rows, problems, dict(forms))
 
 
-def _hint(some_are_valid: bool) -> str:
-    forms = "; ".join(" + ".join(fields) for fields in FORMS.values())
+def _hint(not_utf8: bool, fields_are_wrong: bool, some_are_valid: bool) -> str:
+    hints = ["save the file as UTF-8."] if not_utf8 else []
+    if fields_are_wrong:
+        forms = "; ".join(" + ".join(fields) for fields in FORMS.values())
+        hints.append(f"a row has the fields {forms}.")
     skip = "; or leave the bad rows out with --skip-bad-rows" if some_are_valid else ""
-    return f"a row has the fields {forms}. Correct the rows{skip}."
+    return " ".join([*hints, f"Correct the rows{skip}."])
 
 
 def _row(raw: RawRow, template: RetrievalTemplate, every_assistant_turn: bool) -> tuple[str, Row]:
