@@ -72,6 +72,11 @@ class RetrievalSettings(Section):
         default="english",
         description="Of the documents: words are compared without their endings. Null compares them as they are.",
     )
+    glossary: str | None = Field(
+        default=None,
+        description="Text file of words and phrases that mean the same, a group a line, with commas between them; "
+        "`bm25` finds each by the others.",
+    )
 
 
 class QuestionSettings(Section):

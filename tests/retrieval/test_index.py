@@ -13,6 +13,7 @@ from small_index import SETTINGS, chunk, write
 
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.retrieval import index as index_module
+from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index, IndexWriter
 from selfaug.retrieval.retriever import Passage, own_retriever
 from selfaug.retrieval.tokens import Words
@@ -49,8 +50,48 @@ def test_a_search_can_be_kept_to_some_documents(make_index: Make) -> None:
 
 def test_short_years_quarters_and_endings_are_found(make_index: Make) -> None:
     index = make_index(FIRM)
-    for question in ("2024", "FY24", "FY2024", "q3", "outlooks"):
+    for question in ("2024", "FY24", "FY2024", "q3", "3Q24", "third quarter", "outlooks"):
         assert [found.document for found in index.search(question, 1)] == ["east.md"], question
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Q2 2023", "q2 2023"),
+        ("2Q23", "q2 2023"),
+        ("2Q 2023", "q2 2023"),
+        ("the second quarter of 2023", "q2 2023"),
+        ("2nd-quarter FY23", "q2 fy 2023"),
+        ("FY2023", "fy 2023"),
+        ("CY 22", "cy 2022"),
+        ("fiscal year 2023", "fy 2023"),
+        ("the 2023 financial year", "fy 2023"),
+        ("fiscal policy", "fiscal polici"),
+        ("summer '23", "summer 2023"),
+        ("the plants' 24 doors", "plant 24 door"),
+        ("a quarter of 2023", "quarter 2023"),
+        ("12Q23", "12 q23 q 23"),
+        ("X300", "x300 x 300"),
+    ],
+)
+def test_periods_are_written_alike(text: str, expected: str) -> None:
+    assert Words()(text) == expected.split()
+
+
+def test_titles_say_whose_passages_they_are(tmp_path: Path) -> None:
+    texts = {"a.md": "North and again North: the margin was 5 %.", "b.md": "The margin was 7 %."}
+    writer = IndexWriter(tmp_path / "index", SETTINGS)
+    writer.write(
+        ({"path": path, "digest": "d", "title": title}, [chunk(path, texts[path])])
+        for path, title in (("a.md", "About South"), ("b.md", "About North"))
+    )
+    assert Index(tmp_path / "index").search("the margin of North", 1)[0].document == "b.md"
+
+
+def test_texts_without_a_word_can_be_indexed(tmp_path: Path) -> None:
+    writer = IndexWriter(tmp_path / "index", SETTINGS)
+    writer.write([({"path": "a.md", "digest": "d", "title": "…"}, [Chunk("1", "a.md", "…", "–", None)])])
+    assert Index(tmp_path / "index").search("anything", 3) == []
 
 
 def test_scores_are_those_of_bm25(make_index: Make) -> None:
@@ -59,11 +100,12 @@ def test_scores_are_those_of_bm25(make_index: Make) -> None:
     texts = {f"{n}.md": [" ".join(rng.choices(vocabulary, k=rng.randint(3, 30)))] for n in range(30)}
     index = make_index(texts)
     words = Words("english")
-    bags = {path: Counter(words(f"{path[:-3]} {path[:-3]} {found[0]}")) for path, found in texts.items()}
-    mean = sum(bag.total() for bag in bags.values()) / len(bags)
-    k1, b = 1.5, 0.75
+    titles = {path: Counter(words(path)) for path in texts}
+    # A title's words count three times in its chunks: it is their heading as well.
+    chunks = {path: Counter(words(f"{path} {path} {path[:-3]} {found[0]}")) for path, found in texts.items()}
 
-    def score(path: str, question: str) -> float:
+    def bm25(bags: dict[str, Counter[str]], path: str, question: str, b: float, k1: float = 1.5) -> float:
+        mean = sum(bag.total() for bag in bags.values()) / len(bags)
         total, bag = 0.0, bags[path]
         for word in words(question):
             holding = sum(word in other for other in bags.values())
@@ -72,7 +114,10 @@ def test_scores_are_those_of_bm25(make_index: Make) -> None:
             total += idf * bag[word] / (bag[word] + k1 * length)
         return total
 
-    question = "wa wb wb wc"
+    def score(path: str, question: str) -> float:
+        return bm25(chunks, path, question, 0.4) + 2 * bm25(titles, path, question, 0.3)
+
+    question = "wa wb wb wc 7"
     expected = sorted(((score(path, question), path) for path in texts), key=lambda one: -one[0])[:8]
     found = index.search(question, 8)
     assert [passage.score for passage in found] == pytest.approx([one for one, _ in expected], rel=1e-5)
@@ -124,6 +169,12 @@ def test_unchanged_documents_are_kept_and_others_go(tmp_path: Path) -> None:
 def test_other_settings_keep_nothing(tmp_path: Path) -> None:
     write(tmp_path / "index", FIRM)
     assert IndexWriter(tmp_path / "index", {**SETTINGS, "chunk_tokens": 65}).known == {}
+
+
+def test_chunks_do_not_depend_on_how_words_are_compared(tmp_path: Path) -> None:
+    write(tmp_path / "index", FIRM)
+    for other in ({"language": None}, {"glossary": [["outlook", "forecast"]]}):
+        assert IndexWriter(tmp_path / "index", {**SETTINGS, **other}).known.keys() == FIRM.keys()
 
 
 @pytest.mark.parametrize(
@@ -223,5 +274,5 @@ def test_the_files_are_what_the_module_says(tmp_path: Path) -> None:
     lines = (tmp_path / "index" / "documents.jsonl").read_text().splitlines()
     assert [json.loads(line)["chunks"] for line in lines] == [2, 1, 0, 1]
     assert {path.name for path in (tmp_path / "index").iterdir()} == {
-        "index.json", "documents.jsonl", "chunks.jsonl", "offsets.npy", "owners.npy", "bm25",
+        "index.json", "documents.jsonl", "chunks.jsonl", "offsets.npy", "owners.npy", "bm25", "titles",
     }  # fmt: skip

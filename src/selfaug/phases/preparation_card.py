@@ -83,7 +83,14 @@ def _recall(record: Mapping[str, Any]) -> str:
         for k, at in recall["at"].items()
     ]
     told = f"Searching all documents for {recall['questions']:,} questions that have an answer:"
-    return f"## Recall\n\n{told}\n\n" + "\n".join(lines)
+    return f"## Recall\n\n{told}\n\n" + "\n".join(lines) + _glossary(record)
+
+
+def _glossary(record: Mapping[str, Any]) -> str:
+    of = record["retrieval"]["glossary"]
+    if not of["groups"]:
+        return ""
+    return f"\n\nWith a glossary of {of['words']:,} words and phrases in {of['groups']:,} groups."
 
 
 def _lengths(record: Mapping[str, Any]) -> str:

@@ -16,9 +16,11 @@ from selfaug.phases.progress import Progress
 from selfaug.prepare_config import PrepareConfig, dump_prepare_config
 from selfaug.records import write_lines, write_record, write_text
 from selfaug.retrieval.chunking import Chunk, Chunker, count_words
+from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.index import Index, IndexWriter
 from selfaug.retrieval.read_folder import FolderReport, read_folder
 from selfaug.retrieval.retriever import own_retriever
+from selfaug.retrieval.tokens import Words
 
 __all__ = ["RECORD_KIND", "prepare"]
 
@@ -43,7 +45,8 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
         The data of the record.
 
     Raises:
-        ConfigError, DataError: if settings, template or pairs can't be used; the index is made by then.
+        ConfigError, DataError: if settings, glossary, template or pairs can't be used; before pairs are looked at,
+            the index is made.
         StorageError: if the folder holds something else, or can't be written.
     """
     folder = Path(config.run.output)
@@ -51,12 +54,13 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
         RetrievalTemplate.from_file(config.rows.template) if config.rows.template else RetrievalTemplate()
     )
     retriever = None if config.retrieval.retriever == "bm25" else own_retriever(config.retrieval.retriever)
+    glossary = _glossary(config)
     count = _token_counter(config)
     if not Path(config.documents.folder).is_dir():
         raise DataError(f"there is no folder {config.documents.folder}.", hint="check the path.")
     _open(folder, config)
 
-    read = _make_index(config, folder / "index", count, on_progress)
+    read = _make_index(config, folder / "index", glossary, count, on_progress)
     index = Index(folder / "index")
     if not len(index):
         raise DataError(
@@ -74,7 +78,9 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
         },
         "template": template.to_dict(),
         "retrieval": {
-            "retriever": config.retrieval.retriever, "passages": config.rows.passages
+            "retriever": config.retrieval.retriever,
+            "passages": config.rows.passages,
+            "glossary": {"groups": len(glossary), "words": sum(map(len, glossary))},
         },
     }  # fmt: skip
     write_text(folder / "template.yaml", yaml.safe_dump(template.to_dict(), allow_unicode=True))
@@ -136,14 +142,24 @@ def _token_counter(config: PrepareConfig) -> Callable[[Sequence[str]], list[int]
     return count
 
 
+def _glossary(config: PrepareConfig) -> list[list[str]]:
+    file = config.retrieval.glossary
+    return [] if file is None else read_glossary(Path(file), Words(config.retrieval.language).stems)
+
+
 def _make_index(
-    config: PrepareConfig, folder: Path, count: Callable[[Sequence[str]], list[int]], on_progress: Report
+    config: PrepareConfig,
+    folder: Path,
+    glossary: list[list[str]],
+    count: Callable[[Sequence[str]], list[int]],
+    on_progress: Report,
 ) -> FolderReport:
     settings = {
         "chunk_tokens": config.documents.chunk_tokens,
         "overlap_tokens": config.documents.overlap_tokens,
         "tokenizer": config.documents.tokenizer,
         "language": config.retrieval.language,
+        "glossary": glossary,
     }
     chunker = Chunker(config.documents.chunk_tokens, config.documents.overlap_tokens, count)
     writer = IndexWriter(folder, settings)

@@ -5,8 +5,9 @@
     index/chunks.jsonl    a line a chunk, those of a document together, in the order of documents.jsonl
     index/offsets.npy     where each line of chunks.jsonl begins, in bytes, and where the last one ends
     index/owners.npy      the document of each chunk, by its number
-    index/bm25/           the scores of every word in every chunk; words of its heading count twice, since they say
-                          whose and of when all the others are
+    index/bm25/           the scores of every word in every chunk; words of its document's title count three times,
+                          since they say whose and of when all the others are
+    index/titles/         the scores of every word in every document's title: they are added to those of its chunks
 
 It is made beside its place and renamed, so a search never meets a half-made one.
 """
@@ -35,6 +36,12 @@ __all__ = ["RECORD_KIND", "Index", "IndexWriter"]
 
 RECORD_KIND = "index"
 
+# How much a title's own score counts beside a chunk's. Chosen, as the two below, on questions about business reports.
+_TITLE_WEIGHT = 2.0
+# Of BM25: how much less a word counts in a longer text, from 0 to 1. Low, because a chunk of a title and a line, which
+# is short, seldom answers anything; and titles are all short.
+_CHUNK_B, _TITLE_B = 0.4, 0.3
+
 
 class Index:
     """An index that is searched.
@@ -55,15 +62,14 @@ class Index:
         self.folder = folder
         self.settings: dict[str, Any] = record["settings"]
         self.documents = read_lines(folder / "documents.jsonl")
-        self._words = Words(self.settings["language"])
+        self._words = _words_of(self.settings)
         try:
             self._offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
             self._owners = np.load(folder / "owners.npy", mmap_mode="r", allow_pickle=False)
             with (folder / "chunks.jsonl").open("rb") as file:
                 self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(self) else b""
-            self._bm25 = (
-                bm25s.BM25.load(folder / "bm25", mmap=True, show_progress=False) if len(self) else None
-            )
+            self._chunks = _load_scores(folder / "bm25") if len(self) else None
+            self._titles = _load_scores(folder / "titles") if len(self) else None
         except (OSError, ValueError) as error:
             raise _damaged(folder) from error
         found = (len(self.documents), len(self._owners), len(self._lines))
@@ -104,10 +110,11 @@ class Index:
         self, question: str, count: int, *, within: Collection[str] | None = None
     ) -> list[tuple[Chunk, float]]:
         """The chunks of `search`, with their scores."""
-        words = self._words(question)
-        if self._bm25 is None or not words or count < 1:
+        words = self._words.of_question(question)
+        if self._chunks is None or self._titles is None or not words or count < 1:
             return []
-        scores = self._bm25.get_scores(words)
+        scores = self._chunks.get_scores(words)
+        scores += _TITLE_WEIGHT * self._titles.get_scores(words)[self._owners]
         if within is not None:
             wanted = np.zeros(len(self.documents), dtype=bool)
             wanted[[self._numbers[path] for path in within if path in self._numbers]] = True
@@ -126,7 +133,8 @@ class IndexWriter:
 
     Args:
         folder: where the index will be; an older one there stays until the new one is whole.
-        settings: what it is made with; has `language`. An older index with other settings gives nothing.
+        settings: what it is made with; has `language`, may have `glossary`, the groups of one. An older index with
+            other settings gives nothing, unless only these two are others.
 
     Attributes:
         known: digests of the older index's documents by path: those whose chunks can be kept.
@@ -142,7 +150,7 @@ class IndexWriter:
                 old = Index(folder)
             except DataError:
                 old = None  # damaged: made anew
-            if old is not None and old.settings == self._settings:
+            if old is not None and _of_chunks(old.settings) == _of_chunks(self._settings):
                 self._old = old
         self.before = {one["path"]: one for one in self._old.documents} if self._old else {}
         self.known = {path: one["digest"] for path, one in self.before.items()}
@@ -174,8 +182,8 @@ class IndexWriter:
         return record
 
     def _write(self, documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]]) -> dict[str, Any]:
-        words, vocabulary = Words(self._settings["language"]), dict[str, int]()
-        ids: list[list[int]] = []
+        words = _words_of(self._settings)
+        chunk_words, title_words = _WordCounts(), _WordCounts()
         offsets, owners, count = [0], list[int](), 0
         with (
             (self._partial / "chunks.jsonl").open("wb") as lines,
@@ -183,26 +191,26 @@ class IndexWriter:
         ):
             for document, chunks in documents:
                 kept = chunks if chunks is not None else self._kept(document["path"])
+                title = words(document["title"])
+                title_words.add(title)
                 for chunk in kept:
                     line = json.dumps(asdict(chunk), ensure_ascii=False).encode() + b"\n"
                     lines.write(line)
                     offsets.append(offsets[-1] + len(line))
                     owners.append(count)
-                    found = [*words(chunk.heading), *words(chunk.passage)]
-                    ids.append([vocabulary.setdefault(word, len(vocabulary)) for word in found])
+                    chunk_words.add([*2 * title, *words(chunk.passage)])
                 _append(listed, {**document, "chunks": len(kept)})
                 count += 1
         np.save(self._partial / "offsets.npy", np.asarray(offsets, dtype=np.int64), allow_pickle=False)
         np.save(self._partial / "owners.npy", np.asarray(owners, dtype=np.int32), allow_pickle=False)
-        if ids:
-            bm25 = bm25s.BM25()
-            bm25.index(Tokenized(ids, vocabulary), show_progress=False)
-            bm25.save(self._partial / "bm25", show_progress=False)
+        if owners:
+            chunk_words.save(self._partial / "bm25", _CHUNK_B)
+            title_words.save(self._partial / "titles", _TITLE_B)
         record = {
             "settings": self._settings,
             "documents": count,
-            "chunks": len(ids),
-            "words": len(vocabulary),
+            "chunks": len(owners),
+            "words": len(chunk_words.vocabulary),
         }
         write_record(self._partial / "index.json", RECORD_KIND, record)
         return record
@@ -219,6 +227,39 @@ class IndexWriter:
             self._folder.rename(before)
         self._partial.rename(self._folder)
         shutil.rmtree(before, ignore_errors=True)
+
+
+class _WordCounts:
+    """The words of many texts, as numbers, until their scores are saved."""
+
+    def __init__(self) -> None:
+        self.vocabulary: dict[str, int] = {}
+        self._texts: list[list[int]] = []
+
+    def add(self, words: Iterable[str]) -> None:
+        """The words of a further text."""
+        self._texts.append([self.vocabulary.setdefault(word, len(self.vocabulary)) for word in words])
+
+    def save(self, folder: Path, b: float) -> None:
+        """The scores of every word in every text."""
+        if not self.vocabulary:  # bm25s needs a word; no question has the empty one
+            self.vocabulary[""], self._texts[0] = 0, [0]
+        scores = bm25s.BM25(b=b)
+        scores.index(Tokenized(self._texts, self.vocabulary), show_progress=False)
+        scores.save(folder, show_progress=False)
+
+
+def _load_scores(folder: Path) -> bm25s.BM25:
+    return bm25s.BM25.load(folder, mmap=True, show_progress=False)
+
+
+def _words_of(settings: Mapping[str, Any]) -> Words:
+    return Words(settings["language"], settings.get("glossary", ()))
+
+
+def _of_chunks(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that chunks depend on: their words are found anew for every index."""
+    return {name: value for name, value in settings.items() if name not in ("language", "glossary")}
 
 
 def _append(file: TextIO, line: Mapping[str, Any]) -> None:

@@ -3,41 +3,57 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import bm25s
 import Stemmer
 
 from selfaug.errors import ConfigError
+from selfaug.retrieval.glossary import Glossary
 
 __all__ = ["Words"]
 
 # Numbers stay whole: "1,536.5" is one word, and a dot at the end of a sentence is not a part of it.
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|\w+")
 _LETTERS_AND_DIGITS = re.compile(r"[^\W\d_]+|\d+")
-_SHORT_YEAR = re.compile(r"(?:fy|cy|')\s?(\d\d)\b")
+_LETTER_THEN_DIGIT = re.compile(r"[^\W\d_]\d|\d[^\W\d_]")
 # Words of questions, beside those that every text has.
 _QUESTION_WORDS = frozenset(
     "what which who whom whose when where why how much many were did do does has have had been being about from can "  # noqa: SIM905
     "could would should please tell give me us we you i my our your its".split()
 )
-_LETTER_THEN_DIGIT = re.compile(r"[^\W\d_]\d|\d[^\W\d_]")
+
+_QUARTER = re.compile(r"q[1-4]")
+_QUARTERS = {"first": "q1", "second": "q2", "third": "q3", "fourth": "q4",
+             "1st": "q1", "2nd": "q2", "3rd": "q3", "4th": "q4"}  # fmt: skip
+# Periods as a report and a question may write them, and as they are compared.
+_PERIODS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"\b([1-4])q ?'?(\d{4}|\d\d)\b"), lambda found: f"q{found[1]} {_year(found[2])}"),
+    (re.compile(rf"\b({'|'.join(_QUARTERS)})[ -]quarter\b"), lambda found: _QUARTERS[found[1]]),
+    (re.compile(r"\b(fy|cy) ?'?(\d{4}|\d\d)\b"), lambda found: f"{found[1]} {_year(found[2])}"),
+    (re.compile(r"\b(?:fiscal|financial)(?: year)? (\d{4})\b"), lambda found: f"fy {found[1]}"),
+    (re.compile(r"\b(\d{4}) (?:fiscal|financial) year\b"), lambda found: f"fy {found[1]}"),
+    (re.compile(r"(?<!\w)'(\d\d)\b"), lambda found: _year(found[1])),
+)  # fmt: skip
 
 
 class Words:
     """Finds the words of a text as they are compared: lower case, without endings, without words like "the".
 
-    A name such as Q3 or FY2023 is found by its parts too, and FY23 by 2023.
+    Periods are written alike: "2Q23" and "the second quarter of 2023" as "Q2 2023", "fiscal 2023" and "FY23" as
+    "FY 2023". A name such as X300 is found by its parts too. Words and phrases of a glossary are found by what they
+    mean as well.
 
     Args:
         language: English name of the documents' language; None compares words as they are.
+        glossary: groups of words and phrases that mean the same, as `read_glossary` gives them.
 
     Raises:
         ConfigError: if endings of the language are not known.
     """
 
-    def __init__(self, language: str | None = "english") -> None:
+    def __init__(self, language: str | None = "english", glossary: Sequence[Sequence[str]] = ()) -> None:
         self.language = language
         self._stem: Callable[[str], str] = str
         self._left_out: frozenset[str] = frozenset()
@@ -50,16 +66,45 @@ class Words:
             self._stem = lru_cache(maxsize=1 << 17)(Stemmer.Stemmer(language).stemWord)
             if language == "english":
                 self._left_out = _QUESTION_WORDS | frozenset(bm25s.stopwords.STOPWORDS_EN)
+        self._glossary = Glossary(glossary, self.stems) if glossary else None
 
     def __call__(self, text: str) -> list[str]:
-        """The words, in order; parts of a name come after it."""
-        lower = text.lower()
+        """The words, in order, a name's parts after it; then what they mean by the glossary."""
+        found = _split(text)
+        return [*self._searched(found), *self._meanings(found)]
+
+    def of_question(self, text: str) -> list[str]:
+        """A question's words: what it means counts twice, since its own words may be those of other passages."""
+        found = _split(text)
+        return [*self._searched(found), *2 * self._meanings(found)]
+
+    def stems(self, text: str) -> list[str]:
+        """All words of a text, without their endings."""
+        return [self._stem(word) for word in _split(text)]
+
+    def _meanings(self, found: Sequence[str]) -> list[str]:
+        if self._glossary is None:
+            return []
+        return self._glossary.meanings([self._stem(word) for word in found])
+
+    def _searched(self, found: Sequence[str]) -> list[str]:
         words: list[str] = []
-        for found in _WORD.findall(lower):
-            if found in self._left_out:
+        for word in found:
+            if word in self._left_out:
                 continue
-            words.append(self._stem(found))
-            if _LETTER_THEN_DIGIT.search(found):
-                words += map(self._stem, _LETTERS_AND_DIGITS.findall(found))
-        words += [f"20{year}" for year in _SHORT_YEAR.findall(lower)]
+            words.append(self._stem(word))
+            if _LETTER_THEN_DIGIT.search(word) and not _QUARTER.fullmatch(word):
+                words += map(self._stem, _LETTERS_AND_DIGITS.findall(word))
         return words
+
+
+def _split(text: str) -> list[str]:
+    """A text's words in lower case, its periods written alike."""
+    lower = text.lower()
+    for form, written in _PERIODS:
+        lower = form.sub(written, lower)
+    return _WORD.findall(lower)
+
+
+def _year(digits: str) -> str:
+    return digits if len(digits) == 4 else f"20{digits}"
