@@ -16,6 +16,7 @@ from selfaug.core.statistics import (
     paired_difference,
     pooled_difference,
     pooled_interval,
+    retention,
     score_interval,
     wilson_interval,
 )
@@ -247,6 +248,30 @@ class TestPooledDifference:
     def test_refuses_shapes_that_are_not_paired(self, a: list[list[int]], b: list[list[int]]) -> None:
         with pytest.raises(ValueError, match=r"\[S, N\]"):
             pooled_difference(a, b, seed=0)
+
+
+class TestRetention:
+    def test_interval_is_that_of_resampling_items(self) -> None:
+        rng = np.random.default_rng(0)
+        base, tuned = (rng.random(200) < 0.6).astype(float), (rng.random(200) < 0.4).astype(float)
+        found = retention(tuned, base, seed=0)
+        assert found is not None
+        assert found.value == pytest.approx(tuned.mean() / base.mean())
+        draws = [rng.integers(0, 200, 200) for _ in range(4000)]
+        low, high = np.quantile([tuned[one].mean() / base[one].mean() for one in draws], [0.025, 0.975])
+        assert found.low == pytest.approx(low, abs=0.03)
+        assert found.high == pytest.approx(high, abs=0.03)
+
+    def test_items_that_never_changed_leave_doubt(self) -> None:
+        found = retention([1, 0, 1, 1, 0], [1, 0, 1, 1, 0], seed=0)
+        assert found is not None
+        assert found.low < found.value == 1 < found.high
+
+    def test_a_base_model_that_scores_nothing_retains_nothing(self) -> None:
+        assert retention([0, 1], [0, 0], seed=0) is None
+        found = retention([0, 0, 1], [1, 0, 0], seed=0)  # some draws have nothing of base
+        assert found is not None
+        assert 0 <= found.low <= 1 <= found.high < math.inf
 
 
 class TestPooledInterval:

@@ -43,7 +43,13 @@ def test_groundedness_is_the_lower_share_of_words_and_amounts(answer: str, expec
         ("contains", "dogs", "dog", 0.0),
         ("number", "3 and 4 make 7.", "7", 1.0),
         ("numeric", "1.2 billion", "$1,200 million", 1.0),
+        ("numeric", "1.21 billion", "$1,200 million", 0.0),
+        ("numeric:0.01", "1.21 billion", "$1,200 million", 1.0),
+        ("numeric:0.01", "1.3 billion", "$1,200 million", 0.0),
         ("citations", "so [1, 2]", "[1]", 2 / 3),
+        ("citation-precision", "so [1, 2]", "[1]", 0.5),
+        ("citation-recall", "so [1, 2]", "[1]", 1.0),
+        ("citation-recall", "so [1]", "[1], [3]", 0.5),
         ("abstains", "The reports do not say.", "Not stated in the reports.", 1.0),
         ("abstains", "It was 7.", "Not stated in the reports.", 0.0),
         ("abstains", "The reports do not say.", "It was 7.", 0.0),
@@ -112,3 +118,9 @@ def test_what_is_no_schema_is_refused(tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text('{"type": "nothing"}', encoding="utf-8")
     with pytest.raises(ConfigError, match="can't be used as a JSON schema: 'nothing'"):
         named_scorer(f"schema:{tmp_path / 's.json'}")
+
+
+@pytest.mark.parametrize("share", ["", "much", "-0.1", "1", "nan"])
+def test_a_tolerance_is_a_share(share: str) -> None:
+    with pytest.raises(ConfigError, match="not a share"):
+        named_scorer(f"numeric:{share}")

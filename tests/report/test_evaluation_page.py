@@ -11,7 +11,7 @@ import pytest
 from test_demo_page import HOSTILE, MOST_BYTES, Page
 
 from selfaug.records import read_lines, write_lines
-from selfaug.report.evaluation_page import evaluation_page, evaluation_verdict
+from selfaug.report.evaluation_page import _farthest, evaluation_page, evaluation_verdict
 
 
 def interval(value: float, low: float, high: float) -> dict[str, float]:
@@ -114,6 +114,29 @@ def test_the_page_has_what_the_record_says(folder: Path) -> None:
     assert [one["style"] for one in heats] == ["--heat: 0.50", "--heat: 1.00"]
     assert [one["title"] for one in heats] == ["0.2500 nats", "4.0000 nats"]
     assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in page.tags)
+    assert "Gate: inconclusive" in page.text
+    assert "the hardest of which the base model passes 40 %" in page.text
+    assert _farthest(["\n", " ", " a"], [3.0, 2.0, None]) == "line break 3.00, space 2.00"
+    # What heat and bars show is there as text too.
+    assert "Farthest, in nats: “!” 4.00, “there” 0.25" in page.text
+    bars = [attributes["style"] for tag, attributes in page.tags if tag == "i"]
+    assert bars == ["--height: 0%", *["--height: 11%"] * 8, "--height: 100%"]
+    # Narrow pages show each row as a card, so every cell has the name of its column.
+    assert all("data-short" in attributes for tag, attributes in page.tags if tag == "td")
+
+
+def test_retention_and_forecast_are_shown_where_they_are_known(folder: Path) -> None:
+    record = copy.deepcopy(RECORD)
+    assert "lets expect" not in evaluation_page(record, folder)
+    record["suites"]["general"]["retention"] = interval(0.83, 0.7, 0.96)
+    record["forecast"] = {
+        **interval(0.01, -0.02, 0.04), "drift": 0.02, "runs": 9, "coverage": 0.8, "beyond": False
+    }  # fmt: skip
+    text = Page(evaluation_page(record, folder)).text
+    assert "83\N{NO-BREAK SPACE}%70 to 96" in text
+    assert (
+        "Forecast: a drift of 0.020 nats per token lets expect forgetting of 1.0 points (−2.0 to +4.0" in text
+    )
 
 
 def test_texts_of_models_stay_texts(folder: Path) -> None:
@@ -153,7 +176,11 @@ def test_texts_of_models_stay_texts(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "general", "words"),
     [
-        ((0.5, 0.2, 0.8), (-0.1, -0.2, -0.05), ("learned its job", "it forgot")),
+        (
+            (0.5, 0.2, 0.8),
+            (-0.1, -0.2, -0.05),
+            ("it forgot 10.0 points of its general score (5.0 to 20.0)",),
+        ),
         (
             (0.5, 0.2, 0.8),
             (-0.01, -0.05, 0.02),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from selfaug.cli.evaluation_view import drift_table, suites_table
 from selfaug.core.printable import printable
 
 __all__ = ["show_assessment"]
+
+# Less than that is no difference to speak of.
+_NOTABLE_NATS = 0.1
 
 _SIGNS = {"ok": ("✓", "green"), "warning": ("!", "bold yellow")}
 
@@ -32,34 +36,44 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
         sign, style = _SIGNS[finding["status"]]
         checks.add_row(Text(sign, style), finding["name"], Text(printable(finding["found"])))
     surprise = record["surprise"]
-    checks.add_row(
-        "",
-        "base model",
-        f"{surprise['prompt_nll']:.2f} nats per prompt token, {surprise['completion_nll']:.2f} per completion token",
-    )
+    nats = f"{surprise['prompt_nll']:.2f} nats per prompt token, {surprise['completion_nll']:.2f} per completion token"
+    new = surprise["completion_nll"] > surprise["prompt_nll"] + _NOTABLE_NATS
+    checks.add_row("", "base model", nats + (": completions are new to it in their form" if new else ""))
     console.print(checks)
-    console.print(suites_table(record["suites"], record["settings"]["scorer"], tuned="probe"))
-    console.print(drift_table(record["drift"], f"Drift of the probe after {record['probe']['steps']} steps"))
+    width = console.width
+    console.print(suites_table(record["suites"], record["settings"]["scorer"], tuned="probe", width=width))
+    drift_of = f"Drift of the probe after {record['probe']['steps']} steps"
+    console.print(drift_table(record["drift"], drift_of, width=width))
     console.print(Text.assemble("\n", (printable(record["verdict"]), "bold"), "\n"))
     budget = record["budget"]
     if budget is None:
-        console.print("budget: too few general requests to propose one", soft_wrap=True)
+        console.print(
+            "budget: none proposed: the general requests are too few, or too hard for the base model, to show a loss",
+            soft_wrap=True,
+        )
     else:
         console.print(
             f"budget: {100 * budget:.1f} points of forgetting; less than that these requests can't show",
             soft_wrap=True,
         )
-    model, rows = (
-        record["settings"]["config"]["model"]["name"],
-        record["settings"]["config"]["data"]["train"][0],
-    )
-    console.print(
-        Text(
-            printable(
-                f"next:   selfaug train --model {model} --train {rows} --anchors self --output runs/first"
-            )
-        ),
-        soft_wrap=True,
-    )
+    for told in _next(record):
+        console.print(Text(printable(told)), soft_wrap=True)
     console.print(Text(printable(f"kept:   {output / 'record.json'}")), soft_wrap=True)
     console.print(Text(printable(f"page:   {output / 'report.html'}")), soft_wrap=True)
+
+
+def _next(record: Mapping[str, Any]) -> list[str]:
+    """Commands that go on from here, with the same rows and the proposed budget."""
+    config, scorer = record["settings"]["config"], record["settings"]["scorer"]
+    data = config["data"]
+    given = {"--model": [config["model"]["name"]]}
+    given |= {"--train": data["train"], "--eval": data["eval"]}
+    if data["prepared"] is not None:
+        given |= {"--prepared": [data["prepared"]], "--train": [], "--eval": []}
+    flags = [word for flag, values in given.items() for value in values for word in (flag, value)]
+    train = ["selfaug", "train", *flags, "--anchors", "self", "--output", "runs/first"]
+    told = [f"next:   {shlex.join(train)}"]
+    if record["budget"] is not None:
+        gate = ["selfaug", "evaluate", "runs/first", "--scorer", scorer]
+        told.append(f"then:   {shlex.join([*gate, '--max-forgetting', format(record['budget'], 'g')])}")
+    return told

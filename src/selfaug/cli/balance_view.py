@@ -12,7 +12,7 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import bound_in_words, suites_table
 from selfaug.core.printable import printable
-from selfaug.report.demo_results import percent
+from selfaug.report.demo_results import percent, points
 
 __all__ = ["show_balance"]
 
@@ -26,6 +26,10 @@ def show_balance(record: Mapping[str, Any], output: Path, console: Console | Non
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
+    tried = len(record["trials"])
+    console.print(
+        Text(f"{tried} settings tried; the best, with their adapters turned down, on development items:")
+    )
     console.print(_points(record))
     chosen = record["points"][record["chosen"]]
     console.print(
@@ -44,7 +48,12 @@ def show_balance(record: Mapping[str, Any], output: Path, console: Console | Non
         console.print(Text(printable(f"not trained: {trial['settings']}: {trial['error']}")), soft_wrap=True)
     console.print()
     console.print(
-        suites_table(record["test"], record["settings"]["scorer"], tuned="chosen point, test items")
+        suites_table(
+            record["test"],
+            record["settings"]["scorer"],
+            tuned="chosen point, test items",
+            width=console.width,
+        )
     )
     console.print(Text(bound_in_words(record["test_gate"])), soft_wrap=True)
     console.print(
@@ -54,13 +63,12 @@ def show_balance(record: Mapping[str, Any], output: Path, console: Console | Non
 
 def _points(record: Mapping[str, Any]) -> Table:
     """The dial on development items; what is on the front is marked."""
-    tried = len(record["trials"])
-    table = Table(
-        title=f"{tried} settings tried; the best, with their adapters turned down, on development items",
-        title_justify="left",
-    )
-    for name in ("run", "adapter", "task", "forgetting", "drift", ""):
-        table.add_column(name, justify="left" if name in ("run", "") else "right")
+    table = Table()
+    # Folded, not cut off, on a narrow terminal: runs differ by the ends of their names.
+    table.add_column("run", overflow="fold")
+    for name in ("adapter", "task", "forgetting, points", "drift, nats"):
+        table.add_column(name, justify="right")
+    table.add_column("", max_width=7)
     for number, point in enumerate(record["points"]):
         marks = [word for word, found in (
             ("chosen", number == record["chosen"]),
@@ -71,7 +79,7 @@ def _points(record: Mapping[str, Any]) -> Table:
             Text(point["run"]),
             f"{point['scale']:g}",
             percent(point["task"]),
-            f"{100 * point['forgetting'] + 0.0:+.1f}",
+            points(point["forgetting"]).removesuffix(" points"),
             f"{point['drift']:.3f}",
             ", ".join(marks),
             style="bold" if number == record["chosen"] else "",

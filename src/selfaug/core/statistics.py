@@ -18,6 +18,7 @@ __all__ = [
     "paired_difference",
     "pooled_difference",
     "pooled_interval",
+    "retention",
     "score_interval",
     "wilson_interval",
 ]
@@ -185,6 +186,32 @@ def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) ->
     return Interval(
         of_all.value, min(of_all.low, max(pooled.low, 0.0)), max(of_all.high, min(pooled.high, 1.0))
     )
+
+
+def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval | None:
+    """Mean of tuned over mean of base, of the same items, resampled whole; None where base scores nothing.
+
+    Where no item got worse (or better), that end is the paired difference's, as a share of base's mean: resampling
+    can't know of what it has not seen.
+
+    Raises:
+        ValueError: as `paired_difference` does.
+    """
+    paired = paired_difference(tuned, base, seed=seed, resamples=resamples)
+    of_tuned, of_base = _scores(tuned, "tuned"), _scores(base, "base")
+    mean = float(of_base.mean())
+    if mean == 0:
+        return None
+    n = len(of_base)
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    below = draws @ of_base
+    shares = (draws @ of_tuned)[below > 0] / below[below > 0]
+    low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    if paired.worse == 0:
+        low = min(low, 1 + paired.difference.low / mean)
+    if paired.better == 0:
+        high = max(high, 1 + paired.difference.high / mean)
+    return Interval(float(of_tuned.mean()) / mean, max(0.0, float(low)), float(high))
 
 
 def detectable_difference(n: int, *, discordance: float = 0.2, power: float = 0.8) -> DetectableDifference:

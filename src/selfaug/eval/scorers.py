@@ -3,7 +3,10 @@
 exact, f1, contains        the text
 value                      the text but for the sources that it cites
 number, numeric            amounts: the last number alone, or with units, scale and rounding
+numeric:SHARE              the same, and off by at most so large a share: numeric:0.01
 citations                  F1 of the numbered sources
+citation-precision         how many of the cited sources are right ones
+citation-recall            how many of the right sources are cited
 abstains                   the answer says that there is none exactly where the right one does
 grounded                   how much of the answer stands in the prompt, whatever the right answer is
 regex:PATTERN              the whole answer has a form
@@ -51,6 +54,8 @@ SCORERS: dict[str, Scorer] = {
     "numeric": lambda answer, gold, prompt: float(numeric_match(answer, gold)),
     "value": lambda answer, gold, prompt: float(same_value(answer, gold)),
     "citations": lambda answer, gold, prompt: citation_scores(answer, gold).f1,
+    "citation-precision": lambda answer, gold, prompt: citation_scores(answer, gold).precision,
+    "citation-recall": lambda answer, gold, prompt: citation_scores(answer, gold).recall,
     "abstains": lambda answer, gold, prompt: float(abstains(answer) == abstains(gold)),
     "grounded": lambda answer, gold, prompt: groundedness(answer, prompt),
 }
@@ -69,16 +74,30 @@ def named_scorer(name: str) -> Scorer:
         return SCORERS[name]
     kind, separator, argument = name.partition(":")
     hint = (
-        f"use one of {', '.join(SCORERS)}, regex:PATTERN, schema:FILE, or module:function with a function "
-        "of your own."
+        f"use one of {', '.join(SCORERS)}, numeric:SHARE, regex:PATTERN, schema:FILE, or module:function with a "
+        "function of your own."
     )
     if not separator:
         raise ConfigError(f"there is no scorer {name!r}.", hint=hint)
+    if kind == "numeric":
+        return _numeric(argument)
     if kind == "regex":
         return _regex(argument)
     if kind == "schema":
         return _schema(Path(argument))
     return _function(name, hint)
+
+
+def _numeric(share: str) -> Scorer:
+    try:
+        tolerance = float(share)
+    except ValueError:
+        tolerance = -1.0
+    if not 0 <= tolerance < 1:
+        raise ConfigError(
+            f"the tolerance of scorer 'numeric:{share}' is not a share.", hint="write numeric:0.01 for 1 %."
+        )
+    return lambda answer, gold, prompt: float(numeric_match(answer, gold, tolerance))
 
 
 def _regex(pattern: str) -> Scorer:

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
-from selfaug.core.statistics import detectable_difference, paired_difference, score_interval
+from selfaug.core.statistics import detectable_difference, paired_difference, retention, score_interval
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
 from selfaug.eval.document_answers import SIDES, rows_of_side
 from selfaug.eval.general_suite import (
@@ -351,7 +351,7 @@ def compare_scores(ids: Sequence[str], tuned: Sequence[float], base: Sequence[fl
         "base": of_base,
         "tuned": of_tuned,
         "difference": paired_difference(tuned, base, seed=0),
-        "retention": of_tuned.value / of_base.value if of_base.value > 0 else None,
+        "retention": retention(tuned, base, seed=0),
         "detectable_difference": detectable_difference(len(ids)).difference,
         "scores": {
             name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["TextTable", "against_table", "comparison_notes", "forecast_table", "methods_table"]
+__all__ = ["NOT_RUN", "TextTable", "against_table", "comparison_notes", "forecast_table", "methods_table"]
+
+NOT_RUN = "not run"
+"""In place of the first score of a method that was left out."""
 
 
 class TextTable(NamedTuple):
@@ -50,7 +53,7 @@ def methods_table(record: Mapping[str, Any]) -> TextTable:
             ]
         )
     columns = ["method", "task", "general − base", *suites, "leaks", "drift", "data", "min", "GB", "models"]
-    rows += [[name, *["not run"], *[""] * (len(columns) - 2)] for name in record["not_run"]]
+    rows += [[name, NOT_RUN, *[""] * (len(columns) - 2)] for name in record["not_run"]]
     return TextTable("", columns, rows)
 
 

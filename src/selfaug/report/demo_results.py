@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["MODELS", "Cell", "Row", "Verdict", "demo_rows", "demo_verdict", "duration", "percent", "points"]
+__all__ = [
+    "MODELS",
+    "Cell",
+    "Row",
+    "Verdict",
+    "demo_rows",
+    "demo_verdict",
+    "duration",
+    "percent",
+    "points",
+    "span",
+]
 
 MODELS = ("base", "plain", "selfaug")
 """Keys of the models in a demo's record, in the order in which they are shown."""
@@ -159,7 +170,13 @@ def percent(share: float | None) -> str:
 
 def points(difference: float, *, sign: bool = True) -> str:
     """A difference of shares in percentage points."""
-    return f"{_signed(100 * difference) if sign else format(100 * difference, '.1f')} points"
+    shown = _signed(100 * difference)
+    return f"{shown if sign else shown.removeprefix('+')} points"
+
+
+def span(interval: Mapping[str, float]) -> str:
+    """The interval of a difference of shares, in percentage points."""
+    return f"{_signed(100 * interval['low'])} to {_signed(100 * interval['high'])}"
 
 
 def duration(seconds: float) -> str:
@@ -176,8 +193,7 @@ def _share(interval: Mapping[str, float]) -> Cell:
 
 
 def _difference(interval: Mapping[str, float]) -> Cell:
-    low, high = _signed(100 * interval["low"]), _signed(100 * interval["high"])
-    return Cell(points(interval["value"]), f"{low} to {high}")
+    return Cell(points(interval["value"]), span(interval))
 
 
 def _nats(interval: Mapping[str, float]) -> Cell:

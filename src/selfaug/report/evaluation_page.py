@@ -11,7 +11,8 @@ from markupsafe import Markup, escape
 from selfaug.core.printable import printable
 from selfaug.records import read_lines
 from selfaug.report.demo_charts import COLORS
-from selfaug.report.demo_results import duration, percent, points
+from selfaug.report.demo_results import duration, percent, points, span
+from selfaug.report.evaluation_words import bound_in_words, forecast_in_words
 from selfaug.report.page import render
 
 __all__ = ["MOST_BYTES_OF_ONE", "evaluation_page", "evaluation_values", "evaluation_verdict"]
@@ -22,8 +23,11 @@ _SHOWN_ITEMS = 20
 MOST_BYTES_OF_ONE = 4_000
 """Of a text of a model, as HTML."""
 
-# A tokens' heat shows the square root of its nats: 1 nat and more is full, 0.01 a tenth.
+# A token's heat shows the square root of its nats: 1 nat and more is full, 0.01 a tenth.
 _FULL_NATS = 1.0
+
+# Of each heated text, so many tokens are given with their numbers: for who can't see the heat.
+_NAMED_TOKENS = 5
 
 Sample = dict[str, Any]
 """`id`, `prompt`, and `answers` and `scores` by model."""
@@ -57,9 +61,11 @@ def evaluation_values(
     """
     samples = {name: _samples(folder, name, suite) for name, suite in record["suites"].items()}
     drifted = read_lines(folder / "drift.jsonl")
-    heat: dict[str, list[tuple[str, Markup]]] = {}
+    heat: dict[str, list[tuple[str, Markup, str]]] = {}
     for text in drifted:
-        heat.setdefault(text["kind"], []).append((text["id"], _heat(text["tokens"], text["nats"])))
+        tokens, nats = text["tokens"], text["nats"]
+        heat.setdefault(text["kind"], []).append((text["id"], _heat(tokens, nats), _farthest(tokens, nats)))
+    gate, forecast = record["gate"], record.get("forecast")
     return {
         "record": record,
         "tuned": tuned,
@@ -72,14 +78,18 @@ def evaluation_values(
                 for name, side in record.get("sides", {}).items()
             ),
         ],
-        "bounds": [] if record["gate"] is None else record["gate"]["bounds"],
+        "gate": None if gate is None else gate["outcome"],
+        "bounds": []
+        if gate is None
+        else [(bound["outcome"], bound_in_words(bound)) for bound in gate["bounds"]],
+        "forecast": None if forecast is None else forecast_in_words(forecast),
         "drifts": record["drift"],
+        "bars": {kind: _bars(drift["by_tenth"]) for kind, drift in record["drift"].items()},
         "heat": heat,
         "samples": {name: _changed_first(found)[:_SHOWN_ITEMS] for name, found in samples.items()},
         "counts": {name: len(found) for name, found in samples.items()},
         "percent": percent,
         "points": points,
-        "span": _span,
         "duration": duration(record["seconds"]),
         "colors": COLORS,
     }
@@ -90,20 +100,21 @@ def evaluation_verdict(record: Mapping[str, Any]) -> str:
     general = record["suites"]["general"]["difference"]["difference"]
     lost = points(abs(general["value"]), sign=False)
     if general["high"] < 0:
-        kept = f"it forgot {lost} of its general score ({_span(general)})"
+        forgotten = {"low": -general["high"], "high": -general["low"]}
+        kept = f"it forgot {lost} of its general score ({span(forgotten)})".replace("+", "")
     elif general["low"] > 0:
-        kept = f"it gained {lost} in general ({_span(general)})"
+        kept = f"it gained {lost} in general ({span(general)})"
     else:
-        kept = f"no change of its general score was shown ({points(general['value'])}, {_span(general)})"
+        kept = f"no change of its general score was shown ({points(general['value'])}, {span(general)})"
     if "task" not in record["suites"]:
         return f"Without held-out rows, only general requests were asked: {kept}."
     task = record["suites"]["task"]["difference"]["difference"]
     if task["low"] > 0:
-        learned = f"The model learned its job ({points(task['value'])}, {_span(task)})"
+        learned = f"The model learned its job ({points(task['value'])}, {span(task)})"
     elif task["high"] < 0:
-        learned = f"The model became worse at its job ({points(task['value'])}, {_span(task)})"
+        learned = f"The model became worse at its job ({points(task['value'])}, {span(task)})"
     else:
-        learned = f"It was not shown that the model learned its job ({points(task['value'])}, {_span(task)})"
+        learned = f"It was not shown that the model learned its job ({points(task['value'])}, {span(task)})"
     return f"{learned}; {kept}."
 
 
@@ -127,21 +138,17 @@ def _suite(name: str, suite: Mapping[str, Any], scorer: str) -> dict[str, Any]:
     return {
         "name": f"the job ({scorer})" if name == "task" else name,
         "items": suite["items"],
-        "models": [
-            (
-                percent(suite[model]["value"]),
-                f"{100 * suite[model]['low']:.0f} to {100 * suite[model]['high']:.0f}",
-            )
-            for model in ("base", "tuned")
-        ],
+        "models": [_share(suite[model]) for model in ("base", "tuned")],
+        # Records had a number without its interval before, or none.
+        "retention": _share(kept) if isinstance(kept := suite.get("retention"), Mapping) else ("–", ""),
         "difference": points(suite["difference"]["difference"]["value"]),
-        "span": _span(suite["difference"]["difference"]),
+        "span": span(suite["difference"]["difference"]),
         "detectable": suite["detectable_difference"],
     }
 
 
-def _span(interval: Mapping[str, float]) -> str:
-    return f"{100 * interval['low'] + 0.0:+.1f} to {100 * interval['high'] + 0.0:+.1f}"
+def _share(interval: Mapping[str, float]) -> tuple[str, str]:
+    return percent(interval["value"]), f"{100 * interval['low']:.0f} to {100 * interval['high']:.0f}"
 
 
 def _changed_first(samples: Sequence[Sample]) -> list[Sample]:
@@ -152,6 +159,25 @@ def _changed_first(samples: Sequence[Sample]) -> list[Sample]:
         return (0 if change < 0 else 1 if change > 0 else 2, sample["scores"]["tuned"])
 
     return sorted(samples, key=key)
+
+
+def _bars(by_tenth: Sequence[float | None]) -> list[str]:
+    """Heights of a small chart, in percent of the highest tenth."""
+    highest = max((value for value in by_tenth if value is not None), default=0.0)
+    return [f"{100 * (value or 0.0) / highest if highest > 0 else 0.0:.0f}" for value in by_tenth]
+
+
+def _farthest(tokens: Sequence[str], nats: Sequence[float | None]) -> str:
+    """The tokens that moved most, with their nats."""
+    measured = [(value, token) for token, value in zip(tokens, nats, strict=True) if value is not None]
+    most = sorted(measured, key=lambda one: -one[0])[:_NAMED_TOKENS]
+    return ", ".join(f"{_quoted(token)} {value:.2f}" for value, token in most)
+
+
+def _quoted(token: str) -> str:
+    if token.strip():
+        return f"“{token.strip()}”"
+    return "line break" if "\n" in token else "space"
 
 
 def _heat(tokens: Sequence[str], nats: Sequence[float | None]) -> Markup:

@@ -1,0 +1,33 @@
+"""An evaluation's bounds and forecast in words: what terminal and page share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfaug.report.demo_results import percent, points, span
+
+__all__ = ["bound_in_words", "forecast_in_words"]
+
+
+def forecast_in_words(forecast: Mapping[str, Any]) -> str:
+    """What other runs forgot at this drift."""
+    text = (
+        f"forecast: a drift of {forecast['drift']:.3f} nats per token lets expect forgetting of "
+        f"{points(forecast['value'], sign=False)} ({span(forecast)} for four runs in five), from "
+        f"{forecast['runs']} runs; made from the other runs, it held {percent(forecast['coverage'])} of these"
+    )
+    return text + ("; this drift is beyond theirs, so expect more" if forecast["beyond"] else "")
+
+
+def bound_in_words(bound: Mapping[str, Any]) -> str:
+    """One bound of a gate, what was measured, and the decision."""
+    value = bound["value"]
+    text = (
+        f"{bound['name']}: {points(value['value'])} ({span(value)}), "
+        f"{bound['sense']} {points(bound['bound'], sign=False)} wanted: {bound['outcome']}"
+    )
+    if bound["outcome"] == "inconclusive":
+        needed = bound["items_needed"]
+        text += f"; some {needed:,} items would decide, {bound['items']:,} were measured" if needed else ""
+    return text

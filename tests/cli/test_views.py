@@ -1,0 +1,165 @@
+"""What evaluate, assess, compare and balance print, on a terminal of 80 columns and on a wide one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from selfaug.cli.assessment_view import show_assessment
+from selfaug.cli.balance_view import show_balance
+from selfaug.cli.comparison_view import show_comparison
+from selfaug.cli.evaluation_view import show_evaluation
+from selfaug.records import read_record
+
+COMPARISON = Path(__file__).parents[2] / "docs" / "results" / "comparison-demo.json"
+
+# Sentences and paths are for copying and wrap by themselves; tables can't.
+FRAME = "┏┡│└┗┃"
+
+
+def interval(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": value, "low": low, "high": high}
+
+
+def suite(items: int, base: float, tuned: float) -> dict[str, Any]:
+    return {
+        "items": items,
+        "base": interval(base, max(0.0, base - 0.1), base + 0.1),
+        "tuned": interval(tuned, max(0.0, tuned - 0.1), tuned + 0.06),
+        "difference": {"difference": interval(tuned - base, tuned - base - 0.2, tuned - base + 0.2)},
+        "detectable_difference": 0.081,
+    }
+
+
+SUITES = {
+    "task": suite(64, 0.02, 0.94),
+    "questions_of_our_company": suite(40, 0.5, 0.4),
+    "general": suite(212, 0.5, 0.1),
+}
+DRIFT = {
+    "nats": interval(1.0793, 0.9, 1.2),
+    "top1_agreement": 0.72,
+    "tokens": 34_120,
+    "by_tenth": [None, 3.25, *[0.5] * 8],
+}
+BOUND = {
+    "name": "forgetting", "outcome": "inconclusive", "value": interval(0.03, -0.02, 0.08), "bound": 0.05,
+    "sense": "at most", "items": 212, "items_needed": 4000,
+}  # fmt: skip
+MEASURED: dict[str, Any] = {
+    "settings": {
+        "scorer": "numeric",
+        "config": {
+            "model": {"name": "Qwen/Qwen3-0.6B"},
+            "data": {"prepared": None, "train": ["my rows.jsonl"], "eval": ["held-out.jsonl"]},
+        },
+    },
+    "suites": SUITES,
+    "drift": {"prompts of the task": DRIFT, "general prompts": DRIFT, "the base model's own answers": DRIFT},
+}
+EVALUATION: dict[str, Any] = {
+    **MEASURED,
+    "forecast": {**interval(-0.009, -0.1, 0.08), "drift": 0.02, "runs": 30, "coverage": 0.8, "beyond": False},
+    "level": {"level": 1, "scores": {"1": 0.6, "2": 0.2, "3": 0.1}},
+    "gate": {"outcome": "inconclusive", "bounds": [BOUND]},
+}
+ASSESSMENT: dict[str, Any] = {
+    **MEASURED,
+    "findings": [{"name": "duplicates", "status": "ok", "found": "0 of 24 training rows are there already"}],
+    "surprise": {"prompt_nll": 2.4, "completion_nll": 3.2},
+    "probe": {"steps": 40},
+    "verdict": "Plain LoRA makes this model forget.",
+    "budget": 0.099,
+}
+
+
+def point(run: str, scale: float) -> dict[str, Any]:
+    return {"run": run, "scale": scale, "task": 0.9, "forgetting": -0.0001, "drift": 0.05}
+
+
+BALANCE: dict[str, Any] = {
+    "settings": {"scorer": "numeric"},
+    "trials": [{}] * 12,
+    "points": [point(f"alpha-1.23-lr-0.000432-rank-{rank}-length-0.75", 0.8) for rank in (16, 32)],
+    "front": [0, 1],
+    "knee": 1,
+    "chosen": 1,
+    "reason": "the best at the job",
+    "failed_trials": [],
+    "test": SUITES,
+    "test_gate": BOUND,
+}
+
+
+def shown(kind: str, width: int, **changed: Any) -> str:
+    screen = io.StringIO()
+    console = Console(width=width, file=screen, highlight=False)
+    if kind == "evaluate":
+        show_evaluation({**EVALUATION, **changed}, console)
+    elif kind == "assess":
+        show_assessment({**ASSESSMENT, **changed}, Path("runs/a"), console)
+    elif kind == "balance":
+        show_balance({**BALANCE, **changed}, Path("runs/b"), console)
+    else:
+        show_comparison({**read_record(COMPARISON, "comparison"), **changed}, Path("runs/c"), console)
+    return screen.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "assess", "balance", "compare"])
+@pytest.mark.parametrize("width", [80, 160])
+def test_tables_fit_and_nothing_is_cut_off(kind: str, width: int) -> None:
+    text = shown(kind, width)
+    assert "…" not in text
+    framed = [line for line in text.splitlines() if line[:1] in FRAME and line]
+    assert framed
+    assert max(map(len, framed)) <= width
+    assert all(line[-1] in "┓┩│┘┛┃" for line in framed)  # no table runs over the edge
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "assess", "balance"])
+def test_every_minus_is_one(kind: str) -> None:
+    assert " -" not in shown(kind, 160).replace(" --", "").replace("(-", " -")
+    assert "−10.0 points" in shown(kind, 160)
+
+
+def test_a_forecast_of_less_than_nothing_is_readable() -> None:
+    text = shown("evaluate", 80)
+    assert "a drift of 0.020 nats per token lets expect forgetting of −0.9 points (−10.0 to +8.0" in text
+    assert "highest" in text
+    assert "10–20\N{NO-BREAK SPACE}%: 3.2500" in shown("evaluate", 160)
+
+
+def test_an_assessment_says_how_to_go_on() -> None:
+    text = shown("assess", 80)
+    assert (
+        "next:   selfaug train --model Qwen/Qwen3-0.6B --train 'my rows.jsonl' --eval held-out.jsonl --anchors self"
+        in text
+    )
+    assert "then:   selfaug evaluate runs/first --scorer numeric --max-forgetting 0.099" in text
+    assert "completions are new to it in their form" in " ".join(text.split())
+    settings = copy.deepcopy(MEASURED["settings"])
+    settings["config"]["data"]["prepared"] = "data/prepared"
+    text = shown("assess", 80, settings=settings, budget=None)
+    assert "--prepared data/prepared --anchors" in text
+    assert "then:" not in text
+
+
+def test_costs_have_a_table_of_their_own_where_it_is_narrow() -> None:
+    wide, narrow = shown("compare", 160), shown("compare", 80)
+    assert wide.count("models") == narrow.count("models")
+    assert "p 0.0002" in narrow
+    for text in (wide, narrow):
+        assert "for these seeds as they are" in " ".join(text.split())
+        assert "forgetting, points" in text
+    one = {**read_record(COMPARISON, "comparison")["settings"], "seeds": [0]}
+    assert "for these seeds" not in " ".join(shown("compare", 160, settings=one).split())
+    assert re.search(r"The router sent \d+\s% of the job's prompts to the tuned model", narrow)
+    left_out = shown("compare", 80, not_run=["osf"])
+    assert left_out.count("osf") == 1
+    assert "not run" in left_out
