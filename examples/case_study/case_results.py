@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _result(
             for name, side in evaluation["sides"].items()
         },
         "stated": _share(stated) if stated else None,
-        "executive": score_interval([score[which] for score in scores.values()], seed=0),
+        "executive": asdict(score_interval([score[which] for score in scores.values()], seed=0)),
         "executive_items": len(scores),
         "executive_difference": None if model == "base" else _difference(scores),
         "test_items": len(test),
@@ -154,7 +155,8 @@ def _result(
         if model == "base"
         else evaluation["suites"]["general"]["difference"]["difference"],
         "general_leaks": _share([leaks_house_style(answer) for answer in written]),
-        "drift": None if model == "base" else evaluation["drift"][OWN_ANSWERS]["nats"],
+        # A model that answers nothing has no drift on its answers.
+        "drift": None if model == "base" else evaluation["drift"].get(OWN_ANSWERS, {}).get("nats"),
     }
 
 
@@ -336,7 +338,12 @@ def _table(record: Mapping[str, Any]) -> str:
 
 
 def _notes(record: Mapping[str, Any]) -> str:
-    recall = record["recall"].get(str(record["passages"]))
+    found = [
+        f"the first {depth} for {percent(recall['recall'])} of the questions "
+        f"({100 * recall['low']:.0f} to {100 * recall['high']:.0f})"
+        for depth in sorted({record["passages"], 5})
+        if (recall := record["recall"].get(str(depth)))
+    ]
     seen = record["detectable_difference"]
     sentences = [
         "The base model has no value in the house style because nothing in the prompt asks for it; *in any words* "
@@ -344,10 +351,9 @@ def _notes(record: Mapping[str, Any]) -> str:
         f"The passages of a prompt are {record['passages']}, the right one at any place among others that were found "
         "for the question and are wrong.",
     ]
-    if recall is not None:
+    if found:
         sentences.append(
-            f"Searched among all documents, the right passage is among the first {record['passages']} for "
-            f"{percent(recall['recall'])} of the questions ({100 * recall['low']:.0f} to {100 * recall['high']:.0f})."
+            f"Searched for among all documents, the right passage is among {', and among '.join(found)}."
         )
     if seen is not None:
         requests = record["results"]["base"]["executive_items"]
@@ -426,4 +432,4 @@ def _quoted(text: str) -> str:
 
 def _fenced(text: str) -> str:
     """Four backticks: answers may have fences of their own."""
-    return f"````text\n{printable(text).strip()}\n````"
+    return f"````text\n{printable(text).strip() or '(nothing)'}\n````"

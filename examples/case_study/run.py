@@ -160,8 +160,10 @@ def commands(folder: Path, settings: CaseSettings = FULL) -> dict[str, list[str]
     return {
         "prepare": [
             *("prepare", str(folder / "reports"), "--config", _here("prepare.yaml"), *model),
+            *("--set", f"retrieval.glossary={_here('glossary.txt')}"),
             *("--questions", str(folder / "questions.jsonl"), "--questions", str(folder / "unanswerable.jsonl")),
-            *(*seed, "--output", str(folder / "prepared"), *_sets(settings.prepare_sets)),
+            *_sets([f"retrieval.glossary={_here('glossary.txt')}", *settings.prepare_sets]),
+            *(*seed, "--output", str(folder / "prepared")),
         ],
         # Small: a short probe, and few questions, on validation rows; the test rows are not touched.
         "assess": [
