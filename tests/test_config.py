@@ -111,6 +111,7 @@ def test_a_key_given_twice_is_a_problem_and_not_silently_the_last(tmp_path: Path
 @pytest.mark.parametrize(
     ("sets", "setting"),
     [
+        (("selfaug.drift_limit=0.1", "selfaug.alpha=0"), "--set selfaug.drift_limit: selfaug.drift_limit"),
         (("model.quantization=4bit", "lora.method=full"), "--set model.quantization: model.quantization"),
         (("lora.method=full", "selfaug.reference=adapter_off"), "--set selfaug.reference: selfaug.reference"),
     ],

@@ -273,6 +273,10 @@ class TrainConfig(Section):
                 "combination",
                 "train.best_of_rows: keeps the best adapter; with lora.method full, leave it out",
             )
+        if self.selfaug.drift_limit is not None and self.selfaug.alpha == 0:
+            raise PydanticCustomError(
+                "combination", "selfaug.drift_limit: alpha starts from selfaug.alpha, which must be > 0 then"
+            )
         if self.selfaug.anchors != "none" and self.selfaug.alpha == 0:
             raise PydanticCustomError(
                 "combination", "selfaug.anchors: are aligned and nothing else, so they need selfaug.alpha > 0"

@@ -132,7 +132,9 @@ def _read_yaml(
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(
-            f"{path}{at}: not valid YAML ({getattr(error, 'problem', None) or error})."
+            f"{path}{at}: not valid YAML ({getattr(error, 'problem', None) or error}).",
+            hint="give a file of sections with settings below them; indent with spaces, and put texts that hold a "
+            "colon or a brace in quotes.",
         ) from error
     if settings is None:
         return {}

@@ -168,11 +168,12 @@ def test_export_says_where_and_what_is_next(finished_run: Path, tmp_path: Path) 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_train_says_what_came_out(tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path) -> None:
     arguments = ["train", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--steps", "1"]
-    arguments += ["--output", str(tmp_path / "run")]
+    arguments += ["--output", str(tmp_path / "a run")]
     result = run(*arguments)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.startswith(f"run             {tmp_path / 'run'}\nsteps           1 in")
-    assert "next: selfaug chat" in result.stderr
+    assert result.stdout.startswith(f"run             {tmp_path / 'a run'}\nsteps           1 in")
+    assert f"next: selfaug chat '{tmp_path / 'a run'}'\n" in result.stderr
+    assert "--to 'models/a run'" in result.stderr
     taken = run(*arguments)
     assert taken.exit_code == 1
     assert "--overwrite" in taken.stderr

@@ -187,7 +187,9 @@ def train(
     for name in ("eval_nll", "eval_alignment_loss"):
         if name in record["evaluation"]:
             typer.echo(f"{name:<15} {record['evaluation'][name]:.4g}")
-    say(f"\nnext: selfaug chat {result.run}\n  or: selfaug export {result.run} --to models/{result.run.name}")
+    chat_with = shlex.join(["selfaug", "chat", str(result.run)])
+    merge = shlex.join(["selfaug", "export", str(result.run), "--to", f"models/{result.run.name}"])
+    say(f"\nnext: {chat_with}\n  or: {merge}")
 
 
 @app.command(epilog="Example: selfaug preview --model Qwen/Qwen3-0.6B --train rows.jsonl --rows 2")

@@ -96,10 +96,10 @@ class NotANumber(TrainerCallback):  # type: ignore[misc]
             wrong = [name for name in wrong if name != "grad_norm"]
         if wrong:
             raise SelfAugError(
-                f"{' and '.join(wrong)} at step {state.global_step} is not a finite number: "
-                "training has diverged.",
+                f"training has diverged: at step {state.global_step}, {' and '.join(wrong)} "
+                + ("is not a finite number." if len(wrong) == 1 else "are not finite numbers."),
                 hint="lower train.learning_rate, or use model.dtype float32 or bfloat16; "
-                "the last checkpoint is from before.",
+                "what is in checkpoints/ is from before.",
             )
 
 
