@@ -16,6 +16,10 @@ import openpyxl
 import pytest
 
 from selfaug.eval.general_item import GeneralItem, score_general
+from selfaug.phases.prepare import prepare
+from selfaug.prepare_config import load_prepare_config
+from selfaug.retrieval.glossary import read_glossary
+from selfaug.retrieval.tokens import Words
 
 CASE_STUDY = Path(__file__).parents[1] / "examples" / "case_study"
 
@@ -266,6 +270,27 @@ def test_each_metric_is_asked_for_in_many_ways() -> None:
         assert len({*general, *wording.SPECIFIC[key]}) >= 8, key
         assert len(metric.sentences) >= 4 or key == "segment revenue in region"
     assert len(wording.MEMO) >= 8
+
+
+def test_the_glossary_names_every_company() -> None:
+    words = Words()
+    groups = read_glossary(CASE_STUDY / "glossary.txt", words.stems)
+    for company in world.COMPANIES.values():
+        assert [company.name, company.short, company.ticker] in groups
+    # It has words and phrases, not whole questions.
+    assert max(len(words.stems(phrase)) for group in groups for phrase in group) <= 6
+
+
+def test_the_right_passage_is_among_the_first_five(
+    written: list[Any], asked: list[dict[str, Any]], folder: Path, tmp_path: Path
+) -> None:
+    pairs = tmp_path / "questions.jsonl"
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    flags = {"FOLDER": str(folder), "--questions": str(pairs), "--output": str(tmp_path / "data")}
+    glossary = f"retrieval.glossary={CASE_STUDY / 'glossary.txt'}"
+    record = prepare(load_prepare_config(None, flags, [glossary]))
+    assert record["recall"]["questions"] == len(asked)
+    assert record["recall"]["at"]["5"]["recall"] >= 0.95
 
 
 def test_what_no_report_says(written: list[Any]) -> None:

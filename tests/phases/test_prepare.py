@@ -179,6 +179,36 @@ def rows_of_any(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in sorted(folder.glob("*.jsonl"))}
 
 
+def test_a_glossary_is_kept_with_the_index(reports: Path, questions: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "question": f"How large was the staff of Company{company} in 2023?",
+            "answer": f"{100 + company} people",
+            "document": f"c{company}/2023.md",
+        }
+        for company in range(COMPANIES)
+    ]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    glossary = tmp_path / "glossary.txt"
+    glossary.write_text("revenue, top line\nstaff, people\n")
+
+    def at_one(*sets: str) -> tuple[dict[str, Any], float]:
+        record = prepare(configured(reports, questions, tmp_path / "data", "run.overwrite=true", *sets))
+        return record, recall(tmp_path / "data", [str(asked)], depth=1)["at"]["1"]["recall"]
+
+    before, without = at_one()
+    after, with_glossary = at_one(f"retrieval.glossary={glossary}")
+    assert without < with_glossary == 1
+    assert before["retrieval"]["glossary"] == {"groups": 0, "words": 0}
+    assert after["retrieval"]["glossary"] == {"groups": 2, "words": 4}
+    assert (after["documents"]["read"], after["documents"]["unchanged"]) == (0, 24)
+    assert "4 words and phrases in 2 groups" in (tmp_path / "data" / "card.md").read_text()
+    # The file is not needed any more.
+    glossary.unlink()
+    assert recall(tmp_path / "data", [str(asked)], depth=1)["at"]["1"]["recall"] == 1
+
+
 def test_without_questions_there_is_an_index(reports: Path, tmp_path: Path) -> None:
     record = prepare(configured(reports, None, tmp_path / "data"))
     assert "rows" not in record
@@ -256,6 +286,7 @@ def test_an_answer_that_stands_nowhere_is_told(reports: Path, questions: Path, t
 @pytest.mark.parametrize(
     ("sets", "error", "match"),
     [
+        (["retrieval.glossary=nowhere.txt"], ConfigError, "can't read the glossary nowhere.txt"),
         (["documents.folder=nowhere"], DataError, "there is no folder"),
         (["rows.template=nowhere.yaml"], ConfigError, "can't read the template"),
         (["retrieval.retriever=nowhere"], ConfigError, "there is no retriever"),
@@ -371,6 +402,8 @@ def test_a_question_is_answered_from_passages(trained: Path) -> None:
     assert base.passages == answer.passages
     with pytest.raises(DataError, match="no passage shares a word"):
         assistant.ask("zzz?")
+    with pytest.raises(DataError, match="the question is empty"):
+        assistant.ask(" ")
 
 
 def test_passages_that_do_not_fit_are_dropped_from_the_end(trained: Path) -> None:
