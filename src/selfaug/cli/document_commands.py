@@ -10,6 +10,7 @@ import typer
 
 from selfaug.cli.app import Config, Debug, Device, Json, Offline, Run, Sets, app, debugging, quiet_libraries
 from selfaug.cli.terminal import RunProgress, print_json, printable, say
+from selfaug.errors import ConfigError
 
 __all__ = ["ask", "prepare", "recall"]
 
@@ -173,6 +174,10 @@ def ask(
     debug: Debug = False,
 ) -> None:
     """Ask the tuned model a question about the documents; the answer comes with its sources."""
+    if not question.strip():  # said before a model is loaded
+        raise ConfigError(
+            "the question is empty.", hint='put it in quotes: selfaug ask RUN "Which region grew?"'
+        )
     quiet_libraries(offline=offline, debug=debugging(ctx))
     from selfaug.cli.preparation_view import show_passages
     from selfaug.phases.ask import open_assistant
@@ -194,6 +199,8 @@ def ask(
                 "answers": {
                     name: {"text": answer.text, "cited": answer.cited} for name, answer in answers.items()
                 },
+                "dropped": answers["tuned"].dropped,
+                "outdated": assistant.outdated,
             }
         )
         return
@@ -207,7 +214,12 @@ def ask(
     typer.echo()
     show_passages(answer.passages, answer.cited)
     if answer.dropped:
-        say(f"{answer.dropped} more passages were found, and didn't fit into the prompt.")
+        say(f"note: passages that were found and didn't fit into the prompt: {answer.dropped}.")
+    if assistant.outdated:
+        say(
+            f"note: {len(assistant.outdated):,} documents are new, changed or gone since they were prepared "
+            f"({assistant.outdated[0]}); `selfaug prepare --overwrite` reads them."
+        )
 
 
 def _models(base: bool) -> list[str]:

@@ -31,7 +31,7 @@ def show_preparation(record: Mapping[str, Any], folder: Path) -> None:
     )
     for ending, files in documents["unsupported"].items():
         console.print(
-            f"{files['files']:,} files are of a kind that isn't read: {ending}", highlight=False, markup=False
+            f"{ending}: files of a kind that isn't read: {files['files']:,}", highlight=False, markup=False
         )
     if "rows" in record:
         table = Table("split", "rows", "documents", "without the answer")
@@ -68,6 +68,7 @@ def show_passages(passages: Sequence[Passage], cited: Sequence[int]) -> None:
     for number, passage in enumerate(passages, 1):
         mark = "*" if number in cited else " "
         place = passage.document + (f", page {passage.page}" if passage.page else "")
+        place = f"{printable(place)}: " if place else ""  # a search of the user's own may not say it
         text = " ".join(printable(passage.text).split())
         text = text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}…"
-        console.print(f"{mark}[{number}] {printable(place)}: {text}", highlight=False, markup=False)
+        console.print(f"{mark}[{number}] {place}{text}", highlight=False, markup=False)

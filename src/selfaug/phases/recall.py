@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.errors import DataError
-from selfaug.phases.ask import prepared_retriever
+from selfaug.phases.prepared_folder import prepared_record, prepared_retriever
 from selfaug.phases.prepared_rows import measure_recall, pairs_with_gold
 from selfaug.phases.progress import Progress
-from selfaug.records import read_record
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.retriever import own_retriever
 
@@ -43,7 +42,7 @@ def recall(
         DataError: if the folder or the pairs can't be used.
         ConfigError: if the retriever can't be used.
     """
-    record = read_record(prepared / "record.json", "prepare")
+    record = prepared_record(prepared)
     index = Index(prepared / "index")
     if retriever is None:
         searched = prepared_retriever(prepared, record)

@@ -1,0 +1,68 @@
+"""The folder that `selfaug prepare` made, as the phases after it find it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from selfaug.errors import DataError
+from selfaug.records import read_lines, read_record
+from selfaug.retrieval.folder_files import folder_files
+from selfaug.retrieval.index import Index
+from selfaug.retrieval.read_document import ENDINGS
+from selfaug.retrieval.retriever import Retriever, own_retriever
+
+__all__ = ["outdated_documents", "prepared_record", "prepared_retriever"]
+
+
+def prepared_record(folder: Path) -> dict[str, Any]:
+    """What `selfaug prepare` says of a folder.
+
+    Raises:
+        DataError: if it has not prepared it to the end, or the index is gone.
+    """
+    for name in ("record.json", "index/index.json"):
+        if not (folder / name).exists():
+            raise DataError(
+                f"{folder} has not been prepared, or not to its end: there is no {name}.",
+                hint=f"selfaug prepare DOCUMENTS --output {shlex.quote(str(folder))}; or name another folder.",
+            )
+    return read_record(folder / "record.json", "prepare")
+
+
+def prepared_retriever(folder: Path, record: dict[str, Any]) -> Retriever:
+    """The retriever of prepared data, which the record names.
+
+    Raises:
+        DataError, ConfigError: if it can't be opened.
+    """
+    name = record["retrieval"]["retriever"]
+    return Index(folder / "index") if name == "bm25" else own_retriever(name)
+
+
+def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Documents that are new, changed or gone since they were prepared, as far as names and times tell.
+
+    None where there are no documents any more: prepared data may have been moved to another machine.
+    """
+    documents = Path(record["documents"]["folder"])
+    if not documents.is_dir():
+        return []
+    files = {
+        name: file
+        for name, file in folder_files(documents, lambda path, reason: None).items()
+        if PurePosixPath(name).suffix.lower() in ENDINGS
+    }
+    known = {one["path"] for one in read_lines(folder / "index" / "documents.jsonl")}
+    known |= record["documents"]["unreadable"].keys()
+    prepared_at = (folder / "index" / "index.json").stat().st_mtime
+    changed = {name for name in files.keys() & known if _changed_after(files[name], prepared_at)}
+    return sorted(changed | (files.keys() ^ known))
+
+
+def _changed_after(file: Path, moment: float) -> bool:
+    try:
+        return file.stat().st_mtime > moment
+    except OSError:  # gone in this moment
+        return True
