@@ -184,7 +184,7 @@ def test_bad_files_of_all_kinds(tmp_path: Path) -> None:
     assert {name: reason.split(":")[0] for name, reason in report.unreadable.items()} == {
         "broken.pdf": "damaged",
         "empty.txt": "empty",
-        "large.txt": "300 MB, more than the limit of 200 MB; split it, or raise the limit",
+        "large.txt": "300 MB, more than the limit of 200 MB; split it, or raise documents.max_megabytes",
         "wrong.docx": "a PDF, though named .docx; rename it",
     }
     _, again = read_all(tmp_path, dict.fromkeys(report.unreadable, "digest"), max_bytes=1_000)
@@ -232,10 +232,11 @@ def test_hidden_files_links_and_other_endings(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
-def test_names_that_are_not_utf8_can_be_written(tmp_path: Path) -> None:
-    with open(os.fsencode(tmp_path) + b"/gr\xfc\xdfe.txt", "wb") as opened:
-        opened.write(b"text")
-    assert names(read_all(tmp_path)[0]) == ["gr\\xfc\\xdfe.txt"]
+def test_names_of_any_bytes_are_text_of_one_line(tmp_path: Path) -> None:
+    for name in (b"gr\xfc\xdfe.txt", b"red\x1b[31m.txt", b"two\nlines\t.txt"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "wb") as opened:
+            opened.write(b"text")
+    assert names(read_all(tmp_path)[0]) == ["gr\\xfc\\xdfe.txt", "red\\x1b[31m.txt", "two\\nlines\\t.txt"]
 
 
 def test_there_must_be_a_folder(tmp_path: Path) -> None:

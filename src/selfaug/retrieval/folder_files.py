@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from selfaug.core.printable import printable
+
 __all__ = ["folder_files"]
 
 _OFFICE_LOCK = "~$"  # Word and Excel put such a file beside each document that is open
@@ -73,6 +75,7 @@ def _follow(
 
 
 def _name(path: Path, root: Path) -> str:
-    """The relative path as text that can be written: bytes that aren't UTF-8 are shown by their numbers."""
+    """The relative path as text of one line: bytes that aren't UTF-8 and control characters are shown, as codes."""
     name = path.relative_to(root).as_posix()
-    return name.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
+    name = name.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="backslashreplace")
+    return printable(name).replace("\n", "\\n").replace("\t", "\\t")

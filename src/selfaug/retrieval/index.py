@@ -61,16 +61,16 @@ class Index:
         record = read_record(folder / "index.json", RECORD_KIND)
         self.folder = folder
         self.settings: dict[str, Any] = record["settings"]
-        self.documents = read_lines(folder / "documents.jsonl")
         self._words = _words_of(self.settings)
         try:
+            self.documents = read_lines(folder / "documents.jsonl")
             self._offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
             self._owners = np.load(folder / "owners.npy", mmap_mode="r", allow_pickle=False)
             with (folder / "chunks.jsonl").open("rb") as file:
                 self._lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(self) else b""
             self._chunks = _load_scores(folder / "bm25") if len(self) else None
             self._titles = _load_scores(folder / "titles") if len(self) else None
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:  # EOFError: of numpy, for an empty file
             raise _damaged(folder) from error
         found = (len(self.documents), len(self._owners), len(self._lines))
         if found != (record["documents"], record["chunks"], self._offsets[-1]):

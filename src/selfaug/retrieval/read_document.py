@@ -102,7 +102,8 @@ def _read_bytes(file: Path, max_bytes: int) -> bytes:
 
 def too_large(size: int, max_bytes: int) -> str:
     """The reason why a file of `size` bytes is refused."""
-    return f"{size / 1e6:,.0f} MB, more than the limit of {max_bytes / 1e6:,.0f} MB; split it, or raise the limit"
+    over = f"{size / 1e6:,.0f} MB, more than the limit of {max_bytes / 1e6:,.0f} MB"
+    return f"{over}; split it, or raise documents.max_megabytes"
 
 
 def _read(data: bytes, ending: str) -> tuple[str, list[Block], str]:
