@@ -87,20 +87,16 @@ def test_a_missing_run_is_a_run_time_error() -> None:
 
 
 def test_an_unexpected_error_is_one_line_and_debug_shows_its_traceback(
-    tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # A folder where a file is wanted: nobody foresaw it.
-    arguments = ["chat", str(tmp_path / "run"), "--prompt", "x"]
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text(
-        f"# A selfaug run.\nmodel: {{name: {tiny_model_dir}}}\ndata: {{train: {tiny_rows}}}\n",
-        encoding="utf-8",
-    )
-    (tmp_path / "run" / "record.json").touch()
-    (tmp_path / "run" / "adapter").mkdir()
+    def unforeseen(*_: object, **__: object) -> None:
+        raise ValueError("first line\nsecond line")
+
+    monkeypatch.setattr("selfaug.phases.chat.open_chat", unforeseen)
+    arguments = ["chat", "run", "--prompt", "x"]
     result = run(*arguments)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: ValueError: ")
+    assert result.stderr.startswith("error: ValueError: first line\nHint: ")
     assert "--debug" in result.stderr
     assert "Traceback" not in result.stderr
     assert "Traceback" in run(*arguments, "--debug").stderr

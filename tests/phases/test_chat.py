@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from selfaug.errors import StorageError
+from selfaug.errors import ModelError, StorageError
 from selfaug.phases.chat import open_chat
 
 
@@ -35,6 +35,18 @@ def test_an_unfinished_run_speaks_through_its_last_checkpoint(copied_run: Path) 
     shutil.rmtree(copied_run / "checkpoints")
     with pytest.raises(StorageError, match="has no trained weights yet"):
         open_chat(copied_run, device="cpu")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off"])
+def test_an_adapter_that_can_not_be_loaded_says_where_it_is(copied_run: Path, damage: str) -> None:
+    weights = copied_run / "adapter" / "adapter_model.safetensors"
+    if damage == "missing":
+        weights.unlink()
+    else:
+        weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(ModelError, match=r"can't load the adapter in .*copied/adapter") as error:
+        open_chat(copied_run)
+    assert "adapter_model.safetensors" in str(error.value.hint)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -179,6 +180,22 @@ def load_model(
     return loaded.eval()
 
 
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """A base model with the adapter of a folder, in evaluation mode.
+
+    Raises:
+        ModelError: if the adapter is damaged, not there, or of another model.
+    """
+    try:
+        return PeftModel.from_pretrained(model, str(folder)).eval()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(
+            f"can't load the adapter in {folder}: {_first_line(error)}",
+            hint="it needs adapter_config.json and adapter_model.safetensors, as training wrote them, and the base "
+            "model that it was trained on.",
+        ) from error
+
+
 def load_model_config(
     model: str | os.PathLike[str], *, trust_remote_code: bool = False, offline: bool = False
 ) -> PreTrainedConfig:
@@ -210,13 +227,16 @@ def context_window(
 
 
 def _not_loadable(what: str, name: str | os.PathLike[str], error: Exception, offline: bool) -> ModelError:
-    reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     hint = (
         "check the name; a hub id is owner/name, a local model is a folder with config.json and safetensors."
     )
     if offline:
         hint = "with --offline only local folders and what the hub cache already holds can be used. " + hint
-    return ModelError(f"can't load the {what} of {os.fspath(name)!r}: {reason}", hint=hint)
+    return ModelError(f"can't load the {what} of {os.fspath(name)!r}: {_first_line(error)}", hint=hint)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def architecture(model: str | os.PathLike[str]) -> str:

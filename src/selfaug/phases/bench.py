@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
@@ -19,7 +18,7 @@ from selfaug.eval.general_suite import Half
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.adapters import scale_adapter
-from selfaug.model.loading import load_model, load_tokenizer
+from selfaug.model.loading import load_adapter, load_model, load_tokenizer
 from selfaug.model.reference import FrozenModel, Reference, Remembered
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.progress import Progress
@@ -174,7 +173,7 @@ class Bench:
         if config.lora.method == "full":
             return load_model(run.model, dtype=dtype, device=self.device, offline=True)
         base = load_base_model(config.model, dtype=dtype, device=self.device, offline=config.run.offline)
-        model = PeftModel.from_pretrained(base, run.adapter)
+        model = load_adapter(base, run.adapter)
         if scale != 1.0:
             scale_adapter(model, scale)
         return model.merge_and_unload().eval()

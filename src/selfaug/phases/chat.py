@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfaug.config import TrainConfig, load_config
 from selfaug.errors import StorageError
 from selfaug.model.generate import generate_greedy
-from selfaug.model.loading import load_model, load_tokenizer
+from selfaug.model.loading import load_adapter, load_model, load_tokenizer
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.rundir import RunDir
 
@@ -130,7 +130,7 @@ def open_chat(
             offline=True,
         )
         return Chat(tokenizer, tuned, base, **chat)
-    return Chat(tokenizer, PeftModel.from_pretrained(base, weights).eval(), None, **chat)
+    return Chat(tokenizer, load_adapter(base, weights), None, **chat)
 
 
 def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 
 from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.core.gate import GateResult, at_least, at_most, overall
@@ -27,7 +26,7 @@ from selfaug.eval.general_suite import Half
 from selfaug.eval.own_suites import names_function, own_suite
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.model.loading import load_model, load_tokenizer
+from selfaug.model.loading import load_adapter, load_model, load_tokenizer
 from selfaug.model.reference import FrozenModel
 from selfaug.phases.chat import trained_weights
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
@@ -367,7 +366,7 @@ def _models(config: TrainConfig, weights: Path, device: torch.device, offline: b
     )
     if config.lora.method == "full":
         return base, load_model(weights, dtype=base.dtype, device=device, offline=True)
-    return None, PeftModel.from_pretrained(base, weights).eval()
+    return None, load_adapter(base, weights)
 
 
 @contextmanager

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig, load_config
 from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
-from selfaug.model.loading import load_model, load_model_config, load_tokenizer
+from selfaug.model.loading import load_adapter, load_model, load_model_config, load_tokenizer
 from selfaug.phases.chat import trained_weights
 from selfaug.records import is_failed_write, write_text
 from selfaug.rundir import RunDir
@@ -87,7 +86,7 @@ def export(
     if not full:
         # In 32 bits, rounded once at the end.
         stored = model.dtype
-        model = PeftModel.from_pretrained(model.float(), weights).merge_and_unload().to(stored)
+        model = load_adapter(model.float(), weights).merge_and_unload().to(stored)
     # parameters() names tied weights once, as the file does.
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     partial = target.with_name(f"{target.name}.partial")
