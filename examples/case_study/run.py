@@ -160,7 +160,6 @@ def commands(folder: Path, settings: CaseSettings = FULL) -> dict[str, list[str]
     return {
         "prepare": [
             *("prepare", str(folder / "reports"), "--config", _here("prepare.yaml"), *model),
-            *("--set", f"retrieval.glossary={_here('glossary.txt')}"),
             *("--questions", str(folder / "questions.jsonl"), "--questions", str(folder / "unanswerable.jsonl")),
             *_sets([f"retrieval.glossary={_here('glossary.txt')}", *settings.prepare_sets]),
             *(*seed, "--output", str(folder / "prepared")),
