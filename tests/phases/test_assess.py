@@ -13,7 +13,15 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, StorageError
-from selfaug.phases.assess import RECORD_KIND, assess, check_data, proposed_budget, verdict
+from selfaug.phases.assess import (
+    RECORD_KIND,
+    _questions,
+    assess,
+    check_data,
+    proposed_budget,
+    same_questions,
+    verdict,
+)
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.records import read_record
@@ -75,6 +83,24 @@ def test_data_checks(settings: Settings, tmp_path: Path) -> None:
     assert next(one for one in without if one.name == "held-out rows").status == "warning"
 
 
+def test_the_same_question_with_other_passages_is_found(settings: Settings, tmp_path: Path) -> None:
+    def row(question: str, passage: str) -> str:
+        return json.dumps({"question": question, "context": [passage], "answer": "1"}) + "\n"
+
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "held-out.jsonl"
+    train.write_text(row("What was revenue?", "the revenue") + row("b?", "the year"), encoding="utf-8")
+    messages = [{"role": "user", "content": "B"}, {"role": "assistant", "content": "2"}]
+    held_out.write_text(
+        row("what was  revenue", "another") + row("c?", "the") + json.dumps({"messages": messages}) + "\n",
+        encoding="utf-8",
+    )
+    config = settings(tmp_path / "run", f"data.train={train}", f"data.eval={held_out}")
+    found = same_questions(_questions(config, config.data.train), _questions(config, config.data.eval))
+    assert found.status == "warning"
+    assert found.found.startswith("2 of 3 held-out questions are asked in training too")
+    assert same_questions(["a"], ["b"]).status == "ok"
+
+
 def suites(low: float, value: float, high: float, gain: float | None = None) -> dict[str, Any]:
     def suite(difference: tuple[float, float, float]) -> dict[str, Any]:
         names = dict(zip(("value", "low", "high"), difference, strict=True))
@@ -89,10 +115,11 @@ def suites(low: float, value: float, high: float, gain: float | None = None) -> 
     [
         (
             suites(-0.6, -0.5, -0.4),
-            "makes this model forget: after 40 steps it lost 50.0 points (40.0 points to",
+            "makes this model forget: after 40 steps it lost 50.0 points (40.0 to 60.0) of its general score",
         ),
         (suites(0.01, 0.1, 0.2), "gained 10.0 points in general: nothing was forgotten"),
         (suites(-0.1, -0.02, 0.05), "shows no forgetting that these requests can tell from none"),
+        (suites(-0.1, -0.02, 0.05), "from none: 2.0 points (−5.0 to 10.0); a longer"),
         (suites(-0.6, -0.5, -0.4, gain=0.5), "scores 25 % at the job; the probe learned it (+50 points)"),
         (suites(-0.6, -0.5, -0.4, gain=0.05), "did not measurably learn it (+5 points)"),
     ],
@@ -102,9 +129,13 @@ def test_the_verdict_says_what_the_numbers_say(given: dict[str, Any], said: str)
 
 
 def test_a_budget_is_no_smaller_than_what_can_be_seen() -> None:
-    assert proposed_budget(0.0991) == 0.099
-    assert proposed_budget(0.001) == 0.02
-    assert proposed_budget(None) is None
+    assert proposed_budget(0.0991, 0.5) == 0.099
+    assert proposed_budget(0.001, 0.5) == 0.02
+    assert proposed_budget(None, 0.5) is None
+
+
+def test_a_model_that_scores_next_to_nothing_gets_no_budget() -> None:
+    assert proposed_budget(0.19, 0.05) is None
 
 
 def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
@@ -116,7 +147,7 @@ def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.stderr
-    for piece in ("leakage", "task (exact)", "probe", "budget: too few", "next:   selfaug train"):
+    for piece in ("leakage", "task (exact)", "probe", "budget: none proposed", "next:   selfaug train"):
         assert piece in shown.stdout
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for piece in (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,9 @@ import torch
 
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.positions import IGNORED
+from selfaug.data import RetrievalTemplate, Row, load_rows
 from selfaug.data.encode import EncodedRow
+from selfaug.eval.answer_scorers import normalize_answer
 from selfaug.eval.scorers import named_scorer
 from selfaug.phases.evaluate import evaluate
 from selfaug.phases.inputs import (
@@ -105,6 +107,10 @@ def assess(
     device = resolve_device(config.model.device)
     surprise = _surprise(config, data, device, on_progress)
     findings = check_data(data)
+    if config.data.eval:
+        findings.append(
+            same_questions(_questions(config, config.data.train), _questions(config, config.data.eval))
+        )
 
     probe = RunDir(folder / "probe")
     if probe.is_run() and not probe.started.exists():  # killed while its folder was made
@@ -143,7 +149,7 @@ def assess(
             "seconds": trained.record["seconds"],
             "nll": trained.record["final"]["nll"],
         },
-        "budget": proposed_budget(general["detectable_difference"]),
+        "budget": proposed_budget(general["detectable_difference"], general["base"]["value"]),
         "verdict": verdict(evaluation["suites"], trained.record["steps"]),
         "seconds": time.monotonic() - began,
     }
@@ -187,6 +193,42 @@ def check_data(data: TrainingData) -> list[Finding]:
         )
     )
     return findings
+
+
+def same_questions(train: Sequence[str], held_out: Sequence[str]) -> Finding:
+    """Held-out questions that are trained on with other passages, or in other case and punctuation.
+
+    The same question about other documents is another one; so this asks to look, and decides nothing.
+    """
+    known = {normalize_answer(question) for question in train}
+    asked = sum(normalize_answer(question) in known for question in held_out)
+    return _finding(
+        "same questions",
+        asked,
+        f"{asked:,} of {len(held_out):,} held-out questions are asked in training too, whatever their passages",
+    )
+
+
+def _questions(config: TrainConfig, sources: Sequence[str]) -> list[str]:
+    """The question of each row: of a retrieval row without its passages, else what the user said last."""
+    rows = load_rows(
+        sources,
+        template=RetrievalTemplate.from_file(config.data.template) if config.data.template else None,
+        every_assistant_turn=config.data.every_assistant_turn,
+        skip_bad_rows=config.data.skip_bad_rows,
+        split=config.data.split,
+        offline=config.run.offline,
+    ).rows
+    return [_question(row) for row in rows]
+
+
+def _question(row: Row) -> str:
+    if row.retrieval is not None:
+        return row.retrieval.question
+    if isinstance(row.prompt, str):
+        return row.prompt
+    said = [message["content"] for message in row.prompt if message["role"] == "user"]
+    return str(said[-1]) if said else ""
 
 
 def _finding(name: str, count: int, found: str) -> Finding:
@@ -246,18 +288,22 @@ def _named(progress: Progress) -> Progress:
     return Progress("probe: plain LoRA", progress.done, progress.total, progress.metrics)
 
 
-def proposed_budget(detectable: float | None) -> float | None:
+def proposed_budget(detectable: float | None, base: float) -> float | None:
     """Forgetting to allow, a share: what the general requests can show at all, and no less than two points.
 
-    A smaller budget could not be told from none. None if there are too few items to see anything.
+    A smaller budget could not be told from none. None if there are too few items to see anything, or if the base
+    model's score is no larger than the budget would be: then it could forget everything and keep it.
     """
-    return None if detectable is None else max(_SMALLEST_BUDGET, round(detectable, 3))
+    if detectable is None:
+        return None
+    budget = max(_SMALLEST_BUDGET, round(detectable, 3))
+    return budget if budget < base else None
 
 
 def verdict(suites: dict[str, Any], steps: int) -> str:
     """What the assessment says, in a sentence or two, made from its numbers."""
     lost = suites["general"]["difference"]["difference"]
-    span = f"{_points(-lost['value'])} ({_points(-lost['high'])} to {_points(-lost['low'])})"
+    span = f"{_points(-lost['value'])} ({_number(-lost['high'])} to {_number(-lost['low'])})"
     if lost["high"] < 0:
         text = f"Plain LoRA makes this model forget: after {steps} steps it lost {span} of its general score."
     elif lost["low"] > 0:
@@ -266,7 +312,7 @@ def verdict(suites: dict[str, Any], steps: int) -> str:
         )
     else:
         text = (
-            f"The probe of {steps} steps shows no forgetting that these requests can tell from none ({span}); "
+            f"The probe of {steps} steps shows no forgetting that these requests can tell from none: {span}; "
             "a longer training can still forget."
         )
     if "task" in suites:
@@ -275,10 +321,15 @@ def verdict(suites: dict[str, Any], steps: int) -> str:
         learned = "learned" if gain["low"] > 0 else "did not measurably learn"
         text += (
             f" The base model scores {100 * base:.0f} % at the job; the probe {learned} it "
-            f"({gain['value'] * 100:+.0f} points)."
+            f"({gain['value'] * 100:+.0f} points).".replace("-", "\N{MINUS SIGN}")
         )
     return text
 
 
 def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:.1f} points"  # + 0.0: no minus before a zero
+    return f"{_number(share)} points"
+
+
+def _number(share: float) -> str:
+    rounded = round(100 * share, 1) + 0.0  # no minus before a zero
+    return f"{rounded:.1f}".replace("-", "\N{MINUS SIGN}")
