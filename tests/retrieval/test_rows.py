@@ -164,6 +164,8 @@ def test_the_first_right_passage(make_index: Make) -> None:
     assert first_right(found[1:], gold, "$1,536 million") in range(1, 10)
     wrong = [passage for passage in found if passage.document != "alder.md"]
     assert first_right(wrong, gold, "$1,536 million") is None
+    assert first_right([Passage("$1,536 million!", "alder.md", "another")], gold, "$1,536 million") == 1
+    assert first_right([Passage("$1,536 million!", "alder.md", "another")], gold, None) is None
     # A retriever of the user's own knows no ids: its passage is right if it has the answer's words.
     own = [
         Passage("nothing", "alder.md"),
