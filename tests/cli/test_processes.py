@@ -109,6 +109,46 @@ def test_killed_interrupted_and_resumed_gives_what_an_uninterrupted_run_gives(
         assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]], name
 
 
+def test_two_processes_of_a_launcher_are_one_run(
+    tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path
+) -> None:
+    given = ["train", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--eval", str(tiny_rows)]
+    given += ["--epochs", "3", "--device", "cpu", "--dtype", "float32", "--learning-rate", "1e-2"]
+    given += [
+        "--set",
+        f"selfaug.reference_cache_dir={tmp_path / 'cache'}",
+        "--set",
+        "selfaug.monitor_prompts=2",
+    ]
+    given += ["--gradient-accumulation", "1", "--save-steps", "4"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "selfaug"]
+    both = subprocess.run(
+        [sys.executable, "-m", *launcher, *given, "--batch-size", "2", "--output", str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert both.returncode == 0, both.stderr
+    one = subprocess.run(
+        command(*given, "--batch-size", "4", "--output", str(tmp_path / "one")),
+        capture_output=True,
+        text=True,
+    )
+    assert one.returncode == 0, one.stderr
+    assert both.stdout.count("steps           18 in") == 1  # the first process speaks
+    assert both.stderr.count("loading the model") == 1
+    nll = [
+        [line["nll"] for line in read_lines(tmp_path / name / "metrics.jsonl") if "nll" in line]
+        for name in ("one", "two")
+    ]
+    assert nll[1] == pytest.approx(nll[0], rel=1e-3)
+    record = json.loads((tmp_path / "two" / "record.json").read_text(encoding="utf-8"))["data"]
+    assert record["environment"]["processes"] == 2
+    assert RunDir.open(tmp_path / "two").latest_complete_checkpoint() is not None
+    files = [{entry.name for entry in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert files[0] == files[1]
+
+
 def test_help_starts_without_the_heavy_libraries() -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from selfaug.cli.main import app\n"

@@ -120,6 +120,17 @@ def test_modules_to_save_has_a_trained_and_a_reference_head():
         verify_head(model, reference, padded(DOCS))
 
 
+def test_another_adapter_is_active_than_the_one_that_trains_the_head():
+    trains_head = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    model = get_peft_model(build("llama-untied"), trains_head, adapter_name="mine")
+    with torch.no_grad():
+        find_head(model).weight.mul_(2.0)
+    model.add_adapter("other", LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.set_adapter("other")
+    assert find_head(model).weight is find_head(model, reference=True).weight
+    verify_head(model, find_head(model), padded(DOCS))
+
+
 def test_a_model_without_a_head_is_refused():
     with pytest.raises(ModelError, match="no output embeddings") as error:
         find_head(build("llama-untied").model)

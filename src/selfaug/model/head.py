@@ -29,7 +29,9 @@ def find_head(model: nn.Module, *, reference: bool = False) -> OutputHead:
     """
     module = output_module(model)
     if isinstance(module, ModulesToSaveWrapper):
-        module = module.original_module if reference else module.modules_to_save[module.active_adapters[0]]
+        # The adapter that is active need not be one that trains the head.
+        names = [] if reference else module.active_adapters
+        module = module.modules_to_save[names[0]] if names else module.original_module
     if type(module).__module__.startswith("peft.") or getattr(module, "weight", None) is None:
         raise ModelError(
             f"the head of {type(causal_model(model)).__name__} is a {type(module).__name__}: its logits are not "
