@@ -87,6 +87,32 @@ def test_what_is_there_is_not_asked_again(tiny_model_dir: Path, tasks: Path, tmp
         benchmark_answers(model, tokenizer, "magic", tmp_path / "b.jsonl", **options)
 
 
+def test_a_task_that_was_cut_off_goes_on(
+    tiny_model_dir: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
+    generate, asked = model.generate, []
+
+    class CutError(Exception):
+        pass
+
+    def counted(*arguments, **options):
+        asked.append(1)
+        if len(asked) == 3:
+            raise CutError
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(model, "generate", counted)
+    options = {"folder": str(tasks), "items": 4, "batch_size": 1}
+    with pytest.raises(CutError):
+        benchmark_answers(model, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options)
+    assert not (tmp_path / "a.jsonl").exists()
+    found = benchmark_answers(model, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options)
+    assert len(asked) == 3 + 2  # two were kept
+    assert found == benchmark_answers(model, tokenizer, "tiny_write", tmp_path / "b.jsonl", **options)
+    assert {file.name for file in tmp_path.iterdir()} == {"a.jsonl", "b.jsonl"}
+
+
 def test_without_lm_eval_it_says_how_to_get_it(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_eval_suites.importlib.util, "find_spec", lambda name: None)
     result = CliRunner().invoke(app, ["evaluate", str(copied_run), "--benchmark", "gsm8k"])

@@ -43,7 +43,8 @@ def benchmark_answers(
         model: in the mode that it is asked in, with its adapter on or off.
         tokenizer: its tokeniser. Its chat template, if it has one, is applied.
         task: name, of lm-eval's own or of a file in `folder`.
-        path: JSONL file that answers are kept in, and taken from if it is there.
+        path: JSONL file that answers are kept in, and taken from if it is there. While they are made, each batch is
+            kept beside it, so that a task that was cut off goes on.
         folder: with task files (YAML) of the user's, whose data may be local files.
         items: how many; None for all.
         batch_size: prompts answered together.
@@ -75,6 +76,7 @@ def benchmark_answers(
             task_manager=manager,
             limit=items,
             bootstrap_iters=0,
+            use_cache=str(path.with_suffix("")),
             apply_chat_template=tokenizer.chat_template is not None,
             log_samples=True,
         )
@@ -86,6 +88,8 @@ def benchmark_answers(
                 found[one] = {"id": one, **_item(sample)}
     rows = list(found.values())
     write_lines(path, rows)
+    for cache in path.parent.glob(f"{path.stem}_rank*.db*"):  # as lm-eval names it
+        cache.unlink()
     return rows
 
 
