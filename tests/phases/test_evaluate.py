@@ -159,7 +159,7 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     code, out, told = command(run, "--max-forgetting", "1", "--min-task-gain", "-1", "--task-items", "3")
     assert code == 0, told
     assert "gate: pass" in out
-    assert "too few to see any change" in out
+    assert "most changes would likely go unseen" in out
     code, out, _ = command(run, "--min-task-gain", "1", "--task-items", "3", "--overwrite", "--json")
     assert code == 3
     assert json.loads(out)["gate"]["outcome"] == "fail"
@@ -203,6 +203,9 @@ def test_suites_of_the_user(copied_run: Path, tmp_path: Path) -> None:
     record = evaluate(copied_run, **FEW, suites=[str(file)]).record
     assert list(record["suites"]) == ["task", "mine", "general"]
     assert set(record["suites"]["mine"]["scores"]) == {"a", "b", "c"}
+    drift = record["drift"]["prompts of mine"]
+    assert set(drift["by_prompt"]) == {"a", "b", "c"}
+    assert min(drift["by_prompt"].values()) <= drift["nats"]["value"] <= max(drift["by_prompt"].values())
     answers = {
         row["id"]: row["answer"]
         for row in read_lines(copied_run / "samples" / "evaluation" / "mine-tuned.jsonl")

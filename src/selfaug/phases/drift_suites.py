@@ -32,27 +32,32 @@ def measured_drifts(
     base_answers: Sequence[str],
     report: Callable[[str], Callable[[int, int], None]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Drift on prompts of the task, on general prompts, and on the reference model's answers to these.
+    """Drift on prompts of the task, of the user's suites, on general ones, and on the reference model's answers.
 
     Args:
         model: the tuned model.
         reference: as for `measure_drift`.
         tokenizer: of both models.
-        suites: with "general", and "task" if there are rows.
+        suites: with "general", "task" if there are rows, and those of the user.
         base_answers: the reference model's answers to the general suite.
         report: makes a function for progress from a name.
 
     Returns:
-        By kind of text: nats per token with its interval, top-1 agreement, tokens, and nats by tenth of the text. And
-        of each kind the texts that drifted most, token by token.
+        By kind of text: nats per token with its interval, top-1 agreement, tokens, nats by tenth of the text, and nats
+        per token of each prompt. And of each kind the texts that drifted most, token by token.
     """
     general = suites["general"]
     kinds: dict[str, tuple[list[str], list[list[int]], list[int]]] = {}
-    for name, suite in (("prompts of the task", suites.get("task")), ("general prompts", general)):
-        if suite is not None:
-            chosen = _spread(suite.written)
-            prompts = [suite.prompts[index] for index in chosen]
-            kinds[name] = ([suite.ids[index] for index in chosen], prompts, [1] * len(prompts))
+    names = {"task": "prompts of the task", "general": "general prompts"}
+    # The user's own between the two: "general" was asked last.
+    for key, suite in suites.items():
+        chosen = _spread(range(len(suite.ids)) if key not in names else suite.written)
+        prompts = [suite.prompts[index] for index in chosen]
+        kinds[names.get(key, f"prompts of {key}")] = (
+            [suite.ids[index] for index in chosen],
+            prompts,
+            [1] * len(prompts),
+        )
     chosen = [index for index in _spread(general.written) if base_answers[index].strip()]
     kinds[OWN_ANSWERS] = (
         [general.ids[index] for index in chosen],
@@ -76,6 +81,9 @@ def measured_drifts(
             "top1_agreement": drift.top1_agreement,
             "tokens": drift.tokens,
             "by_tenth": _by_tenth(drift),
+            "by_prompt": {
+                one: sum(nats) / len(nats) for one, nats in zip(ids, drift.per_token, strict=True) if nats
+            },
         }
         shown += _token_by_token(name, ids, sequences, starts, drift, tokenizer)
     return found, shown
