@@ -72,6 +72,6 @@ def test_an_evaluation_shows_it(writing_model: Path, settings, tmp_path: Path) -
     few = ["--general-items", "4", "--max-new-tokens", "2", "--level", "1", "--device", "cpu"]
     result = CliRunner().invoke(app, ["evaluate", str(run), *few, "--forecast", folder])
     assert result.exit_code == 0, result.stderr
-    assert "forecast: at a drift of" in result.stdout
+    assert "forecast: a drift of" in result.stdout
     record = read_record(run / "evaluation.json", "evaluation")
     assert record["forecast"]["drift"] == record["drift"]["the base model's own answers"]["nats"]["value"]
