@@ -1,19 +1,23 @@
-"""Reading a folder of documents: pages a second, and memory.
+"""From a folder of documents to an index, with `selfaug prepare`: pages a second, and memory.
 
     python -m benchmarks.ingest --output benchmarks/results/ingest.md
 
 For each format a folder is made whose documents have equally many pages of about 500 words, every tenth page with a
-ruled table, and read with `read_folder`. Formats without pages have as much text. The start of the processes is
-included; on a machine that does something else as well, the processor's time says more than pages a second.
+ruled table. Formats without pages have as much text. The command runs as a user would give it, from its start to its
+end: files read, cut into passages, and these indexed. Then it runs again on the same files, with `--overwrite`. Peak
+memory is that of all its processes together, Python and libraries included, looked at ten times a second. On a
+machine that does something else as well, the processor's time says more than pages a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
+import re
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,9 +25,8 @@ from typing import Any
 
 import psutil
 
-from selfaug.retrieval.read_folder import FolderReport, read_folder
-
-# The module is imported by the reading processes too: what brings torch is imported where it is used.
+from benchmarks.report import machine, publish, table
+from selfaug.retrieval.index import Index
 
 Page = tuple[str, list[str], list[list[str]]]
 """Heading, paragraphs, and the rows of a table, or none."""
@@ -33,105 +36,99 @@ _PARAGRAPHS = 5
 
 
 def main() -> None:
-    from benchmarks.report import machine, publish, table
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pages", type=int, default=10_000, help="of each format")
     parser.add_argument("--pages-per-document", type=int, default=20)
     parser.add_argument("--formats", nargs="+", choices=list(WRITERS), default=list(WRITERS))
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="that read documents")
     parser.add_argument("--threads", type=int, default=None, help="of torch, which reads nothing")
     parser.add_argument("--output", type=Path, default=None, help="Markdown file to write")
     arguments = parser.parse_args()
     where = machine("cpu", arguments.threads)
     rows, results = [], {}
     for ending in arguments.formats:
-        print(f"{ending}: writing", file=sys.stderr)
-        with tempfile.TemporaryDirectory() as folder:
-            _write(Path(folder), ending, arguments.pages, arguments.pages_per_document)
-            print(f"{ending}: reading", file=sys.stderr)
-            found = measure(Path(folder), arguments.processes)
-        results[ending] = found = {**found, "pages": arguments.pages}
+        print(f"{ending}: writing", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "documents"
+            folder.mkdir()
+            _write(folder, ending, arguments.pages, arguments.pages_per_document)
+            print(f"{ending}: reading", file=sys.stderr, flush=True)
+            found = measure(folder, arguments.pages, arguments.processes)
+        results[ending] = {**found, "pages": arguments.pages}
         rows.append(
             {
                 "format": ending,
-                "pages": arguments.pages,
-                "documents": found["documents"],
+                "pages": f"{arguments.pages:,}",
+                "documents": f"{found['documents']:,}",
+                "passages": f"{found['passages']:,}",
                 "pages a second": f"{arguments.pages / found['seconds']:.0f}",
                 "CPU ms a page": f"{1000 * found['cpu_seconds'] / arguments.pages:.1f}",
                 "seconds": f"{found['seconds']:.1f}",
-                "again, unchanged, seconds": f"{found['seconds_unchanged']:.2f}",
                 "peak memory, MB": f"{found['peak_bytes'] / 1e6:.0f}",
-                "tables": found["tables"],
+                "again, unchanged, seconds": f"{found['seconds_unchanged']:.1f}",
             }
         )
-    publish("ingest", "Reading documents", table(rows), {"results": results}, arguments.output, where)
+    publish(
+        "ingest", "From documents to an index", table(rows), {"results": results}, arguments.output, where
+    )
 
 
-def measure(folder: Path, processes: int) -> dict[str, Any]:
-    """Seconds, peak memory, and what was found."""
-    report = FolderReport()
-    digests: dict[str, str] = {}
-    tables = characters = 0
-    with _Usage() as usage:
-        began = time.perf_counter()
-        for read in read_folder(folder, {}, report, processes=processes):
-            assert read.document is not None
-            digests[read.path] = read.digest
-            tables += sum(block.kind == "table" for block in read.document.blocks)
-            characters += sum(len(block.text) for block in read.document.blocks)
-        seconds = time.perf_counter() - began
-    assert not report.unreadable, report.unreadable
-    began = time.perf_counter()
-    unchanged = sum(read.document is None for read in read_folder(folder, digests, FolderReport()))
-    assert unchanged == len(digests)
+def measure(folder: Path, pages: int, processes: int) -> dict[str, Any]:
+    """Seconds, processor's time and peak memory of preparing a folder, and seconds of doing it again."""
+    prepared = folder.parent / "prepared"
+    first = _Preparation(folder, prepared, processes)
+    again = _Preparation(folder, prepared, processes, "--overwrite")
+    assert not first.documents["unreadable"], first.documents["unreadable"]
+    assert again.documents["unchanged"] == first.documents["read"] == first.documents["in_index"]
+    index = Index(prepared / "index")
+    chunks = map(index.chunk, range(len(index)))
+    sections = {found for chunk in chunks for found in re.findall(r"Section \d+", chunk.passage)}
+    assert sections == {_section(page) for page in range(pages)}, "a page is not in the index"
     return {
-        "documents": len(digests),
-        "tables": tables,
-        "characters": characters,
-        "seconds": seconds,
-        "seconds_unchanged": time.perf_counter() - began,
-        "cpu_seconds": usage.cpu_seconds,
-        "peak_bytes": usage.peak_bytes,
+        "documents": first.documents["in_index"],
+        "passages": first.documents["chunks"],
+        "seconds": first.seconds,
+        "cpu_seconds": first.cpu_seconds,
+        "peak_bytes": first.peak_bytes,
+        "seconds_unchanged": again.seconds,
     }
 
 
-class _Usage:
-    """What this process and those that it started take: peak memory and processor time, sampled.
+class _Preparation:
+    """`selfaug prepare`, run to its end, and what it and the processes that it started took.
 
-    Memory that they share is counted once, where the system tells (Linux). What this process had at the beginning,
-    torch above all, doesn't belong to reading and is taken off.
+    Memory that they share is counted once, where the system tells (Linux).
     """
 
-    def __enter__(self) -> _Usage:
-        self._own = psutil.Process()
-        self._memory_at_first = _memory(self._own)
-        self._seconds_at_first = _cpu_seconds(self._own)
-        self._seconds: dict[int, float] = {}
+    def __init__(self, folder: Path, output: Path, processes: int, *flags: str) -> None:
+        command = [sys.executable, "-m", "selfaug", "prepare", str(folder), "--output", str(output), "--json"]
+        command += ["--set", f"documents.processes={processes}", *flags]
         self.peak_bytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
+        self._cpu_seconds: dict[int, float] = {}
+        with tempfile.TemporaryFile("w+") as told:
+            began = time.perf_counter()
+            with subprocess.Popen(command, stdout=told) as running:
+                while running.poll() is None:
+                    self._look(psutil.Process(running.pid))
+                    time.sleep(0.1)
+            self.seconds = time.perf_counter() - began
+            assert running.returncode == 0, f"exit code {running.returncode}"
+            told.seek(0)
+            self.documents: dict[str, Any] = json.load(told)["documents"]
 
     @property
     def cpu_seconds(self) -> float:
-        """Of all processes so far, those that have ended included."""
-        return sum(self._seconds.values()) - self._seconds_at_first
+        """Of all processes, those that have ended included."""
+        return sum(self._cpu_seconds.values())
 
-    def _watch(self) -> None:
-        while not self._ended.wait(0.1):
-            processes = [self._own, *self._own.children(recursive=True)]
-            taken = sum(map(_memory, processes)) - self._memory_at_first
-            self.peak_bytes = max(self.peak_bytes, taken)
-            for process in processes:
-                self._seconds[process.pid] = max(_cpu_seconds(process), self._seconds.get(process.pid, 0.0))
+    def _look(self, command: psutil.Process) -> None:
+        processes = [command, *command.children(recursive=True)]
+        self.peak_bytes = max(self.peak_bytes, sum(map(_memory, processes)))
+        for process in processes:
+            before = self._cpu_seconds.get(process.pid, 0.0)
+            self._cpu_seconds[process.pid] = max(_cpu_seconds(process), before)
 
 
 def _memory(process: psutil.Process) -> int:
@@ -166,7 +163,11 @@ def _page(generator: random.Random, number: int) -> Page:
         ["Region", "2023", "2024"],
         *([region, f"{number}.{row}", f"{number + 1}.{row}"] for row, region in enumerate(_REGIONS)),
     ]
-    return f"Section {number}", paragraphs, rows if number % 10 == 0 else []
+    return _section(number), paragraphs, rows if number % 10 == 0 else []
+
+
+def _section(page: int) -> str:
+    return f"Section {page}"
 
 
 _REGIONS = ("North", "South", "East", "West")

@@ -23,7 +23,9 @@ from selfaug.config import FLAGS, TrainConfig
 from selfaug.data.template import RetrievalTemplate
 from selfaug.eval.drift import Drift
 from selfaug.model import reference
+from selfaug.phases.ask import Answer, Assistant
 from selfaug.prepare_config import PREPARE_FLAGS, PrepareConfig
+from selfaug.retrieval.retriever import Passage
 from selfaug.train.loss import AlignmentLoss
 
 FOLDER = Path(__file__).parent / "reference"
@@ -197,6 +199,9 @@ def public_api() -> str:
     lines += ["", "# Results"]
     lines += _entry("AlignmentLoss", AlignmentLoss, module="selfaug.train.loss")
     lines += _entry("Drift", Drift, module="selfaug.eval.drift")
+    lines += _entry("Assistant", Assistant, module="selfaug.phases.ask")
+    lines += _entry("Answer", Answer, module="selfaug.phases.ask")
+    lines += _entry("Passage", Passage, module="selfaug.retrieval.retriever")
     lines += ["", "# Reference models", "", _block(inspect.getdoc(reference) or "")]
     for name in reference.__all__:
         lines += _entry(name, getattr(reference, name), module="selfaug.model.reference")

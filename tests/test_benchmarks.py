@@ -90,11 +90,22 @@ def test_generation_gives_the_same_answers(tiny_model_dir: Path, tmp_path: Path)
     assert {row["same"] for row in data["results"].values()} == {5}  # type: ignore[attr-defined]
 
 
-def test_ingest_reads_every_page_of_each_format(tmp_path: Path) -> None:
-    text, results = report("ingest", tmp_path / "ingest.md", "--pages", "20")
-    assert "pages" in text
-    for ending in (".pdf", ".docx", ".html", ".md"):
-        assert results["results"][ending]["pages"] == 20, results  # type: ignore[index]
+def test_ingest_has_every_page_in_the_index(tmp_path: Path) -> None:
+    size = ("--pages", "20", "--pages-per-document", "10", "--formats", ".pdf", ".docx")
+    text, data = report("ingest", tmp_path / "ingest.md", *size)
+    for name in ("pages a second", "peak memory, MB", "CPU ms a page", "again, unchanged, seconds"):
+        assert column(text, name).keys() == {".pdf", ".docx"}
+    assert {found["documents"] for found in data["results"].values()} == {2}  # type: ignore[attr-defined]
+
+
+def test_query_finds_what_rank_bm25_finds(tmp_path: Path) -> None:
+    pytest.importorskip("rank_bm25")
+    text, data = report(
+        "query", tmp_path / "query.md", "--chunks", "300", "--questions", "20", "--rounds", "1"
+    )
+    assert column(text, "× selfaug").keys() == {"selfaug", "rank_bm25"}
+    assert data["same"]["top"] > 0.8  # type: ignore[index]
+    assert data["same"]["best"] > 0.9  # type: ignore[index]
 
 
 def test_loss_has_the_error_of_each_method(tmp_path: Path) -> None:

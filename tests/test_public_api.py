@@ -10,7 +10,14 @@ import pytest
 
 import selfaug
 
-NAMES = ["ReferenceCache", "SelfAugConfig", "SelfAugTrainer", "alignment_loss", "measure_drift"]
+NAMES = [
+    "ReferenceCache",
+    "SelfAugConfig",
+    "SelfAugTrainer",
+    "alignment_loss",
+    "measure_drift",
+    "open_assistant",
+]
 
 
 def test_public_names_are_these() -> None:

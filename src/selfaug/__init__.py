@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from selfaug.eval.drift import measure_drift
     from selfaug.model.cache import ReferenceCache
+    from selfaug.phases.ask import open_assistant
     from selfaug.train.loss import alignment_loss
     from selfaug.train.selfaug_config import SelfAugConfig
     from selfaug.train.selfaug_trainer import SelfAugTrainer
 
-__all__ = ["ReferenceCache", "SelfAugConfig", "SelfAugTrainer", "alignment_loss", "measure_drift"]
+__all__ = [
+    "ReferenceCache",
+    "SelfAugConfig",
+    "SelfAugTrainer",
+    "alignment_loss",
+    "measure_drift",
+    "open_assistant",
+]
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -24,6 +32,7 @@ _MODULES = {
     "SelfAugTrainer": "selfaug.train.selfaug_trainer",
     "alignment_loss": "selfaug.train.loss",
     "measure_drift": "selfaug.eval.drift",
+    "open_assistant": "selfaug.phases.ask",
 }
 
 

@@ -248,6 +248,20 @@ def test_running_headers_and_page_numbers_go_and_data_stay() -> None:
     assert [f"Total {number} million" in text for number in (7, 28, 63, 112)] == [True] * 4
 
 
+def test_headings_that_count_as_the_pages_do_are_no_page_numbers() -> None:
+    flowables = [
+        part
+        for number, region in enumerate(("Northern", "Eastern", "Southern", "Western"), start=1)
+        for part in (
+            Paragraph(f"Chapter {number}", STYLES["Heading1"]),
+            body(SENTENCE.replace("The", region) * 5),
+            PageBreak(),
+        )
+    ]
+    headings = [block.text for block in blocks(pdf(flowables)) if block.kind == "heading"]
+    assert headings == [f"Chapter {number}" for number in range(1, 5)]
+
+
 def test_a_title_that_programs_put_there_is_none() -> None:
     assert read_pdf(pdf([body(SENTENCE)], title="Microsoft Word - draft7.docx"))[0] == ""
     assert read_pdf(pdf([body(SENTENCE)]))[0] == ""  # reportlab's is "(anonymous)"

@@ -23,6 +23,7 @@ LONGEST_HEADING = 160
 MOST_HEADINGS = 0.3
 """Of all letters; a document with more of them in large type is not one whose sizes say what headings are."""
 
+_CERTAIN_HEADING = 1.3  # times the size of most letters: larger than page numbers are set
 _PAGES_THAT_REPEAT = 0.4  # left and right pages may differ
 _EDGE_LINES = 2
 _MARK = re.compile(r"(?:[•‣▪●◦■□○➢✓–—*-]|\(?\d{1,3}[.)]|\(?[a-z][.)])\s+(?=\S)")
@@ -50,10 +51,8 @@ class Style:
 
 def document_style(lines: Sequence[Line]) -> Style:
     """Style of a document from all of its lines."""
-    letters: Counter[float] = Counter()
-    for line in lines:
-        letters[line.size] += len(line.text)
-    body = letters.most_common(1)[0][0] if letters else 0.0
+    letters = _letters_by_size(lines)
+    body = _body_size(letters)
     large = {line.size for line in lines if _may_be_heading(line) and line.size >= HEADING_FROM * body > 0}
     if sum(letters[size] for size in large) > MOST_HEADINGS * sum(letters.values()):
         large = set()
@@ -71,6 +70,17 @@ def document_style(lines: Sequence[Line]) -> Style:
     )
 
 
+def _letters_by_size(lines: Iterable[Line]) -> Counter[float]:
+    letters: Counter[float] = Counter()
+    for line in lines:
+        letters[line.size] += len(line.text)
+    return letters
+
+
+def _body_size(letters: Counter[float]) -> float:
+    return letters.most_common(1)[0][0] if letters else 0.0
+
+
 def _may_be_heading(line: Line) -> bool:
     return (
         len(line.text) <= LONGEST_HEADING
@@ -80,17 +90,28 @@ def _may_be_heading(line: Line) -> bool:
 
 
 def running_lines(pages: Sequence[Sequence[Line]]) -> set[int]:
-    """`id`s of lines at the upper or lower edge that return on most pages, counting page numbers included."""
+    """`id`s of lines at the upper or lower edge that return on most pages, counting page numbers included.
+
+    A heading that counts ("Chapter 3" on page 3) is told from a page number by its letters and by what is below it.
+    """
     places: dict[tuple[str, float], set[int]] = {}
     edges = [(number, line) for number, lines in enumerate(pages) for line in _edge_lines(lines)]
+    large = _CERTAIN_HEADING * _body_size(_letters_by_size(line for lines in pages for line in lines))
+    lowest = [min((line.top for line in lines), default=0.0) for lines in pages]
+
+    def keys(line: Line, number: int) -> Iterator[str]:
+        yield line.text
+        if not (line.size >= large and line.top > lowest[number] and _may_be_heading(line)):
+            yield from _without_page_number(line.text, number)
+
     for number, line in edges:
-        for key in _without_page_number(line.text, number):
+        for key in keys(line, number):
             places.setdefault((key, line.size), set()).add(number)
     enough = max(3, _PAGES_THAT_REPEAT * sum(map(bool, pages)))
     return {
         id(line)
         for number, line in edges
-        if any(len(places[key, line.size]) >= enough for key in _without_page_number(line.text, number))
+        if any(len(places[key, line.size]) >= enough for key in keys(line, number))
     }
 
 
@@ -100,8 +121,7 @@ def _edge_lines(lines: Sequence[Line]) -> Iterable[Line]:
 
 
 def _without_page_number(text: str, page: int) -> Iterator[str]:
-    """The text, and the text with its first or last number as a distance from the page's: a data row keeps its own."""
-    yield text
+    """The text with its first or last number as a distance from the page's: a data row keeps its own."""
     numbers = list(_NUMBER.finditer(text))
     for found in {numbers[0], numbers[-1]} if numbers else ():
         if len(found[0]) < 6:
