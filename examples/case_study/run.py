@@ -161,7 +161,7 @@ def commands(folder: Path, settings: CaseSettings = FULL) -> dict[str, list[str]
         "prepare": [
             *("prepare", str(folder / "reports"), "--config", _here("prepare.yaml"), *model),
             *("--questions", str(folder / "questions.jsonl"), "--questions", str(folder / "unanswerable.jsonl")),
-            *_sets([f"retrieval.glossary={_here('glossary.txt')}", *settings.prepare_sets]),
+            *("--glossary", _here("glossary.txt"), *_sets(settings.prepare_sets)),
             *(*seed, "--output", str(folder / "prepared")),
         ],
         # Small: a short probe, and few questions, on validation rows; the test rows are not touched.

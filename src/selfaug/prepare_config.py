@@ -25,6 +25,7 @@ PREPARE_FLAGS: dict[str, str] = {
     "--chunk-tokens": "documents.chunk_tokens",
     "--passages": "rows.passages",
     "--retriever": "retrieval.retriever",
+    "--glossary": "retrieval.glossary",
     "--template": "rows.template",
     "--completion": "rows.completion",
     "--seed": "split.seed",

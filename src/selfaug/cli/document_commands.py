@@ -52,6 +52,10 @@ def prepare(
         str | None,
         typer.Option("--retriever", metavar="NAME", help="bm25, or a function of yours: module:function."),
     ] = None,
+    glossary: Annotated[
+        str | None,
+        typer.Option("--glossary", metavar="FILE", help="Words that mean the same, a group a line."),
+    ] = None,
     seed: Annotated[
         str | None, typer.Option("--seed", metavar="NUMBER", help="Of the split. Default: 0.")
     ] = None,
@@ -81,6 +85,7 @@ def prepare(
             "--completion": completion,
             "--template": template,
             "--retriever": retriever,
+            "--glossary": glossary,
             "--seed": seed,
             "--skip-bad-rows": skip_bad_rows or None,
             "--overwrite": overwrite or None,
