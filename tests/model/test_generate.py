@@ -249,7 +249,7 @@ def test_real_model_answers_as_model_generate_does(capfd: pytest.CaptureFixture[
 def test_a_cache_that_outgrows_its_room_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts, ends = tiny_llama(), prompts_of(LENGTHS), frozenset(range(2, 8))
     whole = generate_greedy_ids(model, prompts, eos_ids=ends, max_new_tokens=24)
-    monkeypatch.setattr("selfaug.model.generate._ROOM", 3)
+    monkeypatch.setattr("selfaug.model.running_batch._ROOM", 3)
     assert generate_greedy_ids(model, prompts, eos_ids=ends, max_new_tokens=24) == whole
 
 

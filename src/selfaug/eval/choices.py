@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from selfaug.model.generate import forward_options, left_padded
 from selfaug.model.hidden import evaluation_mode
+from selfaug.model.running_batch import forward_options, left_padded
 
 __all__ = ["ChoiceItem", "choice_log_likelihoods"]
 

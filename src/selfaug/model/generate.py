@@ -7,7 +7,6 @@ token is the arg max (or drawn as asked), nothing else.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,25 +14,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from selfaug.errors import ModelError
+from selfaug.model.running_batch import RunningBatch
 
 __all__ = [
     "chat_prompt_ids",
-    "forward_options",
     "generate_greedy",
     "generate_greedy_ids",
-    "left_padded",
     "sample_ids",
     "stream_greedy",
 ]
 
 # Cutting rows out of the key-value cache copies it, so it waits until this share of the batch is finished.
 _FINISHED_SHARE = 0.25
-
-# Tokens that the key-value cache has room for beyond those it holds, whenever it must be copied to grow.
-_ROOM = 64
 
 _LIKELY = 1000
 
@@ -234,54 +228,6 @@ def _generate(
     return answers
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """A layer of the key-value cache with room to grow: a token is written into it without copying all before it."""
-
-    def __init__(self, layer: DynamicLayer) -> None:
-        super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
-        self._take(layer.keys, layer.values)
-
-    def _take(self, keys: Tensor, values: Tensor) -> None:
-        self._buffers = [
-            torch.cat([states, states.new_empty(*states.shape[:2], _ROOM, states.shape[3])], dim=2)
-            for states in (keys, values)
-        ]
-        self._show(keys.shape[2])
-
-    def _show(self, length: int) -> None:
-        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The new tokens' states taken in; returns those of all tokens."""
-        length = self.keys.shape[2]
-        end = length + key_states.shape[2]
-        if end > self._buffers[0].shape[2]:
-            self._take(
-                torch.cat([self.keys, key_states], dim=2), torch.cat([self.values, value_states], dim=2)
-            )
-        else:
-            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-                buffer[:, :, length:end] = states
-            self._show(end)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows of the batch only."""
-        self._take(self.keys[indices], self.values[indices])
-
-
-def _make_room(cache: Any) -> None:
-    """In plain layers only: sliding windows and other kinds know best how they grow."""
-    if type(cache) is DynamicCache:
-        cache.layers = [
-            _RoomyLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer
-            for layer in cache.layers
-        ]
-
-
 def _decode(
     prompts: Sequence[Sequence[int]],
     limits: Sequence[int],
@@ -290,29 +236,17 @@ def _decode(
     eos_ids: frozenset[int],
     on_finished: Callable[[int], None],
 ) -> list[list[int]]:
-    """One batch, padded on the left so that every row's next token is at the same place."""
-    device = model.device
-    token_ids, mask, positions = left_padded(prompts, device)
-    options = forward_options(model)
-
+    """One batch; answers that have ended leave it."""
     answers: list[list[int]] = [[] for _ in prompts]
     rows = [row for row, limit in enumerate(limits) if limit > 0]
-    if len(rows) < len(prompts):
-        token_ids, mask, positions = token_ids[rows], mask[rows], positions[rows]
     unfinished = set(rows)
     if not unfinished:
         on_finished(len(prompts))
-    cache = None
-    while unfinished:
-        if "position_ids" in options:
-            options["position_ids"] = positions
-        output = model(
-            input_ids=token_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **options
-        )
-        if cache is None:
-            cache = output.past_key_values
-            _make_room(cache)
-        next_ids = choose(output.logits[:, -1])
+        return answers
+    batch = RunningBatch(model)
+    logits_NV = batch.join([prompts[row] for row in rows])
+    while True:
+        next_ids = choose(logits_NV)
         before = len(unfinished)
         for row, token in zip(rows, next_ids.tolist(), strict=True):
             if row not in unfinished:
@@ -323,35 +257,14 @@ def _decode(
                 unfinished.remove(row)
         if len(unfinished) < before:
             on_finished(len(prompts) - len(unfinished))
-
-        token_ids, positions = next_ids[:, None], positions[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-        if unfinished and len(unfinished) <= (1 - _FINISHED_SHARE) * len(rows):
+        if not unfinished:
+            return answers
+        if len(unfinished) <= (1 - _FINISHED_SHARE) * len(rows):
             kept = [place for place, row in enumerate(rows) if row in unfinished]
             rows = [rows[place] for place in kept]
-            chosen = torch.tensor(kept, device=device)
-            token_ids, positions, mask = token_ids[chosen], positions[chosen], mask[chosen]
-            cache.batch_select_indices(chosen)
-    return answers
-
-
-def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, attention mask and positions [N, T] of prompts that all end in the last column."""
-    width = max(len(prompt) for prompt in prompts)
-    token_ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
-    )
-    # Padding must not count: a row's first token is at position 0 wherever it stands in the batch.
-    return torch.tensor(token_ids, device=device), mask, (mask.cumsum(-1) - 1).clamp(min=0)
-
-
-def forward_options(model: PreTrainedModel) -> dict[str, Any]:
-    """Arguments that most models take, but not all: those with ALiBi, for one, have no positions."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    accepted = inspect.signature(base.forward).parameters
-    options: dict[str, Any] = {"logits_to_keep": 1, "position_ids": None}
-    return {name: value for name, value in options.items() if name in accepted}
+            batch.keep(kept)
+            next_ids = next_ids[torch.tensor(kept, device=next_ids.device)]
+        logits_NV = batch.step(next_ids)
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:

@@ -1,0 +1,214 @@
+"""Decoding several prompts together, where prompts may join and leave while the others go on."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+__all__ = ["RunningBatch", "forward_options", "left_padded"]
+
+# Tokens that the key-value cache has room for beyond those it holds, whenever it must be copied to grow.
+_ROOM = 64
+
+
+class RunningBatch:
+    """Rows of a key-value cache, padded on the left so that every row's next token is at the same place.
+
+    The caller holds the model in evaluation mode and without gradients.
+
+    Args:
+        model: a causal model.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._options = forward_options(model)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._cache: Any = None
+        self._mask = self._positions = torch.empty(0, 0, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self._mask)
+
+    @property
+    def width(self) -> int:
+        """Tokens of the longest row, padding included."""
+        return self._mask.shape[1]
+
+    @property
+    def open(self) -> bool:
+        """Whether prompts can join: always when it is empty, later only where all layers of the cache are plain.
+
+        Sliding windows, recurrent states and the like know their own rows only; there a batch ends first.
+        """
+        return self._cache is None or (
+            type(self._cache) is DynamicCache
+            and all(type(layer) is _RoomyLayer for layer in self._cache.layers)
+        )
+
+    def join(self, prompts: Sequence[Sequence[int]], **arguments: Any) -> Tensor:
+        """Run prompts and take them in as the last rows.
+
+        Args:
+            prompts: token ids of each.
+            arguments: of the model's forward, beyond ids, mask, positions and cache.
+
+        Returns:
+            Logits [prompts, vocabulary] of the token that follows each.
+
+        Raises:
+            ValueError: if the batch isn't open.
+        """
+        if not self.open:
+            raise ValueError("rows can't join a cache that has other layers than plain ones")
+        token_ids, mask, positions = left_padded(prompts, self._model.device)
+        output = self._forward(token_ids, mask, positions, None, arguments)
+        cache = output.past_key_values
+        if self._cache is None:
+            self._cache, self._mask = cache, mask
+            self._positions = positions[:, -1:]
+            _make_room(cache)
+        else:
+            width = max(self.width, mask.shape[1])
+            for layer, joining in zip(self._cache.layers, cache.layers, strict=True):
+                layer.take_in(joining, width)
+            self._mask = torch.cat([_padded(self._mask, width), _padded(mask, width)])
+            self._positions = torch.cat([self._positions, positions[:, -1:]])
+        return self._last(output)
+
+    def step(self, token_ids: Tensor, **arguments: Any) -> Tensor:
+        """Run the next token [rows] of every row; logits [rows, vocabulary] of the one after it."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self), 1)], dim=1)
+        self._positions = self._positions + 1
+        output = self._forward(token_ids[:, None], self._mask, self._positions, self._cache, arguments)
+        return self._last(output)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these rows stay, in this order; columns that are padding in all of them go."""
+        if not rows:
+            self._forget()
+            return
+        chosen = torch.tensor(rows, device=self._mask.device)
+        self._mask, self._positions = self._mask[chosen], self._positions[chosen]
+        self._cache.batch_select_indices(chosen)
+        padding = int(self._mask.any(0).int().argmax())
+        if padding and self.open:
+            self._mask = self._mask[:, padding:]
+            for layer in self._cache.layers:
+                layer.drop_left(padding)
+
+    def _forward(
+        self, token_ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, arguments: dict[str, Any]
+    ) -> Any:
+        options = dict(self._options)
+        if "position_ids" in options:
+            options["position_ids"] = positions
+        return self._model(
+            input_ids=token_ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+            **arguments,
+        )
+
+    @staticmethod
+    def _last(output: Any) -> Tensor:
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer of the key-value cache with room to grow: a token is written into it without copying all before it."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self._take(layer.keys, layer.values)
+
+    def _take(self, keys: Tensor, values: Tensor) -> None:
+        self._buffers = [
+            torch.cat([states, states.new_empty(*states.shape[:2], _ROOM, states.shape[3])], dim=2)
+            for states in (keys, values)
+        ]
+        self._show(0, keys.shape[2])
+
+    def _show(self, start: int, end: int) -> None:
+        self._start, self._end = start, end
+        self.keys, self.values = (buffer[:, :, start:end] for buffer in self._buffers)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """The new tokens' states taken in; returns those of all tokens."""
+        end = self._end + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            self._take(
+                torch.cat([self.keys, key_states], dim=2), torch.cat([self.values, value_states], dim=2)
+            )
+        else:
+            for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+                buffer[:, :, self._end : end] = states
+            self._show(self._start, end)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch only."""
+        self._take(self.keys[indices], self.values[indices])
+
+    def drop_left(self, columns: int) -> None:
+        """The first columns are nobody's any more."""
+        self._show(self._start + columns, self._end)
+
+    def take_in(self, layer: DynamicLayer, width: int) -> None:
+        """Rows of another cache after its own, all of them padded on the left to `width` columns."""
+        rows = len(self.keys)
+        buffers = []
+        for own, joining in ((self.keys, layer.keys), (self.values, layer.values)):
+            # Zeros where there is padding: a masked key counts with weight 0, which 0 x NaN would not be.
+            buffer = own.new_zeros(rows + len(joining), own.shape[1], width + _ROOM, own.shape[3])
+            buffer[:rows, :, width - own.shape[2] : width] = own
+            buffer[rows:, :, width - joining.shape[2] : width] = joining
+            buffers.append(buffer)
+        self._buffers = buffers
+        self._show(0, width)
+
+
+def _make_room(cache: Any) -> None:
+    """In plain layers only: sliding windows and other kinds know best how they grow."""
+    if type(cache) is DynamicCache:
+        cache.layers = [
+            _RoomyLayer(layer) if type(layer) is DynamicLayer and layer.is_initialized else layer
+            for layer in cache.layers
+        ]
+
+
+def _padded(mask: Tensor, width: int) -> Tensor:
+    return torch.cat([mask.new_zeros(len(mask), width - mask.shape[1]), mask], dim=1)
+
+
+def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, attention mask and positions [N, T] of prompts that all end in the last column."""
+    width = max(len(prompt) for prompt in prompts)
+    token_ids = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = torch.tensor(
+        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
+    )
+    # Padding must not count: a row's first token is at position 0 wherever it stands in the batch.
+    return torch.tensor(token_ids, device=device), mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def forward_options(model: PreTrainedModel) -> dict[str, Any]:
+    """Arguments that most models take, but not all: those with ALiBi, for one, have no positions."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    accepted = inspect.signature(base.forward).parameters
+    options: dict[str, Any] = {"logits_to_keep": 1, "position_ids": None}
+    return {name: value for name, value in options.items() if name in accepted}

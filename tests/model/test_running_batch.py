@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM as AutoModel
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, PreTrainedModel
+
+from selfaug.model.running_batch import RunningBatch
+
+SHAPE = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.5,
+}
+
+
+def tiny(config: type, **more: object) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModel.from_config(config(**SHAPE, **more)).eval()
+
+
+def alone(model: PreTrainedModel, prompt: list[int], tokens: int) -> list[torch.Tensor]:
+    """Logits after the prompt and after each greedy token, without a cache."""
+    ids, found = list(prompt), []
+    for _ in range(tokens):
+        found.append(model(input_ids=torch.tensor([ids])).logits[0, -1])
+        ids.append(int(found[-1].argmax()))
+    return found
+
+
+@pytest.mark.parametrize("room", [1, 64])
+@pytest.mark.parametrize("config", [LlamaConfig, GPTNeoXConfig])
+@torch.no_grad()
+def test_rows_that_join_and_leave_at_any_time_are_as_if_alone(
+    config: type, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfaug.model.running_batch._ROOM", room)
+    model = tiny(config)
+    rng = random.Random(room)
+    batch = RunningBatch(model)
+    waiting = [
+        ([rng.randrange(3, 64) for _ in range(rng.choice((1, 2, 7, 30)))], rng.randint(1, 12))
+        for _ in range(12)
+    ]
+    wanted = [alone(model, prompt, tokens) for prompt, tokens in waiting]
+    found: list[list[torch.Tensor]] = [[] for _ in waiting]
+    rows: list[int] = []
+    asked = 0
+    widths = []
+    while asked < len(waiting) or rows:
+        if asked < len(waiting) and (not rows or rng.random() < 0.4):
+            joining = list(range(asked, min(asked + rng.randint(1, 2), len(waiting))))
+            asked += len(joining)
+            for row, logits in zip(joining, batch.join([waiting[row][0] for row in joining]), strict=True):
+                found[row].append(logits)
+            rows += joining
+        kept = [place for place, row in enumerate(rows) if len(found[row]) < waiting[row][1]]
+        rng.shuffle(kept)
+        rows = [rows[place] for place in kept]
+        batch.keep(kept)
+        assert len(batch) == len(rows)
+        if rows:
+            widths.append(batch.width)
+            longest = max(len(waiting[row][0]) + len(found[row]) - 1 for row in rows)
+            assert batch.width == longest, "no column is padding in all rows"
+            chosen = torch.stack([found[row][-1] for row in rows]).argmax(-1)
+            for row, logits in zip(rows, batch.step(chosen), strict=True):
+                found[row].append(logits)
+    assert min(widths) < 10 < 30 < max(widths)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(torch.stack(one), torch.stack(other), atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_batch_with_sliding_windows_is_closed_until_it_is_empty() -> None:
+    torch.manual_seed(0)
+    model = Gemma3ForCausalLM(
+        Gemma3TextConfig(**SHAPE, num_key_value_heads=2, head_dim=8, sliding_window=4, layer_types=None)
+    ).eval()
+    batch = RunningBatch(model)
+    first = batch.join([[5, 6, 7, 8, 9, 10], [11, 12]])
+    assert not batch.open
+    with pytest.raises(ValueError, match="can't join"):
+        batch.join([[3]])
+    batch.keep([1])
+    second = batch.step(first[1:].argmax(-1))
+    wanted = alone(model, [11, 12], 2)
+    torch.testing.assert_close(torch.stack([first[1], second[0]]), torch.stack(wanted), atol=2e-5, rtol=1e-4)
+    batch.keep([])
+    assert batch.open
+    assert len(batch.join([[3]])) == 1
