@@ -45,6 +45,8 @@ class RunDir:
         self.evaluation = self.path / "evaluation.json"
         self.evaluation_page = self.path / "evaluation.html"
         self.anchors = self.path / "anchors.jsonl"
+        self.canary = self.path / "canary.json"
+        self.serving = self.path / "serving"
         self.samples = self.path / "samples"
         self.report = self.path / "report.html"
 

@@ -410,11 +410,11 @@ def test_passages_that_do_not_fit_are_dropped_from_the_end(trained: Path) -> Non
     assistant = open_assistant(trained, max_new_tokens=8, device="cpu", offline=True)
     question = "What was the revenue of Company3 in 2024?"
     whole = assistant.ask(question)
-    assistant.window -= 20
+    assistant.documents.window -= 20
     fewer = assistant.ask(question)
     assert fewer.passages == whole.passages[: len(fewer.passages)]
     assert len(fewer.passages) + fewer.dropped == 3
-    assistant.window = 20
+    assistant.documents.window = 20
     with pytest.raises(DataError, match="don't fit into 20"):
         assistant.ask(question)
 
@@ -430,7 +430,8 @@ def test_only_the_form_that_was_trained_is_asked(
     with pytest.raises(ConfigError, match="was not trained on documents"):
         open_assistant(finished_run, device="cpu")
     # Retrieval rows from elsewhere will do, if their form is that of the documents that are named.
-    assert open_assistant(finished_run, prepared=prepared, passages=1, device="cpu").passages == 1
+    few = open_assistant(finished_run, prepared=prepared, passages=1, device="cpu")
+    assert few.documents.passages == 1
     started = copied_run / "started.json"
     content = json.loads(started.read_text())
     del content["data"]["data"]["train"]["template"]

@@ -53,7 +53,7 @@ GATE_FAILED = 3
 # As one meets them: first contact, then the phases of a project.
 _ORDER = (
     "demo", "doctor", "prepare", "recall", "assess", "preview", "train", "evaluate", "compare", "balance", "chat",
-    "ask", "export",
+    "ask", "serve", "export",
 )  # fmt: skip
 
 

@@ -205,7 +205,7 @@ def ask(
                     name: {"text": answer.text, "cited": answer.cited} for name, answer in answers.items()
                 },
                 "dropped": answers["tuned"].dropped,
-                "outdated": assistant.outdated,
+                "outdated": assistant.documents.outdated,
             }
         )
         return
@@ -220,10 +220,10 @@ def ask(
     show_passages(answer.passages, answer.cited)
     if answer.dropped:
         say(f"note: passages that were found and didn't fit into the prompt: {answer.dropped}.")
-    if assistant.outdated:
+    if assistant.documents.outdated:
         say(
-            f"note: {len(assistant.outdated):,} documents are new, changed or gone since they were prepared "
-            f"({assistant.outdated[0]}); `selfaug prepare --overwrite` reads them."
+            f"note: {len(assistant.documents.outdated):,} documents are new, changed or gone since they were prepared "
+            f"({assistant.documents.outdated[0]}); `selfaug prepare --overwrite` reads them."
         )
 
 

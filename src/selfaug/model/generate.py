@@ -20,6 +20,7 @@ from selfaug.model.running_batch import RunningBatch
 
 __all__ = [
     "chat_prompt_ids",
+    "end_tokens",
     "generate_greedy",
     "generate_greedy_ids",
     "sample_ids",
@@ -74,7 +75,7 @@ def generate_greedy(
     answers = generate_greedy_ids(
         model,
         prompts,
-        eos_ids=_eos_ids(model, tokenizer),
+        eos_ids=end_tokens(model, tokenizer),
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         on_progress=on_progress,
@@ -127,7 +128,7 @@ def stream_greedy(
         max_new_tokens: longest answer.
         on_text: called with each further piece of text. A character of several tokens comes when it is whole.
     """
-    eos_ids = _eos_ids(model, tokenizer)
+    eos_ids = end_tokens(model, tokenizer)
     ids: list[int] = []
     told = ""
 
@@ -206,7 +207,7 @@ def _generate(
     if any(not prompt for prompt in prompts):
         raise ValueError("a prompt has no tokens")
     if eos_ids is None:
-        eos_ids = _eos_ids(model)
+        eos_ids = end_tokens(model)
 
     # Like lengths waste the least padding; like limits let a batch end together. The longest first, so that
     # memory that doesn't suffice shows at once.
@@ -267,7 +268,7 @@ def _decode(
         logits_NV = batch.step(next_ids)
 
 
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:
     """End tokens of the generation config (one or several), else the tokeniser's."""
     ends = getattr(model.generation_config, "eos_token_id", None)
     if ends is None and tokenizer is not None:

@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.config import load_config
+from selfaug.config import TrainConfig, load_config
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
 from selfaug.eval.answer_scorers import cited_sources
@@ -23,7 +23,7 @@ from selfaug.records import read_record
 from selfaug.retrieval.retriever import Passage, Retriever
 from selfaug.rundir import RunDir
 
-__all__ = ["Answer", "Assistant", "open_assistant"]
+__all__ = ["Answer", "Assistant", "DocumentPrompts", "cited_passages", "open_assistant", "open_documents"]
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,10 @@ class Answer:
 
 
 @dataclass
-class Assistant:
-    """A model with its documents. Made by `open_assistant`.
+class DocumentPrompts:
+    """Prompts with the passages that are found for a question. Made by `open_documents`.
 
     Attributes:
-        tuned: the tuned model.
-        base: the base model; None: the tuned model with its adapter off.
         template: of the prompts, the one that the model was trained with.
         passages: that go into a prompt.
         window: tokens of prompt and answer together.
@@ -57,15 +55,52 @@ class Assistant:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    tuned: PreTrainedModel | PeftModel
-    base: PreTrainedModel | None
     retriever: Retriever
     template: RetrievalTemplate
     passages: int
     window: int
     chat_template_kwargs: dict[str, Any]
-    max_new_tokens: int = 256
     outdated: list[str] = field(default_factory=list)
+
+    def prompt(self, question: str, max_new_tokens: int) -> tuple[list[int], list[Passage], int]:
+        """Token ids, the passages in them, and how many passages didn't fit: whole ones go from the end.
+
+        Raises:
+            DataError: if the question is empty, nothing is found for it, or it doesn't fit into the window.
+        """
+        if not question.strip():
+            raise DataError("the question is empty.", hint="ask in words that the documents have.")
+        found = self.retriever.search(question, self.passages)
+        if not found:
+            raise DataError(
+                f"no passage shares a word with {question!r:.80}.", hint="ask in the documents' own words."
+            )
+        for used in range(len(found), 0, -1):
+            messages = self.template.messages(question, [passage.text for passage in found[:used]])
+            prompt = chat_prompt_ids(self.tokenizer, messages, **self.chat_template_kwargs)
+            if len(prompt) + max_new_tokens <= self.window:
+                return prompt, found[:used], len(found) - used
+        raise DataError(
+            f"the question and one passage have {len(prompt):,} tokens; with an answer of {max_new_tokens:,} "
+            f"they don't fit into {self.window:,}.",
+            hint="ask in fewer words, or for a shorter answer with --max-new-tokens.",
+        )
+
+
+@dataclass
+class Assistant:
+    """A model with its documents. Made by `open_assistant`.
+
+    Attributes:
+        documents: that questions are answered from.
+        tuned: the tuned model.
+        base: the base model; None: the tuned model with its adapter off.
+    """
+
+    documents: DocumentPrompts
+    tuned: PreTrainedModel | PeftModel
+    base: PreTrainedModel | None
+    max_new_tokens: int = 256
 
     def ask(
         self,
@@ -86,36 +121,19 @@ class Assistant:
         Raises:
             DataError: if the question is empty, nothing is found for it, or it doesn't fit into the window.
         """
-        if not question.strip():
-            raise DataError("the question is empty.", hint="ask in words that the documents have.")
-        found = self.retriever.search(question, self.passages)
-        if not found:
-            raise DataError(
-                f"no passage shares a word with {question!r:.80}.", hint="ask in the documents' own words."
-            )
-        prompt, used = self._prompt(question, found)
-        on_passages(found[:used])
+        prompt, passages, dropped = self.documents.prompt(question, self.max_new_tokens)
+        on_passages(passages)
         text = self._answer(prompt, use_base, on_text)
-        cited = sorted(number for number in cited_sources(text) if 1 <= number <= used)
-        return Answer(text, found[:used], cited, len(found) - used)
-
-    def _prompt(self, question: str, found: list[Passage]) -> tuple[list[int], int]:
-        """Token ids, and how many passages fit: whole ones go from the end, as in training."""
-        for used in range(len(found), 0, -1):
-            messages = self.template.messages(question, [passage.text for passage in found[:used]])
-            prompt = chat_prompt_ids(self.tokenizer, messages, **self.chat_template_kwargs)
-            if len(prompt) + self.max_new_tokens <= self.window:
-                return prompt, used
-        raise DataError(
-            f"the question and one passage have {len(prompt):,} tokens; with an answer of {self.max_new_tokens:,} "
-            f"they don't fit into {self.window:,}.",
-            hint="ask in fewer words, or for a shorter answer with --max-new-tokens.",
-        )
+        return Answer(text, passages, cited_passages(text, len(passages)), dropped)
 
     def _answer(self, prompt: list[int], use_base: bool, on_text: Callable[[str], None]) -> str:
         def stream(model: Any) -> str:
             return stream_greedy(
-                model, self.tokenizer, prompt, max_new_tokens=self.max_new_tokens, on_text=on_text
+                model,
+                self.documents.tokenizer,
+                prompt,
+                max_new_tokens=self.max_new_tokens,
+                on_text=on_text,
             )
 
         if not use_base:
@@ -125,6 +143,11 @@ class Assistant:
         assert isinstance(self.tuned, PeftModel)
         with self.tuned.disable_adapter():
             return stream(self.tuned)
+
+
+def cited_passages(text: str, passages: int) -> list[int]:
+    """Numbers of the passages that an answer cites, of so many that it had."""
+    return sorted(number for number in cited_sources(text) if 1 <= number <= passages)
 
 
 def open_assistant(
@@ -153,38 +176,63 @@ def open_assistant(
     """
     folder = RunDir.open(run)
     config = load_config(folder.config)
-    source = prepared or config.data.prepared
-    if source is None:
-        raise ConfigError(
-            f"{folder.path} was not trained on documents that `selfaug prepare` read.",
-            hint="name them: --prepared FOLDER, the --output of `selfaug prepare`.",
-        )
-    record = prepared_record(Path(source))
-    template = _trained_template(folder)
-    if template.to_dict() != record["template"]:
-        raise ConfigError(
-            f"the prompts of {source} have another form than those that {folder.path} was trained with.",
-            hint="prepare the documents with the template of the run's training (rows.template), or train anew.",
-        )
-    retriever = prepared_retriever(Path(source), record)
+    # Before the models, which take longer: what is wrong with the documents is said at once.
+    prepared_retriever(*_documents(folder, config, prepared)[:2])
     chat = open_chat(run, max_new_tokens=max_new_tokens, device=device, offline=offline)
+    documents = open_documents(run, chat.tokenizer, prepared=prepared, passages=passages, offline=offline)
+    return Assistant(documents, chat.tuned, chat.base, max_new_tokens)
+
+
+def open_documents(
+    run: str | os.PathLike[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    prepared: str | os.PathLike[str] | None = None,
+    passages: int | None = None,
+    offline: bool = False,
+) -> DocumentPrompts:
+    """The index of a run's documents, and the form of its prompts; arguments and errors as of `open_assistant`."""
+    folder = RunDir.open(run)
+    config = load_config(folder.config)
+    found = _documents(folder, config, prepared)
     window = context_window(
         config.model.name,
         trust_remote_code=config.model.trust_remote_code,
         offline=offline or config.run.offline,
     )
-    return Assistant(
-        tokenizer=chat.tokenizer,
-        tuned=chat.tuned,
-        base=chat.base,
-        retriever=retriever,
-        template=template,
-        passages=passages or record["retrieval"]["passages"],
+    return DocumentPrompts(
+        tokenizer=tokenizer,
+        retriever=prepared_retriever(found.folder, found.record),
+        template=found.template,
+        passages=passages or found.record["retrieval"]["passages"],
         window=min(config.data.max_length, window or config.data.max_length),
-        chat_template_kwargs=chat.chat_template_kwargs,
-        max_new_tokens=max_new_tokens,
-        outdated=outdated_documents(Path(source), record),
+        chat_template_kwargs=config.data.chat_template_kwargs,
+        outdated=outdated_documents(found.folder, found.record),
     )
+
+
+class _Documents(NamedTuple):
+    folder: Path
+    record: dict[str, Any]
+    template: RetrievalTemplate
+
+
+def _documents(run: RunDir, config: TrainConfig, prepared: str | os.PathLike[str] | None) -> _Documents:
+    """The folder that was prepared, and the template that both it and the run have."""
+    source = prepared or config.data.prepared
+    if source is None:
+        raise ConfigError(
+            f"{run.path} was not trained on documents that `selfaug prepare` read.",
+            hint="name them: --prepared FOLDER, the --output of `selfaug prepare`.",
+        )
+    record = prepared_record(Path(source))
+    template = _trained_template(run)
+    if template.to_dict() != record["template"]:
+        raise ConfigError(
+            f"the prompts of {source} have another form than those that {run.path} was trained with.",
+            hint="prepare the documents with the template of the run's training (rows.template), or train anew.",
+        )
+    return _Documents(Path(source), record, template)
 
 
 def _trained_template(folder: RunDir) -> RetrievalTemplate:

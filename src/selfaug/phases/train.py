@@ -25,6 +25,7 @@ from selfaug.eval.scorers import named_scorer
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.peak_memory import peak_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
+from selfaug.phases.canary import write_canary
 from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
 from selfaug.phases.inputs import (
     TrainingData,
@@ -213,6 +214,10 @@ def _run(
             on_progress(Progress("saving"))
             evaluation = _evaluate(trainer) if data.eval else {}
             _save(trainer, run.model if config.lora.method == "full" else run.adapter, main)
+            # Sharded weights can't answer in one process.
+            if main and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+                rows = data.eval or data.train
+                write_canary(run, trainer.model, data.tokenizer, rows, config.data.chat_template_kwargs)
     finally:
         stop.restore()
     if not main:

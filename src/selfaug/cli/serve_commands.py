@@ -1,0 +1,146 @@
+"""`selfaug serve`: both models of a run behind one endpoint."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from typing import Annotated
+
+import typer
+
+from selfaug.cli.app import Debug, Device, Offline, Run, app, debugging, quiet_libraries
+from selfaug.cli.terminal import say
+from selfaug.errors import ConfigError, SelfAugError
+
+__all__ = ["serve"]
+
+
+@app.command(epilog="Example: selfaug serve runs/first")
+def serve(
+    ctx: typer.Context,
+    run: Run,
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="NUMBER", min=0, max=65535, help="0 takes a free one.")
+    ] = 8000,
+    prepared: Annotated[
+        str | None,
+        typer.Option(
+            "--prepared", metavar="FOLDER", help="Documents; else those that the run was trained on."
+        ),
+    ] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens", metavar="TOKENS", min=1, help="Longest answer, where a request doesn't say."
+        ),
+    ] = 1024,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--max-model-len", metavar="TOKENS", min=16, help="Prompt and answer. Default: the model's own."
+        ),
+    ] = None,
+    max_batch: Annotated[
+        int, typer.Option("--max-batch", metavar="NUMBER", min=1, help="Answers made at once.")
+    ] = 16,
+    max_waiting: Annotated[
+        int,
+        typer.Option(
+            "--max-waiting", metavar="NUMBER", min=0, help="Requests that may wait; others get 429."
+        ),
+    ] = 64,
+    rate_limit: Annotated[
+        float,
+        typer.Option("--rate-limit", metavar="NUMBER", min=0, help="Requests a minute; 0 for any number."),
+    ] = 600,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=1, help="After which an answer is given up.")
+    ] = 300,
+    new_key: Annotated[
+        bool, typer.Option("--new-key", help="Make another API key; the one before is void.")
+    ] = False,
+    no_key: Annotated[
+        bool, typer.Option("--no-key", help="Take requests without a key, from this machine only.")
+    ] = False,
+    no_check: Annotated[
+        bool, typer.Option("--no-check", help="Don't replay the canary set before answering.")
+    ] = False,
+    device: Device = "auto",
+    offline: Offline = False,
+    debug: Debug = False,
+) -> None:
+    """Serve base and tuned model of a run by OpenAI's API, at one address.
+
+    The key is made at the first start, shown once, and stored as a hash; SELFAUG_API_KEY sets one of yours.
+    """
+    if no_key and not _is_loopback(host):
+        raise ConfigError(
+            f"--no-key with --host {host}: anyone who reaches this machine could use the models.",
+            hint="leave --no-key out, or listen on 127.0.0.1.",
+        )
+    quiet_libraries(offline=offline, debug=debugging(ctx))
+    _require_packages()
+    from selfaug.phases.serve import ALIAS, ServeSettings, open_server, server_keys
+    from selfaug.serving.app import Readiness
+    from selfaug.serving.guard import Limits
+
+    keys, key = (None, None) if no_key else server_keys(run, new=new_key)
+    server = open_server(
+        run,
+        ServeSettings(
+            host=host,
+            port=port,
+            device=device,
+            prepared=prepared,
+            max_batch=max_batch,
+            max_waiting=max_waiting,
+            max_tokens=max_tokens,
+            window=window,
+            request_seconds=timeout,
+            limits=Limits(requests_per_minute=rate_limit),
+            check=not no_check,
+            offline=offline,
+        ),
+        keys=keys,
+    )
+    if key is not None:
+        # Results go to stdout: this is the one thing that is nowhere else.
+        say("the API key of this server, shown this once:")
+        typer.echo(key)
+    elif keys is not None:
+        where = "is SELFAUG_API_KEY" if "SELFAUG_API_KEY" in os.environ else "was shown at the first start"
+        say(f"the API key {where}; --new-key makes another.")
+
+    def told(readiness: Readiness) -> None:
+        if readiness.ready:
+            say(f"ready: {readiness.reason}.")
+            say(f"models: {', '.join(server.served.names)}; {ALIAS} is the tuned model.")
+            say(f"listening: {server.url}/v1; Ctrl-C lets running answers end.")
+        else:
+            say(f"NOT ready: {readiness.reason}.")
+            say("Hint: requests are refused. Serve what was trained, or look at it with --no-check.")
+
+    server.run(on_ready=told)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _require_packages() -> None:
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise SelfAugError(
+            f"serving needs {error.name}, which is not installed.", hint="run `pip install 'selfaug[serve]'`."
+        ) from error

@@ -1,0 +1,115 @@
+"""The canary set: fixed prompts whose drift and answers are recorded at training and must come back in deployment.
+
+With fixed weights a prompt's drift is a function of the prompt. If it is another one, then the adapter, the template,
+the quantisation or the base model is not what was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from selfaug.eval.drift import measure_drift
+from selfaug.model.generate import generate_greedy_ids
+from selfaug.model.reference import Reference
+
+__all__ = ["record_canary", "replay_canary"]
+
+_ANSWER_TOKENS = 16
+
+# Times what another batch shape changes: other kernels and other machines change somewhat more.
+_NOISE_MARGIN = 4
+_SMALLEST_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 5e-3}
+
+
+def record_canary(
+    model: PreTrainedModel, reference: Reference | None, prompts: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """What a tuned model does on some prompts.
+
+    Args:
+        model: the tuned model.
+        reference: of the drift; None records answers alone.
+        prompts: token ids, by a name of the prompt.
+
+    Returns:
+        For a record: of each prompt its tokens, drift (nats per token), greedy answer, and how many tokens of that
+        answer no rounding can change; the tolerance of drifts; the dtype.
+    """
+    sequences = [list(prompt) for prompt in prompts.values()]
+    answers = generate_greedy_ids(model, sequences, max_new_tokens=_ANSWER_TOKENS)
+    nats = [None] * len(sequences) if reference is None else _nats(model, reference, sequences, 8)
+    noise = 0.0
+    if reference is not None:
+        alone = _nats(model, reference, sequences, 1)
+        noise = max(abs(one - other) for one, other in zip(nats, alone, strict=True))  # type: ignore[operator]
+    return {
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "noise_nats": noise,
+        "tolerance_nats": max(_NOISE_MARGIN * noise, _SMALLEST_TOLERANCE.get(model.dtype, 1e-4)),
+        "prompts": [
+            {"id": name, "ids": ids, "nats": drift, "answer": answer, "sure": _sure(model, ids, answer)}
+            for name, ids, drift, answer in zip(prompts, sequences, nats, answers, strict=True)
+        ],
+    }
+
+
+def replay_canary(
+    record: Mapping[str, Any], model: PreTrainedModel, reference: Reference | None
+) -> list[str]:
+    """What a deployed model does otherwise than `record_canary` found, in words; nothing if all is the same."""
+    prompts = record["prompts"]
+    sequences = [one["ids"] for one in prompts]
+    size = model.get_input_embeddings().weight.shape[0]
+    if any(token >= size for ids in sequences for token in ids):
+        return [f"the record has tokens beyond this model's vocabulary of {size:,}: it is of another model"]
+    problems = []
+    if reference is not None and prompts[0]["nats"] is not None:
+        tolerance = max(record["tolerance_nats"], _SMALLEST_TOLERANCE.get(model.dtype, 1e-4))
+        found = _nats(model, reference, sequences, 8)
+        off = [
+            (abs(now - one["nats"]), now, one)
+            for now, one in zip(found, prompts, strict=True)
+            if not abs(now - one["nats"]) <= tolerance  # NaN is off
+        ]
+        if off:
+            _, now, one = max(off, key=lambda item: item[0])
+            problems.append(
+                f"the drift of {len(off)} of {len(prompts)} canary prompts is not as recorded: {one['id']} has "
+                f"{now:.4f} nats per token, recorded {one['nats']:.4f} (tolerance {tolerance:.4f})"
+            )
+    answers = generate_greedy_ids(model, sequences, max_new_tokens=_ANSWER_TOKENS)
+    other = [
+        one["id"]
+        for answer, one in zip(answers, prompts, strict=True)
+        if answer[: one["sure"]] != one["answer"][: one["sure"]]
+    ]
+    if other:
+        problems.append(
+            f"the answers to {len(other)} of {len(prompts)} canary prompts are not as recorded: {', '.join(other[:3])}"
+        )
+    return problems
+
+
+def _nats(
+    model: nn.Module, reference: Reference, sequences: Sequence[Sequence[int]], batch_size: int
+) -> list[float]:
+    drift = measure_drift(model, sequences, reference=reference, batch_size=batch_size)
+    return [sum(nats) / max(len(nats), 1) for nats in drift.per_token]
+
+
+@torch.no_grad()
+def _sure(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> int:
+    """Tokens of the answer before the first one whose runner-up is as close as rounding."""
+    if not answer:
+        return 0
+    ids = torch.tensor([[*prompt, *answer]], device=model.device)
+    logits_TV = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+    best_T2 = logits_TV.topk(2, dim=-1).values
+    noise = max(1e-3, 2 * torch.finfo(model.dtype).eps * float(logits_TV.abs().max()))
+    close_T = best_T2[:, 0] - best_T2[:, 1] <= noise
+    return int(close_T.int().argmax()) if bool(close_T.any()) else len(answer)

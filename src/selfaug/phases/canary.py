@@ -1,0 +1,77 @@
+"""The canary set of a run: which prompts it has, and where it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfaug.data import EncodedRows
+from selfaug.eval.canary import record_canary, replay_canary
+from selfaug.eval.general_suite import general_suite
+from selfaug.model.adapters import why_not_exact
+from selfaug.model.generate import chat_prompt_ids
+from selfaug.model.reference import AdapterOff, Reference
+from selfaug.records import read_record, write_record
+from selfaug.rundir import RunDir
+
+__all__ = ["canary_problems", "write_canary"]
+
+_KIND = "canary"
+_TASK, _GENERAL = 4, 8
+_MOST_TOKENS = 512
+
+
+def write_canary(
+    run: RunDir,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: EncodedRows,
+    chat_template_kwargs: dict[str, Any],
+) -> None:
+    """Record what the trained model does on a few prompts of its task and a few general ones.
+
+    Of a model without an adapter that can be switched off, the answers alone.
+    """
+    prompts = {
+        **{f"task {number}": ids for number, ids in enumerate(_task_prompts(rows), start=1)},
+        **_general_prompts(tokenizer, chat_template_kwargs),
+    }
+    if prompts:
+        reference = AdapterOff(model) if why_not_exact(model) is None else None
+        write_record(run.canary, _KIND, record_canary(model, reference, prompts))
+
+
+def canary_problems(run: RunDir, model: PreTrainedModel, reference: Reference | None) -> list[str] | None:
+    """What the model does otherwise than recorded; None if the run has no canary set.
+
+    Raises:
+        StorageError: if the record can't be read.
+    """
+    if not run.canary.exists():
+        return None
+    return replay_canary(read_record(run.canary, _KIND), model, reference)
+
+
+def _task_prompts(rows: EncodedRows) -> list[list[int]]:
+    """Prompts of the shortest rows: what is checked at every start of a server should be quick."""
+    prompts = []
+    for row in sorted(rows.rows, key=lambda row: len(row.input_ids)):
+        prompt = row.input_ids[: next((i for i, label in enumerate(row.labels) if label != -100), 0)]
+        if 2 <= len(prompt) <= _MOST_TOKENS:
+            prompts.append(list(prompt))
+        if len(prompts) == _TASK:
+            break
+    return prompts
+
+
+def _general_prompts(
+    tokenizer: PreTrainedTokenizerBase, chat_template_kwargs: dict[str, Any]
+) -> dict[str, Sequence[int]]:
+    if tokenizer.chat_template is None:
+        return {}
+    items = [item for item in general_suite("dev") if not item.choices]
+    chosen = [items[place * len(items) // _GENERAL] for place in range(_GENERAL)]
+    return {item.id: chat_prompt_ids(tokenizer, item.prompt, **chat_template_kwargs) for item in chosen}

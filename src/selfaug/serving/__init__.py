@@ -1,0 +1,1 @@
+"""One OpenAI-compatible endpoint for the base model and the tuned model."""

@@ -1,0 +1,689 @@
+"""The HTTP application: OpenAI's API over an engine."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from selfaug.errors import DataError, ModelError
+from selfaug.serving.generation import (
+    TUNED,
+    Engine,
+    EngineError,
+    Model,
+    OverloadedError,
+    Piece,
+    Sampling,
+    TokenChance,
+)
+from selfaug.serving.guard import Guard, Limits, write_to_stderr
+from selfaug.serving.keys import ApiKeys
+from selfaug.serving.metrics import Metrics
+from selfaug.serving.openai_requests import ChatRequest, CompletionRequest, RagRequest, StreamOptions
+from selfaug.serving.openai_responses import (
+    chat_chunk,
+    chat_response,
+    completion_response,
+    error_body,
+    event,
+    head,
+    usage,
+)
+
+__all__ = ["FoundPrompt", "Readiness", "Served", "create_app"]
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class FoundPrompt:
+    """A question with what was found for it.
+
+    Attributes:
+        prompt: token ids.
+        sources: of the passages in the prompt, in their order: what is told of each.
+        cited: the numbers of the passages that an answer cites.
+    """
+
+    prompt: list[int]
+    sources: list[dict[str, Any]]
+    cited: Callable[[str], list[int]]
+
+
+SHUTTING_DOWN = "shutting down"
+
+
+@dataclass
+class Readiness:
+    """Whether the server answers as the record says it should.
+
+    Attributes:
+        ready: whether it may get requests.
+        reason: why not, or what was checked.
+    """
+
+    ready: bool = False
+    reason: str = "starting"
+
+    def become(self, ready: bool, reason: str) -> None:
+        """Change both; once it is shutting down it stays so."""
+        if self.reason != SHUTTING_DOWN:
+            self.ready, self.reason = ready, reason
+
+
+@dataclass
+class Served:
+    """What a server serves.
+
+    Attributes:
+        engine: makes the answers.
+        names: of the models, aliases included.
+        base: name of the base model.
+        tuned: name of the tuned model.
+        chat_ids: token ids of a chat that waits for the answer. Raises ModelError or DataError.
+        text_ids: token ids of a text.
+        vocabulary: tokens that there are.
+        window: tokens of prompt and answer together.
+        max_tokens: longest answer where the request doesn't say.
+        request_seconds: after which an answer is given up.
+        find: prompt for a question about the run's documents; None without documents.
+        created: of the tuned model, seconds since 1970.
+        readiness: kept up to date by whoever starts the server.
+    """
+
+    engine: Engine
+    names: dict[str, Model]
+    base: str
+    tuned: str
+    chat_ids: Callable[[list[dict[str, str]]], list[int]]
+    text_ids: Callable[[str], list[int]]
+    vocabulary: int
+    window: int
+    max_tokens: int = 1024
+    request_seconds: float = 300.0
+    find: Callable[[str, int], FoundPrompt] | None = None
+    created: int = 0
+    readiness: Readiness = field(default_factory=Readiness)
+
+
+class _ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None, wait: float = 0
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.wait = status, code, param, wait
+
+    def response(self) -> JSONResponse:
+        headers = {"retry-after": str(math.ceil(self.wait))} if self.wait else None
+        body = error_body(self.status, str(self), code=self.code, param=self.param)
+        return JSONResponse(body, self.status, headers=headers)
+
+
+def create_app(
+    served: Served,
+    *,
+    keys: ApiKeys | None,
+    limits: Limits | None = None,
+    log: Callable[[str], None] = write_to_stderr,
+) -> ASGIApp:
+    """The application.
+
+    Args:
+        served: models and what belongs to them.
+        keys: that are taken; None takes requests without a key.
+        limits: of a request.
+        log: gets a line of JSON for every request, without any text of it.
+    """
+    app = FastAPI(
+        title="selfaug",
+        description="OpenAI's API for a base model and its tuned model.",
+        docs_url=None,
+        redoc_url=None,
+        responses=_ERRORS,
+        openapi_url="/openapi.json",
+    )
+    metrics = Metrics(
+        lambda: served.engine.waiting, lambda: served.engine.running, lambda: served.readiness.ready
+    )
+    _errors(app)
+    _operations(app, served, metrics)
+    _answers(app, served, metrics)
+    app.openapi = _described(app)  # type: ignore[method-assign]
+
+    def on_done(path: str, status: int, seconds: float) -> None:
+        metrics.requests.labels(path, str(status or 499)).inc()
+
+    return Guard(app, keys=keys, limits=limits or Limits(), known=_path_name(app), on_done=on_done, log=log)
+
+
+def _path_name(app: FastAPI) -> Callable[[str], str]:
+    paths = {getattr(route, "path", "") for route in app.routes}
+
+    def name(path: str) -> str:
+        return path if path in paths else "/v1/models" if path.startswith("/v1/models/") else "other"
+
+    return name
+
+
+# ---- what FastAPI has to know
+
+
+_ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": _ERROR_SCHEMA}}}
+    for status, text in {
+        400: "The request is wrong; the message says what.",
+        401: "No key, or a wrong one.",
+        404: "There is no such model or path.",
+        405: "The path has other methods.",
+        408: "The body came too slowly.",
+        413: "The body is too large.",
+        429: "Too many requests; `Retry-After` says when to try again.",
+        500: "The engine failed.",
+        503: "Not ready, or shutting down.",
+        504: "The answer took too long.",
+    }.items()
+}
+
+
+def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """The API's description, with the key, and without FastAPI's own form of errors, which is not used."""
+    from fastapi.openapi.utils import get_openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title, version=app.version, description=app.description, routes=app.routes
+            )
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)
+                    for status, answer in _ERRORS.items():
+                        operation["responses"].setdefault(str(status), answer)
+                    operation["security"] = [] if path in ("/health", "/ready") else [{"key": []}]
+            components = schema.setdefault("components", {})
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    return described
+
+
+def _errors(app: FastAPI) -> None:
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [
+            (".".join(str(part) for part in one["loc"][1:]), str(one["msg"])) for one in error.errors()
+        ]
+        text = "; ".join(f"{place}: {message}" if place else message for place, message in problems[:20])
+        return JSONResponse(error_body(400, text, code="invalid_value", param=problems[0][0] or None), 400)
+
+    @app.exception_handler(_ApiError)
+    async def refused(_: Request, error: _ApiError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> JSONResponse:
+        status = error.status_code
+        text = {404: "there is no such path.", 405: "this path has other methods."}.get(
+            status, str(error.detail)
+        )
+        return JSONResponse(error_body(status, text), status, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(error_body(500, f"{type(error).__name__} in the server."), 500)
+
+
+# ---- what runs the server
+
+
+def _operations(app: FastAPI, served: Served, metrics: Metrics) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/ready")
+    async def ready() -> JSONResponse:
+        """The server may get requests."""
+        readiness = served.readiness
+        body = {"ready": readiness.ready, "reason": readiness.reason}
+        return JSONResponse(body, 200 if readiness.ready else 503)
+
+    @app.get("/metrics", response_class=Response)
+    async def prometheus() -> Response:
+        """For Prometheus."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The base model, the tuned model, and aliases of them."""
+        return {"object": "list", "data": [_card(served, name) for name in served.names]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """One of them."""
+        _model(served, name)
+        return _card(served, name)
+
+
+def _card(served: Served, name: str) -> dict[str, Any]:
+    model = served.names[name]
+    root = served.tuned if model == TUNED else served.base
+    return {
+        "id": name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "selfaug",
+        "root": root,
+        "parent": served.base if model == TUNED else None,
+        "max_model_len": served.window,
+    }
+
+
+def _model(served: Served, name: str) -> Model:
+    if name not in served.names:
+        raise _ApiError(
+            404,
+            f"there is no model {name[:100]!r} here; there are {', '.join(served.names)}.",
+            code="model_not_found",
+            param="model",
+        )
+    return served.names[name]
+
+
+# ---- answers
+
+
+@dataclass
+class _Choice:
+    """An answer as it comes."""
+
+    prompt: list[int]
+    sampling: Sampling
+    text: str = ""
+    tokens: int = 0
+    finish: str | None = None
+    chances: list[TokenChance] = field(default_factory=list)
+
+    def take(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.finish = piece.finish
+        self.chances += piece.chances
+
+    @property
+    def told_chances(self) -> list[TokenChance] | None:
+        return None if self.sampling.chances is None else self.chances
+
+
+class _Answering:
+    """The answers to one request, and what is measured about them."""
+
+    def __init__(
+        self,
+        request: Request,
+        served: Served,
+        metrics: Metrics,
+        operation: str,
+        name: str,
+        choices: Sequence[_Choice],
+        prompt_tokens: int,
+    ) -> None:
+        self.name, self.choices = name, list(choices)
+        self.prompt_tokens = prompt_tokens
+        self.created = int(time.time())
+        self.identifier = secrets.token_hex(12)
+        self._served, self._metrics = served, metrics
+        self._model = _model(served, name)
+        self._labels = (served.tuned if self._model == TUNED else served.base, operation)
+        self._facts: dict[str, Any] = request.state.facts
+        self._facts.update(model=self._labels[0], prompt_tokens=prompt_tokens)
+        self._began = time.monotonic()
+        self._first = 0.0
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return usage(self.prompt_tokens, sum(choice.tokens for choice in self.choices))
+
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
+        """Pieces of all choices, by the choice's number.
+
+        Raises:
+            _ApiError: if the engine is overloaded, fails, or takes too long.
+        """
+        arrived: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
+        tasks = [asyncio.create_task(self._follow(i, arrived)) for i in range(len(self.choices))]
+        try:
+            async with asyncio.timeout(self._served.request_seconds):
+                unfinished = len(tasks)
+                while unfinished:
+                    found = await arrived.get()
+                    if isinstance(found, Exception):
+                        raise found
+                    index, piece = found
+                    if not self._first and piece.tokens:
+                        self._first = time.monotonic()
+                    self.choices[index].take(piece)
+                    unfinished -= piece.finish is not None
+                    yield index, piece
+            self._measure()
+        except OverloadedError as error:
+            raise _ApiError(
+                429, "too many requests are waiting.", code="overloaded", wait=error.retry_after
+            ) from error
+        except EngineError as error:
+            self._facts["error"] = str(error)
+            raise _ApiError(500, str(error), code="engine_failure") from error
+        except TimeoutError as error:
+            raise _ApiError(
+                504,
+                f"the answer was not complete after {self._served.request_seconds:g} seconds.",
+                code="timeout",
+            ) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._facts["completion_tokens"] = sum(choice.tokens for choice in self.choices)
+
+    async def _follow(self, index: int, arrived: asyncio.Queue[tuple[int, Piece] | Exception]) -> None:
+        choice = self.choices[index]
+        try:
+            async with aclosing(
+                self._served.engine.generate(self._model, choice.prompt, choice.sampling)
+            ) as made:
+                async for piece in made:
+                    await arrived.put((index, piece))
+        except (OverloadedError, EngineError) as error:
+            await arrived.put(error)
+
+    def _measure(self) -> None:
+        ended = time.monotonic()
+        tokens = sum(choice.tokens for choice in self.choices)
+        self._metrics.duration.labels(*self._labels).observe(ended - self._began)
+        self._metrics.tokens.labels(*self._labels, "input").observe(self.prompt_tokens)
+        self._metrics.tokens.labels(*self._labels, "output").observe(tokens)
+        if self._first:
+            self._metrics.first_token.labels(*self._labels).observe(self._first - self._began)
+            self._facts["seconds_to_first_token"] = round(self._first - self._began, 4)
+            if tokens > 1:
+                self._metrics.output_token.labels(*self._labels).observe((ended - self._first) / (tokens - 1))
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """The work's result; it is given up if the client goes away."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise _ApiError(499, "the client went away.")
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _drain(answering: _Answering) -> None:
+    async with aclosing(answering.pieces()) as pieces:
+        async for _ in pieces:
+            pass
+
+
+async def _next(pieces: AsyncGenerator[_T]) -> _T:
+    return await anext(pieces)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _stream(
+    request: Request,
+    answering: _Answering,
+    chunks: Callable[[int, Piece], Sequence[Mapping[str, Any]]],
+    last: Sequence[Mapping[str, Any] | str | Callable[[], Mapping[str, Any]]],
+) -> StreamingResponse:
+    """A stream of events. Errors before the first piece are answers of their own; later ones are events."""
+    pieces = answering.pieces()
+    try:
+        first = await _unless_gone(request, _next(pieces))
+    except BaseException:
+        await pieces.aclose()
+        raise
+
+    async def events() -> AsyncIterator[bytes]:
+        async with aclosing(pieces):
+            try:
+                for chunk in chunks(*first):
+                    yield event(chunk)
+                async for index, piece in pieces:
+                    for chunk in chunks(index, piece):
+                        yield event(chunk)
+            except _ApiError as error:
+                yield event(error_body(error.status, str(error), code=error.code))
+                return
+            for make in last:
+                yield event(make() if callable(make) else make)
+
+    return StreamingResponse(
+        events(),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
+
+
+def _require_ready(served: Served) -> None:
+    if not served.readiness.ready:
+        raise _ApiError(503, f"not ready: {served.readiness.reason}", code="not_ready", wait=5)
+
+
+def _longest(served: Served, prompt: list[int], asked: int | None, param: str) -> int:
+    """Tokens that the answer may have."""
+    if not prompt:
+        raise _ApiError(400, "the prompt has no tokens.", code="invalid_value", param=param)
+    room = served.window - len(prompt)
+    if room < 1 or (asked is not None and asked > room):
+        raise _ApiError(
+            400,
+            f"the prompt has {len(prompt):,} tokens"
+            + ("" if asked is None else f" and the answer may have {asked:,}")
+            + f"; together at most {served.window:,} are possible.",
+            code="context_length_exceeded",
+            param=param,
+        )
+    return min(room, asked or served.max_tokens)
+
+
+def _answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatRequest, request: Request) -> Any:
+        """The next turn of a chat."""
+        _require_ready(served)
+        _model(served, body.model)
+        messages = [{"role": _role(one.role), "content": one.text} for one in body.messages]
+        prompt = _asked(lambda: served.chat_ids(messages), "messages")
+        longest = _longest(served, prompt, body.asked_tokens, "messages")
+        choices = [_Choice(prompt, body.choice_sampling(choice, longest)) for choice in range(body.n or 1)]
+        answering = _Answering(request, served, metrics, "chat", body.model, choices, len(prompt))
+        identifier = f"chatcmpl-{answering.identifier}"
+        if not body.stream:
+            await _unless_gone(request, _drain(answering))
+            return {
+                **head("chat.completion", identifier, answering.created, body.model),
+                "choices": [
+                    chat_response(index, one.text, one.finish or "stop", one.told_chances)
+                    for index, one in enumerate(choices)
+                ],
+                "usage": answering.usage,
+            }
+
+        opening = head("chat.completion.chunk", identifier, answering.created, body.model)
+        begun: set[int] = set()
+
+        def chunks(index: int, piece: Piece) -> list[dict[str, Any]]:
+            told = None if choices[index].sampling.chances is None else piece.chances
+            found = [] if index in begun else [chat_chunk(index, "", role=True)]
+            begun.add(index)
+            if piece.text or piece.chances:
+                found.append(chat_chunk(index, piece.text, chances=told))
+            if piece.finish:
+                found.append(chat_chunk(index, None, finish=piece.finish))
+            return [{**opening, "choices": [choice]} for choice in found]
+
+        return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
+
+    @app.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Any:
+        """The continuation of a text, or of several."""
+        _require_ready(served)
+        _model(served, body.model)
+        prompts = [_text_prompt(served, one) for one in body.prompts]
+        if not prompts or len(prompts) * (body.n or 1) > _MOST_COMPLETIONS:
+            raise _ApiError(
+                400,
+                f"{len(prompts)} prompts with {body.n or 1} answers each: 1 to {_MOST_COMPLETIONS} answers are "
+                "possible in a request.",
+                code="invalid_value",
+                param="prompt",
+            )
+        choices = [
+            _Choice(
+                prompt, body.choice_sampling(choice, _longest(served, prompt, body.asked_tokens, "prompt"))
+            )
+            for prompt in prompts
+            for choice in range(body.n or 1)
+        ]
+        tokens = sum(map(len, prompts))
+        answering = _Answering(request, served, metrics, "text_completion", body.model, choices, tokens)
+        opening = head("text_completion", f"cmpl-{answering.identifier}", answering.created, body.model)
+        if not body.stream:
+            await _unless_gone(request, _drain(answering))
+            found = [
+                completion_response(index, one.text, one.finish, one.told_chances)
+                for index, one in enumerate(choices)
+            ]
+            return {**opening, "choices": found, "usage": answering.usage}
+
+        def chunks(index: int, piece: Piece) -> list[dict[str, Any]]:
+            choice = choices[index]
+            told = None if choice.sampling.chances is None else piece.chances
+            if not (piece.text or piece.chances or piece.finish):
+                return []
+            offset = len(choice.text) - len(piece.text)
+            return [
+                {**opening, "choices": [completion_response(index, piece.text, piece.finish, told, offset)]}
+            ]
+
+        return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
+
+    @app.post("/v1/rag/answer", response_model=None)
+    async def rag(body: RagRequest, request: Request) -> Any:
+        """An answer from the documents, with its sources."""
+        _require_ready(served)
+        find = served.find
+        if find is None:
+            raise _ApiError(
+                404, "the run that is served has no documents.", code="no_documents", param="question"
+            )
+        name = body.model or served.tuned
+        _model(served, name)
+        asked = body.max_tokens or min(served.max_tokens, 256)
+        found = _asked(lambda: find(body.question, asked), "question")
+        longest = _longest(served, found.prompt, body.max_tokens, "question")
+        choice = _Choice(found.prompt, Sampling(min(longest, asked)))
+        answering = _Answering(request, served, metrics, "rag", name, [choice], len(found.prompt))
+        opening = head("rag.answer", f"rag-{answering.identifier}", answering.created, name)
+
+        def result() -> dict[str, Any]:
+            cited = set(found.cited(choice.text))
+            sources = [
+                {"number": number, "cited": number in cited, **source}
+                for number, source in enumerate(found.sources, start=1)
+            ]
+            return {
+                **opening,
+                "answer": choice.text,
+                "sources": sources,
+                "finish_reason": choice.finish,
+                "usage": answering.usage,
+            }
+
+        if not body.stream:
+            await _unless_gone(request, _drain(answering))
+            return result()
+
+        def chunks(_: int, piece: Piece) -> list[dict[str, Any]]:
+            return [{**opening, "object": "rag.answer.chunk", "text": piece.text}] if piece.text else []
+
+        return await _stream(request, answering, chunks, [result, "[DONE]"])
+
+
+_MOST_COMPLETIONS = 64
+
+
+def _ends(
+    options: StreamOptions | None, opening: Mapping[str, Any], answering: _Answering
+) -> list[Mapping[str, Any] | str | Callable[[], Mapping[str, Any]]]:
+    """What a stream ends with."""
+    if options is not None and options.include_usage:
+        return [lambda: {**opening, "choices": [], "usage": answering.usage}, "[DONE]"]
+    return ["[DONE]"]
+
+
+def _role(role: str) -> str:
+    return "system" if role == "developer" else role
+
+
+def _asked(make: Callable[[], Any], param: str) -> Any:
+    try:
+        return make()
+    except (DataError, ModelError) as error:
+        raise _ApiError(400, str(error), code="invalid_value", param=param) from error
+
+
+def _text_prompt(served: Served, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        return served.text_ids(prompt)
+    if any(token >= served.vocabulary for token in prompt):
+        raise _ApiError(
+            400,
+            f"there are tokens from 0 to {served.vocabulary - 1:,}.",
+            code="invalid_value",
+            param="prompt",
+        )
+    return prompt

@@ -1,0 +1,299 @@
+"""The engine in this process: requests of both models decoded together, token by token.
+
+A thread of its own runs the models; requests come to it through a queue, and pieces go back to the event loop that
+asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfaug.model.generate import end_tokens
+from selfaug.serving.answer_text import AnswerText
+from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling, TokenChance
+from selfaug.serving.lanes import Lane, lanes_of
+
+__all__ = ["EmbeddedEngine"]
+
+# Prompt tokens run at once while other answers wait for their next token.
+_PREFILL_TOKENS = 2048
+
+# Answers whose duration says how long a waiting request will wait.
+_REMEMBERED = 32
+
+
+@dataclass(eq=False)
+class _Request:
+    """A request on its way through the engine. Only the engine's thread touches what comes after `cancelled`."""
+
+    model: Model
+    prompt: Sequence[int]
+    sampling: Sampling
+    tell: Callable[[Piece | EngineError], None]
+    text: AnswerText
+    generator: torch.Generator | None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    made: int = 0
+    token: int = 0
+    began: float = 0.0
+
+
+class EmbeddedEngine:
+    """Answers requests with models that are in memory.
+
+    Args:
+        tuned: the tuned model.
+        base: the base model; None: the tuned model with its adapter off.
+        tokenizer: of both.
+        max_batch: answers made at once, of both models together.
+        max_waiting: requests that may wait; more are refused.
+    """
+
+    def __init__(
+        self,
+        tuned: PreTrainedModel | PeftModel,
+        base: PreTrainedModel | None,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_batch: int = 16,
+        max_waiting: int = 64,
+    ) -> None:
+        tuned.eval()
+        if base is not None:
+            base.eval()
+        self._tokenizer = tokenizer
+        self._ends = end_tokens(tuned, tokenizer)
+        self._lanes = lanes_of(tuned, base)
+        self._rows: dict[Lane, list[_Request]] = {lane: [] for lane in self._lanes}
+        self._max_batch, self._max_waiting = max_batch, max_waiting
+        self._arriving: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._queue: deque[_Request] = deque()
+        self._lock = threading.Lock()
+        self._waiting = 0
+        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="selfaug-engine", daemon=True)
+        self._thread.start()
+
+    # ---- called by the event loop
+
+    async def generate(
+        self, model: Model, prompt: Sequence[int], sampling: Sampling
+    ) -> AsyncGenerator[Piece]:
+        """Answer a prompt; see `Engine`."""
+        with self._lock:
+            if self._stopping.is_set() or not self._thread.is_alive():
+                raise EngineError("the engine has stopped")
+            if self._waiting >= self._max_waiting:
+                raise OverloadedError(self._expected_wait())
+            self._waiting += 1
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[Piece | EngineError] = asyncio.Queue()
+
+        def tell(piece: Piece | EngineError) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there to hear it
+                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        request = _Request(
+            model,
+            prompt,
+            sampling,
+            tell,
+            AnswerText(self._tokenizer, sampling.stop),
+            self._generator(sampling),
+        )
+        self._arriving.put(request)
+        try:
+            while True:
+                piece = await pieces.get()
+                if isinstance(piece, EngineError):
+                    raise piece
+                yield piece
+                if piece.finish is not None:
+                    return
+        finally:
+            request.cancelled.set()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return self._waiting
+
+    @property
+    def running(self) -> int:
+        """Requests that are being answered."""
+        return sum(len(rows) for rows in self._rows.values())
+
+    def close(self) -> None:
+        """End the thread; what runs or waits fails."""
+        self._stopping.set()
+        self._arriving.put(None)
+        self._thread.join()
+
+    def _generator(self, sampling: Sampling) -> torch.Generator | None:
+        if sampling.temperature == 0:
+            return None
+        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed % 2**63
+        return torch.Generator(self._lanes[0].device).manual_seed(seed)
+
+    def _expected_wait(self) -> float:
+        """Seconds until a place is likely to be free."""
+        return max(1.0, sum(self._seconds) / max(len(self._seconds), 1) / self._max_batch)
+
+    # ---- the engine's thread
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while not self._stopping.is_set():
+                self._receive(block=not self._queue and not self.running)
+                if self._stopping.is_set():
+                    break
+                for lane in self._lanes:
+                    try:
+                        self._advance(lane)
+                    except Exception as error:  # any: the engine outlives a batch that failed
+                        self._fail(lane, error)
+        with self._lock:
+            self._receive(block=False)
+            for request in [*self._queue, *(row for rows in self._rows.values() for row in rows)]:
+                request.tell(EngineError("the engine has stopped"))
+
+    def _receive(self, *, block: bool) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                request = self._arriving.get(block=block)
+                block = False
+                if request is not None:
+                    self._queue.append(request)
+        for request in [one for one in self._queue if one.cancelled.is_set()]:
+            self._queue.remove(request)
+            self._begun()
+
+    def _advance(self, lane: Lane) -> None:
+        """Let requests join, and make one more token of each."""
+        rows = self._rows[lane]
+        self._drop_cancelled(lane)
+        if rows:
+            tokens = torch.tensor([request.token for request in rows], device=lane.device)
+            self._take(lane, list(rows), lane.step(tokens))
+        joining = self._joining(lane)
+        if joining:
+            rows += joining
+            logits_NV = lane.join([r.prompt for r in joining], [r.model for r in joining])
+            self._take(lane, joining, logits_NV)
+
+    def _joining(self, lane: Lane) -> list[_Request]:
+        """Requests whose turn it is: first come, first served."""
+        joining: list[_Request] = []
+        if not lane.open:
+            return joining
+        left: deque[_Request] = deque()
+        room, tokens = self._max_batch - self.running, _PREFILL_TOKENS
+        while self._queue and room > 0:
+            request = self._queue.popleft()
+            if request.model not in lane.serves:
+                left.append(request)
+            elif joining and len(request.prompt) > tokens:
+                left.append(request)
+                break
+            else:
+                request.began = time.monotonic()
+                joining.append(request)
+                self._begun()
+                room -= 1
+                tokens -= len(request.prompt)
+        self._queue.extendleft(reversed(left))
+        return joining
+
+    def _begun(self) -> None:
+        with self._lock:
+            self._waiting -= 1
+
+    def _drop_cancelled(self, lane: Lane) -> None:
+        rows = self._rows[lane]
+        kept = [place for place, request in enumerate(rows) if not request.cancelled.is_set()]
+        self._keep(lane, kept)
+
+    def _keep(self, lane: Lane, kept: list[int]) -> None:
+        rows = self._rows[lane]
+        if len(kept) < len(rows):
+            lane.keep(kept)
+            rows[:] = [rows[place] for place in kept]
+
+    def _take(self, lane: Lane, requests: list[_Request], logits_NV: Tensor) -> None:
+        """Choose a token for each of the rows, and let go those that have ended."""
+        likeliest = logits_NV.argmax(-1).tolist()
+        ended: set[_Request] = set()
+        for place, request in enumerate(requests):
+            logits_V = logits_NV[place]
+            request.token = likeliest[place] if request.generator is None else _drawn(logits_V, request)
+            piece = self._piece(request, logits_V)
+            if piece is not None:
+                request.tell(piece)
+                if piece.finish is not None:
+                    ended.add(request)
+                    self._seconds.append(time.monotonic() - request.began)
+        if ended:
+            rows = self._rows[lane]
+            self._keep(lane, [place for place, request in enumerate(rows) if request not in ended])
+
+    def _piece(self, request: _Request, logits_V: Tensor) -> Piece | None:
+        if request.token in self._ends:
+            return Piece(request.text.end(), 0, [], "stop")
+        request.made += 1
+        text = request.text.add(request.token)
+        finish = None
+        if request.text.stopped:
+            finish = "stop"
+        elif request.made == request.sampling.max_tokens:
+            text, finish = text + request.text.end(), "length"
+        return Piece(text, 1, self._chances(request, logits_V), finish)
+
+    def _chances(self, request: _Request, logits_V: Tensor) -> list[TokenChance]:
+        count = request.sampling.chances
+        if count is None:
+            return []
+        logprobs_V = logits_V.float().log_softmax(-1)
+        best = logprobs_V.topk(min(count, len(logprobs_V)))
+        alternatives = [
+            (self._token_text(token), logprob)
+            for logprob, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        own = float(logprobs_V[request.token])
+        return [TokenChance(self._token_text(request.token), own, alternatives)]
+
+    def _token_text(self, token: int) -> str:
+        return str(self._tokenizer.decode([token]))
+
+    def _fail(self, lane: Lane, error: Exception) -> None:
+        failure = EngineError(f"{type(error).__name__} while answering")
+        failure.__cause__ = error
+        for request in self._rows[lane]:
+            request.tell(failure)
+        self._rows[lane].clear()
+        lane.clear()
+
+
+def _drawn(logits_V: Tensor, request: _Request) -> int:
+    """A token drawn as asked."""
+    sampling = request.sampling
+    p_V = (logits_V.float() / sampling.temperature).softmax(-1)
+    if sampling.top_p < 1:
+        likely_V, token_V = p_V.sort(descending=True)
+        # A token stays if those before it don't reach top_p, so that one always does.
+        likely_V[likely_V.cumsum(-1) - likely_V >= sampling.top_p] = 0.0
+        p_V = torch.zeros_like(p_V).scatter_(0, token_V, likely_V)
+    return int(torch.multinomial(p_V, 1, generator=request.generator))

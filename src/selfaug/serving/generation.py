@@ -1,0 +1,111 @@
+"""What an engine is asked for, and what it gives back piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+__all__ = [
+    "BASE",
+    "TUNED",
+    "Engine",
+    "EngineError",
+    "Model",
+    "OverloadedError",
+    "Piece",
+    "Sampling",
+    "TokenChance",
+]
+
+Model = Literal["base", "tuned"]
+BASE: Model = "base"
+TUNED: Model = "tuned"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are chosen, and when an answer ends.
+
+    Attributes:
+        max_tokens: most tokens of the answer.
+        temperature: logits are divided by it; 0 takes the likeliest token.
+        top_p: draws from the likeliest tokens that together have this probability.
+        seed: of the draws; None draws one.
+        stop: texts that end the answer and are not part of it.
+        chances: alternatives whose log-probabilities are told with each token; None tells none, not even its own.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    chances: int | None = None
+
+
+class TokenChance(NamedTuple):
+    """A token with its log-probability (natural logarithm, at temperature 1) and the likeliest alternatives."""
+
+    token: str
+    logprob: float
+    alternatives: list[tuple[str, float]]
+
+
+class Piece(NamedTuple):
+    """What has been made since the piece before.
+
+    Attributes:
+        text: may be empty: a token may be a part of a character, or the beginning of a stop text.
+        tokens: of the answer that this piece accounts for.
+        chances: of those tokens, if asked for.
+        finish: why the answer has ended ("stop", "length"), or None.
+    """
+
+    text: str
+    tokens: int
+    chances: list[TokenChance]
+    finish: str | None
+
+
+class OverloadedError(Exception):
+    """More is waiting than may wait.
+
+    Attributes:
+        retry_after: seconds after which it is worth trying again.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("too many requests are waiting")
+        self.retry_after = retry_after
+
+
+class EngineError(Exception):
+    """The engine could not answer: out of memory, or the engine has stopped."""
+
+
+class Engine(Protocol):
+    """What makes answers."""
+
+    def generate(self, model: Model, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece]:
+        """Answer a prompt of token ids. Closing the generator ends the work on it.
+
+        Raises:
+            OverloadedError: at once, if too many requests are waiting.
+            EngineError: if it could not go on.
+        """
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Requests that are being answered."""
+        ...
+
+    def close(self) -> None:
+        """End all work; what runs fails."""
+        ...

@@ -1,0 +1,217 @@
+"""What every request passes first: key, rate, size and time of its body; and what every response has."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from selfaug.serving.keys import ApiKeys
+from selfaug.serving.openai_responses import error_body
+from selfaug.serving.rate_limit import RateLimit
+
+__all__ = ["OPEN_PATHS", "Guard", "Limits", "log_line"]
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""All that answers without a key."""
+
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may take.
+
+    Attributes:
+        body_bytes: largest body.
+        body_seconds: in which a body must be here.
+        requests_per_minute: 0 for any number.
+    """
+
+    body_bytes: int = 1_000_000
+    body_seconds: float = 30.0
+    requests_per_minute: float = 600.0
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str, code: str, wait: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.wait = status, code, wait
+
+
+class Guard:
+    """Lets requests through to the application, or answers them itself.
+
+    Args:
+        app: the application.
+        keys: that are taken; None takes requests without a key.
+        limits: of a request.
+        known: what a path is called in metrics and log; paths of others are not told, whatever is in them.
+        on_done: called with path, status and seconds of every request.
+        log: called with a line of JSON for every request. It has no text of the request or the answer.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keys: ApiKeys | None,
+        limits: Limits,
+        known: Callable[[str], str],
+        on_done: Callable[[str, int, float], None],
+        log: Callable[[str], None],
+    ) -> None:
+        self._app, self._keys, self._limits, self._known = app, keys, limits, known
+        self._on_done, self._log = on_done, log
+        self._rate = RateLimit(limits.requests_per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        began = time.monotonic()
+        identifier = secrets.token_hex(8)
+        scope.setdefault("state", {}).update(request_id=identifier, facts={})
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = [*_HEADERS, (b"x-request-id", identifier.encode())]
+                message = {**message, "headers": [*message["headers"], *own]}
+            await send(message)
+
+        try:
+            try:
+                self._admit(scope)
+                body = await self._body(receive)
+                if body is not None:
+                    await self._app(scope, _replayed(body, receive), answer)
+            except _RefusedError as refusal:
+                if status == 0:
+                    await _answer_refusal(refusal, answer)
+        finally:
+            seconds = time.monotonic() - began
+            path = self._known(scope["path"])
+            self._on_done(path, status, seconds)
+            facts = scope["state"]["facts"]
+            self._log(
+                log_line(
+                    "request",
+                    id=identifier,
+                    method=scope["method"],
+                    path=path,
+                    # What the client never got: it went away before.
+                    status=status or 499,
+                    seconds=round(seconds, 4),
+                    **facts,
+                )
+            )
+
+    def _admit(self, scope: Scope) -> None:
+        if scope["path"] in OPEN_PATHS:
+            return
+        if self._keys is not None and _key(scope) not in self._keys:
+            raise _RefusedError(
+                401,
+                "this server needs its API key: send `Authorization: Bearer KEY`.",
+                "invalid_api_key",
+            )
+        if scope["method"] == "POST" and (wait := self._rate.wait()) > 0:
+            raise _RefusedError(
+                429,
+                f"more than {self._limits.requests_per_minute:g} requests a minute.",
+                "rate_limit_exceeded",
+                wait,
+            )
+        length = _header(scope, b"content-length")
+        if length.isdigit() and int(length) > self._limits.body_bytes:
+            raise self._too_large()
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body, as far as it is allowed to be large and slow; None if the client went away."""
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._limits.body_seconds):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self._limits.body_bytes:
+                        raise self._too_large()
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise _RefusedError(
+                408, f"the body was not here after {self._limits.body_seconds:g} seconds.", "slow_body"
+            ) from None
+
+    def _too_large(self) -> _RefusedError:
+        return _RefusedError(
+            413, f"the body is larger than {self._limits.body_bytes:,} bytes.", "body_too_large"
+        )
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Gives the body once, and then what else comes: that the client goes away."""
+    given = False
+
+    async def replayed() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    values = [value for key, value in scope["headers"] if key == name]
+    return values[0].decode("latin-1") if len(values) == 1 else ""
+
+
+def _key(scope: Scope) -> str:
+    scheme, _, key = _header(scope, b"authorization").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else ""
+
+
+async def _answer_refusal(refusal: _RefusedError, send: Send) -> None:
+    body = json.dumps(error_body(refusal.status, str(refusal), code=refusal.code)).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if refusal.wait is not None:
+        headers.append((b"retry-after", str(math.ceil(refusal.wait)).encode()))
+    if refusal.status in (408, 413):  # the rest of the body is not read
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def log_line(event: str, **facts: Any) -> str:
+    """A line of a structured log."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps({"time": now, "event": event, **facts})
+
+
+def write_to_stderr(line: str) -> None:
+    """The log's default place."""
+    print(line, file=sys.stderr, flush=True)
