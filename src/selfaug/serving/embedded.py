@@ -59,7 +59,7 @@ class EmbeddedEngine:
         base: the base model; None: the tuned model with its adapter off.
         tokenizer: of both.
         max_batch: answers made at once, of both models together.
-        max_waiting: requests that may wait; more are refused.
+        max_waiting: requests that may wait beside these; more are refused.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class EmbeddedEngine:
         self._arriving: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._queue: deque[_Request] = deque()
         self._lock = threading.Lock()
-        self._waiting = 0
+        self._asked = self._waiting = 0
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="selfaug-engine", daemon=True)
@@ -97,8 +97,9 @@ class EmbeddedEngine:
         with self._lock:
             if self._stopping.is_set() or not self._thread.is_alive():
                 raise EngineError("the engine has stopped")
-            if self._waiting >= self._max_waiting:
+            if self._asked >= self._max_batch + self._max_waiting:
                 raise OverloadedError(self._expected_wait())
+            self._asked += 1
             self._waiting += 1
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | EngineError] = asyncio.Queue()
@@ -126,6 +127,8 @@ class EmbeddedEngine:
                     return
         finally:
             request.cancelled.set()
+            with self._lock:
+                self._asked -= 1
 
     @property
     def waiting(self) -> int:
@@ -236,21 +239,24 @@ class EmbeddedEngine:
     def _take(self, lane: Lane, requests: list[_Request], logits_NV: Tensor) -> None:
         """Choose a token for each of the rows, and let go those that have ended."""
         likeliest = logits_NV.argmax(-1).tolist()
+        told: list[tuple[_Request, Piece]] = []
         ended: set[_Request] = set()
         for place, request in enumerate(requests):
             logits_V = logits_NV[place]
             request.token = likeliest[place] if request.generator is None else _drawn(logits_V, request)
             piece = self._piece(request, logits_V)
-            if piece is not None:
-                request.tell(piece)
-                if piece.finish is not None:
-                    ended.add(request)
-                    self._seconds.append(time.monotonic() - request.began)
+            told.append((request, piece))
+            if piece.finish is not None:
+                ended.add(request)
+                self._seconds.append(time.monotonic() - request.began)
         if ended:
             rows = self._rows[lane]
             self._keep(lane, [place for place, request in enumerate(rows) if request not in ended])
+        # Last: who hears that an answer has ended finds its place free.
+        for request, piece in told:
+            request.tell(piece)
 
-    def _piece(self, request: _Request, logits_V: Tensor) -> Piece | None:
+    def _piece(self, request: _Request, logits_V: Tensor) -> Piece:
         if request.token in self._ends:
             return Piece(request.text.end(), 0, [], "stop")
         request.made += 1

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from contextlib import aclosing
+
+import pytest
+import torch
+from peft import PeftModel
+from serving_fixtures import tiny_pair
+from transformers import PreTrainedTokenizerFast
+
+from selfaug.model.generate import generate_greedy_ids
+from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling
+from selfaug.serving.lanes import lanes_of
+
+
+async def answer(
+    engine: EmbeddedEngine, model: Model, prompt: Sequence[int], sampling: Sampling
+) -> tuple[str, list[Piece]]:
+    async with aclosing(engine.generate(model, prompt, sampling)) as made:
+        pieces = [piece async for piece in made]
+    return "".join(piece.text for piece in pieces), pieces
+
+
+def prompts_of(count: int, seed: int = 0) -> list[list[int]]:
+    rng = random.Random(seed)
+    return [[rng.randrange(3, 280) for _ in range(rng.choice((2, 5, 17, 40)))] for _ in range(count)]
+
+
+def alone(
+    tuned: PeftModel, tokenizer: PreTrainedTokenizerFast, model: Model, prompt: list[int], limit: int
+) -> str:
+    """The greedy answer without anything else in the batch."""
+    if model == "base":
+        with tuned.disable_adapter():
+            ids = generate_greedy_ids(tuned, [prompt], max_new_tokens=limit)[0]
+    else:
+        ids = generate_greedy_ids(tuned, [prompt], max_new_tokens=limit)[0]
+    return str(tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def test_concurrent_answers_of_both_models_are_those_of_one_at_a_time(
+    engine: EmbeddedEngine, tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompts = prompts_of(12)
+    models: list[Model] = [("base", "tuned")[number % 3 > 0] for number in range(len(prompts))]
+    limits = [3 + 5 * (number % 4) for number in range(len(prompts))]
+    expected = [
+        alone(tuned, tiny_tokenizer, model, prompt, limit)
+        for model, prompt, limit in zip(models, prompts, limits, strict=True)
+    ]
+    assert expected[0] != alone(tuned, tiny_tokenizer, "tuned", prompts[0], limits[0])
+
+    async def all_of_them() -> list[str]:
+        async def later(number: int) -> str:
+            await asyncio.sleep(0.01 * (number % 5))
+            return (await answer(engine, models[number], prompts[number], Sampling(limits[number])))[0]
+
+        return await asyncio.gather(*map(later, range(len(prompts))))
+
+    assert asyncio.run(all_of_them()) == expected
+    assert engine.running == engine.waiting == 0
+
+
+@pytest.mark.parametrize(
+    "lora", [{"use_dora": True}, {"modules_to_save": ["lm_head"]}, {}], ids=["dora", "trained-head", "full"]
+)
+def test_models_that_cannot_share_a_batch_have_one_each(
+    lora: dict[str, object], tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tuned = tiny_pair(tiny_tokenizer, **lora)
+    base = None
+    if not lora:
+        base = tiny_pair(tiny_tokenizer).unload()
+        assert len(lanes_of(tuned, base)) == 2
+    assert len(lanes_of(tuned, base)) == 2
+    engine = EmbeddedEngine(tuned, base, tiny_tokenizer, max_batch=4)
+    prompts = prompts_of(4)
+    models: list[Model] = ["base", "tuned", "tuned", "base"]
+
+    async def together() -> list[str]:
+        found = await asyncio.gather(
+            *(
+                answer(engine, model, prompt, Sampling(8))
+                for model, prompt in zip(models, prompts, strict=True)
+            )
+        )
+        return [text for text, _ in found]
+
+    try:
+        expected = [alone(tuned, tiny_tokenizer, m, p, 8) for m, p in zip(models, prompts, strict=True)]
+        assert asyncio.run(together()) == expected
+    finally:
+        engine.close()
+
+
+def test_an_answer_ends_at_its_limit_its_end_token_or_a_stop_text(
+    engine: EmbeddedEngine, tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompt = prompts_of(1)[0]
+    text, pieces = asyncio.run(answer(engine, "tuned", prompt, Sampling(6)))
+    assert [piece.finish for piece in pieces] == [None] * 5 + ["length"]
+    assert sum(piece.tokens for piece in pieces) == 6
+    stop = text[2:4]
+    stopped, pieces = asyncio.run(answer(engine, "tuned", prompt, Sampling(6, stop=(stop,))))
+    assert stopped == text[: text.find(stop)]
+    assert pieces[-1].finish == "stop"
+    # With the first token's successor as the end token, nothing but the first is said.
+    first, second = generate_greedy_ids(tuned, [prompt], max_new_tokens=2)[0]
+    ending = EmbeddedEngine(tuned, None, tiny_tokenizer)
+    ending._ends = frozenset({second})
+    try:
+        ended, pieces = asyncio.run(answer(ending, "tuned", prompt, Sampling(6)))
+    finally:
+        ending.close()
+    assert (ended, pieces[-1].finish) == (tiny_tokenizer.decode([first]), "stop")
+    assert sum(piece.tokens for piece in pieces) == 1
+
+
+def test_draws_are_the_seeds_own_whatever_else_is_in_the_batch(engine: EmbeddedEngine) -> None:
+    prompt, others = prompts_of(1)[0], prompts_of(3, seed=1)
+    drawn = Sampling(10, temperature=1.5, top_p=0.9, seed=7)
+
+    async def beside_others() -> str:
+        found = await asyncio.gather(
+            answer(engine, "tuned", prompt, drawn),
+            *(answer(engine, "base", other, Sampling(12, temperature=1.0)) for other in others),
+        )
+        return found[0][0]
+
+    by_itself = asyncio.run(answer(engine, "tuned", prompt, drawn))[0]
+    assert asyncio.run(beside_others()) == by_itself
+    texts = {
+        asyncio.run(answer(engine, "tuned", prompt, Sampling(10, temperature=1.5, seed=seed)))[0]
+        for seed in range(4)
+    }
+    assert len(texts) > 1
+    nearly_greedy = Sampling(10, temperature=1.0, top_p=1e-6, seed=0)
+    greedy = asyncio.run(answer(engine, "tuned", prompt, Sampling(10)))[0]
+    assert asyncio.run(answer(engine, "tuned", prompt, nearly_greedy))[0] == greedy
+
+
+def test_draws_follow_the_models_distribution(engine: EmbeddedEngine, tuned: PeftModel) -> None:
+    prompt = prompts_of(1)[0]
+    with torch.no_grad():
+        p = (tuned(input_ids=torch.tensor([prompt])).logits[0, -1] / 2.0).softmax(-1)
+
+    async def draws() -> list[str]:
+        found = []
+        for seed in range(400):
+            sampling = Sampling(1, temperature=2.0, seed=seed, chances=0)
+            chances = (await answer(engine, "tuned", prompt, sampling))[1][0].chances
+            found.append(chances[0].token if chances else "")  # the end token has none
+        return found
+
+    found = asyncio.run(draws())
+    texts = [
+        engine._tokenizer.decode([token]) if token not in engine._ends else "" for token in range(len(p))
+    ]
+    # Many tokens are a part of a character, and have the same text.
+    likeliest = max(
+        set(texts), key=lambda text: sum(float(p[i]) for i, one in enumerate(texts) if one == text)
+    )
+    expected = sum(float(p[i]) for i, one in enumerate(texts) if one == likeliest)
+    share = found.count(likeliest) / len(found)
+    assert 0.1 < expected < 0.9
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / len(found)) ** 0.5
+
+
+def test_chances_are_the_models_log_probabilities(
+    engine: EmbeddedEngine, tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompt = prompts_of(1)[0]
+    _, pieces = asyncio.run(answer(engine, "tuned", prompt, Sampling(4, chances=3)))
+    ids = generate_greedy_ids(tuned, [prompt], max_new_tokens=4)[0]
+    with torch.no_grad():
+        logits = tuned(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+    logprobs = logits.double().log_softmax(-1)
+    chances = [chance for piece in pieces for chance in piece.chances]
+    for token, row, chance in zip(ids, logprobs, chances, strict=True):
+        assert chance.token == tiny_tokenizer.decode([token])
+        assert chance.logprob == pytest.approx(float(row[token]), abs=1e-4)
+        best = row.topk(3)
+        assert [one for one, _ in chance.alternatives] == [tiny_tokenizer.decode([t]) for t in best.indices]
+        assert [p for _, p in chance.alternatives] == pytest.approx(best.values.tolist(), abs=1e-4)
+    _, pieces = asyncio.run(answer(engine, "tuned", prompt, Sampling(4)))
+    assert all(piece.chances == [] for piece in pieces)
+
+
+def test_an_answer_that_nobody_waits_for_is_given_up(engine: EmbeddedEngine) -> None:
+    async def leave_early() -> None:
+        made = engine.generate("tuned", prompts_of(1)[0], Sampling(200))
+        await anext(made)
+        assert engine.running == 1
+        await made.aclose()
+        for _ in range(200):
+            if engine.running == 0:
+                return
+            await asyncio.sleep(0.01)
+        pytest.fail("it still runs")
+
+    asyncio.run(leave_early())
+
+
+def test_what_waits_is_bounded_and_those_that_left_make_room(
+    tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=1, max_waiting=2)
+    prompt = prompts_of(1)[0]
+
+    async def crowd() -> None:
+        running = engine.generate("tuned", prompt, Sampling(150))
+        await anext(running)
+        waiting = [asyncio.create_task(anext(engine.generate("base", prompt, Sampling(2)))) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert engine.waiting == 2
+        with pytest.raises(OverloadedError) as refused:
+            await anext(engine.generate("tuned", prompt, Sampling(2)))
+        assert refused.value.retry_after >= 1
+        waiting[0].cancel()
+        await asyncio.sleep(0.1)
+        assert engine.waiting == 1
+        accepted = asyncio.create_task(anext(engine.generate("tuned", prompt, Sampling(2))))
+        await running.aclose()
+        assert (await waiting[1]).tokens == (await accepted).tokens == 1
+
+    try:
+        asyncio.run(crowd())
+    finally:
+        engine.close()
+
+
+def test_a_batch_that_fails_fails_alone(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = engine._lanes[0]
+    step, steps = lane.step, []
+
+    def breaking(token_ids: torch.Tensor) -> torch.Tensor:
+        steps.append(1)
+        if len(steps) == 2:
+            raise MemoryError("no more")
+        return step(token_ids)
+
+    monkeypatch.setattr(lane, "step", breaking)
+    prompt = prompts_of(1)[0]
+    with pytest.raises(EngineError, match="MemoryError"):
+        asyncio.run(answer(engine, "tuned", prompt, Sampling(8)))
+    assert asyncio.run(answer(engine, "tuned", prompt, Sampling(8)))[1][-1].finish == "length"
+
+
+def test_closing_fails_what_runs_and_what_comes(
+    tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer)
+
+    async def cut() -> None:
+        made = engine.generate("tuned", prompts_of(1)[0], Sampling(200))
+        await anext(made)
+        await asyncio.to_thread(engine.close)
+        with pytest.raises(EngineError, match="stopped"):
+            async for _ in made:
+                pass
+        with pytest.raises(EngineError, match="stopped"):
+            await anext(engine.generate("tuned", [5], Sampling(2)))
+
+    asyncio.run(cut())
