@@ -15,8 +15,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfaug.model.generate import chat_prompt_ids
-from selfaug.serving.app import Served, create_app
+from selfaug.serving.app import Readiness, Served, create_app
 from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
 
 KEY = "sk-of-the-tests-0123456789"
@@ -79,12 +80,8 @@ def served_by(engine: Any, tokenizer: PreTrainedTokenizerFast, **more: Any) -> S
 class Running:
     """A server in a thread."""
 
-    def __init__(self, app: Any, **config: Any) -> None:
-        import uvicorn
-
-        self.server = uvicorn.Server(
-            uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off", **config)
-        )
+    def __init__(self, app: Any, readiness: Readiness) -> None:
+        self.server = HttpServer(app, readiness, host="127.0.0.1", port=0)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         ends = time.monotonic() + 30
@@ -112,7 +109,7 @@ def served(engine: EmbeddedEngine, tiny_tokenizer: PreTrainedTokenizerFast) -> S
 
 @pytest.fixture
 def server(served: Served, log: list[str]) -> Iterator[Running]:
-    running = Running(create_app(served, keys=ApiKeys.of(KEY), log=log.append))
+    running = Running(create_app(served, keys=ApiKeys.of(KEY), log=log.append), served.readiness)
     yield running
     running.stop()
 
@@ -130,9 +127,9 @@ def start(log: list[str]) -> Iterator[Callable[..., Running]]:
     """Starts further servers, with settings of their own."""
     running: list[Running] = []
 
-    def make(served: Served, *, uvicorn: dict[str, Any] | None = None, **options: Any) -> Running:
+    def make(served: Served, **options: Any) -> Running:
         options.setdefault("keys", ApiKeys.of(KEY))
-        running.append(Running(create_app(served, log=log.append, **options), **(uvicorn or {})))
+        running.append(Running(create_app(served, log=log.append, **options), served.readiness))
         return running[-1]
 
     yield make

@@ -258,7 +258,8 @@ def test_a_client_that_goes_away_frees_its_place(
 ) -> None:
     body = {"model": "first", "messages": ASKED, "max_tokens": 150}
     with client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()
+        next(lines)
         assert engine.running == 1
     assert _soon(lambda: engine.running == 0)
 

@@ -7,10 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
-import uvicorn
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,9 +21,10 @@ from selfaug.phases.ask import cited_passages, open_documents
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.chat import open_chat
 from selfaug.rundir import RunDir
-from selfaug.serving.app import SHUTTING_DOWN, FoundPrompt, Readiness, Served, create_app
+from selfaug.serving.app import FoundPrompt, Readiness, Served, create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.guard import Limits, write_to_stderr
+from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
 
 __all__ = ["ALIAS", "ServeSettings", "Server", "open_server", "server_keys"]
@@ -118,18 +117,13 @@ class Server:
         self.served = served
         self._check = check
         self._settings = settings
-        config = uvicorn.Config(
+        self._server = HttpServer(
             create_app(served, keys=keys, limits=settings.limits, log=log),
+            served.readiness,
             host=settings.host,
             port=settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=int(settings.drain_seconds),
+            drain_seconds=settings.drain_seconds,
         )
-        self._server = _Draining(config, served.readiness)
         self.url = ""
 
     def run(self, on_ready: Callable[[Readiness], None] = lambda _: None) -> None:
@@ -180,19 +174,6 @@ class Server:
             else:
                 readiness.become(True, "drift and answers of the canary set are as recorded at training")
         on_ready(readiness)
-
-
-class _Draining(uvicorn.Server):
-    """Tells that it is not ready any more as soon as it is told to end."""
-
-    def __init__(self, config: uvicorn.Config, readiness: Readiness) -> None:
-        super().__init__(config)
-        self._readiness = readiness
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """A signal has come."""
-        self._readiness.become(False, SHUTTING_DOWN)
-        super().handle_exit(sig, frame)
 
 
 def open_server(

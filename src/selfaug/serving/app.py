@@ -386,18 +386,18 @@ class _Answering:
         arrived: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
         tasks = [asyncio.create_task(self._follow(i, arrived)) for i in range(len(self.choices))]
         try:
-            async with asyncio.timeout(self._served.request_seconds):
-                unfinished = len(tasks)
-                while unfinished:
-                    found = await arrived.get()
-                    if isinstance(found, Exception):
-                        raise found
-                    index, piece = found
-                    if not self._first and piece.tokens:
-                        self._first = time.monotonic()
-                    self.choices[index].take(piece)
-                    unfinished -= piece.finish is not None
-                    yield index, piece
+            unfinished = len(tasks)
+            while unfinished:
+                left = self._began + self._served.request_seconds - time.monotonic()
+                found = await asyncio.wait_for(arrived.get(), max(left, 0.0))
+                if isinstance(found, Exception):
+                    raise found
+                index, piece = found
+                if not self._first and piece.tokens:
+                    self._first = time.monotonic()
+                self.choices[index].take(piece)
+                unfinished -= piece.finish is not None
+                yield index, piece
             self._measure()
         except OverloadedError as error:
             raise _ApiError(

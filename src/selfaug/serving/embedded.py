@@ -262,10 +262,10 @@ class EmbeddedEngine:
         request.made += 1
         text = request.text.add(request.token)
         finish = None
+        if request.made == request.sampling.max_tokens:
+            text, finish = text + request.text.end(), "length"
         if request.text.stopped:
             finish = "stop"
-        elif request.made == request.sampling.max_tokens:
-            text, finish = text + request.text.end(), "length"
         return Piece(text, 1, self._chances(request, logits_V), finish)
 
     def _chances(self, request: _Request, logits_V: Tensor) -> list[TokenChance]:

@@ -1,0 +1,47 @@
+"""The HTTP server: what it tells about itself, how long it waits, and how it ends."""
+
+from __future__ import annotations
+
+from types import FrameType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from selfaug.serving.app import SHUTTING_DOWN, Readiness
+
+__all__ = ["HttpServer"]
+
+
+class HttpServer(uvicorn.Server):
+    """Serves an application; at SIGTERM and SIGINT it is not ready any more, and running answers end.
+
+    Args:
+        app: the application.
+        readiness: of what it serves.
+        host: address to listen on.
+        port: 0 takes a free one.
+        drain_seconds: that running answers have.
+    """
+
+    def __init__(
+        self, app: ASGIApp, readiness: Readiness, *, host: str, port: int, drain_seconds: float = 30.0
+    ) -> None:
+        self._readiness = readiness
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="off",
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=max(1, round(drain_seconds)),
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal has come."""
+        self._readiness.become(False, SHUTTING_DOWN)
+        super().handle_exit(sig, frame)

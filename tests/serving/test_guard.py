@@ -1,0 +1,395 @@
+"""What the server lets in, and what it never tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2 as httpx
+import pytest
+from serving_fixtures import KEY, Running, served_by
+from transformers import PreTrainedTokenizerFast
+
+from selfaug.errors import DataError, StorageError
+from selfaug.serving.app import FoundPrompt, Served, create_app
+from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.guard import Limits
+from selfaug.serving.keys import ApiKeys
+from selfaug.serving.rate_limit import RateLimit
+
+SECRET = "Kelvandra's unpublished numbers"
+CHAT = {"model": "first", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 3}
+
+
+def paths_of(client: httpx.Client) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = client.get("/openapi.json").json()["paths"]
+    return found
+
+
+def slow_down(engine: EmbeddedEngine) -> None:
+    """Twenty tokens a second, to the limit."""
+    engine._ends = frozenset()
+    step = engine._lanes[0].step
+
+    def slow(token_ids: Any) -> Any:
+        time.sleep(0.05)
+        return step(token_ids)
+
+    engine._lanes[0].step = slow  # type: ignore[method-assign]
+
+
+def test_everything_but_health_and_ready_needs_the_key(client: httpx.Client, server: Running) -> None:
+    described = paths_of(client)
+    paths = [
+        *described,
+        "/openapi.json",
+        "/docs",
+        "/redoc",
+        "/",
+        "/nothing",
+        "/v1/",
+        "//health",
+        "/health/",
+        "/ready/x",
+    ]
+    assert {"/v1/chat/completions", "/v1/models", "/metrics", "/health"} <= set(paths)
+    with httpx.Client(base_url=server.url, trust_env=False) as without:
+        for path in paths:
+            for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"):
+                found = without.request(method, path.replace("{name}", "first"))
+                if path in ("/health", "/ready"):
+                    assert found.status_code == (200 if method == "GET" else 405), (method, path)
+                else:
+                    assert found.status_code == 401, (method, path)
+                    assert found.headers["www-authenticate"] == "Bearer"
+        # As a path in other words, and as a key in other places.
+        for path in ("/v1/../v1/models", "/%76%31/models", "/health/../v1/models", "/v1/models?key=" + KEY):
+            assert without.get(path).status_code == 401
+        for headers in (
+            [("authorization", KEY)],
+            [("authorization", f"Basic {KEY}")],
+            [("authorization", "Bearer")],
+            [("authorization", f"Bearer {KEY}"), ("authorization", "Bearer other")],
+            [("x-api-key", KEY)],
+            [("cookie", f"authorization=Bearer {KEY}")],
+        ):
+            assert without.get("/v1/models", headers=headers).status_code == 401
+        for good in (f"Bearer {KEY}", f"bearer  {KEY}"):
+            assert without.get("/v1/models", headers={"authorization": good}).status_code == 200
+
+
+def test_every_response_has_the_headers_that_keep_browsers_out(client: httpx.Client, server: Running) -> None:
+    answers = [client.get("/v1/models"), client.get("/nothing"), client.post("/v1/chat/completions", json={})]
+    answers.append(httpx.get(f"{server.url}/v1/models", trust_env=False))
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in answer.headers
+        assert "server" not in answer.headers
+        assert len(answer.headers["x-request-id"]) == 16
+
+
+def test_errors_are_openais(client: httpx.Client) -> None:
+    for answer, status in (
+        (client.get("/nothing"), 404),
+        (client.put("/v1/models"), 405),
+        (client.post("/v1/chat/completions", content=b"{not json"), 400),
+        (client.post("/v1/chat/completions", content=b"\xff\xfe"), 400),
+        (client.post("/v1/chat/completions", json=[1]), 400),
+        (client.post("/v1/chat/completions", json={**CHAT, "model": "other"}), 404),
+    ):
+        assert answer.status_code == status, answer.text
+        error = answer.json()["error"]
+        assert error["message"]
+        assert error["type"] == "invalid_request_error"
+
+
+def test_a_body_is_neither_large_nor_slow(
+    start: Callable[..., Running], engine: EmbeddedEngine, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    limits = Limits(body_bytes=2000, body_seconds=0.5)
+    server = start(served_by(engine, tiny_tokenizer), limits=limits)
+    address = urlsplit(server.url)
+    first = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\n"
+    head = f"{first}content-type: application/json\r\n"
+
+    def answer(sent: str, *, wait: float = 0) -> str:
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            connection.sendall(sent.encode())
+            time.sleep(wait)
+            told = ""
+            while "}" not in told:
+                told += connection.recv(4096).decode()
+            return told
+
+    announced = answer(f"{head}content-length: 2001\r\n\r\n")
+    assert announced.startswith("HTTP/1.1 413")
+    assert "larger than 2,000 bytes" in announced
+    # Without a length: in chunks.
+    chunked = answer(f"{head}transfer-encoding: chunked\r\n\r\n9c4\r\n{'x' * 2500}\r\n")
+    assert chunked.startswith("HTTP/1.1 413")
+    slow = answer(f"{head}content-length: 100\r\n\r\n{{", wait=0.7)
+    assert slow.startswith("HTTP/1.1 408")
+    assert "not here after 0.5 seconds" in slow
+    small = f'{{"model": "first", "prompt": "the", "max_tokens": 1}}{" " * 100}'
+    assert answer(f"{head}content-length: {len(small)}\r\n\r\n{small}").startswith("HTTP/1.1 200")
+    # Without a key nothing of a body is read.
+    unread = answer(f"{head.replace(KEY, 'other')}content-length: 10000000\r\n\r\n")
+    assert unread.startswith("HTTP/1.1 401")
+
+
+def test_neither_log_nor_metrics_have_text_of_users(client: httpx.Client, log: list[str]) -> None:
+    assert client.post("/v1/chat/completions", json=CHAT).status_code == 200
+    assert client.post("/v1/chat/completions", json={**CHAT, "model": SECRET}).status_code == 404
+    assert client.post("/v1/chat/completions", json={**CHAT, "temperature": SECRET}).status_code == 400
+    client.get(f"/{SECRET}")
+    client.get(f"/v1/models/{SECRET}")
+    client.get("/v1/models", params={"q": SECRET}, headers={"user-agent": SECRET})
+    lines = [json.loads(line) for line in log]
+    assert [line["status"] for line in lines] == [200, 404, 400, 404, 404, 200]
+    assert lines[0]["path"] == "/v1/chat/completions"
+    assert lines[0]["model"] == "first"
+    assert lines[0]["completion_tokens"] == 3
+    assert lines[3]["path"] == "other"
+    assert lines[4]["path"] == "/v1/models"
+    told = client.get("/metrics").text
+    for text in ("".join(log), told):
+        assert "Kelvandra" not in text
+        assert "unpublished" not in text
+        assert KEY not in text
+
+
+def test_metrics_count_what_was_answered(client: httpx.Client) -> None:
+    client.post("/v1/chat/completions", json=CHAT)
+    client.post("/v1/completions", json={"model": "tiny", "prompt": "the", "max_tokens": 2})
+    client.get("/v1/nothing")
+    told = client.get("/metrics").text
+    labels = '{gen_ai_operation_name="chat",gen_ai_request_model="first"}'
+    for name in (
+        "gen_ai_server_request_duration_seconds",
+        "gen_ai_server_time_to_first_token_seconds",
+        "gen_ai_server_time_per_output_token_seconds",
+    ):
+        assert f"{name}_count{labels} 1.0" in told
+    output = 'gen_ai_operation_name="text_completion",gen_ai_request_model="tiny",gen_ai_token_type="output"'
+    assert f"gen_ai_client_token_usage_sum{{{output}}} 2.0" in told
+    assert 'selfaug_requests_total{path="/v1/chat/completions",status="200"} 1.0' in told
+    assert 'selfaug_requests_total{path="other",status="404"} 1.0' in told
+    assert "selfaug_ready 1.0" in told
+    assert "selfaug_requests_running 0.0" in told
+
+
+def test_a_server_that_is_not_ready_answers_nothing_and_says_why(
+    client: httpx.Client, served: Served
+) -> None:
+    assert client.get("/ready").json() == {"ready": True, "reason": "tests"}
+    served.readiness.become(False, "the adapter is another one")
+    ready = client.get("/ready")
+    assert ready.status_code == 503
+    assert ready.json()["reason"] == "the adapter is another one"
+    for path, body in (
+        ("/v1/chat/completions", CHAT),
+        ("/v1/completions", {"model": "first", "prompt": "x"}),
+        ("/v1/rag/answer", {"question": "x"}),
+    ):
+        refused = client.post(path, json=body)
+        assert refused.status_code == 503
+        assert "the adapter is another one" in refused.json()["error"]["message"]
+        assert "retry-after" in refused.headers
+    assert client.get("/health").status_code == 200
+    assert client.get("/v1/models").status_code == 200
+    served.readiness.become(False, "shutting down")
+    served.readiness.become(True, "replayed")
+    assert not served.readiness.ready
+
+
+def test_an_answer_that_takes_too_long_is_given_up(
+    start: Callable[..., Running], engine: EmbeddedEngine, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    server = start(served_by(engine, tiny_tokenizer, request_seconds=0.2))
+    slow_down(engine)
+    with httpx.Client(
+        base_url=server.url, headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+    ) as client:
+        late = client.post("/v1/chat/completions", json={**CHAT, "max_tokens": 100})
+        assert late.status_code == 504
+        assert late.json()["error"]["message"] == "the answer was not complete after 0.2 seconds."
+        with client.stream(
+            "POST", "/v1/chat/completions", json={**CHAT, "max_tokens": 100, "stream": True}
+        ) as stream:
+            lines = [line for line in stream.iter_lines() if line]
+        assert stream.status_code == 200
+        assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"
+    ends = time.monotonic() + 5
+    while engine.running and time.monotonic() < ends:
+        time.sleep(0.01)
+    assert engine.running == 0
+
+
+def test_when_too_many_wait_the_next_is_told_when_to_come_again(
+    start: Callable[..., Running], tuned: Any, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=1, max_waiting=0)
+    slow_down(engine)
+    server = start(served_by(engine, tiny_tokenizer))
+    with httpx.Client(
+        base_url=server.url, headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+    ) as client:
+        body = {**CHAT, "stream": True, "max_tokens": 200}
+        with client.stream("POST", "/v1/chat/completions", json=body) as stream:
+            lines = stream.iter_lines()  # kept: without it the stream would end
+            next(lines)
+            for streaming in (True, False):
+                refused = client.post("/v1/chat/completions", json={**CHAT, "stream": streaming})
+                assert refused.status_code == 429
+                assert int(refused.headers["retry-after"]) >= 1
+                assert refused.json()["error"]["code"] == "overloaded"
+    engine.close()
+
+
+def test_an_engine_that_fails_is_a_server_error_without_details(
+    client: httpx.Client, engine: EmbeddedEngine, log: list[str]
+) -> None:
+    def broken(token_ids: Any) -> Any:
+        raise RuntimeError(SECRET)
+
+    engine._lanes[0].step = broken  # type: ignore[method-assign]
+    failed = client.post("/v1/chat/completions", json=CHAT)
+    assert failed.status_code == 500
+    assert failed.json()["error"] == {
+        "message": "RuntimeError while answering",
+        "type": "server_error",
+        "param": None,
+        "code": "engine_failure",
+    }
+    assert json.loads(log[-1])["error"] == "RuntimeError while answering"
+    assert SECRET not in failed.text + "".join(log)
+
+
+def test_answers_from_documents_have_their_sources(
+    start: Callable[..., Running], engine: EmbeddedEngine, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def find(question: str, tokens: int) -> FoundPrompt:
+        if "nothing" in question:
+            raise DataError("no passage shares a word with it.")
+        sources = [
+            {"document": "a.pdf", "page": 3, "text": "the year"},
+            {"document": "b.md", "page": None, "text": "x"},
+        ]
+        return FoundPrompt(tiny_tokenizer(question)["input_ids"], sources, lambda text: [2])
+
+    server = start(served_by(engine, tiny_tokenizer, find=find))
+    with httpx.Client(
+        base_url=server.url, headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+    ) as client:
+        found = client.post("/v1/rag/answer", json={"question": "the revenue?", "max_tokens": 5}).json()
+        assert found["model"] == "first"
+        assert found["usage"]["completion_tokens"] == 5
+        assert [(s["number"], s["cited"], s["document"]) for s in found["sources"]] == [
+            (1, False, "a.pdf"),
+            (2, True, "b.md"),
+        ]
+        body = {"question": "the revenue?", "max_tokens": 5, "stream": True}
+        with client.stream("POST", "/v1/rag/answer", json=body) as stream:
+            events = [line.removeprefix("data: ") for line in stream.iter_lines() if line]
+        assert events[-1] == "[DONE]"
+        last = json.loads(events[-2])
+        assert last["answer"] == found["answer"] == "".join(json.loads(one)["text"] for one in events[:-2])
+        assert last["sources"] == found["sources"]
+        nothing = client.post("/v1/rag/answer", json={"question": "nothing"})
+        assert nothing.status_code == 400
+        assert "no passage shares a word" in nothing.json()["error"]["message"]
+        assert client.post("/v1/rag/answer", json={"question": "x", "more": 1}).status_code == 400
+
+
+def test_a_run_without_documents_answers_nothing_from_them(client: httpx.Client) -> None:
+    refused = client.post("/v1/rag/answer", json={"question": "x"})
+    assert refused.status_code == 404
+    assert refused.json()["error"]["code"] == "no_documents"
+
+
+def test_without_keys_no_key_is_asked_for(start: Callable[..., Running], served: Served) -> None:
+    server = start(served, keys=None)
+    assert httpx.get(f"{server.url}/v1/models", trust_env=False).status_code == 200
+
+
+def test_running_answers_end_before_the_server_does(start: Callable[..., Running], served: Served) -> None:
+    server = start(served)
+    with (
+        httpx.Client(
+            base_url=server.url, headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+        ) as client,
+        client.stream(
+            "POST", "/v1/chat/completions", json={**CHAT, "max_tokens": 60, "stream": True}
+        ) as stream,
+    ):
+        lines = stream.iter_lines()
+        next(lines)
+        server.server.handle_exit(15, None)
+        assert not served.readiness.ready
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    server.thread.join(20)
+    assert not server.thread.is_alive()
+
+
+def test_other_protocols_are_left_alone(served: Served) -> None:
+    app = create_app(served, keys=None, log=lambda _: None)
+
+    async def websocket() -> list[Any]:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app({"type": "websocket", "path": "/v1/models", "headers": []}, receive, send)
+        return sent
+
+    assert asyncio.run(websocket()) == []
+
+
+# ---- keys and rates
+
+
+def test_a_key_is_shown_once_and_stored_as_a_hash(tmp_path: Path) -> None:
+    file = tmp_path / "serving" / "keys.json"
+    keys, key = ApiKeys.make(file)
+    assert key in keys
+    assert key not in file.read_text()
+    assert file.stat().st_mode & 0o077 == 0
+    assert key in ApiKeys.load(file)
+    for other in ("", key[:-1], f"{key} ", None, 5):
+        assert other not in keys
+    _, second = ApiKeys.make(file)
+    assert key not in ApiKeys.load(file)
+    assert second in ApiKeys.load(file)
+    assert second != key
+
+
+def test_a_key_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "serving").write_text("a file")
+    with pytest.raises(StorageError, match="can't write"):
+        ApiKeys.make(tmp_path / "serving" / "keys.json")
+
+
+def test_rates_are_a_bucket_that_fills_with_time() -> None:
+    now = [0.0]
+    rate = RateLimit(60, lambda: now[0])
+    assert [rate.wait() for _ in range(60)] == [0] * 60
+    assert rate.wait() == pytest.approx(1)
+    now[0] += 0.5
+    assert rate.wait() == pytest.approx(0.5)
+    now[0] += 0.5
+    assert rate.wait() == 0
+    now[0] += 1e6
+    assert [rate.wait() > 0 for _ in range(61)] == [False] * 60 + [True]
+    assert RateLimit(0).wait() == 0
