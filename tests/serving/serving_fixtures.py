@@ -77,6 +77,14 @@ def served_by(engine: Any, tokenizer: PreTrainedTokenizerFast, **more: Any) -> S
     return served
 
 
+def soon(holds: Callable[[], bool], seconds: float = 10) -> bool:
+    """Whether something comes to hold."""
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends and not holds():
+        time.sleep(0.01)
+    return holds()
+
+
 class Running:
     """A server in a thread."""
 
@@ -137,4 +145,4 @@ def start(log: list[str]) -> Iterator[Callable[..., Running]]:
         one.stop()
 
 
-__all__ = ["KEY", "Path", "Running", "served_by", "tiny_pair"]
+__all__ = ["KEY", "Path", "Running", "served_by", "soon", "tiny_pair"]

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import pytest
-from serving_fixtures import KEY, Running, served_by
+from serving_fixtures import KEY, Running, served_by, soon
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.errors import DataError, StorageError
@@ -151,6 +151,7 @@ def test_neither_log_nor_metrics_have_text_of_users(client: httpx.Client, log: l
     client.get(f"/{SECRET}")
     client.get(f"/v1/models/{SECRET}")
     client.get("/v1/models", params={"q": SECRET}, headers={"user-agent": SECRET})
+    assert soon(lambda: len(log) == 6)
     lines = [json.loads(line) for line in log]
     assert [line["status"] for line in lines] == [200, 404, 400, 404, 404, 200]
     assert lines[0]["path"] == "/v1/chat/completions"
@@ -226,10 +227,7 @@ def test_an_answer_that_takes_too_long_is_given_up(
             lines = [line for line in stream.iter_lines() if line]
         assert stream.status_code == 200
         assert json.loads(lines[-1].removeprefix("data: "))["error"]["code"] == "timeout"
-    ends = time.monotonic() + 5
-    while engine.running and time.monotonic() < ends:
-        time.sleep(0.01)
-    assert engine.running == 0
+    assert soon(lambda: engine.running == 0)
 
 
 def test_when_too_many_wait_the_next_is_told_when_to_come_again(
@@ -268,6 +266,7 @@ def test_an_engine_that_fails_is_a_server_error_without_details(
         "param": None,
         "code": "engine_failure",
     }
+    assert soon(lambda: len(log) == 1)
     assert json.loads(log[-1])["error"] == "RuntimeError while answering"
     assert SECRET not in failed.text + "".join(log)
 

@@ -12,7 +12,7 @@ import httpx2 as httpx
 import openai
 import pytest
 from huggingface_hub import InferenceClient
-from serving_fixtures import KEY, Running, served_by
+from serving_fixtures import KEY, Running, served_by, soon
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids
@@ -261,7 +261,7 @@ def test_a_client_that_goes_away_frees_its_place(
         lines = stream.iter_lines()
         next(lines)
         assert engine.running == 1
-    assert _soon(lambda: engine.running == 0)
+    assert soon(lambda: engine.running == 0)
 
     # Without a stream too: the client gives up before there is an answer.
     gone = threading.Event()
@@ -282,16 +282,5 @@ def test_a_client_that_goes_away_frees_its_place(
 
     engine._lanes[0].step = step  # type: ignore[method-assign]
     give_up()
-    assert _soon(lambda: engine.running == 0)
-    assert _soon(lambda: any(json.loads(line)["status"] == 499 for line in log))
-
-
-def _soon(holds: Callable[[], bool], seconds: float = 5) -> bool:
-    import time
-
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        if holds():
-            return True
-        time.sleep(0.01)
-    return holds()
+    assert soon(lambda: engine.running == 0)
+    assert soon(lambda: any(json.loads(line)["status"] == 499 for line in log))
