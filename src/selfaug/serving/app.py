@@ -163,7 +163,7 @@ def create_app(
     _errors(app)
     _operations(app, served, metrics)
     _answers(app, served, metrics)
-    app.openapi = _described(app)  # type: ignore[method-assign]
+    app.openapi = _described(app, served)  # type: ignore[method-assign]
 
     def on_done(path: str, status: int, seconds: float) -> None:
         metrics.requests.labels(path, str(status or 499)).inc()
@@ -216,7 +216,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
+def _described(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
     """The API's description, with the key, and without FastAPI's own form of errors, which is not used."""
     from fastapi.openapi.utils import get_openapi
 
@@ -231,7 +231,12 @@ def _described(app: FastAPI) -> Callable[[], dict[str, Any]]:
                     for status, answer in _ERRORS.items():
                         operation["responses"].setdefault(str(status), answer)
                     operation["security"] = [] if path in ("/health", "/ready") else [{"key": []}]
-            components = schema.setdefault("components", {})
+            components = schema["components"]
+            for name in ("ChatRequest", "CompletionRequest"):
+                components["schemas"][name]["properties"]["model"]["enum"] = list(served.names)
+            components["schemas"]["RagRequest"]["properties"]["model"]["anyOf"][0]["enum"] = list(
+                served.names
+            )
             components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             app.openapi_schema = schema
         return app.openapi_schema

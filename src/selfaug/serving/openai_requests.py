@@ -37,10 +37,12 @@ def _stops(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
+Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=1000)]],
-    BeforeValidator(_stops, json_schema_input_type=str | list[str] | None),
-    Field(max_length=_MOST_STOPS),
+    Annotated[list[Stop], Field(max_length=_MOST_STOPS)],
+    BeforeValidator(
+        _stops, json_schema_input_type=Stop | Annotated[list[Stop], Field(max_length=_MOST_STOPS)] | None
+    ),
 ]
 
 
@@ -140,13 +142,14 @@ class ChatRequest(_Generation):
 
 
 Token = Annotated[int, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class CompletionRequest(_Generation):
     """Body of /v1/completions."""
 
-    prompt: str | list[str] | list[Token] | list[list[Token]] = Field(
-        description="Texts, or token ids; several make several choices."
+    prompt: Text | list[Text] | list[Token] | list[Annotated[list[Token], Field(min_length=1)]] = Field(
+        min_length=1, description="Texts, or token ids; several make several choices."
     )
     max_tokens: int | None = Field(default=None, ge=1, description="16 by default, as in the API.")
     logprobs: int | None = Field(default=None, ge=0, le=_MOST_CHANCES)
