@@ -87,7 +87,6 @@ def serve(
     from selfaug.serving.app import Readiness
     from selfaug.serving.guard import Limits
 
-    keys, key = (None, None) if no_key else server_keys(run, new=new_key)
     server = open_server(
         run,
         ServeSettings(
@@ -104,8 +103,9 @@ def serve(
             check=not no_check,
             offline=offline,
         ),
-        keys=keys,
     )
+    # When all else is well: a key that is made is shown.
+    keys, key = (None, None) if no_key else server_keys(run, new=new_key)
     if key is not None:
         # Results go to stdout: this is the one thing that is nowhere else.
         say("the API key of this server, shown this once:")
@@ -123,7 +123,8 @@ def serve(
             say(f"NOT ready: {readiness.reason}.")
             say("Hint: requests are refused. Serve what was trained, or look at it with --no-check.")
 
-    server.run(on_ready=told)
+    server.run(keys, on_ready=told)
+    say("stopped: what ran has ended.")
 
 
 def _is_loopback(host: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -110,51 +111,54 @@ class Server:
         self,
         served: Served,
         settings: ServeSettings,
-        keys: ApiKeys | None,
         check: Callable[[], list[str] | None],
         log: Callable[[str], None],
     ) -> None:
         self.served = served
-        self._check = check
-        self._settings = settings
-        self._server = HttpServer(
-            create_app(served, keys=keys, limits=settings.limits, log=log),
-            served.readiness,
-            host=settings.host,
-            port=settings.port,
-            drain_seconds=settings.drain_seconds,
-        )
+        self._settings, self._check, self._log = settings, check, log
+        self._server: HttpServer | None = None
         self.url = ""
 
-    def run(self, on_ready: Callable[[Readiness], None] = lambda _: None) -> None:
+    def run(self, keys: ApiKeys | None, on_ready: Callable[[Readiness], None] = lambda _: None) -> None:
         """Listen until a signal ends it: SIGTERM and SIGINT let running answers end.
 
         Args:
+            keys: that are taken; None takes requests without a key.
             on_ready: called once it is known whether the server is ready.
 
         Raises:
             StorageError: if the address can't be listened on.
         """
+        settings = self._settings
+        self._server = HttpServer(
+            create_app(self.served, keys=keys, limits=settings.limits, log=self._log),
+            self.served.readiness,
+            host=settings.host,
+            port=settings.port,
+            drain_seconds=settings.drain_seconds,
+        )
         try:
-            socket = self._server.config.bind_socket()
-        except (OSError, SystemExit) as error:
+            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+            listening = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        except OSError as error:
             raise StorageError(
-                f"can't listen on {self._settings.host}:{self._settings.port}.",
-                hint="another program may have the port: choose one with --port, or 0 for a free one.",
+                f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}.",
+                hint="choose another port with --port, 0 for a free one.",
             ) from error
-        host, port = socket.getsockname()[:2]
+        host, port = listening.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         checking = threading.Thread(target=self._become_ready, args=[on_ready], daemon=True)
         checking.start()
         try:
-            self._server.run(sockets=[socket])
+            self._server.run(sockets=[listening])
         finally:
-            socket.close()
+            listening.close()
             self.served.engine.close()
 
     def stop(self) -> None:
         """End it from another thread, as SIGTERM does."""
-        self._server.handle_exit(signal.SIGTERM, None)
+        if self._server is not None:
+            self._server.handle_exit(signal.SIGTERM, None)
 
     def _become_ready(self, on_ready: Callable[[Readiness], None]) -> None:
         readiness = self.served.readiness
@@ -180,7 +184,6 @@ def open_server(
     run: str | os.PathLike[str],
     settings: ServeSettings,
     *,
-    keys: ApiKeys | None,
     log: Callable[[str], None] = write_to_stderr,
 ) -> Server:
     """Load a run's models for serving.
@@ -188,7 +191,6 @@ def open_server(
     Args:
         run: folder of the run.
         settings: how it is served.
-        keys: that are taken; None takes requests without a key.
         log: gets a line of JSON for every request.
 
     Raises:
@@ -219,7 +221,7 @@ def open_server(
         find=_find(folder, config, settings, tokenizer),
         created=int(folder.config.stat().st_mtime),
     )
-    return Server(served, settings, keys, lambda: _replayed(folder, chat.tuned, chat.base), log)
+    return Server(served, settings, lambda: _replayed(folder, chat.tuned, chat.base), log)
 
 
 def _replayed(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -40,6 +44,19 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end it, and are done with: uvicorn would raise them again when all is over."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come."""

@@ -1,0 +1,169 @@
+"""Serving a run: what is loaded, what is checked, what is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from selfaug.config import TrainConfig
+from selfaug.errors import ConfigError, StorageError
+from selfaug.phases.serve import Server, ServeSettings, open_server, server_keys
+from selfaug.phases.train import train
+from selfaug.records import read_record
+from selfaug.rundir import RunDir
+from selfaug.serving.keys import ApiKeys
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+class Serving:
+    def __init__(self, server: Server, keys: ApiKeys, key: str) -> None:
+        self.server = server
+        self.told = threading.Event()
+        self.thread = threading.Thread(target=server.run, args=[keys, lambda _: self.told.set()], daemon=True)
+        self.thread.start()
+        assert self.told.wait(60)
+        self.client = httpx.Client(
+            base_url=server.url, headers={"authorization": f"Bearer {key}"}, timeout=30, trust_env=False
+        )
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Serving]]:
+    running: list[Serving] = []
+
+    def make(run: Path, **settings: Any) -> Serving:
+        keys, key = server_keys(run, new=True)
+        assert key is not None
+        settings = {"port": 0, "device": "cpu", **settings}
+        server = open_server(run, ServeSettings(**settings), log=lambda _: None)
+        running.append(Serving(server, keys, key))
+        return running[-1]
+
+    yield make
+    for one in running:
+        one.client.close()
+        one.server.stop()
+        one.thread.join(30)
+        assert not one.thread.is_alive()
+
+
+def test_a_run_is_served_as_it_was_trained(copied_run: Path, serve: Callable[..., Serving]) -> None:
+    canary = read_record(copied_run / "canary.json", "canary")
+    assert len(canary["prompts"]) == 12
+    assert all(one["nats"] > 0 for one in canary["prompts"])
+    client = serve(copied_run).client
+    ready = client.get("/ready").json()
+    assert ready == {
+        "ready": True,
+        "reason": "drift and answers of the canary set are as recorded at training",
+    }
+    ids = [model["id"] for model in client.get("/v1/models").json()["data"]]
+    assert ids[0] == "copied"
+    assert ids[2] == "champion"
+    for one in canary["prompts"][:3]:
+        body = {"model": "copied", "prompt": one["ids"], "max_tokens": 16, "logprobs": 0}
+        found = client.post("/v1/completions", json=body).json()
+        assert found["usage"]["completion_tokens"] >= min(one["sure"], len(one["answer"]))
+    chat = {"model": ids[1], "messages": [{"role": "user", "content": "the year?"}], "max_tokens": 4}
+    assert client.post("/v1/chat/completions", json=chat).json()["usage"]["completion_tokens"] > 0
+    assert client.post("/v1/rag/answer", json={"question": "x"}).status_code == 404
+
+
+def test_a_run_with_other_weights_is_not_ready_and_says_why(
+    copied_run: Path, serve: Callable[..., Serving]
+) -> None:
+    file = copied_run / "adapter" / "adapter_model.safetensors"
+    save_file({name: 1.3 * weight for name, weight in load_file(file).items()}, file)
+    serving = serve(copied_run)
+    ready = serving.client.get("/ready")
+    assert ready.status_code == 503
+    assert "canary prompts is not as recorded" in ready.json()["reason"]
+    refused = serving.client.post("/v1/completions", json={"model": "copied", "prompt": "x"})
+    assert refused.status_code == 503
+    # Whoever wants to look at it anyway can.
+    unchecked = serve(copied_run, check=False).client
+    assert unchecked.get("/ready").json() == {
+        "ready": True,
+        "reason": "not checked against the record of training",
+    }
+
+
+def test_a_run_from_before_canary_sets_is_served(copied_run: Path, serve: Callable[..., Serving]) -> None:
+    (copied_run / "canary.json").unlink()
+    ready = serve(copied_run).client.get("/ready").json()
+    assert ready == {"ready": True, "reason": "the run has no canary set: nothing to check"}
+    (copied_run / "canary.json").write_text("{broken")
+    damaged = serve(copied_run).client.get("/ready")
+    assert damaged.status_code == 503
+    assert "can't be replayed" in damaged.json()["reason"]
+
+
+def test_a_fully_trained_model_is_served_beside_its_base(
+    tmp_path: Path, settings: Callable[..., TrainConfig], serve: Callable[..., Serving]
+) -> None:
+    run = tmp_path / "full"
+    train(settings(run, "lora.method=full", "train.steps=2", "selfaug.monitor_prompts=0"))
+    canary = read_record(run / "canary.json", "canary")
+    assert {one["nats"] for one in canary["prompts"]} == {None}
+    serving = serve(run)
+    assert serving.client.get("/ready").json()["ready"]
+    assert len(serving.server.served.engine._lanes) == 2  # type: ignore[attr-defined]
+    for model in serving.server.served.names:
+        body = {"model": model, "prompt": "the year", "max_tokens": 3}
+        assert serving.client.post("/v1/completions", json=body).status_code == 200
+
+
+def test_a_run_named_like_the_alias_or_the_base_model_has_a_name_of_its_own(
+    copied_run: Path, serve: Callable[..., Serving]
+) -> None:
+    run = copied_run.rename(copied_run.with_name("champion"))
+    assert next(iter(serve(run).server.served.names)) == "champion-tuned"
+
+
+def test_a_port_that_is_taken_is_one_clear_error(copied_run: Path, serve: Callable[..., Serving]) -> None:
+    port = int(serve(copied_run).server.url.rpartition(":")[2])
+    other = open_server(copied_run, ServeSettings(port=port, device="cpu"), log=lambda _: None)
+    with pytest.raises(StorageError, match=f"can't listen on 127.0.0.1:{port}"):
+        other.run(None)
+
+
+def test_keys_are_the_runs_or_the_environments(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, key = server_keys(copied_run)
+    assert key is not None
+    assert key in keys
+    again, shown = server_keys(copied_run)
+    assert shown is None
+    assert key in again
+    renewed, second = server_keys(copied_run, new=True)
+    assert key not in renewed
+    assert second in renewed
+    monkeypatch.setenv("SELFAUG_API_KEY", "a key of my own, long")
+    own, shown = server_keys(copied_run)
+    assert shown is None
+    assert "a key of my own, long" in own
+    assert second not in own
+    monkeypatch.setenv("SELFAUG_API_KEY", "short")
+    with pytest.raises(ConfigError, match="has 5 characters"):
+        server_keys(copied_run)
+
+
+def test_overwriting_a_run_takes_its_keys_and_canary_with_it(copied_run: Path) -> None:
+    server_keys(copied_run)
+    RunDir.create(copied_run, overwrite=True)
+    assert list(copied_run.iterdir()) == []
+
+
+def test_a_window_beyond_the_models_is_refused(copied_run: Path) -> None:
+    with pytest.raises(ConfigError, match="more than the model's 256"):
+        open_server(copied_run, ServeSettings(window=300, device="cpu"))
+    assert json.loads((copied_run / "canary.json").read_text())["version"] == 1
+    assert torch.is_grad_enabled()
