@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import textwrap
 import tomllib
 import warnings
@@ -46,6 +47,7 @@ ADDED = {
     "selfaug train": ["--steps", "2", "--save-steps", "1", "--device", "cpu"],
     "selfaug train --resume": [],
     "selfaug chat": ["--max-new-tokens", "4", "--device", "cpu"],
+    "selfaug serve": ["--port", "0", "--device", "cpu"],
     "selfaug ask": ["--max-new-tokens", "4", "--device", "cpu"],
     "selfaug assess": ["--probe-steps", "1", "--general-items", "2", "--task-items", "2", "--device", "cpu"],
     "selfaug compare": [
@@ -146,8 +148,51 @@ def working_folder(tmp_path: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPa
         logger.setLevel(level)
 
 
+class Servers:
+    """What a page starts and lets run; the next ones find it at `address`."""
+
+    def __init__(self) -> None:
+        self.address = "127.0.0.1:8000"
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, command: str) -> None:
+        arguments = [*shlex.split(command)[1:], *ADDED["selfaug serve"]]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "selfaug", *arguments], stderr=subprocess.PIPE, text=True
+        )
+        self._running.append(process)
+        assert process.stderr is not None
+        told = []
+        for line in process.stderr:
+            told.append(line)
+            if found := re.match(r"listening: http://(\S+)/v1;", line):
+                self.address = found[1]
+                return
+        pytest.fail(f"{command}: {told}")
+
+    def stop(self) -> None:
+        for process in self._running:
+            process.terminate()
+            process.communicate(timeout=60)
+            assert process.returncode == 0
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    servers = Servers()
+    yield servers
+    servers.stop()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_blocks_of_the_page_run(page: Path, model: Path, working_folder: Path, finished_run: Path) -> None:
+def test_blocks_of_the_page_run(
+    page: Path,
+    model: Path,
+    working_folder: Path,
+    finished_run: Path,
+    servers: Servers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     if page.stem in ("resume", "export-to-ollama"):  # they begin with a run that the reader has
         run = RunDir(shutil.copytree(finished_run, working_folder / "runs" / "first"))
         if page.stem == "resume":  # cut off after its last checkpoint but one
@@ -155,14 +200,18 @@ def test_blocks_of_the_page_run(page: Path, model: Path, working_folder: Path, f
             shutil.rmtree(run.checkpoints / "checkpoint-6")
     blocks = blocks_of(page)
     assert blocks, f"{page.name} has no blocks: is the pattern wrong?"
+    monkeypatch.setenv("SELFAUG_API_KEY", "what the first start has shown")
     for block in blocks:
-        text = block.text
+        text = block.text.replace("127.0.0.1:8000", servers.address)
         for name in MODELS:
             text = text.replace(name, str(model))
         place = f"{page.name}, line {block.line}"
         if block.language == "sh":
             for command in commands_of(text):
-                run_command(command, place)
+                if command.startswith("selfaug serve "):
+                    servers.start(command)
+                else:
+                    run_command(command.replace("127.0.0.1:8000", servers.address), place)
         elif block.language == "python":
             torch.manual_seed(0)
             for call, replaced in ADDED_IN_PYTHON.items():
