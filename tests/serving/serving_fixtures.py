@@ -15,10 +15,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfaug.model.generate import chat_prompt_ids
-from selfaug.serving.app import Readiness, Served, create_app
+from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
+from selfaug.serving.served import Readiness, Served
 
 KEY = "sk-of-the-tests-0123456789"
 

@@ -17,11 +17,12 @@ from serving_fixtures import KEY, Running, served_by, soon
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.errors import DataError, StorageError
-from selfaug.serving.app import FoundPrompt, Served, create_app
+from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.guard import Limits
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.rate_limit import RateLimit
+from selfaug.serving.served import FoundPrompt, Served
 
 SECRET = "Kelvandra's unpublished numbers"
 CHAT = {"model": "first", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 3}

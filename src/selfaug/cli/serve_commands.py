@@ -84,8 +84,8 @@ def serve(
     quiet_libraries(offline=offline, debug=debugging(ctx))
     _require_packages()
     from selfaug.phases.serve import ALIAS, ServeSettings, open_server, server_keys
-    from selfaug.serving.app import Readiness
     from selfaug.serving.guard import Limits
+    from selfaug.serving.served import Readiness
 
     server = open_server(
         run,

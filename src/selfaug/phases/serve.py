@@ -22,11 +22,12 @@ from selfaug.phases.ask import cited_passages, open_documents
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.chat import open_chat
 from selfaug.rundir import RunDir
-from selfaug.serving.app import FoundPrompt, Readiness, Served, create_app
+from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.guard import Limits, write_to_stderr
 from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
+from selfaug.serving.served import FoundPrompt, Readiness, Served
 
 __all__ = ["ALIAS", "ServeSettings", "Server", "open_server", "server_keys"]
 

@@ -11,7 +11,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
-from selfaug.serving.app import SHUTTING_DOWN, Readiness
+from selfaug.serving.served import SHUTTING_DOWN, Readiness
 
 __all__ = ["HttpServer"]
 

@@ -1,0 +1,400 @@
+"""Answers that an engine in this process makes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+from selfaug.errors import DataError, ModelError
+from selfaug.serving.generation import (
+    TUNED,
+    EngineError,
+    OverloadedError,
+    Piece,
+    Sampling,
+    TokenChance,
+)
+from selfaug.serving.metrics import Metrics
+from selfaug.serving.openai_requests import ChatRequest, CompletionRequest, RagRequest, StreamOptions
+from selfaug.serving.openai_responses import (
+    chat_chunk,
+    chat_response,
+    completion_response,
+    error_body,
+    event,
+    head,
+    usage,
+)
+from selfaug.serving.served import ApiError, Served
+
+__all__ = ["add_answers", "unless_gone"]
+
+_T = TypeVar("_T")
+
+
+@dataclass
+class _Choice:
+    """An answer as it comes."""
+
+    prompt: list[int]
+    sampling: Sampling
+    text: str = ""
+    tokens: int = 0
+    finish: str | None = None
+    chances: list[TokenChance] = field(default_factory=list)
+
+    def take(self, piece: Piece) -> None:
+        self.text += piece.text
+        self.tokens += piece.tokens
+        self.finish = piece.finish
+        self.chances += piece.chances
+
+    @property
+    def told_chances(self) -> list[TokenChance] | None:
+        return None if self.sampling.chances is None else self.chances
+
+
+class _Answering:
+    """The answers to one request, and what is measured about them."""
+
+    def __init__(
+        self,
+        request: Request,
+        served: Served,
+        metrics: Metrics,
+        operation: str,
+        name: str,
+        choices: Sequence[_Choice],
+        prompt_tokens: int,
+    ) -> None:
+        self.name, self.choices = name, list(choices)
+        self.prompt_tokens = prompt_tokens
+        self.created = int(time.time())
+        self.identifier = secrets.token_hex(12)
+        self._served, self._metrics = served, metrics
+        self._model = served.model(name)
+        self._labels = (served.tuned if self._model == TUNED else served.base, operation)
+        self._facts: dict[str, Any] = request.state.facts
+        self._facts.update(model=self._labels[0], prompt_tokens=prompt_tokens)
+        self._began = time.monotonic()
+        self._first = 0.0
+
+    @property
+    def usage(self) -> dict[str, int]:
+        return usage(self.prompt_tokens, sum(choice.tokens for choice in self.choices))
+
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
+        """Pieces of all choices, by the choice's number.
+
+        Raises:
+            ApiError: if the engine is overloaded, fails, or takes too long.
+        """
+        arrived: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
+        tasks = [asyncio.create_task(self._follow(i, arrived)) for i in range(len(self.choices))]
+        try:
+            unfinished = len(tasks)
+            while unfinished:
+                left = self._began + self._served.request_seconds - time.monotonic()
+                found = await asyncio.wait_for(arrived.get(), max(left, 0.0))
+                if isinstance(found, Exception):
+                    raise found
+                index, piece = found
+                if not self._first and piece.tokens:
+                    self._first = time.monotonic()
+                self.choices[index].take(piece)
+                unfinished -= piece.finish is not None
+                yield index, piece
+            self._measure()
+        except OverloadedError as error:
+            raise ApiError(
+                429, "too many requests are waiting.", code="overloaded", wait=error.retry_after
+            ) from error
+        except EngineError as error:
+            self._facts["error"] = str(error)
+            raise ApiError(500, str(error), code="engine_failure") from error
+        except TimeoutError as error:
+            raise ApiError(
+                504,
+                f"the answer was not complete after {self._served.request_seconds:g} seconds.",
+                code="timeout",
+            ) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._facts["completion_tokens"] = sum(choice.tokens for choice in self.choices)
+
+    async def _follow(self, index: int, arrived: asyncio.Queue[tuple[int, Piece] | Exception]) -> None:
+        choice = self.choices[index]
+        try:
+            async with aclosing(
+                self._served.engine.generate(self._model, choice.prompt, choice.sampling)
+            ) as made:
+                async for piece in made:
+                    await arrived.put((index, piece))
+        except (OverloadedError, EngineError) as error:
+            await arrived.put(error)
+
+    def _measure(self) -> None:
+        ended = time.monotonic()
+        tokens = sum(choice.tokens for choice in self.choices)
+        self._metrics.duration.labels(*self._labels).observe(ended - self._began)
+        self._metrics.tokens.labels(*self._labels, "input").observe(self.prompt_tokens)
+        self._metrics.tokens.labels(*self._labels, "output").observe(tokens)
+        if self._first:
+            self._metrics.first_token.labels(*self._labels).observe(self._first - self._began)
+            self._facts["seconds_to_first_token"] = round(self._first - self._began, 4)
+            if tokens > 1:
+                self._metrics.output_token.labels(*self._labels).observe((ended - self._first) / (tokens - 1))
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """The work's result; it is given up if the client goes away."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ApiError(499, "the client went away.")
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _drain(answering: _Answering) -> None:
+    async with aclosing(answering.pieces()) as pieces:
+        async for _ in pieces:
+            pass
+
+
+async def _next(pieces: AsyncGenerator[_T]) -> _T:
+    return await anext(pieces)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _stream(
+    request: Request,
+    answering: _Answering,
+    chunks: Callable[[int, Piece], Sequence[Mapping[str, Any]]],
+    last: Sequence[Mapping[str, Any] | str | Callable[[], Mapping[str, Any]]],
+) -> StreamingResponse:
+    """A stream of events. Errors before the first piece are answers of their own; later ones are events."""
+    pieces = answering.pieces()
+    try:
+        first = await unless_gone(request, _next(pieces))
+    except BaseException:
+        await pieces.aclose()
+        raise
+
+    async def events() -> AsyncIterator[bytes]:
+        async with aclosing(pieces):
+            try:
+                for chunk in chunks(*first):
+                    yield event(chunk)
+                async for index, piece in pieces:
+                    for chunk in chunks(index, piece):
+                        yield event(chunk)
+            except ApiError as error:
+                yield event(error_body(error.status, str(error), code=error.code))
+                return
+            for make in last:
+                yield event(make() if callable(make) else make)
+
+    return StreamingResponse(
+        events(),
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
+
+
+def _longest(served: Served, prompt: list[int], asked: int | None, param: str) -> int:
+    """Tokens that the answer may have."""
+    if not prompt:
+        raise ApiError(400, "the prompt has no tokens.", code="invalid_value", param=param)
+    room = served.window - len(prompt)
+    if room < 1 or (asked is not None and asked > room):
+        raise ApiError(
+            400,
+            f"the prompt has {len(prompt):,} tokens"
+            + ("" if asked is None else f" and the answer may have {asked:,}")
+            + f"; together at most {served.window:,} are possible.",
+            code="context_length_exceeded",
+            param=param,
+        )
+    return min(room, asked or served.max_tokens)
+
+
+def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
+    """Add the paths that an engine answers."""
+
+    @app.post("/v1/chat/completions", response_model=None)
+    async def chat(body: ChatRequest, request: Request) -> Any:
+        """The next turn of a chat."""
+        served.require_ready()
+        served.model(body.model)
+        messages = [{"role": _role(one.role), "content": one.text} for one in body.messages]
+        prompt = _asked(lambda: served.chat_ids(messages), "messages")
+        longest = _longest(served, prompt, body.asked_tokens, "messages")
+        choices = [_Choice(prompt, body.choice_sampling(choice, longest)) for choice in range(body.n or 1)]
+        answering = _Answering(request, served, metrics, "chat", body.model, choices, len(prompt))
+        identifier = f"chatcmpl-{answering.identifier}"
+        if not body.stream:
+            await unless_gone(request, _drain(answering))
+            return {
+                **head("chat.completion", identifier, answering.created, body.model),
+                "choices": [
+                    chat_response(index, one.text, one.finish or "stop", one.told_chances)
+                    for index, one in enumerate(choices)
+                ],
+                "usage": answering.usage,
+            }
+
+        opening = head("chat.completion.chunk", identifier, answering.created, body.model)
+        begun: set[int] = set()
+
+        def chunks(index: int, piece: Piece) -> list[dict[str, Any]]:
+            told = None if choices[index].sampling.chances is None else piece.chances
+            found = [] if index in begun else [chat_chunk(index, "", role=True)]
+            begun.add(index)
+            if piece.text or piece.chances:
+                found.append(chat_chunk(index, piece.text, chances=told))
+            if piece.finish:
+                found.append(chat_chunk(index, None, finish=piece.finish))
+            return [{**opening, "choices": [choice]} for choice in found]
+
+        return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
+
+    @app.post("/v1/completions", response_model=None)
+    async def completions(body: CompletionRequest, request: Request) -> Any:
+        """The continuation of a text, or of several."""
+        served.require_ready()
+        served.model(body.model)
+        prompts = [_text_prompt(served, one) for one in body.prompts]
+        if not prompts or len(prompts) * (body.n or 1) > _MOST_COMPLETIONS:
+            raise ApiError(
+                400,
+                f"{len(prompts)} prompts with {body.n or 1} answers each: 1 to {_MOST_COMPLETIONS} answers are "
+                "possible in a request.",
+                code="invalid_value",
+                param="prompt",
+            )
+        choices = [
+            _Choice(
+                prompt, body.choice_sampling(choice, _longest(served, prompt, body.asked_tokens, "prompt"))
+            )
+            for prompt in prompts
+            for choice in range(body.n or 1)
+        ]
+        tokens = sum(map(len, prompts))
+        answering = _Answering(request, served, metrics, "text_completion", body.model, choices, tokens)
+        opening = head("text_completion", f"cmpl-{answering.identifier}", answering.created, body.model)
+        if not body.stream:
+            await unless_gone(request, _drain(answering))
+            found = [
+                completion_response(index, one.text, one.finish, one.told_chances)
+                for index, one in enumerate(choices)
+            ]
+            return {**opening, "choices": found, "usage": answering.usage}
+
+        def chunks(index: int, piece: Piece) -> list[dict[str, Any]]:
+            choice = choices[index]
+            told = None if choice.sampling.chances is None else piece.chances
+            if not (piece.text or piece.chances or piece.finish):
+                return []
+            offset = len(choice.text) - len(piece.text)
+            return [
+                {**opening, "choices": [completion_response(index, piece.text, piece.finish, told, offset)]}
+            ]
+
+        return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
+
+    @app.post("/v1/rag/answer", response_model=None)
+    async def rag(body: RagRequest, request: Request) -> Any:
+        """An answer from the documents, with its sources."""
+        served.require_ready()
+        find = served.find
+        if find is None:
+            raise ApiError(
+                404, "the run that is served has no documents.", code="no_documents", param="question"
+            )
+        name = body.model or served.tuned
+        served.model(name)
+        asked = body.max_tokens or min(served.max_tokens, 256)
+        found = _asked(lambda: find(body.question, asked), "question")
+        longest = _longest(served, found.prompt, body.max_tokens, "question")
+        choice = _Choice(found.prompt, Sampling(min(longest, asked)))
+        answering = _Answering(request, served, metrics, "rag", name, [choice], len(found.prompt))
+        opening = head("rag.answer", f"rag-{answering.identifier}", answering.created, name)
+
+        def result() -> dict[str, Any]:
+            cited = set(found.cited(choice.text))
+            sources = [
+                {"number": number, "cited": number in cited, **source}
+                for number, source in enumerate(found.sources, start=1)
+            ]
+            return {
+                **opening,
+                "answer": choice.text,
+                "sources": sources,
+                "finish_reason": choice.finish,
+                "usage": answering.usage,
+            }
+
+        if not body.stream:
+            await unless_gone(request, _drain(answering))
+            return result()
+
+        def chunks(_: int, piece: Piece) -> list[dict[str, Any]]:
+            return [{**opening, "object": "rag.answer.chunk", "text": piece.text}] if piece.text else []
+
+        return await _stream(request, answering, chunks, [result, "[DONE]"])
+
+
+_MOST_COMPLETIONS = 64
+
+
+def _ends(
+    options: StreamOptions | None, opening: Mapping[str, Any], answering: _Answering
+) -> list[Mapping[str, Any] | str | Callable[[], Mapping[str, Any]]]:
+    """What a stream ends with."""
+    if options is not None and options.include_usage:
+        return [lambda: {**opening, "choices": [], "usage": answering.usage}, "[DONE]"]
+    return ["[DONE]"]
+
+
+def _role(role: str) -> str:
+    return "system" if role == "developer" else role
+
+
+def _asked(make: Callable[[], Any], param: str) -> Any:
+    try:
+        return make()
+    except (DataError, ModelError) as error:
+        raise ApiError(400, str(error), code="invalid_value", param=param) from error
+
+
+def _text_prompt(served: Served, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        return served.text_ids(prompt)
+    if any(token >= served.vocabulary for token in prompt):
+        raise ApiError(
+            400,
+            f"there are tokens from 0 to {served.vocabulary - 1:,}.",
+            code="invalid_value",
+            param="prompt",
+        )
+    return prompt

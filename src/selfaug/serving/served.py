@@ -1,0 +1,126 @@
+"""What a server serves, whether it is ready, and the errors that are answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from selfaug.serving.generation import Engine, Model
+from selfaug.serving.openai_responses import error_body
+
+__all__ = ["SHUTTING_DOWN", "ApiError", "FoundPrompt", "Readiness", "Served"]
+
+
+@dataclass(frozen=True)
+class FoundPrompt:
+    """A question with what was found for it.
+
+    Attributes:
+        prompt: token ids.
+        sources: of the passages in the prompt, in their order: what is told of each.
+        cited: the numbers of the passages that an answer cites.
+    """
+
+    prompt: list[int]
+    sources: list[dict[str, Any]]
+    cited: Callable[[str], list[int]]
+
+
+SHUTTING_DOWN = "shutting down"
+
+
+@dataclass
+class Readiness:
+    """Whether the server answers as the record says it should.
+
+    Attributes:
+        ready: whether it may get requests.
+        reason: why not, or what was checked.
+    """
+
+    ready: bool = False
+    reason: str = "starting"
+
+    def become(self, ready: bool, reason: str) -> None:
+        """Change both; once it is shutting down it stays so."""
+        if self.reason != SHUTTING_DOWN:
+            self.ready, self.reason = ready, reason
+
+
+@dataclass
+class Served:
+    """What a server serves.
+
+    Attributes:
+        engine: makes the answers.
+        names: of the models, aliases included.
+        base: name of the base model.
+        tuned: name of the tuned model.
+        chat_ids: token ids of a chat that waits for the answer. Raises ModelError or DataError.
+        text_ids: token ids of a text.
+        vocabulary: tokens that there are.
+        window: tokens of prompt and answer together.
+        max_tokens: longest answer where the request doesn't say.
+        request_seconds: after which an answer is given up.
+        find: prompt for a question about the run's documents; None without documents.
+        created: of the tuned model, seconds since 1970.
+        readiness: kept up to date by whoever starts the server.
+    """
+
+    engine: Engine
+    names: dict[str, Model]
+    base: str
+    tuned: str
+    chat_ids: Callable[[list[dict[str, str]]], list[int]]
+    text_ids: Callable[[str], list[int]]
+    vocabulary: int
+    window: int
+    max_tokens: int = 1024
+    request_seconds: float = 300.0
+    find: Callable[[str, int], FoundPrompt] | None = None
+    created: int = 0
+    readiness: Readiness = field(default_factory=Readiness)
+
+    def model(self, name: str) -> Model:
+        """The model of a name.
+
+        Raises:
+            ApiError: if there is none.
+        """
+        if name not in self.names:
+            raise ApiError(
+                404,
+                f"there is no model {name[:100]!r} here; there are {', '.join(self.names)}.",
+                code="model_not_found",
+                param="model",
+            )
+        return self.names[name]
+
+    def require_ready(self) -> None:
+        """Refuse to answer while the server isn't ready.
+
+        Raises:
+            ApiError: with the reason.
+        """
+        if not self.readiness.ready:
+            raise ApiError(503, f"not ready: {self.readiness.reason}", code="not_ready", wait=5)
+
+
+class ApiError(Exception):
+    """An answer that is an error."""
+
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, param: str | None = None, wait: float = 0
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.wait = status, code, param, wait
+
+    def response(self) -> JSONResponse:
+        """As OpenAI's clients read it."""
+        headers = {"retry-after": str(math.ceil(self.wait))} if self.wait else None
+        body = error_body(self.status, str(self), code=self.code, param=self.param)
+        return JSONResponse(body, self.status, headers=headers)
