@@ -285,6 +285,50 @@ def test_an_interrupted_run_says_from_where_it_goes_on(tmp_path: Path, settings:
         train(settings(run), resume=True, on_progress=stop_at(3))
 
 
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_an_overwritten_run_is_there_until_the_new_one_has_a_checkpoint(
+    copied_run: Path, settings: Settings, kind: type[BaseException]
+) -> None:
+    before = {file: file.read_bytes() for file in copied_run.rglob("*") if file.is_file()}
+    config = settings(copied_run, "run.overwrite=true", "train.seed=1")
+
+    def end_at(step: int) -> Callable[[Progress], None]:
+        def end(progress: Progress) -> None:
+            if progress.stage == "training" and progress.done == step:
+                raise kind
+
+        return end
+
+    for step in (0, 1):
+        with pytest.raises(kind) as ended:
+            train(config, on_progress=end_at(step))
+        assert {file: file.read_bytes() for file in copied_run.rglob("*") if file.is_file()} == before
+        if kind is KeyboardInterrupt:
+            assert str(ended.value) == (
+                f"stopped before the first checkpoint: the run that was in {copied_run} is back."
+            )
+    with pytest.raises(kind):
+        train(config, on_progress=end_at(3))
+    run = RunDir.open(copied_run)
+    assert not run.is_complete()
+    assert run.latest_complete_checkpoint() == run.checkpoints / "checkpoint-2"
+    assert not [entry for entry in copied_run.iterdir() if entry.name.startswith(".")]
+
+
+def test_a_disk_without_room_beside_the_overwritten_run_is_refused(
+    copied_run: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(copied_run)
+    checkpoint = 16_384 * 4 * 3
+    monkeypatch.setattr(
+        "selfaug.phases.train.shutil.disk_usage", lambda _: usage._replace(free=checkpoint - 1)
+    )
+    config = settings(copied_run, "run.overwrite=true", "train.keep_checkpoints=1")
+    with pytest.raises(StorageError, match=r"first checkpoint needs 0\.2 MB beside the run that it replaces"):
+        train(config)
+    assert RunDir.open(copied_run).is_complete()
+
+
 def test_a_taken_folder_is_refused_before_the_model_is_loaded(finished_run: Path, settings: Settings) -> None:
     told: list[Progress] = []
     with pytest.raises(StorageError, match="already holds a run"):

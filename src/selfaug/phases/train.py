@@ -40,7 +40,14 @@ from selfaug.records import is_failed_write, read_lines, read_record, write_reco
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
 from selfaug.train.anchors import write_anchors
-from selfaug.train.run_callbacks import MetricsFile, NotANumber, StepReport, StopOnSignal, keep_metrics_until
+from selfaug.train.run_callbacks import (
+    AfterSave,
+    MetricsFile,
+    NotANumber,
+    StepReport,
+    StopOnSignal,
+    keep_metrics_until,
+)
 
 __all__ = ["RECORD_KIND", "Interrupted", "TrainResult", "train"]
 
@@ -126,12 +133,16 @@ def train(
         return _run(config, run, data, model, identity, device, dtype, resume, main, on_progress)
     except Exception:
         # Some things show only when the trainer is made, or when its reference is: then there is nothing to go on from.
-        if main and not resume and not run.has_begun():
+        if main and not resume and not run.is_worth_keeping():
             run.discard()
         raise
     except KeyboardInterrupt as interrupt:
         if isinstance(interrupt, Interrupted):
             raise
+        if main and run.replaced.settle():
+            raise Interrupted(
+                f"stopped before the first checkpoint: the run that was in {run.path} is back."
+            ) from interrupt
         where = "on from the last checkpoint" if run.latest_complete_checkpoint() else "on, from the start"
         raise Interrupted(f"stopped at once. To go {where}: {run.resume_command}") from interrupt
 
@@ -171,7 +182,7 @@ def _run(
     except ValueError as error:  # how trl, peft and transformers refuse settings
         raise ConfigError(f"training can't be set up: {error}") from error
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    _require_space(run.path, trainable, config)
+    _require_space(run, trainable, config)
     if trainer.anchors and main and not resume:
         write_anchors(run.anchors, trainer.anchors, data.tokenizer)
     monitor = drift_monitor(trainer, run, data, config, on_progress)
@@ -184,6 +195,8 @@ def _run(
         StepReport(lambda step, steps, logs: on_progress(Progress("training", step, steps, logs)))
     )
     trainer.add_callback(NotANumber())
+    if main:
+        trainer.add_callback(AfterSave(run.replaced.settle))
     if monitor is not None:
         trainer.add_callback(monitor)
     if best is not None:  # after the monitor, whose drift it goes by
@@ -229,6 +242,7 @@ def _run(
     folder = run.model if config.lora.method == "full" else run.adapter
     write_text(folder / "README.md", model_card(config, record))
     write_record(run.record, RECORD_KIND, record)
+    run.replaced.settle()
     return TrainResult(run.path, record)
 
 
@@ -372,18 +386,25 @@ def _digests(report: Mapping[str, Any]) -> list[Any]:
     return [report[part]["digest"] for part in ("train", "replay") if part in report]
 
 
-def _require_space(folder: Path, trainable: int, config: TrainConfig) -> None:
+def _require_space(run: RunDir, trainable: int, config: TrainConfig) -> None:
     """Refuse to begin if the checkpoints won't fit.
 
     A checkpoint holds the trained weights and two moments of Adam, in 32 bits; the oldest goes only after the
-    newest is written.
+    newest is written. A run that is replaced goes after the first.
     """
-    needed = trainable * 4 * (3 * (config.train.kept_checkpoints + 1) + 1)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    checkpoint = trainable * 4 * 3
+    needed = checkpoint * (config.train.kept_checkpoints + 1) + trainable * 4
+    free, replaced = shutil.disk_usage(run.path).free, run.replaced.size()
+    if needed > free + replaced:
         raise StorageError(
-            f"the checkpoints need {printable_size(needed)}, {folder} has {printable_size(free)} free.",
+            f"the checkpoints need {printable_size(needed)}, {run.path} has {printable_size(free + replaced)} free.",
             hint="free space, choose another --output, or set train.keep_checkpoints=1.",
+        )
+    if checkpoint > free:
+        raise StorageError(
+            f"the first checkpoint needs {printable_size(checkpoint)} beside the run that it replaces, {run.path} has "
+            f"{printable_size(free)} free.",
+            hint="free space, choose another --output, or delete the run that is there.",
         )
 
 
@@ -405,7 +426,7 @@ def _explained(run: RunDir) -> Iterator[None]:
         raise StorageError(
             f"can't write into {run.path}: the disk is full or a quota is reached ({printable_size(free)} free).",
             hint="free space, then "
-            + (f"go on: {run.resume_command}" if run.has_begun() else "give the same command again."),
+            + (f"go on: {run.resume_command}" if run.is_worth_keeping() else "give the same command again."),
         ) from error
 
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from selfaug.errors import SelfAugError
 from selfaug.records import append_line, read_lines, write_text
 
-__all__ = ["MetricsFile", "NotANumber", "StepReport", "StopOnSignal", "keep_metrics_until"]
+__all__ = ["AfterSave", "MetricsFile", "NotANumber", "StepReport", "StopOnSignal", "keep_metrics_until"]
 
 
 def keep_metrics_until(path: str | os.PathLike[str], step: int) -> None:
@@ -101,6 +101,19 @@ class NotANumber(TrainerCallback):  # type: ignore[misc]
                 hint="lower train.learning_rate, or use model.dtype float32 or bfloat16; "
                 "what is in checkpoints/ is from before.",
             )
+
+
+class AfterSave(TrainerCallback):  # type: ignore[misc]
+    """Calls `action()` whenever a checkpoint has been saved."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The checkpoint is complete."""
+        self._action()
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
