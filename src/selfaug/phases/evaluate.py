@@ -25,14 +25,14 @@ from selfaug.eval.general_suite import Half
 from selfaug.eval.own_suites import names_function, own_suite
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.model.loading import load_adapter, load_model, load_tokenizer
+from selfaug.model.loading import load_tokenizer
 from selfaug.model.reference import FrozenModel
-from selfaug.phases.chat import trained_weights
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, read_forecast
-from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
+from selfaug.phases.inputs import resolve_device
 from selfaug.phases.lm_eval_suites import benchmark_answers, require_lm_eval
 from selfaug.phases.progress import Progress
+from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
     answers_to,
@@ -194,7 +194,7 @@ def evaluate(
     resolved = resolve_device(device)
     known = None if base_from is None else _evaluated_alike(base_from, config, settings, resolved)
     on_progress(Progress("model"))
-    base, tuned = _models(config, weights, resolved, offline)
+    base, tuned = load_run_models(folder, config, weights, device=resolved, offline=offline)
     if overwrite and replaced.entries():
         replaced.move()  # not before all of this has worked
     with replaced.settled():
@@ -376,19 +376,6 @@ def _open(work: Path, settings: dict[str, Any]) -> None:
         raise StorageError(f"can't write into {work}: {error.strerror or error}") from error
     if not (work / _STARTED).exists():
         write_record(work / _STARTED, "evaluation-started", settings)
-
-
-def _models(config: TrainConfig, weights: Path, device: torch.device, offline: bool) -> tuple[Any, Any]:
-    """Base and tuned model; None for the base if it is the tuned model with its adapter off."""
-    base = load_base_model(
-        config.model,
-        dtype=compute_dtype(config, device),
-        device=device,
-        offline=offline,
-    )
-    if config.lora.method == "full":
-        return base, load_model(weights, dtype=base.dtype, device=device, offline=True)
-    return None, load_adapter(base, weights)
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.core.printable import printable_size
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.scorers import named_scorer
-from selfaug.model.fingerprint import fingerprint
 from selfaug.model.peak_memory import peak_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
@@ -36,6 +35,7 @@ from selfaug.phases.inputs import (
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
+from selfaug.phases.run_models import base_identity
 from selfaug.records import is_failed_write, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
@@ -117,7 +117,7 @@ def train(
     model = load_base_model(
         config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
     )
-    identity = {"parameters": sum(weight.numel() for weight in model.parameters()), **_hash(model)}
+    identity = base_identity(model, config.model.name)
 
     if resume:
         run = RunDir.open(config.run.output)
@@ -340,15 +340,6 @@ def _require_trackers(names: list[str]) -> None:
                 f"train.report_to {name!r} can't be used: {error}",
                 hint=f"run `pip install {name}`, or leave it out.",
             ) from error
-
-
-def _hash(model: Any) -> dict[str, str]:
-    described = fingerprint(model)
-    return {
-        "weights_hash": described["weights"],
-        "class": described["class"],
-        "dtype": described["compute_dtype"],
-    }
 
 
 def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
