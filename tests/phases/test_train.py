@@ -245,6 +245,43 @@ def test_a_cache_of_another_model_leaves_no_run_behind(tmp_path: Path, settings:
     assert not (tmp_path / "second").exists()
 
 
+LONG_STAGES = {"anchors written by the base model", "general prompts for drift", "training"}
+
+
+@pytest.mark.parametrize("what", ["cache", "checkpoints", "head"])
+def test_what_can_not_be_is_refused_before_anything_long(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    kind: type[SelfAugError] = StorageError
+    if what == "head":
+        kind, words = ModelError, "in a way that selfaug does not reproduce"
+        monkeypatch.setattr("selfaug.model.head._logit_scale", lambda _: 2.0)
+    else:
+        words = "the reference cache needs 0.4 MB" if what == "cache" else "the checkpoints need"
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    told: list[str] = []
+    reference = "cache" if what == "cache" else "adapter_off"
+    anchors = ("selfaug.anchors=self", "selfaug.anchor_count=2")
+    cached = (f"selfaug.reference={reference}", f"selfaug.reference_cache_dir={tmp_path / 'cache'}")
+    config = settings(tmp_path / "run", *anchors, *cached)
+    with pytest.raises(kind, match=words):
+        train(config, on_progress=lambda progress: told.append(progress.stage))
+    assert told[-1] == "model"
+    assert not LONG_STAGES & set(told)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_does_not_have_its_anchors_written_again(copied_run: Path, settings: Settings) -> None:
+    config = settings(copied_run, "selfaug.anchors=self", "selfaug.anchor_count=2", "run.overwrite=true")
+    train(config)
+    (copied_run / "record.json").unlink()
+    told: list[str] = []
+    train(config, resume=True, on_progress=lambda progress: told.append(progress.stage))
+    assert "anchors written by the base model" not in told
+    assert read_record(copied_run / "record.json", "train")["anchors"] == 2
+
+
 def test_the_size_of_the_cache_is_said(tmp_path: Path, settings: Settings) -> None:
     told: list[Progress] = []
     cached = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}", "train.steps=1")

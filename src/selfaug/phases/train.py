@@ -183,10 +183,12 @@ def _run(
         raise ConfigError(f"training can't be set up: {error}") from error
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     _require_space(run, trainable, config)
-    if trainer.anchors and main and not resume:
-        write_anchors(run.anchors, trainer.anchors, data.tokenizer)
     monitor = drift_monitor(trainer, run, data, config, on_progress)
     best = best_checkpoint(trainer, run, data, config, monitor, on_progress)
+    if checkpoint is None:  # which has them
+        trainer.prepare_anchors()
+        if trainer.anchors and main:
+            write_anchors(run.anchors, trainer.anchors, data.tokenizer)
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
     for quiet in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(quiet)
