@@ -216,7 +216,7 @@ def _run(
         with _explained(run):
             if monitor is None or checkpoint is None or not _has_ended_at(checkpoint, trainer, monitor, best):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            if stop.received is not None:
+            if stop.stopping:
                 raise Interrupted(
                     f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
                     f"a checkpoint is saved. To go on: {run.resume_command}"
