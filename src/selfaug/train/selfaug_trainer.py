@@ -24,7 +24,7 @@ from selfaug.core.alignment import OutputHead
 from selfaug.core.controller import DriftController
 from selfaug.core.positions import IGNORED, count_tokens
 from selfaug.core.printable import printable_size
-from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.errors import CacheError, ConfigError, DataError, StorageError
 from selfaug.model.adapters import why_not_exact
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.fingerprint import fingerprint
@@ -131,6 +131,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._counts = (0.0, 0.0)
         self._pending: Tensor | None = None
         self._eval_sums: list[Tensor] = []
+        self._eval_rows: Any = None
+        self._eval_reference: Reference | None = None
         self._clock: tuple[float, float] | None = None
         self._cache: ReferenceCache | None = None
         self._own_head: OutputHead | None = None
@@ -347,6 +349,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         training = self.model.training
         if not training:
             self.prepare_alignment()
+        reference = self._reference if training else self._reference_of_evaluation()
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
         completion_tokens, aligned_positions = (
@@ -356,8 +359,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             result = alignment_loss(
                 model,
                 inputs,
-                alpha=self._alpha if self._reference is not None else 0.0,
-                reference=self._reference,
+                alpha=self._alpha if reference is not None else 0.0,
+                reference=reference,
                 completion_tokens=completion_tokens,
                 aligned_positions=aligned_positions,
                 align_boundary=self.args.align_boundary,
@@ -469,6 +472,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's, with nll and alignment loss over all tokens instead of a mean of batch means."""
         self._eval_sums = []
+        dataloader = kwargs["dataloader"] if "dataloader" in kwargs else args[0]
+        self._eval_rows, self._eval_reference = dataloader.dataset, None
         if self._cache is not None:
             self.prepare_anchors()  # it is built once, for them too; and here the model is not wrapped yet
         output = super().evaluation_loop(*args, **kwargs)
@@ -479,6 +484,32 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
             output.metrics[f"{prefix}_loss"] = loss
         return output
+
+    def _reference_of_evaluation(self) -> Reference | None:
+        """The reference for the rows of this evaluation: rows that the trainer was not made with are in no cache.
+
+        Decided for all rows at once, so that all processes do the same.
+
+        Raises:
+            CacheError: if there is nothing else to have it from.
+        """
+        if not isinstance(self._reference, CachedReference):
+            return self._reference
+        if self._eval_reference is None:
+            rows, cache = self._eval_rows, self._reference.cache
+            # A stream can't be looked through first.
+            known = isinstance(rows, Dataset) and not cache.missing(_documents(rows))
+            if known:
+                self._eval_reference = self._reference
+            elif isinstance(self.model, PeftModel):
+                self._eval_reference = AdapterOff(self.model)
+            else:
+                raise CacheError(
+                    "these rows are not in the reference cache, and the whole model trains: the reference model is no "
+                    "more.",
+                    hint="give them as eval_dataset when the trainer is made, or use reference='frozen_copy'.",
+                )
+        return self._eval_reference
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's, with anchors beside the rows."""
@@ -517,7 +548,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The Trainer's; takes rows of every form that the trainer takes."""
+        """The Trainer's; takes rows of every form that the trainer takes.
+
+        Rows that the trainer was not made with are in no reference cache: the reference is had with the adapter off.
+
+        Raises:
+            CacheError: with a cache and such rows, if the whole model trains.
+        """
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: _with_completions(rows, self.args) for name, rows in eval_dataset.items()}
         elif eval_dataset is not None and not isinstance(eval_dataset, str):
