@@ -42,10 +42,46 @@ def test_an_existing_run_is_refused_with_the_ways_out(tmp_path: Path, complete: 
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_overwrite_clears_a_run(tmp_path: Path) -> None:
+def visible(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".replaced")]
+
+
+def test_a_run_that_is_overwritten_comes_back_if_nothing_came_of_the_new(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     run = RunDir.create(tmp_path / "run", overwrite=True)
-    assert list(run.path.iterdir()) == []
+    assert visible(run.path) == []
+    run.config.write_text(run.config_text("model: {name: other}\n"), encoding="utf-8")
+    run.metrics.write_text('{"step": 1}\n', encoding="utf-8")
+    assert not run.is_worth_keeping()
+    run.discard()
+    assert RunDir.open(run.path).is_complete()
+    assert "name: m" in run.config.read_text(encoding="utf-8")
+
+
+def test_a_run_that_is_overwritten_goes_with_the_first_checkpoint(tmp_path: Path) -> None:
+    make_run(tmp_path / "run")
+    run = RunDir.create(tmp_path / "run", overwrite=True)
+    (run.checkpoints / "checkpoint-1").mkdir(parents=True)
+    (run.checkpoints / "checkpoint-1" / "selfaug_state.json").touch()
+    assert run.is_worth_keeping()
+    run.replaced.settle()
+    assert list(run.path.iterdir()) == [run.checkpoints]
+
+
+def test_a_working_directory_and_a_link_can_be_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path / "run")
+    monkeypatch.chdir(tmp_path / "run")
+    run = RunDir.create(".", overwrite=True)
+    assert visible(tmp_path / "run") == []
+    run.discard()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    run = RunDir.create(tmp_path / "link", overwrite=True)
+    assert visible(tmp_path / "run") == []
+    run.discard()
+    assert RunDir.open(tmp_path / "run").is_complete()
+    assert (tmp_path / "link").is_symlink()
 
 
 def test_overwrite_never_deletes_a_folder_that_is_no_run(tmp_path: Path) -> None:
@@ -71,7 +107,10 @@ def test_overwrite_follows_no_link_out_of_the_run(tmp_path: Path) -> None:
     outside.mkdir()
     (outside / "precious").touch()
     run.samples.symlink_to(outside)
-    RunDir.create(run.path, overwrite=True)
+    (RunDir.create(run.path, overwrite=True).checkpoints / "checkpoint-1").mkdir(parents=True)
+    (run.checkpoints / "checkpoint-1" / "selfaug_state.json").touch()
+    run.replaced.settle()
+    assert not run.samples.exists()
     assert (outside / "precious").exists()
 
 
@@ -80,7 +119,7 @@ def test_overwrite_clears_what_a_crash_left_behind(tmp_path: Path) -> None:
     (run.path / ".record.json.x1y2").touch()
     (run.path / "adapter.partial").mkdir()
     RunDir.create(run.path, overwrite=True)
-    assert list(run.path.iterdir()) == []
+    assert visible(run.path) == []
 
 
 def test_a_file_in_the_way_and_an_unwritable_place_are_storage_errors(tmp_path: Path) -> None:

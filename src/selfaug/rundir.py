@@ -6,10 +6,10 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 from pathlib import Path
 
 from selfaug.errors import StorageError
+from selfaug.replaced import HIDDEN, Replaced, delete
 
 __all__ = ["CHECKPOINT_STATE", "RunDir", "latest_complete_checkpoint"]
 
@@ -49,6 +49,9 @@ class RunDir:
         self.serving = self.path / "serving"
         self.samples = self.path / "samples"
         self.report = self.path / "report.html"
+        self.replaced = Replaced(
+            self.path, "run", entries=self._entries, is_usable=self.is_usable, has_begun=self.is_usable
+        )
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"
@@ -59,14 +62,15 @@ class RunDir:
 
         Args:
             path: the folder; may exist if it is empty.
-            overwrite: delete the selfaug run that is there. Anything else is never deleted.
+            overwrite: move the selfaug run that is there aside; `replaced.settle` deletes it, or brings it back.
+                Anything else is never touched.
 
         Raises:
             StorageError: if something is there already, or the folder can't be written.
         """
         run = cls.require_free(path, overwrite=overwrite)
-        if run.path.is_dir():
-            run._clear()
+        if run.path.is_dir() and run.replaced.entries():
+            run.replaced.move()
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             probe = run.path / f".{os.getpid()}.writable"
@@ -87,6 +91,7 @@ class RunDir:
             StorageError: if something is there already that `overwrite` doesn't cover, or it can't be written.
         """
         run = cls(path)
+        run.replaced.recover()
         if run.path.is_dir() and any(run.path.iterdir()):
             run._require_replaceable(overwrite)
         existing = next(place for place in (run.path, *run.path.absolute().parents) if place.exists())
@@ -107,6 +112,7 @@ class RunDir:
             StorageError: if there is none.
         """
         run = cls(path)
+        run.replaced.recover()
         if not run.is_run():
             raise StorageError(
                 f"{run.path} is not a selfaug run: "
@@ -144,8 +150,18 @@ class RunDir:
         """The last checkpoint that was written to its end, or None."""
         return latest_complete_checkpoint(self.checkpoints)
 
+    def is_usable(self) -> bool:
+        """Whether it has weights that can be loaded: those of its end, or a checkpoint's."""
+        return self.is_complete() or self.latest_complete_checkpoint() is not None
+
+    def is_worth_keeping(self) -> bool:
+        """Whether a run that ends with an error should stay: a run that it would replace has to be outdone."""
+        return self.is_usable() if self.replaced.exists() else self.has_begun()
+
     def discard(self) -> None:
-        """Delete a run that came to nothing, its folder included."""
+        """Delete a run that came to nothing, its folder included; a run that it would have replaced comes back."""
+        if self.replaced.settle():
+            return
         if any(self.path.iterdir()):
             self._require_replaceable(True)
         self._clear()
@@ -166,14 +182,11 @@ class RunDir:
                 + ("" if self.is_complete() else ", --resume goes on with it")
                 + ", or choose another --output.",
             )
-        ours = {path.name for path in vars(self).values() if path != self.path}
-        # What a crash leaves behind: ".record.json.x7f2" and "adapter.partial".
+        ours = {entry.name for entry in self._entries()}
         foreign = sorted(
             entry.name
             for entry in self.path.iterdir()
-            if entry.name not in ours
-            and entry.name.removesuffix(".partial") not in ours
-            and not any(entry.name.startswith(f".{name}.") for name in ours)
+            if entry.name not in ours and not entry.name.startswith(HIDDEN)
         )
         if foreign:
             raise StorageError(
@@ -181,14 +194,22 @@ class RunDir:
                 hint="move them away first: --overwrite never deletes what is not part of a run.",
             )
 
+    def _entries(self) -> list[Path]:
+        """What is there of the run, with what a crash leaves behind: ".record.json.x7f2" and "adapter.partial"."""
+        ours = {path.name for path in vars(self).values() if isinstance(path, Path) and path != self.path}
+        return [
+            entry
+            for entry in self.path.iterdir()
+            if entry.name in ours
+            or entry.name.removesuffix(".partial") in ours
+            or any(entry.name.startswith(f".{name}.") for name in ours)
+        ]
+
     def _clear(self) -> None:
         """Delete what `_require_replaceable` has let pass."""
         try:
             # config.yaml goes last: if this is cut off, what is left is still known as a run.
-            for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.config):
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
+            for entry in sorted(self._entries(), key=lambda entry: entry == self.config):
+                delete(entry)
         except OSError as error:
             raise StorageError(f"can't clear {self.path}: {error.strerror or error}") from error

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -344,6 +345,36 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(small_d
     assert not list(small_disk.glob("segment-*.bin"))
     cache.build(model, documents(60))  # what fits, fits
     assert cache.verify() == 60
+
+
+def test_room_is_asked_for_what_is_missing_and_has_not_been_reserved(tmp_path, model, monkeypatch):
+    cache = ReferenceCache.open(tmp_path, model)
+    rows = documents(60)
+    tokens = sum(len(row.input_ids) for row in rows)
+    size = cache.size_of(rows)
+    assert size < tokens * cache.row_bytes
+
+    def free(size: int) -> None:
+        usage = shutil.disk_usage(tmp_path)._replace(free=size)
+        monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: usage)
+
+    free(size - 1)
+    with pytest.raises(StorageError, match="the reference cache needs"):
+        cache.require_room(iter(rows), tokens)
+    free(size)
+    cache.require_room(iter(rows), tokens)
+    with pytest.raises(StopAsyncIteration):
+        cache.build(model, rows, on_progress=_stop)
+    free(0)  # taken by the build that was cut off
+    cache.require_room(iter(rows), tokens)
+    cache.build(model, rows)
+    cache.require_room(iter(rows), tokens)
+    with pytest.raises(StorageError):
+        cache.require_room(documents(61), tokens)
+
+
+def _stop(done: int, total: int) -> None:
+    raise StopAsyncIteration
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.bench import EvaluationSettings
-from selfaug.phases.compare import CompareSettings, chosen_value, compare
+from selfaug.phases.compare import RECORD_KIND, CompareSettings, chosen_value, compare
 from selfaug.phases.methods import METHODS
 from selfaug.phases.progress import Progress
-from selfaug.records import read_lines
+from selfaug.records import read_lines, read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -127,6 +128,40 @@ def test_cut_off_in_the_middle_it_goes_on(
         compare(config, asked, few)
     answers = read_lines(next((tmp_path / "comparison" / "answers").glob("dev-selfaug-2-*general.jsonl")))
     assert len(answers) == len({row["id"] for row in answers}) == 6
+
+
+def test_what_is_overwritten_is_there_until_the_new_one_is_finished(
+    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    folder = tmp_path / "comparison"
+    config = settings(folder, *SETS)
+    plain = CompareSettings(methods=("plain",), seeds=(0,))
+    before = compare(config, asked, plain)
+
+    class CutError(Exception):
+        pass
+
+    def cut_at(stage: str) -> Callable[[Progress], None]:
+        def cut(progress: Progress) -> None:
+            if progress.stage == stage:
+                raise CutError
+
+        return cut
+
+    # Before anything was made: as if nothing had happened.
+    with pytest.raises(CutError):
+        compare(config, asked, plain, overwrite=True, on_progress=cut_at("model"))
+    assert read_record(folder / "record.json", RECORD_KIND) == before
+    # When the base model had answered: both are there, until the new one is finished.
+    with pytest.raises(CutError):
+        compare(config, asked, plain, overwrite=True, on_progress=cut_at("base: test task"))
+    assert read_record(folder / ".replaced" / "record.json", RECORD_KIND) == before
+    assert not (folder / "record.json").exists()
+    in_this_process.clear()
+    again = compare(config, asked, plain)
+    assert len(in_this_process) == 2
+    assert again["methods"]["plain"]["suites"] == before["methods"]["plain"]["suites"]
+    assert not (folder / ".replaced").exists()
 
 
 def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:

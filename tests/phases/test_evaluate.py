@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.evaluate import RECORD_KIND, evaluate
+from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
@@ -119,6 +121,34 @@ def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path
         evaluate(copied_run, **FEW)
     again = evaluate(copied_run, **FEW, overwrite=True).record["suites"]
     assert again == whole
+
+
+def test_an_overwritten_evaluation_is_there_until_the_new_one_has_answers(copied_run: Path) -> None:
+    evaluate(copied_run, **FEW)
+    files = (copied_run / "evaluation.json", copied_run / "samples" / "evaluation" / "general-base.jsonl")
+    before = [file.read_bytes() for file in files]
+
+    class CutError(Exception):
+        pass
+
+    def cut_at(done: int) -> Callable[[Progress], None]:
+        def cut(progress: Progress) -> None:
+            if progress.stage == "base: task" and progress.done >= done:
+                raise CutError
+
+        return cut
+
+    with pytest.raises(CutError):
+        evaluate(copied_run, **{**FEW, "level": "2"}, overwrite=True, on_progress=cut_at(0))
+    assert [file.read_bytes() for file in files] == before
+    with pytest.raises(CutError):
+        evaluate(copied_run, **FEW, batch_size=2, overwrite=True, on_progress=cut_at(4))
+    hidden = copied_run / "samples" / ".replaced"
+    assert (hidden / "evaluation.json").read_bytes() == before[0]
+    assert not files[0].exists()
+    evaluate(copied_run, **FEW, batch_size=2)
+    assert files[0].exists()
+    assert not hidden.exists()
 
 
 def test_scorers_of_the_user(copied_run: Path) -> None:

@@ -175,6 +175,29 @@ def test_only_what_has_changed_is_read_again(reports: Path, questions: Path, tmp
     assert last["documents"]["gone"] == ["c11/2024.md"]
 
 
+def test_prepared_data_is_there_until_the_new_index_is(
+    reports: Path, questions: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "data"
+    prepare(configured(reports, questions, output))
+    kept = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "reading documents" and progress.done:
+            raise KeyboardInterrupt
+
+    anew = configured(reports, questions, output, "run.overwrite=true", "documents.chunk_tokens=300")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(anew, on_progress=cut)
+    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == kept
+    # Beyond, the record would not be true of the index.
+    (tmp_path / "broken.jsonl").write_text("{")
+    broken = configured(reports, tmp_path / "broken.jsonl", output, "run.overwrite=true")
+    with pytest.raises(DataError):
+        prepare(broken)
+    assert not (output / "record.json").exists()
+
+
 def rows_of_any(folder: Path) -> dict[str, str]:
     return {file.name: file.read_text() for file in sorted(folder.glob("*.jsonl"))}
 

@@ -245,6 +245,43 @@ def test_a_cache_of_another_model_leaves_no_run_behind(tmp_path: Path, settings:
     assert not (tmp_path / "second").exists()
 
 
+LONG_STAGES = {"anchors written by the base model", "general prompts for drift", "training"}
+
+
+@pytest.mark.parametrize("what", ["cache", "checkpoints", "head"])
+def test_what_can_not_be_is_refused_before_anything_long(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    kind: type[SelfAugError] = StorageError
+    if what == "head":
+        kind, words = ModelError, "in a way that selfaug does not reproduce"
+        monkeypatch.setattr("selfaug.model.head._logit_scale", lambda _: 2.0)
+    else:
+        words = "the reference cache needs 0.4 MB" if what == "cache" else "the checkpoints need"
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    told: list[str] = []
+    reference = "cache" if what == "cache" else "adapter_off"
+    anchors = ("selfaug.anchors=self", "selfaug.anchor_count=2")
+    cached = (f"selfaug.reference={reference}", f"selfaug.reference_cache_dir={tmp_path / 'cache'}")
+    config = settings(tmp_path / "run", *anchors, *cached)
+    with pytest.raises(kind, match=words):
+        train(config, on_progress=lambda progress: told.append(progress.stage))
+    assert told[-1] == "model"
+    assert not LONG_STAGES & set(told)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_run_does_not_have_its_anchors_written_again(copied_run: Path, settings: Settings) -> None:
+    config = settings(copied_run, "selfaug.anchors=self", "selfaug.anchor_count=2", "run.overwrite=true")
+    train(config)
+    (copied_run / "record.json").unlink()
+    told: list[str] = []
+    train(config, resume=True, on_progress=lambda progress: told.append(progress.stage))
+    assert "anchors written by the base model" not in told
+    assert read_record(copied_run / "record.json", "train")["anchors"] == 2
+
+
 def test_the_size_of_the_cache_is_said(tmp_path: Path, settings: Settings) -> None:
     told: list[Progress] = []
     cached = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}", "train.steps=1")
@@ -283,6 +320,50 @@ def test_an_interrupted_run_says_from_where_it_goes_on(tmp_path: Path, settings:
         train(settings(run), on_progress=stop_at(1))
     with pytest.raises(Interrupted, match="from the last checkpoint"):
         train(settings(run), resume=True, on_progress=stop_at(3))
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_an_overwritten_run_is_there_until_the_new_one_has_a_checkpoint(
+    copied_run: Path, settings: Settings, kind: type[BaseException]
+) -> None:
+    before = {file: file.read_bytes() for file in copied_run.rglob("*") if file.is_file()}
+    config = settings(copied_run, "run.overwrite=true", "train.seed=1")
+
+    def end_at(step: int) -> Callable[[Progress], None]:
+        def end(progress: Progress) -> None:
+            if progress.stage == "training" and progress.done == step:
+                raise kind
+
+        return end
+
+    for step in (0, 1):
+        with pytest.raises(kind) as ended:
+            train(config, on_progress=end_at(step))
+        assert {file: file.read_bytes() for file in copied_run.rglob("*") if file.is_file()} == before
+        if kind is KeyboardInterrupt:
+            assert str(ended.value) == (
+                f"stopped before the first checkpoint: the run that was in {copied_run} is back."
+            )
+    with pytest.raises(kind):
+        train(config, on_progress=end_at(3))
+    run = RunDir.open(copied_run)
+    assert not run.is_complete()
+    assert run.latest_complete_checkpoint() == run.checkpoints / "checkpoint-2"
+    assert not [entry for entry in copied_run.iterdir() if entry.name.startswith(".")]
+
+
+def test_a_disk_without_room_beside_the_overwritten_run_is_refused(
+    copied_run: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(copied_run)
+    checkpoint = 16_384 * 4 * 3
+    monkeypatch.setattr(
+        "selfaug.phases.train.shutil.disk_usage", lambda _: usage._replace(free=checkpoint - 1)
+    )
+    config = settings(copied_run, "run.overwrite=true", "train.keep_checkpoints=1")
+    with pytest.raises(StorageError, match=r"first checkpoint needs 0\.2 MB beside the run that it replaces"):
+        train(config)
+    assert RunDir.open(copied_run).is_complete()
 
 
 def test_a_taken_folder_is_refused_before_the_model_is_loaded(finished_run: Path, settings: Settings) -> None:

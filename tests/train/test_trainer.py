@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from tiny_training import (
     LORA,
     Gradients,
@@ -25,6 +25,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
+from selfaug.model.reference import CachedReference
 
 
 def run(model: Any, folder: Path, rows: Any = None, **changes: Any) -> tuple[dict[str, torch.Tensor], Any]:
@@ -358,10 +359,42 @@ def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_pa
         make_trainer(tiny_model_dir, tmp_path, lora=None, reference="adapter_off")
 
 
-def test_rows_that_the_cache_does_not_hold_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", [Dataset.from_list, IterableDataset.from_generator])
+def test_rows_that_the_cache_does_not_hold_are_evaluated_with_the_adapter_off(
+    form: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    known = Dataset.from_list(text_rows(4, seed=9)[:2])
+    trainers = [
+        run(
+            tiny_model_dir,
+            tmp_path / reference,
+            reference=reference,
+            reference_cache_dir=str(tmp_path / "c"),
+            eval_rows=known,
+            max_steps=2,
+        )[1]
+        for reference in ("cache", "adapter_off")
+    ]
+    rows = tokenised_rows(trainers[0].processing_class, 4, seed=9)
+    # Two rows are known, two aren't.
+    results = [
+        trainer.evaluate(form(rows) if form == Dataset.from_list else form(lambda: iter(rows)))
+        for trainer in trainers
+    ]
+    assert results[0]["eval_alignment_loss"] > 0
+    for name in ("eval_nll", "eval_alignment_loss", "eval_loss"):
+        assert results[0][name] == pytest.approx(results[1][name], rel=1e-4)
+    assert trainers[0].evaluate()["eval_alignment_loss"] > 0
+    assert isinstance(trainers[0]._eval_reference, CachedReference)
+
+
+def test_rows_that_the_cache_of_a_whole_model_does_not_hold_are_refused(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
     _, trainer = run(
         tiny_model_dir,
         tmp_path / "a",
+        lora=None,
         reference="cache",
         reference_cache_dir=str(tmp_path / "c"),
         max_steps=1,
@@ -369,8 +402,10 @@ def test_rows_that_the_cache_does_not_hold_are_refused(tiny_model_dir: Path, tmp
     known = Dataset.from_list(tokenised_rows(trainer.processing_class, 8))
     unknown = Dataset.from_list(tokenised_rows(trainer.processing_class, 3, seed=9))
     assert trainer.evaluate(known)["eval_alignment_loss"] >= 0
-    with pytest.raises(CacheError, match="not in the reference cache"):
+    with pytest.raises(CacheError, match="not in the reference cache, and the whole model trains") as error:
         trainer.evaluate(unknown)
+    assert "eval_dataset" in str(error.value.hint)
+    assert trainer.evaluate(known)["eval_alignment_loss"] >= 0
 
 
 # ---- logs and evaluation

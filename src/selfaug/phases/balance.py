@@ -128,17 +128,35 @@ def balance(
         **asdict(settings),
         "config": config.model_dump(mode="json", exclude={"run"}),
     }
+    with work.settled():
+        bench = _open(
+            config, evaluation, settings, lambda: work.open(fixed, overwrite=overwrite), on_progress
+        )
+        return _balanced(bench, config, settings, began)
+
+
+def _open(
+    config: TrainConfig,
+    evaluation: EvaluationSettings,
+    settings: BalanceSettings,
+    open_folder: Callable[[], object],
+    on_progress: Callable[[Progress], None],
+) -> Bench:
+    folder = Path(config.run.output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Of several processes, one asks the base model; the others find its answers.
     with FileLock(folder.with_name(f".{folder.name}.lock")):
-        bench = open_bench(
-            folder, config, evaluation, lambda: work.open(fixed, overwrite=overwrite), on_progress
-        )
+        bench = open_bench(folder, config, evaluation, open_folder, on_progress)
         bench.add_subset(
             "search", "dev", task=settings.search_task_items, general=settings.search_general_items
         )
         for part in ("locks", "trials"):
             (folder / part).mkdir(exist_ok=True)
+    return bench
+
+
+def _balanced(bench: Bench, config: TrainConfig, settings: BalanceSettings, began: float) -> dict[str, Any]:
+    folder, evaluation = bench.folder, bench.settings
     search = _Search(bench, settings, _with_cache(config, settings))
     search.run()
 

@@ -22,6 +22,7 @@ from selfaug.model.loading import load_adapter, load_model, load_tokenizer
 from selfaug.model.reference import FrozenModel, Reference, Remembered
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.progress import Progress
+from selfaug.phases.run_models import require_same_base
 from selfaug.phases.suites import (
     Suite,
     answers_to,
@@ -173,6 +174,7 @@ class Bench:
         if config.lora.method == "full":
             return load_model(run.model, dtype=dtype, device=self.device, offline=True)
         base = load_base_model(config.model, dtype=dtype, device=self.device, offline=config.run.offline)
+        require_same_base(run, config, base, offline=config.run.offline)
         model = load_adapter(base, run.adapter)
         if scale != 1.0:
             scale_adapter(model, scale)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.config import TrainConfig, load_config
-from selfaug.errors import StorageError
+from selfaug.config import load_config
 from selfaug.model.generate import generate_greedy
-from selfaug.model.loading import load_adapter, load_model, load_tokenizer
-from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
+from selfaug.model.loading import load_tokenizer
+from selfaug.phases.inputs import resolve_device
+from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.rundir import RunDir
 
-__all__ = ["Answers", "Chat", "open_chat", "trained_weights"]
+__all__ = ["Answers", "Chat", "open_chat"]
 
 Messages = list[dict[str, str]]
 
@@ -98,7 +97,7 @@ def open_chat(
 
     Raises:
         StorageError: if there is no such run, or nothing to load in it.
-        ModelError: if the base model can't be loaded.
+        ModelError: if the base model can't be loaded, or is another than the run's.
     """
     folder = RunDir.open(run)
     config = load_config(folder.config)
@@ -108,44 +107,15 @@ def open_chat(
         trust_remote_code=config.model.trust_remote_code,
         offline=offline or config.run.offline,
     )
-    resolved = resolve_device(device)
-    base = load_base_model(
-        config.model,
-        dtype=compute_dtype(config, resolved),
-        device=resolved,
-        offline=offline or config.run.offline,
+    base, tuned = load_run_models(
+        folder, config, weights, device=resolve_device(device), offline=offline or config.run.offline
     )
-    chat: dict[str, Any] = {
-        "chat_template_kwargs": config.data.chat_template_kwargs,
-        "system": system,
-        "max_new_tokens": max_new_tokens,
-        "step": step,
-    }
-    if config.lora.method == "full":
-        tuned = load_model(
-            weights,
-            dtype=base.dtype,
-            device=resolved,
-            trust_remote_code=config.model.trust_remote_code,
-            offline=True,
-        )
-        return Chat(tokenizer, tuned, base, **chat)
-    return Chat(tokenizer, load_adapter(base, weights), None, **chat)
-
-
-def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]:
-    """Folder of the adapter (or of all weights), and the checkpoint's step if the run is not complete.
-
-    Raises:
-        StorageError: if there is neither.
-    """
-    folder = run.model if config.lora.method == "full" else run.adapter
-    if run.is_complete() and folder.is_dir():
-        return folder, None
-    checkpoint = run.latest_complete_checkpoint()
-    if checkpoint is None:
-        raise StorageError(
-            f"{run.path} has no trained weights yet: it did not finish and has no complete checkpoint.",
-            hint=f"go on with it: {run.resume_command}",
-        )
-    return checkpoint, int(checkpoint.name.rpartition("-")[2])
+    return Chat(
+        tokenizer,
+        tuned,
+        base,
+        chat_template_kwargs=config.data.chat_template_kwargs,
+        system=system,
+        max_new_tokens=max_new_tokens,
+        step=step,
+    )

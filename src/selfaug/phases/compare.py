@@ -94,9 +94,17 @@ def compare(
     fixed["config"] = config.model_dump(mode="json", exclude={"run"})
     work = WorkFolder(folder, RECORD_KIND, {"record.json", *FOLDERS}, last=["record.json"])
     more = _lacks(folder / "record.json", methods, settings.seeds)
-    evaluated = open_bench(
-        folder, config, evaluation, lambda: work.open(fixed, overwrite=overwrite, more=more), on_progress
-    )
+    with work.settled():
+        evaluated = open_bench(
+            folder, config, evaluation, lambda: work.open(fixed, overwrite=overwrite, more=more), on_progress
+        )
+        return _compared(evaluated, config, settings, methods, began)
+
+
+def _compared(
+    evaluated: Bench, config: TrainConfig, settings: CompareSettings, methods: Sequence[Method], began: float
+) -> dict[str, Any]:
+    folder, evaluation = evaluated.folder, evaluated.settings
     bench = MethodBench(evaluated, settings.seeds[0])
 
     trials: dict[str, list[Trial]] = {}

@@ -125,9 +125,16 @@ def run_demo(
         ModelError: if the demo's model is not installed.
     """
     settings = settings or (QUICK if quick else FULL)
+    folder = WorkFolder(output, "demo", _CONTENTS, last=("report.html", "record.json"), at_once=["data"])
+    with folder.settled():
+        cut_off = folder.open(asdict(settings), overwrite=overwrite)
+        return _demo(output, settings, quick, cut_off, on_progress)
+
+
+def _demo(
+    output: Path, settings: DemoSettings, quick: bool, cut_off: bool, on_progress: Callable[[Progress], None]
+) -> dict[str, Any]:
     began = time.monotonic()
-    folder = WorkFolder(output, "demo", _CONTENTS, last=("report.html", "record.json"))
-    cut_off = folder.open(asdict(settings), overwrite=overwrite)
     if (output / "record.json").exists():
         return read_record(output / "record.json", RECORD_KIND)
     earlier = _seconds_of_complete_runs(output)

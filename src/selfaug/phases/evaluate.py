@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,14 +25,14 @@ from selfaug.eval.general_suite import Half
 from selfaug.eval.own_suites import names_function, own_suite
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.model.loading import load_adapter, load_model, load_tokenizer
+from selfaug.model.loading import load_tokenizer
 from selfaug.model.reference import FrozenModel
-from selfaug.phases.chat import trained_weights
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, read_forecast
-from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
+from selfaug.phases.inputs import resolve_device
 from selfaug.phases.lm_eval_suites import benchmark_answers, require_lm_eval
 from selfaug.phases.progress import Progress
+from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
     answers_to,
@@ -48,6 +47,7 @@ from selfaug.phases.suites import (
     task_prompts,
 )
 from selfaug.records import read_lines, read_record, write_lines, write_record
+from selfaug.replaced import Replaced
 from selfaug.rundir import RunDir
 
 __all__ = ["FAST_ROWS", "RECORD_KIND", "Evaluation", "evaluate"]
@@ -164,6 +164,8 @@ def evaluate(
     }  # fmt: skip
     began = time.monotonic()
     work = folder.samples / "evaluation"
+    replaced = _replaced(folder, work)
+    replaced.recover()
     if not overwrite:
         _require_free(folder, work, settings)
     on_progress(Progress("data"))
@@ -192,93 +194,105 @@ def evaluate(
     resolved = resolve_device(device)
     known = None if base_from is None else _evaluated_alike(base_from, config, settings, resolved)
     on_progress(Progress("model"))
-    base, tuned = _models(config, weights, resolved, offline)
-    _open(folder, work, settings, overwrite)  # nothing is replaced before all of this has worked
+    base, tuned = load_run_models(folder, config, weights, device=resolved, offline=offline)
+    if overwrite and replaced.entries():
+        replaced.move()  # not before all of this has worked
+    with replaced.settled():
+        _open(work, settings)
 
-    def report(stage: str) -> Callable[[int, int], None]:
-        return lambda done, total: on_progress(Progress(stage, done, total))
+        def report(stage: str) -> Callable[[int, int], None]:
+            return lambda done, total: on_progress(Progress(stage, done, total))
 
-    chosen = level_of(level)
-    if chosen is None:
-        with _answering(base, tuned, "base") as model:
-            chosen = fitting_level(
-                work / "level-base.jsonl", model, tokenizer, template, batch_size, report("base: which level")
-            )
-    general = general_prompts(tokenizer, select_items(half, chosen.level, general_items), template)
-    asked["general"] = general
-    if known is not None:
-        _take_base_answers(known, work, asked)
-
-    answers: dict[str, dict[str, list[str]]] = {}
-    for name, suite in asked.items():
-        answers[name] = {}
-        for which in MODELS:
-            with _answering(base, tuned, which) as model:
-                answers[name][which] = answers_to(
-                    suite,
-                    work / f"{name}-{which}.jsonl",
+        chosen = level_of(level)
+        if chosen is None:
+            with _answering(base, tuned, "base") as model:
+                chosen = fitting_level(
+                    work / "level-base.jsonl",
                     model,
                     tokenizer,
+                    template,
                     batch_size,
-                    report(f"{which}: {name}"),
+                    report("base: which level"),
                 )
-    scored: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for task in benchmarks:
-        scored[task] = {}
-        for which in MODELS:
-            on_progress(Progress(f"{which}: {task}", message=f"{which} model: {task}, through lm-eval"))
-            with _answering(base, tuned, which) as model:
-                scored[task][which] = benchmark_answers(
-                    model,
-                    tokenizer,
-                    task,
-                    work / f"{task}-{which}.jsonl",
-                    folder=benchmark_tasks,
-                    items=benchmark_items,
-                    batch_size=batch_size,
-                )
-    drifts, most_drifted = measured_drifts(
-        tuned,
-        None if base is None else FrozenModel(base),
-        tokenizer,
-        asked,
-        answers["general"]["base"],
-        report,
-    )
-    write_lines(work / "drift.jsonl", most_drifted)
+        general = general_prompts(tokenizer, select_items(half, chosen.level, general_items), template)
+        asked["general"] = general
+        if known is not None:
+            _take_base_answers(known, work, asked)
 
-    results = {
-        name: compare_answers(suite, answers[name]["tuned"], answers[name]["base"])
-        for name, suite in asked.items()
-    }
-    results |= {
-        task: compare_scores(
-            [row["id"] for row in found["base"]],
-            *([row["score"] for row in found[which]] for which in ("tuned", "base")),
+        answers: dict[str, dict[str, list[str]]] = {}
+        for name, suite in asked.items():
+            answers[name] = {}
+            for which in MODELS:
+                with _answering(base, tuned, which) as model:
+                    answers[name][which] = answers_to(
+                        suite,
+                        work / f"{name}-{which}.jsonl",
+                        model,
+                        tokenizer,
+                        batch_size,
+                        report(f"{which}: {name}"),
+                    )
+        scored: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        for task in benchmarks:
+            scored[task] = {}
+            for which in MODELS:
+                on_progress(Progress(f"{which}: {task}", message=f"{which} model: {task}, through lm-eval"))
+                with _answering(base, tuned, which) as model:
+                    scored[task][which] = benchmark_answers(
+                        model,
+                        tokenizer,
+                        task,
+                        work / f"{task}-{which}.jsonl",
+                        folder=benchmark_tasks,
+                        items=benchmark_items,
+                        batch_size=batch_size,
+                    )
+        drifts, most_drifted = measured_drifts(
+            tuned,
+            None if base is None else FrozenModel(base),
+            tokenizer,
+            asked,
+            answers["general"]["base"],
+            report,
         )
-        for task, found in scored.items()
-    }
-    sides: dict[str, Any] = {}
-    if config.data.prepared is not None and "task" in asked:
-        sides = compare_sides(asked["task"], answers["task"]["tuned"], answers["task"]["base"])
-    gate = _gate(results, max_forgetting, min_task_gain)
-    data_of_record = {
-        "run": str(folder.path),
-        "settings": settings,
-        "level": asdict(chosen),
-        "suites": results,
-        "sides": sides,
-        "drift": drifts,
-        "forecast": None
-        if foretold is None or OWN_ANSWERS not in drifts
-        else expected_forgetting(foretold, drifts[OWN_ANSWERS]["nats"].value),
-        "gate": None if gate is None else {"outcome": overall(gate), "bounds": [asdict(one) for one in gate]},
-        "device": str(resolved),
-        "threads": torch.get_num_threads(),
-        "seconds": time.monotonic() - began,
-    }
-    write_record(folder.evaluation, RECORD_KIND, data_of_record)
-    return Evaluation(read_record(folder.evaluation, RECORD_KIND), None if gate is None else overall(gate))
+        write_lines(work / "drift.jsonl", most_drifted)
+
+        results = {
+            name: compare_answers(suite, answers[name]["tuned"], answers[name]["base"])
+            for name, suite in asked.items()
+        }
+        results |= {
+            task: compare_scores(
+                [row["id"] for row in found["base"]],
+                *([row["score"] for row in found[which]] for which in ("tuned", "base")),
+            )
+            for task, found in scored.items()
+        }
+        sides: dict[str, Any] = {}
+        if config.data.prepared is not None and "task" in asked:
+            sides = compare_sides(asked["task"], answers["task"]["tuned"], answers["task"]["base"])
+        gate = _gate(results, max_forgetting, min_task_gain)
+        data_of_record = {
+            "run": str(folder.path),
+            "settings": settings,
+            "level": asdict(chosen),
+            "suites": results,
+            "sides": sides,
+            "drift": drifts,
+            "forecast": None
+            if foretold is None or OWN_ANSWERS not in drifts
+            else expected_forgetting(foretold, drifts[OWN_ANSWERS]["nats"].value),
+            "gate": None
+            if gate is None
+            else {"outcome": overall(gate), "bounds": [asdict(one) for one in gate]},
+            "device": str(resolved),
+            "threads": torch.get_num_threads(),
+            "seconds": time.monotonic() - began,
+        }
+        write_record(folder.evaluation, RECORD_KIND, data_of_record)
+        return Evaluation(
+            read_record(folder.evaluation, RECORD_KIND), None if gate is None else overall(gate)
+        )
 
 
 def _suite_name(suite: str) -> str:
@@ -341,32 +355,27 @@ def _require_free(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _open(run: RunDir, work: Path, settings: dict[str, Any], overwrite: bool) -> None:
+def _replaced(run: RunDir, work: Path) -> Replaced:
+    """The evaluation that is there, for when it is overwritten."""
+    places = [run.evaluation, run.evaluation_page, work]
+    return Replaced(
+        run.samples,
+        "evaluation",
+        entries=lambda: [place for place in places if place.exists()],
+        is_usable=run.evaluation.exists,
+        has_begun=lambda: any(file.stat().st_size for file in work.glob("*.jsonl")),
+        homes={place.name: place for place in places},
+    )
+
+
+def _open(work: Path, settings: dict[str, Any]) -> None:
     """Make the folder of the answers, or go on with the one that is there."""
     try:
-        if overwrite and work.exists():
-            shutil.rmtree(work)
-        if overwrite:
-            run.evaluation.unlink(missing_ok=True)
-            run.evaluation_page.unlink(missing_ok=True)
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"can't write into {work}: {error.strerror or error}") from error
     if not (work / _STARTED).exists():
         write_record(work / _STARTED, "evaluation-started", settings)
-
-
-def _models(config: TrainConfig, weights: Path, device: torch.device, offline: bool) -> tuple[Any, Any]:
-    """Base and tuned model; None for the base if it is the tuned model with its adapter off."""
-    base = load_base_model(
-        config.model,
-        dtype=compute_dtype(config, device),
-        device=device,
-        offline=offline,
-    )
-    if config.lora.method == "full":
-        return base, load_model(weights, dtype=base.dtype, device=device, offline=True)
-    return None, load_adapter(base, weights)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
 from selfaug.model.loading import load_adapter, load_model, load_model_config, load_tokenizer
-from selfaug.phases.chat import trained_weights
+from selfaug.phases.run_models import require_same_base, trained_weights
 from selfaug.records import is_failed_write, write_text
 from selfaug.rundir import RunDir
 
@@ -61,6 +61,7 @@ def export(
 
     Raises:
         StorageError: if the folder is taken or the disk is too small.
+        ModelError: if the base model can't be loaded, or is another than the run's.
     """
     folder, target = RunDir.open(run), Path(to)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -84,6 +85,7 @@ def export(
         offline=offline,
     )
     if not full:
+        require_same_base(folder, config, model, offline=offline)
         # In 32 bits, rounded once at the end.
         stored = model.dtype
         model = load_adapter(model.float(), weights).merge_and_unload().to(stored)

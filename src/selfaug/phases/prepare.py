@@ -60,7 +60,9 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
         raise DataError(f"there is no folder {config.documents.folder}.", hint="check the path.")
     _open(folder, config)
 
-    read = _make_index(config, folder / "index", glossary, count, on_progress)
+    read = _make_index(
+        config, folder / "index", glossary, count, on_progress, on_whole=lambda: _begin_anew(folder, config)
+    )
     index = Index(folder / "index")
     if not len(index):
         raise DataError(
@@ -101,7 +103,7 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
 
 
 def _open(folder: Path, config: PrepareConfig) -> None:
-    """Make the folder, or take one that was prepared before; its record goes, since it will not be true."""
+    """Make the folder, or take one that was prepared before, which stays as it is."""
     settings, record = folder / _SETTINGS, folder / "record.json"
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"{folder} is a file, not a folder.", hint="give another --output.")
@@ -119,12 +121,29 @@ def _open(folder: Path, config: PrepareConfig) -> None:
             )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(settings, f"{_MARKER}\n{dump_prepare_config(config)}")
-        record.unlink(missing_ok=True)
+        if not record.exists():
+            write_text(settings, _settings_text(config))
     except OSError as error:
-        raise StorageError(
-            f"can't write into {folder}: {error.strerror or error}", hint="give another --output."
-        ) from error
+        raise _not_writable(folder, error) from error
+
+
+def _begin_anew(folder: Path, config: PrepareConfig) -> None:
+    """Write the settings; the record of what was prepared before goes, since it will not be true."""
+    try:
+        (folder / "record.json").unlink(missing_ok=True)
+        write_text(folder / _SETTINGS, _settings_text(config))
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+
+
+def _settings_text(config: PrepareConfig) -> str:
+    return f"{_MARKER}\n{dump_prepare_config(config)}"
+
+
+def _not_writable(folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"can't write into {folder}: {error.strerror or error}", hint="give another --output."
+    )
 
 
 def _token_counter(config: PrepareConfig) -> Callable[[Sequence[str]], list[int]]:
@@ -153,6 +172,7 @@ def _make_index(
     glossary: list[list[str]],
     count: Callable[[Sequence[str]], list[int]],
     on_progress: Report,
+    on_whole: Callable[[], None],
 ) -> FolderReport:
     settings = {
         "chunk_tokens": config.documents.chunk_tokens,
@@ -184,7 +204,7 @@ def _make_index(
                 named |= {"title": read.document.title, "missing": read.document.missing}
                 yield named, chunker.chunks(read.document)
 
-    writer.write(documents())
+    writer.write(documents(), on_whole=on_whole)
     told = {path: f"left out: {reason}" for path, reason in {**report.left_out, **report.unreadable}.items()}
     told |= {path: f"not whole: {missing}" for path, missing in report.incomplete.items()}
     for path, what in sorted(told.items()):

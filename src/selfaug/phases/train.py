@@ -22,7 +22,6 @@ from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.core.printable import printable_size
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.scorers import named_scorer
-from selfaug.model.fingerprint import fingerprint
 from selfaug.model.peak_memory import peak_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.canary import write_canary
@@ -37,11 +36,19 @@ from selfaug.phases.inputs import (
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
+from selfaug.phases.run_models import base_identity
 from selfaug.records import is_failed_write, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
 from selfaug.train.anchors import write_anchors
-from selfaug.train.run_callbacks import MetricsFile, NotANumber, StepReport, StopOnSignal, keep_metrics_until
+from selfaug.train.run_callbacks import (
+    AfterSave,
+    MetricsFile,
+    NotANumber,
+    StepReport,
+    StopOnSignal,
+    keep_metrics_until,
+)
 
 __all__ = ["RECORD_KIND", "Interrupted", "TrainResult", "train"]
 
@@ -111,7 +118,7 @@ def train(
     model = load_base_model(
         config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
     )
-    identity = {"parameters": sum(weight.numel() for weight in model.parameters()), **_hash(model)}
+    identity = base_identity(model, config.model.name)
 
     if resume:
         run = RunDir.open(config.run.output)
@@ -127,12 +134,16 @@ def train(
         return _run(config, run, data, model, identity, device, dtype, resume, main, on_progress)
     except Exception:
         # Some things show only when the trainer is made, or when its reference is: then there is nothing to go on from.
-        if main and not resume and not run.has_begun():
+        if main and not resume and not run.is_worth_keeping():
             run.discard()
         raise
     except KeyboardInterrupt as interrupt:
         if isinstance(interrupt, Interrupted):
             raise
+        if main and run.replaced.settle():
+            raise Interrupted(
+                f"stopped before the first checkpoint: the run that was in {run.path} is back."
+            ) from interrupt
         where = "on from the last checkpoint" if run.latest_complete_checkpoint() else "on, from the start"
         raise Interrupted(f"stopped at once. To go {where}: {run.resume_command}") from interrupt
 
@@ -172,11 +183,13 @@ def _run(
     except ValueError as error:  # how trl, peft and transformers refuse settings
         raise ConfigError(f"training can't be set up: {error}") from error
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    _require_space(run.path, trainable, config)
-    if trainer.anchors and main and not resume:
-        write_anchors(run.anchors, trainer.anchors, data.tokenizer)
+    _require_space(run, trainable, config)
     monitor = drift_monitor(trainer, run, data, config, on_progress)
     best = best_checkpoint(trainer, run, data, config, monitor, on_progress)
+    if checkpoint is None:  # which has them
+        trainer.prepare_anchors()
+        if trainer.anchors and main:
+            write_anchors(run.anchors, trainer.anchors, data.tokenizer)
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
     for quiet in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(quiet)
@@ -185,6 +198,8 @@ def _run(
         StepReport(lambda step, steps, logs: on_progress(Progress("training", step, steps, logs)))
     )
     trainer.add_callback(NotANumber())
+    if main:
+        trainer.add_callback(AfterSave(run.replaced.settle))
     if monitor is not None:
         trainer.add_callback(monitor)
     if best is not None:  # after the monitor, whose drift it goes by
@@ -202,7 +217,7 @@ def _run(
         with _explained(run):
             if monitor is None or checkpoint is None or not _has_ended_at(checkpoint, trainer, monitor, best):
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            if stop.received is not None:
+            if stop.stopping:
                 raise Interrupted(
                     f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
                     f"a checkpoint is saved. To go on: {run.resume_command}"
@@ -234,6 +249,7 @@ def _run(
     folder = run.model if config.lora.method == "full" else run.adapter
     write_text(folder / "README.md", model_card(config, record))
     write_record(run.record, RECORD_KIND, record)
+    run.replaced.settle()
     return TrainResult(run.path, record)
 
 
@@ -333,15 +349,6 @@ def _require_trackers(names: list[str]) -> None:
             ) from error
 
 
-def _hash(model: Any) -> dict[str, str]:
-    described = fingerprint(model)
-    return {
-        "weights_hash": described["weights"],
-        "class": described["class"],
-        "dtype": described["compute_dtype"],
-    }
-
-
 def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
     """A resumed run must give the same numbers, so it must have the same settings."""
     before, now = load_config(run.config).model_dump(), config.model_dump()
@@ -377,18 +384,25 @@ def _digests(report: Mapping[str, Any]) -> list[Any]:
     return [report[part]["digest"] for part in ("train", "replay") if part in report]
 
 
-def _require_space(folder: Path, trainable: int, config: TrainConfig) -> None:
+def _require_space(run: RunDir, trainable: int, config: TrainConfig) -> None:
     """Refuse to begin if the checkpoints won't fit.
 
     A checkpoint holds the trained weights and two moments of Adam, in 32 bits; the oldest goes only after the
-    newest is written.
+    newest is written. A run that is replaced goes after the first.
     """
-    needed = trainable * 4 * (3 * (config.train.kept_checkpoints + 1) + 1)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
+    checkpoint = trainable * 4 * 3
+    needed = checkpoint * (config.train.kept_checkpoints + 1) + trainable * 4
+    free, replaced = shutil.disk_usage(run.path).free, run.replaced.size()
+    if needed > free + replaced:
         raise StorageError(
-            f"the checkpoints need {printable_size(needed)}, {folder} has {printable_size(free)} free.",
+            f"the checkpoints need {printable_size(needed)}, {run.path} has {printable_size(free + replaced)} free.",
             hint="free space, choose another --output, or set train.keep_checkpoints=1.",
+        )
+    if checkpoint > free:
+        raise StorageError(
+            f"the first checkpoint needs {printable_size(checkpoint)} beside the run that it replaces, {run.path} has "
+            f"{printable_size(free)} free.",
+            hint="free space, choose another --output, or delete the run that is there.",
         )
 
 
@@ -410,7 +424,7 @@ def _explained(run: RunDir) -> Iterator[None]:
         raise StorageError(
             f"can't write into {run.path}: the disk is full or a quota is reached ({printable_size(free)} free).",
             hint="free space, then "
-            + (f"go on: {run.resume_command}" if run.has_begun() else "give the same command again."),
+            + (f"go on: {run.resume_command}" if run.is_worth_keeping() else "give the same command again."),
         ) from error
 
 

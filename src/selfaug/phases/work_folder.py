@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from selfaug.errors import StorageError
 from selfaug.records import read_record, write_record
+from selfaug.replaced import HIDDEN, Replaced
+from selfaug.rundir import CHECKPOINT_STATE
 
 __all__ = ["WorkFolder"]
+
+# Answers, records of what was trained, and checkpoints: what took time, and is not made again.
+_WORTH_KEEPING = ("*.jsonl", "record.json", CHECKPOINT_STATE)
 
 
 class WorkFolder:
@@ -22,19 +27,36 @@ class WorkFolder:
         what: what it holds, as a word ("demo").
         contents: names of everything that the command writes into it.
         last: names of what is written last: where they all are, it is finished.
+        at_once: names of what is written before anything long, and so not worth keeping.
     """
 
-    def __init__(self, path: Path, what: str, contents: Collection[str], last: Collection[str]) -> None:
-        self.path, self.what, self.last = path, what, last
+    def __init__(
+        self,
+        path: Path,
+        what: str,
+        contents: Collection[str],
+        last: Collection[str],
+        at_once: Collection[str] = (),
+    ) -> None:
+        self.path, self.what, self.last, self.at_once = path, what, last, at_once
         self.marker = path / f"{what}.json"
         self.contents = {self.marker.name, *contents}
+        self._replaced = Replaced(
+            path, what, entries=self._entries, is_usable=self._is_finished, has_begun=self._has_begun
+        )
+
+    def settled(self) -> contextlib.AbstractContextManager[None]:
+        """At its end, what `open` has replaced is deleted if the command has finished, and comes back if nothing was
+        made; between, it is kept beside what was made.
+        """
+        return self._replaced.settled()
 
     def open(self, settings: dict[str, Any], *, overwrite: bool, more: bool = False) -> bool:
-        """Make the folder, or go on with a cut-off one; returns whether there was one.
+        """Make the folder, or go on with a cut-off one; returns whether there was one. Call it within `settled`.
 
         Args:
             settings: what has to be the same to go on.
-            overwrite: delete what is there and begin anew.
+            overwrite: move what is there aside and begin anew.
             more: what is finished lacks something that is asked for now.
 
         Raises:
@@ -42,6 +64,7 @@ class WorkFolder:
         """
         settings = json.loads(json.dumps(settings))  # as the marker has them: tuples are lists there
         path = self.path
+        self._replaced.recover()
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, not a folder.", hint="give another --output.")
         if path.exists() and any(path.iterdir()):
@@ -51,7 +74,8 @@ class WorkFolder:
                 )
             before = read_record(self.marker, f"{self.what}-started")["settings"]
             if overwrite:
-                self._clear()
+                self._require_own()
+                self._replaced.move()
             elif not more and all((path / name).exists() for name in self.last):
                 raise StorageError(
                     f"{path} already holds a finished {self.what}.",
@@ -78,13 +102,13 @@ class WorkFolder:
     def _article(self) -> str:
         return "an" if self.what[0] in "aeiou" else "a"
 
-    def _clear(self) -> None:
-        """Delete what the command wrote. The marker goes last: what is left is still known by it."""
+    def _require_own(self) -> None:
+        """Refuse to replace what the command did not write."""
+        ours = {entry.name for entry in self._entries()}
         foreign = sorted(
             entry.name
             for entry in self.path.iterdir()
-            if entry.name not in self.contents
-            and not any(entry.name.startswith(f".{name}.") for name in self.contents)
+            if entry.name not in ours and not entry.name.startswith(HIDDEN)
         )
         if foreign:
             raise StorageError(
@@ -92,16 +116,26 @@ class WorkFolder:
                 f"{', '.join(foreign[:5])}.",
                 hint="move them away first, or give another --output.",
             )
-        try:
-            for entry in sorted(self.path.iterdir(), key=lambda entry: entry == self.marker):
-                if entry.is_dir() and not entry.is_symlink():
-                    shutil.rmtree(entry)
-                else:
-                    entry.unlink()
-        except OSError as error:
-            raise StorageError(
-                f"can't clear {self.path}: {error.strerror or error}", hint="give another --output."
-            ) from error
+
+    def _entries(self) -> list[Path]:
+        """What the command has written, with what a crash leaves behind: ".record.json.x7f2"."""
+        return [
+            entry
+            for entry in self.path.iterdir()
+            if entry.name in self.contents
+            or any(entry.name.startswith(f".{name}.") for name in self.contents)
+        ]
+
+    def _is_finished(self) -> bool:
+        return (self.path / "record.json").exists()
+
+    def _has_begun(self) -> bool:
+        return any(
+            file.name != self.marker.name
+            for name in self.contents.difference(self.at_once)
+            for pattern in _WORTH_KEEPING
+            for file in (self.path / name).rglob(pattern)
+        )
 
 
 def _changed(before: Any, now: Any, name: str = "") -> list[str]:

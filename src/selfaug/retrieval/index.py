@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import mmap
 import shutil
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -155,11 +155,17 @@ class IndexWriter:
         self.before = {one["path"]: one for one in self._old.documents} if self._old else {}
         self.known = {path: one["digest"] for path, one in self.before.items()}
 
-    def write(self, documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]]) -> dict[str, Any]:
+    def write(
+        self,
+        documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]],
+        *,
+        on_whole: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
         """Write the index.
 
         Args:
             documents: `path`, `digest`, `title` and more of each, and its chunks; None keeps those of the older index.
+            on_whole: called before the index takes the older one's place.
 
         Returns:
             The index's record: how many documents and chunks there are.
@@ -171,6 +177,7 @@ class IndexWriter:
         try:
             self._partial.mkdir(parents=True)
             record = self._write(documents)
+            on_whole()
             self._take_its_place()
         except OSError as error:
             raise StorageError(

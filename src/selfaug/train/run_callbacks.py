@@ -11,12 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from selfaug.errors import SelfAugError
 from selfaug.records import append_line, read_lines, write_text
 
-__all__ = ["MetricsFile", "NotANumber", "StepReport", "StopOnSignal", "keep_metrics_until"]
+__all__ = ["AfterSave", "MetricsFile", "NotANumber", "StepReport", "StopOnSignal", "keep_metrics_until"]
 
 
 def keep_metrics_until(path: str | os.PathLike[str], step: int) -> None:
@@ -103,18 +104,33 @@ class NotANumber(TrainerCallback):  # type: ignore[misc]
             )
 
 
+class AfterSave(TrainerCallback):  # type: ignore[misc]
+    """Calls `action()` whenever a checkpoint has been saved."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        self._action = action
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """The checkpoint is complete."""
+        self._action()
+
+
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     """Turns Ctrl-C and SIGTERM into a checkpoint after the current step and the end of training.
 
-    A second Ctrl-C stops at once. Signals are taken from the first step on: before it, there is nothing to
-    save.
+    Under a launcher, a signal to one process stops all of them after the same step: one that stopped alone would
+    leave the others waiting for it. A second Ctrl-C stops at once; SIGTERM never does, which a launcher sends after the
+    terminal's Ctrl-C. Signals are taken from the first step on: before it, there is nothing to save.
 
     Attributes:
-        received: the signal, or None.
+        stopping: whether a process was signalled, and training ends because of it.
     """
 
     def __init__(self, on_signal: Callable[[], None] = lambda: None) -> None:
-        self.received: int | None = None
+        self.stopping = False
+        self._received: set[int] = set()
         self._on_signal = on_signal
         self._previous: dict[int, Any] = {}
 
@@ -129,8 +145,12 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask the Trainer to save and stop."""
-        if self.received is not None:
+        """Ask the Trainer to save and stop, if any process was signalled."""
+        signalled = torch.tensor(len(self._received), device=args.device)
+        if args.world_size > 1:
+            torch.distributed.all_reduce(signalled)
+        if signalled.item() > 0:
+            self.stopping = True
             control.should_save = True
             control.should_training_stop = True
 
@@ -141,8 +161,9 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if number == signal.SIGINT and number in self._received:
             self.restore()
             raise KeyboardInterrupt
-        self.received = number
-        self._on_signal()
+        if not self._received:
+            self._on_signal()
+        self._received.add(number)

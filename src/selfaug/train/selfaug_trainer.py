@@ -24,7 +24,7 @@ from selfaug.core.alignment import OutputHead
 from selfaug.core.controller import DriftController
 from selfaug.core.positions import IGNORED, count_tokens
 from selfaug.core.printable import printable_size
-from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.errors import CacheError, ConfigError, DataError, StorageError
 from selfaug.model.adapters import why_not_exact
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.fingerprint import fingerprint
@@ -61,7 +61,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     Attributes:
         noise_floor: nats per aligned position at step 0; None before it.
-        anchors: token ids of each anchor; empty without.
+        anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
         reference_bytes: bytes that this run added to the reference cache.
 
     Raises:
@@ -131,14 +131,23 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._counts = (0.0, 0.0)
         self._pending: Tensor | None = None
         self._eval_sums: list[Tensor] = []
+        self._eval_rows: Any = None
+        self._eval_reference: Reference | None = None
         self._clock: tuple[float, float] | None = None
-        self._identity: dict[str, str] | None = None
+        self._cache: ReferenceCache | None = None
         self._own_head: OutputHead | None = None
+        self._head_is_checked = False
         self.anchors: list[list[int]] = []
+        self._anchors_to_write = args.anchors == "self"
+        self._on_anchor_progress = on_anchor_progress
+        # Sharded weights may not be there before the model is wrapped.
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            self._check_head(self.model)
         if args.alpha > 0:
             self._check_rows(self.train_dataset)
+            if args.anchors not in ("none", "self"):
+                self.anchors = read_anchors(Path(args.anchors), self._tokenizer, args.max_length)
             self._choose_reference()
-            self.anchors = self._get_anchors(on_anchor_progress)
         self.add_callback(_Prepare(self))
 
     # ---- before training
@@ -193,16 +202,33 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             # Every process has read the same weights, but only the first may hold them (FSDP loads lazily).
             identity = [fingerprint(self.model, compute_dtype=self._autocast_dtype())]
             broadcast_object_list(identity)
-            self._identity = identity[0]
+            self._cache = ReferenceCache.open(
+                self.args.reference_cache_dir,
+                self.model,
+                compute_dtype=self._autocast_dtype(),
+                identity=identity[0],
+            )
+            self._cache.require_room(
+                self._prepared_documents(), sum(_count_tokens(rows) for rows in self._prepared_rows())
+            )
             self._own_head = copy_of_trained_head(self.model, self.args.device)
 
-    def _get_anchors(self, on_progress: Callable[[int, int], None]) -> list[list[int]]:
-        """Token ids of the anchors; those that the model writes are written by the first process for all."""
-        kind = self.args.anchors
-        if kind == "none":
-            return []
-        if kind != "self":
-            return read_anchors(Path(kind), self._tokenizer, self.args.max_length)
+    def _prepared_rows(self) -> list[Any]:
+        """All data sets that the trainer was made with."""
+        evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        return [rows for rows in (self.train_dataset, *evals.values()) if rows is not None]
+
+    def _prepared_documents(self) -> Iterator[Document]:
+        """What a cache has to hold: the documents of all rows, and the anchors."""
+        for rows in self._prepared_rows():
+            yield from _documents(rows)
+        for ids in self.anchors:
+            yield Document(ids, [IGNORED] * len(ids))
+
+    def prepare_anchors(self) -> None:
+        """Have the model write its anchors, once: the first process for all. Called when training starts."""
+        if not self._anchors_to_write:
+            return
         written: list[Any] = [None]
         if self.accelerator.is_main_process:
             written = [
@@ -211,11 +237,12 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     self._tokenizer,
                     self.args.anchor_count,
                     seed=self.args.seed,
-                    on_progress=on_progress,
+                    on_progress=self._on_anchor_progress,
                 )
             ]
         broadcast_object_list(written)
-        return list(written[0])
+        self.anchors = list(written[0])
+        self._anchors_to_write = False
 
     def _autocast_dtype(self) -> torch.dtype | None:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
@@ -237,7 +264,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         )
         if passes < PASSES_THAT_PAY:
             return False
-        tokens = sum(len(row) for row in self.train_dataset["input_ids"])
+        tokens = _count_tokens(self.train_dataset)
         width = self.model.config.get_text_config().hidden_size
         return has_room(tokens * width * self.model.dtype.itemsize, self.args.reference_cache_dir)
 
@@ -246,22 +273,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self._ready:
             return
         model = self.model_wrapped
-        if not isinstance(self.train_dataset, IterableDataset):
-            ids = torch.tensor([self.train_dataset[0]["input_ids"][:16]], device=self.args.device)
-            with torch.no_grad(), self.accelerator.autocast():
-                verify_head(model, find_head(model), {"input_ids": ids})
-        if self._identity is not None:
-            cache = ReferenceCache.open(
-                self.args.reference_cache_dir,
-                model,
-                compute_dtype=self._autocast_dtype(),
-                identity=self._identity,
-            )
-            documents = list(_documents(self.train_dataset))
-            documents += [Document(ids, [IGNORED] * len(ids)) for ids in self.anchors]
-            evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
-            for rows in evals.values():
-                documents += _documents(rows) if rows is not None else []
+        self._check_head(model)
+        if (cache := self._cache) is not None:
+            documents = list(self._prepared_documents())
             if (
                 self.state.global_step > 0
                 and not isinstance(self.model, PeftModel)
@@ -284,6 +298,15 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 )
             self._reference = CachedReference(cache, self.model, self._own_head)
         self._ready = True
+
+    def _check_head(self, model: nn.Module) -> None:
+        """Refuse a model whose logits would come out wrong, once."""
+        if self._head_is_checked or isinstance(self.train_dataset, IterableDataset):
+            return
+        ids = torch.tensor([self.train_dataset[0]["input_ids"][:16]], device=self.args.device)
+        with torch.no_grad(), self.accelerator.autocast():
+            verify_head(model, find_head(model), {"input_ids": ids})
+        self._head_is_checked = True
 
     def on_cache_size(self, size: int, folder: Path) -> None:
         """Called with the bytes that the reference cache will take, before it is computed; replace it likewise."""
@@ -326,6 +349,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         training = self.model.training
         if not training:
             self.prepare_alignment()
+        reference = self._reference if training else self._reference_of_evaluation()
         if self.aux_loss_enabled:
             inputs["output_router_logits"] = True
         completion_tokens, aligned_positions = (
@@ -335,8 +359,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             result = alignment_loss(
                 model,
                 inputs,
-                alpha=self._alpha if self._reference is not None else 0.0,
-                reference=self._reference,
+                alpha=self._alpha if reference is not None else 0.0,
+                reference=reference,
                 completion_tokens=completion_tokens,
                 aligned_positions=aligned_positions,
                 align_boundary=self.args.align_boundary,
@@ -448,6 +472,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's, with nll and alignment loss over all tokens instead of a mean of batch means."""
         self._eval_sums = []
+        dataloader = kwargs["dataloader"] if "dataloader" in kwargs else args[0]
+        self._eval_rows, self._eval_reference = dataloader.dataset, None
+        if self._cache is not None:
+            self.prepare_anchors()  # it is built once, for them too; and here the model is not wrapped yet
         output = super().evaluation_loop(*args, **kwargs)
         prefix = kwargs.get("metric_key_prefix", "eval")
         if self._eval_sums:
@@ -456,6 +484,32 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
             output.metrics[f"{prefix}_loss"] = loss
         return output
+
+    def _reference_of_evaluation(self) -> Reference | None:
+        """The reference for the rows of this evaluation: rows that the trainer was not made with are in no cache.
+
+        Decided for all rows at once, so that all processes do the same.
+
+        Raises:
+            CacheError: if there is nothing else to have it from.
+        """
+        if not isinstance(self._reference, CachedReference):
+            return self._reference
+        if self._eval_reference is None:
+            rows, cache = self._eval_rows, self._reference.cache
+            # A stream can't be looked through first.
+            known = isinstance(rows, Dataset) and not cache.missing(_documents(rows))
+            if known:
+                self._eval_reference = self._reference
+            elif isinstance(self.model, PeftModel):
+                self._eval_reference = AdapterOff(self.model)
+            else:
+                raise CacheError(
+                    "these rows are not in the reference cache, and the whole model trains: the reference model is no "
+                    "more.",
+                    hint="give them as eval_dataset when the trainer is made, or use reference='frozen_copy'.",
+                )
+        return self._eval_reference
 
     def get_train_dataloader(self) -> Any:
         """The Trainer's, with anchors beside the rows."""
@@ -494,7 +548,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """The Trainer's; takes rows of every form that the trainer takes."""
+        """The Trainer's; takes rows of every form that the trainer takes.
+
+        Rows that the trainer was not made with are in no reference cache: the reference is had with the adapter off.
+
+        Raises:
+            CacheError: with a cache and such rows, if the whole model trains.
+        """
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: _with_completions(rows, self.args) for name, rows in eval_dataset.items()}
         elif eval_dataset is not None and not isinstance(eval_dataset, str):
@@ -516,6 +576,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             resume_from_checkpoint = str(latest)
         if resume_from_checkpoint:
             self._load_state(Path(resume_from_checkpoint))
+        self.prepare_anchors()
         self._clock = (time.perf_counter(), float(self._total_train_tokens))
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -559,6 +620,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._total_train_tokens = state["total_train_tokens"]
         # Not written anew: on another machine the model could write others.
         self.anchors = state.get("anchors", [])
+        self._anchors_to_write = False
         if self.controller is not None and state["controller"] is not None:
             self.controller = DriftController.from_state(state["controller"])
 
@@ -583,6 +645,14 @@ def _real_tokens(inputs: dict[str, Any]) -> Tensor:
     """Tokens of a micro-batch without padding, where the batch says what is padding."""
     mask = inputs.get("attention_mask")
     return mask.sum() if mask is not None else torch.tensor(inputs["input_ids"].numel())
+
+
+def _count_tokens(rows: Any) -> int:
+    """Tokens of prepared rows."""
+    if isinstance(rows, Dataset):  # in a hundredth of the time that one row after the other takes
+        column = rows.with_format("arrow")[:].column("input_ids")
+        return sum(int(chunk.value_lengths().to_numpy().sum()) for chunk in column.chunks)
+    return sum(len(row["input_ids"]) for row in rows)
 
 
 def _documents(rows: Dataset) -> Iterable[Document]:

@@ -1,0 +1,99 @@
+"""A quick hash of a model's weights as they are stored, to tell another model under the same name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+from huggingface_hub import try_to_load_from_cache
+
+from selfaug.errors import ModelError
+from selfaug.model.loading import resolve_name
+
+__all__ = ["stored_weights_hash"]
+
+_CHUNKS = 8
+_CHUNK_BYTES = 4096
+
+
+def stored_weights_hash(model: str | os.PathLike[str]) -> str | None:
+    """Hash of names, types, shapes and a sample of each tensor in a model's safetensors.
+
+    Whatever the weights are loaded as, and however they are split over files, it is the same. It reads some 10 MB of
+    a large model instead of all: fine-tuning, merging and quantising change every sample; a change of a few values
+    need not show, for which `fingerprint` reads everything.
+
+    Args:
+        model: folder, hub id, or `DEMO_MODEL`; one that has been loaded, so that a hub's files are in its cache.
+
+    Returns:
+        None if there are no safetensors.
+
+    Raises:
+        ModelError: if they are damaged.
+    """
+    tensors: dict[str, tuple[Path, dict[str, Any], int]] = {}
+    for file in _weight_files(resolve_name(model)):
+        for name, described, begin in _tensors(file):
+            tensors[name] = (file, described, begin)
+    if not tensors:
+        return None
+    digest = xxhash.xxh3_128()
+    for name, (file, described, begin) in sorted(tensors.items()):
+        digest.update(f"{name} {described['dtype']} {described['shape']}".encode())
+        first, end = described["data_offsets"]
+        with file.open("rb") as stream:
+            for chunk in _sample(stream, begin + first, end - first):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _weight_files(name: str) -> Iterable[Path]:
+    """The safetensors that transformers loads: one, or those of an index."""
+    whole = _file(name, "model.safetensors")
+    if whole is not None:
+        return [whole]
+    index = _file(name, "model.safetensors.index.json")
+    if index is None:
+        return []
+    parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return [index.parent / part for part in parts]
+
+
+def _file(name: str, file: str) -> Path | None:
+    """A file of a model's folder, or of the hub's cache."""
+    if Path(name).is_dir():
+        return Path(name) / file if (Path(name) / file).is_file() else None
+    found = try_to_load_from_cache(name, file)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Name and description of each tensor in a safetensors file, and where its data begin."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header: dict[str, Any] = json.loads(stream.read(length))
+    except (OSError, ValueError, OverflowError) as error:
+        raise ModelError(
+            f"the weights in {file} can't be read: {error}",
+            hint="the file is damaged: copy or download the model again.",
+        ) from error
+    for name, described in header.items():
+        if name != "__metadata__":
+            yield name, described, 8 + length
+
+
+def _sample(stream: BinaryIO, begin: int, size: int) -> Iterator[bytes]:
+    """The bytes of a small tensor; of a large one, chunks from its first to its last."""
+    if size <= _CHUNKS * _CHUNK_BYTES:
+        stream.seek(begin)
+        yield stream.read(size)
+        return
+    for number in range(_CHUNKS):
+        stream.seek(begin + (size - _CHUNK_BYTES) * number // (_CHUNKS - 1))
+        yield stream.read(_CHUNK_BYTES)

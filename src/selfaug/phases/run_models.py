@@ -1,0 +1,120 @@
+"""The models of a run: its base model, checked to be the one that it was trained on, and its tuned model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from selfaug.config import TrainConfig
+from selfaug.errors import ModelError, StorageError
+from selfaug.model.fingerprint import fingerprint
+from selfaug.model.loading import load_adapter, load_model
+from selfaug.model.stored_weights import stored_weights_hash
+from selfaug.phases.inputs import compute_dtype, load_base_model
+from selfaug.records import read_record
+from selfaug.rundir import RunDir
+
+__all__ = ["base_identity", "load_run_models", "require_same_base", "trained_weights"]
+
+
+def load_run_models(
+    run: RunDir, config: TrainConfig, weights: Path, *, device: torch.device, offline: bool
+) -> tuple[PreTrainedModel | None, PreTrainedModel | PeftModel]:
+    """Base and tuned model; None for the base if it is the tuned model with its adapter off.
+
+    Args:
+        run, config: of the run.
+        weights: from `trained_weights`.
+        device: where both go.
+        offline: never ask a hub.
+
+    Raises:
+        ModelError: if one can't be loaded, or the base model is another than the run's.
+    """
+    base = load_base_model(config.model, dtype=compute_dtype(config, device), device=device, offline=offline)
+    require_same_base(run, config, base, offline=offline)
+    if config.lora.method == "full":
+        tuned = load_model(
+            weights,
+            dtype=base.dtype,
+            device=device,
+            trust_remote_code=config.model.trust_remote_code,
+            offline=True,
+        )
+        return base, tuned
+    return None, load_adapter(base, weights)
+
+
+def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]:
+    """Folder of the adapter (or of all weights), and the checkpoint's step if the run is not complete.
+
+    Raises:
+        StorageError: if there is neither.
+    """
+    folder = run.model if config.lora.method == "full" else run.adapter
+    if run.is_complete() and folder.is_dir():
+        return folder, None
+    checkpoint = run.latest_complete_checkpoint()
+    if checkpoint is None:
+        raise StorageError(
+            f"{run.path} has no trained weights yet: it did not finish and has no complete checkpoint.",
+            hint=f"go on with it: {run.resume_command}",
+        )
+    return checkpoint, int(checkpoint.name.rpartition("-")[2])
+
+
+def base_identity(model: PreTrainedModel, name: str) -> dict[str, Any]:
+    """What a run's records say of its base model, to know it again.
+
+    Args:
+        model: the base model, without an adapter.
+        name: that it was loaded by.
+    """
+    described = fingerprint(model)
+    return {
+        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "weights_hash": described["weights"],
+        "stored_weights_hash": stored_weights_hash(name),
+        "class": described["class"],
+        "dtype": described["compute_dtype"],
+    }
+
+
+def require_same_base(run: RunDir, config: TrainConfig, base: PreTrainedModel, *, offline: bool) -> None:
+    """Refuse a base model with other weights than the run was trained on: the answers would be wrong without a word.
+
+    Args:
+        run, config: of the run.
+        base: the model that its name stands for now, without an adapter.
+        offline: never ask a hub.
+
+    Raises:
+        ModelError: if it is another one.
+    """
+    record, kind = (run.record, "train") if run.is_complete() else (run.started, "train-started")
+    trained = read_record(record, kind)["model"]
+    stored = trained.get("stored_weights_hash")
+    if stored is not None and stored == stored_weights_hash(config.model.name):
+        return
+    if config.model.quantization == "none":
+        # They may be stored otherwise than at training: then all weights are compared, as they were loaded for it.
+        if str(base.dtype) != trained["dtype"]:
+            base = load_model(
+                config.model.name,
+                dtype=trained["dtype"].removeprefix("torch."),
+                device="cpu",
+                trust_remote_code=config.model.trust_remote_code,
+                offline=offline,
+            )
+        same = fingerprint(base)["weights"] == trained["weights_hash"]
+    else:
+        same = stored is None  # quantised weights are others on another device: there is nothing to compare
+    if not same:
+        raise ModelError(
+            f"{config.model.name} has other weights than the base model that {run.path} was trained on.",
+            hint=f"put those weights back, or say in {run.config}, at model.name, where they are now; or train anew.",
+        )

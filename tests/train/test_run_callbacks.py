@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import signal
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerControl
+
+from selfaug.train.run_callbacks import StopOnSignal
+
+
+def step_end(stop: StopOnSignal) -> TrainerControl:
+    args: Any = SimpleNamespace(device=torch.device("cpu"), world_size=1)
+    control = TrainerControl()
+    stop.on_step_end(args, None, control)
+    return control
+
+
+@pytest.mark.parametrize("sent", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+def test_signals_end_training_after_the_step(sent: list[int]) -> None:
+    told: list[str] = []
+    stop = StopOnSignal(lambda: told.append("stopping"))
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    stop.on_train_begin(None, None, None)
+    try:
+        assert not step_end(stop).should_training_stop
+        for number in [*sent, signal.SIGTERM]:
+            os.kill(os.getpid(), number)
+        assert not stop.stopping  # nothing has ended before the end of the step
+        control = step_end(stop)
+        assert (control.should_save, control.should_training_stop, stop.stopping) == (True, True, True)
+        assert told == ["stopping"]
+    finally:
+        stop.restore()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_interrupt_ends_it_at_once() -> None:
+    stop = StopOnSignal()
+    stop.on_train_begin(None, None, None)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        stop.restore()
