@@ -49,6 +49,7 @@ class RunDir:
         self.serving = self.path / "serving"
         self.samples = self.path / "samples"
         self.report = self.path / "report.html"
+        self.monitor = self.path / "monitor"
 
     def __repr__(self) -> str:
         return f"RunDir({str(self.path)!r})"

@@ -66,8 +66,9 @@ def naive_rate(events: list[int], rate: float, threshold: float) -> list[float]:
         for place, ratio in enumerate(ODDS_RATIOS):
             risen = ratio * rate / (1 - rate) / (1 + ratio * rate / (1 - rate))
             likelihood = risen / rate if event else (1 - risen) / (1 - rate)
-            statistics[place] = min((statistics[place] + 1) * likelihood, math.exp(threshold))
-        path.append(max(0.0, math.log(sum(statistics) / len(statistics))))
+            highest = math.exp(threshold) * len(ODDS_RATIOS)
+            statistics[place] = min((statistics[place] + 1) * likelihood, highest)
+        path.append(min(threshold, max(0.0, math.log(sum(statistics) / len(statistics)))))
     return path
 
 
@@ -206,6 +207,12 @@ def test_false_alarms_of_a_rate_stay_within_their_share() -> None:
         for _ in range(20)
     )
     assert risen == 20
+
+
+def test_a_rate_that_has_risen_comes_to_the_threshold_and_a_lower_one_leaves_it() -> None:
+    detector = RateDetector(0.02, 12.0)
+    assert detector.advance(np.tile([1, 0, 0, 0], 200)).max() == pytest.approx(12.0)
+    assert detector.advance(np.zeros(700))[-1] < 6
 
 
 def test_critical_z_holds_over_many_tests() -> None:

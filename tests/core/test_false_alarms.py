@@ -76,11 +76,6 @@ def test_seasons_raise_it_and_no_more_than_allowed() -> None:
     assert moved == 56 < wanted
 
 
-def test_a_month_at_a_lower_rate_has_fewer_false_alarms() -> None:
-    values = np.random.default_rng(1).normal(size=3000)
-    assert _calibrated(values, per_month=10_000)[1] < _calibrated(values, per_month=144_000)[1]
-
-
 def test_calibrated_thresholds_keep_the_share_on_new_months_of_the_same_kind() -> None:
     """Autocorrelated values: at 28 most ten-day spans alarm, at the calibrated threshold next to none."""
 

@@ -272,17 +272,19 @@ class RateDetector:
         started_NR = -np.concatenate([np.zeros((1, len(ODDS_RATIOS))), sums_NR[:-1]])
         started_NR[0] = np.logaddexp(self.logs, 0.0)
         path_NR = sums_NR + np.logaddexp.accumulate(started_NR, axis=0)
-        if path_NR.max() > self.threshold:
+        # One rise alone can bring the mean to the threshold, and none can go further.
+        highest = self.threshold + math.log(len(ODDS_RATIOS))
+        if path_NR.max() > highest:
             logs = self.logs
             for place, step in enumerate(steps_NR):
-                logs = np.minimum(np.logaddexp(logs, 0.0) + step, self.threshold)
+                logs = np.minimum(np.logaddexp(logs, 0.0) + step, highest)
                 path_NR[place] = logs
         self.logs = path_NR[-1].copy()
         return np.asarray(self._mixed(path_NR), dtype=np.float64)
 
     def _mixed(self, logs: Floats) -> Any:
         mean = np.logaddexp.reduce(logs, axis=-1) - math.log(len(ODDS_RATIOS))
-        return np.maximum(mean, 0.0)
+        return np.clip(mean, 0.0, self.threshold)
 
     def state(self) -> dict[str, Any]:
         """What `resume` takes."""

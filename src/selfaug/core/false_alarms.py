@@ -89,7 +89,6 @@ def calibrated_threshold(
     share: float,
     lowest: float,
     highest: float,
-    per_month: float,
     seed: int = 0,
     months: int = 100,
     days: int = 10,
@@ -98,7 +97,7 @@ def calibrated_threshold(
 
     The statistic's maximum over days drawn by `bootstrap_days` is computed many times. Maxima of such statistics over
     a long time follow Gumbel's distribution (Iglehart, 1972, for the cumulative sum), which is fitted by its moments
-    and carried on to a month at the full rate: maxima over r times as many values lie scale · ln r higher.
+    and carried on to a month: maxima over r times as many values lie scale · ln r higher.
 
     Args:
         times: of the observed values, in seconds, ascending [N].
@@ -107,7 +106,6 @@ def calibrated_threshold(
         share: of months with a false alarm.
         lowest: the threshold for independent values; never less than this.
         highest: never more than this, so that traffic which is nothing like the reference alarms all the same.
-        per_month: most values in a month.
         seed: of the draws.
         months: series that are drawn.
         days: of each series.
@@ -116,16 +114,14 @@ def calibrated_threshold(
         The threshold, and what it would be without the two bounds.
     """
     rng = np.random.default_rng(seed)
-    maxima, sizes = [], []
+    maxima: list[float] = []
     for _ in range(months):
         series = bootstrap_days(times, values, days, rng)
         if series.size:
             maxima.append(float(statistic(series).max()))
-            sizes.append(series.size)
     if not maxima:
         return lowest, lowest
     scale = float(np.std(maxima)) * math.sqrt(6) / math.pi
     mode = float(np.mean(maxima)) - np.euler_gamma * scale
-    longer = max(1.0, per_month / float(np.mean(sizes)))
-    wanted = mode + scale * (math.log(longer) - math.log(-math.log1p(-share)))
+    wanted = mode + scale * (math.log(MONTH_DAYS / days) - math.log(-math.log1p(-share)))
     return min(highest, max(lowest, wanted)), wanted
