@@ -49,6 +49,7 @@ class RunDir:
         self.serving = self.path / "serving"
         self.samples = self.path / "samples"
         self.report = self.path / "report.html"
+        self.monitor = self.path / "monitor"
         self.replaced = Replaced(
             self.path, "run", entries=self._entries, is_usable=self.is_usable, has_begun=self.is_usable
         )

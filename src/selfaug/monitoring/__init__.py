@@ -1,0 +1,1 @@
+"""Watching a deployed tuned model: signals of live traffic, their storage, and what happens on an alert."""

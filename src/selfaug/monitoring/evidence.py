@@ -1,0 +1,122 @@
+"""What is written down when drift is found: what was seen, as it was then, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from selfaug.core.alert_state import ALERTS
+from selfaug.core.printable import printable
+from selfaug.errors import StorageError
+from selfaug.monitoring.signals import SignalView, StateChange
+from selfaug.records import write_lines, write_record, write_text
+
+__all__ = ["EVIDENCE_ROWS", "RECORD_KIND", "Alert", "write_alert"]
+
+RECORD_KIND = "drift-report"
+EVIDENCE_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Alert:
+    """All that is known when drift is found.
+
+    Attributes:
+        time: in seconds since 1970.
+        run: name of the run.
+        adapter: which weights were watched.
+        change: what raised it.
+        signals: all of them.
+        counts: of the monitor.
+        rows: the last requests, without texts.
+        realign: settings for training with new data, or None.
+    """
+
+    time: float
+    run: str
+    adapter: str
+    change: StateChange
+    signals: Sequence[SignalView]
+    counts: Mapping[str, int]
+    rows: Sequence[Mapping[str, Any]]
+    realign: Mapping[str, Any] | None
+
+
+def write_alert(folder: Path, alert: Alert) -> Path:
+    """Write evidence.jsonl, report.md, realign.yaml and, last, record.json into a new folder named by the time.
+
+    Args:
+        folder: where alerts are kept.
+        alert: what is known.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        StorageError: if it can't be written.
+    """
+    at = datetime.fromtimestamp(alert.time, UTC)
+    place = folder / at.strftime("%Y-%m-%dT%H-%M-%SZ")
+    try:
+        number = 1
+        while place.exists():
+            number += 1
+            place = folder / f"{at.strftime('%Y-%m-%dT%H-%M-%SZ')}-{number}"
+        place.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"can't write into {folder}: {error.strerror or error}") from error
+    write_lines(place / "evidence.jsonl", alert.rows)
+    if alert.realign is not None:
+        write_text(place / "realign.yaml", _realign(alert.realign))
+    write_text(place / "report.md", _report(alert, at))
+    record = asdict(alert)
+    record["rows"] = len(alert.rows)
+    write_record(place / "record.json", RECORD_KIND, record)
+    return place
+
+
+def _realign(settings: Mapping[str, Any]) -> str:
+    head = (
+        "# Training with new data, from the original base model; the old validation rows stay what it is judged by.\n"
+        "# Put the new rows into the file under data.train, or name another one; the old training rows are kept.\n"
+    )
+    return head + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+
+
+def _report(alert: Alert, at: datetime) -> str:
+    found = [signal for signal in alert.signals if signal.state in ALERTS]
+    names = ", ".join(signal.name for signal in found) or alert.change.signal
+    lines = [
+        f"# Drift report of {printable(alert.run)}",
+        "",
+        f"{at:%Y-%m-%d %H:%M:%S} UTC: drift in {names}. Adapter {printable(alert.adapter)}.",
+        "",
+        "| signal | value | reference | statistic | threshold | state |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for signal in alert.signals:
+        numbers = [signal.value, signal.reference, signal.statistic, signal.threshold]
+        shown = " | ".join("–" if number is None else f"{number:.4g}" for number in numbers)
+        lines.append(f"| {signal.name} | {shown} | {signal.state} |")
+    counts = ", ".join(f"{count:,} {name}" for name, count in sorted(alert.counts.items()))
+    lines += [
+        "",
+        f"Requests and votes: {counts}.",
+        "",
+        "Drift of prompts, novelty and prompt length say that what comes in is not what the model was trained on. "
+        "They do not say that answers have become worse: look at the feedback and at the canary set, and at a sample "
+        "of the requests.",
+        "",
+        f"`evidence.jsonl` holds the last {len(alert.rows):,} measured requests as numbers and keyed hashes."
+        + (
+            ""
+            if alert.realign is None
+            else " If the new traffic is here to stay, `realign.yaml` trains with new data."
+        ),
+    ]
+    return "\n".join(lines) + "\n"

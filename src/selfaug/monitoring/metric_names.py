@@ -1,0 +1,39 @@
+"""Names of all metrics that a server of selfaug has at /metrics; dashboard and alert rules use no others."""
+
+from __future__ import annotations
+
+__all__ = ["HISTOGRAMS", "METRICS"]
+
+REQUEST_DURATION = "gen_ai_server_request_duration_seconds"
+TIME_TO_FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
+TIME_PER_OUTPUT_TOKEN = "gen_ai_server_time_per_output_token_seconds"
+TOKEN_USAGE = "gen_ai_client_token_usage"
+
+PROMPT_DRIFT = "selfaug_prompt_drift_nats"
+ALERT_STATE = "selfaug_alert_state"
+SIGNAL_STATE = "selfaug_signal_state"
+SIGNAL_VALUE = "selfaug_signal_value"
+SIGNAL_REFERENCE = "selfaug_signal_reference"
+SIGNAL_THRESHOLD_SHARE = "selfaug_signal_threshold_ratio"
+OBSERVATIONS = "selfaug_monitor_observations_total"
+SCORING_SECONDS = "selfaug_monitor_scoring_seconds_total"
+
+HISTOGRAMS = (REQUEST_DURATION, TIME_TO_FIRST_TOKEN, TIME_PER_OUTPUT_TOKEN, TOKEN_USAGE, PROMPT_DRIFT)
+"""These have the endings _bucket, _sum and _count. Labels as in OpenTelemetry's conventions for generative AI, with
+underscores: `gen_ai_request_model`, `gen_ai_operation_name`, and `error_type` where a request failed."""
+
+METRICS: dict[str, str] = {
+    REQUEST_DURATION: "Seconds from a request to the end of its answer.",
+    TIME_TO_FIRST_TOKEN: "Seconds from a request to the first token of its answer.",
+    TIME_PER_OUTPUT_TOKEN: "Seconds an output token, after the first.",
+    TOKEN_USAGE: "Tokens of a request, by gen_ai_token_type: input or output.",
+    PROMPT_DRIFT: "Drift of sampled prompts, nats per prompt token.",
+    ALERT_STATE: "1 for the state that the monitor is in, by state; 0 for the others.",
+    SIGNAL_STATE: "1 for the state that a signal is in, by signal and state; 0 for the others.",
+    SIGNAL_VALUE: "Mean of a signal's last 100 values, by signal.",
+    SIGNAL_REFERENCE: "What a signal is compared with, by signal.",
+    SIGNAL_THRESHOLD_SHARE: "A detector's statistic over its threshold, by signal; at 1 it alarms.",
+    OBSERVATIONS: "Requests and votes by outcome: offered, dropped, processed, lost, scored, thinned.",
+    SCORING_SECONDS: "Seconds that drift was computed for.",
+}
+"""Name and meaning."""

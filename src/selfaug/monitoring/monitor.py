@@ -1,0 +1,596 @@
+"""The monitor of a deployed adapter: takes what the server offers, and works in the background.
+
+Offering never blocks and never raises. One thread of the lowest priority does everything else: it measures the drift of
+sampled prompts, keeps signals and states, writes to the store, and tells of changes. Whatever fails there is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import queue
+import sqlite3
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from selfaug.core.alert_state import ALERTS, STATES, State
+from selfaug.errors import SelfAugError, StorageError
+from selfaug.monitoring import metric_names
+from selfaug.monitoring.evidence import EVIDENCE_ROWS, Alert, write_alert
+from selfaug.monitoring.observation import Observation
+from selfaug.monitoring.offer_count import OfferCount
+from selfaug.monitoring.prompt_hashes import PromptHashes
+from selfaug.monitoring.redaction import redacted
+from selfaug.monitoring.reference_window import ReferenceWindow, Score
+from selfaug.monitoring.signals import LEARNING_DAYS, SIGNALS, SignalName, Signals, StateChange
+from selfaug.monitoring.store import Batch, Row, Store
+from selfaug.monitoring.webhook import Webhook
+
+__all__ = ["Monitor", "MonitorSettings", "Sample"]
+
+_AT_ONCE = 256
+"""Things from the queue that are committed together."""
+_PAUSE = 0.2
+_HEARTBEAT = 60.0
+_VIEWS_EVERY = 5.0
+_PURGE_EVERY = 3600.0
+_WAITS_FOR_SCORE = 600.0
+"""Seconds that a sampled prompt waits for compute; then it is kept without its drift."""
+_DRIFT_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass(frozen=True)
+class MonitorSettings:
+    """What the monitor may cost, and what it keeps.
+
+    Attributes:
+        sample: share of requests whose prompt's drift is measured.
+        scored_per_hour: most such prompts in an hour.
+        compute_share: most of the time that measuring may take.
+        taken_per_hour: most further requests in an hour that the other signals look at.
+        batch_size: prompts measured at once.
+        queue_size: things that wait at most; more are dropped.
+        learning_days: days before a signal can alert.
+        keep_texts: keep prompts as redacted text.
+        keep_days: days after which requests, texts and votes are deleted.
+        most_bytes: the store grows no larger.
+    """
+
+    sample: float = 0.01
+    scored_per_hour: float = 200.0
+    compute_share: float = 0.01
+    taken_per_hour: float = 1000.0
+    batch_size: int = 8
+    queue_size: int = 1000
+    learning_days: float = LEARNING_DAYS
+    keep_texts: bool = False
+    keep_days: float = 30.0
+    most_bytes: int | None = 2 << 30
+
+
+class Sample(NamedTuple):
+    """One number for Prometheus: a name of `metric_names`, with the ending of a histogram's part, and labels."""
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+class _Vote(NamedTuple):
+    request_id: str
+    up: bool
+
+
+class _Canary(NamedTuple):
+    passed: bool
+    why: str
+
+
+class _Allowance:
+    """So many an hour, spread evenly: unused ones add up to five minutes' worth."""
+
+    def __init__(self, per_hour: float) -> None:
+        self._rate = per_hour / 3600
+        self._most = max(1.0, per_hour / 12)
+        self._left, self._at = self._most, float("-inf")
+
+    def take(self, now: float) -> bool:
+        """Whether one more is allowed; it is taken then."""
+        self._left = min(self._most, self._left + max(0.0, now - self._at) * self._rate)
+        self._at = max(self._at, now)
+        if self._rate <= 0 or self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Monitor:
+    """Watches the traffic of one adapter.
+
+    Args:
+        folder: where everything is kept; made if it does not exist. One monitor at a time.
+        window: the reference window of the adapter's training.
+        score: drift of prompts, by the training's own function; called in the monitor's thread, with at most
+            `settings.batch_size` prompts.
+        run: name of the run, for reports.
+        settings: what it may cost, and what it keeps.
+        webhook: URL that is told of changes of state.
+        realign: settings that are written as realign.yaml on an alert.
+        clock: seconds since 1970.
+        threaded: whether a thread works in the background; else `work` is called.
+
+    Raises:
+        StorageError: if the folder can't be used, or another monitor uses it.
+        ConfigError: if the webhook is no address.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        window: ReferenceWindow,
+        score: Score,
+        *,
+        run: str = "",
+        settings: MonitorSettings | None = None,
+        webhook: str | None = None,
+        realign: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
+        threaded: bool = True,
+    ) -> None:
+        self._settings = settings or MonitorSettings()
+        self._folder, self._run, self._realign = Path(folder), run, realign
+        self._window, self._adapter, self._score, self._clock = window, window.adapter, score, clock
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._closed = False
+        self._pending: deque[tuple[float, Observation]] = deque()
+        self._scored = _Allowance(self._settings.scored_per_hour)
+        self._taken = _Allowance(self._settings.taken_per_hour)
+        self._next_score = self._next_beat = self._next_views = self._next_purge = float("-inf")
+        self._unwritten: Counter[str] = Counter()
+        self._untold: list[StateChange] = []
+        self._canary = _Canary(True, "")
+        self._last_error = ""
+        self._drift_buckets = [0] * (len(_DRIFT_BOUNDS) + 1)
+        self._drift_sum, self._scoring_seconds = 0.0, 0.0
+        self._signals = Signals(
+            window,
+            scored_per_hour=self._settings.scored_per_hour,
+            taken_per_hour=self._settings.taken_per_hour + self._settings.scored_per_hour,
+            learning_days=self._settings.learning_days,
+        )
+        self._open()
+        self._webhook = None if webhook is None else Webhook(webhook)
+        self._thread: threading.Thread | None = None
+        if threaded:
+            self._thread = threading.Thread(target=self._work_on, name="selfaug-monitor", daemon=True)
+            self._thread.start()
+
+    def _open(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file_lock = FileLock(self._folder / "monitor.lock")
+            self._file_lock.acquire(timeout=0)
+        except Timeout as error:
+            raise StorageError(
+                f"another monitor is using {self._folder}.", hint="one server watches a run at a time."
+            ) from error
+        except OSError as error:
+            raise StorageError(f"can't write into {self._folder}: {error.strerror or error}") from error
+        try:
+            self._hashes = PromptHashes(self._folder / "prompt-key.json")
+            self._store = Store(self._folder, most_bytes=self._settings.most_bytes)
+            self._counts = Counter(self._store.counts())
+            self._offers = OfferCount(self._folder / "offered.bin")
+            self._count_lost()
+            self._overall: State = "no_data"
+            before = self._store.kept("state")
+            if before is not None and before["adapter"] == self._adapter:
+                self._overall = before["overall"]
+                self._signals.restore(before["signals"], self._store.kept("lessons") or {}, self._history)
+            self._lessons = self._signals.lessons()
+            # Made anew by the thread, never changed: other threads read it at any time.
+            self._views = self._signals.views(self._clock())
+        except BaseException as error:
+            self._file_lock.release()
+            if isinstance(error, OSError):
+                raise StorageError(f"can't write into {self._folder}: {error.strerror or error}") from error
+            raise
+
+    def _history(self, signal: SignalName, count: int | None) -> Any:
+        return self._store.history(signal, self._adapter, count)
+
+    def _count_lost(self) -> None:
+        """What an earlier process was offered, and neither dropped nor committed."""
+        known = self._counts["processed"] + self._counts["lost"]
+        lost = self._offers.offered - self._offers.dropped - known
+        if lost < 0:  # the file of the counts is newer than that of the offers
+            self._offers.offered -= lost
+        elif lost > 0:
+            self._unwritten["lost"] += lost
+            self._counts["lost"] += lost
+
+    # ---- called by the server
+
+    def offer(self, observation: Observation) -> None:
+        """Hand over an answered request. Returns at once and never raises; what finds no room is counted as dropped.
+
+        Args:
+            observation: not changed afterwards.
+        """
+        self._put(observation)
+
+    def vote(self, request_id: str, up: bool) -> None:
+        """Hand over a user's thumb, up or down; only the first for a request counts. As quick as `offer`."""
+        self._put(_Vote(request_id, up))
+
+    def canary(self, passed: bool, why: str = "") -> None:
+        """Say whether the canary set was reproduced; if not, the state is drift until it is. As quick as `offer`."""
+        self._put(_Canary(passed, why))
+
+    def _put(self, thing: Any) -> None:
+        try:
+            with self._lock:
+                full = self._closed or self._queue.qsize() >= self._settings.queue_size
+                self._offers.add(dropped=full)
+                if not full:
+                    self._queue.put((self._clock(), thing))
+        except Exception as error:
+            self._last_error = type(error).__name__
+
+    def state(self) -> State:
+        """The state of all signals together, and of the canary set, a minute old at most."""
+        return self._overall
+
+    def _state(self, now: float) -> State:
+        found = self._signals.state(now)
+        return found if self._canary.passed or found in ALERTS else "drift"
+
+    def status(self) -> dict[str, Any]:
+        """Everything that is shown, as JSON: state, signals, counts, coverage. See `selfaug monitor --json`."""
+        counts = self.counts()
+        requests = max(1, counts["processed"] - counts["votes"])
+        return {
+            "time": self._clock(),
+            "run": self._run,
+            "adapter": self._adapter,
+            "state": self._overall,
+            "signals": [dict(vars(view)) for view in self._views],
+            "canary": {"passed": self._canary.passed, "why": self._canary.why},
+            "counts": counts,
+            "coverage": counts["scored"] / requests,
+            "reference": {"prompts": len(self._window.lengths), **self._window.sources},
+            "settings": asdict(self._settings),
+            "last_error": self._last_error,
+        }
+
+    def counts(self) -> dict[str, int]:
+        """Requests and votes by what became of them.
+
+        offered = dropped + processed + lost + those that wait. Of the processed: scored, thinned (beyond what is looked
+        at in an hour), and of the sampled ones those not scored: over_hour, over_compute, score_failed.
+        """
+        names = (
+            "processed",
+            "lost",
+            "scored",
+            "thinned",
+            "over_hour",
+            "over_compute",
+            "score_failed",
+            "votes",
+        )
+        return {
+            "offered": self._offers.offered,
+            "dropped": self._offers.dropped,
+            **{name: self._counts[name] for name in names},
+        }
+
+    def metrics(self) -> list[Sample]:
+        """All numbers for Prometheus that are the monitor's."""
+        now = self._clock()
+        state = self._state(now)
+        samples = [Sample(metric_names.ALERT_STATE, {"state": name}, float(name == state)) for name in STATES]
+        for view in self._signals.views(now):
+            labels = {"signal": view.name}
+            samples += [
+                Sample(metric_names.SIGNAL_STATE, {**labels, "state": name}, float(name == view.state))
+                for name in STATES
+            ]
+            if view.value is not None:
+                samples.append(Sample(metric_names.SIGNAL_VALUE, labels, view.value))
+            if view.reference is not None:
+                samples.append(Sample(metric_names.SIGNAL_REFERENCE, labels, view.reference))
+            if view.statistic is not None and view.threshold is not None:
+                ratio = view.statistic / view.threshold
+                samples.append(Sample(metric_names.SIGNAL_THRESHOLD_SHARE, labels, ratio))
+        below = 0
+        for bound, count in zip((*map(str, _DRIFT_BOUNDS), "+Inf"), self._drift_buckets, strict=True):
+            below += count
+            samples.append(Sample(f"{metric_names.PROMPT_DRIFT}_bucket", {"le": bound}, below))
+        samples.append(Sample(f"{metric_names.PROMPT_DRIFT}_sum", {}, self._drift_sum))
+        samples.append(Sample(f"{metric_names.PROMPT_DRIFT}_count", {}, below))
+        samples += [
+            Sample(metric_names.OBSERVATIONS, {"outcome": name}, count)
+            for name, count in self.counts().items()
+        ]
+        samples.append(Sample(metric_names.SCORING_SECONDS, {}, self._scoring_seconds))
+        return samples
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Stop; commit what waits, without measuring its drift, for so many seconds at most."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        if self._thread is None or not self._thread.is_alive():
+            self._finish()
+        if self._webhook is not None:
+            self._webhook.close(timeout)
+
+    # ---- in the background
+
+    def _work_on(self) -> None:
+        with suppress(OSError, AttributeError):  # on Linux a thread has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        while not self._stop.is_set():
+            if not self.work():
+                self._stop.wait(_PAUSE)
+
+    def _finish(self) -> None:
+        while self.work(score=False):
+            pass
+        if any(self._unwritten.values()):
+            self._next_beat = float("-inf")
+            self.work(score=False)
+        with suppress(Exception):
+            self._store.close()
+        self._offers.close()
+        self._file_lock.release()
+
+    def work(self, *, score: bool = True) -> bool:
+        """Do what is to be done now. Never raises; what fails is counted as lost.
+
+        Args:
+            score: whether drift may be measured; else prompts that wait for it are kept without.
+
+        Returns:
+            Whether there was anything in the queue.
+        """
+        things: list[tuple[float, Any]] = []
+        while len(things) < _AT_ONCE:
+            try:
+                things.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        try:
+            self._take(things, score)
+        except Exception as error:
+            self._last_error = type(error).__name__
+            self._count_rest_as_lost()
+        return bool(things)
+
+    def _count_rest_as_lost(self) -> None:
+        """What was offered, and is neither counted otherwise nor waiting."""
+        with self._lock:
+            waiting = self._queue.qsize() + len(self._pending)
+            known = self._offers.dropped + self._counts["processed"] + self._counts["lost"]
+            lost = self._offers.offered - known - waiting
+        self._counts["lost"] += lost
+        self._unwritten["lost"] += lost
+
+    def _take(self, things: list[tuple[float, Any]], score: bool) -> None:
+        """Everything that one batch of things brings about, in its order."""
+        now = self._clock()
+        done: Counter[str] = Counter()
+        rows: list[Row] = []
+        votes: dict[str, tuple[float, bool]] = {}
+        for at, thing in things:
+            if isinstance(thing, Observation):
+                if (row := self._sorted(at, thing, done)) is not None:
+                    rows.append(row)
+                continue
+            done["processed"] += 1
+            if isinstance(thing, _Vote):
+                done["votes"] += 1
+                votes.setdefault(thing.request_id, (at, thing.up))
+            else:
+                self._canary = thing
+        rows += self._measured(now, done) if score else self._unmeasured(now, done)
+        if not (rows or done or self._untold or now >= self._next_beat):
+            return
+        self._next_beat = now + _HEARTBEAT
+        new = {name: vote for name, vote in votes.items() if not self._store.has_voted(name)}
+        changes = self._update(rows, list(new.values()))
+        overall = self._state(now)
+        if overall != self._overall:
+            changes.append(StateChange(now, "monitor", self._overall, overall, None, None))
+            self._overall = overall
+        if changes or now >= self._next_views:
+            self._next_views = now + _VIEWS_EVERY
+            self._views = self._signals.views(now)
+        batch = Batch(rows, [(name, at, self._adapter, up) for name, (at, up) in new.items()])
+        self._untold += changes
+        try:
+            self._commit(batch, done)
+        finally:  # also on a full disk
+            self._tell(now, changes)
+        if now >= self._next_purge:
+            self._next_purge = now + _PURGE_EVERY
+            self._store.purge(now - self._settings.keep_days * 86_400)
+
+    def _sorted(self, at: float, observation: Observation, done: Counter[str]) -> Row | None:
+        """Let a sampled request wait for its drift, leave one out that is too many, or make its row."""
+        digest = hashlib.blake2b(observation.request_id.encode(), digest_size=8).digest()
+        if int.from_bytes(digest, "little") < self._settings.sample * 2**64:
+            # Nothing predicts the first token: a prompt of one has no drift.
+            if len(observation.prompt_ids) > 1 and self._scored.take(at):
+                if len(self._pending) < 4 * self._settings.batch_size:
+                    self._pending.append((at, observation))
+                    return None
+                done["over_compute"] += 1
+            else:
+                done["over_hour"] += 1
+        done["processed"] += 1
+        if not self._taken.take(at):
+            done["thinned"] += 1
+            return None
+        return self._row(at, observation, None)
+
+    def _measured(self, now: float, done: Counter[str]) -> list[Row]:
+        """Rows of those whose drift was measured now, and of those that have waited too long."""
+        rows: list[Row] = []
+        if self._pending and now >= self._next_score:
+            count = min(len(self._pending), self._settings.batch_size)
+            chosen = [self._pending.popleft() for _ in range(count)]
+            began = time.perf_counter()
+            drifts: list[float | None]
+            try:
+                drifts = list(self._score([list(thing.prompt_ids) for _, thing in chosen]))
+                if len(drifts) != count:
+                    raise ValueError(f"{len(drifts)} drifts of {count} prompts")
+            except Exception as error:
+                self._last_error = type(error).__name__
+                drifts = [None] * count
+            seconds = time.perf_counter() - began
+            self._scoring_seconds += seconds
+            self._next_score = now + seconds / max(self._settings.compute_share, 1e-9)
+            for (at, thing), drift in zip(chosen, drifts, strict=True):
+                usable = drift is not None and math.isfinite(drift)
+                done["scored" if usable else "score_failed"] += 1
+                done["processed"] += 1
+                rows.append(self._row(at, thing, drift if usable else None))
+        while self._pending and now - self._pending[0][0] > _WAITS_FOR_SCORE:
+            rows += self._unmeasured(now, done, most=1)
+        return rows
+
+    def _unmeasured(self, now: float, done: Counter[str], most: int | None = None) -> list[Row]:
+        """Rows of those that wait for their drift, without it."""
+        count = len(self._pending) if most is None else most
+        chosen = [self._pending.popleft() for _ in range(count)]
+        done["over_compute"] += count
+        done["processed"] += count
+        return [self._row(at, thing, None) for at, thing in chosen]
+
+    def _row(self, at: float, observation: Observation, drift: float | None) -> Row:
+        key_id, prompt_hash = self._hashes.hash(observation.prompt_ids, at)
+        keeps = self._settings.keep_texts and observation.text is not None
+        return Row(
+            at,
+            observation.request_id,
+            self._adapter,
+            key_id,
+            prompt_hash,
+            len(observation.prompt_ids),
+            observation.completion_tokens,
+            self._window.sketch.novelty(observation.prompt_ids),
+            observation.refused,
+            observation.format_violation,
+            observation.empty_retrieval,
+            drift,
+            redacted(observation.text or "") if keeps else None,
+        )
+
+    def _update(self, rows: list[Row], votes: list[tuple[float, bool]]) -> list[StateChange]:
+        """Give the values to the signals."""
+        values: dict[SignalName, list[tuple[float, float, int]]] = {name: [] for name in SIGNALS}
+        for row in rows:
+            of_row: dict[SignalName, float | None] = {
+                "drift": row.drift,
+                "novelty": row.novelty,
+                "prompt_length": row.prompt_tokens,
+                "completion_length": row.completion_tokens,
+                "refusals": row.refused,
+                "format_violations": row.format_violation,
+                "empty_retrieval": row.empty_retrieval,
+            }
+            for name, value in of_row.items():
+                if value is not None:
+                    values[name].append((row.time, float(value), row.prompt_tokens))
+            if row.drift is not None:
+                self._drift_buckets[bisect_left(_DRIFT_BOUNDS, row.drift)] += 1
+                self._drift_sum += row.drift
+        values["thumbs_down"] = [(at, float(not up), 0) for at, up in votes]
+        changes: list[StateChange] = []
+        for name, found in values.items():
+            if found:
+                times, of, lengths = zip(*found, strict=True)
+                changes += self._signals.update(name, times, of, lengths)
+        return changes
+
+    def _commit(self, batch: Batch, done: Counter[str]) -> None:
+        """Write the batch with the counts and the detectors' state; take over the counts once that is done."""
+        batch.changes = [
+            (one.time, self._adapter, one.signal, one.before, one.after, one.statistic, one.threshold)
+            for one in self._untold
+        ]
+        batch.counts = dict(done + self._unwritten)
+        lessons = self._signals.lessons()
+        batch.kept["state"] = {
+            "adapter": self._adapter,
+            "overall": self._overall,
+            "signals": self._signals.snapshot(),
+        }
+        if lessons != self._lessons:
+            batch.kept["lessons"] = lessons
+        counts_before = Counter(self._counts)
+        self._counts += done
+        batch.kept["status"] = self.status()
+        try:
+            self._store.commit(batch)
+        except BaseException:
+            self._counts = counts_before
+            raise
+        self._lessons = lessons
+        self._unwritten.clear()
+        self._untold.clear()
+
+    def _tell(self, now: float, changes: list[StateChange]) -> None:
+        """Write down what is known at the beginning of an alert, and tell the webhook of every change."""
+        alert = next((one for one in changes if one.signal == "monitor" and one.after in ALERTS), None)
+        place: str | None = None
+        if alert is not None and alert.before not in ALERTS:
+            try:
+                place = str(self._freeze(now, alert))
+            except (SelfAugError, OSError, sqlite3.Error) as error:
+                self._last_error = type(error).__name__
+        if self._webhook is not None:
+            for one in changes:
+                self._webhook.send(
+                    {
+                        "event": "selfaug.state_change",
+                        "run": self._run,
+                        "adapter": self._adapter,
+                        "report": place,
+                        **asdict(one),
+                    }
+                )
+
+    def _freeze(self, now: float, change: StateChange) -> Path:
+        return write_alert(
+            self._folder / "alerts",
+            Alert(
+                now,
+                self._run,
+                self._adapter,
+                change,
+                self._signals.views(now),
+                self.counts(),
+                self._store.recent(self._adapter, EVIDENCE_ROWS),
+                self._realign,
+            ),
+        )

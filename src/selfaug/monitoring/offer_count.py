@@ -1,0 +1,46 @@
+"""How many things were offered to the monitor, in a file that outlives the process.
+
+The numbers are written into mapped memory, which costs the request path nothing and which the operating system keeps
+when the process is killed: what was offered, and neither dropped nor committed, was lost.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+
+__all__ = ["OfferCount"]
+
+_FORM = struct.Struct("<QQ")
+
+
+class OfferCount:
+    """Two numbers that only grow: offered and dropped. One process writes them.
+
+    Args:
+        path: the file; made if it does not exist.
+
+    Raises:
+        OSError: if it can't be made.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(handle).st_size < _FORM.size:
+                os.write(handle, bytes(_FORM.size))  # written, so that the space is there before it is mapped
+            self._memory = mmap.mmap(handle, _FORM.size)
+        finally:
+            os.close(handle)
+        self.offered, self.dropped = _FORM.unpack_from(self._memory)
+
+    def add(self, *, dropped: bool) -> None:
+        """Count one thing that was offered."""
+        self.offered += 1
+        self.dropped += dropped
+        _FORM.pack_into(self._memory, 0, self.offered, self.dropped)
+
+    def close(self) -> None:
+        """Give the memory back; the numbers stay in the file."""
+        self._memory.close()

@@ -1,0 +1,60 @@
+"""Keyed hashes of prompts: equal prompts can be told for a week, and nobody can look one up afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from selfaug.errors import StorageError
+
+__all__ = ["PromptHashes"]
+
+_ROTATE_AFTER = 7 * 86_400.0
+
+
+class PromptHashes:
+    """HMAC-SHA-256 of prompts' token ids, under a key that is replaced every week; the old one is deleted.
+
+    Args:
+        path: file of the key, which only its owner can read.
+
+    Raises:
+        StorageError: if the file can't be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self.key_id, self._key, self._made = 0, b"", float("-inf")
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            self.key_id, self._key, self._made = found["id"], bytes.fromhex(found["key"]), found["made"]
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError):
+            pass  # cut off while it was written: a new key does as well
+        except OSError as error:
+            raise StorageError(f"can't read {self._path}: {error.strerror or error}") from error
+
+    def hash(self, prompt: Sequence[int], now: float) -> tuple[int, bytes]:
+        """Number of the key, and 16 bytes."""
+        if not 0 <= now - self._made < _ROTATE_AFTER:
+            self._rotate(now)
+        ids = np.asarray(prompt, dtype="<i8").tobytes()
+        return self.key_id, hmac.new(self._key, ids, hashlib.sha256).digest()[:16]
+
+    def _rotate(self, now: float) -> None:
+        self.key_id, self._key, self._made = self.key_id + 1, secrets.token_bytes(32), now
+        text = json.dumps({"id": self.key_id, "key": self._key.hex(), "made": now})
+        # On a full disk the key lives in memory only; hashes of before and after a restart then differ.
+        with contextlib.suppress(OSError):
+            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)

@@ -1,0 +1,353 @@
+"""What the monitor keeps: an SQLite file in WAL mode. One process writes, any number read.
+
+Everything that one batch of requests changes is committed at once: its rows, the counts, and the detectors' state.
+After a kill there is all of a batch or nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfaug.errors import StorageError
+
+__all__ = ["Batch", "Row", "Store", "purge", "read_kept"]
+
+FILE = "monitor.sqlite"
+_VERSION = 1
+_DAY = 86_400.0
+_BUSY_SECONDS = 5.0
+
+_SCHEMA = """
+CREATE TABLE rows (
+    id INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    request_id TEXT NOT NULL UNIQUE,
+    adapter TEXT NOT NULL,
+    key_id INTEGER NOT NULL,
+    prompt_hash BLOB NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    novelty REAL NOT NULL,
+    refused INTEGER,
+    format_violation INTEGER,
+    empty_retrieval INTEGER,
+    drift REAL
+);
+CREATE INDEX rows_by_time ON rows (time);
+CREATE TABLE texts (row_id INTEGER PRIMARY KEY, time REAL NOT NULL, text TEXT NOT NULL);
+CREATE TABLE votes (request_id TEXT PRIMARY KEY, time REAL NOT NULL, adapter TEXT NOT NULL, up INTEGER NOT NULL);
+CREATE TABLE changes (
+    id INTEGER PRIMARY KEY, time REAL NOT NULL, adapter TEXT NOT NULL, signal TEXT NOT NULL, before TEXT NOT NULL,
+    after TEXT NOT NULL, statistic REAL, threshold REAL
+);
+CREATE TABLE counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE kept (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+_COLUMNS = {
+    "drift": "drift",
+    "novelty": "novelty",
+    "prompt_length": "prompt_tokens",
+    "completion_length": "completion_tokens",
+    "refusals": "refused",
+    "format_violations": "format_violation",
+    "empty_retrieval": "empty_retrieval",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One request as it is kept. `text` is None unless texts are kept."""
+
+    time: float
+    request_id: str
+    adapter: str
+    key_id: int
+    prompt_hash: bytes
+    prompt_tokens: int
+    completion_tokens: int
+    novelty: float
+    refused: bool | None
+    format_violation: bool | None
+    empty_retrieval: bool | None
+    drift: float | None
+    text: str | None = None
+
+
+@dataclass
+class Batch:
+    """What is committed at once.
+
+    Attributes:
+        rows: requests that are kept.
+        votes: request, time, adapter, whether it was a thumb up.
+        changes: time, adapter, signal, state before and after, statistic, threshold.
+        counts: what is added to each count.
+        kept: JSON values by name, which replace those before.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    votes: list[tuple[str, float, str, bool]] = field(default_factory=list)
+    changes: list[tuple[Any, ...]] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """The file of one run's monitor, opened for writing.
+
+    Args:
+        folder: where the file is, or is made.
+        most_bytes: the file grows no larger; None for no bound. Beyond it, writing fails as on a full disk.
+
+    Raises:
+        StorageError: if it can't be opened, is damaged, or was written by a newer selfaug.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, most_bytes: int | None = None) -> None:
+        self._path = Path(folder) / FILE
+        with _said(self._path):
+            self._connection = sqlite3.connect(
+                self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            # In WAL mode this loses nothing when the process dies, and at most the last batches when the power does.
+            self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("PRAGMA secure_delete = ON")
+            found = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            if found == 0:
+                self._connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version = {_VERSION};COMMIT;")
+            if most_bytes is not None:
+                page = self._connection.execute("PRAGMA page_size").fetchone()[0]
+                self._connection.execute(f"PRAGMA max_page_count = {max(1, most_bytes // page)}")
+        if found > _VERSION:
+            self._connection.close()
+            raise StorageError(
+                f"{self._path} has version {found}; this selfaug reads up to version {_VERSION}.",
+                hint="update selfaug.",
+            )
+        os.chmod(self._path, 0o600)
+
+    def commit(self, batch: Batch) -> int:
+        """Write a batch, all of it or nothing.
+
+        Returns:
+            How many of its votes were the first for their request; others change nothing.
+
+        Raises:
+            sqlite3.Error: if it can't be written; nothing is changed then.
+        """
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            for row in batch.rows:
+                cursor = connection.execute(
+                    "INSERT INTO rows (time, request_id, adapter, key_id, prompt_hash, prompt_tokens, "
+                    "completion_tokens, novelty, refused, format_violation, empty_retrieval, drift) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (request_id) DO NOTHING",
+                    (
+                        row.time,
+                        row.request_id,
+                        row.adapter,
+                        row.key_id,
+                        row.prompt_hash,
+                        row.prompt_tokens,
+                        row.completion_tokens,
+                        row.novelty,
+                        row.refused,
+                        row.format_violation,
+                        row.empty_retrieval,
+                        row.drift,
+                    ),
+                )
+                if row.text is not None and cursor.rowcount:
+                    connection.execute(
+                        "INSERT INTO texts VALUES (?, ?, ?)", (cursor.lastrowid, row.time, row.text)
+                    )
+            before = connection.total_changes
+            connection.executemany(
+                "INSERT INTO votes VALUES (?, ?, ?, ?) ON CONFLICT (request_id) DO NOTHING", batch.votes
+            )
+            first = connection.total_changes - before
+            connection.executemany(
+                "INSERT INTO changes (time, adapter, signal, before, after, statistic, threshold) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                batch.changes,
+            )
+            connection.executemany(
+                "INSERT INTO counts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value",
+                batch.counts.items(),
+            )
+            connection.executemany(
+                "INSERT INTO kept VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+                [(name, json.dumps(value)) for name, value in batch.kept.items()],
+            )
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return first
+
+    def counts(self) -> dict[str, int]:
+        """All counts.
+
+        Raises:
+            StorageError: if they can't be read.
+        """
+        with _said(self._path):
+            return dict(self._connection.execute("SELECT name, value FROM counts"))
+
+    def kept(self, name: str) -> Any:
+        """A JSON value, or None.
+
+        Raises:
+            StorageError: if it can't be read.
+        """
+        with _said(self._path):
+            found = self._connection.execute("SELECT value FROM kept WHERE name = ?", (name,)).fetchone()
+        return None if found is None else json.loads(found[0])
+
+    def has_voted(self, request_id: str) -> bool:
+        """Whether there is a vote on a request.
+
+        Raises:
+            sqlite3.Error: if that can't be read.
+        """
+        query = "SELECT 1 FROM votes WHERE request_id = ?"
+        return self._connection.execute(query, (request_id,)).fetchone() is not None
+
+    def history(self, signal: str, adapter: str, count: int | None) -> tuple[NDArray[np.float64], ...]:
+        """Times, values and prompt lengths of a signal's last so many values (all for None), in order.
+
+        Raises:
+            StorageError: if they can't be read.
+        """
+        limit = -1 if count is None else count
+        if signal == "thumbs_down":
+            query = (
+                "SELECT time, 1 - up, 0 FROM votes WHERE adapter = ? ORDER BY time DESC, rowid DESC LIMIT ?"
+            )
+        else:
+            column = _COLUMNS[signal]
+            query = (
+                f"SELECT time, {column}, prompt_tokens FROM rows WHERE adapter = ? AND {column} IS NOT NULL "
+                "ORDER BY id DESC LIMIT ?"
+            )
+        with _said(self._path):
+            found = self._connection.execute(query, (adapter, limit)).fetchall()
+        columns = np.asarray(found[::-1], dtype=np.float64).reshape(-1, 3)
+        return columns[:, 0], columns[:, 1], columns[:, 2]
+
+    def recent(self, adapter: str, count: int) -> list[dict[str, Any]]:
+        """The last requests whose drift was measured, without texts, the oldest first.
+
+        Raises:
+            sqlite3.Error: if they can't be read.
+        """
+        cursor = self._connection.execute(
+            "SELECT time, key_id, lower(hex(prompt_hash)) AS prompt_hash, prompt_tokens, completion_tokens, novelty, "
+            "refused, format_violation, empty_retrieval, drift FROM rows WHERE adapter = ? AND drift IS NOT NULL "
+            "ORDER BY id DESC LIMIT ?",
+            (adapter, count),
+        )
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()[::-1]]
+
+    def purge(self, before: float) -> int:
+        """Delete rows, texts and votes from before a time, so that they can't be read from the file any more.
+
+        Returns:
+            How many requests were deleted.
+
+        Raises:
+            sqlite3.Error: if that fails.
+        """
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            deleted = connection.execute("DELETE FROM rows WHERE time < ?", (before,)).rowcount
+            connection.execute("DELETE FROM texts WHERE time < ?", (before,))
+            connection.execute("DELETE FROM votes WHERE time < ?", (before,))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        # Old pages are in the log until it is written back and cut.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return int(deleted)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+def purge(folder: str | os.PathLike[str], before: float) -> int:
+    """Delete what was kept before a time; also while a server is writing.
+
+    Returns:
+        How many requests were deleted.
+
+    Raises:
+        StorageError: if there is no such file, or it can't be written.
+    """
+    path = Path(folder) / FILE
+    _require(path)
+    store = Store(folder)
+    try:
+        with _said(path):
+            return store.purge(before)
+    finally:
+        store.close()
+
+
+def read_kept(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
+    """JSON values by name, and all counts, of a file that a server may be writing at this moment.
+
+    Raises:
+        StorageError: if there is no such file, or it can't be read.
+    """
+    path = Path(folder) / FILE
+    _require(path)
+    with _said(path):
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
+        )
+        try:
+            connection.execute("BEGIN")  # both as of one moment
+            found = dict(connection.execute("SELECT name, value FROM kept"))
+            counts = dict(connection.execute("SELECT name, value FROM counts"))
+        finally:
+            connection.close()
+    return {name: json.loads(found[name]) for name in names if name in found}, counts
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise StorageError(
+            f"{path.parent} holds nothing from a monitor: no request has been watched yet.",
+            hint="start the server first: `selfaug serve RUN`.",
+        )
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    """Turn errors of SQLite into one for the user."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageError(
+            f"{path} can't be used: {error}.",
+            hint="check free space and permissions; a damaged file can be moved away, and the monitor begins anew.",
+        ) from error

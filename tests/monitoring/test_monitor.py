@@ -1,0 +1,440 @@
+"""The monitor on a clock that is moved by hand, and its thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from simulated import ALL, DAY, Clock, Prompts, run, score, simulated, window
+
+from selfaug.core.alert_state import STATES
+from selfaug.errors import ConfigError, StorageError
+from selfaug.monitoring import metric_names
+from selfaug.monitoring.monitor import Monitor, MonitorSettings
+from selfaug.monitoring.observation import Observation
+from selfaug.monitoring.signals import Signals
+from selfaug.monitoring.store import read_kept
+from selfaug.records import read_lines, read_record
+
+SHORT = MonitorSettings(sample=1.0, compute_share=1.0, learning_days=0.5)
+"""Half a day is enough to learn, at one request a minute."""
+
+
+def draws(count: int, source: Prompts, **how: Any) -> Iterator[list[int]]:
+    return (source.draw(**how) for _ in range(count))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def learnt(tmp_path: Path, clock: Clock, source: Prompts, **more: Any) -> Monitor:
+    monitor = simulated(tmp_path / "monitor", clock, settings=SHORT, **more)
+    assert set(run(monitor, clock, draws(715, source), name="first")[5:]) == {"learning"}
+    assert run(monitor, clock, draws(10, source), name="then")[-1] == "ok"
+    return monitor
+
+
+def balance(monitor: Monitor) -> None:
+    """Every offered thing is counted once."""
+    counts = monitor.counts()
+    waiting = monitor._queue.qsize() + len(monitor._pending)
+    assert counts["offered"] == counts["dropped"] + counts["processed"] + counts["lost"] + waiting, counts
+
+
+# ---- states
+
+
+def test_learning_then_ok_then_drift_then_realign_then_ok(tmp_path: Path, clock: Clock) -> None:
+    source = Prompts()
+    monitor = learnt(tmp_path, clock, source)
+    assert set(run(monitor, clock, draws(1000, source), name="quiet")) == {"ok"}
+    states = run(monitor, clock, draws(400, source, factor=2.0), name="moved")
+    assert "drift" in states
+    assert 20 < states.index("drift") < 150
+    assert set(states[: states.index("drift")]) <= {"ok", "watch"}
+    drift = next(view for view in monitor.status()["signals"] if view["name"] == "drift")
+    assert drift["state"] == "drift"
+    assert drift["value"] > 1.5 * drift["reference"]
+    assert run(monitor, clock, draws(1500, source, factor=2.0), name="lasting")[-1] == "realign"
+    # Back to normal: quiet is believed only after three windows of it.
+    states = run(monitor, clock, draws(800, source), name="calm")
+    assert states[-1] == "ok"
+    assert 300 <= states.index("ok") < 450
+    assert monitor.state() == "ok"
+    balance(monitor)
+
+
+def test_without_requests_there_is_no_data(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock)
+    monitor.work()
+    assert monitor.state() == "no_data"
+    run(monitor, clock, draws(3, Prompts()))
+    assert monitor.state() == "learning"
+    clock.now += 2 * DAY
+    monitor.work()
+    assert monitor.state() == "no_data"
+
+
+def test_prompts_of_another_kind_are_novel_though_their_drift_is_less(tmp_path: Path, clock: Clock) -> None:
+    source = Prompts()
+    monitor = learnt(tmp_path, clock, source)
+    mixed = (source.draw(factor=0.5, unseen=number % 2 == 0) for number in range(300))
+    states = run(monitor, clock, mixed)
+    assert states.index("drift") < 150
+    found = {view["name"]: view["state"] for view in monitor.status()["signals"]}
+    assert (found["novelty"], found["drift"]) == ("drift", "ok")
+
+
+def test_votes_need_fifty_and_only_the_first_on_a_request_counts(tmp_path: Path, clock: Clock) -> None:
+    source = Prompts()
+    monitor = learnt(tmp_path, clock, source)
+
+    def vote(number: int, up: bool, name: str) -> None:
+        clock.now += 60
+        monitor.vote(f"{name}-{number}", up)
+        monitor.work()
+
+    def thumbs() -> dict[str, Any]:
+        return next(view for view in monitor.status()["signals"] if view["name"] == "thumbs_down")
+
+    for number in range(49):
+        vote(number, number % 10 > 0, "a")
+    for number in range(40):  # said again, the other way
+        vote(number, False, "a")
+    clock.now += 0.5 * DAY
+    vote(0, False, "a")
+    assert (thumbs()["values"], thumbs()["state"]) == (49, "learning")
+    vote(0, True, "b")
+    assert (thumbs()["values"], thumbs()["state"]) == (50, "ok")
+    for number in range(60):
+        vote(number, False, "c")
+    assert thumbs()["state"] == "drift"
+    balance(monitor)
+
+
+def test_refusals_that_rise_are_found(tmp_path: Path, clock: Clock) -> None:
+    source = Prompts()
+    monitor = simulated(tmp_path, clock, settings=SHORT)
+    rng = np.random.default_rng(0)
+    for share, expected in ((0.02, "ok"), (0.25, "drift")):
+        for number, prompt in enumerate(draws(800, source)):
+            clock.now += 60
+            monitor.offer(Observation(f"{clock.now}", prompt, 20, refused=bool(rng.random() < share)))
+            if number % 5 == 4:
+                monitor.work()
+        found = {view["name"]: view["state"] for view in monitor.status()["signals"]}
+        assert found["refusals"] == expected
+        assert found["format_violations"] == "no_data"  # nobody looked
+
+
+def test_a_canary_set_that_does_not_come_back_is_drift_at_once(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock)
+    run(monitor, clock, draws(2, Prompts()))
+    monitor.canary(False, "drift of prompt 3 is 0.2, recorded 0.02")
+    monitor.work()
+    assert monitor.state() == "drift"
+    assert monitor.status()["canary"] == {"passed": False, "why": "drift of prompt 3 is 0.2, recorded 0.02"}
+    monitor.canary(True)
+    monitor.work()
+    assert monitor.state() == "learning"
+
+
+def test_traffic_unlike_training_from_the_first_day_is_found_afterwards(tmp_path: Path, clock: Clock) -> None:
+    source = Prompts()
+    monitor = simulated(tmp_path, clock, settings=SHORT)
+    states = run(monitor, clock, draws(1200, source, factor=3.0))
+    assert "drift" in states
+    drift = next(view for view in monitor.status()["signals"] if view["name"] == "drift")
+    assert "unlike" in drift["note"]
+
+
+# ---- what an alert writes
+
+
+def test_an_alert_freezes_its_evidence_and_proposes_a_realignment(tmp_path: Path, clock: Clock) -> None:
+    settings = {"model": {"name": "base"}, "data": {"train": ["new.jsonl"]}}
+    monitor = learnt(tmp_path, clock, Prompts(), realign=settings)
+    run(monitor, clock, draws(300, Prompts(5), factor=3.0))
+    (alert,) = (tmp_path / "monitor" / "alerts").iterdir()
+    rows = read_lines(alert / "evidence.jsonl")
+    assert len(rows) > 700
+    assert set(rows[-1]) >= {"drift", "novelty", "prompt_tokens", "prompt_hash"}
+    report = (alert / "report.md").read_text(encoding="utf-8")
+    assert "drift in drift" in report
+    assert "| drift | " in report
+    assert yaml.safe_load((alert / "realign.yaml").read_text(encoding="utf-8")) == settings
+    record = read_record(alert / "record.json", "drift-report")
+    assert record["change"]["after"] == "drift"
+    assert record["rows"] == len(rows)
+    # Evidence is of the moment: what comes later does not change it, nor is there a second one while it lasts.
+    run(monitor, clock, draws(300, Prompts(6), factor=3.0))
+    assert len(list((tmp_path / "monitor" / "alerts").iterdir())) == 1
+    assert len(read_lines(alert / "evidence.jsonl")) == len(rows)
+
+
+# ---- cost
+
+
+def test_sampling_takes_its_share_and_the_same_requests_each_time(tmp_path: Path, clock: Clock) -> None:
+    settings = MonitorSettings(sample=0.1, compute_share=1.0, scored_per_hour=1e6, taken_per_hour=1e6)
+    monitor = simulated(tmp_path, clock, settings=settings)
+    run(monitor, clock, draws(2000, Prompts()), every=1.0)
+    counts = monitor.counts()
+    assert 140 < counts["scored"] < 260
+    assert monitor.status()["coverage"] == pytest.approx(counts["scored"] / counts["processed"])
+    other = simulated(tmp_path / "other", Clock(), settings=settings)
+    run(other, other._clock, draws(2000, Prompts()), every=1.0)  # type: ignore[arg-type]
+    assert other.counts()["scored"] == counts["scored"]
+
+
+def test_no_more_than_so_many_an_hour(tmp_path: Path, clock: Clock) -> None:
+    settings = MonitorSettings(sample=1.0, compute_share=1.0, scored_per_hour=100, taken_per_hour=300)
+    monitor = simulated(tmp_path, clock, settings=settings)
+    run(monitor, clock, draws(3600, Prompts()), every=2.0)
+    counts = monitor.counts()
+    assert 195 <= counts["scored"] <= 210
+    assert 595 <= counts["processed"] - counts["scored"] - counts["thinned"] <= 630
+    assert counts["over_hour"] == 3600 - counts["scored"]
+    balance(monitor)
+
+
+def test_measuring_takes_no_more_than_its_share_of_the_time(tmp_path: Path, clock: Clock) -> None:
+    calls = []
+
+    def slow(prompts: list[list[int]]) -> list[float]:
+        calls.append((clock.now, len(prompts)))
+        time.sleep(0.02)
+        return score(prompts)
+
+    settings = MonitorSettings(sample=1.0, compute_share=0.001, scored_per_hour=1e6, batch_size=4)
+    monitor = simulated(tmp_path, clock, settings=settings, score=slow)
+    run(monitor, clock, draws(200, Prompts()), every=1.0)
+    # 0.02 seconds at a thousandth: at most once in 20 seconds, then as many as fit into a batch.
+    assert 5 <= len(calls) <= 10
+    assert max(size for _, size in calls) == 4
+    assert np.diff([at for at, _ in calls]).min() >= 20
+    assert monitor.counts()["over_compute"] > 100
+    balance(monitor)
+
+
+def test_a_prompt_does_not_wait_for_compute_for_ever(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock)
+    monitor._next_score = float("inf")
+    monitor.offer(Observation("a", [1, 2, 3], 5))
+    monitor.work()
+    assert monitor.counts()["processed"] == 0
+    clock.now += 601
+    monitor.work()
+    assert (monitor.counts()["processed"], monitor.counts()["over_compute"]) == (1, 1)
+
+
+# ---- failures
+
+
+@pytest.mark.parametrize("answer", ["raises", "too few", "not a number", "nonsense"])
+def test_a_scorer_that_fails_costs_the_drift_and_nothing_else(
+    tmp_path: Path, clock: Clock, answer: str
+) -> None:
+    def broken(prompts: list[list[int]]) -> Any:
+        if answer == "raises":
+            raise RuntimeError("CUDA out of memory")
+        return {"too few": [], "not a number": [float("nan")] * len(prompts), "nonsense": None}[answer]
+
+    monitor = simulated(tmp_path, clock, score=broken)
+    run(monitor, clock, draws(20, Prompts()))
+    counts = monitor.counts()
+    assert (counts["processed"], counts["scored"], counts["score_failed"]) == (20, 0, 20)
+    if answer == "raises":
+        assert monitor.status()["last_error"] == "RuntimeError"
+    balance(monitor)
+
+
+def test_offering_never_raises_and_a_full_queue_drops(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock, settings=MonitorSettings(queue_size=10))
+    for number in range(25):
+        monitor.offer(Observation(f"{number}", [1, 2, 3], 5))
+    assert monitor.counts()["dropped"] == 15
+    monitor.work()
+    monitor.offer(None)  # type: ignore[arg-type]
+    monitor.offer(Observation("x", None, 5))  # type: ignore[arg-type]
+    monitor.vote(3, True)  # type: ignore[arg-type]
+    monitor.work()
+    monitor.close()
+    monitor.offer(Observation("late", [1, 2], 5))
+    monitor.vote("late", True)
+    monitor.close()
+
+
+def test_what_makes_the_work_fail_is_counted_as_lost(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock)
+    run(monitor, clock, draws(5, Prompts()))
+    monitor.offer(Observation("bad", None, 5))  # type: ignore[arg-type]
+    monitor.offer(Observation("good", [1, 2, 3], 5))
+    monitor.work()
+    balance(monitor)
+    assert monitor.counts()["lost"] >= 1
+    run(monitor, clock, draws(5, Prompts()))
+    assert monitor.counts()["scored"] >= 10
+    balance(monitor)
+    monitor.close()
+    assert read_kept(tmp_path, ["status"])[1]["lost"] == monitor.counts()["lost"]
+
+
+def test_a_full_disk_is_survived(tmp_path: Path, clock: Clock) -> None:
+    """The store refuses to grow; detection goes on, and what could not be written is counted as lost."""
+    monitor = learnt(tmp_path, clock, Prompts())
+    kept = monitor.counts()["processed"]
+    page = monitor._store._connection.execute("PRAGMA page_count").fetchone()[0]
+    monitor._store._connection.execute(f"PRAGMA max_page_count = {page}")
+    states = run(monitor, clock, draws(300, Prompts(5), factor=3.0), name="full")
+    assert "drift" in states
+    counts = monitor.counts()
+    assert counts["lost"] > 200
+    assert monitor.status()["last_error"] == "OperationalError"
+    balance(monitor)
+    monitor._store._connection.execute("PRAGMA max_page_count = 1000000")
+    run(monitor, clock, draws(10, Prompts(6)), name="again")
+    assert monitor.counts()["processed"] >= kept + 10
+    monitor.close()
+    status, counts = read_kept(tmp_path / "monitor", ["status"])
+    assert (counts["lost"], counts["processed"]) == (monitor.counts()["lost"], monitor.counts()["processed"])
+    # The change to drift was not written when it happened, and is now.
+    changes = Monitor(tmp_path / "monitor", window(), score, clock=clock, threaded=False)
+    found = changes._store._connection.execute("SELECT after FROM changes WHERE signal = 'drift'").fetchall()
+    assert ("drift",) in found
+    assert status["status"]["state"] == "drift"
+
+
+# ---- across restarts
+
+
+def test_a_restart_changes_nothing(tmp_path: Path, clock: Clock) -> None:
+    """Stopped in the middle of learning and again afterwards: all signals are as without."""
+    one, other = Clock(), Clock()
+    through = simulated(tmp_path / "through", one, settings=SHORT)
+    cut = simulated(tmp_path / "cut", other, settings=SHORT)
+    source, again = Prompts(), Prompts()
+    for part in (300, 450, 77, 200):
+        run(through, one, draws(part, source), name=f"{part}")
+        run(cut, other, draws(part, again), name=f"{part}")
+        cut.close()
+        cut = simulated(tmp_path / "cut", other, settings=SHORT)
+    cut.work()
+    assert through.status()["signals"] == cut.status()["signals"]
+    assert through.counts() == cut.counts()
+    assert through.state() == cut.state() == "ok"
+
+
+def test_another_adapter_begins_anew(tmp_path: Path, clock: Clock) -> None:
+    monitor = learnt(tmp_path, clock, Prompts())
+    monitor.close()
+    other = window()
+    object.__setattr__(other, "adapter", "adapter-2")
+    monitor = simulated(tmp_path / "monitor", clock, window=other)
+    run(monitor, clock, draws(1, Prompts()))
+    assert monitor.state() == "learning"
+    assert monitor.status()["signals"][0]["values"] == 1
+
+
+def test_one_monitor_at_a_time(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock)
+    with pytest.raises(StorageError, match="another monitor"):
+        simulated(tmp_path, clock)
+    monitor.close()
+    simulated(tmp_path, clock).close()
+
+
+def test_a_damaged_store_says_so(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "monitor.sqlite").write_bytes(b"nonsense" * 1000)
+    with pytest.raises(StorageError, match="can't be used"):
+        simulated(tmp_path, clock)
+
+
+def test_a_webhook_that_is_no_address_is_refused(tmp_path: Path, clock: Clock) -> None:
+    with pytest.raises(ConfigError, match="no address"):
+        simulated(tmp_path, clock, webhook="file:///etc/passwd")
+
+
+# ---- the thread
+
+
+def test_the_thread_does_it_all_and_waits_for_nothing(tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def stuck(prompts: list[list[int]]) -> list[float]:
+        released.wait(20)
+        return score(prompts)
+
+    monitor = Monitor(tmp_path, window(), stuck, settings=ALL)
+    source = Prompts()
+    began = time.perf_counter()
+    for number, prompt in enumerate(draws(200, source)):
+        monitor.offer(Observation(f"{number}", prompt, 9))
+        monitor.state()
+        monitor.status()
+        monitor.metrics()
+    assert time.perf_counter() - began < 3  # the scorer hangs all the while
+    released.set()
+    limit = time.monotonic() + 20
+    while monitor.counts()["processed"] < 150 and time.monotonic() < limit:
+        time.sleep(0.02)
+    monitor.close()
+    counts = monitor.counts()
+    assert counts["processed"] == 200
+    assert counts["scored"] > 0
+    balance(monitor)
+
+
+# ---- metrics
+
+
+def test_metrics_are_those_that_are_named(tmp_path: Path, clock: Clock) -> None:
+    monitor = learnt(tmp_path, clock, Prompts())
+    samples = monitor.metrics()
+    for sample in samples:
+        name = sample.name
+        for ending in ("_bucket", "_sum", "_count"):
+            if name.removesuffix(ending) in metric_names.HISTOGRAMS:
+                name = name.removesuffix(ending)
+        assert name in metric_names.METRICS
+    assert len({(sample.name, *sample.labels.items()) for sample in samples}) == len(samples)
+    states = {
+        sample.labels["state"]: sample.value for sample in samples if sample.name == metric_names.ALERT_STATE
+    }
+    assert states == {name: float(name == "ok") for name in STATES}
+    buckets = [sample.value for sample in samples if sample.name == f"{metric_names.PROMPT_DRIFT}_bucket"]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == monitor.counts()["scored"]
+    assert json.loads(json.dumps(monitor.status()))["state"] == "ok"
+
+
+def test_signals_take_values_in_any_pieces() -> None:
+    """Many at once or one by one: the same statistics and states."""
+    rng = np.random.default_rng(0)
+    reference = window()
+    times = 1e9 + 60.0 * np.arange(3000)
+    nats = rng.lognormal(-4, 0.8, 3000) * np.where(np.arange(3000) > 2000, 2, 1)
+    lengths = rng.integers(20, 60, 3000)
+    found = []
+    for size in (1, 7, 3000):
+        signals = Signals(reference, scored_per_hour=200, taken_per_hour=1000, learning_days=0.5)
+        changes = []
+        for begin in range(721):  # learning ends with the batch that brings enough
+            part = slice(begin, begin + 1)
+            changes += signals.update("drift", times[part], nats[part], lengths[part])
+        for begin in range(721, 3000, size):
+            part = slice(begin, min(3000, begin + size))
+            changes += signals.update("drift", times[part], nats[part], lengths[part])
+        found.append((signals.views(times[-1])[0], [(one.before, one.after) for one in changes]))
+    assert found[0][1] == found[1][1]
+    assert found[0][0].state == found[1][0].state == found[2][0].state == "drift"
+    assert found[2][0].statistic == pytest.approx(found[0][0].statistic)
