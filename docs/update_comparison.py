@@ -30,12 +30,10 @@ def page(record: dict[str, Any], name: str) -> str:
     train = settings["config"]["train"]
     parts = [
         f"# Comparison of methods: {name}",
-        "Made by `selfaug compare"
-        f"{' --demo' if name == 'demo' else ''} --steps {train['steps']}"
-        f"{''.join(f' --seed {seed}' for seed in settings['seeds'])}`, written by `docs/update_comparison.py` from "
+        f"Made by {_commands(record, name)}, written by `docs/update_comparison.py` from "
         f"the record beside it, which has {_scores_in(record)}. "
-        f"{train['steps']} steps of {train['batch_size'] * train['gradient_accumulation']} rows, seeds "
-        f"{', '.join(map(str, settings['seeds']))}; every method's knob has the same number of values, chosen on "
+        f"{train['steps']} steps of {train['batch_size'] * train['gradient_accumulation']} rows, {_seeds(settings)}; "
+        "every method's knob has the same number of values, chosen on "
         "development items; what is shown are test items.",
         *(
             markdown(table)
@@ -68,6 +66,40 @@ def page(record: dict[str, Any], name: str) -> str:
         + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _commands(record: dict[str, Any], name: str) -> str:
+    """What makes the record: one command for the seeds that all methods have, and one for each group with more."""
+    methods = record["methods"]
+    command = f"selfaug compare{' --demo' if name == 'demo' else ''}"
+    command += f" --steps {record['settings']['config']['train']['steps']}"
+    common = [
+        seed for seed in record["settings"]["seeds"] if all(seed in row["seeds"] for row in methods.values())
+    ]
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for method, row in methods.items():
+        if further := tuple(seed for seed in row["seeds"] if seed not in common):
+            groups.setdefault(further, []).append(method)
+    parts = [
+        (list(methods) if record["not_run"] else [], common),
+        *((named, seeds) for seeds, named in groups.items()),
+    ]
+    return ", then ".join(
+        "`"
+        + " ".join([command, *(f"--method {one}" for one in named), *(f"--seed {one}" for one in seeds)])
+        + "`"
+        for named, seeds in parts
+    )
+
+
+def _seeds(settings: dict[str, Any]) -> str:
+    numbers = ", ".join(map(str, settings["seeds"]))
+    return f"{'seed' if len(settings['seeds']) == 1 else 'seeds'} {numbers}"
+
+
+def _counts(methods: dict[str, Any]) -> str:
+    counts = sorted({len(row["seeds"]) for row in methods.values()})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
 def _scores_in(record: dict[str, Any]) -> str:
@@ -109,7 +141,7 @@ def readme_block(record: dict[str, Any]) -> str:
     listed = ", ".join(f"{methods[name]['label']} {general(name)}" for name in others)
     correlation = record["forecast"]["correlation"]
     return (
-        f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {len(settings['seeds'])} "
+        f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {_counts(methods)} "
         f"seeds a method, general checks against the base model, in points: SelfAug {general('selfaug')} ({low} to "
         f"{high}), plain LoRA {general('plain')}, {listed}. After so few steps SelfAug has learnt less of the job "
         f"({task('selfaug')} exact, plain LoRA {task('plain')}); the demo above shows what some more do. A router in "
