@@ -32,7 +32,7 @@ from selfaug.phases.chat import trained_weights
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, read_forecast
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
-from selfaug.phases.lm_eval_suites import benchmark_answers, require_lm_eval
+from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_lm_eval
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import (
     Suite,
@@ -222,7 +222,7 @@ def evaluate(
                     batch_size,
                     report(f"{which}: {name}"),
                 )
-    scored: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    scored: dict[str, dict[str, Benchmark]] = {}
     for task in benchmarks:
         scored[task] = {}
         for which in MODELS:
@@ -253,8 +253,8 @@ def evaluate(
     }
     results |= {
         task: compare_scores(
-            [row["id"] for row in found["base"]],
-            *([row["score"] for row in found[which]] for which in ("tuned", "base")),
+            [row["id"] for row in found["base"].items],
+            *([row["score"] for row in found[which].items] for which in ("tuned", "base")),
         )
         for task, found in scored.items()
     }
@@ -267,6 +267,9 @@ def evaluate(
         "settings": settings,
         "level": asdict(chosen),
         "suites": results,
+        "benchmarks": {
+            task: {which: found[which].table for which in MODELS} for task, found in scored.items()
+        },
         "sides": sides,
         "drift": drifts,
         "forecast": None
