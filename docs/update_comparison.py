@@ -27,14 +27,20 @@ def page(record: dict[str, Any], name: str) -> str:
     """The comparison as Markdown."""
     environment, settings = record["environment"], record["settings"]
     train = settings["config"]["train"]
+    seeds = settings["seeds"]
+    if name == "real-text":
+        command = f"python -m benchmarks.real_text --data DIR --steps {train['steps']} --seeds {' '.join(map(str, seeds))}"
+    else:
+        demo = " --demo" if name == "demo" else ""
+        command = (
+            f"selfaug compare{demo} --steps {train['steps']}{''.join(f' --seed {seed}' for seed in seeds)}"
+        )
     parts = [
         f"# Comparison of methods: {name}",
-        "Made by `selfaug compare"
-        f"{' --demo' if name == 'demo' else ''} --steps {train['steps']}"
-        f"{''.join(f' --seed {seed}' for seed in settings['seeds'])}`, written by `docs/update_comparison.py` from "
+        f"Made by `{command}`, written by `docs/update_comparison.py` from "
         "the record beside it, which has every item's score. "
         f"{train['steps']} steps of {train['batch_size'] * train['gradient_accumulation']} rows, seeds "
-        f"{', '.join(map(str, settings['seeds']))}; every method's knob has the same number of values, chosen on "
+        f"{', '.join(map(str, seeds))}; every method's knob has the same number of values, chosen on "
         "development items; what is shown are test items.",
         *(
             markdown(table)

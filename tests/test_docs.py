@@ -313,3 +313,10 @@ def test_readme_and_page_say_what_the_comparisons_record_says() -> None:
     page = (ROOT / "docs" / "results" / "comparison-demo.md").read_text(encoding="utf-8")
     assert page == update.page(record, "demo")
     assert record["not_run"] == []
+
+
+def test_the_comparison_on_real_text_says_what_its_record_says() -> None:
+    record = read_record(ROOT / "docs" / "results" / "comparison-real-text.json", "comparison")
+    page = (ROOT / "docs" / "results" / "comparison-real-text.md").read_text(encoding="utf-8")
+    assert page == script("update_comparison").page(record, "real-text")
+    assert record["not_run"] == []
