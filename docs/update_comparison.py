@@ -29,7 +29,8 @@ def page(record: dict[str, Any], name: str) -> str:
     train = settings["config"]["train"]
     seeds = settings["seeds"]
     if name == "real-text":
-        command = f"python -m benchmarks.real_text --data DIR --steps {train['steps']} --seeds {' '.join(map(str, seeds))}"
+        command = f"python -m benchmarks.real_text --data DIR --steps {train['steps']}"
+        command += f" --seeds {' '.join(map(str, seeds))}"
     else:
         demo = " --demo" if name == "demo" else ""
         command = (
