@@ -42,6 +42,7 @@ def test_a_run_folder_holds_what_is_promised(finished_run: Path) -> None:
         "started.json",
         "metrics.jsonl",
         "checkpoints",
+        "canary.json",
         "adapter",
         "record.json",
     }

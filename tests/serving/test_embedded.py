@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -209,6 +210,14 @@ def test_what_waits_is_bounded_and_those_that_left_make_room(
     tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
     engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=1, max_waiting=2)
+    engine._ends = frozenset()
+    step = engine._lanes[0].step
+
+    def slow(token_ids: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return step(token_ids)
+
+    engine._lanes[0].step = slow  # type: ignore[method-assign]
     prompt = prompts_of(1)[0]
 
     async def crowd() -> None:

@@ -238,10 +238,18 @@ def _longest(served: Served, prompt: list[int], asked: int | None, param: str) -
     return min(room, asked or served.max_tokens)
 
 
+_WHOLE_OR_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer; with `stream`, events of its pieces.",
+        "content": {"application/json": {}, "text/event-stream": {}},
+    }
+}
+
+
 def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
     """Add the paths that an engine answers."""
 
-    @app.post("/v1/chat/completions", response_model=None)
+    @app.post("/v1/chat/completions", response_model=None, responses=_WHOLE_OR_STREAM)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """The next turn of a chat."""
         served.require_ready()
@@ -278,7 +286,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/completions", response_model=None)
+    @app.post("/v1/completions", response_model=None, responses=_WHOLE_OR_STREAM)
     async def completions(body: CompletionRequest, request: Request) -> Any:
         """The continuation of a text, or of several."""
         served.require_ready()
@@ -322,7 +330,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/rag/answer", response_model=None)
+    @app.post("/v1/rag/answer", response_model=None, responses=_WHOLE_OR_STREAM)
     async def rag(body: RagRequest, request: Request) -> Any:
         """An answer from the documents, with its sources."""
         served.require_ready()
