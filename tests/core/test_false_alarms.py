@@ -53,7 +53,6 @@ def _calibrated(values: np.ndarray, **more: float) -> tuple[float, float]:
         "share": 0.03,
         "lowest": CUSUM_THRESHOLD,
         "highest": 2 * CUSUM_THRESHOLD,
-        "per_month": 144_000,
     }
     return calibrated_threshold(
         times, values, lambda series: Cusum(math.inf).advance(series), **{**arguments, **more}
