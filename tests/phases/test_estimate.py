@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pytest
 
 from selfaug.config import TrainConfig
 from selfaug.errors import StorageError
-from selfaug.phases.estimate import estimate
+from selfaug.phases.estimate import _Measured, estimate
+from selfaug.phases.train import train
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
 Settings = Callable[..., TrainConfig]
 
@@ -28,6 +32,54 @@ def test_an_estimate_counts_what_the_run_counts_and_writes_nothing(
 
 def test_steps_follow_from_rows_and_epochs(tmp_path: Path, settings: Settings) -> None:
     assert estimate(settings(tmp_path / "run", "train.steps=null", "train.epochs=2")).steps == 12
+
+
+def test_replayed_rows_are_counted(tmp_path: Path, settings: Settings, tiny_rows: Path) -> None:
+    few = ("train.steps=null", "train.epochs=1", "selfaug.reference=cache")
+    plain = estimate(settings(tmp_path / "run", *few))
+    # Short rows, and one that is longer than all of the job's.
+    replayed = ["".join(f"{number} words " for number in range(count)) for count in (2, 3, 4, 26)]
+    file = tmp_path / "replayed.jsonl"
+    file.write_text("".join(json.dumps({"prompt": text, "completion": "yes"}) + "\n" for text in replayed))
+    mixed = estimate(settings(tmp_path / "run", *few, f'data.replay=["{file}"]', "data.replay_share=0.2"))
+    assert (plain.rows, mixed.rows) == (24, 24 + 6)
+    assert (plain.steps, mixed.steps) == (6, 8)
+    assert mixed.tokens > plain.tokens
+    assert mixed.cache_bytes > plain.cache_bytes
+    assert mixed.activations_bytes > plain.activations_bytes
+
+
+def test_processes_of_a_launcher_share_the_rows(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = ("train.steps=null", "train.epochs=2", "train.gradient_accumulation=1", "selfaug.alpha=0")
+    measured = _Measured(0.5, 0.25, 100.0, 10)
+    monkeypatch.setattr("selfaug.phases.estimate._measure", lambda *_: measured)
+    one = estimate(settings(tmp_path / "run", *whole))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    three = estimate(settings(tmp_path / "run", *whole))
+    assert (one.processes, three.processes) == (1, 3)
+    assert (one.steps, three.steps) == (24, 8)
+    assert one.seconds is not None
+    assert three.seconds == pytest.approx(one.seconds / 3)
+    assert three.memory_bytes == one.memory_bytes
+    assert any("3 share the rows" in line for line in three.how)
+    # With steps given, it is the passes that there are more of.
+    steps = ("train.steps=6", "selfaug.reference_cache_dir=" + str(tmp_path / "cache"))
+    assert estimate(settings(tmp_path / "run", *steps)).cache_bytes > 0
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert estimate(settings(tmp_path / "run", *steps)).cache_bytes == 0
+
+
+def test_a_cache_takes_what_was_estimated(tmp_path: Path, settings: Settings, tiny_rows: Path) -> None:
+    cached = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}", "train.steps=1")
+    evaluated = tmp_path / "eval.jsonl"
+    evaluated.write_text('{"prompt": "the revenue of the year", "completion": "million"}\n')
+    config = settings(tmp_path / "run", *cached, f"data.eval={evaluated}")
+    assert (
+        train(config).record["reference_cache_bytes"]
+        == estimate(settings(tmp_path / "other", *cached, f"data.eval={evaluated}")).cache_bytes
+    )
 
 
 def test_full_fine_tuning_with_its_frozen_reference_needs_twice_the_weights(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -416,6 +417,8 @@ def _settings_of_run(output: str | None) -> Path:
 def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
     from selfaug.phases.estimate import estimate
 
+    if os.environ.get("RANK", "0") != "0":  # under a launcher, one process speaks
+        return
     needs = estimate(settings, on_stage=lambda stage: say(f"{stage} ..."))
     if as_json:
         print_json(needs.to_dict())
@@ -425,7 +428,8 @@ def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
         return "unknown" if count is None else printable_size(count)
 
     lines = {
-        "device": f"{needs.device}, {needs.dtype}",
+        "device": f"{needs.device}, {needs.dtype}"
+        + (f", {needs.processes:,} processes" if needs.processes > 1 else ""),
         "rows": f"{needs.rows:,} ({needs.tokens:,} tokens), {needs.steps:,} steps",
         "parameters": f"{needs.parameters:,}, of which trained or added {needs.trainable:,}",
         "memory": f"{size(needs.memory_bytes)} (weights {size(needs.weights_bytes)}, optimizer "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from selfaug.config import TrainConfig
 from selfaug.core.printable import printable_size
-from selfaug.model.cache import PASSES_THAT_PAY, has_room
+from selfaug.model.cache import PASSES_THAT_PAY, Document, has_room
 from selfaug.model.loading import load_model_config
 from selfaug.phases.doctor import memory
 from selfaug.phases.inputs import (
@@ -48,8 +49,9 @@ class Estimate:
     Attributes:
         device: where it will run.
         dtype: of matrix products.
-        rows: training rows.
-        tokens: in them.
+        processes: that the launcher has started; memory is what each of them needs.
+        rows: training rows, those that are replayed too.
+        tokens: in them, and in the anchors that go with them.
         steps: optimizer steps.
         parameters: of the model.
         trainable: of these, or of the adapter, what is trained.
@@ -68,6 +70,7 @@ class Estimate:
 
     device: str
     dtype: str
+    processes: int
     rows: int
     tokens: int
     steps: int
@@ -128,17 +131,19 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
         checkpointing = parameters >= 1_000_000_000
-    rows, tokens = (
-        data.train.report.rows,
-        data.train.report.prompt_tokens + data.train.report.completion_tokens,
-    )
-    per_step = settings.batch_size * settings.gradient_accumulation
+    rows, tokens = len(data.train.rows), sum(len(row.input_ids) for row in data.train.rows)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    per_step = settings.batch_size * settings.gradient_accumulation * processes
     steps = settings.steps or math.ceil(math.ceil(rows / per_step) * settings.epochs)
     passes = settings.epochs if settings.steps is None else steps * per_step / rows
     layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
     reference = _reference(config, passes, tokens * hidden * (4 if full else dtype.itemsize))
 
     how = [f"parameters: counted in the model's structure ({type(skeleton).__name__}), without its weights"]
+    if processes > 1:
+        how.append(
+            f"processes: {processes:,} share the rows; memory is of each, with whole weights (not sharded)"
+        )
     width = 0.55 if config.model.quantization == "4bit" else (4 if full else dtype.itemsize)
     weights = int(parameters * width)
     if reference == "frozen_copy":
@@ -161,7 +166,7 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     ):
         on_stage("measuring")
         measured = _measure(config, data, device, dtype)
-    longest = settings.batch_size * data.train.report.length_max
+    longest = settings.batch_size * max(len(row.input_ids) for row in data.train.rows)
     if config.selfaug.anchors != "none":
         longest = int(longest * (1 + config.selfaug.anchor_share))
         tokens += int(config.selfaug.anchor_share * rows * _ANCHOR_TOKENS)
@@ -188,14 +193,16 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
 
     seconds = None
     if measured is not None:
-        again = measured.reference_seconds_per_token * tokens  # a forward pass over all rows
-        seconds = (measured.seconds_per_token * tokens + (again if checkpointing else 0)) * passes
+        shared = tokens / processes
+        again = measured.reference_seconds_per_token * shared  # a forward pass over all rows
+        seconds = (measured.seconds_per_token * shared + (again if checkpointing else 0)) * passes
         if reference:
             seconds += again * (1 if reference == "cache" else passes)
         how.append(
             f"time: one forward and backward pass, and one of the reference model"
             f"{' (once, for the cache)' if reference == 'cache' else ''}, timed on "
-            f"{measured.tokens} tokens, for {tokens * passes:,.0f} tokens; saving and evaluating not counted"
+            f"{measured.tokens} tokens, for {shared * passes:,.0f} tokens"
+            f"{' of each process' if processes > 1 else ''}; saving and evaluating not counted"
         )
     else:
         how.append("time: not measured: the model is too large to load for an estimate")
@@ -207,8 +214,12 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     )
     cache = 0
     if reference == "cache":
-        cache = data.train.report.prompt_tokens * hidden * dtype.itemsize
-        how.append("reference cache: one hidden state a prompt token")
+        states = _cached_states(data)
+        how.append("reference cache: one hidden state a prompt token of all rows, those to evaluate on too")
+        if config.selfaug.anchors == "self":
+            states += config.selfaug.anchor_count * _ANCHOR_TOKENS
+            how.append(f"reference cache: {_ANCHOR_TOKENS} of each anchor")
+        cache = states * hidden * dtype.itemsize
     folder = next(
         parent for parent in (Path(config.run.output).absolute(), *Path(config.run.output).absolute().parents)
         if parent.exists()
@@ -227,6 +238,7 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     return Estimate(
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
+        processes=processes,
         rows=rows,
         tokens=tokens,
         steps=steps,
@@ -256,6 +268,13 @@ def _reference(config: TrainConfig, passes: float, cache_bytes: int) -> str | No
     if passes >= PASSES_THAT_PAY and has_room(cache_bytes, settings.reference_cache_dir):
         return "cache"
     return "frozen_copy" if config.lora.method == "full" else "adapter_off"
+
+
+def _cached_states(data: TrainingData) -> int:
+    """Hidden states that a reference cache holds of the rows: equal rows have theirs once."""
+    rows = [*data.train.rows, *(data.eval.rows if data.eval else ())]
+    documents = [Document(row.input_ids, row.labels) for row in rows]
+    return sum({document.key: document.rows for document in documents}.values())
 
 
 def _adapter_parameters(model: nn.Module, config: TrainConfig) -> int:
