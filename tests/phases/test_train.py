@@ -52,6 +52,7 @@ def test_a_run_folder_holds_what_is_promised(finished_run: Path) -> None:
         [".safetensors", ".json", ".json", ".json", ".jinja", ".md"]
     )
     assert load_config(run.config).run.output == str(finished_run)
+    assert [file.parent for file in finished_run.rglob("README.md")] == [run.adapter]
 
 
 def test_metrics_has_one_line_a_step_and_the_evaluations(finished_run: Path) -> None:

@@ -33,6 +33,7 @@ def launch(launcher: list[str], script: Path, *arguments: str) -> None:
         timeout=400,
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
+    assert "find_unused_parameters" not in finished.stderr
 
 
 def two_processes(launcher: list[str], folder: Path, options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ is."""
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +22,13 @@ from tiny_training import (
     tokenised_rows,
     trained,
 )
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM, TrainerCallback
 
 from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
 from selfaug.model.reference import CachedReference
+from selfaug.train.selfaug_trainer import _uses_all_parameters
+from tiny_models import CONFIGS, build
 
 
 def run(model: Any, folder: Path, rows: Any = None, **changes: Any) -> tuple[dict[str, torch.Tensor], Any]:
@@ -425,6 +428,58 @@ def test_logs_of_a_step(dropout: float, tiny_model_dir: Path, tmp_path: Path) ->
         assert entry["loss"] == pytest.approx(entry["nll"] + 0.7 * entry["alignment_loss"], abs=2e-4)
     lengths = sum(len(row["input_ids"]) for row in trainer.train_dataset)
     assert [entry["num_tokens"] for entry in (first, second, third)] == [lengths, 2 * lengths, 3 * lengths]
+
+
+def test_evaluating_and_saving_are_no_time_of_training(tiny_model_dir: Path, tmp_path: Path) -> None:
+    seconds = 0.4
+
+    class Slow(TrainerCallback):
+        def on_evaluate(self, *args: Any, **kwargs: Any) -> None:
+            time.sleep(seconds)
+
+        def on_save(self, *args: Any, **kwargs: Any) -> None:
+            time.sleep(seconds)
+
+    trainer = make_trainer(
+        tiny_model_dir,
+        tmp_path,
+        eval_rows=Dataset.from_list(text_rows(2, seed=3)),
+        callbacks=[Slow()],
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=1,
+        eval_on_start=True,
+        save_strategy="steps",
+        save_steps=1,
+        logging_steps=2,
+    )
+    trainer.train()
+    lengths = sum(len(row["input_ids"]) for row in trainer.train_dataset)
+    rates = [rate for (rate,) in curve(trainer, "tokens_per_second")]
+    assert len(rates) == 2
+    assert min(rates) > lengths / seconds  # a step of milliseconds
+
+
+def test_checkpoints_have_no_forms_to_fill_in(tiny_model_dir: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_model_dir, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    assert (tmp_path / "checkpoint-1" / "adapter_model.safetensors").exists()
+    assert not list(tmp_path.rglob("README.md"))
+    trainer.create_model_card()  # as trl's, for who wants it
+    assert (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize("given", [None, True])
+def test_unused_parameters_are_looked_for_only_where_there_can_be_some(
+    tiny_model_dir: Path, tmp_path: Path, given: bool | None
+) -> None:
+    trainer = make_trainer(tiny_model_dir, tmp_path, ddp_find_unused_parameters=given)
+    assert trainer.accelerator.ddp_handler.find_unused_parameters is bool(given)
+
+
+def test_experts_may_leave_parameters_unused() -> None:
+    for name in CONFIGS:
+        assert _uses_all_parameters(build(name)) == (name != "qwen3-moe")
 
 
 def test_nothing_is_printed(tiny_model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from selfaug.model.adapters import why_not_exact
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.head import find_head, verify_head
+from selfaug.model.hidden import causal_model
 from selfaug.model.reference import (
     AdapterOff,
     CachedReference,
@@ -116,6 +117,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             )
         # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
+        if args.ddp_find_unused_parameters is None and _uses_all_parameters(self.model):
+            # transformers has DDP look for unused ones in every step of a PEFT model, which then warns.
+            self.accelerator.ddp_handler.find_unused_parameters = False
         if args.weight_penalty > 0:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
                 raise ConfigError("weight_penalty needs whole adapter weights on each process, not shards.")
@@ -134,6 +138,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._eval_rows: Any = None
         self._eval_reference: Reference | None = None
         self._clock: tuple[float, float] | None = None
+        self._is_saving = False
         self._cache: ReferenceCache | None = None
         self._own_head: OutputHead | None = None
         self._head_is_checked = False
@@ -324,6 +329,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> tuple[list[Any], Any]:
         """Micro-batches of one optimizer step; counts its completion tokens and aligned positions on all processes."""
         self._finish_step()
+        if self._clock is None:
+            self._clock = (time.perf_counter(), float(self._total_train_tokens))
         batches = []
         for _ in range(num_batches):
             try:
@@ -469,6 +476,14 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self._clock = now
         super().log(logs, start_time)
 
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's; evaluating and saving, with what callbacks do then, is no time of `tokens_per_second`."""
+        began = time.perf_counter()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        if self._clock is not None:
+            at, tokens = self._clock  # of the log in between, if there was one
+            self._clock = (at + time.perf_counter() - max(began, at), tokens)
+
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """The Trainer's, with nll and alignment loss over all tokens instead of a mean of batch means."""
         self._eval_sums = []
@@ -577,7 +592,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if resume_from_checkpoint:
             self._load_state(Path(resume_from_checkpoint))
         self.prepare_anchors()
-        self._clock = (time.perf_counter(), float(self._total_train_tokens))
+        self._clock = None
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def restore(self, checkpoint: Path) -> None:
@@ -590,12 +605,21 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's; beside checkpoints only if they are pushed to a hub."""
+        if not self._is_saving or self.args.push_to_hub:
+            super().create_model_card(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._finish_step()
+        self._is_saving = True
         super()._save_checkpoint(model, trial)
+        self._is_saving = False
         if not self.args.should_save:
             return
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if not self.args.push_to_hub:
+            (folder / "README.md").unlink(missing_ok=True)  # peft's form, which nobody has filled in
         state = {
             "alpha": self._alpha,
             "noise_floor": self.noise_floor,
@@ -633,6 +657,13 @@ class _Prepare(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.prepare_alignment()
+
+
+def _uses_all_parameters(model: nn.Module) -> bool:
+    """Whether every parameter takes part in every step: in text models without experts that some step may not ask."""
+    config = causal_model(model).config
+    text_config = config.get_text_config()
+    return text_config is config and not any("expert" in name for name in text_config.to_dict())
 
 
 def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:
