@@ -124,7 +124,7 @@ def test_settings_that_exclude_each_other_are_refused(sets: tuple[str, ...], set
     ("content", "message"),
     [
         (b"train: [1, 2", r"line 1.*not valid YAML"),
-        (b"- a\n- b\n", "should hold sections"),
+        (b"- a\n- b\n", "is not a file of settings"),
         (b"model: \xff\xfe", "not UTF-8"),
     ],
 )

@@ -88,7 +88,10 @@ def read_record(
     if not isinstance(record, dict) or not {"kind", "version", "data"} <= record.keys():
         raise DataError(f"{path} is not a selfaug record.", hint="give the folder of a run.")
     if record["kind"] != kind:
-        raise DataError(f"{path} is a record of kind {record['kind']!r}, but {kind!r} is needed.")
+        raise DataError(
+            f"{path} is a record of kind {record['kind']!r}, but {kind!r} is needed.",
+            hint=f"give the folder that a command wrote whose records are of kind {kind!r}.",
+        )
     written = int(record["version"])
     if written > version:
         raise DataError(
@@ -180,7 +183,9 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number == len(lines):  # cut off, or the only one of an empty file
                 break
-            raise DataError(f"{path}, line {number}: not JSON ({error}).") from error
+            raise DataError(
+                f"{path}, line {number}: not JSON ({error}).", hint="restore the file, or delete that line."
+            ) from error
     return rows
 
 

@@ -213,4 +213,7 @@ class RunDir:
             for entry in sorted(self._entries(), key=lambda entry: entry == self.config):
                 delete(entry)
         except OSError as error:
-            raise StorageError(f"can't clear {self.path}: {error.strerror or error}") from error
+            raise StorageError(
+                f"can't clear {self.path}: {error.strerror or error}",
+                hint="delete what is left of it by hand.",
+            ) from error

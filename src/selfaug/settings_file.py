@@ -124,7 +124,10 @@ def _read_yaml(
     except UnicodeDecodeError as error:
         raise ConfigError(f"settings file {path} is not UTF-8: {error}", hint="save it as UTF-8.") from error
     except OSError as error:
-        raise ConfigError(f"settings file {path} can't be read: {error.strerror or error}") from error
+        raise ConfigError(
+            f"settings file {path} can't be read: {error.strerror or error}",
+            hint="give a file that can be read to --config.",
+        ) from error
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         settings = yaml.safe_load(text)
@@ -139,7 +142,10 @@ def _read_yaml(
     if settings is None:
         return {}
     if not isinstance(settings, dict):
-        raise ConfigError(f"{path}: should hold sections ({', '.join(kind.model_fields)}).")
+        raise ConfigError(
+            f"{path} is not a file of settings.",
+            hint=f"it should hold sections ({', '.join(kind.model_fields)}), with their settings below them.",
+        )
     for keys, line in _lines(node):
         if keys in places:
             problems.append(f"{path}, line {line}: {'.'.join(keys)} is given a second time")

@@ -213,7 +213,10 @@ def level_name(name: str) -> LevelName:
 
     levels = get_args(LevelName)
     if name not in levels:
-        raise ConfigError(f"--level {name!r}: should be {', '.join(levels)}.")
+        raise ConfigError(
+            f"there is no level {name!r}.",
+            hint=f"--level takes {', '.join(levels)}; auto is the hardest that the base model can do.",
+        )
     return cast("LevelName", name)
 
 

@@ -157,7 +157,12 @@ def train(
         "--offline": offline or None,
     }
     if resume and (overwrite or dry_run):
-        raise ConfigError(f"--resume and {'--overwrite' if overwrite else '--dry-run'} exclude each other.")
+        other = "--overwrite" if overwrite else "--dry-run"
+        raise ConfigError(
+            f"--resume and {other} exclude each other.",
+            hint="--resume goes on with the run in --output; leave it out "
+            + ("to begin anew in its place." if overwrite else "to estimate a new run."),
+        )
     if resume and config is None:
         # The run's own settings; what is given besides must agree with them.
         config = str(_settings_of_run(output))
@@ -316,7 +321,7 @@ def export(
 
     kinds = ("auto", "float32", "bfloat16", "float16")
     if dtype not in kinds:
-        raise ConfigError(f"--dtype {dtype}: should be {', '.join(kinds)}.")
+        raise ConfigError(f"there is no dtype {dtype!r}.", hint=f"--dtype takes {', '.join(kinds)}.")
     quiet_libraries(offline=offline, debug=debugging(ctx))
     from selfaug.phases.export import export as run_export
 
@@ -410,7 +415,9 @@ def _settings_of_run(output: str | None) -> Path:
     from selfaug.rundir import RunDir
 
     if output is None:
-        raise ConfigError("--resume needs --output: the run to go on with.")
+        raise ConfigError(
+            "--resume needs the run to go on with.", hint="name its folder: --resume --output runs/first."
+        )
     return RunDir.open(output).config
 
 

@@ -198,7 +198,10 @@ def evaluate(
     from selfaug.errors import ConfigError
 
     if half not in ("dev", "test"):
-        raise ConfigError(f"--half {half!r} is neither dev nor test.")
+        raise ConfigError(
+            f"there is no half {half!r} of the general requests.",
+            hint="choose on --half dev, and report on --half test.",
+        )
     quiet_libraries(offline=offline, debug=debugging(ctx))
     from selfaug.cli.evaluation_view import show_evaluation
     from selfaug.eval.general_suite import FAST_ITEMS

@@ -173,7 +173,7 @@ def encode_rows(
             hint=" ".join([_TEMPLATE_HINT] * mismatch + [_LENGTH_HINT] * bool(too_long)) or None,
         )
     if not encoded:
-        raise DataError("there are no rows to encode.")
+        raise DataError("there are no rows to encode.", hint="give at least one row.")
     report = _report(encoded, len(too_long), len(refused), _warnings(drafts, tokenizer))
     return EncodedRows(encoded, report, problems)
 
@@ -186,11 +186,16 @@ def _check_arguments(
     template_arguments: dict[str, Any],
 ) -> None:
     if max_length is not None and max_length < 1:
-        raise ConfigError(f"max_length is {max_length}; it must be positive, or None for no limit.")
+        raise ConfigError(
+            f"max_length is {max_length}.", hint="give a positive number, or None for no limit."
+        )
     if on_long not in ("drop_passages", "refuse"):
-        raise ConfigError(f"on_long is {on_long!r}; it must be 'drop_passages' or 'refuse'.")
+        raise ConfigError(f"on_long is {on_long!r}.", hint="give 'drop_passages' or 'refuse'.")
     if clash := sorted(_OWN_ARGUMENTS & template_arguments.keys()):
-        raise ConfigError(f"chat_template_kwargs can't set {', '.join(clash)}; selfaug sets it itself.")
+        raise ConfigError(
+            f"chat_template_kwargs can't set {', '.join(clash)}: selfaug sets it itself.",
+            hint="leave it out.",
+        )
     if any(isinstance(row.prompt, list) for row in rows):
         try:
             tokenizer.get_chat_template()

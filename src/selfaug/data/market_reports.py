@@ -66,7 +66,10 @@ def market_report_rows(split: Split, count: int, seed: int = 0) -> list[dict[str
     # Regional figures come on top, so drawing without repetition stays quick up to this count.
     available = len(companies) * len(_METRICS) * len(_YEARS)
     if count > available:
-        raise DataError(f"split {split!r} has {available} figures to ask for, but {count} rows are wanted.")
+        raise DataError(
+            f"split {split!r} has {available} figures to ask for, but {count} rows are wanted.",
+            hint="take fewer rows.",
+        )
     rng = random.Random(f"{split}/{seed}")
     rows: list[dict[str, Any]] = []
     asked: set[_Figure] = set()

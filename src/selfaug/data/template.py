@@ -67,7 +67,10 @@ class RetrievalTemplate:
                 f"can't read the template {path}: {error.strerror}.", hint="check the path."
             ) from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the template {path} is not valid YAML: {error}") from error
+            raise ConfigError(
+                f"the template {path} is not valid YAML: {error}",
+                hint="indent with spaces, put texts that hold a colon or a brace in quotes, and save it as UTF-8.",
+            ) from error
         if not isinstance(content, dict):
             raise ConfigError(
                 f"the template {path} must hold keys and values.", hint=f"keys: {', '.join(_keys())}."

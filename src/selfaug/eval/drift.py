@@ -61,7 +61,9 @@ def measure_drift(
     """
     first = [1] * len(sequences) if starts is None else [max(1, start) for start in starts]
     if len(first) != len(sequences):
-        raise DataError(f"{len(sequences)} sequences, but {len(first)} starts.")
+        raise DataError(
+            f"{len(sequences)} sequences, but {len(first)} starts.", hint="give one start for each sequence."
+        )
     if not any(start < len(sequence) for start, sequence in zip(first, sequences, strict=True)):
         raise DataError(
             "there is no token to measure drift on.", hint="give sequences of two tokens or more."

@@ -105,7 +105,8 @@ def _regex(pattern: str) -> Scorer:
         compiled = re.compile(pattern)
     except re.error as error:
         raise ConfigError(
-            f"the scorer's pattern {pattern!r} is not a regular expression: {error}."
+            f"the scorer's pattern {pattern!r} is not a regular expression: {error}.",
+            hint="write it as Python's re has it, with a backslash before characters that are meant as they are.",
         ) from error
     return lambda answer, gold, prompt: float(compiled.fullmatch(answer.strip()) is not None)
 
@@ -149,7 +150,10 @@ def _function(name: str, hint: str) -> Scorer:
     def score(answer: str, gold: str, prompt: str) -> float:
         value = float(found(*(answer, gold, prompt)[:takes]))
         if not 0.0 <= value <= 1.0:
-            raise ConfigError(f"scorer {name!r} gave {value}, not a score between 0 and 1.")
+            raise ConfigError(
+                f"scorer {name!r} gave {value}, not a score between 0 and 1.",
+                hint="let it give 1 for a right answer, 0 for a wrong one, and a share between for a part.",
+            )
         return value
 
     return score

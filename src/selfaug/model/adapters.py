@@ -62,7 +62,10 @@ def scale_adapter(model: PeftModel, scale: float) -> None:
     """
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     if not layers:
-        raise ModelError("only LoRA adapters can be scaled, and the model has none.")
+        raise ModelError(
+            "only LoRA adapters can be scaled, and the model has none.",
+            hint="give a model with a LoRA adapter.",
+        )
     for layer in layers:
         for name in layer.active_adapters:
             layer.scaling[name] *= scale

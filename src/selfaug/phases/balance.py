@@ -223,7 +223,11 @@ def _check(config: TrainConfig, evaluation: EvaluationSettings, settings: Balanc
     if any(not 0 < scale < 1 for scale in settings.scales):
         problems.append("scales of the dial lie between 0 and 1; 1 is always among them")
     if problems:
-        raise ConfigError("the balance can't be found:", problems=problems)
+        raise ConfigError(
+            "the balance can't be found:",
+            problems=problems,
+            hint="`selfaug balance --help` shows the flags and an example.",
+        )
 
 
 def _with_cache(config: TrainConfig, settings: BalanceSettings) -> TrainConfig:

@@ -204,7 +204,11 @@ def _checked(config: TrainConfig, evaluation: EvaluationSettings, settings: Comp
         except re.error as error:
             problems.append(f"the leak pattern is not a regular expression: {error}")
     if problems:
-        raise ConfigError("the comparison can't be made:", problems=problems)
+        raise ConfigError(
+            "the comparison can't be made:",
+            problems=problems,
+            hint="`selfaug compare --help` shows the flags and an example.",
+        )
     # Plain LoRA is what all others are measured by, and what two of them are made of.
     wanted = {"plain", *settings.methods}
     return [method for name, method in METHODS.items() if name in wanted]

@@ -373,7 +373,9 @@ def _open(work: Path, settings: dict[str, Any]) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"can't write into {work}: {error.strerror or error}") from error
+        raise StorageError(
+            f"can't write into {work}: {error.strerror or error}", hint="change the folder's permissions."
+        ) from error
     if not (work / _STARTED).exists():
         write_record(work / _STARTED, "evaluation-started", settings)
 

@@ -181,7 +181,10 @@ def _run(
             ),
         )
     except ValueError as error:  # how trl, peft and transformers refuse settings
-        raise ConfigError(f"training can't be set up: {error}") from error
+        raise ConfigError(
+            f"training can't be set up: {error}",
+            hint="change that setting; `selfaug train --help` shows the flags, and --set reaches the rest.",
+        ) from error
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     _require_space(run, trainable, config)
     monitor = drift_monitor(trainer, run, data, config, on_progress)

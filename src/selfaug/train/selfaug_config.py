@@ -103,5 +103,9 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
                 "across it; use 'bfd'"
             )
         if problems:
-            raise ConfigError("these settings can't be used:", problems=problems)
+            raise ConfigError(
+                "these settings can't be used:",
+                problems=problems,
+                hint="the docstring of SelfAugConfig says what each is.",
+            )
         super().__post_init__()

@@ -94,7 +94,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 hint="make it a SelfAugConfig: it takes all of SFTConfig's fields.",
             )
         if kwargs.get("compute_loss_func") is not None:
-            raise ConfigError("compute_loss_func can't be used: the loss is nll plus alignment.")
+            raise ConfigError(
+                "compute_loss_func can't be used: the loss is nll plus alignment.",
+                hint="leave it out; `selfaug.alignment_loss` is the loss for a loop of your own.",
+            )
         train_dataset = _with_completions(train_dataset, args)
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: _with_completions(rows, args) for name, rows in eval_dataset.items()}
@@ -113,7 +116,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
             raise ConfigError(
-                "context and sequence parallelism split rows, which the alignment does not support."
+                "context and sequence parallelism split rows, which the alignment does not support.",
+                hint="shard the weights instead (FSDP2), with reference='adapter_off'.",
             )
         # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
@@ -122,7 +126,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self.accelerator.ddp_handler.find_unused_parameters = False
         if args.weight_penalty > 0:
             if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ConfigError("weight_penalty needs whole adapter weights on each process, not shards.")
+                raise ConfigError(
+                    "weight_penalty needs whole adapter weights on each process, not shards.",
+                    hint="leave it at 0, or train without FSDP and DeepSpeed.",
+                )
             lora_change(self.model)  # refuses what has no LoRA adapter
         self.controller = None
         if args.drift_limit is not None:
@@ -197,7 +204,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         else:
             if isinstance(self.train_dataset, IterableDataset):
                 raise ConfigError(
-                    "reference='cache' needs a data set of known length, not an IterableDataset."
+                    "reference='cache' needs a data set of known length, not an IterableDataset.",
+                    hint="make it a datasets.Dataset, or use reference='adapter_off'.",
                 )
             if reason and isinstance(self.model, PeftModel):
                 raise ConfigError(
@@ -710,7 +718,7 @@ def _with_completions(rows: Any, args: SelfAugConfig) -> Any:
     if isinstance(rows, list):
         rows = Dataset.from_list(rows)
     if not isinstance(rows, IterableDataset) and len(rows) == 0:
-        raise DataError("the data set has no rows.")
+        raise DataError("the data set has no rows.", hint="give at least one row.")
     columns = set(rows.column_names or next(iter(rows)))
     if {"input_ids", "completion_mask"} <= columns and "labels" not in columns:
         rows = rows.map(_labels_from_mask, remove_columns=["completion_mask"])
