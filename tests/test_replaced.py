@@ -125,7 +125,7 @@ def test_a_kill_at_any_rename_loses_nothing(
     assert found.content() == {**OLD, "mine": "mine"}
     assert not found.replaced.exists()
     # After five renames, all had come back already.
-    assert ("is back" in caplog.text) == (which == "there" or moved < 5)
+    assert ("is back in" in caplog.text) == (which == "there" or moved < 5)
 
 
 def test_a_process_that_lives_is_left_alone(thing: Thing) -> None:
@@ -153,6 +153,16 @@ def test_what_can_not_be_moved_stays_where_it_is(thing: Thing, monkeypatch: pyte
         thing.replaced.move()
     assert thing.content() == {**OLD, "mine": "mine"}
     assert not thing.replaced.exists()
+
+
+def test_the_new_one_is_what_counts_also_if_the_old_could_not_be_deleted(thing: Thing) -> None:
+    thing.replaced.move()
+    thing.write("new", "a", "done")
+    thing.replaced._give()  # killed, before it was deleted
+    thing.replaced.move()
+    thing.write("newest", "a")
+    thing.replaced.settle()
+    assert thing.content() == {"a": "new", "done": "new", "mine": "mine"}
 
 
 def test_what_can_not_be_brought_back_is_said_with_its_place(

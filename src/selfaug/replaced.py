@@ -80,8 +80,11 @@ class Replaced:
             )
         try:
             if self.path.exists():
-                _delete_all(self.entries())
-                return
+                if self._is_usable():  # then what is aside should be gone, and what is there is what counts
+                    shutil.rmtree(self.path)
+                else:
+                    _delete_all(self.entries())
+                    return
             self._moving.mkdir(exist_ok=True)
             for entry in self.entries():
                 entry.rename(self._moving / entry.name)
@@ -116,9 +119,9 @@ class Replaced:
             self._give()
 
     def recover(self) -> None:
-        """Settle what a process that was killed has left, and say so."""
-        if self._lock is None and self.settle():
-            logger.warning("replacing the %s in %s was cut off; it is back.", self._what, self.folder)
+        """Settle what a process that was killed has left."""
+        if self._lock is None:
+            self.settle()
 
     def _settle(self) -> bool:
         if self.path.exists() and self._is_usable():
@@ -142,6 +145,7 @@ class Replaced:
                 f"can't bring back the {self._what} that was replaced: {error.strerror or error}",
                 hint=f"it is whole in {self.path if self.path.exists() else self._moving}; move it to {self.folder}.",
             ) from error
+        logger.warning("the earlier %s is back in %s: nothing came of the new one.", self._what, self.folder)
         return True
 
     def _bring_back(self) -> None:

@@ -326,7 +326,7 @@ def test_an_interrupted_run_says_from_where_it_goes_on(tmp_path: Path, settings:
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
 def test_an_overwritten_run_is_there_until_the_new_one_has_a_checkpoint(
-    copied_run: Path, settings: Settings, kind: type[BaseException]
+    copied_run: Path, settings: Settings, kind: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     before = {file: file.read_bytes() for file in copied_run.rglob("*") if file.is_file()}
     config = settings(copied_run, "run.overwrite=true", "train.seed=1")
@@ -342,10 +342,10 @@ def test_an_overwritten_run_is_there_until_the_new_one_has_a_checkpoint(
         with pytest.raises(kind) as ended:
             train(config, on_progress=end_at(step))
         assert {file: file.read_bytes() for file in copied_run.rglob("*") if file.is_file()} == before
+        assert f"the earlier run is back in {copied_run}" in caplog.text
+        caplog.clear()
         if kind is KeyboardInterrupt:
-            assert str(ended.value) == (
-                f"stopped before the first checkpoint: the run that was in {copied_run} is back."
-            )
+            assert str(ended.value) == "stopped before the first checkpoint."
     with pytest.raises(kind):
         train(config, on_progress=end_at(3))
     run = RunDir.open(copied_run)

@@ -141,9 +141,7 @@ def train(
         if isinstance(interrupt, Interrupted):
             raise
         if main and run.replaced.settle():
-            raise Interrupted(
-                f"stopped before the first checkpoint: the run that was in {run.path} is back."
-            ) from interrupt
+            raise Interrupted("stopped before the first checkpoint.") from interrupt
         where = "on from the last checkpoint" if run.latest_complete_checkpoint() else "on, from the start"
         raise Interrupted(f"stopped at once. To go {where}: {run.resume_command}") from interrupt
 
