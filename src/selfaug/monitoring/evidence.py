@@ -69,7 +69,10 @@ def write_alert(folder: Path, alert: Alert) -> Path:
             place = folder / f"{at.strftime('%Y-%m-%dT%H-%M-%SZ')}-{number}"
         place.mkdir(parents=True)
     except OSError as error:
-        raise StorageError(f"can't write into {folder}: {error.strerror or error}") from error
+        raise StorageError(
+            f"can't write into {folder}: {error.strerror or error}",
+            hint="free space, or change the folder's permissions.",
+        ) from error
     write_lines(place / "evidence.jsonl", alert.rows)
     if alert.realign is not None:
         write_text(place / "realign.yaml", _realign(alert.realign))

@@ -187,7 +187,7 @@ class Monitor:
                 f"another monitor is using {self._folder}.", hint="one server watches a run at a time."
             ) from error
         except OSError as error:
-            raise StorageError(f"can't write into {self._folder}: {error.strerror or error}") from error
+            raise _not_writable(self._folder, error) from error
         try:
             self._hashes = PromptHashes(self._folder / "prompt-key.json")
             self._store = Store(self._folder, most_bytes=self._settings.most_bytes)
@@ -205,7 +205,7 @@ class Monitor:
         except BaseException as error:
             self._file_lock.release()
             if isinstance(error, OSError):
-                raise StorageError(f"can't write into {self._folder}: {error.strerror or error}") from error
+                raise _not_writable(self._folder, error) from error
             raise
 
     def _history(self, signal: SignalName, count: int | None) -> Any:
@@ -594,3 +594,10 @@ class Monitor:
                 self._realign,
             ),
         )
+
+
+def _not_writable(folder: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"can't write into {folder}: {error.strerror or error}",
+        hint="free space, or change the folder's permissions.",
+    )

@@ -41,7 +41,10 @@ class PromptHashes:
         except (ValueError, KeyError, TypeError):
             pass  # cut off while it was written: a new key does as well
         except OSError as error:
-            raise StorageError(f"can't read {self._path}: {error.strerror or error}") from error
+            raise StorageError(
+                f"can't read {self._path}: {error.strerror or error}",
+                hint="change the file's permissions; if it is damaged, delete it, and a new key is made.",
+            ) from error
 
     def hash(self, prompt: Sequence[int], now: float) -> tuple[int, bytes]:
         """Number of the key, and 16 bytes."""

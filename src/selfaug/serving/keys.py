@@ -59,7 +59,10 @@ class ApiKeys:
             write_record(file, _KIND, {"keys": [entry]})
             os.chmod(file, 0o600)
         except OSError as error:
-            raise StorageError(f"can't write {file}: {error.strerror or error}") from error
+            raise StorageError(
+                f"can't write {file}: {error.strerror or error}",
+                hint="free space, or change the folder's permissions.",
+            ) from error
         return cls.load(file), key
 
     def __contains__(self, key: object) -> bool:
