@@ -23,7 +23,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}"}
 @pytest.fixture(scope="module")
 def description(tiny_tokenizer: PreTrainedTokenizerFast) -> Any:
     engine = EmbeddedEngine(tiny_pair(tiny_tokenizer), None, tiny_tokenizer, max_batch=4)
-    served = served_by(engine, tiny_tokenizer, request_seconds=5.0)
+    served = served_by(engine, tiny_tokenizer, request_seconds=120.0)
     served.max_tokens = 4
     app = create_app(served, keys=ApiKeys.of(KEY), limits=Limits(requests_per_minute=0), log=lambda _: None)
     running = Running(app, served.readiness)
