@@ -39,7 +39,7 @@ def page(record: dict[str, Any], name: str) -> str:
     parts = [
         f"# Comparison of methods: {name}",
         f"Made by `{command}`, written by `docs/update_comparison.py` from "
-        "the record beside it, which has every item's score. "
+        f"the record beside it, which has {_scores_in(record)}. "
         f"{train['steps']} steps of {train['batch_size'] * train['gradient_accumulation']} rows, seeds "
         f"{', '.join(map(str, seeds))}; every method's knob has the same number of values, chosen on "
         "development items; what is shown are test items.",
@@ -54,11 +54,26 @@ def page(record: dict[str, Any], name: str) -> str:
             if any(method["peak_memory_bytes"] is None for method in record["methods"].values())
             else []
         ),
+        *(
+            ["Where a difference has no p-value, the record has no scores by item and seed to make it from."]
+            if any(_lacks_p_value(method) for method in record["methods"].values())
+            else []
+        ),
         f"{environment['device']}, {record['threads']} threads, Python {environment['python']}; "
         + ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
         + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _scores_in(record: dict[str, Any]) -> str:
+    # Before records had the scores of all suites, they had those that the forecast is made of.
+    every = all("scores" in suite for suite in record["base"]["suites"].values())
+    return "every item's score" if every else "the score of every general item"
+
+
+def _lacks_p_value(method: dict[str, Any]) -> bool:
+    return any(cell["p_value"] is None for cell in (method["against_subject"] or {}).values())
 
 
 def markdown(table: TextTable) -> str:

@@ -155,10 +155,10 @@ def test_costs_have_a_table_of_their_own_where_it_is_narrow() -> None:
     assert wide.count("models") == narrow.count("models")
     assert "p 0.0002" in narrow
     for text in (wide, narrow):
-        assert "for these seeds as they are" in " ".join(text.split())
+        assert "the same resampling of items and seeds as the interval" in " ".join(text.split())
         assert "forgetting, points" in text
     one = {**read_record(COMPARISON, "comparison")["settings"], "seeds": [0]}
-    assert "for these seeds" not in " ".join(shown("compare", 160, settings=one).split())
+    assert "exact sign test over items" in " ".join(shown("compare", 160, settings=one).split())
     assert re.search(r"The router sent \d+\s% of the job's prompts to the tuned model", narrow)
     left_out = shown("compare", 80, not_run=["osf"])
     assert left_out.count("osf") == 1

@@ -234,15 +234,65 @@ class TestPooledDifference:
         disagree = pooled_difference(apart, np.full((1, 200), 0.5), seed=0).difference
         assert disagree.high - disagree.low > 5 * (agree.high - agree.low)
 
-    def test_p_value_is_uniform_where_nothing_differs(self) -> None:
+    def test_p_value_is_that_of_resampling_both_written_out(self) -> None:
+        rng = np.random.default_rng(4)
+        a, b = (rng.random((3, 40)) < 0.56).astype(float), (rng.random((3, 40)) < 0.5).astype(float)
+        found = pooled_difference(a, b, seed=0, resamples=20_000)
+        draws = np.asarray(
+            [(a - b)[np.ix_(rng.integers(0, 3, 3), rng.integers(0, 40, 40))].mean() for _ in range(20_000)]
+        ).round(9)
+        expected = 2 * min((draws <= 0).mean(), (draws >= 0).mean())
+        assert 0.05 < expected < 0.8
+        assert found.p_value == pytest.approx(expected, abs=0.015)
+        back = pooled_difference(b, a, seed=0, resamples=20_000)
+        assert back.p_value == pytest.approx(found.p_value, abs=1e-9)
+
+    def test_seeds_that_disagree_leave_doubt(self) -> None:
+        """Item by item a wins, by far; but one of two seeds loses, and a third might too."""
+        rng = np.random.default_rng(5)
+        base = np.full((1, 200), 0.5)
+        noise = 0.02 * rng.standard_normal(200)
+        agree = pooled_difference(np.stack([0.56 + noise, 0.54 + noise]), base, seed=0)
+        disagree = pooled_difference(np.stack([0.62 + noise, 0.48 + noise]), base, seed=0)
+        assert agree.difference.value == pytest.approx(disagree.difference.value)
+        assert agree.p_value < 0.001
+        assert disagree.p_value > 0.25
+
+    @pytest.mark.parametrize("items", [12, 60])
+    def test_p_value_and_interval_say_the_same(self, items: int) -> None:
+        rng = np.random.default_rng(6)
+        said = set()
+        for share in (0.0, 0.1, 0.3, 0.5):
+            for _ in range(40):
+                a = (rng.random((2, items)) < 0.5 + share).astype(float)
+                b = (
+                    np.zeros((1, items))
+                    if rng.random() < 0.3
+                    else (rng.random((1, items)) < 0.5).astype(float)
+                )
+                found = pooled_difference(a * rng.integers(0, 2), b, seed=0, resamples=2000)
+                if abs(found.p_value - 0.05) < 0.003:  # the quantile lies between two draws
+                    continue
+                excluded = found.difference.low > 0 or found.difference.high < 0
+                assert excluded == (found.p_value < 0.05), found
+                said.add(excluded)
+        assert said == {True, False}
+
+    def test_nothing_that_differs_is_no_difference(self) -> None:
+        found = pooled_difference([[1, 0, 1]] * 2, [[1, 0, 1]], seed=0)
+        assert (found.difference.value, found.p_value, found.better, found.worse) == (0.0, 1.0, 0, 0)
+
+    @pytest.mark.parametrize(("scatter", "most"), [(0.0, 0.06), (1.0, 0.13)])
+    def test_p_value_is_seldom_small_where_nothing_differs(self, scatter: float, most: float) -> None:
+        """Seeds move the mean by nothing, or by as much as the choice of items does."""
         rng = np.random.default_rng(3)
-        found = [
-            pooled_difference(
-                rng.random((2, 25)) < 0.5, rng.random((2, 25)) < 0.5, seed=0, resamples=400
-            ).p_value
-            for _ in range(300)
-        ]
-        assert 0.01 < np.mean(np.asarray(found) <= 0.05) < 0.10
+        found = []
+        for _ in range(300):
+            moved = scatter * rng.standard_normal((2, 1)) * 0.2 / math.sqrt(50)
+            scores = 0.5 + moved + 0.14 * rng.standard_normal((1, 50)) + 0.14 * rng.standard_normal((2, 50))
+            scores = scores.clip(0, 1)
+            found.append(pooled_difference(scores, np.full((1, 50), 0.5), seed=0, resamples=400).p_value)
+        assert 0.005 < np.mean(np.asarray(found) <= 0.05) < most
 
     @pytest.mark.parametrize(("a", "b"), [([[]], [[]]), ([[1, 0]], [[1]]), ([[1, 0]] * 2, [[1, 0]] * 3)])
     def test_refuses_shapes_that_are_not_paired(self, a: list[list[int]], b: list[list[int]]) -> None:

@@ -6,7 +6,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
+from selfaug.core.statistics import pooled_difference
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import RECORD_KIND, CompareSettings, chosen_value, compare
@@ -43,6 +44,10 @@ def test_every_method_is_trained_chosen_and_reported(
         assert row["value"] in METHODS[name].values
         assert len(row["suites"]["general"]["by_seed"]) == 2
         assert row["suites"]["task"]["difference"]["items"] == 4
+        # Whatever is said of the items can be made anew from the record.
+        of_task, of_base = row["suites"]["task"], record["base"]["suites"]["task"]
+        again = pooled_difference(of_task["scores"], of_base["scores"], seed=0)
+        assert asdict(again) == of_task["difference"]
         assert row["peak_memory_bytes"] > 0
         assert (row["against_subject"] is None) == (name == record["subject"])
     assert record["methods"]["replay"]["general_rows"] > 0

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 
 from selfaug.core.forecast import Run, forgetting_forecast
-from selfaug.report.comparison_results import comparison_notes, forecast_table
+from selfaug.report.comparison_results import against_table, comparison_notes, forecast_table
 
 
 def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
@@ -27,6 +27,30 @@ def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
     assert "from 8 runs: rank correlation" in table.title
     assert f"{100 * forecast.coverage:.0f} %" in table.caption
     assert forecast_table({"forecast": None}) is None
+
+
+def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> None:
+    cell = {"difference": {"value": 0.1, "low": 0.02, "high": 0.2}, "p_value": 0.0312}
+    record = {
+        "items": {"task": 5, "general": 7},
+        "settings": {"seeds": [0, 1]},
+        "subject": "selfaug",
+        "methods": {
+            "plain": {
+                "label": "plain LoRA",
+                "against_subject": {"task": {**cell, "p_value": None}, "general": cell},
+            },
+            "selfaug": {"label": "SelfAug", "against_subject": None},
+        },
+    }
+    table = against_table(record)
+    assert table is not None
+    assert table.rows == [["plain LoRA", "+10.0 (+2.0 to +20.0)", "+10.0 (+2.0 to +20.0) p 0.031"]]
+    assert "items and seeds" in table.caption
+    one = against_table({**record, "settings": {"seeds": [0]}})
+    assert one is not None
+    assert "sign test over items" in one.caption
+    assert against_table({**record, "subject": None}) is None
 
 
 def test_the_notes_say_what_can_not_be_seen() -> None:

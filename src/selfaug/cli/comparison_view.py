@@ -29,11 +29,6 @@ _TEXT_COLUMNS = ("method", "data")
 _ONE_TABLE_FROM = 110
 _COSTS = ("data", "min", "GB", "models")
 
-_P_VALUES = (
-    "p: how likely methods that are alike would differ so much on other items, for these seeds as they are. The "
-    "intervals hold for other seeds too, so that one may hold 0 where p is small."
-)
-
 
 def show_comparison(record: Mapping[str, Any], output: Path, console: Console | None = None) -> None:
     """Print a comparison on stdout.
@@ -44,12 +39,9 @@ def show_comparison(record: Mapping[str, Any], output: Path, console: Console | 
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
-    against = against_table(record)
-    if against is not None and len(record["settings"]["seeds"]) > 1:
-        against = against._replace(caption=_P_VALUES)
     for table in (
         *_for_width(methods_table(record), console.width),
-        against,
+        against_table(record),
         _turned(forecast_table(record)),
     ):
         if table is not None:

@@ -27,6 +27,9 @@ CONFIDENCE = 0.95
 
 _Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
 
+# Sums of the same differences in another order are equal up to this.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -43,7 +46,8 @@ class PairedDifference:
 
     difference: Interval
     p_value: float
-    """Two-sided exact sign test on the items where a and b differ; for binary items, McNemar's exact test."""
+    """Two-sided. Of one seed: the exact sign test on the items where a and b differ (for binary items, McNemar's exact
+    test). Pooled over seeds: of the resampling that makes the interval."""
     better: int
     """Items on which a scores higher."""
     worse: int
@@ -119,19 +123,23 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
 def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
     """Mean of a − b over items and training seeds, with an interval that covers both.
 
-    Items and seeds are resampled independently of each other (the pigeonhole bootstrap of Owen, 2007, whose intervals
-    are if anything too wide): scores of one item under two seeds are not two items. With one seed this is
-    `paired_difference` in its interval, and says nothing of other seeds.
+    Items and seeds are resampled independently of each other (the pigeonhole bootstrap of Owen, 2007): scores of one
+    item under two seeds are not two items. Interval and p-value are of the same resampling, so that p is under 0.05
+    where the interval leaves 0 out. With one seed this is `paired_difference`, and says nothing of other seeds.
+
+    How far seeds scatter can hardly be seen in two or three of them. In simulations of 64 and 212 items without any
+    difference, p was under 0.05 in 2 to 4 % where seeds did nothing; with two seeds, in 8 % where they moved the mean
+    as much as the choice of items does, and in 17 % where twice as much; with five, in 5 % and 8 %.
 
     Args:
         a: scores in [0, 1], a row a seed: [S, N].
         b: of the same items; one row [1, N] where it does not depend on the seed.
         seed: makes interval and p-value reproducible.
-        resamples: bootstrap samples, and random signs.
+        resamples: bootstrap samples.
 
     Returns:
-        The difference; `p_value` is of a two-sided sign-flip test on the items' means over seeds; `better` and `worse`
-        count items by that mean.
+        The difference; `p_value` is twice the share of resampled differences on the far side of 0; `better` and
+        `worse` count items by their mean over seeds.
 
     Raises:
         ValueError: if there are no items, the shapes don't fit, or a score is outside [0, 1].
@@ -157,15 +165,24 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     of_items = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
     draws = np.einsum("rs,sn,rn->r", of_seeds, differences, of_items, optimize=True)
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    p_value = _two_sided(draws)
     mean = float(means.mean())
     better, worse = int((means > 0).sum()), int((means < 0).sum())
     if worse == 0:
         low = min(low, mean - _unseen(n) * (1 + mean))
     if better == 0:
         high = max(high, mean + _unseen(n) * (1 - mean))
-    flipped = np.abs(rng.choice([-1.0, 1.0], size=(resamples, n)) @ means) / n
-    p_value = float((1 + (flipped >= abs(mean) - 1e-12).sum()) / (1 + resamples))
+    if better == 0 or worse == 0:
+        # At this level the end that is widened lies on 0.
+        p_value = max(p_value, min(1.0, 2 * (1 + abs(mean)) ** -n))
     return PairedDifference(Interval(mean, float(low), float(high)), p_value, better, worse, n)
+
+
+def _two_sided(draws: NDArray[np.float64]) -> float:
+    """Twice the share of the resampled differences that lie on the side of 0 with fewer of them, 0 itself included."""
+    beyond = min((draws <= _ROUNDING).sum(), (draws >= -_ROUNDING).sum())
+    # One more of each, as a resampling of so many can't show that none is beyond.
+    return float(min(1.0, 2 * (1 + beyond) / (1 + len(draws))))
 
 
 def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:

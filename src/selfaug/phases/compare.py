@@ -316,8 +316,10 @@ class _Table:
     def base_row(self) -> dict[str, Any]:
         return {
             "suites": {
-                name: {"score": pooled_interval(self._all_scores(self.base_answers, name), seed=0)}
-                for name in self.suites
+                name: {"score": pooled_interval(scores, seed=0), "scores": scores}
+                for name, scores in (
+                    (name, self._all_scores(self.base_answers, name)) for name in self.suites
+                )
             },
             "leaks": self._leaks(self.base_answers),
         }
@@ -331,6 +333,7 @@ class _Table:
                 "score": pooled_interval(scores, seed=0),
                 "difference": pooled_difference(scores, base, seed=0),
                 "by_seed": [float(np.mean(of_seed)) for of_seed in scores],
+                "scores": scores,
             }
         return {
             "suites": suites,

@@ -69,11 +69,22 @@ def against_table(record: Mapping[str, Any]) -> TextTable | None:
             rows.append(
                 [
                     method["label"],
-                    *(f"{_points(cell['difference'])} p {cell['p_value']:.2g}" for cell in cells),
+                    *(_points(cell["difference"]) + _p_value(cell) for cell in cells),
                 ]
             )
     label = record["methods"][record["subject"]]["label"]
-    return TextTable(f"{label} minus each method, in points", ["method", *suites], rows)
+    pooled = len(record["settings"]["seeds"]) > 1
+    return TextTable(
+        f"{label} minus each method, in points",
+        ["method", *suites],
+        rows,
+        "p: two-sided, "
+        + (
+            "from the same resampling of items and seeds as the interval."
+            if pooled
+            else "exact sign test over items."
+        ),
+    )
 
 
 def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
@@ -132,6 +143,11 @@ def _data(method: Mapping[str, Any]) -> str:
     if method["written_rows"]:
         parts.append(f"{method['written_rows']} written")
     return ", ".join(parts) or "none"
+
+
+def _p_value(cell: Mapping[str, Any]) -> str:
+    # Records from before p-values were pooled over seeds don't hold what they are made of.
+    return "" if cell["p_value"] is None else f" p {cell['p_value']:.2g}"
 
 
 def _leaks(row: Mapping[str, Any]) -> str:
