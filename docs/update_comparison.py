@@ -15,8 +15,9 @@ from selfaug.report.comparison_results import (
     TextTable,
     against_table,
     comparison_notes,
+    costs_table,
     forecast_table,
-    methods_table,
+    scores_table,
 )
 
 BEGIN, END = "<!-- comparison:begin -->", "<!-- comparison:end -->"
@@ -45,13 +46,23 @@ def page(record: dict[str, Any], name: str) -> str:
         "development items; what is shown are test items.",
         *(
             markdown(table)
-            for table in (methods_table(record), against_table(record), forecast_table(record))
+            for table in (
+                scores_table(record),
+                costs_table(record),
+                against_table(record),
+                forecast_table(record),
+            )
             if table is not None
         ),
         comparison_notes(record),
         *(
             ["Memory is not shown: it was measured in a way that counted the comparing process too."]
             if any(method["peak_memory_bytes"] is None for method in record["methods"].values())
+            else []
+        ),
+        *(
+            ["Drift on the job's prompts is not shown: it was not measured yet."]
+            if all(method["task_drift"] is None for method in record["methods"].values())
             else []
         ),
         *(

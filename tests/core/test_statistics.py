@@ -312,6 +312,26 @@ class TestRetention:
         assert found.low == pytest.approx(low, abs=0.03)
         assert found.high == pytest.approx(high, abs=0.03)
 
+    def test_seeds_are_resampled_as_well(self) -> None:
+        rng = np.random.default_rng(1)
+        base = (rng.random(80) < 0.6).astype(float)
+        tuned = np.stack([base * (rng.random(80) < share) for share in (0.95, 0.6, 0.8)])
+        found = retention(tuned, base, seed=0)
+        assert found is not None
+        assert found.value == pytest.approx(tuned.mean() / base.mean())
+        draws = []
+        for _ in range(10_000):
+            seeds, items = rng.integers(0, 3, 3), rng.integers(0, 80, 80)
+            draws.append(tuned[np.ix_(seeds, items)].mean() / base[items].mean())
+        low, high = np.quantile(draws, [0.025, 0.975])
+        assert found.low == pytest.approx(low, abs=0.02)
+        # No item got better, and resampling can't know of what it has not seen.
+        assert found.high >= high
+        alone = retention(tuned.mean(axis=0), base, seed=0)
+        assert alone is not None
+        assert found.low < alone.low - 0.05
+        assert retention(tuned[:1], base, seed=0) == retention(tuned[0], base, seed=0)
+
     def test_items_that_never_changed_leave_doubt(self) -> None:
         found = retention([1, 0, 1, 1, 0], [1, 0, 1, 1, 0], seed=0)
         assert found is not None

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
-from selfaug.core.statistics import pooled_difference
+from selfaug.core.statistics import pooled_difference, retention
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import RECORD_KIND, CompareSettings, chosen_value, compare
@@ -54,6 +54,20 @@ def test_every_method_is_trained_chosen_and_reported(
     assert record["methods"]["sa-sft"]["written_rows"] > 0
     assert record["methods"]["router"]["models"] == 2
     assert record["methods"]["router"]["drift"] is None
+    assert record["methods"]["router"]["task_drift"] is None
+    for row in record["methods"].values():
+        of_general = row["suites"]["general"]
+        kept = retention(of_general["scores"], record["base"]["suites"]["general"]["scores"][0], seed=0)
+        assert of_general["retention"] == (None if kept is None else asdict(kept))
+    measured = record["methods"]["plain"]["task_drift"]
+    kept = [
+        read_record(tmp_path / "comparison" / "drift" / f"test-plain-{value:g}-seed{seed}-task.json", "drift")
+        for value, seed in ((record["methods"]["plain"]["value"], seed) for seed in (0, 1))
+    ]
+    assert measured["by_seed"] == [sum(one["nats"]) / sum(one["tokens"]) for one in kept]
+    assert all(len(one["nats"]) == 4 and sum(one["nats"]) > 0 for one in kept)  # the prompts of the four rows
+    assert measured["nats"]["value"] != record["methods"]["plain"]["drift"]["nats"]["value"]
+    assert not list((tmp_path / "comparison" / "drift").glob("dev-*-task.json"))
     routed = record["methods"]["router"]["routed_right"]
     assert 0 <= routed["task"] <= 1
     assert 0 <= routed["general"] <= 1

@@ -5,7 +5,13 @@ from dataclasses import asdict
 import numpy as np
 
 from selfaug.core.forecast import Run, forgetting_forecast
-from selfaug.report.comparison_results import against_table, comparison_notes, forecast_table
+from selfaug.report.comparison_results import (
+    against_table,
+    comparison_notes,
+    costs_table,
+    forecast_table,
+    scores_table,
+)
 
 
 def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
@@ -51,6 +57,45 @@ def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> N
     assert one is not None
     assert "sign test over items" in one.caption
     assert against_table({**record, "subject": None}) is None
+
+
+def row_of(label: str, **changed: object) -> dict[str, object]:
+    interval = {"value": 0.41, "low": 0.3, "high": 0.5}
+    general = {"difference": {"difference": interval}, "retention": {"value": 0.96, "low": 0.9, "high": 1.02}}
+    return {
+        "label": label, "knob": "scale", "value": 0.5, "leaks": None, "general_rows": 0, "written_rows": 3,
+        "suites": {"task": {"score": interval}, "general": general}, "peak_memory_bytes": 2e9, "models": 1,
+        "drift": {"nats": {"value": 0.25}}, "task_drift": {"nats": {"value": 0.5}}, "routed_right": None,
+        "train_seconds": 90.0, "write_seconds": 30.0, **changed,
+    }  # fmt: skip
+
+
+def test_the_tables_have_what_was_measured() -> None:
+    router = row_of(
+        "router", drift=None, task_drift=None, models=2, routed_right={"task": 0.98, "general": 0.75}
+    )
+    nothing_to_keep = row_of("odd")
+    nothing_to_keep["suites"]["general"]["retention"] = None  # type: ignore[index]
+    score = {"score": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    record = {
+        "items": {"task": 5, "general": 7},
+        "base": {"suites": {"task": score, "general": score}, "leaks": None},
+        "methods": {"plain": row_of("plain LoRA"), "odd": nothing_to_keep, "router": router},
+        "not_run": ["osf"],
+    }
+    scores, costs = scores_table(record), costs_table(record)
+    kept = [row[scores.columns.index("retention")] for row in scores.rows]
+    assert kept == ["100 %", "96 % (90–102)", "–", "96 % (90–102)", ""]
+    assert costs.rows[0] == ["plain LoRA", "0.500", "0.250", "3 written", "2.0", "2.0", "1"]
+    assert costs.rows[2][1:3] == ["–", "–"]
+    said = costs.caption.replace("\N{NO-BREAK SPACE}", " ")
+    assert "sent 98 % of the job's prompts to the tuned model, and 75 % of the general ones" in said
+    assert "router" not in costs_table({"methods": {"plain": row_of("plain LoRA")}}).caption
+    assert all(len(row) == len(table.columns) for table in (scores, costs) for row in table.rows)
+    # Records from before it was measured.
+    old = costs_table({"methods": {"plain": row_of("plain LoRA", task_drift=None)}})
+    assert old.columns == ["method", "drift, general", "data", "min", "GB", "models"]
+    assert old.rows == [["plain LoRA", "0.250", "3 written", "2.0", "2.0", "1"]]
 
 
 def test_the_notes_say_what_can_not_be_seen() -> None:

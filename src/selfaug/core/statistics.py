@@ -160,9 +160,7 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     means = differences.mean(axis=0)
     if seeds == 1:
         return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
-    rng = np.random.default_rng(seed)
-    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    of_items = rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    of_seeds, of_items = _resampled(seeds, n, seed, resamples)
     draws = np.einsum("rs,sn,rn->r", of_seeds, differences, of_items, optimize=True)
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     p_value = _two_sided(draws)
@@ -176,6 +174,17 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
         # At this level the end that is widened lies on 0.
         p_value = max(p_value, min(1.0, 2 * (1 + abs(mean)) ** -n))
     return PairedDifference(Interval(mean, float(low), float(high)), p_value, better, worse, n)
+
+
+def _resampled(
+    seeds: int, items: int, seed: int, resamples: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How much each seed counts in each resample, [R, S], and each item, [R, N]; each row adds up to 1."""
+    rng = np.random.default_rng(seed)
+    of_seeds = np.ones((resamples, 1))
+    if seeds > 1:
+        of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    return of_seeds, rng.multinomial(items, np.full(items, 1 / items), size=resamples) / items
 
 
 def _two_sided(draws: NDArray[np.float64]) -> float:
@@ -211,18 +220,24 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
     Where no item got worse (or better), that end is the paired difference's, as a share of base's mean: resampling
     can't know of what it has not seen.
 
+    Args:
+        tuned: scores in [0, 1], one an item; or a row a training seed, [S, N], resampled as in `pooled_difference`.
+        base: of the same items, [N].
+        seed: makes the interval reproducible.
+        resamples: bootstrap samples.
+
     Raises:
-        ValueError: as `paired_difference` does.
+        ValueError: as `pooled_difference` does.
     """
-    paired = paired_difference(tuned, base, seed=seed, resamples=resamples)
-    of_tuned, of_base = _scores(tuned, "tuned"), _scores(base, "base")
+    of_base, of_tuned = _scores(base, "base"), np.atleast_2d(np.asarray(tuned, dtype=np.float64))
+    paired = pooled_difference(of_tuned, of_base[None], seed=seed, resamples=resamples)
     mean = float(of_base.mean())
     if mean == 0:
         return None
-    n = len(of_base)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    below = draws @ of_base
-    shares = (draws @ of_tuned)[below > 0] / below[below > 0]
+    of_seeds, of_items = _resampled(len(of_tuned), len(of_base), seed, resamples)
+    below = of_items @ of_base
+    kept = np.einsum("rs,sn,rn->r", of_seeds, of_tuned, of_items, optimize=True)
+    shares = kept[below > 0] / below[below > 0]
     low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     if paired.worse == 0:
         low = min(low, 1 + paired.difference.low / mean)

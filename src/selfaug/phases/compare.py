@@ -23,11 +23,12 @@ from selfaug.core.statistics import (
     mean_interval,
     pooled_difference,
     pooled_interval,
+    retention,
 )
 from selfaug.core.subset import subset_agreement
 from selfaug.errors import ConfigError
 from selfaug.eval.general_suite import FAST_ITEMS, Half, spread_over_kinds
-from selfaug.phases.bench import FOLDERS, Answers, Bench, EvaluationSettings, open_bench, scores_of
+from selfaug.phases.bench import FOLDERS, Answers, Bench, DriftOn, EvaluationSettings, open_bench, scores_of
 from selfaug.phases.method_bench import MethodBench, Variant
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.progress import Progress
@@ -332,13 +333,15 @@ class _Table:
             suites[name] = {
                 "score": pooled_interval(scores, seed=0),
                 "difference": pooled_difference(scores, base, seed=0),
+                "retention": retention(scores, base[0], seed=0),
                 "by_seed": [float(np.mean(of_seed)) for of_seed in scores],
                 "scores": scores,
             }
         return {
             "suites": suites,
             "leaks": self._leaks(answers),
-            "drift": self._drift(method),
+            "drift": self._drift(method, "own"),
+            "task_drift": self._drift(method, "task"),
             "routed_right": self._routed_right(method),
             **self._costs(method),
         }
@@ -369,9 +372,9 @@ class _Table:
         ]
         return pooled_interval(found, seed=0)
 
-    def _drift(self, method: Method) -> dict[str, Any] | None:
+    def _drift(self, method: Method, on: DriftOn) -> dict[str, Any] | None:
         """Over all seeds; prompts are what is resampled."""
-        kept = [self.bench.bench.drift(variant.name, "test") for variant in self.variants[method.name]]
+        kept = [self.bench.bench.drift(variant.name, "test", on) for variant in self.variants[method.name]]
         known = [one for one in kept if one is not None]
         if not known:
             return None

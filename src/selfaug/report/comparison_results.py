@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["NOT_RUN", "TextTable", "against_table", "comparison_notes", "forecast_table", "methods_table"]
+from selfaug.report.demo_results import percent
+
+__all__ = [
+    "NOT_RUN",
+    "TextTable",
+    "against_table",
+    "comparison_notes",
+    "costs_table",
+    "forecast_table",
+    "scores_table",
+]
 
 NOT_RUN = "not run"
 """In place of the first score of a method that was left out."""
@@ -20,8 +30,8 @@ class TextTable(NamedTuple):
     caption: str = ""
 
 
-def methods_table(record: Mapping[str, Any]) -> TextTable:
-    """Every method with its chosen setting, on test items.
+def scores_table(record: Mapping[str, Any]) -> TextTable:
+    """What every method with its chosen setting scores, on test items.
 
     Args:
         record: data of a comparison's record.
@@ -31,30 +41,52 @@ def methods_table(record: Mapping[str, Any]) -> TextTable:
     rows = [
         [
             "base model", _share(base["suites"]["task"]["score"]),
-            f"(scores {100 * base['suites']['general']['score']['value']:.0f} %)",
+            f"(scores {100 * base['suites']['general']['score']['value']:.0f} %)", "100 %",
             *(_share(base["suites"][name]["score"]) for name in suites),
-            _leaks(base), "0", "", "", "", "1",
+            _leaks(base),
         ]
     ]  # fmt: skip
     for method in record["methods"].values():
-        drift, found = method["drift"], method["suites"]
+        found = method["suites"]
+        kept = found["general"]["retention"]
         rows.append(
             [
                 f"{method['label']}, {method['knob']} {method['value']:g}",
                 _share(found["task"]["score"]),
                 _points(found["general"]["difference"]["difference"]),
+                "–" if kept is None else _share(kept),
                 *(_share(found[name]["score"]) for name in suites),
                 _leaks(method),
-                "–" if drift is None else f"{drift['nats']['value']:.3f}",
-                _data(method),
-                f"{(method['train_seconds'] + method['write_seconds']) / 60:.1f}",
-                "–" if method["peak_memory_bytes"] is None else f"{method['peak_memory_bytes'] / 1e9:.1f}",
-                f"{method['models']}",
             ]
         )
-    columns = ["method", "task", "general − base", *suites, "leaks", "drift", "data", "min", "GB", "models"]
+    columns = ["method", "task", "general − base", "retention", *suites, "leaks"]
     rows += [[name, NOT_RUN, *[""] * (len(columns) - 2)] for name in record["not_run"]]
-    return TextTable("", columns, rows)
+    return TextTable("", columns, rows, "Retention: the general score as a share of the base model's.")
+
+
+def costs_table(record: Mapping[str, Any]) -> TextTable:
+    """How far each method moved the model, and what it cost."""
+    rows = [
+        [
+            method["label"],
+            _nats(method["task_drift"]),
+            _nats(method["drift"]),
+            _data(method),
+            f"{(method['train_seconds'] + method['write_seconds']) / 60:.1f}",
+            "–" if method["peak_memory_bytes"] is None else f"{method['peak_memory_bytes'] / 1e9:.1f}",
+            f"{method['models']}",
+        ]
+        for method in record["methods"].values()
+    ]
+    columns = ["method", "drift, job", "drift, general", "data", "min", "GB", "models"]
+    if all(method["task_drift"] is None for method in record["methods"].values()):
+        rows = [[row[0], *row[2:]] for row in rows]
+        del columns[1]
+    caption = (
+        "Drift in nats per token: on the job's prompts, and on the base model's own answers to general ones. Minutes "
+        "and memory are a run's; models are those to be served."
+    )
+    return TextTable("", columns, rows, caption + _routing(record))
 
 
 def against_table(record: Mapping[str, Any]) -> TextTable | None:
@@ -134,6 +166,21 @@ def _fast(subset: Mapping[str, Any] | None) -> str:
         f"all {subset['of_items']} ({tau}); their interval held the difference on all of them for "
         f"{subset['covered']} of {subset['models']}."
     )
+
+
+def _routing(record: Mapping[str, Any]) -> str:
+    """How often the router chose the right model."""
+    right = record["methods"].get("router", {}).get("routed_right")
+    if right is None:
+        return ""
+    return (
+        f" The router sent {percent(right['task'])} of the job's prompts to the tuned model, and "
+        f"{percent(right['general'])} of the general ones to the base model."
+    )
+
+
+def _nats(drift: Mapping[str, Any] | None) -> str:
+    return "–" if drift is None else f"{drift['nats']['value']:.3f}"
 
 
 def _data(method: Mapping[str, Any]) -> str:
