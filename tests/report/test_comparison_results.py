@@ -45,15 +45,17 @@ def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> N
             "plain": {
                 "label": "plain LoRA",
                 "against_subject": {"task": {**cell, "p_value": None}, "general": cell},
+                "against_seeds": [0, 1],
             },
-            "selfaug": {"label": "SelfAug", "against_subject": None},
+            "selfaug": {"label": "SelfAug", "against_subject": None, "against_seeds": [0, 1]},
         },
     }
     table = against_table(record)
     assert table is not None
     assert table.rows == [["plain LoRA", "+10.0 (+2.0 to +20.0)", "+10.0 (+2.0 to +20.0) p 0.031"]]
     assert "items and seeds" in table.caption
-    one = against_table({**record, "settings": {"seeds": [0]}})
+    methods = {name: {**row, "against_seeds": [0]} for name, row in record["methods"].items()}
+    one = against_table({**record, "settings": {"seeds": [0]}, "methods": methods})
     assert one is not None
     assert "sign test over items" in one.caption
     assert against_table({**record, "subject": None}) is None
@@ -66,7 +68,7 @@ def row_of(label: str, **changed: object) -> dict[str, object]:
         "label": label, "knob": "scale", "value": 0.5, "leaks": None, "general_rows": 0, "written_rows": 3,
         "suites": {"task": {"score": interval}, "general": general}, "peak_memory_bytes": 2e9, "models": 1,
         "drift": {"nats": {"value": 0.25}}, "task_drift": {"nats": {"value": 0.5}}, "routed_right": None,
-        "train_seconds": 90.0, "write_seconds": 30.0, **changed,
+        "train_seconds": 90.0, "write_seconds": 30.0, "seeds": [0, 1], **changed,
     }  # fmt: skip
 
 
@@ -82,6 +84,7 @@ def test_the_tables_have_what_was_measured() -> None:
         "base": {"suites": {"task": score, "general": score}, "leaks": None},
         "methods": {"plain": row_of("plain LoRA"), "odd": nothing_to_keep, "router": router},
         "not_run": ["osf"],
+        "settings": {"seeds": [0, 1]},
     }
     scores, costs = scores_table(record), costs_table(record)
     kept = [row[scores.columns.index("retention")] for row in scores.rows]
@@ -98,10 +101,33 @@ def test_the_tables_have_what_was_measured() -> None:
     assert old.rows == [["plain LoRA", "0.250", "3 written", "2.0", "2.0", "1"]]
 
 
+def test_rows_of_fewer_seeds_say_so() -> None:
+    score = {"score": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    cell = {"difference": {"value": 0.1, "low": 0.02, "high": 0.2}, "p_value": 0.5}
+    record = {
+        "items": {"task": 5, "general": 7},
+        "base": {"suites": {"task": score, "general": score}, "leaks": None},
+        "methods": {
+            "selfaug": row_of("SelfAug", seeds=[0, 1, 2], against_subject=None, against_seeds=[0, 1, 2]),
+            "l2": row_of("L2", against_subject={"task": cell, "general": cell}, against_seeds=[0, 1]),
+        },
+        "not_run": [], "subject": "selfaug", "settings": {"seeds": [0, 1, 2]}, "detectable_difference": None,
+        "fast_subset": None,
+    }  # fmt: skip
+    against = against_table(record)
+    assert against is not None
+    assert [row[0] for row in against.rows] == ["L2 (2 seeds)"]
+    assert [row[0] for row in scores_table(record).rows[1:]] == [
+        "SelfAug, scale 0.5",
+        "L2, scale 0.5 (2 seeds)",
+    ]
+    assert "3 seeds, fewer where a row says so." in comparison_notes(record)
+
+
 def test_the_notes_say_what_can_not_be_seen() -> None:
     record = {
         "items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": 0.12,
-        "fast_subset": None,
+        "fast_subset": None, "methods": {},
     }  # fmt: skip
     assert "task 5, general 7; 1 seed." in comparison_notes(record)
     assert "under 12 points can't be seen" in comparison_notes(record)
@@ -112,7 +138,8 @@ def test_the_notes_say_what_can_not_be_seen() -> None:
 def test_the_notes_say_how_the_fast_subset_did() -> None:
     subset = {"models": 9, "items": 96, "of_items": 200, "kendall_tau": 0.875, "covered": 8}
     record = {
-        "items": {"general": 200}, "settings": {"seeds": [0]}, "detectable_difference": 0.1, "fast_subset": subset
+        "items": {"general": 200}, "settings": {"seeds": [0]}, "detectable_difference": 0.1, "fast_subset": subset,
+        "methods": {},
     }  # fmt: skip
     assert "The 96 requests of `evaluate --fast` put these 9 models" in comparison_notes(record)
     assert "of all 200 (Kendall's tau 0.88)" in comparison_notes(record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from selfaug.report.demo_results import percent
@@ -51,7 +51,7 @@ def scores_table(record: Mapping[str, Any]) -> TextTable:
         kept = found["general"]["retention"]
         rows.append(
             [
-                f"{method['label']}, {method['knob']} {method['value']:g}",
+                f"{method['label']}, {method['knob']} {method['value']:g}{_own_seeds(record, method['seeds'])}",
                 _share(found["task"]["score"]),
                 _points(found["general"]["difference"]["difference"]),
                 "–" if kept is None else _share(kept),
@@ -100,7 +100,7 @@ def against_table(record: Mapping[str, Any]) -> TextTable | None:
             cells = [method["against_subject"][suite] for suite in suites]
             rows.append(
                 [
-                    method["label"],
+                    method["label"] + _own_seeds(record, method["against_seeds"]),
                     *(_points(cell["difference"]) + _p_value(cell) for cell in cells),
                 ]
             )
@@ -144,10 +144,12 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
 def comparison_notes(record: Mapping[str, Any]) -> str:
     """How many items and seeds, and what they can't show."""
     seen = record["detectable_difference"]
-    seeds = len(record["settings"]["seeds"])
+    seeds = record["settings"]["seeds"]
+    some_have_fewer = any(len(method["seeds"]) < len(seeds) for method in record["methods"].values())
     return (
-        f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}. In brackets: 95 % intervals over items and seeds."
+        f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; {_seeds(seeds)}"
+        f"{', fewer where a row says so' if some_have_fewer else ''}. "
+        "In brackets: 95 % intervals over items and seeds."
         + (
             ""
             if seen is None
@@ -155,6 +157,15 @@ def comparison_notes(record: Mapping[str, Any]) -> str:
         )
         + _fast(record["fast_subset"])
     )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}"
+
+
+def _own_seeds(record: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    """How many seeds a row is of, where it has not all of the comparison."""
+    return "" if len(seeds) == len(record["settings"]["seeds"]) else f" ({_seeds(seeds)})"
 
 
 def _fast(subset: Mapping[str, Any] | None) -> str:
