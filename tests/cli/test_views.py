@@ -65,7 +65,14 @@ MEASURED: dict[str, Any] = {
 }
 EVALUATION: dict[str, Any] = {
     **MEASURED,
-    "forecast": {**interval(-0.009, -0.1, 0.08), "drift": 0.02, "runs": 30, "coverage": 0.8, "beyond": False},
+    "forecast": {
+        **interval(-0.009, -0.1, 0.08),
+        "drift": 0.02,
+        "runs": 30,
+        "coverage": 0.8,
+        "below": False,
+        "beyond": False,
+    },
     "level": {"level": 1, "scores": {"1": 0.6, "2": 0.2, "3": 0.1}},
     "gate": {"outcome": "inconclusive", "bounds": [BOUND]},
 }

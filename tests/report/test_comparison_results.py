@@ -18,7 +18,7 @@ def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
     rng = np.random.default_rng(0)
     runs = [
         Run(drift, [1.0] * 50, (rng.random(50) > drift).astype(float).tolist())
-        for drift in (0.001, 0.004, 0.01, 0.02, 0.03, 0.05, 0.2, 0.3)
+        for drift in (0.002, 0.004, 0.01, 0.02, 0.03, 0.05, 0.2, 0.3)
     ]
     forecast = forgetting_forecast(runs, seed=0, resamples=20)
     record = {
@@ -32,6 +32,11 @@ def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
     assert table.columns == ["drift, nats", "0.01", "0.1"]
     assert "from 8 runs: rank correlation" in table.title
     assert f"{100 * forecast.coverage:.0f} %" in table.caption
+    assert "smallest drift" not in table.caption
+    record["forecast"]["at"] = {"0.001": asdict(forecast.at(0.001)), **record["forecast"]["at"]}
+    table = forecast_table(record)
+    assert table is not None
+    assert "Below 0.002, the smallest drift that was measured, it is drawn to none" in table.caption
     assert forecast_table({"forecast": None}) is None
 
 

@@ -130,7 +130,7 @@ def test_retention_and_forecast_are_shown_where_they_are_known(folder: Path) -> 
     assert "lets expect" not in evaluation_page(record, folder)
     record["suites"]["general"]["retention"] = interval(0.83, 0.7, 0.96)
     record["forecast"] = {
-        **interval(0.01, -0.02, 0.04), "drift": 0.02, "runs": 9, "coverage": 0.8, "beyond": False
+        **interval(0.01, -0.02, 0.04), "drift": 0.02, "runs": 9, "coverage": 0.8, "below": False, "beyond": False
     }  # fmt: skip
     text = Page(evaluation_page(record, folder)).text
     assert "83\N{NO-BREAK SPACE}%70 to 96" in text

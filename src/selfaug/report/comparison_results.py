@@ -125,7 +125,7 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
     if forecast is None:
         return None
     found = forecast["correlation"]
-    largest = max(forecast["drifts"])
+    smallest, largest = min(forecast["drifts"]), max(forecast["drifts"])
     drifts = [drift for drift in forecast["at"] if float(drift) <= largest]
     cells = [
         f"{100 * at['value'] + 0.0:.1f} ({100 * at['low'] + 0.0:.1f} to {100 * at['high'] + 0.0:.1f})"
@@ -137,7 +137,12 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
         ["drift, nats", *drifts],
         [["forgetting", *cells]],
         "Expected forgetting in points, with the interval for four runs in five; made from the other runs, it held "
-        f"{100 * forecast['coverage']:.0f} % of these.",
+        f"{100 * forecast['coverage']:.0f} % of these."
+        + (
+            f" Below {smallest:.3g}, the smallest drift that was measured, it is drawn to none at no drift."
+            if any(float(drift) < smallest for drift in drifts)
+            else ""
+        ),
     )
 
 

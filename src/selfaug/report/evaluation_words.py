@@ -17,7 +17,11 @@ def forecast_in_words(forecast: Mapping[str, Any]) -> str:
         f"{points(forecast['value'], sign=False)} ({span(forecast)} for four runs in five), from "
         f"{forecast['runs']} runs; made from the other runs, it held {percent(forecast['coverage'])} of these"
     )
-    return text + ("; this drift is beyond theirs, so expect more" if forecast["beyond"] else "")
+    if forecast["beyond"]:
+        return f"{text}; this drift is beyond theirs, so expect more"
+    if forecast["below"]:
+        return f"{text}; this drift is below what was measured: the value is drawn from there to none at no drift"
+    return text
 
 
 def bound_in_words(bound: Mapping[str, Any]) -> str:
