@@ -142,6 +142,16 @@ def test_a_forecast_of_less_than_nothing_is_readable() -> None:
     assert "10–20\N{NO-BREAK SPACE}%: 3.2500" in shown("evaluate", 160)
 
 
+def test_what_would_go_unseen_says_what_it_assumes() -> None:
+    assumed = "with 212 items, a change under 8.1 points would likely go unseen (if the models differ on 20 % of them)"
+    assert assumed in shown("evaluate", 160).replace("\N{NO-BREAK SPACE}", " ")
+    suites = copy.deepcopy(SUITES)
+    suites["general"]["difference"]["discordance"] = 0.345
+    text = shown("evaluate", 160, suites=suites).replace("\N{NO-BREAK SPACE}", " ")
+    assert "general: with 212 items" in text
+    assert "go unseen (measured: the models differ on 34 % of them)" in text
+
+
 def test_an_assessment_says_how_to_go_on() -> None:
     text = shown("assess", 80)
     assert (

@@ -180,12 +180,44 @@ class TestDetectableDifference:
         found = detectable_difference(120, discordance=0.25, power=0.9)
         assert (found.items, found.discordance, found.power) == (120, 0.25, 0.9)
 
-    @pytest.mark.parametrize("n", [1, 3, 10])
+    @pytest.mark.parametrize("n", [1, 3, 5])
     def test_too_few_items_show_nothing(self, n: int) -> None:
         assert detectable_difference(n).difference is None
+        assert paired_difference([1.0] * n, [0.0] * n, seed=0).p_value > 0.05
+
+    @pytest.mark.parametrize(("n", "discordance"), [(212, 0.0), (212, 0.02), (20, 0.2), (6, 0.2)])
+    def test_where_few_items_differ_all_are_taken_to_go_the_same_way(
+        self, n: int, discordance: float
+    ) -> None:
+        found = detectable_difference(n, discordance=discordance)
+        d = found.difference
+        assert d is not None
+        assert discordance < d == found.discordance <= 1
+        needed = norm.ppf(0.975) * math.sqrt(d) + norm.ppf(0.8) * math.sqrt(d - d**2)
+        assert n * d**2 == pytest.approx(needed**2)
+
+    def test_measured_discordance_is_the_share_of_items_that_differ(self) -> None:
+        a, b = [1, 0, 1, 1, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0, 0, 0]
+        found = paired_difference(a, b, seed=0)
+        assert found.discordance == (found.better + found.worse) / 8 == 3 / 8
+        assert pooled_difference([a, a], [b], seed=0).discordance == 3 / 8
+        # Items that only one of two seeds changes count a quarter.
+        assert pooled_difference([a, b], [b], seed=0).discordance == pytest.approx(3 / 8 / 4)
+
+    def test_of_graded_scores_it_is_their_mean_square(self) -> None:
+        """The power is promised for them too."""
+        rng = np.random.default_rng(0)
+        pilot = rng.choice([-0.5, 0.0, 0.25], size=4000, p=[0.15, 0.6, 0.25])
+        found = paired_difference(0.5 + pilot, np.full(4000, 0.5), seed=0)
+        assert found.discordance == pytest.approx(float((pilot**2).mean()))
+        d = detectable_difference(200, discordance=found.discordance).difference
+        assert d is not None
+        moved = rng.choice(pilot - pilot.mean() + d, size=(20_000, 200))
+        z = moved.mean(axis=1) / (moved.std(axis=1) / math.sqrt(200))
+        assert (np.abs(z) > norm.ppf(0.975)).mean() == pytest.approx(0.8, abs=0.03)
 
     @pytest.mark.parametrize(
-        ("n", "discordance", "power"), [(0, 0.2, 0.8), (9, 0, 0.8), (9, 1.1, 0.8), (9, 0.2, 1)]
+        ("n", "discordance", "power"), [(0, 0.2, 0.8), (9, -0.1, 0.8), (9, 1.1, 0.8), (9, 0.2, 1)]
     )
     def test_refuses_impossible_assumptions(self, n: int, discordance: float, power: float) -> None:
         with pytest.raises(ValueError, match="discordance"):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
-from selfaug.core.statistics import pooled_difference, retention
+from selfaug.core.statistics import detectable_difference, pooled_difference, retention
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import RECORD_KIND, CompareSettings, chosen_value, compare
@@ -60,6 +60,12 @@ def test_every_method_is_trained_chosen_and_reported(
         of_task, of_base = row["suites"]["task"], record["base"]["suites"]["task"]
         again = pooled_difference(of_task["scores"], of_base["scores"], seed=0)
         assert asdict(again) == of_task["difference"]
+        if name == record["subject"]:
+            discordance = row["suites"]["general"]["difference"]["discordance"]
+            smallest = detectable_difference(6, discordance=discordance).difference
+            assert record["detectable_difference"] == {
+                "difference": smallest, "discordance": discordance, "method": name
+            }  # fmt: skip
         assert row["peak_memory_bytes"] > 0
         assert (row["against_subject"] is None) == (name == record["subject"])
     assert record["methods"]["replay"]["general_rows"] > 0

@@ -13,6 +13,8 @@ from selfaug.report.comparison_results import (
     scores_table,
 )
 
+SEEN = {"difference": 0.12, "discordance": 0.35, "method": "plain"}
+
 
 def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
     rng = np.random.default_rng(0)
@@ -116,7 +118,8 @@ def test_rows_of_fewer_seeds_say_so() -> None:
             "selfaug": row_of("SelfAug", seeds=[0, 1, 2], against_subject=None, against_seeds=[0, 1, 2]),
             "l2": row_of("L2", against_subject={"task": cell, "general": cell}, against_seeds=[0, 1]),
         },
-        "not_run": [], "subject": "selfaug", "settings": {"seeds": [0, 1, 2]}, "detectable_difference": None,
+        "not_run": [], "subject": "selfaug", "settings": {"seeds": [0, 1, 2]},
+        "detectable_difference": {**SEEN, "difference": None},
         "fast_subset": None,
     }  # fmt: skip
     against = against_table(record)
@@ -131,20 +134,23 @@ def test_rows_of_fewer_seeds_say_so() -> None:
 
 def test_the_notes_say_what_can_not_be_seen() -> None:
     record = {
-        "items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": 0.12,
-        "fast_subset": None, "methods": {},
+        "items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": SEEN,
+        "fast_subset": None, "methods": {"plain": {"label": "plain LoRA", "seeds": [0]}},
     }  # fmt: skip
     assert "task 5, general 7; 1 seed." in comparison_notes(record)
-    assert "under 12 points can't be seen" in comparison_notes(record)
-    assert "can't be seen" not in comparison_notes({**record, "detectable_difference": None})
+    said = comparison_notes(record).replace("\N{NO-BREAK SPACE}", " ")
+    assert "between plain LoRA and the base model under 12 points can't be seen" in said
+    assert "(measured: the models differ on 35 % of them)" in said
+    few = {**record, "detectable_difference": {**SEEN, "difference": None}}
+    assert "can't be seen" not in comparison_notes(few)
     assert "--fast" not in comparison_notes(record)
 
 
 def test_the_notes_say_how_the_fast_subset_did() -> None:
     subset = {"models": 9, "items": 96, "of_items": 200, "kendall_tau": 0.875, "covered": 8}
     record = {
-        "items": {"general": 200}, "settings": {"seeds": [0]}, "detectable_difference": 0.1, "fast_subset": subset,
-        "methods": {},
+        "items": {"general": 200}, "settings": {"seeds": [0]}, "detectable_difference": SEEN, "fast_subset": subset,
+        "methods": {"plain": {"label": "plain LoRA", "seeds": [0]}},
     }  # fmt: skip
     assert "The 96 requests of `evaluate --fast` put these 9 models" in comparison_notes(record)
     assert "of all 200 (Kendall's tau 0.88)" in comparison_notes(record)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from selfaug.core.printable import printable
 from selfaug.report.demo_results import percent, points, span
-from selfaug.report.evaluation_words import bound_in_words, forecast_in_words
+from selfaug.report.evaluation_words import bound_in_words, forecast_in_words, unseen_in_words
 
 __all__ = ["bound_in_words", "drift_table", "forecast_in_words", "show_evaluation", "suites_table"]
 
@@ -39,10 +39,7 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
             f"general requests of level {level['level']}: the base model passes {scores}", soft_wrap=True
         )
     for name, suite in record["suites"].items():
-        seen = suite["detectable_difference"]
-        unseen = "most changes" if seen is None else f"a change under {points(seen, sign=False)}"
-        told = f"{name}: with {suite['items']} items, {unseen} would likely go unseen"
-        console.print(Text(printable(told)), soft_wrap=True)
+        console.print(Text(printable(f"{name}: {unseen_in_words(suite)}")), soft_wrap=True)
     if record["gate"] is not None:
         for bound in record["gate"]["bounds"]:
             console.print(Text(bound_in_words(bound)), soft_wrap=True)

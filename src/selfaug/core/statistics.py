@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, norm
 
 __all__ = [
+    "ASSUMED_DISCORDANCE",
     "DetectableDifference",
     "Interval",
     "PairedDifference",
@@ -26,6 +27,12 @@ __all__ = [
 CONFIDENCE = 0.95
 
 _Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+
+ASSUMED_DISCORDANCE = 0.2
+"""Share of items on which two models are taken to differ where nothing was measured."""
+
+# With five items, all of them worse, an exact test still has p = 2 · 0.5⁵ > 0.05.
+_FEWEST_ITEMS = 6
 
 # Sums of the same differences in another order are equal up to this.
 _ROUNDING = 1e-12
@@ -53,14 +60,17 @@ class PairedDifference:
     worse: int
     """Items on which a scores lower."""
     items: int
+    discordance: float
+    """Mean squared difference: where scores are 0 or 1, the share of items on which a and b differ. Pooled over seeds,
+    of the items' means."""
 
 
 @dataclass(frozen=True)
 class DetectableDifference:
-    """The smallest mean paired difference that a set of binary items shows, and under which assumptions."""
+    """The smallest mean paired difference that a set of items shows, and under which assumptions."""
 
     difference: float | None
-    """None if not even a change that always goes the same way would be shown."""
+    """None if not even a change of every item in the same direction would be shown."""
     items: int
     discordance: float
     power: float
@@ -117,7 +127,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     if better == 0:
         high = max(high, mean + unseen * (1 - mean))
     interval = Interval(mean, float(low), float(high))
-    return PairedDifference(interval, p_value, better, worse, n)
+    return PairedDifference(interval, p_value, better, worse, n, float((differences**2).mean()))
 
 
 def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
@@ -173,7 +183,8 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     if better == 0 or worse == 0:
         # At this level the end that is widened lies on 0.
         p_value = max(p_value, min(1.0, 2 * (1 + abs(mean)) ** -n))
-    return PairedDifference(Interval(mean, float(low), float(high)), p_value, better, worse, n)
+    discordance = float((means**2).mean())
+    return PairedDifference(Interval(mean, float(low), float(high)), p_value, better, worse, n, discordance)
 
 
 def _resampled(
@@ -246,33 +257,39 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
     return Interval(float(of_tuned.mean()) / mean, max(0.0, float(low)), float(high))
 
 
-def detectable_difference(n: int, *, discordance: float = 0.2, power: float = 0.8) -> DetectableDifference:
-    """The smallest paired difference that n binary items show with the given power, two-sided at 5 %.
+def detectable_difference(
+    n: int, *, discordance: float = ASSUMED_DISCORDANCE, power: float = 0.8
+) -> DetectableDifference:
+    """The smallest paired difference that n items show with the given power, two-sided at 5 %.
 
     Solves Connor's (1987) sample size formula of McNemar's test for the difference d:
-    `n d² = (z_α √ψ + z_β √(ψ − d²))²`, with ψ the discordance.
+    `n d² = (z_α √ψ + z_β √(ψ − d²))²`, with ψ the discordance. No more items can get worse on balance than change at
+    all, so ψ is at least d: where fewer differ, all changes are taken to go the same way.
 
     Args:
         n: items.
-        discordance: share of items on which the two models differ, in either direction. The more the two
-            models change places, the larger a difference must be to stand out.
+        discordance: share of items on which the two models differ, in either direction; of graded scores, their mean
+            squared difference. `PairedDifference.discordance` where it was measured. The more the two models change
+            places, the larger a difference must be to stand out.
         power: probability that a true difference of this size is found.
 
     Raises:
         ValueError: if n < 1, or discordance or power are outside their range.
     """
-    if n < 1 or not 0 < discordance <= 1 or not 0.5 <= power < 1:
+    if n < 1 or not 0 <= discordance <= 1 or not 0.5 <= power < 1:
         raise ValueError(
-            f"need n >= 1, 0 < discordance <= 1 and 0.5 <= power < 1, "
+            f"need n >= 1, 0 <= discordance <= 1 and 0.5 <= power < 1, "
             f"got n={n}, discordance={discordance}, power={power}."
         )
-    z_power = float(norm.ppf(power))
-    inside = n + z_power**2 - _Z**2
-    if inside < 0:
+    if n < _FEWEST_ITEMS:
         return DetectableDifference(None, n, discordance, power)
-    difference = math.sqrt(discordance) * (_Z * math.sqrt(n) + z_power * math.sqrt(inside)) / (n + z_power**2)
-    # A difference can't exceed the share of items that differ.
-    return DetectableDifference(difference if difference <= discordance else None, n, discordance, power)
+    z_power = float(norm.ppf(power))
+    root = math.sqrt(n * (n + z_power**2 - _Z**2))
+    difference = math.sqrt(discordance) * (_Z * n + z_power * root) / (math.sqrt(n) * (n + z_power**2))
+    if difference > discordance:
+        # ψ = d: the formula is quadratic in √(1 − d).
+        difference = discordance = 1 - ((root - _Z * z_power) / (n + z_power**2)) ** 2
+    return DetectableDifference(difference, n, discordance, power)
 
 
 def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:

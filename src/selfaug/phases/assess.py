@@ -17,6 +17,7 @@ import torch
 
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.positions import IGNORED
+from selfaug.core.statistics import detectable_difference
 from selfaug.data import RetrievalTemplate, Row, load_rows
 from selfaug.data.encode import EncodedRow
 from selfaug.eval.answer_scorers import normalize_answer
@@ -158,7 +159,10 @@ def _assessed(
             "seconds": trained.record["seconds"],
             "nll": trained.record["final"]["nll"],
         },
-        "budget": proposed_budget(general["detectable_difference"], general["base"]["value"]),
+        # For a training that keeps more than the probe does: how many answers it will change isn't known.
+        "budget": proposed_budget(
+            detectable_difference(general["items"]).difference, general["base"]["value"]
+        ),
         "verdict": verdict(evaluation["suites"], trained.record["steps"]),
         "seconds": time.monotonic() - began,
     }

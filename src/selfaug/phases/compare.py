@@ -153,7 +153,7 @@ def _compared(
         },
         "level": evaluated.level,
         "items": {name: len(suite.ids) for name, suite in table.suites.items()},
-        "detectable_difference": detectable_difference(len(table.suites["general"].ids)).difference,
+        "detectable_difference": table.detectable(subject or "plain"),
         "base": table.base_row(),
         "methods": {
             method.name: {
@@ -385,6 +385,16 @@ class _Table:
             "routed_right": self._routed_right(method),
             **self._costs(method),
         }
+
+    def detectable(self, name: str) -> dict[str, Any]:
+        """The smallest general difference to the base model that can be seen, with the discordance of a method."""
+        paired = pooled_difference(
+            self._all_scores(self.answers[name], "general"),
+            self._all_scores(self.base_answers, "general"),
+            seed=0,
+        )
+        found = detectable_difference(paired.items, discordance=paired.discordance)
+        return {"difference": found.difference, "discordance": paired.discordance, "method": name}
 
     def against(self, subject: str, method: Method) -> dict[str, Any]:
         """The subject's scores minus the method's, item by item and seed by seed, over the seeds that both have."""

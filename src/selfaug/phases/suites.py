@@ -346,13 +346,14 @@ def compare_sides(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> di
 def compare_scores(ids: Sequence[str], tuned: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     """As `compare_answers`, from scores of the same items."""
     of_base, of_tuned = (score_interval(scores, seed=0) for scores in (base, tuned))
+    paired = paired_difference(tuned, base, seed=0)
     return {
         "items": len(ids),
         "base": of_base,
         "tuned": of_tuned,
-        "difference": paired_difference(tuned, base, seed=0),
+        "difference": paired,
         "retention": retention(tuned, base, seed=0),
-        "detectable_difference": detectable_difference(len(ids)).difference,
+        "detectable_difference": detectable_difference(len(ids), discordance=paired.discordance).difference,
         "scores": {
             name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)
         },

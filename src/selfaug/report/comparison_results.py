@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from selfaug.report.demo_results import percent
+from selfaug.report.evaluation_words import discordance_in_words
 
 __all__ = [
     "NOT_RUN",
@@ -148,19 +149,12 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
 
 def comparison_notes(record: Mapping[str, Any]) -> str:
     """How many items and seeds, and what they can't show."""
-    seen = record["detectable_difference"]
     seeds = record["settings"]["seeds"]
     some_have_fewer = any(len(method["seeds"]) < len(seeds) for method in record["methods"].values())
     return (
         f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; {_seeds(seeds)}"
         f"{', fewer where a row says so' if some_have_fewer else ''}. "
-        "In brackets: 95 % intervals over items and seeds."
-        + (
-            ""
-            if seen is None
-            else f" A general difference under {100 * seen:.0f} points can't be seen with these."
-        )
-        + _fast(record["fast_subset"])
+        "In brackets: 95 % intervals over items and seeds." + _unseen(record) + _fast(record["fast_subset"])
     )
 
 
@@ -171,6 +165,17 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _own_seeds(record: Mapping[str, Any], seeds: Sequence[int]) -> str:
     """How many seeds a row is of, where it has not all of the comparison."""
     return "" if len(seeds) == len(record["settings"]["seeds"]) else f" ({_seeds(seeds)})"
+
+
+def _unseen(record: Mapping[str, Any]) -> str:
+    seen = record["detectable_difference"]
+    if seen["difference"] is None:
+        return ""
+    label, smallest = record["methods"][seen["method"]]["label"], f"{100 * seen['difference']:.0f} points"
+    return (
+        f" A general difference between {label} and the base model under {smallest} can't be seen with these "
+        f"({discordance_in_words(seen['discordance'])})."
+    )
 
 
 def _fast(subset: Mapping[str, Any] | None) -> str:
