@@ -30,7 +30,7 @@ from selfaug.model.reference import FrozenModel
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, read_forecast
 from selfaug.phases.inputs import resolve_device
-from selfaug.phases.lm_eval_suites import benchmark_answers, require_lm_eval
+from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_lm_eval
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.phases.suites import (
@@ -232,7 +232,7 @@ def evaluate(
                         batch_size,
                         report(f"{which}: {name}"),
                     )
-        scored: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        scored: dict[str, dict[str, Benchmark]] = {}
         for task in benchmarks:
             scored[task] = {}
             for which in MODELS:
@@ -263,8 +263,8 @@ def evaluate(
         }
         results |= {
             task: compare_scores(
-                [row["id"] for row in found["base"]],
-                *([row["score"] for row in found[which]] for which in ("tuned", "base")),
+                [row["id"] for row in found["base"].items],
+                *([row["score"] for row in found[which].items] for which in ("tuned", "base")),
             )
             for task, found in scored.items()
         }
@@ -277,6 +277,9 @@ def evaluate(
             "settings": settings,
             "level": asdict(chosen),
             "suites": results,
+            "benchmarks": {
+                task: {which: found[which].table for which in MODELS} for task, found in scored.items()
+            },
             "sides": sides,
             "drift": drifts,
             "forecast": None
