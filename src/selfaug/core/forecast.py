@@ -155,4 +155,5 @@ def _isotonic(x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.flo
     A lower bound cuts the fit off where it is below.
     """
     fit = np.maximum(isotonic_regression(y).x, 0.0)
-    return np.interp(at, np.append(0.0, np.maximum(x, 0.0)), np.append(0.0, fit))
+    found: NDArray[np.float64] = np.interp(at, np.append(0.0, np.maximum(x, 0.0)), np.append(0.0, fit))
+    return found

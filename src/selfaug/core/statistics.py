@@ -286,7 +286,7 @@ def detectable_difference(
     z_power = float(norm.ppf(power))
     root = math.sqrt(n * (n + z_power**2 - _Z**2))
     difference = math.sqrt(discordance) * (_Z * n + z_power * root) / (math.sqrt(n) * (n + z_power**2))
-    if difference > discordance:
+    if difference >= discordance:
         # ψ = d: the formula is quadratic in √(1 − d).
         difference = discordance = 1 - ((root - _Z * z_power) / (n + z_power**2)) ** 2
     return DetectableDifference(difference, n, discordance, power)
