@@ -127,7 +127,7 @@ def test_every_method_is_trained_chosen_and_reported(
 def test_cut_off_in_the_middle_it_goes_on(
     settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
-    config = settings(tmp_path / "comparison", *SETS)
+    config = settings(tmp_path / "comparison", *SETS, "evaluation.at_end=fast")
     few = CompareSettings(methods=("selfaug", "wise-ft"), seeds=(0,))
 
     class CutError(Exception):
@@ -157,6 +157,8 @@ def test_cut_off_in_the_middle_it_goes_on(
     assert added["methods"]["selfaug"] == record["methods"]["selfaug"]
     with pytest.raises(StorageError, match="finished"):
         compare(config, asked, few)
+    # All are asked by the comparison, and not once more by each training.
+    assert not list((tmp_path / "comparison" / "runs").glob("*/evaluation.json"))
     answers = read_lines(next((tmp_path / "comparison" / "answers").glob("dev-selfaug-2-*general.jsonl")))
     assert len(answers) == len({row["id"] for row in answers}) == 6
 

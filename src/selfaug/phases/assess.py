@@ -81,8 +81,9 @@ def assess(
     began = time.monotonic()
     folder = Path(config.run.output)
     settings = {
-        "config": config.model_dump(mode="json", exclude={"run"}), "scorer": scorer, "probe_steps": probe_steps,
-        "level": level, "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens,
+        "config": config.model_dump(mode="json", exclude={"run", "evaluation"}), "scorer": scorer,
+        "probe_steps": probe_steps, "level": level, "general_items": general_items, "task_items": task_items,
+        "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     on_progress(Progress("data"))
     data = load_training_data(config)
@@ -189,6 +190,7 @@ def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig
     values["lora"]["method"] = "lora"
     values["selfaug"].update(alpha=0.0, drift_limit=None, anchors="none", reference="auto")
     values["train"].update(steps=steps, save_steps=max(1, steps // 2), report_to=[], best_of_rows=0)
+    values["evaluation"].update(at_end="none")
     values["run"].update(output=str(probe.path), overwrite=False)
     return TrainConfig.model_validate(values)
 

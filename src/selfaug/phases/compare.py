@@ -99,7 +99,7 @@ def compare(
     # Methods and seeds may be added to a comparison later: all else has to stay as it is.
     fixed = {key: value for key, value in asdict(settings).items() if key not in ("methods", "seeds")}
     fixed.update(asdict(evaluation), first_seed=first_seed)
-    fixed["config"] = config.model_dump(mode="json", exclude={"run"})
+    fixed["config"] = config.model_dump(mode="json", exclude={"run", "evaluation"})
     with work.settled():
         evaluated = open_bench(
             folder,
