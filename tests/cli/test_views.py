@@ -177,7 +177,7 @@ def test_a_comparison_is_told_alike_on_narrow_and_wide_terminals() -> None:
         assert "the same resampling of items and seeds as the interval" in " ".join(text.split())
         assert "forgetting, points" in text
     one = {**read_record(COMPARISON, "comparison")["settings"], "seeds": [0]}
-    assert "exact sign test over items" in " ".join(shown("compare", 160, settings=one).split())
+    assert "exact where items are right or wrong" in " ".join(shown("compare", 160, settings=one).split())
     routed = r"The router sent \d+\s% of the job's prompts to the tuned model"
     assert re.search(routed, " ".join(narrow.split()))
     left_out = shown("compare", 80, not_run=["osf"])

@@ -98,6 +98,23 @@ class TestPairedDifference:
         extreme = sum(abs(sum(signs) - 3.5) >= 2.5 for signs in itertools.product([0, 1], repeat=7))
         assert found.p_value == pytest.approx(extreme / 2**7)
 
+    def test_p_value_of_graded_scores_is_of_their_mean(self) -> None:
+        """Many items a little worse, some much better: the mean is what is reported, and what is tested."""
+        rng = np.random.default_rng(1)
+        a = np.concatenate([np.full(40, 0.45), np.full(20, 0.9)]) + 0.05 * rng.random(60)
+        b = np.full(60, 0.5)
+        found = paired_difference(a, b, seed=0, resamples=20_000)
+        assert (found.better, found.worse) == (20, 40)
+        draws = np.asarray([(a - b)[rng.integers(0, 60, 60)].mean() for _ in range(20_000)])
+        expected = 2 * min((draws <= 0).mean(), (draws >= 0).mean())
+        assert found.p_value == pytest.approx(expected, abs=0.002)
+        assert found.difference.low > 0
+        assert found.p_value < 0.001
+        # No item got worse, and few are too few: what they leave open is in the p-value as it is in the interval.
+        few = paired_difference([0.5, 0.75, 1.0], [0.5, 0.5, 0.5], seed=0)
+        assert few.difference.low < 0
+        assert few.p_value == 1.0
+
     def test_mean_scores_of_thirds_that_agree_are_equal(self) -> None:
         found = paired_difference([2 / 3, 0.1 + 0.2], [1 - 1 / 3, 0.3], seed=0)
         assert (found.better, found.worse, found.p_value) == (0, 0, 1.0)

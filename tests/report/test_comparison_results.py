@@ -64,7 +64,7 @@ def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> N
     methods = {name: {**row, "against_seeds": [0]} for name, row in record["methods"].items()}
     one = against_table({**record, "settings": {"seeds": [0]}, "methods": methods})
     assert one is not None
-    assert "sign test over items" in one.caption
+    assert "exact where items are right or wrong" in one.caption
     assert against_table({**record, "subject": None}) is None
 
 

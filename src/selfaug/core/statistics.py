@@ -53,8 +53,8 @@ class PairedDifference:
 
     difference: Interval
     p_value: float
-    """Two-sided. Of one seed: the exact sign test on the items where a and b differ (for binary items, McNemar's exact
-    test). Pooled over seeds: of the resampling that makes the interval."""
+    """Two-sided. Of items that are right or wrong, under one seed: McNemar's exact test. Of graded scores, and pooled
+    over seeds: of the resampling that makes the interval."""
     better: int
     """Items on which a scores higher."""
     worse: int
@@ -93,12 +93,16 @@ def wilson_interval(passed: int, n: int) -> Interval:
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
-    """Mean of a − b over items, with a bootstrap interval over items and an exact sign test.
+    """Mean of a − b over items, with a bootstrap interval over items and a test.
 
     Both models answer the same items, so the difference is taken item by item: what makes an item hard for
     both cancels. Items are resampled whole; the percentile interval is reported. Resampling can't know of what
     it has not seen: if no item got worse (or better), the interval is widened to what n items without a single one
     leave open, a share of 1 − 0.025^(1/n), as in the exact binomial interval of nothing among n.
+
+    Where all scores differ by 0 or 1, the p-value is of McNemar's exact test. A test of how many items got better
+    says little of the mean of graded scores: theirs is twice the share of resampled differences on the far side of 0,
+    so that it is under 0.05 where the interval leaves 0 out.
 
     Args:
         a: one score in [0, 1] an item; the mean over the item's checks if it has several.
@@ -117,16 +121,11 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     n = len(differences)
     # Resampling n items is a multinomial draw over the distinct differences, of which there are few.
     values, counts = np.unique(differences, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
-    low, high = np.quantile(draws @ values / n, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ values / n
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    mean, unseen = float(differences.mean()), _unseen(n)
-    if worse == 0:
-        low = min(low, mean - unseen * (1 + mean))
-    if better == 0:
-        high = max(high, mean + unseen * (1 - mean))
-    interval = Interval(mean, float(low), float(high))
+    interval, p_value = _from_draws(draws, float(differences.mean()), better, worse, n)
+    if np.isin(values, [-1.0, 0.0, 1.0]).all():
+        p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
     return PairedDifference(interval, p_value, better, worse, n, float((differences**2).mean()))
 
 
@@ -172,10 +171,17 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
         return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
     of_seeds, of_items = _resampled(seeds, n, seed, resamples)
     draws = np.einsum("rs,sn,rn->r", of_seeds, differences, of_items, optimize=True)
+    better, worse = int((means > 0).sum()), int((means < 0).sum())
+    interval, p_value = _from_draws(draws, float(means.mean()), better, worse, n)
+    return PairedDifference(interval, p_value, better, worse, n, float((means**2).mean()))
+
+
+def _from_draws(
+    draws: NDArray[np.float64], mean: float, better: int, worse: int, n: int
+) -> tuple[Interval, float]:
+    """Interval and two-sided p-value of resampled mean differences, with what n items leave open."""
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     p_value = _two_sided(draws)
-    mean = float(means.mean())
-    better, worse = int((means > 0).sum()), int((means < 0).sum())
     if worse == 0:
         low = min(low, mean - _unseen(n) * (1 + mean))
     if better == 0:
@@ -183,8 +189,7 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     if better == 0 or worse == 0:
         # At this level the end that is widened lies on 0.
         p_value = max(p_value, min(1.0, 2 * (1 + abs(mean)) ** -n))
-    discordance = float((means**2).mean())
-    return PairedDifference(Interval(mean, float(low), float(high)), p_value, better, worse, n, discordance)
+    return Interval(mean, float(low), float(high)), p_value
 
 
 def _resampled(

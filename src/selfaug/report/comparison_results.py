@@ -115,7 +115,7 @@ def against_table(record: Mapping[str, Any]) -> TextTable | None:
         + (
             "from the same resampling of items and seeds as the interval."
             if pooled
-            else "exact sign test over items."
+            else "exact where items are right or wrong; of graded scores, from the same resampling as the interval."
         ),
     )
 
