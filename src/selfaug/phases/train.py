@@ -321,7 +321,7 @@ def _run(
         config, run, data, identity, trainer, trainable, evaluation, time.monotonic() - began, device
     )
     if monitor is not None:
-        record["monitor"] = monitor.report()
+        record["monitor"] = monitor.report(record["seconds"])
     if best is not None:
         record["best"] = {
             "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, **best.report(trainer.state)
