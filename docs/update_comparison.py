@@ -15,8 +15,9 @@ from selfaug.report.comparison_results import (
     TextTable,
     against_table,
     comparison_notes,
+    costs_table,
     forecast_table,
-    methods_table,
+    scores_table,
 )
 
 BEGIN, END = "<!-- comparison:begin -->", "<!-- comparison:end -->"
@@ -27,25 +28,21 @@ def page(record: dict[str, Any], name: str) -> str:
     """The comparison as Markdown."""
     environment, settings = record["environment"], record["settings"]
     train = settings["config"]["train"]
-    seeds = settings["seeds"]
-    if name == "real-text":
-        command = f"python -m benchmarks.real_text --data DIR --steps {train['steps']}"
-        command += f" --seeds {' '.join(map(str, seeds))}"
-    else:
-        demo = " --demo" if name == "demo" else ""
-        command = (
-            f"selfaug compare{demo} --steps {train['steps']}{''.join(f' --seed {seed}' for seed in seeds)}"
-        )
     parts = [
         f"# Comparison of methods: {name}",
-        f"Made by `{command}`, written by `docs/update_comparison.py` from "
-        "the record beside it, which has every item's score. "
-        f"{train['steps']} steps of {train['batch_size'] * train['gradient_accumulation']} rows, seeds "
-        f"{', '.join(map(str, seeds))}; every method's knob has the same number of values, chosen on "
+        f"Made by {_commands(record, name)}, written by `docs/update_comparison.py` from "
+        f"the record beside it, which has {_scores_in(record)}. "
+        f"{train['steps']} steps of {train['batch_size'] * train['gradient_accumulation']} rows, {_seeds(settings)}; "
+        "every method's knob has the same number of values, chosen on "
         "development items; what is shown are test items.",
         *(
             markdown(table)
-            for table in (methods_table(record), against_table(record), forecast_table(record))
+            for table in (
+                scores_table(record),
+                costs_table(record),
+                against_table(record),
+                forecast_table(record),
+            )
             if table is not None
         ),
         comparison_notes(record),
@@ -54,11 +51,65 @@ def page(record: dict[str, Any], name: str) -> str:
             if any(method["peak_memory_bytes"] is None for method in record["methods"].values())
             else []
         ),
+        *(
+            ["Drift on the job's prompts is not shown: it was not measured yet."]
+            if all(method["task_drift"] is None for method in record["methods"].values())
+            else []
+        ),
+        *(
+            ["Where a difference has no p-value, the record has no scores by item and seed to make it from."]
+            if any(_lacks_p_value(method) for method in record["methods"].values())
+            else []
+        ),
         f"{environment['device']}, {record['threads']} threads, Python {environment['python']}; "
         + ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
         + ".",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _commands(record: dict[str, Any], name: str) -> str:
+    """What makes the record: one command for the seeds that all methods have, and one for each group with more."""
+    methods = record["methods"]
+    common = [
+        seed for seed in record["settings"]["seeds"] if all(seed in row["seeds"] for row in methods.values())
+    ]
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for method, row in methods.items():
+        if further := tuple(seed for seed in row["seeds"] if seed not in common):
+            groups.setdefault(further, []).append(method)
+    everything = list(methods) if record["not_run"] else []
+    parts = [(everything, common), *((named, list(seeds)) for seeds, named in groups.items())]
+    steps = record["settings"]["config"]["train"]["steps"]
+    return ", then ".join(f"`{_command(name, steps, named, seeds)}`" for named, seeds in parts)
+
+
+def _command(name: str, steps: int, methods: list[str], seeds: list[int]) -> str:
+    if name == "real-text":
+        words = ["python -m benchmarks.real_text --data DIR", f"--steps {steps}"]
+        return " ".join([*words, *(["--methods", *methods] if methods else []), "--seeds", *map(str, seeds)])
+    words = [f"selfaug compare{' --demo' if name == 'demo' else ''}", f"--steps {steps}"]
+    return " ".join([*words, *(f"--method {one}" for one in methods), *(f"--seed {one}" for one in seeds)])
+
+
+def _seeds(settings: dict[str, Any]) -> str:
+    numbers = ", ".join(map(str, settings["seeds"]))
+    return f"{'seed' if len(settings['seeds']) == 1 else 'seeds'} {numbers}"
+
+
+def _counts(methods: dict[str, Any]) -> str:
+    counts = sorted({len(row["seeds"]) for row in methods.values()})
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _scores_in(record: dict[str, Any]) -> str:
+    # Before records had the scores of all suites, they had those that the forecast is made of.
+    every = all("scores" in suite for suite in record["base"]["suites"].values())
+    return "every item's score" if every else "the score of every general item"
+
+
+def _lacks_p_value(method: dict[str, Any]) -> bool:
+    return any(cell["p_value"] is None for cell in (method["against_subject"] or {}).values())
 
 
 def markdown(table: TextTable) -> str:
@@ -90,7 +141,7 @@ def readme_block(record: dict[str, Any]) -> str:
     listed = ", ".join(f"{methods[name]['label']} {general(name)}" for name in others)
     correlation = record["forecast"]["correlation"]
     return (
-        f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {len(settings['seeds'])} "
+        f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {_counts(methods)} "
         f"seeds a method, general checks against the base model, in points: SelfAug {general('selfaug')} ({low} to "
         f"{high}), plain LoRA {general('plain')}, {listed}. After so few steps SelfAug has learnt less of the job "
         f"({task('selfaug')} exact, plain LoRA {task('plain')}); the demo above shows what some more do. A router in "

@@ -17,6 +17,7 @@ from selfaug.phases.demo import RECORD_KIND
 from selfaug.records import read_record
 from selfaug.report.demo_charts import demo_chart_svg
 from selfaug.report.demo_results import MODELS, Cell, demo_rows, demo_verdict, duration, points
+from selfaug.report.evaluation_words import discordance_in_words
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(<!-- demo:begin -->\n).*(<!-- demo:end -->)", re.DOTALL)
@@ -49,7 +50,8 @@ def readme_block(record: dict[str, Any]) -> str:
         "(tables: [alpha](benchmarks/results/demo_settings.md), "
         "[boundary](benchmarks/results/demo_boundary.md)); "
         f"{base['general_items']} requests can't show a loss under "
-        f"{points(record['detectable_difference'], sign=False)}. The run took {duration(record['seconds'])}; `make "
+        f"{points(record['detectable_difference'], sign=False)} ({discordance_in_words(record.get('discordance'))}). "
+        f"The run took {duration(record['seconds'])}; `make "
         "demo DEMO=--quick` gives a smaller taste.",
     ]
     return "\n\n".join(paragraphs) + "\n"

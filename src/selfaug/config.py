@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from selfaug.settings_file import Integer, Number, Section, SettingsForm, Strings, read_settings
@@ -43,6 +43,7 @@ FLAGS: dict[str, str] = {
     "--learning-rate": "train.learning_rate",
     "--save-steps": "train.save_steps",
     "--seed": "train.seed",
+    "--evaluate": "evaluation.at_end",
     "--output": "run.output",
     "--overwrite": "run.overwrite",
     "--offline": "run.offline",
@@ -52,6 +53,10 @@ FLAGS: dict[str, str] = {
 
 LevelName = Literal["auto", "1", "2", "3", "all"]
 """Which level of the general suite is asked; "auto" is what fits the base model."""
+
+
+def _level_as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value  # a 2 in YAML is a number
 
 
 class ModelSettings(Section):
@@ -230,6 +235,25 @@ class OptimizerSettings(Section):
         return max(2, self.keep_checkpoints) if self.best_of_rows else self.keep_checkpoints
 
 
+class EvaluationSettings(Section):
+    """What base and tuned model are asked when training is done, in the same command."""
+
+    at_end: Literal["none", "fast", "full"] = Field(
+        default="none",
+        description="Evaluate the finished run as `selfaug evaluate` does: `full` asks everything, `fast` 96 general "
+        "requests and 32 rows.",
+    )
+    data: Strings = Field(default=[], description="Held-out rows; those of `data.eval` if there are none.")
+    scorer: str = Field(default="exact", min_length=1, description="How answers to the rows are scored.")
+    level: Annotated[LevelName, BeforeValidator(_level_as_text)] = Field(
+        default="auto", description="Of the general requests."
+    )
+    suites: Strings = Field(default=[], description="Questions of your own, JSONL or `module:function`.")
+    max_new_tokens: Annotated[Integer, Field(ge=1)] = Field(
+        default=128, description="Longest answer to a row."
+    )
+
+
 class RunSettings(Section):
     """Where the run is written."""
 
@@ -246,6 +270,7 @@ class TrainConfig(Section):
     lora: LoraSettings = LoraSettings()
     selfaug: AlignmentSettings = AlignmentSettings()
     train: OptimizerSettings = OptimizerSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
     run: RunSettings = RunSettings()
 
     @model_validator(mode="after")
@@ -272,6 +297,12 @@ class TrainConfig(Section):
             raise PydanticCustomError(
                 "combination",
                 "train.best_of_rows: keeps the best adapter; with lora.method full, leave it out",
+            )
+        if self.evaluation.at_end != "none" and self.train.best_of_rows > 0 and not self.evaluation.data:
+            raise PydanticCustomError(
+                "combination",
+                "evaluation.data: the checkpoint is chosen on rows of data.eval (train.best_of_rows), which can't be "
+                "reported on then; give others",
             )
         if self.selfaug.drift_limit is not None and self.selfaug.alpha == 0:
             raise PydanticCustomError(

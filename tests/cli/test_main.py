@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +169,8 @@ def test_train_says_what_came_out(tmp_path: Path, tiny_model_dir: Path, tiny_row
     result = run(*arguments)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.startswith(f"run             {tmp_path / 'a run'}\nsteps           1 in")
+    said = r"drift           \S+ nats a token on general prompts \(measuring took \d+ % of the time\)"
+    assert re.search(said, result.stdout)
     assert f"next: selfaug chat '{tmp_path / 'a run'}'\n" in result.stderr
     assert "--to 'models/a run'" in result.stderr
     taken = run(*arguments)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from selfaug.config import TrainConfig, dump_config
-from selfaug.records import read_lines
+from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
 
 STEPS = 40
@@ -123,7 +123,8 @@ def test_two_processes_of_a_launcher_are_one_run(
         "--set",
         "selfaug.monitor_prompts=2",
     ]
-    given += ["--gradient-accumulation", "1", "--save-steps", "4"]
+    given += ["--gradient-accumulation", "1", "--save-steps", "4", "--evaluate", "fast"]
+    given += ["--set", "evaluation.level=1", "--set", "evaluation.max_new_tokens=2"]
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "selfaug"]
     both = subprocess.run(
         [sys.executable, "-m", *launcher, *given, "--batch-size", "2", "--output", str(tmp_path / "two")],
@@ -139,7 +140,7 @@ def test_two_processes_of_a_launcher_are_one_run(
     )
     assert one.returncode == 0, one.stderr
     assert both.stdout.count("steps           18 in") == 1  # the first process speaks
-    assert both.stderr.count("loading the model") == 1
+    assert both.stderr.count("loading the model") == one.stderr.count("loading the model") == 2
     nll = [
         [line["nll"] for line in read_lines(tmp_path / name / "metrics.jsonl") if "nll" in line]
         for name in ("one", "two")
@@ -148,6 +149,14 @@ def test_two_processes_of_a_launcher_are_one_run(
     record = json.loads((tmp_path / "two" / "record.json").read_text(encoding="utf-8"))["data"]
     assert record["environment"]["processes"] == 2
     assert RunDir.open(tmp_path / "two").latest_complete_checkpoint() is not None
+    # Once both have trained, the first process evaluates.
+    assert both.stdout.count("task (exact)") == one.stdout.count("task (exact)") == 1
+    asked = [
+        read_record(tmp_path / name / "evaluation.json", "evaluation")["suites"] for name in ("one", "two")
+    ]
+    assert asked[0].keys() == asked[1].keys() == {"task", "general"}
+    for suite in asked[0]:
+        assert asked[0][suite]["base"] == asked[1][suite]["base"]
     files = [{entry.name for entry in (tmp_path / name).iterdir()} for name in ("one", "two")]
     assert files[0] == files[1]
 

@@ -65,7 +65,14 @@ MEASURED: dict[str, Any] = {
 }
 EVALUATION: dict[str, Any] = {
     **MEASURED,
-    "forecast": {**interval(-0.009, -0.1, 0.08), "drift": 0.02, "runs": 30, "coverage": 0.8, "beyond": False},
+    "forecast": {
+        **interval(-0.009, -0.1, 0.08),
+        "drift": 0.02,
+        "runs": 30,
+        "coverage": 0.8,
+        "below": False,
+        "beyond": False,
+    },
     "level": {"level": 1, "scores": {"1": 0.6, "2": 0.2, "3": 0.1}},
     "gate": {"outcome": "inconclusive", "bounds": [BOUND]},
 }
@@ -135,6 +142,16 @@ def test_a_forecast_of_less_than_nothing_is_readable() -> None:
     assert "10–20\N{NO-BREAK SPACE}%: 3.2500" in shown("evaluate", 160)
 
 
+def test_what_would_go_unseen_says_what_it_assumes() -> None:
+    assumed = "with 212 items, a change under 8.1 points would likely go unseen (if the models differ on 20 % of them)"
+    assert assumed in shown("evaluate", 160).replace("\N{NO-BREAK SPACE}", " ")
+    suites = copy.deepcopy(SUITES)
+    suites["general"]["difference"]["discordance"] = 0.345
+    text = shown("evaluate", 160, suites=suites).replace("\N{NO-BREAK SPACE}", " ")
+    assert "general: with 212 items" in text
+    assert "go unseen (measured: the models differ on 34 % of them)" in text
+
+
 def test_an_assessment_says_how_to_go_on() -> None:
     text = shown("assess", 80)
     assert (
@@ -150,16 +167,19 @@ def test_an_assessment_says_how_to_go_on() -> None:
     assert "then:" not in text
 
 
-def test_costs_have_a_table_of_their_own_where_it_is_narrow() -> None:
+def test_a_comparison_is_told_alike_on_narrow_and_wide_terminals() -> None:
     wide, narrow = shown("compare", 160), shown("compare", 80)
-    assert wide.count("models") == narrow.count("models")
+    for word in ("retention", "models", "drift, general"):
+        assert word in wide
+        assert word in narrow
     assert "p 0.0002" in narrow
     for text in (wide, narrow):
-        assert "for these seeds as they are" in " ".join(text.split())
+        assert "the same resampling of items and seeds as the interval" in " ".join(text.split())
         assert "forgetting, points" in text
     one = {**read_record(COMPARISON, "comparison")["settings"], "seeds": [0]}
-    assert "for these seeds" not in " ".join(shown("compare", 160, settings=one).split())
-    assert re.search(r"The router sent \d+\s% of the job's prompts to the tuned model", narrow)
+    assert "exact where items are right or wrong" in " ".join(shown("compare", 160, settings=one).split())
+    routed = r"The router sent \d+\s% of the job's prompts to the tuned model"
+    assert re.search(routed, " ".join(narrow.split()))
     left_out = shown("compare", 80, not_run=["osf"])
     assert left_out.count("osf") == 1
     assert "not run" in left_out

@@ -50,6 +50,34 @@ def test_forecast_rises_and_does_not_extrapolate() -> None:
     assert interval.low <= interval.value <= interval.high
 
 
+def test_no_drift_is_no_forgetting_and_below_what_was_measured_it_is_on_the_way_there() -> None:
+    rng = np.random.default_rng(6)
+    # Small drifts that by chance gained: a forecast of a gain at no drift at all would be nonsense.
+    losses = [-0.04, -0.01, 0.03, 0.02, 0.1, 0.2, 0.35, 0.3]
+    runs = []
+    for drift, loss in zip((0.015, 0.02, 0.03, 0.05, 0.1, 0.3, 0.6, 1.0), losses, strict=True):
+        base = (rng.random(100) < 0.6).astype(float)
+        tuned = base.copy()
+        changed = np.flatnonzero(base == (loss > 0))[: round(abs(loss) * 100)]
+        tuned[changed] = float(loss < 0)
+        runs.append(Run(drift, base.tolist(), tuned.tolist()))
+    found = forgetting_forecast(runs, seed=0, resamples=2)
+    assert found.forgettings == pytest.approx(losses)
+    assert found.at(0.0).value == 0.0
+    assert found.at(0.015).value == 0.0  # the fit is cut off where it is below
+    assert found.at(0.01).low < 0 < found.at(0.01).high
+    assert found.at(0.04).value == pytest.approx(0.025 * 1.0)
+    # Where the smallest drift did forget, half of it lets expect half.
+    rising = forgetting_forecast(
+        [Run(run.drift, run.base, run.tuned) for run in runs if run.forgetting > 0]
+        + [Run(drift, [1.0] * 10, [0.0] * 5 + [1.0] * 5) for drift in (1.1, 1.2)],
+        seed=0,
+        resamples=2,
+    )
+    assert rising.at(0.03).value == pytest.approx(0.025)
+    assert rising.at(0.015).value == pytest.approx(0.0125)
+
+
 def test_interval_is_the_jackknife_written_out() -> None:
     found = forgetting_forecast(runs_of(np.random.default_rng(3), 9), seed=0, resamples=10)
     x, y = np.asarray(found.drifts), np.asarray(found.forgettings)
@@ -62,7 +90,8 @@ def test_interval_is_the_jackknife_written_out() -> None:
             )
             for place in range(len(ys))
         ]
-        return float(np.interp(at, xs, fit))
+        # through (0, 0), and so never below it
+        return float(np.interp(at, [0.0, *xs], [0.0, *(max(0.0, value) for value in fit)]))
 
     low, high = [], []
     for i in range(9):

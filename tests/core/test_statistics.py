@@ -98,6 +98,23 @@ class TestPairedDifference:
         extreme = sum(abs(sum(signs) - 3.5) >= 2.5 for signs in itertools.product([0, 1], repeat=7))
         assert found.p_value == pytest.approx(extreme / 2**7)
 
+    def test_p_value_of_graded_scores_is_of_their_mean(self) -> None:
+        """Many items a little worse, some much better: the mean is what is reported, and what is tested."""
+        rng = np.random.default_rng(1)
+        a = np.concatenate([np.full(40, 0.45), np.full(20, 0.9)]) + 0.05 * rng.random(60)
+        b = np.full(60, 0.5)
+        found = paired_difference(a, b, seed=0, resamples=20_000)
+        assert (found.better, found.worse) == (20, 40)
+        draws = np.asarray([(a - b)[rng.integers(0, 60, 60)].mean() for _ in range(20_000)])
+        expected = 2 * min((draws <= 0).mean(), (draws >= 0).mean())
+        assert found.p_value == pytest.approx(expected, abs=0.002)
+        assert found.difference.low > 0
+        assert found.p_value < 0.001
+        # No item got worse, and few are too few: what they leave open is in the p-value as it is in the interval.
+        few = paired_difference([0.5, 0.75, 1.0], [0.5, 0.5, 0.5], seed=0)
+        assert few.difference.low < 0
+        assert few.p_value == 1.0
+
     def test_mean_scores_of_thirds_that_agree_are_equal(self) -> None:
         found = paired_difference([2 / 3, 0.1 + 0.2], [1 - 1 / 3, 0.3], seed=0)
         assert (found.better, found.worse, found.p_value) == (0, 0, 1.0)
@@ -180,12 +197,44 @@ class TestDetectableDifference:
         found = detectable_difference(120, discordance=0.25, power=0.9)
         assert (found.items, found.discordance, found.power) == (120, 0.25, 0.9)
 
-    @pytest.mark.parametrize("n", [1, 3, 10])
+    @pytest.mark.parametrize("n", [1, 3, 5])
     def test_too_few_items_show_nothing(self, n: int) -> None:
         assert detectable_difference(n).difference is None
+        assert paired_difference([1.0] * n, [0.0] * n, seed=0).p_value > 0.05
+
+    @pytest.mark.parametrize(("n", "discordance"), [(212, 0.0), (212, 0.02), (20, 0.2), (6, 0.2)])
+    def test_where_few_items_differ_all_are_taken_to_go_the_same_way(
+        self, n: int, discordance: float
+    ) -> None:
+        found = detectable_difference(n, discordance=discordance)
+        d = found.difference
+        assert d is not None
+        assert discordance < d == found.discordance <= 1
+        needed = norm.ppf(0.975) * math.sqrt(d) + norm.ppf(0.8) * math.sqrt(d - d**2)
+        assert n * d**2 == pytest.approx(needed**2)
+
+    def test_measured_discordance_is_the_share_of_items_that_differ(self) -> None:
+        a, b = [1, 0, 1, 1, 0, 1, 0, 0], [0, 1, 1, 1, 0, 0, 0, 0]
+        found = paired_difference(a, b, seed=0)
+        assert found.discordance == (found.better + found.worse) / 8 == 3 / 8
+        assert pooled_difference([a, a], [b], seed=0).discordance == 3 / 8
+        # Items that only one of two seeds changes count a quarter.
+        assert pooled_difference([a, b], [b], seed=0).discordance == pytest.approx(3 / 8 / 4)
+
+    def test_of_graded_scores_it_is_their_mean_square(self) -> None:
+        """The power is promised for them too."""
+        rng = np.random.default_rng(0)
+        pilot = rng.choice([-0.5, 0.0, 0.25], size=4000, p=[0.15, 0.6, 0.25])
+        found = paired_difference(0.5 + pilot, np.full(4000, 0.5), seed=0)
+        assert found.discordance == pytest.approx(float((pilot**2).mean()))
+        d = detectable_difference(200, discordance=found.discordance).difference
+        assert d is not None
+        moved = rng.choice(pilot - pilot.mean() + d, size=(20_000, 200))
+        z = moved.mean(axis=1) / (moved.std(axis=1) / math.sqrt(200))
+        assert (np.abs(z) > norm.ppf(0.975)).mean() == pytest.approx(0.8, abs=0.03)
 
     @pytest.mark.parametrize(
-        ("n", "discordance", "power"), [(0, 0.2, 0.8), (9, 0, 0.8), (9, 1.1, 0.8), (9, 0.2, 1)]
+        ("n", "discordance", "power"), [(0, 0.2, 0.8), (9, -0.1, 0.8), (9, 1.1, 0.8), (9, 0.2, 1)]
     )
     def test_refuses_impossible_assumptions(self, n: int, discordance: float, power: float) -> None:
         with pytest.raises(ValueError, match="discordance"):
@@ -234,15 +283,65 @@ class TestPooledDifference:
         disagree = pooled_difference(apart, np.full((1, 200), 0.5), seed=0).difference
         assert disagree.high - disagree.low > 5 * (agree.high - agree.low)
 
-    def test_p_value_is_uniform_where_nothing_differs(self) -> None:
+    def test_p_value_is_that_of_resampling_both_written_out(self) -> None:
+        rng = np.random.default_rng(4)
+        a, b = (rng.random((3, 40)) < 0.56).astype(float), (rng.random((3, 40)) < 0.5).astype(float)
+        found = pooled_difference(a, b, seed=0, resamples=20_000)
+        draws = np.asarray(
+            [(a - b)[np.ix_(rng.integers(0, 3, 3), rng.integers(0, 40, 40))].mean() for _ in range(20_000)]
+        ).round(9)
+        expected = 2 * min((draws <= 0).mean(), (draws >= 0).mean())
+        assert 0.05 < expected < 0.8
+        assert found.p_value == pytest.approx(expected, abs=0.015)
+        back = pooled_difference(b, a, seed=0, resamples=20_000)
+        assert back.p_value == pytest.approx(found.p_value, abs=1e-9)
+
+    def test_seeds_that_disagree_leave_doubt(self) -> None:
+        """Item by item a wins, by far; but one of two seeds loses, and a third might too."""
+        rng = np.random.default_rng(5)
+        base = np.full((1, 200), 0.5)
+        noise = 0.02 * rng.standard_normal(200)
+        agree = pooled_difference(np.stack([0.56 + noise, 0.54 + noise]), base, seed=0)
+        disagree = pooled_difference(np.stack([0.62 + noise, 0.48 + noise]), base, seed=0)
+        assert agree.difference.value == pytest.approx(disagree.difference.value)
+        assert agree.p_value < 0.001
+        assert disagree.p_value > 0.25
+
+    @pytest.mark.parametrize("items", [12, 60])
+    def test_p_value_and_interval_say_the_same(self, items: int) -> None:
+        rng = np.random.default_rng(6)
+        said = set()
+        for share in (0.0, 0.1, 0.3, 0.5):
+            for _ in range(40):
+                a = (rng.random((2, items)) < 0.5 + share).astype(float)
+                b = (
+                    np.zeros((1, items))
+                    if rng.random() < 0.3
+                    else (rng.random((1, items)) < 0.5).astype(float)
+                )
+                found = pooled_difference(a * rng.integers(0, 2), b, seed=0, resamples=2000)
+                if abs(found.p_value - 0.05) < 0.003:  # the quantile lies between two draws
+                    continue
+                excluded = found.difference.low > 0 or found.difference.high < 0
+                assert excluded == (found.p_value < 0.05), found
+                said.add(excluded)
+        assert said == {True, False}
+
+    def test_nothing_that_differs_is_no_difference(self) -> None:
+        found = pooled_difference([[1, 0, 1]] * 2, [[1, 0, 1]], seed=0)
+        assert (found.difference.value, found.p_value, found.better, found.worse) == (0.0, 1.0, 0, 0)
+
+    @pytest.mark.parametrize(("scatter", "most"), [(0.0, 0.06), (1.0, 0.13)])
+    def test_p_value_is_seldom_small_where_nothing_differs(self, scatter: float, most: float) -> None:
+        """Seeds move the mean by nothing, or by as much as the choice of items does."""
         rng = np.random.default_rng(3)
-        found = [
-            pooled_difference(
-                rng.random((2, 25)) < 0.5, rng.random((2, 25)) < 0.5, seed=0, resamples=400
-            ).p_value
-            for _ in range(300)
-        ]
-        assert 0.01 < np.mean(np.asarray(found) <= 0.05) < 0.10
+        found = []
+        for _ in range(300):
+            moved = scatter * rng.standard_normal((2, 1)) * 0.2 / math.sqrt(50)
+            scores = 0.5 + moved + 0.14 * rng.standard_normal((1, 50)) + 0.14 * rng.standard_normal((2, 50))
+            scores = scores.clip(0, 1)
+            found.append(pooled_difference(scores, np.full((1, 50), 0.5), seed=0, resamples=400).p_value)
+        assert 0.005 < np.mean(np.asarray(found) <= 0.05) < most
 
     @pytest.mark.parametrize(("a", "b"), [([[]], [[]]), ([[1, 0]], [[1]]), ([[1, 0]] * 2, [[1, 0]] * 3)])
     def test_refuses_shapes_that_are_not_paired(self, a: list[list[int]], b: list[list[int]]) -> None:
@@ -261,6 +360,26 @@ class TestRetention:
         low, high = np.quantile([tuned[one].mean() / base[one].mean() for one in draws], [0.025, 0.975])
         assert found.low == pytest.approx(low, abs=0.03)
         assert found.high == pytest.approx(high, abs=0.03)
+
+    def test_seeds_are_resampled_as_well(self) -> None:
+        rng = np.random.default_rng(1)
+        base = (rng.random(80) < 0.6).astype(float)
+        tuned = np.stack([base * (rng.random(80) < share) for share in (0.95, 0.6, 0.8)])
+        found = retention(tuned, base, seed=0)
+        assert found is not None
+        assert found.value == pytest.approx(tuned.mean() / base.mean())
+        draws = []
+        for _ in range(10_000):
+            seeds, items = rng.integers(0, 3, 3), rng.integers(0, 80, 80)
+            draws.append(tuned[np.ix_(seeds, items)].mean() / base[items].mean())
+        low, high = np.quantile(draws, [0.025, 0.975])
+        assert found.low == pytest.approx(low, abs=0.02)
+        # No item got better, and resampling can't know of what it has not seen.
+        assert found.high >= high
+        alone = retention(tuned.mean(axis=0), base, seed=0)
+        assert alone is not None
+        assert found.low < alone.low - 0.05
+        assert retention(tuned[:1], base, seed=0) == retention(tuned[0], base, seed=0)
 
     def test_items_that_never_changed_leave_doubt(self) -> None:
         found = retention([1, 0, 1, 1, 0], [1, 0, 1, 1, 0], seed=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,12 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, StorageError
-from selfaug.phases.assess import (
-    RECORD_KIND,
-    _questions,
-    assess,
-    check_data,
-    proposed_budget,
-    same_questions,
-    verdict,
-)
+from selfaug.phases.assess import RECORD_KIND, assess, proposed_budget, verdict
+from selfaug.phases.data_checks import AskedRow, asked_rows, check_data, similar_questions
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.records import read_record
+from selfaug.retrieval.tokens import Words
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -95,10 +90,80 @@ def test_the_same_question_with_other_passages_is_found(settings: Settings, tmp_
         encoding="utf-8",
     )
     config = settings(tmp_path / "run", f"data.train={train}", f"data.eval={held_out}")
-    found = same_questions(_questions(config, config.data.train), _questions(config, config.data.eval))
-    assert found.status == "warning"
-    assert found.found.startswith("2 of 3 held-out questions are asked in training too")
-    assert same_questions(["a"], ["b"]).status == "ok"
+    near, similar = similar_questions(
+        asked_rows(config, config.data.train), asked_rows(config, config.data.eval)
+    )
+    assert (near.name, near.status) == ("near-duplicates", "ok")
+    assert (similar.name, similar.status) == ("similar questions", "warning")
+    assert similar.found.startswith("2 of 3 held-out questions are asked in training too")
+    assert "; 1 of them have the same completion there" in similar.found
+
+
+def asked(question: str, completion: str, passage: str = "") -> AskedRow:
+    return AskedRow(question, completion, question + passage + completion)
+
+
+OTHERS = [
+    asked(f"What was the {metric} of {company}?", f"{number}")
+    for number, (metric, company) in enumerate(
+        (metric, company)
+        for metric in ("revenue", "margin")
+        for company in ("Alder", "Birch", "Cedar", "Dogwood")
+    )
+]
+
+
+def test_nearly_the_same_question_is_found() -> None:
+    train = [
+        *OTHERS,
+        asked("What was the revenue of Alder?", "0"),  # a copy: of the duplicates
+        asked("Tell me the revenues of Alder, please.", "0."),
+        asked("the revenue of Birch?", "another"),  # another completion
+        asked("What was the revenue of Cedar?", "2", "of another report"),
+    ]
+    held_out = [
+        asked("Which revenue did Dogwood have?", "3"),
+        asked("And the margin of Alder was?", "5"),
+        asked("the margin of Elder", "1"),
+    ]
+    near, similar = similar_questions(train, held_out)
+    assert near.found == (
+        "2 of 12 training rows ask in nearly the words of another, and have its completion, such as “Tell me the "
+        "revenues of Alder, please.” and “What was the revenue of Alder?”"
+    )
+    assert similar.found.startswith("2 of 3 held-out questions")
+    assert "; 1 of them have" in similar.found
+    assert "“Which revenue did Dogwood have?” and “What was the revenue of Dogwood?”" in similar.found
+    assert [finding.status for finding in (near, similar)] == ["warning", "warning"]
+    assert [finding.status for finding in similar_questions(OTHERS, [asked("x", "y")])] == ["ok", "ok"]
+    assert [finding.name for finding in similar_questions(OTHERS, None)] == ["near-duplicates"]
+
+
+def test_the_pairs_are_those_of_comparing_all_questions() -> None:
+    """Questions of the same words are compared once; as many are found as by comparing every two rows."""
+    questions = [row.question for row in OTHERS] * 2 + [
+        "the revenue of Alder",
+        "margins of Birch?",
+        "What is it?",
+    ]
+    train = [asked(question, "1", f"{place}") for place, question in enumerate(questions)]
+    bags = [frozenset(Words()(row.question)) for row in train]
+    counted = sum(any(bags[i] == bags[j] for j in range(i)) for i in range(len(bags)))
+    assert similar_questions(train, None)[0].found.startswith(f"{counted} of {len(train)} training rows")
+
+
+def test_questions_without_a_word_of_their_own_are_not_alike() -> None:
+    near, _ = similar_questions([asked("What is it?", "1"), asked("Who are you?", "1"), *OTHERS], [])
+    assert near.status == "ok"
+
+
+def test_a_question_that_thousands_of_rows_ask_takes_no_time() -> None:
+    train = [asked("What does the table show?", f"{place}", f"{place}") for place in range(20_000)]
+    began = time.process_time()
+    near, similar = similar_questions(train, train[:1])
+    assert time.process_time() - began < 20
+    assert near.status == "ok"
+    assert similar.found.startswith("1 of 1")
 
 
 def suites(low: float, value: float, high: float, gain: float | None = None) -> dict[str, Any]:

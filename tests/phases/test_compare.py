@@ -6,8 +6,9 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from rich.console import Console
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
+from selfaug.core.statistics import detectable_difference, pooled_difference, retention
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import RECORD_KIND, CompareSettings, chosen_value, compare
@@ -26,6 +28,17 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transform
 
 
 SETS = ("train.steps=2", "train.save_steps=2", "selfaug.anchor_count=4", "selfaug.alpha=1")
+
+
+def update_comparison() -> ModuleType:
+    """The script that puts a comparison into the documentation."""
+    path = Path(__file__).parents[2] / "docs" / "update_comparison.py"
+    spec = importlib.util.spec_from_file_location("update_comparison", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_every_method_is_trained_chosen_and_reported(
@@ -43,12 +56,36 @@ def test_every_method_is_trained_chosen_and_reported(
         assert row["value"] in METHODS[name].values
         assert len(row["suites"]["general"]["by_seed"]) == 2
         assert row["suites"]["task"]["difference"]["items"] == 4
+        # Whatever is said of the items can be made anew from the record.
+        of_task, of_base = row["suites"]["task"], record["base"]["suites"]["task"]
+        again = pooled_difference(of_task["scores"], of_base["scores"], seed=0)
+        assert asdict(again) == of_task["difference"]
+        if name == record["subject"]:
+            discordance = row["suites"]["general"]["difference"]["discordance"]
+            smallest = detectable_difference(6, discordance=discordance).difference
+            assert record["detectable_difference"] == {
+                "difference": smallest, "discordance": discordance, "method": name
+            }  # fmt: skip
         assert row["peak_memory_bytes"] > 0
         assert (row["against_subject"] is None) == (name == record["subject"])
     assert record["methods"]["replay"]["general_rows"] > 0
     assert record["methods"]["sa-sft"]["written_rows"] > 0
     assert record["methods"]["router"]["models"] == 2
     assert record["methods"]["router"]["drift"] is None
+    assert record["methods"]["router"]["task_drift"] is None
+    for row in record["methods"].values():
+        of_general = row["suites"]["general"]
+        kept = retention(of_general["scores"], record["base"]["suites"]["general"]["scores"][0], seed=0)
+        assert of_general["retention"] == (None if kept is None else asdict(kept))
+    measured = record["methods"]["plain"]["task_drift"]
+    kept = [
+        read_record(tmp_path / "comparison" / "drift" / f"test-plain-{value:g}-seed{seed}-task.json", "drift")
+        for value, seed in ((record["methods"]["plain"]["value"], seed) for seed in (0, 1))
+    ]
+    assert measured["by_seed"] == [sum(one["nats"]) / sum(one["tokens"]) for one in kept]
+    assert all(len(one["nats"]) == 4 and sum(one["nats"]) > 0 for one in kept)  # the prompts of the four rows
+    assert measured["nats"]["value"] != record["methods"]["plain"]["drift"]["nats"]["value"]
+    assert not list((tmp_path / "comparison" / "drift").glob("dev-*-task.json"))
     routed = record["methods"]["router"]["routed_right"]
     assert 0 <= routed["task"] <= 1
     assert 0 <= routed["general"] <= 1
@@ -80,14 +117,8 @@ def test_every_method_is_trained_chosen_and_reported(
     screen = io.StringIO()
     show_comparison(record, tmp_path / "comparison", Console(width=200, file=screen))
     shown = screen.getvalue()
-    spec = importlib.util.spec_from_file_location(
-        "update_comparison", Path(__file__).parents[2] / "docs" / "update_comparison.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    page = module.page(record, "tiny")
+    page = update_comparison().page(record, "tiny")
+    assert "Made by `selfaug compare --steps 2 --seed 0 --seed 1`, written" in page
     for method in METHODS.values():
         assert method.label in shown
         assert f"| {method.label}, " in page
@@ -96,7 +127,7 @@ def test_every_method_is_trained_chosen_and_reported(
 def test_cut_off_in_the_middle_it_goes_on(
     settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
-    config = settings(tmp_path / "comparison", *SETS)
+    config = settings(tmp_path / "comparison", *SETS, "evaluation.at_end=fast")
     few = CompareSettings(methods=("selfaug", "wise-ft"), seeds=(0,))
 
     class CutError(Exception):
@@ -126,6 +157,8 @@ def test_cut_off_in_the_middle_it_goes_on(
     assert added["methods"]["selfaug"] == record["methods"]["selfaug"]
     with pytest.raises(StorageError, match="finished"):
         compare(config, asked, few)
+    # All are asked by the comparison, and not once more by each training.
+    assert not list((tmp_path / "comparison" / "runs").glob("*/evaluation.json"))
     answers = read_lines(next((tmp_path / "comparison" / "answers").glob("dev-selfaug-2-*general.jsonl")))
     assert len(answers) == len({row["id"] for row in answers}) == 6
 
@@ -162,6 +195,60 @@ def test_what_is_overwritten_is_there_until_the_new_one_is_finished(
     assert len(in_this_process) == 2
     assert again["methods"]["plain"]["suites"] == before["methods"]["plain"]["suites"]
     assert not (folder / ".replaced").exists()
+
+
+def test_seeds_are_added_to_some_methods_of_what_is_there(
+    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    config = settings(tmp_path / "comparison", *SETS)
+    record = compare(config, asked, CompareSettings(methods=("selfaug", "l2"), seeds=(3, 4)))
+    in_this_process.clear()
+    with pytest.raises(StorageError, match="finished comparison"):
+        compare(config, asked, CompareSettings(methods=("selfaug",), seeds=(4,)))
+
+    # Cut off in the middle, and then with the same command to its end.
+    class CutError(Exception):
+        pass
+
+    def cut(progress: Progress) -> None:
+        if "seed6" in progress.stage:
+            raise CutError
+
+    more = CompareSettings(methods=("selfaug",), seeds=(5, 6))
+    with pytest.raises(CutError):
+        compare(config, asked, more, on_progress=cut)
+    added = compare(config, asked, more)
+    # The chosen values only, and plain LoRA, which SelfAug is paired with.
+    values = {name: row["value"] for name, row in record["methods"].items()}
+    assert sorted(in_this_process) == sorted(
+        f"{name}-{values[name]:g}-seed{seed}" for name in ("plain", "selfaug") for seed in (5, 6)
+    )
+    assert {name: row["seeds"] for name, row in added["methods"].items()} == {
+        "plain": [3, 4, 5, 6], "selfaug": [3, 4, 5, 6], "l2": [3, 4]
+    }  # fmt: skip
+    assert added["settings"]["seeds"] == [3, 4, 5, 6]
+    assert added["settings"]["methods"] == ["plain", "selfaug", "l2"]
+    for name, row in added["methods"].items():
+        before = record["methods"][name]
+        assert row["trials"] == before["trials"]
+        assert row["suites"]["general"]["scores"][:2] == before["suites"]["general"]["scores"]
+        assert len(row["suites"]["general"]["scores"]) == len(row["seeds"])
+    # Paired over the seeds that both have.
+    ours, theirs = (added["methods"][name]["suites"]["general"]["scores"] for name in ("selfaug", "l2"))
+    expected = pooled_difference(ours[:2], theirs, seed=0)
+    assert added["methods"]["l2"]["against_subject"]["general"] == asdict(expected)
+    assert added["methods"]["l2"]["against_seeds"] == [3, 4]
+    assert added["methods"]["plain"]["against_seeds"] == [3, 4, 5, 6]
+    assert len(added["runs"]) == len(record["runs"]) + 4
+    commands = update_comparison()._commands(added, "tiny")
+    assert commands == (
+        "`selfaug compare --steps 2 --method plain --method selfaug --method l2 --seed 3 --seed 4`, then "
+        "`selfaug compare --steps 2 --method plain --method selfaug --seed 5 --seed 6`"
+    )
+    # A method that comes later has the first seed too, whose runs are its trials.
+    later = compare(config, asked, CompareSettings(methods=("wise-ft",), seeds=(6,)))
+    assert later["methods"]["wise-ft"]["seeds"] == [3, 6]
+    assert later["methods"]["selfaug"]["suites"] == added["methods"]["selfaug"]["suites"]
 
 
 def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:

@@ -30,6 +30,12 @@ def test_an_estimate_counts_what_the_run_counts_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_evaluation_at_the_end_is_said_not_to_be_counted(tmp_path: Path, settings: Settings) -> None:
+    said = "the evaluation at the end is not counted"
+    assert said in estimate(settings(tmp_path / "run", "evaluation.at_end=fast")).how
+    assert said not in estimate(settings(tmp_path / "run")).how
+
+
 def test_steps_follow_from_rows_and_epochs(tmp_path: Path, settings: Settings) -> None:
     assert estimate(settings(tmp_path / "run", "train.steps=null", "train.epochs=2")).steps == 12
 

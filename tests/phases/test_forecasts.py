@@ -45,10 +45,22 @@ def test_the_record_gives_the_forecast_back(tmp_path: Path) -> None:
     assert (at["value"], at["low"], at["high"]) == (made.at(0.1).value, made.at(0.1).low, made.at(0.1).high)
     assert at["runs"] == 9
     assert not at["beyond"]
+    assert not at["below"]
     assert "for four runs in five" in forecast_in_words(at)
     beyond = expected_forgetting(read, 0.5)
     assert beyond["beyond"]
     assert "beyond theirs" in forecast_in_words(beyond)
+    below = expected_forgetting(read, 0.004)
+    assert below["below"]
+    assert "below what was measured" in forecast_in_words(below)
+
+
+def test_coverage_is_of_the_rule_that_forecasts(tmp_path: Path) -> None:
+    """A comparison's record may be of an earlier rule."""
+    made = _forecast(runs())
+    assert made is not None
+    folder = comparison(tmp_path / "comparison", "some/model", {**made, "coverage": 0.123})
+    assert read_forecast(folder, "some/model").coverage == made["coverage"]
 
 
 def test_what_cant_be_forecast_from_is_refused(tmp_path: Path) -> None:

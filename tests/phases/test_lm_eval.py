@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -33,7 +35,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {data}\ntest_split: test\n"
     (folder / "choose.yaml").write_text(
         f"task: tiny_choose\n{common}output_type: multiple_choice\ndoc_to_text: '{{{{question}}}}'\n"
-        "doc_to_choice: '{{choices}}'\ndoc_to_target: label\nmetric_list:\n  - metric: acc\n",
+        "doc_to_choice: '{{choices}}'\ndoc_to_target: label\nmetric_list:\n  - metric: acc\n  - metric: acc_norm\n"
+        "  - metric: mcc\nmetadata:\n  version: 2.5\n",
         encoding="utf-8",
     )
     (folder / "write.yaml").write_text(
@@ -59,6 +62,22 @@ def test_both_models_answer_and_are_compared(copied_run: Path, tasks: Path) -> N
     page = (copied_run / "evaluation.html").read_text(encoding="utf-8")
     assert "Which one is number" in page
 
+    # All that lm-eval says is kept and shown, and agrees with the items.
+    for which in ("base", "tuned"):
+        rows = {row["metric"]: row for row in record["benchmarks"]["tiny_choose"][which]["rows"]}
+        assert list(rows) == ["acc", "acc_norm", "mcc"]
+        scores = [item[which] for item in record["suites"]["tiny_choose"]["scores"].values()]
+        assert rows["acc"]["value"] == pytest.approx(sum(scores) / 5)
+        assert rows["acc"]["stderr"] == pytest.approx(statistics.stdev(scores) / 5**0.5)
+        assert (rows["acc"]["version"], rows["acc"]["n_shot"], rows["acc"]["filter"]) == (2.5, 0, "none")
+        assert all(row["higher_is_better"] is True for row in rows.values())
+        assert rows["mcc"]["stderr"] is not None  # no mean: resampled
+        assert f"{rows['acc_norm']['value']:.4f}" in page
+        assert f"± {rows['acc']['stderr']:.4f}" in page
+    assert record["benchmarks"]["tiny_write"]["base"]["lm_eval"] == importlib.metadata.version("lm_eval")
+    assert "bootstrapping" not in result.stdout
+    assert "Standard benchmarks" in page
+
     # lm-eval's choice is the likeliest one of the model, with the chat template.
     base = load_model(read_record(copied_run / "record.json", "train")["model"]["name"])
     tokenizer = load_tokenizer(base.config._name_or_path)
@@ -81,8 +100,11 @@ def test_what_is_there_is_not_asked_again(tiny_model_dir: Path, tasks: Path, tmp
     model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
     options = {"folder": str(tasks), "items": 2, "batch_size": 2}
     first = benchmark_answers(model, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options)
-    assert [row["id"] for row in first] == ["tiny_write 0", "tiny_write 1"]
+    assert [row["id"] for row in first.items] == ["tiny_write 0", "tiny_write 1"]
     assert benchmark_answers(None, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options) == first
+    (tmp_path / "a-results.json").unlink()  # as an earlier version left it
+    old = benchmark_answers(None, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options)
+    assert (old.items, old.table) == (first.items, None)
     with pytest.raises(ConfigError, match="no task 'magic'"):
         benchmark_answers(model, tokenizer, "magic", tmp_path / "b.jsonl", **options)
 
@@ -110,7 +132,9 @@ def test_a_task_that_was_cut_off_goes_on(
     found = benchmark_answers(model, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options)
     assert len(asked) == 3 + 2  # two were kept
     assert found == benchmark_answers(model, tokenizer, "tiny_write", tmp_path / "b.jsonl", **options)
-    assert {file.name for file in tmp_path.iterdir()} == {"a.jsonl", "b.jsonl"}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "a.jsonl", "a-results.json", "b.jsonl", "b-results.json"
+    }  # fmt: skip
 
 
 def test_without_lm_eval_it_says_how_to_get_it(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -492,6 +492,9 @@ def test_drift_is_measured_at_each_checkpoint(finished_run: Path) -> None:
     record = read_record(finished_run / "record.json", "train")
     assert [found["step"] for found in record["monitor"]["checkpoints"]] == [2, 4, 6]
     assert 0 < record["monitor"]["seconds"] < record["seconds"]
+    # Measuring before the first step is time too.
+    share = record["monitor"]["share_of_time"]
+    assert 0 < share < record["monitor"]["seconds"] / record["seconds"] < 1
     assert not record["monitor"]["stopped"]
 
 

@@ -5,14 +5,22 @@ from dataclasses import asdict
 import numpy as np
 
 from selfaug.core.forecast import Run, forgetting_forecast
-from selfaug.report.comparison_results import comparison_notes, forecast_table
+from selfaug.report.comparison_results import (
+    against_table,
+    comparison_notes,
+    costs_table,
+    forecast_table,
+    scores_table,
+)
+
+SEEN = {"difference": 0.12, "discordance": 0.35, "method": "plain"}
 
 
 def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
     rng = np.random.default_rng(0)
     runs = [
         Run(drift, [1.0] * 50, (rng.random(50) > drift).astype(float).tolist())
-        for drift in (0.001, 0.004, 0.01, 0.02, 0.03, 0.05, 0.2, 0.3)
+        for drift in (0.002, 0.004, 0.01, 0.02, 0.03, 0.05, 0.2, 0.3)
     ]
     forecast = forgetting_forecast(runs, seed=0, resamples=20)
     record = {
@@ -26,24 +34,123 @@ def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
     assert table.columns == ["drift, nats", "0.01", "0.1"]
     assert "from 8 runs: rank correlation" in table.title
     assert f"{100 * forecast.coverage:.0f} %" in table.caption
+    assert "smallest drift" not in table.caption
+    record["forecast"]["at"] = {"0.001": asdict(forecast.at(0.001)), **record["forecast"]["at"]}
+    table = forecast_table(record)
+    assert table is not None
+    assert "Below 0.002, the smallest drift that was measured, it is drawn to none" in table.caption
     assert forecast_table({"forecast": None}) is None
+
+
+def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> None:
+    cell = {"difference": {"value": 0.1, "low": 0.02, "high": 0.2}, "p_value": 0.0312}
+    record = {
+        "items": {"task": 5, "general": 7},
+        "settings": {"seeds": [0, 1]},
+        "subject": "selfaug",
+        "methods": {
+            "plain": {
+                "label": "plain LoRA",
+                "against_subject": {"task": {**cell, "p_value": None}, "general": cell},
+                "against_seeds": [0, 1],
+            },
+            "selfaug": {"label": "SelfAug", "against_subject": None, "against_seeds": [0, 1]},
+        },
+    }
+    table = against_table(record)
+    assert table is not None
+    assert table.rows == [["plain LoRA", "+10.0 (+2.0 to +20.0)", "+10.0 (+2.0 to +20.0) p 0.031"]]
+    assert "items and seeds" in table.caption
+    methods = {name: {**row, "against_seeds": [0]} for name, row in record["methods"].items()}
+    one = against_table({**record, "settings": {"seeds": [0]}, "methods": methods})
+    assert one is not None
+    assert "exact where items are right or wrong" in one.caption
+    assert against_table({**record, "subject": None}) is None
+
+
+def row_of(label: str, **changed: object) -> dict[str, object]:
+    interval = {"value": 0.41, "low": 0.3, "high": 0.5}
+    general = {"difference": {"difference": interval}, "retention": {"value": 0.96, "low": 0.9, "high": 1.02}}
+    return {
+        "label": label, "knob": "scale", "value": 0.5, "leaks": None, "general_rows": 0, "written_rows": 3,
+        "suites": {"task": {"score": interval}, "general": general}, "peak_memory_bytes": 2e9, "models": 1,
+        "drift": {"nats": {"value": 0.25}}, "task_drift": {"nats": {"value": 0.5}}, "routed_right": None,
+        "train_seconds": 90.0, "write_seconds": 30.0, "seeds": [0, 1], **changed,
+    }  # fmt: skip
+
+
+def test_the_tables_have_what_was_measured() -> None:
+    router = row_of(
+        "router", drift=None, task_drift=None, models=2, routed_right={"task": 0.98, "general": 0.75}
+    )
+    nothing_to_keep = row_of("odd")
+    nothing_to_keep["suites"]["general"]["retention"] = None  # type: ignore[index]
+    score = {"score": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    record = {
+        "items": {"task": 5, "general": 7},
+        "base": {"suites": {"task": score, "general": score}, "leaks": None},
+        "methods": {"plain": row_of("plain LoRA"), "odd": nothing_to_keep, "router": router},
+        "not_run": ["osf"],
+        "settings": {"seeds": [0, 1]},
+    }
+    scores, costs = scores_table(record), costs_table(record)
+    kept = [row[scores.columns.index("retention")] for row in scores.rows]
+    assert kept == ["100 %", "96 % (90–102)", "–", "96 % (90–102)", ""]
+    assert costs.rows[0] == ["plain LoRA", "0.500", "0.250", "3 written", "2.0", "2.0", "1"]
+    assert costs.rows[2][1:3] == ["–", "–"]
+    said = costs.caption.replace("\N{NO-BREAK SPACE}", " ")
+    assert "sent 98 % of the job's prompts to the tuned model, and 75 % of the general ones" in said
+    assert "router" not in costs_table({"methods": {"plain": row_of("plain LoRA")}}).caption
+    assert all(len(row) == len(table.columns) for table in (scores, costs) for row in table.rows)
+    # Records from before it was measured.
+    old = costs_table({"methods": {"plain": row_of("plain LoRA", task_drift=None)}})
+    assert old.columns == ["method", "drift, general", "data", "min", "GB", "models"]
+    assert old.rows == [["plain LoRA", "0.250", "3 written", "2.0", "2.0", "1"]]
+
+
+def test_rows_of_fewer_seeds_say_so() -> None:
+    score = {"score": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    cell = {"difference": {"value": 0.1, "low": 0.02, "high": 0.2}, "p_value": 0.5}
+    record = {
+        "items": {"task": 5, "general": 7},
+        "base": {"suites": {"task": score, "general": score}, "leaks": None},
+        "methods": {
+            "selfaug": row_of("SelfAug", seeds=[0, 1, 2], against_subject=None, against_seeds=[0, 1, 2]),
+            "l2": row_of("L2", against_subject={"task": cell, "general": cell}, against_seeds=[0, 1]),
+        },
+        "not_run": [], "subject": "selfaug", "settings": {"seeds": [0, 1, 2]},
+        "detectable_difference": {**SEEN, "difference": None},
+        "fast_subset": None,
+    }  # fmt: skip
+    against = against_table(record)
+    assert against is not None
+    assert [row[0] for row in against.rows] == ["L2 (2 seeds)"]
+    assert [row[0] for row in scores_table(record).rows[1:]] == [
+        "SelfAug, scale 0.5",
+        "L2, scale 0.5 (2 seeds)",
+    ]
+    assert "3 seeds, fewer where a row says so." in comparison_notes(record)
 
 
 def test_the_notes_say_what_can_not_be_seen() -> None:
     record = {
-        "items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": 0.12,
-        "fast_subset": None,
+        "items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": SEEN,
+        "fast_subset": None, "methods": {"plain": {"label": "plain LoRA", "seeds": [0]}},
     }  # fmt: skip
     assert "task 5, general 7; 1 seed." in comparison_notes(record)
-    assert "under 12 points can't be seen" in comparison_notes(record)
-    assert "can't be seen" not in comparison_notes({**record, "detectable_difference": None})
+    said = comparison_notes(record).replace("\N{NO-BREAK SPACE}", " ")
+    assert "between plain LoRA and the base model under 12 points can't be seen" in said
+    assert "(measured: the models differ on 35 % of them)" in said
+    few = {**record, "detectable_difference": {**SEEN, "difference": None}}
+    assert "can't be seen" not in comparison_notes(few)
     assert "--fast" not in comparison_notes(record)
 
 
 def test_the_notes_say_how_the_fast_subset_did() -> None:
     subset = {"models": 9, "items": 96, "of_items": 200, "kendall_tau": 0.875, "covered": 8}
     record = {
-        "items": {"general": 200}, "settings": {"seeds": [0]}, "detectable_difference": 0.1, "fast_subset": subset
+        "items": {"general": 200}, "settings": {"seeds": [0]}, "detectable_difference": SEEN, "fast_subset": subset,
+        "methods": {"plain": {"label": "plain LoRA", "seeds": [0]}},
     }  # fmt: skip
     assert "The 96 requests of `evaluate --fast` put these 9 models" in comparison_notes(record)
     assert "of all 200 (Kendall's tau 0.88)" in comparison_notes(record)

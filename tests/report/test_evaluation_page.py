@@ -130,13 +130,34 @@ def test_retention_and_forecast_are_shown_where_they_are_known(folder: Path) -> 
     assert "lets expect" not in evaluation_page(record, folder)
     record["suites"]["general"]["retention"] = interval(0.83, 0.7, 0.96)
     record["forecast"] = {
-        **interval(0.01, -0.02, 0.04), "drift": 0.02, "runs": 9, "coverage": 0.8, "beyond": False
+        **interval(0.01, -0.02, 0.04), "drift": 0.02, "runs": 9, "coverage": 0.8, "below": False, "beyond": False
     }  # fmt: skip
     text = Page(evaluation_page(record, folder)).text
     assert "83\N{NO-BREAK SPACE}%70 to 96" in text
     assert (
         "Forecast: a drift of 0.020 nats per token lets expect forgetting of 1.0 points (−2.0 to +4.0" in text
     )
+
+
+def test_benchmarks_have_the_table_of_lm_eval(folder: Path) -> None:
+    row = {
+        "task": "gsm8k", "version": 3.0, "filter": "strict-match", "n_shot": 5, "metric": "exact_match",
+        "higher_is_better": True, "value": 0.25, "stderr": 0.0123,
+    }  # fmt: skip
+    lower = {**row, "metric": "bits_per_byte", "higher_is_better": False, "value": 0.9, "stderr": None}
+    tables = {
+        "base": {"lm_eval": "0.4", "rows": [row, lower]},
+        "tuned": {"lm_eval": "0.4", "rows": [{**row, "value": 0.125}, lower]},
+    }
+    html = evaluation_page({**RECORD, "benchmarks": {"gsm8k": tables}}, folder)
+    page = Page(html)
+    assert page.open == []
+    for text in ("0.2500± 0.0123", "0.1250± 0.0123", "strict-match", "↑ higher", "↓ lower", "exact_match"):
+        assert text in page.text
+    assert all("data-short" in attributes for tag, attributes in page.tags if tag == "td")
+    assert "Standard benchmarks" not in evaluation_page(RECORD, folder)
+    kept_by_an_earlier_version = {"gsm8k": {"base": None, "tuned": tables["tuned"]}}
+    assert "Standard" not in evaluation_page({**RECORD, "benchmarks": kept_by_an_earlier_version}, folder)
 
 
 def test_texts_of_models_stay_texts(folder: Path) -> None:

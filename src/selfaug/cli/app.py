@@ -227,7 +227,7 @@ def quiet_libraries(settings: TrainConfig | None = None, *, debug: bool, offline
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if settings is not None:
         # With everything on this machine there is nothing to ask a hub for.
-        names = [settings.model.name, *settings.data.train, *settings.data.eval]
+        names = [settings.model.name, *settings.data.train, *settings.data.eval, *settings.evaluation.data]
         offline = settings.run.offline or all(Path(name).exists() for name in names)
     if offline:
         environment["HF_HUB_OFFLINE"] = environment["HF_DATASETS_OFFLINE"] = "1"

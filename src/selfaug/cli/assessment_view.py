@@ -13,6 +13,7 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import drift_table, suites_table
 from selfaug.core.printable import printable
+from selfaug.report.evaluation_words import discordance_in_words
 
 __all__ = ["show_assessment"]
 
@@ -53,7 +54,8 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
         )
     else:
         console.print(
-            f"budget: {100 * budget:.1f} points of forgetting; less than that these requests can't show",
+            f"budget: {100 * budget:.1f} points of forgetting; less than that these requests can't show "
+            f"({discordance_in_words(None)})",
             soft_wrap=True,
         )
     for told in _next(record):

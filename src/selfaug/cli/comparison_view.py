@@ -12,27 +12,20 @@ from rich.text import Text
 
 from selfaug.core.printable import printable
 from selfaug.report.comparison_results import (
-    NOT_RUN,
     TextTable,
     against_table,
     comparison_notes,
+    costs_table,
     forecast_table,
-    methods_table,
+    scores_table,
 )
-from selfaug.report.demo_results import percent
 
 __all__ = ["show_comparison"]
 
 _TEXT_COLUMNS = ("method", "data")
 
-# Narrower than this, what methods cost has a table of its own.
-_ONE_TABLE_FROM = 110
-_COSTS = ("data", "min", "GB", "models")
-
-_P_VALUES = (
-    "p: how likely methods that are alike would differ so much on other items, for these seeds as they are. The "
-    "intervals hold for other seeds too, so that one may hold 0 where p is small."
-)
+# Narrower than this, p-values go under what they are of.
+_BESIDE_FROM = 110
 
 
 def show_comparison(record: Mapping[str, Any], output: Path, console: Console | None = None) -> None:
@@ -44,44 +37,16 @@ def show_comparison(record: Mapping[str, Any], output: Path, console: Console | 
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
-    against = against_table(record)
-    if against is not None and len(record["settings"]["seeds"]) > 1:
-        against = against._replace(caption=_P_VALUES)
     for table in (
-        *_for_width(methods_table(record), console.width),
-        against,
+        scores_table(record),
+        costs_table(record),
+        against_table(record),
         _turned(forecast_table(record)),
     ):
         if table is not None:
-            console.print(_rich(table, narrow=console.width < _ONE_TABLE_FROM))
-    console.print(Text(printable(comparison_notes(record) + _routing(record))), soft_wrap=True)
+            console.print(_rich(table, narrow=console.width < _BESIDE_FROM))
+    console.print(Text(printable(comparison_notes(record))), soft_wrap=True)
     console.print(Text(printable(f"kept:   {output / 'record.json'}")), soft_wrap=True)
-
-
-def _for_width(table: TextTable, width: int) -> list[TextTable]:
-    """The table of methods, as two on a narrow terminal: scores, and costs of what was run."""
-    if width >= _ONE_TABLE_FROM:
-        return [table]
-    costs = [place for place, name in enumerate(table.columns) if name in _COSTS]
-    scores = [place for place in range(len(table.columns)) if place not in costs]
-
-    def part(places: list[int], rows: list[list[str]]) -> TextTable:
-        names = [table.columns[place] for place in places]
-        return TextTable("", names, [[row[place] for place in places] for row in rows])
-
-    run = [row for row in table.rows if row[1] != NOT_RUN]
-    return [part(scores, table.rows), part([0, *costs], run)]
-
-
-def _routing(record: Mapping[str, Any]) -> str:
-    """How often the router chose the right model."""
-    right = record["methods"].get("router", {}).get("routed_right")
-    if right is None:
-        return ""
-    return (
-        f" The router sent {percent(right['task'])} of the job's prompts to the tuned model, and "
-        f"{percent(right['general'])} of the general ones to the base model."
-    )
 
 
 def _turned(table: TextTable | None) -> TextTable | None:
@@ -100,7 +65,6 @@ def _rich(table: TextTable, *, narrow: bool) -> Table:
     for name in table.columns:
         shown.add_column(printable(name), justify="left" if name in _TEXT_COLUMNS else "right")
     for row in table.rows:
-        # On a narrow terminal p-values go under what they are of.
         cells = [printable(cell) for cell in row]
         shown.add_row(*(Text(cell.replace(") p ", ")\np ") if narrow else cell) for cell in cells))
     return shown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -10,10 +12,20 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.core.printable import printable
+from selfaug.records import write_text
 from selfaug.report.demo_results import percent, points, span
-from selfaug.report.evaluation_words import bound_in_words, forecast_in_words
+from selfaug.report.evaluation_page import evaluation_page
+from selfaug.report.evaluation_words import bound_in_words, forecast_in_words, unseen_in_words
+from selfaug.rundir import RunDir
 
-__all__ = ["bound_in_words", "drift_table", "forecast_in_words", "show_evaluation", "suites_table"]
+__all__ = [
+    "bound_in_words",
+    "drift_table",
+    "forecast_in_words",
+    "show_evaluation",
+    "suites_table",
+    "write_page",
+]
 
 # Narrower than this, intervals go under their numbers.
 _BESIDE_FROM = 100
@@ -39,16 +51,25 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
             f"general requests of level {level['level']}: the base model passes {scores}", soft_wrap=True
         )
     for name, suite in record["suites"].items():
-        seen = suite["detectable_difference"]
-        unseen = "most changes" if seen is None else f"a change under {points(seen, sign=False)}"
-        told = f"{name}: with {suite['items']} items, {unseen} would likely go unseen"
-        console.print(Text(printable(told)), soft_wrap=True)
+        console.print(Text(printable(f"{name}: {unseen_in_words(suite)}")), soft_wrap=True)
     if record["gate"] is not None:
         for bound in record["gate"]["bounds"]:
             console.print(Text(bound_in_words(bound)), soft_wrap=True)
         styles = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
         outcome = record["gate"]["outcome"]
         console.print(Text(f"gate: {outcome}", styles[outcome]))
+
+
+def write_page(run: str | os.PathLike[str], record: Mapping[str, Any]) -> Path:
+    """Write the page of a run's evaluation; returns where it is.
+
+    Args:
+        run: folder of the run.
+        record: data of the evaluation's record.
+    """
+    folder = RunDir(run)
+    write_text(folder.evaluation_page, evaluation_page(record, folder.samples / "evaluation"))
+    return folder.evaluation_page
 
 
 def suites_table(

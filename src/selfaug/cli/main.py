@@ -50,9 +50,17 @@ def train(
     model: Model = None,
     prepared: Prepared = None,
     rows: Rows = None,
-    evaluate: Annotated[
+    held_out: Annotated[
         list[str] | None,
         typer.Option("--eval", metavar="SOURCE", help="Rows to evaluate on; may be repeated."),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluate",
+            metavar="KIND",
+            help="fast or full: ask base and tuned model at the end, and compare.",
+        ),
     ] = None,
     output: Annotated[
         str | None, typer.Option("--output", metavar="FOLDER", help="Run folder. Default: runs/first.")
@@ -131,7 +139,8 @@ def train(
         "--model": model,
         "--prepared": prepared,
         "--train": rows or None,
-        "--eval": evaluate or None,
+        "--eval": held_out or None,
+        "--evaluate": evaluate,
         "--output": output,
         "--alpha": alpha,
         "--drift-limit": drift_limit,
@@ -178,8 +187,13 @@ def train(
         result = run_training(settings, resume=resume, on_progress=progress.show)
     if not result.record:  # a process that is not the first
         return
+    if result.evaluation is not None:
+        from selfaug.cli.evaluation_view import show_evaluation, write_page
+
+        page = write_page(result.run, result.evaluation)
     if as_json:
-        print_json({"run": str(result.run), **result.record})
+        evaluated = {} if result.evaluation is None else {"evaluated": result.evaluation}
+        print_json({"run": str(result.run), **result.record, **evaluated})
         return
     final, record = result.record["final"], result.record
     typer.echo(f"run             {result.run}")
@@ -194,6 +208,15 @@ def train(
     for name in ("eval_nll", "eval_alignment_loss"):
         if name in record["evaluation"]:
             typer.echo(f"{name:<15} {record['evaluation'][name]:.4g}")
+    monitor = record.get("monitor") or {}
+    if monitor.get("checkpoints") and "share_of_time" in monitor:  # earlier records have no share
+        drift = f"{monitor['checkpoints'][-1]['general_drift']:.4g} nats a token on general prompts"
+        typer.echo(
+            f"{'drift':<15} {drift} (measuring took {100 * monitor['share_of_time']:.0f} % of the time)"
+        )
+    if result.evaluation is not None:
+        show_evaluation(result.evaluation)
+        typer.echo(f"page: {page}")
     chat_with = shlex.join(["selfaug", "chat", str(result.run)])
     merge = shlex.join(["selfaug", "export", str(result.run), "--to", f"models/{result.run.name}"])
     say(f"\nnext: {chat_with}\n  or: {merge}")

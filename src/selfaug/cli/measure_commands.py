@@ -203,14 +203,11 @@ def evaluate(
             hint="choose on --half dev, and report on --half test.",
         )
     quiet_libraries(offline=offline, debug=debugging(ctx))
-    from selfaug.cli.evaluation_view import show_evaluation
+    from selfaug.cli.evaluation_view import show_evaluation, write_page
     from selfaug.eval.general_suite import FAST_ITEMS
     from selfaug.phases.evaluate import FAST_ROWS
     from selfaug.phases.evaluate import evaluate as run_evaluation
     from selfaug.phases.mlflow_run import log_evaluation, require_mlflow
-    from selfaug.records import write_text
-    from selfaug.report.evaluation_page import evaluation_page
-    from selfaug.rundir import RunDir
 
     if mlflow:
         require_mlflow()
@@ -240,13 +237,12 @@ def evaluate(
             base_from=base_from,
             on_progress=progress.show,
         )
-    folder = RunDir(run)
-    write_text(folder.evaluation_page, evaluation_page(result.record, folder.samples / "evaluation"))
+    page = write_page(run, result.record)
     if as_json:
         print_json(result.record)
     else:
         show_evaluation(result.record)
-        typer.echo(f"page: {folder.evaluation_page}")
+        typer.echo(f"page: {page}")
     if mlflow:
         say(f"MLflow run {log_evaluation(run, result.record)}")
     if result.outcome not in (None, "pass"):

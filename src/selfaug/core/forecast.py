@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from selfaug.core.statistics import CONFIDENCE, Interval
 
-__all__ = ["FEWEST_RUNS", "Forecast", "Run", "forgetting_forecast"]
+__all__ = ["FEWEST_RUNS", "Forecast", "Run", "forecast_from", "forgetting_forecast"]
 
 FEWEST_RUNS = 8
 """With fewer runs neither correlation nor forecast says anything."""
@@ -61,7 +61,9 @@ class Forecast:
     def at(self, drift: float) -> Interval:
         """Forgetting to expect at a drift, with the interval meant to hold 80 % of new runs.
 
-        Beyond the largest measured drift, that of the largest is given: a forecast does not extrapolate.
+        No drift is no forgetting: below the smallest measured drift the value goes straight from there to none, with
+        an interval as wide as the runs scatter. Beyond the largest, that of the largest is given: a forecast does not
+        extrapolate.
         """
         return _predict(np.asarray(self.drifts), np.asarray(self.forgettings), drift)
 
@@ -69,9 +71,10 @@ class Forecast:
 def forgetting_forecast(runs: Sequence[Run], *, seed: int, resamples: int = 2_000) -> Forecast:
     """Rank correlation of forgetting and drift, and a forecast.
 
-    The forecast assumes only that more drift is no less forgetting. It is isotonic regression with the jackknife+
-    interval (Barber et al., 2021, arXiv 1905.02928), which holds at least 60 % of new runs whatever their
-    distribution, and nearly always the 80 % that it is meant to.
+    The forecast assumes that a model without drift, which is the base model, forgets nothing, and that more drift is
+    no less forgetting; so it never lets expect a gain, only its interval does. It is isotonic regression through 0
+    with the jackknife+ interval (Barber et al., 2021, arXiv 1905.02928), which holds at least 60 % of new runs
+    whatever their distribution, and nearly always the 80 % that it is meant to.
 
     Args:
         runs: of one base model; runs with the same number of items are taken to have the same items, which are
@@ -101,13 +104,24 @@ def forgetting_forecast(runs: Sequence[Run], *, seed: int, resamples: int = 2_00
         draws.append(_spearman(drifts[chosen], means))
     low, high = np.nanquantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     correlation = Interval(_spearman(drifts, forgettings), float(low), float(high))
+    return forecast_from(drifts.tolist(), forgettings.tolist(), correlation)
 
+
+def forecast_from(drifts: Sequence[float], forgettings: Sequence[float], correlation: Interval) -> Forecast:
+    """The forecast of runs that are known by their drift and forgetting, with its leave-one-out coverage.
+
+    Args:
+        drifts: of the runs, rising, [R].
+        forgettings: of the runs, in the same order, [R].
+        correlation: of the two.
+    """
+    x, y = np.asarray(drifts), np.asarray(forgettings)
     held = 0
-    for index in range(len(order)):
-        others = np.delete(np.arange(len(order)), index)
-        interval = _predict(drifts[others], forgettings[others], float(drifts[index]))
-        held += interval.low <= forgettings[index] <= interval.high
-    return Forecast(tuple(drifts.tolist()), tuple(forgettings.tolist()), correlation, held / len(order))
+    for index in range(len(x)):
+        others = np.delete(np.arange(len(x)), index)
+        interval = _predict(x[others], y[others], float(x[index]))
+        held += interval.low <= y[index] <= interval.high
+    return Forecast(tuple(drifts), tuple(forgettings), correlation, held / len(x))
 
 
 def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
@@ -136,5 +150,10 @@ def _predict(drifts: NDArray[np.float64], forgettings: NDArray[np.float64], at: 
 
 
 def _isotonic(x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares among all rising functions, linear between the runs, level beyond them."""
-    return np.interp(at, x, isotonic_regression(y).x)
+    """Least squares among all rising functions through (0, 0); linear between it and the runs, level beyond them.
+
+    A lower bound cuts the fit off where it is below.
+    """
+    fit = np.maximum(isotonic_regression(y).x, 0.0)
+    found: NDArray[np.float64] = np.interp(at, np.append(0.0, np.maximum(x, 0.0)), np.append(0.0, fit))
+    return found

@@ -7,20 +7,18 @@ an ordinary run without alignment, in the assessment's folder.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.positions import IGNORED
-from selfaug.data import RetrievalTemplate, Row, load_rows
-from selfaug.data.encode import EncodedRow
-from selfaug.eval.answer_scorers import normalize_answer
+from selfaug.core.statistics import detectable_difference
 from selfaug.eval.scorers import named_scorer
+from selfaug.phases.data_checks import asked_rows, check_data, similar_questions
 from selfaug.phases.evaluate import evaluate
 from selfaug.phases.inputs import (
     TrainingData,
@@ -36,7 +34,7 @@ from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 from selfaug.train.loss import alignment_loss
 
-__all__ = ["RECORD_KIND", "Finding", "assess"]
+__all__ = ["RECORD_KIND", "assess"]
 
 RECORD_KIND = "assessment"
 
@@ -46,21 +44,6 @@ _SURPRISE_ROWS = 64
 _SMALLEST_BUDGET = 0.02
 
 _OF_EVALUATION = ("scorer", "level", "general_items", "task_items", "max_new_tokens")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One check of the data.
-
-    Attributes:
-        name: what was looked at.
-        status: "ok", or "warning" where someone should look.
-        found: what was found, with numbers.
-    """
-
-    name: str
-    status: Literal["ok", "warning"]
-    found: str
 
 
 def assess(
@@ -98,8 +81,9 @@ def assess(
     began = time.monotonic()
     folder = Path(config.run.output)
     settings = {
-        "config": config.model_dump(mode="json", exclude={"run"}), "scorer": scorer, "probe_steps": probe_steps,
-        "level": level, "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens,
+        "config": config.model_dump(mode="json", exclude={"run", "evaluation"}), "scorer": scorer,
+        "probe_steps": probe_steps, "level": level, "general_items": general_items, "task_items": task_items,
+        "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     on_progress(Progress("data"))
     data = load_training_data(config)
@@ -120,10 +104,10 @@ def _assessed(
     device = resolve_device(config.model.device)
     surprise = _surprise(config, data, device, on_progress)
     findings = check_data(data)
-    if config.data.eval:
-        findings.append(
-            same_questions(_questions(config, config.data.train), _questions(config, config.data.eval))
-        )
+    findings += similar_questions(
+        asked_rows(config, config.data.train),
+        asked_rows(config, config.data.eval) if config.data.eval else None,
+    )
 
     probe = RunDir(folder / "probe")
     if probe.is_run() and not probe.started.exists():  # killed while its folder was made
@@ -158,96 +142,15 @@ def _assessed(
             "seconds": trained.record["seconds"],
             "nll": trained.record["final"]["nll"],
         },
-        "budget": proposed_budget(general["detectable_difference"], general["base"]["value"]),
+        # For a training that keeps more than the probe does: how many answers it will change isn't known.
+        "budget": proposed_budget(
+            detectable_difference(general["items"]).difference, general["base"]["value"]
+        ),
         "verdict": verdict(evaluation["suites"], trained.record["steps"]),
         "seconds": time.monotonic() - began,
     }
     write_record(folder / "record.json", RECORD_KIND, record)
     return read_record(folder / "record.json", RECORD_KIND)
-
-
-def check_data(data: TrainingData) -> list[Finding]:
-    """Duplicates, contradictions, leakage into the held-out rows, and lengths."""
-    rows = data.train.rows
-    whole = Counter(tuple(row.input_ids) for row in rows)
-    doubled = sum(count - 1 for count in whole.values())
-    completions: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
-    for row in rows:
-        completions.setdefault(_prompt(row), set()).add(tuple(row.input_ids))
-    contradicting = sum(len(found) > 1 for found in completions.values())
-    findings = [
-        _finding("duplicates", doubled, f"{doubled:,} of {len(rows):,} training rows are there already"),
-        _finding("contradictions", contradicting, f"{contradicting:,} prompts have more than one completion"),
-    ]
-    if data.eval is None:
-        findings.append(
-            Finding(
-                "held-out rows", "warning", "there are none: the job's score can't be measured; see --eval"
-            )
-        )
-    else:
-        leaked = sum(_prompt(row) in completions for row in data.eval.rows)
-        findings.append(
-            _finding(
-                "leakage", leaked, f"{leaked:,} of {len(data.eval.rows):,} held-out prompts are trained on"
-            )
-        )
-    report = data.train.report
-    findings.append(
-        _finding(
-            "lengths",
-            report.rows_shortened + report.rows_too_long,
-            f"median {report.length_p50:,}, longest {report.length_max:,} of {data.max_length:,} tokens; "
-            f"{report.rows_shortened:,} rows lost passages, {report.rows_too_long:,} don't fit",
-        )
-    )
-    return findings
-
-
-def same_questions(train: Sequence[str], held_out: Sequence[str]) -> Finding:
-    """Held-out questions that are trained on with other passages, or in other case and punctuation.
-
-    The same question about other documents is another one; so this asks to look, and decides nothing.
-    """
-    known = {normalize_answer(question) for question in train}
-    asked = sum(normalize_answer(question) in known for question in held_out)
-    return _finding(
-        "same questions",
-        asked,
-        f"{asked:,} of {len(held_out):,} held-out questions are asked in training too, whatever their passages",
-    )
-
-
-def _questions(config: TrainConfig, sources: Sequence[str]) -> list[str]:
-    """The question of each row: of a retrieval row without its passages, else what the user said last."""
-    rows = load_rows(
-        sources,
-        template=RetrievalTemplate.from_file(config.data.template) if config.data.template else None,
-        every_assistant_turn=config.data.every_assistant_turn,
-        skip_bad_rows=config.data.skip_bad_rows,
-        split=config.data.split,
-        offline=config.run.offline,
-    ).rows
-    return [_question(row) for row in rows]
-
-
-def _question(row: Row) -> str:
-    if row.retrieval is not None:
-        return row.retrieval.question
-    if isinstance(row.prompt, str):
-        return row.prompt
-    said = [message["content"] for message in row.prompt if message["role"] == "user"]
-    return str(said[-1]) if said else ""
-
-
-def _finding(name: str, count: int, found: str) -> Finding:
-    return Finding(name, "warning" if count else "ok", found)
-
-
-def _prompt(row: EncodedRow) -> tuple[int, ...]:
-    """Token ids before the first completion token."""
-    first = next((place for place, label in enumerate(row.labels) if label != IGNORED), len(row.labels))
-    return tuple(row.input_ids[:first])
 
 
 def _surprise(
@@ -287,6 +190,7 @@ def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig
     values["lora"]["method"] = "lora"
     values["selfaug"].update(alpha=0.0, drift_limit=None, anchors="none", reference="auto")
     values["train"].update(steps=steps, save_steps=max(1, steps // 2), report_to=[], best_of_rows=0)
+    values["evaluation"].update(at_end="none")
     values["run"].update(output=str(probe.path), overwrite=False)
     return TrainConfig.model_validate(values)
 

@@ -126,7 +126,7 @@ def balance(
     fixed = {
         **asdict(evaluation),
         **asdict(settings),
-        "config": config.model_dump(mode="json", exclude={"run"}),
+        "config": config.model_dump(mode="json", exclude={"run", "evaluation"}),
     }
     with work.settled():
         bench = _open(
@@ -391,6 +391,7 @@ class _Search:
         values["data"]["eval"] = []
         values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
         values["train"].update(keep_checkpoints=1, report_to=[], best_of_rows=0)
+        values["evaluation"].update(at_end="none")
         values["run"].update(output=str(self.run_of(name).path), overwrite=False)
         return TrainConfig.model_validate(values)
 

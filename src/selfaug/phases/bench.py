@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from selfaug.phases.suites import (
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["FOLDERS", "Answers", "Bench", "EvaluationSettings", "open_bench", "scores_of"]
+__all__ = ["FOLDERS", "Answers", "Bench", "DriftOn", "EvaluationSettings", "open_bench", "scores_of"]
 
 Answers = dict[str, list[str]]
 """Answers to the items of each suite, by its name."""
@@ -44,8 +44,14 @@ Answers = dict[str, list[str]]
 FOLDERS = ("runs", "data", "answers", "drift")
 """What is kept in the folder of a bench."""
 
-# Drift is measured on so many general prompts with the base model's answers.
+DriftOn = Literal["own", "task"]
+"""What drift is measured on: general prompts with the base model's own answers, or the job's prompts."""
+
+# So many of them.
 _DRIFT_PROMPTS = 48
+
+# Where results are reported; drift on the job's prompts is measured nowhere else.
+_REPORTED = "test"
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Bench:
     level: dict[str, Any]
     on_progress: Callable[[Progress], None]
     _subsets: dict[str, str] = field(default_factory=dict)
-    _references: dict[str, Reference] = field(default_factory=dict)
+    _references: dict[tuple[str, DriftOn], Reference] = field(default_factory=dict)
 
     def base_answers(self, part: str) -> Answers:
         """Answers of the base model, made where they are missing."""
@@ -146,10 +152,11 @@ class Bench:
             part: whose questions.
             make: loads the model, if it has to be asked.
         """
-        if not (self._is_answered(part, name) and self._drift_file(part, name).exists()):
+        if not (self._is_answered(part, name) and self._is_drift_measured(part, name)):
             model = make()
             self._answered(part, name, model)
-            self._measure_drift(part, name, model)
+            for on in self._drifts_of(part):
+                self._measure_drift(part, name, model, on)
             del model
             gc.collect()
         return self.kept(name, part)
@@ -163,9 +170,9 @@ class Bench:
             kept[suite_name] = [answers[one] for one in suite.ids]
         return kept
 
-    def drift(self, name: str, part: str) -> dict[str, Any] | None:
+    def drift(self, name: str, part: str, on: DriftOn = "own") -> dict[str, Any] | None:
         """Sums of nats and tokens by prompt, of a model that has been measured; else None."""
-        file = self._drift_file(part, name)
+        file = self._drift_file(part, name, on)
         return read_record(file, "drift") if file.exists() else None
 
     def model(self, run: RunDir, config: TrainConfig, *, scale: float = 1.0) -> Any:
@@ -193,8 +200,14 @@ class Bench:
     def _answer_file(self, part: str, name: str, suite: str) -> Path:
         return self.folder / "answers" / f"{part}-{name}-{suite}.jsonl"
 
-    def _drift_file(self, part: str, name: str) -> Path:
-        return self.folder / "drift" / f"{part}-{name}.json"
+    def _drift_file(self, part: str, name: str, on: DriftOn) -> Path:
+        return self.folder / "drift" / f"{part}-{name}{'' if on == 'own' else f'-{on}'}.json"
+
+    def _drifts_of(self, part: str) -> tuple[DriftOn, ...]:
+        return ("own", "task") if part == _REPORTED else ("own",)
+
+    def _is_drift_measured(self, part: str, name: str) -> bool:
+        return all(self._drift_file(part, name, on).exists() for on in self._drifts_of(part))
 
     def _answered(self, part: str, name: str, model: Any) -> Answers:
         if part in self._subsets:  # what has been asked for the subset needs no second answer
@@ -222,23 +235,19 @@ class Bench:
                 return False
         return True
 
-    def _measure_drift(self, part: str, name: str, model: Any) -> None:
-        """Over the base model's own answers to general prompts."""
-        path = self._drift_file(part, name)
+    def _measure_drift(self, part: str, name: str, model: Any, on: DriftOn) -> None:
+        path = self._drift_file(part, name, on)
         if path.exists():
             return
-        suite, answers = self.suites[part]["general"], self.kept("base", part)["general"]
-        every = max(1, len(suite.written) // _DRIFT_PROMPTS)
-        prompts = [
-            (suite.prompts[index], self.tokenizer(answers[index], add_special_tokens=False)["input_ids"])
-            for index in suite.written[::every][:_DRIFT_PROMPTS]
-        ]
+        sequences, starts = self._own_answers(part) if on == "own" else self._task_prompts(part)
         drift = measure_drift(
             model,
-            [prompt + answer for prompt, answer in prompts],
-            starts=[len(prompt) for prompt, _ in prompts],
-            reference=self._references.setdefault(part, Remembered(FrozenModel(self.base))),
-            on_progress=self.report(f"{name}: {part} drift"),
+            sequences,
+            starts=starts,
+            reference=self._references.setdefault((part, on), Remembered(FrozenModel(self.base))),
+            on_progress=self.report(
+                f"{name}: {part} drift" + (" on the job's prompts" if on == "task" else "")
+            ),
         )
         write_record(
             path,
@@ -249,6 +258,22 @@ class Bench:
                 "top1_agreement": drift.top1_agreement,
             },
         )
+
+    def _own_answers(self, part: str) -> tuple[list[list[int]], list[int]]:
+        """General prompts with the base model's own answers, and where the answers begin."""
+        suite, answers = self.suites[part]["general"], self.kept("base", part)["general"]
+        every = max(1, len(suite.written) // _DRIFT_PROMPTS)
+        chosen = suite.written[::every][:_DRIFT_PROMPTS]
+        texts = [self.tokenizer(answers[index], add_special_tokens=False)["input_ids"] for index in chosen]
+        return (
+            [suite.prompts[index] + text for index, text in zip(chosen, texts, strict=True)],
+            [len(suite.prompts[index]) for index in chosen],
+        )
+
+    def _task_prompts(self, part: str) -> tuple[list[list[int]], list[int]]:
+        """The job's prompts, measured from their second token on."""
+        prompts = self.suites[part]["task"].spread(_DRIFT_PROMPTS).prompts
+        return prompts, [1] * len(prompts)
 
 
 def open_bench(

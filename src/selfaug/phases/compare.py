@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from selfaug.core.statistics import (
     mean_interval,
     pooled_difference,
     pooled_interval,
+    retention,
 )
 from selfaug.core.subset import subset_agreement
 from selfaug.errors import ConfigError
 from selfaug.eval.general_suite import FAST_ITEMS, Half, spread_over_kinds
-from selfaug.phases.bench import FOLDERS, Answers, Bench, EvaluationSettings, open_bench, scores_of
+from selfaug.phases.bench import FOLDERS, Answers, Bench, DriftOn, EvaluationSettings, open_bench, scores_of
 from selfaug.phases.method_bench import MethodBench, Variant
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.progress import Progress
@@ -48,8 +49,9 @@ class CompareSettings:
     """What is compared.
 
     Attributes:
-        methods: names in `METHODS`.
-        seeds: of training; the first one's runs are the trials.
+        methods: names in `METHODS`. Those that the folder has already stay in the comparison.
+        seeds: of training, of these methods; the runs of the first one ever are the trials. Seeds that a method has
+            already stay.
         leak_pattern: regular expression of the job's answer style, counted in general answers; None counts nothing.
         task_slack: share; a knob's value is chosen for what it retains among those whose task score is at most this
             much below plain LoRA's.
@@ -86,32 +88,44 @@ def compare(
         StorageError: if the folder holds something else, or a comparison with other settings.
     """
     began = time.monotonic()
-    methods = _checked(config, evaluation, settings)
+    asked = _checked(config, evaluation, settings)
     folder = Path(config.run.output)
+    work = WorkFolder(folder, RECORD_KIND, {"record.json", *FOLDERS}, last=["record.json"])
+    begun = None if overwrite else work.begun_with()
+    known = {} if overwrite else _seeds_of_methods(folder / "record.json")
+    # The runs of the first seed are the trials, so every method has it.
+    first_seed = settings.seeds[0] if begun is None else int(begun["first_seed"])
+    seeds_of = _with_more(known, asked, [first_seed, *settings.seeds])
     # Methods and seeds may be added to a comparison later: all else has to stay as it is.
     fixed = {key: value for key, value in asdict(settings).items() if key not in ("methods", "seeds")}
-    fixed.update(asdict(evaluation), first_seed=settings.seeds[0])
-    fixed["config"] = config.model_dump(mode="json", exclude={"run"})
-    work = WorkFolder(folder, RECORD_KIND, {"record.json", *FOLDERS}, last=["record.json"])
-    more = _lacks(folder / "record.json", methods, settings.seeds)
+    fixed.update(asdict(evaluation), first_seed=first_seed)
+    fixed["config"] = config.model_dump(mode="json", exclude={"run", "evaluation"})
     with work.settled():
         evaluated = open_bench(
-            folder, config, evaluation, lambda: work.open(fixed, overwrite=overwrite, more=more), on_progress
+            folder,
+            config,
+            evaluation,
+            lambda: work.open(fixed, overwrite=overwrite, more=seeds_of != known),
+            on_progress,
         )
-        return _compared(evaluated, config, settings, methods, began)
+        return _compared(evaluated, config, settings, seeds_of, first_seed, began)
 
 
 def _compared(
-    evaluated: Bench, config: TrainConfig, settings: CompareSettings, methods: Sequence[Method], began: float
+    evaluated: Bench,
+    config: TrainConfig,
+    settings: CompareSettings,
+    seeds_of: Mapping[str, list[int]],
+    first_seed: int,
+    began: float,
 ) -> dict[str, Any]:
     folder, evaluation = evaluated.folder, evaluated.settings
-    bench = MethodBench(evaluated, settings.seeds[0])
+    methods = [METHODS[name] for name in seeds_of]
+    bench = MethodBench(evaluated, first_seed)
 
     trials: dict[str, list[Trial]] = {}
     for method in methods:
-        trials[method.name] = [
-            _trial(bench, Variant(method, value, settings.seeds[0])) for value in method.values
-        ]
+        trials[method.name] = [_trial(bench, Variant(method, value, first_seed)) for value in method.values]
         if method.name == "plain":
             bench.plain_value = chosen_value(trials["plain"], 0.0, best_task=True)
     floor = max(trial["task"] for trial in trials["plain"]) - settings.task_slack
@@ -123,27 +137,35 @@ def _compared(
     table = _Table(
         bench,
         {
-            method.name: [Variant(method, chosen[method.name], seed) for seed in settings.seeds]
+            method.name: [Variant(method, chosen[method.name], seed) for seed in seeds_of[method.name]]
             for method in methods
         },
         settings.leak_pattern,
     )
     runs = _runs(bench, trials, table.variants)
     data = {
-        "settings": {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)},
+        "settings": {
+            "config": config.model_dump(mode="json"),
+            **asdict(evaluation),
+            **asdict(settings),
+            "methods": list(seeds_of),
+            "seeds": _in_order(seed for seeds in seeds_of.values() for seed in seeds),
+        },
         "level": evaluated.level,
         "items": {name: len(suite.ids) for name, suite in table.suites.items()},
-        "detectable_difference": detectable_difference(len(table.suites["general"].ids)).difference,
+        "detectable_difference": table.detectable(subject or "plain"),
         "base": table.base_row(),
         "methods": {
             method.name: {
                 "label": method.label,
                 "knob": method.knob,
                 "value": chosen[method.name],
+                "seeds": seeds_of[method.name],
                 "trials": trials[method.name],
                 "models": method.models,
                 **table.row(method),
                 "against_subject": None if subject in (None, method.name) else table.against(subject, method),
+                "against_seeds": [] if subject is None else _shared(seeds_of[subject], seeds_of[method.name]),
             }
             for method in methods
         },
@@ -214,15 +236,34 @@ def _checked(config: TrainConfig, evaluation: EvaluationSettings, settings: Comp
     return [method for name, method in METHODS.items() if name in wanted]
 
 
-def _lacks(record: Path, methods: Sequence[Method], seeds: Sequence[int]) -> bool:
-    """Whether a finished comparison is without some method or seed."""
+def _seeds_of_methods(record: Path) -> dict[str, list[int]]:
+    """The seeds of each method of a finished comparison; nothing where there is none."""
     if not record.exists():
-        return False
+        return {}
     known = read_record(record, RECORD_KIND)
-    return not (
-        {method.name for method in methods} <= known["methods"].keys()
-        and set(seeds) <= set(known["settings"]["seeds"])
-    )
+    # Before seeds could be added to some methods only, all had the same.
+    return {name: row.get("seeds", known["settings"]["seeds"]) for name, row in known["methods"].items()}
+
+
+def _with_more(
+    known: Mapping[str, Sequence[int]], asked: Sequence[Method], seeds: Sequence[int]
+) -> dict[str, list[int]]:
+    """The seeds of each method: those that it has, and for what is asked for now these; in the table's order."""
+    wanted = {method.name for method in asked}
+    return {
+        name: _in_order([*known.get(name, ()), *(seeds if name in wanted else ())])
+        for name in METHODS
+        if name in known or name in wanted
+    }
+
+
+def _in_order(seeds: Iterable[int]) -> list[int]:
+    """Each once, as they first come."""
+    return list(dict.fromkeys(seeds))
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    return [seed for seed in one if seed in other]
 
 
 # ---- trials
@@ -320,8 +361,10 @@ class _Table:
     def base_row(self) -> dict[str, Any]:
         return {
             "suites": {
-                name: {"score": pooled_interval(self._all_scores(self.base_answers, name), seed=0)}
-                for name in self.suites
+                name: {"score": pooled_interval(scores, seed=0), "scores": scores}
+                for name, scores in (
+                    (name, self._all_scores(self.base_answers, name)) for name in self.suites
+                )
             },
             "leaks": self._leaks(self.base_answers),
         }
@@ -334,24 +377,40 @@ class _Table:
             suites[name] = {
                 "score": pooled_interval(scores, seed=0),
                 "difference": pooled_difference(scores, base, seed=0),
+                "retention": retention(scores, base[0], seed=0),
                 "by_seed": [float(np.mean(of_seed)) for of_seed in scores],
+                "scores": scores,
             }
         return {
             "suites": suites,
             "leaks": self._leaks(answers),
-            "drift": self._drift(method),
+            "drift": self._drift(method, "own"),
+            "task_drift": self._drift(method, "task"),
             "routed_right": self._routed_right(method),
             **self._costs(method),
         }
 
+    def detectable(self, name: str) -> dict[str, Any]:
+        """The smallest general difference to the base model that can be seen, with the discordance of a method."""
+        paired = pooled_difference(
+            self._all_scores(self.answers[name], "general"),
+            self._all_scores(self.base_answers, "general"),
+            seed=0,
+        )
+        found = detectable_difference(paired.items, discordance=paired.discordance)
+        return {"difference": found.difference, "discordance": paired.discordance, "method": name}
+
     def against(self, subject: str, method: Method) -> dict[str, Any]:
-        """The subject's scores minus the method's, item by item and seed by seed."""
-        return {
-            name: pooled_difference(
-                self._all_scores(self.answers[subject], name),
-                self._all_scores(self.answers[method.name], name),
-                seed=0,
+        """The subject's scores minus the method's, item by item and seed by seed, over the seeds that both have."""
+        given: dict[str, list[Answers]] = {subject: [], method.name: []}
+        seeds = _shared(*([variant.seed for variant in self.variants[name]] for name in given))
+        for name, answers in given.items():
+            by_seed = dict(
+                zip((variant.seed for variant in self.variants[name]), self.answers[name], strict=True)
             )
+            answers += [by_seed[seed] for seed in seeds]
+        return {
+            name: pooled_difference(*(self._all_scores(answers, name) for answers in given.values()), seed=0)
             for name in self.suites
         }
 
@@ -370,9 +429,9 @@ class _Table:
         ]
         return pooled_interval(found, seed=0)
 
-    def _drift(self, method: Method) -> dict[str, Any] | None:
+    def _drift(self, method: Method, on: DriftOn) -> dict[str, Any] | None:
         """Over all seeds; prompts are what is resampled."""
-        kept = [self.bench.bench.drift(variant.name, "test") for variant in self.variants[method.name]]
+        kept = [self.bench.bench.drift(variant.name, "test", on) for variant in self.variants[method.name]]
         known = [one for one in kept if one is not None]
         if not known:
             return None

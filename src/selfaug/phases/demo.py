@@ -183,13 +183,16 @@ def _demo(
         seed=0,
     )
 
+    changed = results["selfaug"]["difference"]
+    seen = detectable_difference(changed.items, discordance=changed.discordance)
     data = {
         "settings": asdict(settings),
         "quick": quick,
         "model": DEMO_MODEL,
         "task_prompt_tokens": int(statistics.median(len(prompt) for prompt in asked.task.prompts)),
         "results": results,
-        "detectable_difference": detectable_difference(len(asked.items)).difference,
+        "detectable_difference": seen.difference,
+        "discordance": changed.discordance,
         "task_example": {
             "question": asked.rows[0]["question"],
             "expected": asked.rows[0]["answer"],

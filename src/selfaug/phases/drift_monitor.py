@@ -112,7 +112,7 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         began = time.monotonic()
         self._reference = Remembered(_AsItIs(model))
         self._drift(model)
-        self.seconds = time.monotonic() - began
+        self._first_seconds = self.seconds = time.monotonic() - began
 
     @property
     def stopped(self) -> bool:
@@ -133,9 +133,19 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
             f"{self.measured[-1]['general_drift']:.4f} nats per token, beyond selfaug.stop_at_drift {self._stop_at:g}."
         )
 
-    def report(self) -> dict[str, Any]:
-        """For the run's record."""
-        return {"seconds": self.seconds, "stopped": self.stopped, "checkpoints": self.measured}
+    def report(self, training_seconds: float) -> dict[str, Any]:
+        """For the run's record.
+
+        Args:
+            training_seconds: since the first step, measuring at checkpoints included.
+        """
+        return {
+            "seconds": self.seconds,
+            # The base model was measured before the first step.
+            "share_of_time": self.seconds / (self._first_seconds + training_seconds),
+            "stopped": self.stopped,
+            "checkpoints": self.measured,
+        }
 
     def on_save(
         self,

@@ -156,6 +156,8 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     else:
         how.append(f"weights: {width:g} bytes a parameter")
     optimizer = trainable * 12
+    if config.evaluation.at_end != "none":
+        how.append("the evaluation at the end is not counted")
     how.append("optimizer: gradient and two moments of Adam, 4 bytes each a trained parameter")
 
     free = _free_memory(device)

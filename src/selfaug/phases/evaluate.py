@@ -21,6 +21,7 @@ from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.core.gate import GateResult, at_least, at_most, overall
 from selfaug.core.statistics import Interval, PairedDifference
 from selfaug.errors import ConfigError, StorageError
+from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half
 from selfaug.eval.own_suites import names_function, own_suite
 from selfaug.eval.scorers import named_scorer
@@ -30,7 +31,7 @@ from selfaug.model.reference import FrozenModel
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, read_forecast
 from selfaug.phases.inputs import resolve_device
-from selfaug.phases.lm_eval_suites import benchmark_answers, require_lm_eval
+from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_lm_eval
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.phases.suites import (
@@ -50,7 +51,7 @@ from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.replaced import Replaced
 from selfaug.rundir import RunDir
 
-__all__ = ["FAST_ROWS", "RECORD_KIND", "Evaluation", "evaluate"]
+__all__ = ["FAST_ROWS", "RECORD_KIND", "Evaluation", "evaluate", "suites_of"]
 
 RECORD_KIND = "evaluation"
 
@@ -142,16 +143,9 @@ def evaluate(
         )
     foretold = None if forecast is None else read_forecast(forecast, config.model.name)
     weights, step = trained_weights(folder, config)
-    files = {_suite_name(suite): suite for suite in suites}
-    made = {name: own_suite(suite) for name, suite in files.items() if names_function(suite)}
     if benchmarks:
         require_lm_eval()
-    if len(files) < len(suites) or (_RESERVED | set(benchmarks)) & files.keys():
-        raise ConfigError(
-            "suites must have names of their own, other than task, general and the benchmarks': "
-            f"{', '.join(map(str, suites))}.",
-            hint="rename a file: its name without the ending is the suite's.",
-        )
+    files, made = suites_of(suites, benchmarks)
     sources = list(data or config.data.eval)
     settings = {
         "data": sources, "scorer": scorer, "half": half, "level": level,
@@ -232,7 +226,7 @@ def evaluate(
                         batch_size,
                         report(f"{which}: {name}"),
                     )
-        scored: dict[str, dict[str, list[dict[str, Any]]]] = {}
+        scored: dict[str, dict[str, Benchmark]] = {}
         for task in benchmarks:
             scored[task] = {}
             for which in MODELS:
@@ -263,8 +257,8 @@ def evaluate(
         }
         results |= {
             task: compare_scores(
-                [row["id"] for row in found["base"]],
-                *([row["score"] for row in found[which]] for which in ("tuned", "base")),
+                [row["id"] for row in found["base"].items],
+                *([row["score"] for row in found[which].items] for which in ("tuned", "base")),
             )
             for task, found in scored.items()
         }
@@ -277,6 +271,9 @@ def evaluate(
             "settings": settings,
             "level": asdict(chosen),
             "suites": results,
+            "benchmarks": {
+                task: {which: found[which].table for which in MODELS} for task, found in scored.items()
+            },
             "sides": sides,
             "drift": drifts,
             "forecast": None
@@ -293,6 +290,28 @@ def evaluate(
         return Evaluation(
             read_record(folder.evaluation, RECORD_KIND), None if gate is None else overall(gate)
         )
+
+
+def suites_of(
+    suites: Sequence[str], benchmarks: Sequence[str] = ()
+) -> tuple[dict[str, str], dict[str, list[GeneralItem]]]:
+    """Suites of the user's by name, and the items of those that a function makes.
+
+    Args:
+        suites: JSONL files, or functions as `module:function`.
+        benchmarks: whose names are taken.
+
+    Raises:
+        ConfigError: if two have the same name, or a function can't be used.
+    """
+    files = {_suite_name(suite): suite for suite in suites}
+    if len(files) < len(suites) or (_RESERVED | set(benchmarks)) & files.keys():
+        raise ConfigError(
+            "suites must have names of their own, other than task, general and the benchmarks': "
+            f"{', '.join(map(str, suites))}.",
+            hint="rename a file: its name without the ending is the suite's.",
+        )
+    return files, {name: own_suite(suite) for name, suite in files.items() if names_function(suite)}
 
 
 def _suite_name(suite: str) -> str:

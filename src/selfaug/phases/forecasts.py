@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from selfaug.core.forecast import Forecast
+from selfaug.core.forecast import Forecast, forecast_from
 from selfaug.core.statistics import Interval
 from selfaug.errors import ConfigError, StorageError
 from selfaug.records import read_record
@@ -44,12 +44,8 @@ def read_forecast(comparison: str, model: str) -> Forecast:
             f"{comparison} has too few runs to forecast from, or none that forgot anything.",
             hint="add methods or seeds to it: selfaug compare goes on with what is missing.",
         )
-    return Forecast(
-        tuple(known["drifts"]),
-        tuple(known["forgettings"]),
-        Interval(**known["correlation"]),
-        known["coverage"],
-    )
+    # Its coverage is counted anew: an earlier version may have forecast otherwise.
+    return forecast_from(known["drifts"], known["forgettings"], Interval(**known["correlation"]))
 
 
 def expected_forgetting(forecast: Forecast, drift: float) -> dict[str, Any]:
@@ -57,6 +53,7 @@ def expected_forgetting(forecast: Forecast, drift: float) -> dict[str, Any]:
     return {
         "drift": drift,
         **asdict(forecast.at(drift)),
+        "below": drift < min(forecast.drifts),
         "beyond": drift > max(forecast.drifts),
         "runs": len(forecast.drifts),
         "coverage": forecast.coverage,

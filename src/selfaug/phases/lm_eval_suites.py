@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.errors import ConfigError, DataError
-from selfaug.records import read_lines, write_lines
+from selfaug.records import read_lines, read_record, write_lines, write_record
 
-__all__ = ["benchmark_answers", "require_lm_eval"]
+__all__ = ["Benchmark", "benchmark_answers", "require_lm_eval"]
+
+_TABLE = "lm-eval"
+
+# For the standard errors of metrics that are no means; those of means are computed.
+_RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a model did at a task of lm-eval.
+
+    Attributes:
+        items: `id`, `prompt`, `answer` and `score` of each: the first metric of the task, after its first filter.
+        table: lm-eval's own results, of all metrics and filters, as its version and rows of `task`, `version`,
+            `filter`, `n_shot`, `metric`, `higher_is_better`, `value` and `stderr`; None where answers were kept by a
+            version of selfaug that did not keep it.
+    """
+
+    items: list[dict[str, Any]]
+    table: dict[str, Any] | None
 
 
 def require_lm_eval() -> None:
@@ -36,8 +60,8 @@ def benchmark_answers(
     folder: str | None,
     items: int | None,
     batch_size: int,
-) -> list[dict[str, Any]]:
-    """What a model answers to a task of lm-eval, kept in a file.
+) -> Benchmark:
+    """What a model answers to a task of lm-eval, kept in a file, and lm-eval's results beside it.
 
     Args:
         model: in the mode that it is asked in, with its adapter on or off.
@@ -49,15 +73,13 @@ def benchmark_answers(
         items: how many; None for all.
         batch_size: prompts answered together.
 
-    Returns:
-        `id`, `prompt`, `answer` and `score` of each item: the first metric of the task, after its first filter.
-
     Raises:
         ConfigError: if lm-eval is not installed, or has no such task.
         DataError: if a score is not between 0 and 1.
     """
+    kept_table = path.with_name(f"{path.stem}-results.json")
     if path.exists():
-        return read_lines(path)
+        return Benchmark(read_lines(path), read_record(kept_table, _TABLE) if kept_table.exists() else None)
     require_lm_eval()
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -75,7 +97,7 @@ def benchmark_answers(
             tasks=[task],
             task_manager=manager,
             limit=items,
-            bootstrap_iters=0,
+            bootstrap_iters=_RESAMPLES,
             use_cache=str(path.with_suffix("")),
             apply_chat_template=tokenizer.chat_template is not None,
             log_samples=True,
@@ -86,11 +108,38 @@ def benchmark_answers(
             one = f"{name} {sample['doc_id']}"
             if one not in found:  # again with every further filter
                 found[one] = {"id": one, **_item(sample)}
-    rows = list(found.values())
-    write_lines(path, rows)
+    items_found, table = list(found.values()), _table(results)
+    write_record(kept_table, _TABLE, table)
+    write_lines(path, items_found)  # last: where it is, the task is done
     for cache in path.parent.glob(f"{path.stem}_rank*.db*"):  # as lm-eval names it
         cache.unlink()
-    return rows
+    return Benchmark(items_found, table)
+
+
+def _table(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of lm-eval's table, with each metric's true direction."""
+    rows = []
+    for task, metrics in results["results"].items():
+        for name, value in sorted(metrics.items()):
+            metric, comma, filtered = name.partition(",")
+            if not comma or metric.endswith(
+                "_stderr"
+            ):  # others say how many items there were, and what it is called
+                continue
+            stderr = metrics.get(f"{metric}_stderr,{filtered}")
+            rows.append(
+                {
+                    "task": task,
+                    "version": results["versions"].get(task),
+                    "filter": filtered,
+                    "n_shot": results["n-shot"].get(task),
+                    "metric": metric,
+                    "higher_is_better": results["higher_is_better"].get(task, {}).get(metric),
+                    "value": value,
+                    "stderr": stderr if isinstance(stderr, float) else None,  # "N/A" where lm-eval has none
+                }
+            )
+    return {"lm_eval": importlib.metadata.version("lm_eval"), "rows": rows}
 
 
 def _item(sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,13 +167,19 @@ def _first(arguments: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval logs at length, and shows bars of its own."""
+    """lm-eval logs at length, prints where results are expected, and would resample in processes of its own."""
     import logging
 
     logger = logging.getLogger("lm_eval")
-    before = logger.level
+    before, processes = logger.level, os.environ.get("DISABLE_MULTIPROC")
     logger.setLevel(logging.ERROR)
+    os.environ["DISABLE_MULTIPROC"] = "1"
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         logger.setLevel(before)
+        if processes is None:
+            del os.environ["DISABLE_MULTIPROC"]
+        else:
+            os.environ["DISABLE_MULTIPROC"] = processes

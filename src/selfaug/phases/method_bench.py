@@ -126,6 +126,7 @@ class MethodBench:
         values["data"]["eval"] = []
         values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
         values["train"].update(seed=variant.seed, keep_checkpoints=1, report_to=[], best_of_rows=0)
+        values["evaluation"].update(at_end="none")
         values["run"].update(output=str(run.path), overwrite=False)
         return TrainConfig.model_validate(values)
 

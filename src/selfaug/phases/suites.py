@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.statistics import detectable_difference, paired_difference, retention, score_interval
+from selfaug.data.encode import EncodedRow
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
 from selfaug.eval.document_answers import SIDES, rows_of_side
 from selfaug.eval.general_suite import (
@@ -41,6 +42,7 @@ __all__ = [
     "compare_sides",
     "fitting_level",
     "general_prompts",
+    "held_out_rows",
     "level_of",
     "select_items",
     "suite_file_prompts",
@@ -120,9 +122,7 @@ def task_prompts(
     Raises:
         DataError: if the rows can't be used.
     """
-    as_rows = config.data.model_copy(update={"train": list(sources), "eval": [], "replay": []})
-    in_run = config.run.model_copy(update={"offline": offline})
-    rows = load_training_data(config.model_copy(update={"data": as_rows, "run": in_run})).train.rows[:items]
+    rows = held_out_rows(config, sources, offline=offline)[:items]
     prompts, golds = [], []
     for row in rows:
         # The last completion of a row; what stands before it is its prompt, token by token as in training.
@@ -142,6 +142,17 @@ def task_prompts(
         score=lambda index, answer: score(answer.strip(), golds[index], texts[index]),
         golds=golds,
     )
+
+
+def held_out_rows(config: TrainConfig, sources: Sequence[str], *, offline: bool) -> list[EncodedRow]:
+    """Rows, read as the training rows of a run are.
+
+    Raises:
+        DataError: if they can't be used.
+    """
+    as_rows = config.data.model_copy(update={"train": list(sources), "eval": [], "replay": []})
+    in_run = config.run.model_copy(update={"offline": offline})
+    return load_training_data(config.model_copy(update={"data": as_rows, "run": in_run})).train.rows
 
 
 def general_prompts(
@@ -346,13 +357,14 @@ def compare_sides(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> di
 def compare_scores(ids: Sequence[str], tuned: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
     """As `compare_answers`, from scores of the same items."""
     of_base, of_tuned = (score_interval(scores, seed=0) for scores in (base, tuned))
+    paired = paired_difference(tuned, base, seed=0)
     return {
         "items": len(ids),
         "base": of_base,
         "tuned": of_tuned,
-        "difference": paired_difference(tuned, base, seed=0),
+        "difference": paired,
         "retention": retention(tuned, base, seed=0),
-        "detectable_difference": detectable_difference(len(ids)).difference,
+        "detectable_difference": detectable_difference(len(ids), discordance=paired.discordance).difference,
         "scores": {
             name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)
         },

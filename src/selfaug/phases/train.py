@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -10,7 +11,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.core.printable import printable_size
 from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.eval.general_suite import FAST_ITEMS
 from selfaug.eval.scorers import named_scorer
+from selfaug.eval.suite_files import read_suite
 from selfaug.model.peak_memory import peak_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.canary import write_canary
 from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
+from selfaug.phases.evaluate import FAST_ROWS, evaluate, suites_of
+from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.inputs import (
     TrainingData,
     adapter_config,
@@ -37,6 +42,7 @@ from selfaug.phases.inputs import (
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import base_identity
+from selfaug.phases.suites import held_out_rows
 from selfaug.records import is_failed_write, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
@@ -63,15 +69,26 @@ _FREE_ON_RESUME = {
     "train": {"save_steps", "keep_checkpoints", "report_to", "logging_steps"},
     "data": {"train", "eval", "template", "split"},  # their content is compared by its hash
     "selfaug": {"reference_cache_dir"},
+    "evaluation": {"at_end", "data", "scorer", "level", "suites", "max_new_tokens"},
 }
+
+# Where weights lie in pieces on several GPUs, none of them holds a model that could be asked.
+_SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A complete run: its folder, and the data of its record."""
+    """A complete run.
+
+    Attributes:
+        run: its folder.
+        record: data of its record; empty in a process of a launcher that is not the first.
+        evaluation: data of its evaluation's record, if the settings ask for one.
+    """
 
     run: Path
     record: dict[str, Any]
+    evaluation: dict[str, Any] | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -81,7 +98,9 @@ class Interrupted(KeyboardInterrupt):
 def train(
     config: TrainConfig, *, resume: bool = False, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> TrainResult:
-    """Train, and write the run folder; its record last.
+    """Train, and write the run folder; its record last. Then evaluate the run, if the settings say so.
+
+    Under a launcher, the first process evaluates.
 
     Args:
         config: the settings.
@@ -93,12 +112,73 @@ def train(
         StorageError: if the folder is taken, can't be written, or the disk is too small.
         Interrupted: after Ctrl-C or SIGTERM, when a checkpoint is saved.
     """
+    if config.evaluation.at_end != "none":
+        _require_evaluable(config)
+    trained = _trained(config, resume, on_progress)
+    if config.evaluation.at_end == "none" or os.environ.get("RANK", "0") != "0":
+        return trained
+    gc.collect()  # trainer and optimizer, which know each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return replace(trained, evaluation=_evaluated(config, RunDir(trained.run), on_progress))
+
+
+def _require_evaluable(config: TrainConfig) -> None:
+    """Refuse what the evaluation at the end would refuse, before anything long.
+
+    Raises:
+        ConfigError, DataError: if scorer, suites or rows can't be used, or the model is sharded.
+    """
+    if any(os.environ.get(name) == "true" for name in _SHARDED):
+        raise ConfigError(
+            "evaluation.at_end: a model that is sharded over processes can't be evaluated in the same command.",
+            hint="leave it out, and give `selfaug evaluate RUN` afterwards.",
+        )
+    settings = config.evaluation
+    named_scorer(settings.scorer)
+    files, made = suites_of(settings.suites)
+    for name in files.keys() - made.keys():
+        read_suite(files[name])
+    if settings.data:
+        held_out_rows(config, settings.data, offline=config.run.offline)
+
+
+def _evaluated(config: TrainConfig, run: RunDir, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+    """The evaluation of a complete run, made or gone on with; or the one that is there."""
+    if run.evaluation.exists():
+        on_progress(Progress("warning", message=f"{run.path} has an evaluation already."))
+        return read_record(run.evaluation, EVALUATION)
+    settings = config.evaluation
+    fast = settings.at_end == "fast"
+    try:
+        return evaluate(
+            run.path,
+            data=settings.data,
+            scorer=settings.scorer,
+            level=settings.level,
+            suites=settings.suites,
+            general_items=FAST_ITEMS if fast else None,
+            task_items=FAST_ROWS if fast else None,
+            max_new_tokens=settings.max_new_tokens,
+            device=config.model.device,
+            offline=config.run.offline,
+            on_progress=on_progress,
+        ).record
+    except KeyboardInterrupt as interrupt:
+        raise Interrupted(
+            "stopped; the run is complete, and answers are kept. To go on with its evaluation: "
+            f"{run.resume_command} --evaluate {settings.at_end}"
+        ) from interrupt
+
+
+def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress], None]) -> TrainResult:
+    """Train, or go on with a run, or take one that is complete."""
     main = os.environ.get("RANK", "0") == "0"
     if resume:
         run = RunDir.open(config.run.output)
         _require_same_settings(run, config)
         if run.is_complete():
-            on_progress(Progress("warning", message=f"{run.path} is complete already; nothing to resume."))
+            on_progress(Progress("warning", message=f"{run.path} is complete already; nothing to train."))
             return TrainResult(run.path, read_record(run.record, RECORD_KIND))
     elif main:
         RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
@@ -242,7 +322,7 @@ def _run(
         config, run, data, identity, trainer, trainable, evaluation, time.monotonic() - began, device
     )
     if monitor is not None:
-        record["monitor"] = monitor.report()
+        record["monitor"] = monitor.report(record["seconds"])
     if best is not None:
         record["best"] = {
             "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, **best.report(trainer.state)

@@ -51,6 +51,18 @@ class WorkFolder:
         """
         return self._replaced.settled()
 
+    def begun_with(self) -> dict[str, Any] | None:
+        """The settings that the folder was begun with; None where nothing was begun.
+
+        Raises:
+            DataError: if its marker can't be read.
+        """
+        self._replaced.recover()
+        if not self.marker.is_file():
+            return None
+        settings: dict[str, Any] = read_record(self.marker, f"{self.what}-started")["settings"]
+        return settings
+
     def open(self, settings: dict[str, Any], *, overwrite: bool, more: bool = False) -> bool:
         """Make the folder, or go on with a cut-off one; returns whether there was one. Call it within `settled`.
 
@@ -68,11 +80,11 @@ class WorkFolder:
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, not a folder.", hint="give another --output.")
         if path.exists() and any(path.iterdir()):
-            if not self.marker.is_file():
+            before = self.begun_with()
+            if before is None:
                 raise StorageError(
                     f"{path} is not empty and not {self._article} {self.what}.", hint="give another --output."
                 )
-            before = read_record(self.marker, f"{self.what}-started")["settings"]
             if overwrite:
                 self._require_own()
                 self._replaced.move()

@@ -9,6 +9,7 @@ from typing import Any
 from selfaug.records import read_record
 from selfaug.report.demo_results import duration
 from selfaug.report.evaluation_page import MOST_BYTES_OF_ONE, evaluation_values
+from selfaug.report.evaluation_words import discordance_in_words
 from selfaug.report.page import render
 from selfaug.rundir import RunDir
 
@@ -27,6 +28,7 @@ def assessment_page(record: Mapping[str, Any], folder: Path) -> str:
         "assessment_page.html.j2",
         MOST_BYTES_OF_ONE,
         assessment=record,
+        assumed=discordance_in_words(None),
         model=record["settings"]["config"]["model"]["name"],
         probe_duration=duration(record["probe"]["seconds"]),
         **evaluation_values(

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["NOT_RUN", "TextTable", "against_table", "comparison_notes", "forecast_table", "methods_table"]
+from selfaug.report.demo_results import percent
+from selfaug.report.evaluation_words import discordance_in_words
+
+__all__ = [
+    "NOT_RUN",
+    "TextTable",
+    "against_table",
+    "comparison_notes",
+    "costs_table",
+    "forecast_table",
+    "scores_table",
+]
 
 NOT_RUN = "not run"
 """In place of the first score of a method that was left out."""
@@ -20,8 +31,8 @@ class TextTable(NamedTuple):
     caption: str = ""
 
 
-def methods_table(record: Mapping[str, Any]) -> TextTable:
-    """Every method with its chosen setting, on test items.
+def scores_table(record: Mapping[str, Any]) -> TextTable:
+    """What every method with its chosen setting scores, on test items.
 
     Args:
         record: data of a comparison's record.
@@ -31,30 +42,52 @@ def methods_table(record: Mapping[str, Any]) -> TextTable:
     rows = [
         [
             "base model", _share(base["suites"]["task"]["score"]),
-            f"(scores {100 * base['suites']['general']['score']['value']:.0f} %)",
+            f"(scores {100 * base['suites']['general']['score']['value']:.0f} %)", "100 %",
             *(_share(base["suites"][name]["score"]) for name in suites),
-            _leaks(base), "0", "", "", "", "1",
+            _leaks(base),
         ]
     ]  # fmt: skip
     for method in record["methods"].values():
-        drift, found = method["drift"], method["suites"]
+        found = method["suites"]
+        kept = found["general"]["retention"]
         rows.append(
             [
-                f"{method['label']}, {method['knob']} {method['value']:g}",
+                f"{method['label']}, {method['knob']} {method['value']:g}{_own_seeds(record, method['seeds'])}",
                 _share(found["task"]["score"]),
                 _points(found["general"]["difference"]["difference"]),
+                "–" if kept is None else _share(kept),
                 *(_share(found[name]["score"]) for name in suites),
                 _leaks(method),
-                "–" if drift is None else f"{drift['nats']['value']:.3f}",
-                _data(method),
-                f"{(method['train_seconds'] + method['write_seconds']) / 60:.1f}",
-                "–" if method["peak_memory_bytes"] is None else f"{method['peak_memory_bytes'] / 1e9:.1f}",
-                f"{method['models']}",
             ]
         )
-    columns = ["method", "task", "general − base", *suites, "leaks", "drift", "data", "min", "GB", "models"]
+    columns = ["method", "task", "general − base", "retention", *suites, "leaks"]
     rows += [[name, NOT_RUN, *[""] * (len(columns) - 2)] for name in record["not_run"]]
-    return TextTable("", columns, rows)
+    return TextTable("", columns, rows, "Retention: the general score as a share of the base model's.")
+
+
+def costs_table(record: Mapping[str, Any]) -> TextTable:
+    """How far each method moved the model, and what it cost."""
+    rows = [
+        [
+            method["label"],
+            _nats(method["task_drift"]),
+            _nats(method["drift"]),
+            _data(method),
+            f"{(method['train_seconds'] + method['write_seconds']) / 60:.1f}",
+            "–" if method["peak_memory_bytes"] is None else f"{method['peak_memory_bytes'] / 1e9:.1f}",
+            f"{method['models']}",
+        ]
+        for method in record["methods"].values()
+    ]
+    columns = ["method", "drift, job", "drift, general", "data", "min", "GB", "models"]
+    if all(method["task_drift"] is None for method in record["methods"].values()):
+        rows = [[row[0], *row[2:]] for row in rows]
+        del columns[1]
+    caption = (
+        "Drift in nats per token: on the job's prompts, and on the base model's own answers to general ones. Minutes "
+        "and memory are a run's; models are those to be served."
+    )
+    return TextTable("", columns, rows, caption + _routing(record))
 
 
 def against_table(record: Mapping[str, Any]) -> TextTable | None:
@@ -68,12 +101,23 @@ def against_table(record: Mapping[str, Any]) -> TextTable | None:
             cells = [method["against_subject"][suite] for suite in suites]
             rows.append(
                 [
-                    method["label"],
-                    *(f"{_points(cell['difference'])} p {cell['p_value']:.2g}" for cell in cells),
+                    method["label"] + _own_seeds(record, method["against_seeds"]),
+                    *(_points(cell["difference"]) + _p_value(cell) for cell in cells),
                 ]
             )
     label = record["methods"][record["subject"]]["label"]
-    return TextTable(f"{label} minus each method, in points", ["method", *suites], rows)
+    pooled = len(record["settings"]["seeds"]) > 1
+    return TextTable(
+        f"{label} minus each method, in points",
+        ["method", *suites],
+        rows,
+        "p: two-sided, "
+        + (
+            "from the same resampling of items and seeds as the interval."
+            if pooled
+            else "exact where items are right or wrong; of graded scores, from the same resampling as the interval."
+        ),
+    )
 
 
 def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
@@ -82,7 +126,7 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
     if forecast is None:
         return None
     found = forecast["correlation"]
-    largest = max(forecast["drifts"])
+    smallest, largest = min(forecast["drifts"]), max(forecast["drifts"])
     drifts = [drift for drift in forecast["at"] if float(drift) <= largest]
     cells = [
         f"{100 * at['value'] + 0.0:.1f} ({100 * at['low'] + 0.0:.1f} to {100 * at['high'] + 0.0:.1f})"
@@ -94,23 +138,43 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
         ["drift, nats", *drifts],
         [["forgetting", *cells]],
         "Expected forgetting in points, with the interval for four runs in five; made from the other runs, it held "
-        f"{100 * forecast['coverage']:.0f} % of these.",
+        f"{100 * forecast['coverage']:.0f} % of these."
+        + (
+            f" Below {smallest:.3g}, the smallest drift that was measured, it is drawn to none at no drift."
+            if any(float(drift) < smallest for drift in drifts)
+            else ""
+        ),
     )
 
 
 def comparison_notes(record: Mapping[str, Any]) -> str:
     """How many items and seeds, and what they can't show."""
-    seen = record["detectable_difference"]
-    seeds = len(record["settings"]["seeds"])
+    seeds = record["settings"]["seeds"]
+    some_have_fewer = any(len(method["seeds"]) < len(seeds) for method in record["methods"].values())
     return (
-        f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; "
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'}. In brackets: 95 % intervals over items and seeds."
-        + (
-            ""
-            if seen is None
-            else f" A general difference under {100 * seen:.0f} points can't be seen with these."
-        )
-        + _fast(record["fast_subset"])
+        f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; {_seeds(seeds)}"
+        f"{', fewer where a row says so' if some_have_fewer else ''}. "
+        "In brackets: 95 % intervals over items and seeds." + _unseen(record) + _fast(record["fast_subset"])
+    )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} {'seed' if len(seeds) == 1 else 'seeds'}"
+
+
+def _own_seeds(record: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    """How many seeds a row is of, where it has not all of the comparison."""
+    return "" if len(seeds) == len(record["settings"]["seeds"]) else f" ({_seeds(seeds)})"
+
+
+def _unseen(record: Mapping[str, Any]) -> str:
+    seen = record["detectable_difference"]
+    if seen["difference"] is None:
+        return ""
+    label, smallest = record["methods"][seen["method"]]["label"], f"{100 * seen['difference']:.0f} points"
+    return (
+        f" A general difference between {label} and the base model under {smallest} can't be seen with these "
+        f"({discordance_in_words(seen['discordance'])})."
     )
 
 
@@ -125,6 +189,21 @@ def _fast(subset: Mapping[str, Any] | None) -> str:
     )
 
 
+def _routing(record: Mapping[str, Any]) -> str:
+    """How often the router chose the right model."""
+    right = record["methods"].get("router", {}).get("routed_right")
+    if right is None:
+        return ""
+    return (
+        f" The router sent {percent(right['task'])} of the job's prompts to the tuned model, and "
+        f"{percent(right['general'])} of the general ones to the base model."
+    )
+
+
+def _nats(drift: Mapping[str, Any] | None) -> str:
+    return "–" if drift is None else f"{drift['nats']['value']:.3f}"
+
+
 def _data(method: Mapping[str, Any]) -> str:
     parts = []
     if method["general_rows"]:
@@ -132,6 +211,11 @@ def _data(method: Mapping[str, Any]) -> str:
     if method["written_rows"]:
         parts.append(f"{method['written_rows']} written")
     return ", ".join(parts) or "none"
+
+
+def _p_value(cell: Mapping[str, Any]) -> str:
+    # Records from before p-values were pooled over seeds don't hold what they are made of.
+    return "" if cell["p_value"] is None else f" p {cell['p_value']:.2g}"
 
 
 def _leaks(row: Mapping[str, Any]) -> str:

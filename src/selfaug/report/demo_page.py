@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from selfaug.report.demo_charts import COLORS, demo_chart_svg, demo_charts
 from selfaug.report.demo_results import MODELS, Cell, demo_rows, demo_verdict, duration, points
+from selfaug.report.evaluation_words import discordance_in_words
 from selfaug.report.page import render
 
 __all__ = ["demo_chart_svg", "demo_page"]
@@ -94,6 +95,6 @@ def _detectable(record: Mapping[str, Any]) -> str:
         return f"{items} general requests are too few to show a difference in general checks at all."
     return (
         f"With {items} general requests, a true difference of {points(smallest, sign=False)} in general checks "
-        "is found with a probability of 80 %, if two models differ on a fifth of the requests; "
+        f"is found with a probability of 80 % ({discordance_in_words(record.get('discordance'))}); "
         "smaller ones may go unseen."
     )

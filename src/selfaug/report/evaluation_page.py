@@ -78,6 +78,9 @@ def evaluation_values(
                 for name, side in record.get("sides", {}).items()
             ),
         ],
+        "benchmarks": [
+            row for tables in record.get("benchmarks", {}).values() for row in _benchmark_rows(tables)
+        ],
         "gate": None if gate is None else gate["outcome"],
         "bounds": []
         if gate is None
@@ -149,6 +152,28 @@ def _suite(name: str, suite: Mapping[str, Any], scorer: str) -> dict[str, Any]:
 
 def _share(interval: Mapping[str, float]) -> tuple[str, str]:
     return percent(interval["value"]), f"{100 * interval['low']:.0f} to {100 * interval['high']:.0f}"
+
+
+def _benchmark_rows(tables: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    """Rows of lm-eval's table, with the values of both models; none where one has no table."""
+    base, tuned = tables["base"], tables["tuned"]
+    if base is None or tuned is None:
+        return []
+    of_tuned = {(row["task"], row["filter"], row["metric"]): row for row in tuned["rows"]}
+    return [
+        {
+            **row,
+            "models": [_metric(one) for one in (row, of_tuned[row["task"], row["filter"], row["metric"]])],
+        }
+        for row in base["rows"]
+    ]
+
+
+def _metric(row: Mapping[str, Any]) -> tuple[str, str]:
+    """A metric's value, and its standard error if lm-eval has one."""
+    value = row["value"]
+    shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return shown, "" if row["stderr"] is None else f"\N{PLUS-MINUS SIGN} {row['stderr']:.4f}"
 
 
 def _changed_first(samples: Sequence[Sample]) -> list[Sample]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from selfaug.core.statistics import ASSUMED_DISCORDANCE
 from selfaug.report.demo_results import percent, points, span
 
-__all__ = ["bound_in_words", "forecast_in_words"]
+__all__ = ["bound_in_words", "discordance_in_words", "forecast_in_words", "unseen_in_words"]
 
 
 def forecast_in_words(forecast: Mapping[str, Any]) -> str:
@@ -17,7 +18,28 @@ def forecast_in_words(forecast: Mapping[str, Any]) -> str:
         f"{points(forecast['value'], sign=False)} ({span(forecast)} for four runs in five), from "
         f"{forecast['runs']} runs; made from the other runs, it held {percent(forecast['coverage'])} of these"
     )
-    return text + ("; this drift is beyond theirs, so expect more" if forecast["beyond"] else "")
+    if forecast["beyond"]:
+        return f"{text}; this drift is beyond theirs, so expect more"
+    if forecast["below"]:
+        return f"{text}; this drift is below what was measured: the value is drawn from there to none at no drift"
+    return text
+
+
+def unseen_in_words(suite: Mapping[str, Any]) -> str:
+    """How small a change the items of a suite can't show."""
+    seen, discordance = suite["detectable_difference"], suite["difference"].get("discordance")
+    unseen = "most changes" if seen is None else f"a change under {points(seen, sign=False)}"
+    return f"with {suite['items']} items, {unseen} would likely go unseen" + (
+        # Records had an assumed discordance before.
+        "" if seen is None else f" ({discordance_in_words(discordance)})"
+    )
+
+
+def discordance_in_words(measured: float | None) -> str:
+    """On how many items two models are taken to differ, and where that is from."""
+    if measured is None:
+        return f"if the models differ on {percent(ASSUMED_DISCORDANCE)} of them"
+    return f"measured: the models differ on {percent(measured)} of them"
 
 
 def bound_in_words(bound: Mapping[str, Any]) -> str:
