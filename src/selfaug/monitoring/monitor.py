@@ -270,7 +270,7 @@ class Monitor:
             "canary": {"passed": self._canary.passed, "why": self._canary.why},
             "counts": counts,
             "coverage": counts["scored"] / requests,
-            "reference": {"prompts": len(self._window.lengths), **self._window.sources},
+            "reference": self._window.summary(),
             "settings": asdict(self._settings),
             "last_error": self._last_error,
         }
