@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, norm
 
 __all__ = [
+    "CUSUM_SLACK",
     "CUSUM_THRESHOLD",
     "STEP",
     "WINDOW",
