@@ -56,7 +56,8 @@ def show_monitor(status: Mapping[str, Any], console: Console | None = None) -> N
             console.print(f"{signal['name']}: {signal['note']}", soft_wrap=True)
     counts = status["counts"]
     console.print(
-        f"drift measured on {status['coverage']:.2%} of {counts['processed'] - counts['votes']:,} requests "
+        f"drift measured on {status['coverage']:.2%} of "
+        f"{counts['processed'] - counts['votes'] - counts['canaries']:,} requests "
         f"({counts['scored']:,}); not measured for the limit of an hour {counts['over_hour']:,}, of compute "
         f"{counts['over_compute']:,}, for errors {counts['score_failed']:,}",
         soft_wrap=True,

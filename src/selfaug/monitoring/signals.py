@@ -62,6 +62,8 @@ LEARNING_DAYS = 3.0
 _LEAST = 500
 """Values to learn from; also what the population stability index needs."""
 _LEAST_VOTES = 50
+_LEAST_COMPARED = 1000
+"""Reference values for the population stability index: with fewer it is mostly noise."""
 _MOST_REFERENCE = 2000
 _LOWEST_RATE = 0.001
 """A rate that stays under this is not looked at more closely."""
@@ -93,7 +95,8 @@ class SignalView:
         reference: mean of the reference, or the highest rate that it allows; None while that is learnt.
         statistic: the detector's.
         threshold: of the statistic.
-        psi: population stability index of the last 500 values; None with fewer, and for rates. Never alerts.
+        psi: population stability index of the last 500 values against 1,000 or more; None with fewer, and for rates.
+            Never alerts.
         values: how many have come.
         needed: how many are needed to learn.
         note: what the user should know, or empty.
@@ -248,7 +251,7 @@ class _Signal:
         recent = list(self._recent)
         compared = self.reference_values()
         psi = None
-        if compared is not None and len(recent) == _LEAST:
+        if compared is not None and len(compared) >= _LEAST_COMPARED and len(recent) == _LEAST:
             psi = population_stability_index(recent, compared)
         return SignalView(
             self.name,
