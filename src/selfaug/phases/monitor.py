@@ -263,7 +263,9 @@ def write_rules(folder: str | os.PathLike[str], *, overwrite: bool = False) -> l
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"can't write into {place}: {error.strerror or error}") from error
+        raise StorageError(
+            f"can't write into {place}: {error.strerror or error}", hint="choose another folder."
+        ) from error
     for name, target in zip(RULE_FILES, targets, strict=True):
         write_text(target, (files("selfaug.monitoring") / name).read_text(encoding="utf-8"))
     return targets
