@@ -58,6 +58,7 @@ def command_line() -> str:
         "| 1 | failed at run time |",
         "| 2 | wrong usage, settings, data or model |",
         "| 3 | a measured score is outside of the budget |",
+        "| 4 | live traffic has drifted |",
         "| 130 | interrupted |",
     ]
     for name, command in group.commands.items():

@@ -122,6 +122,26 @@ def test_loss_has_the_error_of_each_method(tmp_path: Path) -> None:
         assert row["0.05"]["gradient"] < 2e-5, row
 
 
+def test_monitoring_counts_false_alarms_and_finds_changes(finished_run: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.json"
+    command = [sys.executable, "-m", "benchmarks.prompt_drift", "--run", str(finished_run), "--market", "60"]
+    done = subprocess.run(
+        [*command, "--general", "20", "--output", str(prompts)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    domains = json.loads(prompts.read_text(encoding="utf-8"))["domains"]
+    assert {name: len(rows) for name, rows in domains.items()} == {"market reports": 60, "general": 20}
+    assert all(
+        tokens > 10 and nats > 0 and 0 <= new <= 1 for rows in domains.values() for tokens, nats, new in rows
+    )
+    few = ("--months", "1", "--per-hour", "20", "--prompts", str(prompts))
+    text, data = report("monitoring", tmp_path / "monitoring.md", *few)
+    assert column(text, "months") == {"log-normal": 1.0, "seasonal": 1.0, "measured": 1.0}
+    found = data["results"]["log-normal"][0]["found"]  # type: ignore[index]
+    assert found["by"] == "drift"
+    assert 20 < found["prompts"] < 400
+
+
 @pytest.mark.real_model
 def test_demo_settings_are_chosen_on_development_items_and_kept(tmp_path: Path) -> None:
     arguments = [

@@ -17,7 +17,7 @@ from selfaug.cli.main import app
 from selfaug.cli.terminal import RunProgress, printable
 from selfaug.phases.progress import Progress
 
-COMMANDS = ["train", "preview", "chat", "export", "demo", "doctor", "prepare", "recall", "ask"]
+COMMANDS = ["train", "preview", "chat", "export", "demo", "doctor", "prepare", "recall", "ask", "monitor"]
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ def test_held_out_prompts_come_first() -> None:
     measured = dict(zip(got.drift.tolist(), got.lengths.tolist(), strict=True))
     for prompt in held_out:  # each with its own length
         assert measured[prompt[0] / 1e7] == len(prompt)
-    assert got.is_small
+    assert got.summary() == {"prompts": 100, "held out": 60, "training": 40}
     more = measure_reference_window(held_out, training, score, adapter="a", prompts=55)
     assert more.sources == {"held out": 55, "training": 0}
 

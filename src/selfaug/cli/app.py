@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from selfaug.config import LevelName, TrainConfig
 
 __all__ = [
+    "DRIFT_ALERT",
     "GATE_FAILED",
     "INTERRUPTED",
     "Config",
@@ -48,12 +49,13 @@ __all__ = [
 
 INTERRUPTED = 130
 GATE_FAILED = 3
+DRIFT_ALERT = 4
 
 
 # As one meets them: first contact, then the phases of a project.
 _ORDER = (
     "demo", "doctor", "prepare", "recall", "assess", "preview", "train", "evaluate", "compare", "balance", "chat",
-    "ask", "serve", "export",
+    "ask", "serve", "monitor", "export",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import beta, norm
 
 __all__ = [
+    "CUSUM_SLACK",
     "CUSUM_THRESHOLD",
     "STEP",
     "WINDOW",
@@ -248,8 +249,9 @@ class RateDetector:
             raise ValueError(f"a reference rate is between 0 and 1, got {self.rate}.")
         odds = np.asarray(ODDS_RATIOS) * self.rate / (1 - self.rate)
         risen = odds / (1 + odds)
+        # Of each rise, where it did not happen and where it did: [R, 2].
         self._log_ratio = np.stack(
-            [np.log1p(-risen) - math.log1p(-self.rate), np.log(risen) - math.log(self.rate)]
+            [np.log1p(-risen) - math.log1p(-self.rate), np.log(risen) - math.log(self.rate)], axis=1
         )
 
     @property
@@ -266,24 +268,24 @@ class RateDetector:
         happened = np.asarray(events, dtype=np.int64)
         if happened.size == 0:
             return np.empty(0)
-        steps_NR = self._log_ratio[happened]
-        sums_NR = np.cumsum(steps_NR, axis=0)
+        steps_RN = self._log_ratio[:, happened]
+        sums_RN = np.cumsum(steps_RN, axis=1)
         # log R_t = C_t + log(R_0 + Σ_{s<=t} exp(-C_{s-1})), with C the sums of the log ratios.
-        started_NR = -np.concatenate([np.zeros((1, len(ODDS_RATIOS))), sums_NR[:-1]])
-        started_NR[0] = np.logaddexp(self.logs, 0.0)
-        path_NR = sums_NR + np.logaddexp.accumulate(started_NR, axis=0)
+        started_RN = -np.concatenate([np.zeros((len(ODDS_RATIOS), 1)), sums_RN[:, :-1]], axis=1)
+        started_RN[:, 0] = np.logaddexp(self.logs, 0.0)
+        path_RN = sums_RN + np.logaddexp.accumulate(started_RN, axis=1)
         # One rise alone can bring the mean to the threshold, and none can go further.
         highest = self.threshold + math.log(len(ODDS_RATIOS))
-        if path_NR.max() > highest:
+        if path_RN.max() > highest:
             logs = self.logs
-            for place, step in enumerate(steps_NR):
-                logs = np.minimum(np.logaddexp(logs, 0.0) + step, highest)
-                path_NR[place] = logs
-        self.logs = path_NR[-1].copy()
-        return np.asarray(self._mixed(path_NR), dtype=np.float64)
+            for place in range(happened.size):
+                logs = np.minimum(np.logaddexp(logs, 0.0) + steps_RN[:, place], highest)
+                path_RN[:, place] = logs
+        self.logs = path_RN[:, -1].copy()
+        return np.asarray(self._mixed(path_RN), dtype=np.float64)
 
     def _mixed(self, logs: Floats) -> Any:
-        mean = np.logaddexp.reduce(logs, axis=-1) - math.log(len(ODDS_RATIOS))
+        mean = np.logaddexp.reduce(logs, axis=0) - math.log(len(ODDS_RATIOS))
         return np.clip(mean, 0.0, self.threshold)
 
     def state(self) -> dict[str, Any]:

@@ -28,6 +28,8 @@ _SLOTS = 4
 _BLOCK = 50
 """Values within such a part that stay in their order."""
 
+_MOST_DAYS, _MOST_VALUES = 10, 20_000
+
 
 def budget_shares(main: str, others: Sequence[str], *, budget: float = MONTHLY_BUDGET) -> dict[str, float]:
     """What each signal may spend a month: the main one 3/5 of the budget, the others the rest in equal parts.
@@ -90,8 +92,7 @@ def calibrated_threshold(
     lowest: float,
     highest: float,
     seed: int = 0,
-    months: int = 100,
-    days: int = 10,
+    series: int = 100,
 ) -> tuple[float, float]:
     """The threshold at which traffic like that observed alarms in a share of the months.
 
@@ -107,18 +108,20 @@ def calibrated_threshold(
         lowest: the threshold for independent values; never less than this.
         highest: never more than this, so that traffic which is nothing like the reference alarms all the same.
         seed: of the draws.
-        months: series that are drawn.
-        days: of each series.
+        series: how many are drawn; each is of ten days, or of as many as have 20,000 values, and of one at the least.
 
     Returns:
         The threshold, and what it would be without the two bounds.
     """
     rng = np.random.default_rng(seed)
     maxima: list[float] = []
-    for _ in range(months):
-        series = bootstrap_days(times, values, days, rng)
-        if series.size:
-            maxima.append(float(statistic(series).max()))
+    at = np.asarray(times, dtype=np.float64)
+    per_day = at.size / max(1.0, (at[-1] - at[0]) / _DAY)
+    days = round(min(_MOST_DAYS, max(1.0, _MOST_VALUES / per_day)))
+    for _ in range(series):
+        drawn = bootstrap_days(at, values, days, rng)
+        if drawn.size:
+            maxima.append(float(statistic(drawn).max()))
     if not maxima:
         return lowest, lowest
     scale = float(np.std(maxima)) * math.sqrt(6) / math.pi

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["HISTOGRAMS", "METRICS"]
+__all__ = ["HISTOGRAMS", "METRICS", "SERVER"]
 
 REQUEST_DURATION = "gen_ai_server_request_duration_seconds"
 TIME_TO_FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
 TIME_PER_OUTPUT_TOKEN = "gen_ai_server_time_per_output_token_seconds"
 TOKEN_USAGE = "gen_ai_client_token_usage"
+
+REQUESTS = "selfaug_requests_total"
+WAITING = "selfaug_requests_waiting"
+RUNNING = "selfaug_requests_running"
+READY = "selfaug_ready"
 
 PROMPT_DRIFT = "selfaug_prompt_drift_nats"
 ALERT_STATE = "selfaug_alert_state"
@@ -19,14 +24,29 @@ OBSERVATIONS = "selfaug_monitor_observations_total"
 SCORING_SECONDS = "selfaug_monitor_scoring_seconds_total"
 
 HISTOGRAMS = (REQUEST_DURATION, TIME_TO_FIRST_TOKEN, TIME_PER_OUTPUT_TOKEN, TOKEN_USAGE, PROMPT_DRIFT)
-"""These have the endings _bucket, _sum and _count. Labels as in OpenTelemetry's conventions for generative AI, with
-underscores: `gen_ai_request_model`, `gen_ai_operation_name`, and `error_type` where a request failed."""
+"""These have the endings _bucket, _sum and _count. The server's labels are those of OpenTelemetry's conventions for
+generative AI, with underscores: `gen_ai_request_model`, `gen_ai_operation_name`, `gen_ai_token_type`."""
+SERVER = (
+    REQUEST_DURATION,
+    TIME_TO_FIRST_TOKEN,
+    TIME_PER_OUTPUT_TOKEN,
+    TOKEN_USAGE,
+    REQUESTS,
+    WAITING,
+    RUNNING,
+    READY,
+)
+"""Those that are the server's own; the others come from `Monitor.metrics`."""
 
 METRICS: dict[str, str] = {
     REQUEST_DURATION: "Seconds from a request to the end of its answer.",
     TIME_TO_FIRST_TOKEN: "Seconds from a request to the first token of its answer.",
     TIME_PER_OUTPUT_TOKEN: "Seconds an output token, after the first.",
     TOKEN_USAGE: "Tokens of a request, by gen_ai_token_type: input or output.",
+    REQUESTS: "Requests answered, by path and status.",
+    WAITING: "Requests that have not begun.",
+    RUNNING: "Requests that are being answered.",
+    READY: "1 if the server answers as the record says it should.",
     PROMPT_DRIFT: "Drift of sampled prompts, nats per prompt token.",
     ALERT_STATE: "1 for the state that the monitor is in, by state; 0 for the others.",
     SIGNAL_STATE: "1 for the state that a signal is in, by signal and state; 0 for the others.",

@@ -242,7 +242,9 @@ class Monitor:
     def _put(self, thing: Any) -> None:
         try:
             with self._lock:
-                full = self._closed or self._queue.qsize() >= self._settings.queue_size
+                if self._closed:
+                    return
+                full = self._queue.qsize() >= self._settings.queue_size
                 self._offers.add(dropped=full)
                 if not full:
                     self._queue.put((self._clock(), thing))
@@ -260,7 +262,7 @@ class Monitor:
     def status(self) -> dict[str, Any]:
         """Everything that is shown, as JSON: state, signals, counts, coverage. See `selfaug monitor --json`."""
         counts = self.counts()
-        requests = max(1, counts["processed"] - counts["votes"])
+        requests = max(1, counts["processed"] - counts["votes"] - counts["canaries"])
         return {
             "time": self._clock(),
             "run": self._run,
@@ -270,16 +272,17 @@ class Monitor:
             "canary": {"passed": self._canary.passed, "why": self._canary.why},
             "counts": counts,
             "coverage": counts["scored"] / requests,
-            "reference": {"prompts": len(self._window.lengths), **self._window.sources},
+            "reference": self._window.summary(),
             "settings": asdict(self._settings),
             "last_error": self._last_error,
         }
 
     def counts(self) -> dict[str, int]:
-        """Requests and votes by what became of them.
+        """What was offered, by what became of it.
 
-        offered = dropped + processed + lost + those that wait. Of the processed: scored, thinned (beyond what is looked
-        at in an hour), and of the sampled ones those not scored: over_hour, over_compute, score_failed.
+        offered = dropped + processed + lost + what waits. Of the processed: votes, canaries, and requests; of those:
+        scored, thinned (beyond what is looked at in an hour), and of the sampled ones those not scored: over_hour,
+        over_compute, score_failed.
         """
         names = (
             "processed",
@@ -290,6 +293,7 @@ class Monitor:
             "over_compute",
             "score_failed",
             "votes",
+            "canaries",
         )
         return {
             "offered": self._offers.offered,
@@ -299,10 +303,11 @@ class Monitor:
 
     def metrics(self) -> list[Sample]:
         """All numbers for Prometheus that are the monitor's."""
-        now = self._clock()
-        state = self._state(now)
-        samples = [Sample(metric_names.ALERT_STATE, {"state": name}, float(name == state)) for name in STATES]
-        for view in self._signals.views(now):
+        overall = self._overall
+        samples = [
+            Sample(metric_names.ALERT_STATE, {"state": name}, float(name == overall)) for name in STATES
+        ]
+        for view in self._views:
             labels = {"signal": view.name}
             samples += [
                 Sample(metric_names.SIGNAL_STATE, {**labels, "state": name}, float(name == view.state))
@@ -409,6 +414,7 @@ class Monitor:
                 done["votes"] += 1
                 votes.setdefault(thing.request_id, (at, thing.up))
             else:
+                done["canaries"] += 1
                 self._canary = thing
         rows += self._measured(now, done) if score else self._unmeasured(now, done)
         if not (rows or done or self._untold or now >= self._next_beat):

@@ -81,10 +81,9 @@ class ReferenceWindow:
         deviations = [max(float(group.std(ddof=1)), _DEVIATION_FLOOR) for group in groups]
         return edges, np.asarray([group.mean() for group in groups]), np.asarray(deviations)
 
-    @property
-    def is_small(self) -> bool:
-        """Whether it has fewer prompts than are wanted."""
-        return len(self.lengths) < WANTED_PROMPTS
+    def summary(self) -> dict[str, Any]:
+        """How many prompts it has, and of which kind."""
+        return {"prompts": len(self.lengths), **self.sources}
 
     def standardised(self, drift: ArrayLike, lengths: ArrayLike) -> Floats:
         """z = (ln drift - mean) / deviation, each within the bucket of the prompt's length: [N].

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from selfaug.core.alert_state import WATCH_FROM, AlertLevel, State, next_level, worst
 from selfaug.core.change_detection import (
+    CUSUM_SLACK,
     CUSUM_THRESHOLD,
     STEP,
     WINDOW,
@@ -61,9 +62,11 @@ LEARNING_DAYS = 3.0
 _LEAST = 500
 """Values to learn from; also what the population stability index needs."""
 _LEAST_VOTES = 50
+_LEAST_COMPARED = 1000
+"""Reference values for the population stability index: with fewer it is mostly noise."""
 _MOST_REFERENCE = 2000
-_HIGHEST_FACTOR = 2.0
-"""Calibration raises a threshold to twice that for independent values, and no further."""
+_LOWEST_RATE = 0.001
+"""A rate that stays under this is not looked at more closely."""
 QUIET_AFTER = 86_400.0
 """Seconds without a value, and there is no data."""
 
@@ -92,7 +95,8 @@ class SignalView:
         reference: mean of the reference, or the highest rate that it allows; None while that is learnt.
         statistic: the detector's.
         threshold: of the statistic.
-        psi: population stability index of the last 500 values; None with fewer, and for rates. Never alerts.
+        psi: population stability index of the last 500 values against 1,000 or more; None with fewer, and for rates.
+            Never alerts.
         values: how many have come.
         needed: how many are needed to learn.
         note: what the user should know, or empty.
@@ -145,6 +149,13 @@ class _Signal:
         """A detector from its beginning."""
         raise NotImplementedError
 
+    def highest_factor(self, scores: Floats) -> float:
+        """Calibration raises the threshold to so many times that for independent values, and no further.
+
+        Traffic that was nothing like the reference from the first day on alerts all the same.
+        """
+        return 2.0
+
     def threshold_if_independent(self) -> float:
         """Where it alarms if the values don't depend on each other."""
         raise NotImplementedError
@@ -196,10 +207,12 @@ class _Signal:
             lambda series: self.fresh(math.inf).advance(series),
             share=self.share,
             lowest=usual,
-            highest=_HIGHEST_FACTOR * usual,
+            highest=self.highest_factor(scores) * usual,
         )
         if wanted > threshold:
             self.note = "the first days were unlike the reference: an alert is to be expected"
+        elif threshold > 2 * usual:
+            self.note = "the first days went up and down: a change is found later than in even traffic"
         self.detector = self.fresh(threshold)
         return self._move(AlertLevel("ok"), times[-1])
 
@@ -238,7 +251,7 @@ class _Signal:
         recent = list(self._recent)
         compared = self.reference_values()
         psi = None
-        if compared is not None and len(recent) == _LEAST:
+        if compared is not None and len(compared) >= _LEAST_COMPARED and len(recent) == _LEAST:
             psi = population_stability_index(recent, compared)
         return SignalView(
             self.name,
@@ -310,6 +323,10 @@ class _Drift(_Signal):
     def fresh(self, threshold: float) -> Detector:
         return Cusum(threshold)
 
+    def highest_factor(self, scores: Floats) -> float:
+        # Under the slack on average, whatever its seasons: then the sum comes back to 0, and seasons may need room.
+        return 20.0 if scores.mean() < CUSUM_SLACK else 4.0
+
     def threshold_if_independent(self) -> float:
         return CUSUM_THRESHOLD
 
@@ -370,7 +387,7 @@ class _Rate(_Signal):
         self._rate: float | None = None
 
     def learn(self, scores: Floats) -> None:
-        self._rate = min(highest_rate(int(scores.sum()), len(scores)), 0.99)
+        self._rate = min(max(highest_rate(int(scores.sum()), len(scores)), _LOWEST_RATE), 0.99)
 
     def fresh(self, threshold: float) -> Detector:
         assert self._rate is not None

@@ -33,7 +33,7 @@ from selfaug.phases.forecasts import expected_forgetting, read_forecast
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_lm_eval
 from selfaug.phases.progress import Progress
-from selfaug.phases.run_models import load_run_models, trained_weights
+from selfaug.phases.run_models import hash_of_weights, load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
     answers_to,
@@ -154,7 +154,7 @@ def evaluate(
         | {name: hashlib.sha256(repr(items).encode()).hexdigest() for name, items in made.items()},
         "benchmarks": list(benchmarks), "benchmark_tasks": benchmark_tasks, "benchmark_items": benchmark_items,
         "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
-        "weights": _hash(weights),
+        "weights": hash_of_weights(weights),
     }  # fmt: skip
     began = time.monotonic()
     work = folder.samples / "evaluation"
@@ -347,15 +347,6 @@ def _take_base_answers(source: Path, work: Path, asked: dict[str, Suite]) -> Non
             continue
         texts = dict(zip(suite.ids, suite.texts, strict=True))
         write_lines(own, [row for row in read_lines(source / file) if texts.get(row["id"]) == row["prompt"]])
-
-
-def _hash(weights: Path) -> str:
-    """Of the trained weights: answers of other weights must not be taken for theirs."""
-    digest = hashlib.sha256()
-    for file in sorted(weights.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _require_free(run: RunDir, work: Path, settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from selfaug.phases.inputs import compute_dtype, load_base_model
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
-__all__ = ["base_identity", "load_run_models", "require_same_base", "trained_weights"]
+__all__ = ["base_identity", "hash_of_weights", "load_run_models", "require_same_base", "trained_weights"]
 
 
 def load_run_models(
@@ -65,6 +66,15 @@ def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]
             hint=f"go on with it: {run.resume_command}",
         )
     return checkpoint, int(checkpoint.name.rpartition("-")[2])
+
+
+def hash_of_weights(weights: Path) -> str:
+    """SHA-256 of trained weights: what was measured with other weights must not be taken for theirs."""
+    digest = hashlib.sha256()
+    for file in sorted(weights.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def base_identity(model: PreTrainedModel, name: str) -> dict[str, Any]:

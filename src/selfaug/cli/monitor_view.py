@@ -1,0 +1,121 @@
+"""What `selfaug monitor` prints: the state, a table of signals, coverage, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfaug.core.printable import printable
+
+__all__ = ["reference_in_words", "show_monitor", "signals_table"]
+
+_STYLES = {
+    "ok": "green",
+    "learning": "cyan",
+    "no_data": "dim",
+    "watch": "yellow",
+    "drift": "bold red",
+    "realign": "bold red",
+}
+_MEANING = {
+    "no_data": "no request in the last day",
+    "learning": "the first days are looked at; nothing alerts yet",
+    "ok": "live traffic is like that of training and of the first days",
+    "watch": "something is moving; nothing to do yet",
+    "drift": "live traffic is not like that of training, or of the first days",
+    "realign": "drift has lasted for a day: train with new data",
+}
+_WANTED = 1000
+
+
+def show_monitor(status: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a monitor's status on stdout.
+
+    Args:
+        status: as `selfaug monitor --json` gives it.
+        console: where to; stdout by default.
+    """
+    console = console or Console(highlight=False)
+    state = status["state"]
+    at = datetime.fromtimestamp(status["time"], UTC)
+    head = Text(f"{state}: ", _STYLES[state])
+    head.append(_MEANING[state], "default")
+    console.print(head, soft_wrap=True)
+    console.print(
+        f"as of {at:%Y-%m-%d %H:%M:%S} UTC, {_ago(status['seconds_ago'])}; adapter {printable(status['adapter'][:12])}",
+        soft_wrap=True,
+    )
+    console.print(signals_table(status["signals"]))
+    for signal in status["signals"]:
+        if signal["note"]:
+            console.print(f"{signal['name']}: {signal['note']}", soft_wrap=True)
+    counts = status["counts"]
+    console.print(
+        f"drift measured on {status['coverage']:.2%} of "
+        f"{counts['processed'] - counts['votes'] - counts['canaries']:,} requests "
+        f"({counts['scored']:,}); not measured for the limit of an hour {counts['over_hour']:,}, of compute "
+        f"{counts['over_compute']:,}, for errors {counts['score_failed']:,}",
+        soft_wrap=True,
+    )
+    console.print(
+        f"dropped {counts['dropped']:,}, lost {counts['lost']:,} of {counts['offered']:,} requests and votes",
+        soft_wrap=True,
+    )
+    console.print(reference_in_words(status["reference"]), soft_wrap=True)
+    if not status["canary"]["passed"]:
+        told = f"the canary set did not come back: {printable(status['canary']['why'])}"
+        console.print(Text(told, "bold red"), soft_wrap=True)
+    if status["last_error"]:
+        console.print(f"last error of the monitor: {printable(status['last_error'])}", soft_wrap=True)
+    if status["report"] is not None:
+        console.print(Text(f"last drift report: {printable(status['report'])}"), soft_wrap=True)
+
+
+def signals_table(signals: list[Mapping[str, Any]]) -> Table:
+    """One line a signal: value, reference, the detector's statistic and threshold, and state."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("signal")
+    for name in ("value", "reference", "statistic", "threshold", "PSI"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for signal in signals:
+        state: str = signal["state"]
+        shown = state.replace("_", " ")
+        if state == "learning" and signal["values"] < signal["needed"]:
+            shown += f" {signal['values']}/{signal['needed']}"
+        table.add_row(
+            signal["name"].replace("_", " "),
+            _number(signal["value"]),
+            _number(signal["reference"]),
+            _number(signal["statistic"]),
+            _number(signal["threshold"]),
+            _number(signal["psi"]),
+            Text(shown, _STYLES[state]),
+        )
+    return table
+
+
+def reference_in_words(reference: Mapping[str, Any]) -> str:
+    """What live prompts are compared with, and whether that is enough."""
+    told = (
+        f"reference window: {reference['prompts']:,} prompts, {reference['held out']:,} held out and "
+        f"{reference['training']:,} of training"
+    )
+    if reference["prompts"] < _WANTED:
+        told += f"; with fewer than {_WANTED:,}, false alarms come more often than 5 % a month"
+    return told
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _ago(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds ago"
+    return f"{seconds / 60:.0f} minutes ago" if seconds < 7200 else f"{seconds / 3600:.0f} hours ago"

@@ -1,0 +1,271 @@
+"""Watching a deployed run: what its server needs to do so, and what the user sees of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from selfaug.config import TrainConfig, load_config
+from selfaug.core.alert_state import ALERTS
+from selfaug.data import EncodedRows
+from selfaug.errors import StorageError
+from selfaug.eval.drift import measure_drift
+from selfaug.model.reference import FrozenModel, Reference
+from selfaug.monitoring.monitor import Monitor, MonitorSettings
+from selfaug.monitoring.reference_window import (
+    WANTED_PROMPTS,
+    ReferenceWindow,
+    Score,
+    measure_reference_window,
+)
+from selfaug.monitoring.signals import QUIET_AFTER
+from selfaug.monitoring.store import purge, read_kept
+from selfaug.phases.chat import open_chat
+from selfaug.phases.inputs import load_training_data
+from selfaug.phases.progress import Progress
+from selfaug.phases.run_models import hash_of_weights, trained_weights
+from selfaug.records import write_text
+from selfaug.rundir import RunDir
+
+__all__ = [
+    "RULE_FILES",
+    "drift_score",
+    "is_alert",
+    "monitor_status",
+    "open_monitor",
+    "purge_monitor",
+    "record_reference_window",
+    "write_rules",
+]
+
+RULE_FILES = ("prometheus_rules.yaml", "grafana_dashboard.json")
+
+_REHEARSAL = 0.1
+"""Share of old rows when new ones are learnt."""
+
+
+def drift_score(
+    model: nn.Module,
+    reference: Reference | None,
+    using: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Score:
+    """The drift of prompts, by the function that training and evaluation measure it with.
+
+    Args:
+        model: the tuned model.
+        reference: as for `measure_drift`: None switches the model's adapter off while it is measured.
+        using: a context in which nothing else uses the model. Needed where the same model answers requests: an adapter
+            that is switched off is off for them too.
+    """
+
+    def score(prompts: list[list[int]]) -> list[float]:
+        with using():
+            drift = measure_drift(model, prompts, reference=reference, batch_size=len(prompts))
+        return [sum(nats) / len(nats) for nats in drift.per_token]
+
+    return score
+
+
+def record_reference_window(
+    run: str | os.PathLike[str],
+    *,
+    score: Score | None = None,
+    data: Sequence[str] = (),
+    prompts: int = WANTED_PROMPTS,
+    device: str = "auto",
+    offline: bool = False,
+    overwrite: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> ReferenceWindow:
+    """The reference window of a run, measured once and kept in it.
+
+    Args:
+        run: folder of a run.
+        score: measures the drift of prompts; None loads the run's models for it.
+        data: sources of held-out rows beside those that the run evaluated on.
+        prompts: how many are wanted.
+        device: "auto", "cpu" or "cuda", where models are loaded.
+        offline: use only what is on this machine.
+        overwrite: measure anew.
+        on_progress: called while it is measured.
+
+    Raises:
+        StorageError: if there is no such run, or it can't be written.
+        DataError, ModelError, ConfigError: if rows or models can't be loaded.
+    """
+    folder = RunDir.open(run)
+    config = load_config(folder.config)
+    adapter = hash_of_weights(trained_weights(folder, config)[0])
+    if not overwrite and (folder.monitor / "reference.json").exists():
+        window = ReferenceWindow.load(folder.monitor)
+        if window.adapter == adapter:
+            return window
+    on_progress(Progress("data"))
+    changed = {"eval": [*config.data.eval, *data]}
+    rows = load_training_data(
+        config.model_copy(
+            update={
+                "data": config.data.model_copy(update=changed),
+                "run": config.run.model_copy(update={"offline": offline or config.run.offline}),
+            }
+        )
+    )
+    if score is None:
+        on_progress(Progress("model"))
+        chat = open_chat(run, device=device, offline=offline)
+        score = drift_score(chat.tuned, None if chat.base is None else FrozenModel(chat.base))
+    window = measure_reference_window(
+        _prompts(rows.eval),
+        _prompts(rows.train),
+        score,
+        adapter=adapter,
+        prompts=prompts,
+        on_progress=lambda done, total: on_progress(Progress("drift of the reference window", done, total)),
+    )
+    window.save(folder.monitor)
+    return window
+
+
+def _prompts(rows: EncodedRows | None) -> list[list[int]]:
+    """Token ids of the prompts: what comes before the first token that carries nll."""
+    if rows is None:
+        return []
+    return [
+        row.input_ids[: next((at for at, label in enumerate(row.labels) if label >= 0), len(row.labels))]
+        for row in rows.rows
+    ]
+
+
+def open_monitor(
+    run: str | os.PathLike[str],
+    score: Score,
+    *,
+    settings: MonitorSettings | None = None,
+    webhook: str | None = None,
+    clock: Callable[[], float] = time.time,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Monitor:
+    """The monitor of a run, for its server. Measures the reference window first where there is none.
+
+    Args:
+        run: folder of the run that is served.
+        score: from `drift_score`, of the models that are served.
+        settings: what it may cost, and what it keeps.
+        webhook: URL that is told of changes of state.
+        clock: seconds since 1970.
+        on_progress: called while the reference window is measured.
+
+    Raises:
+        StorageError, DataError, ConfigError: if the run has no rows to compare with, or can't be written.
+    """
+    folder = RunDir.open(run)
+    window = record_reference_window(run, score=score, on_progress=on_progress)
+    return Monitor(
+        folder.monitor,
+        window,
+        score,
+        run=str(folder.path),
+        settings=settings,
+        webhook=webhook,
+        realign=_realign_settings(folder, load_config(folder.config)),
+        clock=clock,
+    )
+
+
+def _realign_settings(run: RunDir, config: TrainConfig) -> dict[str, Any]:
+    """The run's settings with new rows for the old ones, of which a tenth is rehearsed; all else stays."""
+    settings = config.model_dump(mode="json")
+    old = settings["data"]
+    settings["data"] = {
+        **old,
+        "train": [str(run.monitor / "new.jsonl")],
+        "replay": [*old["train"], *old["replay"]],
+        "replay_share": _REHEARSAL,
+    }
+    settings["run"] = {
+        **settings["run"],
+        "output": f"{str(run.path).rstrip('/')}-realigned",
+        "overwrite": False,
+    }
+    return settings
+
+
+def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> dict[str, Any]:
+    """What a run's monitor has last written down, and how long ago that was.
+
+    Args:
+        run: folder of a run.
+        now: seconds since 1970; None for the clock's.
+
+    Raises:
+        StorageError: if there is no such run, or nothing has been watched yet.
+    """
+    folder = RunDir.open(run)
+    kept, _ = read_kept(folder.monitor, ["status"])
+    if "status" not in kept:
+        raise StorageError(f"{folder.path} has not been watched yet.", hint="start `selfaug serve`.")
+    status: dict[str, Any] = kept["status"]
+    seconds = max(0.0, (time.time() if now is None else now) - status["time"])
+    if seconds > QUIET_AFTER and status["state"] not in ALERTS:
+        status["state"] = "no_data"
+    reports = sorted((folder.monitor / "alerts").glob("*/record.json"))
+    return {**status, "seconds_ago": seconds, "report": str(reports[-1].parent) if reports else None}
+
+
+def is_alert(status: dict[str, Any]) -> bool:
+    """Whether the state calls for someone to act."""
+    return status["state"] in ALERTS
+
+
+def purge_monitor(run: str | os.PathLike[str], *, older_than_days: float = 0.0) -> int:
+    """Delete what the monitor of a run has kept of requests: rows, texts and votes. Counts and states stay.
+
+    Args:
+        run: folder of a run; it may be served meanwhile.
+        older_than_days: what is younger stays.
+
+    Returns:
+        How many requests were deleted.
+
+    Raises:
+        StorageError: if there is nothing, or it can't be written.
+    """
+    return purge(RunDir.open(run).monitor, time.time() - older_than_days * 86_400)
+
+
+def write_rules(folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
+    """Write alert rules for Prometheus and a dashboard for Grafana.
+
+    Args:
+        folder: made if it does not exist.
+        overwrite: replace files that are there.
+
+    Returns:
+        The files.
+
+    Raises:
+        StorageError: if a file is there already, or can't be written.
+    """
+    place = Path(folder)
+    targets = [place / name for name in RULE_FILES]
+    for target in targets:
+        if target.exists() and not overwrite:
+            raise StorageError(
+                f"{target} is there already.", hint="choose another folder, or use --overwrite."
+            )
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"can't write into {place}: {error.strerror or error}", hint="choose another folder."
+        ) from error
+    for name, target in zip(RULE_FILES, targets, strict=True):
+        write_text(target, (files("selfaug.monitoring") / name).read_text(encoding="utf-8"))
+    return targets

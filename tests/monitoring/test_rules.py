@@ -1,0 +1,104 @@
+"""Dashboard and alert rules are valid, and name only metrics that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from selfaug.core.alert_state import STATES
+from selfaug.monitoring import metric_names
+from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS
+from selfaug.serving.metrics import Metrics
+
+_WORDS = {"by", "and", "or", "instance", "signal", "outcome", "status", "le", "state"}
+_WORDS |= {"gen_ai_token_type", "gen_ai_request_model"}
+_FUNCTIONS = {"max", "min", "sum", "avg", "rate", "histogram_quantile", "label_values"}
+_ENDINGS = ("_bucket", "_sum", "_count")
+
+
+def read(name: str) -> str:
+    return (files("selfaug.monitoring") / name).read_text(encoding="utf-8")
+
+
+def alert_rules() -> list[dict[str, Any]]:
+    return [
+        rule for group in yaml.safe_load(read("prometheus_rules.yaml"))["groups"] for rule in group["rules"]
+    ]
+
+
+def dashboard_queries() -> list[str]:
+    board = json.loads(read("grafana_dashboard.json"))
+    queries = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    return queries + [variable["query"] for variable in board["templating"]["list"][1:]]
+
+
+def metrics_of(query: str) -> set[str]:
+    """Names in a query that are neither functions nor labels."""
+    bare = re.sub(r'"[^"]*"|\[[^]]*\]|\{[^}]*\}', " ", query)
+    return set(re.findall(r"[a-z_]\w*", bare)) - _WORDS - _FUNCTIONS
+
+
+def is_metric(name: str) -> bool:
+    stem = next((name.removesuffix(end) for end in _ENDINGS if name.removesuffix(end) in HISTOGRAMS), None)
+    return (name in METRICS and name not in HISTOGRAMS) or (stem is not None and name != stem)
+
+
+def test_every_metric_that_is_named_exists() -> None:
+    named = set()
+    for query in [rule["expr"] for rule in alert_rules()] + dashboard_queries():
+        assert query.count("(") == query.count(")"), query
+        found = metrics_of(query)
+        assert found, query
+        unknown = {name for name in found if not is_metric(name)}
+        assert not unknown, (unknown, query)
+        named |= {name.removesuffix(end) for name in found for end in (*_ENDINGS, "") if name.endswith(end)}
+    assert named >= set(METRICS), set(METRICS) - named  # and each has its place
+
+
+def test_a_metric_that_does_not_exist_would_be_found() -> None:
+    assert metrics_of('sum by (le) (rate(selfaug_alerts{state="drift"}[5m]))') == {"selfaug_alerts"}
+    assert not is_metric("selfaug_alerts")
+    assert not is_metric("selfaug_prompt_drift_nats")  # a histogram has no series without an ending
+
+
+def test_rules_have_the_monitors_meaning() -> None:
+    rules = {rule["alert"]: rule for rule in alert_rules()}
+    assert 'state=~"drift|realign"' in rules["SelfAugDrift"]["expr"]
+    assert "for" not in rules["SelfAugDrift"]  # the monitor has its own hysteresis
+    for rule in rules.values():
+        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert rule["annotations"]["summary"].endswith(".")
+        for state in re.findall(r'state=~?"([^"]*)"', rule["expr"]):
+            assert set(state.split("|")) <= set(STATES)
+
+
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
+    board = json.loads(read("grafana_dashboard.json"))
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+
+
+def test_the_server_has_the_metrics_that_are_named_as_its_own() -> None:
+    metrics = Metrics(lambda: 1, lambda: 2, lambda: True)
+    described = re.findall(r"# TYPE (\S+) (\S+)", metrics.text().decode())
+    found = dict(described)
+    for name in metric_names.SERVER:
+        assert name in found, name
+        assert (found[name] == "histogram") == (name in HISTOGRAMS)
+    bounds = {child.labels(*"ab")._upper_bounds[9] for child in (metrics.first_token,)}
+    assert 5.12 in bounds  # what the alert on slow first tokens asks for

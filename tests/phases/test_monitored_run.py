@@ -1,0 +1,255 @@
+"""A run that is watched: its reference window, its monitor, and what the command shows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from selfaug.cli.main import app
+from selfaug.config import load_config
+from selfaug.core.alert_state import STATES
+from selfaug.data import RetrievalTemplate, load_rows
+from selfaug.errors import StorageError
+from selfaug.eval.drift import measure_drift
+from selfaug.model.generate import chat_prompt_ids
+from selfaug.monitoring.monitor import Monitor, MonitorSettings
+from selfaug.monitoring.observation import Observation
+from selfaug.monitoring.store import Batch, Store, read_kept
+from selfaug.phases.chat import Chat, open_chat
+from selfaug.phases.monitor import (
+    drift_score,
+    monitor_status,
+    open_monitor,
+    purge_monitor,
+    record_reference_window,
+    write_rules,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+DAY = 86_400.0
+
+
+def run_command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["monitor", *arguments])
+
+
+@pytest.fixture
+def chat(copied_run: Path) -> Chat:
+    return open_chat(copied_run, device="cpu", offline=True)
+
+
+@pytest.fixture
+def watched(copied_run: Path, chat: Chat) -> Iterator[Monitor]:
+    monitor = open_monitor(copied_run, drift_score(chat.tuned, None), settings=MonitorSettings(sample=1.0))
+    yield monitor
+    monitor.close()
+
+
+def until(condition: Any) -> None:
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.02)
+
+
+def test_the_reference_window_is_what_measure_drift_says(copied_run: Path, chat: Chat) -> None:
+    window = record_reference_window(copied_run, device="cpu", offline=True)
+    config = load_config(copied_run / "config.yaml")
+    # The run evaluates on its training rows: 24 of each.
+    assert window.sources == {"held out": 24, "training": 24}
+    prompts = sorted(
+        (
+            chat_prompt_ids(chat.tokenizer, row.prompt)
+            for row in load_rows(config.data.train, template=RetrievalTemplate()).rows
+        ),
+        key=len,
+    )
+    drift = measure_drift(chat.tuned, prompts)
+    means = sorted(sum(nats) / len(nats) for nats in drift.per_token)
+    assert sorted(window.drift)[::2] == pytest.approx(means, rel=1e-4)
+    assert sorted(window.lengths)[::2] == sorted(map(len, prompts))
+
+
+def test_it_is_measured_once_and_again_for_another_adapter(copied_run: Path) -> None:
+    first = record_reference_window(copied_run, device="cpu", offline=True)
+
+    def never(prompts: list[list[int]]) -> list[float]:
+        raise AssertionError("measured again")
+
+    assert record_reference_window(copied_run, score=never).drift == pytest.approx(first.drift)
+    weights = next((copied_run / "adapter").glob("*.safetensors"))
+    shutil.copy(copied_run / "checkpoints" / "checkpoint-2" / weights.name, weights)
+    other = record_reference_window(copied_run, score=lambda prompts: [0.5] * len(prompts))
+    assert other.drift.tolist() == [0.5] * 48
+    assert other.adapter != first.adapter
+
+
+def test_prompts_are_watched_with_the_runs_own_models(watched: Monitor, copied_run: Path, chat: Chat) -> None:
+    prompts = [chat_prompt_ids(chat.tokenizer, f"revenue of company {number}?") for number in range(12)]
+    for number, prompt in enumerate(prompts):
+        watched.offer(Observation(f"{number}", prompt, 5))
+    watched.vote("3", False)
+    until(lambda: watched.counts()["processed"] + len(watched._pending) >= 13)
+    watched.close()
+    status = monitor_status(copied_run)
+    assert status["state"] == "learning"
+    assert status["counts"]["offered"] == 13
+    assert 1 <= status["counts"]["scored"] <= 12
+    drift = next(signal for signal in status["signals"] if signal["name"] == "drift")
+    measured = measure_drift(chat.tuned, prompts)
+    means = [sum(nats) / len(nats) for nats in measured.per_token]
+    assert min(means) * 0.999 <= drift["value"] <= max(means) * 1.001
+    assert purge_monitor(copied_run, older_than_days=1) == 0
+    assert purge_monitor(copied_run) == 12
+    assert monitor_status(copied_run)["counts"]["offered"] == 13
+
+
+def test_nothing_else_uses_the_model_while_it_is_measured(chat: Chat) -> None:
+    lock, held = threading.Lock(), []
+
+    @contextmanager
+    def using() -> Iterator[None]:
+        with lock:
+            yield
+
+    measured = drift_score(chat.tuned, None, using)
+    forward = chat.tuned.forward
+
+    def watching(*arguments: Any, **more: Any) -> Any:
+        held.append(lock.locked())
+        return forward(*arguments, **more)
+
+    chat.tuned.forward = watching  # type: ignore[method-assign]
+    assert len(measured([[5, 6, 7], [8, 9]])) == 2
+    assert held
+    assert all(held)
+    assert not lock.locked()
+
+
+def test_realign_trains_from_the_base_model_with_old_rows_rehearsed(
+    copied_run: Path, watched: Monitor
+) -> None:
+    watched.canary(False, "another template")
+    until(lambda: list((copied_run / "monitor" / "alerts").glob("*/record.json")))
+    (file,) = (copied_run / "monitor" / "alerts").glob("*/realign.yaml")
+    shutil.copy(load_config(copied_run / "config.yaml").data.train[0], copied_run / "monitor" / "new.jsonl")
+    before, after = load_config(copied_run / "config.yaml"), load_config(file)
+    assert after.model == before.model
+    assert after.data.train == [str(copied_run / "monitor" / "new.jsonl")]
+    assert (after.data.replay, after.data.replay_share) == (before.data.train, 0.1)
+    assert after.data.eval == before.data.eval
+    assert after.run.output == f"{copied_run}-realigned"
+    assert after.train == before.train
+    result = run_command(str(copied_run))
+    assert result.exit_code == 4
+    assert "another template" in result.stdout
+    assert str(file.parent) in result.stdout.replace("\n", "")
+
+
+def written(run: Path, state: str, **more: Any) -> None:
+    """A status as a monitor writes it, with the state replaced."""
+    kept, _ = read_kept(run / "monitor", ["status"])
+    store = Store(run / "monitor")
+    store.commit(Batch(kept={"status": {**kept["status"], "state": state, "time": time.time(), **more}}))
+    store.close()
+
+
+@pytest.fixture
+def seen(copied_run: Path, watched: Monitor) -> Path:
+    """A run whose monitor has stopped after a request."""
+    watched.offer(Observation("a", [5, 6, 7, 8], 5))
+    until(lambda: watched.counts()["scored"] == 1)
+    watched.close()
+    return copied_run
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_exit_code_four_is_for_drift_and_nothing_else(seen: Path, state: str) -> None:
+    written(seen, state)
+    result = run_command(str(seen))
+    assert result.exit_code == (4 if state in ("drift", "realign") else 0)
+    assert f"{state}: " in result.stdout
+    for text in ("drift", "novelty", "thumbs down", "measured on 100.00%", "dropped 0, lost 0 of 1"):
+        assert text in result.stdout
+    as_json = json.loads(run_command(str(seen), "--json").stdout)
+    assert as_json["state"] == state
+    assert {signal["name"] for signal in as_json["signals"]} >= {"drift", "refusals"}
+
+
+def test_watching_ends_with_drift(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        written(seen, "drift" if len(looks) == 3 else "ok")
+
+    monkeypatch.setattr("selfaug.cli.monitor_commands.time.sleep", sleep)
+    result = run_command(str(seen), "--watch", "--every", "7")
+    assert result.exit_code == 4
+    assert looks == [7, 7, 7]
+
+
+def test_watching_ends_with_ctrl_c(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("selfaug.cli.monitor_commands.time.sleep", sleep)
+    result = run_command(str(seen), "--watch")
+    assert result.exit_code == 0
+    assert "the server goes on" in result.stderr
+
+
+def test_a_monitor_that_was_left_alone_has_no_data(seen: Path) -> None:
+    assert monitor_status(seen)["state"] == "learning"
+    assert monitor_status(seen, now=time.time() + 2 * DAY)["state"] == "no_data"
+    written(seen, "drift")
+    assert monitor_status(seen, now=time.time() + 2 * DAY)["state"] == "drift"  # nobody has answered it
+
+
+def test_what_others_write_is_shown_and_not_obeyed(seen: Path) -> None:
+    written(seen, "drift", canary={"passed": False, "why": "\x1b[2J[bold]x"}, last_error="\x1b]0;y")
+    shown = run_command(str(seen)).stdout
+    assert "\x1b" not in shown
+    assert "[bold]x" in shown
+
+
+def test_purge_rules_and_reference_by_command(seen: Path, tmp_path: Path) -> None:
+    assert "of 1 requests" in run_command(str(seen), "--purge").stdout
+    assert json.loads(run_command(str(seen), "--purge", "--json").stdout) == {"deleted": 0}
+    folder = tmp_path / "rules"
+    assert run_command(str(seen), "--rules", str(folder)).exit_code == 0
+    assert yaml.safe_load((folder / "prometheus_rules.yaml").read_text(encoding="utf-8"))["groups"]
+    assert json.loads((folder / "grafana_dashboard.json").read_text(encoding="utf-8"))["panels"]
+    again = run_command(str(seen), "--rules", str(folder))
+    assert again.exit_code == 1
+    assert "is there already" in again.stderr
+    assert write_rules(folder, overwrite=True)
+    result = run_command(str(seen), "--reference", "--prompts", "30", "--overwrite", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "30 prompts, 24 held out and 6 of training; with fewer than 1,000" in result.stdout
+
+
+@pytest.mark.parametrize("flags", [["--purge", "--reference"], ["--watch", "--purge"]])
+def test_different_things_at_once_are_refused(copied_run: Path, flags: list[str]) -> None:
+    result = run_command(str(copied_run), *flags)
+    assert result.exit_code == 2
+    assert "different things" in result.stderr
+
+
+def test_a_run_that_is_not_served_has_no_state(copied_run: Path) -> None:
+    with pytest.raises(StorageError, match="no request has been watched"):
+        monitor_status(copied_run)
+    result = run_command(str(copied_run))
+    assert result.exit_code == 1
+    assert "selfaug serve" in result.stderr
