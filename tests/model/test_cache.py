@@ -11,7 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -215,6 +218,25 @@ def test_two_processes_share_the_work_as_ranks_and_do_it_once_otherwise(tmp_path
     assert abs(one - two) < 0.1 * total
     assert sorted([alone, beside]) == [0, total]
     assert content(shared) == content(raced) == whole
+
+
+def test_a_rank_that_is_late_to_look_shares_the_work_all_the_same(tmp_path):
+    meeting = threading.Barrier(2)
+    docs, models = documents(COUNT), [build("llama-tied") for _ in range(2)]
+
+    def fill(rank: int) -> None:
+        def barrier() -> None:
+            meeting.wait(30)
+            if rank == 1:
+                time.sleep(0.2)  # the other one has begun to compute by then
+
+        ReferenceCache.open(tmp_path, models[rank]).build(
+            models[rank], docs, batch_tokens=64, rank=rank, processes=2, barrier=barrier
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fill, range(2)))
+    assert len(ReferenceCache.open(tmp_path, models[0])) == COUNT
 
 
 # -- refusing ------------------------------------------------------------------------------------------------------

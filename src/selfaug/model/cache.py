@@ -307,6 +307,8 @@ class ReferenceCache:
                 for f, n, c in zip(first, rows, checksums, strict=True)
             ]
         )
+        # All have seen the same before anyone adds to it: who shares the work otherwise leaves some of it out.
+        barrier()
         # Long documents first: memory runs out at once or not at all. Documents are grouped in the same way whatever
         # is finished: in a batch of another shape they would round differently.
         order = sorted(range(len(todo)), key=lambda i: -len(todo[i].input_ids))

@@ -60,7 +60,9 @@ def train_in_own_process(
             raise
     if process.returncode != 0 or not run.is_complete():
         lines = [
-            line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+            line
+            for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+            if line.strip() and not line.startswith("Hint: ")  # about a command that the user did not give
         ]
         raise SelfAugError(
             f"{stage} failed (exit code {process.returncode}): {lines[-1] if lines else 'it said nothing'}",
