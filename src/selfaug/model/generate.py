@@ -16,10 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.errors import ModelError
+from selfaug.model.answer_text import AnswerText
 from selfaug.model.running_batch import RunningBatch
 
 __all__ = [
     "chat_prompt_ids",
+    "draw",
     "end_tokens",
     "generate_greedy",
     "generate_greedy_ids",
@@ -129,25 +131,18 @@ def stream_greedy(
         on_text: called with each further piece of text. A character of several tokens comes when it is whole.
     """
     eos_ids = end_tokens(model, tokenizer)
-    ids: list[int] = []
-    told = ""
+    text = AnswerText(tokenizer)
 
     def choose(logits_NV: Tensor) -> Tensor:
-        nonlocal told
         next_ids = logits_NV.argmax(-1)
-        if int(next_ids[0]) not in eos_ids:
-            ids.append(int(next_ids[0]))
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            if not text.endswith("\N{REPLACEMENT CHARACTER}") and text.startswith(told) and text != told:
-                on_text(text[len(told) :])
-                told = text
+        if int(next_ids[0]) not in eos_ids and (piece := text.add(int(next_ids[0]))):
+            on_text(piece)
         return next_ids
 
     answer = _generate(model, [prompt], choose, eos_ids, max_new_tokens, 1, None)[0]
-    text = str(tokenizer.decode(answer, skip_special_tokens=True))
-    if text != told and text.startswith(told):
-        on_text(text[len(told) :])
-    return text
+    if rest := text.end():
+        on_text(rest)
+    return str(tokenizer.decode(answer, skip_special_tokens=True))
 
 
 def sample_ids(
@@ -176,19 +171,31 @@ def sample_ids(
         raise ValueError(f"temperature must be positive and top_p in (0, 1], got {temperature} and {top_p}")
     generator = torch.Generator(model.device).manual_seed(seed)
 
-    def choose(logits_NV: Tensor) -> Tensor:
-        p_NV = (logits_NV.float() / temperature).softmax(-1)
-        if top_p == 1.0:
-            return torch.multinomial(p_NV, 1, generator=generator).squeeze(-1)
-        # Sorting a whole vocabulary takes longer than a small model: a thousand tokens nearly always suffice.
-        likely_NK, token_NK = p_NV.topk(min(_LIKELY, p_NV.shape[-1]), dim=-1)
-        if likely_NK.sum(-1).min() < top_p:
-            likely_NK, token_NK = p_NV.sort(-1, descending=True)
-        # A token stays if those before it don't reach top_p, so that one always does.
-        likely_NK[likely_NK.cumsum(-1) - likely_NK >= top_p] = 0.0
-        return token_NK.gather(-1, torch.multinomial(likely_NK, 1, generator=generator)).squeeze(-1)
+    def choose(logits: Tensor) -> Tensor:
+        return draw(logits, temperature, top_p, generator)
 
     return _generate(model, prompts, choose, eos_ids, max_new_tokens, batch_size, on_progress)
+
+
+def draw(logits_NV: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
+    """Tokens [N] drawn from logits [N, vocabulary].
+
+    Args:
+        logits_NV: of the next tokens.
+        temperature: logits are divided by it; positive.
+        top_p: draws from the likeliest tokens that together have this probability; in (0, 1].
+        generator: of the draws.
+    """
+    p_NV = (logits_NV.float() / temperature).softmax(-1)
+    if top_p == 1.0:
+        return torch.multinomial(p_NV, 1, generator=generator).squeeze(-1)
+    # Sorting a whole vocabulary takes longer than a small model: a thousand tokens nearly always suffice.
+    likely_NK, token_NK = p_NV.topk(min(_LIKELY, p_NV.shape[-1]), dim=-1)
+    if likely_NK.sum(-1).min() < top_p:
+        likely_NK, token_NK = p_NV.sort(-1, descending=True)
+    # A token stays if those before it don't reach top_p, so that one always does.
+    likely_NK[likely_NK.cumsum(-1) - likely_NK >= top_p] = 0.0
+    return token_NK.gather(-1, torch.multinomial(likely_NK, 1, generator=generator)).squeeze(-1)
 
 
 @torch.no_grad()

@@ -257,7 +257,9 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
         messages = [{"role": _role(one.role), "content": one.text} for one in body.messages]
         prompt = _asked(lambda: served.chat_ids(messages), "messages")
         longest = _longest(served, prompt, body.asked_tokens, "messages")
-        choices = [_Choice(prompt, body.choice_sampling(choice, longest)) for choice in range(body.n or 1)]
+        choices = [
+            _Choice(prompt, body.sampling(choice, longest, body.chances)) for choice in range(body.n or 1)
+        ]
         answering = _Answering(request, served, metrics, "chat", body.model, choices, len(prompt))
         identifier = f"chatcmpl-{answering.identifier}"
         if not body.stream:
@@ -302,7 +304,8 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
             )
         choices = [
             _Choice(
-                prompt, body.choice_sampling(choice, _longest(served, prompt, body.asked_tokens, "prompt"))
+                prompt,
+                body.sampling(choice, _longest(served, prompt, body.asked_tokens, "prompt"), body.chances),
             )
             for prompt in prompts
             for choice in range(body.n or 1)

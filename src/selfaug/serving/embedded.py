@@ -21,8 +21,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.model.generate import end_tokens
-from selfaug.serving.answer_text import AnswerText
+from selfaug.model.answer_text import AnswerText
+from selfaug.model.generate import draw, end_tokens
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling, TokenChance
 from selfaug.serving.lanes import Lane, lanes_of
 
@@ -243,7 +243,11 @@ class EmbeddedEngine:
         ended: set[_Request] = set()
         for place, request in enumerate(requests):
             logits_V = logits_NV[place]
-            request.token = likeliest[place] if request.generator is None else _drawn(logits_V, request)
+            request.token = likeliest[place]
+            if request.generator is not None:
+                sampling = request.sampling
+                drawn = draw(logits_V[None], sampling.temperature, sampling.top_p, request.generator)
+                request.token = int(drawn[0])
             piece = self._piece(request, logits_V)
             told.append((request, piece))
             if piece.finish is not None:
@@ -291,15 +295,3 @@ class EmbeddedEngine:
             request.tell(failure)
         self._rows[lane].clear()
         lane.clear()
-
-
-def _drawn(logits_V: Tensor, request: _Request) -> int:
-    """A token drawn as asked."""
-    sampling = request.sampling
-    p_V = (logits_V.float() / sampling.temperature).softmax(-1)
-    if sampling.top_p < 1:
-        likely_V, token_V = p_V.sort(descending=True)
-        # A token stays if those before it don't reach top_p, so that one always does.
-        likely_V[likely_V.cumsum(-1) - likely_V >= sampling.top_p] = 0.0
-        p_V = torch.zeros_like(p_V).scatter_(0, token_V, likely_V)
-    return int(torch.multinomial(p_V, 1, generator=request.generator))

@@ -76,30 +76,16 @@ class _Generation(BaseModel):
                 raise PydanticCustomError("not_served", f"{name} is not served here; leave it out")
         return self
 
-    def _sampling(self, max_tokens: int, chances: int | None, seed: int | None) -> Sampling:
+    def sampling(self, choice: int, max_tokens: int, chances: int | None) -> Sampling:
+        """Sampling of one of `n` answers: each has draws of its own, the same each time if there is a seed."""
         return Sampling(
             max_tokens=max_tokens,
             temperature=self.temperature or 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
-            seed=seed,
+            seed=None if self.seed is None else self.seed + choice,
             stop=tuple(self.stop),
             chances=chances,
         )
-
-    def choice_sampling(self, choice: int, max_tokens: int) -> Sampling:
-        """Sampling of one of `n` answers: each has draws of its own, the same each time if there is a seed."""
-        seed = None if self.seed is None else self.seed + choice
-        return self._sampling(max_tokens, self.chances, seed)
-
-    @property
-    def chances(self) -> int | None:
-        """Alternatives to tell with each token, or None."""
-        raise NotImplementedError
-
-    @property
-    def asked_tokens(self) -> int | None:
-        """Longest answer, if the request says."""
-        raise NotImplementedError
 
 
 class TextPart(BaseModel):

@@ -5,7 +5,7 @@ import random
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from selfaug.serving.answer_text import AnswerText
+from selfaug.model.answer_text import AnswerText
 
 TEXTS = ["the revenue of the year", "Zürich – 漢字 🙂 naïve", "  two  spaces\n\nand lines ", "🙂🙂🙂", "a"]
 
