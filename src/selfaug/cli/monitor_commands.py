@@ -27,7 +27,7 @@ def monitor(
     reference: Annotated[
         bool,
         typer.Option(
-            "--reference", help="Measure the reference window now, which the server otherwise does."
+            "--reference", help="Measure the reference window, which live prompts are compared with."
         ),
     ] = False,
     data: Annotated[

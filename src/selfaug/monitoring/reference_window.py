@@ -132,7 +132,7 @@ class ReferenceWindow:
         if not (folder / _RECORD).exists():
             raise DataError(
                 f"{folder} has no reference window.",
-                hint="make it with `selfaug monitor RUN --reference`; `selfaug serve` makes it by itself.",
+                hint="make it with `selfaug monitor RUN --reference`.",
             )
         data: dict[str, Any] = read_record(folder / _RECORD, RECORD_KIND)
         try:

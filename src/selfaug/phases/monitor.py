@@ -210,7 +210,10 @@ def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> 
     folder = RunDir.open(run)
     kept, _ = read_kept(folder.monitor, ["status"])
     if "status" not in kept:
-        raise StorageError(f"{folder.path} has not been watched yet.", hint="start `selfaug serve`.")
+        raise StorageError(
+            f"{folder.path} has not been watched yet.",
+            hint="hand requests to a Monitor where they are answered; docs/how-to/monitor.md has the lines.",
+        )
     status: dict[str, Any] = kept["status"]
     seconds = max(0.0, (time.time() if now is None else now) - status["time"])
     if seconds > QUIET_AFTER and status["state"] not in ALERTS:
