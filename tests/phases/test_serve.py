@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,29 @@ def test_a_port_that_is_taken_is_one_clear_error(copied_run: Path, serve: Callab
     other = open_server(copied_run, ServeSettings(port=port, device="cpu"), log=lambda _: None)
     with pytest.raises(StorageError, match=f"can't listen on 127.0.0.1:{port}"):
         other.run(None)
+
+
+def test_a_server_that_is_told_to_end_while_it_checks_ends_when_that_is_done(copied_run: Path) -> None:
+    server = open_server(copied_run, ServeSettings(port=0, device="cpu"), log=lambda _: None)
+    begun, done, told = threading.Event(), threading.Event(), []
+
+    def slow() -> list[str]:
+        begun.set()
+        time.sleep(1)
+        done.set()
+        return []
+
+    server._check = slow
+    thread = threading.Thread(target=server.run, args=[None, told.append], daemon=True)
+    thread.start()
+    assert begun.wait(30)
+    server.stop()
+    thread.join(30)
+    # The check runs the models: the process must not end under it.
+    assert done.is_set()
+    assert not thread.is_alive()
+    assert told == []
+    assert not server.served.readiness.ready
 
 
 def test_keys_are_the_runs_or_the_environments(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,9 @@ def serve(
         where = "is SELFAUG_API_KEY" if "SELFAUG_API_KEY" in os.environ else "was shown at the first start"
         say(f"the API key {where}; --new-key makes another.")
 
+    if not no_check:
+        say("replaying the canary set ...")
+
     def told(readiness: Readiness) -> None:
         if readiness.ready:
             say(f"ready: {readiness.reason}.")

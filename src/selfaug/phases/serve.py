@@ -27,7 +27,7 @@ from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.guard import Limits, write_to_stderr
 from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
-from selfaug.serving.served import FoundPrompt, Readiness, Served
+from selfaug.serving.served import SHUTTING_DOWN, FoundPrompt, Readiness, Served
 
 __all__ = ["ALIAS", "ServeSettings", "Server", "open_server", "server_keys"]
 
@@ -154,6 +154,8 @@ class Server:
             self._server.run(sockets=[listening])
         finally:
             listening.close()
+            # It runs the models: a process that ends meanwhile would crash.
+            checking.join()
             self.served.engine.close()
 
     def stop(self) -> None:
@@ -178,7 +180,8 @@ class Server:
                 readiness.become(False, "; ".join(problems))
             else:
                 readiness.become(True, "drift and answers of the canary set are as recorded at training")
-        on_ready(readiness)
+        if readiness.reason != SHUTTING_DOWN:
+            on_ready(readiness)
 
 
 def open_server(
