@@ -252,4 +252,4 @@ def test_a_run_that_is_not_served_has_no_state(copied_run: Path) -> None:
         monitor_status(copied_run)
     result = run_command(str(copied_run))
     assert result.exit_code == 1
-    assert "selfaug serve" in result.stderr
+    assert "hand requests to a Monitor" in result.stderr
