@@ -14,6 +14,8 @@ from torch import Tensor
 from selfaug.core.alignment import Divergence, FusedLoss, OutputHead, fused_loss, token_divergence
 
 WIDTH, VOCABULARY = 12, 23
+# Where there is a GPU, the same tests hold there.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 pytestmark = pytest.mark.usefixtures("_one_thread")
 
@@ -49,7 +51,7 @@ class Case:
         generator = torch.Generator().manual_seed(self.seed)
 
         def randn(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
+            return torch.randn(*shape, generator=generator).to(DEVICE)
 
         rows, aligned = self.completions + self.boundary + self.prompts, self.boundary + self.prompts
         hidden = randn(rows, WIDTH)
@@ -58,6 +60,7 @@ class Case:
         reference_weight = weight + 0.1 * randn(VOCABULARY, WIDTH) if self.own_reference_head else weight
         reference_bias = bias + 0.1 if bias is not None and self.own_reference_head else bias
         targets = torch.randint(VOCABULARY, (self.completions + self.boundary,), generator=generator)
+        targets = targets.to(DEVICE)
 
         def leaf(tensor: Tensor | None, trained: bool = True) -> Tensor | None:
             return None if tensor is None else tensor.detach().to(self.dtype).requires_grad_(trained)
@@ -130,7 +133,7 @@ def naive(case: Case, x: Inputs) -> tuple[FusedLoss, list[Tensor]]:
         else:
             reference = logits(x.reference_hidden, x.reference_weight, x.reference_bias)
     nll = entropy = tuned.sum() * 0
-    correct = torch.tensor(0.0)
+    correct = torch.zeros((), device=tuned.device)
     for row, target in enumerate(x.targets):
         log_p = torch.log_softmax(tuned[row], -1)
         nll = nll - log_p[target]
@@ -410,7 +413,8 @@ def test_bf16_error_is_at_most_twice_that_of_the_naive_form(divergence, scale, s
 
 
 @pytest.mark.skipif(
-    torch.cpu._is_avx512_bf16_supported(), reason="there the product is a bf16 one, as the model's own"
+    DEVICE == "cpu" and torch.cpu._is_avx512_bf16_supported(),
+    reason="there the product is a bf16 one, as the model's own",
 )
 @pytest.mark.parametrize("divergence", ["forward", "reverse"])
 @pytest.mark.parametrize("autocast", [True, False])
@@ -426,7 +430,7 @@ def test_models_close_to_each_other_in_bf16(divergence, autocast):
     want, _ = naive(case, y)
     assert 2e-5 < want.alignment_sum.item() / 32 < 2e-3
     want.loss.backward()
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+    with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=autocast):
         got = ours(case, x)
     got.loss.backward()
     assert got.alignment_sum.item() == pytest.approx(want.alignment_sum.item(), rel=1e-3)
@@ -441,7 +445,7 @@ def test_models_close_to_each_other_in_bf16(divergence, autocast):
 def test_autocast_is_the_naive_form_under_autocast(divergence):
     """float32 leaves, products in bf16: error against float64 at most twice the naive form's."""
     case = Case(12, 4, 16, bias=True, divergence=divergence)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
         mine, theirs = _errors(case)
         x = case.make()
         result = ours(case, x)
