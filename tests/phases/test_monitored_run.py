@@ -6,8 +6,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,12 +117,11 @@ def test_prompts_are_watched_with_the_runs_own_models(watched: Monitor, copied_r
 def test_nothing_else_uses_the_model_while_it_is_measured(chat: Chat) -> None:
     lock, held = threading.Lock(), []
 
-    @contextmanager
-    def using() -> Iterator[None]:
+    def alone(work: Callable[[], list[float]]) -> list[float]:
         with lock:
-            yield
+            return work()
 
-    measured = drift_score(chat.tuned, None, using)
+    measured = drift_score(chat.tuned, None, alone)
     forward = chat.tuned.forward
 
     def watching(*arguments: Any, **more: Any) -> Any:
@@ -131,9 +129,12 @@ def test_nothing_else_uses_the_model_while_it_is_measured(chat: Chat) -> None:
         return forward(*arguments, **more)
 
     chat.tuned.forward = watching  # type: ignore[method-assign]
-    assert len(measured([[5, 6, 7], [8, 9]])) == 2
+    assert measured([[5, 6, 7], [8, 9]]) == pytest.approx(
+        drift_score(chat.tuned, None)([[5, 6, 7], [8, 9]]), rel=1e-4
+    )
     assert held
-    assert all(held)
+    assert held[:4] == [True] * 4  # two prompts one by one, with the adapter on and off
+    assert not any(held[4:])
     assert not lock.locked()
 
 
@@ -252,4 +253,4 @@ def test_a_run_that_is_not_served_has_no_state(copied_run: Path) -> None:
         monitor_status(copied_run)
     result = run_command(str(copied_run))
     assert result.exit_code == 1
-    assert "hand requests to a Monitor" in result.stderr
+    assert "`selfaug serve` watches" in result.stderr

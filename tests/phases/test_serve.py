@@ -44,7 +44,7 @@ def serve() -> Iterator[Callable[..., Serving]]:
     def make(run: Path, **settings: Any) -> Serving:
         keys, key = server_keys(run, new=True)
         assert key is not None
-        settings = {"port": 0, "device": "cpu", **settings}
+        settings = {"port": 0, "device": "cpu", "watch": None, **settings}
         server = open_server(run, ServeSettings(**settings), log=lambda _: None)
         running.append(Serving(server, keys, key))
         return running[-1]

@@ -42,6 +42,7 @@ OPERATIONS = [
     ("post", "/v1/chat/completions"),
     ("post", "/v1/completions"),
     ("post", "/v1/rag/answer"),
+    ("post", "/v1/feedback"),
 ]
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -13,6 +14,7 @@ from serving_fixtures import tiny_pair
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import generate_greedy_ids
+from selfaug.phases.monitor import drift_score
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling
 from selfaug.serving.lanes import lanes_of
@@ -275,3 +277,94 @@ def test_closing_fails_what_runs_and_what_comes(
             await anext(engine.generate("tuned", [5], Sampling(2)))
 
     asyncio.run(cut())
+
+
+def test_other_work_is_done_while_nothing_is_answered(engine: EmbeddedEngine) -> None:
+    assert engine.when_idle(lambda: threading.current_thread().name) == "selfaug-engine"
+    before = engine.job_seconds
+    engine.when_idle(lambda: time.sleep(0.05))
+    assert engine.job_seconds - before >= 0.05
+    with pytest.raises(ZeroDivisionError):
+        engine.when_idle(lambda: 1 / 0)
+
+    async def answered() -> list[str]:
+        done: list[str] = []
+
+        async def work(name: str, patience: float) -> None:
+            await asyncio.to_thread(engine.when_idle, lambda: done.append(name), patience=patience)
+
+        async def ask() -> None:
+            await answer(engine, "tuned", [5, 6, 7], Sampling(120))
+            done.append("answer")
+
+        asking = asyncio.create_task(ask())
+        while not engine.running:
+            await asyncio.sleep(0.001)
+        await asyncio.gather(asking, work("patient", 60), work("in a hurry", 0))
+        return done
+
+    # First come, first served among themselves, too: the second may be due before the first.
+    done = asyncio.run(answered())
+    assert sorted(done) == ["answer", "in a hurry", "patient"]
+    assert done.index("answer") < done.index("patient")
+
+
+def test_an_adapter_that_is_switched_off_between_two_tokens_changes_no_answer(
+    engine: EmbeddedEngine, tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    prompts = prompts_of(8, seed=4)
+    expected = [alone(tuned, tiny_tokenizer, "tuned", prompt, 20) for prompt in prompts]
+    off = drift_score(tuned, None, lambda work: engine.when_idle(work, patience=0))
+    stop, scored = threading.Event(), []
+
+    def score() -> None:
+        while not stop.is_set():
+            scored.append(off([prompts[3], prompts[5]]))
+
+    thread = threading.Thread(target=score)
+    thread.start()
+
+    async def all_of_them() -> list[str]:
+        answers = await asyncio.gather(*(answer(engine, "tuned", one, Sampling(20)) for one in prompts))
+        return [text for text, _ in answers]
+
+    found = asyncio.run(all_of_them())
+    stop.set()
+    thread.join()
+    assert found == expected
+    assert len(scored) > 3
+    assert all(one == pytest.approx(scored[0]) for one in scored)
+
+
+def test_work_that_waits_fails_when_the_engine_ends(
+    tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer)
+    begun, go, failed = threading.Event(), threading.Event(), []
+
+    def first() -> None:
+        begun.set()
+        go.wait(10)
+
+    def waits() -> None:
+        try:
+            engine.when_idle(lambda: None)
+        except EngineError as error:
+            failed.append(str(error))
+
+    threads = [threading.Thread(target=engine.when_idle, args=[first]), threading.Thread(target=waits)]
+    threads[0].start()
+    assert begun.wait(10)
+    threads[1].start()
+    while not engine._jobs:
+        time.sleep(0.001)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    while not engine._stopping.is_set():
+        time.sleep(0.001)
+    go.set()
+    for thread in (*threads, closing):
+        thread.join(10)
+    assert failed == ["the engine has stopped"]
+    with pytest.raises(EngineError, match="has stopped"):
+        engine.when_idle(lambda: None)

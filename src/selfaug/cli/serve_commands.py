@@ -68,6 +68,22 @@ def serve(
     no_check: Annotated[
         bool, typer.Option("--no-check", help="Don't replay the canary set before answering.")
     ] = False,
+    no_monitor: Annotated[bool, typer.Option("--no-monitor", help="Don't watch what is answered.")] = False,
+    sample: Annotated[
+        float,
+        typer.Option(
+            "--sample", metavar="SHARE", min=0, max=1, help="Of the requests, whose drift is measured."
+        ),
+    ] = 0.01,
+    keep_texts: Annotated[
+        bool,
+        typer.Option(
+            "--keep-texts", help="Keep what users write, redacted, for 30 days; else no text is kept."
+        ),
+    ] = False,
+    webhook: Annotated[
+        str | None, typer.Option("--webhook", metavar="URL", help="Told when the monitor's state changes.")
+    ] = None,
     device: Device = "auto",
     offline: Offline = False,
     debug: Debug = False,
@@ -83,7 +99,9 @@ def serve(
         )
     quiet_libraries(offline=offline, debug=debugging(ctx))
     _require_packages()
+    from selfaug.monitoring.monitor import MonitorSettings
     from selfaug.phases.serve import ALIAS, ServeSettings, open_server, server_keys
+    from selfaug.phases.watching import WatchSettings
     from selfaug.serving.guard import Limits
     from selfaug.serving.served import Readiness
 
@@ -101,6 +119,9 @@ def serve(
             request_seconds=timeout,
             limits=Limits(requests_per_minute=rate_limit),
             check=not no_check,
+            watch=None
+            if no_monitor
+            else WatchSettings(MonitorSettings(sample=sample, keep_texts=keep_texts), webhook),
             offline=offline,
         ),
     )
@@ -126,7 +147,7 @@ def serve(
             say(f"NOT ready: {readiness.reason}.")
             say("Hint: requests are refused. Serve what was trained, or look at it with --no-check.")
 
-    server.run(keys, on_ready=told)
+    server.run(keys, on_ready=told, on_watching=say)
     say("stopped: what ran has ended.")
 
 

@@ -127,6 +127,7 @@ class Monitor:
         webhook: URL that is told of changes of state.
         realign: settings that are written as realign.yaml on an alert.
         clock: seconds since 1970.
+        compute_clock: seconds of computing, of which the difference before and after is what a call of `score` took.
         threaded: whether a thread works in the background; else `work` is called.
 
     Raises:
@@ -145,11 +146,13 @@ class Monitor:
         webhook: str | None = None,
         realign: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
+        compute_clock: Callable[[], float] = time.perf_counter,
         threaded: bool = True,
     ) -> None:
         self._settings = settings or MonitorSettings()
         self._folder, self._run, self._realign = Path(folder), run, realign
-        self._window, self._adapter, self._score, self._clock = window, window.adapter, score, clock
+        self._window, self._adapter, self._score = window, window.adapter, score
+        self._clock, self._compute_clock = clock, compute_clock
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -180,7 +183,9 @@ class Monitor:
     def _open(self) -> None:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file_lock = FileLock(self._folder / "monitor.lock")
+            self._file_lock = FileLock(
+                self._folder / "monitor.lock", thread_local=False
+            )  # closed by any thread
             self._file_lock.acquire(timeout=0)
         except Timeout as error:
             raise StorageError(
@@ -463,7 +468,7 @@ class Monitor:
         if self._pending and now >= self._next_score:
             count = min(len(self._pending), self._settings.batch_size)
             chosen = [self._pending.popleft() for _ in range(count)]
-            began = time.perf_counter()
+            began = self._compute_clock()
             drifts: list[float | None]
             try:
                 drifts = list(self._score([list(thing.prompt_ids) for _, thing in chosen]))
@@ -472,7 +477,7 @@ class Monitor:
             except Exception as error:
                 self._last_error = type(error).__name__
                 drifts = [None] * count
-            seconds = time.perf_counter() - began
+            seconds = self._compute_clock() - began
             self._scoring_seconds += seconds
             self._next_score = now + seconds / max(self._settings.compute_share, 1e-9)
             for (at, thing), drift in zip(chosen, drifts, strict=True):

@@ -337,7 +337,7 @@ def _require(path: Path) -> None:
     if not path.is_file():
         raise StorageError(
             f"{path.parent} holds nothing from a monitor: no request has been watched yet.",
-            hint="hand requests to a Monitor where they are answered; docs/how-to/monitor.md has the lines.",
+            hint="`selfaug serve` watches what it answers; for another server, docs/how-to/monitor.md has the lines.",
         )
 
 

@@ -14,10 +14,23 @@ from typing import Any
 
 from selfaug.errors import ConfigError
 
-__all__ = ["Webhook"]
+__all__ = ["Webhook", "check_address"]
 
 _WAITING = 32
 """Messages that wait at most; the newest is dropped then."""
+
+
+def check_address(url: str) -> None:
+    """Refuse what no message can be sent to.
+
+    Raises:
+        ConfigError: if the URL is none of http or https.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(
+            f"the webhook {url!r} is no address.", hint="give one that begins with http:// or https://."
+        )
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -44,11 +57,7 @@ class Webhook:
     """
 
     def __init__(self, url: str, *, timeout: float = 5.0, pauses: Sequence[float] = (1.0, 5.0, 25.0)) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(
-                f"the webhook {url!r} is no address.", hint="give one that begins with http:// or https://."
-            )
+        check_address(url)
         self._url, self._timeout, self._pauses = url, timeout, pauses
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,26 @@ from selfaug.errors import ConfigError, DataError
 from selfaug.eval.answer_scorers import cited_sources
 from selfaug.model.generate import chat_prompt_ids, stream_greedy
 from selfaug.model.loading import context_window
+from selfaug.phases.answer_form import answer_form
 from selfaug.phases.chat import open_chat
 from selfaug.phases.prepared_folder import outdated_documents, prepared_record, prepared_retriever
 from selfaug.records import read_record
 from selfaug.retrieval.retriever import Passage, Retriever
 from selfaug.rundir import RunDir
 
-__all__ = ["Answer", "Assistant", "DocumentPrompts", "cited_passages", "open_assistant", "open_documents"]
+__all__ = [
+    "Answer",
+    "Assistant",
+    "DocumentPrompts",
+    "NothingFoundError",
+    "cited_passages",
+    "open_assistant",
+    "open_documents",
+]
+
+
+class NothingFoundError(DataError):
+    """No passage has anything of the question."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,7 @@ class DocumentPrompts:
         passages: that go into a prompt.
         window: tokens of prompt and answer together.
         outdated: documents that are new, changed or gone since they were prepared.
+        form: that answers were trained to have.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -61,18 +76,20 @@ class DocumentPrompts:
     window: int
     chat_template_kwargs: dict[str, Any]
     outdated: list[str] = field(default_factory=list)
+    form: re.Pattern[str] | None = None
 
     def prompt(self, question: str, max_new_tokens: int) -> tuple[list[int], list[Passage], int]:
         """Token ids, the passages in them, and how many passages didn't fit: whole ones go from the end.
 
         Raises:
-            DataError: if the question is empty, nothing is found for it, or it doesn't fit into the window.
+            NothingFoundError: if nothing is found for it.
+            DataError: if the question is empty, or doesn't fit into the window.
         """
         if not question.strip():
             raise DataError("the question is empty.", hint="ask in words that the documents have.")
         found = self.retriever.search(question, self.passages)
         if not found:
-            raise DataError(
+            raise NothingFoundError(
                 f"no passage shares a word with {question!r:.80}.", hint="ask in the documents' own words."
             )
         for used in range(len(found), 0, -1):
@@ -208,6 +225,7 @@ def open_documents(
         window=min(config.data.max_length, window or config.data.max_length),
         chat_template_kwargs=config.data.chat_template_kwargs,
         outdated=outdated_documents(found.folder, found.record),
+        form=answer_form(found.record),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -54,23 +54,25 @@ _REHEARSAL = 0.1
 def drift_score(
     model: nn.Module,
     reference: Reference | None,
-    using: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    alone: Callable[[Callable[[], list[float]]], list[float]] | None = None,
 ) -> Score:
     """The drift of prompts, by the function that training and evaluation measure it with.
 
     Args:
         model: the tuned model.
         reference: as for `measure_drift`: None switches the model's adapter off while it is measured.
-        using: a context in which nothing else uses the model. Needed where the same model answers requests: an adapter
-            that is switched off is off for them too.
+        alone: calls what it is given where nothing else uses the model, such as an engine's `when_idle`. Needed where
+            the same model answers requests: an adapter that is switched off is off for them too. Prompts are measured
+            one by one then, so that requests wait for one at most.
     """
 
     def score(prompts: list[list[int]]) -> list[float]:
-        with using():
-            drift = measure_drift(model, prompts, reference=reference, batch_size=len(prompts))
+        drift = measure_drift(model, prompts, reference=reference, batch_size=len(prompts))
         return [sum(nats) / len(nats) for nats in drift.per_token]
 
-    return score
+    if alone is None:
+        return score
+    return lambda prompts: [nats for prompt in prompts for nats in alone(partial(score, [prompt]))]
 
 
 def record_reference_window(
@@ -149,7 +151,9 @@ def open_monitor(
     *,
     settings: MonitorSettings | None = None,
     webhook: str | None = None,
+    measure: bool = True,
     clock: Callable[[], float] = time.time,
+    compute_clock: Callable[[], float] = time.perf_counter,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Monitor:
     """The monitor of a run, for its server. Measures the reference window first where there is none.
@@ -159,14 +163,20 @@ def open_monitor(
         score: from `drift_score`, of the models that are served.
         settings: what it may cost, and what it keeps.
         webhook: URL that is told of changes of state.
+        measure: whether a reference window that is missing, or is another adapter's, is measured; else whatever is
+            there is taken.
         clock: seconds since 1970.
+        compute_clock: seconds of computing, as for `Monitor`.
         on_progress: called while the reference window is measured.
 
     Raises:
         StorageError, DataError, ConfigError: if the run has no rows to compare with, or can't be written.
     """
     folder = RunDir.open(run)
-    window = record_reference_window(run, score=score, on_progress=on_progress)
+    if measure:
+        window = record_reference_window(run, score=score, on_progress=on_progress)
+    else:
+        window = ReferenceWindow.load(folder.monitor)
     return Monitor(
         folder.monitor,
         window,
@@ -176,6 +186,7 @@ def open_monitor(
         webhook=webhook,
         realign=_realign_settings(folder, load_config(folder.config)),
         clock=clock,
+        compute_clock=compute_clock,
     )
 
 
@@ -212,7 +223,7 @@ def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> 
     if "status" not in kept:
         raise StorageError(
             f"{folder.path} has not been watched yet.",
-            hint="hand requests to a Monitor where they are answered; docs/how-to/monitor.md has the lines.",
+            hint="`selfaug serve` watches what it answers; for another server, docs/how-to/monitor.md has the lines.",
         )
     status: dict[str, Any] = kept["status"]
     seconds = max(0.0, (time.time() if now is None else now) - status["time"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from peft import PeftModel
@@ -18,9 +20,11 @@ from selfaug.errors import ConfigError, StorageError
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import context_window
 from selfaug.model.reference import AdapterOff, FrozenModel
-from selfaug.phases.ask import cited_passages, open_documents
+from selfaug.monitoring.webhook import check_address
+from selfaug.phases.ask import DocumentPrompts, NothingFoundError, cited_passages, open_documents
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.chat import open_chat
+from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.rundir import RunDir
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
@@ -28,6 +32,7 @@ from selfaug.serving.guard import Limits, write_to_stderr
 from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import SHUTTING_DOWN, FoundPrompt, Readiness, Served
+from selfaug.serving.watcher import Answered
 
 __all__ = ["ALIAS", "ServeSettings", "Server", "open_server", "server_keys"]
 
@@ -52,6 +57,7 @@ class ServeSettings:
         drain_seconds: that running answers have when the server is told to end.
         limits: of a single request.
         check: whether the canary set must come back before requests are answered.
+        watch: how the run's monitor watches what is answered; None: nobody does.
         offline: use only what is on this machine.
     """
 
@@ -67,6 +73,7 @@ class ServeSettings:
     drain_seconds: float = 30.0
     limits: Limits = field(default_factory=Limits)
     check: bool = True
+    watch: WatchSettings | None = field(default_factory=WatchSettings)
     offline: bool = False
 
 
@@ -114,18 +121,26 @@ class Server:
         settings: ServeSettings,
         check: Callable[[], list[str] | None],
         log: Callable[[str], None],
+        watch: Callable[[Callable[[list[str] | None], None], Callable[[str], None]], Watching] | None = None,
     ) -> None:
         self.served = served
-        self._settings, self._check, self._log = settings, check, log
+        self._settings, self._check, self._log, self._watch = settings, check, log, watch
+        self._watching: Watching | None = None
         self._server: HttpServer | None = None
         self.url = ""
 
-    def run(self, keys: ApiKeys | None, on_ready: Callable[[Readiness], None] = lambda _: None) -> None:
+    def run(
+        self,
+        keys: ApiKeys | None,
+        on_ready: Callable[[Readiness], None] = lambda _: None,
+        on_watching: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Listen until a signal ends it: SIGTERM and SIGINT let running answers end.
 
         Args:
             keys: that are taken; None takes requests without a key.
             on_ready: called once it is known whether the server is ready.
+            on_watching: called with what there is to say about watching its traffic.
 
         Raises:
             StorageError: if the address can't be listened on.
@@ -148,6 +163,8 @@ class Server:
             ) from error
         host, port = listening.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if self._watch is not None:
+            self.served.watcher = self._watching = self._watch(self._judge, on_watching)
         checking = threading.Thread(target=self._become_ready, args=[on_ready], daemon=True)
         checking.start()
         try:
@@ -156,7 +173,11 @@ class Server:
             listening.close()
             # It runs the models: a process that ends meanwhile would crash.
             checking.join()
+            if self._watching is not None:
+                self._watching.close()
             self.served.engine.close()
+            if self._watching is not None:
+                self._watching.join()
 
     def stop(self) -> None:
         """End it from another thread, as SIGTERM does."""
@@ -165,23 +186,31 @@ class Server:
 
     def _become_ready(self, on_ready: Callable[[Readiness], None]) -> None:
         readiness = self.served.readiness
+        problems: list[str] | None = None
         if not self._settings.check:
-            reason = "not checked against the record of training"
-            readiness.become(True, reason)
+            readiness.become(True, "not checked against the record of training")
         else:
             readiness.become(False, "replaying the canary set")
             try:
                 problems = self._check()
             except Exception as error:  # whatever it is: the server says it instead of ending
                 problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
-            if problems is None:
-                readiness.become(True, "the run has no canary set: nothing to check")
-            elif problems:
-                readiness.become(False, "; ".join(problems))
-            else:
-                readiness.become(True, "drift and answers of the canary set are as recorded at training")
-        if readiness.reason != SHUTTING_DOWN:
-            on_ready(readiness)
+            self._judge(problems)
+        if readiness.reason == SHUTTING_DOWN:
+            return
+        on_ready(readiness)
+        if self._watching is not None:
+            self._watching.start(problems)
+
+    def _judge(self, problems: list[str] | None) -> None:
+        """Be ready or not, by what a replay of the canary set has shown."""
+        readiness = self.served.readiness
+        if problems is None:
+            readiness.become(True, "the run has no canary set: nothing to check")
+        elif problems:
+            readiness.become(False, "; ".join(problems))
+        else:
+            readiness.become(True, "drift and answers of the canary set are as recorded at training")
 
 
 def open_server(
@@ -203,6 +232,8 @@ def open_server(
     """
     folder = RunDir.open(run)
     config = load_config(folder.config)
+    if settings.watch is not None and settings.watch.webhook is not None:
+        check_address(settings.watch.webhook)
     chat = open_chat(run, device=settings.device, offline=settings.offline)
     tokenizer = chat.tokenizer
     engine = EmbeddedEngine(
@@ -211,6 +242,7 @@ def open_server(
     base, tuned = config.model.name, folder.path.resolve().name
     if tuned in (base, ALIAS):
         tuned = f"{tuned}-tuned"
+    documents = _documents(folder, config, settings, tokenizer)
     served = Served(
         engine=engine,
         names={tuned: "tuned", base: "base", ALIAS: "tuned"},
@@ -222,10 +254,31 @@ def open_server(
         window=_window(settings, config),
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
-        find=_find(folder, config, settings, tokenizer),
         created=int(folder.config.stat().st_mtime),
     )
-    return Server(served, settings, lambda: _replayed(folder, chat.tuned, chat.base), log)
+    if documents is not None:
+        served.find = _find(documents, served)
+
+    def check() -> list[str] | None:
+        return _replayed(folder, chat.tuned, chat.base)
+
+    def watch(
+        on_canary: Callable[[list[str] | None], None], tell: Callable[[str], None], how: WatchSettings
+    ) -> Watching:
+        return Watching(
+            run,
+            engine,
+            chat.tuned,
+            chat.base,
+            form=None if documents is None else documents.form,
+            settings=how,
+            check=check if settings.check else None,
+            on_canary=on_canary,
+            tell=tell,
+        )
+
+    how = settings.watch
+    return Server(served, settings, check, log, None if how is None else partial(watch, how=how))
 
 
 def _replayed(
@@ -249,16 +302,26 @@ def _window(settings: ServeSettings, config: TrainConfig) -> int:
     return settings.window or own or config.data.max_length
 
 
-def _find(
+def _documents(
     folder: RunDir, config: TrainConfig, settings: ServeSettings, tokenizer: PreTrainedTokenizerBase
-) -> Callable[[str, int], FoundPrompt] | None:
-    """Prompts for questions about the run's documents, if it has any."""
+) -> DocumentPrompts | None:
+    """The run's documents, if it has any."""
     if settings.prepared is None and config.data.prepared is None:
         return None
-    documents = open_documents(folder.path, tokenizer, prepared=settings.prepared, offline=settings.offline)
+    return open_documents(folder.path, tokenizer, prepared=settings.prepared, offline=settings.offline)
+
+
+def _find(documents: DocumentPrompts, served: Served) -> Callable[[str, int], FoundPrompt]:
+    """Prompts for questions about the documents."""
 
     def find(question: str, max_tokens: int) -> FoundPrompt:
-        prompt, passages, _ = documents.prompt(question, max_tokens)
+        try:
+            prompt, passages, _ = documents.prompt(question, max_tokens)
+        except NothingFoundError:
+            if served.watcher is not None:  # it is not answered, but says something about what is asked
+                name = f"rag-{secrets.token_hex(12)}"
+                served.watcher.answered(Answered(name, served.text_ids(question), 0, "", question, 0))
+            raise
         sources: Sequence[dict[str, Any]] = [
             {"document": one.document, "page": one.page, "id": one.id, "text": one.text} for one in passages
         ]

@@ -34,6 +34,7 @@ from selfaug.serving.openai_responses import (
     usage,
 )
 from selfaug.serving.served import ApiError, Served
+from selfaug.serving.watcher import Answered
 
 __all__ = ["add_answers", "unless_gone"]
 
@@ -42,10 +43,18 @@ _T = TypeVar("_T")
 
 @dataclass
 class _Choice:
-    """An answer as it comes."""
+    """An answer as it comes.
+
+    Attributes:
+        prompt: token ids.
+        written: what the user wrote; None if that were token ids.
+        passages: that were found for it; None without retrieval.
+    """
 
     prompt: list[int]
     sampling: Sampling
+    written: str | None = None
+    passages: int | None = None
     text: str = ""
     tokens: int = 0
     finish: str | None = None
@@ -74,11 +83,13 @@ class _Answering:
         name: str,
         choices: Sequence[_Choice],
         prompt_tokens: int,
+        each: int = 1,
     ) -> None:
         self.name, self.choices = name, list(choices)
         self.prompt_tokens = prompt_tokens
         self.created = int(time.time())
-        self.identifier = secrets.token_hex(12)
+        self.identifier = f"{_PREFIXES[operation]}-{secrets.token_hex(12)}"
+        self._each = each  # choices of a prompt
         self._served, self._metrics = served, metrics
         self._model = served.model(name)
         self._labels = (served.tuned if self._model == TUNED else served.base, operation)
@@ -113,6 +124,7 @@ class _Answering:
                 unfinished -= piece.finish is not None
                 yield index, piece
             self._measure()
+            self._observe()
         except OverloadedError as error:
             raise ApiError(
                 429, "too many requests are waiting.", code="overloaded", wait=error.retry_after
@@ -154,6 +166,19 @@ class _Answering:
             self._facts["seconds_to_first_token"] = round(self._first - self._began, 4)
             if tokens > 1:
                 self._metrics.output_token.labels(*self._labels).observe((ended - self._first) / (tokens - 1))
+
+    def _observe(self) -> None:
+        """Tell whoever watches of each prompt with the first of its answers."""
+        if self._served.watcher is None or self._model != TUNED:
+            return
+        for number, one in enumerate(self.choices[:: self._each]):
+            name = f"{self.identifier}-{number}" if number else self.identifier
+            self._served.watcher.answered(
+                Answered(name, one.prompt, one.tokens, one.text, one.written, one.passages)
+            )
+
+
+_PREFIXES = {"chat": "chatcmpl", "text_completion": "cmpl", "rag": "rag"}
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
@@ -257,11 +282,15 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
         messages = [{"role": _role(one.role), "content": one.text} for one in body.messages]
         prompt = _asked(lambda: served.chat_ids(messages), "messages")
         longest = _longest(served, prompt, body.asked_tokens, "messages")
+        written = next((one.text for one in reversed(body.messages) if one.role == "user"), None)
         choices = [
-            _Choice(prompt, body.sampling(choice, longest, body.chances)) for choice in range(body.n or 1)
+            _Choice(prompt, body.sampling(choice, longest, body.chances), written)
+            for choice in range(body.n or 1)
         ]
-        answering = _Answering(request, served, metrics, "chat", body.model, choices, len(prompt))
-        identifier = f"chatcmpl-{answering.identifier}"
+        answering = _Answering(
+            request, served, metrics, "chat", body.model, choices, len(prompt), body.n or 1
+        )
+        identifier = answering.identifier
         if not body.stream:
             await unless_gone(request, _drain(answering))
             return {
@@ -306,13 +335,16 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
             _Choice(
                 prompt,
                 body.sampling(choice, _longest(served, prompt, body.asked_tokens, "prompt"), body.chances),
+                one if isinstance(one, str) else None,
             )
-            for prompt in prompts
+            for prompt, one in zip(prompts, body.prompts, strict=True)
             for choice in range(body.n or 1)
         ]
         tokens = sum(map(len, prompts))
-        answering = _Answering(request, served, metrics, "text_completion", body.model, choices, tokens)
-        opening = head("text_completion", f"cmpl-{answering.identifier}", answering.created, body.model)
+        answering = _Answering(
+            request, served, metrics, "text_completion", body.model, choices, tokens, body.n or 1
+        )
+        opening = head("text_completion", answering.identifier, answering.created, body.model)
         if not body.stream:
             await unless_gone(request, _drain(answering))
             found = [
@@ -347,9 +379,9 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
         asked = body.max_tokens or min(served.max_tokens, 256)
         found = _asked(lambda: find(body.question, asked), "question")
         longest = _longest(served, found.prompt, body.max_tokens, "question")
-        choice = _Choice(found.prompt, Sampling(min(longest, asked)))
+        choice = _Choice(found.prompt, Sampling(min(longest, asked)), body.question, len(found.sources))
         answering = _Answering(request, served, metrics, "rag", name, [choice], len(found.prompt))
-        opening = head("rag.answer", f"rag-{answering.identifier}", answering.created, name)
+        opening = head("rag.answer", answering.identifier, answering.created, name)
 
         def result() -> dict[str, Any]:
             cited = set(found.cited(choice.text))

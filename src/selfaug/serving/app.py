@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from selfaug.serving.answering import add_answers
+from selfaug.serving.feedback import add_feedback
 from selfaug.serving.generation import TUNED
 from selfaug.serving.guard import Guard, Limits, write_to_stderr
 from selfaug.serving.keys import ApiKeys
@@ -46,11 +47,15 @@ def create_app(
         openapi_url="/openapi.json",
     )
     metrics = Metrics(
-        lambda: served.engine.waiting, lambda: served.engine.running, lambda: served.readiness.ready
+        lambda: served.engine.waiting,
+        lambda: served.engine.running,
+        lambda: served.readiness.ready,
+        lambda: [] if served.watcher is None else served.watcher.families(),
     )
     _errors(app)
     _operations(app, served, metrics)
     add_answers(app, served, metrics)
+    add_feedback(app, served)
     app.openapi = _described(app, served)  # type: ignore[method-assign]
 
     def on_done(path: str, status: int, seconds: float) -> None:

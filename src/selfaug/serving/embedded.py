@@ -14,7 +14,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -27,6 +29,8 @@ from selfaug.serving.generation import EngineError, Model, OverloadedError, Piec
 from selfaug.serving.lanes import Lane, lanes_of
 
 __all__ = ["EmbeddedEngine"]
+
+_T = TypeVar("_T")
 
 # Prompt tokens run at once while other answers wait for their next token.
 _PREFILL_TOKENS = 2048
@@ -51,8 +55,25 @@ class _Request:
     began: float = 0.0
 
 
+@dataclass(eq=False)
+class _Job:
+    """Something else to be done with the models.
+
+    Attributes:
+        due: when it is done even if requests are being answered, by the clock of `time.monotonic`.
+        done: its result.
+    """
+
+    work: Callable[[], Any]
+    due: float
+    done: Future[Any] = field(default_factory=Future)
+
+
 class EmbeddedEngine:
     """Answers requests with models that are in memory.
+
+    Attributes:
+        job_seconds: that what `when_idle` was given has taken so far.
 
     Args:
         tuned: the tuned model.
@@ -81,6 +102,8 @@ class EmbeddedEngine:
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._arriving: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._queue: deque[_Request] = deque()
+        self._jobs: deque[_Job] = deque()
+        self.job_seconds = 0.0
         self._lock = threading.Lock()
         self._asked = self._waiting = 0
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
@@ -140,6 +163,30 @@ class EmbeddedEngine:
         """Requests that are being answered."""
         return sum(len(rows) for rows in self._rows.values())
 
+    def when_idle(self, work: Callable[[], _T], *, patience: float = 30.0) -> _T:
+        """Do something with the models in the engine's thread, where no request uses them meanwhile.
+
+        Called from another thread, which waits for it.
+
+        Args:
+            work: short: requests wait for its end.
+            patience: seconds after which it is done between two tokens, if the engine has not been idle before.
+
+        Returns:
+            The work's result.
+
+        Raises:
+            EngineError: if the engine ends. What the work raises is raised here.
+        """
+        job = _Job(work, time.monotonic() + patience)
+        with self._lock:
+            if self._stopping.is_set() or not self._thread.is_alive():
+                raise EngineError("the engine has stopped")
+            self._jobs.append(job)
+        self._arriving.put(None)
+        result: _T = job.done.result()
+        return result
+
     def close(self) -> None:
         """End the thread; what runs or waits fails."""
         self._stopping.set()
@@ -161,9 +208,10 @@ class EmbeddedEngine:
     def _run(self) -> None:
         with torch.inference_mode():
             while not self._stopping.is_set():
-                self._receive(block=not self._queue and not self.running)
+                self._receive(block=not self._queue and not self.running and not self._jobs)
                 if self._stopping.is_set():
                     break
+                self._do_job()
                 for lane in self._lanes:
                     try:
                         self._advance(lane)
@@ -173,6 +221,24 @@ class EmbeddedEngine:
             self._receive(block=False)
             for request in [*self._queue, *(row for rows in self._rows.values() for row in rows)]:
                 request.tell(EngineError("the engine has stopped"))
+            for job in self._jobs:
+                job.done.set_exception(EngineError("the engine has stopped"))
+
+    def _do_job(self) -> None:
+        """One, if nothing is asked for or it has waited long enough."""
+        asked = self._queue or self.running
+        if not self._jobs or (asked and time.monotonic() < self._jobs[0].due):
+            return
+        job = self._jobs.popleft()
+        began = time.monotonic()
+        try:
+            result = job.work()
+        except Exception as error:  # its caller's; the engine goes on
+            job.done.set_exception(error)
+        else:
+            job.done.set_result(result)
+        finally:
+            self.job_seconds += time.monotonic() - began
 
     def _receive(self, *, block: bool) -> None:
         with contextlib.suppress(queue.Empty):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
+
+from selfaug.serving.watcher import Family
 
 __all__ = ["Metrics"]
 
@@ -19,10 +22,15 @@ class Metrics:
         waiting: requests that have not begun.
         running: requests that are being answered.
         ready: whether the server is ready.
+        watched: metrics of whoever watches the traffic.
     """
 
     def __init__(
-        self, waiting: Callable[[], int], running: Callable[[], int], ready: Callable[[], bool]
+        self,
+        waiting: Callable[[], int],
+        running: Callable[[], int],
+        ready: Callable[[], bool],
+        watched: Callable[[], Sequence[Family]] = lambda: (),
     ) -> None:
         self.registry = CollectorRegistry()
         labels = ["gen_ai_request_model", "gen_ai_operation_name"]
@@ -50,6 +58,7 @@ class Metrics:
             ("selfaug_ready", "1 if the server answers as the record says it should.", ready),
         ):
             Gauge(name, text, registry=self.registry).set_function(_number(value))
+        self.registry.register(_Watched(watched))
 
     def _histogram(
         self, name: str, text: str, labels: list[str], buckets: tuple[float, ...] = _DURATIONS
@@ -59,6 +68,20 @@ class Metrics:
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _Watched(Collector):
+    """Metrics that are made when they are asked for."""
+
+    def __init__(self, families: Callable[[], Sequence[Family]]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._families():
+            metric = Metric(family.name, family.text, family.kind)
+            for name, labels, value in family.samples:
+                metric.add_sample(name, labels, value)
+            yield metric
 
 
 def _number(value: Callable[[], int | bool]) -> Callable[[], float]:

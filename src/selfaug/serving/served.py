@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 
 from selfaug.serving.generation import Engine, Model
 from selfaug.serving.openai_responses import error_body
+from selfaug.serving.watcher import Watcher
 
 __all__ = ["SHUTTING_DOWN", "ApiError", "FoundPrompt", "Readiness", "Served"]
 
@@ -68,6 +69,7 @@ class Served:
         request_seconds: after which an answer is given up.
         find: prompt for a question about the run's documents; None without documents.
         created: of the tuned model, seconds since 1970.
+        watcher: told of what the tuned model answered; None if nobody watches.
         readiness: kept up to date by whoever starts the server.
     """
 
@@ -83,6 +85,7 @@ class Served:
     request_seconds: float = 300.0
     find: Callable[[str, int], FoundPrompt] | None = None
     created: int = 0
+    watcher: Watcher | None = None
     readiness: Readiness = field(default_factory=Readiness)
 
     def model(self, name: str) -> Model:

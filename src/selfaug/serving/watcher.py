@@ -1,0 +1,63 @@
+"""What the server tells whoever watches its traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+__all__ = ["Answered", "Family", "Watcher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One answered request of the tuned model.
+
+    Attributes:
+        request_id: the response's `id`, by which a client votes.
+        prompt_ids: token ids of the whole prompt.
+        completion_tokens: of the answer.
+        answer: its text.
+        prompt: what the user wrote; None if that were token ids.
+        passages: how many were found for the question; None without retrieval.
+    """
+
+    request_id: str
+    prompt_ids: Sequence[int]
+    completion_tokens: int
+    answer: str
+    prompt: str | None = None
+    passages: int | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """Numbers of one metric, for Prometheus.
+
+    Attributes:
+        name: without the ending of a counter or of a histogram's parts.
+        kind: of metric.
+        text: what it means.
+        samples: whole name, labels and value of each.
+    """
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    text: str
+    samples: Sequence[tuple[str, dict[str, str], float]]
+
+
+class Watcher(Protocol):
+    """Watches the tuned model's traffic. Nothing here waits for anything or raises."""
+
+    def answered(self, request: Answered) -> None:
+        """A request was answered to its end."""
+        ...
+
+    def vote(self, request_id: str, up: bool) -> bool:
+        """A user's thumb, up or down; False if no such request was answered lately."""
+        ...
+
+    def families(self) -> Sequence[Family]:
+        """Its metrics."""
+        ...

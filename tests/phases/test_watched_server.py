@@ -1,0 +1,292 @@
+"""A server whose traffic is watched: what reaches the monitor, and what a failing one changes for requests."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from selfaug.cli.main import app
+from selfaug.errors import ConfigError
+from selfaug.monitoring.monitor import Monitor, MonitorSettings
+from selfaug.phases.answer_form import answer_form
+from selfaug.phases.serve import Server, ServeSettings, open_server
+from selfaug.phases.watching import WatchSettings
+from selfaug.serving.keys import ApiKeys
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+KEY = "sk-of-the-tests-0123456789"
+ASKED: list[Any] = [{"role": "user", "content": "the revenue of a@b.example?"}]
+
+
+def soon(holds: Callable[[], Any], seconds: float = 60) -> None:
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+
+
+class Watched:
+    """A server in a thread."""
+
+    def __init__(self, run: Path, **settings: Any) -> None:
+        settings = {"port": 0, "device": "cpu", **settings}
+        self.server: Server = open_server(run, ServeSettings(**settings), log=lambda _: None)
+        self.said: list[str] = []
+        told = threading.Event()
+        self.thread = threading.Thread(
+            target=self.server.run,
+            args=[ApiKeys.of(KEY), lambda _: told.set(), self.said.append],
+            daemon=True,
+        )
+        self.thread.start()
+        assert told.wait(60)
+        self.ai = openai.OpenAI(base_url=f"{self.server.url}/v1", api_key=KEY, max_retries=0)
+        self.http = httpx.Client(
+            base_url=self.server.url, headers={"authorization": f"Bearer {KEY}"}, timeout=30, trust_env=False
+        )
+
+    def said_that(self, begin: str) -> bool:
+        return any(line.startswith(begin) for line in self.said)
+
+    def stop(self) -> None:
+        self.http.close()
+        self.ai.close()
+        self.server.stop()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Watched]]:
+    running: list[Watched] = []
+
+    def make(run: Path, **settings: Any) -> Watched:
+        running.append(Watched(run, **settings))
+        return running[-1]
+
+    yield make
+    for one in running:
+        if one.thread.is_alive():
+            one.stop()
+
+
+ALL = WatchSettings(MonitorSettings(sample=1.0, compute_share=1.0, keep_texts=True), patience=0.1)
+
+
+def rows(run: Path, what: str) -> list[Any]:
+    with sqlite3.connect(run / "monitor" / "monitor.sqlite") as connection:
+        found = connection.execute(what).fetchall()
+    connection.close()
+    return found
+
+
+def test_what_is_answered_is_watched_voted_on_and_shown(
+    copied_run: Path, serve: Callable[..., Watched]
+) -> None:
+    watched = serve(copied_run, watch=ALL)
+    soon(lambda: watched.said_that("watching: "))
+    assert watched.said_that("measuring the reference window of 48 prompts in the background")
+    ai = watched.ai
+    answers = [ai.chat.completions.create(model="champion", messages=ASKED, max_tokens=4, n=2)]
+    chunks = list(ai.chat.completions.create(model="copied", messages=ASKED, max_tokens=5, stream=True))
+    base = ai.chat.completions.create(
+        model=list(watched.server.served.names)[1], messages=ASKED, max_tokens=4
+    )
+    texts = ai.completions.create(
+        model="copied", prompt=["the year", "the revenue of the year"], max_tokens=3
+    )
+    tokens = ai.completions.create(model="copied", prompt=[5, 6, 7, 8], max_tokens=3)
+    expected = {answers[0].id, chunks[0].id, texts.id, f"{texts.id}-1", tokens.id}
+
+    def vote(identifier: str, thumb: str) -> int:
+        return watched.http.post("/v1/feedback", json={"id": identifier, "vote": thumb}).status_code
+
+    assert vote(answers[0].id, "down") == 202
+    assert vote(chunks[0].id, "up") == 202
+    assert vote(base.id, "down") == 404  # the base model has no adapter to be watched
+    assert vote("chatcmpl-never", "down") == 404
+    assert vote(answers[0].id, "sideways") == 400
+
+    def metric(name: str) -> float:
+        text = watched.http.get("/metrics").text
+        line = next((line for line in text.splitlines() if line.startswith(name + " ")), f"{name} -1")
+        return float(line.rpartition(" ")[2])
+
+    soon(lambda: metric('selfaug_monitor_observations_total{outcome="scored"}') == 5)
+    assert metric("selfaug_prompt_drift_nats_count") == 5
+    assert metric('selfaug_alert_state{state="learning"}') == 1
+    assert metric("selfaug_monitor_scoring_seconds_total") > 0
+    watched.stop()
+    kept = rows(copied_run, "SELECT request_id, completion_tokens, drift, refused FROM rows")
+    assert {row[0] for row in kept} == expected
+    assert {row[0]: row[1] for row in kept}[answers[0].id] == 4
+    assert all(row[2] > 0 and row[3] == 0 for row in kept)
+    stored = [text for (text,) in rows(copied_run, "SELECT text FROM texts")]
+    assert len(stored) == 4  # token ids are no text
+    assert not any("a@b.example" in text for text in stored)
+    assert {(name, up) for name, up in rows(copied_run, "SELECT request_id, up FROM votes")} == {
+        (answers[0].id, 0),
+        (chunks[0].id, 1),
+    }
+    shown = CliRunner().invoke(app, ["monitor", str(copied_run), "--json"])
+    status = json.loads(shown.stdout)
+    assert status["state"] == "learning"
+    # Five prompts, two votes, and the canary set at the start.
+    assert {name: status["counts"][name] for name in ("offered", "votes", "canaries", "lost")} == {
+        "offered": 8,
+        "votes": 2,
+        "canaries": 1,
+        "lost": 0,
+    }
+
+
+def test_answers_are_the_same_while_prompts_are_measured_all_the_time(
+    copied_run: Path, serve: Callable[..., Watched]
+) -> None:
+    settings = WatchSettings(
+        MonitorSettings(sample=1.0, scored_per_hour=1e6, compute_share=1.0), patience=0.0
+    )
+    watched = serve(copied_run, watch=settings)
+    alone = serve(copied_run, watch=None)
+    soon(lambda: watched.said_that("watching: "))
+
+    def asked(server: Watched, number: int) -> str:
+        body = {"model": "copied", "prompt": f"company {number} of the year", "max_tokens": 12}
+        return str(server.http.post("/v1/completions", json=body).json()["choices"][0]["text"])
+
+    expected = [asked(alone, number) for number in range(24)]
+    assert [asked(watched, number) for number in range(24)] == expected
+    monitor = watched.server._watching._monitor  # type: ignore[union-attr]
+    assert monitor is not None
+    assert monitor.counts()["scored"] > 0
+
+
+def test_a_server_with_other_weights_than_the_record_is_an_alert_at_once(
+    copied_run: Path, serve: Callable[..., Watched]
+) -> None:
+    first = serve(copied_run, watch=ALL)
+    soon(lambda: first.said_that("watching: "))
+    first.stop()
+    window = (copied_run / "monitor" / "reference.json").read_bytes()
+    file = copied_run / "adapter" / "adapter_model.safetensors"
+    save_file({name: 1.3 * weight for name, weight in load_file(file).items()}, file)
+    second = serve(copied_run, watch=ALL)
+    assert second.http.get("/ready").status_code == 503
+    soon(lambda: list((copied_run / "monitor" / "alerts").glob("*/record.json")))
+    # The window of the right weights is still there.
+    assert (copied_run / "monitor" / "reference.json").read_bytes() == window
+    second.stop()
+    shown = CliRunner().invoke(app, ["monitor", str(copied_run)])
+    assert shown.exit_code == 4
+    assert "canary" in shown.stdout
+
+
+def test_the_canary_set_is_replayed_on_a_schedule(copied_run: Path, serve: Callable[..., Watched]) -> None:
+    watched = serve(copied_run, watch=WatchSettings(canary_seconds=0.05))
+    soon(lambda: watched.said_that("watching: "))
+    found: list[list[str] | None] = [["another answer"], []]
+    watching = watched.server._watching
+    assert watching is not None
+    assert watching._check is not None
+    held = threading.Event()
+
+    def check() -> list[str] | None:
+        if held.is_set():
+            return []
+        return found[0]
+
+    watching._check = check
+    soon(lambda: watched.http.get("/ready").json()["reason"] == "another answer")
+    assert watched.http.post("/v1/completions", json={"model": "copied", "prompt": "x"}).status_code == 503
+    held.set()
+    soon(lambda: watched.http.get("/ready").status_code == 200)
+
+    def broken() -> list[str] | None:
+        raise OSError("gone")
+
+    watching._check = broken
+    soon(lambda: "can't be replayed: OSError" in watched.http.get("/ready").json()["reason"])
+
+
+def test_a_run_that_cannot_be_watched_is_served_all_the_same(
+    copied_run: Path, serve: Callable[..., Watched]
+) -> None:
+    first = serve(copied_run, watch=ALL)
+    soon(lambda: first.said_that("watching: "))
+    second = serve(copied_run, watch=ALL)
+    soon(lambda: second.said_that("NOT watched: another monitor is using"))
+    body = {"model": "copied", "prompt": "x", "max_tokens": 2}
+    assert second.http.post("/v1/completions", json=body).status_code == 200
+    assert "selfaug_alert_state" not in second.http.get("/metrics").text
+    assert second.http.post("/v1/feedback", json={"id": "cmpl-1", "vote": "up"}).status_code == 404
+    unwatched = serve(copied_run, watch=None)
+    refused = unwatched.http.post("/v1/feedback", json={"id": "cmpl-1", "vote": "up"})
+    assert refused.json()["error"]["code"] == "not_watched"
+
+
+def test_a_monitor_that_fails_fails_no_request(
+    copied_run: Path, serve: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = serve(copied_run, watch=ALL)
+    soon(lambda: watched.said_that("watching: "))
+    watching = watched.server._watching
+    assert watching is not None
+    assert isinstance(watching._monitor, Monitor)
+    # As on a full disk.
+    monkeypatch.setattr(watching._monitor._store, "commit", lambda batch: 1 / 0)
+    body = {"model": "copied", "prompt": "x y z", "max_tokens": 2}
+    for _ in range(3):
+        assert watched.http.post("/v1/completions", json=body).status_code == 200
+    soon(lambda: watching._monitor and watching._monitor.counts()["lost"] >= 3)
+
+
+def test_a_server_ends_while_its_reference_window_is_measured(
+    copied_run: Path, serve: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def slow(*_: Any, **__: Any) -> Any:
+        begun.set()
+        time.sleep(0.3)
+        raise OSError("anything")
+
+    monkeypatch.setattr("selfaug.phases.monitor.measure_drift", slow)
+    watched = serve(copied_run, watch=ALL)
+    assert begun.wait(30)
+    watched.stop()
+    assert not watched.said_that("watching: ")
+    assert not watched.said_that("NOT watched")
+
+
+@pytest.mark.parametrize(
+    ("answer", "has_it"),
+    [
+        ("ANSWER: $3 million | SOURCE: [1]", True),
+        ("ANSWER: two\nlines | SOURCE: [1][2]", True),
+        ("not reported", True),
+        ("ANSWER: $3 million", False),
+        ("Here you are. ANSWER: $3 million | SOURCE: [1]", False),
+        ("not reported (yet)", False),
+    ],
+)
+def test_the_form_of_an_answer(answer: str, has_it: bool) -> None:
+    rows = {"completion": "ANSWER: {answer} | SOURCE: {sources}", "no_answer": "not reported"}
+    form = answer_form({"settings": {"rows": rows}})
+    assert (form.fullmatch(answer) is not None) == has_it
+
+
+def test_a_webhook_that_is_no_address_is_an_error_before_models_are_loaded(copied_run: Path) -> None:
+    with pytest.raises(ConfigError, match="no address"):
+        open_server(copied_run, ServeSettings(watch=WatchSettings(webhook="ftp://x"), device="cpu"))
