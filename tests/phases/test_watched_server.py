@@ -136,6 +136,14 @@ def test_what_is_answered_is_watched_voted_on_and_shown(
     stored = [text for (text,) in rows(copied_run, "SELECT text FROM texts")]
     assert len(stored) == 4  # token ids are no text
     assert not any("a@b.example" in text for text in stored)
+    exported = copied_run / "texts.jsonl"
+    result = CliRunner().invoke(app, ["monitor", str(copied_run), "--texts", str(exported)])
+    assert "4 texts" in result.stdout
+    lines = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines()]
+    assert [line["prompt"] for line in lines] == stored
+    again = CliRunner().invoke(app, ["monitor", str(copied_run), "--texts", str(exported)])
+    assert again.exit_code == 1
+    assert "is there already" in again.stderr
     assert {(name, up) for name, up in rows(copied_run, "SELECT request_id, up FROM votes")} == {
         (answers[0].id, 0),
         (chunks[0].id, 1),

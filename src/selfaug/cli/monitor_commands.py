@@ -45,6 +45,12 @@ def monitor(
             "--rules", metavar="FOLDER", help="Write alert rules for Prometheus and a dashboard for Grafana."
         ),
     ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            "--texts", metavar="FILE", help="Write what was kept of users' texts as JSONL, to be reviewed."
+        ),
+    ] = None,
     purge: Annotated[
         bool, typer.Option("--purge", help="Delete what was kept of requests: rows, texts, votes.")
     ] = False,
@@ -61,7 +67,8 @@ def monitor(
     debug: Debug = False,
 ) -> None:
     """Show whether live traffic is like training's; exit code 4 if it has drifted."""
-    chosen = [name for name, on in (("--purge", purge), ("--rules", rules), ("--reference", reference)) if on]
+    different = (("--purge", purge), ("--rules", rules), ("--texts", texts), ("--reference", reference))
+    chosen = [name for name, on in different if on]
     if len(chosen) > 1 or (chosen and watch):
         raise ConfigError(
             f"{' and '.join([*chosen, *(['--watch'] if watch else [])])} are different things.",
@@ -84,6 +91,14 @@ def monitor(
             print_json({"files": written})
         else:
             typer.echo("\n".join(written))
+    elif texts is not None:
+        from selfaug.phases.monitor import export_texts
+
+        count = export_texts(run, texts)
+        if as_json:
+            print_json({"texts": count, "file": texts})
+        else:
+            typer.echo(f"{texts}: {count:,} texts, redacted; they may still name people.")
     elif reference:
         _measure_reference(run, data or [], prompts, device, offline, overwrite, as_json)
     else:

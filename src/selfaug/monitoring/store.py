@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from selfaug.errors import StorageError
 
-__all__ = ["Batch", "Row", "Store", "purge", "read_kept"]
+__all__ = ["Batch", "Row", "Store", "purge", "read_kept", "read_texts"]
 
 FILE = "monitor.sqlite"
 _VERSION = 1
@@ -312,6 +312,21 @@ def purge(folder: str | os.PathLike[str], before: float) -> int:
         store.close()
 
 
+def read_texts(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Texts that were kept, oldest first: `request_id`, `time` in seconds since 1970, and `prompt`.
+
+    Raises:
+        StorageError: if there is no such file, or it can't be read.
+    """
+    path = Path(folder) / FILE
+    _require(path)
+    with _reading(path) as connection:
+        found = connection.execute(
+            "SELECT request_id, rows.time, text FROM texts JOIN rows ON rows.id = row_id ORDER BY rows.time, row_id"
+        ).fetchall()
+    return [{"request_id": name, "time": at, "prompt": text} for name, at, text in found]
+
+
 def read_kept(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:
     """JSON values by name, and all counts, of a file that a server may be writing at this moment.
 
@@ -320,16 +335,10 @@ def read_kept(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[dic
     """
     path = Path(folder) / FILE
     _require(path)
-    with _said(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
-        )
-        try:
-            connection.execute("BEGIN")  # both as of one moment
-            found = dict(connection.execute("SELECT name, value FROM kept"))
-            counts = dict(connection.execute("SELECT name, value FROM counts"))
-        finally:
-            connection.close()
+    with _reading(path) as connection:
+        connection.execute("BEGIN")  # both as of one moment
+        found = dict(connection.execute("SELECT name, value FROM kept"))
+        counts = dict(connection.execute("SELECT name, value FROM counts"))
     return {name: json.loads(found[name]) for name in names if name in found}, counts
 
 
@@ -351,3 +360,16 @@ def _said(path: Path) -> Iterator[None]:
             f"{path} can't be used: {error}.",
             hint="check free space and permissions; a damaged file can be moved away, and the monitor begins anew.",
         ) from error
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads, while a server may be writing."""
+    with _said(path):
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()

@@ -26,17 +26,18 @@ from selfaug.monitoring.reference_window import (
     measure_reference_window,
 )
 from selfaug.monitoring.signals import QUIET_AFTER
-from selfaug.monitoring.store import purge, read_kept
+from selfaug.monitoring.store import purge, read_kept, read_texts
 from selfaug.phases.chat import open_chat
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import hash_of_weights, trained_weights
-from selfaug.records import write_text
+from selfaug.records import write_lines, write_text
 from selfaug.rundir import RunDir
 
 __all__ = [
     "RULE_FILES",
     "drift_score",
+    "export_texts",
     "is_alert",
     "monitor_status",
     "open_monitor",
@@ -252,6 +253,31 @@ def purge_monitor(run: str | os.PathLike[str], *, older_than_days: float = 0.0) 
         StorageError: if there is nothing, or it can't be written.
     """
     return purge(RunDir.open(run).monitor, time.time() - older_than_days * 86_400)
+
+
+def export_texts(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int:
+    """Write what users of a run wrote, as far as it was kept: rows without answers, for someone to review and answer.
+
+    Args:
+        run: folder of a run whose server kept texts; it may be served meanwhile.
+        file: JSONL with `request_id`, `time` in seconds since 1970 and `prompt`, redacted. Not replaced.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        StorageError: if no text was kept, or the file is there already or can't be written.
+    """
+    found = read_texts(RunDir.open(run).monitor)
+    if not found:
+        raise StorageError(
+            f"{os.fspath(run)} has kept no text of its requests.",
+            hint="texts are kept by `selfaug serve --keep-texts` only, and for 30 days.",
+        )
+    if Path(file).exists():
+        raise StorageError(f"{os.fspath(file)} is there already.", hint="name another file.")
+    write_lines(Path(file), found)
+    return len(found)
 
 
 def write_rules(folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
