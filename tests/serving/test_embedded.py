@@ -9,13 +9,13 @@ from contextlib import aclosing
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from serving_fixtures import tiny_pair
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import generate_greedy_ids
 from selfaug.phases.monitor import drift_score
-from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.embedded import EmbeddedEngine, _Job
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling
 from selfaug.serving.lanes import lanes_of
 
@@ -368,3 +368,45 @@ def test_work_that_waits_fails_when_the_engine_ends(
     assert failed == ["the engine has stopped"]
     with pytest.raises(EngineError, match="has stopped"):
         engine.when_idle(lambda: None)
+
+
+def test_an_adapter_is_exchanged_between_two_requests_and_none_of_them_fails(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tuned = tiny_pair(tiny_tokenizer)
+    torch.manual_seed(11)
+    tuned.add_adapter("next", LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    prompt = prompts_of(1, seed=7)[0]
+    first = alone(tuned, tiny_tokenizer, "tuned", prompt, 30)
+    tuned.set_adapter("next")
+    second = alone(tuned, tiny_tokenizer, "tuned", prompt, 30)
+    base = alone(tuned, tiny_tokenizer, "base", prompt, 30)
+    tuned.set_adapter("default")
+    assert len({first, second, base}) == 3
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=3, max_waiting=100)
+    found: list[tuple[str, str]] = []
+
+    async def ask(name: str, model: Model) -> None:
+        text, _ = await answer(engine, model, prompt, Sampling(30))
+        found.append((name, text))
+
+    async def all_of_them() -> None:
+        before = [asyncio.create_task(ask("before", "tuned")) for _ in range(5)]
+        while engine.waiting < 2:
+            await asyncio.sleep(0.001)
+        change = asyncio.create_task(asyncio.to_thread(engine.in_turn, lambda: engine.use_adapter("next")))
+        while not any(isinstance(one, _Job) for one in list(engine._queue)):
+            await asyncio.sleep(0.001)
+        models: list[Model] = ["tuned", "base", "tuned", "base"]
+        after = [asyncio.create_task(ask(f"after, {model}", model)) for model in models]
+        await asyncio.gather(*before, change, *after)
+
+    asyncio.run(all_of_them())
+    assert [name for name, _ in found][:5] == ["before"] * 5
+    expected = {"before": first, "after, tuned": second, "after, base": base}
+    assert all(text == expected[name] for name, text in found)
+    with pytest.raises(ZeroDivisionError):
+        engine.in_turn(lambda: 1 / 0)
+    engine.close()
+    with pytest.raises(EngineError, match="has stopped"):
+        engine.in_turn(lambda: None)

@@ -54,6 +54,9 @@ class _Request:
     token: int = 0
     began: float = 0.0
 
+    def fail(self, error: EngineError) -> None:
+        self.tell(error)
+
 
 @dataclass(eq=False)
 class _Job:
@@ -67,6 +70,9 @@ class _Job:
     work: Callable[[], Any]
     due: float
     done: Future[Any] = field(default_factory=Future)
+
+    def fail(self, error: EngineError) -> None:
+        self.done.set_exception(error)
 
 
 class EmbeddedEngine:
@@ -100,8 +106,8 @@ class EmbeddedEngine:
         self._lanes = lanes_of(tuned, base)
         self._rows: dict[Lane, list[_Request]] = {lane: [] for lane in self._lanes}
         self._max_batch, self._max_waiting = max_batch, max_waiting
-        self._arriving: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
-        self._queue: deque[_Request] = deque()
+        self._arriving: queue.SimpleQueue[_Request | _Job | None] = queue.SimpleQueue()
+        self._queue: deque[_Request | _Job] = deque()
         self._jobs: deque[_Job] = deque()
         self.job_seconds = 0.0
         self._lock = threading.Lock()
@@ -187,6 +193,33 @@ class EmbeddedEngine:
         result: _T = job.done.result()
         return result
 
+    def in_turn(self, work: Callable[[], _T]) -> _T:
+        """Do something with the models when all earlier requests have been answered, before the later ones.
+
+        Called from another thread, which waits for it. No request fails: later ones wait until it is done.
+
+        Args:
+            work: what `use_adapter` is for.
+
+        Returns:
+            The work's result.
+
+        Raises:
+            EngineError: if the engine ends. What the work raises is raised here.
+        """
+        job = _Job(work, 0.0)
+        with self._lock:
+            if self._stopping.is_set() or not self._thread.is_alive():
+                raise EngineError("the engine has stopped")
+            self._arriving.put(job)
+        result: _T = job.done.result()
+        return result
+
+    def use_adapter(self, adapter: str) -> None:
+        """Answer requests for the tuned model with another adapter, which it has already. Called within `in_turn`."""
+        for lane in self._lanes:
+            lane.use_adapter(adapter)
+
     def close(self) -> None:
         """End the thread; what runs or waits fails."""
         self._stopping.set()
@@ -219,17 +252,20 @@ class EmbeddedEngine:
                         self._fail(lane, error)
         with self._lock:
             self._receive(block=False)
-            for request in [*self._queue, *(row for rows in self._rows.values() for row in rows)]:
-                request.tell(EngineError("the engine has stopped"))
-            for job in self._jobs:
-                job.done.set_exception(EngineError("the engine has stopped"))
+            for one in [*self._queue, *self._jobs, *(row for rows in self._rows.values() for row in rows)]:
+                one.fail(EngineError("the engine has stopped"))
 
     def _do_job(self) -> None:
-        """One, if nothing is asked for or it has waited long enough."""
-        asked = self._queue or self.running
-        if not self._jobs or (asked and time.monotonic() < self._jobs[0].due):
-            return
-        job = self._jobs.popleft()
+        """One, if it is its turn: nothing is asked for, it has waited long enough, or all before it is answered."""
+        first = self._queue[0] if self._queue else None
+        if isinstance(first, _Job):
+            if not self.running:
+                self._queue.popleft()
+                self._do(first)
+        elif self._jobs and (not (first or self.running) or time.monotonic() >= self._jobs[0].due):
+            self._do(self._jobs.popleft())
+
+    def _do(self, job: _Job) -> None:
         began = time.monotonic()
         try:
             result = job.work()
@@ -247,7 +283,7 @@ class EmbeddedEngine:
                 block = False
                 if request is not None:
                     self._queue.append(request)
-        for request in [one for one in self._queue if one.cancelled.is_set()]:
+        for request in [one for one in self._queue if isinstance(one, _Request) and one.cancelled.is_set()]:
             self._queue.remove(request)
             self._begun()
 
@@ -269,10 +305,13 @@ class EmbeddedEngine:
         joining: list[_Request] = []
         if not lane.open:
             return joining
-        left: deque[_Request] = deque()
+        left: deque[_Request | _Job] = deque()
         room, tokens = self._max_batch - self.running, _PREFILL_TOKENS
         while self._queue and room > 0:
             request = self._queue.popleft()
+            if isinstance(request, _Job):
+                left.append(request)
+                break
             if request.model not in lane.serves:
                 left.append(request)
             elif joining and len(request.prompt) > tokens:

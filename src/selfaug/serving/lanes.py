@@ -44,6 +44,13 @@ class Lane:
         """Where the model is."""
         return self._model.device
 
+    def use_adapter(self, adapter: str) -> None:
+        """Have another of the model's adapters on for rows of the tuned model, from now on. There are no rows now."""
+        assert not self._of
+        if self._adapter is not None:
+            self._model.set_adapter(adapter, inference_mode=True)
+            self._adapter = adapter
+
     def join(self, prompts: Sequence[Sequence[int]], models: Sequence[Model]) -> Tensor:
         """Logits [prompts, vocabulary] of the first token of each answer."""
         with self._adapter_for(models) as arguments:
