@@ -147,7 +147,7 @@ def test_a_server_that_is_told_to_end_while_it_checks_ends_when_that_is_done(cop
         done.set()
         return []
 
-    server._check = slow
+    server._models.check = lambda _: slow()  # type: ignore[method-assign]
     thread = threading.Thread(target=server.run, args=[None, told.append], daemon=True)
     thread.start()
     assert begun.wait(30)

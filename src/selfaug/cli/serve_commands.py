@@ -100,7 +100,8 @@ def serve(
     quiet_libraries(offline=offline, debug=debugging(ctx))
     _require_packages()
     from selfaug.monitoring.monitor import MonitorSettings
-    from selfaug.phases.serve import ALIAS, ServeSettings, open_server, server_keys
+    from selfaug.phases.live_run import ALIAS
+    from selfaug.phases.serve import ServeSettings, open_server, server_keys
     from selfaug.phases.watching import WatchSettings
     from selfaug.serving.guard import Limits
     from selfaug.serving.served import Readiness

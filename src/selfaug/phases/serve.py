@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, StorageError
-from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import context_window
-from selfaug.model.reference import AdapterOff, FrozenModel
 from selfaug.monitoring.webhook import check_address
-from selfaug.phases.ask import DocumentPrompts, NothingFoundError, cited_passages, open_documents
-from selfaug.phases.canary import canary_problems
 from selfaug.phases.chat import open_chat
+from selfaug.phases.live_run import LiveModels, LiveRun
 from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.rundir import RunDir
 from selfaug.serving.app import create_app
@@ -31,13 +25,9 @@ from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.guard import Limits, write_to_stderr
 from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
-from selfaug.serving.served import SHUTTING_DOWN, FoundPrompt, Readiness, Served
-from selfaug.serving.watcher import Answered
+from selfaug.serving.served import SHUTTING_DOWN, Readiness, Served
 
-__all__ = ["ALIAS", "ServeSettings", "Server", "open_server", "server_keys"]
-
-ALIAS = "champion"
-"""The name by which clients ask for whatever model is the current one."""
+__all__ = ["ServeSettings", "Server", "open_server", "server_keys"]
 
 
 @dataclass(frozen=True)
@@ -118,14 +108,18 @@ class Server:
     def __init__(
         self,
         served: Served,
+        models: LiveModels,
+        live: LiveRun,
+        tokenizer: PreTrainedTokenizerBase,
         settings: ServeSettings,
-        check: Callable[[], list[str] | None],
         log: Callable[[str], None],
-        watch: Callable[[Callable[[list[str] | None], None], Callable[[str], None]], Watching] | None = None,
     ) -> None:
         self.served = served
-        self._settings, self._check, self._log, self._watch = settings, check, log, watch
+        self._models, self._live, self._tokenizer = models, live, tokenizer
+        self._settings, self._log = settings, log
         self._watching: Watching | None = None
+        self._tell: Callable[[str], None] = lambda _: None
+        self._exchanging = threading.Lock()
         self._server: HttpServer | None = None
         self.url = ""
 
@@ -163,8 +157,8 @@ class Server:
             ) from error
         host, port = listening.getsockname()[:2]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        if self._watch is not None:
-            self.served.watcher = self._watching = self._watch(self._judge, on_watching)
+        self._tell = on_watching
+        self._watch()
         checking = threading.Thread(target=self._become_ready, args=[on_ready], daemon=True)
         checking.start()
         try:
@@ -192,13 +186,56 @@ class Server:
         else:
             readiness.become(False, "replaying the canary set")
             try:
-                problems = self._check()
+                problems = self._models.check(self._live.folder)
             except Exception as error:  # whatever it is: the server says it instead of ending
                 problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
             self._judge(problems)
         if readiness.reason == SHUTTING_DOWN:
             return
         on_ready(readiness)
+        self._start_watching(problems)
+
+    def exchange(self, run: str | os.PathLike[str]) -> None:
+        """Serve another run from now on, without a failed request; called from another thread than `run`.
+
+        Requests that came before are answered by the run before, later ones wait for the new one.
+
+        Args:
+            run: folder of a run with a LoRA adapter of the same base model.
+
+        Raises:
+            StorageError, ConfigError, ModelError, DataError: if it can't be; the run before is served on.
+        """
+        settings = self._settings
+        with self._exchanging:
+            new = LiveRun.open(run, self._tokenizer, prepared=settings.prepared, offline=settings.offline)
+            self._models.exchange(self._live, new)
+            before, self._live = self._watching, new
+            new.serve_by(self.served, self._tokenizer)
+            self._judge([] if new.folder.canary.exists() else None)
+            if before is not None:
+                before.close()
+                before.join()
+                self._watch()
+                self._start_watching([])
+
+    def _watch(self) -> None:
+        how = self._settings.watch
+        if how is not None:
+            live = self._live
+            self._watching = self.served.watcher = Watching(
+                live.folder.path,
+                self._models.engine,
+                self._models.tuned,
+                self._models.base,
+                form=None if live.documents is None else live.documents.form,
+                settings=how,
+                check=partial(self._models.check, live.folder) if self._settings.check else None,
+                on_canary=self._judge,
+                tell=self._tell,
+            )
+
+    def _start_watching(self, problems: list[str] | None) -> None:
         if self._watching is not None:
             self._watching.start(problems)
 
@@ -230,62 +267,24 @@ def open_server(
         StorageError: if there is no such run, or it has no weights yet.
         ModelError, ConfigError, DataError: if model or documents can't be loaded.
     """
-    folder = RunDir.open(run)
-    config = load_config(folder.config)
     if settings.watch is not None and settings.watch.webhook is not None:
         check_address(settings.watch.webhook)
     chat = open_chat(run, device=settings.device, offline=settings.offline)
     tokenizer = chat.tokenizer
+    live = LiveRun.open(run, tokenizer, prepared=settings.prepared, offline=settings.offline)
     engine = EmbeddedEngine(
         chat.tuned, chat.base, tokenizer, max_batch=settings.max_batch, max_waiting=settings.max_waiting
     )
-    base, tuned = config.model.name, folder.path.resolve().name
-    if tuned in (base, ALIAS):
-        tuned = f"{tuned}-tuned"
-    documents = _documents(folder, config, settings, tokenizer)
     served = Served(
         engine=engine,
-        names={tuned: "tuned", base: "base", ALIAS: "tuned"},
-        base=base,
-        tuned=tuned,
-        chat_ids=lambda messages: chat_prompt_ids(tokenizer, messages, **config.data.chat_template_kwargs),
         text_ids=lambda text: [int(token) for token in tokenizer(text)["input_ids"]],
         vocabulary=chat.tuned.get_input_embeddings().weight.shape[0],
-        window=_window(settings, config),
+        window=_window(settings, live.config),
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
-        created=int(folder.config.stat().st_mtime),
     )
-    if documents is not None:
-        served.find = _find(documents, served)
-
-    def check() -> list[str] | None:
-        return _replayed(folder, chat.tuned, chat.base)
-
-    def watch(
-        on_canary: Callable[[list[str] | None], None], tell: Callable[[str], None], how: WatchSettings
-    ) -> Watching:
-        return Watching(
-            run,
-            engine,
-            chat.tuned,
-            chat.base,
-            form=None if documents is None else documents.form,
-            settings=how,
-            check=check if settings.check else None,
-            on_canary=on_canary,
-            tell=tell,
-        )
-
-    how = settings.watch
-    return Server(served, settings, check, log, None if how is None else partial(watch, how=how))
-
-
-def _replayed(
-    run: RunDir, tuned: PreTrainedModel | PeftModel, base: PreTrainedModel | None
-) -> list[str] | None:
-    reference = AdapterOff(tuned) if base is None else FrozenModel(base)
-    return canary_problems(run, tuned, reference)
+    live.serve_by(served, tokenizer)
+    return Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)
 
 
 def _window(settings: ServeSettings, config: TrainConfig) -> int:
@@ -300,31 +299,3 @@ def _window(settings: ServeSettings, config: TrainConfig) -> int:
             hint="leave it out.",
         )
     return settings.window or own or config.data.max_length
-
-
-def _documents(
-    folder: RunDir, config: TrainConfig, settings: ServeSettings, tokenizer: PreTrainedTokenizerBase
-) -> DocumentPrompts | None:
-    """The run's documents, if it has any."""
-    if settings.prepared is None and config.data.prepared is None:
-        return None
-    return open_documents(folder.path, tokenizer, prepared=settings.prepared, offline=settings.offline)
-
-
-def _find(documents: DocumentPrompts, served: Served) -> Callable[[str, int], FoundPrompt]:
-    """Prompts for questions about the documents."""
-
-    def find(question: str, max_tokens: int) -> FoundPrompt:
-        try:
-            prompt, passages, _ = documents.prompt(question, max_tokens)
-        except NothingFoundError:
-            if served.watcher is not None:  # it is not answered, but says something about what is asked
-                name = f"rag-{secrets.token_hex(12)}"
-                served.watcher.answered(Answered(name, served.text_ids(question), 0, "", question, 0))
-            raise
-        sources: Sequence[dict[str, Any]] = [
-            {"document": one.document, "page": one.page, "id": one.id, "text": one.text} for one in passages
-        ]
-        return FoundPrompt(prompt, list(sources), lambda text: cited_passages(text, len(sources)))
-
-    return find

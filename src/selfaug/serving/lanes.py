@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from selfaug.model.running_batch import RunningBatch
 from selfaug.serving.generation import BASE, Model
 
-__all__ = ["Lane", "lanes_of"]
+__all__ = ["Lane", "lanes_of", "rows_can_mix"]
 
 
 class Lane:
@@ -105,14 +105,14 @@ def lanes_of(tuned: PreTrainedModel | PeftModel, base: PreTrainedModel | None) -
     """
     if base is not None:
         return [Lane(base, ["base"]), Lane(tuned, ["tuned"])]
-    if _rows_can_mix(tuned):
+    if isinstance(tuned, PeftModel) and rows_can_mix(tuned, tuned.active_adapter):
         return [Lane(tuned, ["base", "tuned"])]
     return [Lane(tuned, ["base"]), Lane(tuned, ["tuned"])]
 
 
-def _rows_can_mix(model: Any) -> bool:
+def rows_can_mix(model: PeftModel, adapter: str) -> bool:
     """Whether peft can have the adapter on for some rows: plain LoRA without trained copies of whole modules."""
-    config = model.peft_config[model.active_adapter]
+    config = model.peft_config[adapter]
     return (
         config.peft_type == "LORA"
         and not getattr(config, "use_dora", False)

@@ -74,13 +74,13 @@ class Served:
     """
 
     engine: Engine
-    names: dict[str, Model]
-    base: str
-    tuned: str
-    chat_ids: Callable[[list[dict[str, str]]], list[int]]
     text_ids: Callable[[str], list[int]]
     vocabulary: int
     window: int
+    names: dict[str, Model] = field(default_factory=dict)
+    base: str = ""
+    tuned: str = ""
+    chat_ids: Callable[[list[dict[str, str]]], list[int]] = lambda _: []
     max_tokens: int = 1024
     request_seconds: float = 300.0
     find: Callable[[str, int], FoundPrompt] | None = None

@@ -1,0 +1,192 @@
+"""The run that is served: its models and documents, and how another run takes its place between two requests."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from selfaug.config import TrainConfig, load_config
+from selfaug.errors import ConfigError, ModelError
+from selfaug.model.generate import chat_prompt_ids
+from selfaug.model.loading import add_adapter
+from selfaug.model.reference import AdapterOff, FrozenModel
+from selfaug.phases.ask import DocumentPrompts, NothingFoundError, cited_passages, open_documents
+from selfaug.phases.canary import canary_problems
+from selfaug.phases.run_models import trained_weights
+from selfaug.records import read_record
+from selfaug.rundir import RunDir
+from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.generation import BASE, TUNED
+from selfaug.serving.lanes import rows_can_mix
+from selfaug.serving.served import FoundPrompt, Served
+from selfaug.serving.watcher import Answered
+
+__all__ = ["ALIAS", "LiveModels", "LiveRun"]
+
+ALIAS = "champion"
+"""The name by which clients ask for whatever model is the current one."""
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """A run as it is served, without its models.
+
+    Attributes:
+        folder: of the run.
+        config: of the run.
+        weights: of the adapter, or of the whole model.
+        documents: that questions are answered from; None if there are none.
+    """
+
+    folder: RunDir
+    config: TrainConfig
+    weights: Path
+    documents: DocumentPrompts | None
+
+    @classmethod
+    def open(
+        cls,
+        run: str | os.PathLike[str],
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        prepared: str | None,
+        offline: bool,
+    ) -> LiveRun:
+        """Look at what belongs to a run.
+
+        Raises:
+            StorageError: if there is no such run, or it has no weights yet.
+            ConfigError, DataError: if its documents can't be opened.
+        """
+        folder = RunDir.open(run)
+        config = load_config(folder.config)
+        documents = None
+        if prepared is not None or config.data.prepared is not None:
+            documents = open_documents(folder.path, tokenizer, prepared=prepared, offline=offline)
+        return cls(folder, config, trained_weights(folder, config)[0], documents)
+
+    @property
+    def base(self) -> str:
+        """Name of the base model."""
+        return self.config.model.name
+
+    @property
+    def tuned(self) -> str:
+        """Name of the tuned model: the folder's, unless that is taken."""
+        name = self.folder.path.resolve().name
+        return f"{name}-tuned" if name in (self.base, ALIAS) else name
+
+    def serve_by(self, served: Served, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Make a server answer with this run's name, chat template settings and documents."""
+        template = self.config.data.chat_template_kwargs
+        served.chat_ids = lambda messages: chat_prompt_ids(tokenizer, messages, **template)
+        served.base, served.tuned = self.base, self.tuned
+        served.names = {self.tuned: TUNED, self.base: BASE, ALIAS: TUNED}
+        served.created = int(self.folder.config.stat().st_mtime)
+        served.find = None if self.documents is None else _find(self.documents, served)
+
+
+def _find(documents: DocumentPrompts, served: Served) -> Callable[[str, int], FoundPrompt]:
+    """Prompts for questions about the documents."""
+
+    def find(question: str, max_tokens: int) -> FoundPrompt:
+        try:
+            prompt, passages, _ = documents.prompt(question, max_tokens)
+        except NothingFoundError:
+            if served.watcher is not None:  # it is not answered, but says something about what is asked
+                name = f"rag-{secrets.token_hex(12)}"
+                served.watcher.answered(Answered(name, served.text_ids(question), 0, "", question, 0))
+            raise
+        sources: Sequence[dict[str, Any]] = [
+            {"document": one.document, "page": one.page, "id": one.id, "text": one.text} for one in passages
+        ]
+        return FoundPrompt(prompt, list(sources), lambda text: cited_passages(text, len(sources)))
+
+    return find
+
+
+class LiveModels:
+    """The models that answer.
+
+    Args:
+        tuned: the tuned model.
+        base: the base model; None: the tuned model with its adapter off.
+        engine: that answers with them.
+    """
+
+    def __init__(
+        self, tuned: PreTrainedModel | PeftModel, base: PreTrainedModel | None, engine: EmbeddedEngine
+    ) -> None:
+        self.tuned, self.base, self.engine = tuned, base, engine
+        self._exchanges = 0
+
+    def check(self, run: RunDir) -> list[str] | None:
+        """What the canary set of a run shows; None if it has none. Nothing else uses the models meanwhile."""
+        reference = AdapterOff(self.tuned) if self.base is None else FrozenModel(self.base)
+        return canary_problems(run, self.tuned, reference)
+
+    def exchange(self, now: LiveRun, new: LiveRun) -> None:
+        """Answer with the adapter of another run.
+
+        Requests that came before are answered with the old one, later ones wait. The old adapter goes only when the
+        new one has reproduced its run's canary set.
+
+        Args:
+            now: the run that is served.
+            new: the run that takes its place.
+
+        Raises:
+            ConfigError: if the two can't be exchanged while the server runs.
+            ModelError: if the new adapter can't be loaded, or isn't what was trained.
+        """
+        _require_exchangeable(now, new)
+        self._exchanges += 1
+        name = f"exchanged-{self._exchanges}"
+        self.engine.in_turn(lambda: self._exchange(new, name))
+
+    def _exchange(self, new: LiveRun, name: str) -> None:
+        tuned = self.tuned
+        assert isinstance(tuned, PeftModel)
+        old = tuned.active_adapter
+        add_adapter(tuned, new.weights, name)
+        try:
+            if not rows_can_mix(tuned, name):
+                raise _not_exchangeable(new, ["its adapter is not plain LoRA"])
+            self.engine.use_adapter(name)
+            problems = self.check(new.folder)
+            if problems:
+                raise ModelError(
+                    f"{new.folder.path} is not what was trained: {'; '.join(problems)}",
+                    hint="the server goes on with the run before; train that one anew.",
+                )
+        except BaseException:
+            self.engine.use_adapter(old)
+            tuned.delete_adapter(name)
+            raise
+        tuned.delete_adapter(old)
+
+
+def _require_exchangeable(now: LiveRun, new: LiveRun) -> None:
+    problems = [
+        f"{run.folder.path} has all weights trained" for run in (now, new) if run.config.lora.method == "full"
+    ]
+    trained = [read_record(run.folder.started, "train-started")["model"] for run in (now, new)]
+    if any(trained[0][key] != trained[1][key] for key in ("weights_hash", "dtype")):
+        problems.append("it was trained on another base model, or in another number format")
+    if problems:
+        raise _not_exchangeable(new, problems)
+
+
+def _not_exchangeable(new: LiveRun, problems: list[str]) -> ConfigError:
+    return ConfigError(
+        f"{new.folder.path} can't take the place of the run that is served while the server runs.",
+        problems=problems,
+        hint="start a server for it.",
+    )

@@ -1,0 +1,174 @@
+"""Another run takes the place of the one that is served, and no request notices more than another answer."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2 as httpx
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from selfaug.config import TrainConfig, load_config
+from selfaug.errors import ConfigError, ModelError
+from selfaug.phases.serve import Server, ServeSettings, open_server
+from selfaug.phases.train import train
+from selfaug.phases.watching import WatchSettings
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+PROMPT = "the revenue of the year in the north"
+
+
+@pytest.fixture(scope="module")
+def other_run(
+    tiny_model_dir: Path, tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory, finished_run: Path
+) -> Path:
+    """Another rank and other steps on the same base model and rows as the run that is served first."""
+    config = load_config(finished_run / "config.yaml")
+    folder = tmp_path_factory.mktemp("runs") / "second"
+    changed = config.model_copy(
+        update={
+            "lora": config.lora.model_copy(update={"rank": 2}),
+            "train": config.train.model_copy(update={"seed": 7, "learning_rate": 0.05}),
+            "run": config.run.model_copy(update={"output": str(folder), "overwrite": False}),
+        }
+    )
+    train(changed)
+    return folder
+
+
+@pytest.fixture
+def server(copied_run: Path) -> Iterator[tuple[Server, httpx.Client, list[str]]]:
+    server = open_server(
+        copied_run, ServeSettings(port=0, device="cpu", watch=WatchSettings()), log=lambda _: None
+    )
+    told, said = threading.Event(), []
+    thread = threading.Thread(target=server.run, args=[None, lambda _: told.set(), said.append], daemon=True)
+    thread.start()
+    assert told.wait(60)
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        yield server, client, said
+    server.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+class Said(list[float]):
+    """Log-probabilities of an answer's tokens; equal but for the rounding of another batch."""
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Said)
+        return len(self) == len(other) and bool(np.allclose(self, other, atol=1e-4))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def ask(client: httpx.Client, model: str) -> Said:
+    body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "logprobs": 0}
+    found = client.post("/v1/completions", json=body)
+    assert found.status_code == 200, found.text
+    return Said(found.json()["choices"][0]["logprobs"]["token_logprobs"])
+
+
+def test_a_run_takes_the_place_of_another_under_load(
+    server: tuple[Server, httpx.Client, list[str]], other_run: Path
+) -> None:
+    serving, client, _said = server
+    before, base = ask(client, "champion"), ask(client, serving.served.base)
+    stop = threading.Event()
+
+    def asks() -> list[Said]:
+        found = []
+        while not stop.is_set():
+            found.append(ask(client, "champion"))
+        return found
+
+    with ThreadPoolExecutor(6) as pool:
+        asking = [pool.submit(asks) for _ in range(6)]
+        serving.exchange(other_run)
+        after = ask(client, "champion")
+        stop.set()
+        answers = [one for future in asking for one in future.result()]
+    assert before != after
+    assert all(one in (before, after) for one in answers)
+    assert len(answers) > 12
+    assert ask(client, "second") == after
+    assert ask(client, serving.served.base) == base
+    gone = client.post("/v1/completions", json={"model": "copied", "prompt": PROMPT})
+    assert gone.status_code == 404
+    assert client.get("/v1/models").json()["data"][0]["id"] == "second"
+    assert len(serving._models.tuned.peft_config) == 1  # type: ignore[union-attr]
+    # What it answers is what the run answers alone.
+    alone = open_server(other_run, ServeSettings(port=0, device="cpu", watch=None), log=lambda _: None)
+    told = threading.Event()
+    thread = threading.Thread(target=alone.run, args=[None, lambda _: told.set()], daemon=True)
+    thread.start()
+    assert told.wait(60)
+    with httpx.Client(base_url=alone.url, timeout=60, trust_env=False) as other:
+        assert ask(other, "champion") == after
+    alone.stop()
+    thread.join(60)
+    # And it is the new run that is watched now.
+    watching = serving._watching
+    assert watching is not None
+    assert str(watching._run) == str(other_run)
+
+
+def test_and_back_again(
+    server: tuple[Server, httpx.Client, list[str]], other_run: Path, copied_run: Path
+) -> None:
+    serving, client, _ = server
+    before = ask(client, "champion")
+    serving.exchange(other_run)
+    assert ask(client, "champion") != before
+    serving.exchange(copied_run)
+    assert ask(client, "champion") == before
+    assert client.get("/ready").json()["ready"]
+
+
+def test_what_is_not_as_trained_does_not_take_its_place(
+    server: tuple[Server, httpx.Client, list[str]], other_run: Path, tmp_path: Path
+) -> None:
+    serving, client, _ = server
+    before = ask(client, "champion")
+    damaged = Path(shutil.copytree(other_run, tmp_path / "damaged"))
+    file = damaged / "adapter" / "adapter_model.safetensors"
+    save_file({name: 1.3 * weight for name, weight in load_file(file).items()}, file)
+    with pytest.raises(ModelError, match="is not what was trained"):
+        serving.exchange(damaged)
+    file.write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="can't load the adapter"):
+        serving.exchange(damaged)
+    assert ask(client, "champion") == before
+    assert len(serving._models.tuned.peft_config) == 1  # type: ignore[union-attr]
+    serving.exchange(other_run)
+    assert ask(client, "champion") != before
+
+
+def test_another_base_model_needs_another_server(
+    server: tuple[Server, httpx.Client, list[str]], tmp_path: Path, settings: Callable[..., TrainConfig]
+) -> None:
+    serving, client, _ = server
+    full = tmp_path / "full"
+    train(settings(full, "lora.method=full", "train.steps=1", "selfaug.monitor_prompts=0"))
+    with pytest.raises(ConfigError, match="can't take the place") as error:
+        serving.exchange(full)
+    assert any("all weights" in problem for problem in error.value.problems)
+    assert ask(client, "champion")
+
+
+def test_an_adapter_that_is_not_plain_lora_needs_another_server(
+    server: tuple[Server, httpx.Client, list[str]], tmp_path: Path, settings: Callable[..., TrainConfig]
+) -> None:
+    serving, client, _ = server
+    dora = tmp_path / "dora"
+    train(settings(dora, "lora.dora=true", "train.steps=1", "selfaug.monitor_prompts=0"))
+    before = ask(client, "champion")
+    with pytest.raises(ConfigError, match="can't take the place"):
+        serving.exchange(dora)
+    assert ask(client, "champion") == before
