@@ -15,6 +15,7 @@ from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors, write_anchors
 from selfaug.train.selfaug_config import SelfAugConfig
+from selfaug.train.selfaug_trainer import SelfAugTrainer
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "4x2": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4},
@@ -55,6 +56,58 @@ def test_gradients_do_not_depend_on_the_layout(
         assert got[0] == pytest.approx(want[0], rel=1e-4), name
 
 
+def test_anchors_are_no_wider_than_they_are_and_together_they_give_the_same(
+    tiny_model_dir: Path, tmp_path: Path, anchor_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the rows they would be padded to the rows' width, and in memory with them."""
+    short = [{"input_ids": list(range(5, 9 + number))} for number in range(4)]
+    anchor_file.write_text("".join(json.dumps(row) + "\n" for row in short), encoding="utf-8")
+    shapes: list[tuple[int, ...]] = []
+    measured = SelfAugTrainer.compute_loss
+
+    def watching(self: Any, model: Any, inputs: Any, *more: Any, **named: Any) -> Any:
+        shapes.append(tuple(inputs["input_ids"].shape))
+        return measured(self, model, inputs, *more, **named)
+
+    monkeypatch.setattr(SelfAugTrainer, "compute_loss", watching)
+    options = {"anchors": str(anchor_file), "anchor_share": 0.7, "weight_penalty": 0.01}
+    apart, trainer = run(tiny_model_dir, tmp_path / "apart", **options)
+    longest = max(len(anchor) for anchor in trainer.anchors)
+    (rows, anchors) = shapes
+    assert rows[0] == 8
+    assert 0 < anchors[0] < 8
+    assert anchors[1] <= longest < rows[1]
+    shapes.clear()
+    made = AnchorCollator.__init__
+
+    def together(self: Any, *arguments: Any, **named: Any) -> None:
+        made(self, *arguments, **{**named, "together": True})
+
+    monkeypatch.setattr(AnchorCollator, "__init__", together)
+    beside, other = run(tiny_model_dir, tmp_path / "together", **options)
+    assert shapes == [(rows[0] + anchors[0], rows[1])]
+    assert relative(apart, beside) < 1e-5
+    for name in ("nll", "alignment_loss", "weight_change", "entropy", "num_tokens", "loss"):
+        assert curve(trainer, name)[0] == pytest.approx(curve(other, name)[0], rel=1e-4), name
+
+
+def test_where_no_anchor_is_drawn_an_empty_one_keeps_processes_together(
+    tiny_model_dir: Path, tmp_path: Path, anchor_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without, _ = run(tiny_model_dir, tmp_path / "without")
+    monkeypatch.setattr(AnchorCollator, "drawn", lambda *_: [])
+    made = AnchorCollator.__init__
+
+    def always(self: Any, *arguments: Any, **named: Any) -> None:
+        made(self, *arguments, **{**named, "always": True})
+
+    monkeypatch.setattr(AnchorCollator, "__init__", always)
+    for name, layout in {"padded": {}, **LAYOUTS}.items():
+        changes = {**layout, "reference_cache_dir": str(tmp_path / "cache")}
+        gradients, _ = run(tiny_model_dir, tmp_path / name, anchors=str(anchor_file), **changes)
+        assert relative(gradients, without) < 1e-5, name
+
+
 def test_anchors_are_prompt_tokens_and_nothing_else(
     tiny_model_dir: Path, tmp_path: Path, anchor_file: Path
 ) -> None:
@@ -66,7 +119,7 @@ def test_anchors_are_prompt_tokens_and_nothing_else(
     assert curve(trainer, "nll")[0] == pytest.approx(curve(plain, "nll")[0], rel=1e-5)
     anchors = read_anchors(anchor_file, tokenizer, None)
     assert trainer.anchors == anchors
-    collator = AnchorCollator(lambda rows: rows, anchors, 1.0, trainer.args.seed)
+    collator = AnchorCollator(lambda rows: rows, anchors, 1.0, trainer.args.seed, together=True)
     rows = [dict(row) for row in plain.train_dataset]
     both = collator(rows)
     assert len(both) == 2 * len(rows)
@@ -83,7 +136,7 @@ def test_anchors_are_prompt_tokens_and_nothing_else(
 def test_rows_bring_the_same_anchors_whatever_they_stand_beside() -> None:
     rows = [{"input_ids": [seed, 7, seed + 3], "labels": [-100, 7, 8]} for seed in range(200)]
     for share in (0.25, 1.0, 2.5):
-        collator = AnchorCollator(list, [[1, 2], [3, 4], [5, 6]], share, seed=4)
+        collator = AnchorCollator(list, [[1, 2], [3, 4], [5, 6]], share, seed=4, together=True)
         alone = [collator.drawn(row["input_ids"]) for row in rows]
         assert sum(map(len, alone)) == pytest.approx(200 * share, rel=0.3)
         assert {index for drawn in alone for index in drawn} == {0, 1, 2}

@@ -170,7 +170,6 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
         measured = _measure(config, data, device, dtype)
     longest = settings.batch_size * max(len(row.input_ids) for row in data.train.rows)
     if config.selfaug.anchors != "none":
-        longest = int(longest * (1 + config.selfaug.anchor_share))
         tokens += int(config.selfaug.anchor_share * rows * _ANCHOR_TOKENS)
         how.append(
             f"anchors: {config.selfaug.anchor_share:g} a row, counted as {_ANCHOR_TOKENS} tokens each; writing them "

@@ -239,6 +239,9 @@ def _encode(row: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 class AnchorCollator:
     """Adds anchors to the rows of a micro-batch.
 
+    They are a batch of their own, under "anchors", which is run after the rows: anchors are shorter than rows, and
+    would be padded to their width; and a step needs no more memory than its rows.
+
     Which ones a row brings is a hash of its token ids, so the rows of a step bring the same anchors however they are
     split over micro-batches and processes, and in each epoch.
 
@@ -247,18 +250,38 @@ class AnchorCollator:
         anchors: token ids of each.
         share: anchors a row; 0.5 is one for every second row.
         seed: of the choice.
+        together: make one batch of rows and anchors.
+        always: have a batch of anchors even where none is drawn, because all processes must do the same.
     """
 
     def __init__(
-        self, collator: Callable[[list[Any]], Any], anchors: Sequence[Sequence[int]], share: float, seed: int
+        self,
+        collator: Callable[[list[Any]], Any],
+        anchors: Sequence[Sequence[int]],
+        share: float,
+        seed: int,
+        *,
+        together: bool = False,
+        always: bool = False,
     ) -> None:
         self.collator, self.anchors, self.share, self.seed = collator, anchors, share, seed
+        self.together, self.always = together, always
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
-        """A batch of the rows and their anchors."""
+        """A batch of the rows, with one of their anchors."""
         chosen = [index for row in rows for document in _documents(row) for index in self.drawn(document)]
         packed = "seq_lengths" in rows[0]
-        return self.collator([*rows, *(_row(self.anchors[index], packed) for index in chosen)])
+        anchors = [_row(self.anchors[index], packed) for index in chosen]
+        if self.together:
+            return self.collator([*rows, *anchors])
+        batch = self.collator(rows)
+        if self.always and not anchors:
+            anchors = [
+                _row(self.anchors[0][:1], packed)
+            ]  # one token predicts nothing: there is nothing to align
+        if anchors:
+            batch["anchors"] = self.collator(anchors)
+        return batch
 
     def drawn(self, input_ids: Sequence[int]) -> list[int]:
         """Indices of the anchors that a document brings."""

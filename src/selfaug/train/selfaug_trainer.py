@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import EvalLoopOutput
@@ -151,6 +153,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._head_is_checked = False
         self.anchors: list[list[int]] = []
         self._anchors_to_write = args.anchors == "self"
+        self._at_anchors = False
         self._on_anchor_progress = on_anchor_progress
         # Sharded weights may not be there before the model is wrapped.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
@@ -347,11 +350,30 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 break
         counts = torch.zeros(2, dtype=torch.int64)
         for batch in batches:
-            counts += _count(batch, self.args.align_boundary).cpu()
+            for part in (batch, batch.get("anchors")):
+                if part is not None:
+                    counts += _count(part, self.args.align_boundary).cpu()
         counts = self.accelerator.reduce(counts.to(device), "sum") // self._tp_size
         completion_tokens, aligned_positions = counts.tolist()
         self._counts = (float(completion_tokens), float(aligned_positions))
         return batches, counts[0]
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The Trainer's, for the rows and then for their anchors: both add to the same gradient."""
+        anchors = inputs.pop("anchors", None)
+        if anchors is None:
+            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]
+        # The second pass brings the gradients of both to the other processes.
+        apart = model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+        with apart:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        self._at_anchors = True
+        try:
+            return loss + super().training_step(model, anchors, num_items_in_batch)  # type: ignore[no-any-return]
+        finally:
+            self._at_anchors = False
 
     def compute_loss(
         self,
@@ -390,15 +412,18 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             # DDP and FSDP average gradients over processes; the loss is divided by counts over all of them already.
             loss = loss * (self.accelerator.num_processes // self._tp_size)
         steps = self.current_gradient_accumulation_steps if training and num_items_in_batch is not None else 1
-        if self.args.weight_penalty > 0 and training:
+        if self.args.weight_penalty > 0 and training and not self._at_anchors:
             # Once a step: a part with each micro-batch, and the same on every process, which are averaged.
             penalty = lora_change(self.model)
             self._metrics["train"]["weight_change"].append(float(penalty.detach()) ** 0.5)
             loss = loss + self.args.weight_penalty * penalty / steps
-        if self.aux_loss_enabled:
+        if self.aux_loss_enabled and not self._at_anchors:
             aux_loss = result.output.aux_loss
             loss = loss + self.router_aux_loss_coef * aux_loss / steps
-        self._take_in(result, _real_tokens(inputs), training)
+        tokens = _real_tokens(inputs)
+        if self._at_anchors:  # one that stands for none doesn't count
+            tokens = tokens * (result.aligned_positions > 0)
+        self._take_in(result, tokens, training)
         if not return_outputs:
             return loss
         with torch.no_grad():
@@ -408,7 +433,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _take_in(self, result: AlignmentLoss, tokens: Tensor, training: bool) -> None:
         """Add a micro-batch's sums to the step's (or the evaluation's)."""
-        aux = result.output.aux_loss.detach() if self.aux_loss_enabled else torch.zeros(())
+        with_aux = self.aux_loss_enabled and not self._at_anchors
+        aux = result.output.aux_loss.detach() if with_aux else torch.zeros(())
         sums = torch.stack(
             [
                 value.detach().to(
@@ -423,7 +449,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     result.aligned_positions,
                     tokens,
                     aux,
-                    torch.ones(()),
+                    torch.tensor(float(not self._at_anchors)),
                 )
             ]
         )
@@ -538,8 +564,16 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """The Trainer's, with anchors beside the rows."""
         collator = self.data_collator
         if self.anchors:
+            several = self.accelerator.num_processes > 1
             self.data_collator = AnchorCollator(
-                collator, self.anchors, self.args.anchor_share, self.args.seed
+                collator,
+                self.anchors,
+                self.args.anchor_share,
+                self.args.seed,
+                # DeepSpeed counts every backward as a micro-batch; a stream's batches are cut up for the processes.
+                together=self.is_deepspeed_enabled
+                or (several and isinstance(self.train_dataset, IterableDataset)),
+                always=several,
             )
         try:
             return super().get_train_dataloader()
