@@ -22,7 +22,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 help:
 	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
-	@echo "make case-study  set up, then take a firm's reports to a model that answers with sources: some 40 minutes"
+	@echo "make case-study  set up, then take a firm's reports to a model that answers with sources: some 80 minutes"
 	@echo "make test        set up, then lint, types, layers, tests, coverage: what CI runs"
 	@echo "make setup       only the set-up, into $(VENV)"
 	@echo "make lint        ruff, mypy, import-linter"
