@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,9 +14,12 @@ import httpx2 as httpx
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
 
+from selfaug.cli.main import app
 from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, ModelError
+from selfaug.phases.registry import followed_run
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
@@ -56,6 +61,13 @@ def server(copied_run: Path) -> Iterator[tuple[Server, httpx.Client, list[str]]]
     server.stop()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def soon(holds: Callable[[], bool], seconds: float = 60) -> None:
+    ends = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.02)
 
 
 class Said(list[float]):
@@ -172,3 +184,74 @@ def test_an_adapter_that_is_not_plain_lora_needs_another_server(
     with pytest.raises(ConfigError, match="can't take the place"):
         serving.exchange(dora)
     assert ask(client, "champion") == before
+
+
+def registry_command(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["registry", *arguments])
+
+
+def test_a_server_follows_its_registry_there_and_back(
+    copied_run: Path, other_run: Path, tmp_path: Path
+) -> None:
+    file = ("--registry", str(tmp_path / "registry.sqlite"))
+    assert "there is no registry" in registry_command("list", *file).stderr
+    assert "version 1 is the champion" in registry_command("promote", str(copied_run), *file).stdout
+    added = registry_command("add", str(other_run), "--parent", "1", "--note", "colder rows", *file)
+    assert "version 2" in added.stdout
+    run, move = followed_run(file[1])
+    assert (run, move) == (str(copied_run.resolve()), 1)
+    server = open_server(
+        run,
+        ServeSettings(port=0, device="cpu", watch=None, registry=file[1], follow_seconds=0.05),
+        log=lambda _: None,
+    )
+    told, said = threading.Event(), []
+    thread = threading.Thread(target=server.run, args=[None, lambda _: told.set(), said.append], daemon=True)
+    thread.start()
+    assert told.wait(60)
+    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+        before = ask(client, "champion")
+        assert registry_command("promote", "2", *file).exit_code == 0
+        soon(lambda: any(line.startswith(f"serving {other_run.resolve()}") for line in said))
+        after = ask(client, "champion")
+        assert after != before
+        assert "rolled back to version 1" in registry_command("rollback", *file).stdout
+        soon(lambda: any(line.startswith(f"serving {copied_run.resolve()}") for line in said))
+        assert ask(client, "champion") == before
+        listed = json.loads(registry_command("list", "--json", *file).stdout)
+        assert listed["aliases"] == {"champion": 1}
+        assert [move["version"] for move in listed["champions"]] == [1, 2, 1]
+        shown = registry_command("list", *file).stdout.splitlines()
+        assert "champion" in shown[0]
+        assert "from 1" in shown[1]
+        assert "colder rows" in shown[1]
+        # A champion that can't be served changes nothing but what is said.
+        damaged = Path(shutil.copytree(other_run, tmp_path / "damaged"))
+        assert registry_command("promote", str(damaged), *file).exit_code == 0
+        (damaged / "adapter" / "adapter_config.json").write_text("{}")
+        soon(lambda: any(line.startswith("NOT following the registry") for line in said))
+        assert ask(client, "champion") == before
+    server.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_what_can_not_be_entered_or_promoted(copied_run: Path, tmp_path: Path) -> None:
+    file = ("--registry", str(tmp_path / "registry.sqlite"))
+    assert registry_command("promote", *file).exit_code == 2
+    assert "needs a run folder or a number" in registry_command("add", *file).stderr
+    assert "takes no further word" in registry_command("rollback", "x", *file).stderr
+    assert "is not a selfaug run" in registry_command("add", str(tmp_path), *file).stderr
+    assert registry_command("add", str(copied_run), *file).exit_code == 0
+    with pytest.raises(ConfigError, match="no version in"):
+        followed_run(file[1])
+    weights = copied_run / "adapter" / "adapter_model.safetensors"
+    save_file({name: 1.3 * weight for name, weight in load_file(weights).items()}, weights)
+    assert "other weights than when it became version 1" in registry_command("promote", "1", *file).stderr
+    record = copied_run / "record.json"
+    record.unlink()
+    assert "did not finish" in registry_command("add", str(copied_run), *file).stderr
+    for arguments in ([], [str(copied_run), *file]):
+        refused = CliRunner().invoke(app, ["serve", *arguments])
+        assert refused.exit_code == 2
+        assert "selfaug serve --registry FILE" in refused.stderr

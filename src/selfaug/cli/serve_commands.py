@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from selfaug.cli.app import Debug, Device, Offline, Run, app, debugging, quiet_libraries
+from selfaug.cli.app import Debug, Device, Offline, app, debugging, quiet_libraries
 from selfaug.cli.terminal import say
 from selfaug.errors import ConfigError, SelfAugError
 
@@ -18,7 +18,12 @@ __all__ = ["serve"]
 @app.command(epilog="Example: selfaug serve runs/first")
 def serve(
     ctx: typer.Context,
-    run: Run,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="Folder of a run; left out, the champion of --registry.", show_default=False
+        ),
+    ] = None,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
     ] = "127.0.0.1",
@@ -84,6 +89,14 @@ def serve(
     webhook: Annotated[
         str | None, typer.Option("--webhook", metavar="URL", help="Told when the monitor's state changes.")
     ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            "--registry",
+            metavar="FILE",
+            help="Serve the champion of this registry, and switch when it changes.",
+        ),
+    ] = None,
     device: Device = "auto",
     offline: Offline = False,
     debug: Debug = False,
@@ -97,6 +110,11 @@ def serve(
             f"--no-key with --host {host}: anyone who reaches this machine could use the models.",
             hint="leave --no-key out, or listen on 127.0.0.1.",
         )
+    if (run is None) == (registry is None):
+        raise ConfigError(
+            "both a run and a registry were given." if run else "there is nothing to serve.",
+            hint="selfaug serve RUN, or selfaug serve --registry FILE.",
+        )
     quiet_libraries(offline=offline, debug=debugging(ctx))
     _require_packages()
     from selfaug.monitoring.monitor import MonitorSettings
@@ -106,6 +124,11 @@ def serve(
     from selfaug.serving.guard import Limits
     from selfaug.serving.served import Readiness
 
+    if registry is not None:
+        from selfaug.phases.registry import followed_run
+
+        run, _ = followed_run(registry)
+    assert run is not None
     server = open_server(
         run,
         ServeSettings(
@@ -120,6 +143,7 @@ def serve(
             request_seconds=timeout,
             limits=Limits(requests_per_minute=rate_limit),
             check=not no_check,
+            registry=registry,
             watch=None
             if no_monitor
             else WatchSettings(MonitorSettings(sample=sample, keep_texts=keep_texts), webhook),
@@ -127,7 +151,7 @@ def serve(
         ),
     )
     # When all else is well: a key that is made is shown.
-    keys, key = (None, None) if no_key else server_keys(run, new=new_key)
+    keys, key = (None, None) if no_key else server_keys(run, registry=registry, new=new_key)
     if key is not None:
         # Results go to stdout: this is the one thing that is nowhere else.
         say("the API key of this server, shown this once:")

@@ -9,19 +9,22 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.loading import context_window
 from selfaug.monitoring.webhook import check_address
 from selfaug.phases.chat import open_chat
 from selfaug.phases.live_run import LiveModels, LiveRun
+from selfaug.phases.registry import followed_run
 from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.rundir import RunDir
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.generation import EngineError
 from selfaug.serving.guard import Limits, write_to_stderr
 from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
@@ -48,6 +51,8 @@ class ServeSettings:
         limits: of a single request.
         check: whether the canary set must come back before requests are answered.
         watch: how the run's monitor watches what is answered; None: nobody does.
+        registry: whose champion is followed; None: the run is served until the server ends.
+        follow_seconds: between two looks at it.
         offline: use only what is on this machine.
     """
 
@@ -64,16 +69,21 @@ class ServeSettings:
     limits: Limits = field(default_factory=Limits)
     check: bool = True
     watch: WatchSettings | None = field(default_factory=WatchSettings)
+    registry: str | None = None
+    follow_seconds: float = 2.0
     offline: bool = False
 
 
-def server_keys(run: str | os.PathLike[str], *, new: bool = False) -> tuple[ApiKeys, str | None]:
+def server_keys(
+    run: str | os.PathLike[str], *, registry: str | None = None, new: bool = False
+) -> tuple[ApiKeys, str | None]:
     """Keys of a run's server, and the key itself if it was made now: it can't be shown again.
 
     `SELFAUG_API_KEY` in the environment is the key, if it is set.
 
     Args:
         run: folder of the run.
+        registry: whose champion is followed: the key stays the same then, whatever the run.
         new: make another key, which takes the place of the one before.
 
     Raises:
@@ -88,7 +98,7 @@ def server_keys(run: str | os.PathLike[str], *, new: bool = False) -> tuple[ApiK
                 hint="unset it and a key is made, or set a long random one.",
             )
         return ApiKeys.of(given), None
-    file = RunDir.open(run).serving / "keys.json"
+    file = RunDir.open(run).serving / "keys.json" if registry is None else Path(f"{registry}.keys.json")
     if file.exists() and not new:
         return ApiKeys.load(file), None
     return ApiKeys.make(file)
@@ -120,6 +130,8 @@ class Server:
         self._watching: Watching | None = None
         self._tell: Callable[[str], None] = lambda _: None
         self._exchanging = threading.Lock()
+        self._ended, self._checked = threading.Event(), threading.Event()
+        self._not_followed = ""
         self._server: HttpServer | None = None
         self.url = ""
 
@@ -161,12 +173,16 @@ class Server:
         self._watch()
         checking = threading.Thread(target=self._become_ready, args=[on_ready], daemon=True)
         checking.start()
+        following = threading.Thread(target=self._follow, name="selfaug-following", daemon=True)
+        following.start()
         try:
             self._server.run(sockets=[listening])
         finally:
             listening.close()
             # It runs the models: a process that ends meanwhile would crash.
             checking.join()
+            self._ended.set()
+            following.join()
             if self._watching is not None:
                 self._watching.close()
             self.served.engine.close()
@@ -194,6 +210,7 @@ class Server:
             return
         on_ready(readiness)
         self._start_watching(problems)
+        self._checked.set()
 
     def exchange(self, run: str | os.PathLike[str]) -> None:
         """Serve another run from now on, without a failed request; called from another thread than `run`.
@@ -218,6 +235,29 @@ class Server:
                 before.join()
                 self._watch()
                 self._start_watching([])
+
+    def _follow(self) -> None:
+        """Serve the registry's champion, whichever that is. A champion that can't be served is told of once."""
+        registry = self._settings.registry
+        if registry is None:
+            return
+        seen = 0
+        while not self._ended.wait(self._settings.follow_seconds):
+            try:
+                run, move = followed_run(registry)
+                if move == seen or not self._checked.is_set():
+                    continue
+                seen = move
+                if Path(run) != self._live.folder.path.resolve():
+                    self.exchange(run)
+                    self._tell(f"serving {run}: it is the champion now.")
+            except EngineError:  # the server ends
+                return
+            except Exception as error:  # whatever it is: the run before is served on
+                reason = str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"
+                if reason != self._not_followed:
+                    self._not_followed = reason
+                    self._tell(f"NOT following the registry: {reason}")
 
     def _watch(self) -> None:
         how = self._settings.watch

@@ -1,0 +1,89 @@
+"""`selfaug registry`: versions of a model, and which of them is served."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Annotated, Literal
+
+import typer
+
+from selfaug.cli.app import Debug, Json, app
+from selfaug.cli.terminal import print_json, printable
+from selfaug.errors import ConfigError
+
+__all__ = ["RegistryFile", "registry"]
+
+RegistryFile = Annotated[
+    str, typer.Option("--registry", metavar="FILE", help="The registry, an SQLite file.")
+]
+_DEFAULT = "runs/registry.sqlite"
+
+
+@app.command(epilog="Example: selfaug registry promote runs/first")
+def registry(
+    action: Annotated[
+        Literal["list", "add", "promote", "rollback"],
+        typer.Argument(help="promote makes a version the champion; rollback takes the one before."),
+    ] = "list",
+    what: Annotated[
+        str | None, typer.Argument(metavar="[RUN|NUMBER]", help="A run folder, or a version's number.")
+    ] = None,
+    file: RegistryFile = _DEFAULT,
+    parent: Annotated[
+        int | None,
+        typer.Option(
+            "--parent", metavar="NUMBER", min=1, help="With add: the version that it was made from."
+        ),
+    ] = None,
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="With add: for the list.")] = "",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Keep versions of a model; a server that follows the registry serves its champion."""
+    if (what is None) != (action in ("list", "rollback")):
+        raise ConfigError(
+            f"{action} takes no further word, got {what}."
+            if what
+            else f"{action} needs a run folder or a number.",
+            hint="selfaug registry promote runs/first",
+        )
+    from selfaug.phases.registry import add_run, promote, registry_status
+    from selfaug.registry import Registry
+
+    if action == "list":
+        status = registry_status(file)
+        if as_json:
+            print_json(status)
+        else:
+            for version in status["versions"]:
+                typer.echo(_line(version))
+        return
+    if action == "add":
+        version = add_run(file, str(what), parent=parent, note=note)
+        text = f"version {version.number}: {version.run}"
+    elif action == "promote":
+        version = promote(file, str(what))
+        text = f"version {version.number} is the champion: {version.run}"
+    else:
+        version = Registry(file).roll_back()
+        text = f"rolled back to version {version.number}: {version.run}"
+    if as_json:
+        print_json(vars(version))
+    else:
+        typer.echo(printable(text))
+
+
+def _line(version: dict[str, object]) -> str:
+    added = time.strftime("%Y-%m-%d %H:%M", time.gmtime(float(str(version["added"]))))
+    names = version["aliases"]
+    parts = [
+        f"{version['number']:>4}",
+        added,
+        f"{', '.join(names) if isinstance(names, list) else '':<20}",
+        os.path.relpath(str(version["run"])),
+        f"from {version['parent']}" if version["parent"] else "",
+        str(version["note"]),
+        "" if version["is_there"] else "(the folder is gone)",
+    ]
+    return printable("  ".join(part for part in parts if part).rstrip())

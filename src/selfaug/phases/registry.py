@@ -1,0 +1,113 @@
+"""Runs in the registry: entering them, and making one of them the champion that a server follows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from selfaug.config import load_config
+from selfaug.errors import ConfigError, StorageError
+from selfaug.phases.run_models import hash_of_weights, trained_weights
+from selfaug.registry import CHAMPION, Registry, Version
+from selfaug.rundir import RunDir
+
+__all__ = ["DEFAULT_REGISTRY", "add_run", "followed_run", "promote", "registry_status"]
+
+DEFAULT_REGISTRY = "runs/registry.sqlite"
+
+
+def add_run(
+    registry: str | os.PathLike[str],
+    run: str | os.PathLike[str],
+    *,
+    parent: int | None = None,
+    note: str = "",
+) -> Version:
+    """Enter a finished run as a version.
+
+    Args:
+        registry: the file; made if it does not exist.
+        run: folder of the run.
+        parent: the version that it was made from.
+        note: for whoever reads the list.
+
+    Raises:
+        StorageError: if the run is not complete, or the registry can't be written.
+        ConfigError: if the folder is a version with other weights, or there is no such parent.
+    """
+    folder = RunDir.open(run)
+    if not folder.is_complete():
+        raise StorageError(f"{folder.path} did not finish.", hint=f"go on with it: {folder.resume_command}")
+    config = load_config(folder.config)
+    data = ", ".join(config.data.train) or str(config.data.prepared or "")
+    return Registry(registry).add(
+        folder.path, weights=_weights(folder), base=config.model.name, parent=parent, data=data, note=note
+    )
+
+
+def promote(registry: str | os.PathLike[str], what: str) -> Version:
+    """Make a version the champion: servers that follow the registry switch to it.
+
+    Args:
+        registry: the file.
+        what: number of a version, or a run folder, which is entered first if it is not there yet.
+
+    Raises:
+        ConfigError: if there is no such version.
+        StorageError: if its run is gone, or has other weights than it was entered with.
+    """
+    found = Registry(registry).version(int(what)) if what.isdigit() else add_run(registry, what)
+    _require_unchanged(found)
+    return Registry(registry).point(CHAMPION, found.number)
+
+
+def followed_run(registry: str | os.PathLike[str]) -> tuple[str, int]:
+    """Folder of the champion, and the number of the move that made it so.
+
+    Raises:
+        ConfigError: if nothing is champion yet.
+        StorageError: if the registry can't be read, or the run is not what it was.
+    """
+    current = Registry(registry).current()
+    if current is None:
+        raise ConfigError(
+            f"no version in {os.fspath(registry)} is the champion yet.",
+            hint="`selfaug registry promote RUN` makes one.",
+        )
+    version, move = current
+    return version.run, move.number
+
+
+def registry_status(registry: str | os.PathLike[str]) -> dict[str, Any]:
+    """All versions with the aliases that point to them, and what the champion was."""
+    opened = Registry(registry)
+    versions = opened.versions()
+    aliases = {
+        alias: found[0].number for alias in ("champion", "candidate") if (found := opened.current(alias))
+    }
+    return {
+        "registry": str(registry),
+        "aliases": aliases,
+        "versions": [
+            {
+                **vars(version),
+                "aliases": [alias for alias, number in aliases.items() if number == version.number],
+                "is_there": Path(version.run).is_dir(),
+            }
+            for version in versions
+        ],
+        "champions": [vars(move) for move in opened.moves(CHAMPION)],
+    }
+
+
+def _require_unchanged(version: Version) -> None:
+    if _weights(RunDir.open(version.run)) != version.weights:
+        raise StorageError(
+            f"{version.run} has other weights than when it became version {version.number}.",
+            hint="put those weights back, or enter what is there as a run of its own.",
+        )
+
+
+def _weights(run: RunDir) -> str:
+    return hash_of_weights(trained_weights(run, load_config(run.config))[0])

@@ -1,0 +1,278 @@
+"""The registry: which runs there are to be served, which of them is the champion, and how it came to that.
+
+An SQLite file in WAL mode. Every change is one transaction: after a kill there is all of it or nothing. Any number of
+processes may read and write. A version is a number that is never given twice; what an alias pointed to is never
+forgotten, so that a rollback knows where to go.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfaug.errors import ConfigError, StorageError
+
+__all__ = ["CANDIDATE", "CHAMPION", "Move", "Registry", "Version"]
+
+CHAMPION, CANDIDATE = "champion", "candidate"
+"""The version that is served, and the one that has passed its gate and may be."""
+
+_VERSION = 1
+_BUSY_SECONDS = 10.0
+_SCHEMA = """
+CREATE TABLE versions (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL UNIQUE, weights TEXT NOT NULL, base TEXT NOT NULL,
+    parent INTEGER REFERENCES versions, data TEXT NOT NULL, note TEXT NOT NULL, added REAL NOT NULL
+);
+CREATE TABLE moves (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, alias TEXT NOT NULL, version INTEGER NOT NULL REFERENCES versions,
+    previous INTEGER REFERENCES moves, why TEXT NOT NULL, time REAL NOT NULL
+);
+CREATE INDEX moves_of_alias ON moves (alias, number);
+"""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A run that may be served.
+
+    Attributes:
+        number: its name here.
+        run: folder, absolute.
+        weights: SHA-256 of the trained weights.
+        base: name of the base model.
+        parent: the version that it was made from, or None.
+        data: what it was trained on, in words.
+        note: of whoever added it.
+        added: seconds since 1970.
+    """
+
+    number: int
+    run: str
+    weights: str
+    base: str
+    parent: int | None
+    data: str
+    note: str
+    added: float
+
+
+@dataclass(frozen=True)
+class Move:
+    """An alias that began to point to a version.
+
+    Attributes:
+        number: grows with every move of any alias.
+        alias: its name.
+        version: number of the version.
+        previous: the move that a rollback goes back to, or None.
+        why: in words.
+        time: seconds since 1970.
+    """
+
+    number: int
+    alias: str
+    version: int
+    previous: int | None
+    why: str
+    time: float
+
+
+class Registry:
+    """A registry file.
+
+    Args:
+        path: the file; made by the first change.
+
+    Raises:
+        StorageError: from every method, if the file is damaged, of a newer selfaug, or can't be read or written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def add(
+        self,
+        run: str | os.PathLike[str],
+        *,
+        weights: str,
+        base: str,
+        parent: int | None = None,
+        data: str = "",
+        note: str = "",
+    ) -> Version:
+        """Enter a run; one that is there with the same weights stays as it is.
+
+        Raises:
+            ConfigError: if the folder is there with other weights, or the parent is not.
+        """
+        folder = str(Path(run).resolve())
+        with self._writing() as connection:
+            if parent is not None:
+                _version(connection, parent)
+            row = connection.execute("SELECT * FROM versions WHERE run = ?", [folder]).fetchone()
+            if row is None:
+                row = connection.execute(
+                    "INSERT INTO versions (run, weights, base, parent, data, note, added) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *",
+                    [folder, weights, base, parent, data, note, time.time()],
+                ).fetchone()
+        found = Version(*row)
+        if found.weights != weights:
+            raise ConfigError(
+                f"{folder} is version {found.number} already, with other weights: it was trained anew since.",
+                hint="train into a folder of its own, so that a rollback finds what was served.",
+            )
+        return found
+
+    def versions(self) -> list[Version]:
+        """All of them, oldest first."""
+        with self._reading() as connection:
+            return [Version(*row) for row in connection.execute("SELECT * FROM versions ORDER BY number")]
+
+    def version(self, number: int) -> Version:
+        """One of them.
+
+        Raises:
+            ConfigError: if there is no such version.
+        """
+        with self._reading() as connection:
+            return _version(connection, number)
+
+    def moves(self, alias: str) -> list[Move]:
+        """What an alias has pointed to, oldest first."""
+        with self._reading() as connection:
+            rows = connection.execute("SELECT * FROM moves WHERE alias = ? ORDER BY number", [alias])
+            return [Move(*row) for row in rows]
+
+    def current(self, alias: str = CHAMPION) -> tuple[Version, Move] | None:
+        """What an alias points to, and the move that made it so; None if it was never given."""
+        with self._reading() as connection:
+            move = _current(connection, alias)
+            return None if move is None else (_version(connection, move.version), move)
+
+    def point(self, alias: str, number: int, why: str = "") -> Version:
+        """Let an alias point to a version; nothing happens if it does.
+
+        Raises:
+            ConfigError: if there is no such version.
+        """
+        with self._writing() as connection:
+            version, now = _version(connection, number), _current(connection, alias)
+            if now is None or now.version != number:
+                _move(connection, alias, number, None if now is None else now.number, why)
+        return version
+
+    def roll_back(self, alias: str = CHAMPION, why: str = "rolled back") -> Version:
+        """Let an alias point to what it pointed to before; again, and it goes back one more.
+
+        Raises:
+            ConfigError: if there is nothing before.
+        """
+        with self._writing() as connection:
+            now = _current(connection, alias)
+            if now is None or now.previous is None:
+                raise ConfigError(
+                    f"{alias} has pointed to nothing else before." if now else f"nothing is {alias} yet.",
+                    hint="`selfaug registry` shows the versions, `selfaug registry promote NUMBER` chooses one.",
+                )
+            before = Move(
+                *connection.execute("SELECT * FROM moves WHERE number = ?", [now.previous]).fetchone()
+            )
+            _move(connection, alias, before.version, before.previous, why)
+            return _version(connection, before.version)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, or nothing."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"can't write into {self.path.parent}: {error.strerror or error}.", hint="name another file."
+            ) from error
+        with self._said():
+            connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute(
+                    "PRAGMA synchronous = FULL"
+                )  # a switch that was told of must outlive the power
+                connection.execute("PRAGMA foreign_keys = ON")
+                connection.execute("BEGIN IMMEDIATE")
+                if self._schema_of(connection) == 0:
+                    for statement in _SCHEMA.split(";"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA user_version = {_VERSION}")
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                connection.close()  # rolls back what was not committed
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        if not self.path.is_file():
+            raise StorageError(
+                f"there is no registry {self.path}.", hint="`selfaug registry add RUN` makes one."
+            )
+        with self._said():
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=ro",
+                uri=True,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+            )
+            try:
+                connection.execute("BEGIN")  # all as of one moment
+                if self._schema_of(connection) == 0:
+                    raise StorageError(f"{self.path} is no registry.", hint="name another file.")
+                yield connection
+            finally:
+                connection.close()
+
+    def _schema_of(self, connection: sqlite3.Connection) -> int:
+        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if found > _VERSION:
+            raise StorageError(
+                f"{self.path} has version {found}; this selfaug reads up to version {_VERSION}.",
+                hint="update selfaug.",
+            )
+        return found
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        """Turn errors of SQLite into one for the user."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"{self.path} can't be used: {error}.", hint="check free space and permissions of its folder."
+            ) from error
+
+
+def _version(connection: sqlite3.Connection, number: int) -> Version:
+    row = connection.execute("SELECT * FROM versions WHERE number = ?", [number]).fetchone()
+    if row is None:
+        raise ConfigError(
+            f"there is no version {number}.", hint="`selfaug registry` shows which versions there are."
+        )
+    return Version(*row)
+
+
+def _current(connection: sqlite3.Connection, alias: str) -> Move | None:
+    row = connection.execute(
+        "SELECT * FROM moves WHERE alias = ? ORDER BY number DESC LIMIT 1", [alias]
+    ).fetchone()
+    return None if row is None else Move(*row)
+
+
+def _move(connection: sqlite3.Connection, alias: str, version: int, previous: int | None, why: str) -> None:
+    connection.execute(
+        "INSERT INTO moves (alias, version, previous, why, time) VALUES (?, ?, ?, ?, ?)",
+        [alias, version, previous, why, time.time()],
+    )

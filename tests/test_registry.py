@@ -1,0 +1,164 @@
+"""The registry: versions, aliases that move, and a way back; whole after a kill."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from selfaug.errors import ConfigError, StorageError
+from selfaug.registry import CANDIDATE, CHAMPION, Registry
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "deep" / "registry.sqlite")
+
+
+def entered(registry: Registry, *names: str) -> list[int]:
+    return [registry.add(f"/runs/{name}", weights=name, base="base").number for name in names]
+
+
+def test_versions_are_entered_once(registry: Registry) -> None:
+    first = registry.add("/runs/a", weights="x", base="base", data="rows.jsonl", note="the first")
+    second = registry.add("/runs/b", weights="y", base="base", parent=first.number)
+    assert registry.add("/runs/a", weights="x", base="base") == first
+    assert registry.versions() == [first, second]
+    assert registry.version(second.number).parent == first.number
+    with pytest.raises(ConfigError, match="version 1 already, with other weights"):
+        registry.add("/runs/a", weights="z", base="base")
+    with pytest.raises(ConfigError, match="no version 9"):
+        registry.add("/runs/c", weights="z", base="base", parent=9)
+    assert len(registry.versions()) == 2
+
+
+def test_an_alias_goes_back_step_by_step(registry: Registry) -> None:
+    a, b, c = entered(registry, "a", "b", "c")
+    assert registry.current() is None
+    for number in (a, b, b, c):
+        registry.point(CHAMPION, number)
+    registry.point(CANDIDATE, a)
+
+    def champion() -> int:
+        current = registry.current()
+        assert current is not None
+        return current[0].number
+
+    assert champion() == c
+    assert registry.roll_back().number == b
+    assert champion() == b
+    assert registry.roll_back().number == a
+    with pytest.raises(ConfigError, match="nothing else before"):
+        registry.roll_back()
+    assert champion() == a
+    registry.point(CHAMPION, c)
+    assert registry.roll_back().number == a
+    assert [move.version for move in registry.moves(CHAMPION)] == [a, b, c, b, a, c, a]
+    assert len({move.number for move in registry.moves(CHAMPION)}) == 7
+    current = registry.current(CANDIDATE)
+    assert current is not None
+    assert current[0].number == a
+    with pytest.raises(ConfigError, match="nothing is other yet"):
+        registry.roll_back("other")
+    with pytest.raises(ConfigError, match="no version 7"):
+        registry.point(CHAMPION, 7)
+
+
+def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="there is no registry"):
+        Registry(tmp_path / "missing.sqlite").versions()
+    (tmp_path / "text.sqlite").write_text("not a database, but long enough to be looked at as one " * 20)
+    with pytest.raises(StorageError, match="can't be used"):
+        Registry(tmp_path / "text.sqlite").versions()
+    with pytest.raises(StorageError, match="can't be used"):
+        entered(Registry(tmp_path / "text.sqlite"), "a")
+    sqlite3.connect(tmp_path / "empty.sqlite").execute("CREATE TABLE t (x)").connection.close()
+    with pytest.raises(StorageError, match="is no registry"):
+        Registry(tmp_path / "empty.sqlite").versions()
+    newer = Registry(tmp_path / "newer.sqlite")
+    entered(newer, "a")
+    with sqlite3.connect(newer.path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    for use in (newer.versions, lambda: entered(newer, "b")):
+        with pytest.raises(StorageError, match="version 99"):
+            use()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="can't write into"):
+        entered(Registry(tmp_path / "file" / "registry.sqlite"), "a")
+
+
+def test_many_at_once_lose_nothing(registry: Registry) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(lambda n: entered(Registry(registry.path), f"r{n}")[0], range(24)))
+    assert sorted(numbers) == list(range(1, 25))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: Registry(registry.path).point(CHAMPION, n), numbers))
+    assert len(registry.moves(CHAMPION)) == 24
+
+
+WRITES_FOR_EVER = """
+import sys
+from selfaug.registry import CHAMPION, Registry
+registry = Registry(sys.argv[1])
+number = 0
+while True:
+    version = registry.add(f"/runs/{number}", weights=str(number), base="b", parent=number or None)
+    registry.point(CHAMPION, version.number)
+    number = version.number
+    print(number, flush=True)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_it_whole(tmp_path: Path) -> None:
+    for round_ in range(4):
+        file = tmp_path / f"{round_}.sqlite"
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITES_FOR_EVER, str(file)], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        told = int(process.stdout.readline())
+        time.sleep(0.05 + 0.037 * round_)
+        os.kill(process.pid, signal.SIGKILL)
+        told = max([told, *(int(line) for line in process.stdout.read().split())])
+        process.wait()
+        process.stdout.close()
+        registry = Registry(file)
+        numbers = [version.number for version in registry.versions()]
+        moves = [move.version for move in registry.moves(CHAMPION)]
+        # What was told of is there; what was begun is there or not, and nothing is there twice.
+        assert numbers == list(range(1, len(numbers) + 1))
+        assert moves == numbers[: len(moves)]
+        assert told <= len(moves) <= len(numbers) <= len(moves) + 1
+        with sqlite3.connect(file) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+        connection.close()
+        entered(registry, "after")
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")
+def test_a_full_disk_changes_nothing(registry: Registry) -> None:
+    entered(registry, "a")
+    before = registry.versions()
+    script = WRITES_FOR_EVER.replace("while True", "for _ in range(10_000)")
+    limit = sum(file.stat().st_size for file in registry.path.parent.iterdir()) + 40_000
+    done = subprocess.run(
+        ["prlimit", f"--fsize={limit}", sys.executable, "-c", script, str(registry.path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "StorageError" in done.stderr
+    assert "can't be used" in done.stderr
+    told = [int(line) for line in done.stdout.split()]
+    assert registry.versions()[:1] == before
+    assert len(registry.moves(CHAMPION)) == len(told)
