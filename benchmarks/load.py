@@ -43,7 +43,8 @@ def make_run(folder: Path, model: str, dtype: str) -> Path:
     write_lines(rows, [{key: row[key] for key in keys} for row in market_report_rows("train", 8)])
     run = folder / "run"
     if not run.exists():
-        command = ["train", "--model", model, "--train", str(rows), "--output", str(run), "--steps", "1", "--alpha", "0"]
+        command = ["train", "--model", model, "--train", str(rows), "--output", str(run)]
+        command += ["--steps", "1", "--alpha", "0"]
         settings = [f"model.dtype={dtype}", "selfaug.monitor_prompts=0", "train.batch_size=2"]
         selfaug(*command, *(part for one in settings for part in ("--set", one)))
     return run

@@ -50,6 +50,21 @@ ADDED = {
     "selfaug serve": ["--port", "0", "--device", "cpu"],
     "selfaug ask": ["--max-new-tokens", "4", "--device", "cpu"],
     "selfaug assess": ["--probe-steps", "1", "--general-items", "2", "--task-items", "2", "--device", "cpu"],
+    "selfaug realign": [
+        *(
+            "--steps",
+            "2",
+            "--general-items",
+            "2",
+            "--task-items",
+            "2",
+            "--max-new-tokens",
+            "2",
+            "--level",
+            "1",
+        ),
+        *("--set", "model.device=cpu"),
+    ],
     "selfaug compare": [
         *("--method", "selfaug", "--seed", "0", "--steps", "1", "--general-items", "2", "--task-items", "2"),
         *("--max-new-tokens", "2", "--level", "1", "--set", "model.device=cpu"),

@@ -143,6 +143,11 @@ class LoraSettings(Section):
         description="Constrains the weights instead of the outputs: so much times the squared Frobenius norm of the "
         "adapter's change, summed over layers, is added to the loss.",
     )
+    start_from: str | None = Field(
+        default=None,
+        description="Run whose LoRA adapter training goes on from, as `selfaug realign` does; the reference stays the "
+        "base model. Rank and layers must be that run's.",
+    )
     preserved: Annotated[Number, Field(gt=0, lt=1)] = Field(
         default=0.5, description="With `osf`: share of the singular directions that stay as they are."
     )
@@ -278,6 +283,10 @@ class TrainConfig(Section):
         if self.model.quantization == "4bit" and self.lora.method == "full":
             raise PydanticCustomError(
                 "combination", "model.quantization: 4-bit weights can't be trained; use lora.method lora"
+            )
+        if self.lora.start_from is not None and self.lora.method != "lora":
+            raise PydanticCustomError(
+                "combination", "lora.start_from: goes on from a LoRA adapter; use lora.method lora"
             )
         if self.lora.weight_penalty > 0 and (self.lora.method != "lora" or self.lora.dora):
             raise PydanticCustomError(

@@ -46,6 +46,7 @@ class RunDir:
         self.evaluation_page = self.path / "evaluation.html"
         self.anchors = self.path / "anchors.jsonl"
         self.canary = self.path / "canary.json"
+        self.realignment = self.path / "realignment.json"
         self.serving = self.path / "serving"
         self.samples = self.path / "samples"
         self.report = self.path / "report.html"

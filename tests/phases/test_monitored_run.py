@@ -152,6 +152,7 @@ def test_realign_trains_from_the_base_model_with_old_rows_rehearsed(
     assert after.data.eval == before.data.eval
     assert after.run.output == f"{copied_run}-realigned"
     assert after.train == before.train
+    assert after.lora.start_from == str(copied_run)
     result = run_command(str(copied_run))
     assert result.exit_code == 4
     assert "another template" in result.stdout

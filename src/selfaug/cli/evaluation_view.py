@@ -73,19 +73,25 @@ def write_page(run: str | os.PathLike[str], record: Mapping[str, Any]) -> Path:
 
 
 def suites_table(
-    suites: Mapping[str, Any], scorer: str, *, tuned: str = "tuned model", width: int = _BESIDE_FROM
+    suites: Mapping[str, Any],
+    scorer: str,
+    *,
+    base: str = "base model",
+    tuned: str = "tuned model",
+    width: int = _BESIDE_FROM,
 ) -> Table:
     """Scores of base and tuned model on each suite, and their difference.
 
     Args:
         suites: of an evaluation's record.
         scorer: name of the task's scorer.
+        base: what the model that it is compared with is called.
         tuned: what the tuned model is called.
         width: of the terminal.
     """
     between = " " if width >= _BESIDE_FROM else "\n"
     table = Table(caption="In brackets: 95 % intervals.", caption_justify="left")
-    for name in ("", "items", "base model", tuned, "difference, item by item"):
+    for name in ("", "items", base, tuned, "difference, item by item"):
         # Names are folded, not cut off, on a narrow terminal.
         table.add_column(name, justify="left" if name == "" else "right", overflow="fold")
     for name, suite in suites.items():

@@ -15,6 +15,7 @@ import selfaug.cli.choose_commands
 import selfaug.cli.document_commands
 import selfaug.cli.measure_commands
 import selfaug.cli.monitor_commands
+import selfaug.cli.realign_commands
 import selfaug.cli.registry_commands
 import selfaug.cli.serve_commands  # noqa: F401 (their commands are the application's)
 from selfaug.cli.app import (

@@ -188,14 +188,14 @@ def load_model(
     return loaded.eval()
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
     """A base model with the adapter of a folder, in evaluation mode.
 
     Raises:
         ModelError: if the adapter is damaged, not there, or of another model.
     """
     try:
-        return PeftModel.from_pretrained(model, str(folder)).eval()
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable).eval()
     except _NO_ADAPTER as error:
         raise _adapter_not_loadable(folder, error) from error
 

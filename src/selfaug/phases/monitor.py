@@ -30,6 +30,7 @@ from selfaug.monitoring.store import purge, read_kept, read_texts
 from selfaug.phases.chat import open_chat
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
+from selfaug.phases.realign import realign_config
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.records import write_lines, write_text
 from selfaug.rundir import RunDir
@@ -47,9 +48,6 @@ __all__ = [
 ]
 
 RULE_FILES = ("prometheus_rules.yaml", "grafana_dashboard.json")
-
-_REHEARSAL = 0.1
-"""Share of old rows when new ones are learnt."""
 
 
 def drift_score(
@@ -191,22 +189,12 @@ def open_monitor(
     )
 
 
-def _realign_settings(run: RunDir, config: TrainConfig) -> dict[str, Any]:
-    """The run's settings with new rows for the old ones, of which a tenth is rehearsed; all else stays."""
-    settings = config.model_dump(mode="json")
-    old = settings["data"]
-    settings["data"] = {
-        **old,
-        "train": [str(run.monitor / "new.jsonl")],
-        "replay": [*old["train"], *old["replay"]],
-        "replay_share": _REHEARSAL,
-    }
-    settings["run"] = {
-        **settings["run"],
-        "output": f"{str(run.path).rstrip('/')}-realigned",
-        "overwrite": False,
-    }
-    return settings
+def _realign_settings(run: RunDir, config: TrainConfig) -> dict[str, Any] | None:
+    """Settings of `selfaug realign` with a file for the new rows; None if it can't go on from this run."""
+    if config.lora.method != "lora":
+        return None
+    settings = realign_config(run, [str(run.monitor / "new.jsonl")])
+    return settings.model_dump(mode="json")
 
 
 def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.general_suite import FAST_ITEMS
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
+from selfaug.model.loading import load_adapter
 from selfaug.model.peak_memory import peak_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.canary import write_canary
@@ -41,7 +42,7 @@ from selfaug.phases.inputs import (
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
-from selfaug.phases.run_models import base_identity
+from selfaug.phases.run_models import base_identity, trained_weights
 from selfaug.phases.suites import held_out_rows
 from selfaug.records import is_failed_write, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
@@ -246,6 +247,9 @@ def _run(
         on_progress(Progress("warning", message=f"resuming {run.path} {where}."))
     # The adapter's first weights are drawn when the trainer is made.
     set_seed(config.train.seed)
+    going_on = config.lora.start_from is not None
+    if going_on:
+        model = _with_trained_adapter(config, model, identity)
     try:
         trainer = SelfAugTrainer(
             model=model,
@@ -253,7 +257,7 @@ def _run(
             train_dataset=data.train.to_dataset(),
             eval_dataset=data.eval.to_dataset() if data.eval else None,
             processing_class=data.tokenizer,
-            peft_config=adapter_config(config.lora),
+            peft_config=None if going_on else adapter_config(config.lora),
             on_anchor_progress=lambda done, total: on_progress(
                 Progress("anchors written by the base model", done, total)
             ),
@@ -263,6 +267,7 @@ def _run(
             f"training can't be set up: {error}",
             hint="change that setting; `selfaug train --help` shows the flags, and --set reaches the rest.",
         ) from error
+    trainer.starts_at_reference = not going_on
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     _require_space(run, trainable, config)
     monitor = drift_monitor(trainer, run, data, config, on_progress)
@@ -332,6 +337,31 @@ def _run(
     write_record(run.record, RECORD_KIND, record)
     run.replaced.settle()
     return TrainResult(run.path, record)
+
+
+def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, Any]) -> Any:
+    """The base model with the adapter of the run that training goes on from.
+
+    Raises:
+        StorageError, ModelError: if there is none.
+        ConfigError: if it is of another base model, or has another form than the settings say.
+    """
+    before = RunDir.open(str(config.lora.start_from))
+    before_config = load_config(before.config)
+    problems = [
+        f"lora.{name} is {getattr(config.lora, name)} here and {getattr(before_config.lora, name)} there"
+        for name in ("method", "rank", "alpha", "target_modules", "dora")
+        if getattr(config.lora, name) != getattr(before_config.lora, name)
+    ]
+    if read_record(before.started, "train-started")["model"]["weights_hash"] != identity["weights_hash"]:
+        problems.append("it was trained on another base model")
+    if problems:
+        raise ConfigError(
+            f"training can't go on from {before.path}:",
+            problems=problems,
+            hint="`selfaug realign RUN` takes over that run's settings.",
+        )
+    return load_adapter(model, trained_weights(before, before_config)[0], trainable=True)
 
 
 def _has_ended_at(

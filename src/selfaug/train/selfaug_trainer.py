@@ -64,6 +64,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     Attributes:
         noise_floor: nats per aligned position at step 0; None before it.
+        starts_at_reference: whether the first step's alignment is rounding alone: the noise floor.
         anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
         reference_bytes: bytes that this run added to the reference cache.
 
@@ -152,6 +153,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._own_head: OutputHead | None = None
         self._head_is_checked = False
         self.anchors: list[list[int]] = []
+        self.starts_at_reference = True
         self._anchors_to_write = args.anchors == "self"
         self._at_anchors = False
         self._on_anchor_progress = on_anchor_progress
@@ -475,7 +477,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self._reference is None:
             return
         self._metrics["train"]["alpha"].append(self._alpha)
-        if self.noise_floor is None:
+        if self.noise_floor is None and self.starts_at_reference:
             self.noise_floor = metrics["alignment_loss"]
             self._metrics["train"]["noise_floor"].append(self.noise_floor)
         if self.controller is not None:

@@ -1,0 +1,145 @@
+"""`selfaug realign`: a deployed run learns from new rows, and must not lose what it could."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from selfaug.cli.app import (
+    GATE_FAILED,
+    Debug,
+    Json,
+    Level,
+    MaxNewTokens,
+    Offline,
+    Run,
+    Scorer,
+    Sets,
+    app,
+    debugging,
+    level_name,
+    quiet_libraries,
+)
+from selfaug.cli.terminal import RunProgress, print_json, say
+
+if TYPE_CHECKING:
+    from selfaug.phases.realign import Realignment
+
+__all__ = ["realign"]
+
+
+@app.command(epilog="Example: selfaug realign runs/first --data new.jsonl --eval-data new-held-out.jsonl")
+def realign(
+    ctx: typer.Context,
+    run: Run,
+    data: Annotated[
+        list[str],
+        typer.Option("--data", metavar="SOURCE", help="New rows to learn from; may be repeated."),
+    ],
+    eval_data: Annotated[
+        list[str] | None,
+        typer.Option("--eval-data", metavar="SOURCE", help="Held-out new rows; may be repeated."),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="FOLDER", help="Of the new run. Default: beside the old one."),
+    ] = None,
+    rehearsal: Annotated[
+        float,
+        typer.Option("--rehearsal", metavar="SHARE", min=0.001, max=0.999, help="Old rows among all."),
+    ] = 0.1,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", metavar="NUMBER", min=1, help="Optimizer steps. Default: as before."),
+    ] = None,
+    scorer: Scorer = "exact",
+    level: Level = "auto",
+    general_items: Annotated[
+        int | None,
+        typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests."),
+    ] = None,
+    task_items: Annotated[
+        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many rows of each task.")
+    ] = None,
+    max_new_tokens: MaxNewTokens = 128,
+    max_task_loss: Annotated[
+        float,
+        typer.Option(
+            "--max-task-loss", metavar="SHARE", help="What the old task may lose.", show_default=True
+        ),
+    ] = 0.03,
+    max_general_loss: Annotated[
+        float, typer.Option("--max-general-loss", metavar="SHARE", help="What general requests may lose.")
+    ] = 0.03,
+    min_new_gain: Annotated[
+        float, typer.Option("--min-new-gain", metavar="SHARE", help="What the new task must gain.")
+    ] = 0.0,
+    registry: Annotated[
+        str | None,
+        typer.Option("--registry", metavar="FILE", help="Where a run that passes becomes the candidate."),
+    ] = None,
+    sets: Sets = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train on from a deployed run with new rows, and compare the result with it; exit code 3 if it loses too much.
+
+    The reference stays the original base model. The old validation rows stay what the old task is judged by.
+    """
+    quiet_libraries(offline=offline, debug=debugging(ctx))
+    from selfaug.phases.realign import RealignSettings, realign_config
+    from selfaug.phases.realign import realign as run_realign
+    from selfaug.rundir import RunDir
+
+    settings = RealignSettings(
+        data=data,
+        eval_data=eval_data or [],
+        output=output,
+        rehearsal=rehearsal,
+        scorer=scorer,
+        level=level_name(level),
+        general_items=general_items,
+        task_items=task_items,
+        max_new_tokens=max_new_tokens,
+        max_task_loss=max_task_loss,
+        max_general_loss=max_general_loss,
+        min_new_gain=min_new_gain,
+        registry=registry,
+    )
+    folder = RunDir.open(run)
+    changed = [
+        *(sets or []),
+        *([f"train.steps={steps}"] if steps else []),
+        *(["run.offline=true"] if offline else []),
+    ]
+    config = realign_config(folder, data, rehearsal=rehearsal, output=output, sets=changed)
+    with RunProgress() as progress:
+        found = run_realign(run, settings, config=config, on_progress=progress.show)
+    if as_json:
+        print_json(found.record)
+    else:
+        _show(found, scorer)
+    if found.outcome != "pass":
+        raise typer.Exit(GATE_FAILED)
+
+
+def _show(found: Realignment, scorer: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from selfaug.cli.evaluation_view import bound_in_words, suites_table
+
+    console = Console(highlight=False)
+    names = {"base": "deployed", "tuned": "re-aligned"}
+    console.print(suites_table(found.record["suites"], scorer, width=console.width, **names))
+    for bound in found.record["gate"]["bounds"]:
+        console.print(Text(bound_in_words(bound)), soft_wrap=True)
+    console.print(Text(f"gate: {found.outcome}"))
+    if found.version is not None:
+        say(
+            f"version {found.version} is the candidate. To serve it: selfaug registry promote {found.version}"
+        )
+    elif found.outcome == "pass":
+        say(f"to serve it: selfaug registry promote {found.run}")

@@ -1,0 +1,293 @@
+"""Re-alignment: a deployed adapter learns from new rows, and is compared with itself as it was.
+
+Training goes on from the deployed adapter, and is aligned with the original base model, not with what was deployed: so
+drift does not add up from one re-alignment to the next. Aligning prompts protects general behaviour, not old
+completions: a share of the old rows is rehearsed for these.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from selfaug.config import LevelName, TrainConfig, load_config
+from selfaug.core.gate import GateResult, at_least, at_most, overall
+from selfaug.core.statistics import Interval, PairedDifference
+from selfaug.errors import ConfigError
+from selfaug.eval.scorers import named_scorer
+from selfaug.model.loading import load_tokenizer
+from selfaug.phases.inputs import resolve_device
+from selfaug.phases.progress import Progress
+from selfaug.phases.registry import add_run
+from selfaug.phases.run_models import load_run_models, trained_weights
+from selfaug.phases.suites import (
+    Suite,
+    answers_to,
+    compare_answers,
+    fitting_level,
+    general_prompts,
+    level_of,
+    select_items,
+    task_prompts,
+)
+from selfaug.phases.train import train
+from selfaug.records import read_record, write_record
+from selfaug.registry import CANDIDATE, Registry
+from selfaug.rundir import RunDir
+
+__all__ = ["RECORD_KIND", "REHEARSAL", "RealignSettings", "Realignment", "realign", "realign_config"]
+
+RECORD_KIND = "realignment"
+
+REHEARSAL = 0.1
+"""Share of old rows when new ones are learnt."""
+
+_OLD, _NEW, _GENERAL = "old task", "new task", "general"
+
+
+@dataclass(frozen=True)
+class RealignSettings:
+    """How a run is re-aligned, and what the result may lose.
+
+    Attributes:
+        data: sources of the new rows.
+        eval_data: sources of held-out new rows; without any, the new task is not measured.
+        output: folder of the new run; None: beside the old one.
+        rehearsal: share of old rows among all.
+        scorer: of the rows, as for `evaluate`.
+        level: of the general suite, as for `evaluate`.
+        general_items: how many general requests; None for all.
+        task_items: how many rows of each task; None for all.
+        max_new_tokens: longest answer to a row.
+        batch_size: prompts answered together.
+        max_task_loss: share; what the old task's score may lose against the deployed model.
+        max_general_loss: share; what the general score may lose.
+        min_new_gain: share; what the new task's score must gain.
+        registry: file in which a new run that passes becomes the candidate; None: in none.
+    """
+
+    data: Sequence[str]
+    eval_data: Sequence[str] = ()
+    output: str | None = None
+    rehearsal: float = REHEARSAL
+    scorer: str = "exact"
+    level: LevelName = "auto"
+    general_items: int | None = None
+    task_items: int | None = None
+    max_new_tokens: int = 128
+    batch_size: int = 32
+    max_task_loss: float = 0.03
+    max_general_loss: float = 0.03
+    min_new_gain: float = 0.0
+    registry: str | None = None
+
+
+@dataclass(frozen=True)
+class Realignment:
+    """A re-aligned run.
+
+    Attributes:
+        run: its folder.
+        record: data of its `realignment.json`.
+        outcome: of the gate.
+        version: of the registry, if it has become the candidate.
+    """
+
+    run: Path
+    record: dict[str, Any]
+    outcome: str
+    version: int | None = None
+
+
+def realign_config(
+    run: RunDir,
+    data: Sequence[str],
+    *,
+    rehearsal: float = REHEARSAL,
+    output: str | None = None,
+    sets: Sequence[str] = (),
+) -> TrainConfig:
+    """Settings of the training: the run's own, from its adapter, with new rows of which a share is old ones.
+
+    Args:
+        run: the deployed run.
+        data: sources of the new rows.
+        rehearsal: share of old rows among all.
+        output: folder of the new run; None: beside the old one.
+        sets: further settings of `selfaug train`, as `section.key=value`.
+
+    Raises:
+        ConfigError: with every problem.
+    """
+    old = load_config(run.config).data
+    changes = {
+        "data.train": list(data),
+        "data.replay": [*old.train, *old.replay],
+        "data.replay_share": rehearsal,
+        "lora.start_from": str(run.path),
+        "run.output": output or f"{str(run.path).rstrip('/')}-realigned",
+        "run.overwrite": False,
+    }
+    return load_config(
+        run.config, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
+    )
+
+
+def realign(
+    run: str | os.PathLike[str],
+    settings: RealignSettings,
+    *,
+    config: TrainConfig | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Realignment:
+    """Train on from a deployed run, and decide whether the result may take its place. Goes on where it was cut off.
+
+    Args:
+        run: folder of the deployed run.
+        settings: what is learnt, and what may be lost.
+        config: of the training; None takes the run's own with `realign_config`.
+        on_progress: called with what is being done.
+
+    Raises:
+        ConfigError: if the run has no LoRA adapter to go on from.
+        StorageError, DataError, ModelError: if rows, models or folders can't be used.
+    """
+    old = RunDir.open(run)
+    old_config = load_config(old.config)
+    if old_config.lora.method != "lora":
+        raise ConfigError(
+            f"{old.path} was trained with lora.method {old_config.lora.method}; re-alignment goes on from a LoRA "
+            "adapter.",
+            hint="train anew, with `data.replay` for the old rows.",
+        )
+    named_scorer(settings.scorer)
+    trained_weights(old, old_config)
+    config = config or realign_config(
+        old, settings.data, rehearsal=settings.rehearsal, output=settings.output
+    )
+    new = RunDir(config.run.output)
+    train(config, resume=new.is_run(), on_progress=on_progress)
+    if new.realignment.exists():
+        record = read_record(new.realignment, RECORD_KIND)
+    else:
+        record = _compared(old, old_config, new, config, settings, on_progress)
+    outcome = record["gate"]["outcome"]
+    return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
+
+
+def _compared(
+    old: RunDir,
+    old_config: TrainConfig,
+    new: RunDir,
+    config: TrainConfig,
+    settings: RealignSettings,
+    on_progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    """Ask both models everything, and write down what differs."""
+    offline = config.run.offline
+    tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
+    )
+    template = config.data.chat_template_kwargs
+    suites: dict[str, Suite] = {}
+    for name, sources in ((_OLD, old_config.data.eval), (_NEW, settings.eval_data)):
+        if sources:
+            suites[name] = task_prompts(
+                config,
+                tokenizer,
+                sources,
+                score=named_scorer(settings.scorer),
+                items=settings.task_items,
+                max_new_tokens=settings.max_new_tokens,
+                offline=offline,
+            )
+    work = new.samples / "realignment"
+    work.mkdir(parents=True, exist_ok=True)
+
+    def report(stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_progress(Progress(stage, done, total))
+
+    answers: dict[str, dict[str, list[str]]] = {}
+    level = level_of(settings.level)
+    for which, run, of in (("deployed", old, old_config), ("new", new, config)):
+        on_progress(Progress("model"))
+        weights = trained_weights(run, of)[0]
+        _, model = load_run_models(run, of, weights, device=resolve_device(of.model.device), offline=offline)
+        if level is None:
+            assert isinstance(model, PeftModel)
+            with model.disable_adapter():
+                level = fitting_level(
+                    work / "level-base.jsonl",
+                    model,
+                    tokenizer,
+                    template,
+                    settings.batch_size,
+                    report("base: which level"),
+                )
+        if _GENERAL not in suites:
+            items = select_items("test", level.level, settings.general_items)
+            suites[_GENERAL] = general_prompts(tokenizer, items, template)
+        answers[which] = {
+            name: answers_to(
+                suite,
+                work / f"{name.replace(' ', '-')}-{which}.jsonl",
+                model,
+                tokenizer,
+                settings.batch_size,
+                report(f"{which}: {name}"),
+            )
+            for name, suite in suites.items()
+        }
+        del model
+        gc.collect()
+    assert level is not None
+    results = {
+        name: compare_answers(suite, answers["new"][name], answers["deployed"][name])
+        for name, suite in suites.items()
+    }
+    gate = _gate(results, settings)
+    write_record(
+        new.realignment,
+        RECORD_KIND,
+        {
+            "deployed": str(old.path),
+            "run": str(new.path),
+            "settings": asdict(settings),
+            "level": asdict(level),
+            "suites": results,
+            "gate": {"outcome": overall(gate), "bounds": [asdict(one) for one in gate]},
+        },
+    )
+    return read_record(new.realignment, RECORD_KIND)
+
+
+def _gate(results: dict[str, dict[str, Any]], settings: RealignSettings) -> list[GateResult]:
+    bounds = []
+    for name, most in ((_OLD, settings.max_task_loss), (_GENERAL, settings.max_general_loss)):
+        if name in results:
+            paired: PairedDifference = results[name]["difference"]
+            lost = paired.difference
+            bounds.append(
+                at_most(f"loss, {name}", Interval(-lost.value, -lost.high, -lost.low), most, paired.items)
+            )
+    if _NEW in results:
+        gained: PairedDifference = results[_NEW]["difference"]
+        bounds.append(at_least("gain, new task", gained.difference, settings.min_new_gain, gained.items))
+    return bounds
+
+
+def _registered(old: RunDir, new: RunDir, settings: RealignSettings, outcome: str) -> int | None:
+    """The new run's version, if it passed and there is a registry: the candidate. Nothing is promoted here."""
+    if settings.registry is None or outcome != "pass":
+        return None
+    parent = add_run(settings.registry, old.path).number
+    version = add_run(settings.registry, new.path, parent=parent, note="re-aligned").number
+    Registry(settings.registry).point(CANDIDATE, version, "passed its gate")
+    return version
