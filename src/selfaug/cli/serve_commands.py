@@ -97,6 +97,20 @@ def serve(
             help="Serve the champion of this registry, and switch when it changes.",
         ),
     ] = None,
+    upstream: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream",
+            metavar="URL",
+            help="Have another server answer, such as vLLM: its address, with /v1. No model is loaded here.",
+        ),
+    ] = None,
+    upstream_base: Annotated[
+        str | None, typer.Option("--upstream-base", metavar="NAME", help="What it calls the base model.")
+    ] = None,
+    upstream_tuned: Annotated[
+        str | None, typer.Option("--upstream-tuned", metavar="NAME", help="What it calls the tuned model.")
+    ] = None,
     device: Device = "auto",
     offline: Offline = False,
     debug: Debug = False,
@@ -104,6 +118,7 @@ def serve(
     """Serve base and tuned model of a run by OpenAI's API, at one address.
 
     The key is made at the first start, shown once, and stored as a hash; SELFAUG_API_KEY sets one of yours.
+    SELFAUG_UPSTREAM_KEY is the key for --upstream.
     """
     if no_key and not _is_loopback(host):
         raise ConfigError(
@@ -129,27 +144,31 @@ def serve(
 
         run, _ = followed_run(registry)
     assert run is not None
-    server = open_server(
-        run,
-        ServeSettings(
-            host=host,
-            port=port,
-            device=device,
-            prepared=prepared,
-            max_batch=max_batch,
-            max_waiting=max_waiting,
-            max_tokens=max_tokens,
-            window=window,
-            request_seconds=timeout,
-            limits=Limits(requests_per_minute=rate_limit),
-            check=not no_check,
-            registry=registry,
-            watch=None
-            if no_monitor
-            else WatchSettings(MonitorSettings(sample=sample, keep_texts=keep_texts), webhook),
-            offline=offline,
-        ),
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        device=device,
+        prepared=prepared,
+        max_batch=max_batch,
+        max_waiting=max_waiting,
+        max_tokens=max_tokens,
+        window=window,
+        request_seconds=timeout,
+        limits=Limits(requests_per_minute=rate_limit),
+        check=not no_check,
+        registry=registry,
+        watch=None
+        if no_monitor
+        else WatchSettings(MonitorSettings(sample=sample, keep_texts=keep_texts), webhook),
+        offline=offline,
     )
+    if upstream is None:
+        server = open_server(run, settings)
+    else:
+        from selfaug.phases.gateway import UpstreamSettings, open_gateway
+
+        key = os.environ.get("SELFAUG_UPSTREAM_KEY")
+        server = open_gateway(run, settings, UpstreamSettings(upstream, upstream_base, upstream_tuned, key))
     # When all else is well: a key that is made is shown.
     keys, key = (None, None) if no_key else server_keys(run, registry=registry, new=new_key)
     if key is not None:

@@ -17,7 +17,7 @@ from selfaug.model.reference import AdapterOff, Reference
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["canary_problems", "write_canary"]
+__all__ = ["canary_problems", "recorded_canary", "write_canary"]
 
 _KIND = "canary"
 _TASK, _GENERAL = 4, 8
@@ -50,9 +50,17 @@ def canary_problems(run: RunDir, model: PreTrainedModel, reference: Reference | 
     Raises:
         StorageError: if the record can't be read.
     """
-    if not run.canary.exists():
-        return None
-    return replay_canary(read_record(run.canary, _KIND), model, reference)
+    record = recorded_canary(run)
+    return None if record is None else replay_canary(record, model, reference)
+
+
+def recorded_canary(run: RunDir) -> dict[str, Any] | None:
+    """The canary set of a run with what it did at training; None if it has none.
+
+    Raises:
+        StorageError: if the record can't be read.
+    """
+    return read_record(run.canary, _KIND) if run.canary.exists() else None
 
 
 def _task_prompts(rows: EncodedRows) -> list[list[int]]:

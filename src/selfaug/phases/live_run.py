@@ -28,10 +28,16 @@ from selfaug.serving.lanes import rows_can_mix
 from selfaug.serving.served import FoundPrompt, Served
 from selfaug.serving.watcher import Answered
 
-__all__ = ["ALIAS", "LiveModels", "LiveRun"]
+__all__ = ["ALIAS", "LiveModels", "LiveRun", "tuned_name"]
 
 ALIAS = "champion"
 """The name by which clients ask for whatever model is the current one."""
+
+
+def tuned_name(run: RunDir, config: TrainConfig) -> str:
+    """What a run's tuned model is called where it is served: as its folder, unless that name is taken."""
+    name = run.path.resolve().name
+    return f"{name}-tuned" if name in (config.model.name, ALIAS) else name
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,8 @@ class LiveRun:
 
     @property
     def tuned(self) -> str:
-        """Name of the tuned model: the folder's, unless that is taken."""
-        name = self.folder.path.resolve().name
-        return f"{name}-tuned" if name in (self.base, ALIAS) else name
+        """Name of the tuned model."""
+        return tuned_name(self.folder, self.config)
 
     def serve_by(self, served: Served, tokenizer: PreTrainedTokenizerBase) -> None:
         """Make a server answer with this run's name, chat template settings and documents."""
@@ -120,6 +125,8 @@ class LiveModels:
         base: the base model; None: the tuned model with its adapter off.
         engine: that answers with them.
     """
+
+    checked = "drift and answers of the canary set are as recorded at training"
 
     def __init__(
         self, tuned: PreTrainedModel | PeftModel, base: PreTrainedModel | None, engine: EmbeddedEngine

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,7 +31,7 @@ from selfaug.serving.http_server import HttpServer
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import SHUTTING_DOWN, Readiness, Served
 
-__all__ = ["ServeSettings", "Server", "open_server", "server_keys"]
+__all__ = ["Models", "ServeSettings", "Server", "context_of", "open_server", "server_keys"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,24 @@ def server_keys(
 _SHORTEST_KEY = 16
 
 
+class Models(Protocol):
+    """The models that answer, wherever they are.
+
+    Attributes:
+        checked: what holds if the canary set shows nothing.
+    """
+
+    checked: str
+
+    def check(self, run: RunDir) -> list[str] | None:
+        """What the canary set of a run shows; None if it has none."""
+        ...
+
+    def exchange(self, now: LiveRun, new: LiveRun) -> None:
+        """Answer with another run's tuned model from now on. Raises SelfAugError if that can't be."""
+        ...
+
+
 class Server:
     """A run's server. Made by `open_server`.
 
@@ -118,7 +137,7 @@ class Server:
     def __init__(
         self,
         served: Served,
-        models: LiveModels,
+        models: Models,
         live: LiveRun,
         tokenizer: PreTrainedTokenizerBase,
         settings: ServeSettings,
@@ -260,14 +279,14 @@ class Server:
                     self._tell(f"NOT following the registry: {reason}")
 
     def _watch(self) -> None:
-        how = self._settings.watch
-        if how is not None:
+        how, models = self._settings.watch, self._models
+        if how is not None and isinstance(models, LiveModels):
             live = self._live
             self._watching = self.served.watcher = Watching(
                 live.folder.path,
-                self._models.engine,
-                self._models.tuned,
-                self._models.base,
+                models.engine,
+                models.tuned,
+                models.base,
                 form=None if live.documents is None else live.documents.form,
                 settings=how,
                 check=partial(self._models.check, live.folder) if self._settings.check else None,
@@ -287,7 +306,7 @@ class Server:
         elif problems:
             readiness.become(False, "; ".join(problems))
         else:
-            readiness.become(True, "drift and answers of the canary set are as recorded at training")
+            readiness.become(True, self._models.checked)
 
 
 def open_server(
@@ -319,7 +338,7 @@ def open_server(
         engine=engine,
         text_ids=lambda text: [int(token) for token in tokenizer(text)["input_ids"]],
         vocabulary=chat.tuned.get_input_embeddings().weight.shape[0],
-        window=_window(settings, live.config),
+        window=context_of(settings, live.config),
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
     )
@@ -327,7 +346,12 @@ def open_server(
     return Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)
 
 
-def _window(settings: ServeSettings, config: TrainConfig) -> int:
+def context_of(settings: ServeSettings, config: TrainConfig) -> int:
+    """Tokens that prompt and answer may have together.
+
+    Raises:
+        ConfigError: if the settings say more than the model has.
+    """
     own = context_window(
         config.model.name,
         trust_remote_code=config.model.trust_remote_code,

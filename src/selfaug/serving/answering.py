@@ -131,7 +131,7 @@ class _Answering:
             ) from error
         except EngineError as error:
             self._facts["error"] = str(error)
-            raise ApiError(500, str(error), code="engine_failure") from error
+            raise ApiError(error.status, str(error), code="engine_failure") from error
         except TimeoutError as error:
             raise ApiError(
                 504,

@@ -103,6 +103,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         429: "Too many requests; `Retry-After` says when to try again.",
         500: "The engine failed.",
+        502: "The server behind this one failed.",
         503: "Not ready, or shutting down.",
         504: "The answer took too long.",
     }.items()

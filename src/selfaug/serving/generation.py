@@ -81,7 +81,15 @@ class OverloadedError(Exception):
 
 
 class EngineError(Exception):
-    """The engine could not answer: out of memory, or the engine has stopped."""
+    """The engine could not answer: out of memory, or the engine has stopped.
+
+    Attributes:
+        status: of the answer that says so.
+    """
+
+    def __init__(self, message: str, status: int = 500) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Engine(Protocol):

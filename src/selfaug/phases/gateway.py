@@ -1,0 +1,176 @@
+"""A gateway: a run that another server answers for, such as vLLM, behind this one's keys, limits and names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2 as httpx
+from transformers import PreTrainedTokenizerBase
+
+from selfaug.config import load_config
+from selfaug.errors import ConfigError, ModelError
+from selfaug.model.loading import load_tokenizer
+from selfaug.phases.canary import recorded_canary
+from selfaug.phases.live_run import LiveRun
+from selfaug.phases.serve import Server, ServeSettings, context_of
+from selfaug.rundir import RunDir
+from selfaug.serving.generation import BASE, TUNED
+from selfaug.serving.guard import write_to_stderr
+from selfaug.serving.served import Served
+from selfaug.serving.upstream import UpstreamEngine
+
+__all__ = ["UpstreamSettings", "open_gateway"]
+
+_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class UpstreamSettings:
+    """The server behind the gateway.
+
+    Attributes:
+        url: its address, with `/v1`.
+        base: what it calls the base model; None: as the run's settings do.
+        tuned: what it calls the tuned model; None: as the run's folder is called.
+        key: for it; None sends none.
+    """
+
+    url: str
+    base: str | None = None
+    tuned: str | None = None
+    key: str | None = None
+
+
+def open_gateway(
+    run: str | os.PathLike[str],
+    settings: ServeSettings,
+    upstream: UpstreamSettings,
+    *,
+    log: Callable[[str], None] = write_to_stderr,
+) -> Server:
+    """A server that answers through another one; no model is loaded here.
+
+    Args:
+        run: folder of the run.
+        settings: how it is served.
+        upstream: the server that answers.
+        log: gets a line of JSON for every request.
+
+    Raises:
+        StorageError: if there is no such run.
+        ConfigError: if the address is none.
+        ModelError, DataError: if tokeniser or documents can't be loaded.
+    """
+    parts = httpx.URL(upstream.url)
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ConfigError(
+            f"--upstream {upstream.url} is no address.", hint="give one like http://127.0.0.1:8001/v1."
+        )
+    folder = RunDir.open(run)
+    config = load_config(folder.config)
+    tokenizer = load_tokenizer(
+        config.model.name,
+        trust_remote_code=config.model.trust_remote_code,
+        offline=settings.offline or config.run.offline,
+    )
+    live = LiveRun.open(run, tokenizer, prepared=settings.prepared, offline=settings.offline)
+    engine = UpstreamEngine(
+        upstream.url,
+        {BASE: upstream.base or live.base, TUNED: upstream.tuned or live.tuned},
+        key=upstream.key,
+        max_running=settings.max_batch,
+        max_waiting=settings.max_waiting,
+    )
+    served = Served(
+        engine=engine,
+        text_ids=lambda text: [int(token) for token in tokenizer(text)["input_ids"]],
+        vocabulary=len(tokenizer),
+        window=context_of(settings, config),
+        max_tokens=settings.max_tokens,
+        request_seconds=settings.request_seconds,
+    )
+    live.serve_by(served, tokenizer)
+    return Server(served, UpstreamModels(engine, tokenizer), live, tokenizer, settings, log)
+
+
+class UpstreamModels:
+    """The models that another server has.
+
+    Args:
+        engine: that asks it.
+        tokenizer: of both models.
+    """
+
+    checked = "the answers to the canary set are as recorded at training"
+
+    def __init__(self, engine: UpstreamEngine, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.engine, self._tokenizer = engine, tokenizer
+
+    def check(self, run: RunDir) -> list[str] | None:
+        """Whether the other server has both models and answers a run's canary set as recorded; None without a set.
+
+        Drift is not compared: log-probabilities of another engine differ from training's.
+        """
+        return self._check(run, self.engine.names[TUNED])
+
+    def _check(self, run: RunDir, tuned: str) -> list[str] | None:
+        problems = self._missing([self.engine.names[BASE], tuned])
+        record = recorded_canary(run)
+        if problems or record is None:
+            return problems or None
+        other = [one["id"] for one in record["prompts"] if not self._answers(tuned, one)]
+        if not other:
+            return []
+        return [
+            f"the answers to {len(other)} of {len(record['prompts'])} canary prompts are not as recorded: "
+            f"{', '.join(other[:3])}"
+        ]
+
+    def exchange(self, now: LiveRun, new: LiveRun) -> None:
+        """Ask for the adapter of another run from now on; the other server has it, under the name of the run's folder.
+
+        Raises:
+            ModelError: if it has not, or doesn't answer as recorded.
+        """
+        problems = self._check(new.folder, new.tuned)
+        if problems:
+            raise ModelError(
+                f"{self.engine.url} can't answer for {new.folder.path}: {'; '.join(problems)}",
+                hint=f"have it serve that run's adapter as {new.tuned}; the run before is served on.",
+            )
+        self.engine.names[TUNED] = new.tuned
+
+    def _missing(self, names: Sequence[str]) -> list[str]:
+        try:
+            found = self._ask("GET", "/models")
+            there = {one["id"] for one in found["data"]}
+        except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
+            return [f"{self.engine.url}/models can't be read: {type(error).__name__}: {error}"]
+        lacking = [name for name in names if name not in there]
+        if not lacking:
+            return []
+        return [f"{self.engine.url} has no {' and no '.join(lacking)}; it has {', '.join(sorted(there))}"]
+
+    def _answers(self, tuned: str, prompt: dict[str, Any]) -> bool:
+        """Whether the greedy answer begins with all that rounding can't change."""
+        sure = prompt["answer"][: prompt["sure"]]
+        if not sure:
+            return True
+        body = {"model": tuned, "prompt": prompt["ids"], "max_tokens": len(sure), "temperature": 0}
+        text = self._ask("POST", "/completions", body)["choices"][0]["text"]
+        return bool(text == self._tokenizer.decode(sure, skip_special_tokens=True))
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        found = httpx.request(
+            method,
+            f"{self.engine.url}{path}",
+            json=body,
+            headers=self.engine.headers,
+            timeout=_SECONDS,
+            trust_env=False,
+        )
+        found.raise_for_status()
+        return found.json()

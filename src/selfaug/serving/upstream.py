@@ -1,0 +1,179 @@
+"""The engine behind another server: any that speaks OpenAI's API and takes token ids, such as vLLM.
+
+Prompts go there as token ids, made here with the run's own template: another server's idea of the chat template can't
+change what the model sees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import httpx2 as httpx
+
+from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling, TokenChance
+
+__all__ = ["UpstreamEngine"]
+
+_CONNECT_SECONDS = 5.0
+_MOST_TEXT = 300
+
+
+class UpstreamEngine:
+    """Answers requests through another server.
+
+    Args:
+        url: its address, with `/v1`.
+        names: what it calls the models.
+        key: for it; None sends none.
+        max_running: requests that it gets at once.
+        max_waiting: requests that may wait beside these; more are refused.
+    """
+
+    def __init__(
+        self, url: str, names: Mapping[Model, str], *, key: str | None, max_running: int, max_waiting: int
+    ) -> None:
+        self.url, self.names = url.rstrip("/"), dict(names)
+        self.headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        self._most = max_running + max_waiting
+        self._max_running = max_running
+        self._asked = 0
+        self._client: httpx.AsyncClient | None = None
+
+    async def generate(
+        self, model: Model, prompt: Sequence[int], sampling: Sampling
+    ) -> AsyncGenerator[Piece]:
+        """Answer a prompt; see `Engine`."""
+        if self._asked >= self._most:
+            raise OverloadedError(1.0)
+        self._asked += 1
+        try:
+            async for piece in self._pieces(self._body(model, prompt, sampling)):
+                yield piece
+        except httpx.HTTPError as error:
+            raise EngineError(f"the server behind this one failed: {type(error).__name__}", 502) from error
+        finally:
+            self._asked -= 1
+
+    @property
+    def waiting(self) -> int:
+        """Requests beyond those that the other server gets at once."""
+        return max(0, self._asked - self._max_running)
+
+    @property
+    def running(self) -> int:
+        """Requests that the other server has."""
+        return min(self._asked, self._max_running)
+
+    def close(self) -> None:
+        """Nothing is left to be done: connections end with the event loop that they belong to."""
+
+    def _connection(self) -> httpx.AsyncClient:
+        # Made by the event loop that uses it. How long an answer may take is the caller's to say.
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                base_url=self.url,
+                headers=self.headers,
+                timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
+                limits=httpx.Limits(
+                    max_connections=self._max_running, max_keepalive_connections=self._max_running
+                ),
+                trust_env=False,
+            )
+        return self._client
+
+    def _body(self, model: Model, prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.names[model],
+            "prompt": list(prompt),
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed
+        if sampling.stop:
+            body["stop"] = list(sampling.stop)
+        if sampling.chances is not None:
+            body["logprobs"] = sampling.chances
+        return body
+
+    async def _pieces(self, body: dict[str, Any]) -> AsyncGenerator[Piece]:
+        """Pieces as they come; the last one is held back until the number of tokens is known."""
+        told = 0
+        last: Piece | None = None
+        async with self._connection().stream("POST", "/completions", json=body) as response:
+            if response.status_code != 200:
+                raise _refusal(response, await response.aread())
+            async for event in _events(response):
+                if "error" in event:
+                    raise EngineError(f"the server behind this one failed: {_message(event['error'])}", 502)
+                if event.get("usage") and last is not None:
+                    last = last._replace(tokens=max(0, event["usage"]["completion_tokens"] - told))
+                if not event.get("choices"):
+                    continue
+                piece = _piece(event["choices"][0])
+                if piece.finish is None:
+                    told += piece.tokens
+                    yield piece
+                else:
+                    last = piece
+        if last is None:
+            raise EngineError("the server behind this one ended in the middle of an answer", 502)
+        yield last
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    async for line in response.aiter_lines():
+        text = line.removeprefix("data:").strip()
+        if text == line or not text:
+            continue
+        if text == "[DONE]":
+            return
+        try:
+            yield json.loads(text)
+        except ValueError as error:
+            raise EngineError("the server behind this one sent no valid event", 502) from error
+
+
+def _piece(choice: Mapping[str, Any]) -> Piece:
+    """A chunk of a completion. Without log-probabilities one with text counts as a token, until usage says more."""
+    chances = _chances(choice.get("logprobs"))
+    text, finish = choice.get("text") or "", choice.get("finish_reason")
+    if finish is not None and finish != "length":
+        finish = "stop"
+    return Piece(text, len(chances) or int(bool(text)), chances, finish)
+
+
+def _chances(logprobs: Mapping[str, Any] | None) -> list[TokenChance]:
+    if not logprobs or not logprobs.get("tokens"):
+        return []
+    tokens, own = logprobs["tokens"], logprobs["token_logprobs"]
+    tops = logprobs.get("top_logprobs") or [{}] * len(tokens)
+    return [
+        TokenChance(token, float(chance or 0.0), sorted((top or {}).items(), key=lambda one: -one[1]))
+        for token, chance, top in zip(tokens, own, tops, strict=True)
+    ]
+
+
+def _refusal(response: httpx.Response, body: bytes) -> Exception:
+    """What the other server's refusal means for the client of this one."""
+    status = response.status_code
+    if status in (429, 503):
+        wait = response.headers.get("retry-after", "")
+        return OverloadedError(float(wait) if wait.isdigit() else 1.0)
+    try:
+        message = _message(json.loads(body).get("error", body.decode(errors="replace")))
+    except (ValueError, AttributeError):
+        message = body.decode(errors="replace")[:_MOST_TEXT]
+    # Its 401 and 404 are about the key and the names that this server was given: the client can't do anything.
+    return EngineError(
+        f"the server behind this one refused: {status} {message}", 400 if status in (400, 422) else 502
+    )
+
+
+def _message(error: Any) -> str:
+    return str(error.get("message", error) if isinstance(error, Mapping) else error)[:_MOST_TEXT]

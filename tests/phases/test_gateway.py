@@ -1,0 +1,177 @@
+"""`selfaug serve --upstream`: a run answered for by another server, checked against the run's record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+import typer
+import yaml
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from selfaug.cli.main import app
+from selfaug.config import load_config
+from selfaug.errors import ConfigError, ModelError
+from selfaug.phases.gateway import UpstreamSettings, open_gateway
+from selfaug.phases.serve import Server, ServeSettings, open_server
+from selfaug.serving.keys import ApiKeys
+from selfaug.serving.served import Readiness
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+KEY = "the key of the server behind"
+
+
+class Live:
+    def __init__(self, server: Server, keys: ApiKeys | None = None) -> None:
+        self.server = server
+        self.log: list[str] = []
+        told = threading.Event()
+        self.readiness: Readiness | None = None
+
+        def on_ready(readiness: Readiness) -> None:
+            self.readiness = readiness
+            told.set()
+
+        self.thread = threading.Thread(target=server.run, args=[keys, on_ready], daemon=True)
+        self.thread.start()
+        assert told.wait(60)
+
+
+@pytest.fixture
+def lives() -> Iterator[Callable[..., Live]]:
+    running: list[Live] = []
+
+    def start(server: Server, keys: ApiKeys | None = None) -> Live:
+        running.append(Live(server, keys))
+        return running[-1]
+
+    yield start
+    for one in reversed(running):
+        one.server.stop()
+        one.thread.join(60)
+        assert not one.thread.is_alive()
+
+
+def settings(**more: Any) -> ServeSettings:
+    return ServeSettings(**{"port": 0, "device": "cpu", "watch": None, **more})
+
+
+def behind(run: Path, lives: Callable[..., Live]) -> str:
+    server = open_server(run, settings(check=False), log=lambda _: None)
+    lives(server, ApiKeys.of(KEY))
+    return f"{server.url}/v1"
+
+
+def test_a_run_is_answered_for_by_another_server(copied_run: Path, lives: Callable[..., Live]) -> None:
+    url = behind(copied_run, lives)
+    log: list[str] = []
+    front = lives(open_gateway(copied_run, settings(), UpstreamSettings(url, key=KEY), log=log.append))
+    assert front.readiness == Readiness(True, "the answers to the canary set are as recorded at training")
+    body = {"model": "champion", "messages": [{"role": "user", "content": "a secret"}], "max_tokens": 6}
+    answers = [
+        httpx.post(f"{one}/chat/completions", json=body, headers=headers, trust_env=False, timeout=30).json()
+        for one, headers in (
+            (url, {"authorization": f"Bearer {KEY}"}),
+            (f"{front.server.url}/v1", {}),
+        )
+    ]
+    assert answers[0]["choices"] == answers[1]["choices"]
+    assert answers[0]["usage"] == answers[1]["usage"]
+    assert "secret" not in "".join(log)
+    assert json.loads(log[-1])["model"] == "copied"
+
+
+def test_a_server_that_answers_otherwise_is_not_ready(
+    copied_run: Path, lives: Callable[..., Live], tmp_path: Path
+) -> None:
+    file = copied_run / "adapter" / "adapter_model.safetensors"
+    right = file.read_bytes()
+    save_file({name: -40 * weight for name, weight in load_file(file).items()}, file)
+    url = behind(copied_run, lives)
+    file.write_bytes(right)
+    other = lives(open_gateway(copied_run, settings(), UpstreamSettings(url, key=KEY), log=lambda _: None))
+    assert other.readiness is not None
+    assert "canary prompts are not as recorded" in other.readiness.reason
+    for upstream, message in (
+        (UpstreamSettings(url, tuned="missing", key=KEY), "has no missing; it has "),
+        (UpstreamSettings(url, key="wrong"), "can't be read"),
+        (UpstreamSettings("http://127.0.0.1:9/v1"), "can't be read: ConnectError"),
+    ):
+        live = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
+        assert live.readiness is not None
+        assert not live.readiness.ready
+        assert message in live.readiness.reason
+    with pytest.raises(ConfigError, match="is no address"):
+        open_gateway(copied_run, settings(), UpstreamSettings("localhost:8000"))
+
+
+def test_another_run_takes_its_place_if_the_server_behind_has_it(
+    copied_run: Path, lives: Callable[..., Live], tmp_path: Path
+) -> None:
+    url = behind(copied_run, lives)
+    front = lives(open_gateway(copied_run, settings(), UpstreamSettings(url, key=KEY), log=lambda _: None))
+    copy = copied_run.with_name("second")
+    shutil.copytree(copied_run, copy)
+    with pytest.raises(ModelError, match="has no second"):
+        front.server.exchange(copy)
+    assert next(iter(front.server.served.names)) == "copied"
+    same = tmp_path / "elsewhere" / "copied"
+    shutil.copytree(copied_run, same)
+    front.server.exchange(same)
+    assert front.server._live.folder.path == same
+
+
+def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "with space"
+    result = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
+    assert result.exit_code == 0, result.output
+    assert "--upstream http://127.0.0.1:8001/v1" in result.stdout
+    config = load_config(copied_run / "config.yaml")
+    # The script starts vLLM with what it should: with a command of that name that writes down its arguments.
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "vllm").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (commands / "vllm").chmod(0o755)
+    done = subprocess.run(
+        [str(target / "vllm.sh"), "--max-model-len", "256"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": f"{commands}:/usr/bin:/bin"},
+    )
+    arguments = done.stdout.splitlines()
+    assert arguments[:2] == ["serve", config.model.name]
+    assert f"copied={target / 'adapter'}" in arguments
+    assert arguments[arguments.index("--max-lora-rank") + 1] == "16"
+    assert arguments[arguments.index("--served-model-name") + 1] == config.model.name
+    assert arguments[-2:] == ["--max-model-len", "256"]
+    assert load_file(target / "adapter" / "adapter_model.safetensors").keys()
+    compose = yaml.safe_load((target / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert "copied=/adapter" in compose["vllm"]["command"]
+    assert compose["vllm"]["command"][0] == "/model"
+    assert "ports" not in compose["vllm"]
+    assert compose["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
+    # What the gateway is told there is a command that there is.
+    name, *arguments = compose["gateway"]["command"]
+    commands_of_selfaug: Any = typer.main.get_command(app)
+    parsed = commands_of_selfaug.commands[name].make_context(name, arguments).params
+    assert parsed["upstream"] == "http://vllm:8000/v1"
+    assert parsed["run"] == "/run/copied"
+    again = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
+    assert "is not empty" in again.stderr
+    both = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm", "--ollama"])
+    assert both.exit_code == 2
+    settings_file = copied_run / "config.yaml"
+    settings_file.write_text(settings_file.read_text().replace("dora: false", "dora: true"), encoding="utf-8")
+    refused = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(tmp_path / "d"), "--vllm"])
+    assert refused.exit_code == 2
+    assert "DoRA" in refused.stderr

@@ -1,0 +1,300 @@
+"""A gateway: its clients can't tell it from the server behind it, unless that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx2 as httpx
+import openai
+import pytest
+from serving_fixtures import KEY, Running, served_by, soon
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from transformers import PreTrainedTokenizerFast
+
+from selfaug.serving.keys import ApiKeys
+from selfaug.serving.served import Readiness
+from selfaug.serving.upstream import UpstreamEngine
+
+ASKED: list[Any] = [{"role": "user", "content": "the revenue of the year?"}]
+OTHER_KEY = "the key of the server behind"
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def gateway(
+    start: Start, tiny_tokenizer: PreTrainedTokenizerFast
+) -> Callable[..., tuple[Running, openai.OpenAI]]:
+    def make(url: str, **more: Any) -> tuple[Running, openai.OpenAI]:
+        limits = {"max_running": 8, "max_waiting": 4, **more.pop("limits", {})}
+        engine = UpstreamEngine(
+            f"{url}/v1", {"base": "tiny", "tuned": "first"}, key=more.pop("key", OTHER_KEY), **limits
+        )
+        running = start(served_by(engine, tiny_tokenizer, **more), keys=ApiKeys.of(KEY))
+        return running, openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0)
+
+    return make
+
+
+def test_it_answers_as_the_server_behind_it(
+    server: Running, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    direct = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+    _, through = gateway(server.url, key=KEY)
+    settings: list[dict[str, Any]] = [
+        {"max_tokens": 12},
+        {"max_tokens": 6, "n": 3, "temperature": 2.0, "seed": 1, "top_p": 0.9},
+        {"max_tokens": 4, "logprobs": True, "top_logprobs": 2},
+    ]
+    for model in ("first", "tiny", "champion"):
+        for more in settings:
+            one, other = (
+                ai.chat.completions.create(model=model, messages=ASKED, **more) for ai in (direct, through)
+            )
+            assert [choice.message.content for choice in one.choices] == [
+                choice.message.content for choice in other.choices
+            ]
+            assert [choice.finish_reason for choice in one.choices] == [
+                choice.finish_reason for choice in other.choices
+            ]
+            assert one.usage == other.usage
+            if "logprobs" in more:
+                for a, b in zip(one.choices, other.choices, strict=True):
+                    assert a.logprobs is not None
+                    assert b.logprobs is not None
+                    assert [t.token for t in a.logprobs.content or []] == [
+                        t.token for t in b.logprobs.content or []
+                    ]
+                    assert [t.logprob for t in a.logprobs.content or []] == pytest.approx(
+                        [t.logprob for t in b.logprobs.content or []], abs=1e-4
+                    )
+    text = direct.completions.create(model="first", prompt="the year", max_tokens=8).choices[0].text
+    assert through.completions.create(model="first", prompt="the year", max_tokens=8).choices[0].text == text
+    stopped = [
+        ai.completions.create(model="first", prompt="the year", max_tokens=8, stop=text[2:4])
+        for ai in (direct, through)
+    ]
+    assert stopped[0].choices == stopped[1].choices
+    pieces = list(
+        through.chat.completions.create(
+            model="first", messages=ASKED, max_tokens=12, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    whole = direct.chat.completions.create(model="first", messages=ASKED, max_tokens=12)
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in pieces if chunk.choices)
+    assert said == whole.choices[0].message.content
+    assert pieces[-1].usage == whole.usage
+    with pytest.raises(openai.NotFoundError):
+        through.chat.completions.create(model="unknown", messages=ASKED)
+
+
+class Stub:
+    """A server that does as it is told, and remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.gone = threading.Event()
+        self.lines: Callable[[], AsyncIterator[str]] | None = None
+        self.answer: Response | None = None
+        app = Starlette(routes=[Route("/v1/completions", self._completions, methods=["POST"])])
+        self.running = Running(app, Readiness())
+
+    async def _completions(self, request: Request) -> Response:
+        self.seen.append((dict(request.headers), json.loads(await request.body())))
+        if self.answer is not None:
+            return self.answer
+        lines = self.lines
+        assert lines is not None
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                async for line in lines():
+                    yield line
+            finally:
+                self.gone.set()
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def chunk(text: str, finish: str | None = None, **more: Any) -> str:
+    return f"data: {json.dumps({'choices': [{'text': text, 'finish_reason': finish}], **more})}\n\n"
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    stub = Stub()
+    yield stub
+    stub.running.stop()
+
+
+def test_keys_names_and_counts(stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]) -> None:
+    async def lines() -> AsyncIterator[str]:
+        yield ": a comment\n\n"
+        yield chunk("two tokens", None)
+        yield chunk(" end", "eos")
+        yield f"data: {json.dumps({'choices': [], 'usage': {'completion_tokens': 5}})}\n\n"
+        yield "data: [DONE]\n\n"
+
+    stub.lines = lines
+    running, ai = gateway(stub.running.url)
+    found = ai.chat.completions.create(model="champion", messages=ASKED, max_tokens=9, seed=3)
+    assert found.choices[0].message.content == "two tokens end"
+    assert found.choices[0].finish_reason == "stop"
+    assert found.usage is not None
+    assert found.usage.completion_tokens == 5
+    headers, body = stub.seen[0]
+    assert headers["authorization"] == f"Bearer {OTHER_KEY}"
+    assert KEY not in json.dumps(headers) + json.dumps(body)
+    assert (body["model"], body["max_tokens"], body["seed"], body["stream"]) == ("first", 9, 3, True)
+    assert all(isinstance(token, int) for token in body["prompt"])
+    metrics = httpx.get(
+        f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+    ).text
+    assert "gen_ai_client_token_usage_sum" in metrics
+    _, without = gateway(stub.running.url, key=None)
+    without.chat.completions.create(model="first", messages=ASKED)
+    assert "authorization" not in stub.seen[1][0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "message"),
+    [
+        (JSONResponse({"error": {"message": "prompt too long"}}, 400), 400, "prompt too long"),
+        (JSONResponse({"error": "no key"}, 401), 502, "401 no key"),
+        (JSONResponse({"error": {"message": "no such model"}}, 404), 502, "no such model"),
+        (Response("<html>", 500), 502, "500"),
+        (Response("[]", 500), 502, "500"),
+        (Response("busy", 429, headers={"retry-after": "7"}), 429, "waiting"),
+        (Response("busy", 503), 429, "waiting"),
+        (Response("data: no json\n\n"), 502, "no valid event"),
+        (Response("data: [DONE]\n\n"), 502, "in the middle"),
+        (Response('data: {"error": {"message": "out of memory"}}\n\n'), 502, "out of memory"),
+    ],
+)
+def test_what_goes_wrong_behind_it_is_said(
+    stub: Stub,
+    gateway: Callable[..., tuple[Running, openai.OpenAI]],
+    answer: Response,
+    status: int,
+    message: str,
+) -> None:
+    stub.answer = answer
+    _, ai = gateway(stub.running.url)
+    with pytest.raises(openai.APIStatusError) as refused:
+        ai.chat.completions.create(model="first", messages=ASKED)
+    assert refused.value.status_code == status
+    assert message in str(refused.value)
+    if status == 429:
+        assert refused.value.response.headers["retry-after"] in ("7", "1")
+
+
+def test_a_server_that_is_gone_or_slow(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    async def never() -> AsyncIterator[str]:
+        yield chunk("begun")
+        await asyncio.sleep(60)
+
+    stub.lines = never
+    _, ai = gateway(stub.running.url, request_seconds=0.5)
+    began = time.monotonic()
+    with pytest.raises(openai.APIStatusError) as slow:
+        ai.chat.completions.create(model="first", messages=ASKED)
+    assert slow.value.status_code == 504
+    assert time.monotonic() - began < 10
+    assert stub.gone.wait(10)  # it was told that nobody waits any more
+    _, lost = gateway("http://127.0.0.1:9")
+    with pytest.raises(openai.APIStatusError) as gone:
+        lost.chat.completions.create(model="first", messages=ASKED)
+    assert gone.value.status_code == 502
+    assert "ConnectError" in str(gone.value)
+
+
+def test_one_that_dies_in_the_middle_of_a_stream_is_an_event(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    async def dies() -> AsyncIterator[str]:
+        yield chunk("begun")
+        await asyncio.sleep(0.05)
+        raise OSError("gone")
+
+    stub.lines = dies
+    _, ai = gateway(stub.running.url)
+    said: list[str | None] = []
+
+    def listen() -> None:
+        stream = ai.chat.completions.create(model="first", messages=ASKED, stream=True)
+        said.extend(piece.choices[0].delta.content for piece in stream)
+
+    with pytest.raises(openai.APIError, match="failed"):
+        listen()
+    assert "begun" in said
+
+
+def test_a_client_that_goes_away_is_gone_behind_it_too(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    async def slowly() -> AsyncIterator[str]:
+        for _ in range(1000):
+            yield chunk("more ")
+            await asyncio.sleep(0.02)
+
+    stub.lines = slowly
+    running, ai = gateway(stub.running.url)
+    stream = ai.chat.completions.create(model="first", messages=ASKED, stream=True)
+    next(iter(stream))
+    stream.close()
+    assert stub.gone.wait(10)
+    stub.gone.clear()
+    with pytest.raises(openai.APITimeoutError):
+        ai.with_options(timeout=0.3).chat.completions.create(model="first", messages=ASKED)
+    assert stub.gone.wait(10)
+    assert running.thread.is_alive()
+
+
+def test_what_is_too_much_is_429_and_places_are_free_again(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    go = threading.Event()
+
+    async def waits() -> AsyncIterator[str]:
+        while not go.is_set():
+            await asyncio.sleep(0.01)
+        yield chunk("done", "stop")
+
+    stub.lines = waits
+    running, ai = gateway(stub.running.url, limits={"max_running": 2, "max_waiting": 1})
+    answers: list[str | None] = []
+
+    def ask() -> None:
+        found = ai.chat.completions.create(model="first", messages=ASKED)
+        answers.append(found.choices[0].message.content)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert soon(lambda: len(stub.seen) == 2)
+
+    def metric(name: str) -> float:
+        text = httpx.get(
+            f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+        ).text
+        return float(next(line for line in text.splitlines() if line.startswith(name + " ")).split()[1])
+
+    assert soon(lambda: metric("selfaug_requests_waiting") == 1)
+    assert metric("selfaug_requests_running") == 2
+    with pytest.raises(openai.RateLimitError):
+        ai.chat.completions.create(model="first", messages=ASKED)
+    go.set()
+    for thread in threads:
+        thread.join(30)
+    assert answers == ["done"] * 3
+    assert ai.chat.completions.create(model="first", messages=ASKED).choices[0].message.content == "done"
