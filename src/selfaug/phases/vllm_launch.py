@@ -120,8 +120,8 @@ def _compose(served: str, model: str, name: str, rank: int, run: Path) -> str:
     head = (
         "# The gateway at port 8000, and vLLM behind it. Both keys come from the environment:\n"
         "#   SELFAUG_API_KEY for clients, SELFAUG_UPSTREAM_KEY between the two.\n"
-        "# The image `selfaug` is built from the project's Dockerfile. Neither Docker nor vLLM was at hand when selfaug\n"
-        "# learnt to write this file.\n"
+        "# The image `selfaug` is built from the project's Dockerfile. Neither Docker nor vLLM was at hand to try\n"
+        "# this.\n"
     )
     services = {
         "vllm": {
