@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,10 @@ def test_a_run_is_answered_for_by_another_server(copied_run: Path, lives: Callab
     ]
     assert answers[0]["choices"] == answers[1]["choices"]
     assert answers[0]["usage"] == answers[1]["usage"]
+    ends = time.monotonic() + 30
+    while not log:  # it is written when the answer is on its way
+        assert time.monotonic() < ends
+        time.sleep(0.01)
     assert "secret" not in "".join(log)
     assert json.loads(log[-1])["model"] == "copied"
 

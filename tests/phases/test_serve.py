@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +23,7 @@ from selfaug.phases.serve import Server, ServeSettings, open_server, server_keys
 from selfaug.phases.train import train
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
+from selfaug.serving.http_server import listening_socket
 from selfaug.serving.keys import ApiKeys
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -135,6 +139,27 @@ def test_a_port_that_is_taken_is_one_clear_error(copied_run: Path, serve: Callab
     other = open_server(copied_run, ServeSettings(port=port, device="cpu"), log=lambda _: None)
     with pytest.raises(StorageError, match=f"can't listen on 127.0.0.1:{port}"):
         other.run(None)
+
+
+def test_answers_are_sent_at_once(copied_run: Path, serve: Callable[..., Serving]) -> None:
+    """Not held back until the client has acknowledged the first part: accepted connections are without delay."""
+    serving = serve(copied_run)
+    seen: list[int] = []
+    made = asyncio.selector_events._SelectorSocketTransport.__init__  # type: ignore[attr-defined]
+
+    def watching(self: Any, loop: Any, sock: Any, *more: Any, **named: Any) -> None:
+        made(self, loop, sock, *more, **named)
+        if sock.getsockname()[1] == int(serving.server.url.rpartition(":")[2]):
+            seen.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.selector_events._SelectorSocketTransport, "__init__", watching)  # type: ignore[attr-defined]
+        with httpx.Client(base_url=serving.server.url, trust_env=False) as fresh:
+            assert fresh.get("/health").status_code == 200
+    assert seen
+    assert all(seen)
+    with contextlib.closing(listening_socket("::1", 0)) as listening:
+        assert listening.family == socket.AF_INET6
 
 
 def test_a_server_that_is_told_to_end_while_it_checks_ends_when_that_is_done(copied_run: Path) -> None:

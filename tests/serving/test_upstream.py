@@ -145,11 +145,21 @@ def test_keys_names_and_counts(stub: Stub, gateway: Callable[..., tuple[Running,
 
     stub.lines = lines
     running, ai = gateway(stub.running.url)
-    found = ai.chat.completions.create(model="champion", messages=ASKED, max_tokens=9, seed=3)
-    assert found.choices[0].message.content == "two tokens end"
-    assert found.choices[0].finish_reason == "stop"
-    assert found.usage is not None
-    assert found.usage.completion_tokens == 5
+    found = list(
+        ai.chat.completions.create(
+            model="champion",
+            messages=ASKED,
+            max_tokens=9,
+            seed=3,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    said = "".join(one.choices[0].delta.content or "" for one in found if one.choices)
+    assert said == "two tokens end"
+    assert found[-2].choices[0].finish_reason == "stop"
+    assert found[-1].usage is not None
+    assert found[-1].usage.completion_tokens == 5
     headers, body = stub.seen[0]
     assert headers["authorization"] == f"Bearer {OTHER_KEY}"
     assert KEY not in json.dumps(headers) + json.dumps(body)
@@ -160,8 +170,14 @@ def test_keys_names_and_counts(stub: Stub, gateway: Callable[..., tuple[Running,
     ).text
     assert "gen_ai_client_token_usage_sum" in metrics
     _, without = gateway(stub.running.url, key=None)
-    without.chat.completions.create(model="first", messages=ASKED)
+    whole = {"text": "at once", "finish_reason": "eos"}
+    stub.answer = JSONResponse({"choices": [whole], "usage": {"completion_tokens": 2}})
+    answer = without.chat.completions.create(model="first", messages=ASKED)
+    assert answer.choices[0].message.content == "at once"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 2
     assert "authorization" not in stub.seen[1][0]
+    assert "stream" not in stub.seen[1][1]
 
 
 @pytest.mark.parametrize(
@@ -174,6 +190,8 @@ def test_keys_names_and_counts(stub: Stub, gateway: Callable[..., tuple[Running,
         (Response("[]", 500), 502, "500"),
         (Response("busy", 429, headers={"retry-after": "7"}), 429, "waiting"),
         (Response("busy", 503), 429, "waiting"),
+        (Response("no json"), 502, "no valid answer"),
+        (JSONResponse({"choices": []}), 502, "no valid answer"),
         (Response("data: no json\n\n"), 502, "no valid event"),
         (Response("data: [DONE]\n\n"), 502, "in the middle"),
         (Response('data: {"error": {"message": "out of memory"}}\n\n'), 502, "out of memory"),
@@ -188,8 +206,9 @@ def test_what_goes_wrong_behind_it_is_said(
 ) -> None:
     stub.answer = answer
     _, ai = gateway(stub.running.url)
+    stream = answer.body.startswith(b"data: ")
     with pytest.raises(openai.APIStatusError) as refused:
-        ai.chat.completions.create(model="first", messages=ASKED)
+        ai.chat.completions.create(model="first", messages=ASKED, stream=stream)
     assert refused.value.status_code == status
     assert message in str(refused.value)
     if status == 429:
@@ -268,7 +287,9 @@ def test_what_is_too_much_is_429_and_places_are_free_again(
     async def waits() -> AsyncIterator[str]:
         while not go.is_set():
             await asyncio.sleep(0.01)
-        yield chunk("done", "stop")
+        yield json.dumps(
+            {"choices": [{"text": "done", "finish_reason": "stop"}], "usage": {"completion_tokens": 1}}
+        )
 
     stub.lines = waits
     running, ai = gateway(stub.running.url, limits={"max_running": 2, "max_waiting": 1})

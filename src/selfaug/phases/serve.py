@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import EngineError
 from selfaug.serving.guard import Limits, write_to_stderr
-from selfaug.serving.http_server import HttpServer
+from selfaug.serving.http_server import HttpServer, listening_socket
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import SHUTTING_DOWN, Readiness, Served
 
@@ -179,8 +178,7 @@ class Server:
             drain_seconds=settings.drain_seconds,
         )
         try:
-            family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-            listening = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+            listening = listening_socket(settings.host, settings.port)
         except OSError as error:
             raise StorageError(
                 f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}.",

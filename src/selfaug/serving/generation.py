@@ -34,6 +34,7 @@ class Sampling:
         seed: of the draws; None draws one.
         stop: texts that end the answer and are not part of it.
         chances: alternatives whose log-probabilities are told with each token; None tells none, not even its own.
+        whole: nobody looks at pieces: the answer may be one.
     """
 
     max_tokens: int
@@ -42,6 +43,7 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     chances: int | None = None
+    whole: bool = False
 
 
 class TokenChance(NamedTuple):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,34 @@ from starlette.types import ASGIApp
 
 from selfaug.serving.served import SHUTTING_DOWN, Readiness
 
-__all__ = ["HttpServer"]
+__all__ = ["HttpServer", "listening_socket"]
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Args:
+        host: address.
+        port: 0 takes a free one.
+
+    Raises:
+        OSError: if it can't be listened on.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With the protocol named, asyncio sends every piece at once. `socket.create_server` doesn't name it, and answers
+    # wait forty milliseconds for the client's acknowledgement.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind((host, port))
+        listening.listen(1024)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
 
 
 class HttpServer(uvicorn.Server):

@@ -85,6 +85,7 @@ class _Generation(BaseModel):
             seed=None if self.seed is None else self.seed + choice,
             stop=tuple(self.stop),
             chances=chances,
+            whole=not self.stream,
         )
 
 

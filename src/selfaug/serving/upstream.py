@@ -48,9 +48,13 @@ class UpstreamEngine:
         if self._asked >= self._most:
             raise OverloadedError(1.0)
         self._asked += 1
+        body = self._body(model, prompt, sampling)
         try:
-            async for piece in self._pieces(self._body(model, prompt, sampling)):
-                yield piece
+            if sampling.whole:
+                yield await self._whole(body)
+            else:
+                async for piece in self._pieces(body):
+                    yield piece
         except httpx.HTTPError as error:
             raise EngineError(f"the server behind this one failed: {type(error).__name__}", 502) from error
         finally:
@@ -90,9 +94,9 @@ class UpstreamEngine:
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "stream": True,
-            "stream_options": {"include_usage": True},
         }
+        if not sampling.whole:
+            body |= {"stream": True, "stream_options": {"include_usage": True}}
         if sampling.seed is not None:
             body["seed"] = sampling.seed
         if sampling.stop:
@@ -100,6 +104,19 @@ class UpstreamEngine:
         if sampling.chances is not None:
             body["logprobs"] = sampling.chances
         return body
+
+    async def _whole(self, body: dict[str, Any]) -> Piece:
+        """The answer in one."""
+        response = await self._connection().post("/completions", json=body)
+        if response.status_code != 200:
+            raise _refusal(response, response.content)
+        try:
+            answer = response.json()
+            piece = _piece(answer["choices"][0])
+            tokens = int(answer["usage"]["completion_tokens"])
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise EngineError("the server behind this one sent no valid answer", 502) from error
+        return piece._replace(tokens=tokens, finish=piece.finish or "stop")
 
     async def _pieces(self, body: dict[str, Any]) -> AsyncGenerator[Piece]:
         """Pieces as they come; the last one is held back until the number of tokens is known."""
