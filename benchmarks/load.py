@@ -40,13 +40,15 @@ def make_run(folder: Path, model: str, dtype: str) -> Path:
     """A run to be served: an adapter, trained for a step only, because training doesn't matter here."""
     rows = folder / "rows.jsonl"
     keys = ("question", "context", "answer")
-    write_lines(rows, [{key: row[key] for key in keys} for row in market_report_rows("train", 8)])
+    write_lines(rows, [{key: row[key] for key in keys} for row in market_report_rows("train", 64)])
     run = folder / "run"
     if not run.exists():
         command = ["train", "--model", model, "--train", str(rows), "--output", str(run)]
         command += ["--steps", "1", "--alpha", "0"]
         settings = [f"model.dtype={dtype}", "selfaug.monitor_prompts=0", "train.batch_size=2"]
         selfaug(*command, *(part for one in settings for part in ("--set", one)))
+        # Measured now: a server without a pause would take half a minute a prompt for it, and be watched only then.
+        selfaug("monitor", str(run), "--reference")
     return run
 
 
