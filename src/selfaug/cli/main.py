@@ -17,6 +17,7 @@ import selfaug.cli.measure_commands
 import selfaug.cli.monitor_commands
 import selfaug.cli.realign_commands
 import selfaug.cli.registry_commands
+import selfaug.cli.roi_commands
 import selfaug.cli.serve_commands  # noqa: F401 (their commands are the application's)
 from selfaug.cli.app import (
     Config,

@@ -1,0 +1,86 @@
+"""What `selfaug roi` prints: the credit in a sentence, the four arms, what moves the value, and what to doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["show_roi"]
+
+_NAMES = {
+    "base": "no tuning",
+    "lora": "plain LoRA",
+    "lora_router": "plain LoRA and a router",
+    "selfaug": "SelfAug",
+}
+_MOST_SWINGS = 5
+
+
+def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print a business case on stdout.
+
+    Args:
+        case: as `business_case` gives it.
+        console: where to; stdout by default.
+    """
+    console = console or Console(highlight=False)
+    more, years = case["credit"], case["inputs"]["years"]["value"]
+    simulated = case["simulation"]
+    low, _, high = simulated["credit"]
+    console.print(
+        f"SelfAug's credit against the best alternative ({_NAMES[more['against']]}): {more['value']:,.0f} in "
+        f"{years} {'year' if years == 1 else 'years'}; in nine of ten simulated cases {low:,.0f} to {high:,.0f}, "
+        f"above 0 in {simulated['chance_of_credit']:.0%}.",
+        soft_wrap=True,
+    )
+    if more["claimed"] is False:
+        console.print("It is not claimed: see below.", soft_wrap=True)
+    console.print(_arms(case))
+    console.print(_swings(case))
+    console.print(_sources(case), soft_wrap=True)
+    for warning in case["warnings"]:
+        console.print(f"note: {warning}", soft_wrap=True)
+
+
+def _arms(case: Mapping[str, Any]) -> Table:
+    table = Table()
+    for column in ("", "useful", "hours a year", "NPV", "ROI", "pays from"):
+        table.add_column(column, justify="left" if not column else "right")
+    for arm, result in case["arms"].items():
+        month = result["payback_month"]
+        table.add_row(
+            _NAMES[arm],
+            f"{result['usefulness']:.0%}",
+            f"{result['hours_per_year']:,.0f}",
+            f"{result['npv']:,.0f}",
+            f"{result['roi']:.0%}",
+            "never" if month is None else f"month {month}",
+        )
+    return table
+
+
+def _swings(case: Mapping[str, Any]) -> Table:
+    table = Table(title="SelfAug's NPV, one input at its 10th and 90th percentile", title_justify="left")
+    table.add_column("input")
+    table.add_column("10th", justify="right")
+    table.add_column("90th", justify="right")
+    for swing in case["tornado"][:_MOST_SWINGS]:
+        table.add_row(swing["name"], f"{swing['low']:,.0f}", f"{swing['high']:,.0f}")
+    return table
+
+
+def _sources(case: Mapping[str, Any]) -> str:
+    """Break-even, and how many of the inputs somebody knows."""
+    reached = case["arms"]["selfaug"]["break_even"]
+    shown = reached if isinstance(reached, str) else f"from {reached:.1%} of the workers on"
+    found = [
+        one["source"] for one in (*case["inputs"].values(), *case["accuracies"].values(), case["router"])
+    ]
+    counts = {name: found.count(name) for name in ("measured", "user", "default")}
+    return (
+        f"Adoption that pays: {shown}. Of {len(found)} inputs, {counts['measured']} are measured, "
+        f"{counts['user']} given by you, and {counts['default']} illustrative defaults."
+    )
