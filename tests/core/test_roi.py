@@ -161,13 +161,12 @@ def test_what_costs_more_is_worth_no_more(
         assert other.npv <= found.npv + tolerance
 
 
-@given(INPUTS, ARM, ACCURACY, SHARES)
+@given(INPUTS, ARM, st.tuples(SHARES, SHARES), SHARES)
 def test_better_answers_are_worth_no_less(
-    inputs: RoiInputs, arm: ArmName, accuracy: Accuracy, task: float
+    inputs: RoiInputs, arm: ArmName, task: tuple[float, float], general: float
 ) -> None:
-    worse, better = sorted([accuracy.task, task])  # type: ignore[type-var]
-    low, high = (Accuracy(one, accuracy.general) for one in (worse, better))
-    assert roi(inputs, arm, low).npv <= roi(inputs, arm, high).npv + magnitude(inputs, arm, high)
+    worse, better = (Accuracy(one, general) for one in sorted(task))
+    assert roi(inputs, arm, worse).npv <= roi(inputs, arm, better).npv + magnitude(inputs, arm, better)
 
 
 @given(INPUTS, ARM, ACCURACY)
