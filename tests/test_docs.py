@@ -149,7 +149,8 @@ def working_folder(tmp_path: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPa
     loggers = [logging.getLogger(name) for name in ("torch", "trl", "peft", "accelerate", "datasets")]
     levels = [logger.level for logger in loggers]
     verbosity = transformers_logging.get_verbosity()
-    shutil.copy(tiny_rows, tmp_path / "rows.jsonl")
+    for name in ("rows.jsonl", "dev.jsonl", "test.jsonl"):
+        shutil.copy(tiny_rows, tmp_path / name)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))

@@ -91,6 +91,7 @@ def test_all_wrong_settings_are_told_at_once() -> None:
                 "inputs.workerz=3",
                 "inputs.workers=yes",
                 "inputs.haircut=2",
+                "inputs.setup_hours=[1,2]",
             ]
         )
     assert len(caught.value.problems) == 5

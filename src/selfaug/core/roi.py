@@ -7,7 +7,7 @@ table, the Monte Carlo draws and the sliders.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -43,7 +43,7 @@ _TRAININGS_AGAIN = 2
 _HOURS_OF_TRAINING_AGAIN = 16
 _ROUTER_HOURS = 10
 
-Number = float | NDArray[np.float64]
+Value = float | NDArray[np.float64]
 """One value, or draws: [D]."""
 
 
@@ -79,38 +79,38 @@ class RoiInputs:
         years: looked ahead.
     """
 
-    workers: Number = 200.0
-    adoption: Number = 0.40
-    ramp_months: Number = 6.0
-    requests_per_week: Number = 15.0
-    weeks_per_year: Number = 46.0
-    task_share: Number = 0.70
-    minutes_saved: Number = 8.0
-    minutes_failed: Number = 3.0
-    minutes_checking: Number = 1.0
-    hourly_cost: Number = 60.0
-    engineer_hourly_cost: Number = 90.0
-    realised_share: Number = 0.50
-    haircut: Number = 0.15
-    gpu_hours: Number = 8.0
-    trainings: Number = 6.0
-    gpu_price: Number = 3.50
-    setup_hours: Number = 200.0
-    base_setup_hours: Number = 80.0
-    onboarding_hours: Number = 1.0
-    serving_per_month: Number = 1800.0
-    monitoring_per_month: Number = 100.0
-    second_endpoint_per_month: Number = 0.0
-    support_per_user_month: Number = 2.0
-    discount_rate: Number = 0.10
+    workers: Value = 200.0
+    adoption: Value = 0.40
+    ramp_months: Value = 6.0
+    requests_per_week: Value = 15.0
+    weeks_per_year: Value = 46.0
+    task_share: Value = 0.70
+    minutes_saved: Value = 8.0
+    minutes_failed: Value = 3.0
+    minutes_checking: Value = 1.0
+    hourly_cost: Value = 60.0
+    engineer_hourly_cost: Value = 90.0
+    realised_share: Value = 0.50
+    haircut: Value = 0.15
+    gpu_hours: Value = 8.0
+    trainings: Value = 6.0
+    gpu_price: Value = 3.50
+    setup_hours: Value = 200.0
+    base_setup_hours: Value = 80.0
+    onboarding_hours: Value = 1.0
+    serving_per_month: Value = 1800.0
+    monitoring_per_month: Value = 100.0
+    second_endpoint_per_month: Value = 0.0
+    support_per_user_month: Value = 2.0
+    discount_rate: Value = 0.10
     years: int = 3
 
 
 class Accuracy(NamedTuple):
     """Share of useful answers: to requests of the job, and to all others."""
 
-    task: Number
-    general: Number
+    task: Value
+    general: Value
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Swing(NamedTuple):
     high: float
 
 
-def routed(tuned: Accuracy, base: Accuracy, right: Number) -> Accuracy:
+def routed(tuned: Accuracy, base: Accuracy, right: Value) -> Accuracy:
     """Accuracy behind a router that sends a request to the right one of two models with this probability."""
     return Accuracy(
         right * tuned.task + (1 - right) * base.task, right * base.general + (1 - right) * tuned.general
@@ -243,7 +243,7 @@ def simulate(
     counts: Mapping[Literal["base", "lora", "selfaug"], tuple[tuple[float, float], tuple[float, float]]],
     ranges: Mapping[str, tuple[float, float, float]],
     *,
-    router_right: Number = 0.95,
+    router_right: Value = 0.95,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Simulation:
@@ -330,14 +330,14 @@ class _CashFlow:
         return (self.value * self.factor).sum(axis=0), self.first + (self.cost * self.factor).sum(axis=0)
 
 
-def _usefulness(inputs: RoiInputs, accuracy: Accuracy) -> tuple[Number, Number]:
+def _usefulness(inputs: RoiInputs, accuracy: Accuracy) -> tuple[Value, Value]:
     """Share of the requests with a useful answer, and hours that a request reclaims."""
     useful = inputs.task_share * accuracy.task + (1 - inputs.task_share) * accuracy.general
     minutes = useful * inputs.minutes_saved - (1 - useful) * inputs.minutes_failed - inputs.minutes_checking
     return useful, minutes / 60
 
 
-def _value_of_an_hour(inputs: RoiInputs) -> Number:
+def _value_of_an_hour(inputs: RoiInputs) -> Value:
     return inputs.hourly_cost * inputs.realised_share * (1 - inputs.haircut)
 
 
@@ -374,7 +374,7 @@ def _percentiles(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(low), float(middle), float(high)
 
 
-def _require_names(names: Sequence[str] | Mapping[str, object]) -> None:
+def _require_names(names: Mapping[str, object]) -> None:
     known = {field.name for field in fields(RoiInputs)} - {"years"}
     if unknown := sorted(set(names) - known):
         raise ValueError(

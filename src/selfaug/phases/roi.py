@@ -165,6 +165,7 @@ def _measured(folder: Path) -> dict[str, Any]:
     }
     right = methods.get("router", {}).get("routed_right")
     if right is not None:
+        # The value model has one probability for both kinds of requests.
         found["router"] = (right["task"] + right["general"]) / 2
     if str(record["device"]).startswith("cuda"):  # a CPU's hours aren't a GPU's
         found["gpu_hours"] = ours["train_seconds"] / 3600
