@@ -11,7 +11,7 @@ from typing import Any
 
 from selfaug.phases.compare import RECORD_KIND
 from selfaug.records import read_record
-from selfaug.report.comparison_results import (
+from selfaug.wording.comparison_results import (
     TextTable,
     against_table,
     comparison_notes,

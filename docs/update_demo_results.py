@@ -16,8 +16,9 @@ from typing import Any
 from selfaug.phases.demo import RECORD_KIND
 from selfaug.records import read_record
 from selfaug.report.demo_charts import demo_chart_svg
-from selfaug.report.demo_results import MODELS, Cell, demo_rows, demo_verdict, duration, points
-from selfaug.report.evaluation_words import discordance_in_words
+from selfaug.wording.demo_results import MODELS, Cell, demo_rows, demo_verdict
+from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.numbers import duration, points
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"(<!-- demo:begin -->\n).*(<!-- demo:end -->)", re.DOTALL)

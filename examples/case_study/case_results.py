@@ -16,8 +16,9 @@ from selfaug.eval.general_suite import general_suite
 from selfaug.eval.house_style import leaks_house_style
 from selfaug.phases.drift_suites import OWN_ANSWERS
 from selfaug.records import read_lines, read_record
-from selfaug.report.demo_results import Cell, Row, duration, percent, points
 from selfaug.retrieval.pairs import holds
+from selfaug.wording.demo_results import Cell, Row
+from selfaug.wording.numbers import duration, percent, points
 
 __all__ = ["MODELS", "RECORD_KIND", "collect", "result_page", "result_rows"]
 

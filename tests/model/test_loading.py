@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from transformers import LlamaForCausalLM
 from selfaug.errors import ModelError
 from selfaug.model.loading import (
     DEMO_MODEL,
+    _cpu_multiplies_bf16_faster,
     architecture,
     best_dtype,
     cache_dir,
@@ -45,8 +48,29 @@ def test_auto_takes_what_the_device_is_good_at(tiny_model_dir):
     model = load_model(tiny_model_dir)
     assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert model.dtype == best_dtype(model.device)
-    assert best_dtype("cpu") == (torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32)
     assert best_dtype("meta") == torch.float32
+
+
+def test_a_processor_without_bf16_instructions_takes_float32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    _cpu_multiplies_bf16_faster.cache_clear()
+    assert best_dtype("cpu") == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    _cpu_multiplies_bf16_faster.cache_clear()
+    assert best_dtype("cpu") == torch.bfloat16
+    _cpu_multiplies_bf16_faster.cache_clear()
+
+
+def test_with_bf16_instructions_the_faster_one_is_taken(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for bf16, float32, want in ((1.0, 1.8, torch.bfloat16), (1.8, 1.0, torch.float32)):
+        ticks = iter(itertools.accumulate(itertools.cycle([0.0, bf16, 0.0, float32])))
+        monkeypatch.setattr(time, "perf_counter", lambda ticks=ticks: next(ticks))
+        _cpu_multiplies_bf16_faster.cache_clear()
+        assert best_dtype("cpu") == want
+    _cpu_multiplies_bf16_faster.cache_clear()
 
 
 def test_a_tokeniser_always_has_a_padding_token(tiny_model_dir, tiny_tokenizer, tmp_path):

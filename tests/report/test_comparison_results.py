@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 
 from selfaug.core.forecast import Run, forgetting_forecast
-from selfaug.report.comparison_results import (
+from selfaug.wording.comparison_results import (
     against_table,
     comparison_notes,
     costs_table,

@@ -12,7 +12,8 @@ import pytest
 
 from demo_records import EXECUTIVE, entry, interval, record
 from selfaug.report.demo_page import demo_chart_svg, demo_page
-from selfaug.report.demo_results import demo_rows, demo_verdict, duration, points
+from selfaug.wording.demo_results import demo_rows, demo_verdict
+from selfaug.wording.numbers import duration, points
 
 MOST_BYTES = 500_000
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import drift_table, suites_table
 from selfaug.core.printable import printable
-from selfaug.report.evaluation_words import discordance_in_words
+from selfaug.wording.evaluation_words import discordance_in_words
 
 __all__ = ["show_assessment"]
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import bound_in_words, suites_table
 from selfaug.core.printable import printable
-from selfaug.report.demo_results import percent, points
+from selfaug.wording.numbers import percent, points
 
 __all__ = ["show_balance"]
 

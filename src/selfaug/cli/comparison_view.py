@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.core.printable import printable
-from selfaug.report.comparison_results import (
+from selfaug.wording.comparison_results import (
     TextTable,
     against_table,
     comparison_notes,

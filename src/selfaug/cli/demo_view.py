@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.core.printable import printable
-from selfaug.report.demo_results import MODELS, demo_rows, demo_verdict, duration
+from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
+from selfaug.wording.numbers import duration
 
 __all__ = ["show_demo"]
 

@@ -13,10 +13,10 @@ from rich.text import Text
 
 from selfaug.core.printable import printable
 from selfaug.records import write_text
-from selfaug.report.demo_results import percent, points, span
 from selfaug.report.evaluation_page import evaluation_page
-from selfaug.report.evaluation_words import bound_in_words, forecast_in_words, unseen_in_words
 from selfaug.rundir import RunDir
+from selfaug.wording.evaluation_words import bound_in_words, forecast_in_words, unseen_in_words
+from selfaug.wording.numbers import percent, points, span
 
 __all__ = [
     "bound_in_words",

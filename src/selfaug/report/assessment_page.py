@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.records import read_record
-from selfaug.report.demo_results import duration
 from selfaug.report.evaluation_page import MOST_BYTES_OF_ONE, evaluation_values
-from selfaug.report.evaluation_words import discordance_in_words
 from selfaug.report.page import render
 from selfaug.rundir import RunDir
+from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.numbers import duration
 
 __all__ = ["assessment_page"]
 

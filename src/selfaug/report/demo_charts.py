@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from selfaug.report.demo_results import MODELS
+from selfaug.wording.demo_results import MODELS
 
 if TYPE_CHECKING:
     import altair

@@ -9,9 +9,10 @@ from typing import Any
 from markupsafe import Markup
 
 from selfaug.report.demo_charts import COLORS, demo_chart_svg, demo_charts
-from selfaug.report.demo_results import MODELS, Cell, demo_rows, demo_verdict, duration, points
-from selfaug.report.evaluation_words import discordance_in_words
 from selfaug.report.page import render
+from selfaug.wording.demo_results import MODELS, Cell, demo_rows, demo_verdict
+from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.numbers import duration, points
 
 __all__ = ["demo_chart_svg", "demo_page"]
 

@@ -11,9 +11,9 @@ from markupsafe import Markup, escape
 from selfaug.core.printable import printable
 from selfaug.records import read_lines
 from selfaug.report.demo_charts import COLORS
-from selfaug.report.demo_results import duration, percent, points, span
-from selfaug.report.evaluation_words import bound_in_words, forecast_in_words
 from selfaug.report.page import render
+from selfaug.wording.evaluation_words import bound_in_words, forecast_in_words
+from selfaug.wording.numbers import duration, percent, points, span
 
 __all__ = ["MOST_BYTES_OF_ONE", "evaluation_page", "evaluation_values", "evaluation_verdict"]
 

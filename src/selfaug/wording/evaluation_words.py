@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfaug.core.statistics import ASSUMED_DISCORDANCE
-from selfaug.report.demo_results import percent, points, span
+from selfaug.wording.numbers import percent, points, span
 
 __all__ = ["bound_in_words", "discordance_in_words", "forecast_in_words", "unseen_in_words"]
 

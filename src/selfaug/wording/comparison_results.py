@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from selfaug.report.demo_results import percent
-from selfaug.report.evaluation_words import discordance_in_words
+from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.numbers import percent
 
 __all__ = [
     "NOT_RUN",
