@@ -43,7 +43,6 @@ class RunDir:
         self.model = self.path / "model"
         self.checkpoints = self.path / "checkpoints"
         self.evaluation = self.path / "evaluation.json"
-        self.evaluation_page = self.path / "evaluation.html"
         self.anchors = self.path / "anchors.jsonl"
         self.canary = self.path / "canary.json"
         self.realignment = self.path / "realignment.json"

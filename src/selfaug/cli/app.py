@@ -55,7 +55,7 @@ DRIFT_ALERT = 4
 # As one meets them: first contact, then the phases of a project.
 _ORDER = (
     "demo", "doctor", "prepare", "recall", "assess", "preview", "train", "evaluate", "compare", "balance", "chat",
-    "ask", "serve", "monitor", "realign", "registry", "export", "roi",
+    "ask", "serve", "monitor", "realign", "registry", "export", "report", "dashboard", "roi",
 )  # fmt: skip
 
 

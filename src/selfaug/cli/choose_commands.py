@@ -118,6 +118,7 @@ def compare(
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
     quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.cli.comparison_view import show_comparison
+    from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.bench import EvaluationSettings
     from selfaug.phases.compare import CompareSettings
     from selfaug.phases.compare import compare as run_comparison
@@ -135,10 +136,12 @@ def compare(
     )
     with _going_on_later(), RunProgress() as progress:
         record = run_comparison(settings, asked, compared, overwrite=overwrite, on_progress=progress.show)
+    page = write_page(output)
     if as_json:
         print_json(record)
     else:
         show_comparison(record, Path(output))
+        show_page(page)
 
 
 @app.command(
@@ -202,6 +205,7 @@ def balance(
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
     quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.cli.balance_view import show_balance
+    from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.balance import BalanceSettings
     from selfaug.phases.balance import balance as run_balance
     from selfaug.phases.bench import EvaluationSettings
@@ -214,10 +218,12 @@ def balance(
     searched = BalanceSettings(max_forgetting=max_forgetting, trials=trials, finalists=finalists, seed=seed)
     with _going_on_later(), RunProgress() as progress:
         record = run_balance(settings, asked, searched, overwrite=overwrite, on_progress=progress.show)
+    page = write_page(output)
     if as_json:
         print_json(record)
     else:
         show_balance(record, Path(output))
+        show_page(page)
 
 
 @dataclass(frozen=True)

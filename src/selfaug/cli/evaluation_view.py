@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,9 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.core.printable import printable
-from selfaug.records import write_text
-from selfaug.report.evaluation_page import evaluation_page
-from selfaug.rundir import RunDir
 from selfaug.wording.evaluation_words import bound_in_words, forecast_in_words, unseen_in_words
 from selfaug.wording.numbers import percent, points, span
 
@@ -24,7 +19,6 @@ __all__ = [
     "forecast_in_words",
     "show_evaluation",
     "suites_table",
-    "write_page",
 ]
 
 # Narrower than this, intervals go under their numbers.
@@ -58,18 +52,6 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         styles = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
         outcome = record["gate"]["outcome"]
         console.print(Text(f"gate: {outcome}", styles[outcome]))
-
-
-def write_page(run: str | os.PathLike[str], record: Mapping[str, Any]) -> Path:
-    """Write the page of a run's evaluation; returns where it is.
-
-    Args:
-        run: folder of the run.
-        record: data of the evaluation's record.
-    """
-    folder = RunDir(run)
-    write_text(folder.evaluation_page, evaluation_page(record, folder.samples / "evaluation"))
-    return folder.evaluation_page
 
 
 def suites_table(

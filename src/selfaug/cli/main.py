@@ -17,6 +17,7 @@ import selfaug.cli.measure_commands
 import selfaug.cli.monitor_commands
 import selfaug.cli.realign_commands
 import selfaug.cli.registry_commands
+import selfaug.cli.report_commands
 import selfaug.cli.roi_commands
 import selfaug.cli.serve_commands  # noqa: F401 (their commands are the application's)
 from selfaug.cli.app import (
@@ -192,9 +193,10 @@ def train(
     if not result.record:  # a process that is not the first
         return
     if result.evaluation is not None:
-        from selfaug.cli.evaluation_view import show_evaluation, write_page
+        from selfaug.cli.evaluation_view import show_evaluation
+        from selfaug.cli.pages import write_page
 
-        page = write_page(result.run, result.evaluation)
+        page = write_page(result.run)
     if as_json:
         evaluated = {} if result.evaluation is None else {"evaluated": result.evaluation}
         print_json({"run": str(result.run), **result.record, **evaluated})
@@ -220,7 +222,8 @@ def train(
         )
     if result.evaluation is not None:
         show_evaluation(result.evaluation)
-        typer.echo(f"page: {page}")
+        if page is not None:
+            typer.echo(f"page: {page}")
     chat_with = shlex.join(["selfaug", "chat", str(result.run)])
     merge = shlex.join(["selfaug", "export", str(result.run), "--to", f"models/{result.run.name}"])
     say(f"\nnext: {chat_with}\n  or: {merge}")
@@ -409,15 +412,14 @@ def demo(
     """Specialise a small real model with plain LoRA and with SelfAug, and compare what they forget."""
     quiet_libraries(offline=True, debug=debugging(ctx))
     from selfaug.cli.demo_view import show_demo
+    from selfaug.cli.pages import write_page
     from selfaug.phases.demo import run_demo
-    from selfaug.records import write_text
-    from selfaug.report.demo_page import demo_page
 
     folder = Path(output)
     try:
         with RunProgress() as progress:
             record = run_demo(folder, quick=quick, overwrite=overwrite, on_progress=progress.show)
-        write_text(folder / "report.html", demo_page(record))
+        write_page(folder)
     except KeyboardInterrupt as interrupt:
         # Training says how to go on with one run; what was begun here is the demo.
         again = shlex.join(["selfaug", "demo", *(["--quick"] if quick else []), "--output", output])

@@ -91,9 +91,8 @@ def assess(
     settings = load_settings(config, flags, sets)
     quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.cli.assessment_view import show_assessment
+    from selfaug.cli.pages import write_page
     from selfaug.phases.assess import assess as run_assessment
-    from selfaug.records import write_text
-    from selfaug.report.assessment_page import assessment_page
 
     try:
         with RunProgress() as progress:
@@ -111,7 +110,7 @@ def assess(
         raise KeyboardInterrupt(
             "stopped; what is done is kept. To go on, give the same command again."
         ) from interrupt
-    write_text(Path(output) / "report.html", assessment_page(record, Path(output)))
+    write_page(output)
     if as_json:
         print_json(record)
     else:
@@ -203,7 +202,8 @@ def evaluate(
             hint="choose on --half dev, and report on --half test.",
         )
     quiet_libraries(offline=offline, debug=debugging(ctx))
-    from selfaug.cli.evaluation_view import show_evaluation, write_page
+    from selfaug.cli.evaluation_view import show_evaluation
+    from selfaug.cli.pages import write_page
     from selfaug.eval.general_suite import FAST_ITEMS
     from selfaug.phases.evaluate import FAST_ROWS
     from selfaug.phases.evaluate import evaluate as run_evaluation
@@ -237,12 +237,13 @@ def evaluate(
             base_from=base_from,
             on_progress=progress.show,
         )
-    page = write_page(run, result.record)
+    page = write_page(run)
     if as_json:
         print_json(result.record)
     else:
         show_evaluation(result.record)
-        typer.echo(f"page: {page}")
+        if page is not None:
+            typer.echo(f"page: {page}")
     if mlflow:
         say(f"MLflow run {log_evaluation(run, result.record)}")
     if result.outcome not in (None, "pass"):

@@ -8,14 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from selfaug.wording.roi_words import ARM_NAMES
+
 __all__ = ["show_roi"]
 
-_NAMES = {
-    "base": "no tuning",
-    "lora": "plain LoRA",
-    "lora_router": "plain LoRA and a router",
-    "selfaug": "SelfAug",
-}
 _MOST_SWINGS = 5
 
 
@@ -31,7 +27,7 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
     simulated = case["simulation"]
     low, _, high = simulated["credit"]
     console.print(
-        f"SelfAug's credit against the best alternative ({_NAMES[more['against']]}): {more['value']:,.0f} in "
+        f"SelfAug's credit against the best alternative ({ARM_NAMES[more['against']]}): {more['value']:,.0f} in "
         f"{years} {'year' if years == 1 else 'years'}; in nine of ten simulated cases {low:,.0f} to {high:,.0f}, "
         f"above 0 in {simulated['chance_of_credit']:.0%}.",
         soft_wrap=True,
@@ -52,7 +48,7 @@ def _arms(case: Mapping[str, Any]) -> Table:
     for arm, result in case["arms"].items():
         month = result["payback_month"]
         table.add_row(
-            _NAMES[arm],
+            ARM_NAMES[arm],
             f"{result['usefulness']:.0%}",
             f"{result['hours_per_year']:,.0f}",
             f"{result['npv']:,.0f}",

@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 
 __all__ = [
     "ARMS",
+    "HOURS_OF_TRAINING_AGAIN",
+    "MONTHS_BETWEEN_TRAININGS",
     "MOST_HOURS_A_WEEK",
+    "ROUTER_HOURS",
+    "TRAININGS_AGAIN",
     "Accuracy",
     "ArmName",
     "RoiInputs",
@@ -38,10 +42,14 @@ ARMS: tuple[ArmName, ...] = ("base", "lora", "lora_router", "selfaug")
 MOST_HOURS_A_WEEK = 2.2
 """Hours saved per active user and week beyond which an input is not credible: what users report in surveys."""
 
-_MONTHS_BETWEEN_TRAININGS = 6
-_TRAININGS_AGAIN = 2
-_HOURS_OF_TRAINING_AGAIN = 16
-_ROUTER_HOURS = 10
+MONTHS_BETWEEN_TRAININGS = 6
+"""After which a tuned model is trained again."""
+TRAININGS_AGAIN = 2
+"""Each time."""
+HOURS_OF_TRAINING_AGAIN = 16
+"""Each time, an engineer's."""
+ROUTER_HOURS = 10
+"""An engineer's in a month, for the router's upkeep."""
 
 Value = float | NDArray[np.float64]
 """One value, or draws: [D]."""
@@ -355,11 +363,11 @@ def _cash_flow(inputs: RoiInputs, arm: ArmName, accuracy: Accuracy) -> _CashFlow
     first = (inputs.setup_hours if tuned else inputs.base_setup_hours) * engineer
     first = first + inputs.onboarding_hours * active * inputs.hourly_cost
     if tuned:
-        again = _TRAININGS_AGAIN * training + _HOURS_OF_TRAINING_AGAIN * engineer
-        cost = cost + inputs.monitoring_per_month + (month_T1 % _MONTHS_BETWEEN_TRAININGS == 0) * again
+        again = TRAININGS_AGAIN * training + HOURS_OF_TRAINING_AGAIN * engineer
+        cost = cost + inputs.monitoring_per_month + (month_T1 % MONTHS_BETWEEN_TRAININGS == 0) * again
         first = first + inputs.trainings * training
     if arm == "lora_router":
-        cost = cost + inputs.second_endpoint_per_month + _ROUTER_HOURS * engineer
+        cost = cost + inputs.second_endpoint_per_month + ROUTER_HOURS * engineer
     factor = (1 + inputs.discount_rate) ** (-month_T1 / 12)
     return _CashFlow(np.atleast_1d(np.asarray(first)), value, cost, factor)
 

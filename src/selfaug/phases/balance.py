@@ -42,7 +42,7 @@ __all__ = ["RECORD_KIND", "BalanceSettings", "Point", "balance", "chosen_point"]
 
 RECORD_KIND = "balance"
 
-_CONTENTS = {"record.json", "adapter", "study.log", "locks", "trials", *FOLDERS}
+_CONTENTS = {"record.json", "report.html", "adapter", "study.log", "locks", "trials", *FOLDERS}
 _POLL_SECONDS = 1.0
 _NAME = "balance"
 

@@ -90,7 +90,7 @@ def compare(
     began = time.monotonic()
     asked = _checked(config, evaluation, settings)
     folder = Path(config.run.output)
-    work = WorkFolder(folder, RECORD_KIND, {"record.json", *FOLDERS}, last=["record.json"])
+    work = WorkFolder(folder, RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"])
     begun = None if overwrite else work.begun_with()
     known = {} if overwrite else _seeds_of_methods(folder / "record.json")
     # The runs of the first seed are the trials, so every method has it.

@@ -367,7 +367,7 @@ def _require_free(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
 
 def _replaced(run: RunDir, work: Path) -> Replaced:
     """The evaluation that is there, for when it is overwritten."""
-    places = [run.evaluation, run.evaluation_page, work]
+    places = [run.evaluation, run.report, work]
     return Replaced(
         run.samples,
         "evaluation",

@@ -64,7 +64,7 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
             mlflow.log_metrics(metrics)
             outcome = "no bounds" if record["gate"] is None else record["gate"]["outcome"]
             mlflow.set_tags({"selfaug.gate": outcome, "selfaug.level": str(record["level"]["level"])})
-            for file in (folder.evaluation, folder.evaluation_page, folder.record, folder.config):
+            for file in (folder.evaluation, folder.report, folder.record, folder.config):
                 if file.exists():
                     mlflow.log_artifact(str(file))
             return str(started.info.run_id)

@@ -21,8 +21,10 @@ from selfaug.core.roi import (
     tornado,
 )
 from selfaug.errors import DataError
+from selfaug.monitoring.served_requests import ServedRequests, served_requests
 from selfaug.records import read_record
-from selfaug.roi_config import RoiConfig
+from selfaug.roi_config import InputSettings, RoiConfig, quantity_of
+from selfaug.rundir import RunDir
 
 __all__ = ["MOST_FORGOTTEN", "business_case"]
 
@@ -38,25 +40,38 @@ _ILLUSTRATION: dict[_Tuned, tuple[float, float]] = {
 }
 _ITEMS = 200
 _ROUTER = 0.95
+_LEAST_WEEKS = 1.0
+"""With less, working days and the others would not be there in their proportion."""
+_MOST_MISSED = 0.01
+"""Share of the requests that a monitor may have missed without a word here."""
 
 
 def business_case(
-    config: RoiConfig, comparison: str | os.PathLike[str] | None = None, *, draws: int = 10_000, seed: int = 0
+    config: RoiConfig,
+    comparison: str | os.PathLike[str] | None = None,
+    *,
+    run: str | os.PathLike[str] | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """What each way to answer the requests is worth, and how sure that is.
 
     Args:
         config: what is assumed; what the user gave wins over what was measured.
         comparison: folder of a comparison with SelfAug and plain LoRA in it, whose scores are the accuracies.
+        run: folder of a run that is served and watched: its requests a week, divided by the active users (workers
+            times adoption, at their likeliest), are `requests_per_week`, once it was watched for a week.
         draws: of the Monte Carlo simulation.
         seed: of these.
 
     Returns:
-        `inputs`, `accuracies` and `router` with the source of each (`"user"`, `"measured"` or `"default"`), `arms`
-        with the result of each, `credit`, `simulation`, `tornado`, and `warnings`.
+        `inputs` with unit and meaning, `accuracies` and `router` with the source of each (`"user"`, `"measured"` or
+        `"default"`), `served` with what was counted (None without a run), `arms` with the result of each, `credit`,
+        `simulation`, `tornado`, and `warnings`.
 
     Raises:
         DataError: if the folder holds no comparison, or not these methods.
+        StorageError: if there is no such run, or it was never watched.
     """
     measured = {} if comparison is None else _measured(Path(comparison))
     given = config.inputs.model_fields_set
@@ -67,6 +82,14 @@ def business_case(
     if "gpu_hours" in measured and "gpu_hours" not in given:
         ranges["gpu_hours"] = (measured["gpu_hours"],) * 3
         sources["gpu_hours"] = "measured"
+    served = None if run is None else served_requests(RunDir.open(run).monitor)
+    doubts: list[str] = []
+    if served is not None and "requests_per_week" not in given:
+        users = ranges["workers"][1] * ranges["adoption"][1]
+        rate, doubts = _per_user(served, users, {"workers", "adoption"} <= given)
+        if rate is not None:
+            ranges["requests_per_week"] = (rate,) * 3
+            sources["requests_per_week"] = "measured"
     likeliest: dict[str, Any] = {name: mode for name, (_, mode, _) in ranges.items()}
     inputs = RoiInputs(**likeliest, years=config.inputs.years)
 
@@ -84,12 +107,12 @@ def business_case(
     return {
         "inputs": {
             **{
-                name: {"low": low, "value": mode, "high": high, "source": sources[name]}
+                name: {"low": low, "value": mode, "high": high, "source": sources[name], **_explained(name)}
                 for name, (low, mode, high) in ranges.items()
             },
             "years": {
                 "low": inputs.years, "value": inputs.years, "high": inputs.years,
-                "source": "user" if "years" in given else "default",
+                "source": "user" if "years" in given else "default", **_explained("years"),
             },
         },
         "accuracies": {
@@ -104,6 +127,7 @@ def business_case(
         },
         "router": {"right": right, "source": router_source},
         "comparison": None if comparison is None else os.fspath(comparison),
+        "served": None if run is None or served is None else {"run": os.fspath(run), **asdict(served)},
         "arms": {arm: asdict(result) for arm, result in arms.items()},
         "credit": {
             "value": float(more.item()),
@@ -113,8 +137,49 @@ def business_case(
         },
         "simulation": {**asdict(simulated), "draws": draws, "seed": seed},
         "tornado": [swing._asdict() for swing in tornado(inputs, "selfaug", accuracies["selfaug"], uncertain)],
-        "warnings": _warnings(arms, known, lost, simulated.credit),
+        "warnings": [*doubts, *_warnings(arms, known, lost, simulated.credit)],
     }  # fmt: skip
+
+
+def _explained(name: str) -> dict[str, str | None]:
+    """Unit and meaning of an input."""
+    return {"unit": quantity_of(name).unit, "meaning": InputSettings.model_fields[name].description}
+
+
+def _per_user(served: ServedRequests, users: float, counted: bool) -> tuple[float | None, list[str]]:
+    """Requests of an active user and week, None where that can't be said; and what to doubt about it.
+
+    Args:
+        served: what the monitor has counted.
+        users: who are active.
+        counted: whether somebody has said how many these are.
+    """
+    if served.weeks < _LEAST_WEEKS:
+        return None, [
+            f"Requests were counted for {7 * served.weeks:.1f} days, and working days differ from others: "
+            f"requests_per_week is not measured with less than {7 * _LEAST_WEEKS:.0f}. Come back then, or set "
+            "inputs.requests_per_week."
+        ]
+    a_week = served.requests / served.weeks
+    most = quantity_of("requests_per_week").high
+    if a_week > most * users:
+        return None, [
+            f"{a_week:,.0f} requests a week of {users:,g} active users are more than {most:g} of each: "
+            "requests_per_week is not taken from them. Set inputs.workers and inputs.adoption to those who were "
+            "served, or inputs.requests_per_week."
+        ]
+    doubts = []
+    if not counted:
+        doubts.append(
+            f"The log has no users: its {a_week:,.0f} requests a week are divided by {users:,g}, which nobody has "
+            "counted. Set inputs.workers and inputs.adoption to those who were served."
+        )
+    if served.missed > _MOST_MISSED * served.requests:
+        doubts.append(
+            f"The monitor has missed up to {served.missed:,} requests beside the {served.requests:,} that it counted: "
+            "requests_per_week is too low by as much."
+        )
+    return a_week / users, doubts
 
 
 def _accuracies(

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from selfaug.report.charts import COLORS, inline_svg, layered, of_rows, svg_of
+from selfaug.report.document import Chart
 from selfaug.wording.demo_results import MODELS
 
 if TYPE_CHECKING:
     import altair
 
-__all__ = ["COLORS", "Chart", "demo_chart_svg", "demo_charts"]
-
-COLORS = {"base": "#57606a", "plain": "#a8480a", "selfaug": "#1a56c4"}
-"""On white; the page's style sheet replaces them in the dark."""
+__all__ = ["demo_chart_svg", "demo_charts"]
 
 _SHAPES = {"base": "square", "plain": "triangle-up", "selfaug": "circle"}
 _DASHES = {"base": [1, 0], "plain": [6, 3], "selfaug": [1, 0]}
 _MOST_POINTS = 100
-_WIDTH, _HEIGHT = 290, 200
 
 _Rows = list[dict[str, Any]]
-
-
-class Chart(NamedTuple):
-    """A picture with what it takes to read it without seeing it.
-
-    Attributes:
-        name: heading.
-        about: what it shows and how to read it, in a sentence.
-        svg: without namespace, to stand in an HTML page.
-        columns: names of the data table's columns.
-        rows: the numbers of the picture, as texts.
-    """
-
-    name: str
-    about: str
-    svg: str
-    columns: list[str]
-    rows: list[list[str]]
 
 
 def demo_chart_svg(record: Mapping[str, Any]) -> str:
@@ -59,7 +37,7 @@ def demo_chart_svg(record: Mapping[str, Any]) -> str:
         ),
         spacing=40,
     ).resolve_scale(color="independent", shape="independent", strokeDash="independent")
-    return _svg(both, background="white")
+    return svg_of(both, background="white")
 
 
 def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
@@ -75,7 +53,7 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
             "The job against everything else",
             "Up: better at the job. Right: more of the general ability kept; the line is the base model. "
             "Bars are 95 % intervals.",
-            _inline(_svg(_task_against_retention(placed))),
+            inline_svg(svg_of(_task_against_retention(placed))),
             ["model", "exact answers (%)", "general checks against base (points)"],
             [
                 [
@@ -114,7 +92,7 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
     ):
         rows = _curve(record, key)
         if rows:
-            chart = _inline(_svg(_over_steps(rows, unit, marks=marks)))
+            chart = inline_svg(svg_of(_over_steps(rows, unit, marks=marks)))
             columns = ["step", *(names[model] for model in MODELS if any(r["key"] == model for r in rows))]
             charts.append(Chart(name, about, chart, columns, _by_step(rows, columns[1:])))
     return charts
@@ -169,8 +147,8 @@ def _task_against_retention(rows: _Rows) -> altair.LayerChart:
         "kept:Q", title="general checks against base (points)", scale=altair.Scale(domain=[-reach, reach])
     )
     y = altair.Y("exact:Q", title="exact answers on the job (%)", scale=altair.Scale(domain=[0, 100]))
-    base = _chart(rows)
-    line = _chart([{"kept": 0}]).mark_rule(color=COLORS["base"], strokeDash=[2, 2]).encode(x=x)
+    base = of_rows(rows)
+    line = of_rows([{"kept": 0}]).mark_rule(color=COLORS["base"], strokeDash=[2, 2]).encode(x=x)
     sideways = base.mark_rule(strokeWidth=1.5).encode(
         x=altair.X("kept_low:Q"), x2="kept_high:Q", y=y, color=_color(rows)
     )
@@ -180,14 +158,14 @@ def _task_against_retention(rows: _Rows) -> altair.LayerChart:
     marks = base.mark_point(filled=True, size=110, opacity=1).encode(
         x=x, y=y, color=_color(rows), shape=_shape(rows)
     )
-    return _layered(line, sideways, upright, marks)
+    return layered(line, sideways, upright, marks)
 
 
 def _over_steps(rows: _Rows, unit: str, *, marks: bool) -> altair.LayerChart:
     """Lines over the steps; with a mark at each value where there are few."""
     import altair
 
-    base = _chart(rows).encode(
+    base = of_rows(rows).encode(
         x=altair.X("step:Q", title="step", axis=altair.Axis(tickMinStep=1, format="d")),
         y=altair.Y("value:Q", title=unit, scale=altair.Scale(domainMin=0)),
         color=_color(rows, large=not marks),
@@ -203,20 +181,7 @@ def _over_steps(rows: _Rows, unit: str, *, marks: bool) -> altair.LayerChart:
     layers = [lines]
     if marks:
         layers.append(base.mark_point(filled=True, size=60, opacity=1).encode(shape=_shape(rows)))
-    return _layered(*layers)
-
-
-def _chart(rows: _Rows) -> altair.Chart:
-    import altair
-
-    return altair.Chart(altair.Data(values=rows))  # type: ignore[no-untyped-call]
-
-
-def _layered(*layers: altair.Chart) -> altair.LayerChart:
-    import altair
-
-    chart: altair.LayerChart = altair.LayerChart(layer=layers, width=_WIDTH, height=_HEIGHT)
-    return chart
+    return layered(*layers)
 
 
 def _scale(rows: _Rows, of: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
@@ -240,32 +205,3 @@ def _shape(rows: _Rows) -> altair.Shape:
     return altair.Shape(
         "model:N", scale=altair.Scale(domain=names, range=shapes), legend=altair.Legend(title=None)
     )
-
-
-def _svg(chart: altair.LayerChart | altair.HConcatChart, background: str = "transparent") -> str:
-    # vl-convert draws in this process: no browser, no network.
-    styled = (
-        chart.configure(background=background, font="system-ui, sans-serif", aria=False, padding=4)
-        .configure_axis(
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-            labelColor="#1f2328",
-            titleColor="#1f2328",
-            gridColor="#d9dde1",
-            domainColor="#8a929a",
-            tickColor="#8a929a",
-            tickCount=5,
-        )
-        .configure_legend(orient="top", labelFontSize=12, labelColor="#1f2328", symbolSize=90)
-        .configure_title(fontSize=14, color="#1f2328", anchor="start")
-        .configure_view(stroke=None)
-    )
-    written = io.StringIO()
-    styled.save(written, format="svg")
-    return written.getvalue()
-
-
-def _inline(svg: str) -> str:
-    """HTML knows what an svg element is: namespaces aren't needed, and the page then holds no address at all."""
-    return re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)

@@ -8,7 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from selfaug.report.demo_charts import COLORS, demo_chart_svg, demo_charts
+from selfaug.report.charts import COLORS
+from selfaug.report.demo_charts import demo_chart_svg, demo_charts
 from selfaug.report.page import render
 from selfaug.wording.demo_results import MODELS, Cell, demo_rows, demo_verdict
 from selfaug.wording.evaluation_words import discordance_in_words

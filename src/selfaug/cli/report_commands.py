@@ -1,0 +1,115 @@
+"""`selfaug report`: what a command found, as a page, a text or JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from selfaug.cli.app import Debug, app
+from selfaug.cli.terminal import print_json
+
+__all__ = ["report"]
+
+_FORMATS = ("html", "md", "json")
+
+
+@app.command(epilog="Example: selfaug report runs/first runs/comparison")
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Folders of runs, assessments, comparisons, balances, demos."),
+    ],
+    form: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="html, md or json; the last two go to stdout.")
+    ] = "html",
+    output: Annotated[
+        str | None,
+        typer.Option("--output", metavar="FILE", help="For one folder. Default of html: its report.html."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file in --output that is not a report.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of each folder: verdict, numbers with intervals, pictures, answers, and where they come from."""
+    from selfaug.cli.pages import PAGE
+    from selfaug.records import write_text
+
+    _check(runs, form, output)
+    from selfaug.report.document_text import document_json, document_markdown
+    from selfaug.report.open_report import page_of, report_on
+
+    # All are read before one is written, so that a bad folder leaves nothing half done.
+    if form == "html":
+        targets = [Path(output) if output else Path(run) / PAGE for run in runs]
+        for target in targets:
+            _require_replaceable(target, overwrite)
+        for target, page in zip(targets, [page_of(run) for run in runs], strict=True):
+            write_text(target, page)
+            typer.echo(target)
+        return
+    reports = [report_on(run) for run in runs]
+    if form == "md":
+        text = "\n".join(document_markdown(one) for one in reports)
+    else:
+        values: list[dict[str, Any]] = [
+            {"folder": run, **document_json(one)} for run, one in zip(runs, reports, strict=True)
+        ]
+        if output is None:
+            print_json(values[0] if len(values) == 1 else values)
+            return
+        import json
+
+        text = json.dumps(values[0], indent=2, ensure_ascii=False) + "\n"
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    _require_replaceable(Path(output), overwrite)
+    write_text(output, text)
+    typer.echo(output)
+
+
+def _check(runs: list[str], form: str, output: str | None) -> None:
+    """Raise for flags that don't fit.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    from selfaug.errors import ConfigError
+
+    problems = []
+    if form not in _FORMATS:
+        problems.append(f"there is no format {form!r}; formats are {', '.join(_FORMATS)}")
+    if output is not None and len(runs) > 1:
+        problems.append(
+            f"--output is one file, but {len(runs)} folders are given: leave it out, or give one folder"
+        )
+    if output is not None and Path(output).is_dir():
+        problems.append(f"--output {output} is a folder: name a file in it")
+    if problems:
+        raise ConfigError(
+            "the report can't be written:",
+            problems=problems,
+            hint="`selfaug report --help` shows the flags and an example.",
+        )
+
+
+def _require_replaceable(target: Path, overwrite: bool) -> None:
+    """Raise if a file is there that is not a report.
+
+    Raises:
+        StorageError: then.
+    """
+    from selfaug.errors import StorageError
+
+    if overwrite or not target.exists():
+        return
+    with target.open(encoding="utf-8", errors="replace") as file:
+        start = file.read(4_000)
+    if target.suffix != ".html" or "selfaug" not in start.lower():
+        raise StorageError(
+            f"{target} is there already, and is not a page of selfaug.",
+            hint="--overwrite replaces it; or choose another --output.",
+        )

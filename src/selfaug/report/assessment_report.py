@@ -1,0 +1,80 @@
+"""The report of a baseline assessment: verdict, the data, and what the probe forgot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selfaug.records import read_record
+from selfaug.report.document import Block, Cell, Report, Section, Table, Text, Tile
+from selfaug.report.evaluation_report import evaluation_provenance, evaluation_sections, evaluation_tiles
+from selfaug.rundir import RunDir
+from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.numbers import duration, points
+
+__all__ = ["assessment_report"]
+
+
+def assessment_report(record: Mapping[str, Any], folder: Path) -> Report:
+    """What the base model can do, and what plain fine-tuning makes it forget.
+
+    Args:
+        record: data of the assessment's record.
+        folder: of the assessment, with its probe.
+    """
+    probe = RunDir(folder / "probe")
+    evaluation = read_record(probe.evaluation, "evaluation")
+    findings = [
+        [
+            Cell(one["name"]),
+            Cell(("✓ " if one["status"] == "ok" else "! ") + one["status"]),
+            Cell(one["found"]),
+        ]
+        for one in record["findings"]
+    ]
+    surprise, budget = record["surprise"], record["budget"]
+    data: list[Block] = [
+        Table("Checks of the data", ["check", "result", "found"], findings),
+        Text(
+            f"The base model expects the prompts at {surprise['prompt_nll']:.2f} and the completions at "
+            f"{surprise['completion_nll']:.2f} nats per token: completions that cost more than their prompts are new "
+            "to it in their form."
+        ),
+    ]
+    took = f"trained for {record['probe']['steps']} steps ({duration(record['probe']['seconds'])})"
+    proposed = (
+        "No budget of forgetting is proposed: the general requests are too few, or too hard for the base model, to "
+        "show a loss."
+        if budget is None
+        else f"Proposed budget of forgetting: {points(budget, sign=False)}; less than that these requests can't show "
+        f"({discordance_in_words(None)})."
+    )
+    return Report(
+        kind="assessment",
+        name=f"Baseline assessment of {record['settings']['config']['model']['name']}",
+        outcome="open",
+        verdict=record["verdict"],
+        tiles=[
+            *evaluation_tiles(evaluation),
+            Tile(
+                "Proposed budget", "none" if budget is None else points(budget, sign=False), ["of forgetting"]
+            ),
+        ],
+        sections=[
+            Section("The data", "", data),
+            Section(
+                "What plain fine-tuning does",
+                f"A probe, plain LoRA without alignment, was {took} and compared with the base model.",
+                [Text(proposed)],
+            ),
+            *evaluation_sections(
+                evaluation,
+                probe.samples / "evaluation",
+                tuned="probe",
+                samples_folder="probe/samples/evaluation",
+            ),
+        ],
+        provenance=evaluation_provenance(evaluation),
+        made_by="selfaug assess",
+    )

@@ -1,0 +1,155 @@
+"""The report of a balance: the front between the job and everything else, the budget, and the chosen point's test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfaug.report.charts import scatter_svg
+from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Table, Text, Tile
+from selfaug.report.evaluation_report import suites_block
+from selfaug.wording.evaluation_words import bound_in_words
+from selfaug.wording.numbers import duration, percent, points, span
+
+__all__ = ["balance_report", "balance_verdict"]
+
+
+def balance_report(record: Mapping[str, Any]) -> Report:
+    """Which setting to ship, and why.
+
+    Args:
+        record: data of the balance's record.
+    """
+    outcome, verdict = balance_verdict(record)
+    chosen = record["points"][record["chosen"]]
+    task = record["test"].get("task")
+    general = record["test"]["general"]
+    lost = general["difference"]["difference"]
+    tiles = []
+    if task is not None:
+        gain = task["difference"]["difference"]
+        models = f"base {percent(task['base']['value'])}, chosen {percent(task['tuned']['value'])}"
+        tiles.append(Tile("Task gain", points(gain["value"]), [f"95 %: {span(gain)}", models]))
+    tiles += [
+        Tile("General score", points(lost["value"]), [f"95 %: {span(lost)}"]),
+        Tile("Drift", f"{record['test_drift']:.3f}", ["nats per token, test items"]),
+        Tile("Cost of the search", duration(record["seconds"]), [f"{len(record['trials'])} settings tried"]),
+    ]
+    told = [Text(f"Chosen: {chosen['run']}, adapter at {chosen['scale']:g}: {record['reason']}.")]
+    if record["knee"] is not None and record["knee"] != record["chosen"]:
+        bend = record["points"][record["knee"]]
+        told.append(
+            Text(
+                f"The front bends at {bend['run']}, adapter at {bend['scale']:g}: from there, more of one score costs "
+                "most of the other."
+            )
+        )
+    told += [Text(f"Not trained: {one['settings']}: {one['error']}") for one in record["failed_trials"]]
+    on_test: list[Block] = [
+        suites_block(record["test"], record["settings"]["scorer"], tuned="chosen point"),
+        Text(bound_in_words(record["test_gate"])),
+    ]
+    level = record["level"]
+    return Report(
+        kind="balance",
+        name=f"Balance of {record['settings']['config']['model']['name']}",
+        outcome=outcome,
+        verdict=verdict,
+        tiles=tiles,
+        sections=[
+            Section(
+                "The choice",
+                "Points are on development items, on which they were chosen.",
+                [*told, _front(record)],
+            ),
+            Section("The chosen point on test items", "Nothing was chosen on these.", on_test),
+            Section(
+                "Settings that were tried", "Scores on some of the development items.", [_trials(record)]
+            ),
+        ],
+        provenance=[
+            ("model", record["settings"]["config"]["model"]["name"]),
+            ("rows", ", ".join(map(str, record["settings"]["config"]["data"]["train"]))),
+            ("score of the job", record["settings"]["scorer"]),
+            ("budget", f"{100 * record['settings']['max_forgetting']:.1f} points of forgetting"),
+            ("general requests", f"level {level['level']}" if level.get("level") else "all levels"),
+            ("what is chosen on what", "Chosen on development items, reported on test items."),
+            ("machine", record["device"]),
+            ("time", duration(record["seconds"])),
+        ],
+        made_by="selfaug balance",
+    )
+
+
+def balance_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
+    """One sentence: what the chosen setting does on test items, and whether the budget holds."""
+    gate, budget = record["test_gate"], points(record["settings"]["max_forgetting"], sign=False)
+    outcomes: dict[str, tuple[Outcome, str]] = {
+        "pass": ("good", f"within the budget of {budget}"),
+        "fail": ("bad", f"more than the budget of {budget}"),
+        "inconclusive": ("open", f"too few items to say whether that is within the budget of {budget}"),
+    }
+    outcome, held = outcomes[gate["outcome"]]
+    value = gate["value"]
+    task = record["test"].get("task")
+    job = "" if task is None else f"does {percent(task['tuned']['value'])} of the job and "
+    forgets = f"forgets {points(value['value'], sign=False)} of the general score ({span(value)})"
+    return outcome, f"The chosen setting {job}{forgets}: {held}."
+
+
+def _front(record: Mapping[str, Any]) -> Chart:
+    rows, table = [], []
+    for number, point in enumerate(record["points"]):
+        on_front = number in record["front"]
+        name = "on the front" if on_front else "beaten by another"
+        rows.append(
+            {
+                "x": 100 * point["general"], "y": 100 * point["task"],
+                "key": "selfaug" if on_front else "base", "name": name,
+            }
+        )  # fmt: skip
+        words = [word for word, found in (
+            ("chosen", number == record["chosen"]), ("knee", number == record["knee"]), ("front", on_front)
+        ) if found]  # fmt: skip
+        table.append(
+            [
+                f"{point['run']}, adapter {point['scale']:g}", f"{100 * point['task']:.1f}",
+                f"{100 * point['general']:.1f}", f"{100 * point['forgetting']:.1f}", f"{point['drift']:.3f}",
+                ", ".join(words),
+            ]
+        )  # fmt: skip
+    chosen = record["points"][record["chosen"]]
+    base = record["base"]["dev"].get("general")
+    limit = None if base is None else 100 * (base - record["settings"]["max_forgetting"])
+    return Chart(
+        "The job against everything else",
+        "Up: better at the job. Right: more of the general score kept. The line joins the points that nothing beats; "
+        "the ring is the chosen one; right of the dashed line the budget holds.",
+        scatter_svg(
+            rows,
+            "general score (%)",
+            "job score (%)",
+            line=[rows[number] for number in record["front"]],
+            limit=limit,
+            chosen={"x": 100 * chosen["general"], "y": 100 * chosen["task"]},
+        ),
+        ["point", "job (%)", "general (%)", "forgetting (points)", "drift (nats)", ""],
+        table,
+    )
+
+
+def _trials(record: Mapping[str, Any]) -> Table:
+    names = list(record["trials"][0]["settings"]) if record["trials"] else []
+    return Table(
+        "Trials",
+        ["run", *(name.replace("_", " ") for name in names), "job", "general"],
+        [
+            [
+                Cell(trial["run"]),
+                *(Cell(f"{trial['settings'][name]:g}") for name in names),
+                Cell(percent(trial["task"])),
+                Cell(percent(trial["general"])),
+            ]
+            for trial in record["trials"]
+        ],
+    )

@@ -1,0 +1,238 @@
+"""Pictures as SVG: lines over steps, scores with intervals, scores against each other.
+
+Colours and shapes go by a key: base, plain, selfaug, and other for all else.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from selfaug.core.printable import printable
+
+if TYPE_CHECKING:
+    import altair
+
+__all__ = [
+    "COLORS",
+    "inline_svg",
+    "intervals_svg",
+    "layered",
+    "lines_svg",
+    "of_rows",
+    "scatter_svg",
+    "svg_of",
+]
+
+COLORS = {"base": "#57606a", "plain": "#a8480a", "selfaug": "#1a56c4", "other": "#6b4f9e"}
+"""On white; the page's style sheet replaces them in the dark."""
+
+WIDTH, HEIGHT = 290, 200
+_SHAPES = {"base": "square", "plain": "triangle-up", "selfaug": "circle", "other": "diamond"}
+_MOST_POINTS = 200
+_LONGEST_NAME = 48
+
+_Rows = list[dict[str, Any]]
+
+
+def lines_svg(
+    rows: Sequence[Mapping[str, Any]], unit: str, *, marks: bool = False, limit: float | None = None
+) -> str:
+    """A value over steps, to stand in a page.
+
+    Args:
+        rows: `step` and `value`; with `key` and `name` where there are several lines.
+        unit: title of the axis.
+        marks: a mark at each value, for few of them.
+        limit: drawn as a dashed line.
+    """
+    import altair
+
+    shown = _thinned([{"key": "selfaug", "name": "", **row} for row in rows])
+    base = of_rows(shown).encode(
+        x=altair.X("step:Q", title="step", axis=altair.Axis(tickMinStep=1, format="d")),
+        y=altair.Y("value:Q", title=unit, scale=altair.Scale(zero=False)),
+        color=_colors(shown),
+        detail="name:N",
+    )
+    layers = [base.mark_line(strokeWidth=2)]
+    if marks:
+        layers.append(base.mark_point(filled=True, size=60, opacity=1).encode(shape=_shapes(shown)))
+    if limit is not None:
+        rule = of_rows([{"value": limit}]).mark_rule(strokeDash=[4, 3], strokeWidth=1.5, color=COLORS["base"])
+        layers.append(rule.encode(y="value:Q"))
+    return inline_svg(svg_of(layered(*layers)))
+
+
+def intervals_svg(rows: Sequence[Mapping[str, Any]], unit: str, *, zero: bool = False) -> str:
+    """A value with its interval for each of several names, one under the other.
+
+    Args:
+        rows: `name`, `key`, `value`, `low` and `high`.
+        unit: title of the axis.
+        zero: draw a line at 0.
+    """
+    import altair
+
+    shown = [{**row, "name": _short(row["name"])} for row in rows]
+    order = [row["name"] for row in shown]
+    y = altair.Y("name:N", title=None, sort=order, axis=altair.Axis(labelLimit=260, labelPadding=6))
+    base = of_rows(shown)
+    x = altair.X("value:Q", title=unit, scale=altair.Scale(zero=False))
+    color = _colors(shown, legend=False)
+    layers = [
+        base.mark_rule(strokeWidth=1.5).encode(
+            x=altair.X("low:Q", title=unit), x2="high:Q", y=y, color=color
+        ),
+        base.mark_point(filled=True, size=80, opacity=1).encode(
+            x=x, y=y, color=color, shape=_shapes(shown, legend=False)
+        ),
+    ]
+    if zero:
+        line = of_rows([{"value": 0}]).mark_rule(strokeDash=[2, 2], color=COLORS["base"])
+        layers.insert(0, line.encode(x=x))
+    # Room on the left: browsers' letters are wider than those that the picture was measured with.
+    return inline_svg(svg_of(layered(*layers, width=260, height=max(60, 26 * len(shown))), left=40))
+
+
+def scatter_svg(
+    rows: Sequence[Mapping[str, Any]],
+    x: str,
+    y: str,
+    *,
+    line: Sequence[Mapping[str, float]] = (),
+    limit: float | None = None,
+    chosen: Mapping[str, float] | None = None,
+) -> str:
+    """Points by two measures.
+
+    Args:
+        rows: `x`, `y`, `key` and `name`; points of one name look alike.
+        x: title of the axis.
+        y: title of the axis.
+        line: `x` and `y` of points to be joined.
+        limit: an upright dashed line.
+        chosen: `x` and `y` of a point with a ring around it.
+    """
+    import altair
+
+    shown = [{**row, "name": _short(row["name"])} for row in rows]
+    across = altair.X("x:Q", title=x, scale=altair.Scale(zero=False))
+    up = altair.Y("y:Q", title=y, scale=altair.Scale(zero=False))
+    layers = []
+    if line:
+        joined = of_rows([dict(one) for one in line]).mark_line(color=COLORS["base"], strokeWidth=1.5)
+        layers.append(joined.encode(x=across, y=up, order="x:Q"))
+    if limit is not None:
+        rule = of_rows([{"x": limit}]).mark_rule(strokeDash=[4, 3], strokeWidth=1.5, color=COLORS["base"])
+        layers.append(rule.encode(x=across))
+    layers.append(
+        of_rows(shown)
+        .mark_point(filled=True, size=70, opacity=0.9)
+        .encode(x=across, y=up, color=_colors(shown), shape=_shapes(shown))
+    )
+    if chosen is not None:
+        ring = of_rows([dict(chosen)]).mark_point(
+            filled=False, size=320, strokeWidth=2, color=COLORS["selfaug"]
+        )
+        layers.append(ring.encode(x=across, y=up))
+    return inline_svg(svg_of(layered(*layers)))
+
+
+def _thinned(rows: _Rows) -> _Rows:
+    """So few that lines stay light; the last of each line is kept."""
+    lines: dict[str, _Rows] = {}
+    for row in rows:
+        lines.setdefault(row["name"], []).append({**row, "name": _short(row["name"])})
+    kept: _Rows = []
+    for line in lines.values():
+        every = -(-len(line) // _MOST_POINTS)
+        kept += line[::every] if (len(line) - 1) % every == 0 else [*line[::every], line[-1]]
+    return kept
+
+
+def _short(name: str) -> str:
+    text = printable(name[: _LONGEST_NAME + 1])
+    return text if len(name) <= _LONGEST_NAME else text[:_LONGEST_NAME] + "…"
+
+
+def _names_and_keys(rows: _Rows) -> dict[str, str]:
+    return {row["name"]: row["key"] for row in rows}
+
+
+def _colors(rows: _Rows, *, legend: bool = True) -> altair.Color:
+    import altair
+
+    keys = _names_and_keys(rows)
+    scale = altair.Scale(domain=list(keys), range=[COLORS[key] for key in keys.values()])
+    return altair.Color("name:N", scale=scale, legend=_legend(keys, legend))
+
+
+def _shapes(rows: _Rows, *, legend: bool = True) -> altair.Shape:
+    import altair
+
+    keys = _names_and_keys(rows)
+    scale = altair.Scale(domain=list(keys), range=[_SHAPES[key] for key in keys.values()])
+    return altair.Shape("name:N", scale=scale, legend=_legend(keys, legend))
+
+
+def _legend(keys: Mapping[str, str], wanted: bool) -> altair.Legend | None:
+    import altair
+
+    if not wanted or len(keys) < 2:
+        return None
+    return altair.Legend(title=None, columns=2, labelLimit=260)
+
+
+def of_rows(rows: _Rows) -> altair.Chart:
+    """A chart of rows, without marks yet."""
+    import altair
+
+    return altair.Chart(altair.Data(values=rows))  # type: ignore[no-untyped-call]
+
+
+def layered(*layers: altair.Chart, width: int = WIDTH, height: int = HEIGHT) -> altair.LayerChart:
+    """Layers in one picture."""
+    import altair
+
+    chart: altair.LayerChart = altair.LayerChart(layer=layers, width=width, height=height)
+    return chart
+
+
+def svg_of(
+    chart: altair.LayerChart | altair.HConcatChart, background: str = "transparent", left: int = 4
+) -> str:
+    """An altair chart as SVG, in the style of all our pictures."""
+    # vl-convert draws in this process: no browser, no network.
+    styled = (
+        chart.configure(
+            background=background,
+            font="system-ui, sans-serif",
+            aria=False,
+            padding={"left": left, "top": 4, "right": 4, "bottom": 4},
+        )
+        .configure_axis(
+            labelFontSize=12,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            labelColor="#1f2328",
+            titleColor="#1f2328",
+            gridColor="#d9dde1",
+            domainColor="#8a929a",
+            tickColor="#8a929a",
+            tickCount=5,
+        )
+        .configure_legend(orient="top", labelFontSize=12, labelColor="#1f2328", symbolSize=90)
+        .configure_title(fontSize=14, color="#1f2328", anchor="start")
+        .configure_view(stroke=None)
+    )
+    written = io.StringIO()
+    styled.save(written, format="svg")
+    return written.getvalue()
+
+
+def inline_svg(svg: str) -> str:
+    """HTML knows what an svg element is: namespaces aren't needed, and the page then holds no address at all."""
+    return re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)

@@ -1,0 +1,294 @@
+"""The report of a comparison: what SelfAug keeps that other methods lose, with intervals, costs and the forecast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from selfaug.records import read_lines
+from selfaug.report.charts import intervals_svg, scatter_svg
+from selfaug.report.document import (
+    Answer,
+    Answers,
+    Block,
+    Chart,
+    Outcome,
+    Report,
+    Section,
+    Text,
+    Tile,
+    of_texts,
+)
+from selfaug.wording.comparison_results import (
+    against_table,
+    comparison_notes,
+    costs_table,
+    forecast_table,
+    scores_table,
+)
+from selfaug.wording.numbers import duration, percent, points, span
+
+__all__ = ["comparison_report", "comparison_verdict"]
+
+# Requests whose answers are shown: of the job, and of others.
+_SHOWN = {"task": 2, "general": 10}
+
+
+def comparison_report(record: Mapping[str, Any], folder: Path) -> Report:
+    """All methods beside each other.
+
+    Args:
+        record: data of the comparison's record.
+        folder: of the comparison, with the answers; what is not there is left out.
+    """
+    outcome, verdict = comparison_verdict(record)
+    tables = [scores_table(record), against_table(record), costs_table(record), forecast_table(record)]
+    scores, against, costs, forecast = (None if table is None else of_texts(table) for table in tables)
+    assert scores is not None
+    assert costs is not None
+    sections = []
+    if samples := _samples(record, folder):
+        about = "The first requests of the test half; none was picked by its answers."
+        sections.append(Section("The same request, answered by each", about, samples))
+    evidence: list[Block] = [replace(scores, title="Scores by method"), *_score_charts(record)]
+    if against is not None:
+        evidence.append(against)
+    sections.append(Section("Scores", comparison_notes(record), evidence))
+    sections.append(Section("What it costs", "", [replace(costs, title="Drift and costs by method")]))
+    moved: list[Block] = [*_drift_chart(record)]
+    if forecast is not None:
+        moved.append(forecast)
+    if moved:
+        about = "How much a model forgets goes with how far its output distribution moved: each point is a trained run."
+        sections.append(Section("Forgetting and drift", about, moved))
+    return Report(
+        kind="comparison",
+        name=f"Comparison of methods, {record['settings']['config']['model']['name']}",
+        outcome=outcome,
+        verdict=verdict,
+        tiles=_tiles(record),
+        sections=sections,
+        provenance=_provenance(record),
+        made_by="selfaug compare",
+    )
+
+
+def comparison_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
+    """One sentence on SelfAug against plain LoRA, the disappointing included, and its outcome."""
+    methods, subject = record["methods"], record["subject"]
+    plain = methods["plain"]
+    if subject is None:
+        lost = plain["suites"]["general"]["difference"]["difference"]
+        return "open", (
+            f"SelfAug was not compared; plain LoRA does {percent(plain['suites']['task']['score']['value'])} of the "
+            f"job and changes the general score by {points(lost['value'])} ({span(lost)})."
+        )
+    ours = methods[subject]
+    mine, theirs = (row["suites"]["task"]["score"]["value"] for row in (ours, plain))
+    my_change, their_change = (row["suites"]["general"]["difference"]["difference"] for row in (ours, plain))
+    against = plain["against_subject"]
+    task, general = against["task"]["difference"], against["general"]["difference"]
+    if task["high"] < 0:
+        job = f"SelfAug learned the job less well than plain LoRA ({percent(mine)} against {percent(theirs)})"
+    elif task["low"] > 0:
+        job = f"SelfAug learned the job better than plain LoRA ({percent(mine)} against {percent(theirs)})"
+    else:
+        job = (
+            f"SelfAug did {percent(mine)} of the job and plain LoRA {percent(theirs)}, with no difference shown "
+            f"({span(task)} points)"
+        )
+    changes = (
+        f"general score {points(my_change['value'])} ({span(my_change)}) against {points(their_change['value'])} "
+        f"({span(their_change)})"
+    )
+    if general["low"] > 0:
+        kept = f"it kept more of everything else: {changes}"
+    elif general["high"] < 0:
+        kept = f"it kept less of everything else: {changes}"
+    else:
+        kept = f"it was not shown to keep more of everything else: {changes}"
+    learned, retained = task["high"] >= 0, general["low"] > 0
+    outcome: Outcome = "good" if learned and retained else "mixed" if learned or retained else "bad"
+    return outcome, f"{job}; {kept}."
+
+
+def _key(name: str) -> str:
+    return "plain" if name == "plain" else "selfaug" if name.startswith("selfaug") else "other"
+
+
+def _tiles(record: Mapping[str, Any]) -> list[Tile]:
+    methods = record["methods"]
+    name = record["subject"] or "plain"
+    ours, plain, base = methods[name], methods["plain"], record["base"]["suites"]
+
+    def beside(text: str) -> list[str]:
+        return [] if name == "plain" else [f"plain LoRA: {text}"]
+
+    gain, plain_gain = (
+        row["suites"]["task"]["score"]["value"] - base["task"]["score"]["value"] for row in (ours, plain)
+    )
+    score = ours["suites"]["task"]["score"]
+    tiles = [
+        Tile(
+            "Task gain",
+            points(gain),
+            [
+                f"score {percent(score['value'])} ({100 * score['low']:.0f} to {100 * score['high']:.0f})",
+                *beside(points(plain_gain)),
+            ],
+        )
+    ]
+    kept, plain_kept = (row["suites"]["general"]["retention"] for row in (ours, plain))
+    if kept is not None:
+        tiles.append(
+            Tile(
+                "Retention",
+                percent(kept["value"]),
+                [
+                    f"95 %: {100 * kept['low']:.0f} to {100 * kept['high']:.0f} %",
+                    *beside("not known" if plain_kept is None else percent(plain_kept["value"])),
+                ],
+            )
+        )
+    if ours["drift"] is not None:
+        plain_drift = "–" if plain["drift"] is None else f"{plain['drift']['nats']['value']:.3f}"
+        tiles.append(
+            Tile("Drift", f"{ours['drift']['nats']['value']:.3f}", ["nats per token", *beside(plain_drift)])
+        )
+    seconds, plain_seconds = (row["train_seconds"] + row["write_seconds"] for row in (ours, plain))
+    tiles.append(Tile("Cost of a training", duration(seconds), beside(duration(plain_seconds))))
+    return tiles
+
+
+def _score_charts(record: Mapping[str, Any]) -> list[Block]:
+    methods, base = record["methods"], record["base"]["suites"]
+    job = [{"name": "base model", "key": "base", **base["task"]["score"]}]
+    job += [
+        {"name": row["label"], "key": _key(name), **row["suites"]["task"]["score"]}
+        for name, row in methods.items()
+    ]
+    general = [
+        {"name": row["label"], "key": _key(name), **row["suites"]["general"]["difference"]["difference"]}
+        for name, row in methods.items()
+    ]
+    charts: list[Block] = []
+    for title, unit, rows, about, zero in (
+        ("The job, by method", "score (%)", job, "Right is better. Lines are 95 % intervals.", False),
+        (
+            "Everything else, by method",
+            "general score against base (points)",
+            general,
+            "Right is better; the dashed line is the base model. Lines are 95 % intervals.",
+            True,
+        ),
+    ):
+        scaled = [{**row, **{end: 100 * row[end] for end in ("value", "low", "high")}} for row in rows]
+        charts.append(
+            Chart(
+                title,
+                about,
+                intervals_svg(scaled, unit, zero=zero),
+                ["method", unit, "from", "to"],
+                [
+                    [str(row["name"]), *(f"{row[end]:.1f}" for end in ("value", "low", "high"))]
+                    for row in scaled
+                ],
+            )
+        )
+    return charts
+
+
+def _drift_chart(record: Mapping[str, Any]) -> list[Chart]:
+    # Records of before kept no drift of a run.
+    found = [
+        (run["method"], run["drift"], _mean(run["base"]) - _mean(run["general"]), run["half"])
+        for run in record["runs"]
+        if run.get("drift") is not None
+    ]
+    if not found:
+        return []
+    groups = {"plain": "plain LoRA", "selfaug": "SelfAug", "other": "other methods"}
+    rows = [
+        {"x": drift, "y": 100 * forgotten, "key": _key(method), "name": groups[_key(method)]}
+        for method, drift, forgotten, _ in found
+    ]
+    labels = {name: row["label"] for name, row in record["methods"].items()}
+    correlation = ""
+    if record["forecast"] is not None:
+        of = record["forecast"]["correlation"]
+        correlation = f" Rank correlation {of['value']:.2f} ({of['low']:.2f} to {of['high']:.2f})."
+    return [
+        Chart(
+            "Forgetting against drift",
+            "Right: moved farther from the base model. Up: more of the general score lost." + correlation,
+            scatter_svg(rows, "drift (nats per token)", "forgetting (points)"),
+            ["method", "drift (nats per token)", "forgetting (points)", "items"],
+            [
+                [labels.get(method, method), f"{drift:.3f}", f"{100 * forgotten:.1f}", half]
+                for method, drift, forgotten, half in found
+            ],
+        )
+    ]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _samples(record: Mapping[str, Any], folder: Path) -> list[Block]:
+    """Answers of base model, plain LoRA and SelfAug to the first test items, where they are kept."""
+    names = [("base", "base", "base model")]
+    for method in ("plain", record["subject"]):
+        if method is not None:
+            row = record["methods"][method]
+            names.append((_key(method), f"{method}-{row['value']:g}-seed{row['seeds'][0]}", row["label"]))
+    blocks: list[Block] = []
+    for suite, most in _SHOWN.items():
+        files = [folder / "answers" / f"test-{name}-{suite}.jsonl" for _, name, _ in names]
+        if not all(file.exists() for file in files):
+            continue
+        first, *others = (read_lines(file) for file in files)
+        by_id = [{row["id"]: row for row in rows} for rows in others]
+        shared = [row for row in first if all(row["id"] in rows for rows in by_id)][:most]
+        for row in shared:
+            answers = [row, *(rows[row["id"]] for rows in by_id)]
+            blocks.append(
+                Answers(
+                    f"{'the job' if suite == 'task' else suite}: {row['id']}",
+                    row.get("prompt", ""),
+                    [
+                        Answer(key, label, answer["answer"])
+                        for (key, _, label), answer in zip(names, answers, strict=True)
+                    ],
+                    opened=not blocks,
+                )
+            )
+    if blocks:
+        blocks.append(Text("All answers are in answers/ beside this report."))
+    return blocks
+
+
+def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    settings, environment = record["settings"], record["environment"]
+    level = record["level"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return [
+        ("model", settings["config"]["model"]["name"]),
+        ("rows", ", ".join(map(str, settings["config"]["data"]["train"]))),
+        ("score of the job", settings["scorer"]),
+        ("items", ", ".join(f"{name} {count}" for name, count in record["items"].items()) + ", test half"),
+        ("general requests", f"level {level['level']}" if level.get("level") else "all levels"),
+        (
+            "what is chosen on what",
+            "Each method's setting was chosen on development items and is reported on test items.",
+        ),
+        ("seeds", ", ".join(map(str, settings["seeds"]))),
+        ("steps", str(settings["config"]["train"]["steps"] or "by epochs")),
+        (
+            "machine",
+            f"{environment['device']}, {record['threads']} threads, Python {environment['python']}; {versions}",
+        ),
+        ("time", duration(record["seconds"])),
+    ]

@@ -1,0 +1,85 @@
+"""The report of a demo, as text, JSON and in the dashboard; its own page is made by `demo_page`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfaug.report.demo_charts import demo_charts
+from selfaug.report.document import Answer, Answers, Block, Cell, Outcome, Report, Section, Table, Tile
+from selfaug.report.evaluation_report import answer_badges
+from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
+from selfaug.wording.numbers import duration
+
+__all__ = ["demo_report"]
+
+_OUTCOMES: dict[str, Outcome] = {"kept": "good", "partly": "mixed", "not shown": "bad", "not learned": "bad"}
+
+_TILES = {
+    "Exact answers": "Job: exact answers",
+    "Checks against base": "General checks against base",
+    "House style leaks": "Job's style in general answers",
+    "Training time": "Cost of a training",
+}
+
+
+def demo_report(record: Mapping[str, Any]) -> Report:
+    """Base model, plain LoRA and SelfAug beside each other.
+
+    Args:
+        record: data of a demo's record.
+    """
+    verdict = demo_verdict(record)
+    labels = {model: record["results"][model]["label"] for model in MODELS}
+    rows = {row.name: row for row in demo_rows(record)}
+    tiles = []
+    for name, title in _TILES.items():
+        _, plain, ours = rows[name].cells
+        interval = [f"95 %: {ours.interval}"] if ours.interval else []
+        tiles.append(Tile(title, ours.value, [*interval, f"plain LoRA: {plain.value}"]))
+    asked: list[Block] = [
+        Answers(
+            f"{entry['kind']}: {entry['id']}",
+            entry["prompt"],
+            [
+                Answer(
+                    model,
+                    labels[model],
+                    entry["answers"][model],
+                    answer_badges(entry["passed"][model], leaks=entry.get("leaks", {}).get(model, False)),
+                )
+                for model in MODELS
+            ],
+            opened=number == 0,
+        )
+        for number, entry in enumerate(record["side_by_side"])
+    ]
+    results = Table(
+        "Results",
+        ["measure", *labels.values()],
+        [
+            [Cell(row.name, row.meaning), *(Cell(cell.value, cell.interval) for cell in row.cells)]
+            for row in rows.values()
+        ],
+    )
+    environment = record.get("environment")
+    machine = [] if environment is None else [("machine", environment["device"])]
+    return Report(
+        kind="demo",
+        name=f"SelfAug demo on {record['model']}",
+        outcome=_OUTCOMES[verdict.outcome],
+        verdict=verdict.text,
+        tiles=tiles,
+        sections=[
+            Section("The same request, answered by each", "Neither training had requests like these.", asked),
+            Section("Results", "In small print: 95 % intervals.", [results]),
+            Section("Pictures", "", demo_charts(record)),
+        ],
+        provenance=[
+            ("model", record["model"]),
+            *((name.replace("_", " "), str(value)) for name, value in record["settings"].items()),
+            *machine,
+            ("time", duration(record["seconds"])),
+        ],
+        made_by="selfaug demo",
+    )

@@ -1,0 +1,382 @@
+"""The sections of an evaluation: scores, gate, drift, where it happens, and answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfaug.records import read_lines
+from selfaug.report.document import (
+    Answer,
+    Answers,
+    Block,
+    Cell,
+    HeatedText,
+    Outcome,
+    Section,
+    Table,
+    Text,
+    Tile,
+)
+from selfaug.wording.evaluation_words import bound_in_words, forecast_in_words
+from selfaug.wording.numbers import duration, percent, points, span
+
+__all__ = [
+    "answer_badges",
+    "evaluation_outcome",
+    "evaluation_provenance",
+    "evaluation_sections",
+    "evaluation_tiles",
+    "evaluation_verdict",
+    "suites_block",
+]
+
+# Of each suite, so many items are shown: those that changed first.
+_SHOWN_ITEMS = 20
+
+# Of each heated text, so many tokens are given with their numbers: for who can't see the heat.
+_NAMED_TOKENS = 5
+
+_MODELS = ("base", "tuned")
+_OUTCOMES = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "◐ inconclusive"}
+
+Sample = dict[str, Any]
+"""`id`, `prompt`, and `answers` and `scores` by model."""
+
+
+def evaluation_sections(
+    record: Mapping[str, Any], folder: Path, *, tuned: str = "tuned model", samples_folder: str
+) -> list[Section]:
+    """What two models scored, and where they differ.
+
+    Args:
+        record: data of the evaluation's record.
+        folder: with the answers, and the texts that drifted most; what is not there is left out.
+        tuned: what the tuned model is called.
+        samples_folder: the folder as readers of the report find it.
+    """
+    scorer = record["settings"]["scorer"]
+    scores: list[Block] = [suites_block(record["suites"], scorer, tuned=tuned)]
+    if record.get("sides"):
+        sides = {f"the job: {name}": side for name, side in record["sides"].items()}
+        scores.append(suites_block(sides, scorer, tuned=tuned, title="The job, side by side"))
+    sections = [
+        Section("Scores", "Both models were asked the same. In small print: 95 % intervals.", scores),
+    ]
+    benchmarks = [row for tables in record.get("benchmarks", {}).values() for row in _benchmark_rows(tables)]
+    if benchmarks:
+        sections.append(
+            Section("Standard benchmarks", "As lm-eval's table has them.", [_benchmarks(benchmarks, tuned)])
+        )
+    if record["gate"] is not None:
+        bounds = [Text(bound_in_words(one), _OUTCOMES[one["outcome"]]) for one in record["gate"]["bounds"]]
+        sections.append(Section(f"Gate: {record['gate']['outcome']}", "", bounds))
+    sections.append(_drift_section(record, tuned))
+    drifted = folder / "drift.jsonl"
+    if drifted.exists() and (heated := _heated(read_lines(drifted))):
+        sections.append(heated)
+    if samples := _sample_blocks(record, folder, tuned, samples_folder):
+        about = f"What the {tuned} lost comes first, then what it gained, then the others."
+        sections.append(Section("Answers side by side", about, samples))
+    return sections
+
+
+def evaluation_verdict(record: Mapping[str, Any]) -> str:
+    """One sentence: what the model learned, and what it forgot, as far as the items can tell."""
+    general = record["suites"]["general"]["difference"]["difference"]
+    lost = points(abs(general["value"]), sign=False)
+    if general["high"] < 0:
+        forgotten = {"low": -general["high"], "high": -general["low"]}
+        kept = f"it forgot {lost} of its general score ({span(forgotten)})".replace("+", "")
+    elif general["low"] > 0:
+        kept = f"it gained {lost} in general ({span(general)})"
+    else:
+        kept = f"no change of its general score was shown ({points(general['value'])}, {span(general)})"
+    if "task" not in record["suites"]:
+        return f"Without held-out rows, only general requests were asked: {kept}."
+    task = record["suites"]["task"]["difference"]["difference"]
+    if task["low"] > 0:
+        learned = f"The model learned its job ({points(task['value'])}, {span(task)})"
+    elif task["high"] < 0:
+        learned = f"The model became worse at its job ({points(task['value'])}, {span(task)})"
+    else:
+        learned = f"It was not shown that the model learned its job ({points(task['value'])}, {span(task)})"
+    return f"{learned}; {kept}."
+
+
+def evaluation_outcome(record: Mapping[str, Any]) -> Outcome:
+    """Learned and nothing shown to be forgotten is good, one of both mixed, none bad; a gate overrules."""
+    if record["gate"] is not None:
+        gate: dict[str, Outcome] = {"pass": "good", "fail": "bad", "inconclusive": "open"}
+        return gate[record["gate"]["outcome"]]
+    kept = record["suites"]["general"]["difference"]["difference"]["high"] >= 0
+    if "task" not in record["suites"]:
+        return "open" if kept else "bad"
+    learned = record["suites"]["task"]["difference"]["difference"]["low"] > 0
+    return "good" if kept and learned else "mixed" if kept or learned else "bad"
+
+
+def evaluation_tiles(record: Mapping[str, Any]) -> list[Tile]:
+    """Task gain, retention and drift."""
+    suites = record["suites"]
+    tiles = []
+    if "task" in suites:
+        gain = suites["task"]["difference"]["difference"]
+        models = f"base {percent(suites['task']['base']['value'])}, tuned {percent(suites['task']['tuned']['value'])}"
+        tiles.append(Tile("Task gain", points(gain["value"]), [f"95 %: {span(gain)}", models]))
+    general = suites["general"]
+    lost = general["difference"]["difference"]
+    if isinstance(kept := general.get("retention"), Mapping):
+        interval = f"95 %: {100 * kept['low']:.0f} to {100 * kept['high']:.0f} %"
+        notes = [interval, f"general score {points(lost['value'])} ({span(lost)})"]
+        tiles.append(Tile("Retention", percent(kept["value"]), notes))
+    else:
+        tiles.append(Tile("General score", points(lost["value"]), [f"95 %: {span(lost)}"]))
+    own = next(reversed(record["drift"].items()), None)
+    if own is not None:
+        name, drift = own
+        tiles.append(Tile("Drift", f"{drift['nats']['value']:.3f}", ["nats per token", f"on {name}"]))
+    return tiles
+
+
+def evaluation_provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """On what was asked, with which weights, where."""
+    settings, level = record["settings"], record["level"]
+    half = "test" if settings["half"] == "test" else "development"
+    asked = f"{half} half" + (f", level {level['level']}" if level.get("level") else ", all levels")
+    if level.get("scores"):
+        scores = ", ".join(f"level {name} {percent(score)}" for name, score in level["scores"].items())
+        asked += f": the hardest of which the base model passes 40 % (development items: {scores})"
+    chosen = (
+        "Nothing should have been chosen on these items."
+        if settings["half"] == "test"
+        else "These are development items, on which settings may have been chosen: expect less on others."
+    )
+    step = settings["step"]
+    weights = "of the finished run" if step is None else f"of the checkpoint at step {step}"
+    return [
+        ("general requests", asked),
+        ("what is chosen on what", chosen),
+        ("weights", f"{weights}, SHA-256 {settings['weights'][:16]}…"),
+        ("evaluated on", f"{record['device']}, {record['threads']} threads, {duration(record['seconds'])}"),
+    ]
+
+
+def answer_badges(score: float | None, *, leaks: bool = False) -> list[str]:
+    """What is said of an answer beside it."""
+    return [
+        *([] if score is None else [f"score {percent(score)}"]),
+        *(["⚑ in the job's style"] if leaks else []),
+    ]
+
+
+def suites_block(
+    suites: Mapping[str, Any], scorer: str, *, tuned: str, title: str = "Scores by suite"
+) -> Table:
+    """Both models' scores, retention and the paired difference, a row a suite."""
+    return Table(
+        title,
+        [
+            "suite",
+            "items",
+            "base model",
+            tuned,
+            "retention",
+            "difference, item by item",
+            "smallest visible change",
+        ],
+        [_suite_row(name, suite, scorer) for name, suite in suites.items()],
+    )
+
+
+def _suite_row(name: str, suite: Mapping[str, Any], scorer: str) -> list[Cell]:
+    # Records had a retention without its interval before, or none.
+    kept = suite.get("retention")
+    seen = suite["detectable_difference"]
+    return [
+        Cell(f"the job ({scorer})" if name == "task" else name),
+        Cell(f"{suite['items']:,}"),
+        _share(suite["base"]),
+        _share(suite["tuned"]),
+        _share(kept) if isinstance(kept, Mapping) else Cell("–"),
+        Cell(points(suite["difference"]["difference"]["value"]), span(suite["difference"]["difference"])),
+        Cell("not known" if seen is None else points(seen, sign=False)),
+    ]
+
+
+def _share(interval: Mapping[str, float]) -> Cell:
+    return Cell(percent(interval["value"]), f"{100 * interval['low']:.0f} to {100 * interval['high']:.0f}")
+
+
+def _benchmarks(rows: Sequence[Mapping[str, Any]], tuned: str) -> Table:
+    return Table(
+        "Standard benchmarks",
+        ["task", "version", "filter", "n-shot", "metric", "better", "base model", tuned],
+        [
+            [
+                Cell(row["task"]),
+                Cell(str(row["version"])),
+                Cell(row["filter"]),
+                Cell(str(row["n_shot"])),
+                Cell(row["metric"]),
+                Cell(
+                    "–"
+                    if row["higher_is_better"] is None
+                    else "↑ higher"
+                    if row["higher_is_better"]
+                    else "↓ lower"
+                ),
+                *row["models"],
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _benchmark_rows(tables: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
+    """Rows of lm-eval's table, with the values of both models; none where one has no table."""
+    base, tuned = tables["base"], tables["tuned"]
+    if base is None or tuned is None:
+        return []
+    of_tuned = {(row["task"], row["filter"], row["metric"]): row for row in tuned["rows"]}
+    return [
+        {
+            **row,
+            "models": [_metric(one) for one in (row, of_tuned[row["task"], row["filter"], row["metric"]])],
+        }
+        for row in base["rows"]
+    ]
+
+
+def _metric(row: Mapping[str, Any]) -> Cell:
+    """A metric's value, and its standard error if lm-eval has one."""
+    value = row["value"]
+    shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return Cell(shown, "" if row["stderr"] is None else f"\N{PLUS-MINUS SIGN} {row['stderr']:.4f}")
+
+
+def _drift_section(record: Mapping[str, Any], tuned: str) -> Section:
+    blocks: list[Block] = [
+        Table(
+            "Drift by text",
+            ["on", "tokens", "nats per token", "same first choice", "by tenths of the text"],
+            [
+                [
+                    Cell(name),
+                    Cell(f"{drift['tokens']:,}"),
+                    Cell(
+                        f"{drift['nats']['value']:.4f}",
+                        f"{drift['nats']['low']:.4f} to {drift['nats']['high']:.4f}",
+                    ),
+                    Cell(percent(drift["top1_agreement"])),
+                    Cell("", _tenths(drift["by_tenth"]), _bars(drift["by_tenth"])),
+                ]
+                for name, drift in record["drift"].items()
+            ],
+            "By tenths: from the beginning of the text to its end.",
+        )
+    ]
+    if forecast := record.get("forecast"):
+        words = forecast_in_words(forecast)
+        blocks.append(Text(f"{words[0].upper()}{words[1:]}."))
+    about = f"How far the {tuned}'s next-token distributions are from the base model's: KL(base ‖ tuned), in nats."
+    return Section("Drift", about, blocks)
+
+
+def _tenths(by_tenth: Sequence[float | None]) -> str:
+    return " · ".join("–" if value is None else f"{value:.3f}" for value in by_tenth)
+
+
+def _bars(by_tenth: Sequence[float | None]) -> list[int]:
+    """Heights in percent of the highest tenth."""
+    highest = max((value for value in by_tenth if value is not None), default=0.0)
+    return [round(100 * (value or 0.0) / highest) if highest > 0 else 0 for value in by_tenth]
+
+
+def _heated(texts: Sequence[Mapping[str, Any]]) -> Section | None:
+    """The texts that drifted most; the first of each kind is shown at once."""
+    kinds: set[str] = set()
+    blocks = []
+    for text in texts:
+        first = text["kind"] not in kinds
+        kinds.add(text["kind"])
+        title = f"{text['kind']}: {text['id']}"
+        tokens, nats = text["tokens"], text["nats"]
+        blocks.append(HeatedText(title, tokens, nats, _farthest(tokens, nats), first))
+    if not blocks:
+        return None
+    about = (
+        "The texts that drifted most, token by token: the stronger the ground, the farther the model's expectation of "
+        "this token has moved (full at 1 nat; hold the pointer over a token for its number). What is grey was not "
+        "measured."
+    )
+    return Section("Where the model changed", about, blocks)
+
+
+def _farthest(tokens: Sequence[str], nats: Sequence[float | None]) -> str:
+    """The tokens that moved most, with their nats."""
+    measured = [(value, token) for token, value in zip(tokens, nats, strict=True) if value is not None]
+    most = sorted(measured, key=lambda one: -one[0])[:_NAMED_TOKENS]
+    return ", ".join(f"{_quoted(token)} {value:.2f}" for value, token in most)
+
+
+def _quoted(token: str) -> str:
+    if token.strip():
+        return f"“{token.strip()}”"
+    return "line break" if "\n" in token else "space"
+
+
+def _sample_blocks(record: Mapping[str, Any], folder: Path, tuned: str, samples_folder: str) -> list[Block]:
+    blocks: list[Block] = []
+    for name, suite in record["suites"].items():
+        samples = _samples(folder, name, suite)
+        if not samples:
+            continue
+        suite_name = "the job" if name == "task" else name
+        for sample in _changed_first(samples)[:_SHOWN_ITEMS]:
+            scores, answers = sample["scores"], sample["answers"]
+            blocks.append(
+                Answers(
+                    f"{suite_name}, {sample['id']}: base {percent(scores['base'])}, {tuned} {percent(scores['tuned'])}",
+                    sample["prompt"],
+                    [
+                        Answer("base", "base model", answers["base"], answer_badges(scores["base"])),
+                        Answer("selfaug", tuned, answers["tuned"], answer_badges(scores["tuned"])),
+                    ],
+                )
+            )
+        if len(samples) > _SHOWN_ITEMS:
+            blocks.append(
+                Text(f"{len(samples) - _SHOWN_ITEMS} more of {suite_name} are in {samples_folder}/.")
+            )
+    return blocks
+
+
+def _samples(folder: Path, name: str, suite: Mapping[str, Any]) -> list[Sample]:
+    """Both models' answers to a suite; none where they are not kept."""
+    files = {model: folder / f"{name}-{model}.jsonl" for model in _MODELS}
+    if not all(file.exists() for file in files.values()):
+        return []
+    answers = {model: read_lines(file) for model, file in files.items()}
+    tuned = {row["id"]: row["answer"] for row in answers["tuned"]}
+    return [
+        {
+            "id": row["id"],
+            "prompt": row["prompt"],
+            "answers": {"base": row["answer"], "tuned": tuned[row["id"]]},
+            "scores": suite["scores"][row["id"]],
+        }
+        for row in answers["base"]
+        if row["id"] in suite["scores"]
+    ]
+
+
+def _changed_first(samples: Sequence[Sample]) -> list[Sample]:
+    """What the tuned model lost, then what it gained, then the others."""
+
+    def key(sample: Sample) -> tuple[int, float]:
+        change = sample["scores"]["tuned"] - sample["scores"]["base"]
+        return (0 if change < 0 else 1 if change > 0 else 2, sample["scores"]["tuned"])
+
+    return sorted(samples, key=key)

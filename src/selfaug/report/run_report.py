@@ -1,0 +1,224 @@
+"""The report of a training run, finished or not: what it learned and forgot, its curves, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from selfaug.core.printable import printable_size
+from selfaug.records import read_lines, read_record
+from selfaug.report.charts import lines_svg
+from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Table, Text, Tile
+from selfaug.report.evaluation_report import (
+    evaluation_outcome,
+    evaluation_provenance,
+    evaluation_sections,
+    evaluation_tiles,
+    evaluation_verdict,
+    suites_block,
+)
+from selfaug.rundir import RunDir
+from selfaug.wording.evaluation_words import bound_in_words
+from selfaug.wording.numbers import duration, percent
+
+__all__ = ["run_curves", "run_report", "run_verdict"]
+
+# Of a curve's data table, so many steps are given; the record beside has them all.
+_TABLE_ROWS = 25
+
+
+def run_report(run: RunDir) -> Report:
+    """All that a run's folder holds.
+
+    Args:
+        run: its folder; without a record it is shown as far as it has come.
+    """
+    record = read_record(run.record, "train") if run.is_complete() else None
+    evaluation = read_record(run.evaluation, "evaluation") if run.evaluation.exists() else None
+    outcome, verdict = run_verdict(record, evaluation, _steps_done(run))
+    sections: list[Section] = []
+    if evaluation is not None:
+        sections += evaluation_sections(
+            evaluation, run.samples / "evaluation", samples_folder="samples/evaluation"
+        )
+        # Answers come first: they are what everybody understands.
+        sections.sort(key=lambda section: section.title != "Answers side by side")
+    if run.realignment.exists():
+        sections.append(_realignment(read_record(run.realignment, "realignment")))
+    sections.append(_training(run, record))
+    return Report(
+        kind="train",
+        name=f"Run {run.path.name}",
+        outcome=outcome,
+        verdict=verdict,
+        tiles=[*([] if evaluation is None else evaluation_tiles(evaluation)), *_cost(record)],
+        sections=sections,
+        provenance=[
+            *_provenance(run, record),
+            *([] if evaluation is None else evaluation_provenance(evaluation)),
+        ],
+        made_by="selfaug train" if evaluation is None else "selfaug train and selfaug evaluate",
+    )
+
+
+def run_verdict(
+    record: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None, steps_done: int
+) -> tuple[Outcome, str]:
+    """One sentence on a run; without an evaluation it says that nothing is known.
+
+    Args:
+        record: of the finished training; None before.
+        evaluation: of the run.
+        steps_done: steps that were logged.
+    """
+    if evaluation is not None:
+        return evaluation_outcome(evaluation), evaluation_verdict(evaluation)
+    if record is None:
+        return "open", f"This run is not finished: {steps_done:,} steps are done."
+    return "open", (
+        f"Trained for {record['steps']:,} steps, and not evaluated yet: what it learned and what it forgot isn't known."
+    )
+
+
+def run_curves(run: RunDir) -> list[Chart]:
+    """nll, alignment loss, alpha and drift over the steps, as far as they were logged."""
+    rows = read_lines(run.metrics) if run.metrics.exists() else []
+    limit = None if not run.config.exists() else _settings(run).get("selfaug", {}).get("drift_limit")
+    charts = []
+    for key, name, unit, about, marks in (
+        (
+            "nll",
+            "Learning the job (nll)",
+            "nats per completion token",
+            "Loss on the answers of the rows.",
+            False,
+        ),
+        (
+            "alignment_loss",
+            "Alignment loss",
+            "nats per prompt token",
+            "Distance from the base model on the prompts of the rows: what SelfAug holds down."
+            + ("" if limit is None else " The dashed line is the drift limit."),
+            False,
+        ),
+        ("alpha", "Alpha", "weight of the alignment loss", "Weight of the alignment loss.", False),
+        (
+            "general_drift",
+            "Drift on general prompts",
+            "nats per token",
+            "How far the model has moved from the base model, at each checkpoint.",
+            True,
+        ),
+        (
+            "eval_nll",
+            "nll on held-out rows",
+            "nats per completion token",
+            "On rows that it is not trained on.",
+            True,
+        ),
+    ):
+        values = [{"step": row["step"], "value": row[key]} for row in rows if row.get(key) is not None]
+        if len(values) < 2 or (
+            key in ("alpha", "alignment_loss") and len({one["value"] for one in values}) == 1
+        ):
+            continue  # a point is no curve, and what is held constant needs none
+        svg = lines_svg(values, unit, marks=marks, limit=limit if key == "alignment_loss" else None)
+        charts.append(Chart(name, about, svg, ["step", unit], _table_rows(values)))
+    return charts
+
+
+def _table_rows(values: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    every = -(-len(values) // _TABLE_ROWS)
+    kept = list(values[::every])
+    if kept[-1] != values[-1]:
+        kept.append(values[-1])
+    return [[str(one["step"]), f"{one['value']:.4f}"] for one in kept]
+
+
+def _steps_done(run: RunDir) -> int:
+    rows = read_lines(run.metrics) if run.metrics.exists() else []
+    return max((row["step"] for row in rows), default=0)
+
+
+def _settings(run: RunDir) -> dict[str, Any]:
+    loaded = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _cost(record: Mapping[str, Any] | None) -> list[Tile]:
+    if record is None:
+        return []
+    memory = record["peak_memory_bytes"]
+    notes = [] if memory is None else [f"memory at its peak: {printable_size(memory)}"]
+    if record["reference_cache_bytes"]:
+        notes.append(f"reference cache: {printable_size(record['reference_cache_bytes'])}")
+    return [Tile("Cost", duration(record["seconds"]), notes)]
+
+
+def _training(run: RunDir, record: Mapping[str, Any] | None) -> Section:
+    blocks: list[Block] = []
+    if record is not None:
+        final = record["final"]
+        told = [
+            f"{name.replace('_', ' ')} {final[name]:.4f}"
+            for name in ("nll", "alignment_loss", "alpha")
+            if final[name] is not None
+        ]
+        if told:
+            blocks.append(Text(f"Over the last quarter of the steps: {', '.join(told)}."))
+        if record.get("noise_floor") is not None:
+            blocks.append(
+                Text(
+                    f"Numeric noise floor: an alignment loss of {record['noise_floor']:.1e} at step 0, where both "
+                    "models are equal."
+                )
+            )
+        if best := record.get("best"):
+            scores = [[Cell(step), Cell(percent(score))] for step, score in best["scores"].items()]
+            title = f"Score of the checkpoints on {best['rows']} rows ({best['scorer']})"
+            blocks.append(
+                Table(title, ["step", "score"], scores, f"The weights are those of step {best['step']}.")
+            )
+    blocks += run_curves(run)
+    return Section("Training", "", blocks)
+
+
+def _realignment(record: Mapping[str, Any]) -> Section:
+    gate = record["gate"]
+    return Section(
+        f"Re-alignment: {gate['outcome']}",
+        f"This run goes on from {record['deployed']}; both were asked the same.",
+        [
+            suites_block(record["suites"], "its scorer", tuned="this run", title="Against the deployed run"),
+            *(Text(bound_in_words(one)) for one in gate["bounds"]),
+        ],
+    )
+
+
+def _provenance(run: RunDir, record: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    settings = _settings(run) if run.config.exists() else {}
+    model, data = settings.get("model", {}), settings.get("data", {})
+    found = [
+        ("folder", str(run.path)),
+        ("model", str(model.get("name", "not known"))),
+        ("rows", ", ".join(map(str, data.get("train") or [data.get("prepared") or "not known"]))),
+    ]
+    if record is None:
+        return found
+    environment = record["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    processes = environment["processes"]
+    return [
+        *found,
+        ("base weights", f"hash {record['model']['weights_hash'][:16]}…"),
+        ("settings", f"SHA-256 {record['settings_sha256'][:16]}…, whole in config.yaml"),
+        *(("weights", f"{one['file']}: SHA-256 {one['sha256'][:16]}…") for one in record["weights"]),
+        (
+            "trained on",
+            f"{environment['device']}, {processes} {'process' if processes == 1 else 'processes'}, "
+            f"Python {environment['python']}; {versions}",
+        ),
+        ("licences and limits", "see README.md, the model card, beside the weights"),
+    ]
