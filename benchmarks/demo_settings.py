@@ -138,7 +138,6 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     base_folder = arguments.work / f"base-{arguments.task_items}-{arguments.general_items or 'all'}"
     base_folder.mkdir(exist_ok=True)
-    in_own_process(write_base_answers, base_folder, shared, arguments.threads)
 
     wanted = [
         # Without alignment there is no boundary to align.
@@ -166,8 +165,11 @@ def main() -> None:
         )
 
     already = [{key: row[key] for key in ("settings", "boundary")} for row in finished()]
+    missing = [what for what in wanted if what not in already]
+    if missing:
+        in_own_process(write_base_answers, base_folder, shared, arguments.threads)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(go, [what for what in wanted if what not in already]))
+        list(pool.map(go, missing))
     runs = finished()
     text = (
         f"Development items: {arguments.task_items} questions, {arguments.general_items or 'all'} general prompts. "

@@ -20,12 +20,14 @@ import selfaug
 from selfaug import errors
 from selfaug.cli.main import app
 from selfaug.config import FLAGS, TrainConfig
+from selfaug.core.roi import HOURS_OF_TRAINING_AGAIN, MONTHS_BETWEEN_TRAININGS, ROUTER_HOURS, TRAININGS_AGAIN
 from selfaug.data.template import RetrievalTemplate
 from selfaug.eval.drift import Drift
 from selfaug.model import reference
 from selfaug.phases.ask import Answer, Assistant
 from selfaug.prepare_config import PREPARE_FLAGS, PrepareConfig
 from selfaug.retrieval.retriever import Passage
+from selfaug.roi_config import ArmSettings, InputSettings, RoiConfig, quantity_of
 from selfaug.train.loss import AlignmentLoss
 
 FOLDER = Path(__file__).parent / "reference"
@@ -40,6 +42,7 @@ def pages() -> dict[str, str]:
         "cli.md": command_line(),
         "settings.md": settings(),
         "prepare-settings.md": prepare_settings(),
+        "roi-settings.md": roi_settings(),
         "selfaug-config.md": selfaug_config(),
         "api.md": public_api(),
     }
@@ -114,6 +117,39 @@ def _settings(title: str, config: Any, flag_names: dict[str, str], command: str)
                 f"| `{key}` | {_cell(_type(field.annotation) + _limits(field.metadata))} | {default} | {shown} | "
                 f"{_cell(meaning)} |"
             )
+    return "\n".join(lines) + "\n"
+
+
+def roi_settings() -> str:
+    """Every setting of `RoiConfig` with default, limits, unit and meaning."""
+    lines = ["# Settings of selfaug roi", "", GENERATED, "", inspect.getdoc(RoiConfig) or "", ""]
+    lines += [
+        "They come from a YAML file (`--config`) and `--set section.key=value`; the later ones win. All problems are "
+        "reported at once. What is given wins over what a comparison (`gpu_hours`, accuracies) or a run that is served "
+        "(`requests_per_week`) has measured.",
+    ]
+    lines += ["", "## inputs", "", inspect.getdoc(InputSettings) or "", ""]
+    lines += ["| setting | default | from | to | unit | meaning |", "|---|---|---|---|---|---|"]
+    for key, field in InputSettings.model_fields.items():
+        low, likeliest, high = field.default if isinstance(field.default, tuple) else (field.default,) * 3
+        certain = low == likeliest == high
+        default = f"{likeliest:g}" if certain else f"[{low:g}, {likeliest:g}, {high:g}]"
+        of, meaning = quantity_of(key), _cell(field.description or "")
+        lines.append(f"| `{key}` | `{default}` | {of.low:,.12g} | {of.high:,.12g} | {of.unit} | {meaning} |")
+    lines += [
+        "",
+        f"Fixed, and no settings: a tuned model is trained again every {MONTHS_BETWEEN_TRAININGS} months, with "
+        f"{TRAININGS_AGAIN} trainings and {HOURS_OF_TRAINING_AGAIN} hours of an engineer each time; a router takes "
+        f"{ROUTER_HOURS} hours of an engineer a month.",
+    ]
+    arms = [name for name, field in RoiConfig.model_fields.items() if field.annotation is ArmSettings]
+    lines += ["", f"## {', '.join(arms)}", "", inspect.getdoc(ArmSettings) or "", ""]
+    lines += ["| setting | type | default | meaning |", "|---|---|---|---|"]
+    for key, field in ArmSettings.model_fields.items():
+        lines.append(
+            f"| `{key}` | {_cell(_type(field.annotation) + _limits(field.metadata))} | `{_yaml(field.default)}` | "
+            f"{_cell(field.description or '')} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -6,11 +6,14 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from selfaug.model.loading import DEMO_MODEL
 
 ROOT = Path(__file__).parents[1]
 
@@ -142,11 +145,22 @@ def test_monitoring_counts_false_alarms_and_finds_changes(finished_run: Path, tm
     assert 20 < found["prompts"] < 400
 
 
-@pytest.mark.real_model
-def test_demo_settings_are_chosen_on_development_items_and_kept(tmp_path: Path) -> None:
+def test_demo_settings_are_chosen_on_development_items_and_kept(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The real model would take minutes here; tests/phases/test_demo.py trains and asks it.
+    demo_model = Path(shutil.copytree(tiny_model_dir, tmp_path / "cache" / DEMO_MODEL))
+    for name, key in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        content = json.loads((demo_model / name).read_text(encoding="utf-8"))
+        (demo_model / name).write_text(json.dumps({**content, key: 2048}), encoding="utf-8")
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
     arguments = [
         *("--alphas", "2", "--boundary", "on", "--seeds", "0", "--steps", "1", "--batch-size", "1"),
-        *("--rank", "2", "--task-items", "1", "--general-items", "2", "--work", str(tmp_path / "work")),
+        *("--rank", "2", "--anchors", "1", "--task-items", "1", "--general-items", "2"),
+        *("--work", str(tmp_path / "work")),
     ]
     text, data = report("demo_settings", tmp_path / "settings.md", *arguments)
     assert column(text, "seeds") == {"2": 1.0}

@@ -14,10 +14,10 @@ import sys
 import textwrap
 import tomllib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -27,11 +27,14 @@ from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
-from selfaug.config import load_config
+from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import RetrievalTemplate
 from selfaug.eval.suite_files import read_suite
+from selfaug.phases import balance, method_bench
+from selfaug.phases.progress import Progress
+from selfaug.phases.train import train
 from selfaug.prepare_config import load_prepare_config
-from selfaug.records import read_record
+from selfaug.records import read_record, write_text
 from selfaug.rundir import RunDir
 
 ROOT = Path(__file__).parents[1]
@@ -194,6 +197,27 @@ class Servers:
 
 
 @pytest.fixture
+def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons train here, from the settings file that their processes get: each would import for ten seconds.
+
+    That a run of its own process is as one of this process is tests/phases/test_own_process.py's to say.
+    """
+
+    def run(config: TrainConfig, stage: str, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
+        run = RunDir(config.run.output)
+        if not run.is_complete():
+            run.path.parent.mkdir(parents=True, exist_ok=True)
+            settings = run.path.with_suffix(".yaml")
+            write_text(settings, dump_config(config))
+            train(load_config(settings), on_progress=lambda _: None)
+            settings.unlink()
+        return read_record(run.record, "train")
+
+    for module in (method_bench, balance):
+        monkeypatch.setattr(module, "train_in_own_process", run)
+
+
+@pytest.fixture
 def servers() -> Iterator[Servers]:
     servers = Servers()
     yield servers
@@ -207,6 +231,7 @@ def test_blocks_of_the_page_run(
     working_folder: Path,
     finished_run: Path,
     servers: Servers,
+    trained_here: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if page.stem in ("resume", "export-to-ollama"):  # they begin with a run that the reader has

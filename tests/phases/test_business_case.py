@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,18 @@ from typer.testing import CliRunner
 
 from selfaug.cli.main import app
 from selfaug.core.roi import RoiInputs
-from selfaug.errors import ConfigError, DataError
+from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.monitoring.store import Batch, Store
 from selfaug.phases.roi import business_case
 from selfaug.records import read_record, write_record
-from selfaug.roi_config import load_roi_config
+from selfaug.roi_config import InputSettings, load_roi_config, quantity_of
+from selfaug.rundir import RunDir
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "comparison-demo.json"
 
 
-def case(*sets: str, comparison: Path | None = None) -> dict[str, Any]:
-    return business_case(load_roi_config(sets=sets), comparison, draws=500)
+def case(*sets: str, comparison: Path | None = None, run: Path | None = None) -> dict[str, Any]:
+    return business_case(load_roi_config(sets=sets), comparison, run=run, draws=500)
 
 
 @pytest.fixture
@@ -30,6 +34,26 @@ def comparison(tmp_path: Path) -> Path:
     folder.mkdir()
     shutil.copy(RESULTS, folder / "record.json")
     return folder
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Callable[..., Path]:
+    """A run whose monitor has written down so many requests in so many days."""
+
+    def make(requests: int, days: float, dropped: int = 0) -> Path:
+        run = RunDir.create(tmp_path / f"served-{requests}-{days}")
+        run.config.write_text(run.config_text(""), encoding="utf-8")
+        run.monitor.mkdir()
+        store = Store(run.monitor)
+        first = 1_700_000_000.0 if requests else None
+        signal = {"values": requests, "first": first}
+        status = {"time": 1_700_000_000.0 + 86_400 * days, "counts": {"dropped": dropped, "lost": 0}}
+        kept = {"state": {"adapter": "a", "signals": {"novelty": signal}}, "status": status}
+        store.commit(Batch(counts={"processed": requests}, kept=kept))
+        store.close()
+        return run.path
+
+    return make
 
 
 def test_the_defaults_are_those_of_the_model_and_called_so() -> None:
@@ -75,6 +99,72 @@ def test_a_gpu_s_hours_are_taken_and_a_sure_result_is_claimed(comparison: Path) 
     assert (told["inputs"]["gpu_hours"]["value"], told["inputs"]["gpu_hours"]["source"]) == (2.0, "user")
     assert told["accuracies"]["selfaug"]["source"] == "user"
     assert told["credit"]["claimed"] is None
+
+
+def test_every_input_has_a_unit_limits_and_a_meaning() -> None:
+    assert set(InputSettings.model_fields) == set(vars(RoiInputs()))
+    for name, one in case()["inputs"].items():
+        assert one["unit"] == quantity_of(name).unit
+        assert one["meaning"].endswith((".", "number."))
+        assert quantity_of(name).low <= one["low"] <= one["high"] <= quantity_of(name).high
+
+
+def test_requests_are_taken_from_what_was_served(served: Callable[..., Path]) -> None:
+    run = served(5_600, 28.0)
+    found = case("inputs.workers=100", "inputs.adoption=0.5", run=run)
+    requests = found["inputs"]["requests_per_week"]
+    assert requests["source"] == "measured"
+    # 1,400 a week of 50 active users; and what was counted is not drawn.
+    assert requests["low"] == requests["value"] == requests["high"] == pytest.approx(28.0)
+    assert found["served"] == {"run": str(run), "requests": 5_600, "missed": 0, "weeks": pytest.approx(4.0)}
+    assert not any("log has no users" in one for one in found["warnings"])
+    assert case()["served"] is None
+
+
+def test_who_gave_the_requests_is_asked_where_nobody_said_it(served: Callable[..., Path]) -> None:
+    found = case("inputs.workers=100", run=served(5_600, 28.0))
+    assert found["inputs"]["requests_per_week"]["value"] == pytest.approx(1_400 / 40)
+    assert any("1,400 requests a week are divided by 40" in one for one in found["warnings"])
+
+
+def test_the_users_own_number_of_requests_wins(served: Callable[..., Path]) -> None:
+    found = case("inputs.requests_per_week=9", run=served(5_600, 28.0))
+    assert (found["inputs"]["requests_per_week"]["value"], found["served"]["requests"]) == (9.0, 5_600)
+    assert found["inputs"]["requests_per_week"]["source"] == "user"
+    assert not any("log has no users" in one for one in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("requests", "days", "sets", "reason"),
+    [
+        (900, 6.9, (), "counted for 6.9 days"),
+        (0, 9.0, (), "counted for 0.0 days"),
+        (900_000, 7.0, ("inputs.workers=10",), "more than 500 of each"),
+        (900, 7.0, ("inputs.adoption=0",), "of 0 active users"),
+    ],
+)
+def test_what_says_nothing_about_a_user_and_week_is_not_taken(
+    served: Callable[..., Path], requests: int, days: float, sets: tuple[str, ...], reason: str
+) -> None:
+    found = case(*sets, run=served(requests, days))
+    assert found["inputs"]["requests_per_week"]["source"] == "default"
+    assert found["inputs"]["requests_per_week"]["value"] == 15.0
+    assert any(reason in one for one in found["warnings"])
+
+
+def test_a_week_is_enough_and_what_was_missed_is_said(served: Callable[..., Path]) -> None:
+    assert case(run=served(900, 7.0))["inputs"]["requests_per_week"]["source"] == "measured"
+    assert any("missed up to 50" in one for one in case(run=served(901, 8.0, dropped=50))["warnings"])
+    assert not any("missed" in one for one in case(run=served(902, 8.0, dropped=9))["warnings"])
+
+
+def test_a_run_that_nobody_watched_is_an_error(served: Callable[..., Path], tmp_path: Path) -> None:
+    run = served(10, 10.0)
+    shutil.rmtree(run / "monitor")
+    with pytest.raises(StorageError, match="no request has been watched yet"):
+        case(run=run)
+    with pytest.raises(StorageError, match="is not a selfaug run"):
+        case(run=tmp_path / "nowhere")
 
 
 def test_what_is_not_credible_is_said() -> None:
@@ -129,3 +219,42 @@ def test_the_command_prints_it_for_people_and_for_machines(comparison: Path, tmp
     as_json = runner.invoke(app, ["roi", "--config", str(settings), "--json", "--draws", "200"])
     assert json.loads(as_json.stdout)["inputs"]["workers"]["source"] == "user"
     assert runner.invoke(app, ["roi", str(tmp_path / "nowhere")]).exit_code == 2
+
+
+def test_the_command_writes_a_spreadsheet_and_replaces_none(
+    comparison: Path, served: Callable[..., Path], tmp_path: Path
+) -> None:
+    runner = CliRunner()
+    file, run = tmp_path / "case.csv", served(5_600, 28.0)
+    arguments = ["roi", str(comparison), "--run", str(run), "--csv", str(file), "--draws", "200"]
+    written = runner.invoke(app, [*arguments, "--json"])
+    assert written.exit_code == 0
+    assert f"{file}: " in written.stderr
+    assert json.loads(written.stdout)["served"]["requests"] == 5_600
+    with file.open(encoding="utf-8", newline="") as opened:
+        cells = list(csv.reader(opened))
+    assert ["comparison", str(comparison)] in cells
+    assert ["run", str(run)] in cells
+    assert next(line for line in cells if line[:1] == ["requests_per_week"])[1:4] == [
+        "17.5", "requests/user/week", "measured",
+    ]  # fmt: skip
+    before = file.read_text(encoding="utf-8")
+    again = runner.invoke(app, [*arguments, "--set", "inputs.workers=50"])
+    assert again.exit_code != 0
+    assert "is there already" in again.stderr
+    assert file.read_text(encoding="utf-8") == before
+    shown = runner.invoke(app, [*arguments, "--set", "inputs.workers=50", "--overwrite"])
+    assert shown.exit_code == 0
+    assert "5,600 requests in 4.0 weeks" in shown.stdout
+    assert file.read_text(encoding="utf-8") != before
+    assert [path.name for path in tmp_path.iterdir() if "case" in path.name] == ["case.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("", "is a folder"), ("nowhere/case.csv", "there is no folder")]
+)
+def test_a_spreadsheet_that_cannot_be_written_is_told_before(tmp_path: Path, name: str, reason: str) -> None:
+    refused = CliRunner().invoke(app, ["roi", "--csv", str(tmp_path / name)])
+    assert refused.exit_code != 0
+    assert reason in refused.stderr
+    assert not refused.stdout

@@ -10,7 +10,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ import pytest
 
 from demo_records import record
 from selfaug.errors import StorageError
-from selfaug.eval.general_suite import EXECUTIVE_ITEM
+from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem
+from selfaug.phases import demo_evaluation
 from selfaug.phases.demo import METHODS, QUICK, RECORD_KIND, DemoSettings, run_demo
 from selfaug.phases.progress import Progress
+from selfaug.phases.suites import select_items
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.report.demo_page import demo_page
+from selfaug.train import selfaug_trainer
+from selfaug.train.anchors import self_anchors
 
-TINY = DemoSettings(steps=2, batch_size=1, task_items=2, general_items=3, rank=2, anchors=2)
+TINY = DemoSettings(steps=2, batch_size=1, task_items=2, general_items=3, rank=2, anchors=1)
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
@@ -93,13 +98,25 @@ def cut_off_at(stage: str) -> Callable[[Progress], None]:
     return interrupt
 
 
+def short_items(*which: Any) -> list[GeneralItem]:
+    """General requests as the demo selects them, with shorter answers."""
+    return [replace(item, max_new_tokens=16) for item in select_items(*which)]
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Progress]]:
     """A tiny demo, cut off in its second training and again after the base model's answers; and its progress."""
     folder = tmp_path_factory.mktemp("demos") / "tiny"
     told: list[Progress] = []
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patched:
         warnings.simplefilter("ignore")  # of transformers about itself
+        # On the real model these would take minutes, and nothing here looks at them: the ends of answers and anchors,
+        # and the canary sets of the runs.
+        patched.setattr(demo_evaluation, "select_items", short_items)
+        patched.setattr(demo_evaluation, "_TASK_TOKENS", 8)
+        short = partial(self_anchors, request_tokens=12, completion_tokens=8)
+        patched.setattr(selfaug_trainer, "self_anchors", short)
+        patched.setattr("selfaug.phases.train.write_canary", lambda *_: None)
         with pytest.raises(KeyboardInterrupt):
             run_demo(folder, settings=TINY, on_progress=cut_off_at("SelfAug: training"))
         with pytest.raises(KeyboardInterrupt):

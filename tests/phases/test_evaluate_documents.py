@@ -15,7 +15,7 @@ from selfaug.eval.checks import Words
 from selfaug.eval.general_item import GeneralItem
 from selfaug.phases.evaluate import evaluate
 from selfaug.records import read_lines
-from selfaug.report.evaluation_page import evaluation_page
+from selfaug.report.open_report import page_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -56,7 +56,7 @@ def test_sides_are_scored_where_they_can_be(
     assert set(record["suites"]["two_requests"]["scores"]) == {"r2", "r3"}
     show_evaluation(record)
     assert "task: abstains" in capsys.readouterr().out
-    assert "the job: abstains where it must" in evaluation_page(record, run / "samples" / "evaluation")
+    assert "the job: abstains where it must" in page_of(run)
 
 
 def test_the_base_model_is_asked_once(

@@ -43,8 +43,8 @@ def test_the_command_trains_and_shows_what_evaluate_would(
     assert result.exit_code == 0, result.stderr
     assert "steps           1 in" in result.stdout
     assert "task (f1)" in result.stdout
-    assert f"page: {run.evaluation_page}" in result.stdout
-    assert run.evaluation_page.exists()
+    assert f"page: {run.report}" in result.stdout
+    assert run.report.exists()
     record = read_record(run.evaluation, RECORD_KIND)
     assert {name: suite["items"] for name, suite in record["suites"].items()} == {
         "task": 24, "mine": 1, "general": 96

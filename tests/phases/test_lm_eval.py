@@ -59,7 +59,7 @@ def test_both_models_answer_and_are_compared(copied_run: Path, tasks: Path) -> N
     record = read_record(copied_run / "evaluation.json", "evaluation")
     assert record["suites"]["tiny_choose"]["items"] == record["suites"]["tiny_write"]["items"] == 5
     assert "tiny_choose" in result.stdout
-    page = (copied_run / "evaluation.html").read_text(encoding="utf-8")
+    page = (copied_run / "report.html").read_text(encoding="utf-8")
     assert "Which one is number" in page
 
     # All that lm-eval says is kept and shown, and agrees with the items.

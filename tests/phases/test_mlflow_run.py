@@ -41,7 +41,7 @@ def test_an_evaluation_is_logged(copied_run: Path, tmp_path: Path, monkeypatch: 
     assert run.data.params["selfaug.alpha"] == "0.5"
     assert run.data.tags["selfaug.gate"] == "pass"
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(name)}
-    assert files == {"evaluation.json", "evaluation.html", "record.json", "config.yaml"}
+    assert files == {"evaluation.json", "report.html", "record.json", "config.yaml"}
 
 
 def test_without_mlflow_it_says_how_to_get_it(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import selfaug.cli.choose_commands
+import selfaug.cli.dashboard_commands
 import selfaug.cli.document_commands
 import selfaug.cli.measure_commands
 import selfaug.cli.monitor_commands

@@ -8,11 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from selfaug.cli.app import Debug, app
-from selfaug.cli.terminal import print_json
+from selfaug.cli.terminal import printable
 
 __all__ = ["report"]
 
 _FORMATS = ("html", "md", "json")
+
+# By this a page of ours is known.
+_MARK = b'<meta name="generator" content="selfaug">'
+_BEGINNING = 4_000
 
 
 @app.command(epilog="Example: selfaug report runs/first runs/comparison")
@@ -48,7 +52,7 @@ def report(
             _require_replaceable(target, overwrite)
         for target, page in zip(targets, [page_of(run) for run in runs], strict=True):
             write_text(target, page)
-            typer.echo(target)
+            typer.echo(printable(str(target)))
         return
     reports = [report_on(run) for run in runs]
     if form == "md":
@@ -57,18 +61,13 @@ def report(
         values: list[dict[str, Any]] = [
             {"folder": run, **document_json(one)} for run, one in zip(runs, reports, strict=True)
         ]
-        if output is None:
-            print_json(values[0] if len(values) == 1 else values)
-            return
-        import json
-
-        text = json.dumps(values[0], indent=2, ensure_ascii=False) + "\n"
+        text = _safe_json(values[0] if len(values) == 1 else values)
     if output is None:
         typer.echo(text, nl=False)
         return
     _require_replaceable(Path(output), overwrite)
     write_text(output, text)
-    typer.echo(output)
+    typer.echo(printable(output))
 
 
 def _check(runs: list[str], form: str, output: str | None) -> None:
@@ -104,12 +103,22 @@ def _require_replaceable(target: Path, overwrite: bool) -> None:
     """
     from selfaug.errors import StorageError
 
+    if target.is_dir():
+        raise StorageError(f"{target} is a folder.", hint="name a file with --output.")
     if overwrite or not target.exists():
         return
-    with target.open(encoding="utf-8", errors="replace") as file:
-        start = file.read(4_000)
-    if target.suffix != ".html" or "selfaug" not in start.lower():
+    with target.open("rb") as file:
+        ours = _MARK in file.read(_BEGINNING)
+    if not ours:
         raise StorageError(
             f"{target} is there already, and is not a page of selfaug.",
             hint="--overwrite replaces it; or choose another --output.",
         )
+
+
+def _safe_json(value: Any) -> str:
+    """A JSON document in which no character is more than a character, to a terminal or to what reads UTF-8."""
+    import json
+
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return "".join(one if printable(one) == one else json.dumps(one)[1:-1] for one in text) + "\n"

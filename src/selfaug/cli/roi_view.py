@@ -36,6 +36,13 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
         console.print("It is not claimed: see below.", soft_wrap=True)
     console.print(_arms(case))
     console.print(_swings(case))
+    if (served := case["served"]) is not None:
+        used = case["inputs"]["requests_per_week"]["source"] == "measured"
+        console.print(
+            f"Served: {served['requests']:,} requests in {served['weeks']:.1f} weeks, "
+            f"{'taken' if used else 'not taken'} for requests_per_week.",
+            soft_wrap=True,
+        )
     console.print(_sources(case), soft_wrap=True)
     for warning in case["warnings"]:
         console.print(f"note: {warning}", soft_wrap=True)

@@ -303,7 +303,7 @@ def tornado(
     Raises:
         ValueError: for an input that there is not, or a range that is not in order.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     _require_names(ranges)
     swings = []
@@ -314,7 +314,7 @@ def tornado(
         ends = [low, high]
         if span:
             shape = 1 + 4 * (mode - low) / span, 1 + 4 * (high - mode) / span
-            ends = [low + span * float(beta.ppf(share, *shape)) for share in (0.1, 0.9)]
+            ends = [low + span * float(betaincinv(*shape, share)) for share in (0.1, 0.9)]
         changed: list[dict[str, Any]] = [{name: end} for end in ends]
         npv = [float(_npv(replace(inputs, **change), arm, accuracy).item()) for change in changed]
         swings.append(Swing(name, *npv))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, norm
+from scipy.special import ndtri
 
 __all__ = [
     "ASSUMED_DISCORDANCE",
@@ -26,7 +26,7 @@ __all__ = [
 
 CONFIDENCE = 0.95
 
-_Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+_Z = float(ndtri(0.5 + CONFIDENCE / 2))
 
 ASSUMED_DISCORDANCE = 0.2
 """Share of items on which two models are taken to differ where nothing was measured."""
@@ -125,6 +125,9 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
     interval, p_value = _from_draws(draws, float(differences.mean()), better, worse, n)
     if np.isin(values, [-1.0, 0.0, 1.0]).all():
+        # Here, for it takes 40 MB that most who import this module never need.
+        from scipy.stats import binomtest
+
         p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
     return PairedDifference(interval, p_value, better, worse, n, float((differences**2).mean()))
 
@@ -288,7 +291,7 @@ def detectable_difference(
         )
     if n < _FEWEST_ITEMS:
         return DetectableDifference(None, n, discordance, power)
-    z_power = float(norm.ppf(power))
+    z_power = float(ndtri(power))
     root = math.sqrt(n * (n + z_power**2 - _Z**2))
     difference = math.sqrt(discordance) * (_Z * n + z_power * root) / (math.sqrt(n) * (n + z_power**2))
     if difference >= discordance:

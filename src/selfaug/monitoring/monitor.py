@@ -43,6 +43,10 @@ _AT_ONCE = 256
 _PAUSE = 0.2
 _HEARTBEAT = 60.0
 _VIEWS_EVERY = 5.0
+_TRACE_EVERY = 900.0
+"""Seconds between two points of the detectors' course, for pictures."""
+_MOST_TRACED = 2880
+"""Points: thirty days of them."""
 _PURGE_EVERY = 3600.0
 _WAITS_FOR_SCORE = 600.0
 """Seconds that a sampled prompt waits for compute; then it is kept without its drift."""
@@ -167,6 +171,7 @@ class Monitor:
         self._last_error = ""
         self._drift_buckets = [0] * (len(_DRIFT_BOUNDS) + 1)
         self._drift_sum, self._scoring_seconds = 0.0, 0.0
+        self._trace: list[dict[str, Any]] = []
         self._signals = Signals(
             window,
             scored_per_hour=self._settings.scored_per_hour,
@@ -204,6 +209,7 @@ class Monitor:
             if before is not None and before["adapter"] == self._adapter:
                 self._overall = before["overall"]
                 self._signals.restore(before["signals"], self._store.kept("lessons") or {}, self._history)
+                self._trace = self._store.kept("trace") or []
             self._lessons = self._signals.lessons()
             # Made anew by the thread, never changed: other threads read it at any time.
             self._views = self._signals.views(self._clock())
@@ -560,15 +566,30 @@ class Monitor:
             batch.kept["lessons"] = lessons
         counts_before = Counter(self._counts)
         self._counts += done
-        batch.kept["status"] = self.status()
+        batch.kept["status"] = status = self.status()
+        trace = self._traced(status)
+        if trace is not self._trace:
+            batch.kept["trace"] = trace
         try:
             self._store.commit(batch)
         except BaseException:
             self._counts = counts_before
             raise
-        self._lessons = lessons
+        self._lessons, self._trace = lessons, trace
         self._unwritten.clear()
         self._untold.clear()
+
+    def _traced(self, status: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The course of the detectors, with this moment if it is time for one."""
+        if self._trace and status["time"] < self._trace[-1]["time"] + _TRACE_EVERY:
+            return self._trace
+        signals = {
+            view["name"]: [view["statistic"], view["threshold"]]
+            for view in status["signals"]
+            if view["statistic"] is not None
+        }
+        point = {"time": status["time"], "state": status["state"], "signals": signals}
+        return [*self._trace, point][-_MOST_TRACED:]
 
     def _tell(self, now: float, changes: list[StateChange]) -> None:
         """Write down what is known at the beginning of an alert, and tell the webhook of every change."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from selfaug.errors import StorageError
 
-__all__ = ["Batch", "Row", "Store", "purge", "read_kept", "read_texts"]
+__all__ = ["Batch", "Row", "Store", "purge", "read_changes", "read_kept", "read_texts"]
 
 FILE = "monitor.sqlite"
 _VERSION = 1
@@ -340,6 +340,23 @@ def read_kept(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[dic
         found = dict(connection.execute("SELECT name, value FROM kept"))
         counts = dict(connection.execute("SELECT name, value FROM counts"))
     return {name: json.loads(found[name]) for name in names if name in found}, counts
+
+
+def read_changes(folder: str | os.PathLike[str], most: int) -> list[dict[str, Any]]:
+    """The last changes of state, oldest first: `time` in seconds since 1970, `signal`, `before`, `after`, and the
+    detector's `statistic` and `threshold`.
+
+    Raises:
+        StorageError: if there is no such file, or it can't be read.
+    """
+    path = Path(folder) / FILE
+    _require(path)
+    names = ("time", "signal", "before", "after", "statistic", "threshold")
+    with _reading(path) as connection:
+        found = connection.execute(
+            f"SELECT {', '.join(names)} FROM changes ORDER BY id DESC LIMIT ?", (most,)
+        ).fetchall()
+    return [dict(zip(names, row, strict=True)) for row in found[::-1]]
 
 
 def _require(path: Path) -> None:

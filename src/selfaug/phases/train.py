@@ -52,6 +52,7 @@ from selfaug.train.run_callbacks import (
     AfterSave,
     MetricsFile,
     NotANumber,
+    PlanFile,
     StepReport,
     StopOnSignal,
     keep_metrics_until,
@@ -280,6 +281,7 @@ def _run(
     for quiet in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(quiet)
     trainer.add_callback(MetricsFile(run.metrics))
+    trainer.add_callback(PlanFile(run.plan))
     trainer.add_callback(
         StepReport(lambda step, steps, logs: on_progress(Progress("training", step, steps, logs)))
     )

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.records import read_record
-from selfaug.report.document import Block, Cell, Report, Section, Table, Text, Tile
+from selfaug.report.document import Block, Cell, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import evaluation_provenance, evaluation_sections, evaluation_tiles
 from selfaug.rundir import RunDir
 from selfaug.wording.evaluation_words import discordance_in_words
 from selfaug.wording.numbers import duration, points
 
-__all__ = ["assessment_report"]
+__all__ = ["assessment_report", "assessment_summary"]
 
 
 def assessment_report(record: Mapping[str, Any], folder: Path) -> Report:
@@ -51,16 +51,7 @@ def assessment_report(record: Mapping[str, Any], folder: Path) -> Report:
         f"({discordance_in_words(None)})."
     )
     return Report(
-        kind="assessment",
-        name=f"Baseline assessment of {record['settings']['config']['model']['name']}",
-        outcome="open",
-        verdict=record["verdict"],
-        tiles=[
-            *evaluation_tiles(evaluation),
-            Tile(
-                "Proposed budget", "none" if budget is None else points(budget, sign=False), ["of forgetting"]
-            ),
-        ],
+        **vars(assessment_summary(record)),
         sections=[
             Section("The data", "", data),
             Section(
@@ -77,4 +68,21 @@ def assessment_report(record: Mapping[str, Any], folder: Path) -> Report:
         ],
         provenance=evaluation_provenance(evaluation),
         made_by="selfaug assess",
+    )
+
+
+def assessment_summary(record: Mapping[str, Any]) -> Summary:
+    """What is said first of an assessment."""
+    budget = record["budget"]
+    return Summary(
+        kind="assessment",
+        name=f"Baseline assessment of {record['settings']['config']['model']['name']}",
+        outcome="open",
+        verdict=record["verdict"],
+        tiles=[
+            *evaluation_tiles(record),
+            Tile(
+                "Proposed budget", "none" if budget is None else points(budget, sign=False), ["of forgetting"]
+            ),
+        ],
     )

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfaug.report.charts import scatter_svg
-from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Table, Text, Tile
+from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import suites_block
 from selfaug.wording.evaluation_words import bound_in_words
 from selfaug.wording.numbers import duration, percent, points, span
 
-__all__ = ["balance_report", "balance_verdict"]
+__all__ = ["balance_report", "balance_summary", "balance_verdict"]
 
 
 def balance_report(record: Mapping[str, Any]) -> Report:
@@ -20,21 +20,7 @@ def balance_report(record: Mapping[str, Any]) -> Report:
     Args:
         record: data of the balance's record.
     """
-    outcome, verdict = balance_verdict(record)
     chosen = record["points"][record["chosen"]]
-    task = record["test"].get("task")
-    general = record["test"]["general"]
-    lost = general["difference"]["difference"]
-    tiles = []
-    if task is not None:
-        gain = task["difference"]["difference"]
-        models = f"base {percent(task['base']['value'])}, chosen {percent(task['tuned']['value'])}"
-        tiles.append(Tile("Task gain", points(gain["value"]), [f"95 %: {span(gain)}", models]))
-    tiles += [
-        Tile("General score", points(lost["value"]), [f"95 %: {span(lost)}"]),
-        Tile("Drift", f"{record['test_drift']:.3f}", ["nats per token, test items"]),
-        Tile("Cost of the search", duration(record["seconds"]), [f"{len(record['trials'])} settings tried"]),
-    ]
     told = [Text(f"Chosen: {chosen['run']}, adapter at {chosen['scale']:g}: {record['reason']}.")]
     if record["knee"] is not None and record["knee"] != record["chosen"]:
         bend = record["points"][record["knee"]]
@@ -51,11 +37,7 @@ def balance_report(record: Mapping[str, Any]) -> Report:
     ]
     level = record["level"]
     return Report(
-        kind="balance",
-        name=f"Balance of {record['settings']['config']['model']['name']}",
-        outcome=outcome,
-        verdict=verdict,
-        tiles=tiles,
+        **vars(balance_summary(record)),
         sections=[
             Section(
                 "The choice",
@@ -78,6 +60,35 @@ def balance_report(record: Mapping[str, Any]) -> Report:
             ("time", duration(record["seconds"])),
         ],
         made_by="selfaug balance",
+    )
+
+
+def balance_summary(record: Mapping[str, Any]) -> Summary:
+    """What is said first of a balance."""
+    outcome, verdict = balance_verdict(record)
+    task = record["test"].get("task")
+    general = record["test"]["general"]
+    lost = general["difference"]["difference"]
+    tiles = []
+    if task is not None:
+        gain = task["difference"]["difference"]
+        models = f"base {percent(task['base']['value'])}, chosen {percent(task['tuned']['value'])}"
+        tiles.append(Tile("Task gain", points(gain["value"]), [f"95 %: {span(gain)}", models]))
+    tiles += [
+        Tile("General score", points(lost["value"]), [f"95 %: {span(lost)}"]),
+        *(
+            []  # not measured where nothing was asked that has an answer of the base model
+            if record["test_drift"] is None
+            else [Tile("Drift", f"{record['test_drift']:.3f}", ["nats per token, test items"])]
+        ),
+        Tile("Cost of the search", duration(record["seconds"]), [f"{len(record['trials'])} settings tried"]),
+    ]
+    return Summary(
+        kind="balance",
+        name=f"Balance of {record['settings']['config']['model']['name']}",
+        outcome=outcome,
+        verdict=verdict,
+        tiles=tiles,
     )
 
 

@@ -6,6 +6,7 @@ Colours and shapes go by a key: base, plain, selfaug, and other for all else.
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ __all__ = [
     "layered",
     "lines_svg",
     "of_rows",
+    "ranges_svg",
     "scatter_svg",
+    "states_svg",
     "svg_of",
 ]
 
@@ -31,6 +34,8 @@ COLORS = {"base": "#57606a", "plain": "#a8480a", "selfaug": "#1a56c4", "other": 
 
 WIDTH, HEIGHT = 290, 200
 _SHAPES = {"base": "square", "plain": "triangle-up", "selfaug": "circle", "other": "diamond"}
+_DASHES = ([1, 0], [6, 3], [2, 2])
+_STATES = ("realign", "drift", "watch", "learning", "ok", "no data")
 _MOST_POINTS = 200
 _LONGEST_NAME = 48
 
@@ -38,7 +43,13 @@ _Rows = list[dict[str, Any]]
 
 
 def lines_svg(
-    rows: Sequence[Mapping[str, Any]], unit: str, *, marks: bool = False, limit: float | None = None
+    rows: Sequence[Mapping[str, Any]],
+    unit: str,
+    *,
+    marks: bool = False,
+    limit: float | None = None,
+    x: str = "step",
+    several: bool = False,
 ) -> str:
     """A value over steps, to stand in a page.
 
@@ -47,16 +58,31 @@ def lines_svg(
         unit: title of the axis.
         marks: a mark at each value, for few of them.
         limit: drawn as a dashed line.
+        x: title of the axis across, if it is not steps.
+        several: tell lines of many names apart, by colour and dashes.
     """
     import altair
 
     shown = _thinned([{"key": "selfaug", "name": "", **row} for row in rows])
+    whole = altair.Axis(tickMinStep=1, format="d") if x == "step" else altair.Axis()
     base = of_rows(shown).encode(
-        x=altair.X("step:Q", title="step", axis=altair.Axis(tickMinStep=1, format="d")),
+        x=altair.X("step:Q", title=x, axis=whole, scale=altair.Scale(zero=x == "step")),
         y=altair.Y("value:Q", title=unit, scale=altair.Scale(zero=False)),
-        color=_colors(shown),
         detail="name:N",
     )
+    names = list(dict.fromkeys(row["name"] for row in shown))
+    if several and len(names) > 1:
+        colors = [COLORS[key] for _, key in zip(names, itertools.cycle(COLORS), strict=False)]
+        dashes = [_DASHES[number // len(COLORS) % len(_DASHES)] for number in range(len(names))]
+        legend = altair.Legend(title=None, columns=1, labelLimit=260, symbolSize=500, symbolStrokeWidth=2)
+        base = base.encode(
+            color=altair.Color("name:N", scale=altair.Scale(domain=names, range=colors), legend=legend),
+            strokeDash=altair.StrokeDash(
+                "name:N", scale=altair.Scale(domain=names, range=dashes), legend=legend
+            ),
+        )
+    else:
+        base = base.encode(color=_colors(shown))
     layers = [base.mark_line(strokeWidth=2)]
     if marks:
         layers.append(base.mark_point(filled=True, size=60, opacity=1).encode(shape=_shapes(shown)))
@@ -139,6 +165,51 @@ def scatter_svg(
         )
         layers.append(ring.encode(x=across, y=up))
     return inline_svg(svg_of(layered(*layers)))
+
+
+def states_svg(rows: Sequence[Mapping[str, Any]], x: str) -> str:
+    """States over time: one level a state, the worst on top.
+
+    Args:
+        rows: `x` and `state`.
+        x: title of the axis.
+    """
+    import altair
+
+    order = [state for state in _STATES if any(row["state"] == state for row in rows)]
+    line = (
+        of_rows([dict(row) for row in rows])
+        .mark_line(interpolate="step-after", strokeWidth=2, color=COLORS["selfaug"])
+        .encode(
+            x=altair.X("x:Q", title=x, scale=altair.Scale(zero=False)),
+            y=altair.Y("state:N", title=None, sort=order),
+        )
+    )
+    return inline_svg(svg_of(layered(line, height=max(50, 28 * len(order)))))
+
+
+def ranges_svg(rows: Sequence[Mapping[str, Any]], unit: str, *, at: float | None = None) -> str:
+    """A bar from a low to a high value for each name, with a mark at the middle where there is one.
+
+    Args:
+        rows: `name`, `key`, `low`, `high`, and perhaps `value`.
+        unit: title of the axis.
+        at: an upright line.
+    """
+    import altair
+
+    shown = [{**row, "name": _short(row["name"])} for row in rows]
+    y = altair.Y("name:N", title=None, sort=[row["name"] for row in shown], axis=altair.Axis(labelLimit=260))
+    bars = of_rows(shown).mark_bar(height=10, color=COLORS["selfaug"])
+    layers = [bars.encode(x=altair.X("low:Q", title=unit), x2="high:Q", y=y)]
+    middles = [row for row in shown if row.get("value") is not None]
+    if middles:
+        ticks = of_rows(middles).mark_tick(color=COLORS["plain"], thickness=3, height=20)
+        layers.append(ticks.encode(x=altair.X("value:Q", title=unit), y=y))
+    if at is not None:
+        rule = of_rows([{"value": at}]).mark_rule(strokeDash=[2, 2], color=COLORS["base"])
+        layers.append(rule.encode(x=altair.X("value:Q", title=unit)))
+    return inline_svg(svg_of(layered(*layers, width=260, height=max(60, 26 * len(shown))), left=40))
 
 
 def _thinned(rows: _Rows) -> _Rows:

@@ -17,6 +17,7 @@ from selfaug.report.document import (
     Outcome,
     Report,
     Section,
+    Summary,
     Text,
     Tile,
     of_texts,
@@ -30,7 +31,7 @@ from selfaug.wording.comparison_results import (
 )
 from selfaug.wording.numbers import duration, percent, points, span
 
-__all__ = ["comparison_report", "comparison_verdict"]
+__all__ = ["comparison_report", "comparison_summary", "comparison_verdict"]
 
 # Requests whose answers are shown: of the job, and of others.
 _SHOWN = {"task": 2, "general": 10}
@@ -43,7 +44,6 @@ def comparison_report(record: Mapping[str, Any], folder: Path) -> Report:
         record: data of the comparison's record.
         folder: of the comparison, with the answers; what is not there is left out.
     """
-    outcome, verdict = comparison_verdict(record)
     tables = [scores_table(record), against_table(record), costs_table(record), forecast_table(record)]
     scores, against, costs, forecast = (None if table is None else of_texts(table) for table in tables)
     assert scores is not None
@@ -64,14 +64,22 @@ def comparison_report(record: Mapping[str, Any], folder: Path) -> Report:
         about = "How much a model forgets goes with how far its output distribution moved: each point is a trained run."
         sections.append(Section("Forgetting and drift", about, moved))
     return Report(
+        **vars(comparison_summary(record)),
+        sections=sections,
+        provenance=_provenance(record),
+        made_by="selfaug compare",
+    )
+
+
+def comparison_summary(record: Mapping[str, Any]) -> Summary:
+    """What is said first of a comparison."""
+    outcome, verdict = comparison_verdict(record)
+    return Summary(
         kind="comparison",
         name=f"Comparison of methods, {record['settings']['config']['model']['name']}",
         outcome=outcome,
         verdict=verdict,
         tiles=_tiles(record),
-        sections=sections,
-        provenance=_provenance(record),
-        made_by="selfaug compare",
     )
 
 

@@ -6,12 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfaug.report.demo_charts import demo_charts
-from selfaug.report.document import Answer, Answers, Block, Cell, Outcome, Report, Section, Table, Tile
+from selfaug.report.document import (
+    Answer,
+    Answers,
+    Block,
+    Cell,
+    Outcome,
+    Report,
+    Section,
+    Summary,
+    Table,
+    Tile,
+)
 from selfaug.report.evaluation_report import answer_badges
 from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
 from selfaug.wording.numbers import duration
 
-__all__ = ["demo_report"]
+__all__ = ["demo_report", "demo_summary"]
 
 _OUTCOMES: dict[str, Outcome] = {"kept": "good", "partly": "mixed", "not shown": "bad", "not learned": "bad"}
 
@@ -29,14 +40,8 @@ def demo_report(record: Mapping[str, Any]) -> Report:
     Args:
         record: data of a demo's record.
     """
-    verdict = demo_verdict(record)
     labels = {model: record["results"][model]["label"] for model in MODELS}
     rows = {row.name: row for row in demo_rows(record)}
-    tiles = []
-    for name, title in _TILES.items():
-        _, plain, ours = rows[name].cells
-        interval = [f"95 %: {ours.interval}"] if ours.interval else []
-        tiles.append(Tile(title, ours.value, [*interval, f"plain LoRA: {plain.value}"]))
     asked: list[Block] = [
         Answers(
             f"{entry['kind']}: {entry['id']}",
@@ -65,11 +70,7 @@ def demo_report(record: Mapping[str, Any]) -> Report:
     environment = record.get("environment")
     machine = [] if environment is None else [("machine", environment["device"])]
     return Report(
-        kind="demo",
-        name=f"SelfAug demo on {record['model']}",
-        outcome=_OUTCOMES[verdict.outcome],
-        verdict=verdict.text,
-        tiles=tiles,
+        **vars(demo_summary(record)),
         sections=[
             Section("The same request, answered by each", "Neither training had requests like these.", asked),
             Section("Results", "In small print: 95 % intervals.", [results]),
@@ -77,9 +78,30 @@ def demo_report(record: Mapping[str, Any]) -> Report:
         ],
         provenance=[
             ("model", record["model"]),
-            *((name.replace("_", " "), str(value)) for name, value in record["settings"].items()),
+            *(
+                (name.replace("_", " "), "all" if value is None else str(value))
+                for name, value in record["settings"].items()
+            ),
             *machine,
             ("time", duration(record["seconds"])),
         ],
         made_by="selfaug demo",
+    )
+
+
+def demo_summary(record: Mapping[str, Any]) -> Summary:
+    """What is said first of a demo."""
+    verdict = demo_verdict(record)
+    rows = {row.name: row for row in demo_rows(record)}
+    tiles = []
+    for name, title in _TILES.items():
+        _, plain, ours = rows[name].cells
+        interval = [f"95 %: {ours.interval}"] if ours.interval else []
+        tiles.append(Tile(title, ours.value, [*interval, f"plain LoRA: {plain.value}"]))
+    return Summary(
+        kind="demo",
+        name=f"SelfAug demo on {record['model']}",
+        outcome=_OUTCOMES[verdict.outcome],
+        verdict=verdict.text,
+        tiles=tiles,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 from selfaug.wording.comparison_results import TextTable
@@ -18,6 +18,7 @@ __all__ = [
     "Outcome",
     "Report",
     "Section",
+    "Summary",
     "Table",
     "Text",
     "Tile",
@@ -141,8 +142,8 @@ class Section(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
-    """All that is shown of a run, a comparison or another record.
+class Summary:
+    """What is said first of a run, a comparison or another record.
 
     Attributes:
         kind: of the record: train, comparison, balance, assessment or demo.
@@ -150,19 +151,28 @@ class Report:
         outcome: see there.
         verdict: one sentence that someone who trains no models understands.
         tiles: task gain, retention, drift and cost, as far as they are known.
-        sections: in the order in which they are read.
-        provenance: where the numbers come from: names and values.
-        made_by: the command whose record this is.
     """
 
     kind: str
     name: str
     outcome: Outcome
     verdict: str
-    tiles: Sequence[Tile] = ()
-    sections: Sequence[Section] = ()
-    provenance: Sequence[tuple[str, str]] = field(default=())
-    made_by: str = ""
+    tiles: Sequence[Tile]
+
+
+@dataclass(frozen=True)
+class Report(Summary):
+    """All that is shown.
+
+    Attributes:
+        sections: in the order in which they are read.
+        provenance: where the numbers come from: names and values.
+        made_by: the command whose record this is.
+    """
+
+    sections: Sequence[Section]
+    provenance: Sequence[tuple[str, str]]
+    made_by: str
 
 
 def of_texts(table: TextTable, title: str | None = None) -> Table:

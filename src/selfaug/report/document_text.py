@@ -15,6 +15,9 @@ __all__ = ["document_json", "document_markdown"]
 _SIGNS = {"good": "✓", "mixed": "◐", "bad": "✗", "open": "?"}
 _MOST_CHARACTERS = 4_000
 
+# Signs of Markdown, of HTML, and of addresses that readers of Markdown make links of by themselves.
+_SIGN = re.compile(r"[\\`*_\[\]<>|#~&]|(?<=http):|(?<=https):|(?<=www)\.", re.IGNORECASE)
+
 
 def document_markdown(report: Report) -> str:
     """A report as Markdown: pictures as their tables, texts of models in fences."""
@@ -25,7 +28,7 @@ def document_markdown(report: Report) -> str:
     for section in report.sections:
         parts.append(f"## {_line(section.title)}")
         if section.about:
-            parts.append(_line(section.about))
+            parts.append(_paragraph(section.about))
         for block in section.blocks:
             parts += _block(block)
     parts.append("## Where these numbers come from")
@@ -66,22 +69,22 @@ def _block(block: Block) -> list[str]:
         return [
             *([f"### {_line(block.title)}"] if block.title else []),
             _table(block.columns, rows),
-            *([_line(block.caption)] if block.caption else []),
+            *([_paragraph(block.caption)] if block.caption else []),
         ]
     if isinstance(block, Chart):
-        return [f"### {_line(block.name)}", _line(block.about), _table(block.columns, block.rows)]
+        return [f"### {_line(block.name)}", _paragraph(block.about), _table(block.columns, block.rows)]
     if isinstance(block, Answers):
         return _answers(block)
     if isinstance(block, HeatedText):
-        return [f"{_line(block.title)}: farthest, in nats: {_line(block.farthest)}"] if block.farthest else []
-    return [f"{f'{_line(block.badge)}: ' if block.badge else ''}{_line(block.text)}"]
+        return [_paragraph(f"{block.title}: farthest, in nats: {block.farthest}")] if block.farthest else []
+    return [_paragraph(f"{f'{block.badge}: ' if block.badge else ''}{block.text}")]
 
 
 def _answers(block: Answers) -> list[str]:
     parts = [f"### {_line(block.title)}", _fenced(block.prompt)]
     for answer in block.answers:
         badges = f" ({', '.join(map(_line, answer.badges))})" if answer.badges else ""
-        parts += [f"{_line(answer.label)}{badges}:", _fenced(answer.text)]
+        parts += [f"{_paragraph(answer.label)}{badges}:", _fenced(answer.text)]
     return parts
 
 
@@ -97,7 +100,12 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _line(text: str) -> str:
     """A text in one line, where nothing in it is markup."""
     flat = " ".join(printable(text[:_MOST_CHARACTERS]).split())
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", flat)
+    return _SIGN.sub(r"\\\g<0>", flat)
+
+
+def _paragraph(text: str) -> str:
+    """The same at the beginning of a line, where it could begin a list or underline the line before."""
+    return re.sub(r"^(\d*)([-+=]|(?<=\d)[.)](?=\s))", r"\1\\\2", _line(text))
 
 
 def _fenced(text: str) -> str:

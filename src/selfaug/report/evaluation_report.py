@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -172,7 +174,12 @@ def answer_badges(score: float | None, *, leaks: bool = False) -> list[str]:
 
 
 def suites_block(
-    suites: Mapping[str, Any], scorer: str, *, tuned: str, title: str = "Scores by suite"
+    suites: Mapping[str, Any],
+    scorer: str,
+    *,
+    tuned: str,
+    base: str = "base model",
+    title: str = "Scores by suite",
 ) -> Table:
     """Both models' scores, retention and the paired difference, a row a suite."""
     return Table(
@@ -180,7 +187,7 @@ def suites_block(
         [
             "suite",
             "items",
-            "base model",
+            base,
             tuned,
             "retention",
             "difference, item by item",
@@ -330,11 +337,12 @@ def _quoted(token: str) -> str:
 def _sample_blocks(record: Mapping[str, Any], folder: Path, tuned: str, samples_folder: str) -> list[Block]:
     blocks: list[Block] = []
     for name, suite in record["suites"].items():
-        samples = _samples(folder, name, suite)
+        # Only those that are shown are read: an evaluation can have a hundred thousand.
+        samples = _samples(folder, name, suite, _changed_first(suite["scores"])[:_SHOWN_ITEMS])
         if not samples:
             continue
         suite_name = "the job" if name == "task" else name
-        for sample in _changed_first(samples)[:_SHOWN_ITEMS]:
+        for sample in samples:
             scores, answers = sample["scores"], sample["answers"]
             blocks.append(
                 Answers(
@@ -346,37 +354,45 @@ def _sample_blocks(record: Mapping[str, Any], folder: Path, tuned: str, samples_
                     ],
                 )
             )
-        if len(samples) > _SHOWN_ITEMS:
-            blocks.append(
-                Text(f"{len(samples) - _SHOWN_ITEMS} more of {suite_name} are in {samples_folder}/.")
-            )
+        if (more := len(suite["scores"]) - len(samples)) > 0:
+            blocks.append(Text(f"{more:,} more of {suite_name} are in {samples_folder}/."))
     return blocks
 
 
-def _samples(folder: Path, name: str, suite: Mapping[str, Any]) -> list[Sample]:
-    """Both models' answers to a suite; none where they are not kept."""
-    files = {model: folder / f"{name}-{model}.jsonl" for model in _MODELS}
-    if not all(file.exists() for file in files.values()):
-        return []
-    answers = {model: read_lines(file) for model, file in files.items()}
-    tuned = {row["id"]: row["answer"] for row in answers["tuned"]}
+def _samples(folder: Path, name: str, suite: Mapping[str, Any], ids: Sequence[str]) -> list[Sample]:
+    """Both models' answers to some requests of a suite, in this order; those that are not kept are left out."""
+    kept = {model: _rows_of(folder / f"{name}-{model}.jsonl", set(ids)) for model in _MODELS}
     return [
         {
-            "id": row["id"],
-            "prompt": row["prompt"],
-            "answers": {"base": row["answer"], "tuned": tuned[row["id"]]},
-            "scores": suite["scores"][row["id"]],
+            "id": one,
+            "prompt": kept["base"][one].get("prompt", ""),
+            "answers": {model: kept[model][one]["answer"] for model in _MODELS},
+            "scores": suite["scores"][one],
         }
-        for row in answers["base"]
-        if row["id"] in suite["scores"]
+        for one in ids
+        if all(one in rows for rows in kept.values())
     ]
 
 
-def _changed_first(samples: Sequence[Sample]) -> list[Sample]:
-    """What the tuned model lost, then what it gained, then the others."""
+def _rows_of(file: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
+    """Rows with these ids; none where there is no such file, and not what a crash has cut off."""
+    found: dict[str, dict[str, Any]] = {}
+    if not file.exists():
+        return found
+    with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if row["id"] in ids:
+                    found[row["id"]] = row
+    return found
 
-    def key(sample: Sample) -> tuple[int, float]:
-        change = sample["scores"]["tuned"] - sample["scores"]["base"]
-        return (0 if change < 0 else 1 if change > 0 else 2, sample["scores"]["tuned"])
 
-    return sorted(samples, key=key)
+def _changed_first(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Ids of what the tuned model lost, then of what it gained, then of the others."""
+
+    def key(one: str) -> tuple[int, float]:
+        change = scores[one]["tuned"] - scores[one]["base"]
+        return (0 if change < 0 else 1 if change > 0 else 2, scores[one]["tuned"])
+
+    return sorted(scores, key=key)

@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import yaml
+from jinja2 import UndefinedError
 
 from selfaug.errors import DataError
 from selfaug.records import read_record
-from selfaug.report.assessment_report import assessment_report
-from selfaug.report.balance_report import balance_report
-from selfaug.report.comparison_report import comparison_report
+from selfaug.report.assessment_report import assessment_report, assessment_summary
+from selfaug.report.balance_report import balance_report, balance_summary
+from selfaug.report.comparison_report import comparison_report, comparison_summary
 from selfaug.report.demo_page import demo_page
-from selfaug.report.demo_report import demo_report
-from selfaug.report.document import Report
+from selfaug.report.demo_report import demo_report, demo_summary
+from selfaug.report.document import Report, Summary
 from selfaug.report.page import document_page
-from selfaug.report.run_report import run_report
+from selfaug.report.run_report import run_report, run_summary
 from selfaug.rundir import RunDir
 
-__all__ = ["KINDS", "kind_of", "page_of", "report_on"]
+__all__ = ["KINDS", "kind_of", "page_of", "report_on", "summary_of"]
 
-_BY_KIND: dict[str, Callable[[dict[str, Any], Path], Report]] = {
+_Made = TypeVar("_Made")
+
+_LONGEST_REASON = 200
+
+_REPORTS: dict[str, Callable[[dict[str, Any], Path], Report]] = {
     "comparison": comparison_report,
     "balance": lambda record, _: balance_report(record),
     "assessment": assessment_report,
     "demo": lambda record, _: demo_report(record),
 }
+_SUMMARIES: dict[str, Callable[[dict[str, Any], Path], Summary]] = {
+    "comparison": lambda record, _: comparison_summary(record),
+    "balance": lambda record, _: balance_summary(record),
+    "assessment": lambda record, _: assessment_summary(record),
+    "demo": lambda record, _: demo_summary(record),
+}
 
-KINDS = ("train", *_BY_KIND)
+KINDS = ("train", *_REPORTS)
 """Kinds of records that there are reports on."""
 
 
@@ -54,9 +68,27 @@ def report_on(folder: str | os.PathLike[str]) -> Report:
     Raises:
         DataError: if there is nothing in it that a report could be made of, or it can't be read.
     """
-    folder = Path(folder)
+    return _made(Path(folder), run_report, _REPORTS)
+
+
+def summary_of(folder: str | os.PathLike[str]) -> Summary:
+    """What the report says first; quick, since no picture is drawn.
+
+    Raises:
+        DataError: as for `report_on`.
+    """
+    return _made(Path(folder), run_summary, _SUMMARIES)
+
+
+def _made(
+    folder: Path,
+    of_run: Callable[[RunDir], _Made],
+    by_kind: Mapping[str, Callable[[dict[str, Any], Path], _Made]],
+) -> _Made:
     kind = kind_of(folder)
     if kind not in KINDS:
+        if kind is None and (folder / "record.json").exists():
+            read_record(folder / "record.json", KINDS[0])  # says what is wrong with it
         found = (
             "there is no such folder"
             if not folder.is_dir()
@@ -67,13 +99,33 @@ def report_on(folder: str | os.PathLike[str]) -> Report:
             hint="give the --output of train, assess, compare, balance or demo; a record is written last, so one that "
             "is missing means that the command did not finish.",
         )
-    try:
+    with _explained(folder):
         if kind == "train":
-            return run_report(RunDir(folder))
-        return _BY_KIND[kind](read_record(folder / "record.json", kind), folder)
-    except (KeyError, TypeError, AttributeError) as error:
+            return of_run(RunDir(folder))
+        return by_kind[kind](read_record(folder / "record.json", kind), folder)
+
+
+# What it takes to make a report of a record that lacks something, or has something else in its place.
+_LACKING = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    UndefinedError,
+    ValueError,
+    yaml.YAMLError,
+)
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Turn what a record of another shape leads to into one clear error."""
+    try:
+        yield
+    except _LACKING as error:
+        what = (str(error).strip().splitlines() or ["no message"])[0][:_LONGEST_REASON]
         raise DataError(
-            f"the records in {folder} lack what a report needs ({type(error).__name__}: {error}).",
+            f"the records in {folder} lack what a report needs ({type(error).__name__}: {what}).",
             hint="they were written by another version of selfaug, or changed: run the command again.",
         ) from error
 
@@ -84,6 +136,8 @@ def page_of(folder: str | os.PathLike[str]) -> str:
     Raises:
         DataError: as for `report_on`.
     """
-    if kind_of(folder) == "demo":
-        return demo_page(read_record(Path(folder) / "record.json", "demo"))
-    return document_page(report_on(folder))
+    folder = Path(folder)
+    with _explained(folder):
+        if kind_of(folder) == "demo":
+            return demo_page(read_record(folder / "record.json", "demo"))
+        return document_page(report_on(folder))

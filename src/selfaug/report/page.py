@@ -12,11 +12,12 @@ from markupsafe import Markup, escape
 
 from selfaug.core.printable import printable
 from selfaug.report.charts import COLORS
-from selfaug.report.document import Answers, HeatedText, Report, Table
+from selfaug.report.document import Answers, HeatedText, Report, Table, Text
 
 __all__ = ["document_page", "environment", "render", "text_limit"]
 
 _MOST_BYTES_OF_ONE = 4_000
+_MOST_BYTES_OF_A_CELL = 1_000
 _BYTES_OF_ALL = 900_000
 _LONGEST_NAME = 200
 
@@ -25,6 +26,9 @@ _HEAT_STEPS = 20
 
 # A token's heat shows the square root of its nats: 1 nat and more is full, 0.01 a tenth.
 _FULL_NATS = 1.0
+
+# A heated text may take as much room as so many others: most of it is what its tokens are wrapped in.
+_ROOM_OF_HEAT = 12
 
 
 def document_page(report: Report) -> str:
@@ -40,6 +44,8 @@ def text_limit(report: Report) -> int:
             if isinstance(block, Answers):
                 texts += 1 + len(block.answers)
             elif isinstance(block, HeatedText):
+                texts += _ROOM_OF_HEAT
+            elif isinstance(block, Text):
                 texts += 1
             elif isinstance(block, Table):
                 texts += sum(len(row) for row in block.rows) // 20
@@ -50,8 +56,8 @@ def render(template: str, limit: int, **values: Any) -> str:
     """A page from its template.
 
     Args:
-        template: file beside this one. Its filter `shown` is for text of models and users, `name` for such a text in
-            an attribute or where there is little room.
+        template: file beside this one. Its filter `shown` is for text of models and users, `brief` for what of theirs
+            should be short, `name` for such a text in an attribute or where there is little room.
         limit: most bytes of one such text, as HTML; longer ones are cut off, and it says so.
         values: what the template shows.
     """
@@ -68,7 +74,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(shown=_shown, name=_name, slug=_slug, heated=_heated, picture=_picture)
+    made.filters.update(shown=_shown, brief=_brief, name=_name, slug=_slug, heated=_heated, picture=_picture)
     return made
 
 
@@ -76,6 +82,12 @@ def environment() -> Environment:
 def _shown(context: Context, text: str) -> Markup:
     """A model's text as HTML: escaped, control characters visible, and cut off where it takes too much room."""
     return _escaped(text, int(context["text_limit"]))
+
+
+@pass_context
+def _brief(context: Context, text: str) -> Markup:
+    """The same for what should be short: a cell, a title. There are hundreds of them in a page."""
+    return _escaped(text, min(_MOST_BYTES_OF_A_CELL, int(context["text_limit"])))
 
 
 def _escaped(text: str, limit: int) -> Markup:
@@ -116,7 +128,7 @@ def _picture(svg: str) -> Markup:
 def _heated(context: Context, text: HeatedText) -> Markup:
     """Tokens as HTML, each on a ground as strong as its drift; cut off where they take too much room."""
     pieces: list[Markup] = []
-    size, limit = 0, 12 * int(context["text_limit"])
+    size, limit = 0, _ROOM_OF_HEAT * int(context["text_limit"])
     for token, value in zip(text.tokens, text.nats, strict=True):
         shown = Markup(str(escape(printable(token[:_LONGEST_NAME]))))
         if value is None:

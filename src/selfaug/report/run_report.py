@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,7 +14,7 @@ import yaml
 from selfaug.core.printable import printable_size
 from selfaug.records import read_lines, read_record
 from selfaug.report.charts import lines_svg
-from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Table, Text, Tile
+from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import (
     evaluation_outcome,
     evaluation_provenance,
@@ -21,12 +25,23 @@ from selfaug.report.evaluation_report import (
 )
 from selfaug.rundir import RunDir
 from selfaug.wording.evaluation_words import bound_in_words
-from selfaug.wording.numbers import duration, percent
+from selfaug.wording.numbers import duration, percent, points, span
 
-__all__ = ["run_curves", "run_report", "run_verdict"]
+__all__ = ["logged", "run_curves", "run_report", "run_summary", "run_verdict", "steps_done"]
 
 # Of a curve's data table, so many steps are given; the record beside has them all.
 _TABLE_ROWS = 25
+
+# Of a file of metrics, so much is read whole; of a longer one so many lines, evenly spread.
+_MOST_BYTES_OF_METRICS = 2_000_000
+_LINES_OF_A_LONG_RUN = 1_000
+_TAIL_BYTES = 20_000
+
+_REALIGNED: dict[str, tuple[Outcome, str]] = {
+    "pass": ("good", "this one stays within all bounds"),
+    "fail": ("bad", "this one is outside of a bound"),
+    "inconclusive": ("open", "too few items were asked to say whether this one stays within all bounds"),
+}
 
 
 def run_report(run: RunDir) -> Report:
@@ -37,7 +52,6 @@ def run_report(run: RunDir) -> Report:
     """
     record = read_record(run.record, "train") if run.is_complete() else None
     evaluation = read_record(run.evaluation, "evaluation") if run.evaluation.exists() else None
-    outcome, verdict = run_verdict(record, evaluation, _steps_done(run))
     sections: list[Section] = []
     if evaluation is not None:
         sections += evaluation_sections(
@@ -45,15 +59,12 @@ def run_report(run: RunDir) -> Report:
         )
         # Answers come first: they are what everybody understands.
         sections.sort(key=lambda section: section.title != "Answers side by side")
-    if run.realignment.exists():
-        sections.append(_realignment(read_record(run.realignment, "realignment")))
+    realignment = _realignment_of(run)
+    if realignment is not None:
+        sections.append(_realignment(realignment))
     sections.append(_training(run, record))
     return Report(
-        kind="train",
-        name=f"Run {run.path.name}",
-        outcome=outcome,
-        verdict=verdict,
-        tiles=[*([] if evaluation is None else evaluation_tiles(evaluation)), *_cost(record)],
+        **vars(_summary(run, record, evaluation, realignment)),
         sections=sections,
         provenance=[
             *_provenance(run, record),
@@ -63,18 +74,58 @@ def run_report(run: RunDir) -> Report:
     )
 
 
+def run_summary(run: RunDir) -> Summary:
+    """What is said first of a run."""
+    record = read_record(run.record, "train") if run.is_complete() else None
+    evaluation = read_record(run.evaluation, "evaluation") if run.evaluation.exists() else None
+    return _summary(run, record, evaluation, _realignment_of(run))
+
+
+def _realignment_of(run: RunDir) -> dict[str, Any] | None:
+    return read_record(run.realignment, "realignment") if run.realignment.exists() else None
+
+
+def _summary(
+    run: RunDir,
+    record: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any] | None,
+    realignment: Mapping[str, Any] | None,
+) -> Summary:
+    steps = 0 if record or evaluation else steps_done(run)
+    outcome, verdict = run_verdict(record, evaluation, steps, realignment)
+    return Summary(
+        kind="train",
+        name=f"Run {run.path.absolute().name}",
+        outcome=outcome,
+        verdict=verdict,
+        tiles=[*([] if evaluation is None else evaluation_tiles(evaluation)), *_cost(record)],
+    )
+
+
 def run_verdict(
-    record: Mapping[str, Any] | None, evaluation: Mapping[str, Any] | None, steps_done: int
+    record: Mapping[str, Any] | None,
+    evaluation: Mapping[str, Any] | None,
+    steps_done: int,
+    realignment: Mapping[str, Any] | None = None,
 ) -> tuple[Outcome, str]:
-    """One sentence on a run; without an evaluation it says that nothing is known.
+    """One sentence on a run; without an evaluation or a re-alignment it says that nothing is known.
 
     Args:
         record: of the finished training; None before.
         evaluation: of the run.
         steps_done: steps that were logged.
+        realignment: what it was compared with, if it goes on from a deployed run.
     """
     if evaluation is not None:
         return evaluation_outcome(evaluation), evaluation_verdict(evaluation)
+    if realignment is not None:
+        outcome, stays = _REALIGNED[realignment["gate"]["outcome"]]
+        changes = ", ".join(
+            f"{name} {points(change['value'])} ({span(change)})"
+            for name, suite in realignment["suites"].items()
+            for change in (suite["difference"]["difference"],)
+        )
+        return outcome, f"Against the deployed run {realignment['deployed']}, {stays}: {changes}."
     if record is None:
         return "open", f"This run is not finished: {steps_done:,} steps are done."
     return "open", (
@@ -84,7 +135,7 @@ def run_verdict(
 
 def run_curves(run: RunDir) -> list[Chart]:
     """nll, alignment loss, alpha and drift over the steps, as far as they were logged."""
-    rows = read_lines(run.metrics) if run.metrics.exists() else []
+    rows = logged(run)
     limit = None if not run.config.exists() else _settings(run).get("selfaug", {}).get("drift_limit")
     charts = []
     for key, name, unit, about, marks in (
@@ -137,9 +188,44 @@ def _table_rows(values: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [[str(one["step"]), f"{one['value']:.4f}"] for one in kept]
 
 
-def _steps_done(run: RunDir) -> int:
-    rows = read_lines(run.metrics) if run.metrics.exists() else []
-    return max((row["step"] for row in rows), default=0)
+def steps_done(run: RunDir) -> int:
+    """The last step that was logged; 0 before the first."""
+    last = _last_line(run.metrics)
+    return int(last["step"]) if last else 0
+
+
+def _last_line(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a file that may be written at this moment."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = file.read().decode("utf-8", errors="replace").split("\n")
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and "step" in found:
+                return found
+    return None
+
+
+def logged(run: RunDir) -> list[dict[str, Any]]:
+    """Lines of metrics: all of them, or of a long run lines from all over it."""
+    if not run.metrics.exists():
+        return []
+    if run.metrics.stat().st_size <= _MOST_BYTES_OF_METRICS:
+        return read_lines(run.metrics)
+    found = []
+    with run.metrics.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        for place in range(0, size, size // _LINES_OF_A_LONG_RUN):
+            file.seek(place)
+            if place:
+                file.readline()  # from the middle of one
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(file.readline()))
+    last = _last_line(run.metrics)
+    return [*found, *([] if last is None else [last])]
 
 
 def _settings(run: RunDir) -> dict[str, Any]:
@@ -191,7 +277,13 @@ def _realignment(record: Mapping[str, Any]) -> Section:
         f"Re-alignment: {gate['outcome']}",
         f"This run goes on from {record['deployed']}; both were asked the same.",
         [
-            suites_block(record["suites"], "its scorer", tuned="this run", title="Against the deployed run"),
+            suites_block(
+                record["suites"],
+                "its scorer",
+                base="deployed run",
+                tuned="this run",
+                title="Against the deployed run",
+            ),
             *(Text(bound_in_words(one)) for one in gate["bounds"]),
         ],
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -15,9 +17,17 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from selfaug.errors import SelfAugError
-from selfaug.records import append_line, read_lines, write_text
+from selfaug.records import append_line, read_lines, write_record, write_text
 
-__all__ = ["AfterSave", "MetricsFile", "NotANumber", "StepReport", "StopOnSignal", "keep_metrics_until"]
+__all__ = [
+    "AfterSave",
+    "MetricsFile",
+    "NotANumber",
+    "PlanFile",
+    "StepReport",
+    "StopOnSignal",
+    "keep_metrics_until",
+]
 
 
 def keep_metrics_until(path: str | os.PathLike[str], step: int) -> None:
@@ -47,6 +57,27 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
         """Write what is logged; not the summary that the Trainer logs at its end."""
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
             append_line(self._path, {"step": state.global_step, **logs})
+
+
+class PlanFile(TrainerCallback):  # type: ignore[misc]
+    """Writes down how many steps are planned and which process makes them, for whoever looks while it trains."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Once a process: a resumed run begins at its checkpoint's step."""
+        if state.is_world_process_zero:
+            plan = {
+                "steps": state.max_steps,
+                "from_step": state.global_step,
+                "began": time.time(),
+                "process": os.getpid(),
+                "machine": socket.gethostname(),
+            }
+            write_record(self._path, "plan", plan)
 
 
 class StepReport(TrainerCallback):  # type: ignore[misc]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from selfaug.core.printable import printable
 from selfaug.core.roi import (
     ARMS,
     HOURS_OF_TRAINING_AGAIN,
@@ -330,6 +331,8 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, _Formula):
         return cell
     if isinstance(cell, str):
-        opens = cell.startswith(("\t", "\r")) or cell.lstrip().startswith(_STARTS_FORMULA)
-        return f"'{cell}" if opens else cell
+        text = printable(
+            cell
+        )  # what else a folder's name may hold would end the line, or could not be written
+        return f"'{text}" if text.startswith("\t") or text.lstrip().startswith(_STARTS_FORMULA) else text
     return repr(float(cell)).removesuffix(".0")

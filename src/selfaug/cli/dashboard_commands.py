@@ -1,0 +1,87 @@
+"""`selfaug dashboard`: a directory of runs in a browser."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+from typing import Annotated
+
+import typer
+
+from selfaug.cli.app import Debug, app
+from selfaug.cli.terminal import say
+from selfaug.errors import ConfigError, SelfAugError
+
+__all__ = ["dashboard"]
+
+
+@app.command(epilog="Example: selfaug dashboard runs")
+def dashboard(
+    directory: Annotated[
+        str, typer.Argument(metavar="[DIR]", help="Directory with runs; what is below it is found.")
+    ] = "runs",
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", metavar="NUMBER", min=0, max=65535, help="0 takes a free one.")
+    ] = 8321,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let everyone on this machine look, without a token.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Show runs, comparisons, live trainings, answers, live traffic and the business case in a browser.
+
+    It only reads what the other commands wrote, and only this machine can reach it unless --host says otherwise.
+    """
+    loopback = _is_loopback(host)
+    if no_token and not loopback:
+        raise ConfigError(
+            f"--no-token with --host {host}: anyone who reaches this machine could read your runs.",
+            hint="leave --no-token out, or listen on 127.0.0.1.",
+        )
+    try:
+        import uvicorn
+
+        from selfaug.dashboard.app import dashboard_app
+        from selfaug.dashboard.library import Library
+        from selfaug.serving.http_server import listening_socket
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("selfaug"):
+            raise SelfAugError(
+                "this installation has no dashboard.", hint="install selfaug whole."
+            ) from error
+        raise SelfAugError(
+            f"the dashboard needs {error.name}, which is not installed.",
+            hint="run `pip install 'selfaug[serve]'`.",
+        ) from error
+    library = Library(directory)
+    say(f"reading {directory} ...")
+    found = len(library.entries())
+    try:
+        listening = listening_socket(host, port)
+    except OSError as error:
+        raise SelfAugError(
+            f"can't listen on {host}, port {port}: {error.strerror or error}.",
+            hint="something else listens there; --port 0 takes a free one.",
+        ) from error
+    port = listening.getsockname()[1]
+    token = None if no_token else secrets.token_urlsafe(24)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    say(f"{found} {'entry' if found == 1 else 'entries'} in {directory}. Ctrl-C ends it.")
+    typer.echo(address if token is None else f"{address}?token={token}")
+    served = dashboard_app(library, token=token, port=port, loopback=loopback)
+    server = uvicorn.Server(
+        uvicorn.Config(served, log_level="error", access_log=False, server_header=False, lifespan="off")
+    )
+    server.run(sockets=[listening])
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,435 @@
+"""The dashboard's pages: what each address shows."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from selfaug.dashboard.access import Access
+from selfaug.dashboard.explain import TOPICS, distributions, methods_of
+from selfaug.dashboard.library import Entry, Library, progress_of
+from selfaug.dashboard.monitoring import monitor_view
+from selfaug.dashboard.roi import roi_view
+from selfaug.dashboard.samples import CHANGES, KeptSamples, differing_words, sample_files
+from selfaug.dashboard.side_by_side import chosen_charts, chosen_table
+from selfaug.dashboard.words import WORDS, word_of
+from selfaug.errors import SelfAugError
+from selfaug.report.charts import COLORS, lines_svg
+from selfaug.report.open_report import report_on
+from selfaug.report.page import environment, text_limit
+from selfaug.report.run_report import run_curves
+from selfaug.rundir import RunDir
+from selfaug.wording.numbers import duration
+
+__all__ = ["dashboard_app"]
+
+_RUNS_A_PAGE = 50
+_SAMPLES_A_PAGE = 20
+_MOST_CHOSEN = 8
+_KEPT_REPORTS = 24
+_LONGEST_SEARCH = 200
+_TEXT_LIMIT = 6_000
+
+_KINDS = {
+    "train": "run", "assessment": "assessment", "comparison": "comparison", "balance": "balance", "demo": "demo",
+}  # fmt: skip
+
+# Names of files carry their version, so a browser may keep them.
+_HTMX = "htmx-4.0.1.min.js"
+_STATIC = {_HTMX: "text/javascript", "icon.svg": "image/svg+xml"}
+
+
+def dashboard_app(library: Library, *, token: str | None, port: int, loopback: bool = True) -> ASGIApp:
+    """The application.
+
+    Args:
+        library: what is shown.
+        token: see `Access`.
+        port: see `Access`.
+        loopback: see `Access`.
+    """
+    pages = _Pages(library)
+    threading.Thread(target=pages.warm_up, name="selfaug-warm-up", daemon=True).start()
+    routes = [
+        Route("/", pages.shown(pages.overview)),
+        Route("/entries", pages.shown(pages.entries)),
+        Route("/run/", pages.shown(pages.run)),
+        Route("/run/{path:path}", pages.shown(pages.run)),
+        Route("/live/", pages.shown(pages.live)),
+        Route("/live/{path:path}", pages.shown(pages.live)),
+        Route("/samples/", pages.shown(pages.samples)),
+        Route("/samples/{path:path}", pages.shown(pages.samples)),
+        Route("/monitor", pages.shown(pages.monitors)),
+        Route("/monitor/", pages.shown(pages.monitor)),
+        Route("/monitor/{path:path}", pages.shown(pages.monitor)),
+        Route("/compare", pages.shown(pages.compare)),
+        Route("/roi", pages.shown(pages.roi)),
+        Route("/roi/result", pages.shown(pages.roi_result)),
+        Route("/explain", pages.shown(pages.explain)),
+        Route("/explain/picture", pages.shown(pages.picture)),
+        Route("/words", pages.shown(pages.words)),
+        Route("/style.css", pages.style),
+        Route("/static/{name}", _static),
+        Route("/{path:path}", pages.shown(pages.nothing)),
+    ]
+    return Access(Starlette(routes=routes), token=token, port=port, loopback=loopback)
+
+
+@dataclass(frozen=True)
+class _NotThereError(Exception):
+    """A page that there is not."""
+
+    what: str
+
+
+class _Pages:
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._samples = KeptSamples()
+        self._reports: OrderedDict[tuple[str, float], str] = OrderedDict()
+        # Pictures are drawn by one engine, and what is kept is shared.
+        self._lock = threading.Lock()
+
+    def shown(self, page: Callable[[Request], str]) -> Callable[[Request], Response]:
+        """A page as an answer; an error as a page that says what is wrong."""
+
+        def answer(request: Request) -> Response:
+            try:
+                return HTMLResponse(page(request))
+            except _NotThereError as error:
+                return HTMLResponse(self._page("problem", request, problem=error.what), 404)
+            except SelfAugError as error:
+                return HTMLResponse(self._page("problem", request, problem=str(error)), 422)
+            except Exception:
+                sys.stderr.write(traceback.format_exc())
+                problem = "This page could not be made; the terminal of `selfaug dashboard` shows why."
+                return HTMLResponse(self._page("problem", request, problem=problem), 500)
+
+        return answer
+
+    def warm_up(self) -> None:
+        """Make ready what takes a second the first time: templates and the engine that draws."""
+        for name in _templates().list_templates(extensions=["j2"]):
+            _templates().get_template(name)
+        with self._lock:
+            lines_svg([{"step": 1, "value": 1.0}, {"step": 2, "value": 2.0}], "")
+
+    # ---- pages
+
+    def overview(self, request: Request) -> str:
+        """What there is, newest first, with the phases of the project."""
+        return self._page("overview", request, **self._listed(request), phases=self._phases())
+
+    def entries(self, request: Request) -> str:
+        """The list of the overview alone, for when it is looked at again."""
+        return self._page("entries", request, **self._listed(request))
+
+    def run(self, request: Request) -> str:
+        """The report on one folder."""
+        entry = self._entry(request)
+        progress = progress_of(entry)
+        if progress is not None:
+            return self._page("live", request, entry=entry, **self._live(entry))
+        if entry.summary is None:
+            raise _NotThereError(entry.problem)
+        parts = [one for one in self._library.entries() if one.inside == entry.path and one is not entry]
+        return self._page(
+            "run",
+            request,
+            entry=entry,
+            name=entry.summary.name,
+            body=self._report(entry),
+            has_samples=bool(sample_files(entry.folder, entry.kind)),
+            parts=sorted(parts, key=lambda one: one.path)[:_RUNS_A_PAGE],
+        )
+
+    def live(self, request: Request) -> str:
+        """What a running training has come to; when it is finished, the browser asks for the whole page."""
+        entry = self._entry(request)
+        if progress_of(entry) is None:
+            return self._page("finished", request, entry=entry)
+        return self._page("live_part", request, entry=entry, **self._live(entry))
+
+    def samples(self, request: Request) -> str:
+        """Answers side by side, failures first."""
+        entry = self._entry(request)
+        found = {one.suite: one for one in sample_files(entry.folder, entry.kind)}
+        if not found:
+            raise _NotThereError(
+                f"{entry.path or 'this folder'} keeps no answers: they are written by an evaluation."
+            )
+        suite = request.query_params.get("suite", "")
+        chosen = found.get(suite) or next(iter(found.values()))
+        change = request.query_params.get("change", "")
+        change = change if change in CHANGES else ""
+        search = request.query_params.get("search", "")[:_LONGEST_SEARCH]
+        with self._lock:
+            samples = self._samples.of(chosen)
+            ids = samples.select(change, search)
+            page, pages = _numbered(request, len(ids), _SAMPLES_A_PAGE)
+            shown = samples.shown(ids[_SAMPLES_A_PAGE * (page - 1) : _SAMPLES_A_PAGE * page])
+        compared = [
+            (one, differing_words(one.answers[0], one.answers[-1]), one.answers[1:-1]) for one in shown
+        ]
+        return self._page(
+            "samples",
+            request,
+            entry=entry,
+            suites=list(found),
+            suite=chosen.suite,
+            labels=list(chosen.labels.items()),
+            change=change,
+            search=search,
+            counts=samples.counts(),
+            compared=compared,
+            total=len(ids),
+            page=page,
+            pages=pages,
+        )
+
+    def monitors(self, request: Request) -> str:
+        """Which runs are watched."""
+        watched = [entry for entry in self._library.entries() if entry.is_watched]
+        return self._page("monitors", request, watched=watched)
+
+    def monitor(self, request: Request) -> str:
+        """Live traffic of one run."""
+        entry = self._entry(request)
+        with self._lock:
+            return self._page("monitor", request, entry=entry, **monitor_view(entry.folder))
+
+    def compare(self, request: Request) -> str:
+        """Chosen runs beside each other."""
+        wanted = list(dict.fromkeys(request.query_params.getlist("run")))
+        entries = [entry for path in wanted if (entry := self._library.entry(path)) is not None]
+        read = [entry for entry in entries if entry.summary is not None]
+        with self._lock:
+            charts = chosen_charts(read[:_MOST_CHOSEN])
+        return self._page(
+            "compare",
+            request,
+            chosen=read[:_MOST_CHOSEN],
+            left_out=len(wanted) - len(read[:_MOST_CHOSEN]),
+            table=chosen_table(read[:_MOST_CHOSEN]),
+            charts=charts,
+        )
+
+    def roi(self, request: Request) -> str:
+        """The business case with its sliders."""
+        return self._page("roi", request, **self._roi(request))
+
+    def roi_result(self, request: Request) -> str:
+        """The business case for what the sliders say."""
+        return self._page("roi_result", request, **self._roi(request))
+
+    def explain(self, request: Request) -> str:
+        """Topics for newcomers."""
+        comparisons = [
+            entry for entry in self._library.entries() if entry.kind == "comparison" and entry.complete
+        ]
+        return self._page(
+            "explain",
+            request,
+            topics=TOPICS,
+            phases=self._phases(),
+            methods=None if not comparisons else methods_of(comparisons[0]),
+            comparison=None if not comparisons else comparisons[0],
+            **distributions(0.35),
+        )
+
+    def picture(self, request: Request) -> str:
+        """Two distributions, one of which has been moved."""
+        return self._page("picture", request, **distributions(_number(request, "moved", 0.35)))
+
+    def words(self, request: Request) -> str:
+        """What the terms mean."""
+        return self._page("words", request)
+
+    def nothing(self, request: Request) -> str:
+        """There is no such page."""
+        raise _NotThereError(f"There is no page {request.url.path}.")
+
+    def style(self, request: Request) -> Response:
+        """The style sheet of all pages."""
+        sheet = _templates().get_template("dashboard.css.j2").render(colors=COLORS)
+        return PlainTextResponse(sheet, media_type="text/css", headers={"cache-control": "max-age=60"})
+
+    # ---- what several pages have
+
+    def _entry(self, request: Request) -> Entry:
+        path = request.path_params.get("path", "").strip("/")
+        entry = self._library.entry(path)
+        if entry is None:
+            raise _NotThereError(f"There is no run {path} in {self._library.root}.")
+        return entry
+
+    def _report(self, entry: Entry) -> str:
+        key = (entry.path, entry.time)
+        with self._lock:
+            if key not in self._reports:
+                report = report_on(entry.folder)
+                template = _templates().get_template("report.html.j2")
+                self._reports[key] = template.render(
+                    report=report, text_limit=text_limit(report), words=WORDS, word_of=word_of
+                )
+                while len(self._reports) > _KEPT_REPORTS:
+                    self._reports.popitem(last=False)
+            return self._reports[key]
+
+    def _live(self, entry: Entry) -> dict[str, Any]:
+        progress = progress_of(entry)
+        assert progress is not None
+        left = None if progress.seconds_left is None else duration(progress.seconds_left)
+        with self._lock:
+            return {"progress": progress, "left": left, "charts": run_curves(RunDir(entry.folder))}
+
+    def _listed(self, request: Request) -> dict[str, Any]:
+        query = request.query_params
+        kind = query.get("kind", "")
+        search = query.get("search", "")[:_LONGEST_SEARCH]
+        parts = query.get("parts") == "1"
+        entries = self._library.entries()
+        found = [
+            entry
+            for entry in entries
+            if (not kind or entry.kind == kind)
+            and (parts or entry.inside is None)
+            and (not search or search.lower() in entry.path.lower())
+        ]
+        page, pages = _numbered(request, len(found), _RUNS_A_PAGE)
+        rows = found[_RUNS_A_PAGE * (page - 1) : _RUNS_A_PAGE * page]
+        return {
+            "rows": [(entry, progress_of(entry)) for entry in rows],
+            "kinds": _KINDS,
+            "kind": kind if kind in _KINDS else "",
+            "search": search,
+            "parts": parts,
+            "total": len(found),
+            "hidden": sum(entry.inside is not None for entry in entries),
+            "page": page,
+            "pages": pages,
+            "root": str(self._library.root),
+        }
+
+    def _phases(self) -> list[tuple[str, str, str, int, str]]:
+        """The four phases: name, command, question, how many there are, and where they are."""
+        entries = self._library.entries()
+
+        def count(test: Callable[[Entry], bool]) -> int:
+            return sum(map(test, entries))
+
+        return [
+            (
+                "1 Baseline assessment", "selfaug assess",
+                "How good is the base model, and how much would plain fine-tuning make it forget?",
+                count(lambda one: one.kind == "assessment"), "/?kind=assessment",
+            ),
+            (
+                "2 Integration", "selfaug train", "How do I train with the alignment term?",
+                count(lambda one: one.kind == "train" and one.complete), "/?kind=train",
+            ),
+            (
+                "3 Evaluate and balance", "selfaug evaluate, compare, balance",
+                "Which setting is best at the job while the rest is kept?",
+                count(lambda one: one.kind in ("comparison", "balance") or (one.inside is None and one.is_evaluated)),
+                "/?kind=comparison",
+            ),
+            (
+                "4 Deploy and monitor", "selfaug serve, monitor, realign",
+                "Is live traffic still like that of training?", count(lambda one: one.is_watched), "/monitor",
+            ),
+        ]  # fmt: skip
+
+    def _roi(self, request: Request) -> dict[str, Any]:
+        comparisons = {
+            entry.path: entry.folder
+            for entry in self._library.entries()
+            if entry.kind == "comparison" and entry.summary is not None
+        }
+        with self._lock:
+            return roi_view(request.query_params, comparisons)
+
+    def _page(self, template: str, request: Request, **values: Any) -> str:
+        return (
+            _templates()
+            .get_template(f"{template}.html.j2")
+            .render(
+                text_limit=_TEXT_LIMIT,
+                here=request.url.path,
+                query=request.url.query,
+                address=_address,
+                htmx=_HTMX,
+                words=WORDS,
+                word_of=word_of,
+                **values,
+            )
+        )
+
+
+@cache
+def _templates() -> Environment:
+    loader = ChoiceLoader(
+        [PackageLoader("selfaug.dashboard", "templates"), PackageLoader("selfaug", "report")]
+    )
+    made = environment().overlay(loader=loader)
+    made.filters["when"] = _when
+    return made
+
+
+def _when(seconds: float) -> str:
+    from datetime import datetime
+
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _address(request_path: str, query: Mapping[str, Any]) -> str:
+    """An address with a query; what is empty is left out."""
+    from urllib.parse import quote, urlencode
+
+    kept = urlencode(
+        {name: value for name, value in query.items() if value not in ("", None, False)}, doseq=True
+    )
+    path = quote(request_path)
+    return f"{path}?{kept}" if kept else path
+
+
+def _numbered(request: Request, found: int, a_page: int) -> tuple[int, int]:
+    """The page that is asked for, and how many there are."""
+    pages = max(1, -(-found // a_page))
+    return int(min(max(1, _number(request, "page", 1)), pages)), pages
+
+
+def _number(request: Request, name: str, default: float) -> float:
+    try:
+        value = float(request.query_params.get(name, default))
+    except ValueError:
+        return default
+    return value if abs(value) < 1e9 else default
+
+
+def _static(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _STATIC:
+        return PlainTextResponse("There is no such file.\n", 404)
+    content = _file(name)
+    return Response(content, media_type=_STATIC[name], headers={"cache-control": "max-age=86400"})
+
+
+@cache
+def _file(name: str) -> bytes:
+    return Path(str(files("selfaug.dashboard"))).joinpath("static", name).read_bytes()

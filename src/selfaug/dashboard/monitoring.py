@@ -1,0 +1,192 @@
+"""What is shown of a run's monitor: its last words, the course of its detectors, and every change of state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from selfaug.monitoring.store import read_changes, read_kept
+from selfaug.report.charts import lines_svg, states_svg
+from selfaug.report.document import Cell, Chart, Section, Table, Text, Tile
+
+__all__ = ["monitor_view"]
+
+_MOST_CHANGES = 200
+_MOST_POINTS = 300
+_DAY = 86_400.0
+
+_MEANINGS = {
+    "no_data": ("open", "No request has come for a day."),
+    "learning": ("open", "The first days are looked at; nothing alerts yet."),
+    "ok": ("good", "Live traffic is like that of training and of the first days."),
+    "watch": ("mixed", "Something is moving; there is nothing to do yet."),
+    "drift": ("bad", "Live traffic is not like that of training, or of the first days."),
+    "realign": ("bad", "Drift has lasted for a day: train with new data."),
+}
+
+
+def monitor_view(folder: Path, *, now: float | None = None) -> dict[str, Any]:
+    """Everything about a run's monitor, as sections.
+
+    Args:
+        folder: of the run.
+        now: seconds since 1970; None for the clock's.
+
+    Raises:
+        StorageError: if nothing has been watched yet, or it can't be read.
+    """
+    place = folder / "monitor"
+    kept, _ = read_kept(place, ["status", "trace"])
+    now = time.time() if now is None else now
+    status = kept.get("status")
+    if status is None:
+        return {"outcome": "open", "verdict": "No request has been watched yet.", "tiles": [], "sections": []}
+    outcome, verdict = _MEANINGS.get(status["state"], ("open", str(status["state"])))
+    counts, canary = status["counts"], status["canary"]
+    requests = counts["processed"] - counts["votes"] - counts["canaries"]
+    drift = next((one for one in status["signals"] if one["name"] == "drift"), None)
+    tiles = [
+        Tile("State", status["state"].replace("_", " "), [_ago(now - status["time"])]),
+        Tile("Requests watched", f"{requests:,}", [f"drift measured on {status['coverage']:.2%}"]),
+        Tile(
+            "Drift of live prompts",
+            "–" if drift is None or drift["value"] is None else f"{drift['value']:.4f}",
+            [] if drift is None else [f"training: {_number(drift['reference'])} nats per token"],
+        ),
+        Tile(
+            "Canary set",
+            "as recorded" if canary["passed"] else "changed",
+            [canary["why"]] if canary["why"] else [],
+        ),
+    ]
+    notes = [
+        Text(f"{one['name'].replace('_', ' ')}: {one['note']}") for one in status["signals"] if one["note"]
+    ]
+    if status["last_error"]:
+        notes.append(Text(f"Last error of the monitor: {status['last_error']}"))
+    trace = kept.get("trace") or []
+    changes = read_changes(place, _MOST_CHANGES)
+    return {
+        "outcome": outcome,
+        "verdict": verdict,
+        "tiles": tiles,
+        "sections": [
+            Section(
+                "Signals",
+                "Each detector's statistic against its limit; beyond it, the state changes.",
+                [_signals(status), *notes],
+            ),
+            Section(
+                "Course",
+                f"A point every fifteen minutes, times in UTC; {len(trace):,} points.",
+                _course(trace, now),
+            ),
+            Section("Changes of state", "", [_changes(changes)] if changes else [Text("None yet.")]),
+            Section("What was not looked at", "", [_lost(counts)]),
+        ],
+    }
+
+
+def _signals(status: Mapping[str, Any]) -> Table:
+    return Table(
+        "Signals",
+        ["signal", "value", "reference", "statistic", "limit", "PSI", "state"],
+        [
+            [
+                Cell(one["name"].replace("_", " "), one["unit"]),
+                *(
+                    Cell(_number(one[name]))
+                    for name in ("value", "reference", "statistic", "threshold", "psi")
+                ),
+                Cell(one["state"].replace("_", " "), f"{one['values']:,} values"),
+            ]
+            for one in status["signals"]
+        ],
+    )
+
+
+def _course(trace: Sequence[Mapping[str, Any]], now: float) -> list[Chart | Text]:
+    every = max(1, -(-len(trace) // _MOST_POINTS))
+    points = [{**point, "days": (point["time"] - now) / _DAY} for point in trace[::every]]
+    if len(points) < 2:
+        return [Text("There is nothing to draw yet.")]
+    states = [{"x": point["days"], "state": point["state"].replace("_", " ")} for point in points]
+    charts: list[Chart | Text] = [
+        Chart(
+            "State over time",
+            "Left is earlier; 0 is now.",
+            states_svg(states, "days"),
+            ["time", "state"],
+            [[_moment(point["time"]), point["state"].replace("_", " ")] for point in points[::10]],
+        )
+    ]
+    names = list(dict.fromkeys(name for point in points for name in point["signals"]))
+    for name in names:
+        values = [(point, *point["signals"][name]) for point in points if name in point["signals"]]
+        if len(values) < 2:
+            continue
+        rows = [{"step": point["days"], "value": statistic} for point, statistic, _ in values]
+        title = (
+            f"{'CUSUM of drift' if name == 'drift' else name.replace('_', ' ').capitalize()} with its limit"
+        )
+        charts.append(
+            Chart(
+                title,
+                "The detector's statistic; the dashed line is the limit beyond which the state changes.",
+                lines_svg(rows, "statistic", limit=values[-1][2], x="days"),
+                ["time", "statistic", "limit"],
+                [[_moment(point["time"]), _number(at), _number(limit)] for point, at, limit in values[::10]],
+            )
+        )
+    return charts
+
+
+def _changes(changes: Sequence[Mapping[str, Any]]) -> Table:
+    return Table(
+        "Every change",
+        ["time (UTC)", "signal", "from", "to", "statistic", "limit"],
+        [
+            [
+                Cell(_moment(one["time"])),
+                Cell(one["signal"].replace("_", " ")),
+                Cell(one["before"].replace("_", " ")),
+                Cell(one["after"].replace("_", " ")),
+                Cell(_number(one["statistic"])),
+                Cell(_number(one["threshold"])),
+            ]
+            for one in reversed(changes)
+        ],
+    )
+
+
+def _lost(counts: Mapping[str, int]) -> Table:
+    names = {
+        "over_hour": "drift not measured: limit of an hour",
+        "over_compute": "drift not measured: limit of compute",
+        "score_failed": "drift not measured: an error",
+        "thinned": "beyond what is looked at in an hour",
+        "dropped": "dropped: the monitor was behind",
+        "lost": "lost with a process that was killed",
+    }
+    rows = [[Cell(told), Cell(f"{counts.get(name, 0):,}")] for name, told in names.items()]
+    return Table(
+        "Counts", ["what", "requests"], [*rows, [Cell("offered in all"), Cell(f"{counts['offered']:,}")]]
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
+
+
+def _ago(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    if seconds < 120:
+        return f"{seconds:.0f} seconds ago"
+    return f"{seconds / 60:.0f} minutes ago" if seconds < 7200 else f"{seconds / 3600:.0f} hours ago"

@@ -1,0 +1,208 @@
+"""The business case with sliders: the browser sends what is assumed, and the one value model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from selfaug.errors import SelfAugError
+from selfaug.phases.roi import business_case
+from selfaug.report.charts import ranges_svg
+from selfaug.report.document import Cell, Chart, Table
+from selfaug.roi_config import InputSettings, Quantity, load_roi_config
+
+__all__ = ["Slider", "roi_view"]
+
+_DRAWS = 4_000
+
+# What changes the result most stands first, with a slider; the others are numbers below.
+_SLIDERS: dict[str, tuple[float, float, float]] = {
+    "workers": (10, 2000, 10),
+    "adoption": (0, 1, 0.01),
+    "requests_per_week": (0, 60, 1),
+    "task_share": (0, 1, 0.01),
+    "minutes_saved": (0, 30, 0.5),
+    "minutes_failed": (0, 30, 0.5),
+    "hourly_cost": (10, 200, 1),
+    "realised_share": (0, 1, 0.01),
+}
+
+_ARMS = {
+    "base": "no tuning",
+    "lora": "plain LoRA",
+    "lora_router": "plain LoRA behind a router",
+    "selfaug": "SelfAug",
+}
+
+
+class Slider(NamedTuple):
+    """One input of the form; `low`, `high` and `step` are of a slider, or of what the number may be."""
+
+    name: str
+    label: str
+    about: str
+    unit: str
+    value: str
+    low: float
+    high: float
+    step: str
+
+
+def roi_view(query: Mapping[str, str], comparisons: Mapping[str, Path]) -> dict[str, Any]:
+    """Form and result.
+
+    Args:
+        query: what was sent: inputs by name, and `comparison`.
+        comparisons: folders by path, of which one's scores can be used.
+    """
+    sent = {name: query[name].strip() for name in InputSettings.model_fields if query.get(name, "").strip()}
+    # A form sends everything: what stands at its default was not given, and keeps its range.
+    given = {name: text for name, text in sent.items() if text != _default(name)}
+    chosen = query.get("comparison", "")
+    chosen = chosen if chosen in comparisons else ""
+    form = {
+        "sliders": [_slider(name, given) for name in _SLIDERS],
+        "numbers": [_slider(name, given) for name in InputSettings.model_fields if name not in _SLIDERS],
+        "comparisons": list(comparisons),
+        "comparison": chosen,
+    }
+    try:
+        config = load_roi_config(
+            None, sets=[f"inputs.{name}={_as_number(text)}" for name, text in given.items()]
+        )
+        case = business_case(config, comparisons.get(chosen), draws=_DRAWS)
+    except SelfAugError as error:
+        return {**form, "problem": str(error), "case": None}
+    return {**form, "problem": "", "case": case, **_result(case)}
+
+
+def _as_number(text: str) -> str:
+    """The text, if it is a number; else something that the settings refuse by its name."""
+    try:
+        float(text)
+    except ValueError:
+        return "'not a number'"
+    return text
+
+
+def _slider(name: str, given: Mapping[str, str]) -> Slider:
+    field = InputSettings.model_fields[name]
+    quantity = next(one for one in field.metadata if isinstance(one, Quantity))
+    low, high, step = _SLIDERS.get(name, (quantity.low, quantity.high, 0.0))
+    return Slider(
+        name,
+        name.replace("_", " ").capitalize(),
+        field.description or "",
+        quantity.unit,
+        given.get(name, _default(name)),
+        low,
+        high,
+        f"{step:g}" if step else "any",
+    )
+
+
+def _default(name: str) -> str:
+    default = InputSettings.model_fields[name].default
+    return f"{default[1] if isinstance(default, tuple) else default:g}"
+
+
+def _result(case: Mapping[str, Any]) -> dict[str, Any]:
+    arms = Table(
+        "Value by arm",
+        [
+            "arm",
+            "net present value",
+            "return",
+            "pays back in month",
+            "adoption that pays",
+            "useful answers",
+            "hours a year",
+        ],
+        [
+            [
+                Cell(_ARMS[name]),
+                Cell(_money(arm["npv"])),
+                Cell(f"{100 * arm['roi']:,.0f} %"),
+                Cell("never" if arm["payback_month"] is None else str(arm["payback_month"])),
+                Cell(
+                    arm["break_even"]
+                    if isinstance(arm["break_even"], str)
+                    else f"{100 * arm['break_even']:.1f} %"
+                ),
+                Cell(f"{100 * arm['usefulness']:.0f} %"),
+                Cell(f"{arm['hours_per_year']:,.0f}"),
+            ]
+            for name, arm in case["arms"].items()
+        ],
+    )
+    npv, credit = case["simulation"]["npv"], case["simulation"]["credit"]
+    drawn = [
+        {"name": name, "key": "selfaug", "low": low / 1e3, "value": middle / 1e3, "high": high / 1e3}
+        for name, (low, middle, high) in (("net present value", npv), ("credit", credit))
+    ]
+    swings = [
+        {
+            "name": one["name"].replace("_", " "),
+            "key": "selfaug",
+            "low": one["low"] / 1e3,
+            "high": one["high"] / 1e3,
+        }
+        for one in case["tornado"]
+    ]
+    charts = [
+        Chart(
+            "What is likely",
+            f"5th, 50th and 95th percentile of {case['simulation']['draws']:,} draws, in thousands of currency.",
+            ranges_svg(drawn, "thousands"),
+            ["", "5th", "50th", "95th"],
+            [[str(row["name"]), *(f"{row[end]:,.1f}" for end in ("low", "value", "high"))] for row in drawn],
+        )
+    ]
+    if swings:
+        charts.append(
+            Chart(
+                "What matters most",
+                "Net present value of SelfAug with one input at its 10th and 90th percentile, in thousands.",
+                ranges_svg(swings, "thousands", at=case["arms"]["selfaug"]["npv"] / 1e3),
+                ["input", "at its 10th", "at its 90th"],
+                [[str(row["name"]), f"{row['low']:,.1f}", f"{row['high']:,.1f}"] for row in swings],
+            )
+        )
+    sources = Table(
+        "Where each number comes from",
+        ["input", "value", "range", "source"],
+        [
+            [
+                Cell(name.replace("_", " ")),
+                Cell(f"{one['value']:,g}"),
+                Cell("–" if one["low"] == one["high"] else f"{one['low']:,g} to {one['high']:,g}"),
+                Cell(one["source"]),
+            ]
+            for name, one in case["inputs"].items()
+        ]
+        + [
+            [
+                Cell(f"useful answers, {_ARMS[name]}"),
+                Cell(f"job {100 * one['task']:.0f} %, general {100 * one['general']:.0f} %"),
+                Cell(f"{one['task_items']:.0f} and {one['general_items']:.0f} items"),
+                Cell(one["source"]),
+            ]
+            for name, one in case["accuracies"].items()
+        ],
+    )
+    against = _ARMS[case["credit"]["against"]]
+    return {
+        "arms": arms,
+        "charts": charts,
+        "sources": sources,
+        "credit": _money(case["credit"]["value"]),
+        "against": against,
+        "chance": f"{100 * case['simulation']['chance_of_credit']:.0f} %",
+        "npv": _money(case["arms"]["selfaug"]["npv"]),
+        "claimed": case["credit"]["claimed"],
+    }
+
+
+def _money(value: float) -> str:
+    return f"{value:,.0f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,66 @@
+"""Chosen runs beside each other: what is said of each first, and their curves in one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfaug.dashboard.library import Entry
+from selfaug.report.charts import lines_svg
+from selfaug.report.document import Cell, Chart, Table
+from selfaug.report.run_report import logged
+from selfaug.rundir import RunDir
+
+__all__ = ["chosen_charts", "chosen_table"]
+
+_TABLE_ROWS = 25
+
+
+def chosen_table(entries: Sequence[Entry]) -> Table:
+    """A column a run: its tiles and verdict."""
+    names: list[str] = []
+    for entry in entries:
+        assert entry.summary is not None
+        names += [tile.name for tile in entry.summary.tiles if tile.name not in names]
+    rows = [[Cell(name), *(_tile(entry, name) for entry in entries)] for name in names]
+    verdicts = [
+        Cell("Verdict"),
+        *(Cell("" if one.summary is None else one.summary.verdict) for one in entries),
+    ]
+    return Table("", ["measure", *(entry.path or "." for entry in entries)], [verdicts, *rows])
+
+
+def chosen_charts(entries: Sequence[Entry]) -> list[Chart]:
+    """nll, alignment loss and drift of the runs among them."""
+    curves = {entry.path or ".": logged(RunDir(entry.folder)) for entry in entries if entry.kind == "train"}
+    charts = []
+    for key, name, unit in (
+        ("nll", "Learning the job (nll)", "nats per completion token"),
+        ("alignment_loss", "Alignment loss", "nats per prompt token"),
+        ("general_drift", "Drift on general prompts", "nats per token"),
+    ):
+        rows = [
+            {"name": path, "step": row["step"], "value": row[key]}
+            for path, found in curves.items()
+            for row in found
+            if row.get(key) is not None
+        ]
+        if not rows:
+            continue
+        paths = list(dict.fromkeys(row["name"] for row in rows))
+        every = max(1, len(rows) // (_TABLE_ROWS * len(paths)))
+        charts.append(
+            Chart(
+                name,
+                "Each line is a run; lines differ by dashes, too.",
+                lines_svg(rows, unit, several=True),
+                ["run", "step", unit],
+                [[row["name"], str(row["step"]), f"{row['value']:.4f}"] for row in rows[::every]],
+            )
+        )
+    return charts
+
+
+def _tile(entry: Entry, name: str) -> Cell:
+    assert entry.summary is not None
+    tile = next((one for one in entry.summary.tiles if one.name == name), None)
+    return Cell("–") if tile is None else Cell(tile.value, "; ".join(tile.notes))

@@ -1,0 +1,52 @@
+"""What the terms mean, for "what is this?" beside them."""
+
+from __future__ import annotations
+
+__all__ = ["WORDS", "word_of"]
+
+WORDS: dict[str, str] = {
+    "base model": "The model as it was before training, frozen: what the tuned model is compared with.",
+    "tuned model": "The model after training for the job.",
+    "task gain": "By how many percentage points the tuned model scores better at the job than the base model, on rows "
+    "that it was not trained on.",
+    "retention": "What is left of the general score: score of the tuned model divided by score of the base model, on "
+    "requests that have nothing to do with the job. 100 % means that nothing was forgotten.",
+    "forgetting": "Score of the base model minus score of the tuned model on general requests, in percentage points.",
+    "general score": "Share of the checks on general requests that are passed: following instructions, knowledge, "
+    "arithmetic, reading, refusals. They have nothing to do with the job.",
+    "drift": "How far the tuned model's next-token distributions are from the base model's: the Kullback-Leibler "
+    "divergence KL(base ‖ tuned), in nats per token, on a named set of texts. 0 means equal.",
+    "nll": "Negative log-likelihood: how surprised the model is by the right answers, in nats per completion token. "
+    "Lower is better learned.",
+    "alignment loss": "How far the model's expectations over the prompts are from the base model's, in nats per prompt "
+    "token. SelfAug adds it to the loss, times alpha.",
+    "alpha": "Weight of the alignment loss. 0 is plain fine-tuning; more keeps the model closer to what it was.",
+    "budget": "The forgetting that you allow.",
+    "interval": "Where the number would likely be if the same test were made again with other questions: in 95 of 100 "
+    "cases the true value is inside.",
+    "leaks": "Share of general answers that carry the style of the job where nobody asked for it.",
+    "gate": "A decision made before the test: pass, fail, or inconclusive, with the number of items that would decide.",
+    "canary set": "Fixed prompts whose drift is recorded at training, and must come back exactly from the server.",
+    "CUSUM": "A sum of small deviations of live traffic from training's. One bad request is noise; when the sum "
+    "passes its limit, traffic has changed.",
+    "credit": "How much more SelfAug is worth than the best of the alternatives, not than doing nothing.",
+    "net present value": "All benefits minus all costs over the years, with what comes later counting less.",
+    "self-anchors": "Requests that the base model writes itself before training; its expectations on them are kept.",
+}
+"""By their names, in the order of the page."""
+
+_OTHER_NAMES = {
+    "Task gain": "task gain",
+    "Retention": "retention",
+    "General score": "general score",
+    "Drift": "drift",
+    "Proposed budget": "budget",
+    "Job: exact answers": "task gain",
+    "General checks against base": "forgetting",
+    "Job's style in general answers": "leaks",
+}
+
+
+def word_of(name: str) -> str | None:
+    """The word that explains what a tile is called; None where there is none."""
+    return _OTHER_NAMES.get(name, name if name in WORDS else None)

@@ -1,0 +1,193 @@
+"""The report of a run that was evaluated, as a page: hostile texts, its verdict, its order, its heat."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_demo_page import MOST_BYTES, Page
+
+from report_records import EVALUATION, HOSTILE, interval, suite, write_run
+from selfaug.records import read_lines, write_lines, write_record
+from selfaug.report.evaluation_report import _farthest, evaluation_outcome, evaluation_verdict
+from selfaug.report.open_report import page_of
+from selfaug.rundir import RunDir
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A run that was evaluated at a checkpoint; without curves, which take most of a page's time."""
+    return write_run(tmp_path / "first", evaluation=EVALUATION, steps=0).path
+
+
+def page_with(folder: Path, record: dict[str, Any]) -> str:
+    write_record(RunDir(folder).evaluation, "evaluation", record)
+    return page_of(folder)
+
+
+def classes(page: Page, tag: str, name: str) -> list[dict[str, str | None]]:
+    return [found for one, found in page.tags if one == tag and name in (found.get("class") or "").split()]
+
+
+def test_the_page_has_what_the_record_says(folder: Path) -> None:
+    html = page_of(folder)
+    assert "of the checkpoint at step 6" in html
+    finished = {**EVALUATION, "settings": {**EVALUATION["settings"], "step": None}}
+    assert "of the finished run" in page_with(folder, finished)
+    page = Page(html)
+    assert page.open == []
+    for text in (
+        "Run first",
+        "50 to 70",
+        "1,234",
+        "0.0200",
+        "some 4,000 items would decide",
+        "base says lost",
+    ):
+        assert text in page.text
+    # Lost, gained, the same.
+    assert page.text.index("lost: base") < page.text.index("gained: base") < page.text.index("same: base")
+    # Strict pages allow no style of an element's own: heat and bars have classes of 21 steps.
+    heats = classes(page, "span", "heat")
+    assert [one["class"] for one in heats] == ["heat h10", "heat h20", "heat h0"]
+    assert [one["title"] for one in heats] == ["0.2500 nats", "4.0000 nats", "0.0000 nats"]
+    assert len(classes(page, "span", "unmeasured")) == 2
+    assert not any("style" in attributes for _, attributes in page.tags)
+    assert all(f".h{step} {{" in html and f".b{step} {{" in html for step in range(21))
+    assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in page.tags)
+    assert "Gate: inconclusive" in page.text
+    assert classes(page, "span", "inconclusive")
+    assert "the hardest of which the base model passes 40 %" in page.text
+    assert _farthest(["\n", " ", " a"], [3.0, 2.0, None]) == "line break 3.00, space 2.00"
+    # What heat and bars show is there as text too.
+    assert "Farthest, in nats: “!” 4.00, “there” 0.25" in page.text
+    assert "– · 0.010 · 0.010" in page.text
+    bars = [attributes["class"] for tag, attributes in page.tags if tag == "i"]
+    assert bars == ["b0", *["b2"] * 8, "b20"]
+    # Narrow pages show each row as a card, so every cell has the name of its column.
+    assert all("data-short" in attributes for tag, attributes in page.tags if tag == "td")
+
+
+def test_retention_and_forecast_are_shown_where_they_are_known(folder: Path) -> None:
+    record = copy.deepcopy(EVALUATION)
+    assert "lets expect" not in page_with(folder, record)
+    record["suites"]["general"]["retention"] = interval(0.83, 0.7, 0.96)
+    record["forecast"] = {
+        **interval(0.01, -0.02, 0.04), "drift": 0.02, "runs": 9, "coverage": 0.8, "below": False, "beyond": False
+    }  # fmt: skip
+    page = Page(page_with(folder, record))
+    text = " ".join(page.text.replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "83 %70 to 96" in text  # in the table
+    assert "Retention83 %95 %: 70 to 96 %" in text  # the tile
+    assert (
+        "Forecast: a drift of 0.020 nats per token lets expect forgetting of 1.0 points (−2.0 to +4.0" in text
+    )
+    # Records of before: without what was added since.
+    for name in ("forecast", "benchmarks", "sides"):
+        del record[name]
+    record["suites"]["general"]["retention"] = 0.83
+    del record["suites"]["task"]["retention"]
+    assert "lets expect" not in page_with(folder, record)
+
+
+def test_benchmarks_have_the_table_of_lm_eval(folder: Path) -> None:
+    row = {
+        "task": "gsm8k", "version": 3.0, "filter": "strict-match", "n_shot": 5, "metric": "exact_match",
+        "higher_is_better": True, "value": 0.25, "stderr": 0.0123,
+    }  # fmt: skip
+    lower = {**row, "metric": "bits_per_byte", "higher_is_better": False, "value": 0.9, "stderr": None}
+    tables = {
+        "base": {"lm_eval": "0.4", "rows": [row, lower]},
+        "tuned": {"lm_eval": "0.4", "rows": [{**row, "value": 0.125}, lower]},
+    }
+    page = Page(page_with(folder, {**EVALUATION, "benchmarks": {"gsm8k": tables}}))
+    assert page.open == []
+    for text in ("0.2500± 0.0123", "0.1250± 0.0123", "strict-match", "↑ higher", "↓ lower", "exact_match"):
+        assert text in page.text
+    assert all("data-short" in attributes for tag, attributes in page.tags if tag == "td")
+    assert "Standard benchmarks" not in page_with(folder, EVALUATION)
+    kept_by_an_earlier_version = {"gsm8k": {"base": None, "tuned": tables["tuned"]}}
+    assert "Standard" not in page_with(folder, {**EVALUATION, "benchmarks": kept_by_an_earlier_version})
+
+
+def test_sides_of_answers_from_documents_have_a_table_of_their_own(folder: Path) -> None:
+    side = suite({"a": (1, 1)}, interval(0.1, 0.0, 0.2))
+    assert "side by side: value" not in page_of(folder)
+    page = page_with(folder, {**EVALUATION, "sides": {"value": side, "abstains where it must": side}})
+    assert "the job: value" in page
+    assert "the job: abstains where it must" in page
+
+
+def test_texts_of_models_stay_texts(folder: Path) -> None:
+    samples = folder / "samples" / "evaluation"
+    harmless = Page(page_of(folder))
+    for model in ("base", "tuned"):
+        rows = read_lines(samples / f"general-{model}.jsonl")
+        for row, text in zip(rows, HOSTILE, strict=False):
+            row["answer"] = row["prompt"] = text
+        write_lines(samples / f"general-{model}.jsonl", rows)
+    drifted = read_lines(samples / "drift.jsonl")
+    drifted[0] |= {"id": HOSTILE[0], "tokens": [HOSTILE[1], HOSTILE[2], HOSTILE[4]]}
+    write_lines(samples / "drift.jsonl", drifted)
+    calm = Page(page_of(folder))
+    assert calm.open == []
+    assert calm.tags == harmless.tags
+    assert [tag for tag, _ in calm.tags].count("style") == 1
+    assert "<script>alert(1)</script>" in calm.text
+    # What only JSON can say: half of a pair of code units.
+    rows = read_lines(samples / "general-base.jsonl")
+    rows[0]["answer"], rows[1]["answer"] = "<" * 10**6, "lone \ud800"
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (samples / "general-base.jsonl").write_text(text, encoding="utf-8")
+    html = page_of(folder)
+    assert len(html.encode()) < MOST_BYTES
+    assert "cut off here" in html
+    assert r"lone \ud800" in html
+
+
+def test_more_items_than_are_shown_are_counted(folder: Path) -> None:
+    record = copy.deepcopy(EVALUATION)
+    many = {f"item {number}": (1.0, 0.0 if number == 99 else 1.0) for number in range(100)}
+    record["suites"]["general"] = suite(many, interval(-0.01, -0.03, 0.01))
+    html = page_of(write_run(folder, evaluation=record, steps=0).path)
+    assert html.count("general, item ") == 20
+    assert "general, item 99: base" in html  # what was lost comes first
+    assert "80 more of general are in samples/evaluation/." in html
+
+
+@pytest.mark.parametrize(
+    ("task", "general", "outcome", "words"),
+    [
+        (
+            (0.5, 0.2, 0.8),
+            (-0.1, -0.2, -0.05),
+            "mixed",
+            ("it forgot 10.0 points of its general score (5.0 to 20.0)",),
+        ),
+        (
+            (0.5, 0.2, 0.8),
+            (-0.01, -0.05, 0.02),
+            "good",
+            ("learned its job", "no change of its general score was shown"),
+        ),
+        ((-0.5, -0.8, -0.2), (0.1, 0.05, 0.2), "mixed", ("became worse", "it gained")),
+        ((-0.5, -0.8, -0.2), (-0.1, -0.2, -0.05), "bad", ("became worse", "it forgot")),
+        ((0.1, -0.1, 0.3), (0.0, -0.1, 0.1), "mixed", ("not shown that the model learned",)),
+        (None, (0.0, -0.1, 0.1), "open", ("Without held-out rows",)),
+        (None, (-0.2, -0.3, -0.1), "bad", ("Without held-out rows", "it forgot")),
+    ],
+)
+def test_the_verdict_says_what_was_shown(
+    task: tuple[float, ...] | None, general: tuple[float, ...], outcome: str, words: tuple[str, ...]
+) -> None:
+    suites = {"general": suite({"a": (1, 1)}, interval(*general))}
+    if task is not None:
+        suites["task"] = suite({"a": (1, 1)}, interval(*task))
+    verdict = evaluation_verdict({"suites": suites})
+    assert all(word in verdict for word in words), verdict
+    assert evaluation_outcome({"suites": suites, "gate": None}) == outcome
+    for decided, overruled in (("pass", "good"), ("fail", "bad"), ("inconclusive", "open")):
+        assert evaluation_outcome({"suites": suites, "gate": {"outcome": decided}}) == overruled
