@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo case-study test lint unit docs wheel wheel-test bench clean
+.PHONY: help setup demo case-study test lint unit browser docs wheel wheel-test bench soak clean
 
 help:
 	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
@@ -31,6 +31,7 @@ help:
 	@echo "make wheel       build the wheel into dist"
 	@echo "make wheel-test  install the wheel into a fresh venv elsewhere, and train with it there"
 	@echo "make bench       time and memory of one training step, variants side by side"
+	@echo "make soak        half an hour of twice the load that a server can sustain"
 	@echo "make clean       remove what these commands have made; runs are kept"
 	@echo "Another Python: make PYTHON=python3.12 setup"
 
@@ -67,7 +68,11 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: $(READY)
+# Pages are tested in a real browser. Where none can be installed, those tests say that they were left out.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing chromium, for the tests of the pages ..." && { apt-get install -y -qq --no-install-recommends chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }; } >/dev/null 2>&1; } || echo "note: there is no chromium, so pages are not tested in a browser; on Debian and Ubuntu: apt-get install chromium"
+
+unit: $(READY) browser
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report term --durations 10
 
 docs: $(READY)
@@ -81,6 +86,9 @@ wheel-test: wheel
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step
+
+soak: $(READY)
+	$(BIN)/python -m benchmarks.soak --output benchmarks/results/soak.md
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage .coverage.*

@@ -12,22 +12,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import httpx2 as httpx
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
 
 from benchmarks.load import client, free_port, general_requests, make_run, running
 from benchmarks.processes import interleaved
@@ -37,70 +29,6 @@ from selfaug.model.loading import DEMO_MODEL
 __all__ = ["main"]
 
 _MODES = ("whole", "stream")
-
-
-def stub(tokens: int) -> Starlette:
-    """Answers at once."""
-
-    async def models(_: Request) -> Response:
-        return JSONResponse({"data": []})
-
-    async def completions(request: Request) -> Response:
-        body = json.loads(await request.body())
-        usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
-        if not body.get("stream"):
-            choice = {"index": 0, "text": "word " * tokens, "finish_reason": "length"}
-            return JSONResponse({"id": "x", "object": "text_completion", "choices": [choice], "usage": usage})
-
-        async def events() -> AsyncIterator[str]:
-            for number in range(tokens):
-                finish = "length" if number == tokens - 1 else None
-                choice = {"index": 0, "text": "word ", "finish_reason": finish}
-                yield f"data: {json.dumps({'id': 'x', 'choices': [choice]})}\n\n"
-            yield f"data: {json.dumps({'id': 'x', 'choices': [], 'usage': usage})}\n\n"
-            yield "data: [DONE]\n\n"
-
-        return StreamingResponse(events(), media_type="text/event-stream")
-
-    return Starlette(
-        routes=[
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/models", models),
-        ]
-    )
-
-
-def bare_proxy(upstream: str) -> Starlette:
-    """Passes on what it gets, unread."""
-    asking = httpx.AsyncClient(base_url=upstream, timeout=600, trust_env=False)
-
-    async def models(_: Request) -> Response:
-        return JSONResponse({"data": []})
-
-    async def completions(request: Request) -> Response:
-        sent = asking.build_request(
-            "POST",
-            "/v1/completions",
-            content=await request.body(),
-            headers={"content-type": "application/json"},
-        )
-        found = await asking.send(sent, stream=True)
-
-        async def pieces() -> AsyncIterator[bytes]:
-            try:
-                async for piece in found.aiter_raw():
-                    yield piece
-            finally:
-                await found.aclose()
-
-        return StreamingResponse(pieces(), found.status_code, media_type=found.headers["content-type"])
-
-    return Starlette(
-        routes=[
-            Route("/v1/completions", completions, methods=["POST"]),
-            Route("/v1/models", models),
-        ]
-    )
 
 
 async def measure(url: str, model: str, rate: float, seconds: float, stream: bool) -> list[float]:
@@ -135,7 +63,7 @@ def started(name: str, port: int, upstream: str, run: Path) -> Iterator[str]:
     """The proxy or the gateway; its address."""
     url = f"http://127.0.0.1:{port}"
     if name == "bare proxy":
-        command = [sys.executable, "-m", "benchmarks.gateway", "--proxy", upstream, "--port", str(port)]
+        command = [sys.executable, "-m", "benchmarks.proxies", "--proxy", upstream, "--port", str(port)]
         with running(command, url, "/v1/models"):
             yield url
     else:
@@ -150,29 +78,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--run", type=Path, help="run of that model; one is trained for a step if left out")
     parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--tokens", type=int, default=16, help="of each answer")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=None, help="not used: nothing is computed")
     parser.add_argument("--output", type=Path, default=None, help="Markdown file to write")
-    parser.add_argument("--stub", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--proxy", default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.stub or arguments.proxy:
-        app = stub(arguments.tokens) if arguments.stub else bare_proxy(arguments.proxy)
-        uvicorn.run(app, host="127.0.0.1", port=arguments.port, log_level="critical", access_log=False)
-        return
     where = machine("cpu", arguments.threads)
     names = ("bare proxy", "gateway")
     found: dict[tuple[str, str], list[list[float]]] = {(name, mode): [] for name in names for mode in _MODES}
     behind = free_port()
     upstream = f"http://127.0.0.1:{behind}"
-    command = [sys.executable, "-m", "benchmarks.gateway", "--stub", "--port", str(behind)]
+    command = [sys.executable, "-m", "benchmarks.proxies", "--port", str(behind)]
     command += ["--tokens", str(arguments.tokens)]
     with tempfile.TemporaryDirectory() as folder, running(command, upstream, "/v1/models"):
-        run = make_run(Path(folder), arguments.model, "float32")
+        run = arguments.run or make_run(Path(folder), arguments.model, "float32")
         for number, name in interleaved(names, arguments.rounds):
             print(f"round {number + 1}: {name}", file=sys.stderr)
             with started(name, free_port(), upstream, run) as url:

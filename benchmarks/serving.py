@@ -117,6 +117,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--run", type=Path, help="run of that model; one is trained for a step if left out")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--servers", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--clients", nargs="+", type=int, default=[1, 8])
@@ -129,7 +130,7 @@ def main() -> None:
     where = machine("cpu", arguments.threads)
     found: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in arguments.servers}
     with tempfile.TemporaryDirectory() as folder:
-        run = make_run(Path(folder), arguments.model, arguments.dtype)
+        run = arguments.run or make_run(Path(folder), arguments.model, arguments.dtype)
         for number, name in interleaved(arguments.servers, arguments.rounds):
             print(f"round {number + 1}: {name}", file=sys.stderr)
             port = free_port()

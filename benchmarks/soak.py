@@ -113,6 +113,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default=DEMO_MODEL)
+    parser.add_argument("--run", type=Path, help="run of that model; one is trained for a step if left out")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--requests", type=int, default=64, help="that find the rate that is sustained")
@@ -125,7 +126,7 @@ def main() -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
-        run = make_run(Path(folder), arguments.model, arguments.dtype)
+        run = arguments.run or make_run(Path(folder), arguments.model, arguments.dtype)
         command = [sys.executable, "-m", "selfaug", "serve", str(run), "--port", str(port), "--device", "cpu"]
         command += ["--rate-limit", "0", "--max-batch", str(arguments.max_batch), "--sample", "1"]
         with running(command, url, "/ready", threads=arguments.threads) as server:

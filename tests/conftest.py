@@ -77,6 +77,19 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Pre
 
 
 @pytest.fixture(scope="session")
+def wide_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with 2,048 positions, which whole prompts fit into: a token is a letter or two. It is shared."""
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("models") / "wide"))
+    for name, key in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**content, key: 2048}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """JSONL file with 24 retrieval rows, all shorter than the tiny model's 256 positions."""
     file = tmp_path_factory.mktemp("data") / "rows.jsonl"

@@ -12,7 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks import load
+from typer.testing import CliRunner
 
+from quiet_libraries import libraries_as_before
+from selfaug.cli.main import app
 from selfaug.model.loading import DEMO_MODEL
 
 ROOT = Path(__file__).parents[1]
@@ -146,16 +150,10 @@ def test_monitoring_counts_false_alarms_and_finds_changes(finished_run: Path, tm
 
 
 def test_demo_settings_are_chosen_on_development_items_and_kept(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wide_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The real model would take minutes here; tests/phases/test_demo.py trains and asks it.
-    demo_model = Path(shutil.copytree(tiny_model_dir, tmp_path / "cache" / DEMO_MODEL))
-    for name, key in (
-        ("config.json", "max_position_embeddings"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        content = json.loads((demo_model / name).read_text(encoding="utf-8"))
-        (demo_model / name).write_text(json.dumps({**content, key: 2048}), encoding="utf-8")
+    shutil.copytree(wide_model_dir, tmp_path / "cache" / DEMO_MODEL)
     monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
     arguments = [
         *("--alphas", "2", "--boundary", "on", "--seeds", "0", "--steps", "1", "--batch-size", "1"),
@@ -169,3 +167,52 @@ def test_demo_settings_are_chosen_on_development_items_and_kept(
     again, _ = report("demo_settings", tmp_path / "settings.md", *arguments)
     assert column(again, "seeds") == {"2": 1.0}
     assert len((tmp_path / "work" / "runs.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def made_run(wide_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that the servers' benchmarks make, made here: their two processes would import for ten seconds each."""
+
+    def selfaug(*arguments: str) -> None:
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0, done.output
+
+    with pytest.MonkeyPatch.context() as patched, libraries_as_before():
+        patched.setattr(load, "selfaug", selfaug)
+        return load.make_run(tmp_path_factory.mktemp("served"), str(wide_model_dir), "float32")
+
+
+@pytest.fixture
+def served(made_run: Path, wide_model_dir: Path, tmp_path: Path) -> list[str]:
+    """Arguments that name the model, and a copy of its run: a watched server writes into it."""
+    run = shutil.copytree(made_run, tmp_path / "run")
+    return ["--model", str(wide_model_dir), "--run", str(run)]
+
+
+def test_gateway_is_compared_with_a_bare_proxy(served: list[str], tmp_path: Path) -> None:
+    short = ("--seconds", "0.4", "--rounds", "1", "--tokens", "2")
+    text, data = report("gateway", tmp_path / "gateway.md", *served, *short)
+    ways = {f"{name}, {mode}" for name in ("bare proxy", "gateway") for mode in ("whole", "stream")}
+    assert column(text, "× bare proxy").keys() == column(text, "99 % × bare proxy").keys() == ways
+    for found in data["results"].values():  # type: ignore[attr-defined]
+        assert all(0 < one["median"] <= one["p99"] for one in found)
+
+
+def test_soak_counts_every_request_and_ends_the_server(served: list[str], tmp_path: Path) -> None:
+    short = ("--minutes", "0.05", "--requests", "8", "--max-tokens", "2", "--max-batch", "4")
+    text, data = report("soak", tmp_path / "soak.md", *served, *short)
+    statuses: dict[str, int] = data["statuses"]  # type: ignore[assignment]
+    assert statuses["200"] > 0
+    assert statuses.keys() <= {"200", "429", "0"}
+    assert f"| requests | {sum(statuses.values()):,} |" in text
+    assert (data["alive"], data["exit_code"]) == (True, 0)
+    assert data["counts"]["offered"] > 0  # type: ignore[index]
+
+
+def test_serving_gives_the_same_answers_to_several_clients(served: list[str], tmp_path: Path) -> None:
+    short = ("--clients", "1", "2", "--requests", "4", "--max-tokens", "4", "--rounds", "1")
+    text, data = report("serving", tmp_path / "serving.md", *served, *short, "--servers", "selfaug, mixed")
+    assert text.count("| 4 of 4 |") == 2
+    (rounds,) = data["results"]["selfaug, mixed"]  # type: ignore[index]
+    assert [one["clients"] for one in rounds] == [1, 2]
+    assert all(one["rate"] > 0 and one["median_wait"] > 0 for one in rounds)

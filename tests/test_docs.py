@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import logging
-import os
 import re
 import shlex
 import shutil
@@ -13,7 +11,7 @@ import subprocess
 import sys
 import textwrap
 import tomllib
-import warnings
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,9 +21,9 @@ import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
 from torch.distributed.run import get_args_parser
-from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
+from quiet_libraries import libraries_as_before
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import RetrievalTemplate
@@ -132,39 +130,16 @@ def commands_of(text: str) -> list[str]:
     return commands
 
 
-@pytest.fixture(scope="module")
-def model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with a window that the rows of the pages fit into."""
-    folder = Path(shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("models") / "tiny"))
-    for name, key in (
-        ("config.json", "max_position_embeddings"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-        (folder / name).write_text(json.dumps({**content, key: 1024}), encoding="utf-8")
-    return folder
-
-
 @pytest.fixture
 def working_folder(tmp_path: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """What a reader has: rows and recipes. The command line silences libraries; afterwards they are as before."""
-    before = dict(os.environ)
-    loggers = [logging.getLogger(name) for name in ("torch", "trl", "peft", "accelerate", "datasets")]
-    levels = [logger.level for logger in loggers]
-    verbosity = transformers_logging.get_verbosity()
     for name in ("rows.jsonl", "dev.jsonl", "test.jsonl"):
         shutil.copy(tiny_rows, tmp_path / name)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the libraries, which a reader sees too
+    with libraries_as_before():
         yield tmp_path
-    os.environ.clear()
-    os.environ.update(before)
-    transformers_logging.set_verbosity(verbosity)
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
 
 
 class Servers:
@@ -188,6 +163,21 @@ class Servers:
                 self.address = found[1]
                 return
         pytest.fail(f"{command}: {told}")
+
+    def start_dashboard(self, command: str) -> None:
+        """It answers at the address that it prints, with the token in it."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "selfaug", *shlex.split(command)[1:], "--port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._running.append(process)
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        kept = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with kept.open(address) as answer:
+            assert "first" in answer.read().decode()
 
     def stop(self) -> None:
         for process in self._running:
@@ -227,7 +217,7 @@ def servers() -> Iterator[Servers]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks_of_the_page_run(
     page: Path,
-    model: Path,
+    wide_model_dir: Path,
     working_folder: Path,
     finished_run: Path,
     servers: Servers,
@@ -245,12 +235,14 @@ def test_blocks_of_the_page_run(
     for block in blocks:
         text = block.text.replace("127.0.0.1:8000", servers.address)
         for name in MODELS:
-            text = text.replace(name, str(model))
+            text = text.replace(name, str(wide_model_dir))
         place = f"{page.name}, line {block.line}"
         if block.language == "sh":
             for command in commands_of(text):
                 if command.startswith("selfaug serve "):
                     servers.start(command)
+                elif command.startswith("selfaug dashboard "):
+                    servers.start_dashboard(command)
                 else:
                     run_command(command.replace("127.0.0.1:8000", servers.address), place)
         elif block.language == "python":

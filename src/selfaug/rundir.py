@@ -8,6 +8,7 @@ import re
 import shlex
 from pathlib import Path
 
+from selfaug.core.printable import printable
 from selfaug.errors import StorageError
 from selfaug.replaced import HIDDEN, Replaced, delete
 
@@ -137,7 +138,9 @@ class RunDir:
 
     def config_text(self, settings: str) -> str:
         """Text for config.yaml: the settings under the line that marks the folder as a run."""
-        return f"{_MARKER} To go on with it: {self.resume_command}\n{settings}"
+        # A folder's name may hold anything, a comment only what stands in one line.
+        command = printable(self.resume_command).replace("\n", "\\n")
+        return f"{_MARKER} To go on with it: {command}\n{settings}"
 
     @property
     def resume_command(self) -> str:

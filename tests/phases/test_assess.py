@@ -219,7 +219,7 @@ def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
         "Baseline assessment of",
         "24 of 24 held-out prompts",
         "Where the model changed",
-        "Probe</th>",
+        "probe</th>",
     ):
         assert piece in page
     again = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import time
@@ -23,19 +22,17 @@ from report_records import (
     REALIGNMENT,
     TRAINING,
     balance_record,
-    bound,
     changed_everywhere,
     comparison_record,
     interval,
     raw_record,
-    suite,
     write_assessment,
     write_balance,
     write_comparison,
     write_run,
 )
 from selfaug.errors import DataError
-from selfaug.records import append_line, read_lines, read_record, write_record
+from selfaug.records import append_line, read_record, write_record
 from selfaug.report.balance_report import balance_verdict
 from selfaug.report.comparison_report import comparison_verdict
 from selfaug.report.document import (
@@ -153,7 +150,7 @@ def test_a_page_has_verdict_tiles_sections_and_provenance(
         text.index(flat(part), beginning) for part in parts[1:]
     )
     for section in report.sections:
-        assert f"<h2 id=" in html
+        assert "<h2 id=" in html
         assert flat(section.title) in text
     assert len(report.tiles) <= 4
     assert report.verdict.count(". ") <= 1  # an assessment's has two sentences
@@ -363,6 +360,7 @@ def test_a_comparison_without_selfaug_says_so(tmp_path: Path) -> None:
     changed = comparison_record()
     changed["subject"], changed["methods"] = None, {"plain": changed["methods"]["plain"]}
     changed["methods"]["plain"]["against_subject"] = None
+    changed["detectable_difference"]["method"] = "plain"
     outcome, verdict = comparison_verdict(changed)
     assert outcome == "open"
     assert verdict.startswith("SelfAug was not compared; plain LoRA does")
@@ -398,9 +396,9 @@ def test_a_balance_shows_the_front_the_choice_and_what_failed(
     chart = charts_of(report)["The job against everything else"]
     assert [row[-1] for row in chart.rows] == ["knee, front", "", "chosen, front"]
     told = flat(document_markdown(report))
-    assert "Not trained: {'alpha': 8.0, 'rank': 32}: the loss is not finite" in told
+    assert "Not trained: alpha 8, rank 32: the loss is not finite" in told
     assert "The front bends at alpha-0.5-lr" in told
-    assert "forgetting: +5.0 points (−2.0 to +10.0), at most 5.0 points wanted: pass" in told
+    assert "✓ pass: forgetting: +5.0 points (−2.0 to +10.0), at most 5.0 points wanted: pass" in told
     trials = report.sections[-1].blocks[0]
     assert isinstance(trials, Table)
     assert list(trials.columns) == ["run", "alpha", "learning rate", "rank", "length", "job", "general"]
@@ -429,6 +427,7 @@ def test_an_assessment_shows_its_checks_and_what_the_probe_forgot(
     assert "| duplicates | ✓ ok |" in told
     assert "Proposed budget of forgetting: 9.9 points" in told
     assert "A probe, plain LoRA without alignment, was trained for 40 steps" in told
+    assert "- model: a/model - rows: rows.jsonl" in told
     assert "probe/samples/evaluation" not in told  # only where there are more items
     assert [section.title for section in report.sections][:2] == ["The data", "What plain fine-tuning does"]
     none = report_on(write_assessment(tmp_path / "none", budget=None))
@@ -445,7 +444,7 @@ def test_a_demo_has_a_page_of_its_own_and_the_same_numbers_as_text(
     told = flat(document_markdown(report))
     assert "⚑ in the job's style" in told
     assert "- general items: all" in told
-    assert [tile.name for tile in report.tiles][0] == "Job: exact answers"
+    assert next(tile.name for tile in report.tiles) == "Job: exact answers"
 
 
 @pytest.mark.parametrize(
@@ -484,7 +483,7 @@ def test_a_run_that_was_really_trained(finished_run: Path, copied_run: Path) -> 
 # ---- texts of others
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "<" * 1_000_000, "\U0001f600" * 300_000])
+@pytest.mark.parametrize("text", [*HOSTILE, "<" * 1_000_000, "\U0001f600" * 250_000])
 @pytest.mark.parametrize("name", ["evaluated", "comparison", "balance", "assessment", "demo"])
 def test_whatever_the_texts_of_a_record_are_the_page_is_sound(name: str, text: str, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
@@ -496,7 +495,7 @@ def test_whatever_the_texts_of_a_record_are_the_page_is_sound(name: str, text: s
         run = write_run(folder, training=training, steps=0)
         write_record(run.evaluation, "evaluation", evaluation)
     elif name == "comparison":
-        write_comparison(folder, changed_everywhere(comparison_record(), text), [text] * 12)
+        write_comparison(folder, changed_everywhere(comparison_record(), text), [text] * 2)
     elif name == "balance":
         changed = changed_everywhere(balance_record(), text)
         changed["failed_trials"] *= 30
@@ -615,8 +614,7 @@ def test_a_lone_half_of_a_character_is_shown(tmp_path: Path) -> None:
 
 def test_a_folder_named_by_someone_who_means_ill(tmp_path: Path) -> None:
     name = "\x1b[2J<b>\u202e & `x` | [y](z)"
-    run = write_run(tmp_path / name, steps=0)
-    report = report_on(run.path)
+    report = report_on(write_run(tmp_path / "calm", steps=0).path.rename(tmp_path / name))
     page = require_sound(document_page(report))
     assert r"Run \x1b[2J<b>\u202e & `x` | [y](z)" in page.text
     require_no_markup(document_markdown(report))
@@ -636,20 +634,28 @@ def test_a_folder_named_by_someone_who_means_ill(tmp_path: Path) -> None:
     ],
 )
 def test_a_record_that_lacks_something_is_one_clear_error(kind: str, keys: list[str], tmp_path: Path) -> None:
-    folder = KINDS["trained" if kind == "train" else kind](tmp_path / "whole")
+    folder = tmp_path / "whole"
+    if kind == "train":
+        write_run(folder, steps=0)
+    else:
+        KINDS[kind](folder)
     whole = read_record(folder / "record.json", kind)
     for key in keys:
         lacking = {name: value for name, value in whole.items() if name != key}
         for changed in (lacking, {**whole, key: None}, {**whole, key: "x"}, {**whole, key: []}):
             write_record(folder / "record.json", kind, changed)
-            if changed is lacking:
-                with pytest.raises(DataError, match="lack what a report needs"):
-                    page_of(folder)
-            else:  # an empty list is something that one can report on
-                try:
-                    page_of(folder)
-                except DataError as error:
-                    assert "lack what a report needs" in str(error)
+            said = error_of(folder)
+            # An empty list, or a text, can be something that one can report on.
+            assert said is None or "lack what a report needs" in said
+            assert said or changed is not lacking
+
+
+def error_of(folder: Path) -> str | None:
+    try:
+        page_of(folder)
+    except DataError as error:
+        return str(error)
+    return None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"kind": "train"}', b"\xff\xfe", b'"x"'])

@@ -14,6 +14,9 @@ from selfaug.errors import ConfigError, SelfAugError
 
 __all__ = ["dashboard"]
 
+# That pages which are being made have at the end.
+_DRAIN_SECONDS = 5
+
 
 @app.command(epilog="Example: selfaug dashboard runs")
 def dashboard(
@@ -46,7 +49,7 @@ def dashboard(
 
         from selfaug.dashboard.app import dashboard_app
         from selfaug.dashboard.library import Library
-        from selfaug.serving.http_server import listening_socket
+        from selfaug.serving.http_server import EndedBySignals, listening_socket
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("selfaug"):
             raise SelfAugError(
@@ -72,10 +75,18 @@ def dashboard(
     say(f"{found} {'entry' if found == 1 else 'entries'} in {directory}. Ctrl-C ends it.")
     typer.echo(address if token is None else f"{address}?token={token}")
     served = dashboard_app(library, token=token, port=port, loopback=loopback)
-    server = uvicorn.Server(
-        uvicorn.Config(served, log_level="error", access_log=False, server_header=False, lifespan="off")
+    server = EndedBySignals(
+        uvicorn.Config(
+            served,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_DRAIN_SECONDS,
+        )
     )
     server.run(sockets=[listening])
+    say("stopped.")
 
 
 def _is_loopback(host: str) -> bool:

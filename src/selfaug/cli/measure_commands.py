@@ -237,13 +237,14 @@ def evaluate(
             base_from=base_from,
             on_progress=progress.show,
         )
-    page = write_page(run)
+    # Shown first: a page that can't be written hides nothing.
     if as_json:
         print_json(result.record)
     else:
         show_evaluation(result.record)
-        if page is not None:
-            typer.echo(f"page: {page}")
+    page = write_page(run)
+    if page is not None and not as_json:
+        typer.echo(f"page: {page}")
     if mlflow:
         say(f"MLflow run {log_evaluation(run, result.record)}")
     if result.outcome not in (None, "pass"):

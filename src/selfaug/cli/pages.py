@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from selfaug.cli.terminal import printable, say
+from selfaug.errors import SelfAugError
 from selfaug.records import write_text
 
 __all__ = ["PAGE", "show_page", "write_page"]
@@ -22,7 +23,7 @@ def write_page(folder: str | os.PathLike[str]) -> Path | None:
         folder: with the record of a run, an assessment, a comparison, a balance or a demo.
 
     Returns:
-        Where it is; None without the package `selfaug.report`.
+        Where it is; None without the package `selfaug.report`, or where it can't be written.
     """
     try:
         from selfaug.report.open_report import page_of
@@ -32,7 +33,13 @@ def write_page(folder: str | os.PathLike[str]) -> Path | None:
         say("note: this installation makes no pages; the record is there.")
         return None
     page = Path(folder) / PAGE
-    write_text(page, page_of(folder))
+    try:
+        write_text(page, page_of(folder))
+    except (
+        SelfAugError
+    ) as error:  # the results are there and are shown: a page is made again by `selfaug report`
+        say(f"note: the page could not be written: {error}")
+        return None
     return page
 
 

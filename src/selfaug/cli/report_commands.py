@@ -42,6 +42,7 @@ def report(
     from selfaug.records import write_text
 
     _check(runs, form, output)
+    _require_reports()
     from selfaug.report.document_text import document_json, document_markdown
     from selfaug.report.open_report import page_of, report_on
 
@@ -93,6 +94,25 @@ def _check(runs: list[str], form: str, output: str | None) -> None:
             problems=problems,
             hint="`selfaug report --help` shows the flags and an example.",
         )
+
+
+def _require_reports() -> None:
+    """Raise where the package that makes reports was left out.
+
+    Raises:
+        ConfigError: then.
+    """
+    from selfaug.errors import ConfigError
+
+    try:
+        import selfaug.report.open_report  # noqa: F401
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("selfaug.report"):
+            raise
+        raise ConfigError(
+            "this installation makes no reports: the package selfaug.report is not in it.",
+            hint="records are plain JSON, and the commands that wrote them show them too.",
+        ) from error
 
 
 def _require_replaceable(target: Path, overwrite: bool) -> None:

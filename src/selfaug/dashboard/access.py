@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import secrets
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["Access"]
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+# A name or an address, and perhaps a port: browsers leave out port 80.
+_HOST = re.compile(r"(localhost|[0-9.]+|\[[0-9a-f:.]+\])(:[0-9]*)?", re.IGNORECASE)
 
 # Nothing is loaded from elsewhere, no script and no style stands in a page itself, and no other page shows this one.
 _HEADERS = (
@@ -52,6 +55,8 @@ class Access:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
         if scope["type"] != "http":
             return
         headers = {
@@ -71,7 +76,7 @@ class Access:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("The dashboard only shows.\n", 405, {"allow": "GET, HEAD"})
-        if self._loopback and headers.get("host", "").rpartition(":")[0] not in _LOOPBACK:
+        if self._loopback and not _is_this_machine(headers.get("host", "")):
             return PlainTextResponse("This address is not the dashboard's.\n", 421)
         if self._token is None:
             return None
@@ -80,7 +85,7 @@ class Access:
         if given is not None and self._is_token(given):
             rest = urlencode([(name, value) for name, value in query if name != "token"])
             # One slash: a path that begins with two would be the address of another machine.
-            path = "/" + scope["path"].lstrip("/")
+            path = quote("/" + scope["path"].lstrip("/"))
             answer = RedirectResponse(f"{path}?{rest}" if rest else path, 303)
             answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
             return answer
@@ -89,12 +94,20 @@ class Access:
         return PlainTextResponse(_NO_TOKEN, 401)
 
     def _kept(self, headers: dict[str, str]) -> str:
-        cookies: SimpleCookie = SimpleCookie()
-        try:
-            cookies.load(headers.get("cookie", ""))
-        except CookieError:
-            return ""
-        return cookies[self._cookie].value if self._cookie in cookies else ""
+        # Not http.cookies, which gives up at the first odd cookie: those of all programs of this machine come along.
+        return cookie_parser(headers.get("cookie", "")).get(self._cookie, "")
 
     def _is_token(self, text: str) -> bool:
         return self._token is not None and secrets.compare_digest(text.encode(), self._token.encode())
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a request's host is one that no other machine can be reached by."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found[1].strip("[]").lower()
+    try:
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

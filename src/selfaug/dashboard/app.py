@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from starlette.applications import Starlette
@@ -20,9 +20,10 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from selfaug.core.printable import printable
 from selfaug.dashboard.access import Access
 from selfaug.dashboard.explain import TOPICS, distributions, methods_of
-from selfaug.dashboard.library import Entry, Library, progress_of
+from selfaug.dashboard.library import DAMAGED, Entry, Library, progress_of
 from selfaug.dashboard.monitoring import monitor_view
 from selfaug.dashboard.roi import roi_view
 from selfaug.dashboard.samples import CHANGES, KeptSamples, differing_words, sample_files
@@ -30,11 +31,13 @@ from selfaug.dashboard.side_by_side import chosen_charts, chosen_table
 from selfaug.dashboard.words import WORDS, word_of
 from selfaug.errors import SelfAugError
 from selfaug.report.charts import COLORS, lines_svg
+from selfaug.report.document import Chart
 from selfaug.report.open_report import report_on
 from selfaug.report.page import environment, text_limit
 from selfaug.report.run_report import run_curves
 from selfaug.rundir import RunDir
 from selfaug.wording.numbers import duration
+from selfaug.wording.roi_csv import roi_csv
 
 __all__ = ["dashboard_app"]
 
@@ -42,11 +45,13 @@ _RUNS_A_PAGE = 50
 _SAMPLES_A_PAGE = 20
 _MOST_CHOSEN = 8
 _KEPT_REPORTS = 24
+_KEPT_CURVES = 8
 _LONGEST_SEARCH = 200
 _TEXT_LIMIT = 6_000
 
 _KINDS = {
     "train": "run", "assessment": "assessment", "comparison": "comparison", "balance": "balance", "demo": "demo",
+    DAMAGED: "damaged",
 }  # fmt: skip
 
 # Names of files carry their version, so a browser may keep them.
@@ -80,6 +85,7 @@ def dashboard_app(library: Library, *, token: str | None, port: int, loopback: b
         Route("/compare", pages.shown(pages.compare)),
         Route("/roi", pages.shown(pages.roi)),
         Route("/roi/result", pages.shown(pages.roi_result)),
+        Route("/roi.csv", pages.roi_sheet),
         Route("/explain", pages.shown(pages.explain)),
         Route("/explain/picture", pages.shown(pages.picture)),
         Route("/words", pages.shown(pages.words)),
@@ -87,7 +93,16 @@ def dashboard_app(library: Library, *, token: str | None, port: int, loopback: b
         Route("/static/{name}", _static),
         Route("/{path:path}", pages.shown(pages.nothing)),
     ]
-    return Access(Starlette(routes=routes), token=token, port=port, loopback=loopback)
+    application = Starlette(
+        routes=routes,
+        # Of addresses that no route takes, such as those with an end of line.
+        exception_handlers={404: lambda request, _: pages.shown(pages.nothing)(request)},
+    )
+    return Access(application, token=token, port=port, loopback=loopback)
+
+
+_Made = TypeVar("_Made")
+_Kept = OrderedDict[str, tuple[Entry, _Made]]
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,8 @@ class _Pages:
     def __init__(self, library: Library) -> None:
         self._library = library
         self._samples = KeptSamples()
-        self._reports: OrderedDict[tuple[str, float], str] = OrderedDict()
+        self._reports: _Kept[str] = OrderedDict()
+        self._curves: _Kept[list[Chart]] = OrderedDict()
         # Pictures are drawn by one engine, and what is kept is shared.
         self._lock = threading.Lock()
 
@@ -115,8 +131,12 @@ class _Pages:
                 return HTMLResponse(self._page("problem", request, problem=error.what), 404)
             except SelfAugError as error:
                 return HTMLResponse(self._page("problem", request, problem=str(error)), 422)
+            except FileNotFoundError as error:
+                problem = f"{error.filename} was there a moment ago. Load the page again."
+                return HTMLResponse(self._page("problem", request, problem=problem), 404)
             except Exception:
-                sys.stderr.write(traceback.format_exc())
+                # It can hold what a model wrote.
+                sys.stderr.write(printable(traceback.format_exc()))
                 problem = "This page could not be made; the terminal of `selfaug dashboard` shows why."
                 return HTMLResponse(self._page("problem", request, problem=problem), 500)
 
@@ -178,11 +198,10 @@ class _Pages:
         change = request.query_params.get("change", "")
         change = change if change in CHANGES else ""
         search = request.query_params.get("search", "")[:_LONGEST_SEARCH]
-        with self._lock:
-            samples = self._samples.of(chosen)
-            ids = samples.select(change, search)
-            page, pages = _numbered(request, len(ids), _SAMPLES_A_PAGE)
-            shown = samples.shown(ids[_SAMPLES_A_PAGE * (page - 1) : _SAMPLES_A_PAGE * page])
+        samples = self._samples.of(chosen)
+        ids = samples.select(change, search)
+        page, pages = _numbered(request, len(ids), _SAMPLES_A_PAGE)
+        shown = samples.shown(ids[_SAMPLES_A_PAGE * (page - 1) : _SAMPLES_A_PAGE * page])
         compared = [
             (one, differing_words(one.answers[0], one.answers[-1]), one.answers[1:-1]) for one in shown
         ]
@@ -237,10 +256,20 @@ class _Pages:
         """The business case for what the sliders say."""
         return self._page("roi_result", request, **self._roi(request))
 
+    def roi_sheet(self, request: Request) -> Response:
+        """The business case as a spreadsheet with formulae."""
+        view = self._roi(request)
+        if view["case"] is None:
+            return PlainTextResponse(view["problem"], 422)
+        headers = {"content-disposition": 'attachment; filename="business-case.csv"'}
+        return PlainTextResponse(roi_csv(view["case"]), media_type="text/csv", headers=headers)
+
     def explain(self, request: Request) -> str:
         """Topics for newcomers."""
         comparisons = [
-            entry for entry in self._library.entries() if entry.kind == "comparison" and entry.complete
+            entry
+            for entry in self._library.entries()
+            if entry.kind == "comparison" and entry.summary is not None
         ]
         return self._page(
             "explain",
@@ -262,7 +291,7 @@ class _Pages:
 
     def nothing(self, request: Request) -> str:
         """There is no such page."""
-        raise _NotThereError(f"There is no page {request.url.path}.")
+        raise _NotThereError(f"There is no page {request.scope['path']}.")
 
     def style(self, request: Request) -> Response:
         """The style sheet of all pages."""
@@ -279,28 +308,35 @@ class _Pages:
         return entry
 
     def _report(self, entry: Entry) -> str:
-        key = (entry.path, entry.time)
-        with self._lock:
-            if key not in self._reports:
-                report = report_on(entry.folder)
-                template = _templates().get_template("report.html.j2")
-                self._reports[key] = template.render(
-                    report=report, text_limit=text_limit(report), words=WORDS, word_of=word_of
-                )
-                while len(self._reports) > _KEPT_REPORTS:
-                    self._reports.popitem(last=False)
-            return self._reports[key]
+        def made() -> str:
+            report = report_on(entry.folder)
+            template = _templates().get_template("report.html.j2")
+            return template.render(report=report, text_limit=text_limit(report), words=WORDS, word_of=word_of)
+
+        return self._kept(self._reports, _KEPT_REPORTS, entry, made)
 
     def _live(self, entry: Entry) -> dict[str, Any]:
         progress = progress_of(entry)
         assert progress is not None
         left = None if progress.seconds_left is None else duration(progress.seconds_left)
+        charts = self._kept(self._curves, _KEPT_CURVES, entry, lambda: run_curves(RunDir(entry.folder)))
+        return {"progress": progress, "left": left, "charts": charts}
+
+    def _kept(self, kept: _Kept[_Made], most: int, entry: Entry, make: Callable[[], _Made]) -> _Made:
+        """What was made of an entry, or what is made of it now: the library makes another of a folder that changed."""
         with self._lock:
-            return {"progress": progress, "left": left, "charts": run_curves(RunDir(entry.folder))}
+            found = kept.get(entry.path)
+            if found is None or found[0] is not entry:
+                kept[entry.path] = found = entry, make()
+                while len(kept) > most:
+                    kept.popitem(last=False)
+            kept.move_to_end(entry.path)
+            return found[1]
 
     def _listed(self, request: Request) -> dict[str, Any]:
         query = request.query_params
         kind = query.get("kind", "")
+        kind = kind if kind in _KINDS else ""
         search = query.get("search", "")[:_LONGEST_SEARCH]
         parts = query.get("parts") == "1"
         entries = self._library.entries()
@@ -316,7 +352,7 @@ class _Pages:
         return {
             "rows": [(entry, progress_of(entry)) for entry in rows],
             "kinds": _KINDS,
-            "kind": kind if kind in _KINDS else "",
+            "kind": kind,
             "search": search,
             "parts": parts,
             "total": len(found),
@@ -370,8 +406,8 @@ class _Pages:
             .get_template(f"{template}.html.j2")
             .render(
                 text_limit=_TEXT_LIMIT,
-                here=request.url.path,
-                query=request.url.query,
+                here=request.scope["path"],
+                query=request.scope["query_string"].decode("latin-1"),
                 address=_address,
                 htmx=_HTMX,
                 words=WORDS,
@@ -387,14 +423,17 @@ def _templates() -> Environment:
         [PackageLoader("selfaug.dashboard", "templates"), PackageLoader("selfaug", "report")]
     )
     made = environment().overlay(loader=loader)
-    made.filters["when"] = _when
+    made.filters = {**made.filters, "when": _when}
     return made
 
 
 def _when(seconds: float) -> str:
     from datetime import datetime
 
-    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):  # a file can be of any time
+        return "–"
 
 
 def _address(request_path: str, query: Mapping[str, Any]) -> str:

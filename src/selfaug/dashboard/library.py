@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import stat
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfaug.core.printable import printable
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.records import read_record
 from selfaug.report.document import Summary
@@ -17,13 +20,19 @@ from selfaug.report.open_report import KINDS, kind_of, summary_of
 from selfaug.report.run_report import steps_done
 from selfaug.rundir import RunDir
 
-__all__ = ["Entry", "Library", "Progress", "progress_of"]
+__all__ = ["DAMAGED", "Entry", "Library", "Progress", "progress_of"]
+
+DAMAGED = "damaged"
+"""Kind of a record that can't be read so far that it says what it is of."""
 
 # Below this many folders nothing is looked for.
 _DEEPEST = 6
 _SECONDS_BETWEEN_SCANS = 1.0
 
-# Parts of a run: there is no other run in them.
+# Looking takes no more than this share of the time: a directory may hold much else.
+_SHARE_OF_SCANS = 0.2
+
+# Parts of what a command wrote: there is no run in them.
 _PARTS = frozenset(
     {
         "adapter",
@@ -42,6 +51,21 @@ _PARTS = frozenset(
 
 # A run whose process can't be seen from here is taken to go on for this long after its last step.
 _STILL_GOING = 120.0
+
+# A process that began so much later than the training is another one, to which the same number was given.
+_SAME_PROCESS = 120.0
+
+# What a file leads to that is not as its name says.
+_ODD = (
+    SelfAugError,
+    OSError,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +90,9 @@ class Entry:
     """A folder that a command wrote.
 
     Attributes:
-        path: below the directory, with slashes; empty for the directory itself.
+        path: below the directory, with slashes; empty for the directory itself. What can't be shown is escaped in it.
         folder: where it is.
-        kind: of its record.
+        kind: of its record; `DAMAGED` where it doesn't say.
         inside: path of the comparison, balance, assessment or demo that it is a part of; None for what stands alone.
         time: when its record was written, or its last step; seconds since 1970.
         complete: whether it has a record.
@@ -97,6 +121,7 @@ class Entry:
 
 
 _Signature = tuple[tuple[int, int] | None, ...]
+_Known = dict[str, tuple[tuple[_Signature, str | None], Entry | None]]
 
 
 class Library:
@@ -116,19 +141,23 @@ class Library:
                 f"{self.root} is not a folder.", hint="give the folder that your runs are in, such as runs."
             )
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[_Signature, Entry]] = {}
+        self._known: _Known = {}
+        self._seen: _Known = {}
         self._entries: list[Entry] = []
-        self._scanned = float("-inf")
+        self._next_scan = float("-inf")
 
     def entries(self) -> list[Entry]:
         """All of them, the newest first."""
         with self._lock:
-            if time.monotonic() > self._scanned + _SECONDS_BETWEEN_SCANS:
+            began = time.monotonic()
+            if began > self._next_scan:
                 found: list[Entry] = []
+                self._seen = {}
                 self._scan(self.root, "", None, 0, found)
-                self._known = {entry.path: self._known[entry.path] for entry in found}
+                self._known = self._seen
                 self._entries = sorted(found, key=lambda entry: -entry.time)
-                self._scanned = time.monotonic()
+                ended = time.monotonic()
+                self._next_scan = ended + max(_SECONDS_BETWEEN_SCANS, (ended - began) / _SHARE_OF_SCANS)
             return self._entries
 
     def entry(self, path: str) -> Entry | None:
@@ -141,56 +170,84 @@ class Library:
         except OSError:
             return
         names = {child.name for child in children}
+        parts: frozenset[str] = frozenset()
         if "record.json" in names or "config.yaml" in names:
             entry = self._read(folder, path, inside)
             if entry is not None:
                 found.append(entry)
-                inside = path if entry.kind != "train" else inside
                 if entry.kind == "train":
                     return
+                inside, parts = path, _PARTS
         if depth >= _DEEPEST:
             return
         for child in children:
-            if child.name in _PARTS or child.name.startswith(".") or not child.is_dir(follow_symlinks=False):
-                continue
-            self._scan(Path(child.path), f"{path}/{child.name}".lstrip("/"), inside, depth + 1, found)
+            if child.name not in parts and not child.name.startswith(".") and _is_folder(child):
+                below = f"{path}/{_shown(child.name)}".lstrip("/")
+                self._scan(Path(child.path), below, inside, depth + 1, found)
 
     def _read(self, folder: Path, path: str, inside: str | None) -> Entry | None:
         signature = _signature(folder)
-        known = self._known.get(path)
-        if known is not None and known[0] == signature:
-            return known[1]
-        kind = kind_of(folder)
-        if kind not in KINDS:
+        if signature is None:
             return None
-        summary, problem = None, ""
-        try:
-            summary = summary_of(folder)
-        except SelfAugError as error:
-            problem = str(error)
-        except (OSError, ValueError) as error:
-            problem = f"can't be read: {error}"
-        complete = signature[0] is not None
-        newest = max((one[0] for one in signature if one is not None), default=0) / 1e9
-        entry = Entry(path, folder, kind, inside, newest, complete, summary, problem)
-        self._known[path] = signature, entry
-        return entry
+        known = self._known.get(path)
+        # What a folder is a part of can change without it: a comparison's record is written after its runs.
+        if known is None or known[0] != (signature, inside):
+            known = (signature, inside), _entry(folder, path, inside, signature)
+        self._seen[path] = known
+        return known[1]
 
 
-def _signature(folder: Path) -> _Signature:
-    """Changes with what an entry is made of: the record first."""
-    return tuple(
-        _stamp(folder / name)
-        for name in ("record.json", "evaluation.json", "realignment.json", "metrics.jsonl", "config.yaml")
-    )
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
+def _entry(folder: Path, path: str, inside: str | None, signature: _Signature) -> Entry | None:
+    complete = signature[0] is not None
+    kind: str | None = None
+    summary, problem = None, ""
     try:
-        found = file.stat()
-    except OSError:
+        kind = kind_of(folder)
+        if kind is None and complete and RunDir(folder).is_run():
+            kind = "train"
+        if kind in KINDS or (kind is None and complete):
+            summary = summary_of(folder)
+    except SelfAugError as error:
+        problem = str(error)
+    except Exception as error:  # whatever is in one folder, the others are shown
+        problem = f"can't be read: {type(error).__name__}: {error}"
+    if kind is None and complete:
+        kind = DAMAGED
+    if kind is None or kind not in (*KINDS, DAMAGED):
         return None
-    return found.st_mtime_ns, found.st_size
+    newest = max((one[0] for one in signature if one is not None), default=0) / 1e9
+    return Entry(path, folder, kind, inside, newest, complete, summary, problem)
+
+
+def _is_folder(child: os.DirEntry[str]) -> bool:
+    """Whether it is one itself: a link could lead anywhere, and round in a circle."""
+    try:
+        return child.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
+
+
+def _shown(name: str) -> str:
+    """A folder's name in a page and in an address, where not every character can stand that a file system takes."""
+    return printable(name).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _signature(folder: Path) -> _Signature | None:
+    """Changes with what an entry is made of: the record first. None where one of these names is not of a file: to read
+    a pipe would be to wait for whoever writes into it."""
+    stamps: list[tuple[int, int] | None] = []
+    for name in (
+        "record.json", "evaluation.json", "realignment.json", "metrics.jsonl", "config.yaml", "plan.json",
+    ):  # fmt: skip
+        try:
+            found = (folder / name).stat()
+        except OSError:
+            stamps.append(None)
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        stamps.append((found.st_mtime_ns, found.st_size))
+    return tuple(stamps)
 
 
 def progress_of(entry: Entry, now: float | None = None) -> Progress | None:
@@ -203,28 +260,57 @@ def progress_of(entry: Entry, now: float | None = None) -> Progress | None:
     if entry.complete or entry.kind != "train":
         return None
     run = RunDir(entry.folder)
-    step, now = steps_done(run), time.time() if now is None else now
+    now = time.time() if now is None else now
+    recent = now - entry.time < _STILL_GOING
+    step = 0
     try:
+        step = steps_done(run)
         plan: dict[str, Any] = read_record(run.plan, "plan")
-    except SelfAugError:
-        return Progress(step, None, now - entry.time < _STILL_GOING, None)
-    steps, done = int(plan["steps"]), step - int(plan["from_step"])
-    alive = _is_alive(plan)
-    running = now - entry.time < _STILL_GOING if alive is None else alive
+        steps, done, began = int(plan["steps"]), step - int(plan["from_step"]), float(plan["began"])
+        alive = _is_alive(plan, recent)
+    except _ODD:
+        return Progress(step, None, recent, None)
+    running = recent if alive is None else alive
     # From when it began to its last step: time since then belongs to the step that is being made.
-    pace = (entry.time - float(plan["began"])) / done if done > 0 else None
+    spent = entry.time - began
+    pace = spent / done if done > 0 and spent > 0 else None
     left = None if pace is None or not running else max(0.0, (steps - step) * pace - (now - entry.time))
     return Progress(step, steps, running, left)
 
 
-def _is_alive(plan: dict[str, Any]) -> bool | None:
-    """Whether the run's process is there; None where that can't be seen."""
+def _is_alive(plan: dict[str, Any], recent: bool) -> bool | None:
+    """Whether the run's process is there; None where that can't be seen.
+
+    Args:
+        plan: of the run.
+        recent: whether the run was heard of a moment ago.
+    """
     if plan["machine"] != socket.gethostname() or os.name != "posix":
         return None
+    process = int(plan["process"])
     try:
-        os.kill(int(plan["process"]), 0)
+        os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    # A container that is started again gives its processes the same numbers. Clocks can be set: what has just been
+    # heard of is there, whatever they say.
+    began = _began(process)
+    return recent or began is None or began < float(plan["began"]) + _SAME_PROCESS
+
+
+def _began(process: int) -> float | None:
+    """When a process began, in seconds since 1970; None where the system doesn't tell."""
+    try:
+        # After the name, which may hold spaces and brackets.
+        fields = (
+            Path(f"/proc/{process}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
+        boot = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(encoding="utf-8"), re.MULTILINE)
+        return None if boot is None else int(boot[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, LookupError, ValueError):
+        return None

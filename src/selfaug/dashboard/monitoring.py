@@ -15,8 +15,11 @@ from selfaug.report.document import Cell, Chart, Section, Table, Text, Tile
 __all__ = ["monitor_view"]
 
 _MOST_CHANGES = 200
-_MOST_POINTS = 300
+_MOST_POINTS = 190
 _DAY = 86_400.0
+
+_Traced = tuple[Mapping[str, Any], float, float | None]
+"""A moment, a detector's statistic then, and its limit."""
 
 _MEANINGS = {
     "no_data": ("open", "No request has come for a day."),
@@ -109,26 +112,29 @@ def _signals(status: Mapping[str, Any]) -> Table:
 
 
 def _course(trace: Sequence[Mapping[str, Any]], now: float) -> list[Chart | Text]:
-    every = max(1, -(-len(trace) // _MOST_POINTS))
-    points = [{**point, "days": (point["time"] - now) / _DAY} for point in trace[::every]]
-    if len(points) < 2:
+    if len(trace) < 2:
         return [Text("There is nothing to draw yet.")]
-    states = [{"x": point["days"], "state": point["state"].replace("_", " ")} for point in points]
+    # A state lasts until the next one.
+    turns = [
+        point
+        for number, point in enumerate(trace)
+        if number in (0, len(trace) - 1) or point["state"] != trace[number - 1]["state"]
+    ]
+    states = [{"x": _days(point, now), "state": point["state"].replace("_", " ")} for point in turns]
     charts: list[Chart | Text] = [
         Chart(
             "State over time",
             "Left is earlier; 0 is now.",
             states_svg(states, "days"),
             ["time", "state"],
-            [[_moment(point["time"]), point["state"].replace("_", " ")] for point in points[::10]],
+            [[_moment(point["time"]), point["state"].replace("_", " ")] for point in turns[-_MOST_CHANGES:]],
         )
     ]
-    names = list(dict.fromkeys(name for point in points for name in point["signals"]))
-    for name in names:
-        values = [(point, *point["signals"][name]) for point in points if name in point["signals"]]
+    for name in dict.fromkeys(name for point in trace for name in point["signals"]):
+        values = _highest([(point, *point["signals"][name]) for point in trace if name in point["signals"]])
         if len(values) < 2:
             continue
-        rows = [{"step": point["days"], "value": statistic} for point, statistic, _ in values]
+        rows = [{"step": _days(point, now), "value": statistic} for point, statistic, _ in values]
         title = (
             f"{'CUSUM of drift' if name == 'drift' else name.replace('_', ' ').capitalize()} with its limit"
         )
@@ -142,6 +148,19 @@ def _course(trace: Sequence[Mapping[str, Any]], now: float) -> list[Chart | Text
             )
         )
     return charts
+
+
+def _highest(values: Sequence[_Traced]) -> list[_Traced]:
+    """Of many points the highest of each stretch, so that none that was beyond its limit is lost; and the last."""
+    every = -(-len(values) // _MOST_POINTS)
+    kept = [
+        max(values[first : first + every], key=lambda one: one[1]) for first in range(0, len(values), every)
+    ]
+    return kept if not kept or kept[-1] is values[-1] else [*kept, values[-1]]
+
+
+def _days(point: Mapping[str, Any], now: float) -> float:
+    return float((point["time"] - now) / _DAY)
 
 
 def _changes(changes: Sequence[Mapping[str, Any]]) -> Table:

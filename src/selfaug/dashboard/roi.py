@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ def roi_view(query: Mapping[str, str], comparisons: Mapping[str, Path]) -> dict[
     """
     sent = {name: query[name].strip() for name in InputSettings.model_fields if query.get(name, "").strip()}
     # A form sends everything: what stands at its default was not given, and keeps its range.
-    given = {name: text for name, text in sent.items() if text != _default(name)}
+    given = {name: text for name, text in sent.items() if _as_number(text) != _as_number(_default(name))}
     chosen = query.get("comparison", "")
     chosen = chosen if chosen in comparisons else ""
     form = {
@@ -78,12 +79,11 @@ def roi_view(query: Mapping[str, str], comparisons: Mapping[str, Path]) -> dict[
 
 
 def _as_number(text: str) -> str:
-    """The text, if it is a number; else something that the settings refuse by its name."""
+    """A number as YAML reads it, which takes 1e5 for a text and 010 for eight; else what the settings refuse."""
     try:
-        float(text)
+        return f"{Decimal(repr(float(text))).normalize():f}"
     except ValueError:
         return "'not a number'"
-    return text
 
 
 def _slider(name: str, given: Mapping[str, str]) -> Slider:

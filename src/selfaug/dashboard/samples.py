@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from selfaug.errors import DataError
 from selfaug.records import read_record
 
 __all__ = [
@@ -68,6 +70,9 @@ def sample_files(folder: Path, kind: str) -> list[SampleFiles]:
     Args:
         folder: of a run, an assessment or a comparison.
         kind: of its record.
+
+    Raises:
+        DataError: if its record can't be read.
     """
     if kind in ("train", "assessment"):
         run = folder / "probe" if kind == "assessment" else folder
@@ -88,25 +93,35 @@ def sample_files(folder: Path, kind: str) -> list[SampleFiles]:
         found = []
     # Names of suites come from a record: none leads out of its folder.
     home = folder.resolve()
-    return [
-        one
-        for one in found
-        if all(file.is_file() and file.resolve().is_relative_to(home) for file in one.files)
-    ]
+    return [one for one in found if all(_is_inside(file, home) for file in one.files)]
+
+
+def _is_inside(file: Path, home: Path) -> bool:
+    try:
+        return file.is_file() and file.resolve().is_relative_to(home)
+    except (OSError, ValueError):  # no name of a file
+        return False
 
 
 def _of_comparison(folder: Path) -> list[SampleFiles]:
     record = read_record(folder / "record.json", "comparison")
     models, labels = ["base"], {"base": "base model"}
-    for key, name in (("plain", "plain"), ("selfaug", record["subject"])):
-        if name is not None:
-            row = record["methods"][name]
-            models.append(f"{name}-{row['value']:g}-seed{row['seeds'][0]}")
-            labels[key] = row["label"]
+    try:
+        for key, name in (("plain", "plain"), ("selfaug", record["subject"])):
+            if name is not None:
+                row = record["methods"][name]
+                models.append(f"{name}-{row['value']:g}-seed{row['seeds'][0]}")
+                labels[key] = str(row["label"])
+        suites = [str(suite) for suite in record["items"]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the record in {folder} does not say whose answers it has ({type(error).__name__}: {error}).",
+            hint="it was written by another version of selfaug, or changed.",
+        ) from error
     place = folder / "answers"
     return [
         SampleFiles(suite, labels, [place / f"test-{model}-{suite}.jsonl" for model in models], None)
-        for suite in record["items"]
+        for suite in suites
     ]
 
 
@@ -136,32 +151,38 @@ class Samples:
         return found
 
     def select(self, change: str = "", search: str = "") -> list[str]:
-        """Ids with that change, whose prompt or answers hold the text, whatever its case; failures first."""
+        """Ids with that change, whose prompt or answers hold the text, whatever its case; failures first.
+
+        Args:
+            change: one of `CHANGES`; empty for all.
+            search: the text, or a part of the id; empty for all.
+        """
         ids = [name for name in self._ids if not change or self._changes[name] == change]
         if not search:
             return ids
-        # As JSON has it, and without regard to case; a file is read from its beginning to its end.
-        wanted = json.dumps(search, ensure_ascii=False)[1:-1].lower()
-        plain = wanted.encode() if wanted.isascii() else None
+        wanted, raw = search.lower(), json.dumps(search, ensure_ascii=False)[1:-1].lower()
         keep: set[str] = set()
+        # A file is read from its beginning to its end: quicker than to go to every line.
         for number, file in enumerate(self.found.files):
             at, names = 0, {self._places[name][number]: name for name in ids if name not in keep}
             with file.open("rb") as stream:
                 for line in stream:
-                    if at in names and (
-                        plain in line.lower()
-                        if plain is not None
-                        else wanted in line.decode("utf-8", errors="replace").lower()
-                    ):
+                    if at in names and _holds(line, wanted, raw):
                         keep.add(names[at])
                     at += len(line)
         return [name for name in ids if name in keep]
 
     def shown(self, ids: Sequence[str]) -> list[Shown]:
-        """Requests with all their texts."""
+        """Requests with all their texts.
+
+        Raises:
+            DataError: if a file was changed since it was first read.
+        """
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in ids}
         for number, file in enumerate(self.found.files):
             for name, line in self._lines(file, number, ids):
+                if _parsed_id(line) != name:
+                    raise DataError(f"{file} was changed while it was read.", hint="load the page again.")
                 rows[name].append(json.loads(line))
         return [
             Shown(
@@ -190,17 +211,23 @@ class KeptSamples:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[Any, ...], Samples] = OrderedDict()
+        self._lock = threading.Lock()
 
     def of(self, found: SampleFiles) -> Samples:
         """Read, or kept from before."""
         files = [*found.files, *([] if found.record is None else [found.record])]
-        key = (found.suite, *((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-        if key not in self._kept:
-            self._kept[key] = Samples(found)
-            while len(self._kept) > _KEPT:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
+        stats = [file.stat() for file in files]
+        key = (
+            found.suite,
+            *((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in zip(files, stats, strict=True)),
+        )
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = Samples(found)
+                while len(self._kept) > _KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key]
 
 
 def differing_words(one: str, other: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
@@ -210,7 +237,9 @@ def differing_words(one: str, other: str) -> tuple[list[tuple[str, bool]], list[
         return [(one, False)], [(other, False)]
     mine: list[tuple[str, bool]] = []
     theirs: list[tuple[str, bool]] = []
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
+    # Spaces are equal beside equal words only: to match each of them with each takes seconds.
+    matcher = difflib.SequenceMatcher(str.isspace, words[0], words[1], autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
         for pieces, part in ((mine, words[0][a:b]), (theirs, words[1][c:d])):
             if part:
                 pieces.append(("".join(part), kind != "equal"))
@@ -223,28 +252,46 @@ def _places(file: Path) -> dict[str, int]:
     at = 0
     with file.open("rb") as stream:
         for line in stream:
-            if line.endswith(b"}\n"):
-                match = _ID.match(line)
-                name = match[1].decode("utf-8", errors="replace") if match else _parsed_id(line)
-                if name is not None:
-                    places[name] = at
+            match = _ID.match(line) if line.endswith(b"}\n") else None
+            name = match[1].decode("utf-8", errors="replace") if match else _parsed_id(line)
+            if name is not None:
+                places[name] = at
             at += len(line)
     return places
 
 
-def _parsed_id(line: bytes) -> str | None:
+def _holds(line: bytes, wanted: str, raw: str) -> bool:
+    """Whether a line's texts hold a text in lower case; `raw` is the same as JSON has it."""
+    found = raw.encode() in line.lower() if raw.isascii() else raw in line.decode(errors="replace").lower()
+    if not found:  # then it needn't be parsed
+        return False
+    try:
+        row = json.loads(line)
+        return any(wanted in str(row.get(part, "")).lower() for part in ("id", "prompt", "answer"))
+    except (ValueError, AttributeError, RecursionError):
+        return False
+
+
+def _parsed_id(line: bytes | str) -> str | None:
     try:
         return str(json.loads(line)["id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _scores(found: SampleFiles) -> Mapping[str, Mapping[str, float]]:
     if found.record is None:
         return {}
-    suites = read_record(found.record, "evaluation")["suites"]
-    scores: Mapping[str, Mapping[str, float]] = suites.get(found.suite, {}).get("scores", {})
-    return scores
+    evaluation = read_record(found.record, "evaluation")
+    try:
+        scores: Mapping[str, Mapping[str, float]] = evaluation["suites"][found.suite]["scores"]
+        return {
+            name: of
+            for name, of in scores.items()
+            if all(isinstance(of[model], int | float) for model in ("base", "tuned"))
+        }
+    except (AttributeError, LookupError, TypeError):  # a suite without scores, or with others
+        return {}
 
 
 def _change(scores: Mapping[str, float] | None) -> Change:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from selfaug.dashboard.library import Entry
-from selfaug.report.charts import lines_svg
+from selfaug.report.charts import lines_svg, short_name
 from selfaug.report.document import Cell, Chart, Table
 from selfaug.report.run_report import logged
 from selfaug.rundir import RunDir
@@ -13,6 +13,7 @@ from selfaug.rundir import RunDir
 __all__ = ["chosen_charts", "chosen_table"]
 
 _TABLE_ROWS = 25
+_LONGEST_END = 40
 
 
 def chosen_table(entries: Sequence[Entry]) -> Table:
@@ -32,6 +33,7 @@ def chosen_table(entries: Sequence[Entry]) -> Table:
 def chosen_charts(entries: Sequence[Entry]) -> list[Chart]:
     """nll, alignment loss and drift of the runs among them."""
     curves = {entry.path or ".": logged(RunDir(entry.folder)) for entry in entries if entry.kind == "train"}
+    names = _short_names(list(curves))
     charts = []
     for key, name, unit in (
         ("nll", "Learning the job (nll)", "nats per completion token"),
@@ -39,7 +41,7 @@ def chosen_charts(entries: Sequence[Entry]) -> list[Chart]:
         ("general_drift", "Drift on general prompts", "nats per token"),
     ):
         rows = [
-            {"name": path, "step": row["step"], "value": row[key]}
+            {"name": names[path], "step": row["step"], "value": row[key]}
             for path, found in curves.items()
             for row in found
             if row.get(key) is not None
@@ -58,6 +60,17 @@ def chosen_charts(entries: Sequence[Entry]) -> list[Chart]:
             )
         )
     return charts
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Paths as the picture can tell them apart: it cuts them at their end, where they differ."""
+    names: dict[str, str] = {}
+    for path in paths:
+        name = path if short_name(path) == path else f"…{path[-_LONGEST_END:]}"
+        while short_name(name) in map(short_name, names.values()):
+            name = f"{len(names) + 1}: {name}"
+        names[path] = name
+    return names
 
 
 def _tile(entry: Entry, name: str) -> Cell:

@@ -581,15 +581,18 @@ class Monitor:
 
     def _traced(self, status: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The course of the detectors, with this moment if it is time for one."""
-        if self._trace and status["time"] < self._trace[-1]["time"] + _TRACE_EVERY:
-            return self._trace
+        trace = self._trace
+        if trace and status["time"] < trace[-1]["time"]:  # the clock was set back: what is ahead was never
+            trace = [point for point in trace if point["time"] <= status["time"]]
+        if trace and status["time"] < trace[-1]["time"] + _TRACE_EVERY:
+            return trace
         signals = {
             view["name"]: [view["statistic"], view["threshold"]]
             for view in status["signals"]
             if view["statistic"] is not None
         }
         point = {"time": status["time"], "state": status["state"], "signals": signals}
-        return [*self._trace, point][-_MOST_TRACED:]
+        return [*trace, point][-_MOST_TRACED:]
 
     def _tell(self, now: float, changes: list[StateChange]) -> None:
         """Write down what is known at the beginning of an alert, and tell the webhook of every change."""

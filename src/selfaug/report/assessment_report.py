@@ -33,7 +33,7 @@ def assessment_report(record: Mapping[str, Any], folder: Path) -> Report:
         ]
         for one in record["findings"]
     ]
-    surprise, budget = record["surprise"], record["budget"]
+    surprise, budget, config = record["surprise"], record["budget"], record["settings"]["config"]
     data: list[Block] = [
         Table("Checks of the data", ["check", "result", "found"], findings),
         Text(
@@ -66,7 +66,11 @@ def assessment_report(record: Mapping[str, Any], folder: Path) -> Report:
                 samples_folder="probe/samples/evaluation",
             ),
         ],
-        provenance=evaluation_provenance(evaluation),
+        provenance=[
+            ("model", config["model"]["name"]),
+            ("rows", ", ".join(map(str, config["data"].get("train") or [config["data"].get("prepared")]))),
+            *evaluation_provenance(evaluation),
+        ],
         made_by="selfaug assess",
     )
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from selfaug.report.charts import scatter_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
-from selfaug.report.evaluation_report import suites_block
-from selfaug.wording.evaluation_words import bound_in_words
+from selfaug.report.evaluation_report import bound_block, suites_block
 from selfaug.wording.numbers import duration, percent, points, span
 
 __all__ = ["balance_report", "balance_summary", "balance_verdict"]
@@ -30,10 +29,12 @@ def balance_report(record: Mapping[str, Any]) -> Report:
                 "most of the other."
             )
         )
-    told += [Text(f"Not trained: {one['settings']}: {one['error']}") for one in record["failed_trials"]]
+    told += [
+        Text(f"Not trained: {_settings(one['settings'])}: {one['error']}") for one in record["failed_trials"]
+    ]
     on_test: list[Block] = [
         suites_block(record["test"], record["settings"]["scorer"], tuned="chosen point"),
-        Text(bound_in_words(record["test_gate"])),
+        bound_block(record["test_gate"]),
     ]
     level = record["level"]
     return Report(
@@ -106,6 +107,10 @@ def balance_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
     job = "" if task is None else f"does {percent(task['tuned']['value'])} of the job and "
     forgets = f"forgets {points(value['value'], sign=False)} of the general score ({span(value)})"
     return outcome, f"The chosen setting {job}{forgets}: {held}."
+
+
+def _settings(settings: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
 
 
 def _front(record: Mapping[str, Any]) -> Chart:

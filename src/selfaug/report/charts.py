@@ -25,6 +25,7 @@ __all__ = [
     "of_rows",
     "ranges_svg",
     "scatter_svg",
+    "short_name",
     "states_svg",
     "svg_of",
 ]
@@ -38,6 +39,7 @@ _DASHES = ([1, 0], [6, 3], [2, 2])
 _STATES = ("realign", "drift", "watch", "learning", "ok", "no data")
 _MOST_POINTS = 200
 _LONGEST_NAME = 48
+_NEVER_TOO_WIDE = 12
 
 _Rows = list[dict[str, Any]]
 
@@ -102,7 +104,7 @@ def intervals_svg(rows: Sequence[Mapping[str, Any]], unit: str, *, zero: bool = 
     """
     import altair
 
-    shown = [{**row, "name": _short(row["name"])} for row in rows]
+    shown = [{**row, "name": short_name(row["name"])} for row in rows]
     order = [row["name"] for row in shown]
     y = altair.Y("name:N", title=None, sort=order, axis=altair.Axis(labelLimit=260, labelPadding=6))
     base = of_rows(shown)
@@ -144,7 +146,7 @@ def scatter_svg(
     """
     import altair
 
-    shown = [{**row, "name": _short(row["name"])} for row in rows]
+    shown = [{**row, "name": short_name(row["name"])} for row in rows]
     across = altair.X("x:Q", title=x, scale=altair.Scale(zero=False))
     up = altair.Y("y:Q", title=y, scale=altair.Scale(zero=False))
     layers = []
@@ -183,6 +185,7 @@ def states_svg(rows: Sequence[Mapping[str, Any]], x: str) -> str:
         .encode(
             x=altair.X("x:Q", title=x, scale=altair.Scale(zero=False)),
             y=altair.Y("state:N", title=None, sort=order),
+            order="x:Q",
         )
     )
     return inline_svg(svg_of(layered(line, height=max(50, 28 * len(order)))))
@@ -198,7 +201,7 @@ def ranges_svg(rows: Sequence[Mapping[str, Any]], unit: str, *, at: float | None
     """
     import altair
 
-    shown = [{**row, "name": _short(row["name"])} for row in rows]
+    shown = [{**row, "name": short_name(row["name"])} for row in rows]
     y = altair.Y("name:N", title=None, sort=[row["name"] for row in shown], axis=altair.Axis(labelLimit=260))
     bars = of_rows(shown).mark_bar(height=10, color=COLORS["selfaug"])
     layers = [bars.encode(x=altair.X("low:Q", title=unit), x2="high:Q", y=y)]
@@ -216,7 +219,7 @@ def _thinned(rows: _Rows) -> _Rows:
     """So few that lines stay light; the last of each line is kept."""
     lines: dict[str, _Rows] = {}
     for row in rows:
-        lines.setdefault(row["name"], []).append({**row, "name": _short(row["name"])})
+        lines.setdefault(row["name"], []).append({**row, "name": short_name(row["name"])})
     kept: _Rows = []
     for line in lines.values():
         every = -(-len(line) // _MOST_POINTS)
@@ -224,9 +227,17 @@ def _thinned(rows: _Rows) -> _Rows:
     return kept
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+    """A name as pictures have it.
+
+    What draws them is ended, with its process, by a name of a megabyte, and fails where it has to cut a character off
+    in the middle: one of two UTF-16 units, in a label that is too wide.
+    """
     text = printable(name[: _LONGEST_NAME + 1])
-    return text if len(name) <= _LONGEST_NAME else text[:_LONGEST_NAME] + "…"
+    text = text if len(name) <= _LONGEST_NAME else text[:_LONGEST_NAME] + "…"
+    if len(text) > _NEVER_TOO_WIDE:
+        text = "".join(one if ord(one) <= 0xFFFF else "\N{REPLACEMENT CHARACTER}" for one in text)
+    return text
 
 
 def _names_and_keys(rows: _Rows) -> dict[str, str]:
@@ -294,6 +305,9 @@ def svg_of(
             domainColor="#8a929a",
             tickColor="#8a929a",
             tickCount=5,
+            # Letters of browsers are wider than those that it was measured with.
+            labelOverlap="greedy",
+            labelSeparation=8,
         )
         .configure_legend(orient="top", labelFontSize=12, labelColor="#1f2328", symbolSize=90)
         .configure_title(fontSize=14, color="#1f2328", anchor="start")
@@ -305,5 +319,11 @@ def svg_of(
 
 
 def inline_svg(svg: str) -> str:
-    """HTML knows what an svg element is: namespaces aren't needed, and the page then holds no address at all."""
-    return re.sub(r'\sxmlns(:xlink)?="[^"]*"', "", svg)
+    """An SVG file as an element of a page.
+
+    HTML knows what an svg element is: namespaces aren't needed, and the page then holds no address at all. What stands
+    around it says what it shows, so its parts are not told one by one.
+    """
+    return re.sub(r'\s(xmlns(:xlink)?|role|aria-[a-z]+)="[^"]*"', "", svg).replace(
+        "<svg", '<svg aria-hidden="true"', 1
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from selfaug.report.charts import COLORS, inline_svg, layered, of_rows, svg_of
+from selfaug.report.charts import COLORS, inline_svg, layered, of_rows, short_name, svg_of
 from selfaug.report.document import Chart
 from selfaug.wording.demo_results import MODELS
 
@@ -46,7 +46,7 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
     Args:
         record: data of a demo's record.
     """
-    names = {model: record["results"][model]["label"] for model in MODELS}
+    names = {model: short_name(record["results"][model]["label"]) for model in MODELS}
     placed = _points(record)
     charts = [
         Chart(
@@ -104,7 +104,7 @@ def _points(record: Mapping[str, Any]) -> _Rows:
     for model in MODELS:
         result = record["results"][model]
         kept = result["difference"]["difference"] if result["difference"] else dict.fromkeys(_INTERVAL, 0.0)
-        row: dict[str, Any] = {"key": model, "model": result["label"]}
+        row: dict[str, Any] = {"key": model, "model": short_name(result["label"])}
         for name, interval in (("exact", result["exact"]), ("kept", kept)):
             row |= {name: 100 * interval["value"], f"{name}_low": 100 * interval["low"]}
             row[f"{name}_high"] = 100 * interval["high"]
@@ -120,9 +120,10 @@ def _curve(record: Mapping[str, Any], key: str) -> _Rows:
     rows = []
     for model in MODELS:
         curves = record["curves"].get(model)
+        label = short_name(record["results"][model]["label"])
         measured = curves["drift" if key == "drift" else "steps"] if curves else []
         values = [
-            {"key": model, "model": record["results"][model]["label"], "step": row["step"], "value": row[key]}
+            {"key": model, "model": label, "step": row["step"], "value": row[key]}
             for row in measured
             if row.get(key) is not None
         ]

@@ -26,6 +26,7 @@ from selfaug.wording.numbers import duration, percent, points, span
 
 __all__ = [
     "answer_badges",
+    "bound_block",
     "evaluation_outcome",
     "evaluation_provenance",
     "evaluation_sections",
@@ -72,7 +73,7 @@ def evaluation_sections(
             Section("Standard benchmarks", "As lm-eval's table has them.", [_benchmarks(benchmarks, tuned)])
         )
     if record["gate"] is not None:
-        bounds = [Text(bound_in_words(one), _OUTCOMES[one["outcome"]]) for one in record["gate"]["bounds"]]
+        bounds = [bound_block(one) for one in record["gate"]["bounds"]]
         sections.append(Section(f"Gate: {record['gate']['outcome']}", "", bounds))
     sections.append(_drift_section(record, tuned))
     drifted = folder / "drift.jsonl"
@@ -160,7 +161,7 @@ def evaluation_provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("general requests", asked),
         ("what is chosen on what", chosen),
-        ("weights", f"{weights}, SHA-256 {settings['weights'][:16]}…"),
+        ("evaluated weights", f"{weights}, SHA-256 {settings['weights'][:16]}…"),
         ("evaluated on", f"{record['device']}, {record['threads']} threads, {duration(record['seconds'])}"),
     ]
 
@@ -171,6 +172,11 @@ def answer_badges(score: float | None, *, leaks: bool = False) -> list[str]:
         *([] if score is None else [f"score {percent(score)}"]),
         *(["⚑ in the job's style"] if leaks else []),
     ]
+
+
+def bound_block(bound: Mapping[str, Any]) -> Text:
+    """One bound of a gate and what became of it."""
+    return Text(bound_in_words(bound), _OUTCOMES[bound["outcome"]])
 
 
 def suites_block(

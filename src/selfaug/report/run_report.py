@@ -16,6 +16,7 @@ from selfaug.records import read_lines, read_record
 from selfaug.report.charts import lines_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import (
+    bound_block,
     evaluation_outcome,
     evaluation_provenance,
     evaluation_sections,
@@ -24,7 +25,6 @@ from selfaug.report.evaluation_report import (
     suites_block,
 )
 from selfaug.rundir import RunDir
-from selfaug.wording.evaluation_words import bound_in_words
 from selfaug.wording.numbers import duration, percent, points, span
 
 __all__ = ["logged", "run_curves", "run_report", "run_summary", "run_verdict", "steps_done"]
@@ -284,7 +284,7 @@ def _realignment(record: Mapping[str, Any]) -> Section:
                 tuned="this run",
                 title="Against the deployed run",
             ),
-            *(Text(bound_in_words(one)) for one in gate["bounds"]),
+            *(bound_block(one) for one in gate["bounds"]),
         ],
     )
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from selfaug.serving.served import SHUTTING_DOWN, Readiness
 
-__all__ = ["HttpServer", "listening_socket"]
+__all__ = ["EndedBySignals", "HttpServer", "listening_socket"]
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -45,7 +45,24 @@ def listening_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-class HttpServer(uvicorn.Server):
+class EndedBySignals(uvicorn.Server):
+    """A server for which SIGTERM and SIGINT are a good end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end it, and are done with: uvicorn would raise them again when all is over."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+class HttpServer(EndedBySignals):
     """Serves an application; at SIGTERM and SIGINT it is not ready any more, and running answers end.
 
     Args:
@@ -73,19 +90,6 @@ class HttpServer(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals end it, and are done with: uvicorn would raise them again when all is over."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {sig: signal.signal(sig, self.handle_exit) for sig in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for sig, handler in before.items():
-                signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come."""
