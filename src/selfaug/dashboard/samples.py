@@ -288,7 +288,7 @@ def _scores(found: SampleFiles) -> Mapping[str, Mapping[str, float]]:
         return {
             name: of
             for name, of in scores.items()
-            if all(isinstance(of[model], int | float) for model in ("base", "tuned"))
+            if all(isinstance(of.get(model), int | float) for model in ("base", "tuned"))
         }
     except (AttributeError, LookupError, TypeError):  # a suite without scores, or with others
         return {}

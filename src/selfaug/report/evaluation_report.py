@@ -38,6 +38,9 @@ __all__ = [
 # Of each suite, so many items are shown: those that changed first.
 _SHOWN_ITEMS = 20
 
+# Of so many suites, one request stands before everything else.
+_SUITES_FIRST = 3
+
 # Of each heated text, so many tokens are given with their numbers: for who can't see the heat.
 _NAMED_TOKENS = 5
 
@@ -79,9 +82,13 @@ def evaluation_sections(
     drifted = folder / "drift.jsonl"
     if drifted.exists() and (heated := _heated(read_lines(drifted))):
         sections.append(heated)
-    if samples := _sample_blocks(record, folder, tuned, samples_folder):
+    first, more = _sample_blocks(record, folder, tuned, samples_folder)
+    if first:  # they are what everybody understands
+        about = f"Of each suite, the request whose score the {tuned} lost most, or else gained."
+        sections.insert(0, Section("The same request, answered by both", about, first))
+    if more:
         about = f"What the {tuned} lost comes first, then what it gained, then the others."
-        sections.append(Section("Answers side by side", about, samples))
+        sections.append(Section("More answers, side by side", about, more))
     return sections
 
 
@@ -340,29 +347,31 @@ def _quoted(token: str) -> str:
     return "line break" if "\n" in token else "space"
 
 
-def _sample_blocks(record: Mapping[str, Any], folder: Path, tuned: str, samples_folder: str) -> list[Block]:
-    blocks: list[Block] = []
+def _sample_blocks(
+    record: Mapping[str, Any], folder: Path, tuned: str, samples_folder: str
+) -> tuple[list[Block], list[Block]]:
+    """Of each suite the first request, and the next ones."""
+    first: list[Block] = []
+    more: list[Block] = []
     for name, suite in record["suites"].items():
         # Only those that are shown are read: an evaluation can have a hundred thousand.
         samples = _samples(folder, name, suite, _changed_first(suite["scores"])[:_SHOWN_ITEMS])
-        if not samples:
-            continue
         suite_name = "the job" if name == "task" else name
         for sample in samples:
             scores, answers = sample["scores"], sample["answers"]
-            blocks.append(
-                Answers(
-                    f"{suite_name}, {sample['id']}: base {percent(scores['base'])}, {tuned} {percent(scores['tuned'])}",
-                    sample["prompt"],
-                    [
-                        Answer("base", "base model", answers["base"], answer_badges(scores["base"])),
-                        Answer("selfaug", tuned, answers["tuned"], answer_badges(scores["tuned"])),
-                    ],
-                )
+            block = Answers(
+                f"{suite_name}, {sample['id']}: base {percent(scores['base'])}, {tuned} {percent(scores['tuned'])}",
+                sample["prompt"],
+                [
+                    Answer("base", "base model", answers["base"], answer_badges(scores["base"])),
+                    Answer("selfaug", tuned, answers["tuned"], answer_badges(scores["tuned"])),
+                ],
+                opened=sample is samples[0],
             )
-        if (more := len(suite["scores"]) - len(samples)) > 0:
-            blocks.append(Text(f"{more:,} more of {suite_name} are in {samples_folder}/."))
-    return blocks
+            (first if sample is samples[0] and len(first) < _SUITES_FIRST else more).append(block)
+        if samples and (left := len(suite["scores"]) - len(samples)) > 0:
+            more.append(Text(f"{left:,} more of {suite_name} are in {samples_folder}/."))
+    return first, more
 
 
 def _samples(folder: Path, name: str, suite: Mapping[str, Any], ids: Sequence[str]) -> list[Sample]:

@@ -57,8 +57,6 @@ def run_report(run: RunDir) -> Report:
         sections += evaluation_sections(
             evaluation, run.samples / "evaluation", samples_folder="samples/evaluation"
         )
-        # Answers come first: they are what everybody understands.
-        sections.sort(key=lambda section: section.title != "Answers side by side")
     realignment = _realignment_of(run)
     if realignment is not None:
         sections.append(_realignment(realignment))

@@ -1,0 +1,271 @@
+"""Runs that are not finished: how far they are, and what is seen of them while they train."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from lxml import html as parser
+from starlette.testclient import TestClient
+from transformers import TrainerControl, TrainerState
+
+from report_records import TRAINING, write_run
+from selfaug.dashboard import library as module
+from selfaug.dashboard.app import dashboard_app
+from selfaug.dashboard.library import Entry, Library, Progress, progress_of
+from selfaug.records import append_line, read_record, write_record
+from selfaug.rundir import RunDir
+from selfaug.train.run_callbacks import PlanFile
+
+BEGAN = 1_700_000_000.0
+
+
+def run_of(folder: Path, last: float = BEGAN + 100, steps: int = 10, **plan: Any) -> Entry:
+    """A run of ten steps, the last of which was so many seconds after 1970, with its plan."""
+    run = write_run(folder / "run", training=None, steps=steps)
+    if plan:
+        whole = {
+            "steps": 40, "from_step": 0, "began": BEGAN, "process": os.getpid(), "machine": socket.gethostname(),
+        }  # fmt: skip
+        write_record(run.plan, "plan", {**whole, **plan})
+    for file in run.path.iterdir():
+        os.utime(file, (last, last))
+    entry = Library(folder).entry("run")
+    assert entry is not None
+    return entry
+
+
+@pytest.fixture
+def as_long_as_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes began long ago."""
+    monkeypatch.setattr(module, "_began", lambda _: BEGAN - 1000)
+
+
+@pytest.mark.usefixtures("as_long_as_this_process")
+def test_a_run_whose_process_is_there(tmp_path: Path) -> None:
+    entry = run_of(tmp_path, steps=10, began=BEGAN)
+    # Ten steps in 100 seconds: 30 more take 300, and 4 of these have gone by.
+    assert progress_of(entry, BEGAN + 104) == Progress(10, 40, True, 296.0)
+    # A step, or a checkpoint, that takes long.
+    assert progress_of(entry, BEGAN + 350) == Progress(10, 40, True, 50.0)
+    assert progress_of(entry, BEGAN + 9999) == Progress(10, 40, True, 0.0)
+
+
+@pytest.mark.usefixtures("as_long_as_this_process")
+def test_a_resumed_run_is_as_quick_as_it_has_been_since(tmp_path: Path) -> None:
+    entry = run_of(tmp_path, steps=10, from_step=8)
+    assert progress_of(entry, BEGAN + 100) == Progress(10, 40, True, 30 * 50.0)
+    entry = run_of(tmp_path, steps=10, from_step=10)
+    assert progress_of(entry, BEGAN + 100) == Progress(10, 40, True, None), "no step has been made since"
+    # Lines that a crash left, after the checkpoint's step.
+    entry = run_of(tmp_path, steps=10, from_step=20)
+    assert progress_of(entry, BEGAN + 100) == Progress(10, 40, True, None)
+
+
+@pytest.mark.usefixtures("as_long_as_this_process")
+def test_clocks_that_differ_give_no_time(tmp_path: Path) -> None:
+    entry = run_of(tmp_path, began=BEGAN + 5000)
+    assert progress_of(entry, BEGAN + 104) == Progress(10, 40, True, None)
+
+
+def test_a_run_whose_process_is_gone(tmp_path: Path) -> None:
+    for process in (2**22 + 1, 999_999_999):
+        entry = run_of(tmp_path, process=process)
+        assert progress_of(entry, BEGAN + 101) == Progress(10, 40, False, None)
+
+
+def test_another_process_has_the_same_number(tmp_path: Path) -> None:
+    """This one began after the run did, which was heard of last a while ago."""
+    entry = run_of(tmp_path, process=os.getpid())
+    if module._began(os.getpid()) is None:
+        pytest.skip("this system does not tell when a process began")
+    assert progress_of(entry, BEGAN + 300) == Progress(10, 40, False, None)
+    # Clocks may have been set since: what has just been heard of is there.
+    found = progress_of(entry, BEGAN + 110)
+    assert found is not None
+    assert found.running
+
+
+def test_when_this_process_began_is_known() -> None:
+    began = module._began(os.getpid())
+    if began is None:
+        pytest.skip("this system does not tell when a process began")
+    assert time.time() - 3600 * 24 < began < time.time() + 2
+    assert module._began(2**22 + 1) is None
+
+
+def test_a_process_of_another_machine_can_not_be_seen(tmp_path: Path) -> None:
+    entry = run_of(tmp_path, machine="another", process=2**22 + 1)
+    assert progress_of(entry, BEGAN + 100 + 119) == Progress(10, 40, True, 300.0 - 119)
+    assert progress_of(entry, BEGAN + 100 + 121) == Progress(10, 40, False, None)
+
+
+def test_a_run_of_before_has_no_plan(tmp_path: Path) -> None:
+    entry = run_of(tmp_path)
+    assert progress_of(entry, BEGAN + 101) == Progress(10, None, True, None)
+    assert progress_of(entry, BEGAN + 500) == Progress(10, None, False, None)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"steps": "many"}, {"steps": None}, {"from_step": []}, {"began": {}}, {"process": "x"}, {"machine": None},
+        {"process": 10**40}, {"steps": float("1e400")},
+    ],
+)  # fmt: skip
+def test_a_plan_of_another_shape_is_none(tmp_path: Path, plan: dict[str, Any]) -> None:
+    entry = run_of(tmp_path, **plan)
+    found = progress_of(entry, BEGAN + 101)
+    assert found is not None
+    assert (found.step, found.running) == (10, True)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"kind": "plan", "version": 1, "data": {}}', "\x00", "[" * 99_999]
+)
+def test_a_plan_that_can_not_be_read_is_none(tmp_path: Path, text: str) -> None:
+    run_of(tmp_path, steps=10, began=BEGAN)
+    (tmp_path / "run" / "plan.json").write_text(text)
+    (entry,) = Library(tmp_path).entries()
+    assert progress_of(entry, entry.time + 1) == Progress(10, None, True, None)
+
+
+def test_what_is_finished_or_no_run_has_no_progress(tmp_path: Path, runs_root: Path) -> None:
+    run_of(tmp_path, began=BEGAN)
+    write_record(tmp_path / "run" / "record.json", "train", TRAINING)
+    (entry,) = Library(tmp_path).entries()
+    assert progress_of(entry) is None
+    for entry in Library(runs_root).entries():
+        assert (progress_of(entry) is None) == (entry.path not in ("training", "gone")), entry.path
+
+
+# ---- pages
+
+
+def looking_at(root: Path) -> tuple[Library, TestClient]:
+    library = Library(root)
+    return library, TestClient(dashboard_app(library, token=None, port=1), base_url="http://127.0.0.1:8321")
+
+
+def test_the_page_of_a_training_asks_again_by_itself(client: TestClient) -> None:
+    text = client.get("/run/training").text
+    page = parser.fromstring(text)
+    (live,) = page.xpath("//*[@id='live']")
+    assert (live.get("hx-get"), live.get("hx-trigger")) == ("/live/training", "every 4s")
+    assert re.search(r"Step 12 of 40; some .+ left\.", " ".join(live.text_content().split()))
+    (bar,) = live.xpath(".//progress")
+    assert (bar.get("value"), bar.get("max")) == ("12", "40")
+    assert len(live.xpath(".//figure")) >= 2
+    part = client.get("/live/training").text
+    assert part.lstrip().startswith('<div id="live"')
+    assert "<html" not in part
+    overview = parser.fromstring(client.get("/").text)
+    assert overview.xpath("//*[@id='entries']/@hx-get") == ["/entries?page=1"]
+    assert "running step 12 of 40" in " ".join(overview.text_content().split())
+
+
+def test_a_training_that_ended_early_says_how_to_go_on(client: TestClient) -> None:
+    text = client.get("/run/gone").text
+    assert "Not finished" in text
+    assert "selfaug train --resume" in text
+    assert "hx-trigger" not in text, "nothing will change"
+    assert "not finished step 9 of 40" in " ".join(
+        parser.fromstring(client.get("/").text).text_content().split()
+    )
+
+
+def test_the_list_asks_again_only_while_something_runs(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    assert "hx-trigger" not in looking_at(tmp_path)[1].get("/").text
+
+
+def test_the_course_of_a_training(tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "run")
+    library, client = looking_at(tmp_path)
+
+    def live() -> str:
+        library._next_scan = float("-inf")
+        answer = client.get("/live/run")
+        return " ".join(parser.fromstring(answer.text).text_content().split()) + str(answer.status_code)
+
+    assert "There is no run run" in live()
+    write_run(run.path, training=None, steps=0)
+    assert "Step 0." in live()
+    assert "No step has been logged yet." in live()
+    plan = PlanFile(run.plan)
+    state = TrainerState(max_steps=3, is_world_process_zero=True)
+    plan.on_train_begin(None, state, TrainerControl())  # type: ignore[arg-type]
+    assert "Step 0 of 3." in live()
+    for step in (1, 2):
+        append_line(run.metrics, {"step": step, "nll": 3.0 / step, "alignment_loss": 0.01 * step})
+        assert f"Step {step} of 3" in live()
+    assert "Step 2: 1.5000 nats per completion token." in live()
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write('{"step": 3, "nll": 0.')
+    assert "Step 2 of 3" in live(), "a line that is being written"
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write("5}\n")
+    assert "Step 3 of 3" in live()
+    write_record(run.record, "train", TRAINING)
+    assert "Finished. Show the report" in live()
+    assert 'href="/run/run"' in client.get("/live/run").text
+    assert "hx-get" not in client.get("/live/run").text
+    assert "Trained for 60 steps" in client.get("/run/run").text
+
+
+def test_curves_are_drawn_once_as_long_as_no_step_is_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from selfaug.dashboard import app
+
+    drawn = []
+    run_curves = app.run_curves
+    monkeypatch.setattr(app, "run_curves", lambda run: drawn.append(run) or run_curves(run))
+    run = write_run(tmp_path / "run", training=None, steps=3)
+    library, client = looking_at(tmp_path)
+    for expected in (1, 1, 2):
+        if expected == 2:
+            append_line(run.metrics, {"step": 4, "nll": 0.1})
+            library._next_scan = float("-inf")
+        assert client.get("/live/run").status_code == 200
+        assert len(drawn) == expected
+
+
+# ---- the plan's file
+
+
+def test_a_plan_says_where_a_resumed_training_goes_on(tmp_path: Path) -> None:
+    plan = PlanFile(tmp_path / "plan.json")
+    state = SimpleNamespace(is_world_process_zero=False, max_steps=40, global_step=20)
+    plan.on_train_begin(None, state, None)  # type: ignore[arg-type]
+    assert not (tmp_path / "plan.json").exists(), "one process writes it"
+    state.is_world_process_zero = True
+    before = time.time()
+    plan.on_train_begin(None, state, None)  # type: ignore[arg-type]
+    found = read_record(tmp_path / "plan.json", "plan")
+    assert before <= found.pop("began") <= time.time()
+    assert found == {
+        "steps": 40, "from_step": 20, "process": os.getpid(), "machine": socket.gethostname(),
+    }  # fmt: skip
+
+
+def test_a_real_training_writes_its_plan(finished_run: Path) -> None:
+    found = read_record(finished_run / "plan.json", "plan")
+    assert (found["steps"], found["from_step"], found["process"]) == (6, 0, os.getpid())
+    last = json.loads((finished_run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 6
+    assert found["began"] <= (finished_run / "metrics.jsonl").stat().st_mtime
+    # Before its record is written, it is seen to be at its end.
+    entry = Library(finished_run).entry("")
+    assert entry is not None
+    unfinished = Entry(entry.path, entry.folder, "train", None, entry.time, False, entry.summary, "")
+    progress = progress_of(unfinished)
+    assert progress is not None
+    assert (progress.step, progress.steps, progress.running, progress.seconds_left) == (6, 6, True, 0.0)
