@@ -21,8 +21,11 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.config import load_config
 from selfaug.errors import ConfigError, ModelError
+from selfaug.monitoring.monitor import MonitorSettings
 from selfaug.phases.gateway import UpstreamSettings, open_gateway
+from selfaug.phases.monitor import monitor_status, record_reference_window
 from selfaug.phases.serve import Server, ServeSettings, open_server
+from selfaug.phases.watching import WatchSettings
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import Readiness
 
@@ -32,7 +35,9 @@ KEY = "the key of the server behind"
 
 
 class Live:
-    def __init__(self, server: Server, keys: ApiKeys | None = None) -> None:
+    def __init__(
+        self, server: Server, keys: ApiKeys | None = None, on_watching: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.server = server
         self.log: list[str] = []
         told = threading.Event()
@@ -42,7 +47,7 @@ class Live:
             self.readiness = readiness
             told.set()
 
-        self.thread = threading.Thread(target=server.run, args=[keys, on_ready], daemon=True)
+        self.thread = threading.Thread(target=server.run, args=[keys, on_ready, on_watching], daemon=True)
         self.thread.start()
         assert told.wait(60)
 
@@ -51,8 +56,8 @@ class Live:
 def lives() -> Iterator[Callable[..., Live]]:
     running: list[Live] = []
 
-    def start(server: Server, keys: ApiKeys | None = None) -> Live:
-        running.append(Live(server, keys))
+    def start(server: Server, keys: ApiKeys | None = None, **more: Any) -> Live:
+        running.append(Live(server, keys, **more))
         return running[-1]
 
     yield start
@@ -93,6 +98,60 @@ def test_a_run_is_answered_for_by_another_server(copied_run: Path, lives: Callab
         time.sleep(0.01)
     assert "secret" not in "".join(log)
     assert json.loads(log[-1])["model"] == "copied"
+
+
+def test_a_gateway_watches_all_but_drift(copied_run: Path, lives: Callable[..., Live]) -> None:
+    url = behind(copied_run, lives)
+    watch = WatchSettings(MonitorSettings(sample=1.0, taken_per_hour=1e6))
+    without = open_gateway(
+        copied_run, settings(watch=watch), UpstreamSettings(url, key=KEY), log=lambda _: None
+    )
+    assert any(
+        "NOT watched" in told and "selfaug monitor RUN --reference" in told
+        for told in watched(without, lives)
+    )
+    record_reference_window(copied_run, score=lambda prompts: [0.5] * len(prompts))
+    front = open_gateway(
+        copied_run, settings(watch=watch), UpstreamSettings(url, key=KEY), log=lambda _: None
+    )
+    assert any(told.startswith("watching, all but drift") for told in watched(front, lives))
+    for number in range(3):
+        body = {
+            "model": "champion",
+            "messages": [{"role": "user", "content": f"What {number}?"}],
+            "max_tokens": 3,
+        }
+        httpx.post(
+            f"{front.url}/v1/chat/completions", json=body, trust_env=False, timeout=30
+        ).raise_for_status()
+    ends = time.monotonic() + 30
+    while (status := monitor_status(copied_run)) and values_of(
+        status, "novelty"
+    ) < 3:  # shown every few seconds
+        assert time.monotonic() < ends
+        time.sleep(0.1)
+    assert status["counts"]["processed"] - status["counts"]["canaries"] == 3
+    assert status["counts"]["scored"] == status["counts"]["score_failed"] == values_of(status, "drift") == 0
+    with pytest.raises(ConfigError, match="webhook"):
+        open_gateway(
+            copied_run, settings(watch=WatchSettings(webhook="no address")), UpstreamSettings(url, key=KEY)
+        )
+
+
+def values_of(status: dict[str, Any], signal: str) -> int:
+    return next(int(one["values"]) for one in status["signals"] if one["name"] == signal)
+
+
+def watched(server: Server, lives: Callable[..., Live]) -> list[str]:
+    """What it says about watching, once it has said something."""
+    told: list[str] = []
+    live = lives(server, on_watching=told.append)
+    ends = time.monotonic() + 60
+    while not told:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    assert live.readiness is not None
+    return told
 
 
 def test_a_server_that_answers_otherwise_is_not_ready(

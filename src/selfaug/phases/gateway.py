@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.config import load_config
 from selfaug.errors import ConfigError, ModelError
 from selfaug.model.loading import load_tokenizer
+from selfaug.monitoring.webhook import check_address
 from selfaug.phases.canary import recorded_canary
 from selfaug.phases.live_run import LiveRun
 from selfaug.phases.serve import Server, ServeSettings, context_of
@@ -69,6 +70,8 @@ def open_gateway(
         raise ConfigError(
             f"--upstream {upstream.url} is no address.", hint="give one like http://127.0.0.1:8001/v1."
         )
+    if settings.watch is not None and settings.watch.webhook is not None:
+        check_address(settings.watch.webhook)
     folder = RunDir.open(run)
     config = load_config(folder.config)
     tokenizer = load_tokenizer(

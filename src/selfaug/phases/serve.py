@@ -277,14 +277,14 @@ class Server:
                     self._tell(f"NOT following the registry: {reason}")
 
     def _watch(self) -> None:
-        how, models = self._settings.watch, self._models
-        if how is not None and isinstance(models, LiveModels):
-            live = self._live
+        how, live = self._settings.watch, self._live
+        if how is not None:
+            here = self._models if isinstance(self._models, LiveModels) else None
             self._watching = self.served.watcher = Watching(
                 live.folder.path,
-                models.engine,
-                models.tuned,
-                models.base,
+                None if here is None else here.engine,
+                None if here is None else here.tuned,
+                None if here is None else here.base,
                 form=None if live.documents is None else live.documents.form,
                 settings=how,
                 check=partial(self._models.check, live.folder) if self._settings.check else None,

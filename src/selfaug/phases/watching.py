@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -18,6 +19,7 @@ from selfaug.model.reference import FrozenModel
 from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.observation import Observation
+from selfaug.monitoring.reference_window import Score
 from selfaug.phases.monitor import drift_score, open_monitor
 from selfaug.phases.progress import Progress
 from selfaug.serving.embedded import EmbeddedEngine
@@ -31,6 +33,10 @@ _REMEMBERED = 100_000
 
 _ENDINGS = ("_bucket", "_sum", "_count")
 _REFUSES = Refuses()
+
+
+def _no_score(prompts: list[list[int]]) -> list[float]:
+    raise EngineError("the models are elsewhere: drift can't be measured")
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,9 @@ class Watching:
 
     Args:
         run: folder of the run that is served.
-        engine: in whose thread drift is measured, while nothing is answered.
-        tuned: the tuned model.
+        engine: in whose thread drift is measured, while nothing is answered; None where another server has the models:
+            then all signals but drift are watched, against a reference window that is there already.
+        tuned: the tuned model; None without an engine.
         base: the base model; None: the tuned model with its adapter off.
         form: that answers from documents have; None if there is none.
         settings: how it is watched.
@@ -68,8 +75,8 @@ class Watching:
     def __init__(
         self,
         run: str | os.PathLike[str],
-        engine: EmbeddedEngine,
-        tuned: PreTrainedModel | PeftModel,
+        engine: EmbeddedEngine | None,
+        tuned: PreTrainedModel | PeftModel | None,
         base: PreTrainedModel | None,
         *,
         form: re.Pattern[str] | None,
@@ -80,7 +87,9 @@ class Watching:
     ) -> None:
         self._run, self._engine, self._form, self._settings = run, engine, form, settings
         self._check, self._on_canary, self._tell = check, on_canary, tell
-        self._score = drift_score(tuned, None if base is None else FrozenModel(base), self._alone)
+        self._score: Score = _no_score
+        if engine is not None and tuned is not None:
+            self._score = drift_score(tuned, None if base is None else FrozenModel(base), self._alone)
         self._monitor: Monitor | None = None
         self._answered: OrderedDict[str, None] = OrderedDict()
         self._stop = threading.Event()
@@ -162,7 +171,7 @@ class Watching:
 
     def _watch(self, problems: list[str] | None) -> None:
         try:
-            monitor = self._open(measure=not problems)
+            monitor = self._open(measure=not problems and self._engine is not None)
         except EngineError:  # the server ends
             return
         except Exception as error:  # whatever it is: a server that can't be watched answers all the same
@@ -174,14 +183,15 @@ class Watching:
         if self._stop.is_set():
             monitor.close()
             return
-        self._tell(f"watching: `selfaug monitor {os.fspath(self._run)}` shows the state.")
+        without = "" if self._engine is not None else ", all but drift: the models are elsewhere"
+        self._tell(f"watching{without}: `selfaug monitor {os.fspath(self._run)}` shows the state.")
         while True:
             if problems is not None:
                 monitor.canary(not problems, "; ".join(problems))
             if self._stop.wait(self._settings.canary_seconds) or self._check is None:
                 return
             try:
-                problems = self._engine.when_idle(self._check, patience=self._settings.canary_seconds / 24)
+                problems = self._replayed(self._check)
             except EngineError:
                 return
             except Exception as error:
@@ -200,18 +210,24 @@ class Watching:
                     "watched when that is done."
                 )
 
-        settings = self._settings
+        settings, engine = self._settings, self._engine
         return open_monitor(
             self._run,
             self._score,
-            settings=settings.monitor,
+            # Without models no request is sampled: none would wait for a measurement that can't come.
+            settings=settings.monitor if engine is not None else replace(settings.monitor, sample=0.0),
             webhook=settings.webhook,
             measure=measure,
-            compute_clock=lambda: self._engine.job_seconds,
+            compute_clock=time.perf_counter if engine is None else lambda: engine.job_seconds,
             on_progress=progress,
         )
 
+    def _replayed(self, check: Callable[[], list[str] | None]) -> list[str] | None:
+        if self._engine is None:
+            return check()
+        return self._engine.when_idle(check, patience=self._settings.canary_seconds / 24)
+
     def _alone(self, work: Callable[[], list[float]]) -> list[float]:
-        if self._stop.is_set():
+        if self._stop.is_set() or self._engine is None:
             raise EngineError("the server ends")
         return self._engine.when_idle(work, patience=self._settings.patience)
