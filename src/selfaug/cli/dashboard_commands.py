@@ -51,12 +51,13 @@ def dashboard(
         from selfaug.dashboard.library import Library
         from selfaug.serving.http_server import EndedBySignals, listening_socket
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("selfaug"):
+        missing = (error.name or "").partition(".")[0]
+        if missing == "selfaug":
             raise SelfAugError(
                 "this installation has no dashboard.", hint="install selfaug whole."
             ) from error
         raise SelfAugError(
-            f"the dashboard needs {error.name}, which is not installed.",
+            f"the dashboard needs {missing}, which is not installed.",
             hint="run `pip install 'selfaug[serve]'`.",
         ) from error
     library = Library(directory)

@@ -152,7 +152,7 @@ def _course(trace: Sequence[Mapping[str, Any]], now: float) -> list[Chart | Text
 
 def _highest(values: Sequence[_Traced]) -> list[_Traced]:
     """Of many points the highest of each stretch, so that none that was beyond its limit is lost; and the last."""
-    every = -(-len(values) // _MOST_POINTS)
+    every = max(1, -(-len(values) // _MOST_POINTS))
     kept = [
         max(values[first : first + every], key=lambda one: one[1]) for first in range(0, len(values), every)
     ]

@@ -36,17 +36,29 @@ WORDS: dict[str, str] = {
 """By their names, in the order of the page."""
 
 _OTHER_NAMES = {
-    "Task gain": "task gain",
-    "Retention": "retention",
-    "General score": "general score",
-    "Drift": "drift",
-    "Proposed budget": "budget",
-    "Job: exact answers": "task gain",
-    "General checks against base": "forgetting",
-    "Job's style in general answers": "leaks",
+    "proposed budget": "budget",
+    "job: exact answers": "task gain",
+    "general checks against base": "forgetting",
+    "job's style in general answers": "leaks",
+    "general − base": "general score",
+    "difference, item by item": "interval",
+    "nats per token": "drift",
+    "drift, general": "drift",
+    "drift, job": "drift",
+    "drift of live prompts": "drift",
+    "learning the job (nll)": "nll",
+    "cusum of drift with its limit": "CUSUM",
+    "forgetting and drift": "forgetting",
+    "forgetting against drift": "drift",
+    "where the model changed": "drift",
+    "by tenths of the text": "drift",
 }
+_BY_LOWER = {word.lower(): word for word in WORDS}
 
 
 def word_of(name: str) -> str | None:
-    """The word that explains what a tile is called; None where there is none."""
-    return _OTHER_NAMES.get(name, name if name in WORDS else None)
+    """The word that explains what a tile, a column or a heading is called; None where there is none."""
+    lower = name.lower()
+    if lower.startswith("gate:"):
+        return "gate"
+    return _OTHER_NAMES.get(lower) or _BY_LOWER.get(lower)

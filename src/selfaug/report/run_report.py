@@ -260,13 +260,27 @@ def _training(run: RunDir, record: Mapping[str, Any] | None) -> Section:
                 )
             )
         if best := record.get("best"):
-            scores = [[Cell(step), Cell(percent(score))] for step, score in best["scores"].items()]
-            title = f"Score of the checkpoints on {best['rows']} rows ({best['scorer']})"
-            blocks.append(
-                Table(title, ["step", "score"], scores, f"The weights are those of step {best['step']}.")
-            )
+            blocks.append(_checkpoints(best))
     blocks += run_curves(run)
     return Section("Training", "", blocks)
+
+
+def _checkpoints(best: Mapping[str, Any]) -> Block:
+    """The job's score at each checkpoint, of which the best was taken."""
+    title = f"Score of the checkpoints on {best['rows']} rows ({best['scorer']})"
+    about = f"The weights are those of step {best['step']}."
+    if len(best["scores"]) < 2:  # a point is no curve
+        rows = [[Cell(step), Cell(percent(score))] for step, score in best["scores"].items()]
+        return Table(title, ["step", "score"], rows, about)
+    values = [{"step": int(step), "value": 100 * score} for step, score in best["scores"].items()]
+    svg = lines_svg(values, "score of the job (%)", marks=True)
+    return Chart(
+        title,
+        about,
+        svg,
+        ["step", "score (%)"],
+        [[str(one["step"]), f"{one['value']:.1f}"] for one in values],
+    )
 
 
 def _realignment(record: Mapping[str, Any]) -> Section:
