@@ -238,7 +238,7 @@ def test_a_limit_of_drift_a_best_checkpoint_and_memory_are_told(tmp_path: Path) 
     assert "The dashed line is the drift limit." in charts_of(report)["Alignment loss"].about
     told = flat(document_markdown(report))
     assert "The weights are those of step 40." in told
-    assert "| 40 | 75 % |" in told
+    assert "| 40 | 75.0 |" in told
     assert "memory at its peak: 3.0 GB; reference cache: 5.0 MB" in told
     assert "last quarter" not in told
 
