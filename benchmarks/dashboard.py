@@ -148,15 +148,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100_000)
     parser.add_argument("--metrics", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of torch, which isn't used here; only told")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    where = machine("cpu", None)
+    where = machine("cpu", arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "runs"
         write_runs(root, arguments.runs - 1, arguments.samples // 2, arguments.metrics // 2)
         # One has as many as all others together: a long training with a large evaluation.
         _write_run(root / "large", random.Random(1), arguments.samples // 2, arguments.metrics // 2)
-        some = "project-3/run-0003" if arguments.runs > 3 else "project-0/run-0000"
+        some = "project-0/run-0000"
         pages = {
             "runs": "/",
             "runs, second page": "/?page=2",

@@ -115,6 +115,13 @@ def test_query_finds_what_rank_bm25_finds(tmp_path: Path) -> None:
     assert data["same"]["best"] > 0.9  # type: ignore[index]
 
 
+def test_dashboard_asks_for_every_page(tmp_path: Path) -> None:
+    size = ("--runs", "4", "--samples", "80", "--metrics", "80", "--rounds", "1")
+    text, data = report("dashboard", tmp_path / "dashboard.md", *size)
+    assert len(column(text, "kB")) == len(data["rows"]) > 10  # type: ignore[arg-type]
+    assert 50 < float(str(data["megabytes"])) < 300
+
+
 def test_loss_has_the_error_of_each_method(tmp_path: Path) -> None:
     pytest.importorskip("trl.kernels.chunked_divergence", exc_type=ImportError)
     text, data = report(
