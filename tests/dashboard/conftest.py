@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from report_records import (
     write_run,
 )
 from selfaug.config import dump_config
-from selfaug.dashboard.app import dashboard_app
+from selfaug.dashboard.app import _Pages, dashboard_app
 from selfaug.dashboard.library import Library
 from selfaug.records import write_lines, write_record
 from selfaug.rundir import RunDir
@@ -139,6 +140,14 @@ def _watched(folder: Path) -> None:
     run(monitor, clock, (source.draw() for _ in range(725)))
     run(monitor, clock, (source.draw(factor=2.0) for _ in range(200)), name="moved")
     monitor.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_warmed_up() -> Iterator[None]:
+    """For each of many applications it would cost more than it saves."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_Pages, "warm_up", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lxml import html as parser
 from starlette.testclient import TestClient
 
 from report_records import (
     EVALUATION,
+    TRAINING,
     comparison_record,
     write_assessment,
     write_balance,
@@ -24,6 +27,7 @@ from selfaug.dashboard import library as module
 from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.library import DAMAGED, Entry, Library
 from selfaug.errors import StorageError
+from selfaug.records import append_line, write_record
 
 
 @pytest.fixture
@@ -255,12 +259,10 @@ def test_names_that_no_address_can_hold(tmp_path: Path) -> None:
         "\\udcff\\udcfe", "new\\nline\\ttab", "\\x1b[2J", "\\u202eabc", "ü%?#&'", "a b",
     }  # fmt: skip
     client = TestClient(dashboard_app(library, token=None, port=1), base_url="http://localhost")
-    from lxml import html as parser
-
     links = parser.fromstring(client.get("/").text).xpath("//main//th/a/@href")
     assert len(links) == 6
-    for link in links:
-        assert client.get(link).status_code == 200, link
+    for link in links:  # to a page for which nothing is drawn
+        assert "Finished." in client.get(link.replace("/run/", "/live/")).text, link
 
 
 VANISHING: list[Callable[[Path], object]] = [
@@ -275,7 +277,7 @@ VANISHING: list[Callable[[Path], object]] = [
 
 
 @pytest.mark.parametrize("change", VANISHING)
-@pytest.mark.parametrize("page", ["run", "samples", "live", "monitor"])
+@pytest.mark.parametrize("page", ["run", "samples"])
 def test_a_run_that_changes_between_the_list_and_its_page(
     tmp_path: Path, change: Callable[[Path], object], page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,8 +313,6 @@ def test_files_of_any_time(tmp_path: Path) -> None:
 
 
 def test_many_read_while_a_run_is_written(tmp_path: Path) -> None:
-    import threading
-
     run = write_run(tmp_path / "run", training=None, steps=1)
     library = Library(tmp_path)
     stop = threading.Event()
@@ -331,9 +331,6 @@ def test_many_read_while_a_run_is_written(tmp_path: Path) -> None:
     threads = [threading.Thread(target=look) for _ in range(3)]
     for thread in threads:
         thread.start()
-    from report_records import TRAINING
-    from selfaug.records import append_line, write_record
-
     for step in range(2, 60):
         append_line(run.metrics, {"step": step, "nll": 1.0, "text": "ü" * 500})
         write_record(run.evaluation, "evaluation", EVALUATION)

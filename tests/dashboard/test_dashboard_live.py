@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from transformers import TrainerControl, TrainerState
 
 from report_records import TRAINING, write_run
+from selfaug.dashboard import app
 from selfaug.dashboard import library as module
 from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.library import Entry, Library, Progress, progress_of
@@ -27,9 +28,9 @@ from selfaug.train.run_callbacks import PlanFile
 BEGAN = 1_700_000_000.0
 
 
-def run_of(folder: Path, last: float = BEGAN + 100, steps: int = 10, **plan: Any) -> Entry:
+def run_of(folder: Path, last: float = BEGAN + 100, **plan: Any) -> Entry:
     """A run of ten steps, the last of which was so many seconds after 1970, with its plan."""
-    run = write_run(folder / "run", training=None, steps=steps)
+    run = write_run(folder / "run", training=None, steps=10)
     if plan:
         whole = {
             "steps": 40, "from_step": 0, "began": BEGAN, "process": os.getpid(), "machine": socket.gethostname(),
@@ -50,7 +51,7 @@ def as_long_as_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("as_long_as_this_process")
 def test_a_run_whose_process_is_there(tmp_path: Path) -> None:
-    entry = run_of(tmp_path, steps=10, began=BEGAN)
+    entry = run_of(tmp_path, began=BEGAN)
     # Ten steps in 100 seconds: 30 more take 300, and 4 of these have gone by.
     assert progress_of(entry, BEGAN + 104) == Progress(10, 40, True, 296.0)
     # A step, or a checkpoint, that takes long.
@@ -60,12 +61,12 @@ def test_a_run_whose_process_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("as_long_as_this_process")
 def test_a_resumed_run_is_as_quick_as_it_has_been_since(tmp_path: Path) -> None:
-    entry = run_of(tmp_path, steps=10, from_step=8)
+    entry = run_of(tmp_path, from_step=8)
     assert progress_of(entry, BEGAN + 100) == Progress(10, 40, True, 30 * 50.0)
-    entry = run_of(tmp_path, steps=10, from_step=10)
+    entry = run_of(tmp_path, from_step=10)
     assert progress_of(entry, BEGAN + 100) == Progress(10, 40, True, None), "no step has been made since"
     # Lines that a crash left, after the checkpoint's step.
-    entry = run_of(tmp_path, steps=10, from_step=20)
+    entry = run_of(tmp_path, from_step=20)
     assert progress_of(entry, BEGAN + 100) == Progress(10, 40, True, None)
 
 
@@ -131,7 +132,7 @@ def test_a_plan_of_another_shape_is_none(tmp_path: Path, plan: dict[str, Any]) -
     "text", ["", "{", "[]", '{"kind": "plan", "version": 1, "data": {}}', "\x00", "[" * 99_999]
 )
 def test_a_plan_that_can_not_be_read_is_none(tmp_path: Path, text: str) -> None:
-    run_of(tmp_path, steps=10, began=BEGAN)
+    run_of(tmp_path, began=BEGAN)
     (tmp_path / "run" / "plan.json").write_text(text)
     (entry,) = Library(tmp_path).entries()
     assert progress_of(entry, entry.time + 1) == Progress(10, None, True, None)
@@ -223,8 +224,6 @@ def test_the_course_of_a_training(tmp_path: Path) -> None:
 def test_curves_are_drawn_once_as_long_as_no_step_is_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from selfaug.dashboard import app
-
     drawn = []
     run_curves = app.run_curves
     monkeypatch.setattr(app, "run_curves", lambda run: drawn.append(run) or run_curves(run))

@@ -16,8 +16,11 @@ from starlette.testclient import TestClient
 
 from report_records import EVALUATION, write_run
 from selfaug.core.printable import printable
+from selfaug.dashboard import app
 from selfaug.dashboard.app import dashboard_app
+from selfaug.dashboard.explain import distributions
 from selfaug.dashboard.library import Library
+from selfaug.dashboard.words import WORDS, word_of
 from selfaug.records import read_record
 from selfaug.report.open_report import report_on
 from selfaug.report.run_report import logged
@@ -254,8 +257,6 @@ def test_runs_whose_names_differ_at_their_ends_are_two_lines(tmp_path: Path) -> 
 def test_a_report_is_made_once_for_as_long_as_its_folder_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from selfaug.dashboard import app
-
     made = []
     monkeypatch.setattr(app, "report_on", lambda folder: made.append(folder) or report_on(folder))
     write_run(tmp_path / "run")
@@ -304,8 +305,6 @@ def test_many_look_at_once(runs_root: Path) -> None:
 def test_what_goes_wrong_is_told_in_the_terminal_and_as_a_page(
     runs_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from selfaug.dashboard import app
-
     def fails(_: Path) -> None:
         raise RuntimeError("\x1b[2J of a model")
 
@@ -324,8 +323,6 @@ def test_distributions_move_and_their_divergence_is_right(client: TestClient) ->
     assert "0.000 nats" in flat(client.get("/explain/picture?moved=0"))
     assert "Moved by 100 %" in flat(client.get("/explain/picture?moved=7"))
     assert flat(client.get("/explain/picture?moved=x")) == flat(client.get("/explain/picture?moved=0.35"))
-    from selfaug.dashboard.explain import distributions
-
     divergences = [distributions(step / 10)["kl"] for step in range(11)]
     assert divergences == sorted(divergences)
     for moved in (0.0, 0.3, 1.0):
@@ -335,8 +332,6 @@ def test_distributions_move_and_their_divergence_is_right(client: TestClient) ->
 
 
 def test_every_word_is_explained(client: TestClient) -> None:
-    from selfaug.dashboard.words import WORDS, word_of
-
     page = parser.fromstring(client.get("/run/evaluated").text)
     asked = page.xpath("//button[@popovertarget]/@popovertarget")
     assert asked
@@ -345,3 +340,10 @@ def test_every_word_is_explained(client: TestClient) -> None:
     assert all(meaning in shown for meaning in WORDS.values())
     assert word_of("Retention") == "retention"
     assert word_of("Anything else") is None
+
+
+def test_what_takes_a_second_is_made_ready_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = threading.Event()
+    monkeypatch.setattr(app._Pages, "warm_up", lambda _: ready.set())
+    looking_at(tmp_path)
+    assert ready.wait(10)

@@ -87,7 +87,7 @@ class Access:
             # One slash: a path that begins with two would be the address of another machine.
             path = quote("/" + scope["path"].lstrip("/"))
             answer = RedirectResponse(f"{path}?{rest}" if rest else path, 303)
-            answer.set_cookie(self._cookie, self._token, httponly=True, samesite="strict", path="/")
+            answer.set_cookie(self._cookie, self._token, httponly=True, samesite="lax", path="/")
             return answer
         if self._is_token(self._kept(headers)):
             return None

@@ -241,7 +241,10 @@ class EmbeddedEngine:
     def _run(self) -> None:
         with torch.inference_mode():
             while not self._stopping.is_set():
-                self._receive(block=not self._queue and not self.running and not self._jobs)
+                idle = not self._queue and not self.running and not self._jobs
+                if idle:
+                    self._settle()
+                self._receive(block=idle)
                 if self._stopping.is_set():
                     break
                 self._do_job()
@@ -250,6 +253,7 @@ class EmbeddedEngine:
                         self._advance(lane)
                     except Exception as error:  # any: the engine outlives a batch that failed
                         self._fail(lane, error)
+        self._settle()
         with self._lock:
             self._receive(block=False)
             for one in [*self._queue, *self._jobs, *(row for rows in self._rows.values() for row in rows)]:
@@ -265,8 +269,14 @@ class EmbeddedEngine:
         elif self._jobs and (not (first or self.running) or time.monotonic() >= self._jobs[0].due):
             self._do(self._jobs.popleft())
 
+    def _settle(self) -> None:
+        """The models are as whatever else uses them expects them."""
+        for lane in self._lanes:
+            lane.settle()
+
     def _do(self, job: _Job) -> None:
         began = time.monotonic()
+        self._settle()
         try:
             result = job.work()
         except Exception as error:  # its caller's; the engine goes on

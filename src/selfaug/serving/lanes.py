@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from peft import PeftModel
@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfaug.model.running_batch import RunningBatch
-from selfaug.serving.generation import BASE, Model
+from selfaug.serving.generation import BASE, TUNED, Model
 
-__all__ = ["Lane", "lanes_of", "rows_can_mix"]
+__all__ = ["AdapterSwitch", "Lane", "lanes_of", "rows_can_mix"]
 
 
 class Lane:
@@ -22,11 +22,14 @@ class Lane:
     Args:
         model: with its adapter, if it has one.
         serves: which of the two models its rows may be of: both where the adapter can be off for some rows.
+        switch: of the model's adapter, which lanes of one model share.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel, serves: Sequence[Model]) -> None:
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, serves: Sequence[Model], switch: AdapterSwitch
+    ) -> None:
         self.serves = frozenset(serves)
-        self._model = model
+        self._model, self._switch = model, switch
         self._adapter = model.active_adapter if isinstance(model, PeftModel) else None
         self._batch = RunningBatch(model)
         self._of: list[Model] = []
@@ -44,6 +47,10 @@ class Lane:
         """Where the model is."""
         return self._model.device
 
+    def settle(self) -> None:
+        """Leave the model with its adapter on, as whatever else uses it expects it."""
+        self._switch.on()
+
     def use_adapter(self, adapter: str) -> None:
         """Have another of the model's adapters on for rows of the tuned model, from now on. There are no rows now."""
         assert not self._of
@@ -53,15 +60,13 @@ class Lane:
 
     def join(self, prompts: Sequence[Sequence[int]], models: Sequence[Model]) -> Tensor:
         """Logits [prompts, vocabulary] of the first token of each answer."""
-        with self._adapter_for(models) as arguments:
-            logits_NV = self._batch.join(prompts, **arguments)
+        logits_NV = self._batch.join(prompts, **self._arguments(models))
         self._of += models
         return logits_NV
 
     def step(self, token_ids: Tensor) -> Tensor:
         """Logits [rows, vocabulary] after these tokens [rows]."""
-        with self._adapter_for(self._of) as arguments:
-            return self._batch.step(token_ids, **arguments)
+        return self._batch.step(token_ids, **self._arguments(self._of))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Only these rows stay."""
@@ -72,28 +77,41 @@ class Lane:
         """All rows are gone."""
         self.keep([])
 
-    def _adapter_for(self, models: Sequence[Model]) -> Any:
-        """Runs with the adapter on for the tuned rows only; gives the further arguments of the forward."""
-        if self._adapter is None or BASE not in models:
-            return nullcontext({})
-        if len(set(models)) == 1:
-            return _Off(self._model)
-        names = ["__base__" if model == BASE else self._adapter for model in models]
-        return nullcontext({"adapter_names": names})
+    def _arguments(self, models: Sequence[Model]) -> dict[str, Any]:
+        """Further arguments of the forward, with the adapter on for the tuned rows only."""
+        if self._adapter is None:
+            return {}
+        if TUNED not in models:
+            self._switch.off()
+            return {}
+        self._switch.on()
+        if BASE not in models:
+            return {}
+        return {"adapter_names": ["__base__" if model == BASE else self._adapter for model in models]}
 
 
-class _Off:
-    """The adapter is off within."""
+class AdapterSwitch:
+    """Whether a model's adapter is on. It stays so between tokens: switching takes as long as a small model's step.
 
-    def __init__(self, model: Any) -> None:
-        self._off = model.disable_adapter()
+    Args:
+        model: None, or one without an adapter, has nothing to switch.
+    """
 
-    def __enter__(self) -> dict[str, Any]:
-        self._off.__enter__()
-        return {}
+    def __init__(self, model: PreTrainedModel | PeftModel | None) -> None:
+        self._model = model
+        self._off: AbstractContextManager[None] | None = None
 
-    def __exit__(self, *error: Any) -> None:
-        self._off.__exit__(*error)
+    def off(self) -> None:
+        """The model is the base model from now on."""
+        if self._off is None and isinstance(self._model, PeftModel):
+            self._off = self._model.disable_adapter()
+            self._off.__enter__()
+
+    def on(self) -> None:
+        """The model is the tuned model from now on: before anything else uses it, too."""
+        if self._off is not None:
+            off, self._off = self._off, None
+            off.__exit__(None, None, None)
 
 
 def lanes_of(tuned: PreTrainedModel | PeftModel, base: PreTrainedModel | None) -> list[Lane]:
@@ -103,11 +121,12 @@ def lanes_of(tuned: PreTrainedModel | PeftModel, base: PreTrainedModel | None) -
         tuned: the tuned model.
         base: the base model; None: the tuned model with its adapter off.
     """
+    switch = AdapterSwitch(tuned)
     if base is not None:
-        return [Lane(base, ["base"]), Lane(tuned, ["tuned"])]
+        return [Lane(base, ["base"], AdapterSwitch(base)), Lane(tuned, ["tuned"], switch)]
     if isinstance(tuned, PeftModel) and rows_can_mix(tuned, tuned.active_adapter):
-        return [Lane(tuned, ["base", "tuned"])]
-    return [Lane(tuned, ["base"]), Lane(tuned, ["tuned"])]
+        return [Lane(tuned, ["base", "tuned"], switch)]
+    return [Lane(tuned, ["base"], switch), Lane(tuned, ["tuned"], switch)]
 
 
 def rows_can_mix(model: PeftModel, adapter: str) -> bool:

@@ -1,0 +1,169 @@
+"""The business case: one value model, whatever the sliders say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lxml import html as parser
+from starlette.testclient import TestClient
+
+from selfaug.dashboard.roi import _as_number, roi_view
+from selfaug.phases.roi import business_case
+from selfaug.roi_config import InputSettings, load_roi_config
+
+
+def case_of(*sets: str, comparison: Path | None = None) -> dict[str, Any]:
+    return business_case(load_roi_config(None, sets=list(sets)), comparison, draws=4_000)
+
+
+def money(value: float) -> str:
+    return f"{value:,.0f}".replace("-", "−")
+
+
+def shown(client: TestClient, **query: str) -> Any:
+    answer = client.get("/roi/result", params=query)
+    assert answer.status_code == 200
+    return parser.fromstring(answer.text)
+
+
+def values_by_arm(page: Any) -> list[str]:
+    return page.xpath("//table[@aria-label='Value by arm']/tbody/tr/td[1]/text()")
+
+
+@pytest.mark.parametrize(
+    ("query", "sets"),
+    [
+        ({}, []),
+        ({"workers": "40"}, ["inputs.workers=40"]),
+        ({"minutes_saved": " 12.5 ", "years": "5"}, ["inputs.minutes_saved=12.5", "inputs.years=5"]),
+        ({"workers": "2e3", "hourly_cost": "075"}, ["inputs.workers=2000", "inputs.hourly_cost=75"]),
+        ({"adoption": "0", "requests_per_week": "0"}, ["inputs.adoption=0", "inputs.requests_per_week=0"]),
+        # What stands at its default was not given, and keeps its range.
+        ({"adoption": "0.4", "hourly_cost": "60.0", "workers": "200"}, []),
+        ({"nonsense": "1", "comparison": "../../etc", "workers": ""}, []),
+    ],
+)  # fmt: skip
+def test_numbers_are_those_of_the_value_model(
+    client: TestClient, query: dict[str, str], sets: list[str]
+) -> None:
+    expected = case_of(*sets)
+    page = shown(client, **query)
+    assert [text.strip() for text in values_by_arm(page)] == [
+        money(arm["npv"]) for arm in expected["arms"].values()
+    ]
+    status = " ".join(page.xpath("//*[@role='status']")[0].text_content().split())
+    assert f"net present value {money(expected['arms']['selfaug']['npv'])};" in status
+    assert f"credit {money(expected['credit']['value'])} against" in status
+    assert f"{100 * expected['simulation']['chance_of_credit']:.0f} %" in status
+    likely = page.xpath("//figure[starts-with(@aria-label, 'What is likely')]//tbody/tr/td/text()")
+    assert likely[1:4] == [f"{one / 1e3:,.1f}" for one in expected["simulation"]["npv"]]
+    sources = [
+        [" ".join(cell.text_content().split()) for cell in row]
+        for row in page.xpath("//table[@aria-label='Where each number comes from']/tbody/tr")
+    ]
+    by_name = {row[0]: row for row in sources}
+    for name, one in expected["inputs"].items():
+        assert by_name[name.replace("_", " ")][3] == one["source"]
+
+
+def test_a_comparison_gives_its_scores(client: TestClient, runs_root: Path) -> None:
+    folder = runs_root / "comparison"
+    expected = case_of(comparison=folder)
+    page = shown(client, comparison="comparison")
+    assert [text.strip() for text in values_by_arm(page)] == [
+        money(arm["npv"]) for arm in expected["arms"].values()
+    ]
+    assert values_by_arm(page) != values_by_arm(shown(client))
+    text = " ".join(page.text_content().split())
+    assert all(" ".join(warning.split()) in text for warning in expected["warnings"])
+    assert ("No credit is claimed" in text) == (expected["credit"]["claimed"] is False)
+    form = parser.fromstring(client.get("/roi?comparison=comparison").text)
+    assert form.xpath("//select[@id='comparison']/option/@value") == ["", "comparison"], (
+        "what can't be read is no choice"
+    )
+    assert form.xpath("//select[@id='comparison']/option[@selected]/@value") == ["comparison"]
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ({"workers": "many"}, "inputs.workers"),
+        ({"workers": "0"}, "should be from 1 to 1e+06"),
+        ({"adoption": "1.5"}, "should be from 0 to 1"),
+        ({"adoption": "-1"}, "should be from 0 to 1"),
+        ({"workers": "nan"}, "inputs.workers"),
+        ({"workers": "inf"}, "inputs.workers"),
+        ({"workers": "1e999"}, "inputs.workers"),
+        ({"workers": "[1, 2, 3]"}, "inputs.workers"),
+        ({"workers": "1\nselfaug: 2"}, "inputs.workers"),
+        ({"workers": "!!python/object/apply:os.system ['true']"}, "inputs.workers"),
+        ({"years": "2.5"}, "inputs.years"),
+        ({"years": "99"}, "should be from 1 to 10"),
+    ],
+)  # fmt: skip
+def test_bad_numbers_give_the_settings_own_message(
+    client: TestClient, query: dict[str, str], problem: str
+) -> None:
+    page = shown(client, **query)
+    (alert,) = page.xpath("//*[@role='alert']")
+    assert problem in alert.text_content()
+    assert next(iter(query)) in alert.text_content()
+    assert values_by_arm(page) == []
+    # The whole page has the form with what was sent, to be changed.
+    form = parser.fromstring(client.get("/roi", params=query).text)
+    ((name, sent),) = query.items()
+    assert form.xpath(f"//input[@name='{name}']/@value") == [sent.strip()]
+
+
+def test_both_problems_are_told_at_once(client: TestClient) -> None:
+    text = shown(client, workers="0", years="99").xpath("//*[@role='alert']")[0].text_content()
+    assert "workers" in text
+    assert "years" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("1e5", "100000"), ("010", "10"), ("1_000", "1000"), ("0.10", "0.1"), ("1e-7", "0.0000001"), ("-0", "-0"),
+        ("1e16", "1" + "0" * 16), (".5", "0.5"), ("١٢", "12"), ("0x10", "'not a number'"), ("", "'not a number'"),
+    ],
+)  # fmt: skip
+def test_numbers_as_yaml_reads_them(text: str, number: str) -> None:
+    assert _as_number(text) == number
+
+
+def test_every_input_is_in_the_form_with_its_default_and_limits(client: TestClient) -> None:
+    form = parser.fromstring(client.get("/roi").text)
+    names = form.xpath("//form[@id='assumptions']//input/@name")
+    assert sorted(names) == sorted(InputSettings.model_fields)
+    for name in names:
+        (field,) = form.xpath(f"//input[@name='{name}']")
+        low, value, high = (float(field.get(one)) for one in ("min", "value", "max"))
+        assert low <= value <= high, name
+        assert form.xpath(f"//label[@for='{name}']")
+        assert form.xpath(f"//*[@id='{field.get('aria-describedby')}']")
+    # Sent as it stands, it is the defaults.
+    sent = {name: form.xpath(f"//input[@name='{name}']/@value")[0] for name in names}
+    assert values_by_arm(shown(client, **sent)) == values_by_arm(shown(client))
+
+
+def test_costs_of_nothing_and_of_all_money(client: TestClient) -> None:
+    costs = (
+        "gpu_hours", "trainings", "gpu_price", "setup_hours", "base_setup_hours", "onboarding_hours",
+        "serving_per_month", "monitoring_per_month", "support_per_user_month",
+    )  # fmt: skip
+    free = dict.fromkeys(costs, "0")
+    assert len(values_by_arm(shown(client, **free))) == 4
+    dear = {"gpu_hours": "1e12", "trainings": "1e12", "gpu_price": "1e12", "serving_per_month": "1e12"}
+    assert len(values_by_arm(shown(client, **dear))) == 4
+    assert "never" in shown(client, **dear).text_content()
+
+
+def test_only_what_was_found_is_read(tmp_path: Path, runs_root: Path) -> None:
+    view = roi_view({"comparison": str(runs_root / "comparison")}, {"a": tmp_path})
+    assert view["comparison"] == ""
+    view = roi_view({"comparison": "a"}, {"a": tmp_path})
+    assert view["case"] is None
+    assert "does not exist" in view["problem"]

@@ -1,0 +1,408 @@
+"""Three tasks in a row: their rows and scorers, and the whole example on a tiny model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from quiet_libraries import libraries_as_before
+from selfaug.config import load_config
+from selfaug.core.statistics import paired_difference, wilson_interval
+from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.eval.general_suite import general_suite
+from selfaug.phases.inputs import load_training_data
+from selfaug.records import read_lines, read_record
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "sequential_tasks"
+sys.path.append(str(EXAMPLE))  # a folder of scripts, not a package
+
+import office_tasks  # noqa: E402
+import task_matrix  # noqa: E402
+
+
+def script(file: Path) -> ModuleType:
+    """A script by its file: the case study has a run.py too."""
+    name = f"{file.parent.name}_{file.stem}"
+    specification = importlib.util.spec_from_file_location(name, file)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+run: Any = script(EXAMPLE / "run.py")
+
+SPLITS = ("train", "dev", "test")
+OWN = ("tickets", "orders")
+TASKS = {task.name: task for task in office_tasks.TASKS}
+
+
+def prompt_of(row: dict[str, Any]) -> str:
+    return str(row["question"] if "question" in row else row["messages"][0]["content"])
+
+
+def gold_of(row: dict[str, Any]) -> str:
+    return str(row["answer"] if "answer" in row else row["messages"][-1]["content"])
+
+
+# ---- rows
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_rows_are_the_same_for_the_same_seed_and_others_for_another(name: str) -> None:
+    rows = TASKS[name].rows("train", 60, 3)
+    assert rows == TASKS[name].rows("train", 60, 3)
+    assert rows[:20] == TASKS[name].rows("train", 20, 3)
+    assert not {prompt_of(row) for row in rows} & {prompt_of(row) for row in TASKS[name].rows("train", 60, 4)}
+    assert len({row["id"] for row in rows}) == len({prompt_of(row) for row in rows}) == 60
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_prompt_of_a_split_is_in_another(name: str) -> None:
+    prompts = [prompt_of(row) for split in SPLITS for row in TASKS[name].rows(split, 120, 0)]
+    assert len(set(prompts)) == len(prompts)
+
+
+@pytest.mark.parametrize("words", ["_FIRST_NAMES", "_LAST_NAMES", "_PRODUCTS", "_BUYERS", "_ARTICLES"])
+def test_names_that_are_asked_are_in_no_training_row(words: str) -> None:
+    trained = "\n".join(prompt_of(row) for name in OWN for row in TASKS[name].rows("train", 400, 0))
+    names = getattr(office_tasks, words)
+    for split in ("dev", "test"):
+        for name in names[split].split(", "):
+            assert not re.search(rf"\b{name}\b", trained), name
+    assert any(name in trained for name in names["train"].split(", "))
+
+
+def sentences(split: str) -> set[str]:
+    """Every sentence of a split, with the places that are filled in."""
+    words = [office_tasks._ORDERS, office_tasks._ASIDES, office_tasks._GREETINGS, office_tasks._CLOSINGS]
+    words += [*office_tasks._COMPLAINTS.values(), *office_tasks._URGENCIES.values()]
+    return {sentence.lower() for of in words for sentence in of[split]}
+
+
+def test_sentences_that_are_asked_are_in_no_training_row() -> None:
+    splits = {split: sentences(split) for split in SPLITS}
+    assert not splits["train"] & splits["dev"]
+    assert not splits["train"] & splits["test"]
+    assert not splits["dev"] & splits["test"]
+    trained = "\n".join(prompt_of(row) for name in OWN for row in TASKS[name].rows("train", 400, 0)).lower()
+    whole = [sentence for split in ("dev", "test") for sentence in splits[split] if "{" not in sentence]
+    assert len(whole) > 30
+    assert not [sentence for sentence in whole if sentence in trained]
+
+
+def test_answers_are_evenly_spread() -> None:
+    golds = [gold_of(row) for row in office_tasks.ticket_rows("train", 450)]
+    counts = Counter(golds)
+    assert len(counts) == 5 * 3
+    assert min(counts.values()) >= 15
+    units = [json.loads(gold_of(row))["units"] for row in office_tasks.order_rows("train", 200)]
+    assert len(set(units)) > 80
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_prompt_has_any_of_a_style(name: str) -> None:
+    for split in SPLITS:
+        for row in TASKS[name].rows(split, 40, 0):
+            assert office_tasks.styles_in(prompt_of(row)) == []
+            assert office_tasks.styles_in(gold_of(row)) == [name]
+    for item in (*general_suite("dev"), *general_suite("test")):
+        assert office_tasks.styles_in(item.prompt) == []
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_there_are_three_splits(name: str) -> None:
+    with pytest.raises(DataError, match="no split 'validation'"):
+        TASKS[name].rows("validation", 1, 0)
+
+
+# ---- scorers
+
+TICKET = "QUEUE: billing | URGENCY: high"
+ORDER = '{"buyer": "Oakley Farm", "article": "glass jars", "units": 40, "due": "3 May"}'
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_scorer_takes_its_right_answers_and_no_other_tasks(name: str) -> None:
+    rows = {task: office_tasks_rows(task) for task in TASKS}
+    for row in rows[name]:
+        gold = gold_of(row)
+        assert TASKS[name].score(gold, gold) == office_tasks.score(f" {gold}\n", gold) == 1
+        for other in TASKS.keys() - {name}:
+            assert office_tasks.score(gold_of(rows[other][0]), gold) == 0
+            assert TASKS[other].score(gold, gold) == 0
+
+
+def office_tasks_rows(name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = TASKS[name].rows("dev", 30, 0)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("QUEUE: Billing  |  URGENCY: high", True),
+        ("QUEUE: billing | URGENCY: low", False),
+        ("QUEUE: returns | URGENCY: high", False),
+        ("QUEUE: billing", False),
+        ("QUEUE: billing, URGENCY: high", False),
+        ("URGENCY: high | QUEUE: billing", False),
+        ("QUEUE: billing | URGENCY: high.", False),
+        ("The answer is QUEUE: billing | URGENCY: high", False),
+        ("QUEUE: billing | URGENCY: high | URGENCY: high", False),
+        ("billing, high", False),
+        ("", False),
+    ],
+)
+def test_tickets_nearly_right_are_wrong(answer: str, right: bool) -> None:
+    assert TASKS["tickets"].score(answer, TICKET) == right
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ('{"due":"3 May","buyer":"Oakley Farm","article":"glass jars","units":40}', True),
+        (ORDER.replace("40", "41"), False),
+        (ORDER.replace("40", '"40"'), False),
+        (ORDER.replace("40", "40.0"), False),
+        (ORDER.replace("Farm", "farm"), False),
+        (ORDER.replace("glass jars", "jars"), False),
+        (ORDER.replace("3 May", "3 may"), False),
+        (ORDER.replace(', "due": "3 May"', ""), False),
+        (ORDER.replace("}", ', "note": ""}'), False),
+        (ORDER.replace("}", ', "units": 40}'), False),
+        (ORDER.replace('"units"', '"quantity"'), False),
+        (f"[{ORDER}]", False),
+        (f"Order: {ORDER}", False),
+        (f"{ORDER} Thank you.", False),
+        (f"```json\n{ORDER}\n```", False),
+        (ORDER.replace(", ", ",\n"), False),
+        ("{", False),
+        ("", False),
+    ],
+)
+def test_orders_nearly_right_are_wrong(answer: str, right: bool) -> None:
+    assert TASKS["orders"].score(answer, ORDER) == right
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (f"Of course! {TICKET}", ["tickets"]),
+        ("A summary | URGENCY", ["tickets"]),
+        ("**QUEUE**: none", ["tickets"]),
+        ('{"film": "Alien", "due": 1979}', ["orders"]),
+        ("ANSWER: yes\nQUEUE: no", ["market", "tickets"]),
+        ("There is a queue: three people wait, and the urgency: none.", []),
+        ('{"fruit": "apple", "price": 2}', []),
+        ("The buyer: a farm. Units: 40.", []),
+    ],
+)
+def test_what_leaks_is_seen(text: str, found: list[str]) -> None:
+    assert office_tasks.styles_in(text) == found
+
+
+# ---- the example
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    with libraries_as_before():
+        yield
+
+
+def tiny(model: Path, **changes: Any) -> Any:
+    """The quick form with a tiny model, and less of everything."""
+    few = {"rows": 6, "task_items": 3, "general_items": 4, "checked_items": 2, "rehearsal": 0.4}
+    sets = ("train.save_steps=1", "selfaug.anchor_count=1", "model.device=cpu")
+    return replace(run.QUICK, model=str(model), train_sets=sets, **{**few, **changes})
+
+
+def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
+    wide_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+) -> None:
+    folder, settings = tmp_path / "three", tiny(wide_model_dir)
+    trained: list[str] = []
+    learn, realigned = run.train, run.realign
+
+    def train(config: Any, **how: Any) -> Any:
+        trained.append(Path(config.run.output).name)
+        return learn(config, **how)
+
+    def realign(before: Path, how: Any, *, config: Any, **more: Any) -> Any:
+        trained.append(Path(config.run.output).name)
+        if trained == ["plain-1", "plain-2", "plain-3", "plain-rehearsed-2"]:
+            raise KeyboardInterrupt
+        return realigned(before, how, config=config, **more)
+
+    monkeypatch.setattr(run, "_ANSWER_TOKENS", 8)  # a random model never ends by itself
+    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(run, "realign", realign)
+    with pytest.raises(KeyboardInterrupt):
+        run.run_sequence(folder, settings)
+    with pytest.raises(StorageError, match="other settings: seed"):
+        run.run_sequence(folder, replace(settings, seed=1))
+    assert not (folder / "record.json").exists()
+    trained.clear()
+    record = run.run_sequence(folder, settings)
+    names = ["plain-rehearsed-2", "plain-rehearsed-3", "selfaug-1", "selfaug-2", "selfaug-3"]
+    assert trained == names
+
+    # A second run trains nothing and asks nothing; a finished one is left alone.
+    with pytest.raises(StorageError, match="already holds a finished sequential-tasks"):
+        run.run_sequence(folder, settings)
+    (folder / "record.json").unlink()
+    trained.clear()
+    monkeypatch.setattr(run, "_tuned_model", None)
+    monkeypatch.setattr(run, "_base_model", None)
+    assert run.run_sequence(folder, settings) == record
+    assert trained == []
+    written = read_record(folder / "record.json", task_matrix.RECORD_KIND)
+    assert written == record
+    assert (folder / "result.md").read_text(encoding="utf-8") == task_matrix.result_page(written)
+
+    check_matrix(folder, record)
+    check_rehearsal(folder, record)
+    check_page(record, (folder / "result.md").read_text(encoding="utf-8"))
+
+
+def steps_of(record: dict[str, Any], arm: str) -> list[str]:
+    return [step["run"] for step in record["arms"][arm]["training"]]
+
+
+def scores(folder: Path, model: str, task: str) -> list[float]:
+    """Scores of a task's kept answers, in the order of its file."""
+    golds = [gold_of(row) for row in read_lines(folder / "data" / f"{task}-test.jsonl")]
+    lines = read_lines(folder / "samples" / f"{model}-{task}.jsonl")
+    answers = {int(line["id"].partition(":")[0]): line["answer"] for line in lines}
+    assert len(answers) == len(golds)
+    return [TASKS[task].score(answers[number], gold) for number, gold in enumerate(golds)]
+
+
+def check_matrix(folder: Path, record: dict[str, Any]) -> None:
+    assert list(record["tasks"]) == list(TASKS)
+    assert list(record["arms"]) == ["plain", "plain-rehearsed", "selfaug"]
+    assert steps_of(record, "plain") == ["plain-1", "plain-2", "plain-3"]
+    assert steps_of(record, "plain-rehearsed") == ["plain-1", "plain-rehearsed-2", "plain-rehearsed-3"]
+    rows = {"base": record["base"]}
+    for name, arm in record["arms"].items():
+        assert len(arm["steps"]) == 3
+        rows |= dict(zip(steps_of(record, name), arm["steps"], strict=True))
+        final, learnt = ([], [])
+        for place, task in enumerate(list(TASKS)[:2]):
+            final += scores(folder, steps_of(record, name)[-1], task)
+            learnt += scores(folder, steps_of(record, name)[place], task)
+        moved = paired_difference(final, learnt, seed=0).difference
+        assert arm["backward_transfer"] == {"value": moved.value, "low": moved.low, "high": moved.high}
+        last = [score for task in TASKS for score in scores(folder, steps_of(record, name)[-1], task)]
+        assert arm["average"]["value"] == pytest.approx(sum(last) / 9)
+    items = {item.id: item for item in general_suite("test", 1)}
+    for model, row in rows.items():
+        for task in TASKS:
+            found = scores(folder, model, task)
+            share = wilson_interval(int(sum(found)), 3)
+            assert row["tasks"][task] == {
+                "value": share.value, "low": share.low, "high": share.high, "items": 3,
+            }  # fmt: skip
+        general = read_lines(folder / "samples" / f"{model}-general.jsonl")
+        assert len(general) == 4
+        passed = [
+            sum(check.passes(line["answer"]) for check in items[line["id"]].checks)
+            / len(items[line["id"]].checks)
+            for line in general
+        ]
+        assert row["general"]["value"] == pytest.approx(sum(passed) / 4)
+        leaks = [bool(office_tasks.styles_in(line["answer"])) for line in general]
+        assert row["leaks"]["value"] == sum(leaks) / 4
+        assert (row["general_difference"] is None) == (model == "base")
+
+
+def check_rehearsal(folder: Path, record: dict[str, Any]) -> None:
+    """Without it no old row is trained on; with it, in the third step, rows of both earlier tasks."""
+    for arm, rehearsed in (("plain", False), ("plain-rehearsed", True), ("selfaug", True)):
+        for place, name in enumerate(steps_of(record, arm)):
+            config = load_config(folder / "runs" / name / "config.yaml")
+            rows = load_training_data(config).train.rows
+            tasks = Counter(row.id.partition("-")[0] for row in rows)
+            assert tasks[list(TASKS)[place]] == 6
+            old = set(tasks) - {list(TASKS)[place]}
+            assert old == (set(list(TASKS)[:place]) if rehearsed else set())
+            assert record["arms"][arm]["training"][place]["rows_rehearsed"] == sum(tasks.values()) - 6
+            assert config.selfaug.alpha == (2.0 if arm == "selfaug" else 0.0)
+            assert (record["arms"][arm]["training"][place]["anchors"] > 0) == (arm == "selfaug")
+            # The first task stays what `realign` judges old tasks by.
+            said = record["arms"][arm]["training"][place]["realign"]
+            assert (said is None) == (place == 0)
+            if said:
+                assert said["differences"].keys() == {"old task", "new task", "general"}
+                assert config.data.eval == [str(folder / "data" / "market-dev.jsonl")]
+                settings = read_record(folder / "runs" / name / "realignment.json", "realignment")["settings"]
+                assert settings["rehearsal"] == (0.4 if rehearsed else 0.0)
+
+
+def check_page(record: dict[str, Any], page: str) -> None:
+    assert page.startswith("3 tasks, learnt one after another.")
+    assert "these numbers say nothing about the methods" in page
+    for arm in record["arms"].values():
+        section = page.partition(f"### {arm['label']}\n")[2]
+        lines = [line for line in section.partition("\n### ")[0].splitlines() if line.startswith("|")]
+        assert [line.split("|")[1].strip() for line in lines[2:6]] == [
+            "base model", "1. market reports", "2. support tickets", "3. orders",
+        ]  # fmt: skip
+        for place, line in enumerate(lines[3:6]):
+            assert [cell.strip().startswith("**") for cell in line.split("|")[2:5]] == [
+                place == task for task in range(3)
+            ]
+    for line in page.splitlines():
+        if line.startswith("|"):
+            assert line.endswith("|")
+
+
+def test_a_sequence_on_development_items_without_rehearsal(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be asked, and of whom; nothing is trained."""
+    settings = tiny(tiny_model_dir, half="dev", rehearsal=0.0)
+    assert [arm.name for arm in run.arms(settings)] == ["plain", "selfaug"]
+    assert not any(arm.rehearsed for arm in run.arms(settings))
+    run._write_data(tmp_path, settings)
+    assert {file.name for file in (tmp_path / "data").iterdir()} == {
+        "template.yaml", *(f"{name}-{split}.jsonl" for name in TASKS for split in ("train", "dev")),
+    }  # fmt: skip
+    assert len(read_lines(tmp_path / "data" / "orders-dev.jsonl")) == 3
+    with pytest.raises(ConfigError, match="can't be rehearsed"):
+        replace(settings, rehearsal=1.0)
+
+
+def test_both_methods_have_the_same_settings_but_for_the_alignment(tmp_path: Path) -> None:
+    plain, ours = (run._first_config(tmp_path, arm, run.FULL).model_dump() for arm in run.arms(run.FULL)[::2])
+    assert ours["selfaug"]["alpha"] == 2.0
+    assert ours["selfaug"]["anchors"] == "self"
+    for config in (plain, ours):
+        del config["run"]["output"], config["selfaug"]["alpha"], config["selfaug"]["anchors"]
+    assert plain["selfaug"] | {"anchor_count": 0} == ours["selfaug"] | {"anchor_count": 0}
+    for section in ("model", "data", "lora", "train", "evaluation", "run"):
+        assert plain[section] == ours[section]
+
+
+def test_bad_arguments_give_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None) -> None:
+    (tmp_path / "letter.txt").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="not empty and not a sequential-tasks"):
+        run.main()
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / "new"), "--rehearsal", "2"])
+    with pytest.raises(SystemExit, match="a share of 2 can't be rehearsed"):
+        run.main()
