@@ -237,6 +237,16 @@ def test_a_prompt_does_not_wait_for_compute_for_ever(tmp_path: Path, clock: Cloc
     assert (monitor.counts()["processed"], monitor.counts()["over_compute"]) == (1, 1)
 
 
+def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock, settings=SHORT)
+    clock.now += 1e6
+    run(monitor, clock, draws(3, Prompts()), name="ahead")
+    clock.now -= 1e6
+    run(monitor, clock, draws(3, Prompts()), name="right")
+    assert monitor.counts()["scored"] == 6
+    assert monitor.status()["time"] == clock.now
+
+
 # ---- failures
 
 

@@ -165,6 +165,7 @@ class Monitor:
         self._scored = _Allowance(self._settings.scored_per_hour)
         self._taken = _Allowance(self._settings.taken_per_hour)
         self._next_score = self._next_beat = self._next_views = self._next_purge = float("-inf")
+        self._latest = float("-inf")
         self._unwritten: Counter[str] = Counter()
         self._untold: list[StateChange] = []
         self._canary = _Canary(True, "")
@@ -412,6 +413,9 @@ class Monitor:
     def _take(self, things: list[tuple[float, Any]], score: bool) -> None:
         """Everything that one batch of things brings about, in its order."""
         now = self._clock()
+        if now < self._latest:  # the clock was set back: nothing waits until it is where it was
+            self._next_score = self._next_beat = self._next_views = self._next_purge = now
+        self._latest = now
         done: Counter[str] = Counter()
         rows: list[Row] = []
         votes: dict[str, tuple[float, bool]] = {}
