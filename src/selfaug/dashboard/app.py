@@ -31,8 +31,8 @@ from selfaug.dashboard.side_by_side import chosen_charts, chosen_table
 from selfaug.dashboard.words import WORDS, word_of
 from selfaug.errors import SelfAugError
 from selfaug.report.charts import COLORS, lines_svg
-from selfaug.report.document import Chart
-from selfaug.report.open_report import report_on
+from selfaug.report.document import Answers, Chart
+from selfaug.report.open_report import report_on, telling_request
 from selfaug.report.page import environment, text_limit
 from selfaug.report.run_report import run_curves
 from selfaug.rundir import RunDir
@@ -118,6 +118,7 @@ class _Pages:
         self._samples = KeptSamples()
         self._reports: _Kept[str] = OrderedDict()
         self._curves: _Kept[list[Chart]] = OrderedDict()
+        self._requests: _Kept[Answers | None] = OrderedDict()
         # Pictures are drawn by one engine, and what is kept is shared.
         self._lock = threading.Lock()
 
@@ -153,7 +154,9 @@ class _Pages:
 
     def overview(self, request: Request) -> str:
         """What there is, newest first, with the phases of the project."""
-        return self._page("overview", request, **self._listed(request), phases=self._phases())
+        return self._page(
+            "overview", request, **self._listed(request), phases=self._phases(), newest=self._newest()
+        )
 
     def entries(self, request: Request) -> str:
         """The list of the overview alone, for when it is looked at again."""
@@ -362,12 +365,22 @@ class _Pages:
             "root": str(self._library.root),
         }
 
+    def _newest(self) -> tuple[Entry, Answers | None] | None:
+        """The result that stands first: of the last comparison or demo, or of the last evaluated run."""
+        read = [one for one in self._library.entries() if one.summary is not None and one.inside is None]
+        several = [one for one in read if one.kind in ("comparison", "demo")]
+        found = [*several, *(one for one in read if one.is_evaluated)]
+        if not found:
+            return None
+        newest = found[0]
+        return newest, self._kept(self._requests, 1, newest, lambda: telling_request(newest.folder))
+
     def _phases(self) -> list[tuple[str, str, str, int, str]]:
         """The four phases: name, command, question, how many there are, and where they are."""
         entries = self._library.entries()
 
         def count(test: Callable[[Entry], bool]) -> int:
-            return sum(map(test, entries))
+            return sum(map(test, (one for one in entries if one.inside is None)))
 
         return [
             (
@@ -382,8 +395,7 @@ class _Pages:
             (
                 "3 Evaluate and balance", "selfaug evaluate, compare, balance",
                 "Which setting is best at the job while the rest is kept?",
-                count(lambda one: one.kind in ("comparison", "balance") or (one.inside is None and one.is_evaluated)),
-                "/?kind=comparison",
+                count(lambda one: one.kind in ("comparison", "balance", "demo") or one.is_evaluated), "/",
             ),
             (
                 "4 Deploy and monitor", "selfaug serve, monitor, realign",

@@ -31,10 +31,13 @@ from selfaug.wording.comparison_results import (
 )
 from selfaug.wording.numbers import duration, percent, points, span
 
-__all__ = ["comparison_report", "comparison_summary", "comparison_verdict"]
+__all__ = ["comparison_report", "comparison_summary", "comparison_telling_request", "comparison_verdict"]
 
 # Requests whose answers are shown: of the job, and of others.
-_SHOWN = {"task": 2, "general": 10}
+_SHOWN = {"general": 8, "task": 2}
+
+# Findings to be turned into an executive's bullet points.
+_TELLING = "executive-bullets"
 
 
 def comparison_report(record: Mapping[str, Any], folder: Path) -> Report:
@@ -50,7 +53,9 @@ def comparison_report(record: Mapping[str, Any], folder: Path) -> Report:
     assert costs is not None
     sections = []
     if samples := _samples(record, folder):
-        about = "The first requests of the test half; none was picked by its answers."
+        about = (
+            "An executive's requests and the first others of the test half; none was picked by its answers."
+        )
         sections.append(Section("The same request, answered by each", about, samples))
     evidence: list[Block] = [replace(scores, title="Scores by method"), *_score_charts(record)]
     if against is not None:
@@ -245,37 +250,48 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+def comparison_telling_request(record: Mapping[str, Any], folder: Path) -> Answers | None:
+    """The general request whose answers tell most: an executive's, if there is one; None where none is kept."""
+    found = _answers(record, folder, "general", 1)
+    return found[0] if found else None
+
+
 def _samples(record: Mapping[str, Any], folder: Path) -> list[Block]:
-    """Answers of base model, plain LoRA and SelfAug to the first test items, where they are kept."""
+    """Answers of base model, plain LoRA and SelfAug to some test items, where they are kept."""
+    found = [one for suite, most in _SHOWN.items() for one in _answers(record, folder, suite, most)]
+    if not found:
+        return []
+    found[0] = replace(found[0], opened=True)
+    return [*found, Text("All answers are in answers/ beside this report.")]
+
+
+def _answers(record: Mapping[str, Any], folder: Path, suite: str, most: int) -> list[Answers]:
+    """Requests to an executive's assistant first: they are what everybody understands. Then as they were asked."""
     names = [("base", "base", "base model")]
     for method in ("plain", record["subject"]):
         if method is not None:
             row = record["methods"][method]
             names.append((_key(method), f"{method}-{row['value']:g}-seed{row['seeds'][0]}", row["label"]))
-    blocks: list[Block] = []
-    for suite, most in _SHOWN.items():
-        files = [folder / "answers" / f"test-{name}-{suite}.jsonl" for _, name, _ in names]
-        if not all(file.exists() for file in files):
-            continue
-        first, *others = (read_lines(file) for file in files)
-        by_id = [{row["id"]: row for row in rows} for rows in others]
-        shared = [row for row in first if all(row["id"] in rows for rows in by_id)][:most]
-        for row in shared:
-            answers = [row, *(rows[row["id"]] for rows in by_id)]
-            blocks.append(
-                Answers(
-                    f"{'the job' if suite == 'task' else suite}: {row['id']}",
-                    row.get("prompt", ""),
-                    [
-                        Answer(key, label, answer["answer"])
-                        for (key, _, label), answer in zip(names, answers, strict=True)
-                    ],
-                    opened=not blocks,
+    files = [folder / "answers" / f"test-{name}-{suite}.jsonl" for _, name, _ in names]
+    if not all(file.exists() for file in files):
+        return []
+    first, *others = (read_lines(file) for file in files)
+    by_id = [{row["id"]: row for row in rows} for rows in others]
+    shared = [row for row in first if all(row["id"] in rows for rows in by_id)]
+    shared.sort(key=lambda row: _TELLING not in row["id"])
+    return [
+        Answers(
+            f"{'the job' if suite == 'task' else suite}: {row['id']}",
+            row.get("prompt", ""),
+            [
+                Answer(key, label, answer["answer"])
+                for (key, _, label), answer in zip(
+                    names, [row, *(rows[row["id"]] for rows in by_id)], strict=True
                 )
-            )
-    if blocks:
-        blocks.append(Text("All answers are in answers/ beside this report."))
-    return blocks
+            ],
+        )
+        for row in shared[:most]
+    ]
 
 
 def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:

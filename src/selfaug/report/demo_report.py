@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from selfaug.report.demo_charts import demo_charts
 from selfaug.report.document import (
     Answer,
     Answers,
-    Block,
     Cell,
     Outcome,
     Report,
@@ -22,7 +22,7 @@ from selfaug.report.evaluation_report import answer_badges
 from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
 from selfaug.wording.numbers import duration
 
-__all__ = ["demo_report", "demo_summary"]
+__all__ = ["demo_report", "demo_summary", "demo_telling_request"]
 
 _OUTCOMES: dict[str, Outcome] = {"kept": "good", "partly": "mixed", "not shown": "bad", "not learned": "bad"}
 
@@ -42,23 +42,7 @@ def demo_report(record: Mapping[str, Any]) -> Report:
     """
     labels = {model: record["results"][model]["label"] for model in MODELS}
     rows = {row.name: row for row in demo_rows(record)}
-    asked: list[Block] = [
-        Answers(
-            f"{entry['kind']}: {entry['id']}",
-            entry["prompt"],
-            [
-                Answer(
-                    model,
-                    labels[model],
-                    entry["answers"][model],
-                    answer_badges(entry["passed"][model], leaks=entry.get("leaks", {}).get(model, False)),
-                )
-                for model in MODELS
-            ],
-            opened=number == 0,
-        )
-        for number, entry in enumerate(record["side_by_side"])
-    ]
+    asked = [replace(one, opened=number == 0) for number, one in enumerate(_asked(record))]
     results = Table(
         "Results",
         ["measure", *labels.values()],
@@ -105,3 +89,29 @@ def demo_summary(record: Mapping[str, Any]) -> Summary:
         verdict=verdict.text,
         tiles=tiles,
     )
+
+
+def demo_telling_request(record: Mapping[str, Any]) -> Answers | None:
+    """The first request, an executive's; None where none was asked."""
+    found = _asked(record)
+    return found[0] if found else None
+
+
+def _asked(record: Mapping[str, Any]) -> list[Answers]:
+    labels = {model: record["results"][model]["label"] for model in MODELS}
+    return [
+        Answers(
+            f"{entry['kind']}: {entry['id']}",
+            entry["prompt"],
+            [
+                Answer(
+                    model,
+                    labels[model],
+                    entry["answers"][model],
+                    answer_badges(entry["passed"][model], leaks=entry.get("leaks", {}).get(model, False)),
+                )
+                for model in MODELS
+            ],
+        )
+        for entry in record["side_by_side"]
+    ]

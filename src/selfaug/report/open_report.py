@@ -16,15 +16,15 @@ from selfaug.errors import DataError
 from selfaug.records import read_record
 from selfaug.report.assessment_report import assessment_report, assessment_summary
 from selfaug.report.balance_report import balance_report, balance_summary
-from selfaug.report.comparison_report import comparison_report, comparison_summary
+from selfaug.report.comparison_report import comparison_report, comparison_summary, comparison_telling_request
 from selfaug.report.demo_page import demo_page
-from selfaug.report.demo_report import demo_report, demo_summary
-from selfaug.report.document import Report, Summary
+from selfaug.report.demo_report import demo_report, demo_summary, demo_telling_request
+from selfaug.report.document import Answers, Report, Summary
 from selfaug.report.page import document_page
 from selfaug.report.run_report import run_report, run_summary
 from selfaug.rundir import RunDir
 
-__all__ = ["KINDS", "kind_of", "page_of", "report_on", "summary_of"]
+__all__ = ["KINDS", "kind_of", "page_of", "report_on", "summary_of", "telling_request"]
 
 _Made = TypeVar("_Made")
 
@@ -41,6 +41,13 @@ _SUMMARIES: dict[str, Callable[[dict[str, Any], Path], Summary]] = {
     "balance": lambda record, _: balance_summary(record),
     "assessment": lambda record, _: assessment_summary(record),
     "demo": lambda record, _: demo_summary(record),
+}
+
+_TELLING: dict[str, Callable[[dict[str, Any], Path], Answers | None]] = {
+    "comparison": comparison_telling_request,
+    "balance": lambda record, _: None,
+    "assessment": lambda record, _: None,
+    "demo": lambda record, _: demo_telling_request(record),
 }
 
 KINDS = ("train", *_REPORTS)
@@ -78,6 +85,18 @@ def summary_of(folder: str | os.PathLike[str]) -> Summary:
         DataError: as for `report_on`.
     """
     return _made(Path(folder), run_summary, _SUMMARIES)
+
+
+def telling_request(folder: str | os.PathLike[str]) -> Answers | None:
+    """One general request with the answers of base model, plain LoRA and SelfAug, of a comparison or a demo.
+
+    Returns:
+        None where there is none, as in a run.
+
+    Raises:
+        DataError: as for `report_on`.
+    """
+    return _made(Path(folder), lambda _: None, _TELLING)
 
 
 def _made(
