@@ -5,6 +5,8 @@ PYTHON ?= python3
 DEMO ?=
 # Folder and arguments of the case study, e.g. CASE_STUDY="runs/taste --quick".
 CASE_STUDY ?= runs/case-study
+# Likewise of the three tasks in a row.
+SEQUENTIAL_TASKS ?= runs/sequential-tasks
 # Extra arguments for installing torch, e.g. an index with builds for another accelerator.
 TORCH_ARGS ?=
 WORKERS ?= 2
@@ -18,11 +20,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo case-study test lint unit browser docs wheel wheel-test bench soak clean
+.PHONY: help setup demo case-study sequential-tasks test lint unit browser docs wheel wheel-test bench soak clean
 
 help:
 	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
 	@echo "make case-study  set up, then take a firm's reports to a model that answers with sources: some 80 minutes"
+	@echo "make sequential-tasks  set up, then teach a model three tasks one after another, by plain LoRA and by SelfAug"
 	@echo "make test        set up, then lint, types, layers, tests, coverage: what CI runs"
 	@echo "make setup       only the set-up, into $(VENV)"
 	@echo "make lint        ruff, mypy, import-linter"
@@ -59,6 +62,9 @@ demo: $(READY)
 
 case-study: $(READY)
 	$(BIN)/python examples/case_study/run.py $(CASE_STUDY)
+
+sequential-tasks: $(READY)
+	$(BIN)/python examples/sequential_tasks/run.py $(SEQUENTIAL_TASKS)
 
 test: lint unit
 
