@@ -372,11 +372,12 @@ def check_rehearsal(folder: Path, record: dict[str, Any]) -> None:
             assert record["arms"][arm]["training"][place]["rows_rehearsed"] == sum(tasks.values()) - 6
             assert config.selfaug.alpha == (2.0 if arm == "selfaug" else 0.0)
             assert (record["arms"][arm]["training"][place]["anchors"] > 0) == (arm == "selfaug")
-            # The first task stays what `realign` judges old tasks by.
+            # All tasks so far are what `realign` judges the old one by.
             said = record["arms"][arm]["training"][place]["realign"]
             assert (said is None) == (place == 0)
             if said:
                 assert said["differences"].keys() == {"old task", "new task", "general"}
+                assert len(said["old_rows"]) == place
                 assert "market-dev" in said["old_rows"]
                 settings = read_record(folder / "runs" / name / "realignment.json", "realignment")["settings"]
                 assert settings["rehearsal"] == (0.4 if rehearsed else 0.0)

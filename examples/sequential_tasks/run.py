@@ -286,17 +286,19 @@ def _learn(folder: Path, arm: Arm, step: int, settings: SequenceSettings, on_pro
         train(_first_config(folder, arm, settings), resume=run.is_run(), on_progress=show)
     else:
         before, data = _run(folder, arm, step - 1), [str(_data(folder, task, "train"))]
+        held_out = [str(_data(folder, task, "dev"))]
         share = settings.rehearsal if arm.rehearsed else 0.0
         config = realign_config(
             before,
             data,
+            eval_data=held_out,
             output=str(run.path),
             # A share of nothing can't be asked for; no old rows can.
             **({"rehearsal": share} if share else {"sets": ["data.replay=[]"]}),
         )
         how = RealignSettings(
             data,
-            eval_data=[str(_data(folder, task, "dev"))],
+            eval_data=held_out,
             output=str(run.path),
             rehearsal=share,
             scorer="office_tasks:score",

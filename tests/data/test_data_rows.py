@@ -196,8 +196,16 @@ def test_long_list_of_problems_is_cut_and_counted(write_jsonl: Write) -> None:
 
 
 def test_second_row_with_an_id_names_the_first(write_jsonl: Write) -> None:
-    first = write_jsonl({**GOOD, "id": "x"}, name="a.jsonl")
-    second = write_jsonl({**GOOD, "id": "x"}, name="b.jsonl")
+    file = write_jsonl({**GOOD, "id": "x"}, {**GOOD, "id": "x"})
     with pytest.raises(DataError) as caught:
-        load_rows([first, second])
-    assert caught.value.problems == [f"{second}:1: the id 'x' is taken by {first}:1"]
+        load_rows([file])
+    assert caught.value.problems == [f"{file}:2: the id 'x' is taken by {file}:1"]
+
+
+def test_files_that_each_count_their_rows_go_together(write_jsonl: Write) -> None:
+    first = write_jsonl({**GOOD, "id": 1}, {**GOOD, "id": 2}, name="a.jsonl")
+    second = write_jsonl({**GOOD, "id": 1}, {**GOOD, "id": 3}, name="b.jsonl")
+    assert [row.id for row in load_rows([first, second]).rows] == ["1", "2", f"{second}:1", "3"]
+    with pytest.raises(DataError) as caught:
+        load_rows([first, write_jsonl({**GOOD, "id": 1}, {**GOOD, "id": 1}, name="c.jsonl")])
+    assert "is taken by" in str(caught.value.problems)

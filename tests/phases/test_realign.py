@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from selfaug.cli.main import app
-from selfaug.config import load_config
+from selfaug.config import dump_config, load_config
 from selfaug.errors import ConfigError
 from selfaug.phases.realign import RealignSettings, realign, realign_config
 from selfaug.phases.train import train
@@ -80,6 +80,27 @@ def test_it_goes_on_from_the_deployed_adapter(copied_run: Path, new_rows: Path, 
     )
     train(other)
     assert any(not torch.equal(before[name], one) for name, one in weights(tmp_path / "other").items())
+
+
+def test_held_out_rows_of_every_task_stay_what_the_old_task_is_judged_by(
+    copied_run: Path, new_rows: Path
+) -> None:
+    old = load_config(RunDir(copied_run).config).data.eval
+    second = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=["second-dev.jsonl"])
+    assert second.data.eval == [*old, "second-dev.jsonl"]
+    again = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=old)
+    assert again.data.eval == old
+
+
+def test_a_folder_that_was_killed_while_it_was_made_is_made_again(
+    copied_run: Path, new_rows: Path, tmp_path: Path
+) -> None:
+    config = realign_config(
+        RunDir(copied_run), [str(new_rows)], output=str(tmp_path / "new"), sets=["train.steps=1"]
+    )
+    new = RunDir.create(tmp_path / "new")
+    new.config.write_text(new.config_text(dump_config(config)), encoding="utf-8")
+    assert realign(copied_run, quick(new_rows), config=config).run == new.path
 
 
 def test_resumed_it_is_as_if_it_had_not_been_cut_off(

@@ -114,7 +114,9 @@ def realign(
         *([f"train.steps={steps}"] if steps else []),
         *(["run.offline=true"] if offline else []),
     ]
-    config = realign_config(folder, data, rehearsal=rehearsal, output=output, sets=changed)
+    config = realign_config(
+        folder, data, eval_data=eval_data or (), rehearsal=rehearsal, output=output, sets=changed
+    )
     with RunProgress() as progress:
         found = run_realign(run, settings, config=config, on_progress=progress.show)
     if as_json:

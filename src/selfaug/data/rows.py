@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections import Counter
@@ -69,7 +70,8 @@ class Row:
     """A valid training row: both prompt and completion are text, or both are messages.
 
     Attributes:
-        id: the row's own id, or `file:line`; unique among the rows that were loaded together.
+        id: the row's own id, or `file:line`; unique among the rows that were loaded together: a row whose id another
+            file has taken is called `file:id`.
         prompt: text or messages.
         completion: text, or a list with one assistant message.
         file: where the row is from.
@@ -138,6 +140,7 @@ def load_rows(
     problems: list[Problem] = []
     forms: Counter[str] = Counter()
     places: dict[str, str] = {}
+    files: dict[str, str] = {}
     total = unreadable_rows = 0
     for source in sources:
         raw_rows, unreadable = read_rows(source, split=split, offline=offline)
@@ -147,12 +150,15 @@ def load_rows(
         for raw in raw_rows:
             try:
                 form, row = _row(raw, template, every_assistant_turn)
+                if row.id in places and files[row.id] != raw.file:
+                    # Each of two files counts its own rows, and both may begin with 1.
+                    row = dataclasses.replace(row, id=f"{raw.file}:{row.id}")
                 if row.id in places:
                     raise _InvalidRowError(f"the id {row.id!r} is taken by {places[row.id]}")
             except _InvalidRowError as invalid:
                 problems.append(Problem(raw.file, raw.line, str(invalid)))
                 continue
-            places[row.id] = f"{raw.file}:{raw.line}"
+            places[row.id], files[row.id] = f"{raw.file}:{raw.line}", raw.file
             rows.append(row)
             forms[form] += 1
     # What couldn't be read at all was found first.

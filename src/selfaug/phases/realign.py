@@ -110,6 +110,7 @@ def realign_config(
     run: RunDir,
     data: Sequence[str],
     *,
+    eval_data: Sequence[str] = (),
     rehearsal: float = REHEARSAL,
     output: str | None = None,
     sets: Sequence[str] = (),
@@ -119,6 +120,7 @@ def realign_config(
     Args:
         run: the deployed run.
         data: sources of the new rows.
+        eval_data: sources of held-out new rows: with the old ones, what the next re-alignment judges its old task by.
         rehearsal: share of old rows among all.
         output: folder of the new run; None: beside the old one.
         sets: further settings of `selfaug train`, as `section.key=value`.
@@ -129,6 +131,7 @@ def realign_config(
     old = load_config(run.config).data
     changes = {
         "data.train": list(data),
+        "data.eval": [*old.eval, *(source for source in eval_data if source not in old.eval)],
         "data.replay": [*old.train, *old.replay],
         "data.replay_share": rehearsal,
         "lora.start_from": str(run.path),
@@ -170,9 +173,15 @@ def realign(
     named_scorer(settings.scorer)
     trained_weights(old, old_config)
     config = config or realign_config(
-        old, settings.data, rehearsal=settings.rehearsal, output=settings.output
+        old,
+        settings.data,
+        eval_data=settings.eval_data,
+        rehearsal=settings.rehearsal,
+        output=settings.output,
     )
     new = RunDir(config.run.output)
+    if new.is_run() and not new.started.exists():  # killed while its folder was made
+        new.discard()
     train(config, resume=new.is_run(), on_progress=on_progress)
     if new.realignment.exists():
         record = read_record(new.realignment, RECORD_KIND)
