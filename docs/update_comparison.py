@@ -22,6 +22,7 @@ from selfaug.wording.comparison_results import (
 
 BEGIN, END = "<!-- comparison:begin -->", "<!-- comparison:end -->"
 RESULTS = Path(__file__).parent / "results"
+LONGER = "demo-56-steps"
 
 
 def page(record: dict[str, Any], name: str) -> str:
@@ -88,7 +89,7 @@ def _command(name: str, steps: int, methods: list[str], seeds: list[int]) -> str
     if name == "real-text":
         words = ["python -m benchmarks.real_text --data DIR", f"--steps {steps}"]
         return " ".join([*words, *(["--methods", *methods] if methods else []), "--seeds", *map(str, seeds)])
-    words = [f"selfaug compare{' --demo' if name == 'demo' else ''}", f"--steps {steps}"]
+    words = [f"selfaug compare{' --demo' if name.startswith('demo') else ''}", f"--steps {steps}"]
     return " ".join([*words, *(f"--method {one}" for one in methods), *(f"--seed {one}" for one in seeds)])
 
 
@@ -124,8 +125,8 @@ def markdown(table: TextTable) -> str:
     )
 
 
-def readme_block(record: dict[str, Any]) -> str:
-    """What the README says of a comparison with all methods; every number is the record's."""
+def readme_block(record: dict[str, Any], longer: dict[str, Any] | None = None) -> str:
+    """What the README says of a comparison with all methods, and of a longer one; every number is the records'."""
     methods, settings = record["methods"], record["settings"]
 
     def general(name: str) -> str:
@@ -144,11 +145,31 @@ def readme_block(record: dict[str, Any]) -> str:
         f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {_counts(methods)} "
         f"seeds a method, general checks against the base model, in points: SelfAug {general('selfaug')} ({low} to "
         f"{high}), plain LoRA {general('plain')}, {listed}. After so few steps SelfAug has learnt less of the job "
-        f"({task('selfaug')} exact, plain LoRA {task('plain')}); the demo above shows what some more do. A router in "
+        f"({task('selfaug')} exact, plain LoRA {task('plain')}){'' if longer is None else _longer(longer)}. A router in "
         f"front of plain LoRA and the base model does best on these well separated requests ({task('router')}, "
         f"{general('router')}), for a second model to serve. Over {len(record['runs'])} runs, forgetting goes with "
         f"drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). "
         "[All eleven methods, with intervals](docs/results/comparison-demo.md)."
+    )
+
+
+def _longer(record: dict[str, Any]) -> str:
+    """SelfAug beside plain LoRA where both have had the steps to learn the job."""
+    ours, plain = record["methods"][record["subject"]], record["methods"]["plain"]
+    against = plain["against_subject"]["task"]["difference"]
+    lost = ours["suites"]["general"]["difference"]["difference"]
+
+    def percent(row: dict[str, Any]) -> str:
+        return f"{100 * row['suites']['task']['score']['value']:.0f} %"
+
+    def signed(value: float) -> str:
+        return f"{100 * value:+.1f}".replace("-", "−")
+
+    return (
+        f"; with {record['settings']['config']['train']['steps']} steps it is {percent(ours)} against "
+        f"{percent(plain)} ({signed(against['value'])} points, {signed(against['low'])} to {signed(against['high'])}), "
+        f"general checks {signed(lost['value'])} ({signed(lost['low'])} to {signed(lost['high'])}) and leaks in "
+        f"{100 * ours['leaks']['value']:.0f} % ([table](docs/results/comparison-{LONGER}.md))"
     )
 
 
@@ -163,11 +184,14 @@ def main() -> None:
     text = text.replace(record["settings"]["config"]["run"]["output"], f"runs/comparison-{name}")
     (RESULTS / f"comparison-{name}.json").write_text(text, encoding="utf-8")
     (RESULTS / f"comparison-{name}.md").write_text(page(record, name), encoding="utf-8")
-    if name == "demo":
+    if name in ("demo", LONGER):
+        record = read_record(RESULTS / "comparison-demo.json", RECORD_KIND)
+        file = RESULTS / f"comparison-{LONGER}.json"
+        longer = read_record(file, RECORD_KIND) if file.exists() else None
         readme = RESULTS.parents[1] / "README.md"
         text = readme.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)
-        text = f"{before}{BEGIN}\n{readme_block(record)}\n{END}{rest.split(END)[1]}"
+        text = f"{before}{BEGIN}\n{readme_block(record, longer)}\n{END}{rest.split(END)[1]}"
         readme.write_text(text, encoding="utf-8")
 
 
