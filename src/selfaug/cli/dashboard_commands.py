@@ -73,9 +73,9 @@ def dashboard(
     port = listening.getsockname()[1]
     token = None if no_token else secrets.token_urlsafe(24)
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    served = dashboard_app(library, token=token, port=port, loopback=loopback)
     say(f"{found} {'entry' if found == 1 else 'entries'} in {directory}. Ctrl-C ends it.")
     typer.echo(address if token is None else f"{address}?token={token}")
-    served = dashboard_app(library, token=token, port=port, loopback=loopback)
     server = EndedBySignals(
         uvicorn.Config(
             served,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from starlette.applications import Starlette
@@ -69,7 +69,7 @@ def dashboard_app(library: Library, *, token: str | None, port: int, loopback: b
         loopback: see `Access`.
     """
     pages = _Pages(library)
-    threading.Thread(target=pages.warm_up, name="selfaug-warm-up", daemon=True).start()
+    pages.warm_up()
     routes = [
         Route("/", pages.shown(pages.overview)),
         Route("/entries", pages.shown(pages.entries)),
@@ -102,7 +102,30 @@ def dashboard_app(library: Library, *, token: str | None, port: int, loopback: b
 
 
 _Made = TypeVar("_Made")
-_Kept = OrderedDict[str, tuple[Entry, _Made]]
+
+
+class _Kept(Generic[_Made]):
+    """What was made of the entries that were looked at last.
+
+    Args:
+        most: how many are kept.
+        lock: held while one is made.
+    """
+
+    def __init__(self, most: int, lock: threading.Lock) -> None:
+        self._most, self._lock = most, lock
+        self._found: OrderedDict[str, tuple[Entry, _Made]] = OrderedDict()
+
+    def of(self, entry: Entry, make: Callable[[], _Made]) -> _Made:
+        """What was made of an entry, or what is made of it now: the library makes another of a folder that changed."""
+        with self._lock:
+            found = self._found.get(entry.path)
+            if found is None or found[0] is not entry:
+                self._found[entry.path] = found = entry, make()
+                while len(self._found) > self._most:
+                    self._found.popitem(last=False)
+            self._found.move_to_end(entry.path)
+            return found[1]
 
 
 @dataclass(frozen=True)
@@ -116,11 +139,12 @@ class _Pages:
     def __init__(self, library: Library) -> None:
         self._library = library
         self._samples = KeptSamples()
-        self._reports: _Kept[str] = OrderedDict()
-        self._curves: _Kept[list[Chart]] = OrderedDict()
-        self._requests: _Kept[Answers | None] = OrderedDict()
-        # Pictures are drawn by one engine, and what is kept is shared.
+        # Pictures are drawn by one engine.
         self._lock = threading.Lock()
+        self._reports: _Kept[str] = _Kept(_KEPT_REPORTS, self._lock)
+        self._curves: _Kept[list[Chart]] = _Kept(_KEPT_CURVES, self._lock)
+        # The first page draws nothing, and waits for nothing that is drawn.
+        self._requests: _Kept[Answers | None] = _Kept(1, threading.Lock())
 
     def shown(self, page: Callable[[Request], str]) -> Callable[[Request], Response]:
         """A page as an answer; an error as a page that says what is wrong."""
@@ -144,7 +168,7 @@ class _Pages:
         return answer
 
     def warm_up(self) -> None:
-        """Make ready what takes a second the first time: templates and the engine that draws."""
+        """Make ready what takes a second the first time, before the first page: templates and the engine that draws."""
         for name in _templates().list_templates(extensions=["j2"]):
             _templates().get_template(name)
         with self._lock:
@@ -316,25 +340,14 @@ class _Pages:
             template = _templates().get_template("report.html.j2")
             return template.render(report=report, text_limit=text_limit(report), words=WORDS, word_of=word_of)
 
-        return self._kept(self._reports, _KEPT_REPORTS, entry, made)
+        return self._reports.of(entry, made)
 
     def _live(self, entry: Entry) -> dict[str, Any]:
         progress = progress_of(entry)
         assert progress is not None
         left = None if progress.seconds_left is None else duration(progress.seconds_left)
-        charts = self._kept(self._curves, _KEPT_CURVES, entry, lambda: run_curves(RunDir(entry.folder)))
+        charts = self._curves.of(entry, lambda: run_curves(RunDir(entry.folder)))
         return {"progress": progress, "left": left, "charts": charts}
-
-    def _kept(self, kept: _Kept[_Made], most: int, entry: Entry, make: Callable[[], _Made]) -> _Made:
-        """What was made of an entry, or what is made of it now: the library makes another of a folder that changed."""
-        with self._lock:
-            found = kept.get(entry.path)
-            if found is None or found[0] is not entry:
-                kept[entry.path] = found = entry, make()
-                while len(kept) > most:
-                    kept.popitem(last=False)
-            kept.move_to_end(entry.path)
-            return found[1]
 
     def _listed(self, request: Request) -> dict[str, Any]:
         query = request.query_params
@@ -373,7 +386,7 @@ class _Pages:
         if not found:
             return None
         newest = found[0]
-        return newest, self._kept(self._requests, 1, newest, lambda: telling_request(newest.folder))
+        return newest, self._requests.of(newest, lambda: telling_request(newest.folder))
 
     def _phases(self) -> list[tuple[str, str, str, int, str]]:
         """The four phases: name, command, question, how many there are, and where they are."""
