@@ -130,7 +130,7 @@ def test_nothing_else_uses_the_model_while_it_is_measured(chat: Chat) -> None:
 
     chat.tuned.forward = watching  # type: ignore[method-assign]
     assert measured([[5, 6, 7], [8, 9]]) == pytest.approx(
-        drift_score(chat.tuned, None)([[5, 6, 7], [8, 9]]), rel=1e-4
+        drift_score(chat.tuned, None)([[5, 6, 7], [8, 9]]), abs=1e-6
     )
     assert held
     assert held[:4] == [True] * 4  # two prompts one by one, with the adapter on and off

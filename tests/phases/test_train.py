@@ -40,6 +40,7 @@ def test_a_run_folder_holds_what_is_promised(finished_run: Path) -> None:
     assert {entry.name for entry in run.path.iterdir()} == {
         "config.yaml",
         "started.json",
+        "plan.json",
         "metrics.jsonl",
         "checkpoints",
         "canary.json",

@@ -386,7 +386,10 @@ class _Pages:
         if not found:
             return None
         newest = found[0]
-        return newest, self._requests.of(newest, lambda: telling_request(newest.folder))
+        try:
+            return newest, self._requests.of(newest, lambda: telling_request(newest.folder))
+        except (SelfAugError, OSError):  # it has changed since it was listed
+            return newest, None
 
     def _phases(self) -> list[tuple[str, str, str, int, str]]:
         """The four phases: name, command, question, how many there are, and where they are."""
