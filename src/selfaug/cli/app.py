@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import sys
 import traceback
@@ -42,6 +43,7 @@ __all__ = [
     "Template",
     "app",
     "debugging",
+    "is_loopback",
     "level_name",
     "load_settings",
     "quiet_libraries",
@@ -202,6 +204,16 @@ def load_settings(config: str | None, flags: Mapping[str, object], sets: list[st
     from selfaug.config import load_config
 
     return load_config(config, flags, sets or [])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own, which no other reaches."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def level_name(name: str) -> LevelName:

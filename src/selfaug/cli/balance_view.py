@@ -12,6 +12,7 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import bound_in_words, suites_table
 from selfaug.core.printable import printable
+from selfaug.wording.balance_words import bend_in_words, choice_in_words
 from selfaug.wording.numbers import percent, points
 
 __all__ = ["show_balance"]
@@ -31,19 +32,9 @@ def show_balance(record: Mapping[str, Any], output: Path, console: Console | Non
         Text(f"{tried} settings tried; the best, with their adapters turned down, on development items:")
     )
     console.print(_points(record))
-    chosen = record["points"][record["chosen"]]
-    console.print(
-        Text(f"chosen: {chosen['run']}, adapter at {chosen['scale']:g}: {record['reason']}."), soft_wrap=True
-    )
-    if record["knee"] is not None and record["knee"] != record["chosen"]:
-        bend = record["points"][record["knee"]]
-        console.print(
-            Text(
-                f"The front bends at {bend['run']}, adapter at {bend['scale']:g}: from there, more of one score costs "
-                "most of the other."
-            ),
-            soft_wrap=True,
-        )
+    console.print(Text(f"chosen: {choice_in_words(record)}"), soft_wrap=True)
+    if (bend := bend_in_words(record)) is not None:
+        console.print(Text(bend), soft_wrap=True)
     for trial in record["failed_trials"]:
         console.print(Text(printable(f"not trained: {trial['settings']}: {trial['error']}")), soft_wrap=True)
     console.print()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 from typing import Annotated
 
 import typer
 
-from selfaug.cli.app import Debug, app
+from selfaug.cli.app import Debug, app, is_loopback
 from selfaug.cli.terminal import say
 from selfaug.errors import ConfigError, SelfAugError
 
@@ -38,7 +37,7 @@ def dashboard(
 
     It only reads what the other commands wrote, and only this machine can reach it unless --host says otherwise.
     """
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
     if no_token and not loopback:
         raise ConfigError(
             f"--no-token with --host {host}: anyone who reaches this machine could read your runs.",
@@ -88,12 +87,3 @@ def dashboard(
     )
     server.run(sockets=[listening])
     say("stopped.")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.core.printable import printable
+from selfaug.wording.monitor_words import STATE_MEANINGS, ago, four_digits
 
 __all__ = ["reference_in_words", "show_monitor", "signals_table"]
 
@@ -21,14 +22,6 @@ _STYLES = {
     "watch": "yellow",
     "drift": "bold red",
     "realign": "bold red",
-}
-_MEANING = {
-    "no_data": "no request in the last day",
-    "learning": "the first days are looked at; nothing alerts yet",
-    "ok": "live traffic is like that of training and of the first days",
-    "watch": "something is moving; nothing to do yet",
-    "drift": "live traffic is not like that of training, or of the first days",
-    "realign": "drift has lasted for a day: train with new data",
 }
 _WANTED = 1000
 
@@ -44,10 +37,10 @@ def show_monitor(status: Mapping[str, Any], console: Console | None = None) -> N
     state = status["state"]
     at = datetime.fromtimestamp(status["time"], UTC)
     head = Text(f"{state}: ", _STYLES[state])
-    head.append(_MEANING[state], "default")
+    head.append(STATE_MEANINGS[state], "default")
     console.print(head, soft_wrap=True)
     console.print(
-        f"as of {at:%Y-%m-%d %H:%M:%S} UTC, {_ago(status['seconds_ago'])}; adapter {printable(status['adapter'][:12])}",
+        f"as of {at:%Y-%m-%d %H:%M:%S} UTC, {ago(status['seconds_ago'])}; adapter {printable(status['adapter'][:12])}",
         soft_wrap=True,
     )
     console.print(signals_table(status["signals"]))
@@ -90,11 +83,11 @@ def signals_table(signals: list[Mapping[str, Any]]) -> Table:
             shown += f" {signal['values']}/{signal['needed']}"
         table.add_row(
             signal["name"].replace("_", " "),
-            _number(signal["value"]),
-            _number(signal["reference"]),
-            _number(signal["statistic"]),
-            _number(signal["threshold"]),
-            _number(signal["psi"]),
+            four_digits(signal["value"]),
+            four_digits(signal["reference"]),
+            four_digits(signal["statistic"]),
+            four_digits(signal["threshold"]),
+            four_digits(signal["psi"]),
             Text(shown, _STYLES[state]),
         )
     return table
@@ -109,13 +102,3 @@ def reference_in_words(reference: Mapping[str, Any]) -> str:
     if reference["prompts"] < _WANTED:
         told += f"; with fewer than {_WANTED:,}, false alarms come more often than 5 % a month"
     return told
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
-def _ago(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} seconds ago"
-    return f"{seconds / 60:.0f} minutes ago" if seconds < 7200 else f"{seconds / 3600:.0f} hours ago"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from typing import Annotated
 
 import typer
 
-from selfaug.cli.app import Debug, Device, Offline, app, debugging, quiet_libraries
+from selfaug.cli.app import Debug, Device, Offline, app, debugging, is_loopback, quiet_libraries
 from selfaug.cli.terminal import say
 from selfaug.errors import ConfigError, SelfAugError
 
@@ -120,7 +119,7 @@ def serve(
     The key is made at the first start, shown once, and stored as a hash; SELFAUG_API_KEY sets one of yours.
     SELFAUG_UPSTREAM_KEY is the key for --upstream.
     """
-    if no_key and not _is_loopback(host):
+    if no_key and not is_loopback(host):
         raise ConfigError(
             f"--no-key with --host {host}: anyone who reaches this machine could use the models.",
             hint="leave --no-key out, or listen on 127.0.0.1.",
@@ -193,15 +192,6 @@ def serve(
 
     server.run(keys, on_ready=told, on_watching=say)
     say("stopped: what ran has ended.")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _require_packages() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from selfaug.monitoring.store import read_changes, read_kept
 from selfaug.report.charts import lines_svg, states_svg
 from selfaug.report.document import Cell, Chart, Section, Table, Text, Tile
+from selfaug.wording.monitor_words import STATE_MEANINGS, ago, four_digits
 
 __all__ = ["monitor_view"]
 
@@ -21,14 +22,7 @@ _DAY = 86_400.0
 _Traced = tuple[Mapping[str, Any], float, float | None]
 """A moment, a detector's statistic then, and its limit."""
 
-_MEANINGS = {
-    "no_data": ("open", "No request has come for a day."),
-    "learning": ("open", "The first days are looked at; nothing alerts yet."),
-    "ok": ("good", "Live traffic is like that of training and of the first days."),
-    "watch": ("mixed", "Something is moving; there is nothing to do yet."),
-    "drift": ("bad", "Live traffic is not like that of training, or of the first days."),
-    "realign": ("bad", "Drift has lasted for a day: train with new data."),
-}
+_OUTCOMES = {"ok": "good", "watch": "mixed", "drift": "bad", "realign": "bad"}
 
 
 def monitor_view(folder: Path, *, now: float | None = None) -> dict[str, Any]:
@@ -47,17 +41,18 @@ def monitor_view(folder: Path, *, now: float | None = None) -> dict[str, Any]:
     status = kept.get("status")
     if status is None:
         return {"outcome": "open", "verdict": "No request has been watched yet.", "tiles": [], "sections": []}
-    outcome, verdict = _MEANINGS.get(status["state"], ("open", str(status["state"])))
+    meaning = STATE_MEANINGS.get(status["state"], str(status["state"]))
+    outcome, verdict = _OUTCOMES.get(status["state"], "open"), f"{meaning[:1].upper()}{meaning[1:]}."
     counts, canary = status["counts"], status["canary"]
     requests = counts["processed"] - counts["votes"] - counts["canaries"]
     drift = next((one for one in status["signals"] if one["name"] == "drift"), None)
     tiles = [
-        Tile("State", status["state"].replace("_", " "), [_ago(now - status["time"])]),
+        Tile("State", status["state"].replace("_", " "), [ago(now - status["time"])]),
         Tile("Requests watched", f"{requests:,}", [f"drift measured on {status['coverage']:.2%}"]),
         Tile(
             "Drift of live prompts",
             "–" if drift is None or drift["value"] is None else f"{drift['value']:.4f}",
-            [] if drift is None else [f"training: {_number(drift['reference'])} nats per token"],
+            [] if drift is None else [f"training: {four_digits(drift['reference'])} nats per token"],
         ),
         Tile(
             "Canary set",
@@ -101,7 +96,7 @@ def _signals(status: Mapping[str, Any]) -> Table:
             [
                 Cell(one["name"].replace("_", " "), one["unit"]),
                 *(
-                    Cell(_number(one[name]))
+                    Cell(four_digits(one[name]))
                     for name in ("value", "reference", "statistic", "threshold", "psi")
                 ),
                 Cell(one["state"].replace("_", " "), f"{one['values']:,} values"),
@@ -144,7 +139,10 @@ def _course(trace: Sequence[Mapping[str, Any]], now: float) -> list[Chart | Text
                 "The detector's statistic; the dashed line is the limit beyond which the state changes.",
                 lines_svg(rows, "statistic", limit=values[-1][2], x="days"),
                 ["time", "statistic", "limit"],
-                [[_moment(point["time"]), _number(at), _number(limit)] for point, at, limit in values[::10]],
+                [
+                    [_moment(point["time"]), four_digits(at), four_digits(limit)]
+                    for point, at, limit in values[::10]
+                ],
             )
         )
     return charts
@@ -173,8 +171,8 @@ def _changes(changes: Sequence[Mapping[str, Any]]) -> Table:
                 Cell(one["signal"].replace("_", " ")),
                 Cell(one["before"].replace("_", " ")),
                 Cell(one["after"].replace("_", " ")),
-                Cell(_number(one["statistic"])),
-                Cell(_number(one["threshold"])),
+                Cell(four_digits(one["statistic"])),
+                Cell(four_digits(one["threshold"])),
             ]
             for one in reversed(changes)
         ],
@@ -196,16 +194,5 @@ def _lost(counts: Mapping[str, int]) -> Table:
     )
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
-
-
 def _moment(seconds: float) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
-
-
-def _ago(seconds: float) -> str:
-    seconds = max(0.0, seconds)
-    if seconds < 120:
-        return f"{seconds:.0f} seconds ago"
-    return f"{seconds / 60:.0f} minutes ago" if seconds < 7200 else f"{seconds / 3600:.0f} hours ago"

@@ -12,6 +12,7 @@ from selfaug.phases.roi import business_case
 from selfaug.report.charts import ranges_svg
 from selfaug.report.document import Cell, Chart, Table
 from selfaug.roi_config import InputSettings, Quantity, load_roi_config
+from selfaug.wording.roi_words import ARM_NAMES
 
 __all__ = ["Slider", "roi_view"]
 
@@ -27,13 +28,6 @@ _SLIDERS: dict[str, tuple[float, float, float]] = {
     "minutes_failed": (0, 30, 0.5),
     "hourly_cost": (10, 200, 1),
     "realised_share": (0, 1, 0.01),
-}
-
-_ARMS = {
-    "base": "no tuning",
-    "lora": "plain LoRA",
-    "lora_router": "plain LoRA behind a router",
-    "selfaug": "SelfAug",
 }
 
 
@@ -121,7 +115,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         ],
         [
             [
-                Cell(_ARMS[name]),
+                Cell(ARM_NAMES[name]),
                 Cell(_money(arm["npv"])),
                 Cell(f"{100 * arm['roi']:,.0f} %"),
                 Cell("never" if arm["payback_month"] is None else str(arm["payback_month"])),
@@ -183,7 +177,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         ]
         + [
             [
-                Cell(f"useful answers, {_ARMS[name]}"),
+                Cell(f"useful answers, {ARM_NAMES[name]}"),
                 Cell(f"job {100 * one['task']:.0f} %, general {100 * one['general']:.0f} %"),
                 Cell(f"{one['task_items']:.0f} and {one['general_items']:.0f} items"),
                 Cell(one["source"]),
@@ -191,7 +185,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
             for name, one in case["accuracies"].items()
         ],
     )
-    against = _ARMS[case["credit"]["against"]]
+    against = ARM_NAMES[case["credit"]["against"]]
     return {
         "arms": arms,
         "charts": charts,

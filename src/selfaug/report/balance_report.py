@@ -8,6 +8,7 @@ from typing import Any
 from selfaug.report.charts import scatter_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import bound_block, suites_block
+from selfaug.wording.balance_words import bend_in_words, choice_in_words
 from selfaug.wording.numbers import duration, percent, points, span
 
 __all__ = ["balance_report", "balance_summary", "balance_verdict"]
@@ -19,16 +20,9 @@ def balance_report(record: Mapping[str, Any]) -> Report:
     Args:
         record: data of the balance's record.
     """
-    chosen = record["points"][record["chosen"]]
-    told = [Text(f"Chosen: {chosen['run']}, adapter at {chosen['scale']:g}: {record['reason']}.")]
-    if record["knee"] is not None and record["knee"] != record["chosen"]:
-        bend = record["points"][record["knee"]]
-        told.append(
-            Text(
-                f"The front bends at {bend['run']}, adapter at {bend['scale']:g}: from there, more of one score costs "
-                "most of the other."
-            )
-        )
+    told = [Text(f"Chosen: {choice_in_words(record)}")]
+    if (bend := bend_in_words(record)) is not None:
+        told.append(Text(bend))
     told += [
         Text(f"Not trained: {_settings(one['settings'])}: {one['error']}") for one in record["failed_trials"]
     ]
