@@ -58,8 +58,8 @@ def best_dtype(device: torch.device | str) -> torch.dtype:
 def _cpu_multiplies_bf16_faster() -> bool:
     """Whether a product in bf16 takes less time than in float32.
 
-    Without bf16 instructions it is emulated: eight times the time. With those of AVX-512 it was 0.6 times on one
-    processor and 1.8 times on another, so it is timed: some 0.1 s, once a process.
+    Without bf16 instructions it is emulated: eight times the time. With those of AVX-512 alone it is faster on some
+    processors, and took 1.8 times as long on another, so it is timed: some 0.1 s, once a process.
     """
     if torch.cpu._is_amx_tile_supported() or not torch.cpu._is_avx512_bf16_supported():
         return torch.cpu._is_amx_tile_supported()
