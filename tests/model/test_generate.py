@@ -28,6 +28,7 @@ from selfaug.model.generate import (
     stream_greedy,
 )
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
+from selfaug.model.running_batch import RunningBatch
 
 VOCABULARY = 64
 SHAPE: dict[str, Any] = {
@@ -48,6 +49,13 @@ SHAPE: dict[str, Any] = {
 def tiny_llama() -> PreTrainedModel:
     torch.manual_seed(0)
     return AutoModel.from_config(LlamaConfig(**SHAPE, num_key_value_heads=2)).eval()
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    words = Tokenizer(models.BPE({letter: index for index, letter in enumerate(sorted(letters))}, []))
+    words.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=words)
 
 
 def other_architectures() -> dict[str, PreTrainedModel]:
@@ -197,7 +205,33 @@ def test_progress_counts_up_to_all_prompts() -> None:
         batch_size=3,
         on_progress=lambda done, total: calls.append((done, total)),
     )
-    assert calls == [(3, 7), (6, 7), (7, 7)]
+    assert calls == [(done, 7) for done in range(1, 8)]
+
+
+def test_the_next_prompts_take_the_places_of_finished_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes, ended = tiny_llama(), [], []
+    step = RunningBatch.step
+
+    def counted(batch: RunningBatch, token_ids: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        return step(batch, token_ids)
+
+    monkeypatch.setattr(RunningBatch, "step", counted)
+    limits = [20, 1, 5, 0, 3, 20, 2, 9, 4, 4, 20, 7, 1, 6]
+    texts = generate_greedy(
+        model,
+        byte_tokenizer(),
+        prompts_of(list(range(1, 15))),
+        max_new_tokens=limits,
+        batch_size=4,
+        on_answer=lambda place, text: ended.append((place, text)),
+    )
+    assert sorted(ended) == list(enumerate(texts))
+    assert next(place for place, _ in ended) == 3, "a limit of 0 ends at once"
+    assert max(sizes) == 4
+    # Its first token is an answer's at once, each of the others takes a step.
+    needed = sum(max(limit - 1, 0) for limit in limits)
+    assert len(sizes) <= needed / 4 + 12, "the batch is full until the last prompts have joined"
 
 
 def test_no_prompts_no_answers() -> None:
@@ -297,10 +331,7 @@ def test_sampling_out_of_range_is_refused(options: dict[str, float]) -> None:
 
 def test_a_stream_tells_the_same_answer_piece_by_piece() -> None:
     """With a token a byte, most of what a random model writes is not yet, or never, a character."""
-    letters = pre_tokenizers.ByteLevel.alphabet()
-    words = Tokenizer(models.BPE({letter: index for index, letter in enumerate(sorted(letters))}, []))
-    words.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    tokenizer = byte_tokenizer()
     torch.manual_seed(3)
     model = LlamaForCausalLM(
         LlamaConfig(

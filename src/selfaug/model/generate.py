@@ -1,12 +1,13 @@
 """Batched generation: greedy, with the same text as one prompt at a time, and sampled.
 
 Not `model.generate`: that decodes a batch until its longest answer ends, and applies the sampling options
-and repetition penalties that a model's folder may carry. Here a finished answer leaves the batch, and each
-token is the arg max (or drawn as asked), nothing else.
+and repetition penalties that a model's folder may carry. Here the next prompts take the places of finished answers,
+and each token is the arg max (or drawn as asked), nothing else.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,7 +30,7 @@ __all__ = [
     "stream_greedy",
 ]
 
-# Cutting rows out of the key-value cache copies it, so it waits until this share of the batch is finished.
+# Taking rows out of the key-value cache, or into it, copies it: it waits until this share of the batch is finished.
 _FINISHED_SHARE = 0.25
 
 _LIKELY = 1000
@@ -71,22 +72,43 @@ def generate_greedy(
     *,
     max_new_tokens: int | Sequence[int],
     batch_size: int = 32,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_answer: Callable[[int, str], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[str]:
-    """Greedy answers as texts without special tokens; arguments as for `generate_greedy_ids`."""
-    answers = generate_greedy_ids(
-        model,
-        prompts,
-        eos_ids=end_tokens(model, tokenizer),
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        on_progress=on_progress,
-    )
-    return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+    """Greedy answers as texts without special tokens; arguments as for `generate_greedy_ids`, and
+
+    Args:
+        on_answer: called with a prompt's place and its answer when this ends.
+    """
+    texts = [""] * len(prompts)
+    count = _Counter(len(prompts), on_progress)
+
+    def finished(index: int, answer: list[int]) -> None:
+        texts[index] = tokenizer.decode(answer, skip_special_tokens=True)
+        on_answer(index, texts[index])
+        count(index, answer)
+
+    _generate(model, prompts, _likeliest, end_tokens(model, tokenizer), max_new_tokens, batch_size, finished)
+    return texts
 
 
 _Choose = Callable[[Tensor], Tensor]
 """Next tokens [N] from logits [N, vocabulary]."""
+
+
+def _likeliest(logits_NV: Tensor) -> Tensor:
+    return logits_NV.argmax(-1)
+
+
+class _Counter:
+    """Tells how many answers have ended."""
+
+    def __init__(self, total: int, on_progress: Callable[[int, int], None]) -> None:
+        self._done, self._total, self._on_progress = 0, total, on_progress
+
+    def __call__(self, index: int, answer: list[int]) -> None:
+        self._done += 1
+        self._on_progress(self._done, self._total)
 
 
 def generate_greedy_ids(
@@ -96,7 +118,7 @@ def generate_greedy_ids(
     eos_ids: frozenset[int] | None = None,
     max_new_tokens: int | Sequence[int],
     batch_size: int = 32,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[list[int]]:
     """Greedy answers as token ids, in the order of the prompts, without the token that ended them.
 
@@ -105,12 +127,11 @@ def generate_greedy_ids(
         prompts: token ids of each prompt.
         eos_ids: tokens that end an answer; by default those of the model's generation config.
         max_new_tokens: one limit for all, or one for each prompt.
-        batch_size: prompts decoded together; prompts of like length share a batch.
-        on_progress: called with (finished, all) whenever answers end.
+        batch_size: prompts decoded together, the longest first; the next join when a quarter of these have ended.
+        on_progress: called with (finished, all) whenever an answer ends.
     """
-    return _generate(
-        model, prompts, lambda logits: logits.argmax(-1), eos_ids, max_new_tokens, batch_size, on_progress
-    )
+    finished = _Counter(len(prompts), on_progress)
+    return _generate(model, prompts, _likeliest, eos_ids, max_new_tokens, batch_size, finished)
 
 
 def stream_greedy(
@@ -139,7 +160,7 @@ def stream_greedy(
             on_text(piece)
         return next_ids
 
-    answer = _generate(model, [prompt], choose, eos_ids, max_new_tokens, 1, None)[0]
+    answer = _generate(model, [prompt], choose, eos_ids, max_new_tokens, 1, lambda *_: None)[0]
     if rest := text.end():
         on_text(rest)
     return str(tokenizer.decode(answer, skip_special_tokens=True))
@@ -155,7 +176,7 @@ def sample_ids(
     eos_ids: frozenset[int] | None = None,
     max_new_tokens: int | Sequence[int],
     batch_size: int = 32,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[list[int]]:
     """Sampled answers as token ids; arguments as for `generate_greedy_ids`, and
 
@@ -174,7 +195,8 @@ def sample_ids(
     def choose(logits: Tensor) -> Tensor:
         return draw(logits, temperature, top_p, generator)
 
-    return _generate(model, prompts, choose, eos_ids, max_new_tokens, batch_size, on_progress)
+    finished = _Counter(len(prompts), on_progress)
+    return _generate(model, prompts, choose, eos_ids, max_new_tokens, batch_size, finished)
 
 
 def draw(logits_NV: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
@@ -206,7 +228,7 @@ def _generate(
     eos_ids: frozenset[int] | None,
     max_new_tokens: int | Sequence[int],
     batch_size: int,
-    on_progress: Callable[[int, int], None] | None,
+    on_finished: Callable[[int, list[int]], None],
 ) -> list[list[int]]:
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     if len(limits) != len(prompts):
@@ -216,63 +238,52 @@ def _generate(
     if eos_ids is None:
         eos_ids = end_tokens(model)
 
-    # Like lengths waste the least padding; like limits let a batch end together. The longest first, so that
-    # memory that doesn't suffice shows at once.
-    order = sorted(range(len(prompts)), key=lambda index: (limits[index], len(prompts[index])), reverse=True)
     answers: list[list[int]] = [[] for _ in prompts]
-    with _evaluation_mode(model):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-
-            def report(finished: int, before: int = start) -> None:
-                if on_progress is not None:
-                    on_progress(before + finished, len(order))
-
-            decoded = _decode(
-                [prompts[i] for i in batch], [limits[i] for i in batch], model, choose, eos_ids, report
-            )
-            for index, answer in zip(batch, decoded, strict=True):
-                answers[index] = answer
-    return answers
-
-
-def _decode(
-    prompts: Sequence[Sequence[int]],
-    limits: Sequence[int],
-    model: PreTrainedModel,
-    choose: _Choose,
-    eos_ids: frozenset[int],
-    on_finished: Callable[[int], None],
-) -> list[list[int]]:
-    """One batch; answers that have ended leave it."""
-    answers: list[list[int]] = [[] for _ in prompts]
-    rows = [row for row, limit in enumerate(limits) if limit > 0]
-    unfinished = set(rows)
-    if not unfinished:
-        on_finished(len(prompts))
-        return answers
+    for index, limit in enumerate(limits):
+        if limit <= 0:
+            on_finished(index, answers[index])
+    # Like lengths waste the least padding. The longest first: those that come last are short, so that the batch is
+    # full for most of the time, and memory that doesn't suffice shows at once.
+    waiting = deque(
+        sorted(
+            (index for index, limit in enumerate(limits) if limit > 0),
+            key=lambda index: (limits[index], len(prompts[index])),
+            reverse=True,
+        )
+    )
     batch = RunningBatch(model)
-    logits_NV = batch.join([prompts[row] for row in rows])
-    while True:
-        next_ids = choose(logits_NV)
-        before = len(unfinished)
-        for row, token in zip(rows, next_ids.tolist(), strict=True):
-            if row not in unfinished:
+    rows: list[int] = []  # of the batch, by their prompts' places
+    next_ids = torch.empty(0, dtype=torch.long, device=model.device)
+    ended: set[int] = set()
+
+    def take(asked: Sequence[int], logits_NV: Tensor) -> Tensor:
+        """The next tokens [N] of these prompts."""
+        chosen = choose(logits_NV)
+        for index, token in zip(asked, chosen.tolist(), strict=True):
+            if index in ended:
                 continue
             if token not in eos_ids:
-                answers[row].append(token)
-            if token in eos_ids or len(answers[row]) == limits[row]:
-                unfinished.remove(row)
-        if len(unfinished) < before:
-            on_finished(len(prompts) - len(unfinished))
-        if not unfinished:
-            return answers
-        if len(unfinished) <= (1 - _FINISHED_SHARE) * len(rows):
-            kept = [place for place, row in enumerate(rows) if row in unfinished]
-            rows = [rows[place] for place in kept]
-            batch.keep(kept)
-            next_ids = next_ids[torch.tensor(kept, device=next_ids.device)]
-        logits_NV = batch.step(next_ids)
+                answers[index].append(token)
+            if token in eos_ids or len(answers[index]) == limits[index]:
+                ended.add(index)
+                on_finished(index, answers[index])
+        return chosen
+
+    with _evaluation_mode(model):
+        while True:
+            left = [place for place, index in enumerate(rows) if index not in ended]
+            if len(left) <= (1 - _FINISHED_SHARE) * len(rows):
+                batch.keep(left)
+                rows = [rows[place] for place in left]
+                next_ids = next_ids[torch.tensor(left, dtype=torch.long, device=next_ids.device)]
+            if waiting and len(rows) <= (1 - _FINISHED_SHARE) * batch_size and batch.open:
+                joining = [waiting.popleft() for _ in range(min(batch_size - len(rows), len(waiting)))]
+                first_ids = take(joining, batch.join([prompts[index] for index in joining]))
+                rows, next_ids = rows + joining, torch.cat([next_ids, first_ids])
+            elif rows:
+                next_ids = take(rows, batch.step(next_ids))
+            else:
+                return answers
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:

@@ -164,9 +164,9 @@ class LiveModels:
         old = tuned.active_adapter
         add_adapter(tuned, new.weights, name)
         try:
-            if not rows_can_mix(tuned, name):
-                raise _not_exchangeable(new, ["its adapter is not plain LoRA"])
             self.engine.use_adapter(name)
+            if not rows_can_mix(tuned):
+                raise _not_exchangeable(new, ["its adapter is not plain LoRA"])
             problems = self.check(new.folder)
             if problems:
                 raise ModelError(

@@ -200,58 +200,52 @@ def answers_to(
     batch_size: int,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[str]:
-    """Answers to all prompts: those in the file, and the others made and added to it, a batch at a time.
+    """Answers to all prompts: those in the file, and the others made and added to it, each when it ends.
 
     Args:
         suite: what is asked.
-        path: JSONL file with `id`, `prompt` and `answer`.
+        path: JSONL file with `id`, `prompt` and `answer`; in the suite's order when all are there.
         model: that is asked.
         tokenizer: its tokeniser.
-        batch_size: prompts answered together; what is lost when it is cut off.
+        batch_size: prompts answered together; when it is cut off, only these answers are lost.
         on_progress: called with answers that are there and all.
     """
-    kept = read_lines(path) if path.exists() else []
-    if kept:
-        write_lines(
-            path, kept
-        )  # without a last line that a crash cut off: the next one would be joined to it
-    known = {row["id"]: row["answer"] for row in kept}
-    missing = [index for index, name in enumerate(suite.ids) if name not in known]
-    on_progress(len(known), len(suite.ids))
-    # Like lengths together, the longest first, as generation itself would sort them.
-    missing.sort(key=lambda index: (suite.limits[index], len(suite.prompts[index])), reverse=True)
+    rows = {row["id"]: row for row in read_lines(path)} if path.exists() else {}
+    if rows:  # without a last line that a crash cut off: the next one would be joined to it
+        write_lines(path, list(rows.values()))
+    missing = [index for index, name in enumerate(suite.ids) if name not in rows]
+    there = len(suite.ids) - len(missing)
+    on_progress(there, len(suite.ids))
     written = [index for index in missing if not suite.choices[index]]
+    # Like lengths together, the longest first, as generation sorts them, too.
     chosen = [index for index in missing if suite.choices[index]]
-    for indices, answer in ((written, _write), (chosen, _choose)):
-        for start in range(0, len(indices), batch_size):
-            batch = indices[start : start + batch_size]
+    chosen.sort(key=lambda index: len(suite.prompts[index]), reverse=True)
 
-            def report(done: int, _: int, before: int = len(known)) -> None:
-                on_progress(before + done, len(suite.ids))
+    def keep(index: int, answer: str) -> None:
+        nonlocal there
+        name = suite.ids[index]
+        rows[name] = {"id": name, "prompt": suite.texts[index], "answer": answer}
+        append_line(path, rows[name])
+        there += 1
+        on_progress(there, len(suite.ids))
 
-            for index, text in zip(batch, answer(suite, batch, model, tokenizer, report), strict=True):
-                name = suite.ids[index]
-                append_line(path, {"id": name, "prompt": suite.texts[index], "answer": text})
-                known[name] = text
-            on_progress(len(known), len(suite.ids))
-    return [known[name] for name in suite.ids]
-
-
-def _write(
-    suite: Suite,
-    batch: Sequence[int],
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    on_progress: Callable[[int, int], None],
-) -> list[str]:
-    return generate_greedy(
+    generate_greedy(
         model,
         tokenizer,
-        [suite.prompts[i] for i in batch],
-        max_new_tokens=[suite.limits[i] for i in batch],
-        batch_size=len(batch),
-        on_progress=on_progress,
+        [suite.prompts[index] for index in written],
+        max_new_tokens=[suite.limits[index] for index in written],
+        batch_size=batch_size,
+        on_answer=lambda place, answer: keep(written[place], answer),
     )
+    for start in range(0, len(chosen), batch_size):
+        batch = chosen[start : start + batch_size]
+        for index, answer in zip(batch, _choose(suite, batch, model, tokenizer), strict=True):
+            keep(index, answer)
+    if missing:
+        here = set(suite.ids)
+        others = [row for name, row in rows.items() if name not in here]
+        write_lines(path, [*others, *(rows[name] for name in suite.ids)])
+    return [rows[name]["answer"] for name in suite.ids]
 
 
 def _choose(
@@ -259,7 +253,6 @@ def _choose(
     batch: Sequence[int],
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    on_progress: Callable[[int, int], None],
 ) -> list[str]:
     """The likeliest choice of each prompt, by nats per token: a longer one is not at a disadvantage."""
     tokens = [
@@ -275,7 +268,6 @@ def _choose(
     for index, choices, nats in zip(batch, tokens, likelihoods, strict=True):
         per_token = [value / len(choice) for value, choice in zip(nats, choices, strict=True)]
         best.append(suite.choices[index][per_token.index(max(per_token))])
-    on_progress(len(batch), len(batch))
     return best
 
 
