@@ -279,6 +279,65 @@ def test_closing_fails_what_runs_and_what_comes(
     asyncio.run(cut())
 
 
+def test_closing_while_requests_that_were_given_up_still_wait(
+    tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=1)
+    begun, go_on = threading.Event(), threading.Event()
+    step = engine._lanes[0].step
+
+    def held(token_ids: torch.Tensor) -> torch.Tensor:
+        begun.set()
+        assert go_on.wait(10)
+        return step(token_ids)
+
+    monkeypatch.setattr(engine._lanes[0], "step", held)
+
+    async def cut() -> None:
+        made = engine.generate("tuned", prompts_of(1)[0], Sampling(200))
+        await anext(made)
+        assert await asyncio.to_thread(begun.wait, 10)
+        # It arrives and is given up while the engine is busy with a step, in which the engine is closed, too.
+        waiting = asyncio.create_task(anext(engine.generate("tuned", [5], Sampling(2))))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        closing = threading.Thread(target=engine.close)
+        closing.start()
+        while not engine._stopping.is_set():
+            await asyncio.sleep(0.01)
+        go_on.set()
+        await asyncio.to_thread(closing.join, 10)
+        assert not closing.is_alive()
+        await made.aclose()
+
+    asyncio.run(cut())
+
+
+def test_a_request_that_could_not_be_answered_in_time_is_refused(
+    tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=1, max_seconds=25)
+    engine._seconds.extend([10.0] * 4)  # what the last answers took
+    prompt = prompts_of(1)[0]
+
+    async def crowd() -> None:
+        running = engine.generate("tuned", prompt, Sampling(150))
+        await anext(running)
+        waiting = [asyncio.create_task(anext(engine.generate("base", prompt, Sampling(2)))) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert engine.waiting == 2
+        with pytest.raises(OverloadedError):  # behind one that runs and two that wait: 30 seconds
+            await anext(engine.generate("tuned", prompt, Sampling(2)))
+        await running.aclose()
+        assert [(await one).tokens for one in waiting] == [1, 1]
+
+    try:
+        asyncio.run(crowd())
+    finally:
+        engine.close()
+
+
 def test_other_work_is_done_while_nothing_is_answered(engine: EmbeddedEngine) -> None:
     assert engine.when_idle(lambda: threading.current_thread().name) == "selfaug-engine"
     before = engine.job_seconds

@@ -223,7 +223,7 @@ def test_a_server_that_is_gone_or_slow(
         await asyncio.sleep(60)
 
     stub.lines = never
-    _, ai = gateway(stub.running.url, request_seconds=0.5)
+    _, ai = gateway(stub.running.url, request_seconds=2.0)
     began = time.monotonic()
     with pytest.raises(openai.APIStatusError) as slow:
         ai.chat.completions.create(model="first", messages=ASKED)

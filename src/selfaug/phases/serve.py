@@ -330,7 +330,12 @@ def open_server(
     tokenizer = chat.tokenizer
     live = LiveRun.open(run, tokenizer, prepared=settings.prepared, offline=settings.offline)
     engine = EmbeddedEngine(
-        chat.tuned, chat.base, tokenizer, max_batch=settings.max_batch, max_waiting=settings.max_waiting
+        chat.tuned,
+        chat.base,
+        tokenizer,
+        max_batch=settings.max_batch,
+        max_waiting=settings.max_waiting,
+        max_seconds=settings.request_seconds,
     )
     served = Served(
         engine=engine,

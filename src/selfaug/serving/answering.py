@@ -102,8 +102,12 @@ class _Answering:
     def usage(self) -> dict[str, int]:
         return usage(self.prompt_tokens, sum(choice.tokens for choice in self.choices))
 
-    async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
-        """Pieces of all choices, by the choice's number.
+    @property
+    def complete(self) -> bool:
+        return all(choice.finish is not None for choice in self.choices)
+
+    async def pieces(self) -> AsyncGenerator[list[tuple[int, Piece]]]:
+        """Pieces of all choices, by the choice's number: each time all that have arrived.
 
         Raises:
             ApiError: if the engine is overloaded, fails, or takes too long.
@@ -114,17 +118,20 @@ class _Answering:
         left = self._began + self._served.request_seconds - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(max(left, 0.0), arrived.put_nowait, TimeoutError())
         try:
-            unfinished = len(tasks)
-            while unfinished:
-                found = await arrived.get()
-                if isinstance(found, Exception):
-                    raise found
-                index, piece = found
-                if not self._first and piece.tokens:
+            while not self.complete:
+                found = [await arrived.get()]
+                while not arrived.empty():
+                    found.append(arrived.get_nowait())
+                pieces = [one for one in found if not isinstance(one, Exception)]
+                if not self._first and any(piece.tokens for _, piece in pieces):
                     self._first = time.monotonic()
-                self.choices[index].take(piece)
-                unfinished -= piece.finish is not None
-                yield index, piece
+                for index, piece in pieces:
+                    self.choices[index].take(piece)
+                if pieces:
+                    yield pieces
+                for one in found:
+                    if isinstance(one, Exception) and not self.complete:
+                        raise one
             self._measure()
             self._observe()
         except OverloadedError as error:
@@ -228,19 +235,23 @@ async def _stream(
         await pieces.aclose()
         raise
 
+    def told(arrived: Sequence[tuple[int, Piece]]) -> bytes:
+        # What came together goes together: a write a token costs more than all else of a gateway.
+        made = [event(chunk) for index, piece in arrived for chunk in chunks(index, piece)]
+        if answering.complete:
+            made += [event(make() if callable(make) else make) for make in last]
+        return b"".join(made)
+
     async def events() -> AsyncIterator[bytes]:
         async with aclosing(pieces):
             try:
-                for chunk in chunks(*first):
-                    yield event(chunk)
-                async for index, piece in pieces:
-                    for chunk in chunks(index, piece):
-                        yield event(chunk)
+                if text := told(first):
+                    yield text
+                async for arrived in pieces:
+                    if text := told(arrived):
+                        yield text
             except ApiError as error:
                 yield event(error_body(error.status, str(error), code=error.code))
-                return
-            for make in last:
-                yield event(make() if callable(make) else make)
 
     return StreamingResponse(
         events(),

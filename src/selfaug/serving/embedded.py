@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import queue
 import secrets
 import threading
@@ -87,6 +88,8 @@ class EmbeddedEngine:
         tokenizer: of both.
         max_batch: answers made at once, of both models together.
         max_waiting: requests that may wait beside these; more are refused.
+        max_seconds: in which a request must be answered: one that would have to wait too long for that is refused,
+            too.
     """
 
     def __init__(
@@ -97,6 +100,7 @@ class EmbeddedEngine:
         *,
         max_batch: int = 16,
         max_waiting: int = 64,
+        max_seconds: float = math.inf,
     ) -> None:
         tuned.eval()
         if base is not None:
@@ -105,12 +109,12 @@ class EmbeddedEngine:
         self._ends = end_tokens(tuned, tokenizer)
         self._lanes = lanes_of(tuned, base)
         self._rows: dict[Lane, list[_Request]] = {lane: [] for lane in self._lanes}
-        self._max_batch, self._max_waiting = max_batch, max_waiting
+        self._max_batch, self._max_waiting, self._max_seconds = max_batch, max_waiting, max_seconds
         self._arriving: queue.SimpleQueue[_Request | _Job | None] = queue.SimpleQueue()
         self._queue: deque[_Request | _Job] = deque()
         self._jobs: deque[_Job] = deque()
         self.job_seconds = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._asked = self._waiting = 0
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._stopping = threading.Event()
@@ -126,7 +130,7 @@ class EmbeddedEngine:
         with self._lock:
             if self._stopping.is_set() or not self._thread.is_alive():
                 raise EngineError("the engine has stopped")
-            if self._asked >= self._max_batch + self._max_waiting:
+            if self._asked >= self._max_batch + self._max_waiting or self._would_be_late():
                 raise OverloadedError(self._expected_wait())
             self._asked += 1
             self._waiting += 1
@@ -234,7 +238,16 @@ class EmbeddedEngine:
 
     def _expected_wait(self) -> float:
         """Seconds until a place is likely to be free."""
-        return max(1.0, sum(self._seconds) / max(len(self._seconds), 1) / self._max_batch)
+        return max(1.0, self._mean_seconds() / self._max_batch)
+
+    def _would_be_late(self) -> bool:
+        """Whether a further request would not be answered in time, behind all that wait."""
+        turns = 1 + self._waiting / self._max_batch
+        return self._waiting > 0 and turns * self._mean_seconds() > self._max_seconds
+
+    def _mean_seconds(self) -> float:
+        """How long an answer takes, once it has begun."""
+        return sum(self._seconds) / max(len(self._seconds), 1)
 
     # ---- the engine's thread
 
