@@ -5,7 +5,7 @@ PYTHON ?= python3
 DEMO ?=
 # Folder and arguments of the case study, e.g. CASE_STUDY="runs/taste --quick".
 CASE_STUDY ?= runs/case-study
-# Likewise of the three tasks in a row.
+# Likewise of the three tasks in a row, e.g. SEQUENTIAL_TASKS="runs/three-tasks --quick".
 SEQUENTIAL_TASKS ?= runs/sequential-tasks
 # Extra arguments for installing torch, e.g. an index with builds for another accelerator.
 TORCH_ARGS ?=
@@ -25,7 +25,7 @@ TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 help:
 	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
 	@echo "make case-study  set up, then take a firm's reports to a model that answers with sources: some 80 minutes"
-	@echo "make sequential-tasks  set up, then teach a model three tasks one after another, by plain LoRA and by SelfAug"
+	@echo "make sequential-tasks  set up, then teach a model three tasks one after another, by plain LoRA and by SelfAug: 60 to 90 minutes"
 	@echo "make test        set up, then lint, types, layers, tests, coverage: what CI runs"
 	@echo "make setup       only the set-up, into $(VENV)"
 	@echo "make lint        ruff, mypy, import-linter"

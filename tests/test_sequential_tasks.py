@@ -21,20 +21,22 @@ from selfaug.core.statistics import paired_difference, wilson_interval
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.general_suite import general_suite
 from selfaug.phases.inputs import load_training_data
-from selfaug.records import read_lines, read_record, write_lines
+from selfaug.records import read_lines, read_record, write_lines, write_record
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "sequential_tasks"
 
 
-def script(name: str, known_as: str) -> ModuleType:
+def script(name: str, known_as: str, folder: Path = EXAMPLE) -> ModuleType:
     """A script of the example, by its file: its folder is no package, and the case study has a run.py too."""
-    specification = importlib.util.spec_from_file_location(known_as, EXAMPLE / name)
+    specification = importlib.util.spec_from_file_location(known_as, folder / name)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     sys.modules[known_as] = module
+    path = list(sys.path)
     specification.loader.exec_module(module)
+    sys.path[:] = path  # the case study has a run.py too, which others import by that name
     return module
 
 
@@ -42,6 +44,7 @@ def script(name: str, known_as: str) -> ModuleType:
 office_tasks: Any = script("office_tasks.py", "office_tasks")
 task_matrix: Any = script("task_matrix.py", "task_matrix")
 run: Any = script("run.py", "sequential_tasks_run")
+update: Any = script("update_sequential_tasks.py", "update_sequential_tasks", ROOT / "docs")
 
 SPLITS = ("train", "dev", "test")
 OWN = ("tickets", "orders")
@@ -234,7 +237,7 @@ def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
 ) -> None:
     folder, settings = tmp_path / "three", tiny(wide_model_dir)
     trained: list[str] = []
-    learn, realigned = run.train, run.realign
+    learn, realigned, measured = run.train, run.realign, run.measured_drifts
 
     def train(config: Any, **how: Any) -> Any:
         trained.append(Path(config.run.output).name)
@@ -246,6 +249,11 @@ def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
             raise KeyboardInterrupt
         return realigned(before, how, config=config, **more)
 
+    def measured_drifts(*given: Any) -> Any:
+        *others, answers, report = given
+        return measured(*others, ["the revenue" for _ in answers], report)
+
+    monkeypatch.setattr(run, "measured_drifts", measured_drifts)  # a random model writes blank lines
     monkeypatch.setattr(run, "_ANSWER_TOKENS", 8)  # a random model never ends by itself
     monkeypatch.setattr(run, "train", train)
     monkeypatch.setattr(run, "realign", realign)
@@ -254,10 +262,16 @@ def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
     with pytest.raises(StorageError, match="other settings: seed"):
         run.run_sequence(folder, replace(settings, seed=1))
     assert not (folder / "record.json").exists()
+    # What was stopped has cost time, too.
+    parts = [line["part"] for line in read_lines(folder / "seconds.jsonl")]
+    assert parts[0] == "base: asking"
+    assert parts[-1] == "plain-rehearsed-2: learning"
     trained.clear()
     record = run.run_sequence(folder, settings)
     names = ["plain-rehearsed-2", "plain-rehearsed-3", "selfaug-1", "selfaug-2", "selfaug-3"]
     assert trained == names
+    assert record["cut_off"] is True
+    assert record["seconds"] == sum(line["seconds"] for line in read_lines(folder / "seconds.jsonl"))
 
     # A second run trains nothing and asks nothing; a finished one is left alone.
     with pytest.raises(StorageError, match="already holds a finished sequential-tasks"):
@@ -284,7 +298,8 @@ def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
     check_matrix(folder, record)
     page = (folder / "result.md").read_text(encoding="utf-8")
     assert page == task_matrix.result_page(record)
-    check_page(record, page)
+    check_page(json.loads(json.dumps(record)), page)
+    check_documentation(folder, tmp_path / "docs", monkeypatch)
 
 
 def steps_of(record: dict[str, Any], arm: str) -> list[str]:
@@ -333,6 +348,15 @@ def check_matrix(folder: Path, record: dict[str, Any]) -> None:
             learnt += scores(folder, steps_of(record, name)[place], task)
         moved = paired_difference(final, learnt, seed=0).difference
         assert arm["backward_transfer"] == {"value": moved.value, "low": moved.low, "high": moved.high}
+        for place, row in enumerate(arm["steps"]):
+            assert list(row["since_learnt"]) == list(TASKS)[:place]
+            for step, (task, changed) in enumerate(row["since_learnt"].items()):
+                now, then = (scores(folder, steps_of(record, name)[at], task) for at in (place, step))
+                moved = paired_difference(now, then, seed=0).difference
+                assert changed == {"value": moved.value, "low": moved.low, "high": moved.high}
+            kept = read_record(folder / "drift" / f"{steps_of(record, name)[place]}.json", "drift")
+            assert row["drift"] == kept["nats"]
+            assert row["drift"]["value"] > 0
         last = [score for task in TASKS for score in scores(folder, steps_of(record, name)[-1], task)]
         assert arm["average"]["value"] == pytest.approx(sum(last) / 9)
     items = {item.id: item for item in general_suite("test", 1)}
@@ -399,10 +423,62 @@ def check_page(record: dict[str, Any], page: str) -> None:
     for line in page.splitlines():
         if line.startswith("|"):
             assert line.endswith("|")
+    # Each step, side by side: its task, each earlier one, general checks, drift and time.
+    section = page.partition("### After each step, side by side\n")[2].partition("\n### ")[0]
+    named = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")][2:]
+    every = ["general checks against the base model", "drift, nats per token", "training"]
+    labels = [task.label for task in TASKS.values()]
+    assert named == [
+        name
+        for place, label in enumerate(labels)
+        for name in (
+            f"**After {place + 1}. {label}**",
+            f"{label}, just learnt",
+            *(f"{earlier}, since learnt" for earlier in labels[:place]),
+            *every,
+        )
+    ]
+    record["arms"]["plain"]["steps"][0]["drift"] = None  # of a base model that has written nothing
+    assert "\n| drift, nats per token | – | 0." in task_matrix.result_page(record)
+    assert "It was cut off and went on" in page
+    assert "It was cut off" not in task_matrix.result_page({**record, "cut_off": False})
     # What `realign` asks in general are test requests: nothing is to be chosen by them.
     assert "### What `selfaug realign` said" in page
     settings = {**record["settings"], "half": "dev"}
     assert "selfaug realign" not in task_matrix.result_page({**record, "settings": settings})
+
+
+def check_documentation(folder: Path, docs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record becomes the result of a page and a file of the project, if it is of a full run on test items."""
+    docs.mkdir()
+    page, kept = docs / "sequential-tasks.md", docs / "sequential-tasks.json"
+    monkeypatch.setattr(update, "PAGE", page)
+    monkeypatch.setattr(update, "RECORD", kept)
+    monkeypatch.setattr(sys, "argv", ["update_sequential_tasks.py", str(folder)])
+    page.write_text(f"# Title\n\n{update.block(None)}\n\nThe rest.\n", encoding="utf-8")
+    record = read_record(folder / "record.json", task_matrix.RECORD_KIND)
+    for changes in ({}, {"quick": False, "half": "dev"}):
+        settings = {**record["settings"], **changes}
+        write_record(folder / "record.json", task_matrix.RECORD_KIND, {**record, "settings": settings})
+        with pytest.raises(SystemExit, match="only a full run"):
+            update.main()
+    assert not kept.exists()
+    full = {**record, "settings": {**record["settings"], "quick": False}}
+    write_record(folder / "record.json", task_matrix.RECORD_KIND, full)
+    for _ in range(2):  # the second time it replaces what it has written
+        update.main()
+        written = read_record(kept, task_matrix.RECORD_KIND)
+        text = page.read_text(encoding="utf-8")
+        assert text == f"# Title\n\n{update.block(written)}\n\nThe rest.\n"
+    # All as it was, but for the model's folder, which is this machine's.
+    assert Path(record["model"]).is_absolute()
+    for file in (page, kept):
+        assert str(Path(record["model"]).parent) not in file.read_text(encoding="utf-8")
+    assert written["model"] == written["settings"]["model"] == Path(record["model"]).name
+    assert {**written, "model": "", "settings": {}} == {**full, "model": "", "settings": {}}
+    page.write_text("# Title\n", encoding="utf-8")
+    with pytest.raises(SystemExit, match="has no block between"):
+        update.main()
 
 
 def test_a_sequence_on_development_items_without_rehearsal(
@@ -437,6 +513,28 @@ def test_bad_arguments_give_one_error(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path)])
     with pytest.raises(SystemExit, match="not empty and not a sequential-tasks"):
         run.main()
-    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / "new"), "--rehearsal", "2"])
-    with pytest.raises(SystemExit, match="a share of 2 can't be rehearsed"):
+    # Nothing is begun with settings that can't be used: the next call may have others.
+    for argument, value, told in (
+        ("--rehearsal", "2", "a share of 2 can't be rehearsed"),
+        ("--set", "selfaug.alpha=much", "selfaug.alpha"),
+        ("--set", "train.stepps=1", "train.stepps"),
+        ("--model", "/no/such/model", "/no/such/model"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path / "new"), argument, value])
+        with pytest.raises(SystemExit, match=told):
+            run.main()
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_stopped_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quiet: None
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_sequence", stopped)
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
         run.main()
+    assert left.value.code == 130
+    assert "give the same command again" in capsys.readouterr().err

@@ -46,7 +46,7 @@ class Task:
 
 
 def score(answer: str, gold: str) -> float:
-    """Score of an answer by the task that the right answer is of: `selfaug realign` has one scorer for all rows."""
+    """Score of an answer by the task that the right answer is of: one scorer for the rows of all tasks."""
     return next(task for task in TASKS if task.score(gold, gold)).score(answer, gold)
 
 

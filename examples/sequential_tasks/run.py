@@ -4,8 +4,9 @@
 
 The first task is learnt as by `selfaug train`, each further one as by `selfaug realign` from the adapter so far, with
 the original base model as the reference. After every step the model is asked held-out items of all three tasks, and
-general requests. The matrix of all scores is in FOLDER/record.json and FOLDER/result.md, every answer in
-FOLDER/samples. What was cut off goes on when the same command is given again. `--quick` is a taste of a few minutes.
+general requests, and its drift is measured. The matrix of all scores is in FOLDER/record.json and FOLDER/result.md,
+every answer in FOLDER/samples. On two CPU cores it takes 60 to 90 minutes; what was cut off goes on when the same
+command is given again. `--quick` is a taste of a few minutes.
 
 Settings are chosen with `--half dev`, which asks development items; test items are for what is reported.
 """
@@ -17,9 +18,11 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +40,15 @@ from task_matrix import (
 )
 from transformers import PreTrainedTokenizerBase
 
-from selfaug.cli.app import quiet_libraries
-from selfaug.cli.terminal import RunProgress
+from selfaug.cli.app import INTERRUPTED, quiet_libraries
+from selfaug.cli.terminal import RunProgress, say
 from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.data.market_reports import market_report_template
 from selfaug.errors import ConfigError, SelfAugError
 from selfaug.eval.general_suite import Half, Level
 from selfaug.model.loading import DEMO_MODEL, load_tokenizer
 from selfaug.phases.bench import Answers
+from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RECORD_KIND as REALIGNMENT
@@ -55,12 +59,16 @@ from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import append_line, read_lines, read_record, write_lines, write_record, write_text
 from selfaug.rundir import RunDir
+from selfaug.wording.numbers import duration
 
 __all__ = ["FULL", "QUICK", "SequenceSettings", "arms", "run_sequence"]
 
 HERE = Path(__file__).parent
 
-_CONTENTS = {"record.json", "result.md", "samples", "data", "runs", "seconds.jsonl"}
+DRIFT = "drift"
+"""Kind of the records in FOLDER/drift."""
+
+_CONTENTS = {"record.json", "result.md", "samples", "drift", "data", "runs", "seconds.jsonl"}
 
 _PLAIN = Arm("plain", "plain LoRA", aligned=False, rehearsed=False)
 _PLAIN_REHEARSED = Arm("plain-rehearsed", "plain LoRA, old rows rehearsed", aligned=False, rehearsed=True)
@@ -138,32 +146,55 @@ def run_sequence(
 
     Raises:
         StorageError: if the folder holds something else, a finished sequence, or one with other settings.
+        ConfigError, ModelError: if settings or the model can't be used; nothing is written then.
         KeyboardInterrupt: after Ctrl-C, when what is in training has saved a checkpoint.
     """
+    # Before the folder is made: what is mistyped would else be what it was begun with.
+    config, _ = (_first_config(folder, arm, settings) for arm in (_PLAIN, arms(settings)[-1]))
+    tokenizer = load_tokenizer(config.model.name, offline=True)
     work = WorkFolder(folder, "sequential-tasks", _CONTENTS, last=["record.json"], at_once=["data"])
     with work.settled():
-        work.open(asdict(settings), overwrite=overwrite)
-        return _sequence(folder, settings, on_progress)
+        cut_off = work.open(asdict(settings), overwrite=overwrite)
+        return _sequence(folder, settings, config, tokenizer, cut_off, on_progress)
 
 
-def _sequence(folder: Path, settings: SequenceSettings, on_progress: OnProgress) -> dict[str, Any]:
+def _sequence(
+    folder: Path,
+    settings: SequenceSettings,
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    cut_off: bool,
+    on_progress: OnProgress,
+) -> dict[str, Any]:
     _write_data(folder, settings)
-    for part in ("runs", "samples"):
+    for part in ("runs", "samples", "drift"):
         (folder / part).mkdir(exist_ok=True)
-    config = _first_config(folder, _PLAIN, settings)
-    tokenizer = load_tokenizer(config.model.name, offline=True)
     suites = _suites(folder, config, tokenizer, settings)
-
-    def answers_of(name: str, make: Callable[[], Any]) -> Answers:
-        return _answers(folder, name, suites, tokenizer, make, on_progress)
-
-    base = answers_of("base", partial(_base_model, config))
     chosen = arms(settings)
+    runs = {arm.name: [_run(folder, arm, step) for step in range(len(TASKS))] for arm in chosen}
+    models = list(dict.fromkeys(["base", *(run.path.name for of in runs.values() for run in of)]))
+
+    def show(name: str) -> OnProgress:
+        return partial(_show, f"{models.index(name) + 1}/{len(models)} {name}", on_progress)
+
+    def ask(name: str, make: Callable[[], Any], base: Answers | None) -> Answers:
+        answers = _answers(folder, name, suites)
+        if answers is None or not (base is None or _drift_file(folder, name).exists()):
+            with _timed(folder, f"{name}: asking"):
+                answers = _ask(folder, name, suites, tokenizer, make, base, show(name))
+            done = f"{models.index(name) + 1} of {len(models)} models are done"
+            on_progress(Progress("", message=f"{done}; {duration(_seconds(folder))} so far."))
+            gc.collect()
+        return answers
+
+    on_progress(Progress("", message=_announced(folder, settings, models)))
+    base = ask("base", partial(_base_model, config), None)
     answers: dict[str, list[Answers]] = {arm.name: [] for arm in chosen}
     for arm in chosen:
-        for step in range(len(TASKS)):
-            run = _learn(folder, arm, step, settings, on_progress)
-            answers[arm.name].append(answers_of(run.path.name, partial(_tuned_model, run)))
+        for step, run in enumerate(runs[arm.name]):
+            name = run.path.name
+            _learn(folder, arm, step, settings, show(name))
+            answers[arm.name].append(ask(name, partial(_tuned_model, run), base))
 
     last = {arm.name: answers[arm.name][-1] for arm in chosen}
     first = read_record(_run(folder, _PLAIN, 0).record, "train")
@@ -174,30 +205,60 @@ def _sequence(folder: Path, settings: SequenceSettings, on_progress: OnProgress)
         "arms": {
             arm.name: {
                 **asdict(arm),
-                **arm_result(suites, answers[arm.name], base),
-                "training": [_training(_run(folder, arm, step)) for step in range(len(TASKS))],
+                **arm_result(
+                    suites, answers[arm.name], base, [_drift(folder, run) for run in runs[arm.name]]
+                ),
+                "training": [_training(run) for run in runs[arm.name]],
             }
             for arm in chosen
         },
         "differences": {
-            arm.name: {
-                "label": f"{chosen[-1].label} against {arm.label}",
-                **differences(suites, last[chosen[-1].name], last[arm.name]),
+            f"{ours.name} against {theirs.name}": {
+                "label": f"{ours.label} against {theirs.label}",
+                **differences(suites, last[ours.name], last[theirs.name]),
             }
-            for arm in chosen[:-1]
+            for ours, theirs in combinations(reversed(chosen), 2)
         },
         "examples": examples(suites, {"base model": base} | {arm.label: last[arm.name] for arm in chosen}),
         "model": config.model.name,
         "dtype": first["model"]["dtype"],
         "environment": first["environment"],
         "threads": torch.get_num_threads(),
-        # What was cut off is not counted: nobody wrote its time down.
-        "seconds": sum(line["seconds"] for line in read_lines(folder / "seconds.jsonl")),
+        "seconds": _seconds(folder),
+        "cut_off": cut_off,
     }
     record = json.loads(json.dumps(record))  # as it will be read: tuples are lists there
     write_text(folder / "result.md", result_page(record))
     write_record(folder / "record.json", RECORD_KIND, record)
     return record
+
+
+def _announced(folder: Path, settings: SequenceSettings, models: list[str]) -> str:
+    there = sum(RunDir(folder / "runs" / name).is_complete() for name in models)
+    return (
+        f"{len(models)} models are asked, {len(models) - 1} of which are trained before"
+        f"{f'; {there} of these are there already' if there else ''}. On two CPU cores this takes "
+        f"{'a few minutes' if settings.quick else '60 to 90 minutes in all'}. Ctrl-C keeps what is done."
+    )
+
+
+def _show(name: str, on_progress: OnProgress, progress: Progress) -> None:
+    """Progress with the model that it is of."""
+    on_progress(replace(progress, stage=f"{name}, {progress.stage}") if progress.total else progress)
+
+
+@contextmanager
+def _timed(folder: Path, part: str) -> Iterator[None]:
+    """Adds a part's seconds to FOLDER/seconds.jsonl, also where it is stopped; only what is killed is not counted."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        append_line(folder / "seconds.jsonl", {"part": part, "seconds": time.monotonic() - began})
+
+
+def _seconds(folder: Path) -> float:
+    return float(sum(line["seconds"] for line in read_lines(folder / "seconds.jsonl")))
 
 
 # ---- data
@@ -268,50 +329,50 @@ def _first_config(folder: Path, arm: Arm, settings: SequenceSettings) -> TrainCo
     return load_config(HERE / "train.yaml", flags, sets)
 
 
-def _learn(folder: Path, arm: Arm, step: int, settings: SequenceSettings, on_progress: OnProgress) -> RunDir:
+def _learn(folder: Path, arm: Arm, step: int, settings: SequenceSettings, on_progress: OnProgress) -> None:
     """Learn a task, from the adapter of the step before; goes on where it was cut off."""
-    run, task = _run(folder, arm, step), TASKS[step]
+    run = _run(folder, arm, step)
     if run.is_run() and not run.started.exists():  # killed while its folder was made
         run.discard()
     if run.is_complete() and (step == 0 or run.realignment.exists()):
-        return run
-
-    def show(progress: Progress) -> None:
-        if progress.total:
-            progress = replace(progress, stage=f"{run.path.name}, {task.label}: {progress.stage}")
-        on_progress(progress)
-
-    began = time.monotonic()
-    if step == 0:
-        train(_first_config(folder, arm, settings), resume=run.is_run(), on_progress=show)
-    else:
-        before, data = _run(folder, arm, step - 1), [str(_data(folder, task, "train"))]
-        held_out = [str(_data(folder, task, "dev"))]
-        share = settings.rehearsal if arm.rehearsed else 0.0
-        config = realign_config(
-            before,
-            data,
-            eval_data=held_out,
-            output=str(run.path),
-            # A share of nothing can't be asked for; no old rows can.
-            **({"rehearsal": share} if share else {"sets": ["data.replay=[]"]}),
-        )
-        how = RealignSettings(
-            data,
-            eval_data=held_out,
-            output=str(run.path),
-            rehearsal=share,
-            scorer="office_tasks:score",
-            level=_LEVEL_NAME,
-            general_items=settings.checked_items,
-            task_items=settings.checked_items,
-            max_new_tokens=_ANSWER_TOKENS,
-            batch_size=_BATCH,
-        )
-        realign(before.path, how, config=config, on_progress=show)
+        return
+    on_progress(Progress("", message=f"{run.path.name} learns: {TASKS[step].label}"))
+    with _timed(folder, f"{run.path.name}: learning"):
+        if step == 0:
+            train(_first_config(folder, arm, settings), resume=run.is_run(), on_progress=on_progress)
+        else:
+            _learn_next(folder, arm, step, settings, on_progress)
     gc.collect()  # trainer and optimizer, which know each other
-    append_line(folder / "seconds.jsonl", {"step": run.path.name, "seconds": time.monotonic() - began})
-    return run
+
+
+def _learn_next(
+    folder: Path, arm: Arm, step: int, settings: SequenceSettings, on_progress: OnProgress
+) -> None:
+    """As `selfaug realign` does, from the adapter of the step before."""
+    run, task = _run(folder, arm, step), TASKS[step]
+    before, data = _run(folder, arm, step - 1), [str(_data(folder, task, "train"))]
+    held_out = [str(_data(folder, task, "dev"))]
+    share = settings.rehearsal if arm.rehearsed else 0.0
+    config = realign_config(
+        before,
+        data,
+        eval_data=held_out,
+        output=str(run.path),
+        rehearsal=share,
+    )
+    how = RealignSettings(
+        data,
+        eval_data=held_out,
+        output=str(run.path),
+        rehearsal=share,
+        scorer="office_tasks:score",
+        level=_LEVEL_NAME,
+        general_items=settings.checked_items,
+        task_items=settings.checked_items,
+        max_new_tokens=_ANSWER_TOKENS,
+        batch_size=_BATCH,
+    )
+    realign(before.path, how, config=config, on_progress=on_progress)
 
 
 def _training(run: RunDir) -> dict[str, Any]:
@@ -340,32 +401,61 @@ def _training(run: RunDir) -> dict[str, Any]:
 # ---- asking
 
 
-def _answers(
+def _answers_file(folder: Path, name: str, suite: str) -> Path:
+    return folder / "samples" / f"{name}-{suite}.jsonl"
+
+
+def _drift_file(folder: Path, name: str) -> Path:
+    return folder / "drift" / f"{name}.json"
+
+
+def _answers(folder: Path, name: str, suites: dict[str, Suite]) -> Answers | None:
+    """Answers of a model; None if some are missing."""
+    answers: Answers = {}
+    for suite, asked in suites.items():
+        file = _answers_file(folder, name, suite)
+        kept = {line["id"]: line["answer"] for line in read_lines(file)} if file.exists() else {}
+        if not kept.keys() >= set(asked.ids):
+            return None
+        answers[suite] = [kept[one] for one in asked.ids]
+    return answers
+
+
+def _drift(folder: Path, run: RunDir) -> dict[str, float] | None:
+    """Nats per token on the base model's own answers; None if it has answered nothing."""
+    nats: dict[str, float] | None = read_record(_drift_file(folder, run.path.name), DRIFT)["nats"]
+    return nats
+
+
+def _ask(
     folder: Path,
     name: str,
     suites: dict[str, Suite],
     tokenizer: PreTrainedTokenizerBase,
     make: Callable[[], Any],
+    base: Answers | None,
     on_progress: OnProgress,
 ) -> Answers:
-    """Answers of a model, which is loaded only if some are missing."""
-    files = {suite: folder / "samples" / f"{name}-{suite}.jsonl" for suite in suites}
-    kept = {suite: len(read_lines(file)) if file.exists() else 0 for suite, file in files.items()}
-    complete = all(kept[suite] >= len(asked.ids) for suite, asked in suites.items())
-    began, model = time.monotonic(), None if complete else make()
+    """Ask a model what is missing, and measure how far it is from the base model; `base` is None for that one."""
 
-    def report(suite: str) -> Callable[[int, int], None]:
-        return lambda done, total: on_progress(Progress(f"{name}: asking, {suite}", done, total))
+    def report(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_progress(Progress(what, done, total))
 
-    answers = {
-        suite: answers_to(asked, files[suite], model, tokenizer, _BATCH, report(suite))
+    on_progress(Progress("model"))
+    model = make()
+    if base is not None:
+        if not _drift_file(folder, name).exists():
+            general = {GENERAL: suites[GENERAL]}
+            found, _ = measured_drifts(model, None, tokenizer, general, base[GENERAL], report)
+            nats = found[OWN_ANSWERS]["nats"] if OWN_ANSWERS in found else None
+            write_record(_drift_file(folder, name), DRIFT, {"nats": nats})
+        model = model.merge_and_unload().eval()  # it answers as fast as the base model then
+    return {
+        suite: answers_to(
+            asked, _answers_file(folder, name, suite), model, tokenizer, _BATCH, report(f"asking: {suite}")
+        )
         for suite, asked in suites.items()
     }
-    if not complete:
-        append_line(
-            folder / "seconds.jsonl", {"step": f"{name}: asking", "seconds": time.monotonic() - began}
-        )
-    return answers
 
 
 def _base_model(config: TrainConfig) -> Any:
@@ -375,10 +465,9 @@ def _base_model(config: TrainConfig) -> Any:
 
 
 def _tuned_model(run: RunDir) -> Any:
-    """With its adapter merged into it: it answers as fast as the base model."""
     config = load_config(run.config)
     weights, device = trained_weights(run, config)[0], resolve_device(config.model.device)
-    return load_run_models(run, config, weights, device=device, offline=True)[1].merge_and_unload().eval()
+    return load_run_models(run, config, weights, device=device, offline=True)[1].eval()
 
 
 # ---- the command line
@@ -428,7 +517,8 @@ def main() -> None:
     except SelfAugError as error:
         sys.exit(f"error: {error}".replace("--output", "FOLDER"))  # as the folder is called here
     except KeyboardInterrupt:
-        sys.exit("stopped; what is done is kept. To go on, give the same command again.")
+        say("stopped; what is done is kept. To go on, give the same command again.")
+        sys.exit(INTERRUPTED)
     print(result_page(record))
     print(f"record: {given.folder / 'record.json'}, samples: {given.folder / 'samples'}")
 

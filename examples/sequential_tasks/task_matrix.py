@@ -75,16 +75,20 @@ def model_result(suites: Suites, answers: Answers, base: Answers | None) -> Reco
     }  # fmt: skip
 
 
-def arm_result(suites: Suites, steps: Sequence[Answers], base: Answers) -> Record:
+def arm_result(
+    suites: Suites, steps: Sequence[Answers], base: Answers, drifts: Sequence[Record | None]
+) -> Record:
     """An arm's matrix, a row a step, and the numbers that the field makes of it.
 
     `average` is the mean of all tasks' scores after the last step. `backward_transfer` is the mean over all tasks but
-    the last of what their score has changed by since they were learnt (Lopez-Paz and Ranzato, 2017).
+    the last of what their score has changed by since they were learnt (Lopez-Paz and Ranzato, 2017); `since_learnt`
+    of a step is the same of each task that an earlier step has taught.
 
     Args:
         suites: what was asked.
         steps: answers after each step; one task is learnt in each.
         base: answers of the base model.
+        drifts: after each step, nats per token on the base model's own answers.
     """
     earlier = TASKS[:-1]
     learnt = chain.from_iterable(
@@ -92,7 +96,19 @@ def arm_result(suites: Suites, steps: Sequence[Answers], base: Answers) -> Recor
         for task, answers in zip(earlier, steps, strict=False)
     )
     return {
-        "steps": [model_result(suites, answers, base) for answers in steps],
+        "steps": [
+            {
+                **model_result(suites, answers, base),
+                "since_learnt": {
+                    task.name: _difference(
+                        *(_task_scores(suites, one, [task]) for one in (answers, steps[learnt]))
+                    )
+                    for learnt, task in enumerate(TASKS[:step])
+                },
+                "drift": drifts[step],
+            }
+            for step, answers in enumerate(steps)
+        ],
         # Each task has as many items: the mean over items is the mean over tasks.
         "average": asdict(score_interval(_task_scores(suites, steps[-1], TASKS), seed=0)),
         "backward_transfer": _difference(_task_scores(suites, steps[-1], earlier), list(learnt)),
@@ -100,10 +116,11 @@ def arm_result(suites: Suites, steps: Sequence[Answers], base: Answers) -> Recor
 
 
 def differences(suites: Suites, ours: Answers, theirs: Answers) -> Record:
-    """What one model scores above another, on all tasks and in general, item by item."""
+    """What one model scores above another, on all tasks, on all but the last, and in general, item by item."""
     general = [scores_of(suites[GENERAL], answers[GENERAL]) for answers in (ours, theirs)]
     return {
         "average": _difference(*(_task_scores(suites, answers, TASKS) for answers in (ours, theirs))),
+        "earlier": _difference(*(_task_scores(suites, answers, TASKS[:-1]) for answers in (ours, theirs))),
         "general": _difference(*general),
     }
 
@@ -144,8 +161,12 @@ def result_page(record: Mapping[str, Any]) -> str:
             _verdict(record),
             _introduction(record),
             _table_of_arms(record),
-            *chain.from_iterable((f"### {arm['label']}", _matrix(record, arm)) for arm in record["arms"].values()),
             _notes(record),
+            "### After each step, side by side",
+            _table_of_steps(record),
+            _notes_on_steps(record),
+            *chain.from_iterable((f"### {arm['label']}", _matrix(record, arm)) for arm in record["arms"].values()),
+            _notes_on_matrices(),
             "### One held-out item of each task, after the last step",
             *map(_example, record["examples"]),
             *_realign_outcomes(record),
@@ -182,7 +203,7 @@ def _introduction(record: Mapping[str, Any]) -> str:
         *(
             [
                 f"Where old rows are rehearsed, they are {percent(settings['rehearsal'])} of the rows of a step, drawn "
-                "from all earlier tasks."
+                "evenly from all earlier tasks."
             ]
             if settings["rehearsal"]
             else []
@@ -191,6 +212,14 @@ def _introduction(record: Mapping[str, Any]) -> str:
         f"Asked: {settings['task_items']} held-out items a task, {settings['general_items']} general requests.",
         f"Seed {settings['seed']}, {record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; "
         f"{duration(record['seconds'])} in all. In brackets: 95 % intervals.",
+        *(
+            [
+                "It was cut off and went on: the time of a part that was killed is not counted, and that of a training "
+                "is from its last checkpoint on."
+            ]
+            if record["cut_off"]
+            else []
+        ),
     ]
     text = " ".join(sentences)
     if settings["quick"]:
@@ -210,6 +239,26 @@ def _table_of_arms(record: Mapping[str, Any]) -> str:
     return _table(["", *(arm["label"] for arm in arms)], [[name, *cells] for name, cells in rows])
 
 
+def _table_of_steps(record: Mapping[str, Any]) -> str:
+    """What each step has taught, and what it has cost; a column an arm."""
+    arms, tasks = list(record["arms"].values()), record["tasks"]
+    rows: list[list[str]] = []
+    for step, learnt in enumerate(tasks):
+        found = [arm["steps"][step] for arm in arms]
+        rows += [
+            [f"**After {step + 1}. {tasks[learnt]['label']}**", *[""] * len(arms)],
+            [f"{tasks[learnt]['label']}, just learnt", *(_cell(row["tasks"][learnt]) for row in found)],
+            *(
+                [f"{tasks[name]['label']}, since learnt", *(_points(row["since_learnt"][name]) for row in found)]
+                for name in found[0]["since_learnt"]
+            ),
+            ["general checks against the base model", *(_points(row["general_difference"]) for row in found)],
+            ["drift, nats per token", *(_nats(row["drift"]) for row in found)],
+            ["training", *(duration(arm["training"][step]["seconds"]) for arm in arms)],
+        ]  # fmt: skip
+    return _table(["", *(arm["label"] for arm in arms)], rows)
+
+
 def _matrix(record: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     tasks = record["tasks"]
     rows = [["base model", *_matrix_cells(record["base"], None)]]
@@ -226,19 +275,40 @@ def _matrix_cells(row: Mapping[str, Any], learnt: str | None) -> list[str]:
 
 
 def _notes(record: Mapping[str, Any]) -> str:
-    sentences = [
-        "Bold: the task that the step has taught. Scores are shares of exact answers in the task's own style, which "
-        "no prompt asks for; a right answer in another style counts as wrong. *Leaks*: general answers with any part "
-        "of any task's style. *Backward transfer*: what the scores of all tasks but the last have changed by from the "
-        "step that taught them to the last step, on average."
+    """What the numbers of the arms are, and what each arm scores above each other one."""
+    sentence = (
+        "*Leaks*: general answers with any part of any task's style. *Backward transfer*: what the scores of all tasks "
+        "but the last have changed by from the step that taught them to the last step, on average. After the last "
+        "step, item by item:"
+    )
+    told = [
+        f"- {found['label']}: all tasks {_points(found['average'])}, the earlier tasks {_points(found['earlier'])}, "
+        f"general checks {_points(found['general'])}."
+        for found in record["differences"].values()
     ]
-    for arm in record["differences"].values():
-        average, general = arm["average"], arm["general"]
-        sentences.append(
-            f"{arm['label']}, item by item: all tasks {points(average['value'])} ({span(average)}), general checks "
-            f"{points(general['value'])} ({span(general)})."
-        )
+    return "\n".join([sentence, "", *told])
+
+
+def _notes_on_steps(record: Mapping[str, Any]) -> str:
+    sentences = [
+        "*Since learnt*: the same items, beside what the model scored after the step that taught the task. "
+        "*Drift*: KL divergence from the base model, on its own answers to the general requests. *Training*: without "
+        "what is asked after it.",
+        # The two arms of plain LoRA begin with one training.
+        *(
+            ["The first step of plain LoRA is one training in both columns: there are no old rows yet."]
+            if record["settings"]["rehearsal"]
+            else []
+        ),
+    ]
     return " ".join(sentences)
+
+
+def _notes_on_matrices() -> str:
+    return (
+        "Bold: the task that the step has taught. Scores are shares of exact answers in the task's own style, which "
+        "no prompt asks for; a right answer in another style counts as wrong."
+    )
 
 
 def _example(shown: Mapping[str, Any]) -> str:
@@ -291,6 +361,14 @@ def _cell(interval: Mapping[str, float]) -> str:
 
 def _points(interval: Mapping[str, float]) -> str:
     return f"{points(interval['value'])} ({span(interval)})"
+
+
+def _nats(interval: Mapping[str, float] | None) -> str:
+    return (
+        "–"
+        if interval is None
+        else f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
+    )
 
 
 def _code(text: str) -> str:

@@ -91,12 +91,14 @@ class DataSettings(Section):
     split: str = Field(default="train", description="Split of a hub data set. Files have none.")
     replay: Strings = Field(
         default=[],
-        description="General rows that are mixed in (data replay): files, or `embedded` for a small set that comes "
-        "with selfaug.",
+        description="General or old rows that are mixed in (data replay): files, folders, or `embedded` for a small "
+        "set that comes with selfaug. They are drawn evenly over these sources: each gives as many as any other, or "
+        "all it has.",
     )
-    replay_share: Annotated[Number, Field(gt=0, lt=1)] = Field(
+    replay_share: Annotated[Number, Field(ge=0, lt=1)] = Field(
         default=0.2,
-        description="Share of all rows that are replayed ones, if there are any; repeated if too few.",
+        description="Share of all rows that are replayed ones, if there are any; repeated if too few. 0 replays none, "
+        "and `data.replay` is only kept for a later `selfaug realign`.",
     )
     chat_template_kwargs: dict[str, Any] = Field(
         default={}, description="Arguments of the chat template, such as `enable_thinking: false`."

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -227,3 +229,26 @@ def test_progress_without_a_terminal_is_a_line_now_and_then(capsys: pytest.Captu
     assert "training 100/100 nll 2  alignment 0.01  alpha 0.5" in lines
     assert len(lines) <= 4
     assert lines[-1] == "note: careful \\x1b[2J"
+
+
+def test_the_newest_bar_is_shown_however_many_stages_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that has fewer lines than there are bars would leave out the newest."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for name, value in (("LINES", "12"), ("COLUMNS", "100"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    with RunProgress() as progress:
+        progress.show(Progress("the longest", 1, 9))
+        for number in range(20):
+            progress.show(Progress(f"stage {number}", 1, 2))
+            progress.show(Progress(f"stage {number}", 2, 2))
+    written = terminal.getvalue()
+    # What is on the screen at last: what isn't finished and the newest; the others are lines above.
+    assert "the longest" in written.rpartition("stage 12")[2]
+    assert "stage 19" in written.rpartition("the longest")[2]
+    assert all(f"stage {number} " in written for number in range(20))

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 from selfaug.cli.main import app
 from selfaug.config import dump_config, load_config
 from selfaug.errors import ConfigError
-from selfaug.phases.realign import RealignSettings, realign, realign_config
+from selfaug.phases.realign import RealignSettings, _old_scorers, realign, realign_config
 from selfaug.phases.train import train
-from selfaug.records import read_lines, read_record
+from selfaug.records import read_lines, read_record, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry
 from selfaug.rundir import RunDir
 
@@ -90,6 +90,90 @@ def test_held_out_rows_of_every_task_stay_what_the_old_task_is_judged_by(
     assert second.data.eval == [*old, "second-dev.jsonl"]
     again = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=old)
     assert again.data.eval == old
+
+
+def test_sources_are_rehearsed_by_later_runs_whatever_was_rehearsed_before(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    old = load_config(copied_run / "config.yaml").data.train
+    second = realign_config(
+        RunDir(copied_run), ["second.jsonl"], rehearsal=0, output=str(tmp_path / "second")
+    )
+    assert (second.data.replay, second.data.replay_share) == (old, 0)
+    run = RunDir.create(second.run.output)
+    run.config.write_text(run.config_text(dump_config(second)), encoding="utf-8")
+    third = realign_config(run, ["third.jsonl"])
+    assert (third.data.replay, third.data.replay_share) == (["second.jsonl", *old], 0.1)
+    # What is learnt a second time is one source, not two.
+    again = third.model_copy(update={"data": third.data.model_copy(update={"train": old})})
+    run.config.write_text(run.config_text(dump_config(again)), encoding="utf-8")
+    assert realign_config(run, ["fourth.jsonl"]).data.replay == [*old, "second.jsonl"]
+
+
+ALL_RIGHT, ALL_WRONG = "regex:(?s:.*)", "regex:(?!)"
+
+
+def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
+    copied_run: Path, new_rows: Path, tmp_path: Path
+) -> None:
+    old = load_config(copied_run / "config.yaml").data.eval
+    third = tmp_path / "third.jsonl"
+    third.write_bytes(new_rows.read_bytes())
+    lenient = ("--max-task-loss", "3", "--max-general-loss", "3", "--min-new-gain", "-3")
+    second_run, third_run = tmp_path / "second", tmp_path / "third"
+    first = ("--scorer", ALL_WRONG, "--old-scorer", ALL_RIGHT, "--output", str(second_run))
+    result = run_command(
+        *(str(copied_run), "--data", str(new_rows), "--eval-data", str(new_rows), *first, *lenient)
+    )
+    assert result.exit_code == 0, result.output
+    record = read_record(second_run / "realignment.json", "realignment")
+    assert record["scorers"] == {old[0]: ALL_RIGHT, str(new_rows): ALL_WRONG}
+    # The next one says nothing of old rows, and rehearses none. Its new rows were held out before, too.
+    new = ("--data", str(third), "--eval-data", str(third), "--eval-data", str(new_rows))
+    result = run_command(
+        *(str(second_run), *new, "--output", str(third_run), "--rehearsal", "0", "--scorer", "f1", *lenient)
+    )
+    assert result.exit_code == 0, result.output
+    record = read_record(third_run / "realignment.json", "realignment")
+    assert record["scorers"] == {old[0]: ALL_RIGHT, str(new_rows): ALL_WRONG, str(third): "f1"}
+    said = (
+        f"old task by {ALL_RIGHT} ({old[0]}), {ALL_WRONG} ({new_rows}); new task by f1 ({third}, {new_rows})"
+    )
+    assert record["judged"] == said
+    assert f"judged: {said}" in result.stdout
+    # Three rows of each old source.
+    scores = list(record["suites"]["old task"]["scores"].values())
+    assert scores == [{"base": 1.0, "tuned": 1.0}] * 3 + [{"base": 0.0, "tuned": 0.0}] * 3
+    lines = read_lines(third_run / "samples" / "realignment" / "old-task-new.jsonl")
+    assert [line["id"] for line in lines] == list(record["suites"]["old task"]["scores"])
+    assert [line["id"] for line in lines] == [f"{number}: row-{number % 3}" for number in range(6)]
+    assert record["suites"]["new task"]["items"] == 3
+    assert "replay" not in read_record(third_run / "record.json", "train")["data"]
+
+
+def test_whose_scorer_old_rows_have(copied_run: Path) -> None:
+    run = RunDir(copied_run)
+    config = load_config(run.config)
+    source = config.data.eval[0]
+
+    def scorers(**more: Any) -> dict[str, str]:
+        return _old_scorers(run, config, RealignSettings(["new.jsonl"], scorer="f1", **more))
+
+    assert scorers() == {source: "f1"}
+    write_record(run.evaluation, "evaluation", {"settings": {"scorer": "exact"}})
+    assert scorers() == {source: "exact"}
+    own = config.evaluation.model_copy(update={"scorer": "value"})
+    config = config.model_copy(update={"evaluation": own})
+    assert scorers() == {source: "value"}
+    # A re-aligned run's, from before each source had its own; and since.
+    before: dict[str, Any] = {"settings": {"scorer": "number"}}
+    write_record(run.realignment, "realignment", before)
+    assert scorers() == {source: "number"}
+    write_record(run.realignment, "realignment", {**before, "scorers": {source: "gone:score"}})
+    with pytest.raises(ConfigError, match=r"can't be judged: scorer 'gone:score'") as refused:
+        scorers()
+    assert "--old-scorer" in str(refused.value.hint)
+    assert scorers(old_scorer="contains") == {source: "contains"}
 
 
 def test_a_folder_that_was_killed_while_it_was_made_is_made_again(

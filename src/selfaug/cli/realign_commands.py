@@ -47,20 +47,33 @@ def realign(
     ] = None,
     rehearsal: Annotated[
         float,
-        typer.Option("--rehearsal", metavar="SHARE", min=0.001, max=0.999, help="Old rows among all."),
+        typer.Option(
+            "--rehearsal", metavar="SHARE", min=0.0, max=0.999, help="Old rows among all; 0 for none."
+        ),
     ] = 0.1,
     steps: Annotated[
         int | None,
         typer.Option("--steps", metavar="NUMBER", min=1, help="Optimizer steps. Default: as before."),
     ] = None,
     scorer: Scorer = "exact",
+    old_scorer: Annotated[
+        str | None,
+        typer.Option(
+            "--old-scorer",
+            metavar="NAME",
+            help="Scorer of all old rows. Default: what each source was judged by before, else --scorer.",
+        ),
+    ] = None,
     level: Level = "auto",
     general_items: Annotated[
         int | None,
         typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests."),
     ] = None,
     task_items: Annotated[
-        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many rows of each task.")
+        int | None,
+        typer.Option(
+            "--task-items", metavar="NUMBER", min=1, help="So many new rows, and of each old source."
+        ),
     ] = None,
     max_new_tokens: MaxNewTokens = 128,
     max_task_loss: Annotated[
@@ -99,6 +112,7 @@ def realign(
         output=output,
         rehearsal=rehearsal,
         scorer=scorer,
+        old_scorer=old_scorer,
         level=level_name(level),
         general_items=general_items,
         task_items=task_items,
@@ -122,21 +136,26 @@ def realign(
     if as_json:
         print_json(found.record)
     else:
-        _show(found, scorer)
+        _show(found)
     if found.outcome != "pass":
         raise typer.Exit(GATE_FAILED)
 
 
-def _show(found: Realignment, scorer: str) -> None:
+def _show(found: Realignment) -> None:
     from rich.console import Console
     from rich.text import Text
 
     from selfaug.cli.evaluation_view import bound_in_words, suites_table
+    from selfaug.core.printable import printable
 
     console = Console(highlight=False)
     names = {"base": "deployed", "tuned": "re-aligned"}
-    console.print(suites_table(found.record["suites"], scorer, width=console.width, **names))
-    for bound in found.record["gate"]["bounds"]:
+    record = found.record
+    scorer = record["settings"]["scorer"]
+    console.print(suites_table(record["suites"], scorer, width=console.width, **names))
+    if judged := record.get("judged"):
+        console.print(Text(printable(f"judged: {judged}")), soft_wrap=True)
+    for bound in record["gate"]["bounds"]:
         console.print(Text(bound_in_words(bound)), soft_wrap=True)
     console.print(Text(f"gate: {found.outcome}"))
     if found.version is not None:

@@ -45,6 +45,9 @@ def say_error(text: str) -> None:
 _STAGES = {"data": "reading the rows", "model": "loading the model", "saving": "evaluating and saving"}
 _SECONDS_BETWEEN_LINES = 10.0
 
+# A terminal shows no more bars than it has lines, and leaves out the newest: so only the last ones stay bars.
+_MOST_BARS = 8
+
 
 class RunProgress:
     """Shows a run: a bar with estimate on a terminal, else a line every ten seconds."""
@@ -102,6 +105,7 @@ class RunProgress:
         elif self._bar is not None:
             task = self._tasks.get(progress.stage)
             if task is None:
+                self._make_room(self._bar)
                 task = self._bar.add_task(progress.stage, total=progress.total, metrics="")
                 self._tasks[progress.stage] = task
             self._bar.update(task, completed=progress.done)
@@ -112,6 +116,17 @@ class RunProgress:
             self._line(
                 f"{progress.stage} {progress.done}/{progress.total} {_metrics(progress.metrics)}".rstrip()
             )
+
+    def _make_room(self, bar: Bar) -> None:
+        """The oldest bars of what is finished become lines above the others."""
+        shown = {task.id: task for task in bar.tasks}
+        for stage, task in list(self._tasks.items()):
+            if len(self._tasks) < _MOST_BARS:
+                return
+            if shown[task].finished:
+                bar.console.print(bar.make_tasks_table([shown[task]]))
+                bar.remove_task(task)
+                del self._tasks[stage]
 
     def _line(self, text: str) -> None:
         if self._bar is not None:

@@ -52,6 +52,7 @@ class EncodedRow:
         labels: the token itself where it carries nll, `IGNORED_LABEL` elsewhere.
         dropped_passages: indexes from 0 of the passages that didn't fit.
         dropped_text: these passages as they would have stood in the prompt.
+        source: as in `Row`.
     """
 
     id: str
@@ -59,6 +60,7 @@ class EncodedRow:
     labels: list[int]
     dropped_passages: list[int] = field(default_factory=list)
     dropped_text: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,12 +527,13 @@ def _finish(draft: _Draft) -> EncodedRow:
     labels = [IGNORED_LABEL] * len(draft.ids)
     for start, end in draft.spans:
         labels[start:end] = draft.ids[start:end]
-    retrieval, keep = draft.task.row.retrieval, draft.task.keep
+    row, keep = draft.task.row, draft.task.keep
+    retrieval = row.retrieval
     if retrieval is None or keep is None:
-        return EncodedRow(draft.task.row.id, draft.ids, labels)
+        return EncodedRow(row.id, draft.ids, labels, source=row.source)
     dropped = list(range(keep, len(retrieval.passages)))
     text = retrieval.template.separator.join(retrieval.format_passage(index) for index in dropped)
-    return EncodedRow(draft.task.row.id, draft.ids, labels, dropped, text)
+    return EncodedRow(row.id, draft.ids, labels, dropped, text, row.source)
 
 
 def _report(rows: list[EncodedRow], too_long: int, refused: int, warnings: list[str]) -> EncodeReport:

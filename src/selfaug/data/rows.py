@@ -79,6 +79,7 @@ class Row:
         retrieval: the parts of the prompt of a retrieval row.
         tools: descriptions of tools for the chat template.
         every_assistant_turn: the assistant turns in `prompt` are trained too.
+        source: that it was loaded from, as `load_rows` was given it.
     """
 
     id: str
@@ -89,6 +90,7 @@ class Row:
     retrieval: RetrievalParts | None = None
     tools: list[dict[str, Any]] | None = None
     every_assistant_turn: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ def load_rows(
         total += len(raw_rows) + len(unreadable)
         for raw in raw_rows:
             try:
-                form, row = _row(raw, template, every_assistant_turn)
+                form, row = _row(raw, str(source), template, every_assistant_turn)
                 if row.id in places and files[row.id] != raw.file:
                     # Each of two files counts its own rows, and both may begin with 1.
                     row = dataclasses.replace(row, id=f"{raw.file}:{row.id}")
@@ -178,7 +180,9 @@ def _hint(not_utf8: bool, fields_are_wrong: bool, some_are_valid: bool) -> str:
     return " ".join([*hints, f"Correct the rows{skip}."])
 
 
-def _row(raw: RawRow, template: RetrievalTemplate, every_assistant_turn: bool) -> tuple[str, Row]:
+def _row(
+    raw: RawRow, source: str, template: RetrievalTemplate, every_assistant_turn: bool
+) -> tuple[str, Row]:
     # A column that is missing from some rows of a Parquet file or a hub data set is None there.
     fields = {name: value for name, value in raw.fields.items() if value is not None}
     form = _form(fields, raw.fields)
@@ -204,6 +208,7 @@ def _row(raw: RawRow, template: RetrievalTemplate, every_assistant_turn: bool) -
         retrieval=retrieval,
         tools=_tools(_from_csv(raw, fields.get("tools"))),
         every_assistant_turn=every_assistant_turn and form == "messages",
+        source=source,
     )
 
 

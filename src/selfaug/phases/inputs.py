@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import os
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from peft import LoraConfig, OSFConfig, PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import LoraSettings, ModelSettings, TrainConfig
-from selfaug.data import EncodedRows, RetrievalTemplate, embedded_general_rows, encode_rows, load_rows
+from selfaug.data import (
+    EncodedRow,
+    EncodedRows,
+    RetrievalTemplate,
+    embedded_general_rows,
+    encode_rows,
+    load_rows,
+)
 from selfaug.errors import ConfigError
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 
@@ -69,7 +77,7 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     train, report = _encoded(config, config.data.train, config.data.split, tokenizer, max_length)
     warnings = list(train.report.warnings)
     report = {"train": report, "max_length": max_length}
-    if config.data.replay:
+    if config.data.replay and config.data.replay_share > 0:
         train, report["replay"] = _with_replay(config, train, tokenizer, max_length)
     evaluation = None
     if config.data.eval:
@@ -143,14 +151,42 @@ def _with_replay(
     general, report = _encoded(config, sources, config.data.split, tokenizer, max_length, skip_too_long=True)
     share = config.data.replay_share
     count = max(1, round(len(train.rows) * share / (1 - share)))
-    rng = random.Random(f"replay/{config.train.seed}")
-    order = [
-        row
-        for _ in range(-(-count // len(general.rows)))
-        for row in rng.sample(general.rows, len(general.rows))
-    ]
-    mixed = EncodedRows([*train.rows, *order[:count]], train.report, train.problems)
-    return mixed, {**report, "rows_replayed": count, "rows_available": len(general.rows)}
+    drawn = _drawn(general.rows, count, config.train.seed)
+    mixed = EncodedRows([*train.rows, *drawn], train.report, train.problems)
+    of_source = Counter(row.source for row in drawn)
+    return mixed, {
+        **report,
+        "rows_replayed": count,
+        "rows_available": len(general.rows),
+        "rows_by_source": {source: of_source[source] for source in sources},
+    }
+
+
+def _drawn(rows: Sequence[EncodedRow], count: int, seed: int) -> list[EncodedRow]:
+    """So many rows in an order of the seed's, evenly over their sources; each once before any is taken twice."""
+    rng = random.Random(f"replay/{seed}")
+    drawn = [row for _ in range(count // len(rows)) for row in rng.sample(rows, len(rows))]
+    order = rng.sample(rows, len(rows))
+    left = _even_shares(Counter(row.source for row in rows), count % len(rows), rng)
+    for row in order:
+        if left[row.source]:
+            left[row.source] -= 1
+            drawn.append(row)
+    return drawn
+
+
+def _even_shares(sizes: Mapping[str, int], count: int, rng: random.Random) -> dict[str, int]:
+    """How many rows each source gives: as many as any other, or all it has. Who gives one more is drawn."""
+    shares = dict.fromkeys(sizes, 0)
+    while count:
+        more = [source for source in sizes if shares[source] < sizes[source]]
+        each = min(count // len(more), *(sizes[source] - shares[source] for source in more))
+        if each == 0:
+            more, each = rng.sample(more, count), 1
+        for source in more:
+            shares[source] += each
+        count -= each * len(more)
+    return shares
 
 
 def describe_sources(sources: Sequence[str]) -> list[dict[str, Any]]:

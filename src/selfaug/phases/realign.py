@@ -10,19 +10,20 @@ from __future__ import annotations
 import gc
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
-from selfaug.config import LevelName, TrainConfig, load_config
+from selfaug.config import EvaluationSettings, LevelName, TrainConfig, load_config
 from selfaug.core.gate import GateResult, at_least, at_most, overall
 from selfaug.core.statistics import Interval, PairedDifference
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.model.loading import load_tokenizer
+from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.registry import add_run
@@ -60,11 +61,13 @@ class RealignSettings:
         data: sources of the new rows.
         eval_data: sources of held-out new rows; without any, the new task is not measured.
         output: folder of the new run; None: beside the old one.
-        rehearsal: share of old rows among all.
-        scorer: of the rows, as for `evaluate`.
+        rehearsal: share of old rows among all; 0 rehearses none.
+        scorer: of the new rows, as for `evaluate`.
+        old_scorer: of all old rows; None: each source's own, as remembered from the re-alignment that it came with,
+            or that of the deployed run's evaluation; else `scorer`.
         level: of the general suite, as for `evaluate`.
         general_items: how many general requests; None for all.
-        task_items: how many rows of each task; None for all.
+        task_items: how many new rows, and how many of each source of old ones; None for all.
         max_new_tokens: longest answer to a row.
         batch_size: prompts answered together.
         max_task_loss: share; what the old task's score may lose against the deployed model.
@@ -78,6 +81,7 @@ class RealignSettings:
     output: str | None = None
     rehearsal: float = REHEARSAL
     scorer: str = "exact"
+    old_scorer: str | None = None
     level: LevelName = "auto"
     general_items: int | None = None
     task_items: int | None = None
@@ -121,7 +125,7 @@ def realign_config(
         run: the deployed run.
         data: sources of the new rows.
         eval_data: sources of held-out new rows: with the old ones, what the next re-alignment judges its old task by.
-        rehearsal: share of old rows among all.
+        rehearsal: share of old rows among all; 0 rehearses none, and a later re-alignment still can.
         output: folder of the new run; None: beside the old one.
         sets: further settings of `selfaug train`, as `section.key=value`.
 
@@ -132,7 +136,8 @@ def realign_config(
     changes = {
         "data.train": list(data),
         "data.eval": [*old.eval, *(source for source in eval_data if source not in old.eval)],
-        "data.replay": [*old.train, *old.replay],
+        # A source can be there again: with rows that were learnt before.
+        "data.replay": list(dict.fromkeys([*old.train, *old.replay])),
         "data.replay_share": rehearsal,
         "lora.start_from": str(run.path),
         "run.output": output or f"{str(run.path).rstrip('/')}-realigned",
@@ -159,7 +164,7 @@ def realign(
         on_progress: called with what is being done.
 
     Raises:
-        ConfigError: if the run has no LoRA adapter to go on from.
+        ConfigError: if the run has no LoRA adapter to go on from, or a scorer can't be used.
         StorageError, DataError, ModelError: if rows, models or folders can't be used.
     """
     old = RunDir.open(run)
@@ -171,6 +176,7 @@ def realign(
             hint="train anew, with `data.replay` for the old rows.",
         )
     named_scorer(settings.scorer)
+    old_scorers = _old_scorers(old, old_config, settings)
     trained_weights(old, old_config)
     config = config or realign_config(
         old,
@@ -186,14 +192,74 @@ def realign(
     if new.realignment.exists():
         record = read_record(new.realignment, RECORD_KIND)
     else:
-        record = _compared(old, old_config, new, config, settings, on_progress)
+        record = _compared(old, old_config, old_scorers, new, config, settings, on_progress)
     outcome = record["gate"]["outcome"]
     return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
+
+
+def _old_scorers(run: RunDir, config: TrainConfig, settings: RealignSettings) -> dict[str, str]:
+    """Scorer of each source of the deployed run's held-out rows.
+
+    Raises:
+        ConfigError: if one can't be used, before anything is trained.
+    """
+    known: dict[str, str] = {}
+    if settings.old_scorer is not None:
+        other = settings.old_scorer
+    elif run.realignment.exists():
+        record = read_record(run.realignment, RECORD_KIND)
+        # In records without scorers of each source, this one has judged all rows.
+        known, other = record.get("scorers", {}), record["settings"]["scorer"]
+    elif config.evaluation.scorer != EvaluationSettings().scorer:
+        other = config.evaluation.scorer
+    elif run.evaluation.exists():
+        other = read_record(run.evaluation, EVALUATION)["settings"]["scorer"]
+    else:
+        other = settings.scorer
+    scorers = {source: known.get(source, other) for source in config.data.eval}
+    for source, name in scorers.items():
+        try:
+            named_scorer(name)
+        except ConfigError as error:
+            raise ConfigError(
+                f"old rows of {source} can't be judged: {error.message}",
+                hint="restore what the scorer needs, or give another one for old rows with --old-scorer.",
+            ) from error
+    return scorers
+
+
+def _judged(scorers: Mapping[str, Mapping[str, str]]) -> str:
+    """Which scorer judges which rows, by task and source, in words."""
+    tasks = []
+    for task, of_source in scorers.items():
+        names = [
+            f"{name} ({', '.join(source for source in of_source if of_source[source] == name)})"
+            for name in dict.fromkeys(of_source.values())
+        ]
+        tasks += [f"{task} by {', '.join(names)}"] if names else []
+    return "; ".join(tasks)
+
+
+def _joined(parts: Sequence[Suite]) -> Suite:
+    """One suite of the rows of several, each scored as in its own."""
+    places = [(part, index) for part in parts for index in range(len(part.ids))]
+    # Numbered anew, as `task_prompts` does: each part begins with 0.
+    names = [part.ids[index].partition(": ")[2] for part, index in places]
+    return Suite(
+        ids=[f"{number}: {name}" for number, name in enumerate(names)],
+        texts=[text for part in parts for text in part.texts],
+        prompts=[prompt for part in parts for prompt in part.prompts],
+        limits=[limit for part in parts for limit in part.limits],
+        choices=[choices for part in parts for choices in part.choices],
+        score=lambda index, answer: places[index][0].score(places[index][1], answer),
+        golds=[gold for part in parts for gold in part.golds],
+    )
 
 
 def _compared(
     old: RunDir,
     old_config: TrainConfig,
+    old_scorers: Mapping[str, str],
     new: RunDir,
     config: TrainConfig,
     settings: RealignSettings,
@@ -205,18 +271,24 @@ def _compared(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
     )
     template = config.data.chat_template_kwargs
+
+    def asked(sources: Sequence[str], scorer: str) -> Suite:
+        return task_prompts(
+            config,
+            tokenizer,
+            sources,
+            score=named_scorer(scorer),
+            items=settings.task_items,
+            max_new_tokens=settings.max_new_tokens,
+            offline=offline,
+        )
+
+    new_scorers = dict.fromkeys(settings.eval_data, settings.scorer)
     suites: dict[str, Suite] = {}
-    for name, sources in ((_OLD, old_config.data.eval), (_NEW, settings.eval_data)):
-        if sources:
-            suites[name] = task_prompts(
-                config,
-                tokenizer,
-                sources,
-                score=named_scorer(settings.scorer),
-                items=settings.task_items,
-                max_new_tokens=settings.max_new_tokens,
-                offline=offline,
-            )
+    if old_scorers:
+        suites[_OLD] = _joined([asked([source], scorer) for source, scorer in old_scorers.items()])
+    if new_scorers:
+        suites[_NEW] = asked(list(new_scorers), settings.scorer)
     work = new.samples / "realignment"
     work.mkdir(parents=True, exist_ok=True)
 
@@ -269,6 +341,9 @@ def _compared(
             "deployed": str(old.path),
             "run": str(new.path),
             "settings": asdict(settings),
+            # What the next re-alignment judges its old rows by. A source that is old already keeps its scorer.
+            "scorers": {**new_scorers, **old_scorers},
+            "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
             "level": asdict(level),
             "suites": results,
             "gate": {"outcome": overall(gate), "bounds": [asdict(one) for one in gate]},

@@ -1,0 +1,95 @@
+"""Rows of `data.replay` are drawn evenly over their sources; those of one source as they always were."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from selfaug.config import TrainConfig
+from selfaug.data import EncodedRow
+from selfaug.phases.inputs import load_training_data
+
+Settings = Callable[..., TrainConfig]
+
+TRAINED = 24
+
+
+def write_source(path: Path, count: int) -> str:
+    path.parent.mkdir(exist_ok=True)
+    rows = [{"id": f"{path.stem}-{n}", "prompt": f"Say {n}.", "completion": f"{n}"} for n in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> list[str]:
+    """Of 3, 100 and 100 rows; the second is a folder of two files."""
+    small = write_source(tmp_path / "small.jsonl", 3)
+    write_source(tmp_path / "folder" / "one.jsonl", 40)
+    write_source(tmp_path / "folder" / "two.jsonl", 60)
+    return [small, str(tmp_path / "folder"), write_source(tmp_path / "large.jsonl", 100)]
+
+
+def replayed(settings: Settings, sources: list[str], share: float, seed: int = 0) -> list[EncodedRow]:
+    """The replayed rows, after a check that the report counts them."""
+    sets = (f"data.replay={json.dumps(sources)}", f"data.replay_share={share}", f"train.seed={seed}")
+    data = load_training_data(settings(Path("run"), *sets))
+    rows = data.train.rows[TRAINED:]
+    report = data.report["replay"]
+    assert report["rows_replayed"] == len(rows) == sum(report["rows_by_source"].values())
+    assert report["rows_by_source"] == {one: [row.source for row in rows].count(one) for one in sources}
+    return rows
+
+
+def test_each_source_gives_as_many_rows_or_all_it_has(settings: Settings, sources: list[str]) -> None:
+    more_of = set()
+    for seed in range(8):
+        rows = replayed(settings, sources, 0.5, seed)
+        assert len({row.id for row in rows}) == len(rows) == TRAINED
+        of = Counter(row.source for row in rows)
+        assert of[sources[0]] == 3
+        assert {of[sources[1]], of[sources[2]]} == {10, 11}
+        more_of.add(of.most_common(1)[0][0])
+        assert rows == replayed(settings, sources, 0.5, seed)
+    assert more_of == set(sources[1:])  # who gives one more is the seed's
+    # They are mixed: neither a source nor a file after another.
+    assert [row.source for row in rows] != sorted((row.source for row in rows), key=sources.index)
+    assert {row.id.partition("-")[0] for row in rows} == {"small", "one", "two", "large"}
+
+
+def test_each_row_is_taken_once_before_one_is_taken_twice(settings: Settings, sources: list[str]) -> None:
+    rows = replayed(settings, sources, 0.9)  # 216 of 203
+    assert len({row.id for row in rows[:203]}) == 203
+    assert [Counter(row.source for row in rows)[one] for one in sources] == [3 + 3, 100 + 5, 100 + 5]
+
+
+def test_fewer_rows_than_sources_are_of_different_ones(settings: Settings, sources: list[str]) -> None:
+    found = [{row.source for row in replayed(settings, sources, 0.08, seed)} for seed in range(8)]
+    assert {len(of) for of in found} == {2}
+    assert set.union(*found) == set(sources)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8])  # 3, 24 and 96 rows
+@pytest.mark.parametrize("size", [8, 100])
+def test_rows_of_one_source_are_drawn_as_they_always_were(
+    settings: Settings, tmp_path: Path, share: float, size: int
+) -> None:
+    source = write_source(tmp_path / "rows.jsonl", size)
+    for seed in (0, 42):
+        rng, expected = random.Random(f"replay/{seed}"), list[str]()
+        count = round(TRAINED * share / (1 - share))
+        while len(expected) < count:
+            numbers = rng.sample(range(size), size)
+            expected += [f"rows-{number}" for number in numbers]
+        assert [row.id for row in replayed(settings, [source], share, seed)] == expected[:count]
+
+
+def test_a_share_of_nothing_reads_no_source(settings: Settings) -> None:
+    data = load_training_data(settings(Path("run"), 'data.replay=["gone.jsonl"]', "data.replay_share=0"))
+    assert len(data.train.rows) == TRAINED
+    assert "replay" not in data.report
