@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
@@ -90,6 +91,19 @@ def test_held_out_rows_of_every_task_stay_what_the_old_task_is_judged_by(
     assert second.data.eval == [*old, "second-dev.jsonl"]
     again = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=old)
     assert again.data.eval == old
+
+
+def test_anchors_are_written_once(copied_run: Path, tmp_path: Path) -> None:
+    run = RunDir(copied_run)
+    settings = yaml.safe_load(run.config.read_text())
+    assert realign_config(run, ["second.jsonl"]).selfaug.anchors == "none"
+    settings["selfaug"]["anchors"] = "self"
+    run.config.write_text(yaml.safe_dump(settings))
+    assert realign_config(run, ["second.jsonl"]).selfaug.anchors == "self"  # none were written
+    run.anchors.write_text('{"text": "hi", "input_ids": [5, 6]}\n')
+    assert realign_config(run, ["second.jsonl"]).selfaug.anchors == str(run.anchors)
+    chosen = realign_config(run, ["second.jsonl"], sets=["selfaug.anchors=none"])
+    assert chosen.selfaug.anchors == "none"
 
 
 def test_sources_are_rehearsed_by_later_runs_whatever_was_rehearsed_before(

@@ -132,8 +132,9 @@ def realign_config(
     Raises:
         ConfigError: with every problem.
     """
-    old = load_config(run.config).data
-    changes = {
+    config = load_config(run.config)
+    old = config.data
+    changes: dict[str, Any] = {
         "data.train": list(data),
         "data.eval": [*old.eval, *(source for source in eval_data if source not in old.eval)],
         # A source can be there again: with rows that were learnt before.
@@ -143,6 +144,8 @@ def realign_config(
         "run.output": output or f"{str(run.path).rstrip('/')}-realigned",
         "run.overwrite": False,
     }
+    if config.selfaug.anchors != "none" and run.anchors.exists():
+        changes["selfaug.anchors"] = str(run.anchors)  # the base model would write the same ones again
     return load_config(
         run.config, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
     )

@@ -284,10 +284,11 @@ def _checkpoints(best: Mapping[str, Any]) -> Block:
 
 
 def _realignment(record: Mapping[str, Any]) -> Section:
-    gate = record["gate"]
+    gate, judged = record["gate"], record.get("judged")  # which earlier versions did not write down
     return Section(
         f"Re-alignment: {gate['outcome']}",
-        f"This run goes on from {record['deployed']}; both were asked the same.",
+        f"This run goes on from {record['deployed']}; both were asked the same."
+        + (f" Judged: {judged}." if judged else ""),
         [
             suites_block(
                 record["suites"],
