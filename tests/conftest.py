@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -29,6 +30,19 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+def pytest_collection_finish() -> None:
+    """Take what the libraries define, a million objects, out of garbage collection.
+
+    Each training asks for two collections, and each asking of a model for one: half a second of them, every time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # else some libraries complain at the end that they leak
 
 
 @pytest.fixture(scope="session")

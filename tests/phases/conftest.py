@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from selfaug.phases import balance, method_bench
+from selfaug.eval.general_suite import GeneralItem
+from selfaug.phases import balance, bench, method_bench
 from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.suites import select_items
 from selfaug.phases.train import train
 from selfaug.records import read_record
 
@@ -29,9 +33,19 @@ def asked(tiny_rows: Path) -> EvaluationSettings:
     )
 
 
+def short_items(*which: Any) -> list[GeneralItem]:
+    """General requests as they are selected, with shorter answers: a random model never ends one by itself."""
+    return [replace(item, max_new_tokens=min(item.max_new_tokens, 12)) for item in select_items(*which)]
+
+
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Real trainings, without the seconds that a new process needs; returns the folders of the runs."""
+    """Real trainings, without the seconds that a new process needs; returns the folders of the runs.
+
+    Nor do the runs have canary sets, which only a server asks for, and all general answers are short.
+    """
+    monkeypatch.setattr("selfaug.phases.train.write_canary", lambda *_: None)
+    monkeypatch.setattr(bench, "select_items", short_items)
     done: list[str] = []
 
     def run(config, stage, on_progress):

@@ -66,7 +66,8 @@ def test_it_searches_turns_the_dial_chooses_and_confirms(
             part: read_lines(tmp_path / "balance" / "answers" / f"{part}-{run}-{suite}.jsonl")
             for part in ("search", "dev")
         }
-        assert answers["dev"][: len(answers["search"])] == answers["search"]
+        assert len(answers["search"]) == count // 2
+        assert all(row in answers["dev"] for row in answers["search"])
         assert len({row["id"] for row in answers["dev"]}) == len(answers["dev"]) == count
 
     # The chosen adapter is one for plain PEFT, at its scale.

@@ -282,7 +282,11 @@ def test_rule_of_choice() -> None:
     assert chosen_value(trials, 0.0, best_task=True) == 1.0
 
 
-def test_command_with_processes_of_their_own(tiny_model_dir: Path, tiny_rows: Path, tmp_path: Path) -> None:
+def test_command_with_processes_of_their_own(
+    tiny_model_dir: Path, tiny_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One value of the knob: each process takes ten seconds to import its libraries.
+    monkeypatch.setitem(METHODS, "plain", replace(METHODS["plain"], values=METHODS["plain"].values[:1]))
     output = tmp_path / "comparison"
     arguments = [
         "compare", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--dev", str(tiny_rows),

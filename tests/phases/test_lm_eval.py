@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from selfaug.cli.main import app
 from selfaug.errors import ConfigError
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.phases import lm_eval_suites
-from selfaug.phases.lm_eval_suites import benchmark_answers
+from selfaug.phases.lm_eval_suites import benchmark_answers, require_benchmarks
 from selfaug.records import read_lines, read_record
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of lm-eval and what it imports
@@ -48,7 +50,16 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_both_models_answer_and_are_compared(copied_run: Path, tasks: Path) -> None:
+@pytest.fixture(autouse=True)
+def nothing_is_asked_about_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval runs pip and ten other commands for it after each task, and nothing here is about it."""
+    monkeypatch.setattr("torch.utils.collect_env.get_pretty_env_info", str)
+
+
+def test_both_models_answer_and_are_compared(
+    copied_run: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lm_eval_suites, "_RESAMPLES", 20)  # of mcc: each takes milliseconds
     arguments = [
         "evaluate", str(copied_run), "--benchmark", "tiny_choose", "--benchmark", "tiny_write", "--benchmark-tasks",
         str(tasks), "--general-items", "2", "--task-items", "2", "--max-new-tokens", "2", "--level", "1",
@@ -105,8 +116,40 @@ def test_what_is_there_is_not_asked_again(tiny_model_dir: Path, tasks: Path, tmp
     (tmp_path / "a-results.json").unlink()  # as an earlier version left it
     old = benchmark_answers(None, tokenizer, "tiny_write", tmp_path / "a.jsonl", **options)
     assert (old.items, old.table) == (first.items, None)
-    with pytest.raises(ConfigError, match="no task 'magic'"):
-        benchmark_answers(model, tokenizer, "magic", tmp_path / "b.jsonl", **options)
+
+
+def test_what_lm_eval_has_is_listed_once(
+    tiny_model_dir: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lm_eval.tasks import TaskManager
+
+    folder = Path(shutil.copytree(tasks, tmp_path / "tasks"))
+    tokenizer, options = load_tokenizer(tiny_model_dir), {"folder": str(folder), "items": 2, "batch_size": 2}
+    begin, listed = TaskManager.__init__, []
+
+    def counted(manager: TaskManager, **arguments: Any) -> None:
+        if arguments.get("include_defaults", True):
+            listed.append(arguments)
+            if len(listed) > 1:  # seconds of reading what has been read before
+                arguments["include_defaults"] = False
+        begin(manager, **arguments)
+
+    monkeypatch.setattr(TaskManager, "__init__", counted)
+    lm_eval_suites._whole_index.cache_clear()
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no task 'magic'"):
+            benchmark_answers(None, tokenizer, "magic", tmp_path / "b.jsonl", **options)
+    assert len(listed) == 1
+    with pytest.raises(ConfigError, match="no task 'magic', 'more'"):  # all at once, before anything is asked
+        require_benchmarks(["gsm8k", "magic", "tiny_write", "more"], str(folder))
+    assert {"gsm8k", "mmlu", "tiny_write"} <= set(lm_eval_suites._manager_of("gsm8k", str(folder)).all_tasks)
+    # A folder's own tasks are found without it, and its groups, which may be of lm-eval's tasks, by the whole.
+    assert lm_eval_suites._manager_of("tiny_write", str(folder)).all_tasks == ["tiny_choose", "tiny_write"]
+    assert len(listed) == 1
+    (folder / "both.yaml").write_text("group: both\ntask: [tiny_choose, gsm8k]\n", encoding="utf-8")
+    assert "both" in lm_eval_suites._manager_of("both", str(folder)).all_groups
+    assert len(listed) == 2
+    lm_eval_suites._whole_index.cache_clear()  # the last one is not whole
 
 
 def test_a_task_that_was_cut_off_goes_on(

@@ -31,7 +31,7 @@ from selfaug.model.reference import FrozenModel
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, read_forecast
 from selfaug.phases.inputs import resolve_device
-from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_lm_eval
+from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_benchmarks
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import hash_of_weights, load_run_models, trained_weights
 from selfaug.phases.suites import (
@@ -144,7 +144,7 @@ def evaluate(
     foretold = None if forecast is None else read_forecast(forecast, config.model.name)
     weights, step = trained_weights(folder, config)
     if benchmarks:
-        require_lm_eval()
+        require_benchmarks(benchmarks, benchmark_tasks)
     files, made = suites_of(suites, benchmarks)
     sources = list(data or config.data.eval)
     settings = {

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.errors import ConfigError, DataError
 from selfaug.records import read_lines, read_record, write_lines, write_record
 
-__all__ = ["Benchmark", "benchmark_answers", "require_lm_eval"]
+__all__ = ["Benchmark", "benchmark_answers", "require_benchmarks"]
 
 _TABLE = "lm-eval"
 
@@ -41,14 +42,24 @@ class Benchmark:
     table: dict[str, Any] | None
 
 
-def require_lm_eval() -> None:
+def require_benchmarks(tasks: Sequence[str], folder: str | None) -> None:
     """Refuse before anything long.
 
+    Args:
+        tasks: names.
+        folder: with task files of the user's.
+
     Raises:
-        ConfigError: if lm-eval is not installed.
+        ConfigError: if lm-eval is not installed, or has no such tasks: all of them are named.
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ConfigError("--benchmark needs lm-eval.", hint="run `pip install 'selfaug[lm-eval]'`.")
+    unknown = [task for task in tasks if _manager_of(task, folder) is None]
+    if unknown:
+        raise ConfigError(
+            f"lm-eval has no task {', '.join(map(repr, unknown))}.",
+            hint="give the folder of a task of your own with --benchmark-tasks; `lm-eval ls tasks` lists lm-eval's.",
+        )
 
 
 def benchmark_answers(
@@ -80,22 +91,15 @@ def benchmark_answers(
     kept_table = path.with_name(f"{path.stem}-results.json")
     if path.exists():
         return Benchmark(read_lines(path), read_record(kept_table, _TABLE) if kept_table.exists() else None)
-    require_lm_eval()
+    require_benchmarks([task], folder)
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    manager = TaskManager(include_path=folder)
-    if task not in manager.all_tasks:
-        raise ConfigError(
-            f"lm-eval has no task {task!r}.",
-            hint="give the folder of a task of your own with --benchmark-tasks; `lm-eval ls tasks` lists lm-eval's.",
-        )
     with _quiet():
         results = simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
             tasks=[task],
-            task_manager=manager,
+            task_manager=_manager_of(task, folder),
             limit=items,
             bootstrap_iters=_RESAMPLES,
             use_cache=str(path.with_suffix("")),
@@ -114,6 +118,32 @@ def benchmark_answers(
     for cache in path.parent.glob(f"{path.stem}_rank*.db*"):  # as lm-eval names it
         cache.unlink()
     return Benchmark(items_found, table)
+
+
+def _manager_of(task: str, folder: str | None) -> Any:
+    """A manager of lm-eval's that knows the task; None if there is none."""
+    if folder is not None:
+        from lm_eval.tasks import TaskManager
+
+        own = TaskManager(include_path=folder, include_defaults=False)
+        if task in own.all_subtasks:  # a group may be of lm-eval's tasks, too
+            return own
+    whole = _whole_index(folder, _stamps(folder))
+    return whole if task in whole.all_tasks else None
+
+
+@lru_cache(maxsize=1)
+def _whole_index(folder: str | None, stamps: frozenset[tuple[str, int, int]]) -> Any:
+    """Of lm-eval's own tasks and the folder's. lm-eval reads its 14,000 files for it, which takes many seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=folder)
+
+
+def _stamps(folder: str | None) -> frozenset[tuple[str, int, int]]:
+    """Others when a task file of the folder has changed, been added or removed."""
+    files = [] if folder is None else [file for file in Path(folder).rglob("*.yaml") if file.is_file()]
+    return frozenset((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def _table(results: Mapping[str, Any]) -> dict[str, Any]:
