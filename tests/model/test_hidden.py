@@ -8,7 +8,14 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 
 from selfaug.errors import ModelError
-from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states, reference_mode, unwrap
+from selfaug.model.hidden import (
+    adapter_off,
+    causal_model,
+    evaluation_mode,
+    hidden_states,
+    reference_mode,
+    unwrap,
+)
 from tiny_models import ARCHITECTURES, build, linear_names, make_docs, packed, padded
 
 DOCS = make_docs((5, 3), (9, 4))
@@ -177,3 +184,19 @@ def test_reference_mode_without_an_adapter_is_evaluation_mode():
     with reference_mode(model):
         assert not model.training
     assert model.training
+
+
+def test_an_adapter_that_is_off_stays_off_when_it_is_switched_off_again():
+    model = adapted("llama-tied").eval()
+    with torch.no_grad():
+        tuned = hidden_states(model, padded(DOCS))[0]
+        with adapter_off(model):
+            base = hidden_states(model, padded(DOCS))[0]
+            with adapter_off(model):
+                assert torch.equal(hidden_states(model, padded(DOCS))[0], base)
+            assert torch.equal(hidden_states(model, padded(DOCS))[0], base)
+            with model.disable_adapter():
+                assert torch.equal(hidden_states(model, padded(DOCS))[0], base)
+            assert torch.equal(hidden_states(model, padded(DOCS))[0], base)
+        assert torch.equal(hidden_states(model, padded(DOCS))[0], tuned)
+    assert not torch.equal(tuned, base)

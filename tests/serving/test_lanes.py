@@ -152,8 +152,8 @@ def test_lanes_of_one_model_share_its_switch(tuned, monkeypatch: pytest.MonkeyPa
 
 def test_the_adapter_is_switched_once_for_an_answer(tuned, monkeypatch: pytest.MonkeyPatch) -> None:
     switched = []
-    whole = tuned.disable_adapter
-    monkeypatch.setattr(tuned, "disable_adapter", lambda: switched.append(1) or whole())
+    whole = tuned.base_model.disable_adapter_layers
+    monkeypatch.setattr(tuned.base_model, "disable_adapter_layers", lambda: switched.append(1) or whole())
     (lane,) = lanes_of(tuned, None)
     steps(lane, "base")
     assert len(switched) == 1
@@ -163,8 +163,8 @@ def test_rows_of_the_base_model_that_join_tuned_ones_switch_nothing(
     tuned, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     switched = []
-    whole = tuned.disable_adapter
-    monkeypatch.setattr(tuned, "disable_adapter", lambda: switched.append(1) or whole())
+    whole = tuned.base_model.disable_adapter_layers
+    monkeypatch.setattr(tuned.base_model, "disable_adapter_layers", lambda: switched.append(1) or whole())
     (lane,) = lanes_of(tuned, None)
     with torch.inference_mode():
         lane.join([[5, 6, 7]], ["tuned"])

@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from selfaug.errors import ModelError
 
 __all__ = [
+    "adapter_off",
     "causal_model",
     "evaluation_mode",
     "hidden_states",
@@ -122,6 +124,28 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def adapter_off(model: PeftModel) -> Iterator[None]:
+    """The model as it is without its adapter.
+
+    PEFT's `disable_adapter` without taking stock of the whole model each time, which takes as long as the switching.
+    """
+    config = model.peft_config[model.active_adapter]
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        with model.disable_adapter():
+            yield
+        return
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if layers and all(layer.disable_adapters for layer in layers):
+        yield
+        return
+    model.base_model.disable_adapter_layers()
+    try:
+        yield
+    finally:
+        model.base_model.enable_adapter_layers()
+
+
+@contextmanager
 def reference_mode(model: nn.Module) -> Iterator[None]:
     """`evaluation_mode` with the adapter off.
 
@@ -134,7 +158,7 @@ def reference_mode(model: nn.Module) -> Iterator[None]:
             return
         gradients = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         try:
-            with peft_model.disable_adapter():
+            with adapter_off(peft_model):
                 yield
         finally:
             for parameter, requires_grad in gradients:

@@ -17,6 +17,7 @@ from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
 from selfaug.eval.answer_scorers import cited_sources
 from selfaug.model.generate import chat_prompt_ids, stream_greedy
+from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import context_window
 from selfaug.phases.answer_form import answer_form
 from selfaug.phases.chat import open_chat
@@ -158,7 +159,7 @@ class Assistant:
         if self.base is not None:
             return stream(self.base)
         assert isinstance(self.tuned, PeftModel)
-        with self.tuned.disable_adapter():
+        with adapter_off(self.tuned):
             return stream(self.tuned)
 
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import load_config
 from selfaug.model.generate import generate_greedy
+from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.run_models import load_run_models, trained_weights
@@ -54,7 +55,7 @@ class Chat:
             base = self._answer(self.base, self._base_turns, prompt)
         else:
             assert isinstance(self.tuned, PeftModel)
-            with self.tuned.disable_adapter():
+            with adapter_off(self.tuned):
                 base = self._answer(self.tuned, self._base_turns, prompt)
         return Answers(base, self._answer(self.tuned, self._tuned_turns, prompt))
 

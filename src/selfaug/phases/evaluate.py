@@ -26,6 +26,7 @@ from selfaug.eval.general_suite import Half
 from selfaug.eval.own_suites import names_function, own_suite
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
+from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.model.reference import FrozenModel
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
@@ -398,7 +399,7 @@ def _answering(base: Any, tuned: Any, model: str) -> Iterator[Any]:
     elif base is not None:
         yield base
     else:
-        with tuned.disable_adapter():
+        with adapter_off(tuned):
             yield tuned
 
 

@@ -22,6 +22,7 @@ from selfaug.core.gate import GateResult, at_least, at_most, overall
 from selfaug.core.statistics import Interval, PairedDifference
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
+from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.inputs import resolve_device
@@ -306,7 +307,7 @@ def _compared(
         _, model = load_run_models(run, of, weights, device=resolve_device(of.model.device), offline=offline)
         if level is None:
             assert isinstance(model, PeftModel)
-            with model.disable_adapter():
+            with adapter_off(model):
                 level = fitting_level(
                     work / "level-base.jsonl",
                     model,

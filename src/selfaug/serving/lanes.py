@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from selfaug.model.hidden import adapter_off
 from selfaug.model.running_batch import RunningBatch
 from selfaug.serving.generation import BASE, TUNED, Model
 
@@ -102,7 +103,7 @@ class AdapterSwitch:
     def off(self) -> None:
         """The model is the base model from now on."""
         if self._off is None and self._model is not None:
-            self._off = self._model.disable_adapter()
+            self._off = adapter_off(self._model)
             self._off.__enter__()
 
     def on(self) -> None:
