@@ -108,7 +108,7 @@ class RowSettings(Section):
         "hold it: [2].",
     )
     template: str | None = Field(
-        default=None, description="YAML file with the prompt's form; see the guide to data."
+        default=None, description="YAML file with the prompt's form; see docs/how-to/retrieval-rows.md."
     )
 
     @model_validator(mode="after")

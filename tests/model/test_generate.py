@@ -11,6 +11,7 @@ from transformers import (
     BloomConfig,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -212,9 +213,9 @@ def test_the_next_prompts_take_the_places_of_finished_answers(monkeypatch: pytes
     model, sizes, ended = tiny_llama(), [], []
     step = RunningBatch.step
 
-    def counted(batch: RunningBatch, token_ids: torch.Tensor) -> torch.Tensor:
+    def counted(batch: RunningBatch, token_ids: torch.Tensor, **more: Any) -> torch.Tensor:
         sizes.append(len(batch))
-        return step(batch, token_ids)
+        return step(batch, token_ids, **more)
 
     monkeypatch.setattr(RunningBatch, "step", counted)
     limits = [20, 1, 5, 0, 3, 20, 2, 9, 4, 4, 20, 7, 1, 6]
@@ -232,6 +233,25 @@ def test_the_next_prompts_take_the_places_of_finished_answers(monkeypatch: pytes
     # Its first token is an answer's at once, each of the others takes a step.
     needed = sum(max(limit - 1, 0) for limit in limits)
     assert len(sizes) <= needed / 4 + 12, "the batch is full until the last prompts have joined"
+
+
+def test_ended_answers_that_are_carried_along_stay_within_the_models_window() -> None:
+    """Learned positions have no place beyond it; the next prompts go on for long beside answers that have ended."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(
+        GPT2Config(
+            vocab_size=VOCABULARY, n_positions=24, n_embd=32, n_layer=2, n_head=4, initializer_range=0.5,
+            bos_token_id=1, eos_token_id=2,
+        )
+    ).eval()  # fmt: skip
+    prompts = prompts_of([20, 20, 20, 20, 4, 4, 4, 4, 4, 4])
+    limits = [4, 4, 4, 4, 20, 18, 16, 20, 17, 19]
+    expected = [naive(model, prompt, limit, {2}) for prompt, limit in zip(prompts, limits, strict=True)]
+    for batch_size in (5, 7, 9):
+        answers = generate_greedy_ids(
+            model, prompts, eos_ids=frozenset({2}), max_new_tokens=limits, batch_size=batch_size
+        )
+        assert answers == expected
 
 
 def test_no_prompts_no_answers() -> None:

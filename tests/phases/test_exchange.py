@@ -23,6 +23,7 @@ from selfaug.phases.registry import followed_run
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
+from selfaug.serving.guard import Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -49,9 +50,11 @@ def other_run(
 
 @pytest.fixture
 def server(copied_run: Path) -> Iterator[tuple[Server, httpx.Client, list[str]]]:
-    server = open_server(
-        copied_run, ServeSettings(port=0, device="cpu", watch=WatchSettings()), log=lambda _: None
+    # Who asks as fast as it is answered would come to the limit.
+    settings = ServeSettings(
+        port=0, device="cpu", watch=WatchSettings(), limits=Limits(requests_per_minute=0)
     )
+    server = open_server(copied_run, settings, log=lambda _: None)
     told, said = threading.Event(), []
     thread = threading.Thread(target=server.run, args=[None, lambda _: told.set(), said.append], daemon=True)
     thread.start()

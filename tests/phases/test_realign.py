@@ -102,8 +102,12 @@ def test_anchors_are_written_once(copied_run: Path, tmp_path: Path) -> None:
     assert realign_config(run, ["second.jsonl"]).selfaug.anchors == "self"  # none were written
     run.anchors.write_text('{"text": "hi", "input_ids": [5, 6]}\n')
     assert realign_config(run, ["second.jsonl"]).selfaug.anchors == str(run.anchors)
-    chosen = realign_config(run, ["second.jsonl"], sets=["selfaug.anchors=none"])
-    assert chosen.selfaug.anchors == "none"
+    for one, anchors in (
+        ("selfaug.anchors=none", "none"),
+        ("selfaug.anchor_count=7", "self"),
+        ("train.seed=1", "self"),
+    ):
+        assert realign_config(run, ["second.jsonl"], sets=[one]).selfaug.anchors == anchors
 
 
 def test_sources_are_rehearsed_by_later_runs_whatever_was_rehearsed_before(
@@ -174,11 +178,16 @@ def test_whose_scorer_old_rows_have(copied_run: Path) -> None:
         return _old_scorers(run, config, RealignSettings(["new.jsonl"], scorer="f1", **more))
 
     assert scorers() == {source: "f1"}
-    write_record(run.evaluation, "evaluation", {"settings": {"scorer": "exact"}})
+    # That of an evaluation, or of the one at the end of training, if these rows were evaluated.
+    write_record(run.evaluation, "evaluation", {"settings": {"scorer": "contains", "data": ["others.jsonl"]}})
+    assert scorers() == {source: "f1"}
+    write_record(run.evaluation, "evaluation", {"settings": {"scorer": "exact", "data": [source]}})
     assert scorers() == {source: "exact"}
-    own = config.evaluation.model_copy(update={"scorer": "value"})
-    config = config.model_copy(update={"evaluation": own})
-    assert scorers() == {source: "value"}
+    deployed = config
+    for rows, judges in ((["others.jsonl"], "exact"), ([], "value"), ([source], "value")):
+        own = config.evaluation.model_copy(update={"scorer": "value", "data": rows})
+        config = deployed.model_copy(update={"evaluation": own})
+        assert scorers() == {source: judges}
     # A re-aligned run's, from before each source had its own; and since.
     before: dict[str, Any] = {"settings": {"scorer": "number"}}
     write_record(run.realignment, "realignment", before)

@@ -338,6 +338,23 @@ def test_a_request_that_could_not_be_answered_in_time_is_refused(
         engine.close()
 
 
+def test_requests_that_have_a_place_are_never_late(
+    tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=4, max_seconds=25)
+    engine._seconds.extend([20.0] * 4)  # what the last answers took
+
+    async def at_once() -> None:
+        made = [engine.generate("tuned", [5, 6], Sampling(2)) for _ in range(4)]
+        assert [(await anext(one)).tokens for one in made] == [1] * 4
+
+    try:
+        engine.in_turn(lambda: time.sleep(0))
+        asyncio.run(at_once())
+    finally:
+        engine.close()
+
+
 def test_other_work_is_done_while_nothing_is_answered(engine: EmbeddedEngine) -> None:
     assert engine.when_idle(lambda: threading.current_thread().name) == "selfaug-engine"
     before = engine.job_seconds

@@ -110,6 +110,15 @@ def test_another_adapter_is_apart_by_rows_as_the_first_was(tuned) -> None:
     assert not torch.allclose(mixed[1], first)
 
 
+def test_layers_of_another_adapter_do_not_matter(tuned) -> None:
+    """The one that is exchanged stays until the new one has proven itself, and its layers stay wrapped."""
+    tuned.add_adapter("second", LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    lanes_of(tuned, None)[0].use_adapter("second")
+    assert rows_can_mix(tuned)
+    tuned.delete_adapter("default")
+    assert rows_can_mix(tuned)
+
+
 @pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings")
 @pytest.mark.parametrize(
     "options",

@@ -180,6 +180,24 @@ def test_keys_names_and_counts(stub: Stub, gateway: Callable[..., tuple[Running,
     assert "stream" not in stub.seen[1][1]
 
 
+def test_pieces_that_come_together_are_told_one_by_one(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    def token(text: str) -> str:
+        chances = {"tokens": [text], "token_logprobs": [-0.5], "top_logprobs": [{text: -0.5}]}
+        return json.dumps({"choices": [{"text": text, "finish_reason": None, "logprobs": chances}]})
+
+    async def lines() -> AsyncIterator[str]:
+        yield "".join(f"data: {token(text)}\n\n" for text in ("ab", "cde", "f")) + chunk("", "stop")
+
+    stub.lines = lines
+    _, ai = gateway(stub.running.url)
+    found = list(ai.completions.create(model="first", prompt="the", max_tokens=4, logprobs=1, stream=True))
+    assert [one.choices[0].text for one in found] == ["ab", "cde", "f", ""]
+    offsets = [one.choices[0].logprobs.text_offset for one in found if one.choices[0].logprobs]
+    assert offsets[:3] == [[0], [2], [5]]
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "message"),
     [

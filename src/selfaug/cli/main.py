@@ -95,7 +95,7 @@ def train(
             "--anchors", metavar="KIND", help="self: align requests that the base model writes; or a file."
         ),
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", metavar="KIND", help="lora or full.")] = None,
+    method: Annotated[str | None, typer.Option("--method", metavar="KIND", help="lora, full or osf.")] = None,
     rank: Annotated[str | None, typer.Option("--rank", metavar="NUMBER", help="Rank of the adapter.")] = None,
     epochs: Annotated[
         str | None, typer.Option("--epochs", metavar="NUMBER", help="Passes over the rows.")

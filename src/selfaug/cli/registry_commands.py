@@ -24,7 +24,10 @@ _DEFAULT = "runs/registry.sqlite"
 def registry(
     action: Annotated[
         Literal["list", "add", "promote", "rollback"],
-        typer.Argument(help="promote makes a version the champion; rollback takes the one before."),
+        typer.Argument(
+            metavar="[list|add|promote|rollback]",
+            help="add takes a run in; promote makes a version the champion; rollback takes the one before.",
+        ),
     ] = "list",
     what: Annotated[
         str | None, typer.Argument(metavar="[RUN|NUMBER]", help="A run folder, or a version's number.")

@@ -123,7 +123,8 @@ class RunProgress:
         for stage, task in list(self._tasks.items()):
             if len(self._tasks) < _MOST_BARS:
                 return
-            if shown[task].finished:
+            # `finished` stays as it is when a stage of the same name begins again.
+            if shown[task].completed >= (shown[task].total or 0):
                 bar.console.print(bar.make_tasks_table([shown[task]]))
                 bar.remove_task(task)
                 del self._tasks[stage]

@@ -281,7 +281,8 @@ def _generate(
                 first_ids = take(joining, batch.join([prompts[index] for index in joining]))
                 rows, next_ids = rows + joining, torch.cat([next_ids, first_ids])
             elif rows:
-                next_ids = take(rows, batch.step(next_ids))
+                done = [place for place, index in enumerate(rows) if index in ended]
+                next_ids = take(rows, batch.step(next_ids, ended=done))
             else:
                 return answers
 

@@ -138,8 +138,8 @@ def adapter_off(model: PeftModel) -> Iterator[None]:
     if layers and all(layer.disable_adapters for layer in layers):
         yield
         return
-    model.base_model.disable_adapter_layers()
     try:
+        model.base_model.disable_adapter_layers()
         yield
     finally:
         model.base_model.enable_adapter_layers()

@@ -169,7 +169,7 @@ def load_model(
 
     Args:
         model: folder, hub id, or `DEMO_MODEL`.
-        dtype: "auto" takes bfloat16 where the device multiplies it natively, else float32.
+        dtype: "auto" takes bfloat16 where `best_dtype` finds that it is the faster one, else float32.
         device: "auto" takes CUDA where there is one.
         trust_remote_code: run code that comes with the model; off unless the user says so.
         offline: never ask a hub.

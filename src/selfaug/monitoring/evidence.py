@@ -85,7 +85,8 @@ def write_alert(folder: Path, alert: Alert) -> Path:
 
 def _realign(settings: Mapping[str, Any]) -> str:
     head = (
-        "# Training with new data, from the original base model; the old validation rows stay what it is judged by.\n"
+        "# Training goes on from this run's adapter, with the original base model as the reference;\n"
+        "# the old validation rows stay what it is judged by.\n"
         "# Put the new rows into the file under data.train, or name another one; the old training rows are kept.\n"
     )
     return head + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)

@@ -165,7 +165,7 @@ class LiveModels:
         add_adapter(tuned, new.weights, name)
         try:
             self.engine.use_adapter(name)
-            if not rows_can_mix(tuned):
+            if self.engine.mixes and not rows_can_mix(tuned):
                 raise _not_exchangeable(new, ["its adapter is not plain LoRA"])
             problems = self.check(new.folder)
             if problems:

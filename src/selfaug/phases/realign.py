@@ -145,7 +145,8 @@ def realign_config(
         "run.output": output or f"{str(run.path).rstrip('/')}-realigned",
         "run.overwrite": False,
     }
-    if config.selfaug.anchors != "none" and run.anchors.exists():
+    others = {"selfaug.anchor_count", "train.seed"} & {one.partition("=")[0].strip() for one in sets}
+    if config.selfaug.anchors != "none" and run.anchors.exists() and not others:
         changes["selfaug.anchors"] = str(run.anchors)  # the base model would write the same ones again
     return load_config(
         run.config, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
@@ -207,20 +208,22 @@ def _old_scorers(run: RunDir, config: TrainConfig, settings: RealignSettings) ->
     Raises:
         ConfigError: if one can't be used, before anything is trained.
     """
+    sources = config.data.eval
     known: dict[str, str] = {}
-    if settings.old_scorer is not None:
-        other = settings.old_scorer
-    elif run.realignment.exists():
+    other = settings.scorer if settings.old_scorer is None else settings.old_scorer
+    if settings.old_scorer is None and run.realignment.exists():
         record = read_record(run.realignment, RECORD_KIND)
         # In records without scorers of each source, this one has judged all rows.
         known, other = record.get("scorers", {}), record["settings"]["scorer"]
-    elif config.evaluation.scorer != EvaluationSettings().scorer:
-        other = config.evaluation.scorer
-    elif run.evaluation.exists():
-        other = read_record(run.evaluation, EVALUATION)["settings"]["scorer"]
-    else:
-        other = settings.scorer
-    scorers = {source: known.get(source, other) for source in config.data.eval}
+    elif settings.old_scorer is None:
+        # A run can be evaluated on other rows than these: that scorer is not theirs.
+        if run.evaluation.exists():
+            evaluated = read_record(run.evaluation, EVALUATION)["settings"]
+            known = {source: evaluated["scorer"] for source in sources if source in evaluated["data"]}
+        if config.evaluation.scorer != EvaluationSettings().scorer:
+            rows = config.evaluation.data or sources
+            known |= {source: config.evaluation.scorer for source in sources if source in rows}
+    scorers = {source: known.get(source, other) for source in sources}
     for source, name in scorers.items():
         try:
             named_scorer(name)

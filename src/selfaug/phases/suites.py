@@ -211,7 +211,7 @@ def answers_to(
         on_progress: called with answers that are there and all.
     """
     rows = {row["id"]: row for row in read_lines(path)} if path.exists() else {}
-    if rows:  # without a last line that a crash cut off: the next one would be joined to it
+    if path.exists():  # without a last line that a crash cut off: the next one would be joined to it
         write_lines(path, list(rows.values()))
     missing = [index for index, name in enumerate(suite.ids) if name not in rows]
     there = len(suite.ids) - len(missing)
@@ -241,10 +241,10 @@ def answers_to(
         batch = chosen[start : start + batch_size]
         for index, answer in zip(batch, _choose(suite, batch, model, tokenizer), strict=True):
             keep(index, answer)
-    if missing:
-        here = set(suite.ids)
-        others = [row for name, row in rows.items() if name not in here]
-        write_lines(path, [*others, *(rows[name] for name in suite.ids)])
+    here = set(suite.ids)
+    ordered = [name for name in rows if name not in here] + suite.ids
+    if list(rows) != ordered:
+        write_lines(path, [rows[name] for name in ordered])
     return [rows[name]["answer"] for name in suite.ids]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -367,12 +368,14 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
             ]
             return {**opening, "choices": found, "usage": answering.usage}
 
+        offsets: Counter[int] = Counter()
+
         def chunks(index: int, piece: Piece) -> list[dict[str, Any]]:
-            choice = choices[index]
-            told = None if choice.sampling.chances is None else piece.chances
+            told = None if choices[index].sampling.chances is None else piece.chances
             if not (piece.text or piece.chances or piece.finish):
                 return []
-            offset = len(choice.text) - len(piece.text)
+            offset = offsets[index]
+            offsets[index] += len(piece.text)
             return [
                 {**opening, "choices": [completion_response(index, piece.text, piece.finish, told, offset)]}
             ]

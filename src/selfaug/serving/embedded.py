@@ -127,13 +127,6 @@ class EmbeddedEngine:
         self, model: Model, prompt: Sequence[int], sampling: Sampling
     ) -> AsyncGenerator[Piece]:
         """Answer a prompt; see `Engine`."""
-        with self._lock:
-            if self._stopping.is_set() or not self._thread.is_alive():
-                raise EngineError("the engine has stopped")
-            if self._asked >= self._max_batch + self._max_waiting or self._would_be_late():
-                raise OverloadedError(self._expected_wait())
-            self._asked += 1
-            self._waiting += 1
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[Piece | EngineError] = asyncio.Queue()
 
@@ -149,7 +142,14 @@ class EmbeddedEngine:
             AnswerText(self._tokenizer, sampling.stop),
             self._generator(sampling),
         )
-        self._arriving.put(request)
+        with self._lock:
+            if self._stopping.is_set() or not self._thread.is_alive():
+                raise EngineError("the engine has stopped")
+            if self._asked >= self._max_batch + self._max_waiting or self._would_be_late():
+                raise OverloadedError(self._expected_wait())
+            self._asked += 1
+            self._waiting += 1
+            self._arriving.put(request)
         try:
             while True:
                 piece = await pieces.get()
@@ -162,6 +162,11 @@ class EmbeddedEngine:
             request.cancelled.set()
             with self._lock:
                 self._asked -= 1
+
+    @property
+    def mixes(self) -> bool:
+        """Whether requests for either model share batches, so that the adapter must be one that can be off for some."""
+        return any(len(lane.serves) > 1 for lane in self._lanes)
 
     @property
     def waiting(self) -> int:
@@ -241,9 +246,9 @@ class EmbeddedEngine:
         return max(1.0, self._mean_seconds() / self._max_batch)
 
     def _would_be_late(self) -> bool:
-        """Whether a further request would not be answered in time, behind all that wait."""
-        turns = 1 + self._waiting / self._max_batch
-        return self._waiting > 0 and turns * self._mean_seconds() > self._max_seconds
+        """Whether a further request would not be answered in time, behind all that have no place yet."""
+        behind = max(0, self._asked - self._max_batch)
+        return behind > 0 and (1 + behind / self._max_batch) * self._mean_seconds() > self._max_seconds
 
     def _mean_seconds(self) -> float:
         """How long an answer takes, once it has begun."""

@@ -175,7 +175,11 @@ def rows_can_mix(model: PeftModel) -> bool:
     config = model.peft_config[adapter]
     if config.peft_type != "LORA" or getattr(config, "modules_to_save", None):
         return False
-    layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, LoraLayer) and (adapter in module.lora_B or adapter in module.lora_embedding_B)
+    ]
     modules = _added_by(model, adapter)
     plain = all(
         adapter not in layer.lora_variant and adapter not in layer.lora_embedding_A for layer in layers
