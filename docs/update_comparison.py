@@ -1,16 +1,17 @@
-"""Put a finished comparison into docs/results: `python docs/update_comparison.py runs/comparison NAME`.
+"""Put a finished comparison into docs/results: `python docs/update_comparison.py runs/comparison NAME [REMARK]`.
 
-No number there is written by hand: they come from the comparison's record, which is kept beside the table.
+A remark is what must be known to read it, such as that other work ran beside. No number there is written by hand: they come from the comparison's record, which is kept beside the table.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from selfaug.phases.compare import RECORD_KIND
-from selfaug.records import read_record
+from selfaug.records import read_record, write_text
 from selfaug.wording.comparison_results import (
     TextTable,
     against_table,
@@ -22,7 +23,7 @@ from selfaug.wording.comparison_results import (
 
 BEGIN, END = "<!-- comparison:begin -->", "<!-- comparison:end -->"
 RESULTS = Path(__file__).parent / "results"
-LONGER = "demo-56-steps"
+LONGER = ("demo-56-steps", "demo-112-steps")
 
 
 def page(record: dict[str, Any], name: str) -> str:
@@ -47,6 +48,7 @@ def page(record: dict[str, Any], name: str) -> str:
             if table is not None
         ),
         comparison_notes(record),
+        *([record["remark"]] if "remark" in record else []),
         *(
             ["Memory is not shown: it was measured in a way that counted the comparing process too."]
             if any(method["peak_memory_bytes"] is None for method in record["methods"].values())
@@ -125,8 +127,8 @@ def markdown(table: TextTable) -> str:
     )
 
 
-def readme_block(record: dict[str, Any], longer: dict[str, Any] | None = None) -> str:
-    """What the README says of a comparison with all methods, and of a longer one; every number is the records'."""
+def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> str:
+    """What the README says of a comparison with all methods, and of longer ones; every number is the records'."""
     methods, settings = record["methods"], record["settings"]
 
     def general(name: str) -> str:
@@ -145,7 +147,7 @@ def readme_block(record: dict[str, Any], longer: dict[str, Any] | None = None) -
         f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {_counts(methods)} "
         f"seeds a method, general checks against the base model, in points: SelfAug {general('selfaug')} ({low} to "
         f"{high}), plain LoRA {general('plain')}, {listed}. After so few steps SelfAug has learnt less of the job "
-        f"({task('selfaug')} exact, plain LoRA {task('plain')}){'' if longer is None else _longer(longer)}. A router "
+        f"({task('selfaug')} exact, plain LoRA {task('plain')}){''.join(_longer(name, one) for name, one in longer.items())}. A router "
         f"in front of plain LoRA and the base model does best on these well separated requests ({task('router')}, "
         f"{general('router')}), for a second model to serve. Over {len(record['runs'])} runs, forgetting goes with "
         f"drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). "
@@ -153,7 +155,7 @@ def readme_block(record: dict[str, Any], longer: dict[str, Any] | None = None) -
     )
 
 
-def _longer(record: dict[str, Any]) -> str:
+def _longer(name: str, record: dict[str, Any]) -> str:
     """SelfAug beside plain LoRA where both have had the steps to learn the job."""
     ours, plain = record["methods"][record["subject"]], record["methods"]["plain"]
     against = plain["against_subject"]["task"]["difference"]
@@ -165,29 +167,40 @@ def _longer(record: dict[str, Any]) -> str:
     def signed(value: float) -> str:
         return f"{100 * value:+.1f}".replace("-", "−")
 
+    def chosen(row: dict[str, Any]) -> str:
+        return f"{row['knob']} {row['value']:g}"
+
+    seeds = len(ours["seeds"])
     return (
-        f"; with {record['settings']['config']['train']['steps']} steps it is {percent(ours)} against "
-        f"{percent(plain)} ({signed(against['value'])} points, {signed(against['low'])} to {signed(against['high'])}), "
+        f"; with {record['settings']['config']['train']['steps']} steps and {seeds} seed{'s' if seeds > 1 else ''}, "
+        f"{ours['label']} ({chosen(ours)}) has {percent(ours)} against {percent(plain)} ({chosen(plain)}; "
+        f"{signed(against['value'])} points, {signed(against['low'])} to {signed(against['high'])}), "
         f"general checks {signed(lost['value'])} ({signed(lost['low'])} to {signed(lost['high'])}) and leaks in "
-        f"{100 * ours['leaks']['value']:.0f} % ([table](docs/results/comparison-{LONGER}.md))"
+        f"{100 * ours['leaks']['value']:.0f} % ([table](docs/results/comparison-{name}.md))"
     )
 
 
 def main() -> None:
     """Copy the record of a comparison to the results, and write its page."""
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     folder, name = Path(sys.argv[1]), sys.argv[2]
     record = read_record(folder / "record.json", RECORD_KIND)
     # Where it was run on this machine is nobody's business.
     text = (folder / "record.json").read_text(encoding="utf-8")
-    text = text.replace(record["settings"]["config"]["run"]["output"], f"runs/comparison-{name}")
-    (RESULTS / f"comparison-{name}.json").write_text(text, encoding="utf-8")
-    (RESULTS / f"comparison-{name}.md").write_text(page(record, name), encoding="utf-8")
-    if name in ("demo", LONGER):
+    whole = json.loads(text.replace(record["settings"]["config"]["run"]["output"], f"runs/comparison-{name}"))
+    if len(sys.argv) == 4:
+        whole["data"]["remark"] = sys.argv[3]
+    write_text(RESULTS / f"comparison-{name}.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    record = read_record(RESULTS / f"comparison-{name}.json", RECORD_KIND)
+    write_text(RESULTS / f"comparison-{name}.md", page(record, name))
+    if name in ("demo", *LONGER):
         record = read_record(RESULTS / "comparison-demo.json", RECORD_KIND)
-        file = RESULTS / f"comparison-{LONGER}.json"
-        longer = read_record(file, RECORD_KIND) if file.exists() else None
+        longer = {
+            one: read_record(RESULTS / f"comparison-{one}.json", RECORD_KIND)
+            for one in LONGER
+            if (RESULTS / f"comparison-{one}.json").exists()
+        }
         readme = RESULTS.parents[1] / "README.md"
         text = readme.read_text(encoding="utf-8")
         before, rest = text.split(BEGIN)
