@@ -1,6 +1,7 @@
 """Put a finished comparison into docs/results: `python docs/update_comparison.py runs/comparison NAME [REMARK]`.
 
-A remark is what must be known to read it, such as that other work ran beside. No number there is written by hand: they come from the comparison's record, which is kept beside the table.
+A remark is what must be known to read it, such as that other work ran beside. No number there is written by hand: they
+come from the comparison's record, which is kept beside the table.
 """
 
 from __future__ import annotations
@@ -143,11 +144,12 @@ def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> s
     others = ("full", "osf", "l2", "distilled", "wise-ft", "sa-sft", "replay")
     listed = ", ".join(f"{methods[name]['label']} {general(name)}" for name in others)
     correlation = record["forecast"]["correlation"]
+    more = "".join(_longer(name, one) for name, one in longer.items())
     return (
         f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {_counts(methods)} "
         f"seeds a method, general checks against the base model, in points: SelfAug {general('selfaug')} ({low} to "
         f"{high}), plain LoRA {general('plain')}, {listed}. After so few steps SelfAug has learnt less of the job "
-        f"({task('selfaug')} exact, plain LoRA {task('plain')}){''.join(_longer(name, one) for name, one in longer.items())}. A router "
+        f"({task('selfaug')} exact, plain LoRA {task('plain')}){more}. A router "
         f"in front of plain LoRA and the base model does best on these well separated requests ({task('router')}, "
         f"{general('router')}), for a second model to serve. Over {len(record['runs'])} runs, forgetting goes with "
         f"drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). "
