@@ -255,11 +255,13 @@ def _generate(
     rows: list[int] = []  # of the batch, by their prompts' places
     next_ids = torch.empty(0, dtype=torch.long, device=model.device)
     ended: set[int] = set()
+    taken = [0] * len(prompts)  # tokens, those after an answer's end included
 
     def take(asked: Sequence[int], logits_NV: Tensor) -> Tensor:
         """The next tokens [N] of these prompts."""
         chosen = choose(logits_NV)
         for index, token in zip(asked, chosen.tolist(), strict=True):
+            taken[index] += 1
             if index in ended:
                 continue
             if token not in eos_ids:
@@ -281,8 +283,8 @@ def _generate(
                 first_ids = take(joining, batch.join([prompts[index] for index in joining]))
                 rows, next_ids = rows + joining, torch.cat([next_ids, first_ids])
             elif rows:
-                done = [place for place, index in enumerate(rows) if index in ended]
-                next_ids = take(rows, batch.step(next_ids, ended=done))
+                over = [place for place, index in enumerate(rows) if taken[index] >= limits[index]]
+                next_ids = take(rows, batch.step(next_ids, over=over))
             else:
                 return answers
 

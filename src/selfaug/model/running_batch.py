@@ -84,19 +84,19 @@ class RunningBatch:
             self._positions = torch.cat([self._positions, positions[:, -1:]])
         return self._last(output)
 
-    def step(self, token_ids: Tensor, *, ended: Sequence[int] = (), **arguments: Any) -> Tensor:
+    def step(self, token_ids: Tensor, *, over: Sequence[int] = (), **arguments: Any) -> Tensor:
         """Run the next token [rows] of every row; logits [rows, vocabulary] of the one after it.
 
         Args:
             token_ids: of each row.
-            ended: rows that are only carried along until they are taken out: they stay at their last position, for
-                the next ones may be beyond the model's window.
+            over: rows that are as long as they may be, and only carried along until they are taken out: they stay at
+                their last position, for the next one may be beyond the model's window.
             arguments: as for `join`.
         """
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self), 1)], dim=1)
         forward = torch.ones_like(self._positions)
-        if ended:
-            forward[list(ended)] = 0
+        if over:
+            forward[list(over)] = 0
         self._positions = self._positions + forward
         output = self._forward(token_ids[:, None], self._mask, self._positions, self._cache, arguments)
         return self._last(output)
