@@ -343,13 +343,25 @@ def test_requests_that_have_a_place_are_never_late(
 ) -> None:
     engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=4, max_seconds=25)
     engine._seconds.extend([20.0] * 4)  # what the last answers took
+    begun, go_on = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        begun.set()
+        go_on.wait(10)
 
     async def at_once() -> None:
-        made = [engine.generate("tuned", [5, 6], Sampling(2)) for _ in range(4)]
-        assert [(await anext(one)).tokens for one in made] == [1] * 4
+        job = threading.Thread(target=engine.in_turn, args=[busy])
+        job.start()
+        assert await asyncio.to_thread(begun.wait, 10)
+        # All four have come before the engine looks at the first.
+        asked = [asyncio.create_task(anext(engine.generate("tuned", [5, 6], Sampling(2)))) for _ in range(4)]
+        await asyncio.sleep(0.05)
+        assert engine.waiting == 4
+        go_on.set()
+        assert [(await one).tokens for one in asked] == [1] * 4
+        job.join()
 
     try:
-        engine.in_turn(lambda: time.sleep(0))
         asyncio.run(at_once())
     finally:
         engine.close()
