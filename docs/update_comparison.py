@@ -175,7 +175,7 @@ def _longer(name: str, record: dict[str, Any]) -> str:
     seeds = len(ours["seeds"])
     return (
         f"; with {record['settings']['config']['train']['steps']} steps and {seeds} seed{'s' if seeds > 1 else ''}, "
-        f"{ours['label']} ({chosen(ours)}) has {percent(ours)} against {percent(plain)} ({chosen(plain)}; "
+        f"{ours['label']} ({chosen(ours)}) has {percent(ours)} against plain LoRA's {percent(plain)} ({chosen(plain)}; "
         f"{signed(against['value'])} points, {signed(against['low'])} to {signed(against['high'])}), "
         f"general checks {signed(lost['value'])} ({signed(lost['low'])} to {signed(lost['high'])}) and leaks in "
         f"{100 * ours['leaks']['value']:.0f} % ([table](docs/results/comparison-{name}.md))"
