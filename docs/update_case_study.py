@@ -8,41 +8,27 @@ No number there is written by hand: they come from the record, which is kept as 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
 
-from selfaug.records import read_record
+from published import RESULTS, ROOT, finished, keep_record, put_block, without_machine_paths
 
-ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "examples" / "case_study"))  # a folder of scripts, not a package
 
-from case_results import RECORD_KIND, result_page  # noqa: E402
+from case_results import RECORD_KIND, result_page
 
-BEGIN, END = "<!-- case-study:begin -->", "<!-- case-study:end -->"
+NAME = "case-study"
 PAGE = ROOT / "docs" / "case-study.md"
-RECORD = ROOT / "docs" / "results" / "case-study.json"
-
-
-def block(record: dict[str, Any]) -> str:
-    """What the page says of the result, between its marks."""
-    return f"{BEGIN}\n{result_page(record)}{END}"
+RECORD = RESULTS / "case-study.json"
 
 
 def main() -> None:
     """Copy the record to the results, and write its part of the page."""
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    file = Path(sys.argv[1]) / "record.json"
-    record = read_record(file, RECORD_KIND)
+    file, record = finished(sys.argv[1], RECORD_KIND)
     if record["settings"]["quick"] or record["settings"]["half"] != "test":
         sys.exit("only a full case study, on test rows and requests, goes into the documentation")
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
-    if not found:
-        sys.exit(f"{PAGE} has no block between {BEGIN} and {END}")
-    RECORD.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-    PAGE.write_text(f"{before}{block(record)}{after}", encoding="utf-8")
+    put_block(PAGE, NAME, result_page(without_machine_paths(record)))
+    keep_record(file, RECORD)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ come from the comparison's record, which is kept beside the table.
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
+
+from published import RESULTS, ROOT, finished, keep_record, put_block
 
 from selfaug.phases.compare import RECORD_KIND
 from selfaug.records import read_record, write_text
@@ -22,8 +22,7 @@ from selfaug.wording.comparison_results import (
     scores_table,
 )
 
-BEGIN, END = "<!-- comparison:begin -->", "<!-- comparison:end -->"
-RESULTS = Path(__file__).parent / "results"
+NAME = "comparison"
 LONGER = ("demo-56-steps", "demo-112-steps")
 
 
@@ -153,7 +152,7 @@ def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> s
         f"in front of plain LoRA and the base model does best on these well separated requests ({task('router')}, "
         f"{general('router')}), for a second model to serve. Over {len(record['runs'])} runs, forgetting goes with "
         f"drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). "
-        "[All eleven methods, with intervals](docs/results/comparison-demo.md)."
+        "[All eleven methods, with intervals](docs/results/comparison-demo.md).\n"
     )
 
 
@@ -182,32 +181,24 @@ def _longer(name: str, record: dict[str, Any]) -> str:
     )
 
 
+def longer_records() -> dict[str, dict[str, Any]]:
+    """The comparisons with more steps that are kept, by name."""
+    files = {name: RESULTS / f"comparison-{name}.json" for name in LONGER}
+    return {name: read_record(file, RECORD_KIND) for name, file in files.items() if file.exists()}
+
+
 def main() -> None:
     """Copy the record of a comparison to the results, and write its page."""
     if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
-    folder, name = Path(sys.argv[1]), sys.argv[2]
-    record = read_record(folder / "record.json", RECORD_KIND)
-    # Where it was run on this machine is nobody's business.
-    text = (folder / "record.json").read_text(encoding="utf-8")
-    whole = json.loads(text.replace(record["settings"]["config"]["run"]["output"], f"runs/comparison-{name}"))
-    if len(sys.argv) == 4:
-        whole["data"]["remark"] = sys.argv[3]
-    write_text(RESULTS / f"comparison-{name}.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    record = read_record(RESULTS / f"comparison-{name}.json", RECORD_KIND)
-    write_text(RESULTS / f"comparison-{name}.md", page(record, name))
+    file, _ = finished(sys.argv[1], RECORD_KIND)
+    name = sys.argv[2]
+    kept = RESULTS / f"comparison-{name}.json"
+    keep_record(file, kept, *sys.argv[3:])
+    write_text(RESULTS / f"comparison-{name}.md", page(read_record(kept, RECORD_KIND), name))
     if name in ("demo", *LONGER):
         record = read_record(RESULTS / "comparison-demo.json", RECORD_KIND)
-        longer = {
-            one: read_record(RESULTS / f"comparison-{one}.json", RECORD_KIND)
-            for one in LONGER
-            if (RESULTS / f"comparison-{one}.json").exists()
-        }
-        readme = RESULTS.parents[1] / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        text = f"{before}{BEGIN}\n{readme_block(record, longer)}\n{END}{rest.split(END)[1]}"
-        readme.write_text(text, encoding="utf-8")
+        put_block(ROOT / "README.md", NAME, readme_block(record, longer_records()))
 
 
 if __name__ == "__main__":

@@ -7,21 +7,20 @@ No number there is written by hand: they come from the demo's record, which is k
 
 from __future__ import annotations
 
-import json
-import re
 import sys
-from pathlib import Path
 from typing import Any
 
+from published import RESULTS, ROOT, finished, keep_record, put_block
+
 from selfaug.phases.demo import RECORD_KIND
-from selfaug.records import read_record
+from selfaug.records import write_text
 from selfaug.report.demo_charts import demo_chart_svg
 from selfaug.wording.demo_results import MODELS, Cell, demo_rows, demo_verdict
 from selfaug.wording.evaluation_words import discordance_in_words
 from selfaug.wording.numbers import duration, points
 
-ROOT = Path(__file__).parents[1]
-_BLOCK = re.compile(r"(<!-- demo:begin -->\n).*(<!-- demo:end -->)", re.DOTALL)
+NAME = "demo"
+RECORD = RESULTS / "demo.json"
 
 
 def readme_block(record: dict[str, Any]) -> str:
@@ -64,21 +63,14 @@ def _cell(cell: Cell) -> str:
 
 def main() -> None:
     """Write all three."""
-    record = read_record(Path(sys.argv[1]) / "record.json", RECORD_KIND)
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    file, record = finished(sys.argv[1], RECORD_KIND)
     if record["quick"] or record["cut_off"] or record["settings"]["half"] != "test":
         sys.exit("only a full demo in one piece, on test items, goes into the README")
-    readme = ROOT / "README.md"
-    text, found = _BLOCK.subn(
-        lambda match: match[1] + readme_block(record) + match[2], readme.read_text(encoding="utf-8")
-    )
-    if found != 1:
-        sys.exit("README.md has no block between demo:begin and demo:end")
-    (ROOT / "docs" / "results").mkdir(exist_ok=True)
-    (ROOT / "docs" / "results" / "demo.json").write_text(
-        json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    (ROOT / "docs" / "images" / "demo.svg").write_text(demo_chart_svg(record), encoding="utf-8")
-    readme.write_text(text, encoding="utf-8")
+    put_block(ROOT / "README.md", NAME, readme_block(record))
+    write_text(ROOT / "docs" / "images" / "demo.svg", demo_chart_svg(record))
+    keep_record(file, RECORD)
 
 
 if __name__ == "__main__":

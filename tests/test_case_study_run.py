@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import logging
-import os
 import re
 import shlex
 import shutil
@@ -13,12 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner
 
+from quiet_libraries import libraries_as_before
+from scripts import script
 from selfaug.cli.main import app
 from selfaug.errors import StorageError
 from selfaug.records import read_lines, read_record
@@ -30,16 +27,11 @@ PAGE = ROOT / "docs" / "case-study.md"
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries, which a user sees too
 
 
-def module(name: str, folder: Path = CASE_STUDY) -> Any:
-    """A module of a folder of scripts, which is no package."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-    return importlib.import_module(name)
-
-
-run = module("run")
-case_results = module("case_results")
-update = module("update_case_study", ROOT / "docs")
+run = script("examples/case_study/run.py", "case_study_run")
+script("examples/case_study/executive.py")  # found by its name, as a suite
+case_results = script("examples/case_study/case_results.py")
+update = script("docs/update_case_study.py")
+published = script("docs/published.py")
 
 
 @pytest.fixture
@@ -58,10 +50,6 @@ def model(tiny_model_dir: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     """Commands run in this process, which saves the time to start one; the list has those that were given."""
-    before = dict(os.environ)
-    loggers = [logging.getLogger(name) for name in ("torch", "trl", "peft", "accelerate", "datasets")]
-    levels = [logger.level for logger in loggers]
-    verbosity = transformers_logging.get_verbosity()
     given: list[list[str]] = []
 
     def selfaug(arguments: Sequence[str]) -> str:
@@ -72,12 +60,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
         return result.stdout
 
     monkeypatch.setattr(run, "selfaug", selfaug)
-    yield given
-    os.environ.clear()
-    os.environ.update(before)
-    transformers_logging.set_verbosity(verbosity)
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    with libraries_as_before():
+        yield given
 
 
 def test_the_whole_case_study_goes_on_where_it_was_cut_off(
@@ -168,13 +152,13 @@ def test_the_page_gives_the_commands_that_are_run(monkeypatch: pytest.MonkeyPatc
 def test_the_page_says_what_the_record_says() -> None:
     """Its result is made by docs/update_case_study.py; nobody has touched a number since."""
     record = read_record(ROOT / "docs" / "results" / "case-study.json", case_results.RECORD_KIND)
-    assert update.block(record) in PAGE.read_text(encoding="utf-8")
+    assert published.block(update.NAME, case_results.result_page(record)) in PAGE.read_text(encoding="utf-8")
     assert not record["settings"]["quick"]
     assert record["settings"]["half"] == "test"
     assert record["results"]["base"]["executive_items"] >= 60
 
 
 def test_links_lead_somewhere() -> None:
-    text = PAGE.read_text(encoding="utf-8").partition("<!-- case-study:begin -->")[0]
+    text = "".join(published.outside(PAGE.read_text(encoding="utf-8"), update.NAME))
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert (PAGE.parent / target).exists(), target

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import re
 import shlex
 import shutil
@@ -14,7 +12,6 @@ import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -24,6 +21,7 @@ from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from quiet_libraries import libraries_as_before
+from scripts import script
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import RetrievalTemplate
@@ -38,6 +36,8 @@ from selfaug.rundir import RunDir
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
 PAGES += sorted((ROOT / "docs" / "how-to").glob("*.md"))
+
+published = script("docs/published.py")
 
 # ---- the quick form: what is replaced, added and left out, and nothing else
 
@@ -90,7 +90,7 @@ ADDED = {
 ADDED_IN_PYTHON = {"SelfAugConfig(": "SelfAugConfig(use_cpu=True, max_steps=2, "}
 """Likewise; without a GPU transformers wants to be told so."""
 
-NOT_RUN = ("make ", "pip install ", "ollama ")
+NOT_RUN = ("make ", "pip install ", "ollama ", "python convert_hf_to_gguf.py ")
 """Commands that are left out: they set up, take minutes, or belong to other tools."""
 
 LAUNCHERS = {"accelerate launch": launch_command_parser, "torchrun": get_args_parser}
@@ -319,34 +319,22 @@ def test_layers_of_the_architecture_are_those_that_are_checked() -> None:
     assert [set(re.split(r" {4,}", line)[0].split()) for line in lines] == checked
 
 
-def script(name: str) -> ModuleType:
-    """A script of docs/, which is no package."""
-    specification = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 def test_the_readme_says_what_the_demos_record_says() -> None:
     """Its table is made by docs/update_demo_results.py; nobody has touched a number since."""
-    record = json.loads((ROOT / "docs" / "results" / "demo.json").read_text(encoding="utf-8"))
-    assert script("update_demo_results").readme_block(record) in (ROOT / "README.md").read_text(
-        encoding="utf-8"
-    )
+    record = read_record(ROOT / "docs" / "results" / "demo.json", "demo")
+    update = script("docs/update_demo_results.py")
+    written = published.block(update.NAME, update.readme_block(record))
+    assert written in (ROOT / "README.md").read_text(encoding="utf-8")
     assert not record["quick"]
     assert record["settings"]["half"] == "test"
 
 
 def test_readme_and_page_say_what_the_comparisons_record_says() -> None:
-    update = script("update_comparison")
+    update = script("docs/update_comparison.py")
     record = read_record(ROOT / "docs" / "results" / "comparison-demo.json", "comparison")
-    longer = {
-        name: read_record(ROOT / "docs" / "results" / f"comparison-{name}.json", "comparison")
-        for name in update.LONGER
-    }
-    assert update.readme_block(record, longer) in (ROOT / "README.md").read_text(encoding="utf-8")
+    longer = update.longer_records()
+    written = published.block(update.NAME, update.readme_block(record, longer))
+    assert written in (ROOT / "README.md").read_text(encoding="utf-8")
     for name, found in {"demo": record, **longer}.items():
         page = (ROOT / "docs" / "results" / f"comparison-{name}.md").read_text(encoding="utf-8")
         assert page == update.page(found, name)
@@ -356,5 +344,5 @@ def test_readme_and_page_say_what_the_comparisons_record_says() -> None:
 def test_the_comparison_on_real_text_says_what_its_record_says() -> None:
     record = read_record(ROOT / "docs" / "results" / "comparison-real-text.json", "comparison")
     page = (ROOT / "docs" / "results" / "comparison-real-text.md").read_text(encoding="utf-8")
-    assert page == script("update_comparison").page(record, "real-text")
+    assert page == script("docs/update_comparison.py").page(record, "real-text")
     assert record["not_run"] == []

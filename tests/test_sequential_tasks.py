@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -10,12 +9,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from quiet_libraries import libraries_as_before
+from scripts import script
 from selfaug.config import load_config
 from selfaug.core.statistics import paired_difference, wilson_interval
 from selfaug.errors import ConfigError, DataError, StorageError
@@ -27,24 +26,11 @@ ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "sequential_tasks"
 
 
-def script(name: str, known_as: str, folder: Path = EXAMPLE) -> ModuleType:
-    """A script of the example, by its file: its folder is no package, and the case study has a run.py too."""
-    specification = importlib.util.spec_from_file_location(known_as, folder / name)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[known_as] = module
-    path = list(sys.path)
-    specification.loader.exec_module(module)
-    sys.path[:] = path  # the case study has a run.py too, which others import by that name
-    return module
-
-
-# The ones that the others import come first.
-office_tasks: Any = script("office_tasks.py", "office_tasks")
-task_matrix: Any = script("task_matrix.py", "task_matrix")
-run: Any = script("run.py", "sequential_tasks_run")
-update: Any = script("update_sequential_tasks.py", "update_sequential_tasks", ROOT / "docs")
+office_tasks = script("examples/sequential_tasks/office_tasks.py")
+task_matrix = script("examples/sequential_tasks/task_matrix.py")
+run = script("examples/sequential_tasks/run.py", "sequential_tasks_run")  # the case study has a run.py too
+update = script("docs/update_sequential_tasks.py")
+published = script("docs/published.py")
 
 SPLITS = ("train", "dev", "test")
 OWN = ("tickets", "orders")
@@ -455,7 +441,9 @@ def check_documentation(folder: Path, docs: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(update, "PAGE", page)
     monkeypatch.setattr(update, "RECORD", kept)
     monkeypatch.setattr(sys, "argv", ["update_sequential_tasks.py", str(folder)])
-    page.write_text(f"# Title\n\n{update.block(None)}\n\nThe rest.\n", encoding="utf-8")
+    page.write_text(
+        f"# Title\n\n{published.block(update.NAME, update.text(None))}\n\nThe rest.\n", encoding="utf-8"
+    )
     record = read_record(folder / "record.json", task_matrix.RECORD_KIND)
     for changes in ({}, {"quick": False, "half": "dev"}):
         settings = {**record["settings"], **changes}
@@ -469,7 +457,7 @@ def check_documentation(folder: Path, docs: Path, monkeypatch: pytest.MonkeyPatc
         update.main()
         written = read_record(kept, task_matrix.RECORD_KIND)
         text = page.read_text(encoding="utf-8")
-        assert text == f"# Title\n\n{update.block(written)}\n\nThe rest.\n"
+        assert text == f"# Title\n\n{published.block(update.NAME, update.text(written))}\n\nThe rest.\n"
     # All as it was, but for the model's folder, which is this machine's.
     assert Path(record["model"]).is_absolute()
     for file in (page, kept):

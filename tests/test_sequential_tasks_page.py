@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
+from scripts import script
 from selfaug.phases.realign import REHEARSAL
 from selfaug.records import read_record
 
@@ -19,21 +17,9 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "sequential-tasks.md"
 
 
-def script(file: Path) -> ModuleType:
-    """A script, by its file: its folder is no package."""
-    specification = importlib.util.spec_from_file_location(file.stem, file)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    sys.modules[file.stem] = module
-    path = list(sys.path)
-    specification.loader.exec_module(module)
-    sys.path[:] = path  # the case study has a run.py too, which others import by that name
-    return module
-
-
-update: Any = script(ROOT / "docs" / "update_sequential_tasks.py")
-office_tasks: Any = sys.modules["office_tasks"]  # which the one above has imported
+update = script("docs/update_sequential_tasks.py")
+office_tasks = script("examples/sequential_tasks/office_tasks.py")
+published = script("docs/published.py")
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +30,12 @@ def text() -> str:
 def test_the_page_says_what_the_record_says(text: str) -> None:
     """Its result is made by docs/update_sequential_tasks.py; nobody has touched a number since."""
     record = read_record(update.RECORD, update.RECORD_KIND) if update.RECORD.exists() else None
-    assert text.count(update.BEGIN) == text.count(update.END) == 1
-    assert update.block(record) in text
+    assert published.block(update.NAME, update.text(record)) in text
     if record is not None:
         assert not record["settings"]["quick"]
         assert record["settings"]["half"] == "test"
         assert record["settings"]["rehearsal"] == REHEARSAL
-        assert update.without_machine_paths(record) == record
+        assert published.without_machine_paths(record) == record
 
 
 def test_tasks_are_those_of_the_example(text: str) -> None:
@@ -93,7 +78,7 @@ def test_commands_of_the_page_are_taken(text: str) -> None:
 
 
 def test_links_lead_somewhere(text: str) -> None:
-    targets = re.findall(r"\]\(([^)#]+)\)", text.partition(update.BEGIN)[0] + text.partition(update.END)[2])
+    targets = re.findall(r"\]\(([^)#]+)\)", "".join(published.outside(text, update.NAME)))
     assert len(targets) > 3
     for target in targets:
         assert (PAGE.parent / target).exists(), target
@@ -116,7 +101,7 @@ def test_links_lead_somewhere(text: str) -> None:
     ],
 )
 def test_paths_of_a_machine_are_their_last_part(written: str, kept: str) -> None:
-    assert update.without_machine_paths({"a": [written, 1, None, True]}) == {"a": [kept, 1, None, True]}
+    assert published.without_machine_paths({"a": [written, 1, None, True]}) == {"a": [kept, 1, None, True]}
 
 
 def test_bad_arguments_give_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from scripts import script
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
 from selfaug.core.statistics import detectable_difference, pooled_difference, retention
@@ -35,17 +34,6 @@ SETS = (
     "selfaug.anchor_share=1",
     "selfaug.alpha=1",
 )
-
-
-def update_comparison() -> ModuleType:
-    """The script that puts a comparison into the documentation."""
-    path = Path(__file__).parents[2] / "docs" / "update_comparison.py"
-    spec = importlib.util.spec_from_file_location("update_comparison", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_method_is_trained_chosen_and_reported(
@@ -124,7 +112,7 @@ def test_every_method_is_trained_chosen_and_reported(
     screen = io.StringIO()
     show_comparison(record, tmp_path / "comparison", Console(width=200, file=screen))
     shown = screen.getvalue()
-    page = update_comparison().page(record, "tiny")
+    page = script("docs/update_comparison.py").page(record, "tiny")
     assert "Made by `selfaug compare --steps 3 --seed 0 --seed 1`, written" in page
     for method in METHODS.values():
         assert method.label in shown
@@ -247,7 +235,7 @@ def test_seeds_are_added_to_some_methods_of_what_is_there(
     assert added["methods"]["l2"]["against_seeds"] == [3, 4]
     assert added["methods"]["plain"]["against_seeds"] == [3, 4, 5, 6]
     assert len(added["runs"]) == len(record["runs"]) + 4
-    commands = update_comparison()._commands(added, "tiny")
+    commands = script("docs/update_comparison.py")._commands(added, "tiny")
     assert commands == (
         "`selfaug compare --steps 3 --method plain --method selfaug --method l2 --seed 3 --seed 4`, then "
         "`selfaug compare --steps 3 --method plain --method selfaug --seed 5 --seed 6`"
