@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from page_checks import Page
 
 from demo_records import EXECUTIVE, entry, interval, record
 from selfaug.report.demo_page import demo_chart_svg, demo_page
@@ -24,31 +24,6 @@ HOSTILE = [
     "{{ record }} {% include 'x' %} &amp; &#x3c;",
     "\x1b[2J\x00\x08\r bell\x07 \u202eevil\u2066 \u2028 \ufeff \ud800",
 ]
-
-
-class Page(HTMLParser):
-    """What a browser would see: tags with their attributes, and the text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta", "path", "line"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def answered(*texts: str) -> list[dict[str, Any]]:

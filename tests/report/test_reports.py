@@ -1,78 +1,42 @@
-"""Reports of every kind as page, as Markdown and as JSON: what they say, and that texts of others stay texts."""
+"""Reports of every kind as page, as Markdown and as JSON: what they say."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
-from test_demo_page import Page
+from page_checks import flat, require_sound
+from record_folders import KINDS
 
-from demo_records import EXECUTIVE, record
 from report_records import (
     EVALUATION,
-    HOSTILE,
-    LONE,
     REALIGNMENT,
     TRAINING,
     balance_record,
-    changed_everywhere,
     comparison_record,
     interval,
-    raw_record,
     write_assessment,
     write_balance,
-    write_comparison,
     write_run,
 )
-from selfaug.errors import DataError
-from selfaug.records import append_line, read_record, write_record
+from selfaug.records import read_record, write_record
 from selfaug.report.balance_report import balance_verdict
 from selfaug.report.comparison_report import comparison_verdict
 from selfaug.report.document import (
-    Answer,
     Answers,
-    Cell,
     Chart,
-    HeatedText,
     Report,
-    Section,
     Table,
-    Text,
-    Tile,
 )
 from selfaug.report.document_text import document_json, document_markdown
 from selfaug.report.open_report import kind_of, page_of, report_on, summary_of
 from selfaug.report.page import document_page
 from selfaug.report.run_report import run_verdict
 from selfaug.rundir import RunDir
-
-MOST_BYTES = 2_000_000
-
-
-def demo(folder: Path) -> Path:
-    folder.mkdir()
-    write_record(folder / "record.json", "demo", record([EXECUTIVE], steps=12))
-    return folder
-
-
-KINDS: dict[str, Callable[[Path], Path]] = {
-    "evaluated": lambda folder: write_run(folder, evaluation=EVALUATION).path,
-    "trained": lambda folder: write_run(folder).path,
-    "unfinished": lambda folder: write_run(folder, training=None, steps=7).path,
-    "realigned": lambda folder: write_run(folder, realignment=REALIGNMENT, steps=0).path,
-    "comparison": lambda folder: write_comparison(folder, comparison_record()),
-    "comparison-real": lambda folder: write_comparison(folder, comparison_record("comparison-real-text")),
-    "balance": write_balance,
-    "assessment": write_assessment,
-    "demo": demo,
-}
 
 
 @pytest.fixture(scope="module")
@@ -81,57 +45,6 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, R
     top = tmp_path_factory.mktemp("records")
     folders = {name: write(top / name) for name, write in KINDS.items()}
     return {name: (folder, report_on(folder)) for name, folder in folders.items()}
-
-
-class Blocks(HTMLParser):
-    """What follows what: `svg` and `table`, in the order of the page."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in ("figure", "svg") or (tag == "table" and ("class", "data") in attrs):
-            self.found.append(tag)
-
-
-def require_sound(html: str, *, calm: bool = True) -> Page:
-    """One file that asks for nothing, runs nothing and is well-formed."""
-    page = Page(html)
-    assert html.lstrip().startswith("<!doctype html>")
-    assert page.open == []
-    tags = {tag for tag, _ in page.tags}
-    assert not tags & {"script", "link", "img", "iframe", "object", "base", "form", "embed", "video", "audio"}
-    ids = [attributes["id"] for tag, attributes in page.tags if "id" in attributes and tag != "svg"]
-    named = [one for one in ids if one]
-    assert len(named) == len(set(named))
-    for _, attributes in page.tags:
-        assert not attributes.keys() & {"src", "srcset", "action", "xlink:href", "style"}
-        assert not [name for name in attributes if name.startswith("on")]
-        assert (attributes.get("href") or "#").startswith("#")
-        assert (attributes.get("href") or "#")[1:] in ["", *named]
-        assert attributes.get("aria-labelledby") in [None, *named]
-    assert [tag for tag, _ in page.tags].count("style") == 1
-    assert [tag for tag, _ in page.tags].count("h1") == 1
-    assert "default-src 'none'" in html
-    assert '<meta name="generator" content="selfaug">' in html[:4_000]
-    if calm:
-        assert not re.search(r"https?://|@import|url\(|javascript:", html)
-    assert len(html.encode()) < MOST_BYTES
-    # Of characters that no one sees there are none.
-    assert not [one for one in html if ord(one) < 32 and one not in "\n\t"]
-    assert not set(html) & set("\u202e\u2066\u2028\ufeff\ud800\x9b")
-    # Behind every picture there are its numbers.
-    assert [one for one in Blocks(html).found if one != "figure"].count("svg") == html.count("<figure")
-    assert re.sub(r"figure svg table ?", "", " ".join(Blocks(html).found)) == ""
-    for picture in re.findall(r"<svg.*?</svg>", html, re.S):
-        ElementTree.fromstring(picture)
-    return page
-
-
-def flat(text: str) -> str:
-    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -478,231 +391,3 @@ def test_a_run_that_was_really_trained(finished_run: Path, copied_run: Path) -> 
     assert TRAINING["environment"].keys() == started["environment"].keys()
     RunDir(copied_run).record.unlink()
     assert report_on(copied_run).verdict == "This run is not finished: 6 steps are done."
-
-
-# ---- texts of others
-
-
-@pytest.mark.parametrize("text", [*HOSTILE, "<" * 1_000_000, "\U0001f600" * 250_000])
-@pytest.mark.parametrize("name", ["evaluated", "comparison", "balance", "assessment", "demo"])
-def test_whatever_the_texts_of_a_record_are_the_page_is_sound(name: str, text: str, tmp_path: Path) -> None:
-    folder = tmp_path / "folder"
-    if name == "evaluated":
-        training = changed_everywhere(TRAINING, text)
-        evaluation = changed_everywhere(EVALUATION, text)
-        evaluation["suites"][text[:50]] = evaluation["suites"]["task"]
-        evaluation["drift"][text] = evaluation["drift"]["general prompts"]
-        run = write_run(folder, training=training, steps=0)
-        write_record(run.evaluation, "evaluation", evaluation)
-    elif name == "comparison":
-        write_comparison(folder, changed_everywhere(comparison_record(), text), [text] * 2)
-    elif name == "balance":
-        changed = changed_everywhere(balance_record(), text)
-        changed["failed_trials"] *= 30
-        write_balance(folder, changed)
-    elif name == "assessment":
-        write_assessment(folder)
-        changed = changed_everywhere(read_record(folder / "record.json", "assessment"), text)
-        write_record(folder / "record.json", "assessment", changed)
-    else:
-        folder.mkdir()
-        changed = changed_everywhere(record([EXECUTIVE] * 5, steps=0), text)
-        write_record(folder / "record.json", "demo", changed)
-    began = time.process_time()
-    report = report_on(folder)
-    html = document_page(report)
-    require_sound(html, calm=False)
-    told = document_markdown(report)
-    assert time.process_time() - began < 30
-    told.encode()
-    assert len(told) < MOST_BYTES
-    require_no_markup(told)
-    json.dumps(document_json(report))
-
-
-def require_no_markup(markdown: str) -> None:
-    """Outside of fences nothing is HTML, a link, a fence or a sequence that a terminal obeys."""
-    outside, fence = [], ""
-    for line in markdown.split("\n"):
-        marked = re.match(r"(`{3,})(text)?$", line)
-        if fence:
-            fence = "" if line == fence else fence
-        elif marked and marked[2]:
-            fence = marked[1]
-        else:
-            outside.append(line)
-    assert fence == "", "every fence is closed"
-    text = re.sub(r"`selfaug [a-z ]+`", "", "\n".join(outside))
-    assert not re.search(r"(?<!\\)[<>`~]|(?<!\\)\]\(|https?://", text.replace("\\\\", ""))
-    assert not [one for one in markdown if ord(one) < 32 and one not in "\n\t"]
-    assert not set(markdown) & set("\u202e\u2066\u2028\ufeff\ud800\x9b")
-    headings = [line for line in outside if line.startswith("# ")]
-    assert len(headings) == 1
-
-
-def hostile_document(text: str) -> Report:
-    """Hostile in every place that a report has."""
-    return Report(
-        kind="train", name=text, outcome="mixed", verdict=text, tiles=[Tile(text, text, [text])],
-        sections=[
-            Section(f"one {text}", text, [
-                Text(text, "✗ fail"), Table(text, [text, text], [[Cell(text, text), Cell(text, text, [5, 100])]], text),
-                Chart(text, text, "<svg></svg>", [text, ""], [[text, text]]),
-            ]),
-            Section(f"two {text}", text, [Answers(text, text, [Answer("other", text, text, [text])], True)]),
-            Section("three", text, [HeatedText(text, [text, text], [None, 0.5], text, True)]),
-        ],
-        provenance=[(text, text)], made_by="selfaug train",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("text", [*HOSTILE, LONE, "&" * 1_000_000, "- item", "1. item", "===", ""])
-def test_a_text_is_a_text_in_every_place(text: str) -> None:
-    report = hostile_document(text)
-    page = require_sound(document_page(report), calm=False)
-    harmless = Page(document_page(hostile_document("x")))
-    if text:
-        assert [tag for tag, _ in page.tags if tag != "span"] == [
-            tag for tag, _ in harmless.tags if tag != "span"
-        ]
-    require_no_markup(document_markdown(report))
-    assert document_json(report)["verdict"] == text
-
-
-def test_markdown_keeps_tables_lists_and_fences_whole() -> None:
-    told = document_markdown(hostile_document("a | b `c`\n```\n````\n- d"))
-    assert r"a \| b \`c\`" in told
-    assert "`````text\na | b `c`\n```\n````\n- d\n`````" in told
-    for line in ("- item", "+ item", "1. item", "12) item", "=== x"):
-        paragraphs = document_markdown(hostile_document(line)).split("\n\n")
-        assert line not in paragraphs
-        assert re.sub(r"([-+=.)])", r"\\\1", line, count=1) in paragraphs
-    # A number is not the beginning of a list.
-    assert "1.5 points" in document_markdown(hostile_document("1.5 points")).split("\n\n")
-    assert r"http\://example.com www\.example.com" in document_markdown(
-        hostile_document("http://example.com www.example.com")
-    )
-    long = document_markdown(hostile_document("x" * 5_000))
-    assert "… cut off here: 5,000 characters" in long
-
-
-def test_many_long_texts_stay_in_a_page_of_two_megabytes() -> None:
-    tokens = ["<token>"] * 8_000
-    heated = [HeatedText(f"text {number}", tokens, [0.5] * 8_000, "") for number in range(24)]
-    answers = [
-        Answers(f"item {number}", "<" * 9_000, [Answer("base", "base model", "é" * 9_000)] * 3)
-        for number in range(60)
-    ]
-    cells = [[Cell("<" * 9_000, "<" * 9_000)] * 8 for _ in range(20)]
-    blocks = [*heated, *answers, Table("t", ["c"] * 8, cells), *[Text("<" * 9_000)] * 30]
-    html = document_page(
-        Report("train", "n", "open", "v", [], [Section("s", "", blocks)], [("a", "b" * 9_000)], "selfaug")
-    )
-    require_sound(html)
-    assert "of 8,000 tokens" in html
-    assert "of 9,000 characters" in html
-
-
-def test_a_lone_half_of_a_character_is_shown(tmp_path: Path) -> None:
-    changed = balance_record()
-    changed["reason"] = changed["points"][2]["run"] = LONE
-    raw_record(tmp_path, "balance", changed)
-    report = report_on(tmp_path)
-    assert r"\ud800" in require_sound(document_page(report)).text
-    assert r"\ud800" in document_markdown(report)
-
-
-def test_a_folder_named_by_someone_who_means_ill(tmp_path: Path) -> None:
-    name = "\x1b[2J<b>\u202e & `x` | [y](z)"
-    report = report_on(write_run(tmp_path / "calm", steps=0).path.rename(tmp_path / name))
-    page = require_sound(document_page(report))
-    assert r"Run \x1b[2J<b>\u202e & `x` | [y](z)" in page.text
-    require_no_markup(document_markdown(report))
-
-
-# ---- what can't be read
-
-
-@pytest.mark.parametrize(
-    ("kind", "keys"),
-    [
-        ("train", ["final", "environment", "seconds", "settings_sha256"]),
-        ("comparison", ["methods", "base", "items", "runs", "level"]),
-        ("balance", ["points", "chosen", "test_gate", "front", "trials", "base"]),
-        ("assessment", ["findings", "surprise", "verdict", "suites"]),
-        ("demo", ["results", "settings", "curves", "side_by_side"]),
-    ],
-)
-def test_a_record_that_lacks_something_is_one_clear_error(kind: str, keys: list[str], tmp_path: Path) -> None:
-    folder = tmp_path / "whole"
-    if kind == "train":
-        write_run(folder, steps=0)
-    else:
-        KINDS[kind](folder)
-    whole = read_record(folder / "record.json", kind)
-    for key in keys:
-        lacking = {name: value for name, value in whole.items() if name != key}
-        for changed in (lacking, {**whole, key: None}, {**whole, key: "x"}, {**whole, key: []}):
-            write_record(folder / "record.json", kind, changed)
-            said = error_of(folder)
-            # An empty list, or a text, can be something that one can report on.
-            assert said is None or "lack what a report needs" in said
-            assert said or changed is not lacking
-
-
-def error_of(folder: Path) -> str | None:
-    try:
-        page_of(folder)
-    except DataError as error:
-        return str(error)
-    return None
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"kind": "train"}', b"\xff\xfe", b'"x"'])
-def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "record.json").write_bytes(content)
-    for read in (report_on, page_of, summary_of):
-        with pytest.raises(DataError, match=r"record\.json (can't be read|is not a selfaug record)"):
-            read(tmp_path)
-
-
-def test_damaged_files_beside_the_record_are_named(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run", evaluation=EVALUATION)
-    whole = run.metrics.read_text(encoding="utf-8")
-    append_line(run.metrics, {"step": 61, "nll": 0.1})
-    run.metrics.write_text("{\n" + whole, encoding="utf-8")
-    with pytest.raises(DataError, match=r"metrics\.jsonl, line 1: not JSON"):
-        page_of(run.path)
-    run.metrics.write_text(whole, encoding="utf-8")
-    config = run.config.read_text(encoding="utf-8")
-    run.config.write_text(config + "\n[: {", encoding="utf-8")
-    with pytest.raises(DataError, match="lack what a report needs"):
-        page_of(run.path)
-    run.config.write_text(config, encoding="utf-8")
-    drifted = run.samples / "evaluation" / "drift.jsonl"
-    drifted.write_text('{"kind": "k", "id": "i", "tokens": ["a", "b"], "nats": [1.0]}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="lack what a report needs"):
-        page_of(run.path)
-    drifted.unlink()
-    (run.samples / "evaluation" / "general-base.jsonl").unlink()
-    assert "base says t1" in page_of(run.path)  # what is not there is left out
-    run.evaluation.write_text("{", encoding="utf-8")
-    with pytest.raises(DataError, match=r"evaluation\.json can't be read"):
-        page_of(run.path)
-
-
-def test_where_there_is_nothing_it_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no such folder"):
-        report_on(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="it has no record"):
-        report_on(tmp_path)
-    write_record(tmp_path / "record.json", "canary", {})
-    with pytest.raises(DataError, match="its record is of kind 'canary'"):
-        page_of(tmp_path)
-    newer = json.loads((tmp_path / "record.json").read_text(encoding="utf-8")) | {
-        "kind": "train",
-        "version": 9,
-    }
-    (tmp_path / "record.json").write_text(json.dumps(newer), encoding="utf-8")
-    with pytest.raises(DataError, match="has version 9"):
-        report_on(tmp_path)
