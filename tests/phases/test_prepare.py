@@ -190,11 +190,18 @@ def test_prepared_data_is_there_until_the_new_index_is(
     with pytest.raises(KeyboardInterrupt):
         prepare(anew, on_progress=cut)
     assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == kept
+    # What is wrong with the pairs alone shows before.
+    other = tmp_path / "other.jsonl"
+    other.write_text("{")
+    with pytest.raises(DataError, match="1 of 1 question-answer pairs can't be used"):
+        prepare(configured(reports, other, output, "run.overwrite=true"))
+    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == kept
     # Beyond, the record would not be true of the index.
-    (tmp_path / "broken.jsonl").write_text("{")
-    broken = configured(reports, tmp_path / "broken.jsonl", output, "run.overwrite=true")
-    with pytest.raises(DataError):
-        prepare(broken)
+    other.write_text(
+        json.dumps({"question": "What was it?", "answer": "$1 million", "document": "c1/2023.md"})
+    )
+    with pytest.raises(DataError, match="stand in no passage"):
+        prepare(configured(reports, other, output, "run.overwrite=true"))
     assert not (output / "record.json").exists()
 
 
@@ -287,10 +294,10 @@ def test_bad_pairs_are_told_all_at_once(reports: Path, questions: Path, tmp_path
     ):  # fmt: skip
         assert f"{file}:{line}: " in problems
         assert words in problems
-    # The index is there, and what is missing is the record: the next try goes on.
-    assert (tmp_path / "data" / "index" / "index.json").exists()
+    # No document was read for it.
+    assert not (tmp_path / "data").exists()
     record = prepare(configured(reports, file, tmp_path / "data", "questions.skip_bad_rows=true"))
-    assert record["documents"]["unchanged"] == 24
+    assert record["documents"]["read"] == 24
     assert len(record["questions"]["left_out"]) == 9
 
 

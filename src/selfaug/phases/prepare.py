@@ -13,9 +13,11 @@ from selfaug.errors import DataError, StorageError
 from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepared_rows import SPLITS, make_rows
 from selfaug.phases.progress import Progress
+from selfaug.phases.question_files import load_pairs
 from selfaug.prepare_config import PrepareConfig, dump_prepare_config
 from selfaug.records import write_lines, write_record, write_text
 from selfaug.retrieval.chunking import Chunk, Chunker, count_words
+from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.index import Index, IndexWriter
 from selfaug.retrieval.read_folder import FolderReport, read_folder
@@ -45,8 +47,8 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
         The data of the record.
 
     Raises:
-        ConfigError, DataError: if settings, glossary, template or pairs can't be used; before pairs are looked at,
-            the index is made.
+        ConfigError, DataError: if settings, glossary, template or pairs can't be used; whether the documents have
+            what pairs say shows when the index is made.
         StorageError: if the folder holds something else, or can't be written.
     """
     folder = Path(config.run.output)
@@ -58,6 +60,9 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     count = _token_counter(config)
     if not Path(config.documents.folder).is_dir():
         raise DataError(f"there is no folder {config.documents.folder}.", hint="check the path.")
+    # Reading the documents can take minutes, and what was prepared before goes: what shows without it is told first.
+    paths = folder_files(Path(config.documents.folder), lambda *_: None)
+    load_pairs(config.questions.files, paths, skip_bad_rows=config.questions.skip_bad_rows)
     _open(folder, config)
 
     read = _make_index(
