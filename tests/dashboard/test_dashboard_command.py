@@ -105,7 +105,11 @@ def test_without_a_token_and_ended_by_sigterm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "address"), [("localhost", "http://localhost:"), ("::1", "http://[::1]:"), ("0.0.0.0", "http://0.0.0.0:")]
+    ("host", "address"),
+    [
+        ("localhost", "http://localhost:"), ("::1", "http://[::1]:"),
+        ("0.0.0.0", "http://127.0.0.1:"), ("::", "http://[::1]:"),
+    ],
 )  # fmt: skip
 def test_addresses_by_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, address: str) -> None:
     served = []
@@ -119,7 +123,9 @@ def test_addresses_by_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host
     assert result.stdout.startswith(address)
     ((access, (listening,)),) = served
     listening.close()
-    assert access._loopback == (host != "0.0.0.0")
+    everywhere = host in ("0.0.0.0", "::")
+    assert access._loopback == (not everywhere)
+    assert ("From other machines" in result.stderr) == everywhere
     assert access._token is not None
 
 

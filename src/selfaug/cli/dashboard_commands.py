@@ -48,7 +48,7 @@ def dashboard(
 
         from selfaug.dashboard.app import dashboard_app
         from selfaug.dashboard.library import Library
-        from selfaug.serving.http_server import EndedBySignals, listening_socket
+        from selfaug.serving.http_server import ALL_ADDRESSES, EndedBySignals, address, listening_socket
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing == "selfaug":
@@ -71,10 +71,12 @@ def dashboard(
         ) from error
     port = listening.getsockname()[1]
     token = None if no_token else secrets.token_urlsafe(24)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    url = f"{address(host, port)}/"
     served = dashboard_app(library, token=token, port=port, loopback=loopback)
     say(f"{found} {'entry' if found == 1 else 'entries'} in {directory}. Ctrl-C ends it.")
-    typer.echo(address if token is None else f"{address}?token={token}")
+    if host in ALL_ADDRESSES:
+        say("From other machines, put this one's name or address in the place of the number:")
+    typer.echo(url if token is None else f"{url}?token={token}")
     server = EndedBySignals(
         uvicorn.Config(
             served,

@@ -15,7 +15,10 @@ from starlette.types import ASGIApp
 
 from selfaug.serving.served import SHUTTING_DOWN, Readiness
 
-__all__ = ["EndedBySignals", "HttpServer", "listening_socket"]
+__all__ = ["ALL_ADDRESSES", "EndedBySignals", "HttpServer", "address", "listening_socket"]
+
+ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""What a server listens on to be reached by every address of its machine; and this machine's own of the kind."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -43,6 +46,15 @@ def listening_socket(host: str, port: int) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+def address(host: str, port: int) -> str:
+    """The URL, without a slash at its end, at which this machine reaches what listens there.
+
+    No browser is sure to know what to do with those that stand for all addresses.
+    """
+    host = ALL_ADDRESSES.get(host, host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class EndedBySignals(uvicorn.Server):
