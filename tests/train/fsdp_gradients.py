@@ -10,10 +10,13 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -101,16 +104,41 @@ def gradients(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def wrapped_by_accelerate(model: nn.Module) -> nn.Module:
+    """Sharded by accelerate's own code, with the settings of recipes/accelerate-fsdp2.yaml.
+
+    What it needs of an Accelerator is given by hand, since that one wants GPUs.
+    """
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        reshard_after_forward=True,
+        cpu_ram_efficient_loading=False,
+        state_dict_type="full_state_dict",
+    )
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin),
+        mixed_precision="no",
+        is_main_process=dist.get_rank() == 0,
+        device=torch.device("cpu"),
+    )
+    wrapped: nn.Module = fsdp2_prepare_model(accelerator, model)
+    return wrapped
+
+
 def compare(case: str) -> dict[str, Any]:
     whole, reference = build(case)
     expected_sums = backward(whole, reference, [b for group in MICRO_BATCHES for b in group], 1.0)
     expected = gradients(whole)
 
     model, reference = build(case)
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    for layer in causal_model(model).model.layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    if "accelerate" in case:
+        model = wrapped_by_accelerate(model)
+    else:
+        mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+        for layer in causal_model(model).model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
     sharded = all(isinstance(parameter, DTensor) for parameter in model.parameters())
     with torch.no_grad():
         verify_head(model, find_head(model), {"input_ids": MICRO_BATCHES[0][0]["input_ids"]})
@@ -136,6 +164,7 @@ def main() -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     cases = ["lora, tied head", "lora, untied head", "full, tied head", "full, untied head"]
+    cases += [f"{case}, accelerate" for case in cases]
     results = {case: compare(case) for case in cases}
     if dist.get_rank() == 0:
         Path(sys.argv[1]).write_text(json.dumps(results))

@@ -55,8 +55,8 @@ def _whole(parameter: Any) -> Any:
     if parameter.requires_grad and torch.is_grad_enabled():
         raise ModelError(
             "the head trains and is sharded apart from the root of the model, so its gradient can't be reduced.",
-            hint="wrap the decoder layers and the root with `fully_shard`, and leave the head in the root's group "
-            "(accelerate's default).",
+            hint="wrap the decoder layers and the root with `fully_shard`, and leave the head in the root's group, or "
+            "in one that isn't resharded after the forward pass (accelerate's default).",
         )
     return parameter.full_tensor()
 
