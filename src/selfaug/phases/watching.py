@@ -31,6 +31,9 @@ __all__ = ["WatchSettings", "Watching"]
 _REMEMBERED = 100_000
 """Answers that can be voted on."""
 
+_AGAIN_SECONDS = 60.0
+"""After which a canary set that could not be replayed is tried again."""
+
 _ENDINGS = ("_bucket", "_sum", "_count")
 _REFUSES = Refuses()
 
@@ -185,17 +188,20 @@ class Watching:
             return
         without = "" if self._engine is not None else ", all but drift: the models are elsewhere"
         self._tell(f"watching{without}: `selfaug monitor {os.fspath(self._run)}` shows the state.")
+        wait = self._settings.canary_seconds
         while True:
             if problems is not None:
                 monitor.canary(not problems, "; ".join(problems))
-            if self._stop.wait(self._settings.canary_seconds) or self._check is None:
+            if self._stop.wait(wait) or self._check is None:
                 return
+            wait = self._settings.canary_seconds
             try:
                 problems = self._replayed(self._check)
             except EngineError:
                 return
             except Exception as error:
                 problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
+                wait = min(wait, _AGAIN_SECONDS)  # it may be back soon
             self._on_canary(problems)
 
     def _open(self, *, measure: bool) -> Monitor:

@@ -101,7 +101,7 @@ class _Answering:
 
     @property
     def usage(self) -> dict[str, int]:
-        return usage(self.prompt_tokens, sum(choice.tokens for choice in self.choices))
+        return usage(self.prompt_tokens, self._tokens())
 
     @property
     def complete(self) -> bool:
@@ -124,7 +124,7 @@ class _Answering:
                 while not arrived.empty():
                     found.append(arrived.get_nowait())
                 pieces = [one for one in found if not isinstance(one, Exception)]
-                if not self._first and any(piece.tokens for _, piece in pieces):
+                if not self._first and any(_tells_when_it_began(piece) for _, piece in pieces):
                     self._first = time.monotonic()
                 for index, piece in pieces:
                     self.choices[index].take(piece)
@@ -153,7 +153,7 @@ class _Answering:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._facts["completion_tokens"] = sum(choice.tokens for choice in self.choices)
+            self._facts["completion_tokens"] = self._tokens()
 
     async def _follow(self, index: int, arrived: asyncio.Queue[tuple[int, Piece] | Exception]) -> None:
         choice = self.choices[index]
@@ -166,9 +166,12 @@ class _Answering:
         except (OverloadedError, EngineError) as error:
             await arrived.put(error)
 
+    def _tokens(self) -> int:
+        return sum(choice.tokens for choice in self.choices)
+
     def _measure(self) -> None:
         ended = time.monotonic()
-        tokens = sum(choice.tokens for choice in self.choices)
+        tokens = self._tokens()
         self._metrics.duration.labels(*self._labels).observe(ended - self._began)
         self._metrics.tokens.labels(*self._labels, "input").observe(self.prompt_tokens)
         self._metrics.tokens.labels(*self._labels, "output").observe(tokens)
@@ -187,6 +190,11 @@ class _Answering:
             self._served.watcher.answered(
                 Answered(name, one.prompt, one.tokens, one.text, one.written, one.passages)
             )
+
+
+def _tells_when_it_began(piece: Piece) -> bool:
+    """Whether it has a first token; of an answer that comes in one piece nobody knows when that was there."""
+    return piece.tokens == 1 or (piece.tokens > 1 and piece.finish is None)
 
 
 _PREFIXES = {"chat": "chatcmpl", "text_completion": "cmpl", "rag": "rag"}

@@ -81,6 +81,7 @@ class EmbeddedEngine:
 
     Attributes:
         job_seconds: that what `when_idle` was given has taken so far.
+        on_lost: called with the reason if the GPU can't be used any more; the engine has stopped then.
 
     Args:
         tuned: the tuned model.
@@ -118,6 +119,7 @@ class EmbeddedEngine:
         self._asked = self._waiting = 0
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._stopping = threading.Event()
+        self.on_lost: Callable[[str], None] = lambda _: None
         self._thread = threading.Thread(target=self._run, name="selfaug-engine", daemon=True)
         self._thread.start()
 
@@ -427,4 +429,8 @@ class EmbeddedEngine:
         for request in self._rows[lane]:
             request.tell(failure)
         self._rows[lane].clear()
+        if "CUDA error" in str(error):  # after one of these a process can use its GPU no more
+            self._stopping.set()
+            self.on_lost(f"the GPU failed: {str(error).splitlines()[0]}")
+            return
         lane.clear()

@@ -12,12 +12,17 @@ from typing import Any
 
 import httpx2 as httpx
 
+from selfaug.errors import ModelError
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling, TokenChance
 
-__all__ = ["UpstreamEngine"]
+__all__ = ["UpstreamAwayError", "UpstreamEngine"]
 
 _CONNECT_SECONDS = 5.0
 _MOST_TEXT = 300
+
+
+class UpstreamAwayError(ModelError):
+    """The other server doesn't answer, or not yet: it may be loading its models."""
 
 
 class UpstreamEngine:
