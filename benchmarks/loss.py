@@ -38,7 +38,7 @@ from torch.nn import functional
 from benchmarks.processes import in_own_process, interleaved, prepare
 from benchmarks.report import machine, median_and_range, publish, ratio_of_rounds, table
 from selfaug.core.alignment import OutputHead, fused_loss, token_divergence
-from selfaug.model.peak_memory import peak_memory
+from selfaug.model.memory import peak_memory
 
 SIZES = {
     "tiny": (96, 1024, 64),

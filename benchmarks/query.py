@@ -40,7 +40,7 @@ import torch
 
 from benchmarks.processes import in_own_process, interleaved, prepare
 from benchmarks.report import machine, median_and_range, publish, ratio_of_rounds, table
-from selfaug.model.peak_memory import peak_memory
+from selfaug.model.memory import peak_memory
 from selfaug.retrieval import index
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.tokens import Words

@@ -22,7 +22,7 @@ from benchmarks.processes import in_own_process, interleaved, prepare
 from benchmarks.report import machine, median_and_range, publish, ratio_of_rounds, table
 from benchmarks.shapes import SHAPES, build_rows
 from benchmarks.variants import VARIANTS, make_trainer
-from selfaug.model.peak_memory import peak_memory
+from selfaug.model.memory import peak_memory
 
 _DEFAULT = ["alpha0", "adapter_off", "cache", "cache_25"]
 

@@ -57,7 +57,8 @@ def test_the_record_has_each_prompts_drift_and_answer_and_they_come_back() -> No
     assert record["tolerance_nats"] == pytest.approx(1e-4)
     for one in record["prompts"]:
         assert one["nats"] == pytest.approx(naive_nats(copy.deepcopy(model), one["ids"]), rel=1e-4, abs=1e-6)
-        assert 0 < one["sure"] <= len(one["answer"]) <= 16
+        assert 0 <= one["sure_16_bits"] <= one["sure"] <= len(one["answer"]) <= 16
+        assert one["sure"] > 0
 
 
 @pytest.mark.parametrize("changed", ["adapter", "scale", "base", "weight"])
@@ -112,3 +113,14 @@ def test_tokens_after_a_near_tie_are_not_compared() -> None:
         head.weight[32:] = head.weight[:32]
     record = record_canary(model, None, prompts())
     assert {one["sure"] for one in record["prompts"]} == {0}
+
+
+def test_what_is_computed_in_16_bits_is_judged_by_them() -> None:
+    """Weights in 32 bits under autocast: a record of answers that 16 bits can change says so."""
+    model = tuned()
+    with torch.autocast("cpu", torch.bfloat16):
+        record = record_canary(model, AdapterOff(model), prompts(), torch.bfloat16)
+    assert record["dtype"] == "bfloat16"
+    assert record["tolerance_nats"] >= 5e-3
+    assert [one["sure"] for one in record["prompts"]] == [one["sure_16_bits"] for one in record["prompts"]]
+    assert replay_canary(record, tuned(torch.bfloat16), AdapterOff(model)) == []

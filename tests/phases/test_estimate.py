@@ -40,6 +40,22 @@ def test_steps_follow_from_rows_and_epochs(tmp_path: Path, settings: Settings) -
     assert estimate(settings(tmp_path / "run", "train.steps=null", "train.epochs=2")).steps == 12
 
 
+def test_packed_rows_are_counted_as_training_packs_them(tmp_path: Path, settings: Settings) -> None:
+    file = tmp_path / "short.jsonl"
+    rows = [{"prompt": "word " * (1 + number % 5), "completion": "yes"} for number in range(24)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    once = ("train.steps=null", "train.epochs=1", f'data.train=["{file}"]')
+    packing = (*once, "train.packing=true")
+    apart, together = (
+        estimate(settings(tmp_path / "run", *once)),
+        estimate(settings(tmp_path / "run", *packing)),
+    )
+    assert together.rows == apart.rows == 24
+    assert together.activations_bytes > apart.activations_bytes
+    assert any("24 rows are packed into" in line for line in together.how)
+    assert together.steps == train(settings(tmp_path / "run", *packing)).record["steps"] < apart.steps
+
+
 def test_replayed_rows_are_counted(tmp_path: Path, settings: Settings, tiny_rows: Path) -> None:
     few = ("train.steps=null", "train.epochs=1", "selfaug.reference=cache")
     plain = estimate(settings(tmp_path / "run", *few))
@@ -96,6 +112,15 @@ def test_full_fine_tuning_with_its_frozen_reference_needs_twice_the_weights(
     assert needs.weights_bytes == 2 * 28_000 * 4
     plain = estimate(settings(tmp_path / "run", "lora.method=full", "selfaug.alpha=0"))
     assert plain.weights_bytes == 28_000 * 4
+
+
+def test_copies_of_weights_in_16_bits_are_no_activations(tmp_path: Path, settings: Settings) -> None:
+    full = ("lora.method=full", "train.batch_size=64")
+    whole, half = (
+        estimate(settings(tmp_path / "run", *full, f"model.dtype={dtype}")).activations_bytes
+        for dtype in ("float32", "bfloat16")
+    )
+    assert half < whole
 
 
 def test_the_adapter_is_counted_for_the_targets_that_it_has(tmp_path: Path, settings: Settings) -> None:

@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfaug.config import TrainConfig, load_config
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.phases.canary import canary_problems
 from selfaug.phases.drift_monitor import monitored_texts
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
-from selfaug.phases.train import Interrupted, train
+from selfaug.phases.run_models import load_run_models
+from selfaug.phases.train import Interrupted, _require_first_device, train
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
 
@@ -571,3 +573,29 @@ def test_a_run_that_drift_had_ended_does_not_train_on_when_resumed(
 def test_a_stop_that_could_not_be_kept_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs selfaug\.monitor_prompts"):
         settings(tmp_path / "run", "selfaug.stop_at_drift=0.1", "selfaug.monitor_prompts=0")
+
+
+def test_full_fine_tuning_in_16_bits_measures_before_as_after(settings: Settings, tmp_path: Path) -> None:
+    """Weights in 32 bits, products in 16: what doesn't move has no drift, and the answers come back when served."""
+    still = (
+        "lora.method=full",
+        "model.dtype=bfloat16",
+        "train.learning_rate=1e-30",
+        "selfaug.monitor_prompts=4",
+    )
+    record = train(settings(tmp_path / "run", *still, "train.steps=1", "train.save_steps=1")).record
+    assert record["monitor"]["checkpoints"][-1]["general_drift"] == 0
+    run = RunDir(tmp_path / "run")
+    assert read_record(run.canary, "canary")["dtype"] == "bfloat16"
+    config = load_config(run.config)
+    _, tuned = load_run_models(run, config, run.model, device=torch.device("cpu"), offline=True)
+    assert tuned.dtype is torch.bfloat16
+    assert canary_problems(run, tuned, None) == []
+
+
+def test_another_gpu_than_the_trainers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="training takes cuda:0 here") as caught:
+        _require_first_device(torch.device("cuda:1"))
+    assert "CUDA_VISIBLE_DEVICES=1" in str(caught.value.hint)
+    for device in ("cuda:0", "cpu"):
+        _require_first_device(torch.device(device))

@@ -29,7 +29,10 @@ _SMALLEST_TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16:
 
 
 def record_canary(
-    model: PreTrainedModel, reference: Reference | None, prompts: Mapping[str, Sequence[int]]
+    model: PreTrainedModel,
+    reference: Reference | None,
+    prompts: Mapping[str, Sequence[int]],
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """What a tuned model does on some prompts.
 
@@ -37,11 +40,14 @@ def record_canary(
         model: the tuned model.
         reference: of the drift; None records answers alone.
         prompts: token ids, by a name of the prompt.
+        dtype: of the model's products, which is not that of its weights under autocast; None: it is.
 
     Returns:
         For a record: of each prompt its tokens, drift (nats per token), greedy answer, and how many tokens of that
-        answer no rounding can change; the tolerance of drifts; the dtype.
+        answer rounding can't change, in the model's dtype (`sure`) and in 16 bits (`sure_16_bits`), which other servers
+        may compute in; the tolerance of drifts; the dtype.
     """
+    dtype = model.dtype if dtype is None else dtype
     sequences = [list(prompt) for prompt in prompts.values()]
     answers = generate_greedy_ids(model, sequences, max_new_tokens=_ANSWER_TOKENS)
     nats = [None] * len(sequences) if reference is None else _nats(model, reference, sequences, 8)
@@ -52,11 +58,11 @@ def record_canary(
         alone = _nats(model, reference, [sequences[one] for one in some], 1)
         noise = max(abs(nats[one] - other) for one, other in zip(some, alone, strict=True))  # type: ignore[operator]
     return {
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         "noise_nats": noise,
-        "tolerance_nats": max(_NOISE_MARGIN * noise, _SMALLEST_TOLERANCE.get(model.dtype, 1e-4)),
+        "tolerance_nats": max(_NOISE_MARGIN * noise, _SMALLEST_TOLERANCE.get(dtype, 1e-4)),
         "prompts": [
-            {"id": name, "ids": ids, "nats": drift, "answer": answer, "sure": _sure(model, ids, answer)}
+            {"id": name, "ids": ids, "nats": drift, "answer": answer, **_sure(model, ids, answer, dtype)}
             for name, ids, drift, answer in zip(prompts, sequences, nats, answers, strict=True)
         ],
     }
@@ -107,15 +113,21 @@ def _nats(
 
 
 @torch.no_grad()
-def _sure(model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int]) -> int:
+def _sure(
+    model: PreTrainedModel, prompt: Sequence[int], answer: Sequence[int], dtype: torch.dtype
+) -> dict[str, int]:
     """Tokens of the answer before the first one whose runner-up is as close as rounding."""
     if not answer:
-        return 0
+        return {"sure": 0, "sure_16_bits": 0}
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     # Of the answer's tokens alone, where the model can: a head is a large part of a small model.
     keep = {"logits_to_keep": len(answer) + 1} if "logits_to_keep" in forward_options(model) else {}
     logits_TV = model(input_ids=ids, **keep).logits[0, -len(answer) - 1 : -1].float()
     best_T2 = logits_TV.topk(2, dim=-1).values
-    noise = max(1e-3, 2 * torch.finfo(model.dtype).eps * float(logits_TV.abs().max()))
-    close_T = best_T2[:, 0] - best_T2[:, 1] <= noise
-    return int(close_T.int().argmax()) if bool(close_T.any()) else len(answer)
+
+    def before_close(dtype: torch.dtype) -> int:
+        noise = max(1e-3, 2 * torch.finfo(dtype).eps * float(logits_TV.abs().max()))
+        close_T = best_T2[:, 0] - best_T2[:, 1] <= noise
+        return int(close_T.int().argmax()) if bool(close_T.any()) else len(answer)
+
+    return {"sure": before_close(dtype), "sure_16_bits": before_close(torch.bfloat16)}

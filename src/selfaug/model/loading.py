@@ -48,7 +48,8 @@ def cache_dir() -> Path:
 def best_dtype(device: torch.device | str) -> torch.dtype:
     """bfloat16 where the device multiplies it faster than float32, else float32."""
     if torch.device(device).type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
     if torch.device(device).type == "cpu" and _cpu_multiplies_bf16_faster():
         return torch.bfloat16
     return torch.float32

@@ -408,6 +408,7 @@ class _Search:
         try:
             with FileLock(self.bench.folder / "locks" / f"{name}.lock"):
                 write_text(self._config_file(name), config.model_dump_json(indent=1))
+                self.bench.leave_device()
                 train_in_own_process(config, f"{number}: training", self.bench.on_progress)
                 shutil.rmtree(self.run_of(name).checkpoints, ignore_errors=True)
                 point = self.point(name, 1.0, "search")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.adapters import scale_adapter
 from selfaug.model.loading import load_adapter, load_model, load_tokenizer
+from selfaug.model.memory import release_memory
 from selfaug.model.reference import FrozenModel, Reference, Remembered
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.progress import Progress
@@ -121,9 +121,25 @@ class Bench:
     _subsets: dict[str, str] = field(default_factory=dict)
     _references: dict[tuple[str, DriftOn], Reference] = field(default_factory=dict)
 
+    def base_model(self) -> Any:
+        """The base model, on its device."""
+        if self._may_leave:
+            self.base.to(self.device)
+        return self.base
+
+    def leave_device(self) -> None:
+        """Leave a GPU's memory to another process; the base model comes back when it is asked for."""
+        if self._may_leave:
+            self.base.to("cpu")
+        release_memory()
+
+    @property
+    def _may_leave(self) -> bool:
+        return self.device.type == "cuda" and self.config.model.quantization == "none"
+
     def base_answers(self, part: str) -> Answers:
         """Answers of the base model, made where they are missing."""
-        return self._answered(part, "base", self.base)
+        return self._answered(part, "base", self.base_model())
 
     def add_subset(self, name: str, of: str, **counts: int | None) -> None:
         """A part with some of another part's items, so many of each suite; answers to them count in both.
@@ -158,7 +174,7 @@ class Bench:
             for on in self._drifts_of(part):
                 self._measure_drift(part, name, model, on)
             del model
-            gc.collect()
+            release_memory()
         return self.kept(name, part)
 
     def kept(self, name: str, part: str) -> Answers:
@@ -176,7 +192,7 @@ class Bench:
         return read_record(file, "drift") if file.exists() else None
 
     def model(self, run: RunDir, config: TrainConfig, *, scale: float = 1.0) -> Any:
-        """The model of a complete run, with its adapter, scaled, merged into it."""
+        """The model of a complete run, with its adapter, scaled; merged into it where that rounds nothing away."""
         dtype = compute_dtype(config, self.device)
         if config.lora.method == "full":
             return load_model(run.model, dtype=dtype, device=self.device, offline=True)
@@ -185,7 +201,9 @@ class Bench:
         model = load_adapter(base, run.adapter)
         if scale != 1.0:
             scale_adapter(model, scale)
-        return model.merge_and_unload().eval()
+        if dtype is torch.float32 and config.model.quantization == "none":
+            model = model.merge_and_unload()
+        return model.eval()
 
     def mean_scores(self, answers: Answers, part: str) -> dict[str, float]:
         """Mean score of each suite: for choosing, not for reporting."""
@@ -244,7 +262,7 @@ class Bench:
             model,
             sequences,
             starts=starts,
-            reference=self._references.setdefault((part, on), Remembered(FrozenModel(self.base))),
+            reference=self._references.setdefault((part, on), Remembered(FrozenModel(self.base_model()))),
             on_progress=self.report(
                 f"{name}: {part} drift" + (" on the job's prompts" if on == "task" else "")
             ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,10 +31,11 @@ def write_canary(
     tokenizer: PreTrainedTokenizerBase,
     rows: EncodedRows,
     chat_template_kwargs: dict[str, Any],
+    dtype: torch.dtype,
 ) -> None:
     """Record what the trained model does on a few prompts of its task and a few general ones.
 
-    Of a model without an adapter that can be switched off, the answers alone.
+    Of a model without an adapter that can be switched off, the answers alone. `dtype` is that of its products.
     """
     prompts = {
         **{f"task {number}": ids for number, ids in enumerate(_task_prompts(rows), start=1)},
@@ -41,7 +43,7 @@ def write_canary(
     }
     if prompts:
         reference = AdapterOff(model) if why_not_exact(model) is None else None
-        write_record(run.canary, _KIND, record_canary(model, reference, prompts))
+        write_record(run.canary, _KIND, record_canary(model, reference, prompts, dtype))
 
 
 def canary_problems(run: RunDir, model: PreTrainedModel, reference: Reference | None) -> list[str] | None:

@@ -133,7 +133,7 @@ def _devices() -> list[Finding]:
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties: Any = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
-        native = torch.cuda.is_bf16_supported()
+        native = properties.major >= 8 or torch.version.hip is not None
         findings.append(
             Finding(
                 f"GPU {index}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -91,6 +92,7 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         stop_at: nats per token; training ends at the first checkpoint beyond. None never ends it.
         measured: lines of an interrupted run's metrics with `step` and `general_drift`.
         log: called with what was measured.
+        autocast: gives what products are computed in, the same before training as at checkpoints.
 
     Attributes:
         measured: step, nats per token and top-1 agreement at each checkpoint, those before a resumption too.
@@ -104,8 +106,9 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         stop_at: float | None,
         measured: Sequence[Mapping[str, Any]],
         log: Callable[[dict[str, Any]], None],
+        autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._texts, self._stop_at, self._log = texts, stop_at, log
+        self._texts, self._stop_at, self._log, self._autocast = texts, stop_at, log, autocast
         self.measured = [
             {name: line[name] for name in _MEASURED} for line in measured if "general_drift" in line
         ]
@@ -172,12 +175,13 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
             self._log(found)
 
     def _drift(self, model: nn.Module) -> Drift:
-        return measure_drift(
-            model,
-            [ids for ids, _ in self._texts],
-            starts=[start for _, start in self._texts],
-            reference=self._reference,
-        )
+        with self._autocast():
+            return measure_drift(
+                model,
+                [ids for ids, _ in self._texts],
+                starts=[start for _, start in self._texts],
+                reference=self._reference,
+            )
 
 
 def drift_monitor(
@@ -223,4 +227,4 @@ def drift_monitor(
         on_progress(Progress("drift", message=told))
 
     measured = read_lines(run.metrics) if run.metrics.exists() else []
-    return DriftMonitor(trainer.model, texts, stop_at, measured, log)
+    return DriftMonitor(trainer.model, texts, stop_at, measured, log, autocast=trainer.accelerator.autocast)

@@ -15,6 +15,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM
+from trl import pack_dataset
 
 from selfaug.config import TrainConfig
 from selfaug.core.printable import printable_size
@@ -131,11 +132,12 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
         checkpointing = parameters >= 1_000_000_000
+    lengths = _sequence_lengths(data, config)
     rows, tokens = len(data.train.rows), sum(len(row.input_ids) for row in data.train.rows)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = settings.batch_size * settings.gradient_accumulation * processes
-    steps = settings.steps or math.ceil(math.ceil(rows / per_step) * settings.epochs)
-    passes = settings.epochs if settings.steps is None else steps * per_step / rows
+    steps = settings.steps or math.ceil(math.ceil(len(lengths) / per_step) * settings.epochs)
+    passes = settings.epochs if settings.steps is None else steps * per_step / len(lengths)
     layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
     reference = _reference(config, passes, tokens * hidden * (4 if full else dtype.itemsize))
 
@@ -168,7 +170,11 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     ):
         on_stage("measuring")
         measured = _measure(config, data, device, dtype)
-    longest = settings.batch_size * max(len(row.input_ids) for row in data.train.rows)
+    longest = settings.batch_size * max(lengths)
+    if settings.packing:
+        how.append(
+            f"steps: {rows:,} rows are packed into {len(lengths):,} of at most {data.max_length:,} tokens"
+        )
     if config.selfaug.anchors != "none":
         tokens += int(config.selfaug.anchor_share * rows * _ANCHOR_TOKENS)
         how.append(
@@ -271,6 +277,14 @@ def _reference(config: TrainConfig, passes: float, cache_bytes: int) -> str | No
     return "frozen_copy" if config.lora.method == "full" else "adapter_off"
 
 
+def _sequence_lengths(data: TrainingData, config: TrainConfig) -> list[int]:
+    """Tokens of each sequence that a batch is made of: of each row, or of those that packing makes of them."""
+    if not config.train.packing:
+        return [len(row.input_ids) for row in data.train.rows]
+    packed = pack_dataset(data.train.to_dataset().select_columns(["input_ids"]), data.max_length)
+    return [len(ids) for ids in packed["input_ids"]]
+
+
 def _cached_states(data: TrainingData) -> int:
     """Hidden states that a reference cache holds of the rows: equal rows have theirs once."""
     rows = [*data.train.rows, *(data.eval.rows if data.eval else ())]
@@ -315,11 +329,14 @@ def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtyp
     ids = sorted((row.input_ids for row in data.train.rows), key=len)[len(data.train.rows) // 2]
     batch = torch.tensor([ids[:_SAMPLE_TOKENS]], device=device)
     own = {weight.data_ptr() for weight in model.parameters()}
+    # Autocast keeps copies of the weights in 16 bits; they don't grow with the batch.
+    copied = {shape for weight in model.parameters() for shape in (weight.shape, weight.shape[::-1])}
     saved: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if tensor.data_ptr() not in own:
+        is_copy = full and tensor.dtype is not torch.float32 and tensor.shape in copied
+        if tensor.data_ptr() not in own and not is_copy:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 

@@ -87,11 +87,16 @@ class MethodBench:
             show = bench.report(f"base model writes: {method.data.replace('_', ' ')}")
             if method.data == "self_dialogues":
                 count = write_self_dialogues(
-                    path, bench.base, bench.tokenizer, _DIALOGUES, self._data_seed, show
+                    path, bench.base_model(), bench.tokenizer, _DIALOGUES, self._data_seed, show
                 )
             else:
                 count = write_distilled_rows(
-                    path, bench.config, bench.base, bench.tokenizer, bench.settings.max_new_tokens, show
+                    path,
+                    bench.config,
+                    bench.base_model(),
+                    bench.tokenizer,
+                    bench.settings.max_new_tokens,
+                    show,
                 )
             write_record(report, "written-data", {"rows": count, "seconds": time.monotonic() - began})
         return path, read_record(report, "written-data")
@@ -108,6 +113,7 @@ class MethodBench:
         stage = (
             f"{variant.method.label}, {variant.method.knob} {variant.value:g}, seed {variant.seed}: training"
         )
+        self.bench.leave_device()
         train_in_own_process(config, stage, self.bench.on_progress)
         # Checkpoints are for going on with a run; this one is complete, and optimizer states are large.
         shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -160,4 +166,4 @@ class MethodBench:
             max_new_tokens=1,
             offline=bench.config.run.offline,
         )
-        return PromptRouter(bench.base, rows.prompts, others)
+        return PromptRouter(bench.base_model(), rows.prompts, others)

@@ -86,7 +86,7 @@ def base_identity(model: PreTrainedModel, name: str) -> dict[str, Any]:
     """
     described = fingerprint(model)
     return {
-        "parameters": sum(weight.numel() for weight in model.parameters()),
+        "parameters": model.num_parameters(),  # of 4-bit weights too, which are packed
         "weights_hash": described["weights"],
         "stored_weights_hash": stored_weights_hash(name),
         "class": described["class"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import importlib.metadata
 import os
@@ -26,7 +25,7 @@ from selfaug.eval.general_suite import FAST_ITEMS
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.loading import load_adapter
-from selfaug.model.peak_memory import peak_memory
+from selfaug.model.memory import peak_memory, release_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.canary import write_canary
 from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
@@ -117,11 +116,9 @@ def train(
     if config.evaluation.at_end != "none":
         _require_evaluable(config)
     trained = _trained(config, resume, on_progress)
+    release_memory()  # trainer and optimizer, which know each other
     if config.evaluation.at_end == "none" or os.environ.get("RANK", "0") != "0":
         return trained
-    gc.collect()  # trainer and optimizer, which know each other
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     return replace(trained, evaluation=_evaluated(config, RunDir(trained.run), on_progress))
 
 
@@ -190,6 +187,7 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     named_scorer(config.train.best_scorer)
     _require_trackers(config.train.report_to)
     device = resolve_device(config.model.device)
+    _require_first_device(device)
     dtype = compute_dtype(config, device)
     data = load_training_data(config)
     for warning in data.warnings:
@@ -320,7 +318,9 @@ def _run(
             # Sharded weights can't answer in one process.
             if main and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
                 rows = data.eval or data.train
-                write_canary(run, trainer.model, data.tokenizer, rows, config.data.chat_template_kwargs)
+                write_canary(
+                    run, trainer.model, data.tokenizer, rows, config.data.chat_template_kwargs, dtype
+                )
     finally:
         stop.restore()
     if not main:
@@ -402,7 +402,7 @@ def _trainer_settings(
     checkpointing = settings.gradient_checkpointing
     if checkpointing == "auto":
         checkpointing = parameters >= _CHECKPOINTING_FROM
-    return SelfAugConfig(
+    arguments = SelfAugConfig(
         output_dir=str(run.checkpoints),
         run_name=run.path.name,
         num_train_epochs=settings.epochs,
@@ -446,6 +446,24 @@ def _trainer_settings(
         anchor_share=config.selfaug.anchor_share,
         weight_penalty=config.lora.weight_penalty,
     )
+    # Without a launcher one GPU trains, however many there are: the Trainer would use them all, which trl refuses.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
+
+
+def _require_first_device(device: torch.device) -> None:
+    """Refuse another GPU than the Trainer takes: the launcher's for this process, or the first.
+
+    Raises:
+        ConfigError: if it is another one.
+    """
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda" and device.index != own:
+        raise ConfigError(
+            f"model.device is {device}, and training takes cuda:{own} here.",
+            hint=f"say it to CUDA: CUDA_VISIBLE_DEVICES={device.index}, with model.device cuda.",
+        )
 
 
 def _require_trackers(names: list[str]) -> None:

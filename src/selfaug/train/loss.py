@@ -108,10 +108,13 @@ def alignment_loss(
     head = find_head(model)
     if reference is not None and alpha > 0:
         reference_head = reference.head(model)
-    # One transfer for both counts; `max(1, …)` keeps a batch without completion or prompt tokens finite.
-    own_completions, own_aligned = counts.tolist()
-    n_completion = max(1.0, own_completions if completion_tokens is None else completion_tokens)
-    n_aligned = max(1.0, own_aligned if aligned_positions is None else aligned_positions)
+    if completion_tokens is None or aligned_positions is None:
+        # One transfer for both, and none where they are known: on a GPU it waits for all that was begun.
+        own_completions, own_aligned = counts.tolist()
+        completion_tokens = own_completions if completion_tokens is None else completion_tokens
+        aligned_positions = own_aligned if aligned_positions is None else aligned_positions
+    # `max(1, …)` keeps a batch without completion or prompt tokens finite.
+    n_completion, n_aligned = max(1.0, completion_tokens), max(1.0, aligned_positions)
     fused = fused_loss(
         hidden_BTH.flatten(0, 1)[positions.order],
         head,

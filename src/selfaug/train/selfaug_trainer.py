@@ -436,12 +436,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def _take_in(self, result: AlignmentLoss, tokens: Tensor, training: bool) -> None:
         """Add a micro-batch's sums to the step's (or the evaluation's)."""
         with_aux = self.aux_loss_enabled and not self._at_anchors
-        aux = result.output.aux_loss.detach() if with_aux else torch.zeros(())
+        device = self.args.device
+        aux = result.output.aux_loss.detach() if with_aux else torch.zeros((), device=device)
         sums = torch.stack(
             [
-                value.detach().to(
-                    device=self.args.device, dtype=torch.float64 if self._has_float64 else torch.float32
-                )
+                value.detach().to(device=device, dtype=torch.float64 if self._has_float64 else torch.float32)
                 for value in (
                     result.nll_sum,
                     result.alignment_sum,
@@ -451,7 +450,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     result.aligned_positions,
                     tokens,
                     aux,
-                    torch.tensor(float(not self._at_anchors)),
+                    torch.full((), float(not self._at_anchors), device=device),
                 )
             ]
         )

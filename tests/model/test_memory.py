@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from selfaug.model import peak_memory as module
-from selfaug.model.peak_memory import peak_memory
+from selfaug.model import memory as module
+from selfaug.model.memory import peak_memory
 
 CPU = torch.device("cpu")
-CHILD = (
-    "import torch\nfrom selfaug.model.peak_memory import peak_memory\nprint(peak_memory(torch.device('cpu')))"
-)
+CHILD = "import torch\nfrom selfaug.model.memory import peak_memory\nprint(peak_memory(torch.device('cpu')))"
 
 
 def test_it_is_the_highest_and_stays_when_the_memory_is_given_back() -> None:
