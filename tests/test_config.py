@@ -113,11 +113,22 @@ def test_a_key_given_twice_is_a_problem_and_not_silently_the_last(tmp_path: Path
     [
         (("selfaug.drift_limit=0.1", "selfaug.alpha=0"), "--set selfaug.drift_limit: selfaug.drift_limit"),
         (("model.quantization=4bit", "lora.method=full"), "--set model.quantization: model.quantization"),
+        (("model.quantization=4bit", "model.dtype=float16"), "--set model.quantization: model.quantization"),
         (("lora.method=full", "selfaug.reference=adapter_off"), "--set selfaug.reference: selfaug.reference"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(sets: tuple[str, ...], setting: str) -> None:
     assert problems(sets=sets).startswith(setting)
+
+
+def test_all_that_exclude_each_other_are_told_at_once() -> None:
+    told = problems(
+        sets=("lora.method=full", "selfaug.reference=adapter_off", "model.quantization=4bit")
+    ).split("\n")
+    assert [line.partition(":")[0] for line in told] == [
+        "--set model.quantization",
+        "--set selfaug.reference",
+    ]
 
 
 @pytest.mark.parametrize(

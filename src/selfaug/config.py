@@ -12,9 +12,16 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from selfaug.settings_file import Integer, Number, Section, SettingsForm, Strings, read_settings
+from selfaug.settings_file import (
+    Integer,
+    Number,
+    Section,
+    SettingsForm,
+    Strings,
+    read_settings,
+    refuse_combinations,
+)
 
 __all__ = ["FLAGS", "LevelName", "TrainConfig", "dump_config", "load_config"]
 
@@ -282,51 +289,45 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> TrainConfig:
-        if self.model.quantization == "4bit" and self.lora.method == "full":
-            raise PydanticCustomError(
-                "combination", "model.quantization: 4-bit weights can't be trained; use lora.method lora"
-            )
-        if self.lora.start_from is not None and self.lora.method != "lora":
-            raise PydanticCustomError(
-                "combination", "lora.start_from: goes on from a LoRA adapter; use lora.method lora"
-            )
-        if self.lora.weight_penalty > 0 and (self.lora.method != "lora" or self.lora.dora):
-            raise PydanticCustomError(
-                "combination",
-                "lora.weight_penalty: constrains a LoRA adapter's change; use lora.method lora, no DoRA",
-            )
-        if self.selfaug.stop_at_drift is not None and self.selfaug.monitor_prompts == 0:
-            raise PydanticCustomError(
-                "combination", "selfaug.stop_at_drift: needs selfaug.monitor_prompts > 0 to see the drift"
-            )
-        if self.train.best_of_rows > 0 and not self.data.eval:
-            raise PydanticCustomError(
-                "combination",
-                "train.best_of_rows: needs data.eval, whose rows are answered at each checkpoint",
-            )
-        if self.train.best_of_rows > 0 and self.lora.method == "full":
-            raise PydanticCustomError(
-                "combination",
-                "train.best_of_rows: keeps the best adapter; with lora.method full, leave it out",
-            )
-        if self.evaluation.at_end != "none" and self.train.best_of_rows > 0 and not self.evaluation.data:
-            raise PydanticCustomError(
-                "combination",
+        model, lora, selfaug, train = self.model, self.lora, self.selfaug, self.train
+        full, chosen = lora.method == "full", train.best_of_rows > 0
+        refuse_combinations(
+            {
+                "model.quantization: 4-bit weights can't be trained; use lora.method lora": (
+                    model.quantization == "4bit" and full
+                ),
+                # trl keeps the adapter in bfloat16 then, and CUDA's scaler of float16's gradients takes none of these.
+                "model.quantization: adapters on 4-bit weights don't train in float16; set model.dtype to bfloat16, or "
+                "to float32 on GPUs before Ampere": model.quantization == "4bit" and model.dtype == "float16",
+                "lora.start_from: goes on from a LoRA adapter; use lora.method lora": (
+                    lora.start_from is not None and lora.method != "lora"
+                ),
+                "lora.weight_penalty: constrains a LoRA adapter's change; use lora.method lora, no DoRA": (
+                    lora.weight_penalty > 0 and (lora.method != "lora" or lora.dora)
+                ),
+                "selfaug.stop_at_drift: needs selfaug.monitor_prompts > 0 to see the drift": (
+                    selfaug.stop_at_drift is not None and selfaug.monitor_prompts == 0
+                ),
+                "train.best_of_rows: needs data.eval, whose rows are answered at each checkpoint": (
+                    chosen and not self.data.eval
+                ),
+                "train.best_of_rows: keeps the best adapter; with lora.method full, leave it out": chosen
+                and full,
                 "evaluation.data: the checkpoint is chosen on rows of data.eval (train.best_of_rows), which can't be "
-                "reported on then; give others",
-            )
-        if self.selfaug.drift_limit is not None and self.selfaug.alpha == 0:
-            raise PydanticCustomError(
-                "combination", "selfaug.drift_limit: alpha starts from selfaug.alpha, which must be > 0 then"
-            )
-        if self.selfaug.anchors != "none" and self.selfaug.alpha == 0:
-            raise PydanticCustomError(
-                "combination", "selfaug.anchors: are aligned and nothing else, so they need selfaug.alpha > 0"
-            )
-        if self.lora.method == "full" and self.selfaug.reference == "adapter_off":
-            raise PydanticCustomError(
-                "combination", "selfaug.reference: full fine-tuning has no adapter; use frozen_copy or cache"
-            )
+                "reported on then; give others": (
+                    self.evaluation.at_end != "none" and chosen and not self.evaluation.data
+                ),
+                "selfaug.drift_limit: alpha starts from selfaug.alpha, which must be > 0 then": (
+                    selfaug.drift_limit is not None and selfaug.alpha == 0
+                ),
+                "selfaug.anchors: are aligned and nothing else, so they need selfaug.alpha > 0": (
+                    selfaug.anchors != "none" and selfaug.alpha == 0
+                ),
+                "selfaug.reference: full fine-tuning has no adapter; use frozen_copy or cache": (
+                    full and selfaug.reference == "adapter_off"
+                ),
+            }
+        )
         return self
 
 

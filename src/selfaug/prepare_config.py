@@ -12,9 +12,16 @@ from typing import Annotated
 
 import yaml
 from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 
-from selfaug.settings_file import Integer, Number, Section, SettingsForm, Strings, read_settings
+from selfaug.settings_file import (
+    Integer,
+    Number,
+    Section,
+    SettingsForm,
+    Strings,
+    read_settings,
+    refuse_combinations,
+)
 
 __all__ = ["PREPARE_FLAGS", "PrepareConfig", "dump_prepare_config", "load_prepare_config"]
 
@@ -119,11 +126,9 @@ class RowSettings(Section):
             wrong = True
         else:
             wrong = "{answer}" not in self.completion
-        if wrong:
-            raise PydanticCustomError(
-                "combination",
-                "rows.completion: needs {answer} and may have {sources}; write a literal brace twice",
-            )
+        refuse_combinations(
+            {"rows.completion: needs {answer} and may have {sources}; write a literal brace twice": wrong}
+        )
         return self
 
 
@@ -146,10 +151,8 @@ class SplitSettings(Section):
 
     @model_validator(mode="after")
     def _leaves_rows_to_train_on(self) -> SplitSettings:
-        if self.validation + self.test >= 1:
-            raise PydanticCustomError(
-                "combination", "split.test: with split.validation it leaves nothing to train on"
-            )
+        nothing = self.validation + self.test >= 1
+        refuse_combinations({"split.test: with split.validation it leaves nothing to train on": nothing})
         return self
 
 
@@ -173,10 +176,10 @@ class PrepareConfig(Section):
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> PrepareConfig:
-        if self.documents.overlap_tokens > self.documents.chunk_tokens // 2:
-            raise PydanticCustomError(
-                "combination", "documents.overlap_tokens: should be at most half of documents.chunk_tokens"
-            )
+        large = self.documents.overlap_tokens > self.documents.chunk_tokens // 2
+        refuse_combinations(
+            {"documents.overlap_tokens: should be at most half of documents.chunk_tokens": large}
+        )
         return self
 
 

@@ -13,7 +13,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from selfaug.settings_file import Integer, Number, Section, SettingsForm, read_settings
+from selfaug.settings_file import (
+    Integer,
+    Number,
+    Section,
+    SettingsForm,
+    read_settings,
+    refuse_combinations,
+)
 
 __all__ = [
     "MOST_YEARS",
@@ -161,13 +168,13 @@ class RoiConfig(Section):
 
     @model_validator(mode="after")
     def _both(self) -> RoiConfig:
+        checks = {}
         for name in ("base", "lora", "selfaug"):
             arm: ArmSettings = getattr(self, name)
-            if (arm.task is None) != (arm.general is None):
-                missing, given = ("general", "task") if arm.general is None else ("task", "general")
-                raise PydanticCustomError(
-                    "combination", f"{name}.{given}: needs {name}.{missing} as well: they are of one model"
-                )
+            missing, given = ("general", "task") if arm.general is None else ("task", "general")
+            text = f"{name}.{given}: needs {name}.{missing} as well: they are of one model"
+            checks[text] = (arm.task is None) != (arm.general is None)
+        refuse_combinations(checks)
         return self
 
 

@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from selfaug.errors import ConfigError
 
-__all__ = ["Integer", "Number", "Section", "SettingsForm", "Strings", "read_settings"]
+__all__ = ["Integer", "Number", "Section", "SettingsForm", "Strings", "read_settings", "refuse_combinations"]
 
 Settings = TypeVar("Settings", bound="Section")
 
@@ -101,7 +101,11 @@ def read_settings(
     try:
         config = form.kind.model_validate(settings)
     except ValidationError as error:
-        problems += [_problem(detail, places, form) for detail in error.errors(include_url=False)]
+        for detail in error.errors(include_url=False):
+            if detail["type"] == "combination":
+                problems += [_combination(text, places) for text in detail["msg"].split("\n")]
+            else:
+                problems.append(_problem(detail, places, form))
     if problems:
         raise ConfigError(
             "the settings are not valid:" if len(problems) > 1 else "a setting is not valid:",
@@ -179,13 +183,25 @@ def _put(
     places[keys] = place
 
 
+def refuse_combinations(checks: Mapping[str, bool]) -> None:
+    """For a validator of settings that are valid one by one: tells of all that don't fit together.
+
+    Args:
+        checks: whether something is wrong, by what is told of it: a text of one line that begins with the name of a
+            setting and a colon.
+    """
+    if wrong := [text for text, is_wrong in checks.items() if is_wrong]:
+        raise PydanticCustomError("combination", "\n".join(wrong))
+
+
+def _combination(text: str, places: Mapping[tuple[str, ...], str]) -> str:
+    # Found after all fields are valid, so it has no place; its text opens with the setting's name.
+    return f"{_place(tuple(text.partition(':')[0].split('.')), places)}: {text}"
+
+
 def _problem(detail: ErrorDetails, places: Mapping[tuple[str, ...], str], form: SettingsForm[Any]) -> str:
     """One line for one error of pydantic: place, name, what is wrong, and what to write instead."""
     keys = tuple(str(key) for key in detail["loc"])
-    if detail["type"] == "combination":
-        # Found after all fields are valid, so it has no place; its text opens with the setting's name.
-        keys = tuple(detail["msg"].partition(":")[0].split("."))
-        return f"{_place(keys, places)}: {detail['msg']}"
     names = [key for key in keys if not key.isdigit()]
     sections = _sections(form.kind)
     field = _field(names, sections)
