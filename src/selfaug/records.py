@@ -25,6 +25,7 @@ from selfaug.errors import DataError, StorageError
 __all__ = [
     "append_line",
     "is_failed_write",
+    "make_readable",
     "read_lines",
     "read_record",
     "write_lines",
@@ -105,6 +106,13 @@ def read_record(
     return data
 
 
+def make_readable(file: str | os.PathLike[str]) -> None:
+    """Give a file that was made for its owner alone the permissions of any other new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(file, 0o666 & ~umask)
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically: a temporary file beside it, flushed to the disk, then renamed.
 
@@ -119,10 +127,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files that only the owner can read; a record is as readable as any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        make_readable(temporary)  # which mkstemp makes for the owner alone
         os.replace(temporary, path)
     except OSError as error:
         raise StorageError(

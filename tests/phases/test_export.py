@@ -31,6 +31,19 @@ def test_the_merged_model_gives_the_logits_of_base_and_adapter(
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_whoever_can_read_a_record_can_read_the_weights(finished_run: Path, tmp_path: Path) -> None:
+    """Where they are served, another user often reads them; safetensors writes them for their owner alone."""
+    export(finished_run, tmp_path / "model")
+    files = [
+        finished_run / "record.json",
+        *(finished_run / "adapter").iterdir(),
+        *(tmp_path / "model").iterdir(),
+    ]
+    assert {file.name: oct(file.stat().st_mode) for file in files} == {
+        file.name: oct(files[0].stat().st_mode) for file in files
+    }
+
+
 def test_a_folder_that_is_not_empty_is_refused(finished_run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(StorageError, match="not empty"):

@@ -35,7 +35,7 @@ from selfaug.phases.own_process import train_in_own_process
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import compare_answers
 from selfaug.phases.work_folder import WorkFolder
-from selfaug.records import read_record, write_record, write_text
+from selfaug.records import make_readable, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 
 __all__ = ["RECORD_KIND", "BalanceSettings", "Point", "balance", "chosen_point"]
@@ -488,6 +488,7 @@ def _write_adapter(run: RunDir, scale: float, target: Path) -> None:
         name: tensor * scale if "lora_B" in name else tensor for name, tensor in load_file(file).items()
     }
     save_file(tensors, file, metadata={"format": "pt"})
+    make_readable(file)
     shutil.rmtree(target, ignore_errors=True)
     fresh.rename(target)
 

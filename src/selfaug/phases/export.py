@@ -17,7 +17,7 @@ from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
 from selfaug.model.loading import load_adapter, load_model, load_model_config, load_tokenizer
 from selfaug.phases.run_models import require_same_base, trained_weights
-from selfaug.records import is_failed_write, write_text
+from selfaug.records import is_failed_write, make_readable, write_text
 from selfaug.rundir import RunDir
 
 __all__ = ["Exported", "export", "modelfile"]
@@ -102,6 +102,8 @@ def export(
             )
         shutil.rmtree(partial, ignore_errors=True)
         model.save_pretrained(partial)
+        for file in partial.glob("*.safetensors"):
+            make_readable(file)
         tokenizer.save_pretrained(partial)
         commands = [f"vllm serve {shlex.quote(str(target))} --generation-config vllm"]
         if ollama:

@@ -43,7 +43,7 @@ from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import base_identity, trained_weights
 from selfaug.phases.suites import held_out_rows
-from selfaug.records import is_failed_write, read_lines, read_record, write_record, write_text
+from selfaug.records import is_failed_write, make_readable, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
 from selfaug.train.anchors import write_anchors
@@ -578,6 +578,8 @@ def _save(trainer: SelfAugTrainer, folder: Path, main: bool) -> None:
     trainer.save_model(str(partial))
     trainer.accelerator.wait_for_everyone()
     if main:
+        for file in partial.glob("*.safetensors"):
+            make_readable(file)
         # A pickle of the arguments: nobody needs it, and loading one runs code.
         (partial / "training_args.bin").unlink(missing_ok=True)
         partial.rename(folder)
