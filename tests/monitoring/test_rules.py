@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from selfaug.core.alert_state import STATES
@@ -112,3 +116,12 @@ def test_errors_are_counted_of_what_clients_ask_for() -> None:
     assert counted
     for query in counted:
         assert query.count("selfaug_requests_total{path=~") == query.count("selfaug_requests_total")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_alerts_fire_when_they_should() -> None:
+    file = Path(__file__).with_name("prometheus_rules_test.yaml")
+    done = subprocess.run(
+        ["promtool", "test", "rules", file.name], cwd=file.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
