@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import importlib
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ import docx
 import openpyxl
 import pytest
 
-from scripts import script
 from selfaug.eval.general_item import GeneralItem, score_general
 from selfaug.phases.prepare import prepare
 from selfaug.prepare_config import load_prepare_config
@@ -23,10 +24,17 @@ from selfaug.retrieval.tokens import Words
 CASE_STUDY = Path(__file__).parents[1] / "examples" / "case_study"
 
 
-reports = script("examples/case_study/reports.py")
-questions = script("examples/case_study/questions.py")
-executive = script("examples/case_study/executive.py")
-world = script("examples/case_study/world.py")
+def module(name: str) -> Any:
+    """A module of the case study, which is a folder of scripts, not a package."""
+    if str(CASE_STUDY) not in sys.path:
+        sys.path.append(str(CASE_STUDY))
+    return importlib.import_module(name)
+
+
+reports = module("reports")
+questions = module("questions")
+executive = module("executive")
+world = module("world")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +130,7 @@ def test_companies_have_key_findings_with_numbers(written: list[Any]) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(drafts: list[Any], tmp_path: Path) -> None:
     assert reports.draft_reports() == drafts
-    write = script("examples/case_study/report_files.py").write_draft
+    write = module("report_files").write_draft
     for draft in {draft.format: draft for draft in drafts}.values():
         for name in ("one", "two"):
             write(draft, tmp_path / name)
@@ -206,16 +214,13 @@ def test_every_fact_of_a_pdf_is_on_its_page(written: list[Any], folder: Path) ->
 def test_questions_are_many_different_and_evenly_spread(
     written: list[Any], asked: list[dict[str, Any]]
 ) -> None:
-    assert len(asked) >= 2000
+    assert len(asked) >= 1000
     assert len({row["question"] for row in asked}) == len({row["id"] for row in asked}) == len(asked)
     assert asked == questions.questions(written)
     assert asked != questions.questions(written, seed=1)
     per_document = Counter(row["document"] for row in asked)
     assert per_document.keys() == {report.path for report in written}
-    # Fewer only where a document has fewer figures, as memos do.
-    assert questions.PER_DOCUMENT == max(per_document.values()) <= 2 * min(per_document.values())
-    fewer = [path for path, count in per_document.items() if count < questions.PER_DOCUMENT - 1]
-    assert all(path.startswith(("memos/", "sectors/")) for path in fewer)
+    assert max(per_document.values()) - min(per_document.values()) <= 1
     figures = Counter((row["subject"], row["metric"], row["scope"], row["period"]) for row in asked)
     assert max(figures.values()) == 1
 
@@ -259,8 +264,7 @@ def test_questions_name_subject_and_period(asked: list[dict[str, Any]]) -> None:
 
 
 def test_each_metric_is_asked_for_in_many_ways() -> None:
-    wording = script("examples/case_study/question_wording.py")
-    metrics = script("examples/case_study/metrics.py")
+    wording, metrics = module("question_wording"), module("metrics")
     for key, metric in metrics.METRICS.items():
         general = () if key in wording.WITHOUT_GENERAL else wording.GENERAL
         assert len({*general, *wording.SPECIFIC[key]}) >= 8, key
@@ -291,11 +295,11 @@ def test_the_right_passage_is_among_the_first_five(
 
 def test_what_no_report_says(written: list[Any]) -> None:
     rows = questions.unanswerable(written)
-    assert len(rows) == len({row["question"] for row in rows}) == 120
+    assert len(rows) == len({row["question"] for row in rows}) == 60
     assert Counter(row["why"] for row in rows) == {
-        "no such company": 40,
-        "year not covered": 40,
-        "figure not reported": 40,
+        "no such company": 20,
+        "year not covered": 20,
+        "figure not reported": 20,
     }
     known = {(fact.subject, fact.metric, fact.period) for report in written for fact in report.facts}
     everything = " ".join(section.text for report in written for section in report.sections).casefold()
@@ -313,7 +317,7 @@ def test_the_command_writes_questions_as_lines(
 ) -> None:
     monkeypatch.setattr(questions, "write_reports", lambda folder: written)
     questions.main([str(tmp_path)])
-    for name, least in (("questions", 2000), ("unanswerable", 120)):
+    for name, least in (("questions", 1000), ("unanswerable", 60)):
         rows = [
             json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         ]
