@@ -350,12 +350,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 batches.append(next(epoch_iterator))
             except StopIteration:
                 break
-        counts = torch.zeros(2, dtype=torch.int64)
+        # Added up where they are, and fetched once: on a GPU each fetch waits for all that was begun.
+        counts = torch.zeros(2, dtype=torch.int64, device=device)
         for batch in batches:
             for part in (batch, batch.get("anchors")):
                 if part is not None:
-                    counts += _count(part, self.args.align_boundary).cpu()
-        counts = self.accelerator.reduce(counts.to(device), "sum") // self._tp_size
+                    counts += _count(part, self.args.align_boundary).to(device)
+        counts = self.accelerator.reduce(counts, "sum") // self._tp_size
         completion_tokens, aligned_positions = counts.tolist()
         self._counts = (float(completion_tokens), float(aligned_positions))
         return batches, counts[0]
