@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-import importlib
 import json
 import re
-import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import docx
 import openpyxl
 import pytest
 
+from scripts import script
 from selfaug.eval.general_item import GeneralItem, score_general
 from selfaug.phases.prepare import prepare
 from selfaug.prepare_config import load_prepare_config
@@ -24,17 +23,10 @@ from selfaug.retrieval.tokens import Words
 CASE_STUDY = Path(__file__).parents[1] / "examples" / "case_study"
 
 
-def module(name: str) -> Any:
-    """A module of the case study, which is a folder of scripts, not a package."""
-    if str(CASE_STUDY) not in sys.path:
-        sys.path.append(str(CASE_STUDY))
-    return importlib.import_module(name)
-
-
-reports = module("reports")
-questions = module("questions")
-executive = module("executive")
-world = module("world")
+reports = script("examples/case_study/reports.py")
+questions = script("examples/case_study/questions.py")
+executive = script("examples/case_study/executive.py")
+world = script("examples/case_study/world.py")
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +122,7 @@ def test_companies_have_key_findings_with_numbers(written: list[Any]) -> None:
 
 def test_the_same_seed_gives_the_same_bytes(drafts: list[Any], tmp_path: Path) -> None:
     assert reports.draft_reports() == drafts
-    write = module("report_files").write_draft
+    write = script("examples/case_study/report_files.py").write_draft
     for draft in {draft.format: draft for draft in drafts}.values():
         for name in ("one", "two"):
             write(draft, tmp_path / name)
@@ -264,7 +256,8 @@ def test_questions_name_subject_and_period(asked: list[dict[str, Any]]) -> None:
 
 
 def test_each_metric_is_asked_for_in_many_ways() -> None:
-    wording, metrics = module("question_wording"), module("metrics")
+    wording = script("examples/case_study/question_wording.py")
+    metrics = script("examples/case_study/metrics.py")
     for key, metric in metrics.METRICS.items():
         general = () if key in wording.WITHOUT_GENERAL else wording.GENERAL
         assert len({*general, *wording.SPECIFIC[key]}) >= 8, key
