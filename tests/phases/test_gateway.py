@@ -25,7 +25,7 @@ from selfaug.cli.main import app
 from selfaug.config import load_config
 from selfaug.errors import ConfigError, ModelError
 from selfaug.monitoring.monitor import MonitorSettings
-from selfaug.phases import serve
+from selfaug.phases import serve, watching
 from selfaug.phases.gateway import UpstreamSettings, open_gateway
 from selfaug.phases.monitor import monitor_status, record_reference_window
 from selfaug.phases.serve import Server, ServeSettings, open_server
@@ -142,6 +142,36 @@ def test_a_gateway_watches_all_but_drift(copied_run: Path, lives: Callable[..., 
         )
 
 
+def test_a_server_that_goes_away_is_no_drift(
+    copied_run: Path, lives: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_AGAIN_SECONDS", 0.1)
+    record_reference_window(copied_run, score=lambda prompts: [0.5] * len(prompts))
+    first = lives(open_server(copied_run, settings(check=False), log=lambda _: None), ApiKeys.of(KEY)).server
+    port = int(first.url.rpartition(":")[2])
+    front = open_gateway(
+        copied_run,
+        settings(watch=WatchSettings(MonitorSettings(sample=1.0), canary_seconds=0.2)),
+        UpstreamSettings(f"{first.url}/v1", key=KEY),
+        log=lambda _: None,
+    )
+    assert any(told.startswith("watching") for told in watched(front, lives))
+    first.stop()
+
+    def becomes(ready: bool) -> str:
+        ends = time.monotonic() + 30
+        while front.served.readiness.ready != ready:
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        return front.served.readiness.reason
+
+    assert "does not answer" in becomes(False)
+    time.sleep(0.5)  # for as long as it is asked several times
+    assert monitor_status(copied_run)["canary"]["passed"]
+    lives(open_server(copied_run, settings(check=False, port=port), log=lambda _: None), ApiKeys.of(KEY))
+    assert becomes(True) == "the answers to the canary set are as recorded at training"
+
+
 def rows_of(run: Path) -> list[tuple[float | None, float | None]]:
     """Novelty and drift of the requests that the monitor has kept."""
     with contextlib.closing(sqlite3.connect(run / "monitor" / "monitor.sqlite")) as connection:
@@ -200,9 +230,12 @@ def test_a_server_that_is_still_loading_is_waited_for(
     while not told:
         assert time.monotonic() < ends
         time.sleep(0.05)
-    away = f"http://127.0.0.1:{port}/v1 does not answer: ConnectError"
-    assert told == [f"waiting: {away}."]
-    assert front.served.readiness == Readiness(False, f"{away}; it is asked again")
+    away = f"http://127.0.0.1:{port}/v1 does not answer: ConnectError: "
+    assert len(told) == 1
+    assert told[0].startswith(f"waiting: {away}")
+    assert not front.served.readiness.ready
+    assert front.served.readiness.reason.startswith(away)
+    assert front.served.readiness.reason.endswith("; it is asked again")
     assert ready == []
     late = open_server(copied_run, settings(check=False, port=port), log=lambda _: None)
     lives(late, ApiKeys.of(KEY))
@@ -252,7 +285,7 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     target = tmp_path / "with space"
     result = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
     assert result.exit_code == 0, result.output
-    assert "--upstream http://127.0.0.1:8001/v1" in result.stdout
+    assert "--upstream http://127.0.0.1:8001/v1\n" in result.stdout
     config = load_config(copied_run / "config.yaml")
     # The script starts vLLM with what it should: with a command of that name that writes down its arguments.
     commands = tmp_path / "bin"
@@ -299,7 +332,14 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     both = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm", "--ollama"])
     assert both.exit_code == 2
     settings_file = copied_run / "config.yaml"
-    settings_file.write_text(settings_file.read_text().replace("dora: false", "dora: true"), encoding="utf-8")
+    plain = settings_file.read_text(encoding="utf-8")
+    settings_file.write_text(plain.replace("quantization: none", "quantization: 4bit"), encoding="utf-8")
+    quantised = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(tmp_path / "q"), "--vllm"])
+    assert "vLLM serves the full ones" in quantised.stderr
+    assert "--upstream http://127.0.0.1:8001/v1 --no-check" in quantised.stdout
+    compose = yaml.safe_load((tmp_path / "q" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert "--no-check" in compose["gateway"]["command"]
+    settings_file.write_text(plain.replace("dora: false", "dora: true"), encoding="utf-8")
     refused = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(tmp_path / "d"), "--vllm"])
     assert refused.exit_code == 2
     assert "DoRA" in refused.stderr

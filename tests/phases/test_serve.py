@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from selfaug.config import TrainConfig
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.phases.serve import Server, ServeSettings, open_server, server_keys
 from selfaug.phases.train import train
 from selfaug.records import read_record
@@ -125,6 +125,39 @@ def test_a_fully_trained_model_is_served_beside_its_base(
     for model in serving.server.served.names:
         body = {"model": model, "prompt": "the year", "max_tokens": 3}
         assert serving.client.post("/v1/completions", json=body).status_code == 200
+
+
+def test_a_server_whose_gpu_is_lost_ends_with_an_error(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever started it can then start it anew."""
+    server = open_server(
+        copied_run, ServeSettings(port=0, device="cpu", check=False, watch=None), log=lambda _: None
+    )
+    engine: Any = server.served.engine
+
+    def lost(*_: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(engine._lanes[0], "join", lost)
+    ready, raised = threading.Event(), []
+
+    def run() -> None:
+        try:
+            server.run(None, lambda _: ready.set())
+        except SelfAugError as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    assert ready.wait(30)
+    body = {"model": "champion", "prompt": "the year", "max_tokens": 3}
+    answer = httpx.post(f"{server.url}/v1/completions", json=body, trust_env=False, timeout=30)
+    assert answer.status_code == 500
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(raised) == 1
+    assert raised[0].startswith("the GPU failed: CUDA error: an illegal memory access was encountered.")
 
 
 def test_a_run_named_like_the_alias_or_the_base_model_has_a_name_of_its_own(

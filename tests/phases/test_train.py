@@ -16,10 +16,10 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError, SelfAugError, StorageError
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.drift_monitor import monitored_texts
-from selfaug.phases.inputs import load_training_data
+from selfaug.phases.inputs import load_training_data, training_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import load_run_models
-from selfaug.phases.train import Interrupted, _require_first_device, train
+from selfaug.phases.train import Interrupted, train
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
 
@@ -593,9 +593,15 @@ def test_full_fine_tuning_in_16_bits_measures_before_as_after(settings: Settings
     assert canary_problems(run, tuned, None) == []
 
 
-def test_another_gpu_than_the_trainers_is_refused() -> None:
+def test_another_gpu_than_the_trainers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # nothing of it is used
+    assert training_device("cuda") == training_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(ConfigError, match="training takes cuda:0 here") as caught:
-        _require_first_device(torch.device("cuda:1"))
-    assert "CUDA_VISIBLE_DEVICES=1" in str(caught.value.hint)
-    for device in ("cuda:0", "cpu"):
-        _require_first_device(torch.device(device))
+        training_device("cuda:1")
+    assert "CUDA_VISIBLE_DEVICES" in str(caught.value.hint)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert training_device("cuda") == torch.device("cuda:1")
+    with pytest.raises(ConfigError, match="training takes cuda:1 here") as caught:
+        training_device("cuda:0")
+    assert "launcher" in str(caught.value.hint)
+    assert training_device("cpu") == torch.device("cpu")

@@ -20,7 +20,7 @@ from selfaug.model.adapters import scale_adapter
 from selfaug.model.loading import load_adapter, load_model, load_tokenizer
 from selfaug.model.memory import release_memory
 from selfaug.model.reference import FrozenModel, Reference, Remembered
-from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
+from selfaug.phases.inputs import compute_dtype, load_base_model, training_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import require_same_base
 from selfaug.phases.suites import (
@@ -135,7 +135,8 @@ class Bench:
 
     @property
     def _may_leave(self) -> bool:
-        return self.device.type == "cuda" and self.config.model.quantization == "none"
+        # Weights that are quantised, here or by who stored them, don't go everywhere.
+        return self.device.type == "cuda" and not getattr(self.base, "is_quantized", False)
 
     def base_answers(self, part: str) -> Answers:
         """Answers of the base model, made where they are missing."""
@@ -340,7 +341,7 @@ def open_bench(
         )
     open_folder()
     on_progress(Progress("model"))
-    device = resolve_device(config.model.device)
+    device = training_device(config.model.device)
     base = load_base_model(
         config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
     ).eval()

@@ -25,7 +25,7 @@ from selfaug.serving.upstream import UpstreamAwayError, UpstreamEngine
 
 __all__ = ["UpstreamSettings", "open_gateway"]
 
-_SECONDS = 60.0
+_SECONDS, _CONNECT_SECONDS = 60.0, 5.0
 
 _AWAY = (502, 503, 504)
 """Statuses of a server, or of a proxy before it, that will be there."""
@@ -102,6 +102,14 @@ def open_gateway(
     return Server(served, UpstreamModels(engine, tokenizer), live, tokenizer, settings, log)
 
 
+_AS_RECORDED = "the answers to the canary set are as recorded at training"
+
+
+def _sure(prompt: dict[str, Any]) -> int:
+    """Tokens of a recorded answer that rounding in 16 bits can't change; of an old record, in training's bits."""
+    return int(prompt.get("sure_16_bits", prompt["sure"]))
+
+
 class UpstreamModels:
     """The models that another server has.
 
@@ -110,10 +118,9 @@ class UpstreamModels:
         tokenizer: of both models.
     """
 
-    checked = "the answers to the canary set are as recorded at training"
-
     def __init__(self, engine: UpstreamEngine, tokenizer: PreTrainedTokenizerBase) -> None:
         self.engine, self._tokenizer = engine, tokenizer
+        self.checked = _AS_RECORDED
 
     def check(self, run: RunDir) -> list[str] | None:
         """Whether the other server has both models and answers a run's canary set as recorded; None without a set.
@@ -131,8 +138,12 @@ class UpstreamModels:
         record = recorded_canary(run)
         if problems or record is None:
             return problems or None
+        if not any(map(_sure, record["prompts"])):
+            self.checked = "both models are there; rounding could change all answers to the canary set"
+            return []
         other = [one["id"] for one in record["prompts"] if not self._answers(tuned, one)]
         if not other:
+            self.checked = _AS_RECORDED
             return []
         return [
             f"the answers to {len(other)} of {len(record['prompts'])} canary prompts are not as recorded: "
@@ -168,7 +179,7 @@ class UpstreamModels:
 
     def _answers(self, tuned: str, prompt: dict[str, Any]) -> bool:
         """Whether the greedy answer begins with all that rounding can't change."""
-        sure = prompt["answer"][: prompt.get("sure_16_bits", prompt["sure"])]
+        sure = prompt["answer"][: _sure(prompt)]
         if not sure:
             return True
         body = {"model": tuned, "prompt": prompt["ids"], "max_tokens": len(sure), "temperature": 0}
@@ -188,11 +199,13 @@ class UpstreamModels:
                 f"{self.engine.url}{path}",
                 json=body,
                 headers=self.engine.headers,
-                timeout=_SECONDS,
+                timeout=httpx.Timeout(_SECONDS, connect=_CONNECT_SECONDS),
                 trust_env=False,
             )
         except httpx.TransportError as error:
-            raise UpstreamAwayError(f"{self.engine.url} does not answer: {type(error).__name__}") from error
+            raise UpstreamAwayError(
+                f"{self.engine.url} does not answer: {type(error).__name__}: {error}"
+            ) from error
         if found.status_code in _AWAY:
             raise UpstreamAwayError(f"{self.engine.url} does not answer yet: status {found.status_code}")
         found.raise_for_status()

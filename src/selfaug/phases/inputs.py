@@ -37,6 +37,7 @@ __all__ = [
     "load_base_model",
     "load_training_data",
     "resolve_device",
+    "training_device",
 ]
 
 
@@ -241,6 +242,24 @@ def resolve_device(device: str) -> torch.device:
             )
         if ":" not in device:
             resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return resolved
+
+
+def training_device(device: str) -> torch.device:
+    """The device that training takes: of several GPUs the launcher's for this process, or the first.
+
+    Raises:
+        ConfigError: if there is no such device, or another GPU is named.
+    """
+    resolved = resolve_device(device)
+    own = int(os.environ.get("LOCAL_RANK", "0"))
+    if resolved.type == "cuda" and resolved.index != own:
+        raise ConfigError(
+            f"model.device is {device!r}, and training takes cuda:{own} here.",
+            hint="leave it out: a launcher gives each process a GPU of its own."
+            if "LOCAL_RANK" in os.environ
+            else "leave it out, and make the one that you mean the only one that is seen, by CUDA_VISIBLE_DEVICES.",
+        )
     return resolved
 
 

@@ -107,6 +107,9 @@ def server_keys(
 
 _SHORTEST_KEY = 16
 
+_ASKED_SECONDS = 2.0
+"""That a server which ends waits for an answer about the models of another one."""
+
 _AGAIN_SECONDS = 2.0
 """After which models that were away are asked again."""
 
@@ -153,7 +156,7 @@ class Server:
         self._tell: Callable[[str], None] = lambda _: None
         self._exchanging = threading.Lock()
         self._ending, self._ended, self._checked = threading.Event(), threading.Event(), threading.Event()
-        self._not_followed = ""
+        self._not_followed = self._lost = ""
         self._server: HttpServer | None = None
         self.url = ""
 
@@ -172,6 +175,7 @@ class Server:
 
         Raises:
             StorageError: if the address can't be listened on.
+            SelfAugError: if the models were lost.
         """
         settings = self._settings
         self._server = HttpServer(
@@ -200,20 +204,35 @@ class Server:
         finally:
             listening.close()
             self._ending.set()
-            # It runs the models: a process that ends meanwhile would crash.
-            checking.join()
+            # What runs the models here is waited for: a process that ends meanwhile would crash. What waits for another
+            # server is not.
+            longest = None if self._here is not None else _ASKED_SECONDS
+            checking.join(longest)
             self._ended.set()
-            following.join()
+            following.join(longest)
             if self._watching is not None:
                 self._watching.close()
             self.served.engine.close()
             if self._watching is not None:
-                self._watching.join()
+                self._watching.join(longest)
+        if self._lost:
+            raise SelfAugError(f"{self._lost}.", hint="start the server anew.")
 
     def stop(self) -> None:
         """End it from another thread, as SIGTERM does."""
         if self._server is not None:
             self._server.handle_exit(signal.SIGTERM, None)
+
+    def lose(self, reason: str) -> None:
+        """End it because its models can't be used any more; `run` raises then, so that whoever started it can again."""
+        self._lost = reason
+        self.served.readiness.become(False, reason)
+        self.stop()
+
+    @property
+    def _here(self) -> LiveModels | None:
+        """The models, if they are in this process."""
+        return self._models if isinstance(self._models, LiveModels) else None
 
     def _become_ready(self, on_ready: Callable[[Readiness], None]) -> None:
         readiness = self.served.readiness
@@ -263,10 +282,11 @@ class Server:
             self._models.exchange(self._live, new)
             before, self._live = self._watching, new
             new.serve_by(self.served, self._tokenizer)
-            self._judge([] if new.folder.canary.exists() else None)
-            if before is not None:
+            if before is not None:  # first: it may be replaying the canary set of the run before
                 before.close()
                 before.join()
+            self._judge([] if new.folder.canary.exists() else None)
+            if before is not None:
                 self._watch()
                 self._start_watching([])
 
@@ -288,6 +308,8 @@ class Server:
             except EngineError:  # the server ends
                 return
             except Exception as error:  # whatever it is: the run before is served on
+                if isinstance(error, UpstreamAwayError):
+                    seen = 0  # it is asked again: a server that gets another adapter is often started anew
                 reason = str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"
                 if reason != self._not_followed:
                     self._not_followed = reason
@@ -296,7 +318,7 @@ class Server:
     def _watch(self) -> None:
         how, live = self._settings.watch, self._live
         if how is not None:
-            here = self._models if isinstance(self._models, LiveModels) else None
+            here = self._here
             self._watching = self.served.watcher = Watching(
                 live.folder.path,
                 None if here is None else here.engine,
@@ -362,9 +384,10 @@ def open_server(
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
     )
-    engine.on_lost = lambda reason: served.readiness.become(False, f"{reason}; start the server anew")
     live.serve_by(served, tokenizer)
-    return Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)
+    server = Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)
+    engine.on_lost = server.lose
+    return server
 
 
 def context_of(settings: ServeSettings, config: TrainConfig) -> int:

@@ -37,7 +37,7 @@ from selfaug.phases.inputs import (
     compute_dtype,
     load_base_model,
     load_training_data,
-    resolve_device,
+    training_device,
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
@@ -186,8 +186,7 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     # Refuse what can't be used, before anything long.
     named_scorer(config.train.best_scorer)
     _require_trackers(config.train.report_to)
-    device = resolve_device(config.model.device)
-    _require_first_device(device)
+    device = training_device(config.model.device)
     dtype = compute_dtype(config, device)
     data = load_training_data(config)
     for warning in data.warnings:
@@ -450,20 +449,6 @@ def _trainer_settings(
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1
     return arguments
-
-
-def _require_first_device(device: torch.device) -> None:
-    """Refuse another GPU than the Trainer takes: the launcher's for this process, or the first.
-
-    Raises:
-        ConfigError: if it is another one.
-    """
-    own = int(os.environ.get("LOCAL_RANK", "0"))
-    if device.type == "cuda" and device.index != own:
-        raise ConfigError(
-            f"model.device is {device}, and training takes cuda:{own} here.",
-            hint=f"say it to CUDA: CUDA_VISIBLE_DEVICES={device.index}, with model.device cuda.",
-        )
 
 
 def _require_trackers(names: list[str]) -> None:

@@ -76,6 +76,8 @@ def export_vllm(run: str | os.PathLike[str], to: str | os.PathLike[str]) -> Vllm
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StorageError(f"{target} exists and is not empty.", hint="give a new folder with --to.")
     weights, _ = trained_weights(folder, config)
+    # The record of training is of other weights then.
+    unchecked = [] if config.model.quantization == "none" else ["--no-check"]
     models = _Models.of(folder, config)
     try:
         (target / "adapter").mkdir(parents=True)
@@ -83,7 +85,7 @@ def export_vllm(run: str | os.PathLike[str], to: str | os.PathLike[str]) -> Vllm
             shutil.copyfile(weights / file, target / "adapter" / file)
         write_text(target / "vllm.sh", _script(models))
         (target / "vllm.sh").chmod(0o755)
-        write_text(target / "compose.yaml", _compose(models, folder.path.resolve(), config))
+        write_text(target / "compose.yaml", _compose(models, folder.path.resolve(), config, unchecked))
     except OSError as error:
         raise StorageError(
             f"can't write {target}: {error.strerror or error}", hint="give another folder with --to."
@@ -92,12 +94,14 @@ def export_vllm(run: str | os.PathLike[str], to: str | os.PathLike[str]) -> Vllm
         target,
         [
             shlex.join([str(target / "vllm.sh")]),
-            shlex.join(["selfaug", "serve", str(folder.path), "--upstream", "http://127.0.0.1:8001/v1"]),
+            shlex.join(
+                ["selfaug", "serve", str(folder.path), "--upstream", "http://127.0.0.1:8001/v1", *unchecked]
+            ),
             shlex.join(["docker", "compose", "-f", str(target / "compose.yaml"), "up"]),
         ],
-        []
-        if config.model.quantization == "none"
-        else ["trained on 4-bit weights, and vLLM is told to serve the full ones: answers differ a little."],
+        ["trained on 4-bit weights, and vLLM serves the full ones: answers differ, so they aren't compared."]
+        if unchecked
+        else [],
     )
 
 
@@ -157,7 +161,7 @@ def _script(models: _Models) -> str:
     )
 
 
-def _compose(models: _Models, run: Path, config: TrainConfig) -> str:
+def _compose(models: _Models, run: Path, config: TrainConfig, unchecked: list[str]) -> str:
     """vLLM on the GPUs, which only the gateway reaches."""
     base, adapter = models.base, ["./adapter:/adapter:ro"]
     if Path(base).is_dir():
@@ -206,7 +210,7 @@ def _compose(models: _Models, run: Path, config: TrainConfig) -> str:
             "user": f"{owner.st_uid}:{owner.st_gid}",
             "command": [
                 "serve", f"/run/{run.name}", "--host", "0.0.0.0", "--upstream", "http://vllm:8000/v1",
-                "--max-batch", "256", "--max-waiting", "256", "--rate-limit", "600",
+                "--max-batch", "256", "--max-waiting", "256", "--rate-limit", "600", *unchecked,
             ],
             "environment": {
                 "SELFAUG_API_KEY": "${SELFAUG_API_KEY:?}",

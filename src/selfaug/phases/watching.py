@@ -24,6 +24,7 @@ from selfaug.phases.monitor import drift_score, open_monitor
 from selfaug.phases.progress import Progress
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import EngineError
+from selfaug.serving.upstream import UpstreamAwayError
 from selfaug.serving.watcher import Answered, Family
 
 __all__ = ["WatchSettings", "Watching"]
@@ -32,7 +33,7 @@ _REMEMBERED = 100_000
 """Answers that can be voted on."""
 
 _AGAIN_SECONDS = 60.0
-"""After which a canary set that could not be replayed is tried again."""
+"""After which another server is asked again that was away or did not answer as recorded."""
 
 _ENDINGS = ("_bucket", "_sum", "_count")
 _REFUSES = Refuses()
@@ -167,10 +168,10 @@ class Watching:
         if self._monitor is not None:
             self._monitor.close()
 
-    def join(self) -> None:
-        """Wait until nothing of it uses the models; the engine is closed."""
+    def join(self, seconds: float | None = None) -> None:
+        """Wait until nothing of it uses the models, or for so long; the engine is closed."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     def _watch(self, problems: list[str] | None) -> None:
         try:
@@ -199,9 +200,14 @@ class Watching:
                 problems = self._replayed(self._check)
             except EngineError:
                 return
+            except UpstreamAwayError as error:  # nothing is known of the models: no drift, and not ready
+                self._on_canary([str(error)])
+                problems, wait = None, min(wait, _AGAIN_SECONDS)
+                continue
             except Exception as error:
                 problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
-                wait = min(wait, _AGAIN_SECONDS)  # it may be back soon
+            if problems and self._engine is None:  # another server may soon have what is missing
+                wait = min(wait, _AGAIN_SECONDS)
             self._on_canary(problems)
 
     def _open(self, *, measure: bool) -> Monitor:

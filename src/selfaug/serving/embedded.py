@@ -299,8 +299,9 @@ class EmbeddedEngine:
         self._settle()
         try:
             result = job.work()
-        except Exception as error:  # its caller's; the engine goes on
+        except Exception as error:  # its caller's; the engine goes on, if it can
             job.done.set_exception(error)
+            self._lose(self._lanes[0], error)
         else:
             job.done.set_result(result)
         finally:
@@ -429,8 +430,22 @@ class EmbeddedEngine:
         for request in self._rows[lane]:
             request.tell(failure)
         self._rows[lane].clear()
-        if "CUDA error" in str(error):  # after one of these a process can use its GPU no more
-            self._stopping.set()
-            self.on_lost(f"the GPU failed: {str(error).splitlines()[0]}")
-            return
-        lane.clear()
+        if not self._lose(lane, error):
+            lane.clear()
+
+    def _lose(self, lane: Lane, error: Exception) -> bool:
+        """Stop if the GPU can't be used any more, as after an assertion that failed on it."""
+        if "CUDA error" not in str(error) or _is_usable(lane.device):
+            return False
+        self._stopping.set()
+        self.on_lost(f"the GPU failed: {str(error).splitlines()[0]}")
+        return True
+
+
+def _is_usable(device: torch.device) -> bool:
+    """Whether a GPU still answers this process."""
+    try:
+        torch.cuda.synchronize(device)
+    except Exception:  # of whichever kind: it doesn't
+        return False
+    return True
