@@ -8,7 +8,8 @@
 #
 #   docker build -t selfaug:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 #
-# This file was checked by reading only: no container engine was at hand when it was written.
+# It was built with buildah, with Debian's Python in the place of the base image and the CPU build of torch, and trained
+# as another user than its own. Docker itself, and a GPU, were not at hand.
 
 FROM python:3.12-slim AS build
 WORKDIR /src
