@@ -12,7 +12,7 @@ from selfaug.cli.app import quiet_libraries
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, "2000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    [({}, "20000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
 )
 def test_threads_leave_their_processor_to_others_unless_the_user_has_said_how_they_wait(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None

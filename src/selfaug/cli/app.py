@@ -234,12 +234,13 @@ def level_name(name: str) -> LevelName:
     return cast("LevelName", name)
 
 
-_SPINS = "2000"
+_SPINS = "20000"
 """Turns that a thread of libgomp, which torch computes with on Linux, waits for the others before it sleeps.
 
-The default is a hundred times as many: where another process keeps one of two cores busy, a token then takes 3.5 s in
-place of 0.2 s, and a training step more than three times as long. Alone, with 2,000, a training step takes as long as
-with the default, and a token a tenth longer (SmolLM2-135M, batches of 8). It is read when torch is loaded.
+By default it waits more than ten times as long: with one of two cores kept busy by another process a token then takes
+3.5 s, and 0.6 to 0.8 s so (alone: 0.1 s either way), and a training step of 5 s over 33 s, and 15 s so (SmolLM2-135M,
+batches of 8 and of 4). With 2,000 it is 0.2 s and 11 s, but a token alone takes a fifth to a half longer. It is read
+when torch is loaded.
 """
 
 

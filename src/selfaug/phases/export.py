@@ -169,15 +169,17 @@ def modelfile(
             lines.append(f'SYSTEM """{parts.default_system}"""')
     lines += [f'PARAMETER stop "{stop}"' for stop in _stops(tokenizer, model)]
     generation = model.generation_config
-    if getattr(generation, "do_sample", False):
+    sampled = getattr(generation, "do_sample", False)
+    if sampled:
         for name in ("temperature", "top_p", "top_k"):
             value = getattr(generation, name, None)
             if value is not None:
                 lines.append(f"PARAMETER {name} {value}")
     else:
         lines.append("PARAMETER temperature 0")
-    # Ollama's own default has punished repetition, which changes greedy answers too.
-    lines.append(f"PARAMETER repeat_penalty {getattr(generation, 'repetition_penalty', None) or 1.0}")
+    # Ollama's own default has punished repetition, and greedy answers are the arg max and nothing else here.
+    penalty = getattr(generation, "repetition_penalty", None) if sampled else None
+    lines.append(f"PARAMETER repeat_penalty {penalty or 1.0}")
     window = getattr(model.config, "max_position_embeddings", None)
     if window:
         lines.append(f"PARAMETER num_ctx {min(window, 8192)}")

@@ -25,10 +25,10 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank takes."""
 
 
-_AT = "/work"
+_WORKING_FOLDER = "/work"
 """Where the image of the project's Dockerfile works: relative paths of a run's settings are taken from there."""
 
-_CACHE = "/root/.cache/huggingface"
+_HUB_CACHE = "/root/.cache/huggingface"
 """Where vLLM's image keeps what it has downloaded."""
 
 
@@ -169,7 +169,7 @@ def _compose(models: _Models, run: Path, config: TrainConfig, unchecked: list[st
         base = "/model"
     # Found there under the names that the settings have.
     needed = [
-        f"{Path(name).resolve()}:{posixpath.normpath(posixpath.join(_AT, name))}:ro"
+        f"{Path(name).resolve()}:{posixpath.normpath(posixpath.join(_WORKING_FOLDER, name))}:ro"
         for name in (config.model.name, config.data.prepared)
         if name is not None and Path(name).is_dir()
     ]
@@ -185,7 +185,7 @@ def _compose(models: _Models, run: Path, config: TrainConfig, unchecked: list[st
             "image": "vllm/vllm-openai:latest",
             "command": [*models.arguments(base), f"{models.tuned}=/adapter"],
             "environment": {"VLLM_API_KEY": "${SELFAUG_UPSTREAM_KEY:?}", "HF_TOKEN": "${HF_TOKEN:-}"},
-            "volumes": [*adapter, f"huggingface:{_CACHE}"],
+            "volumes": [*adapter, f"huggingface:{_HUB_CACHE}"],
             "ipc": "host",
             "deploy": {
                 "resources": {
