@@ -48,6 +48,9 @@ def bootstrap_days(
     Each quarter of a day is drawn from the same quarter of one of the observed days (a seasonal block bootstrap;
     Politis, 2001), so that levels which go with the time of day or last for hours are kept, and within it the values
     are drawn in blocks of 50 (Künsch, 1989): whole quarters would bring back the same extremes again and again.
+    The observed days themselves are drawn once before, block by block (a bootstrap predictive distribution; Harris, 1989), because few
+    days say only roughly what the levels of their quarters are: a statistic that adds up what is over a level depends
+    on that more than on anything else.
 
     Args:
         times: of the values, in seconds, ascending [N].
@@ -68,9 +71,13 @@ def bootstrap_days(
     # The last day counts if it was seen for more than half of its slots.
     seen = max(1, round((int(slots[-1]) + 1) / _SLOTS))
     bounds = np.searchsorted(slots, np.arange(seen * _SLOTS + 1))
+    quarters = [
+        of[_blocks(int(begin), int(end), rng)] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
     drawn = rng.integers(0, seen, size=(days, _SLOTS)) * _SLOTS + np.arange(_SLOTS)
-    places = [_blocks(int(bounds[slot]), int(bounds[slot + 1]), rng) for slot in drawn.reshape(-1)]
-    return of[np.concatenate(places)]
+    return np.concatenate(
+        [quarters[slot][_blocks(0, quarters[slot].size, rng)] for slot in drawn.reshape(-1)]
+    )
 
 
 def _blocks(begin: int, end: int, rng: np.random.Generator) -> NDArray[np.int64]:
