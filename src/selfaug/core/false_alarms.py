@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,9 +49,9 @@ def bootstrap_days(
     Each quarter of a day is drawn from the same quarter of one of the observed days (a seasonal block bootstrap;
     Politis, 2001), so that levels which go with the time of day or last for hours are kept, and within it the values
     are drawn in blocks of 50 (Künsch, 1989): whole quarters would bring back the same extremes again and again.
-    The observed days themselves are drawn once before, block by block (a bootstrap predictive distribution; Harris, 1989), because few
-    days say only roughly what the levels of their quarters are: a statistic that adds up what is over a level depends
-    on that more than on anything else.
+    The observed days themselves are drawn once before, block by block (a bootstrap predictive distribution; Harris,
+    1989), because few days say only roughly what the levels of their quarters are, and a statistic that adds up what
+    is over a level depends on these more than on anything else.
 
     Args:
         times: of the values, in seconds, ascending [N].
@@ -71,9 +72,7 @@ def bootstrap_days(
     # The last day counts if it was seen for more than half of its slots.
     seen = max(1, round((int(slots[-1]) + 1) / _SLOTS))
     bounds = np.searchsorted(slots, np.arange(seen * _SLOTS + 1))
-    quarters = [
-        of[_blocks(int(begin), int(end), rng)] for begin, end in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    quarters = [of[_blocks(int(begin), int(end), rng)] for begin, end in pairwise(bounds)]
     drawn = rng.integers(0, seen, size=(days, _SLOTS)) * _SLOTS + np.arange(_SLOTS)
     return np.concatenate(
         [quarters[slot][_blocks(0, quarters[slot].size, rng)] for slot in drawn.reshape(-1)]

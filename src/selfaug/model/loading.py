@@ -280,9 +280,12 @@ def _not_loadable(what: str, name: str | os.PathLike[str], error: Exception, off
     hint = (
         "check the name; a hub id is owner/name, a local model is a folder with config.json and safetensors."
     )
+    reason = _first_line(error)
     if offline:
-        hint = "with --offline only local folders and what the hub cache already holds can be used. " + hint
-    return ModelError(f"can't load the {what} of {os.fspath(name)!r}: {_first_line(error)}", hint=hint)
+        hint = "with --offline only local folders and what the hub cache already holds can be used: " + hint
+        if not Path(name).is_dir():  # the library's words are of a connection, which wasn't tried
+            reason = "there is no such folder, and the hub cache doesn't hold all of it."
+    return ModelError(f"can't load the {what} of {os.fspath(name)!r}: {reason}", hint=hint)
 
 
 def _first_line(error: Exception) -> str:

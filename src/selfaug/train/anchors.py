@@ -23,6 +23,7 @@ from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids, sample_ids
 from selfaug.model.hidden import causal_model, reference_mode
 from selfaug.records import write_lines
+from selfaug.train.dataset_rows import document_slices
 
 __all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_dialogues", "write_anchors"]
 
@@ -269,7 +270,12 @@ class AnchorCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
         """A batch of the rows, with one of their anchors."""
-        chosen = [index for row in rows for document in _documents(row) for index in self.drawn(document)]
+        chosen = [
+            index
+            for row in rows
+            for part in document_slices(row)
+            for index in self.drawn(row["input_ids"][part])
+        ]
         packed = "seq_lengths" in rows[0]
         anchors = [_row(self.anchors[index], packed) for index in chosen]
         if self.together:
@@ -293,15 +299,6 @@ class AnchorCollator:
         rng = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
         count = int(self.share) + int(rng.random() < self.share % 1)
         return [int(index) for index in rng.integers(len(self.anchors), size=count)]
-
-
-def _documents(row: dict[str, Any]) -> list[Sequence[int]]:
-    """Token ids of each document of a prepared row; a packed row has several."""
-    ids, begin, documents = row["input_ids"], 0, []
-    for length in row.get("seq_lengths") or [len(ids)]:
-        documents.append(ids[begin : begin + length])
-        begin += length
-    return documents
 
 
 def _row(input_ids: Sequence[int], packed: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from selfaug.model.reference import (
 )
 from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors
+from selfaug.train.dataset_rows import count_row_tokens, documents, with_completions
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.weight_penalty import lora_change
@@ -101,11 +102,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 "compute_loss_func can't be used: the loss is nll plus alignment.",
                 hint="leave it out; `selfaug.alignment_loss` is the loss for a loop of your own.",
             )
-        train_dataset = _with_completions(train_dataset, args)
+        train_dataset = with_completions(train_dataset, args)
         if isinstance(eval_dataset, dict):
-            eval_dataset = {name: _with_completions(rows, args) for name, rows in eval_dataset.items()}
+            eval_dataset = {name: with_completions(rows, args) for name, rows in eval_dataset.items()}
         elif eval_dataset is not None:
-            eval_dataset = _with_completions(eval_dataset, args)
+            eval_dataset = with_completions(eval_dataset, args)
         super().__init__(
             model=model,
             args=args,
@@ -227,7 +228,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 identity=identity[0],
             )
             self._cache.require_room(
-                self._prepared_documents(), sum(_count_tokens(rows) for rows in self._prepared_rows())
+                self._prepared_documents(), sum(count_row_tokens(rows) for rows in self._prepared_rows())
             )
             self._own_head = copy_of_trained_head(self.model, self.args.device)
 
@@ -239,7 +240,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def _prepared_documents(self) -> Iterator[Document]:
         """What a cache has to hold: the documents of all rows, and the anchors."""
         for rows in self._prepared_rows():
-            yield from _documents(rows)
+            yield from documents(rows)
         for ids in self.anchors:
             yield Document(ids, [IGNORED] * len(ids))
 
@@ -282,7 +283,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         )
         if passes < PASSES_THAT_PAY:
             return False
-        tokens = _count_tokens(self.train_dataset)
+        tokens = count_row_tokens(self.train_dataset)
         width = self.model.config.get_text_config().hidden_size
         return has_room(tokens * width * self.model.dtype.itemsize, self.args.reference_cache_dir)
 
@@ -549,7 +550,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self._eval_reference is None:
             rows, cache = self._eval_rows, self._reference.cache
             # A stream can't be looked through first.
-            known = isinstance(rows, Dataset) and not cache.missing(_documents(rows))
+            known = isinstance(rows, Dataset) and not cache.missing(documents(rows))
             if known:
                 self._eval_reference = self._reference
             elif isinstance(self.model, PeftModel):
@@ -615,9 +616,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             CacheError: with a cache and such rows, if the whole model trains.
         """
         if isinstance(eval_dataset, dict):
-            eval_dataset = {name: _with_completions(rows, self.args) for name, rows in eval_dataset.items()}
+            eval_dataset = {name: with_completions(rows, self.args) for name, rows in eval_dataset.items()}
         elif eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = _with_completions(eval_dataset, self.args)
+            eval_dataset = with_completions(eval_dataset, self.args)
         return super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[no-any-return]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -720,71 +721,3 @@ def _real_tokens(inputs: dict[str, Any]) -> Tensor:
     """Tokens of a micro-batch without padding, where the batch says what is padding."""
     mask = inputs.get("attention_mask")
     return mask.sum() if mask is not None else torch.tensor(inputs["input_ids"].numel())
-
-
-def _count_tokens(rows: Any) -> int:
-    """Tokens of prepared rows."""
-    if isinstance(rows, Dataset):  # in a hundredth of the time that one row after the other takes
-        column = rows.with_format("arrow")[:].column("input_ids")
-        return sum(int(chunk.value_lengths().to_numpy().sum()) for chunk in column.chunks)
-    return sum(len(row["input_ids"]) for row in rows)
-
-
-def _documents(rows: Dataset) -> Iterable[Document]:
-    """The documents of prepared rows; a packed row has several."""
-    for row in rows:
-        begin = 0
-        for length in row.get("seq_lengths") or [len(row["input_ids"])]:
-            end = begin + length
-            yield Document(row["input_ids"][begin:end], row["labels"][begin:end])
-            begin = end
-
-
-def _with_completions(rows: Any, args: SelfAugConfig) -> Any:
-    """Rows in a form whose prompt trl masks: prompt–completion, or tokenised with labels.
-
-    trl trains on every token of messages rows, and ignores a `completion_mask` in tokenised rows unless
-    `completion_only_loss=True`.
-
-    Raises:
-        DataError: if there are no rows, or rows whose prompt can't be known.
-    """
-    if rows is None:
-        raise DataError("train_dataset is missing.", hint="pass rows as a datasets.Dataset.")
-    if isinstance(rows, list):
-        rows = Dataset.from_list(rows)
-    if not isinstance(rows, IterableDataset) and len(rows) == 0:
-        raise DataError("the data set has no rows.", hint="give at least one row.")
-    columns = set(rows.column_names or next(iter(rows)))
-    if {"input_ids", "completion_mask"} <= columns and "labels" not in columns:
-        rows = rows.map(_labels_from_mask, remove_columns=["completion_mask"])
-    elif "messages" in columns and not args.assistant_only_loss and "prompt" not in columns:
-        rows = rows.map(_split_messages, remove_columns=["messages"])
-    elif args.alpha > 0 and not columns & {"labels", "prompt", "messages"}:
-        raise DataError(
-            f"rows with the columns {sorted(columns)} have no prompt, so there is nothing to align.",
-            hint="give `prompt` and `completion`, `messages`, or `input_ids` with `labels` or `completion_mask`; "
-            "or set alpha=0 for plain fine-tuning.",
-        )
-    if args.alpha > 0 and args.completion_only_loss is False and "labels" not in columns:
-        raise ConfigError(
-            "completion_only_loss=False makes every prompt token a completion, so there is nothing to align.",
-            hint="leave it out, or set alpha=0.",
-        )
-    return rows
-
-
-def _labels_from_mask(row: dict[str, Any]) -> dict[str, Any]:
-    pairs = zip(row["input_ids"], row["completion_mask"], strict=True)
-    return {"labels": [token if kept else IGNORED for token, kept in pairs]}
-
-
-def _split_messages(row: dict[str, Any]) -> dict[str, Any]:
-    messages = row["messages"]
-    if len(messages) < 2 or messages[-1].get("role") != "assistant":
-        raise DataError(
-            "a messages row does not end with an assistant's turn after a prompt: "
-            f"{[message.get('role') for message in messages]}.",
-            hint="end each row with the assistant's message that is to be learnt.",
-        )
-    return {"prompt": messages[:-1], "completion": messages[-1:]}
