@@ -95,7 +95,10 @@ class DataSettings(Section):
     every_assistant_turn: bool = False
     skip_bad_rows: bool = False
     max_length: Annotated[Integer, Field(ge=8)] = 2048
-    split: str = Field(default="train", description="Split of a hub data set. Files have none.")
+    split: str = Field(
+        default="train",
+        description="Split of a hub data set that names none, as in `owner/name@validation`. Files have none.",
+    )
     replay: Strings = Field(
         default=[],
         description="General or old rows that are mixed in (data replay): files, folders, or `embedded` for a small "

@@ -82,7 +82,6 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         train, report["replay"] = _with_replay(config, train, tokenizer, max_length)
     evaluation = None
     if config.data.eval:
-        # An eval set from the hub is named with its own split by `--set data.split`; files have none.
         evaluation, report["eval"] = _encoded(
             config, config.data.eval, config.data.split, tokenizer, max_length
         )

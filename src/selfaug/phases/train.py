@@ -267,7 +267,7 @@ def _run(
         ) from error
     trainer.starts_at_reference = not going_on
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    _require_space(run, trainable, config)
+    _require_space(run, trainable, config, trainer)
     monitor = drift_monitor(trainer, run, data, config, on_progress)
     best = best_checkpoint(trainer, run, data, config, monitor, on_progress)
     if checkpoint is None:  # which has them
@@ -500,18 +500,22 @@ def _digests(report: Mapping[str, Any]) -> list[Any]:
     return [report[part]["digest"] for part in ("train", "replay") if part in report]
 
 
-def _require_space(run: RunDir, trainable: int, config: TrainConfig) -> None:
-    """Refuse to begin if the checkpoints won't fit.
+def _require_space(run: RunDir, trainable: int, config: TrainConfig, trainer: SelfAugTrainer) -> None:
+    """Refuse to begin if the checkpoints won't fit, beside the reference cache where that is on the same disk.
 
     A checkpoint holds the trained weights and two moments of Adam, in 32 bits; the oldest goes only after the
-    newest is written. A run that is replaced goes after the first.
+    newest is written. A run that is replaced goes after the first, and checkpoints that are there make room for others.
     """
     checkpoint = trainable * 4 * 3
     needed = checkpoint * (config.train.kept_checkpoints + 1) + trainable * 4
-    free, replaced = shutil.disk_usage(run.path).free, run.replaced.size()
-    if needed > free + replaced:
+    free = shutil.disk_usage(run.path).free - trainer.cache_bytes_to_write(run.path)
+    replaced = run.replaced.size()
+    there = sum(file.stat().st_size for file in run.checkpoints.glob("checkpoint-*/**/*") if file.is_file())
+    if needed > free + replaced + there:
+        beside = "" if trainer.reference_kind != "cache" else " beside the reference cache"
         raise StorageError(
-            f"the checkpoints need {printable_size(needed)}, {run.path} has {printable_size(free + replaced)} free.",
+            f"the checkpoints need {printable_size(needed)}, {run.path} has "
+            f"{printable_size(max(0, free + replaced + there))} free{beside}.",
             hint="free space, choose another --output, or set train.keep_checkpoints=1.",
         )
     if checkpoint > free:
@@ -595,6 +599,7 @@ def _record(
         "noise_floor": trainer.noise_floor,
         "final": {name: _mean(last, name) for name in ("nll", "alignment_loss", "alpha")},
         "evaluation": {name: value for name, value in evaluation.items() if name.startswith("eval_")},
+        "reference": trainer.reference_kind,
         "reference_cache_bytes": trainer.reference_bytes,
         "anchors": len(trainer.anchors),
         "peak_memory_bytes": peak_memory(device),

@@ -97,11 +97,13 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             problems.append(
                 "use_liger_kernel must be False: it replaces the forward that hidden states come from"
             )
-        if self.packing and self.packing_strategy == "wrapped" and self.alpha > 0:
+        if self.packing and self.packing_strategy != "bfd" and self.alpha > 0:
             problems.append(
-                "packing_strategy='wrapped' joins documents without a boundary, so prompt tokens would be aligned "
-                "across it; use 'bfd'"
+                f"packing_strategy={self.packing_strategy!r} cuts documents in two or joins them without a boundary, "
+                "so prompt tokens would be aligned after the wrong text; use 'bfd'"
             )
+        if self.packing and self.max_length is None:
+            problems.append("packing needs max_length: the tokens that rows are packed into, e.g. 2048")
         if problems:
             raise ConfigError(
                 "these settings can't be used:",
