@@ -220,6 +220,22 @@ def test_a_task_gain_needs_rows(settings, tmp_path: Path) -> None:
     assert list(evaluate(tmp_path / "run", **FEW).record["suites"]) == ["general"]
 
 
+def test_right_answers_that_state_no_amount_are_told_before_anything_is_asked(copied_run: Path) -> None:
+    held_out = copied_run.parent / "words.jsonl"
+    rows = [("a", " $12 million"), ("b", " the region")]
+    held_out.write_text(
+        "".join(
+            json.dumps({"id": name, "prompt": "the revenue", "completion": text}) + "\n"
+            for name, text in rows
+        )
+    )
+    with pytest.raises(DataError, match="1 of 2 held-out rows can't be scored so") as caught:
+        evaluate(copied_run, **FEW, data=[str(held_out)], scorer="numeric")
+    assert "b: the right answer" in caught.value.problems[0]
+    assert "numeric-or-f1" in str(caught.value.hint)
+    assert not list(copied_run.glob("evaluation*"))
+
+
 def test_suites_of_the_user(copied_run: Path, tmp_path: Path) -> None:
     lines = [
         {"id": "a", "question": "What is 2 + 2?", "answer": "4"},
