@@ -60,8 +60,8 @@ def assess(
     """Check the data, train the probe, evaluate base model and probe; what was cut off goes on.
 
     Args:
-        config: settings of the training that is planned; its output is the assessment's folder. Alignment is left out
-            of the probe.
+        config: settings of the training that is planned; its output is the assessment's folder. The probe has neither
+            its alignment, nor its replayed rows, weight penalty, or adapter to start from.
         scorer: of the held-out rows, as for `evaluate`.
         probe_steps: optimizer steps of the probe.
         level: of the general suite, as for `evaluate`.
@@ -185,10 +185,13 @@ def _surprise(
 
 
 def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig:
-    """The planned training without alignment, for a few steps, as LoRA."""
+    """The planned training for a few steps, as LoRA, without anything that is against forgetting."""
     values = config.model_dump()
-    values["lora"]["method"] = "lora"
-    values["selfaug"].update(alpha=0.0, drift_limit=None, anchors="none", reference="auto")
+    values["lora"].update(method="lora", weight_penalty=0.0, start_from=None)
+    values["data"]["replay"] = []
+    values["selfaug"].update(
+        alpha=0.0, drift_limit=None, anchors="none", reference="auto", stop_at_drift=None
+    )
     values["train"].update(steps=steps, save_steps=max(1, steps // 2), report_to=[], best_of_rows=0)
     values["evaluation"].update(at_end="none")
     values["run"].update(output=str(probe.path), overwrite=False)

@@ -43,6 +43,8 @@ RECORD_KIND = "comparison"
 # Nats per token, for the forecast that is shown.
 _FORECAST_DRIFTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
+_NO_DRIFT_LIMIT = "selfaug.drift_limit is left out: a comparison tries SelfAug with two values of alpha, each held constant."
+
 
 @dataclass(frozen=True)
 class CompareSettings:
@@ -89,6 +91,8 @@ def compare(
     """
     began = time.monotonic()
     asked = _checked(config, evaluation, settings)
+    if config.selfaug.drift_limit is not None:
+        on_progress(Progress("warning", message=_NO_DRIFT_LIMIT))
     folder = Path(config.run.output)
     work = WorkFolder(folder, RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"])
     begun = None if overwrite else work.begun_with()
@@ -220,6 +224,8 @@ def _checked(config: TrainConfig, evaluation: EvaluationSettings, settings: Comp
         problems.append(
             "the training should be LoRA without a penalty: the methods change what they are about"
         )
+    if config.lora.start_from is not None:
+        problems.append("lora.start_from: every method starts from the base model; leave it out")
     if settings.leak_pattern is not None:
         try:
             re.compile(settings.leak_pattern)
