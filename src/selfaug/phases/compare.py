@@ -43,7 +43,9 @@ RECORD_KIND = "comparison"
 # Nats per token, for the forecast that is shown.
 _FORECAST_DRIFTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
-_NO_DRIFT_LIMIT = "selfaug.drift_limit is left out: a comparison tries SelfAug with two values of alpha, each held constant."
+_NO_DRIFT_LIMIT = (
+    "selfaug.drift_limit is left out: a comparison holds alpha constant, and tries two values of it."
+)
 
 
 @dataclass(frozen=True)
@@ -470,4 +472,6 @@ class _Table:
             "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
             "general_rows": max(replayed) if method.name == "replay" else 0,
             "written_rows": written[1]["rows"] if written else 0,
+            "written_rows_cut_off": written[1].get("rows_cut_off", 0) if written else 0,
+            "anchors": max(record["anchors"] for record in records) if method.trained else 0,
         }

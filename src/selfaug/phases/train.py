@@ -443,6 +443,7 @@ def _trainer_settings(
         anchors=config.selfaug.anchors,
         anchor_count=config.selfaug.anchor_count,
         anchor_share=config.selfaug.anchor_share,
+        chat_template_kwargs=config.data.chat_template_kwargs,
         weight_penalty=config.lora.weight_penalty,
     )
     # Without a launcher one GPU trains, however many there are: the Trainer would use them all, which trl refuses.

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -155,6 +155,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._head_is_checked = False
         self.anchors: list[list[int]] = []
         self.starts_at_reference = True
+        # A text is read as JSON when the settings are made.
+        self._template_arguments = cast("dict[str, Any]", args.chat_template_kwargs or {})
         self._anchors_to_write = args.anchors == "self"
         self._at_anchors = False
         self._on_anchor_progress = on_anchor_progress
@@ -164,7 +166,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if args.alpha > 0:
             self._check_rows(self.train_dataset)
             if args.anchors not in ("none", "self"):
-                self.anchors = read_anchors(Path(args.anchors), self._tokenizer, args.max_length)
+                self.anchors = read_anchors(
+                    Path(args.anchors), self._tokenizer, args.max_length, self._template_arguments
+                )
             self._choose_reference()
         self.add_callback(_Prepare(self))
 
@@ -256,6 +260,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     self._tokenizer,
                     self.args.anchor_count,
                     seed=self.args.seed,
+                    template_arguments=self._template_arguments,
                     on_progress=self._on_anchor_progress,
                 )
             ]

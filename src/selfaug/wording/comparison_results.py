@@ -209,7 +209,11 @@ def _data(method: Mapping[str, Any]) -> str:
     if method["general_rows"]:
         parts.append(f"{method['general_rows']} general")
     if method["written_rows"]:
-        parts.append(f"{method['written_rows']} written")
+        # Only newer records count what follows.
+        cut_off = method.get("written_rows_cut_off", 0)
+        parts.append(f"{method['written_rows']} written" + (f" ({cut_off} cut off)" if cut_off else ""))
+    if method.get("anchors", 0):
+        parts.append(f"{method['anchors']} anchors")
     return ", ".join(parts) or "none"
 
 
