@@ -324,11 +324,9 @@ def _run(
         stop.restore()
     if not main:
         return TrainResult(run.path, {})
-    record = _record(
-        config, run, data, identity, trainer, trainable, evaluation, time.monotonic() - began, device
-    )
+    record = _record(config, run, data, identity, trainer, trainable, evaluation, device)
     if monitor is not None:
-        record["monitor"] = monitor.report(record["seconds"])
+        record["monitor"] = monitor.report(time.monotonic() - began)
     if best is not None:
         record["best"] = {
             "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, **best.report(trainer.state)
@@ -579,7 +577,6 @@ def _record(
     trainer: SelfAugTrainer,
     trainable: int,
     evaluation: Mapping[str, float],
-    seconds: float,
     device: torch.device,
 ) -> dict[str, Any]:
     settings = yaml.safe_load(dump_config(config))
@@ -592,7 +589,8 @@ def _record(
         "settings_sha256": hashlib.sha256(dump_config(config).encode()).hexdigest(),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "seconds": seconds,
+        "seconds": trainer.seconds,
+        "anchor_seconds": trainer.anchor_seconds,
         "noise_floor": trainer.noise_floor,
         "final": {name: _mean(last, name) for name in ("nll", "alignment_loss", "alpha")},
         "evaluation": {name: value for name, value in evaluation.items() if name.startswith("eval_")},

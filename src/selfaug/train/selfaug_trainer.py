@@ -68,6 +68,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         starts_at_reference: whether the first step's alignment is rounding alone: the noise floor.
         anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
         reference_bytes: bytes that this run added to the reference cache.
+        anchor_seconds: that the model took to write its anchors; they are part of `seconds`.
 
     Raises:
         ConfigError, DataError, ModelError: before training, when the result would not be what was asked for.
@@ -140,6 +141,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self.controller = DriftController(limit=args.drift_limit, alpha=args.alpha)
         self.noise_floor: float | None = None
         self.reference_bytes = 0
+        self.anchor_seconds = 0.0
+        self._earlier_seconds = 0.0
+        self._began: float | None = None
         self._alpha = args.alpha
         self._reference: Reference | None = None
         self._ready = False
@@ -252,6 +256,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """Have the model write its anchors, once: the first process for all. Called when training starts."""
         if not self._anchors_to_write:
             return
+        began = time.monotonic()
         written: list[Any] = [None]
         if self.accelerator.is_main_process:
             written = [
@@ -267,6 +272,16 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         broadcast_object_list(written)
         self.anchors = list(written[0])
         self._anchors_to_write = False
+        self.anchor_seconds = time.monotonic() - began
+        self._earlier_seconds += self.anchor_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this training so far: writing anchors, the way to the checkpoint that it goes on from, and since.
+
+        As if it had never been interrupted: steps that were lost after that checkpoint are not counted twice.
+        """
+        return self._earlier_seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def _autocast_dtype(self) -> torch.dtype | None:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
@@ -643,6 +658,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self._load_state(Path(resume_from_checkpoint))
         self.prepare_anchors()
         self._clock = None
+        self._began = time.monotonic()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def restore(self, checkpoint: Path) -> None:
@@ -676,6 +692,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "total_train_tokens": self._total_train_tokens,
             "controller": None if self.controller is None else self.controller.state(),
             "anchors": self.anchors,
+            "seconds": self.seconds,
+            "anchor_seconds": self.anchor_seconds,
         }
         partial = folder / f".{CHECKPOINT_STATE}"
         partial.write_text(json.dumps(state), encoding="utf-8")
@@ -695,6 +713,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         # Not written anew: on another machine the model could write others.
         self.anchors = state.get("anchors", [])
         self._anchors_to_write = False
+        self._earlier_seconds = state.get("seconds", 0.0)
+        self.anchor_seconds = state.get("anchor_seconds", 0.0)
+        self._began = time.monotonic()
         if self.controller is not None and state["controller"] is not None:
             self.controller = DriftController.from_state(state["controller"])
 

@@ -87,6 +87,11 @@ def costs_table(record: Mapping[str, Any]) -> TextTable:
         "Drift in nats per token: on the job's prompts, and on the base model's own answers to general ones. Minutes "
         "and memory are a run's; models are those to be served."
     )
+    # Earlier records did not count the time of anchors.
+    if any(method.get("anchor_seconds") for method in record["methods"].values()):
+        caption += (
+            " Minutes include what the base model writes for a method: dialogues, completions, anchors."
+        )
     return TextTable("", columns, rows, caption + _routing(record))
 
 
