@@ -6,7 +6,6 @@ an ordinary run without alignment, in the assessment's folder.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -78,8 +77,8 @@ def assess(
         StorageError: if the folder holds something else, or a finished assessment.
     """
     named_scorer(scorer)  # refuses one that can't be used, before anything long
-    began = time.monotonic()
     folder = Path(config.run.output)
+    work = WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"])
     settings = {
         "config": config.model_dump(mode="json", exclude={"run", "evaluation"}), "scorer": scorer,
         "probe_steps": probe_steps, "level": level, "general_items": general_items, "task_items": task_items,
@@ -87,10 +86,9 @@ def assess(
     }  # fmt: skip
     on_progress(Progress("data"))
     data = load_training_data(config)
-    work = WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"])
     with work.settled():
         work.open(settings, overwrite=config.run.overwrite)
-        return _assessed(config, settings, data, folder, began, on_progress)
+        return _assessed(config, settings, data, folder, lambda: work.seconds, on_progress)
 
 
 def _assessed(
@@ -98,7 +96,7 @@ def _assessed(
     settings: dict[str, Any],
     data: TrainingData,
     folder: Path,
-    began: float,
+    seconds: Callable[[], float],
     on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
     device = resolve_device(config.model.device)
@@ -147,7 +145,7 @@ def _assessed(
             detectable_difference(general["items"]).difference, general["base"]["value"]
         ),
         "verdict": verdict(evaluation["suites"], trained.record["steps"]),
-        "seconds": time.monotonic() - began,
+        "seconds": seconds(),
     }
     write_record(folder / "record.json", RECORD_KIND, record)
     return read_record(folder / "record.json", RECORD_KIND)

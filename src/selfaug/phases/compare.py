@@ -7,7 +7,6 @@ Runs, answers and drift are kept as they are made: a comparison that was cut off
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,12 +90,13 @@ def compare(
         ConfigError, DataError, ModelError: before anything long.
         StorageError: if the folder holds something else, or a comparison with other settings.
     """
-    began = time.monotonic()
+    work = WorkFolder(
+        Path(config.run.output), RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"]
+    )
     asked = _checked(config, evaluation, settings)
     if config.selfaug.drift_limit is not None:
         on_progress(Progress("warning", message=_NO_DRIFT_LIMIT))
     folder = Path(config.run.output)
-    work = WorkFolder(folder, RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"])
     begun = None if overwrite else work.begun_with()
     known = {} if overwrite else _seeds_of_methods(folder / "record.json")
     # The runs of the first seed are the trials, so every method has it.
@@ -114,7 +114,7 @@ def compare(
             lambda: work.open(fixed, overwrite=overwrite, more=seeds_of != known),
             on_progress,
         )
-        return _compared(evaluated, config, settings, seeds_of, first_seed, began)
+        return _compared(evaluated, config, settings, seeds_of, first_seed, lambda: work.seconds)
 
 
 def _compared(
@@ -123,7 +123,7 @@ def _compared(
     settings: CompareSettings,
     seeds_of: Mapping[str, list[int]],
     first_seed: int,
-    began: float,
+    seconds: Callable[[], float],
 ) -> dict[str, Any]:
     folder, evaluation = evaluated.folder, evaluated.settings
     methods = [METHODS[name] for name in seeds_of]
@@ -183,7 +183,7 @@ def _compared(
         "environment": bench.training_record(table.variants["plain"][0])["environment"],
         "device": str(evaluated.device),
         "threads": torch.get_num_threads(),
-        "seconds": time.monotonic() - began,
+        "seconds": seconds(),
     }
     write_record(folder / "record.json", RECORD_KIND, data)
     return read_record(folder / "record.json", RECORD_KIND)
@@ -468,6 +468,10 @@ class _Table:
         ]
         return {
             "train_seconds": float(np.mean([record["seconds"] for record in records])),
+            # Part of them: each run has anchors of its own written.
+            "anchor_seconds": float(np.mean([record.get("anchor_seconds", 0.0) for record in records]))
+            if method.trained
+            else 0.0,
             "write_seconds": written[1]["seconds"] if written else 0.0,
             "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
             "general_rows": max(replayed) if method.name == "replay" else 0,
