@@ -324,11 +324,9 @@ def _run(
         stop.restore()
     if not main:
         return TrainResult(run.path, {})
-    record = _record(
-        config, run, data, identity, trainer, trainable, evaluation, time.monotonic() - began, device
-    )
+    record = _record(config, run, data, identity, trainer, trainable, evaluation, device)
     if monitor is not None:
-        record["monitor"] = monitor.report(record["seconds"])
+        record["monitor"] = monitor.report(time.monotonic() - began)
     if best is not None:
         record["best"] = {
             "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, **best.report(trainer.state)
@@ -443,6 +441,7 @@ def _trainer_settings(
         anchors=config.selfaug.anchors,
         anchor_count=config.selfaug.anchor_count,
         anchor_share=config.selfaug.anchor_share,
+        chat_template_kwargs=config.data.chat_template_kwargs,
         weight_penalty=config.lora.weight_penalty,
     )
     # Without a launcher one GPU trains, however many there are: the Trainer would use them all, which trl refuses.
@@ -582,7 +581,6 @@ def _record(
     trainer: SelfAugTrainer,
     trainable: int,
     evaluation: Mapping[str, float],
-    seconds: float,
     device: torch.device,
 ) -> dict[str, Any]:
     settings = yaml.safe_load(dump_config(config))
@@ -595,7 +593,8 @@ def _record(
         "settings_sha256": hashlib.sha256(dump_config(config).encode()).hexdigest(),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "seconds": seconds,
+        "seconds": trainer.seconds,
+        "anchor_seconds": trainer.anchor_seconds,
         "noise_floor": trainer.noise_floor,
         "final": {name: _mean(last, name) for name in ("nll", "alignment_loss", "alpha")},
         "evaluation": {name: value for name, value in evaluation.items() if name.startswith("eval_")},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice, pairwise
 from typing import Any
@@ -107,7 +108,7 @@ def require_serving_prompts(rows: Any, tokenizer: PreTrainedTokenizerBase) -> No
                 completion=row["completion"],
                 file="train_dataset",
                 line=number,
-                tools=row.get("tools"),
+                tools=json.loads(tools) if isinstance(tools := row.get("tools"), str) else tools,
             )
             for number, row in enumerate(chats, start=1)
             if row.get("chat_template_kwargs") == arguments

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -71,6 +71,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         starts_at_reference: whether the first step's alignment is rounding alone: the noise floor.
         anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
         reference_bytes: bytes that this run added to the reference cache.
+        anchor_seconds: that the model took to write its anchors; they are part of `seconds`.
 
     Raises:
         ConfigError, DataError, ModelError: before training, when the result would not be what was asked for.
@@ -145,6 +146,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self.noise_floor: float | None = None
         self.reference_bytes = 0
         self.reference_kind: str | None = None
+        self.anchor_seconds = 0.0
+        self._earlier_seconds = 0.0
+        self._began: float | None = None
         self._alpha = args.alpha
         self._reference: Reference | None = None
         self._ready = False
@@ -160,6 +164,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._steps_without_prompts = 0
         self.anchors: list[list[int]] = []
         self.starts_at_reference = True
+        # A text is read as JSON when the settings are made.
+        self._template_arguments = cast("dict[str, Any]", args.chat_template_kwargs or {})
         self._anchors_to_write = args.anchors == "self"
         self._at_anchors = False
         self._on_anchor_progress = on_anchor_progress
@@ -169,7 +175,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if args.alpha > 0:
             self._check_rows(self.train_dataset)
             if args.anchors not in ("none", "self"):
-                self.anchors = read_anchors(Path(args.anchors), self._tokenizer, args.max_length)
+                self.anchors = read_anchors(
+                    Path(args.anchors), self._tokenizer, args.max_length, self._template_arguments
+                )
             self._choose_reference()
         self.add_callback(_Prepare(self))
 
@@ -263,6 +271,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """Have the model write its anchors, once: the first process for all. Called when training starts."""
         if not self._anchors_to_write:
             return
+        began = time.monotonic()
         written: list[Any] = [None]
         if self.accelerator.is_main_process:
             written = [
@@ -271,12 +280,23 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     self._tokenizer,
                     self.args.anchor_count,
                     seed=self.args.seed,
+                    template_arguments=self._template_arguments,
                     on_progress=self._on_anchor_progress,
                 )
             ]
         broadcast_object_list(written)
         self.anchors = list(written[0])
         self._anchors_to_write = False
+        self.anchor_seconds = time.monotonic() - began
+        self._earlier_seconds += self.anchor_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this training so far: writing anchors, the way to the checkpoint that it goes on from, and since.
+
+        As if it had never been interrupted: steps that were lost after that checkpoint are not counted twice.
+        """
+        return self._earlier_seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def _autocast_dtype(self) -> torch.dtype | None:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
@@ -664,6 +684,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self._load_state(Path(resume_from_checkpoint))
         self.prepare_anchors()
         self._clock = None
+        self._began = time.monotonic()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def restore(self, checkpoint: Path) -> None:
@@ -698,6 +719,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "controller": None if self.controller is None else self.controller.state(),
             "anchors": self.anchors,
             "reference": self.reference_kind,
+            "seconds": self.seconds,
+            "anchor_seconds": self.anchor_seconds,
         }
         partial = folder / f".{CHECKPOINT_STATE}"
         partial.write_text(json.dumps(state), encoding="utf-8")
@@ -721,6 +744,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self.args.reference == "auto" and kind not in (None, self.reference_kind):
             # The free disk space, by which "auto" goes, is another now; numbers and memory are to stay the same.
             self._choose_reference(kind)
+        self._earlier_seconds = state.get("seconds", 0.0)
+        self.anchor_seconds = state.get("anchor_seconds", 0.0)
+        self._began = time.monotonic()
         if self.controller is not None and state["controller"] is not None:
             self.controller = DriftController.from_state(state["controller"])
 
