@@ -13,7 +13,7 @@ from lxml import etree
 from selfaug.retrieval.document import Block
 from selfaug.retrieval.office_zip import check_office_zip
 from selfaug.retrieval.plain_text import tidy
-from selfaug.retrieval.table_text import Rows, table_blocks
+from selfaug.retrieval.table_text import Repeated, Rows, table_blocks
 
 __all__ = ["read_docx"]
 
@@ -200,8 +200,8 @@ def _table_rows(table: Any) -> Rows:
                 merge = properties.find(_W + "vMerge")
             text = "".join(_text_parts(cell))
             if merge is not None and _value(merge) != "restart" and len(cells) < len(above):
-                text = above[len(cells)]
-            cells += [text] * span
+                text = Repeated(above[len(cells)])
+            cells += [text, *[Repeated(text)] * (span - 1)]
         rows.append(cells)
         above = cells
     return rows
