@@ -22,6 +22,7 @@ MEMORY_BYTES = 750_000_000
 """Of a reading process, unless the caller says otherwise.
 
 Two of them, and the process that indexes some ten thousand pages, stay within 2 GB together.
+
 The largest documents that are read (50 million characters, tables of 2 million cells) take some 0.3 GB.
 """
 
