@@ -3,7 +3,10 @@
     python -m benchmarks.ingest --output benchmarks/results/ingest.md
 
 For each format a folder is made whose documents have equally many pages of about 500 words, every tenth page with a
-ruled table. Formats without pages have as much text. The command runs as a user would give it, from its start to its
+table, which has rules in PDF. Formats without pages have as much text; in workbooks and CSV each sentence is a row
+with two figures, and in workbooks each page a sheet. The text is made up, from a seed: 30,000 different words, as
+frequent as in real text (Zipf–Mandelbrot, the most frequent ones are English words that aren't searched for), and one
+word in twenty is a figure. The command runs as a user would give it, from its start to its
 end: files read, cut into passages, and these indexed. Then it runs again on the same files, with `--overwrite`. Peak
 memory is that of all its processes together, Python and libraries included, looked at ten times a second. On a
 machine that does something else as well, the processor's time says more than pages a second.
@@ -12,27 +15,58 @@ machine that does something else as well, the processor's time says more than pa
 from __future__ import annotations
 
 import argparse
+import csv
 import json
-import random
 import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
+from benchmarks.made_up_words import made_up_words
 from benchmarks.report import machine, publish, table
 from selfaug.retrieval.index import Index
 
-Page = tuple[str, list[str], list[list[str]]]
-"""Heading, paragraphs, and the rows of a table, or none."""
+_PARAGRAPHS, _SENTENCES, _WORDS = 5, 5, 20
+"""Of a page, a paragraph and a sentence."""
 
-_WORDS_PER_PARAGRAPH = 100
-_PARAGRAPHS = 5
+_DIFFERENT_WORDS = 30_000
+_FIGURE_SHARE = 0.05
+_REGIONS = ("North", "South", "East", "West")
+_HEADER = ["Region", "2023", "2024"]
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page says.
+
+    Attributes:
+        heading: of its own.
+        paragraphs: each with its sentences.
+        rows: of a table, or none; the first one is the header.
+    """
+
+    heading: str
+    paragraphs: list[list[str]]
+    rows: list[list[str]]
+
+    @property
+    def texts(self) -> list[str]:
+        """The paragraphs."""
+        return [" ".join(sentences) for sentences in self.paragraphs]
+
+    @property
+    def items(self) -> list[tuple[str, float, float]]:
+        """The page as rows of a spreadsheet: each sentence with two figures."""
+        sentences = (sentence for paragraph in self.paragraphs for sentence in paragraph)
+        return [(sentence, float(number), number + 0.5) for number, sentence in enumerate(sentences)]
 
 
 def main() -> None:
@@ -148,34 +182,36 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 
 def _write(folder: Path, ending: str, pages: int, per_document: int) -> None:
-    random_words = random.Random(0)
+    text = _Text(np.random.default_rng(0))
     for number, start in enumerate(range(0, pages, per_document)):
-        content = [_page(random_words, page) for page in range(start, min(start + per_document, pages))]
+        content = [text.page(page) for page in range(start, min(start + per_document, pages))]
         WRITERS[ending](folder / f"document{number:05d}{ending}", content)
 
 
-def _page(generator: random.Random, number: int) -> Page:
-    paragraphs = [
-        " ".join(generator.choices(_WORDS, k=_WORDS_PER_PARAGRAPH)).capitalize() + "."
-        for _ in range(_PARAGRAPHS)
-    ]
-    rows = [
-        ["Region", "2023", "2024"],
-        *([region, f"{number}.{row}", f"{number + 1}.{row}"] for row, region in enumerate(_REGIONS)),
-    ]
-    return _section(number), paragraphs, rows if number % 10 == 0 else []
+class _Text:
+    """Makes up pages."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+        self._words, self._frequencies = made_up_words(_DIFFERENT_WORDS)
+
+    def page(self, number: int) -> Page:
+        paragraphs = [[self._sentence() for _ in range(_SENTENCES)] for _ in range(_PARAGRAPHS)]
+        rows = [
+            _HEADER,
+            *([region, f"{number}.{row}", f"{number + 1}.{row}"] for row, region in enumerate(_REGIONS)),
+        ]
+        return Page(_section(number), paragraphs, rows if number % 10 == 0 else [])
+
+    def _sentence(self) -> str:
+        words = self._words[np.searchsorted(self._frequencies, self._random.random(_WORDS))].tolist()
+        for place in np.flatnonzero(self._random.random(_WORDS) < _FIGURE_SHARE).tolist():
+            words[place] = f"{self._random.lognormal(4, 3):.1f}"
+        return " ".join(words).capitalize() + "."
 
 
 def _section(page: int) -> str:
     return f"Section {page}"
-
-
-_REGIONS = ("North", "South", "East", "West")
-_WORDS = [
-    *("the", "company", "revenue", "of", "region", "rose", "fell", "by", "million", "in", "year", "quarter"),
-    *("and", "plan", "board", "market", "growth", "cost", "price", "supply", "contract", "pump", "valve"),
-    *("pressure", "report", "expected", "long-term", "result", "statement", "customer", "delivery"),
-]
 
 
 def _write_pdf(file: Path, pages: Sequence[Page]) -> None:
@@ -185,11 +221,11 @@ def _write_pdf(file: Path, pages: Sequence[Page]) -> None:
 
     styles = getSampleStyleSheet()
     flowables: list[Any] = []
-    for heading, paragraphs, rows in pages:
-        flowables.append(Paragraph(heading, styles["Heading1"]))
-        flowables += [Paragraph(text, styles["BodyText"]) for text in paragraphs]
-        if rows:
-            flowables.append(Table(rows, style=[("GRID", (0, 0), (-1, -1), 0.5, colors.black)]))
+    for page in pages:
+        flowables.append(Paragraph(page.heading, styles["Heading1"]))
+        flowables += [Paragraph(text, styles["BodyText"]) for text in page.texts]
+        if page.rows:
+            flowables.append(Table(page.rows, style=[("GRID", (0, 0), (-1, -1), 0.5, colors.black)]))
         flowables.append(PageBreak())
     SimpleDocTemplate(str(file)).build(flowables)
 
@@ -198,13 +234,13 @@ def _write_docx(file: Path, pages: Sequence[Page]) -> None:
     import docx
 
     document = docx.Document()
-    for heading, paragraphs, rows in pages:
-        document.add_heading(heading, 1)
-        for text in paragraphs:
+    for page in pages:
+        document.add_heading(page.heading, 1)
+        for text in page.texts:
             document.add_paragraph(text)
-        if rows:
-            table = document.add_table(len(rows), len(rows[0]))
-            for cells, texts in zip(table.rows, rows, strict=True):
+        if page.rows:
+            table = document.add_table(len(page.rows), len(_HEADER))
+            for cells, texts in zip(table.rows, page.rows, strict=True):
                 for cell, text in zip(cells.cells, texts, strict=True):
                     cell.text = text
     document.save(str(file))
@@ -212,29 +248,67 @@ def _write_docx(file: Path, pages: Sequence[Page]) -> None:
 
 def _write_html(file: Path, pages: Sequence[Page]) -> None:
     parts = ["<!DOCTYPE html><html><head><title>Report</title></head><body>"]
-    for heading, paragraphs, rows in pages:
-        parts.append(f"<h1>{heading}</h1>")
-        parts += [f"<p>{text}</p>" for text in paragraphs]
-        cells = ("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in rows)
+    for page in pages:
+        parts.append(f"<h1>{page.heading}</h1>")
+        parts += [f"<p>{text}</p>" for text in page.texts]
+        cells = ("<tr>" + "".join(f"<td>{text}</td>" for text in row) + "</tr>" for row in page.rows)
         parts.append(f"<table>{''.join(cells)}</table>")
     file.write_text("\n".join([*parts, "</body></html>"]), encoding="utf-8")
 
 
 def _write_markdown(file: Path, pages: Sequence[Page]) -> None:
     parts = []
-    for heading, paragraphs, rows in pages:
-        parts += [f"# {heading}", *paragraphs]
-        lines = [f"| {' | '.join(row)} |" for row in rows]
+    for page in pages:
+        parts += [f"# {page.heading}", *page.texts]
+        lines = [f"| {' | '.join(row)} |" for row in page.rows]
         if lines:
             parts.append("\n".join([lines[0], "|---|---|---|", *lines[1:]]))
     file.write_text("\n\n".join(parts), encoding="utf-8")
 
 
+def _write_text(file: Path, pages: Sequence[Page]) -> None:
+    parts = []
+    for page in pages:
+        parts += [page.heading, *page.texts]
+        if page.rows:
+            parts.append("\n".join("".join(f"{text:>12}" for text in row) for row in page.rows))
+    file.write_text("\n\n".join(parts), encoding="utf-8")
+
+
+def _write_xlsx(file: Path, pages: Sequence[Page]) -> None:
+    import openpyxl
+
+    workbook = openpyxl.Workbook(write_only=True)
+    for page in pages:
+        sheet = workbook.create_sheet(page.heading)
+        sheet.append(["Item", "2023", "2024"])
+        for item in page.items:
+            sheet.append(item)
+        if page.rows:
+            sheet.append([])
+            sheet.append(page.rows[0])
+            for region, *figures in page.rows[1:]:
+                sheet.append([region, *map(float, figures)])
+    workbook.save(file)
+
+
+def _write_csv(file: Path, pages: Sequence[Page]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        rows = csv.writer(opened)
+        rows.writerow(["Section", "Item", "2023", "2024"])
+        for page in pages:
+            rows.writerows([page.heading, *item] for item in page.items)
+            rows.writerows([page.heading, *row] for row in page.rows[1:])
+
+
 WRITERS: dict[str, Callable[[Path, Sequence[Page]], None]] = {
     ".pdf": _write_pdf,
     ".docx": _write_docx,
+    ".xlsx": _write_xlsx,
     ".html": _write_html,
     ".md": _write_markdown,
+    ".txt": _write_text,
+    ".csv": _write_csv,
 }
 
 

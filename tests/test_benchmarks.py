@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import load
+from benchmarks import ingest, load
 from typer.testing import CliRunner
 
 from quiet_libraries import libraries_as_before
 from selfaug.cli.main import app
 from selfaug.model.loading import DEMO_MODEL
+from selfaug.retrieval.read_document import read_document
 
 ROOT = Path(__file__).parents[1]
 
@@ -98,11 +99,24 @@ def test_generation_gives_the_same_answers(tiny_model_dir: Path, tmp_path: Path)
 
 
 def test_ingest_has_every_page_in_the_index(tmp_path: Path) -> None:
-    size = ("--pages", "20", "--pages-per-document", "10", "--formats", ".pdf", ".docx")
+    size = ("--pages", "20", "--pages-per-document", "10", "--formats", ".pdf", ".xlsx")
     text, data = report("ingest", tmp_path / "ingest.md", *size)
     for name in ("pages a second", "peak memory, MB", "CPU ms a page", "again, unchanged, seconds"):
-        assert column(text, name).keys() == {".pdf", ".docx"}
+        assert column(text, name).keys() == {".pdf", ".xlsx"}
     assert {found["documents"] for found in data["results"].values()} == {2}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("ending", list(ingest.WRITERS))
+def test_ingest_writes_documents_that_are_read_whole(tmp_path: Path, ending: str) -> None:
+    ingest._write(tmp_path, ending, pages=12, per_document=12)
+    (file,) = tmp_path.iterdir()
+    document = read_document(file, file.name)
+    text = "\n".join(block.text for block in document.blocks)
+    assert set(re.findall(r"Section \d+", text)) == {f"Section {page}" for page in range(12)}
+    assert "North" in text
+    assert "11.3" in text  # of the table on page 10
+    assert 12 * 450 < len(re.findall(r"[a-z]+", text)) < 12 * 600
+    assert document.missing == ""
 
 
 def test_query_finds_what_rank_bm25_finds(tmp_path: Path) -> None:

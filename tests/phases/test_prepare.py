@@ -180,7 +180,7 @@ def test_prepared_data_is_there_until_the_new_index_is(
 ) -> None:
     output = tmp_path / "data"
     prepare(configured(reports, questions, output))
-    kept = {file: file.read_bytes() for file in output.rglob("*") if file.is_file()}
+    kept = visible_files(output)
 
     def cut(progress: Progress) -> None:
         if progress.stage == "reading documents" and progress.done:
@@ -189,13 +189,13 @@ def test_prepared_data_is_there_until_the_new_index_is(
     anew = configured(reports, questions, output, "run.overwrite=true", "documents.chunk_tokens=300")
     with pytest.raises(KeyboardInterrupt):
         prepare(anew, on_progress=cut)
-    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == kept
+    assert visible_files(output) == kept
     # What is wrong with the pairs alone shows before.
     other = tmp_path / "other.jsonl"
     other.write_text("{")
     with pytest.raises(DataError, match="1 of 1 question-answer pairs can't be used"):
         prepare(configured(reports, other, output, "run.overwrite=true"))
-    assert {file: file.read_bytes() for file in output.rglob("*") if file.is_file()} == kept
+    assert visible_files(output) == kept
     # Beyond, the record would not be true of the index.
     other.write_text(
         json.dumps({"question": "What was it?", "answer": "$1 million", "document": "c1/2023.md"})
@@ -203,6 +203,30 @@ def test_prepared_data_is_there_until_the_new_index_is(
     with pytest.raises(DataError, match="stand in no passage"):
         prepare(configured(reports, other, output, "run.overwrite=true"))
     assert not (output / "record.json").exists()
+
+
+def visible_files(folder: Path) -> dict[Path, bytes]:
+    """All but what a run that was cut off keeps for the next one."""
+    files = (file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return {file: file.read_bytes() for file in files}
+
+
+def test_the_same_command_goes_on_where_it_was_stopped(
+    reports: Path, questions: Path, tmp_path: Path
+) -> None:
+    def cut(progress: Progress) -> None:
+        if progress.stage == "reading documents" and progress.done == 11:
+            raise KeyboardInterrupt
+
+    config = configured(reports, questions, tmp_path / "data")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(config, on_progress=cut)
+    record = prepare(config)
+    whole = prepare(configured(reports, questions, tmp_path / "whole"))
+    assert record["documents"]["unchanged"] >= 9
+    assert record["documents"]["read"] + record["documents"]["unchanged"] == whole["documents"]["read"]
+    assert rows_of_any(tmp_path / "data") == rows_of_any(tmp_path / "whole")
+    assert not (tmp_path / "data" / ".index.read.jsonl").exists()
 
 
 def rows_of_any(folder: Path) -> dict[str, str]:

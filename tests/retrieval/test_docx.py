@@ -9,6 +9,8 @@ from typing import Any
 
 import docx
 import pytest
+from docx.opc.packuri import PackURI
+from docx.opc.part import Part
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 from lxml.etree import XMLSyntaxError
@@ -165,3 +167,48 @@ def test_old_and_encrypted_files_are_named() -> None:
         read_docx(ole)
     with pytest.raises(UnreadableDocument, match="password-protected"):
         read_docx(ole + "EncryptedPackage".encode("utf-16-le"))
+
+
+def with_notes(document: Any, kind: str, texts: dict[str, str]) -> None:
+    """Give a document footnotes or endnotes by their id, as Word does."""
+    notes = "".join(
+        f'<w:{kind} w:id="{number}"><w:p><w:r><w:{kind}Ref/></w:r><w:r><w:t>{text}</w:t></w:r></w:p></w:{kind}>'
+        for number, text in texts.items()
+    )
+    part = Part(
+        PackURI(f"/word/{kind}s.xml"),
+        f"application/vnd.openxmlformats-officedocument.wordprocessingml.{kind}s+xml",
+        f"<w:{kind}s {nsdecls('w')}>{notes}</w:{kind}s>".encode(),
+        document.part.package,
+    )
+    document.part.relate_to(
+        part, f"http://schemas.openxmlformats.org/officeDocument/2006/relationships/{kind}s"
+    )
+
+
+def refer(paragraph: Any, kind: str, number: int) -> None:
+    paragraph._p.append(parse_xml(f'<w:r {nsdecls("w")}><w:{kind}Reference w:id="{number}"/></w:r>'))
+
+
+def test_notes_follow_what_refers_to_them() -> None:
+    document = docx.Document()
+    with_notes(
+        document, "footnote", {"-1": "", "1": "Unaudited.", "2": "Net of tax.", "3": "Deleted.", "4": "Item."}
+    )
+    with_notes(document, "endnote", {"1": "See the annex."})
+    paragraph = document.add_paragraph("Revenue was 7.")
+    refer(paragraph, "footnote", 1)
+    refer(paragraph, "endnote", 1)
+    refer(document.add_paragraph("Again the first."), "footnote", 1)
+    deleted = f'<w:del {nsdecls("w")}><w:r><w:footnoteReference w:id="3"/></w:r></w:del>'
+    document.add_paragraph("Cut.")._p.append(parse_xml(deleted))
+    refer(document.add_paragraph("one", style="List Bullet"), "footnote", 4)
+    document.add_paragraph("two", style="List Bullet")
+    table = document.add_table(rows=2, cols=2)
+    for cell, text in zip(table._cells, ["Year", "Profit", "2023", "5"], strict=True):
+        cell.text = text
+    refer(table.cell(1, 1).paragraphs[0], "footnote", 2)
+    assert [block.text.splitlines()[-1] for block in read_docx(saved(document))[1]] == [
+        *("Revenue was 7.", "Unaudited.", "See the annex.", "Again the first.", "Cut."),
+        *("- two", "Item.", "| 2023 | 5 |", "Net of tax."),
+    ]

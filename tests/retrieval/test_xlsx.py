@@ -8,14 +8,17 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import openpyxl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from selfaug.retrieval import xlsx
+from selfaug.retrieval import xlsx, xlsx_sheet
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.read_document import read_document
-from selfaug.retrieval.xlsx import read_xlsx
+from selfaug.retrieval.xlsx import formulas_without_value, read_xlsx
 from selfaug.retrieval.xlsx_format import cell_text
 
 
@@ -69,6 +72,156 @@ def test_each_region_of_each_sheet_is_a_table() -> None:
 def test_figures_beyond_an_empty_column_stay_with_their_labels() -> None:
     _, table = read_xlsx(sheet_of([["Item", None, "2023"], ["Revenue", None, 12], ["Costs", None, 7]]))[1]
     assert table.text.splitlines()[2:] == ["| Revenue | 12 |", "| Costs | 7 |"]
+
+
+def tables(data: bytes) -> list[list[str]]:
+    return [block.text.splitlines() for block in read_xlsx(data)[1] if block.kind == "table"]
+
+
+def test_a_merged_cell_is_the_header_of_each_of_its_columns() -> None:
+    def fill(book: Any) -> None:
+        sheet = book.active
+        for row in (
+            ["Sales of the firm"],
+            ["Region", "2023", None, "2024"],
+            [None, "Q1", "Q2", "Q1", "Q2"],
+            ["Europe", 1, 2, 3, 4],
+            [None, 5, 6, 7, 8],
+        ):
+            sheet.append(row)
+        for place in ("A1:XFD1", "A2:A3", "B2:C2", "D2:E2", "A4:A5"):
+            sheet.merge_cells(place)
+
+    data = workbook(fill)
+    assert [block.text for block in read_xlsx(data)[1][:2]] == ["Sheet", "Sales of the firm"]
+    assert tables(data) == [
+        [
+            "| Region | 2023 Q1 | 2023 Q2 | 2024 Q1 | 2024 Q2 |",
+            "| --- | --- | --- | --- | --- |",
+            "| Europe | 1 | 2 | 3 | 4 |",
+            "| Europe | 5 | 6 | 7 | 8 |",
+        ]
+    ]
+
+
+def test_a_merged_title_does_not_join_the_tables_beneath_it() -> None:
+    def fill(book: Any) -> None:
+        sheet = book.active
+        sheet.append(["All of it"])
+        sheet.append(["Product", "Price", None, "City", "People"])
+        sheet.append(["Pump", 99, None, "Lima", 10])
+        sheet.merge_cells("A1:E1")
+
+    assert [table[0] for table in tables(workbook(fill))] == ["| Product | Price |", "| City | People |"]
+
+
+@pytest.mark.parametrize(
+    ("header", "further"),
+    [
+        (["$m", 2022, 2023], [["Costs", 5, 6], ["Profit", 1, 2]]),
+        (["$m", "2022-12-31", "2023-12-31"], [["Costs", 5, 6]]),
+        (["$m", "1Q23", "2Q23"], [["Costs"], ["Wages", "(5.0)", "6 %"], [None, None, 7]]),
+    ],
+)
+def test_an_empty_row_does_not_end_a_table(header: list[object], further: list[list[object]]) -> None:
+    whole = [header, ["Revenue", 6, 8], *further]
+    divided = [header, ["Revenue", 6, 8], [], *further]
+    apart = [header, [], ["Revenue", 6, 8], [], [], *further]
+    assert tables(sheet_of(divided)) == tables(sheet_of(apart)) == tables(sheet_of(whole))
+    assert len(tables(sheet_of(whole))) == 1
+
+
+@pytest.mark.parametrize(
+    "further",
+    [
+        [["$m", "2023/24", "2024/25"], ["Costs", 5, 6]],  # a header of its own
+        [["Product", "Price", "Weight"], ["Pump", 5, 6]],
+        [["Costs", 5, 6, 7], ["Profit", 1, 2, 3]],  # other columns
+        [["Source: the bank"], ["Unaudited"]],
+    ],
+)
+def test_another_table_after_an_empty_row_is_one_of_its_own(further: list[list[object]]) -> None:
+    above = [["$m", 2022, 2023], ["Revenue", 6, 8]]
+    blocks = read_xlsx(sheet_of([*above, [], *further]))[1]
+    assert [block.text for block in blocks] == [
+        block.text for part in (above, further) for block in read_xlsx(sheet_of(part))[1][part is further :]
+    ]
+
+
+def test_figures_without_a_header_take_none_from_figures_above() -> None:
+    assert len(tables(sheet_of([["a", 1], ["b", 2], [], ["c", 3], ["d", 4]]))) == 2
+
+
+def test_absurd_merges_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(book: Any) -> None:
+        for row in range(60):
+            book.active.append([row] * 60)
+        book.active.merge_cells("A1:C2000")
+
+    monkeypatch.setattr(xlsx, "MAX_CELLS", 3700)
+    read_xlsx(workbook(fill))
+    data = workbook(fill)
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():  # openpyxl writes no merged cells over one another
+            part = old.read(name).replace(
+                b'<mergeCell ref="A1:C2000"/>', b'<mergeCell ref="A1:XFD1048576"/><mergeCell ref="B1:Z99"/>'
+            )
+            new.writestr(name, part)
+    with pytest.raises(UnreadableDocument, match="merged cells over more than"):
+        read_xlsx(file.getvalue())
+    monkeypatch.setattr(xlsx_sheet, "MAX_MERGED", 1)
+    with pytest.raises(UnreadableDocument, match="more than 1 merged cells"):
+        read_xlsx(file.getvalue())
+
+
+def test_formulas_without_a_value_are_counted_in_visible_sheets(tmp_path: Path) -> None:
+    def fill(book: Any) -> None:
+        book.active.append(["Item", "2023"])
+        book.active.append(["Profit", "=1+1"])
+        hidden = book.create_sheet("Secret")
+        hidden["A1"] = "=2+2"
+        hidden.sheet_state = "hidden"
+
+    data = workbook(fill)
+    file = tmp_path / "a.xlsx"
+    file.write_bytes(data)
+    assert read_document(file, "a.xlsx").missing.startswith("1 formula has no value")
+    file.write_bytes(workbook(lambda book: book.active.__setitem__("A1", "=1+1")))
+    with pytest.raises(UnreadableDocument, match="no text; 1 formula has no value"):
+        read_document(file, "a.xlsx")
+    assert formulas_without_value(sheet_of([["a", 1]])) == ""
+
+
+@pytest.mark.parametrize(
+    ("cell", "count"),
+    [
+        ('<c r="A1"><f>1+1</f><v></v></c>', 1),
+        ('<c r="A1" s="3"><f>1+1</f></c>', 1),
+        ('<x:c r="A1"><x:f t="shared" si="0"/><x:v/></x:c>', 1),
+        ('<c r="A1">\n  <f>SUM(B1:B2)</f>\n  <v/>\n</c>', 1),
+        ('<c r="A1"><f>1+1</f><v>2</v></c>', 0),
+        ('<c r="A1" t="str"><f>IF(B1="","",B1)</f><v></v></c>', 0),  # calculated, and the result is no text
+        ('<c r="A1" t="s"><v>0</v></c><c r="A2" s="1"/><cols><col min="1"/></cols>', 0),
+    ],
+)
+def test_what_a_formula_without_a_value_is(cell: str, count: int) -> None:
+    assert xlsx_sheet.uncalculated_formulas(io.BytesIO(cell.encode())) == count
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(200, 400))
+def test_matches_are_found_across_the_pieces_that_a_file_is_read_in(piece: int) -> None:
+    cells = "".join(f'<c r="A{row}"><f>{row}+1</f><v></v></c>' for row in range(1, 100))
+    merged = "".join(f'<mergeCell ref="A{row}:B{row}"/>' for row in range(1, 100))
+    with (
+        patch.object(xlsx_sheet, "_PIECE_BYTES", piece),
+        patch.object(xlsx_sheet, "_LONGEST_MATCH", 100),
+    ):
+        data = f"{cells}{merged}".encode()
+        assert xlsx_sheet.uncalculated_formulas(io.BytesIO(data)) == 99
+        found = xlsx_sheet.merged_cells(io.BytesIO(data))
+    assert found == {row: [(1, row, 2, row)] for row in range(1, 100)}
 
 
 def test_formats_in_a_file() -> None:

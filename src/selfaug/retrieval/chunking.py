@@ -7,6 +7,7 @@ its rows, with its header repeated.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9À-ÖØ-Þ])")
 _TOKENS_PER_WORD = 1.35
 _ABOVE = " > "
+_SHORTENED = " … "
 
 
 def count_words(texts: Sequence[str]) -> list[int]:
@@ -37,7 +39,7 @@ class Chunk:
     Attributes:
         id: the same for the same text in the same place, whatever else changes in the document.
         document: path of the document, relative to the folder.
-        heading: title of the document and the headings above, joined by " > ".
+        heading: title of the document and the headings above, joined by " > "; a long one without its middle.
         text: without the heading.
         page: where it begins, from 1; None where the format has no pages.
     """
@@ -75,7 +77,8 @@ class Chunker:
     """Cuts documents.
 
     Args:
-        limit: most tokens of a chunk's passage, heading included. A single word longer than this is cut as well.
+        limit: most tokens of a chunk's passage, heading included, of which a heading has at most three quarters. A
+            single word longer than this is cut as well.
         overlap: tokens of the sentences that are repeated where a section is cut.
         count_tokens: how tokens are counted.
     """
@@ -89,7 +92,8 @@ class Chunker:
         """The document's chunks, in reading order; none without text under its headings."""
         found: list[Chunk] = []
         seen: dict[str, int] = {}
-        for heading, blocks in _sections(document):
+        for path, blocks in _sections(document):
+            heading = self._short_enough(path)
             for text, page in self._cut(heading, blocks):
                 content = "\x1f".join((document.path, heading, text))
                 again = seen[content] = seen.get(content, -1) + 1  # the same words twice in one place
@@ -97,9 +101,22 @@ class Chunker:
                 found.append(Chunk(name, document.path, heading, text, page))
         return found
 
+    def _short_enough(self, heading: str) -> str:
+        """The heading, or as much of its beginning and end as leaves a quarter of the limit to the text."""
+        most = self._limit - self._limit // 4 - 1
+        if self._count([heading])[0] <= most:
+            return heading
+        longest = bisect.bisect_right(
+            range(1, len(heading)), most, key=lambda length: self._count([_shortened(heading, length)])[0]
+        )
+        # More letters needn't be more tokens.
+        while longest and self._count([_shortened(heading, longest)])[0] > most:
+            longest -= 1
+        return _shortened(heading, longest)
+
     def _cut(self, heading: str, blocks: Sequence[Block]) -> Iterator[tuple[str, int | None]]:
         """Texts of a section, with the page of each."""
-        room = max(self._limit - self._count([heading])[0] - 1, self._limit // 4)
+        room = self._limit - self._count([heading])[0] - 1
         pieces = [piece for block in blocks for piece in self._pieces(block, room)]
         if not pieces:
             return
@@ -189,6 +206,12 @@ def _path(title: str, above: Iterable[tuple[int, str]], sheet: str | None) -> st
     names = [title, *([sheet] if sheet else []), *(text for _, text in above)]
     # A first heading is often the title again.
     return _ABOVE.join(name for index, name in enumerate(names) if name and name not in names[:index])
+
+
+def _shortened(heading: str, length: int) -> str:
+    """So many letters of a heading's beginning and end together, and no part of a word that has a neighbour."""
+    beginning, end = heading[: (length + 1) // 2], heading[len(heading) - length // 2 :]
+    return beginning.rsplit(" ", 1)[0] + _SHORTENED + end.split(" ", 1)[-1]
 
 
 def _sentences(line: str) -> list[str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import docx
+from docx.oxml import parse_xml
 from lxml import etree
 
 from selfaug.retrieval.document import Block
 from selfaug.retrieval.office_zip import check_office_zip
 from selfaug.retrieval.plain_text import tidy
-from selfaug.retrieval.table_text import Rows, table_blocks
+from selfaug.retrieval.table_text import Repeated, Rows, table_blocks
 
 __all__ = ["read_docx"]
 
@@ -26,6 +27,22 @@ _WIDEST_SPAN = 100
 
 _WRAPPERS = {_W + name for name in ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")}
 _LEFT_OUT = {_W + name for name in ("del", "moveFrom", "pPr", "rPr", "sectPr")} | {_FALLBACK}
+
+
+class _NoteTags(NamedTuple):
+    """Tags of a note, and of what refers to it."""
+
+    note: str
+    reference: str
+
+
+_NOTES = {
+    "footnotes": _NoteTags(_W + "footnote", _W + "footnoteReference"),
+    "endnotes": _NoteTags(_W + "endnote", _W + "endnoteReference"),
+}
+_Note = tuple[str, str]
+"""The tag of what refers to a note, and the note's id."""
+
 _CHARACTERS = {
     _W + "tab": "\t",
     _W + "br": "\n",
@@ -37,8 +54,9 @@ _CHARACTERS = {
 def read_docx(data: bytes) -> tuple[str, list[Block]]:
     """Title, or nothing, and blocks of a Word document.
 
-    Inserted text of tracked changes is read, deleted text is not; headers, footers, footnotes and comments are left
-    out. Cells that span several rows or columns have their text in each.
+    Inserted text of tracked changes is read, deleted text is not; headers, footers and comments are left out. Footnotes
+    and endnotes follow the paragraph, list or table that refers to them. Cells that span several rows or columns have
+    their text in each.
 
     Raises:
         UnreadableDocument: if it is encrypted, not a Word document, or would unpack to absurd size.
@@ -48,7 +66,7 @@ def read_docx(data: bytes) -> tuple[str, list[Block]]:
     body = document.element.body
     styles = _paragraph_styles(document.styles.element)
     title = tidy(document.core_properties.title or "")
-    return title, list(_blocks(body, styles))
+    return title, list(_blocks(body, styles, _notes(document.part)))
 
 
 @dataclass(frozen=True)
@@ -110,28 +128,60 @@ def _value(element: Any) -> str:
     return "" if element is None else element.get(_W + "val") or ""
 
 
-def _blocks(body: Any, styles: _Styles) -> Iterator[Block]:
+def _notes(part: Any) -> dict[_Note, str]:
+    """Texts of the document's footnotes and endnotes."""
+    found: dict[_Note, str] = {}
+    for relation in part.rels.values():
+        tags = _NOTES.get(relation.reltype.rsplit("/", 1)[-1])
+        if tags is None or relation.is_external:
+            continue
+        for note in parse_xml(relation.target_part.blob).iter(tags.note):
+            paragraphs = (_paragraph_text(paragraph) for paragraph in note.iter(_W + "p"))
+            if text := "\n".join(filter(None, paragraphs)):
+                found[tags.reference, note.get(_W + "id", "")] = text
+    return found
+
+
+def _blocks(body: Any, styles: _Styles, notes: dict[_Note, str]) -> Iterator[Block]:
     items: list[str] = []  # of the list that is being read
+    item_notes: list[Block] = []
     for element in _body_elements(body):
+        own_notes = list(_notes_of(element, notes))
         if element.tag == _W + "tbl":
             paragraphs: Iterator[Block] = table_blocks(_table_rows(element))
         else:
             text = _paragraph_text(element)
-            if not text:
+            if not text and not own_notes:
                 continue
             properties = element.find(_W + "pPr")
             level = _level(properties, styles)
             depth = _list_depth(properties, styles)
-            if not level and depth is not None:
+            if text and not level and depth is not None:
                 items.append("  " * depth + "- " + text)
+                item_notes += own_notes
                 continue
-            paragraphs = iter([Block("heading" if level else "text", text, level=level)])
+            paragraphs = iter([Block("heading" if level else "text", text, level=level)] if text else [])
         if items:
             yield Block("text", "\n".join(items))
-            items = []
+            yield from item_notes
+            items, item_notes = [], []
         yield from paragraphs
+        yield from own_notes
     if items:
         yield Block("text", "\n".join(items))
+        yield from item_notes
+
+
+def _notes_of(element: Any, notes: dict[_Note, str]) -> Iterator[Block]:
+    """The notes that a part of the body refers to, each where it is first referred to; they are taken out."""
+    if not notes:
+        return
+    walk = etree.iterwalk(element, events=("start",))
+    for _, inner in walk:
+        if inner.tag in _LEFT_OUT:
+            walk.skip_subtree()
+        elif text := notes.pop((inner.tag, inner.get(_W + "id", "")), ""):
+            yield Block("text", text)
 
 
 def _body_elements(parent: Any) -> Iterator[Any]:
@@ -200,8 +250,8 @@ def _table_rows(table: Any) -> Rows:
                 merge = properties.find(_W + "vMerge")
             text = "".join(_text_parts(cell))
             if merge is not None and _value(merge) != "restart" and len(cells) < len(above):
-                text = above[len(cells)]
-            cells += [text] * span
+                text = Repeated(above[len(cells)])
+            cells += [text, *[Repeated(text)] * (span - 1)]
         rows.append(cells)
         above = cells
     return rows

@@ -10,7 +10,7 @@ from lxml import etree
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.plain_text import decode, tidy
-from selfaug.retrieval.table_text import MAX_CELLS, Rows, table_blocks
+from selfaug.retrieval.table_text import MAX_CELLS, Repeated, Rows, table_blocks
 
 __all__ = ["html_blocks", "read_html"]
 
@@ -241,7 +241,7 @@ def _grid(table: Any) -> Rows:
                     reaching[len(cells)] = (text, rows_left - 1)
                 else:
                     del reaching[len(cells)]
-                cells.append(text)
+                cells.append(Repeated(text))
 
         for cell in row.iterchildren("td", "th"):
             take_from_above()
@@ -251,6 +251,7 @@ def _grid(table: Any) -> Rows:
                 if down > 1:
                     reaching[len(cells)] = (text, down - 1)
                 cells.append(text)
+                text = Repeated(text)
         take_from_above()
         rows.append(cells)
         cells_so_far += len(cells)

@@ -9,7 +9,8 @@
                           since they say whose and of when all the others are
     index/titles/         the scores of every word in every document's title: they are added to those of its chunks
 
-It is made beside its place and renamed, so a search never meets a half-made one.
+It is made beside its place and renamed, so a search never meets a half-made one. Until then the chunks of documents
+that were read are kept beside it as well (`ReadSoFar`): a run that was cut off doesn't read them again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from bm25s.tokenization import Tokenized
 from selfaug.errors import DataError, StorageError
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.read_so_far import ReadSoFar
 from selfaug.retrieval.retriever import Passage
 from selfaug.retrieval.tokens import Words
 
@@ -129,7 +131,10 @@ class Index:
 
 
 class IndexWriter:
-    """Writes an index, document by document; what an older one has of an unchanged document is taken from there.
+    """Writes an index, document by document.
+
+    What an older one has of an unchanged document is taken from there, and so is what a writer that was cut off, by an
+    exception or a kill, had been given.
 
     Args:
         folder: where the index will be; an older one there stays until the new one is whole.
@@ -137,13 +142,19 @@ class IndexWriter:
             other settings gives nothing, unless only these two are others.
 
     Attributes:
-        known: digests of the older index's documents by path: those whose chunks can be kept.
-        before: what the older index says of the same documents.
+        known: digests by path of documents whose chunks can be kept.
+        before: what is known of the same documents.
+
+    Raises:
+        StorageError: if what was read can't be looked up.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._folder, self._settings = folder, dict(settings)
         self._partial = folder.with_name(f".{folder.name}.partial")
+        self._before = folder.with_name(f".{folder.name}.before")
+        if self._before.exists() and not folder.exists():  # a kill came between the two renamings
+            self._before.rename(folder)
         self._old: Index | None = None
         if (folder / "index.json").exists():
             try:
@@ -152,7 +163,12 @@ class IndexWriter:
                 old = None  # damaged: made anew
             if old is not None and _of_chunks(old.settings) == _of_chunks(self._settings):
                 self._old = old
+        try:
+            self._read = ReadSoFar(folder.with_name(f".{folder.name}.read.jsonl"), _of_chunks(self._settings))
+        except OSError as error:
+            raise self._storage_error(error) from error
         self.before = {one["path"]: one for one in self._old.documents} if self._old else {}
+        self.before |= self._read.documents
         self.known = {path: one["digest"] for path, one in self.before.items()}
 
     def write(
@@ -164,7 +180,7 @@ class IndexWriter:
         """Write the index.
 
         Args:
-            documents: `path`, `digest`, `title` and more of each, and its chunks; None keeps those of the older index.
+            documents: `path`, `digest`, `title` and more of each, and its chunks; None keeps those that are known.
             on_whole: called before the index takes the older one's place.
 
         Returns:
@@ -176,14 +192,13 @@ class IndexWriter:
         shutil.rmtree(self._partial, ignore_errors=True)
         try:
             self._partial.mkdir(parents=True)
-            record = self._write(documents)
+            with self._read:
+                record = self._write(documents)
             on_whole()
             self._take_its_place()
+            self._read.remove()
         except OSError as error:
-            raise StorageError(
-                f"can't write the index {self._folder}: {error.strerror or error}",
-                hint="free space, or choose another --output.",
-            ) from error
+            raise self._storage_error(error) from error
         finally:
             shutil.rmtree(self._partial, ignore_errors=True)
         return record
@@ -197,7 +212,11 @@ class IndexWriter:
             (self._partial / "documents.jsonl").open("w", encoding="utf-8") as listed,
         ):
             for document, chunks in documents:
-                kept = chunks if chunks is not None else self._kept(document["path"])
+                if chunks is None:
+                    kept = self._kept(document["path"])
+                else:
+                    kept = chunks
+                    self._read.add(document, chunks)
                 title = words(document["title"])
                 title_words.add(title)
                 for chunk in kept:
@@ -223,17 +242,24 @@ class IndexWriter:
         return record
 
     def _kept(self, path: str) -> list[Chunk]:
+        if path in self._read.documents:
+            return self._read.chunks_of(path)
         assert self._old is not None, "only known documents have no chunks of their own"
         return self._old.chunks_of(path)
 
+    def _storage_error(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"can't write the index {self._folder}: {error.strerror or error}",
+            hint="free space, or choose another --output.",
+        )
+
     def _take_its_place(self) -> None:
-        """The new index under the old one's name; a kill in between leaves one of the two to be made anew."""
-        before = self._folder.with_name(f".{self._folder.name}.before")
-        shutil.rmtree(before, ignore_errors=True)
+        """The new index under the old one's name; after a kill in between there is none, until one is written again."""
+        shutil.rmtree(self._before, ignore_errors=True)
         if self._folder.exists():
-            self._folder.rename(before)
+            self._folder.rename(self._before)
         self._partial.rename(self._folder)
-        shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(self._before, ignore_errors=True)
 
 
 class _WordCounts:

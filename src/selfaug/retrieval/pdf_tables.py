@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from selfaug.retrieval.pdf_lines import PageText
 from selfaug.retrieval.pdf_rules import Grid
-from selfaug.retrieval.table_text import Rows, is_figure
+from selfaug.retrieval.table_text import Repeated, Rows, is_figure
 
 __all__ = ["RuledTable", "divided"]
 
@@ -122,11 +122,18 @@ def _table(page: PageText, grid: Grid, number: int, places: Sequence[Place | Non
     if len(texts) < max(_FILLED * len(sizes), 3) or len(columns) < 2:
         return None
     rows: Rows = []
+    seen: set[int] = set()
     for row in grid.merged:
         if all(sizes[one] == count for one, count in Counter(row).items()):  # no cell goes on in another row
-            rows += _divided_row([texts.get(one) for one in row])
+            lines = _divided_row([texts.get(one) for one in row])
         else:
-            rows.append([" ".join(texts[one].lines) if one in texts else "" for one in row])
+            lines = [[" ".join(texts[one].lines) if one in texts else "" for one in row]]
+        again = [one in seen or one in row[:column] for column, one in enumerate(row)]
+        rows += [
+            [Repeated(text) if repeated else text for text, repeated in zip(line, again, strict=True)]
+            for line in lines
+        ]
+        seen.update(row)
     return RuledTable(rows, grid.across)
 
 

@@ -72,7 +72,7 @@ def read_document(file: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Docum
     _check_kind(data, ending)
     title, blocks, missing = _read(data, ending)
     if not blocks:
-        raise UnreadableDocument("no text")
+        raise UnreadableDocument(f"no text; {missing}" if missing else "no text")
     if sum(len(block.text) for block in blocks) > MAX_TEXT:
         raise UnreadableDocument(f"more than {MAX_TEXT:,} characters of text; split it into smaller files")
     if not title:
@@ -133,11 +133,15 @@ def _reader(ending: str) -> _Reader:
 
 
 def _missing(data: bytes, ending: str, blocks: list[Block]) -> str:
-    if ending != ".pdf":
-        return ""
-    from selfaug.retrieval.pdf import unread_pages
+    if ending == ".pdf":
+        from selfaug.retrieval.pdf import unread_pages
 
-    return unread_pages(data, blocks)
+        return unread_pages(data, blocks)
+    if ending in (".xlsx", ".xlsm"):
+        from selfaug.retrieval.xlsx import formulas_without_value
+
+        return formulas_without_value(data)
+    return ""
 
 
 def _check_kind(data: bytes, ending: str) -> None:

@@ -18,8 +18,13 @@ from selfaug.retrieval.reading_processes import Reader, ReadingProcesses
 
 __all__ = ["MEMORY_BYTES", "FolderReport", "Read", "read_folder"]
 
-MEMORY_BYTES = 1_500_000_000
-"""Of a reading process, unless the caller says otherwise."""
+MEMORY_BYTES = 750_000_000
+"""Of a reading process, unless the caller says otherwise.
+
+Two of them, and the process that indexes some ten thousand pages, stay within 2 GB together.
+
+The largest documents that are read (50 million characters, tables of 2 million cells) take some 0.3 GB.
+"""
 
 _AHEAD = 16
 """Files a process that may be finished before an earlier one is: more would only fill memory."""

@@ -63,17 +63,31 @@ class _Own:
             page = one.get("page")
             return Passage(
                 one["text"],
-                str(one.get("document", "")),
-                str(one.get("id", "")),
+                _text(one.get("document")),
+                _text(one.get("id")),
                 page if isinstance(page, int) else None,
-                float(one.get("score", 0.0)),
+                self._score(one.get("score")),
             )
         raise ConfigError(f"retriever {self._name!r} gave a passage without text: {one!r:.80}.", hint=_HINT)
+
+    def _score(self, score: Any) -> float:
+        try:
+            return 0.0 if score is None else float(score)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"retriever {self._name!r} gave a passage whose score is no number: {score!r:.80}.",
+                hint=_HINT,
+            ) from error
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
 
 
 _HINT = (
     "it should be module:function, called with a question and a number, and give a list of passages: text, or "
-    "mappings with `text` and, where there are any, `document`, `id`, `page` and `score`."
+    "mappings with `text` and, where there are any, `document`, `id`, `page` and `score`; the module "
+    "is found by PYTHONPATH."
 )
 
 

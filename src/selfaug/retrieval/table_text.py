@@ -9,7 +9,7 @@ from itertools import pairwise
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.plain_text import tidy
 
-__all__ = ["MAX_CELLS", "ROWS_PER_BLOCK", "Rows", "is_figure", "table_blocks"]
+__all__ = ["MAX_CELLS", "ROWS_PER_BLOCK", "Repeated", "Rows", "is_figure", "table_blocks"]
 
 MAX_CELLS = 2_000_000
 """Of one table; more of them would take gigabytes."""
@@ -19,6 +19,13 @@ ROWS_PER_BLOCK = 200
 
 Rows = list[list[str]]
 
+
+class Repeated(str):
+    """A merged cell's text in the places after its first: two cells that happen to be equal are not one."""
+
+    __slots__ = ()
+
+
 _NUMBER = re.compile(r"[^\w]*\d[\d\s.,:/%()+-]*\w{0,3}[^\w]*")
 
 
@@ -27,12 +34,13 @@ def table_blocks(
 ) -> Iterator[Block]:
     """A table's blocks.
 
-    Empty rows and columns are left out. A first row that is one text is a caption, and becomes a block of its own
+    Empty rows and columns are left out. A first row that is one cell is a caption, and becomes a block of its own
     before the table; header cells that lie over several columns are joined with those beneath them. What has only
     one row or one column is text.
 
     Args:
-        cells: rows from top to bottom; a cell that spans several rows or columns has its text in each of them.
+        cells: rows from top to bottom; a cell that spans several rows or columns has its text in each of them, as
+            `Repeated` in all but the first.
         page: of the blocks.
         sheet: of the blocks.
 
@@ -41,13 +49,15 @@ def table_blocks(
     """
     rows = _without_gaps(_tidied(cells))
     while len(rows) > 2 and _is_caption(rows[0], rows[1]):
-        yield Block("text", next(cell for cell in rows[0] if cell), page=page, sheet=sheet)
+        caption = next(cell for cell in rows[0] if cell)
+        if not isinstance(caption, Repeated):  # else it spans several rows, and stands there already
+            yield Block("text", caption, page=page, sheet=sheet)
         rows = _without_gaps(rows[1:])
     if not rows:
         return
     if len(rows) == 1 or len(rows[0]) == 1:
-        lines = [" | ".join(dict.fromkeys(cell for cell in row if cell)) for row in rows]
-        yield Block("text", "\n".join(lines), page=page, sheet=sheet)
+        lines = [" | ".join(_own_texts(row)) for row in rows]
+        yield Block("text", "\n".join(filter(None, lines)), page=page, sheet=sheet)
         return
     header, body = _header_and_body(rows)
     head = [_line(header), "|" + " --- |" * len(header)]
@@ -69,7 +79,7 @@ def _tidied(cells: Iterable[Sequence[str]]) -> Rows:
         width = max(width, len(row))
         if (len(rows) + 1) * width > MAX_CELLS:
             raise UnreadableDocument(f"a table of more than {MAX_CELLS:,} cells; split it into smaller files")
-        rows.append([tidy(cell) for cell in row])
+        rows.append([Repeated(tidy(cell)) if isinstance(cell, Repeated) else tidy(cell) for cell in row])
     for row in rows:
         row += [""] * (width - len(row))
     return rows
@@ -83,9 +93,13 @@ def _without_gaps(rows: Rows) -> Rows:
     return [[cell for cell, keep in zip(row, used, strict=True) if keep] for row in rows]
 
 
+def _own_texts(row: Sequence[str]) -> list[str]:
+    return [cell for cell in row if cell and not isinstance(cell, Repeated)]
+
+
 def _is_caption(row: list[str], following: list[str]) -> bool:
     texts = [cell for cell in row if cell]
-    if len(row) == 1 or len(set(texts)) != 1:
+    if len(row) == 1 or len(set(texts)) != 1 or len(_own_texts(row)) > 1:
         return False
     alone = len(texts) == 1 and bool(row[0]) and not _NUMBER.fullmatch(row[0])
     return len(texts) == len(row) or (alone and sum(map(bool, following)) > 1)
@@ -94,7 +108,7 @@ def _is_caption(row: list[str], following: list[str]) -> bool:
 def _header_and_body(rows: Rows) -> tuple[list[str], Rows]:
     """Two header rows become one where the first has cells that lie over several columns."""
     first, second = rows[0], rows[1]
-    spans = any(left and left == right for left, right in pairwise(first))
+    spans = any(right and isinstance(right, Repeated) and left == right for left, right in pairwise(first))
     if not spans or len(rows) < 3 or any(is_figure(cell) for cell in second[1:]):
         return first, rows[1:]
     header = [

@@ -42,8 +42,8 @@ class Words:
     """Finds the words of a text as they are compared: lower case, without endings, without words like "the".
 
     Periods are written alike: "2Q23" and "the second quarter of 2023" as "Q2 2023", "fiscal 2023" and "FY23" as
-    "FY 2023". A name such as X300 is found by its parts too. Words and phrases of a glossary are found by what they
-    mean as well.
+    "FY 2023", "FY98" as "FY 1998". A name such as X300 is found by its parts too. Words and phrases of a glossary are
+    found by what they mean as well.
 
     Args:
         language: English name of the documents' language; None compares words as they are.
@@ -107,4 +107,7 @@ def _split(text: str) -> list[str]:
 
 
 def _year(digits: str) -> str:
-    return digits if len(digits) == 4 else f"20{digits}"
+    """A year in four digits; of two, 70 to 99 are those of the last century."""
+    if len(digits) == 4:
+        return digits
+    return f"19{digits}" if digits >= "70" else f"20{digits}"

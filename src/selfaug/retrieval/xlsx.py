@@ -1,48 +1,84 @@
-"""Excel workbooks: each region of a sheet that empty rows or columns surround is a table."""
+"""Excel workbooks: each region of a sheet that empty rows or columns surround is a table.
+
+An empty row within a table doesn't end it: figures in the same columns, without a header of their own, belong to the
+header above.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
-from typing import Any
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import IO, Any
 
 import openpyxl
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.office_zip import check_office_zip
 from selfaug.retrieval.plain_text import tidy
-from selfaug.retrieval.table_text import MAX_CELLS, Rows, table_blocks
+from selfaug.retrieval.table_text import MAX_CELLS, Repeated, Rows, is_figure, table_blocks
 from selfaug.retrieval.xlsx_format import cell_text
+from selfaug.retrieval.xlsx_sheet import MergedCell, merged_cells, uncalculated_formulas
 
-__all__ = ["read_xlsx"]
+__all__ = ["formulas_without_value", "read_xlsx"]
 
 MAX_VISITED = 20_000_000
 """Cells of a sheet, empty ones too: a single cell at the far corner makes billions of them."""
 
+# What looks like a figure and names a column: 2023-12-31, 2023/24, 31.12.2023, 1Q23.
+_PERIOD = re.compile(
+    r"(19|20)\d\d([^\d.,%].*)?|\d\d?[./-]\d\d?[./-](19|20)?\d\d|[1-4][QH] ?\d\d(\d\d)?", re.IGNORECASE
+)
 _WORD = re.compile(r"\D*[^\W\d_]{2}\D*")
 
 
 def read_xlsx(data: bytes) -> tuple[str, list[Block]]:
     """Title, or nothing, and blocks of a workbook: for each sheet a heading with its name, then its tables.
 
-    Cells hold values as they were last calculated, not formulae. Hidden sheets and charts are left out.
+    Cells hold values as they were last calculated, not formulae; where none was, `formulas_without_value` counts
+    them. Merged cells have their text in each row and column. Hidden sheets and charts are left out.
 
     Raises:
         UnreadableDocument: if it is encrypted, not a workbook, too large, or would unpack to absurd size.
     """
     check_office_zip(data, ".xlsx", "xl/")
-    workbook = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-    try:
-        blocks = [block for sheet in workbook.worksheets for block in _sheet_blocks(sheet)]
+    with closing(_opened(data)) as workbook:
+        blocks = [block for sheet in _visible_sheets(workbook) for block in _sheet_blocks(sheet)]
         return tidy(workbook.properties.title or ""), blocks
-    finally:
-        workbook.close()
+
+
+def formulas_without_value(data: bytes) -> str:
+    """How many formulas have no value in a workbook that was read, in words for the user; empty if all have one."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        parts = [name for name in archive.namelist() if name.startswith("xl/worksheets/")]
+        if not any(_uncalculated(archive.open(name)) for name in parts):
+            return ""
+    # Which sheets are hidden only the workbook tells, and to open it takes longer.
+    with closing(_opened(data)) as workbook:
+        count = sum(_uncalculated(sheet._get_source()) for sheet in _visible_sheets(workbook))
+    if not count:
+        return ""
+    formulas = "1 formula has no value" if count == 1 else f"{count:,} formulas have no value"
+    return f"{formulas}, since no program has calculated it yet; open and save it in Excel or LibreOffice"
+
+
+def _uncalculated(part: IO[bytes]) -> int:
+    with part:
+        return uncalculated_formulas(part)
+
+
+def _opened(data: bytes) -> Any:
+    return openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+
+
+def _visible_sheets(workbook: Any) -> list[Any]:
+    return [sheet for sheet in workbook.worksheets if sheet.sheet_state == "visible"]
 
 
 def _sheet_blocks(sheet: Any) -> Iterator[Block]:
-    if sheet.sheet_state != "visible":
-        return
     name = tidy(sheet.title)
     heading: Block | None = Block("heading", name or "Sheet", level=1, sheet=sheet.title)
     for region in _regions(sheet):
@@ -54,19 +90,104 @@ def _sheet_blocks(sheet: Any) -> Iterator[Block]:
 
 
 def _regions(sheet: Any) -> Iterator[Rows]:
-    """Rows between empty rows, divided where an empty column separates two tables."""
-    region: Rows = []
-    for row in _text_rows(sheet):
-        if any(row):
-            region.append(row)
-        elif region:
-            yield from _side_by_side(region)
-            region = []
-    if region:
-        yield from _side_by_side(region)
+    """Tables of a sheet: rows between empty rows, divided where an empty column separates two tables."""
+    last: _Region | None = None
+    for rows in _between_empty_rows(sheet):
+        region = _region(rows)
+        if last is not None and _goes_on(last, region):
+            last.rows.extend(region.rows)
+            continue
+        if last is not None:
+            yield from _side_by_side(last.rows)
+        last = region
+    if last is not None:
+        yield from _side_by_side(last.rows)
+
+
+def _between_empty_rows(sheet: Any) -> Iterator[Rows]:
+    with sheet._get_source() as source:
+        merged = merged_cells(source)
+    rows: Rows = []
+    number = 0
+    for number, row in enumerate(_text_rows(sheet), start=1):
+        if row:
+            rows.append(row)
+        elif rows:
+            _repeat_merged(rows, number - len(rows), merged)
+            yield rows
+            rows = []
+    if rows:
+        _repeat_merged(rows, number + 1 - len(rows), merged)
+        yield rows
+
+
+def _repeat_merged(rows: Rows, number: int, merged: Mapping[int, Sequence[MergedCell]]) -> None:
+    """Give merged cells their text in each row and column, as far as these rows reach.
+
+    Args:
+        rows: of the sheet; changed.
+        number: of the first of them, from 1.
+        merged: merged cells by their first row.
+    """
+    width = max(map(len, rows))
+    repeated = 0
+    for first_row in range(number, number + len(rows)):
+        for cell in merged.get(first_row, ()):
+            beginning = rows[first_row - number]
+            text = beginning[cell.first_column - 1] if cell.first_column <= len(beginning) else ""
+            if not text:
+                continue
+            # Whole rows and columns are often merged for a title.
+            last_column = min(cell.last_column, width)
+            covered = rows[first_row - number : cell.last_row + 1 - number]
+            repeated += len(covered) * (last_column + 1 - cell.first_column)
+            if repeated > MAX_CELLS:
+                raise UnreadableDocument(f"merged cells over more than {MAX_CELLS:,} cells; save it as CSV")
+            for row in covered:
+                row += [""] * (last_column - len(row))
+                for column in range(cell.first_column - 1, last_column):
+                    row[column] = row[column] or Repeated(text)
+
+
+@dataclass(frozen=True)
+class _Region:
+    """Rows between empty rows.
+
+    Attributes:
+        rows: of different lengths.
+        extent: first and last column that is used.
+        begins_with_header: whether its first row, after captions, has no figures; None if all rows are captions.
+    """
+
+    rows: Rows
+    extent: tuple[int, int]
+    begins_with_header: bool | None
+
+
+def _region(rows: Rows) -> _Region:
+    used = _used_columns(rows)
+    first, last = used.index(True), len(used) - 1 - used[::-1].index(True)
+    head = next((row for row in rows if _own_cells(row) > 1), None)
+    if head is None:
+        return _Region(rows, (first, last), None)
+    return _Region(
+        rows,
+        (first, last),
+        not any(is_figure(cell) and not _PERIOD.fullmatch(cell) for cell in map(tidy, head[first + 1 :])),
+    )
+
+
+def _goes_on(above: _Region, region: _Region) -> bool:
+    """Whether a region is a further part of the table above it: an empty row often stands only for the eye."""
+    return (
+        above.extent == region.extent
+        and above.begins_with_header is True
+        and region.begins_with_header is False
+    )
 
 
 def _text_rows(sheet: Any) -> Iterator[list[str]]:
+    """Each row's texts, from the first row, up to its last cell that has one."""
     sheet.reset_dimensions()  # what the file says of its extent is often wrong
     visited = filled = 0
     for cells in sheet.iter_rows():
@@ -78,13 +199,30 @@ def _text_rows(sheet: Any) -> Iterator[list[str]]:
                 f"too many cells in sheet {tidy(sheet.title)!r} (more than "
                 f"{MAX_CELLS if filled > MAX_CELLS else MAX_VISITED:,}); split it, or save what matters as CSV"
             )
+        while row and not row[-1]:
+            row.pop()
         yield row
 
 
+def _own_cells(row: Sequence[str]) -> int:
+    return sum(bool(cell) and not isinstance(cell, Repeated) for cell in row)
+
+
+def _used_columns(rows: Rows) -> list[bool]:
+    """Which columns have text. That of a title merged over its row doesn't count, except where it begins."""
+    used = [False] * max(map(len, rows))
+    for row in rows:
+        is_title = _own_cells(row) == 1
+        for column, cell in enumerate(row):
+            if cell and not (is_title and isinstance(cell, Repeated)):
+                used[column] = True
+    return used
+
+
 def _side_by_side(region: Rows) -> Iterator[Rows]:
-    width = max(map(len, region))
+    used = _used_columns(region)
+    width = len(used)
     rows = [row + [""] * (width - len(row)) for row in region]
-    used = [any(column) for column in zip(*rows, strict=True)]
     start = None
     for column in range(width):
         if not used[column]:

@@ -1,0 +1,164 @@
+"""An index whose making was cut off: what was read is kept, and nothing half-made is taken for an index."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_index import SETTINGS, chunk, write
+
+from selfaug.errors import DataError, StorageError
+from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.index import Index, IndexWriter
+
+TEXTS = {
+    f"{name}.md": [f"Text of {name}.", f"More \u2028 ünïcode of {name}."] for name in ("one", "two", "three")
+}
+
+Documents = Iterator[tuple[dict[str, Any], list[Chunk] | None]]
+
+
+def documents(known: dict[str, str], read: list[str]) -> Documents:
+    """The documents, of which those that are not known are read, and named."""
+    for path, texts in TEXTS.items():
+        named = {"path": path, "digest": f"digest of {path}", "title": path}
+        if known.get(path) == named["digest"]:
+            yield named, None
+        else:
+            read.append(path)
+            yield named, [chunk(path, text, number) for number, text in enumerate(texts)]
+
+
+def cut_off(folder: Path, after: int, settings: dict[str, Any] = SETTINGS) -> None:
+    writer = IndexWriter(folder, settings)
+
+    def some() -> Documents:
+        for number, document in enumerate(documents(writer.known, [])):
+            if number == after:
+                raise KeyboardInterrupt
+            yield document
+
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(some())
+
+
+def go_on(folder: Path, settings: dict[str, Any] = SETTINGS) -> list[str]:
+    """Paths of the documents that were read for the whole index, which is checked."""
+    writer, read = IndexWriter(folder, settings), list[str]()
+    writer.write(documents(writer.known, read))
+    index = Index(folder)
+    assert {path: [one.text for one in index.chunks_of(path)] for path in TEXTS} == TEXTS
+    assert index.search("text of three", 1)[0].document == "three.md"
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    return read
+
+
+def test_what_was_read_before_an_interrupt_is_not_read_again(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    cut_off(folder, after=1)
+    with pytest.raises(DataError):
+        Index(folder)
+    assert IndexWriter(folder, SETTINGS).before["one.md"]["title"] == "one.md"
+    cut_off(folder, after=2)
+    assert go_on(folder) == ["three.md"]
+
+
+def test_other_settings_read_everything_again(tmp_path: Path) -> None:
+    cut_off(tmp_path / "index", after=2)
+    assert go_on(tmp_path / "index", {**SETTINGS, "chunk_tokens": 65}) == list(TEXTS)
+
+
+def test_words_are_found_anew_for_what_was_read(tmp_path: Path) -> None:
+    cut_off(tmp_path / "index", after=2)
+    assert go_on(tmp_path / "index", {**SETTINGS, "language": None}) == ["three.md"]
+
+
+def test_a_changed_document_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "index"
+    IndexWriter(folder, SETTINGS).write([({"path": "one.md", "digest": "older", "title": "one.md"}, [])])
+    cut_off(folder, after=2)
+    assert go_on(folder) == ["three.md"]  # what was read counts, not what the older index has
+
+
+def test_a_line_cut_anywhere_loses_only_its_document(tmp_path: Path) -> None:
+    cut_off(tmp_path / "index", after=2)
+    (kept,) = tmp_path.iterdir()
+    whole = kept.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]
+    assert len(ends) == 3
+    for length in range(len(whole) + 1):
+        folder = tmp_path / f"{length}" / "index"
+        folder.parent.mkdir()
+        (folder.parent / kept.name).write_bytes(whole[:length])
+        lines = sum(end <= length for end in ends)
+        assert list(IndexWriter(folder, SETTINGS).known) == list(TEXTS)[: max(lines - 1, 0)]
+        if length % 40 == 0:
+            assert go_on(folder) == list(TEXTS)[max(lines - 1, 0) :]
+        shutil.rmtree(folder.parent)
+
+
+def test_what_a_loss_of_power_leaves_is_cut_off(tmp_path: Path) -> None:
+    cut_off(tmp_path / "index", after=1)
+    (kept,) = tmp_path.iterdir()
+    with kept.open("ab") as file:
+        file.write(bytes(100) + b"\n")
+    assert go_on(tmp_path / "index") == ["two.md", "three.md"]
+
+
+def test_a_file_that_can_not_be_read_is_an_error_of_storage(tmp_path: Path) -> None:
+    (tmp_path / ".index.read.jsonl").mkdir()
+    with pytest.raises(StorageError, match="can't write the index"):
+        IndexWriter(tmp_path / "index", SETTINGS)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from test_interrupted_index import SETTINGS, IndexWriter, documents
+
+folder, moment = Path(sys.argv[1]), sys.argv[2]
+kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+writer = IndexWriter(folder, SETTINGS)
+
+def some():
+    for number, document in enumerate(documents(writer.known, [])):
+        if moment == str(number):
+            kill()
+        yield document
+
+calls = iter(moment == f"rename {number}" for number in range(9))
+rename = Path.rename
+Path.rename = lambda path, target: kill() if next(calls) else rename(path, target)
+writer.write(some(), on_whole=kill if moment == "whole" else lambda: None)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
+@pytest.mark.parametrize(
+    ("moment", "read"),
+    [("1", ["two.md", "three.md"]), ("whole", []), ("rename 0", []), ("rename 1", [])],
+)
+def test_a_kill_at_any_moment_leaves_no_half_made_index(tmp_path: Path, moment: str, read: list[str]) -> None:
+    folder = tmp_path / "index"
+    write(folder, {"old.md": ["An older text."]})
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(folder), moment],
+        env={**os.environ, "PYTHONPATH": paths},
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    if folder.exists():
+        assert [one["path"] for one in Index(folder).documents] == ["old.md"]
+    else:
+        with pytest.raises(DataError):
+            Index(folder)
+    assert "old.md" in IndexWriter(folder, SETTINGS).known
+    assert go_on(folder) == read
