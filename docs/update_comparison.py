@@ -150,8 +150,9 @@ def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> s
         f"{high}), plain LoRA {general('plain')}, {listed}. After so few steps SelfAug has learnt less of the job "
         f"({task('selfaug')} exact, plain LoRA {task('plain')}){more}. A router "
         f"in front of plain LoRA and the base model does best on these well separated requests ({task('router')}, "
-        f"{general('router')}), for a second model to serve. Over {len(record['runs'])} runs, forgetting goes with "
-        f"drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). "
+        f"{general('router')}), for a second model to serve. Over {len(record['forecast']['drifts'])} runs, forgetting "
+        f"goes with drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to "
+        f"{correlation['high']:.2f}). "
         "[All eleven methods, with intervals](docs/results/comparison-demo.md).\n"
     )
 

@@ -26,7 +26,12 @@ def runs() -> list[dict[str, Any]]:
     base = [1.0] * 40
     drifts = np.linspace(0.01, 0.4, 9)
     return [
-        {"drift": float(drift), "base": base, "general": list((rng.random(40) > 2 * drift).astype(float))}
+        {
+            "method": "plain",
+            "drift": float(drift),
+            "base": base,
+            "general": list((rng.random(40) > 2 * drift).astype(float)),
+        }
         for drift in drifts
     ]
 
@@ -42,7 +47,9 @@ def comparison(folder: Path, model: str, forecast: dict[str, Any] | None, level:
 
 def test_the_record_gives_the_forecast_back(tmp_path: Path) -> None:
     made = forgetting_forecast([Run(run["drift"], run["base"], run["general"]) for run in runs()], seed=0)
-    read = read_forecast(comparison(tmp_path / "comparison", "some/model", _forecast(runs())), "some/model")
+    # An adapter that is scaled down is no run of its own.
+    given = [*runs(), {**runs()[3], "method": "wise-ft"}]
+    read = read_forecast(comparison(tmp_path / "comparison", "some/model", _forecast(given)), "some/model")
     assert read == made
     at = expected_forgetting(read, 0.1)
     assert (at["value"], at["low"], at["high"]) == (made.at(0.1).value, made.at(0.1).low, made.at(0.1).high)

@@ -74,7 +74,8 @@ def row_of(label: str, **changed: object) -> dict[str, object]:
     return {
         "label": label, "knob": "scale", "value": 0.5, "leaks": None, "general_rows": 0, "written_rows": 3,
         "suites": {"task": {"score": interval}, "general": general}, "peak_memory_bytes": 2e9, "models": 1,
-        "drift": {"nats": {"value": 0.25}}, "task_drift": {"nats": {"value": 0.5}}, "routed_right": None,
+        "drift": {"nats": {"value": 0.25, "low": 0.2, "high": 0.3}},
+        "task_drift": {"nats": {"value": 0.5, "low": 0.4, "high": 0.6}}, "routed_right": None,
         "train_seconds": 90.0, "write_seconds": 30.0, "seeds": [0, 1], **changed,
     }  # fmt: skip
 
@@ -96,7 +97,8 @@ def test_the_tables_have_what_was_measured() -> None:
     scores, costs = scores_table(record), costs_table(record)
     kept = [row[scores.columns.index("retention")] for row in scores.rows]
     assert kept == ["100 %", "96 % (90–102)", "–", "96 % (90–102)", ""]
-    assert costs.rows[0] == ["plain LoRA", "0.500", "0.250", "3 written", "2.0", "2.0", "1"]
+    drifts = ["0.500 (0.400–0.600)", "0.250 (0.200–0.300)"]
+    assert costs.rows[0] == ["plain LoRA", *drifts, "3 written", "2.0", "2.0", "1"]
     assert costs.rows[2][1:3] == ["–", "–"]
     said = costs.caption.replace("\N{NO-BREAK SPACE}", " ")
     assert "sent 98 % of the job's prompts to the tuned model, and 75 % of the general ones" in said
@@ -105,7 +107,7 @@ def test_the_tables_have_what_was_measured() -> None:
     # Records from before it was measured.
     old = costs_table({"methods": {"plain": row_of("plain LoRA", task_drift=None)}})
     assert old.columns == ["method", "drift, general", "data", "min", "GB", "models"]
-    assert old.rows == [["plain LoRA", "0.250", "3 written", "2.0", "2.0", "1"]]
+    assert old.rows == [["plain LoRA", drifts[1], "3 written", "2.0", "2.0", "1"]]
 
 
 def test_rows_of_fewer_seeds_say_so() -> None:

@@ -66,5 +66,8 @@ def _rich(table: TextTable, *, narrow: bool) -> Table:
         shown.add_column(printable(name), justify="left" if name in _TEXT_COLUMNS else "right")
     for row in table.rows:
         cells = [printable(cell) for cell in row]
-        shown.add_row(*(Text(cell.replace(") p ", ")\np ") if narrow else cell) for cell in cells))
+        # Intervals and p under their values, so that the methods' names have room.
+        if narrow:
+            cells = [cell.replace(") p ", ")\np ").replace(" (", "\n(") for cell in cells]
+        shown.add_row(*map(Text, cells))
     return shown

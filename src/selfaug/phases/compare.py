@@ -326,8 +326,11 @@ def _runs(
 
 
 def _forecast(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """How forgetting goes with drift; None with too few runs, or where nothing was forgotten."""
-    known = [Run(run["drift"], run["base"], run["general"]) for run in runs]
+    """How forgetting goes with drift; None with too few runs, or where nothing was forgotten.
+
+    A run that another method only uses again (an adapter scaled down) is no other run: it would count twice.
+    """
+    known = [Run(run["drift"], run["base"], run["general"]) for run in runs if METHODS[run["method"]].trained]
     if len(known) < FEWEST_RUNS or len({run.forgetting for run in known}) < 2:
         return None
     forecast = forgetting_forecast(known, seed=0)

@@ -42,7 +42,7 @@ def scores_table(record: Mapping[str, Any]) -> TextTable:
     rows = [
         [
             "base model", _share(base["suites"]["task"]["score"]),
-            f"(scores {100 * base['suites']['general']['score']['value']:.0f} %)", "100 %",
+            f"(scores {_share(base['suites']['general']['score'])})", "100 %",
             *(_share(base["suites"][name]["score"]) for name in suites),
             _leaks(base),
         ]
@@ -206,7 +206,10 @@ def _routing(record: Mapping[str, Any]) -> str:
 
 
 def _nats(drift: Mapping[str, Any] | None) -> str:
-    return "–" if drift is None else f"{drift['nats']['value']:.3f}"
+    if drift is None:
+        return "–"
+    nats = drift["nats"]
+    return f"{nats['value']:.3f} ({nats['low']:.3f}–{nats['high']:.3f})"
 
 
 def _data(method: Mapping[str, Any]) -> str:
@@ -228,7 +231,7 @@ def _p_value(cell: Mapping[str, Any]) -> str:
 
 
 def _leaks(row: Mapping[str, Any]) -> str:
-    return "–" if row["leaks"] is None else f"{100 * row['leaks']['value']:.0f} %"
+    return "–" if row["leaks"] is None else _share(row["leaks"])
 
 
 def _share(interval: Mapping[str, float]) -> str:
