@@ -1,6 +1,6 @@
 """Does the alignment loss settle at the drift limit? Trains SmolLM2-135M once for each limit and says.
 
-    python benchmarks/drift_limit.py --limits 0.01 0.03 0.1
+    python -m benchmarks.drift_limit --limits 0.01 0.03 0.1 --output benchmarks/results/drift_limit.md
 
 For each run one line: mean alignment loss over the last quarter of the steps, over the limit; where alpha
 began and ended; the nll of the last quarter. `--alphas` does the same at constant alpha, to see which limits
@@ -10,8 +10,7 @@ make sense.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
+import sys
 import tempfile
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import PrinterCallback
 
+from benchmarks.processes import prepare
+from benchmarks.report import machine, publish, table
 from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.data.market_reports import market_report_rows
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
@@ -77,14 +78,17 @@ def train(arguments: argparse.Namespace, alpha: float, limit: float | None) -> l
     return [entry for entry in trainer.state.log_history if "alignment_loss" in entry]
 
 
-def report(name: str, history: list[dict[str, float]], limit: float | None) -> None:
-    """One line of the table."""
+def row(name: str, history: list[dict[str, float]], limit: float | None) -> dict[str, str]:
+    """One line of the table: means over the last quarter of the steps."""
     last = history[-(len(history) // 4) :]
-    alignment = sum(entry["alignment_loss"] for entry in last) / len(last)
-    nll = sum(entry["nll"] for entry in last) / len(last)
-    ratio = "" if limit is None else f"{alignment / limit:8.3f} of the limit"
-    alphas = f"alpha {history[0]['alpha']:.3g} → {history[-1]['alpha']:.3g}"
-    print(f"{name:16s} alignment loss {alignment:.5f}{ratio}   nll {nll:.4f}   {alphas}", flush=True)
+    alignment, nll = (sum(entry[key] for entry in last) / len(last) for key in ("alignment_loss", "nll"))
+    return {
+        "run": name,
+        "alignment loss, nats": f"{alignment:.5f}",
+        "of the limit": "–" if limit is None else f"{alignment / limit:.3f}",
+        "nll": f"{nll:.4f}",
+        "alpha, from and to": f"{history[0]['alpha']:.3g} → {history[-1]['alpha']:.3g}",
+    }
 
 
 def main() -> None:
@@ -99,19 +103,32 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--log", type=Path, help="write each step of each run to this file (JSON lines)")
+    parser.add_argument("--threads", type=int, help="of torch; its own default if left out")
+    parser.add_argument("--output", type=Path, help="Markdown file to write; JSON goes beside it")
     arguments = parser.parse_args()
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(arguments.threads)
+    prepare(arguments.threads)
+    where = machine(arguments.device, arguments.threads)
     runs = [(f"alpha {alpha:g}", alpha, None) for alpha in arguments.alphas]
     runs += [(f"limit {limit:g}", 0.5, limit) for limit in arguments.limits]
+    rows_of_table, histories = [], {}
     for name, alpha, limit in runs:
-        history = train(arguments, alpha, limit)
-        report(name, history, limit)
-        if arguments.log:
-            with arguments.log.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps({"run": name, **entry}) + "\n" for entry in history)
+        histories[name] = train(arguments, alpha, limit)
+        rows_of_table.append(row(name, histories[name], limit))
+        print(
+            ", ".join(f"{key} {value}" for key, value in rows_of_table[-1].items()),
+            file=sys.stderr,
+            flush=True,
+        )
+    text = (
+        f"Mean over the last quarter of {arguments.steps} steps of {arguments.batch} rows, one run a limit, "
+        f"seed {arguments.seed}, {arguments.dtype}. A limit above what the training takes by itself isn't reached: "
+        "alpha goes towards its minimum, and the drift stays below.\n\n" + table(rows_of_table)
+    )
+    data = {
+        "arguments": {key: str(value) for key, value in vars(arguments).items() if key != "output"},
+        "steps": histories,
+    }
+    publish("drift_limit", f"Drift limit on {DEMO_MODEL}", text, data, arguments.output, where)
 
 
 if __name__ == "__main__":

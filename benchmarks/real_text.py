@@ -25,7 +25,6 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.processes import prepare
 from selfaug.config import TrainConfig, load_config
 from selfaug.data.template import RetrievalTemplate
-from selfaug.eval.answer_scorers import numeric_match, parse_quantities, token_f1
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import DEMO_MODEL, load_tokenizer
 from selfaug.phases.bench import EvaluationSettings
@@ -34,22 +33,11 @@ from selfaug.phases.methods import METHODS
 from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, write_lines
 
-__all__ = ["numeric_or_words", "split_rows"]
+__all__ = ["split_rows"]
 
 _SUITES = {"gsm8k": "gsm8k_test.jsonl", "hellaswag": "hellaswag.jsonl", "mmlu": "mmlu_dev.jsonl"}
 
-# Of a gold that is scored as an amount; longer ones are sentences in which numbers occur.
-_MOST_WORDS = 3
-
 Row = dict[str, Any]
-
-
-def numeric_or_words(answer: str, gold: str) -> float:
-    """Whether the amount is right where gold is one, else the overlap of words (token F1)."""
-    year = re.fullmatch(r"\W*(?:19|20)\d\d\W*", gold)
-    if len(gold.split()) <= _MOST_WORDS and (year or parse_quantities(gold)):
-        return float(numeric_match(answer, gold))
-    return token_f1(answer, [gold])
 
 
 def split_rows(data: Path, fits: Callable[[Row], bool], counts: dict[str, int]) -> dict[str, list[Row]]:
@@ -200,7 +188,7 @@ def main() -> None:
         EvaluationSettings(
             dev=[str(folder / "dev.jsonl")],
             test=[str(folder / "test.jsonl")],
-            scorer="benchmarks.real_text:numeric_or_words",
+            scorer="numeric-or-f1",
             level="1",
             suites=suites,
             general_items=arguments.general_items,

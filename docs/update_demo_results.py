@@ -48,7 +48,7 @@ def readme_block(record: dict[str, Any]) -> str:
         f"{demo_verdict(record).text} The base model has no exact answers because nothing in the prompt asks for the "
         "house style. Settings were chosen on development requests "
         "(tables: [alpha](benchmarks/results/demo_settings.md), "
-        "[boundary](benchmarks/results/demo_boundary.md)); "
+        "[boundary](benchmarks/results/demo_boundary.md), at alpha 4); "
         f"{base['general_items']} requests can't show a loss under "
         f"{points(record['detectable_difference'], sign=False)} ({discordance_in_words(record.get('discordance'))}). "
         f"The run took {duration(record['seconds'])}; `make "

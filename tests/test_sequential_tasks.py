@@ -254,8 +254,10 @@ def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
     assert parts[-1] == "plain-rehearsed-2: learning"
     trained.clear()
     record = run.run_sequence(folder, settings)
-    names = ["plain-rehearsed-2", "plain-rehearsed-3", "selfaug-1", "selfaug-2", "selfaug-3"]
-    assert trained == names
+    assert trained == [
+        *("plain-rehearsed-2", "plain-rehearsed-3", "selfaug-1", "selfaug-2", "selfaug-3"),
+        *("selfaug-only-tickets", "selfaug-only-orders"),
+    ]
     assert record["cut_off"] is True
     assert record["seconds"] == sum(line["seconds"] for line in read_lines(folder / "seconds.jsonl"))
 
@@ -308,7 +310,8 @@ def answer_some_rightly(folder: Path) -> None:
         lines = read_lines(file)
         if suite in TASKS and model != "base":
             golds = [gold_of(row) for row in read_lines(folder / "data" / f"{suite}-test.jsonl")]
-            learnt = int(model[-1]) - list(TASKS).index(suite)  # 1 where it has just been taught
+            # 1 where it has just been taught
+            learnt = 2 if "only" in model else int(model[-1]) - list(TASKS).index(suite)
             right = 0 if learnt < 1 else 3 - (learnt - 1 if model.startswith("plain") else 0)
             right -= "rehearsed" in model and learnt == 3
             for line in lines:
@@ -319,7 +322,24 @@ def answer_some_rightly(folder: Path) -> None:
         write_lines(file, lines)
 
 
+def check_alone(folder: Path, record: dict[str, Any]) -> None:
+    """A later task alone, from the base model, beside the same task after the others, item by item."""
+    assert list(record["alone"]) == ["tickets", "orders"]
+    for step, (task, found) in enumerate(record["alone"].items(), start=2):
+        alone, after = (scores(folder, f"selfaug-{name}", task) for name in (f"only-{task}", str(step)))
+        assert found["alone"]["value"] == pytest.approx(sum(alone) / len(alone))
+        assert found["after_others"]["value"] == pytest.approx(sum(after) / len(after))
+        assert found["difference"]["value"] == pytest.approx(
+            paired_difference(after, alone, seed=0).difference.value
+        )
+        config = load_config(folder / "runs" / f"selfaug-only-{task}" / "config.yaml")
+        assert config.lora.start_from is None
+        assert config.data.train == [str(folder / "data" / f"{task}-train.jsonl")]
+        assert (config.data.replay, config.selfaug.alpha > 0) == ([], True)
+
+
 def check_matrix(folder: Path, record: dict[str, Any]) -> None:
+    check_alone(folder, record)
     assert list(record["tasks"]) == list(TASKS)
     assert list(record["arms"]) == ["plain", "plain-rehearsed", "selfaug"]
     assert steps_of(record, "plain") == ["plain-1", "plain-2", "plain-3"]

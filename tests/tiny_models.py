@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPTNeoXConfig,
     GraniteConfig,
@@ -46,6 +47,18 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
         **_GROUPED, head_dim=8, final_logit_softcapping=3.0, sliding_window=16, attn_implementation="eager"
     ),
     "gemma3": lambda: Gemma3TextConfig(**_GROUPED, head_dim=8, sliding_window=16),
+    "gemma3-multimodal": lambda: Gemma3Config(
+        text_config={**_GROUPED, "head_dim": 8, "sliding_window": 16},
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        mm_tokens_per_image=4,
+    ),
     "cohere-scale": lambda: CohereConfig(**_GROUPED, logit_scale=0.3),
     "granite-scale": lambda: GraniteConfig(**_GROUPED, logits_scaling=4.0, tie_word_embeddings=True),
     "gpt-neox": lambda: GPTNeoXConfig(**_SIZES, tie_word_embeddings=False),

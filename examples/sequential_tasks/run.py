@@ -3,10 +3,10 @@
     python examples/sequential_tasks/run.py FOLDER [--quick] [--seed 0]
 
 The first task is learnt as by `selfaug train`, each further one as by `selfaug realign` from the adapter so far, with
-the original base model as the reference. After every step the model is asked held-out items of all three tasks, and
-general requests, and its drift is measured. The matrix of all scores is in FOLDER/record.json and FOLDER/result.md,
-every answer in FOLDER/samples. On two CPU cores it takes 60 to 90 minutes; what was cut off goes on when the same
-command is given again. `--quick` is a taste of a few minutes.
+the original base model as the reference. SelfAug learns each later task alone, too, from the base model. After every
+step the model is asked held-out items of all three tasks, and general requests, and its drift is measured. The matrix
+of all scores is in FOLDER/record.json and FOLDER/result.md, every answer in FOLDER/samples. On two CPU cores it takes
+60 to 90 minutes; what was cut off goes on when the same command is given again. `--quick` is a taste of a few minutes.
 
 Settings are chosen with `--half dev`, which asks development items; test items are for what is reported.
 """
@@ -28,10 +28,12 @@ from typing import Any
 
 import torch
 from office_tasks import TASKS, Task
+from peft import PeftModel
 from task_matrix import (
     GENERAL,
     RECORD_KIND,
     Arm,
+    alone_result,
     arm_result,
     differences,
     examples,
@@ -172,12 +174,16 @@ def _sequence(
     suites = _suites(folder, config, tokenizer, settings)
     chosen = arms(settings)
     runs = {arm.name: [_run(folder, arm, step) for step in range(len(TASKS))] for arm in chosen}
-    models = list(dict.fromkeys(["base", *(run.path.name for of in runs.values() for run in of)]))
+    alone = {task.name: _run_alone(folder, task) for task in TASKS[1:]}
+    every_run = [*(run for of in runs.values() for run in of), *alone.values()]
+    models = list(dict.fromkeys(["base", *(run.path.name for run in every_run)]))
 
     def show(name: str) -> OnProgress:
         return partial(_show, f"{models.index(name) + 1}/{len(models)} {name}", on_progress)
 
-    def ask(name: str, make: Callable[[], Any], base: Answers | None) -> Answers:
+    def ask(
+        name: str, make: Callable[[], Any], base: Answers | None, suites: dict[str, Suite] = suites
+    ) -> Answers:
         answers = _answers(folder, name, suites)
         if answers is None or not (base is None or _drift_file(folder, name).exists()):
             with _timed(folder, f"{name}: asking"):
@@ -195,6 +201,13 @@ def _sequence(
             name = run.path.name
             _learn(folder, arm, step, settings, show(name))
             answers[arm.name].append(ask(name, partial(_tuned_model, run), base))
+    answers_alone: dict[str, Answers] = {}
+    for task in TASKS[1:]:
+        run = alone[task.name]
+        _learn_alone(folder, task, settings, show(run.path.name))
+        answers_alone[task.name] = ask(
+            run.path.name, partial(_tuned_model, run), None, {task.name: suites[task.name]}
+        )
 
     last = {arm.name: answers[arm.name][-1] for arm in chosen}
     first = read_record(_run(folder, _PLAIN, 0).record, "train")
@@ -211,6 +224,14 @@ def _sequence(
                 "training": [_training(run) for run in runs[arm.name]],
             }
             for arm in chosen
+        },
+        "alone": {
+            task.name: {
+                **alone_result(suites, task, answers[chosen[-1].name][step], answers_alone[task.name]),
+                "training": _training(alone[task.name]),
+            }
+            for step, task in enumerate(TASKS)
+            if task.name in alone
         },
         "differences": {
             f"{ours.name} against {theirs.name}": {
@@ -312,15 +333,25 @@ def _run(folder: Path, arm: Arm, step: int) -> RunDir:
     return RunDir(folder / "runs" / f"{name}-{step + 1}")
 
 
+def _run_alone(folder: Path, task: Task) -> RunDir:
+    """The run of a later task that SelfAug learns from the base model, as if it were the only one."""
+    return RunDir(folder / "runs" / f"{_SELFAUG.name}-only-{task.name}")
+
+
 def _first_config(folder: Path, arm: Arm, settings: SequenceSettings) -> TrainConfig:
     """Settings of the first step; those of the others are made from them, as `selfaug realign` does."""
+    return _config(folder, arm, TASKS[0], _run(folder, arm, 0), settings)
+
+
+def _config(folder: Path, arm: Arm, task: Task, run: RunDir, settings: SequenceSettings) -> TrainConfig:
+    """Settings of a training on one task, from the base model."""
     flags = {
         "--model": settings.model,
-        "--train": [str(_data(folder, TASKS[0], "train"))],
-        "--eval": [str(_data(folder, TASKS[0], "dev"))],
+        "--train": [str(_data(folder, task, "train"))],
+        "--eval": [str(_data(folder, task, "dev"))],
         "--template": str(folder / "data" / "template.yaml"),
         "--seed": settings.seed,
-        "--output": str(_run(folder, arm, 0).path),
+        "--output": str(run.path),
     }
     sets = list(settings.train_sets)
     if not arm.aligned:  # what concerns the alignment alone is SelfAug's
@@ -343,6 +374,19 @@ def _learn(folder: Path, arm: Arm, step: int, settings: SequenceSettings, on_pro
         else:
             _learn_next(folder, arm, step, settings, on_progress)
     gc.collect()  # trainer and optimizer, which know each other
+
+
+def _learn_alone(folder: Path, task: Task, settings: SequenceSettings, on_progress: OnProgress) -> None:
+    """Learn a later task from the base model: what `realign` is held against; goes on where it was cut off."""
+    run = _run_alone(folder, task)
+    if run.is_run() and not run.started.exists():  # killed while its folder was made
+        run.discard()
+    if run.is_complete():
+        return
+    on_progress(Progress("", message=f"{run.path.name} learns, from the base model: {task.label}"))
+    with _timed(folder, f"{run.path.name}: learning"):
+        train(_config(folder, _SELFAUG, task, run, settings), resume=run.is_run(), on_progress=on_progress)
+    gc.collect()
 
 
 def _learn_next(
@@ -436,19 +480,19 @@ def _ask(
     base: Answers | None,
     on_progress: OnProgress,
 ) -> Answers:
-    """Ask a model what is missing, and measure how far it is from the base model; `base` is None for that one."""
+    """Ask a model what is missing, and measure its drift where the base model's answers are given."""
 
     def report(what: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(Progress(what, done, total))
 
     on_progress(Progress("model"))
     model = make()
-    if base is not None:
-        if not _drift_file(folder, name).exists():
-            general = {GENERAL: suites[GENERAL]}
-            found, _ = measured_drifts(model, None, tokenizer, general, base[GENERAL], report)
-            nats = found[OWN_ANSWERS]["nats"] if OWN_ANSWERS in found else None
-            write_record(_drift_file(folder, name), DRIFT, {"nats": nats})
+    if base is not None and not _drift_file(folder, name).exists():
+        general = {GENERAL: suites[GENERAL]}
+        found, _ = measured_drifts(model, None, tokenizer, general, base[GENERAL], report)
+        nats = found[OWN_ANSWERS]["nats"] if OWN_ANSWERS in found else None
+        write_record(_drift_file(folder, name), DRIFT, {"nats": nats})
+    if isinstance(model, PeftModel):
         model = model.merge_and_unload().eval()  # it answers as fast as the base model then
     return {
         suite: answers_to(

@@ -19,6 +19,7 @@ __all__ = [
     "GENERAL",
     "RECORD_KIND",
     "Arm",
+    "alone_result",
     "arm_result",
     "differences",
     "examples",
@@ -115,6 +116,12 @@ def arm_result(
     }
 
 
+def alone_result(suites: Suites, task: Any, after_others: Answers, alone: Answers) -> Record:
+    """A later task as it was learnt after others, beside a model that has learnt nothing else, item by item."""
+    ours, theirs = (scores_of(suites[task.name], answers[task.name]) for answers in (after_others, alone))
+    return {"alone": _share(theirs), "after_others": _share(ours), "difference": _difference(ours, theirs)}
+
+
 def differences(suites: Suites, ours: Answers, theirs: Answers) -> Record:
     """What one model scores above another, on all tasks, on all but the last, and in general, item by item."""
     general = [scores_of(suites[GENERAL], answers[GENERAL]) for answers in (ours, theirs)]
@@ -165,6 +172,7 @@ def result_page(record: Mapping[str, Any]) -> str:
             "### After each step, side by side",
             _table_of_steps(record),
             _notes_on_steps(record),
+            *_table_of_alone(record),
             *chain.from_iterable((f"### {arm['label']}", _matrix(record, arm)) for arm in record["arms"].values()),
             _notes_on_matrices(),
             "### One held-out item of each task, after the last step",
@@ -257,6 +265,25 @@ def _table_of_steps(record: Mapping[str, Any]) -> str:
             ["training", *(duration(arm["training"][step]["seconds"]) for arm in arms)],
         ]  # fmt: skip
     return _table(["", *(arm["label"] for arm in arms)], rows)
+
+
+def _table_of_alone(record: Mapping[str, Any]) -> list[str]:
+    """What realignment loses of a new task by coming after others."""
+    label = list(record["arms"].values())[-1]["label"]
+    rows = [
+        [
+            record["tasks"][name]["label"],
+            *(_cell(found[key]) for key in ("alone", "after_others")),
+            _points(found["difference"]),
+        ]
+        for name, found in record["alone"].items()
+    ]
+    return [
+        "### A new task after others, and alone",
+        f"{label}, just learnt from the adapter so far, beside a training on this task's rows alone, from the base "
+        "model, with as many of its rows.",
+        _table(["", "alone", "after the others", "difference"], rows),
+    ]
 
 
 def _matrix(record: Mapping[str, Any], arm: Mapping[str, Any]) -> str:

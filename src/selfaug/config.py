@@ -95,7 +95,10 @@ class DataSettings(Section):
     every_assistant_turn: bool = False
     skip_bad_rows: bool = False
     max_length: Annotated[Integer, Field(ge=8)] = 2048
-    split: str = Field(default="train", description="Split of a hub data set. Files have none.")
+    split: str = Field(
+        default="train",
+        description="Split of a hub data set that names none, as in `owner/name@validation`. Files have none.",
+    )
     replay: Strings = Field(
         default=[],
         description="General or old rows that are mixed in (data replay): files, folders, or `embedded` for a small "
@@ -287,6 +290,10 @@ class TrainConfig(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     run: RunSettings = RunSettings()
 
+    def is_chosen_on(self, sources: Sequence[str]) -> bool:
+        """Whether the checkpoint is chosen on rows of these sources; none stand for those of `data.eval`."""
+        return self.train.best_of_rows > 0 and not set(sources or self.data.eval).isdisjoint(self.data.eval)
+
     @model_validator(mode="after")
     def _settings_fit_together(self) -> TrainConfig:
         model, lora, selfaug, train = self.model, self.lora, self.selfaug, self.train
@@ -315,7 +322,7 @@ class TrainConfig(Section):
                 and full,
                 "evaluation.data: the checkpoint is chosen on rows of data.eval (train.best_of_rows), which can't be "
                 "reported on then; give others": (
-                    self.evaluation.at_end != "none" and chosen and not self.evaluation.data
+                    self.evaluation.at_end != "none" and self.is_chosen_on(self.evaluation.data)
                 ),
                 "selfaug.drift_limit: alpha starts from selfaug.alpha, which must be > 0 then": (
                     selfaug.drift_limit is not None and selfaug.alpha == 0

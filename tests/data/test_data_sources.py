@@ -182,5 +182,13 @@ def test_hub_data_set_that_cannot_be_loaded_is_an_error_with_a_hint() -> None:
     assert "taken for a hub data set" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("name", ["owner/name@validation", "owner/name:english@validation[:10%]"])
+def test_a_hub_data_set_may_name_its_split(name: str) -> None:
+    whole, split = name.split("@")
+    with pytest.raises(DataError) as caught:
+        read_rows(name, split="train")
+    assert f"can't load {whole!r}, split {split!r}" in str(caught.value)
+
+
 def test_problem_of_a_whole_file_has_no_line() -> None:
     assert str(Problem("a.json", 0, "why")) == "a.json: why"

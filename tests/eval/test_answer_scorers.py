@@ -16,6 +16,7 @@ from selfaug.eval.answer_scorers import (
     citation_scores,
     exact_match,
     numeric_match,
+    numeric_or_f1,
     parse_quantities,
     token_f1,
 )
@@ -97,3 +98,10 @@ def test_the_best_of_several_golds_counts() -> None:
     assert token_f1("grew", []) == 0.0
     assert exact_match("grew", ["fell", "Grew"])
     assert citation_scores("[1, 2]", [2, 3]) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_amounts_are_scored_as_amounts_and_the_rest_by_words() -> None:
+    assert numeric_or_f1("It was 1,536.0", "1536") == 1.0
+    assert numeric_or_f1("It was 1,537", "1536") == 0.0
+    assert numeric_or_f1("in 2019", "2019") == 1.0
+    assert 0 < numeric_or_f1("the lower revenue", "lower revenue and 3 % more cost in all") < 1

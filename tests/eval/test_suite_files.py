@@ -62,12 +62,13 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
                 {"question": "q", "choices": ["a", "a"], "answer_index": 0},
                 {"question": "q", "choices": ["a", "b"], "answer_index": 2},
                 {"question": "q", "answer": "a", "scorer": "magic"},
+                {"question": "q", "answer": "Lima", "scorer": "numeric"},
                 {"id": "same", "question": "q", "answer": "a"},
                 {"id": "same", "question": "q", "answer": "a"},
             )
         )
     text = str(caught.value)
-    for number in range(1, 9):
+    for number in range(1, 10):
         assert f"line {number}:" in text
     assert "'same' is there twice" in text
     with pytest.raises(DataError, match="no lines"):

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfaug.eval.general_suite import GeneralItem
-from selfaug.phases import balance, bench, method_bench
+from selfaug.phases import balance, bench, method_bench, method_data
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.suites import select_items
 from selfaug.phases.train import train
@@ -46,6 +46,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """
     monkeypatch.setattr("selfaug.phases.train.write_canary", lambda *_: None)
     monkeypatch.setattr(bench, "select_items", short_items)
+    # Dialogues fit into the tiny model's rows: it never ends one by itself.
+    monkeypatch.setattr(method_data, "_DIALOGUE_TOKENS", 80)
     done: list[str] = []
 
     def run(config, stage, on_progress):

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, StorageError
-from selfaug.phases.assess import RECORD_KIND, assess, proposed_budget, verdict
+from selfaug.phases.assess import RECORD_KIND, _probe_config, assess, proposed_budget, verdict
 from selfaug.phases.data_checks import AskedRow, asked_rows, check_data, similar_questions
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.records import read_record
 from selfaug.retrieval.tokens import Words
+from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -58,6 +59,18 @@ def test_probe_is_plain_and_what_was_cut_off_goes_on(
         assess(config, **FEW)
     with pytest.raises(StorageError, match="finished assessment"):
         assess(config, **{**FEW, "probe_steps": 3})
+
+
+def test_the_probe_has_nothing_that_is_against_forgetting(settings: Settings, tmp_path: Path) -> None:
+    config = settings(
+        tmp_path / "a", "data.replay=embedded", "lora.weight_penalty=0.1", "lora.start_from=runs/before",
+        "selfaug.anchors=self", "selfaug.stop_at_drift=0.1", "selfaug.drift_limit=0.01",
+    )  # fmt: skip
+    plain = _probe_config(config, RunDir(tmp_path / "a" / "probe"), 4)
+    assert plain.data.replay == []
+    assert (plain.lora.method, plain.lora.weight_penalty, plain.lora.start_from) == ("lora", 0.0, None)
+    assert (plain.selfaug.alpha, plain.selfaug.anchors) == (0.0, "none")
+    assert (plain.selfaug.drift_limit, plain.selfaug.stop_at_drift) == (None, None)
 
 
 def test_data_checks(settings: Settings, tmp_path: Path) -> None:

@@ -246,7 +246,45 @@ def test_seeds_are_added_to_some_methods_of_what_is_there(
     assert later["methods"]["selfaug"]["suites"] == added["methods"]["selfaug"]["suites"]
 
 
+def test_only_data_replay_trains_on_general_rows(settings, tmp_path: Path) -> None:
+    for given in (["general.jsonl", "old.jsonl"], []):
+        config = settings(tmp_path / "c", f"data.replay={json.dumps(given)}", "data.replay_share=0.3")
+        for method in (method for method in METHODS.values() if method.trained):
+            changed = json.loads(config.model_dump_json())
+            method.change(changed, method.values[0])
+            sources = {"replay": given or ["embedded"], "sa-sft": ["{data}"]}.get(method.name, [])
+            assert changed["data"]["replay"] == sources, method.name
+            assert (changed["data"]["replay_share"] == method.values[0]) == (sources != []), method.name
+
+
+def test_anchors_of_the_user_are_aligned_and_a_drift_limit_is_said_to_be_left_out(
+    settings,
+    asked: EvaluationSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    anchors = tmp_path / "anchors.jsonl"
+    anchors.write_text('{"input_ids": [3, 4, 5]}\n{"input_ids": [6, 7, 8]}\n', encoding="utf-8")
+    config = settings(
+        tmp_path / "comparison", *SETS, f"selfaug.anchors={anchors}", "selfaug.drift_limit=0.01"
+    )
+    monkeypatch.setitem(METHODS, "selfaug-anchors", replace(METHODS["selfaug-anchors"], values=(1.0,)))
+    told: list[Progress] = []
+    some = CompareSettings(methods=("selfaug-anchors",), seeds=(0,))
+    compare(config, asked, some, on_progress=told.append)
+    assert any("drift_limit is left out" in progress.message for progress in told)
+    run = read_record(tmp_path / "comparison" / "runs" / "selfaug-anchors-1-seed0" / "record.json", "train")
+    assert run["settings"]["selfaug"]["anchors"] == str(anchors)
+    assert run["settings"]["selfaug"]["drift_limit"] is None
+    assert run["anchors"] == 2
+
+
 def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
+    going_on = settings(tmp_path / "c", "lora.start_from=runs/before")
+    one = EvaluationSettings(dev=["dev.jsonl"], test=["test.jsonl"])
+    with pytest.raises(ConfigError, match=r"lora\.start_from: every method starts from the base model"):
+        compare(going_on, one, CompareSettings())
     config = settings(tmp_path / "c", "selfaug.alpha=0", "lora.method=full")
     asked = EvaluationSettings(dev=[], test=[], suites=["task.jsonl"])
     bad = CompareSettings(methods=["magic"], seeds=[], leak_pattern="(")

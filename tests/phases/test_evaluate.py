@@ -15,7 +15,7 @@ from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.evaluate import RECORD_KIND, evaluate
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
-from selfaug.records import read_lines, read_record
+from selfaug.records import append_line, read_lines, read_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -112,6 +112,10 @@ def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path
     with pytest.raises(StorageError, match="cut off, with another max_new_tokens"):
         evaluate(copied_run, **{**FEW, "max_new_tokens": 5})
     done: list[tuple[str, int]] = []
+    append_line(work / "worked.jsonl", {"seconds": 1e6})
+    worked = [line["seconds"] for line in read_lines(work / "worked.jsonl")]
+    assert 0 < worked[0] < 1e6
+    assert len(worked) == 2  # what was refused is not among them
     evaluate(copied_run, **FEW, batch_size=2, on_progress=lambda p: done.append((p.stage, p.done)))
     after = read_lines(work / "general-tuned.jsonl")
     assert all(row in after for row in before)
@@ -120,10 +124,12 @@ def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path
     assert ("base: task", 5) in done
     assert ("base: task", 2) not in done
     whole = read_record(copied_run / "evaluation.json", RECORD_KIND)["suites"]
+    assert read_record(copied_run / "evaluation.json", RECORD_KIND)["seconds"] > sum(worked)
     with pytest.raises(StorageError, match="has an evaluation already"):
         evaluate(copied_run, **FEW)
     again = evaluate(copied_run, **FEW, overwrite=True).record["suites"]
     assert again == whole
+    assert read_record(copied_run / "evaluation.json", RECORD_KIND)["seconds"] < 1e6
 
 
 def test_an_overwritten_evaluation_is_there_until_the_new_one_has_answers(copied_run: Path) -> None:
@@ -203,6 +209,40 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     assert CliRunner().invoke(app, ["evaluate", run, "--level", "4"]).exit_code == 2
 
 
+def test_a_finished_evaluation_is_gated_without_asking_again(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = evaluate(copied_run, **FEW).record
+    assert before["gate"] is None
+    with monkeypatch.context() as patched:
+        patched.setattr("selfaug.phases.evaluate.load_run_models", None)
+        gated = evaluate(copied_run, **FEW, max_forgetting=1.0, min_task_gain=1.0)
+        assert gated.outcome == gated.record["gate"]["outcome"] == "fail"
+        assert [bound["name"] for bound in gated.record["gate"]["bounds"]] == ["forgetting", "task gain"]
+        assert {**gated.record, "gate": None} == before
+        assert read_record(copied_run / "evaluation.json", RECORD_KIND) == gated.record
+        assert evaluate(copied_run, **FEW, max_forgetting=1.0).outcome == "pass"
+        with pytest.raises(StorageError, match=r"already\.") as refused:
+            evaluate(copied_run, **FEW)
+        assert "--max-forgetting" in str(refused.value.hint)
+        with pytest.raises(StorageError, match="already, with another level, scorer"):
+            evaluate(copied_run, **{**FEW, "level": "2"}, scorer="f1", max_forgetting=1.0)
+    # As if it had been given at once.
+    at_once = evaluate(copied_run, **FEW, max_forgetting=1.0, min_task_gain=1.0, overwrite=True).record
+    assert at_once["gate"] == gated.record["gate"]
+
+
+def test_what_the_checkpoint_was_chosen_on_is_not_reported(settings, tiny_rows: Path, tmp_path: Path) -> None:
+    rows, other = f"data.eval={tiny_rows}", tmp_path / "other.jsonl"
+    other.write_bytes(tiny_rows.read_bytes())
+    train(settings(tmp_path / "run", rows, "train.best_of_rows=2", "train.steps=2"))
+    for given in ([], [str(tiny_rows)], [str(other), str(tiny_rows)]):
+        with pytest.raises(ConfigError, match=r"chosen on rows of data\.eval") as refused:
+            evaluate(tmp_path / "run", **FEW, data=given)
+        assert "--data" in str(refused.value.hint)
+    assert evaluate(tmp_path / "run", **FEW, data=[str(other)]).record["suites"]["task"]["items"] == 5
+
+
 def test_fast_is_a_subset_of_both_suites(copied_run: Path) -> None:
     asked = ["evaluate", str(copied_run), "--fast", "--task-items", "3", "--level", "1", "--json"]
     result = CliRunner().invoke(app, asked)
@@ -218,6 +258,22 @@ def test_a_task_gain_needs_rows(settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="needs held-out rows"):
         evaluate(tmp_path / "run", **FEW, min_task_gain=0.1)
     assert list(evaluate(tmp_path / "run", **FEW).record["suites"]) == ["general"]
+
+
+def test_right_answers_that_state_no_amount_are_told_before_anything_is_asked(copied_run: Path) -> None:
+    held_out = copied_run.parent / "words.jsonl"
+    rows = [("a", " $12 million"), ("b", " the region")]
+    held_out.write_text(
+        "".join(
+            json.dumps({"id": name, "prompt": "the revenue", "completion": text}) + "\n"
+            for name, text in rows
+        )
+    )
+    with pytest.raises(DataError, match="1 of 2 held-out rows can't be scored so") as caught:
+        evaluate(copied_run, **FEW, data=[str(held_out)], scorer="numeric")
+    assert "b: the right answer" in caught.value.problems[0]
+    assert "numeric-or-f1" in str(caught.value.hint)
+    assert not list(copied_run.glob("evaluation*"))
 
 
 def test_suites_of_the_user(copied_run: Path, tmp_path: Path) -> None:

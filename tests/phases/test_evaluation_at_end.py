@@ -140,4 +140,6 @@ def test_rows_that_choose_the_checkpoint_are_not_reported_on(
     with pytest.raises(ConfigError) as caught:
         settings(tmp_path / "run", *chosen)
     assert "evaluation.data: the checkpoint is chosen on rows of data.eval" in str(caught.value)
-    assert settings(tmp_path / "run", *chosen, f"evaluation.data={tiny_rows}").evaluation.data
+    with pytest.raises(ConfigError, match=r"evaluation\.data: the checkpoint is chosen"):
+        settings(tmp_path / "run", *chosen, f"evaluation.data=[other.jsonl, {tiny_rows}]")
+    assert settings(tmp_path / "run", *chosen, "evaluation.data=other.jsonl").evaluation.data

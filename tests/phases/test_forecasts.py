@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,11 @@ def runs() -> list[dict[str, Any]]:
     ]
 
 
-def comparison(folder: Path, model: str, forecast: dict[str, Any] | None) -> str:
+def comparison(folder: Path, model: str, forecast: dict[str, Any] | None, level: int | None = 1) -> str:
     folder.mkdir()
-    data = {"settings": {"config": {"model": {"name": model}}}, "forecast": forecast}
+    data = {
+        "settings": {"config": {"model": {"name": model}}}, "forecast": forecast, "level": {"level": level}
+    }  # fmt: skip
     write_record(folder / "record.json", "comparison", data)
     return str(folder)
 
@@ -74,6 +77,30 @@ def test_what_cant_be_forecast_from_is_refused(tmp_path: Path) -> None:
         read_forecast(few, "some/model")
 
 
+def test_a_forecast_is_of_the_level_that_was_compared(settings, writing_model: Path, tmp_path: Path) -> None:
+    from selfaug.phases.evaluate import evaluate
+    from selfaug.phases.train import train
+
+    run = tmp_path / "run"
+    train(settings(run, f"model.name={writing_model}", "train.steps=1"))
+    folder = comparison(tmp_path / "comparison", str(writing_model), _forecast(runs()), level=2)
+    few: dict[str, Any] = {"general_items": 4, "max_new_tokens": 2, "device": "cpu", "forecast": folder}
+    for level, name in (("1", "level 1"), ("all", "all levels")):
+        with pytest.raises(ConfigError, match=f"of level 2, and this evaluation asks those of {name}"):
+            evaluate(run, **few, level=level)
+    assert not (run / "samples").exists()
+    # A model that knows nothing is asked the easiest, which shows only then.
+    told: list[str] = []
+    record = evaluate(run, **few, on_progress=lambda progress: told.append(progress.message)).record
+    assert record["level"]["level"] == 1
+    assert record["forecast"] is None
+    assert any("no forecast is made: " in message for message in told)
+    with pytest.raises(ConfigError, match="of level 2, and this"):
+        evaluate(run, **few, max_forgetting=1.0)
+    fitting = comparison(tmp_path / "fitting", str(writing_model), _forecast(runs()), level=1)
+    assert evaluate(run, **{**few, "forecast": fitting}).record["forecast"]["runs"] == 9
+
+
 def test_an_evaluation_shows_it(writing_model: Path, settings, tmp_path: Path) -> None:
     from selfaug.phases.train import train
 
@@ -86,4 +113,8 @@ def test_an_evaluation_shows_it(writing_model: Path, settings, tmp_path: Path) -
     assert result.exit_code == 0, result.stderr
     assert "forecast: a drift of" in result.stdout
     record = read_record(run / "evaluation.json", "evaluation")
+    # Nor has one that is there to be asked again for a forecast.
+    write_record(run / "evaluation.json", "evaluation", {**record, "forecast": None})
+    again = CliRunner().invoke(app, ["evaluate", str(run), *few, "--forecast", folder, "--json"])
+    assert json.loads(again.stdout)["forecast"] == record["forecast"]
     assert record["forecast"]["drift"] == record["drift"]["the base model's own answers"]["nats"]["value"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -35,15 +37,16 @@ def test_rows_keep_their_form_and_what_they_say(
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = settings(tmp_path / "run", f"data.train={source}")
     asked: list[str] = []
-
-    def write(model, tokenizer, prompts, **_):
-        asked.extend(tokenizer.decode(ids) for ids in prompts)
-        return [" It was 12 million. ", "It is green, I think.", "five"]
-
-    monkeypatch.setattr(method_data, "generate_greedy", write)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    count = write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 8, lambda *_: None)
-    assert count == 2  # "five" lacks the number of the completion, which stays
+    monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
+    monkeypatch.setattr(
+        method_data,
+        "generate_greedy_ids",
+        writing(tokenizer, [" It was 12 million. ", "It is green, I think.", "five"], asked),
+    )
+    counts = write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, lambda *_: None)
+    # "five" lacks the number of the completion, which stays.
+    assert counts == {"rows": 2, "of_rows": 3, "texts_cut_off": 0}
     assert "A correct answer is: 12 million" in asked[0]
     assert "It was 12 million." in asked[0]
     written = read_lines(tmp_path / "new.jsonl")
@@ -54,11 +57,82 @@ def test_rows_keep_their_form_and_what_they_say(
     assert [row.prompt for row in after] == [row.prompt for row in before]
 
 
+def test_texts_at_the_token_limit_are_not_taken_and_others_are_written_once(
+    settings, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, new = tmp_path / "rows.jsonl", tmp_path / "new.jsonl"
+    rows = [{"id": name, "prompt": f"{name}?", "completion": name} for name in ("green", "blue", "red")]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = settings(tmp_path / "run", f"data.train={source}")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    texts = ["It is green.", "It is blue, which is", "It is red."]
+    limit = len(tokenizer(texts[1])["input_ids"])
+    asked: list[str] = []
+    monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
+
+    def write(*given: str | None) -> dict[str, int]:
+        monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, given, asked))
+        return write_distilled_rows(new, config, None, tokenizer, limit, lambda *_: None)
+
+    with pytest.raises(KeyboardInterrupt):
+        write(*texts[:2], None)
+    assert not new.exists()
+    asked.clear()
+    assert write(texts[2]) == {"rows": 2, "of_rows": 3, "texts_cut_off": 1}
+    assert len(asked) == 1
+    assert "red?" in asked[0]
+    assert [row["completion"] for row in read_lines(new)] == ["It is green.", "blue", "It is red."]
+    assert list(tmp_path.glob("*.parts*")) == []
+
+
+def writing(tokenizer: Any, texts: Sequence[str | None], asked: list[str]) -> Callable[..., list[list[int]]]:
+    """Stands in for generation; None is where it is stopped."""
+
+    def write(model: Any, prompts: Any, *, on_answer: Callable[[int, list[int]], None], **_: Any) -> Any:
+        asked.extend(tokenizer.decode(ids) for ids in prompts)
+        for place, text in enumerate(texts):
+            if text is None:
+                raise KeyboardInterrupt
+            on_answer(place, tokenizer(text)["input_ids"])
+
+    return write
+
+
+def test_dialogues_that_ended_by_themselves_are_enough_if_they_are_half(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut-off answer as an assistant's turn would teach to stop in the middle of a sentence."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    monkeypatch.setattr(method_data, "_DIALOGUE_TOKENS", 6)
+    short, whole = tokenizer("million")["input_ids"], tokenizer("the revenue of the company in the year")
+    cut_off = whole["input_ids"][:6]
+    assert len(short) < 6 == len(cut_off)
+    file = tmp_path / "d.jsonl"
+    given: list[Any] = []
+    written: list[list[int]] = []
+
+    def dialogues(*_: Any, **named: Any) -> list[tuple[str, list[int]]]:
+        given.append(named["template_arguments"])
+        return [(f"request {number}", ids) for number, ids in enumerate(written)]
+
+    monkeypatch.setattr(method_data, "self_dialogues", dialogues)
+    for answers, counts, taken in (
+        ([short, cut_off, short, cut_off], {"rows": 2, "rows_cut_off": 0}, ["request 0", "request 2"]),
+        ([cut_off, short, cut_off, cut_off], {"rows": 2, "rows_cut_off": 1}, ["request 1", "request 0"]),
+        ([cut_off] * 4, {"rows": 2, "rows_cut_off": 2}, ["request 0", "request 1"]),
+    ):
+        written[:] = answers
+        thinking = {"enable_thinking": False}
+        assert write_self_dialogues(file, None, tokenizer, 4, 0, thinking, lambda *_: None) == counts
+        assert [row["messages"][0]["content"] for row in read_lines(file)] == taken
+    assert given == [{"enable_thinking": False}] * 3
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_a_model_that_writes_nothing_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     # With a tied head and random weights, it repeats the newline at the prompt's end.
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     with pytest.raises(ModelError, match="are all empty"):
-        write_self_dialogues(tmp_path / "d.jsonl", model, tokenizer, 3, 0, lambda *_: None)
+        write_self_dialogues(tmp_path / "d.jsonl", model, tokenizer, 3, 0, {}, lambda *_: None)
     assert not (tmp_path / "d.jsonl").exists()

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from selfaug.phases.run_models import load_run_models
 from selfaug.phases.train import Interrupted, train
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
+from selfaug.train import SelfAugTrainer, selfaug_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -413,6 +415,41 @@ def test_anchors_are_written_once_and_shown(settings: Settings, tmp_path: Path) 
     again = train(settings(tmp_path / "again", f"selfaug.anchors={tmp_path / 'run' / 'anchors.jsonl'}", *few))
     assert again.record["anchors"] == 3
     assert same(weights(tmp_path / "run"), weights(tmp_path / "again"))
+
+
+def test_writing_anchors_is_part_of_the_time_and_a_resumed_run_has_all_of_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+
+    def takes(seconds: float, done: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*given: Any, **named: Any) -> Any:
+            now[0] += seconds
+            return done(*given, **named)
+
+        return slow
+
+    monkeypatch.setattr(selfaug_trainer.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(selfaug_trainer, "self_anchors", takes(1000, lambda *_, **__: [[3, 4], [5, 6]]))
+    monkeypatch.setattr(SelfAugTrainer, "training_step", takes(10, SelfAugTrainer.training_step))
+    config = settings(
+        tmp_path / "run", "selfaug.anchors=self", "train.gradient_accumulation=1", "selfaug.monitor_prompts=0"
+    )
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "training" and progress.done == 3:
+            raise CutError
+
+    class CutError(Exception):
+        pass
+
+    with pytest.raises(CutError):
+        train(config, on_progress=cut)
+    now[0] += 1e6  # until somebody goes on with it
+    record = train(config, resume=True).record
+    assert (record["seconds"], record["anchor_seconds"]) == (1000 + 6 * 10, 1000)
+    whole = train(settings(tmp_path / "whole", "selfaug.anchors=self", "train.steps=1")).record
+    assert (whole["seconds"], whole["anchor_seconds"]) == (1000 + 2 * 10, 1000)
 
 
 def test_anchors_without_alignment_are_refused(settings: Settings, tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_pictures_without_data_and_answers_that_are_not_there_are_left_out() -> 
 @pytest.mark.parametrize(
     ("changed", "outcome", "said"),
     [
-        ({}, "kept", "it answers 97 % of general requests in the job's style, after SelfAug only 3 %."),
+        ({}, "kept", "97 % of its general answers are in the job's style, after SelfAug only 3 %."),
         ({"leaks": interval(0.15)}, "partly", "protects other work only in part"),
         ({"leaks": interval(0.80, 0.18)}, "not shown", "too close to tell apart"),
         ({"leaks": interval(1.2)}, "not shown", "harmed other work more than plain LoRA"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,33 @@ def test_files_of_every_form(tiny_model_dir: Path, tmp_path: Path) -> None:
     tokenizer.chat_template = None
     file.write_text(json.dumps(rows[0]), encoding="utf-8")
     assert read_anchors(file, tokenizer, None) == [tokenizer("revenue?12")["input_ids"]]
+
+
+def test_the_templates_arguments_hold_for_anchors_too(chat_model: tuple[Any, Any], tmp_path: Path) -> None:
+    """Else a model that is trained and served without thinking would be held to its texts with it."""
+    model, tokenizer = chat_model[0], copy.deepcopy(chat_model[1])
+    tokenizer.chat_template += (
+        "{% if enable_thinking is not defined or enable_thinking %}{{ '<think>' }}{% endif %}"
+    )
+    plain = {"enable_thinking": False}
+    options: dict[str, Any] = {"seed": 1, "request_tokens": 150, "completion_tokens": 4}
+    thinking = self_anchors(model, tokenizer, 2, **options)
+    assert all("<think>" in tokenizer.decode(anchor) for anchor in thinking)
+    silent = self_anchors(model, tokenizer, 2, **options, template_arguments=plain)
+    assert not any("<think>" in tokenizer.decode(anchor) for anchor in silent)
+    file = tmp_path / "anchors.jsonl"
+    file.write_text('{"prompt": "revenue?", "completion": "12"}\n', encoding="utf-8")
+    assert "<think>" in tokenizer.decode(read_anchors(file, tokenizer, None)[0])
+    assert "<think>" not in tokenizer.decode(read_anchors(file, tokenizer, None, plain)[0])
+    for anchors, arguments in (("self", None), ("self", plain), (str(file), None), (str(file), plain)):
+        trainer = make_trainer(
+            copy.deepcopy(model), tmp_path / "out", tokenizer=tokenizer, anchors=anchors, anchor_count=2,
+            chat_template_kwargs=arguments,
+        )  # fmt: skip
+        trainer.prepare_anchors()
+        assert trainer.anchors
+        for anchor in trainer.anchors:
+            assert ("<think>" in tokenizer.decode(anchor)) == (arguments is None)
 
 
 def test_bad_files_are_one_error_with_every_line(tiny_model_dir: Path, tmp_path: Path) -> None:

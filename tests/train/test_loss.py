@@ -105,7 +105,12 @@ def in_float64(model: nn.Module) -> nn.Module:
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:
-    found = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    found = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        # Of text, a multimodal model's eyes see nothing.
+        if parameter.requires_grad and "vision_tower" not in name and "multi_modal_projector" not in name
+    }
     assert all(grad is not None for grad in found.values()), [n for n, grad in found.items() if grad is None]
     return {name: grad.clone() for name, grad in found.items()}
 

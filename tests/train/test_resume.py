@@ -90,6 +90,40 @@ def test_resumed_after_kill_is_the_uninterrupted_run(case: str, tiny_model_dir: 
     assert (len(alphas) > 5) == ("drift_limit" in options)
 
 
+@pytest.mark.parametrize("lora", [LORA, None])
+def test_what_auto_has_chosen_stays_where_the_disk_has_less_room(
+    lora: dict[str, Any] | None, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the cache fits depends on what is free, and resuming must not be another training for that."""
+    options = options_of(
+        tiny_model_dir,
+        tmp_path / "out",
+        lora=lora,
+        learning_rate=1e-3,
+        reference_cache_dir=str(tmp_path / "cache"),
+        rows=8,
+    )
+    whole = run_options(options)
+    assert list((tmp_path / "cache").glob("segment-*.bin"))
+    for step in (6, 9):
+        shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
+    monkeypatch.setattr("selfaug.train.selfaug_trainer.has_room", lambda size, folder: False)
+    trainer = make_trainer(
+        tiny_model_dir,
+        tmp_path / "out",
+        lora=lora,
+        **{
+            name: value
+            for name, value in options.items()
+            if name not in ("model", "output_dir", "lora", "rows")
+        },
+    )
+    assert trainer.reference_kind == ("adapter_off" if lora else "frozen_copy")
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.reference_kind == "cache"
+    assert relative(trained(trainer), whole["final"]) == 0.0
+
+
 def test_frozen_copy_is_made_before_a_checkpoint_is_loaded(tiny_model_dir: Path, tmp_path: Path) -> None:
     """The reference of a resumed full fine-tuning is the base model, not the checkpoint."""
     options = options_of(

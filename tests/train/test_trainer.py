@@ -289,6 +289,11 @@ ALIGN_NOTHING = {
         {"completion_only_loss": False},
     ),
     "no rows at all": (None, DataError, "missing"),
+    "a completion by another name": (
+        [{"prompt": "the revenue", "response": "grew"}],
+        DataError,
+        "no completion",
+    ),
 }
 
 
@@ -310,6 +315,54 @@ def test_rows_that_leave_nothing_to_align_are_an_error(
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     with pytest.raises(error, match=words):
         SelfAugTrainer(model=model, args=args, train_dataset=rows, processing_class=tiny_tokenizer)
+
+
+def test_a_stream_without_prompts_is_an_error_when_it_is_seen(tiny_model_dir: Path, tmp_path: Path) -> None:
+    def completions() -> Any:
+        yield from [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 200
+
+    with pytest.raises(DataError, match="last 10 steps have no prompt tokens"):
+        run(tiny_model_dir, tmp_path, IterableDataset.from_generator(completions), max_steps=20)
+
+
+def test_a_mask_of_completions_counts_beside_labels_too(
+    tiny_tokenizer: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    labelled = tokenised_rows(tiny_tokenizer, 8)
+    both = [
+        {
+            "input_ids": row["input_ids"],
+            "labels": row["input_ids"],
+            "completion_mask": [int(label != -100) for label in row["labels"]],
+        }
+        for row in labelled
+    ]
+    first, second = (
+        run(tiny_model_dir, tmp_path / name, rows, different=True, max_steps=1)[0]
+        for name, rows in (("labels", labelled), ("both", both))
+    )
+    assert relative(second, first) < 1e-6
+
+
+def test_a_prompt_that_is_another_one_in_serving_is_an_error(
+    tiny_tokenizer: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """A template that opens its thinking where an answer is to be written, and shows none in training."""
+    thinks = copy.deepcopy(tiny_tokenizer)
+    thinks.chat_template = (
+        "{% for message in messages %}{{ message.role }} : {{ message.content }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant : region{% endif %}"
+    )
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": "the revenue"}],
+            "completion": [{"role": "assistant", "content": "grew by million"}],
+        }
+    ]
+    with pytest.raises(DataError, match="rows can't be used") as caught:
+        make_trainer(tiny_model_dir, tmp_path, Dataset.from_list(rows * 4), tokenizer=thinks)
+    assert "serving" in str(caught.value.problems[0])
+    assert "enable_thinking" in str(caught.value.hint)
 
 
 def test_text_rows_train_with_alpha_0(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -348,8 +401,11 @@ def test_settings_that_can_not_be_used_are_all_reported(tmp_path: Path) -> None:
     ):
         assert name in problems
     with pytest.raises(ConfigError) as caught:
-        SelfAugConfig(output_dir=str(tmp_path), packing=True, packing_strategy="wrapped", max_length=64)
-    assert "wrapped" in str(caught.value.problems)
+        SelfAugConfig(output_dir=str(tmp_path), packing=True, packing_strategy="wrapped")
+    for words in ("wrapped", "packing needs max_length"):
+        assert words in str(caught.value.problems)
+    with pytest.raises(ConfigError, match="can't be used"):
+        SelfAugConfig(output_dir=str(tmp_path), packing=True, packing_strategy="bfd_split", max_length=64)
 
 
 def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -204,7 +205,7 @@ def train(
         return
     final, record = result.record["final"], result.record
     typer.echo(f"run             {result.run}")
-    typer.echo(f"steps           {record['steps']} in {record['seconds']:.0f} s")
+    typer.echo(f"steps           {record['steps']} in {record['seconds']:.0f} s{_anchors_of(record)}")
     for name, unit in (
         ("nll", "nats a completion token"),
         ("alignment_loss", "nats a prompt token"),
@@ -510,6 +511,13 @@ def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
         typer.echo(f"  {line}")
     for warning in needs.warnings:
         say(f"note: {warning}")
+
+
+def _anchors_of(record: Mapping[str, Any]) -> str:
+    """How much of the time went into anchors; nothing where none were written."""
+    # Records of before neither counted nor kept it.
+    seconds = record.get("anchor_seconds", 0.0)
+    return f", {seconds:.0f} s of them for writing anchors" if seconds else ""
 
 
 def _duration(seconds: float) -> str:

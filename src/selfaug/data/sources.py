@@ -21,7 +21,7 @@ PROBLEMS_SHOWN = 20
 """An error prints this many problems; the total is always in its message."""
 
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w.:%+\[\]-]+)?")
 _LOOKS_LIKE_A_FILE = re.compile(
     r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|txt|md|pdf|docx?|xlsx?|xml|ya?ml|gz|zip)$", re.IGNORECASE
 )
@@ -74,8 +74,8 @@ def read_rows(
     Args:
         source: a `.jsonl`, `.json`, `.csv` or `.parquet` file; a folder, of which all such files directly
             in it are read in the order of their names; or a hub data set, `owner/name` or
-            `owner/name:configuration`.
-        split: the split of a hub data set; files don't have one.
+            `owner/name:configuration`, each with `@split` where it is another split than the argument says.
+        split: the split of a hub data set that names none; files don't have one.
         offline: refuse hub data sets.
 
     Raises:
@@ -280,18 +280,20 @@ def _read_hub(name: str, *, split: str, offline: bool) -> tuple[list[RawRow], li
         )
     import datasets
 
-    repository, _, configuration = name.partition(":")
+    whole, _, own_split = name.partition("@")
+    split = own_split or split
+    repository, _, configuration = whole.partition(":")
     try:
         dataset = datasets.load_dataset(repository, configuration or None, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"can't load {name!r}, split {split!r}: {short_text(error)}",
+            f"can't load {whole!r}, split {split!r}: {short_text(error)}",
             hint="there is no such file here, so it was taken for a hub data set; its name is owner/name or "
-            "owner/name:configuration. For a file, check the path.",
+            "owner/name:configuration, with @split for another split. For a file, check the path.",
         ) from error
-    rows = _dataset_rows(f"{name}/{split}", dataset)
+    rows = _dataset_rows(f"{whole}/{split}", dataset)
     if not rows:
-        raise DataError(f"{name}, split {split!r}, has no rows.", hint="choose another split.")
+        raise DataError(f"{whole}, split {split!r}, has no rows.", hint="choose another split.")
     return rows, []
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "groundedness",
     "normalize_answer",
     "numeric_match",
+    "numeric_or_f1",
     "parse_quantities",
     "same_value",
     "token_f1",
@@ -116,12 +117,17 @@ _AMOUNT = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\.?"
+_MONTH = (
+    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
+    r"oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b\.?"
+)
+# What would make an amount of the number before it: "reports 12 percent", "in March 5.2%".
+_NOT_OF_AN_AMOUNT = rf"(?![.,]?\d)(?!\s?-?(?:{'|'.join(_SCALES)})\b)(?!\s?{_AFTER})"
 # What has digits but is no amount: citation marks, dates, quarters and fiscal years are found before amounts are.
 _NO_AMOUNT = re.compile(
     rf"\[\s*\d+(?:\s*[,;]\s*\d+)*\s*\]|\b\d{{4}}-\d{{1,2}}-\d{{1,2}}\b|\b\d{{1,2}}/\d{{1,2}}/\d{{2,4}}\b|"
-    rf"\b\d{{1,2}}\s+{_MONTH}(?:,?\s+\d{{4}})?\b|\b{_MONTH}\s+\d{{1,2}}(?:,\s*\d{{4}})?\b|"
-    rf"\b10-[KQ]\b|\b(?:source|report|passage|page|note|section|table|item)s?\s+\d+\b",
+    rf"(?<![\d.,])\d{{1,2}}\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b{_NOT_OF_AN_AMOUNT}(?:,\s*\d{{4}}\b)?|"
+    rf"\b10-[KQ]\b|\b(?:source|report|passage|page|note|section|table|item)s?\s+\d+\b{_NOT_OF_AN_AMOUNT}",
     re.IGNORECASE,
 )
 _WORDS = {
@@ -134,14 +140,18 @@ _WORD_AMOUNT = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
 _RANGE = re.compile(rf"\s*(?:[{_MINUS}]|to|and)\s*$", re.IGNORECASE)
 
 
-def parse_quantities(text: str) -> list[Quantity]:
+def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
     """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
 
     An amount in parentheses is negative, as in accounts ("(1,234)"), unless it is a percentage in running text. The
     first end of a range has the scale and the unit of the second ("3–5 million").
+
+    Args:
+        text: any text.
+        years: take what is written like a year ("1950") for an amount too.
     """
     blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), text)
-    found = [match for match in _AMOUNT.finditer(blank) if not _is_year(match)]
+    found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
     quantities: list[Quantity] = []
     for index, match in enumerate(found):
         scale, unit = _scale(match), _unit(match)
@@ -195,6 +205,9 @@ _FALL = re.compile(
     re.IGNORECASE,
 )
 _FALL_REACH = 40
+_YEAR = re.compile(r"\W*((?:19|20)\d\d)\W*")
+_MOST_AMOUNT_WORDS = 3
+"""Longer right answers are sentences in which numbers occur."""
 
 
 def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
@@ -214,17 +227,34 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     Raises:
         DataError: if gold states no amount.
     """
-    wanted = parse_quantities(gold)
-    if not wanted:
-        year = re.fullmatch(r"\W*((?:19|20)\d\d)\W*", gold)
-        if year is None:
-            raise DataError(f"gold {gold!r} states no amount.", hint="score it as text instead.")
+    if year := _YEAR.fullmatch(gold):
         return set(re.findall(r"\b(?:19|20)\d\d\b", answer)) == {year[1]}
+    wanted = parse_quantities(gold) or parse_quantities(gold, years=True)
+    if not wanted:
+        raise DataError(
+            f"the right answer {gold[:80]!r} states no amount.",
+            hint="score it as text, or by `numeric-or-f1` where some right answers are amounts and others aren't.",
+        )
     committed = list(_COMMITTED.finditer(answer))
     text = committed[-1]["rest"] if committed else answer
+    # An amount may be written like a year ("1950" for "1,950"); most numbers that are, are years.
+    return any(
+        _states(text, parse_quantities(text, years=years), wanted, tolerance) for years in (False, True)
+    )
+
+
+def numeric_or_f1(answer: str, gold: str) -> float:
+    """Whether the amount is right where gold is one, of three words at most; else the overlap of words (token F1)."""
+    if len(gold.split()) <= _MOST_AMOUNT_WORDS and (_YEAR.fullmatch(gold) or parse_quantities(gold)):
+        return float(numeric_match(answer, gold))
+    return token_f1(answer, [gold])
+
+
+def _states(text: str, found: Sequence[Quantity], wanted: Sequence[Quantity], tolerance: float) -> bool:
+    """Whether amounts of a text are those that are wanted."""
     stated = [
         quantity
-        for quantity in parse_quantities(text)
+        for quantity in found
         if not quantity.unit or not wanted[0].unit or quantity.unit == wanted[0].unit
     ]
     if len({quantity.value for quantity in stated}) > max(2, len(wanted)):

@@ -3,6 +3,7 @@
 exact, f1, contains        the text
 value                      the text but for the sources that it cites
 number, numeric            amounts: the last number alone, or with units, scale and rounding
+numeric-or-f1              numeric where the right answer is an amount, else f1
 numeric:SHARE              the same, and off by at most so large a share: numeric:0.01
 citations                  F1 of the numbered sources
 citation-precision         how many of the cited sources are right ones
@@ -21,12 +22,13 @@ import inspect
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, DataError
 from selfaug.eval.answer_scorers import (
     abstains,
     citation_scores,
@@ -34,15 +36,25 @@ from selfaug.eval.answer_scorers import (
     groundedness,
     normalize_answer,
     numeric_match,
+    numeric_or_f1,
     same_value,
     token_f1,
 )
 from selfaug.eval.checks import numbers
 
-__all__ = ["SCORERS", "Scorer", "named_scorer"]
+__all__ = ["SCORERS", "Scorer", "named_scorer", "why_unscorable"]
 
 Scorer = Callable[[str, str, str], float]
 """Score in [0, 1] of an answer, given the right answer and the prompt."""
+
+
+@dataclass(frozen=True)
+class _Numeric:
+    tolerance: float = 0.0
+
+    def __call__(self, answer: str, gold: str, prompt: str) -> float:
+        return float(numeric_match(answer, gold, self.tolerance))
+
 
 SCORERS: dict[str, Scorer] = {
     "exact": lambda answer, gold, prompt: float(exact_match(answer, [gold])),
@@ -51,7 +63,8 @@ SCORERS: dict[str, Scorer] = {
         f" {normalize_answer(gold)} " in f" {normalize_answer(answer)} "
     ),
     "number": lambda answer, gold, prompt: float(numbers(answer)[-1:] == numbers(gold)[-1:] != []),
-    "numeric": lambda answer, gold, prompt: float(numeric_match(answer, gold)),
+    "numeric": _Numeric(),
+    "numeric-or-f1": lambda answer, gold, prompt: numeric_or_f1(answer, gold),
     "value": lambda answer, gold, prompt: float(same_value(answer, gold)),
     "citations": lambda answer, gold, prompt: citation_scores(answer, gold).f1,
     "citation-precision": lambda answer, gold, prompt: citation_scores(answer, gold).precision,
@@ -88,6 +101,17 @@ def named_scorer(name: str) -> Scorer:
     return _function(name, hint)
 
 
+def why_unscorable(scorer: Scorer, gold: str) -> str | None:
+    """Why a right answer can't be what this scorer compares with, to be said before anything is generated; or None."""
+    if not isinstance(scorer, _Numeric):  # a function of the user's may cost something
+        return None
+    try:
+        scorer(gold, gold, "")
+    except DataError as error:
+        return error.message
+    return None
+
+
 def _numeric(share: str) -> Scorer:
     try:
         tolerance = float(share)
@@ -97,7 +121,7 @@ def _numeric(share: str) -> Scorer:
         raise ConfigError(
             f"the tolerance of scorer 'numeric:{share}' is not a share.", hint="write numeric:0.01 for 1 %."
         )
-    return lambda answer, gold, prompt: float(numeric_match(answer, gold, tolerance))
+    return _Numeric(tolerance)
 
 
 def _regex(pattern: str) -> Scorer:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.errors import ConfigError, DataError
-from selfaug.eval.scorers import Scorer, named_scorer
+from selfaug.eval.scorers import Scorer, named_scorer, why_unscorable
 
 __all__ = ["SuiteRow", "read_suite"]
 
@@ -111,6 +111,9 @@ def _row(row: Any, number: int) -> SuiteRow:
         raise ValueError("no answer, and no choices")
     scorer = row.get("scorer") or ("number" if _PLAIN_NUMBER.fullmatch(answer) else "contains")
     try:
-        return SuiteRow(name, prompt, answer, (), named_scorer(scorer))
+        found = named_scorer(scorer)
     except ConfigError as error:
         raise ValueError(str(error).replace("\n", " ")) from error
+    if reason := why_unscorable(found, answer):
+        raise ValueError(f"scorer {scorer!r} can't be used: {reason}")
+    return SuiteRow(name, prompt, answer, (), found)

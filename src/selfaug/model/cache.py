@@ -202,6 +202,14 @@ class ReferenceCache:
         """Bytes that these documents take on disk."""
         return sum(document.rows for document in documents) * self.row_bytes
 
+    def unfinished_bytes(self) -> int:
+        """Bytes that a cut-off build has taken of the disk, where the one that goes on with it will write."""
+        return sum(
+            part.stat().st_size
+            for part in self.folder.glob("segment-*.bin")
+            if not part.name.endswith(".done.bin") and not part.with_suffix(".json").exists()
+        )
+
     def require_room(self, documents: Iterable[Document], tokens: int) -> None:
         """Refuse early what `build` would refuse, so before anything long.
 
@@ -212,13 +220,7 @@ class ReferenceCache:
         Raises:
             StorageError: if what is missing does not fit on the disk.
         """
-        # What a cut-off build has taken already is free for the one that goes on with it.
-        taken = sum(
-            part.stat().st_size
-            for part in self.folder.glob("segment-*.bin")
-            if not part.name.endswith(".done.bin") and not part.with_suffix(".json").exists()
-        )
-        room = shutil.disk_usage(self.folder).free + taken
+        room = shutil.disk_usage(self.folder).free + self.unfinished_bytes()
         if tokens * self.row_bytes > room and (size := self.size_of(self.missing(documents))) > room:
             raise self._too_large(size, room)
 

@@ -118,9 +118,12 @@ def generate_greedy_ids(
     eos_ids: frozenset[int] | None = None,
     max_new_tokens: int | Sequence[int],
     batch_size: int = 32,
+    on_answer: Callable[[int, list[int]], None] = lambda *_: None,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[list[int]]:
     """Greedy answers as token ids, in the order of the prompts, without the token that ended them.
+
+    An answer of `max_new_tokens` tokens was cut off there.
 
     Args:
         model: in any mode; runs in evaluation mode and gets its mode back.
@@ -128,9 +131,15 @@ def generate_greedy_ids(
         eos_ids: tokens that end an answer; by default those of the model's generation config.
         max_new_tokens: one limit for all, or one for each prompt.
         batch_size: prompts decoded together, the longest first; the next join when a quarter of these have ended.
+        on_answer: called with a prompt's place and its answer when this ends.
         on_progress: called with (finished, all) whenever an answer ends.
     """
-    finished = _Counter(len(prompts), on_progress)
+    count = _Counter(len(prompts), on_progress)
+
+    def finished(index: int, answer: list[int]) -> None:
+        on_answer(index, answer)
+        count(index, answer)
+
     return _generate(model, prompts, _likeliest, eos_ids, max_new_tokens, batch_size, finished)
 
 

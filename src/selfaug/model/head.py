@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from peft import PeftModel
@@ -14,7 +15,12 @@ from selfaug.core.alignment import OutputHead
 from selfaug.errors import ModelError
 from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states, output_module
 
-__all__ = ["find_head", "verify_head"]
+__all__ = ["find_head", "require_verified_head", "verify_head"]
+
+_VERIFIED: WeakSet[nn.Module] = WeakSet()
+
+# Few tokens of one row: what the check is made on.
+_CHECKED_TOKENS = 16
 
 
 def find_head(model: nn.Module, *, reference: bool = False) -> OutputHead:
@@ -96,6 +102,14 @@ def verify_head(model: nn.Module, head: OutputHead, inputs: dict[str, Any]) -> N
             f"(largest difference {difference:.3g}, rounding would explain {allowed:.3g}).",
             hint="please report the architecture; until then train it with alpha=0 through trl's SFTTrainer.",
         )
+
+
+def require_verified_head(model: nn.Module, input_ids: Tensor) -> None:
+    """`verify_head`, once for each model, on the first tokens of some rows [B, T]."""
+    inner = causal_model(model)
+    if inner not in _VERIFIED:
+        verify_head(model, find_head(model), {"input_ids": input_ids[:1, :_CHECKED_TOKENS]})
+        _VERIFIED.add(inner)
 
 
 def _product_dtype(head: OutputHead, hidden: Tensor) -> torch.dtype:

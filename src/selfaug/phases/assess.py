@@ -6,7 +6,6 @@ an ordinary run without alignment, in the assessment's folder.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -60,8 +59,8 @@ def assess(
     """Check the data, train the probe, evaluate base model and probe; what was cut off goes on.
 
     Args:
-        config: settings of the training that is planned; its output is the assessment's folder. Alignment is left out
-            of the probe.
+        config: settings of the training that is planned; its output is the assessment's folder. The probe has neither
+            its alignment, nor its replayed rows, weight penalty, or adapter to start from.
         scorer: of the held-out rows, as for `evaluate`.
         probe_steps: optimizer steps of the probe.
         level: of the general suite, as for `evaluate`.
@@ -78,8 +77,8 @@ def assess(
         StorageError: if the folder holds something else, or a finished assessment.
     """
     named_scorer(scorer)  # refuses one that can't be used, before anything long
-    began = time.monotonic()
     folder = Path(config.run.output)
+    work = WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"])
     settings = {
         "config": config.model_dump(mode="json", exclude={"run", "evaluation"}), "scorer": scorer,
         "probe_steps": probe_steps, "level": level, "general_items": general_items, "task_items": task_items,
@@ -87,10 +86,9 @@ def assess(
     }  # fmt: skip
     on_progress(Progress("data"))
     data = load_training_data(config)
-    work = WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"])
     with work.settled():
         work.open(settings, overwrite=config.run.overwrite)
-        return _assessed(config, settings, data, folder, began, on_progress)
+        return _assessed(config, settings, data, folder, lambda: work.seconds, on_progress)
 
 
 def _assessed(
@@ -98,7 +96,7 @@ def _assessed(
     settings: dict[str, Any],
     data: TrainingData,
     folder: Path,
-    began: float,
+    seconds: Callable[[], float],
     on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
     device = resolve_device(config.model.device)
@@ -147,7 +145,7 @@ def _assessed(
             detectable_difference(general["items"]).difference, general["base"]["value"]
         ),
         "verdict": verdict(evaluation["suites"], trained.record["steps"]),
-        "seconds": time.monotonic() - began,
+        "seconds": seconds(),
     }
     write_record(folder / "record.json", RECORD_KIND, record)
     return read_record(folder / "record.json", RECORD_KIND)
@@ -185,10 +183,13 @@ def _surprise(
 
 
 def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig:
-    """The planned training without alignment, for a few steps, as LoRA."""
+    """The planned training for a few steps, as LoRA, without anything that is against forgetting."""
     values = config.model_dump()
-    values["lora"]["method"] = "lora"
-    values["selfaug"].update(alpha=0.0, drift_limit=None, anchors="none", reference="auto")
+    values["lora"].update(method="lora", weight_penalty=0.0, start_from=None)
+    values["data"]["replay"] = []
+    values["selfaug"].update(
+        alpha=0.0, drift_limit=None, anchors="none", reference="auto", stop_at_drift=None
+    )
     values["train"].update(steps=steps, save_steps=max(1, steps // 2), report_to=[], best_of_rows=0)
     values["evaluation"].update(at_end="none")
     values["run"].update(output=str(probe.path), overwrite=False)

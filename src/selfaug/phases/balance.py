@@ -119,7 +119,6 @@ def balance(
         StorageError: if the folder holds something else, or a balance with other settings.
         SelfAugError: if the training's own settings can't be trained.
     """
-    began = time.monotonic()
     _check(config, evaluation, settings)
     folder = Path(config.run.output)
     work = WorkFolder(folder, "balance", _CONTENTS, last=["record.json"])
@@ -132,7 +131,7 @@ def balance(
         bench = _open(
             config, evaluation, settings, lambda: work.open(fixed, overwrite=overwrite), on_progress
         )
-        return _balanced(bench, config, settings, began)
+        return _balanced(bench, config, settings, lambda: work.seconds)
 
 
 def _open(
@@ -155,7 +154,9 @@ def _open(
     return bench
 
 
-def _balanced(bench: Bench, config: TrainConfig, settings: BalanceSettings, began: float) -> dict[str, Any]:
+def _balanced(
+    bench: Bench, config: TrainConfig, settings: BalanceSettings, seconds: Callable[[], float]
+) -> dict[str, Any]:
     folder, evaluation = bench.folder, bench.settings
     search = _Search(bench, settings, _with_cache(config, settings))
     search.run()
@@ -182,7 +183,7 @@ def _balanced(bench: Bench, config: TrainConfig, settings: BalanceSettings, bega
             "base": {"dev": bench.mean_scores(bench.kept("base", "dev"), "dev")},
             **_confirmed(bench, search, chosen, settings.max_forgetting),
             "device": str(bench.device),
-            "seconds": time.monotonic() - began,
+            "seconds": seconds(),
         }
         write_record(folder / "record.json", RECORD_KIND, data)
     return read_record(folder / "record.json", RECORD_KIND)

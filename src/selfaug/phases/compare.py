@@ -7,7 +7,6 @@ Runs, answers and drift are kept as they are made: a comparison that was cut off
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +41,10 @@ RECORD_KIND = "comparison"
 
 # Nats per token, for the forecast that is shown.
 _FORECAST_DRIFTS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+
+_NO_DRIFT_LIMIT = (
+    "selfaug.drift_limit is left out: a comparison holds alpha constant, and tries two values of it."
+)
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,13 @@ def compare(
         ConfigError, DataError, ModelError: before anything long.
         StorageError: if the folder holds something else, or a comparison with other settings.
     """
-    began = time.monotonic()
+    work = WorkFolder(
+        Path(config.run.output), RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"]
+    )
     asked = _checked(config, evaluation, settings)
+    if config.selfaug.drift_limit is not None:
+        on_progress(Progress("warning", message=_NO_DRIFT_LIMIT))
     folder = Path(config.run.output)
-    work = WorkFolder(folder, RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"])
     begun = None if overwrite else work.begun_with()
     known = {} if overwrite else _seeds_of_methods(folder / "record.json")
     # The runs of the first seed are the trials, so every method has it.
@@ -108,7 +114,7 @@ def compare(
             lambda: work.open(fixed, overwrite=overwrite, more=seeds_of != known),
             on_progress,
         )
-        return _compared(evaluated, config, settings, seeds_of, first_seed, began)
+        return _compared(evaluated, config, settings, seeds_of, first_seed, lambda: work.seconds)
 
 
 def _compared(
@@ -117,7 +123,7 @@ def _compared(
     settings: CompareSettings,
     seeds_of: Mapping[str, list[int]],
     first_seed: int,
-    began: float,
+    seconds: Callable[[], float],
 ) -> dict[str, Any]:
     folder, evaluation = evaluated.folder, evaluated.settings
     methods = [METHODS[name] for name in seeds_of]
@@ -177,7 +183,7 @@ def _compared(
         "environment": bench.training_record(table.variants["plain"][0])["environment"],
         "device": str(evaluated.device),
         "threads": torch.get_num_threads(),
-        "seconds": time.monotonic() - began,
+        "seconds": seconds(),
     }
     write_record(folder / "record.json", RECORD_KIND, data)
     return read_record(folder / "record.json", RECORD_KIND)
@@ -220,6 +226,8 @@ def _checked(config: TrainConfig, evaluation: EvaluationSettings, settings: Comp
         problems.append(
             "the training should be LoRA without a penalty: the methods change what they are about"
         )
+    if config.lora.start_from is not None:
+        problems.append("lora.start_from: every method starts from the base model; leave it out")
     if settings.leak_pattern is not None:
         try:
             re.compile(settings.leak_pattern)
@@ -460,8 +468,14 @@ class _Table:
         ]
         return {
             "train_seconds": float(np.mean([record["seconds"] for record in records])),
+            # Part of them: each run has anchors of its own written.
+            "anchor_seconds": float(np.mean([record.get("anchor_seconds", 0.0) for record in records]))
+            if method.trained
+            else 0.0,
             "write_seconds": written[1]["seconds"] if written else 0.0,
             "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
             "general_rows": max(replayed) if method.name == "replay" else 0,
             "written_rows": written[1]["rows"] if written else 0,
+            "written_rows_cut_off": written[1].get("rows_cut_off", 0) if written else 0,
+            "anchors": max(record["anchors"] for record in records) if method.trained else 0,
         }

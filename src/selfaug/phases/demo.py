@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,16 +127,19 @@ def run_demo(
     folder = WorkFolder(output, "demo", _CONTENTS, last=("report.html", "record.json"), at_once=["data"])
     with folder.settled():
         cut_off = folder.open(asdict(settings), overwrite=overwrite)
-        return _demo(output, settings, quick, cut_off, on_progress)
+        return _demo(output, settings, quick, cut_off, lambda: folder.seconds, on_progress)
 
 
 def _demo(
-    output: Path, settings: DemoSettings, quick: bool, cut_off: bool, on_progress: Callable[[Progress], None]
+    output: Path,
+    settings: DemoSettings,
+    quick: bool,
+    cut_off: bool,
+    seconds: Callable[[], float],
+    on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
-    began = time.monotonic()
     if (output / "record.json").exists():
         return read_record(output / "record.json", RECORD_KIND)
-    earlier = _seconds_of_complete_runs(output)
     tokenizer = load_tokenizer(DEMO_MODEL)
     write_data(output, settings)
 
@@ -203,17 +205,11 @@ def _demo(
         "environment": read_record(output / "plain" / "record.json", "train")["environment"],
         "dtype": read_record(output / "plain" / "record.json", "train")["model"]["dtype"],
         "threads": torch.get_num_threads(),
-        "seconds": earlier + time.monotonic() - began,
+        "seconds": seconds(),
         "cut_off": cut_off,
     }
     write_record(output / "record.json", RECORD_KIND, data)
     return read_record(output / "record.json", RECORD_KIND)
-
-
-def _seconds_of_complete_runs(output: Path) -> float:
-    """Training time of an earlier session. What it evaluated is not counted: nobody wrote its time down."""
-    records = (output / name / "record.json" for name in METHODS)
-    return sum(float(read_record(path, "train")["seconds"]) for path in records if path.exists())
 
 
 def write_data(output: Path, settings: DemoSettings) -> None:

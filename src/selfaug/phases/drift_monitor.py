@@ -140,7 +140,7 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         """For the run's record.
 
         Args:
-            training_seconds: since the first step, measuring at checkpoints included.
+            training_seconds: of this process since its first step, measuring at checkpoints included.
         """
         return {
             "seconds": self.seconds,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,11 +17,12 @@ from typing import Any
 import torch
 
 from selfaug.config import LevelName, TrainConfig, load_config
-from selfaug.core.gate import GateResult, at_least, at_most, overall
-from selfaug.core.statistics import Interval, PairedDifference
+from selfaug.core.forecast import Forecast
+from selfaug.core.gate import at_least, at_most, overall
+from selfaug.core.statistics import Interval
 from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.general_item import GeneralItem
-from selfaug.eval.general_suite import Half
+from selfaug.eval.general_suite import Half, Level
 from selfaug.eval.own_suites import names_function, own_suite
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
@@ -30,7 +30,7 @@ from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.model.reference import FrozenModel
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
-from selfaug.phases.forecasts import expected_forgetting, read_forecast
+from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_benchmarks
 from selfaug.phases.prepared_folder import no_answer_of
@@ -50,6 +50,7 @@ from selfaug.phases.suites import (
     task_prompts,
 )
 from selfaug.phases.trained_template import trained_template
+from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.replaced import Replaced
 from selfaug.rundir import RunDir
@@ -128,13 +129,14 @@ def evaluate(
         forecast: folder of a comparison of the same base model: what its runs forgot at this drift is shown beside.
         device: "auto", "cpu" or "cuda".
         offline: use only what is on this machine.
-        overwrite: evaluate anew where there is an evaluation.
+        overwrite: evaluate anew where there is an evaluation. Without it, bounds and a forecast are added to one with
+            the same settings, whose answers stay.
         base_from: a run that was evaluated with the same settings; the base model's answers are taken from there.
         on_progress: called with what is being done.
 
     Raises:
         StorageError: if there is no such run, or an evaluation with other settings.
-        ConfigError, DataError, ModelError: if scorer, rows or models can't be used.
+        ConfigError, DataError, ModelError: if scorer, rows, forecast or models can't be used.
     """
     folder = RunDir.open(run)
     config = load_config(folder.config)
@@ -144,7 +146,15 @@ def evaluate(
             "--min-task-gain needs held-out rows, and the run was trained without any.",
             hint="give them with --data.",
         )
+    if config.is_chosen_on(data):
+        raise ConfigError(
+            "the run's checkpoint was chosen on rows of data.eval (train.best_of_rows), which can't be reported on.",
+            hint="give others with --data.",
+        )
     foretold = None if forecast is None else read_forecast(forecast, config.model.name)
+    chosen = level_of(level)
+    if forecast is not None and chosen is not None:
+        _require_level(forecast, chosen.level)
     weights, step = trained_weights(folder, config)
     if benchmarks:
         require_benchmarks(benchmarks, benchmark_tasks)
@@ -159,12 +169,14 @@ def evaluate(
         "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
         "weights": hash_of_weights(weights),
     }  # fmt: skip
-    began = time.monotonic()
     work = folder.samples / "evaluation"
+    spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
     replaced.recover()
     if not overwrite:
-        _require_free(folder, work, settings)
+        if folder.evaluation.exists():
+            return _decided_anew(folder, settings, max_forgetting, min_task_gain, forecast, foretold)
+        _require_same(folder, work, settings)
     on_progress(Progress("data"))
     offline = offline or config.run.offline
     tokenizer = load_tokenizer(
@@ -195,13 +207,11 @@ def evaluate(
     base, tuned = load_run_models(folder, config, weights, device=resolved, offline=offline)
     if overwrite and replaced.entries():
         replaced.move()  # not before all of this has worked
-    with replaced.settled():
-        _open(work, settings)
+    with replaced.settled(), _opened(work, settings, spent):
 
         def report(stage: str) -> Callable[[int, int], None]:
             return lambda done, total: on_progress(Progress(stage, done, total))
 
-        chosen = level_of(level)
         if chosen is None:
             with _answering(base, tuned, "base") as model:
                 chosen = fitting_level(
@@ -212,6 +222,9 @@ def evaluate(
                     batch_size,
                     report("base: which level"),
                 )
+            if forecast is not None and (why := other_level(forecast, chosen.level)):
+                on_progress(Progress("warning", message=f"no forecast is made: {why}"))
+                foretold = None
         general = general_prompts(tokenizer, select_items(half, chosen.level, general_items), template)
         asked["general"] = general
         if known is not None:
@@ -274,7 +287,8 @@ def evaluate(
                 answers["task"]["base"],
                 no_answer_of(Path(config.data.prepared)),
             )
-        gate = _gate(results, max_forgetting, min_task_gain)
+        differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
+        gate = _gate(differences, max_forgetting, min_task_gain)
         data_of_record = {
             "run": str(folder.path),
             "settings": settings,
@@ -288,16 +302,64 @@ def evaluate(
             "forecast": None
             if foretold is None or OWN_ANSWERS not in drifts
             else expected_forgetting(foretold, drifts[OWN_ANSWERS]["nats"].value),
-            "gate": None
-            if gate is None
-            else {"outcome": overall(gate), "bounds": [asdict(one) for one in gate]},
+            "gate": gate,
             "device": str(resolved),
             "threads": torch.get_num_threads(),
-            "seconds": time.monotonic() - began,
+            "seconds": spent.seconds,
         }
-        write_record(folder.evaluation, RECORD_KIND, data_of_record)
-        return Evaluation(
-            read_record(folder.evaluation, RECORD_KIND), None if gate is None else overall(gate)
+        return _written(folder, data_of_record)
+
+
+def _written(run: RunDir, record: dict[str, Any]) -> Evaluation:
+    """The evaluation with this record, which is written."""
+    write_record(run.evaluation, RECORD_KIND, record)
+    kept = read_record(run.evaluation, RECORD_KIND)
+    return Evaluation(kept, None if kept["gate"] is None else kept["gate"]["outcome"])
+
+
+def _decided_anew(
+    run: RunDir,
+    settings: dict[str, Any],
+    max_forgetting: float | None,
+    min_task_gain: float | None,
+    forecast: str | None,
+    foretold: Forecast | None,
+) -> Evaluation:
+    """The evaluation that is there with other bounds or another forecast: answers and drift stay as they are.
+
+    Raises:
+        StorageError: if there is nothing to decide anew, or the evaluation has other settings.
+        ConfigError: if the forecast is of another level.
+    """
+    record = read_record(run.evaluation, RECORD_KIND)
+    changed = sorted(key for key in settings if record["settings"].get(key) != settings[key])
+    gate = _gate(
+        {name: suite["difference"] for name, suite in record["suites"].items()}, max_forgetting, min_task_gain
+    )
+    if changed or (gate is None and foretold is None):
+        other = f", with another {', '.join(changed)}" if changed else ""
+        raise StorageError(
+            f"{run.path} has an evaluation already{other}.",
+            hint=f"look at {run.evaluation}, give bounds for its gate with the same settings (--max-forgetting, "
+            "--min-task-gain), or use --overwrite.",
+        )
+    if gate is not None:
+        record["gate"] = gate
+    if forecast is not None and foretold is not None and OWN_ANSWERS in record["drift"]:
+        _require_level(forecast, record["level"]["level"])
+        record["forecast"] = expected_forgetting(foretold, record["drift"][OWN_ANSWERS]["nats"]["value"])
+    return _written(run, record)
+
+
+def _require_level(forecast: str, level: Level | None) -> None:
+    """Refuse a forecast from requests of another level.
+
+    Raises:
+        ConfigError: if it is.
+    """
+    if why := other_level(forecast, level):
+        raise ConfigError(
+            why, hint="evaluate on the comparison's level, with --level, or leave out --forecast."
         )
 
 
@@ -358,12 +420,8 @@ def _take_base_answers(source: Path, work: Path, asked: dict[str, Suite]) -> Non
         write_lines(own, [row for row in read_lines(source / file) if texts.get(row["id"]) == row["prompt"]])
 
 
-def _require_free(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
-    """Refuse where there is an evaluation, or the answers of one with other settings."""
-    if run.evaluation.exists():
-        raise StorageError(
-            f"{run.path} has an evaluation already.", hint=f"look at {run.evaluation}, or use --overwrite."
-        )
+def _require_same(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
+    """Refuse where there are the answers of an evaluation with other settings."""
     if (work / _STARTED).exists():
         before = read_record(work / _STARTED, "evaluation-started")
         changed = sorted(key for key in settings if before.get(key) != settings[key])
@@ -382,13 +440,14 @@ def _replaced(run: RunDir, work: Path) -> Replaced:
         "evaluation",
         entries=lambda: [place for place in places if place.exists()],
         is_usable=run.evaluation.exists,
-        has_begun=lambda: any(file.stat().st_size for file in work.glob("*.jsonl")),
+        has_begun=lambda: any(file.stat().st_size for file in work.glob("*.jsonl") if file.name != WORKED),
         homes={place.name: place for place in places},
     )
 
 
-def _open(work: Path, settings: dict[str, Any]) -> None:
-    """Make the folder of the answers, or go on with the one that is there."""
+@contextmanager
+def _opened(work: Path, settings: dict[str, Any], spent: WorkTime) -> Iterator[None]:
+    """The folder of the answers, new or the one that is there; the time is written down in it at the end."""
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -397,6 +456,10 @@ def _open(work: Path, settings: dict[str, Any]) -> None:
         ) from error
     if not (work / _STARTED).exists():
         write_record(work / _STARTED, "evaluation-started", settings)
+    try:
+        yield
+    finally:
+        spent.keep()
 
 
 @contextmanager
@@ -412,16 +475,22 @@ def _answering(base: Any, tuned: Any, model: str) -> Iterator[Any]:
 
 
 def _gate(
-    results: dict[str, dict[str, Any]], max_forgetting: float | None, min_task_gain: float | None
-) -> list[GateResult] | None:
+    differences: dict[str, dict[str, Any]], max_forgetting: float | None, min_task_gain: float | None
+) -> dict[str, Any] | None:
+    """What the bounds say, for the record; None without any.
+
+    Args:
+        differences: fields of a `PairedDifference` by suite, as a record has them.
+        max_forgetting: share of the general score.
+        min_task_gain: share of the task score.
+    """
     bounds = []
     if max_forgetting is not None:
-        general: PairedDifference = results["general"]["difference"]
-        lost = general.difference
-        bounds.append(
-            at_most("forgetting", Interval(-lost.value, -lost.high, -lost.low), max_forgetting, general.items)
-        )
+        general = differences["general"]
+        gained = Interval(**general["difference"])
+        lost = Interval(-gained.value, -gained.high, -gained.low)
+        bounds.append(at_most("forgetting", lost, max_forgetting, general["items"]))
     if min_task_gain is not None:
-        task: PairedDifference = results["task"]["difference"]
-        bounds.append(at_least("task gain", task.difference, min_task_gain, task.items))
-    return bounds or None
+        task = differences["task"]
+        bounds.append(at_least("task gain", Interval(**task["difference"]), min_task_gain, task["items"]))
+    return {"outcome": overall(bounds), "bounds": [asdict(one) for one in bounds]} if bounds else None

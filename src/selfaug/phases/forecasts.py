@@ -9,9 +9,10 @@ from typing import Any
 from selfaug.core.forecast import Forecast, forecast_from
 from selfaug.core.statistics import Interval
 from selfaug.errors import ConfigError, StorageError
+from selfaug.eval.general_suite import Level
 from selfaug.records import read_record
 
-__all__ = ["expected_forgetting", "read_forecast"]
+__all__ = ["expected_forgetting", "other_level", "read_forecast"]
 
 
 def read_forecast(comparison: str, model: str) -> Forecast:
@@ -46,6 +47,25 @@ def read_forecast(comparison: str, model: str) -> Forecast:
         )
     # Its coverage is counted anew: an earlier version may have forecast otherwise.
     return forecast_from(known["drifts"], known["forgettings"], Interval(**known["correlation"]))
+
+
+def other_level(comparison: str, level: Level | None) -> str:
+    """Says that a comparison asked general requests of another level; empty where it asked the same.
+
+    What is forgotten of easy requests says nothing of hard ones, and drift is measured on these requests.
+
+    Args:
+        comparison: its folder.
+        level: that the forecast is for; None for all levels together.
+    """
+    asked = read_record(Path(comparison) / "record.json", "comparison").get("level")
+    if asked is None or asked["level"] == level:  # the first records don't say which
+        return ""
+    theirs, ours = (f"level {one}" if one else "all levels" for one in (asked["level"], level))
+    return (
+        f"{comparison} asked general requests of {theirs}, and this evaluation asks those of {ours}: its forecast "
+        "doesn't hold there."
+    )
 
 
 def expected_forgetting(forecast: Forecast, drift: float) -> dict[str, Any]:

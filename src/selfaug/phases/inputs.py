@@ -88,7 +88,6 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
         train, report["replay"] = _with_replay(config, template, train, tokenizer, max_length)
     evaluation = None
     if config.data.eval:
-        # An eval set from the hub is named with its own split by `--set data.split`; files have none.
         evaluation, report["eval"] = _encoded(
             config, template, config.data.eval, config.data.split, tokenizer, max_length
         )

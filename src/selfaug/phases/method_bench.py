@@ -76,7 +76,7 @@ class MethodBench:
         return read_record(self._run(variant).record, "train")
 
     def written_data(self, method: Method) -> tuple[Path, dict[str, Any]] | None:
-        """File of what the base model writes for a method, and its record with `rows` and `seconds`."""
+        """File of what the base model writes for a method, and its record with `rows`, `seconds` and more counts."""
         if method.data == "none":
             return None
         bench = self.bench
@@ -86,11 +86,17 @@ class MethodBench:
             began = time.monotonic()
             show = bench.report(f"base model writes: {method.data.replace('_', ' ')}")
             if method.data == "self_dialogues":
-                count = write_self_dialogues(
-                    path, bench.base_model(), bench.tokenizer, _DIALOGUES, self._data_seed, show
+                counts = write_self_dialogues(
+                    path,
+                    bench.base_model(),
+                    bench.tokenizer,
+                    _DIALOGUES,
+                    self._data_seed,
+                    bench.config.data.chat_template_kwargs,
+                    show,
                 )
             else:
-                count = write_distilled_rows(
+                counts = write_distilled_rows(
                     path,
                     bench.config,
                     bench.base_model(),
@@ -98,7 +104,7 @@ class MethodBench:
                     bench.settings.max_new_tokens,
                     show,
                 )
-            write_record(report, "written-data", {"rows": count, "seconds": time.monotonic() - began})
+            write_record(report, "written-data", {**counts, "seconds": time.monotonic() - began})
         return path, read_record(report, "written-data")
 
     def _run(self, variant: Variant) -> RunDir:

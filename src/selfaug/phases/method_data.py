@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from selfaug.data import RetrievalTemplate, Row, load_rows
 from selfaug.errors import ModelError
 from selfaug.eval.checks import numbers
 from selfaug.eval.scorers import SCORERS
-from selfaug.model.generate import chat_prompt_ids, generate_greedy
-from selfaug.records import write_lines
+from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
+from selfaug.records import append_line, read_lines, write_lines
 from selfaug.train.anchors import self_dialogues
 
 __all__ = ["write_distilled_rows", "write_self_dialogues"]
 
 OnProgress = Callable[[int, int], None]
+
+# Most answers of a small chat model end within so many.
+_DIALOGUE_TOKENS = 256
 
 _REWRITE = (
     "\n\nA correct answer is: {answer}\n\n"
@@ -28,21 +32,53 @@ _REWRITE = (
 
 
 def write_self_dialogues(
-    path: Path, model: Any, tokenizer: PreTrainedTokenizerBase, count: int, seed: int, on_progress: OnProgress
-) -> int:
-    """Requests that the base model writes, each with its answer, as rows of messages; returns how many.
+    path: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    seed: int,
+    template_arguments: Mapping[str, Any],
+    on_progress: OnProgress,
+) -> dict[str, int]:
+    """Requests that the base model writes, each with its answer, as rows of messages.
 
+    An answer that reached the token limit would teach to stop in the middle of a sentence: such dialogues are taken
+    only where fewer than half of what is asked for have ended by themselves, and only up to that half.
     Source: SA-SFT (arXiv 2602.20162), with requests as in Magpie (arXiv 2406.08464).
+
+    Args:
+        path: the JSONL file to write.
+        model: the base model.
+        tokenizer: its tokeniser.
+        count: dialogues to write.
+        seed: of the requests.
+        template_arguments: of the chat template.
+        on_progress: called with texts written and texts to write.
+
+    Returns:
+        `rows` that were written, and how many of them were cut off, `rows_cut_off`.
 
     Raises:
         ModelError: if the model has no chat template, or writes nothing.
     """
-    dialogues = self_dialogues(model, tokenizer, count, seed=seed, on_progress=on_progress)
-    rows = []
+    dialogues = self_dialogues(
+        model,
+        tokenizer,
+        count,
+        seed=seed,
+        completion_tokens=_DIALOGUE_TOKENS,
+        template_arguments=template_arguments,
+        on_progress=on_progress,
+    )
+    ended: list[list[dict[str, str]]] = []
+    cut_off: list[list[dict[str, str]]] = []
     for request, answer_ids in dialogues:
         answer = tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
         if answer:
-            rows.append([{"role": "user", "content": request}, {"role": "assistant", "content": answer}])
+            row = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
+            (ended if len(answer_ids) < _DIALOGUE_TOKENS else cut_off).append(row)
+    filling = cut_off[: max(0, -(-count // 2) - len(ended))]
+    rows = ended + filling
     if not rows:
         raise ModelError(
             "the base model's answers to its own requests are all empty.",
@@ -52,7 +88,7 @@ def write_self_dialogues(
         path,
         [{"id": f"dialogue-{number}", "messages": messages} for number, messages in enumerate(rows, start=1)],
     )
-    return len(rows)
+    return {"rows": len(rows), "rows_cut_off": len(filling)}
 
 
 def write_distilled_rows(
@@ -62,12 +98,16 @@ def write_distilled_rows(
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
     on_progress: OnProgress,
-) -> int:
-    """The training rows with completions in the base model's own words; returns how many were rewritten.
+) -> dict[str, int]:
+    """The training rows with completions in the base model's own words.
 
     The base model sees the prompt and the right completion, and writes the answer anew. A new text replaces the
-    completion only if it says the same: it has all of the completion's numbers, or, where there are none, its words.
+    completion only if it ended by itself and says the same: it has all of the completion's numbers, or, where there
+    are none, its words. Texts are kept as they end, so that what was cut off goes on.
     Source: SDFT (arXiv 2402.13669).
+
+    Returns:
+        `rows` that were rewritten, `of_rows` all, and `texts_cut_off`, which were not taken because of that.
     """
     template = RetrievalTemplate.from_file(config.data.template) if config.data.template else None
     rows = load_rows(
@@ -93,20 +133,59 @@ def write_distilled_rows(
         ]
         for messages, completion in zip(prompts, completions, strict=True)
     ]
-    written = generate_greedy(
+    parts = path.with_suffix(".parts.jsonl")
+    written = _texts(
+        parts,
         model,
         tokenizer,
         [chat_prompt_ids(tokenizer, messages, **config.data.chat_template_kwargs) for messages in asked],
-        max_new_tokens=max_new_tokens,
-        on_progress=on_progress,
+        max_new_tokens,
+        on_progress,
     )
-    rewritten, lines = 0, []
+    counts = {"rows": 0, "of_rows": len(rows), "texts_cut_off": 0}
+    lines = []
     for row, messages, completion, text in zip(rows, prompts, completions, written, strict=True):
-        if _says_the_same(text, completion) and text.strip() != completion:
-            completion, rewritten = text.strip(), rewritten + 1
+        if text is None:
+            counts["texts_cut_off"] += 1
+        elif _says_the_same(text, completion) and text.strip() != completion:
+            completion = text.strip()
+            counts["rows"] += 1
         lines.append(_as_raw(row, messages, completion))
     write_lines(path, lines)
-    return rewritten
+    parts.unlink(missing_ok=True)
+    return counts
+
+
+def _texts(
+    parts: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    on_progress: OnProgress,
+) -> list[str | None]:
+    """The model's greedy texts, None for those that reach the limit; those in the file, and the others added to it."""
+    names = [hashlib.sha256(repr(list(prompt)).encode()).hexdigest() for prompt in prompts]
+    texts = {line["prompt"]: line["text"] for line in read_lines(parts)} if parts.exists() else {}
+    # Without a last line that a crash cut off: the next one would be joined to it.
+    write_lines(parts, [{"prompt": name, "text": text} for name, text in texts.items()])
+    missing = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name not in texts}
+    there, waiting = len(texts), list(missing)
+
+    def keep(place: int, ids: list[int]) -> None:
+        ended = len(ids) < max_new_tokens
+        texts[waiting[place]] = str(tokenizer.decode(ids, skip_special_tokens=True)) if ended else None
+        append_line(parts, {"prompt": waiting[place], "text": texts[waiting[place]]})
+
+    generate_greedy_ids(
+        model,
+        list(missing.values()),
+        eos_ids=end_tokens(model, tokenizer),
+        max_new_tokens=max_new_tokens,
+        on_answer=keep,
+        on_progress=lambda done, total: on_progress(there + done, there + total),
+    )
+    return [texts[name] for name in names]
 
 
 def _as_raw(row: Row, messages: list[dict[str, Any]], completion: str) -> dict[str, Any]:

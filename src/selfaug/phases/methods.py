@@ -54,17 +54,21 @@ def _times(settings: Settings, factor: float) -> None:
 
 def _plain(settings: Settings, value: float) -> None:
     settings["selfaug"].update(alpha=0.0, drift_limit=None, anchors="none")
+    # General rows are what data replay is about: no other method trains on them.
+    settings["data"]["replay"] = []
     _times(settings, value)
 
 
 def _selfaug(settings: Settings, value: float) -> None:
     alpha = value * settings["selfaug"]["alpha"]
     settings["selfaug"].update(alpha=alpha, drift_limit=None, anchors="none")
+    settings["data"]["replay"] = []
 
 
 def _anchored(settings: Settings, value: float) -> None:
+    given = settings["selfaug"]["anchors"]
     _selfaug(settings, value)
-    settings["selfaug"]["anchors"] = "self"
+    settings["selfaug"]["anchors"] = "self" if given == "none" else given
 
 
 def _full(settings: Settings, value: float) -> None:
@@ -73,9 +77,9 @@ def _full(settings: Settings, value: float) -> None:
 
 
 def _replay(settings: Settings, value: float) -> None:
+    sources = settings["data"]["replay"] or ["embedded"]
     _plain(settings, 1.0)
-    settings["data"]["replay"] = settings["data"]["replay"] or ["embedded"]
-    settings["data"]["replay_share"] = value
+    settings["data"].update(replay=sources, replay_share=value)
 
 
 def _penalty(settings: Settings, value: float) -> None:

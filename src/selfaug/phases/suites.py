@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.statistics import detectable_difference, paired_difference, retention, score_interval
 from selfaug.data.encode import EncodedRow
+from selfaug.data.sources import Problem, problems_error
 from selfaug.data.template import RetrievalTemplate
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
 from selfaug.eval.document_answers import rows_of_side, sides_of
@@ -28,7 +29,7 @@ from selfaug.eval.general_suite import (
     score_general,
     spread_over_kinds,
 )
-from selfaug.eval.scorers import Scorer
+from selfaug.eval.scorers import Scorer, why_unscorable
 from selfaug.eval.suite_files import SuiteRow
 from selfaug.model.generate import chat_prompt_ids, generate_greedy
 from selfaug.phases.inputs import load_training_data
@@ -134,6 +135,7 @@ def task_prompts(
             start -= 1
         prompts.append(list(row.input_ids[:start]))
         golds.append(tokenizer.decode(row.input_ids[start:], skip_special_tokens=True).strip())
+    _require_scorable(rows, golds, score)
     texts = [tokenizer.decode(prompt) for prompt in prompts]
     return Suite(
         # Ids need not be unique in files of the user's.
@@ -145,6 +147,18 @@ def task_prompts(
         score=lambda index, answer: score(answer.strip(), golds[index], texts[index]),
         golds=golds,
     )
+
+
+def _require_scorable(rows: Sequence[EncodedRow], golds: Sequence[str], score: Scorer) -> None:
+    """Say at once what would else be found when all answers are there."""
+    reasons = ((row.id, why_unscorable(score, gold)) for row, gold in zip(rows, golds, strict=True))
+    problems = [Problem(name, 0, reason) for name, reason in reasons if reason]
+    if problems:
+        raise problems_error(
+            f"{len(problems):,} of {len(rows):,} held-out rows can't be scored so.",
+            problems,
+            hint="score them as text, or by `numeric-or-f1`, which takes amounts as amounts and words as words.",
+        )
 
 
 def held_out_rows(

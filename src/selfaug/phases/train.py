@@ -267,7 +267,7 @@ def _run(
         ) from error
     trainer.starts_at_reference = not going_on
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
-    _require_space(run, trainable, config)
+    _require_space(run, trainable, config, trainer)
     monitor = drift_monitor(trainer, run, data, config, on_progress)
     best = best_checkpoint(trainer, run, data, config, monitor, on_progress)
     if checkpoint is None:  # which has them
@@ -324,11 +324,9 @@ def _run(
         stop.restore()
     if not main:
         return TrainResult(run.path, {})
-    record = _record(
-        config, run, data, identity, trainer, trainable, evaluation, time.monotonic() - began, device
-    )
+    record = _record(config, run, data, identity, trainer, trainable, evaluation, device)
     if monitor is not None:
-        record["monitor"] = monitor.report(record["seconds"])
+        record["monitor"] = monitor.report(time.monotonic() - began)
     if best is not None:
         record["best"] = {
             "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, **best.report(trainer.state)
@@ -443,6 +441,7 @@ def _trainer_settings(
         anchors=config.selfaug.anchors,
         anchor_count=config.selfaug.anchor_count,
         anchor_share=config.selfaug.anchor_share,
+        chat_template_kwargs=config.data.chat_template_kwargs,
         weight_penalty=config.lora.weight_penalty,
     )
     # Without a launcher one GPU trains, however many there are: the Trainer would use them all, which trl refuses.
@@ -500,18 +499,22 @@ def _digests(report: Mapping[str, Any]) -> list[Any]:
     return [report[part]["digest"] for part in ("train", "replay") if part in report]
 
 
-def _require_space(run: RunDir, trainable: int, config: TrainConfig) -> None:
-    """Refuse to begin if the checkpoints won't fit.
+def _require_space(run: RunDir, trainable: int, config: TrainConfig, trainer: SelfAugTrainer) -> None:
+    """Refuse to begin if the checkpoints won't fit, beside the reference cache where that is on the same disk.
 
     A checkpoint holds the trained weights and two moments of Adam, in 32 bits; the oldest goes only after the
-    newest is written. A run that is replaced goes after the first.
+    newest is written. A run that is replaced goes after the first, and checkpoints that are there make room for others.
     """
     checkpoint = trainable * 4 * 3
     needed = checkpoint * (config.train.kept_checkpoints + 1) + trainable * 4
-    free, replaced = shutil.disk_usage(run.path).free, run.replaced.size()
-    if needed > free + replaced:
+    free = shutil.disk_usage(run.path).free - trainer.cache_bytes_to_write(run.path)
+    replaced = run.replaced.size()
+    there = sum(file.stat().st_size for file in run.checkpoints.glob("checkpoint-*/**/*") if file.is_file())
+    if needed > free + replaced + there:
+        beside = "" if trainer.reference_kind != "cache" else " beside the reference cache"
         raise StorageError(
-            f"the checkpoints need {printable_size(needed)}, {run.path} has {printable_size(free + replaced)} free.",
+            f"the checkpoints need {printable_size(needed)}, {run.path} has "
+            f"{printable_size(max(0, free + replaced + there))} free{beside}.",
             hint="free space, choose another --output, or set train.keep_checkpoints=1.",
         )
     if checkpoint > free:
@@ -578,7 +581,6 @@ def _record(
     trainer: SelfAugTrainer,
     trainable: int,
     evaluation: Mapping[str, float],
-    seconds: float,
     device: torch.device,
 ) -> dict[str, Any]:
     settings = yaml.safe_load(dump_config(config))
@@ -591,10 +593,12 @@ def _record(
         "settings_sha256": hashlib.sha256(dump_config(config).encode()).hexdigest(),
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "seconds": seconds,
+        "seconds": trainer.seconds,
+        "anchor_seconds": trainer.anchor_seconds,
         "noise_floor": trainer.noise_floor,
         "final": {name: _mean(last, name) for name in ("nll", "alignment_loss", "alpha")},
         "evaluation": {name: value for name, value in evaluation.items() if name.startswith("eval_")},
+        "reference": trainer.reference_kind,
         "reference_cache_bytes": trainer.reference_bytes,
         "anchors": len(trainer.anchors),
         "peak_memory_bytes": peak_memory(device),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from selfaug.errors import StorageError
+from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_record, write_record
 from selfaug.replaced import HIDDEN, Replaced
 from selfaug.rundir import CHECKPOINT_STATE
@@ -38,18 +39,30 @@ class WorkFolder:
         last: Collection[str],
         at_once: Collection[str] = (),
     ) -> None:
-        self.path, self.what, self.last, self.at_once = path, what, last, at_once
+        self.path, self.what, self.last, self.at_once = path, what, last, {*at_once, WORKED}
         self.marker = path / f"{what}.json"
-        self.contents = {self.marker.name, *contents}
+        self.contents = {self.marker.name, WORKED, *contents}
+        self._time, self._opened = WorkTime(path / WORKED), False
         self._replaced = Replaced(
             path, what, entries=self._entries, is_usable=self._is_finished, has_begun=self._has_begun
         )
 
-    def settled(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
         """At its end, what `open` has replaced is deleted if the command has finished, and comes back if nothing was
-        made; between, it is kept beside what was made.
+        made; between, it is kept beside what was made. If the folder was opened, the time is written down.
         """
-        return self._replaced.settled()
+        with self._replaced.settled():
+            try:
+                yield
+            finally:
+                if self._opened:
+                    self._time.keep()
+
+    @property
+    def seconds(self) -> float:
+        """Of work in the folder so far, that of processes which were stopped included."""
+        return self._time.seconds
 
     def begun_with(self) -> dict[str, Any] | None:
         """The settings that the folder was begun with; None where nothing was begun.
@@ -108,6 +121,7 @@ class WorkFolder:
             raise StorageError(
                 f"can't write into {path}: {error.strerror or error}", hint="give another --output."
             ) from error
+        self._opened = True
         return cut_off
 
     @property

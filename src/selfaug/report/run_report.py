@@ -238,6 +238,8 @@ def _cost(record: Mapping[str, Any] | None) -> list[Tile]:
     notes = [] if memory is None else [f"memory at its peak: {printable_size(memory)}"]
     if record["reference_cache_bytes"]:
         notes.append(f"reference cache: {printable_size(record['reference_cache_bytes'])}")
+    if record.get("anchor_seconds"):  # records of before don't say
+        notes.append(f"writing anchors: {duration(record['anchor_seconds'])} of it")
     return [Tile("Cost", duration(record["seconds"]), notes)]
 
 

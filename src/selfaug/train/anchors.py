@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from selfaug.train.dataset_rows import document_slices
 __all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_dialogues", "write_anchors"]
 
 _PLACEHOLDER = "\u241fselfaug\u241f"
+_NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 _ROUNDS = 3
 _FEWEST_WORDS = 3
 
@@ -41,6 +43,7 @@ def self_anchors(
     request_tokens: int = 64,
     completion_tokens: int = 80,
     batch_size: int = 128,
+    template_arguments: Mapping[str, Any] = _NO_ARGUMENTS,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[list[int]]:
     """Token ids of requests and answers that the reference model writes, as `self_dialogues` does, joined."""
@@ -52,9 +55,12 @@ def self_anchors(
         request_tokens=request_tokens,
         completion_tokens=completion_tokens,
         batch_size=batch_size,
+        template_arguments=template_arguments,
         on_progress=on_progress,
     )
-    return [[*chat_prompt_ids(tokenizer, request), *answer] for request, answer in dialogues]
+    return [
+        [*chat_prompt_ids(tokenizer, request, **template_arguments), *answer] for request, answer in dialogues
+    ]
 
 
 def self_dialogues(
@@ -66,11 +72,12 @@ def self_dialogues(
     request_tokens: int = 64,
     completion_tokens: int = 80,
     batch_size: int = 128,
+    template_arguments: Mapping[str, Any] = _NO_ARGUMENTS,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[tuple[str, list[int]]]:
     """Requests that the reference model writes, as texts, each with its greedy answer as token ids.
 
-    The same for the same seed and batch size.
+    The same for the same seed and batch size. An answer with `completion_tokens` tokens was cut off there.
 
     Args:
         model: the reference model, or a tuned model with an adapter, which is switched off.
@@ -80,12 +87,13 @@ def self_dialogues(
         request_tokens: longest request; those that have not ended by then are only taken if others are lacking.
         completion_tokens: longest answer.
         batch_size: requests written together.
+        template_arguments: of the chat template, such as `enable_thinking=False`.
         on_progress: called with texts finished and texts to write.
 
     Raises:
         ModelError: if the tokeniser has no chat template, or the model writes too few requests.
     """
-    prefix = _user_prefix(tokenizer)
+    prefix = _user_prefix(tokenizer, template_arguments)
     ends = _turn_ends(model, tokenizer)
     requests: dict[str, None] = {}
     # A request without its end is still a text that the model would write: better than none.
@@ -129,7 +137,7 @@ def self_dialogues(
                 hint="it is not a chat model, perhaps: give anchors as a file, fewer of them, or none.",
             )
         texts = list(requests)[:count]
-        prompts = [chat_prompt_ids(tokenizer, text) for text in texts]
+        prompts = [chat_prompt_ids(tokenizer, text, **template_arguments) for text in texts]
         answers = generate_greedy_ids(
             inner,
             prompts,
@@ -141,14 +149,16 @@ def self_dialogues(
     return list(zip(texts, answers, strict=True))
 
 
-def _user_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _user_prefix(tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]) -> list[int]:
     """Token ids of a chat up to where the user's words begin."""
     if tokenizer.chat_template is None:
         raise ModelError(
             "the tokeniser has no chat template, so the model can't write requests of its own.",
             hint="give anchors as a file of prompts and completions, or none.",
         )
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": _PLACEHOLDER}], tokenize=False)
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _PLACEHOLDER}], tokenize=False, **template_arguments
+    )
     before, found, _ = str(rendered).partition(_PLACEHOLDER)
     if not found:
         raise ModelError(
@@ -170,13 +180,19 @@ def write_anchors(path: Path, anchors: Sequence[Sequence[int]], tokenizer: PreTr
     write_lines(path, [{"text": tokenizer.decode(ids), "input_ids": list(ids)} for ids in anchors])
 
 
-def read_anchors(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[list[int]]:
+def read_anchors(
+    path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    template_arguments: Mapping[str, Any] = _NO_ARGUMENTS,
+) -> list[list[int]]:
     """Token ids of the anchors in a JSONL file: rows with `input_ids`, `messages`, or `prompt` and `completion`.
 
     Args:
         path: the file.
         tokenizer: for rows that are texts or messages.
         max_length: longer anchors are cut.
+        template_arguments: of the chat template, for rows that are messages.
 
     Raises:
         DataError: with every bad line at once.
@@ -193,7 +209,7 @@ def read_anchors(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int
         if not line.strip():
             continue
         try:
-            ids = _encode(json.loads(line), tokenizer)
+            ids = _encode(json.loads(line), tokenizer, template_arguments)
         except (ValueError, TypeError) as error:
             problems.append(f"line {number}: {error}")
             continue
@@ -214,7 +230,7 @@ def read_anchors(path: Path, tokenizer: PreTrainedTokenizerBase, max_length: int
     return anchors
 
 
-def _encode(row: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _encode(row: Any, tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]) -> list[int]:
     if not isinstance(row, dict):
         raise TypeError(f"is {type(row).__name__}, not an object")
     if "input_ids" in row:
@@ -234,7 +250,9 @@ def _encode(row: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         ]
     if not isinstance(messages, list):
         raise TypeError("has neither input_ids, nor messages, nor prompt and completion")
-    return list(tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+    return list(
+        tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **template_arguments)
+    )
 
 
 class AnchorCollator:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from transformers import PreTrainedTokenizerBase
 
 from selfaug.core.positions import IGNORED
+from selfaug.data.encode import encode_rows
+from selfaug.data.rows import Row
 from selfaug.errors import ConfigError, DataError
 from selfaug.model.cache import Document
 from selfaug.train.selfaug_config import SelfAugConfig
 
-__all__ = ["count_row_tokens", "document_slices", "documents", "with_completions"]
+__all__ = ["count_row_tokens", "document_slices", "documents", "require_serving_prompts", "with_completions"]
+
+_LOOKED_AT = 100
 
 
 def count_row_tokens(rows: Any) -> int:
@@ -53,7 +59,12 @@ def with_completions(rows: Any, args: SelfAugConfig) -> Any:
     if not isinstance(rows, IterableDataset) and len(rows) == 0:
         raise DataError("the data set has no rows.", hint="give at least one row.")
     columns = set(rows.column_names or next(iter(rows)))
-    if {"input_ids", "completion_mask"} <= columns and "labels" not in columns:
+    if "prompt" in columns and not columns & {"completion", "labels"}:
+        raise DataError(
+            f"rows with the columns {sorted(columns)} have a prompt and no completion.",
+            hint="call the column with the answer `completion`.",
+        )
+    if {"input_ids", "completion_mask"} <= columns:
         rows = rows.map(_labels_from_mask, remove_columns=["completion_mask"])
     elif "messages" in columns and not args.assistant_only_loss and "prompt" not in columns:
         rows = rows.map(_split_messages, remove_columns=["messages"])
@@ -71,8 +82,56 @@ def with_completions(rows: Any, args: SelfAugConfig) -> Any:
     return rows
 
 
+def require_serving_prompts(rows: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse chat rows whose prompt in training is not the prompt in serving, as trl would only warn.
+
+    Looks at the first rows whose completion is one assistant message, with the arguments of the chat template that the
+    first of them has.
+
+    Args:
+        rows: from `with_completions`.
+        tokenizer: with the chat template.
+
+    Raises:
+        DataError: with the rows, and where their tokens differ.
+    """
+    looked_at = 1 if isinstance(rows, IterableDataset) else _LOOKED_AT
+    chats = [row for row in islice(rows, looked_at) if _is_plain_chat(row)]
+    if not chats:
+        return
+    arguments = chats[0].get("chat_template_kwargs")
+    encode_rows(
+        [
+            Row(
+                id=f"row {number}",
+                prompt=row["prompt"],
+                completion=row["completion"],
+                file="train_dataset",
+                line=number,
+                tools=json.loads(tools) if isinstance(tools := row.get("tools"), str) else tools,
+            )
+            for number, row in enumerate(chats, start=1)
+            if row.get("chat_template_kwargs") == arguments
+        ],
+        tokenizer,
+        max_length=None,
+        chat_template_kwargs=arguments,
+    )
+
+
+def _is_plain_chat(row: dict[str, Any]) -> bool:
+    prompt, completion = row.get("prompt"), row.get("completion")
+    return (
+        isinstance(prompt, list)
+        and isinstance(completion, list)
+        and len(completion) == 1
+        and completion[0].get("role") == "assistant"
+        and all(isinstance(message.get("content"), str) for message in [*prompt, *completion])
+    )
+
+
 def _labels_from_mask(row: dict[str, Any]) -> dict[str, Any]:
-    pairs = zip(row["input_ids"], row["completion_mask"], strict=True)
+    pairs = zip(row.get("labels", row["input_ids"]), row["completion_mask"], strict=True)
     return {"labels": [token if kept else IGNORED for token, kept in pairs]}
 
 

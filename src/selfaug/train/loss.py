@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from selfaug.core.alignment import Divergence, fused_loss
 from selfaug.core.positions import count_tokens, find_positions
 from selfaug.errors import ConfigError
-from selfaug.model.head import find_head
+from selfaug.model.head import find_head, require_verified_head
 from selfaug.model.hidden import hidden_states, unwrap
 from selfaug.model.reference import AdapterOff, Reference
 
@@ -78,8 +78,10 @@ def alignment_loss(
 
     Raises:
         ConfigError: if there is no adapter to switch off and no `reference`.
-        ModelError: if the adapter changes base weights, or the model hides its hidden states.
+        ModelError: if the adapter changes base weights, the model hides its hidden states, or its logits are not what
+            they and its head give (looked at once for each model, on a few tokens).
     """
+    require_verified_head(model, inputs["input_ids"])
     labels, mask, position_ids = inputs["labels"], inputs.get("attention_mask"), inputs.get("position_ids")
     counts = count_tokens(labels, mask, position_ids, align_boundary=align_boundary)
     positions = find_positions(

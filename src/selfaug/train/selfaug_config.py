@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl import SFTConfig
 
@@ -36,12 +37,17 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             aligns the rows' prompts only.
         anchor_count: how many the reference model writes, once, before training.
         anchor_share: anchors that go with a training row; 0.5 is one with every second row.
+        chat_template_kwargs: arguments of the chat template that anchors are written and rendered with, such as
+            `{"enable_thinking": False}`: the same as for the rows.
         weight_penalty: a constraint of the weights, the usual alternative to aligning outputs: so much times the
             squared Frobenius norm of the LoRA adapter's change, summed over layers, is added to the loss.
 
     Raises:
         ConfigError: with everything that is wrong at once.
     """
+
+    # Which fields may be given as JSON on a command line.
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "chat_template_kwargs"]  # noqa: RUF012 (trl's own)
 
     max_length: int | None = field(
         default=None, metadata={"help": "Longest row in tokens; None for no limit."}
@@ -59,6 +65,9 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
     anchors: str = field(default="none", metadata={"help": "none, self, or a JSONL file."})
     anchor_count: int = field(default=96, metadata={"help": "Anchors that the reference model writes."})
     anchor_share: float = field(default=0.5, metadata={"help": "Anchors a training row."})
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Arguments of the chat template, for anchors."}
+    )
     weight_penalty: float = field(default=0.0, metadata={"help": "Times the squared norm of the change."})
 
     def __post_init__(self) -> None:
@@ -97,11 +106,13 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             problems.append(
                 "use_liger_kernel must be False: it replaces the forward that hidden states come from"
             )
-        if self.packing and self.packing_strategy == "wrapped" and self.alpha > 0:
+        if self.packing and self.packing_strategy != "bfd" and self.alpha > 0:
             problems.append(
-                "packing_strategy='wrapped' joins documents without a boundary, so prompt tokens would be aligned "
-                "across it; use 'bfd'"
+                f"packing_strategy={self.packing_strategy!r} cuts documents in two or joins them without a boundary, "
+                "so prompt tokens would be aligned after the wrong text; use 'bfd'"
             )
+        if self.packing and self.max_length is None:
+            problems.append("packing needs max_length: the tokens that rows are packed into, e.g. 2048")
         if problems:
             raise ConfigError(
                 "these settings can't be used:",

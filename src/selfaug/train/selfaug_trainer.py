@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -30,7 +30,7 @@ from selfaug.errors import CacheError, ConfigError, DataError, StorageError
 from selfaug.model.adapters import why_not_exact
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.fingerprint import fingerprint
-from selfaug.model.head import find_head, verify_head
+from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
 from selfaug.model.reference import (
     AdapterOff,
@@ -41,7 +41,7 @@ from selfaug.model.reference import (
 )
 from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors
-from selfaug.train.dataset_rows import count_row_tokens, documents, with_completions
+from selfaug.train.dataset_rows import count_row_tokens, documents, require_serving_prompts, with_completions
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.weight_penalty import lora_change
@@ -49,6 +49,9 @@ from selfaug.train.weight_penalty import lora_change
 __all__ = ["SelfAugTrainer"]
 
 logger = logging.getLogger(__name__)
+
+_MOST_STEPS_WITHOUT_PROMPTS = 10
+"""So many steps of a stream without one prompt token, and there will be none."""
 
 
 class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
@@ -68,6 +71,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         starts_at_reference: whether the first step's alignment is rounding alone: the noise floor.
         anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
         reference_bytes: bytes that this run added to the reference cache.
+        anchor_seconds: that the model took to write its anchors; they are part of `seconds`.
 
     Raises:
         ConfigError, DataError, ModelError: before training, when the result would not be what was asked for.
@@ -115,6 +119,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        require_serving_prompts(train_dataset, self._tokenizer)
         if self._is_vision_dataset:
             raise DataError("rows with images are not supported.", hint="train on text rows.")
         parallelism = self.accelerator.parallelism_config
@@ -140,6 +145,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self.controller = DriftController(limit=args.drift_limit, alpha=args.alpha)
         self.noise_floor: float | None = None
         self.reference_bytes = 0
+        self.reference_kind: str | None = None
+        self.anchor_seconds = 0.0
+        self._earlier_seconds = 0.0
+        self._began: float | None = None
         self._alpha = args.alpha
         self._reference: Reference | None = None
         self._ready = False
@@ -152,9 +161,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._is_saving = False
         self._cache: ReferenceCache | None = None
         self._own_head: OutputHead | None = None
-        self._head_is_checked = False
+        self._steps_without_prompts = 0
         self.anchors: list[list[int]] = []
         self.starts_at_reference = True
+        # A text is read as JSON when the settings are made.
+        self._template_arguments = cast("dict[str, Any]", args.chat_template_kwargs or {})
         self._anchors_to_write = args.anchors == "self"
         self._at_anchors = False
         self._on_anchor_progress = on_anchor_progress
@@ -164,7 +175,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if args.alpha > 0:
             self._check_rows(self.train_dataset)
             if args.anchors not in ("none", "self"):
-                self.anchors = read_anchors(Path(args.anchors), self._tokenizer, args.max_length)
+                self.anchors = read_anchors(
+                    Path(args.anchors), self._tokenizer, args.max_length, self._template_arguments
+                )
             self._choose_reference()
         self.add_callback(_Prepare(self))
 
@@ -179,20 +192,23 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             # A completion-only document has an ignored label at most at its first token.
             if (labels[1:] == IGNORED).any():
                 return
-        raise DataError(
-            "the training rows have no prompt tokens: every token is a completion, so there is nothing to align.",
-            hint="give rows as prompt and completion, or as messages that end with the assistant's turn, or set "
-            "alpha=0 for plain fine-tuning.",
-        )
+        raise _no_prompt_tokens("the training rows")
 
-    def _choose_reference(self) -> None:
-        """Frozen copies and fingerprints are taken here, while the model is whole and untrained."""
+    def _choose_reference(self, chosen: str | None = None) -> None:
+        """Frozen copies and fingerprints are taken here, while the model is whole and untrained.
+
+        Args:
+            chosen: what "auto" has come to before; None for a choice of its own.
+        """
         kind = self.args.reference
         reason = (
             why_not_exact(self.model) if isinstance(self.model, PeftModel) else "the model has no adapter"
         )
         if kind == "auto":
-            kind = "cache" if self._cache_pays(reason) else "frozen_copy" if reason else "adapter_off"
+            kind = chosen or (
+                "cache" if self._cache_pays(reason) else "frozen_copy" if reason else "adapter_off"
+            )
+        self.reference_kind, self._cache, self._own_head = kind, None, None
         if kind == "adapter_off":
             if not isinstance(self.model, PeftModel):
                 raise ConfigError(
@@ -232,6 +248,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             )
             self._own_head = copy_of_trained_head(self.model, self.args.device)
 
+    def cache_bytes_to_write(self, beside: Path) -> int:
+        """What the reference cache will still take of the disk that a folder is on, in bytes."""
+        if self._cache is None or self._cache.folder.stat().st_dev != beside.stat().st_dev:
+            return 0
+        size = self._cache.size_of(self._cache.missing(self._prepared_documents()))
+        return max(0, size - self._cache.unfinished_bytes())
+
     def _prepared_rows(self) -> list[Any]:
         """All data sets that the trainer was made with."""
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
@@ -248,6 +271,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """Have the model write its anchors, once: the first process for all. Called when training starts."""
         if not self._anchors_to_write:
             return
+        began = time.monotonic()
         written: list[Any] = [None]
         if self.accelerator.is_main_process:
             written = [
@@ -256,12 +280,23 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     self._tokenizer,
                     self.args.anchor_count,
                     seed=self.args.seed,
+                    template_arguments=self._template_arguments,
                     on_progress=self._on_anchor_progress,
                 )
             ]
         broadcast_object_list(written)
         self.anchors = list(written[0])
         self._anchors_to_write = False
+        self.anchor_seconds = time.monotonic() - began
+        self._earlier_seconds += self.anchor_seconds
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this training so far: writing anchors, the way to the checkpoint that it goes on from, and since.
+
+        As if it had never been interrupted: steps that were lost after that checkpoint are not counted twice.
+        """
+        return self._earlier_seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def _autocast_dtype(self) -> torch.dtype | None:
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
@@ -319,13 +354,12 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._ready = True
 
     def _check_head(self, model: nn.Module) -> None:
-        """Refuse a model whose logits would come out wrong, once."""
-        if self._head_is_checked or isinstance(self.train_dataset, IterableDataset):
+        """Refuse a model whose logits would come out wrong; for a stream, the loss does so at its first batch."""
+        if isinstance(self.train_dataset, IterableDataset):
             return
-        ids = torch.tensor([self.train_dataset[0]["input_ids"][:16]], device=self.args.device)
-        with torch.no_grad(), self.accelerator.autocast():
-            verify_head(model, find_head(model), {"input_ids": ids})
-        self._head_is_checked = True
+        ids = torch.tensor([self.train_dataset[0]["input_ids"]], device=self.args.device)
+        with self.accelerator.autocast():
+            require_verified_head(model, ids)
 
     def on_cache_size(self, size: int, folder: Path) -> None:
         """Called with the bytes that the reference cache will take, before it is computed; replace it likewise."""
@@ -352,15 +386,25 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             except StopIteration:
                 break
         # Added up where they are, and fetched once: on a GPU each fetch waits for all that was begun.
-        counts = torch.zeros(2, dtype=torch.int64, device=device)
+        counts = torch.zeros(3, dtype=torch.int64, device=device)
         for batch in batches:
             for part in (batch, batch.get("anchors")):
                 if part is not None:
-                    counts += _count(part, self.args.align_boundary).to(device)
+                    counts[:2] += _count(part, self.args.align_boundary).to(device)
+            # Without the boundary: a document that is all completion has one too.
+            counts[2] += _count(batch, False)[1].to(device)
         counts = self.accelerator.reduce(counts, "sum") // self._tp_size
-        completion_tokens, aligned_positions = counts.tolist()
+        completion_tokens, aligned_positions, within_prompts = counts.tolist()
         self._counts = (float(completion_tokens), float(aligned_positions))
+        if self.args.alpha > 0 and isinstance(self.train_dataset, IterableDataset):
+            self._check_stream(within_prompts)
         return batches, counts[0]
+
+    def _check_stream(self, within_prompts: int) -> None:
+        """What `_check_rows` does, for rows that are only seen as they come."""
+        self._steps_without_prompts = 0 if within_prompts else self._steps_without_prompts + 1
+        if self._steps_without_prompts == _MOST_STEPS_WITHOUT_PROMPTS:
+            raise _no_prompt_tokens(f"the rows of the last {self._steps_without_prompts} steps")
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -532,7 +576,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         prefix = kwargs.get("metric_key_prefix", "eval")
         if self._eval_sums:
             metrics, _ = self._reduce(torch.stack(self._eval_sums).sum(0))
-            loss = metrics["nll"] + self._alpha * metrics.get("alignment_loss", 0.0)
+            # With the weight that the training starts from, also where a drift limit moves it: evaluations are
+            # compared with each other.
+            loss = metrics["nll"] + self.args.alpha * metrics.get("alignment_loss", 0.0)
             output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
             output.metrics[f"{prefix}_loss"] = loss
         return output
@@ -638,6 +684,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self._load_state(Path(resume_from_checkpoint))
         self.prepare_anchors()
         self._clock = None
+        self._began = time.monotonic()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def restore(self, checkpoint: Path) -> None:
@@ -671,6 +718,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "total_train_tokens": self._total_train_tokens,
             "controller": None if self.controller is None else self.controller.state(),
             "anchors": self.anchors,
+            "reference": self.reference_kind,
+            "seconds": self.seconds,
+            "anchor_seconds": self.anchor_seconds,
         }
         partial = folder / f".{CHECKPOINT_STATE}"
         partial.write_text(json.dumps(state), encoding="utf-8")
@@ -690,6 +740,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         # Not written anew: on another machine the model could write others.
         self.anchors = state.get("anchors", [])
         self._anchors_to_write = False
+        kind = state.get("reference")
+        if self.args.reference == "auto" and kind not in (None, self.reference_kind):
+            # The free disk space, by which "auto" goes, is another now; numbers and memory are to stay the same.
+            self._choose_reference(kind)
+        self._earlier_seconds = state.get("seconds", 0.0)
+        self.anchor_seconds = state.get("anchor_seconds", 0.0)
+        self._began = time.monotonic()
         if self.controller is not None and state["controller"] is not None:
             self.controller = DriftController.from_state(state["controller"])
 
@@ -714,6 +771,14 @@ def _uses_all_parameters(model: nn.Module) -> bool:
 def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:
     return count_tokens(
         batch["labels"], batch.get("attention_mask"), batch.get("position_ids"), align_boundary=align_boundary
+    )
+
+
+def _no_prompt_tokens(what: str) -> DataError:
+    return DataError(
+        f"{what} have no prompt tokens: every token is a completion, so there is nothing to align.",
+        hint="give rows as prompt and completion, or as messages that end with the assistant's turn, or set "
+        "alpha=0 for plain fine-tuning.",
     )
 
 

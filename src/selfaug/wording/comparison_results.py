@@ -87,6 +87,11 @@ def costs_table(record: Mapping[str, Any]) -> TextTable:
         "Drift in nats per token: on the job's prompts, and on the base model's own answers to general ones. Minutes "
         "and memory are a run's; models are those to be served."
     )
+    # Earlier records did not count the time of anchors.
+    if any(method.get("anchor_seconds") for method in record["methods"].values()):
+        caption += (
+            " Minutes include what the base model writes for a method: dialogues, completions, anchors."
+        )
     return TextTable("", columns, rows, caption + _routing(record))
 
 
@@ -209,7 +214,11 @@ def _data(method: Mapping[str, Any]) -> str:
     if method["general_rows"]:
         parts.append(f"{method['general_rows']} general")
     if method["written_rows"]:
-        parts.append(f"{method['written_rows']} written")
+        # Only newer records count what follows.
+        cut_off = method.get("written_rows_cut_off", 0)
+        parts.append(f"{method['written_rows']} written" + (f" ({cut_off} cut off)" if cut_off else ""))
+    if method.get("anchors", 0):
+        parts.append(f"{method['anchors']} anchors")
     return ", ".join(parts) or "none"
 
 

@@ -104,7 +104,7 @@ def _leak_clause(ours: Mapping[str, float], plain: Mapping[str, float]) -> tuple
             f"{with_ours} of general answers, against {with_plain} with plain LoRA"
         ), "partly"
     return (
-        f", but after plain LoRA it answers {with_plain} of general requests in the job's style, "
+        f", but after plain LoRA {with_plain} of its general answers are in the job's style, "
         f"after SelfAug only {with_ours}"
     ), "kept"
 
