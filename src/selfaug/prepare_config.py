@@ -74,7 +74,8 @@ class RetrievalSettings(Section):
     retriever: str = Field(
         default="bm25",
         min_length=1,
-        description="`bm25`, or your own: `module:function`, called with a question and how many passages.",
+        description="`bm25`, or your own: `module:function`, called with a question and how many passages. Rows are "
+        "made of its passages, for which it has to name each one's `document`.",
     )
     language: str | None = Field(
         default="english",
@@ -111,8 +112,8 @@ class RowSettings(Section):
     )
     completion: str = Field(
         default="{answer} {sources}",
-        description="Form of the completion: has `{answer}`, may have `{sources}`, the numbers of the passages that "
-        "hold it: [2].",
+        description="Form of the completion: has `{answer}`, may have `{sources}`, the number of the passage that "
+        "holds it: [2]. Of several that do, one is in the prompt.",
     )
     template: str | None = Field(
         default=None, description="YAML file with the prompt's form; see docs/how-to/retrieval-rows.md."
@@ -142,11 +143,12 @@ class SplitSettings(Section):
     similar: Annotated[Number, Field(gt=0, le=1)] = Field(
         default=0.85,
         description="Questions that share so much of their words, rare words counting more, are kept together, and "
-        "their documents with them.",
+        "their documents with them, over any number of steps.",
     )
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = Field(
         default=0,
-        description="Of the split, of the gold passages' places, and of the rows without an answer.",
+        description="Of the split, of the gold passages' places, and of the rows without an answer. Another seed deals "
+        "documents out anew where they were prepared before.",
     )
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -232,6 +233,22 @@ def test_most_passages_that_fit_are_kept(tiny_tokenizer: Tokenizer, keep: int, s
     assert "Question: the revenue?" in tiny_tokenizer.decode(prompt_ids(row))
     assert trained_text(row, tiny_tokenizer) == "million<|im_end|>\n"
     assert (encoded.report.rows_shortened, encoded.report.passages_dropped) == (1, len(PASSAGES) - keep)
+
+
+@pytest.mark.parametrize("gold", range(1, len(PASSAGES) + 1))
+def test_the_passage_that_the_answer_is_from_stays(tiny_tokenizer: Tokenizer, gold: int) -> None:
+    row = retrieval_row(PASSAGES)
+    assert row.retrieval is not None
+    row = dataclasses.replace(row, retrieval=dataclasses.replace(row.retrieval, gold=gold))
+    window = length_with(PASSAGES[:4], tiny_tokenizer)
+    if gold <= 4:
+        assert encode_rows([row], tiny_tokenizer, max_length=window).rows[0].dropped_passages == [4, 5]
+        return
+    # Its number is in the completion: without it, or renumbered, the answer would be made up.
+    with pytest.raises(DataError, match="1 of 1 rows can't be used") as caught:
+        encode_rows([row], tiny_tokenizer, max_length=window)
+    assert f"the prompt with the {gold} passages up to the one that" in caught.value.problems[0]
+    assert "fewer --passages" in str(caught.value.hint)
 
 
 def test_window_that_is_just_right_drops_nothing(tiny_tokenizer: Tokenizer) -> None:

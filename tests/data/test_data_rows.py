@@ -79,6 +79,18 @@ def test_csv_context_is_a_json_list_or_text(tmp_path: Path, context: str, passag
     assert row.id == f"{path}:2"
 
 
+@pytest.mark.parametrize(
+    ("gold", "expected"), [(2, 2), ("1", 1), (None, None), (0, None), (3, None), (True, None), ("$2", None)]
+)
+def test_a_retrieval_row_can_say_which_passage_its_answer_is_from(
+    write_jsonl: Write, gold: object, expected: int | None
+) -> None:
+    fields = {"question": "q", "context": ["a", "b"], "answer": "x [2]", "gold": gold}
+    row = load_rows([write_jsonl(fields)]).rows[0]
+    assert row.retrieval is not None
+    assert row.retrieval.gold == expected
+
+
 def test_null_columns_are_absent(write_jsonl: Write) -> None:
     messages = [{**turn, "tool_calls": None} for turn in TURNS]
     row = load_rows([write_jsonl({**dict.fromkeys(["prompt", "id"]), "messages": messages})]).rows[0]

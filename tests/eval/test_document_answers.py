@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from selfaug.eval.document_answers import SIDES, rows_of_side
+from selfaug.eval.document_answers import rows_of_side, sides_of
 from selfaug.eval.scorers import named_scorer
 
+SIDES = sides_of(None)
 GOLD = "ANSWER: $1,536 million | SOURCE: [2]"
 NONE = "ANSWER: not reported | SOURCE: none"
 
@@ -36,7 +37,27 @@ def test_sides_where_there_is_an_answer(
 
 def test_abstention_is_looked_at_where_there_is_none() -> None:
     golds = [GOLD, NONE, "The documents don't say.", "12 %"]
-    assert [rows_of_side(side, golds) for side in SIDES] == [[0, 3], [0, 3], [0, 3], [1, 2]]
+    assert [rows_of_side(side, golds, None) for side in SIDES] == [[0, 3], [0, 3], [0, 3], [1, 2]]
     (side,) = (side for side in SIDES if not side.answerable)
     assert side.score("The reports don't say.", NONE, "") == 1
     assert side.score(GOLD, NONE, "") == 0
+
+
+@pytest.mark.parametrize(
+    "no_answer", ["N/A", "Das steht nicht in den Berichten.", "ANSWER: none | SOURCE: none"]
+)
+def test_what_rows_say_where_there_is_no_answer_is_known_from_them(no_answer: str) -> None:
+    # The last one is an answer that the documents give, though it sounds like none.
+    golds = [GOLD, no_answer, "12 %", "The margin was not disclosed [1]"]
+    *answerable, abstains = sides_of(no_answer)
+    assert [rows_of_side(side, golds, no_answer) for side in answerable] == [[0, 2, 3]] * 3
+    assert rows_of_side(abstains, golds, no_answer) == [1]
+    for answer, gold, expected in (
+        (no_answer, no_answer, 1), ("The documents don't say.", no_answer, 1), (GOLD, no_answer, 0),
+    ):  # fmt: skip
+        assert abstains.score(answer, gold, "") == expected
+    answers = answerable[2]
+    for answer, gold, expected in (
+        (GOLD, GOLD, 1), (no_answer, GOLD, 0), ("The documents don't say.", GOLD, 0), (golds[3], golds[3], 1),
+    ):  # fmt: skip
+        assert answers.score(answer, gold, "") == expected

@@ -14,7 +14,7 @@ from selfaug.errors import ConfigError, DataError
 from selfaug.eval.checks import Words
 from selfaug.eval.general_item import GeneralItem
 from selfaug.phases.evaluate import evaluate
-from selfaug.records import read_lines
+from selfaug.records import read_lines, write_record
 from selfaug.report.open_report import page_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -86,3 +86,36 @@ def test_the_base_model_is_asked_once(
         ]
     assert second["suites"] == first["suites"]
     assert second["sides"] == first["sides"]
+
+
+def test_rows_without_an_answer_are_those_of_the_preparation(
+    prepared_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, asked = prepared_run
+    write_record(tmp_path / "record.json", "prepare", {"settings": {"rows": {"no_answer": "N/A"}}})
+    rows = read_lines(asked)
+    for row in rows[1:4]:
+        row["answer"] = "N/A"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sides = evaluate(run, **FEW, data=[str(asked)], scorer="value").record["sides"]
+    assert {name: side["items"] for name, side in sides.items()} == {
+        "value": 3, "source": 3, "answers where it can": 3, "abstains where it must": 3,
+    }  # fmt: skip
+
+
+def test_the_prompts_are_those_of_the_training(prepared_run: tuple[Path, Path], tmp_path: Path) -> None:
+    run, asked = prepared_run
+
+    def prompts() -> list[str]:
+        evaluate(run, **FEW, data=[str(asked)], scorer="value", overwrite=True)
+        return [row["prompt"] for row in read_lines(run / "samples" / "evaluation" / "task-tuned.jsonl")]
+
+    before = prompts()
+    # Prepared anew with another template, the file that the run names says something else.
+    file = run / "config.yaml"
+    marker, _, text = file.read_text(encoding="utf-8").partition("\n")
+    config = yaml.safe_load(text)
+    config["data"]["template"] = str(tmp_path / "template.yaml")
+    file.write_text(f"{marker}\n{yaml.safe_dump(config)}", encoding="utf-8")
+    (tmp_path / "template.yaml").write_text("user: 'ANOTHER {passages} {question}'")
+    assert prompts() == before

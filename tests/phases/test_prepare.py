@@ -11,6 +11,7 @@ import pytest
 
 from scanned_pdf import partly_scanned
 from selfaug.config import TrainConfig, load_config
+from selfaug.data.rows import load_rows
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.ask import open_assistant
@@ -113,8 +114,18 @@ def test_a_row_is_what_training_takes(prepared: Path, tiny_model_dir: Path) -> N
     assert config.data.train == [str(prepared / "train.jsonl")]
     assert config.data.eval == [str(prepared / "validation.jsonl")]
     assert config.data.template == str(prepared / "template.yaml")
-    data = load_training_data(config)
-    assert len(data.train.rows) == len(rows_of(prepared)["train"])
+    # Three passages and this model's window: what an answer is from is never left out of its prompt.
+    with pytest.raises(DataError, match="of 15 rows can't be used") as caught:
+        load_training_data(config)
+    assert all("the 3 passages up to the one that the answer is from" in one for one in caught.value.problems)
+    data = load_training_data(
+        config.model_copy(update={"data": config.data.model_copy(update={"skip_bad_rows": True})})
+    )
+    assert len(data.train.rows) + len(data.train.problems) == len(rows_of(prepared)["train"])
+    gold = {row["id"]: row["gold"] for row in rows_of(prepared)["train"]}
+    dropped = [(gold[row.id], row.dropped_passages) for row in data.train.rows if row.dropped_passages]
+    assert dropped
+    assert all(number is None or number - 1 not in indexes for number, indexes in dropped)
     assert data.report["train"]["template"] == RetrievalTemplate().to_dict()
     for row in rows_of(prepared)["train"]:
         if row["gold"] is None:
@@ -290,6 +301,189 @@ def test_similar_questions_stay_in_one_split(reports: Path, tmp_path: Path) -> N
         assert record["splits"][f"c{company}/2023.md"] == record["splits"][f"c{company}/2024.md"]
 
 
+def test_similar_questions_stay_in_one_split_without_a_document(reports: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    for company in range(COMPANIES):
+        # In the order in which a single pass misses it: like the next one, which is like one with a document.
+        rows += [
+            {"question": f"the revenues of Company{company}", "answer": None},
+            {"question": f"What was the revenue of Company{company}?", "answer": None},
+            {
+                "question": f"Tell me the revenue of Company{company}!",
+                "answer": revenue(company, 2023),
+                "document": f"c{company}/2023.md",
+            },
+            {
+                "question": f"revenue of Company{company}, which?",
+                "answer": revenue(company, 2024),
+                "document": f"c{company}/2024.md",
+            },
+            *[{"question": f"Who founded Company{company}?", "answer": None}] * 10,
+        ]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(configured(reports, file, tmp_path / "data", "split.test=0.3", "split.validation=0.2"))
+    found = rows_of(tmp_path / "data")
+    assert all(found.values())
+    for company in range(COMPANIES):
+        for words in (f" of Company{company}", f"founded Company{company}?"):
+            splits = {
+                split
+                for split, rows in found.items()
+                for row in rows
+                if row["question"].rstrip("?!").endswith(words.rstrip("?")) or f"{words}," in row["question"]
+            }
+            assert len(splits) == 1, words
+
+
+def test_documents_keep_their_split_when_there_are_more(
+    reports: Path, questions: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(reports, tmp_path / "reports"))
+    asked = tmp_path / "pairs.jsonl"
+    asked.write_text(questions.read_text())
+    output = tmp_path / "data"
+
+    def prepared_anew(*sets: str) -> tuple[dict[str, str], dict[str, str], list[str]]:
+        told: list[Progress] = []
+        config = configured(folder, asked, output, "split.test=0.3", "run.overwrite=true", *sets)
+        record = prepare(config, on_progress=told.append)
+        found = {row["question"]: split for split, rows in rows_of(output).items() for row in rows}
+        return record["splits"], found, [one.message for one in told if one.stage == "warning"]
+
+    splits, found, _ = prepared_anew()
+    for number in range(6):
+        name = f"a{number}.md"
+        (folder / name).write_text(f"# New{number}\n\nRevenue was ${number + 2} million.")
+        with asked.open("a") as file:
+            row = {
+                "question": f"What did New{number} take?",
+                "answer": f"${number + 2} million",
+                "document": name,
+            }
+            file.write("\n" + json.dumps(row))
+        # An index alone, or a preparation that failed, forgets nothing.
+        prepare(configured(folder, None, output, "run.overwrite=true"))
+        now, asked_now, told = prepared_anew()
+        assert {name: now[name] for name in splits} == splits
+        assert {question: asked_now[question] for question in found} == found
+        assert not any("another split" in one or "anew" in one for one in told)
+        splits, found = now, asked_now
+    assert len({splits[f"a{number}.md"] for number in range(6)}) > 1
+    # Another seed is another split, and that is told.
+    other, _, told = prepared_anew("split.seed=5")
+    assert other != splits
+    assert any("dealt out anew" in one for one in told)
+    # One that an older selfaug prepared has its splits in the record alone.
+    (output / "splits.json").unlink()
+    assert prepared_anew("split.seed=5")[0] == other
+    # A question that joins two of them.
+    train = next(name for name in other if other[name] == "train")
+    test = next(name for name in other if other[name] == "test" and not name.startswith("a"))
+    both = {
+        "id": "both",
+        "question": "Which?",
+        "answer": "x",
+        "documents": [train, test],
+        "evidence": "Revenue",
+    }
+    asked.write_text(asked.read_text() + "\n" + json.dumps(both))
+    joined, _, told = prepared_anew("split.seed=5")
+    assert joined[test] == "train"
+    assert any("another split than before" in one and test in one for one in told)
+
+
+def test_rows_go_with_what_they_were_made_of(reports: Path, questions: Path, tmp_path: Path) -> None:
+    output = tmp_path / "data"
+    prepare(configured(reports, questions, output))
+    assert list(output.glob("*.jsonl"))
+    prepare(configured(reports, None, output, "run.overwrite=true"))
+    assert not list(output.glob("*.jsonl"))
+    config = load_config(None, {"--model": "m", "--prepared": str(output)})
+    with pytest.raises(DataError, match=r"train\.jsonl"):
+        load_rows(config.data.train)
+
+
+def test_a_split_without_rows_is_told(reports: Path, tmp_path: Path) -> None:
+    every = [f"c{company}/{year}.md" for company in range(COMPANIES) for year in (2023, 2024)]
+    one = {"question": "What is it?", "answer": "yes", "documents": every, "evidence": "Revenue was"}
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(one))
+    told: list[Progress] = []
+    prepare(configured(reports, file, tmp_path / "data"), on_progress=told.append)
+    empty = [progress.message for progress in told if "no row is in it" in progress.message]
+    assert [message.partition(" is ")[0] for message in empty] == ["split.validation", "split.test"]
+    assert "1 questions about documents make 1 sets that stay together, the largest of 1" in empty[0]
+
+
+def test_an_answer_that_stands_in_many_documents_does_not_join_them(tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    rows = []
+    for number, name in enumerate(("Alder", "Birch", "Cedar", "Douglas", "Elm", "Fir", "Hazel", "Juniper")):
+        (folder / f"{name}.md").write_text(f"# {name}\n\nIs {name} listed? Yes. It has {number} plants.")
+        rows.append({"question": f"Is {name} listed?", "answer": "Yes"})
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sets = ("split.test=0.25", "split.validation=0.25", "rows.no_answer_share=0")
+    prepare(configured(folder, file, tmp_path / "data", *sets))
+    found = rows_of(tmp_path / "data")
+    assert [len(found[split]) for split in ("train", "validation", "test")] == [4, 2, 2]
+
+
+def firm_search(question: str, count: int) -> list[dict[str, str]]:
+    """Passages of a firm's own: cut otherwise, worst first, of all documents."""
+    return [
+        {"text": f"FIRM {company}: {revenue(company, year)} in {year}", "document": f"c{company}/{year}.md"}
+        for year in (2023, 2024)
+        for company in range(COMPANIES)
+    ][:count]
+
+
+def nameless_search(question: str, count: int) -> list[str]:
+    return ["FIRM"]
+
+
+def foreign_search(question: str, count: int) -> list[dict[str, str]]:
+    return [{"text": "FIRM", "document": "/srv/reports/c1/2023.md"}]
+
+
+def test_rows_have_the_passages_of_a_retriever_of_ones_own(
+    reports: Path, questions: Path, tmp_path: Path
+) -> None:
+    sets = ("split.test=0.25", f"retrieval.retriever={__name__}:firm_search")
+    record = prepare(configured(reports, questions, tmp_path / "data", *sets))
+    rows = [row for rows in rows_of(tmp_path / "data").values() for row in rows]
+    assert len(rows) == 28
+    assert all(passage.startswith("FIRM ") for row in rows for passage in row["context"])
+    for split, found in rows_of(tmp_path / "data").items():
+        for row in found:
+            if row["gold"]:
+                assert row["value"] in row["context"][row["gold"] - 1]
+            documents = {f"c{text.split()[1][:-1]}/{text.split()[-1]}.md" for text in row["context"]}
+            assert {record["splits"][document] for document in documents} == {split}
+    for name, error, match in (
+        ("nameless_search", ConfigError, "a passage without its document"),
+        ("foreign_search", DataError, "none is left to train on"),
+    ):
+        with pytest.raises(error, match=match):
+            prepare(configured(reports, questions, tmp_path / name, f"retrieval.retriever={__name__}:{name}"))
+
+
+def test_recall_of_ones_own_retriever_looks_for_the_evidence(reports: Path, tmp_path: Path) -> None:
+    asked = tmp_path / "asked.jsonl"
+    row = {
+        "question": "What did Company3 make?",
+        "answer": "a lot",
+        "document": "c3/2024.md",
+        "evidence": revenue(3, 2024),
+    }
+    asked.write_text(json.dumps(row))
+    prepare(configured(reports, None, tmp_path / "data"))
+    found = recall(tmp_path / "data", [str(asked)], depth=2, retriever=f"{__name__}:always_the_same")
+    assert found["at"]["1"]["recall"] == 1
+
+
 def test_bad_pairs_are_told_all_at_once(reports: Path, questions: Path, tmp_path: Path) -> None:
     good = questions.read_text().splitlines()[:12]
     bad = [
@@ -434,8 +628,9 @@ def trained(
     config = load_config(
         None,
         {"--model": made["model"]["name"], "--prepared": str(prepared), "--output": str(run)},
-        ["train.steps=2", "train.batch_size=2", "model.dtype=float32", "selfaug.monitor_prompts=0"],
-    )
+        ["train.steps=2", "train.batch_size=2", "model.dtype=float32", "selfaug.monitor_prompts=0",
+         "data.skip_bad_rows=true"],
+    )  # fmt: skip
     train(config)
     return run
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from small_index import SETTINGS, chunk
 
+from selfaug.errors import ConfigError
 from selfaug.retrieval.index import Index, IndexWriter
-from selfaug.retrieval.pairs import Pair, find_gold, holds
+from selfaug.retrieval.pairs import Pair, Place, find_gold, holds, signs_of
 from selfaug.retrieval.recall import first_right
-from selfaug.retrieval.retriever import Passage
+from selfaug.retrieval.retriever import Passage, Retriever
+from selfaug.retrieval.row_passages import row_passages
 from selfaug.retrieval.rows import RowForm, make_row
 
 Make = Callable[[dict[str, list[str]]], Index]
@@ -92,8 +94,18 @@ def test_a_page_narrows_the_gold(make_index: Make, tmp_path: Path) -> None:
 PAIR = Pair("q7", "What was Alder's revenue in 2023?", "$1,536 million", ("alder.md",))
 
 
-def row(index: Index, pair: Pair, form: RowForm, within: set[str] | None = None) -> dict[str, object]:
-    return make_row(pair, find_gold(pair, index), index, form, within or set(FIRM))
+def row(
+    index: Index,
+    pair: Pair,
+    form: RowForm,
+    within: set[str] | None = None,
+    retriever: Retriever | None = None,
+) -> dict[str, object]:
+    gold = find_gold(pair, index)
+    signs = signs_of(pair, gold)
+    within = within or {document["path"] for document in index.documents}
+    right, found = row_passages(pair.question, gold, signs, retriever or index, form.passages, within)
+    return make_row(pair, right, found, form, signs)
 
 
 def test_a_row_has_the_gold_passage_among_wrong_ones(make_index: Make) -> None:
@@ -159,17 +171,101 @@ def test_the_completion_has_the_form_that_is_asked_for(make_index: Make) -> None
 def test_the_first_right_passage(make_index: Make) -> None:
     index = make_index(FIRM)
     gold = find_gold(PAIR, index)
+    signs = signs_of(PAIR, gold)
     found = index.search(PAIR.question, 10)
-    assert first_right(found, gold, "$1,536 million") == 1
-    assert first_right(found[1:], gold, "$1,536 million") in range(1, 10)
+    assert first_right(found, gold, signs) == 1
+    assert first_right(found[1:], gold, signs) in range(1, 10)
     wrong = [passage for passage in found if passage.document != "alder.md"]
-    assert first_right(wrong, gold, "$1,536 million") is None
-    assert first_right([Passage("$1,536 million!", "alder.md", "another")], gold, "$1,536 million") == 1
-    assert first_right([Passage("$1,536 million!", "alder.md", "another")], gold, None) is None
+    assert first_right(wrong, gold, signs) is None
+    assert first_right([Passage("$1,536 million!", "alder.md", "another")], gold, signs) == 1
+    assert first_right([Passage("$1,536 million!", "alder.md", "another")], gold, []) is None
     # A retriever of the user's own knows no ids: its passage is right if it has the answer's words.
     own = [
         Passage("nothing", "alder.md"),
         Passage("made $1,536 million", "birch.md"),
         Passage("$1,536 million!", ""),
     ]
-    assert first_right(own, gold, "$1,536 million") == 3
+    assert first_right(own, gold, signs) == 3
+
+
+@pytest.mark.parametrize(
+    ("pair", "right"),
+    [
+        # Evidence says where, and the answer is in it.
+        (Pair("q", "?", "$1,536 million", ("alder.md",), evidence="Again:"), [False, True, False, False]),
+        # The answer is in words of its own: evidence alone says where it is.
+        (Pair("q", "?", "36 of them", ("alder.md",), evidence="employs 36"), [False, False, True, False]),
+        (Pair("q", "?", "$1,536 million", ("alder.md",)), [True, True, False, False]),
+        (
+            Pair("q", "?", "36 of them", ("alder.md",), places=(Place("alder.md", "employs 36"),)),
+            [False, False, True, False],
+        ),
+    ],
+)
+def test_a_retriever_of_ones_own_is_measured_by_evidence_first(
+    make_index: Make, pair: Pair, right: list[bool]
+) -> None:
+    gold = find_gold(pair, make_index(FIRM))
+    texts = ["made $1,536 million", "Again: $1,536 million.", "It employs 36 people.", "Nothing."]
+    found = [first_right([Passage(text, "alder.md")], gold, signs_of(pair, gold)) for text in texts]
+    assert [place is not None for place in found] == right
+
+
+def test_a_row_without_the_answer_has_it_from_no_document(make_index: Make) -> None:
+    later = {"2024.md": ["Alder's revenue rose, after $1,536 million in 2023."]}
+    index = make_index({**FIRM, **later})
+    form = RowForm(passages=12, no_answer_share=0.999999)
+    found = row(index, PAIR, form)
+    assert found["gold"] is None
+    assert not any(holds(passage, "$1,536 million") for passage in found["context"])  # type: ignore[attr-defined]
+    own_words = Pair("q7", PAIR.question, "over a billion", ("alder.md",), evidence="$1,536 million in 2023")
+    found = row(index, own_words, form)
+    assert found["gold"] is None
+    assert not any("$1,536 million in 2023" in passage for passage in found["context"])  # type: ignore[attr-defined]
+    # Beside the gold passage it is a distractor: another document may say it of something else.
+    found = row(index, PAIR, RowForm(passages=12, no_answer_share=0.0))
+    assert "2024.md#0" in found["passages"]  # type: ignore[operator]
+
+
+def test_where_every_passage_has_the_answer_the_row_has_one(make_index: Make) -> None:
+    index = make_index(
+        {"a.md": ["Alder's revenue was $5 million."], "b.md": ["Alder's revenue: $5 million."]}
+    )
+    pair = Pair("q", "What was Alder's revenue?", "$5 million", ("a.md",))
+    found = row(index, pair, RowForm(passages=1, no_answer_share=0.999999))
+    assert (found["gold"], found["passages"]) == (1, ["a.md#0"])
+
+
+class Firm:
+    """A retriever that cuts documents otherwise than the index, and searches all of them."""
+
+    def __init__(self, passages: list[Passage]) -> None:
+        self.passages, self.asked = passages, list[int]()
+
+    def search(self, question: str, count: int) -> list[Passage]:
+        self.asked.append(count)
+        return self.passages[:count]
+
+
+def test_rows_have_the_passages_of_the_retriever_that_is_asked_later(make_index: Make) -> None:
+    index = make_index(FIRM)
+    elsewhere = [Passage(f"line {n}", "birch.md", "birch.md") for n in range(30)]
+    near = [Passage(f"Other {n} made ${n} million", "other1.md", "other1.md") for n in range(4)]
+    firm = Firm([*elsewhere, *near, Passage("FIRM: made $1,536 million", "alder.md", "alder.md")])
+    within = {"alder.md", "other1.md"}
+    found = row(index, PAIR, RowForm(passages=4, no_answer_share=0.0), within, firm)
+    number = found["gold"]
+    assert isinstance(number, int)
+    assert found["context"][number - 1] == "FIRM: made $1,536 million"  # type: ignore[index]
+    assert len(found["context"]) == 4  # type: ignore[arg-type]
+    assert set(found["context"]) <= {passage.text for passage in [*near, firm.passages[-1]]}  # type: ignore[call-overload]
+    # Those of other splits come first here: it is asked for more.
+    assert len(firm.asked) > 1
+    right, _ = row_passages(PAIR.question, find_gold(PAIR, index), [], Firm(near), 4, within)
+    assert right == []
+
+
+def test_passages_without_a_document_make_no_rows(make_index: Make) -> None:
+    with pytest.raises(ConfigError, match="a passage without its document") as caught:
+        row(make_index(FIRM), PAIR, RowForm(), None, Firm([Passage("made $1,536 million", "")]))
+    assert "`document`" in str(caught.value.hint)

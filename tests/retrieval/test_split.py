@@ -2,14 +2,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfaug.retrieval.split import near_duplicates, split_documents
+from selfaug.retrieval.split import Splits, near_duplicates, split_documents
 from selfaug.retrieval.tokens import Words
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+
+def split(
+    documents: Sequence[str],
+    questions: Sequence[Collection[str]],
+    alike: Sequence[tuple[int, int]] = (),
+    shares: Mapping[str, float] = SHARES,
+    seed: int = 0,
+    **known: Mapping[str, str],
+) -> Splits:
+    """Questions are named q0, q1 and so on."""
+    named = {f"q{number}": found for number, found in enumerate(questions)}
+    return split_documents(documents, named, alike, shares, seed, **known)
 
 
 def test_questions_in_other_words_are_alike_and_those_about_other_things_are_not() -> None:
@@ -63,7 +77,7 @@ def _similarity(one: set[str], other: set[str], weight: dict[str, float]) -> flo
 def test_documents_of_a_question_and_of_similar_questions_stay_together() -> None:
     documents = [f"{n}.md" for n in range(40)]
     questions = [{f"{n}.md"} for n in range(40)] + [{"0.md", "1.md"}, {"1.md", "2.md"}, set()]
-    splits = split_documents(documents, questions, [(5, 6), (42, 7), (6, 8)], SHARES, seed=0)
+    splits = split(documents, questions, [(5, 6), (42, 7), (6, 8)]).documents
     assert set(splits) == set(documents)
     assert splits["0.md"] == splits["1.md"] == splits["2.md"]
     assert splits["5.md"] == splits["6.md"] == splits["8.md"]
@@ -77,7 +91,7 @@ def test_documents_of_a_question_and_of_similar_questions_stay_together() -> Non
 @given(
     st.integers(1, 30),
     st.lists(st.sets(st.integers(0, 29), max_size=2), max_size=60),
-    st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=5),
+    st.lists(st.tuples(st.integers(0, 59), st.integers(0, 59)), max_size=12),
     st.integers(0, 5),
 )
 def test_every_document_has_one_split_and_links_hold(
@@ -86,19 +100,26 @@ def test_every_document_has_one_split_and_links_hold(
     documents = [str(n) for n in range(count)]
     questions = [{str(n % count) for n in found} for found in asked]
     pairs = [(one % len(questions), other % len(questions)) for one, other in alike] if questions else []
-    splits = split_documents(documents, questions, pairs, SHARES, seed)
+    whole = split(documents, questions, pairs, seed=seed)
+    splits = whole.documents
     assert sorted(splits) == sorted(documents)
-    for found in questions:
-        assert len({splits[document] for document in found}) <= 1
+    assert len(whole.questions) == len(questions)
+    for number, found in enumerate(questions):
+        assert {splits[document] for document in found} <= {whole.questions[f"q{number}"]}
     for one, other in pairs:
-        assert len({splits[document] for document in questions[one] | questions[other]}) <= 1
-    assert splits == split_documents(documents, questions, pairs, SHARES, seed)
+        assert whole.questions[f"q{one}"] == whole.questions[f"q{other}"]
+    assert whole == split(documents, questions, pairs, seed=seed)
+    # The same again keeps all as it is, and so does any part of it being known.
+    again = split(documents, questions, pairs, seed=seed, known=splits, known_questions=whole.questions)
+    assert (again.documents, again.questions, again.moved) == (splits, whole.questions, [])
 
 
 def test_shares_are_met_and_a_share_of_nothing_gets_nothing() -> None:
     documents = [f"{n}" for n in range(200)]
     questions = [{f"{n}"} for n in range(150) for _ in range(n % 5 + 1)]
-    splits = split_documents(documents, questions, [], {"train": 0.8, "validation": 0.0, "test": 0.2}, seed=3)
+    splits = split(
+        documents, questions, shares={"train": 0.8, "validation": 0.0, "test": 0.2}, seed=3
+    ).documents
     asked = Counter(splits[next(iter(found))] for found in questions)
     assert asked["validation"] == 0
     assert asked["test"] / len(questions) == 0.2
@@ -110,6 +131,52 @@ def test_shares_are_met_and_a_share_of_nothing_gets_nothing() -> None:
 def test_another_seed_deals_out_otherwise() -> None:
     documents = [f"{n}" for n in range(50)]
     questions = [{name} for name in documents]
-    assert split_documents(documents, questions, [], SHARES, 0) != split_documents(
-        documents, questions, [], SHARES, 1
-    )
+    assert split(documents, questions, seed=0) != split(documents, questions, seed=1)
+
+
+def test_a_question_without_a_document_joins_those_that_it_is_like() -> None:
+    documents = [f"{n:02}.md" for n in range(40)]
+    # The first has no document, and is like one about each of two.
+    questions = [set(), *({name} for name in documents)]
+    for first in range(1, 38):
+        found = split(documents, questions, [(0, first), (0, first + 3)])
+        assert found.documents[documents[first - 1]] == found.documents[documents[first + 2]]
+
+
+def test_questions_without_documents_stay_together_over_steps() -> None:
+    documents = [f"{n:02}.md" for n in range(20)]
+    # 0 is like 1, and 1 is like the question about a document; 0 stands before 1.
+    about = [{name} for name in documents]
+    for place in range(20):
+        found = split(documents, [set(), set(), *about], [(0, 1), (1, place + 2)])
+        wanted = found.documents[documents[place]]
+        assert (found.questions["q0"], found.questions["q1"]) == (wanted, wanted)
+    # Ten that are one question, and no document to go with.
+    same = [(one, other) for other in range(10) for one in range(other)]
+    for seed in range(10):
+        found = split(documents, [*([set()] * 10), *([set()] * 30), *about], same, seed=seed)
+        assert len({found.questions[f"q{n}"] for n in range(10)}) == 1
+        # The others fill up what these leave.
+        count = Counter(found.questions[f"q{n}"] for n in range(40))
+        assert abs(count["train"] - 28) <= 1
+        assert abs(count["test"] - 8) <= 3
+
+
+def test_what_is_known_keeps_its_split() -> None:
+    documents = [f"{n:02}.md" for n in range(40)]
+    before = split(documents, [{name} for name in documents])
+    more = [*(f"new{n}.md" for n in range(20)), *documents]
+    after = split(more, [{name} for name in more], known=before.documents)
+    assert {name: after.documents[name] for name in documents} == before.documents
+    assert after.moved == []
+    count = Counter(after.documents.values())
+    assert (count["train"], count["validation"], count["test"]) == (42, 6, 12)
+    # Documents that are joined now, of which one was trained on: no test may know it.
+    trained = next(name for name in documents if before.documents[name] == "train")
+    tested = next(name for name in documents if before.documents[name] == "test")
+    joined = split(documents, [*({name} for name in documents), {trained, tested}], known=before.documents)
+    assert joined.documents[tested] == "train"
+    assert joined.moved == [tested]
+    # A document under another name, asked the same question.
+    renamed = split(["other.md"], [{"other.md"}], known_questions={"q0": "validation"})
+    assert renamed.documents == {"other.md": "validation"}

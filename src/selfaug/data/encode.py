@@ -31,8 +31,8 @@ _TEMPLATE_HINT = (
     "another chat template."
 )
 _LENGTH_HINT = (
-    "raise max_length where it is less than the model's own window, shorten these rows, or leave them out with "
-    "--skip-bad-rows."
+    "raise max_length where it is less than the model's own window, shorten these rows (of `selfaug prepare`: by "
+    "fewer --passages, or a smaller --chunk-tokens), or leave them out with --skip-bad-rows."
 )
 _NO_TOKENS = "the completion has no tokens"
 _NOT_PARTED = (
@@ -135,7 +135,8 @@ def encode_rows(
     are tokenised apart, because serving tokenises the prompt alone.
 
     A retrieval row that is too long loses whole passages from the end, never the question and never its first
-    passage. No other row is shortened.
+    passage; nor, where the row says which one it is, the passage that its answer is from, or one before it: the
+    answer cites it by its number. No other row is shortened.
 
     Args:
         rows: from `load_rows`.
@@ -228,6 +229,10 @@ class _Task:
 
     def is_text(self) -> bool:
         return isinstance(self.row.prompt, str)
+
+    def fewest(self) -> int:
+        """Passages that the prompt can't lose."""
+        return 0 if self.row.retrieval is None else self.row.retrieval.fewest
 
     def passages_kept(self) -> int:
         if self.row.retrieval is None:
@@ -466,12 +471,12 @@ def _squash(text: str) -> str:
 def _shorten(drafts: list[_Draft], encoder: _Encoder, max_length: int) -> None:
     """Replace, in place, each draft that is too long by the one with the most passages that fits.
 
-    If not even the first passage fits, the draft with that one is put in, for the message. Each row's number
+    If not even the fewest passages fit, the draft with these is put in, for the message. Each row's number
     of passages is guessed from what it has, tried, and corrected; all rows are tried together, so that each
     round is one batch for the tokeniser.
     """
     ranges = {
-        at: (1, len(draft.task.row.retrieval.passages) - 1)
+        at: (draft.task.fewest(), len(draft.task.row.retrieval.passages) - 1)
         for at, draft in enumerate(drafts)
         if draft.too_long and draft.task.row.retrieval is not None
     }
@@ -487,7 +492,7 @@ def _shorten(drafts: list[_Draft], encoder: _Encoder, max_length: int) -> None:
             tried[at] = draft
             keep = draft.task.passages_kept()
             ranges[at] = (low, keep - 1) if draft.too_long else (keep + 1, high)
-            if not draft.too_long or keep == 1:
+            if not draft.too_long or keep == draft.task.fewest():
                 drafts[at] = draft
 
 
@@ -517,6 +522,8 @@ def _too_long(draft: _Draft, max_length: int | None) -> str:
         return draft.reason
     completion = sum(end - start for start, end in draft.spans)
     kept = "" if draft.task.keep is None else f" with {draft.task.keep} of its passages"
+    if draft.task.fewest() > 1:
+        kept = f" with the {draft.task.fewest()} passages up to the one that the answer is from"
     return (
         f"the prompt{kept} has {len(draft.ids) - completion:,} tokens, the completion {completion:,}, "
         f"the window {max_length:,}"

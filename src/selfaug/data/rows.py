@@ -50,11 +50,24 @@ _FOREIGN_ROLES = {
 
 @dataclass(frozen=True, slots=True)
 class RetrievalParts:
-    """What the prompt of a retrieval row was made from, so that it can be made anew with fewer passages."""
+    """What the prompt of a retrieval row was made from, so that it can be made anew with fewer passages.
+
+    Attributes:
+        question: in words.
+        passages: in the order of the prompt.
+        template: of the prompt.
+        gold: number of the passage that the answer is from, from 1; None where the row doesn't say.
+    """
 
     question: str
     passages: tuple[str, ...]
     template: RetrievalTemplate
+    gold: int | None = None
+
+    @property
+    def fewest(self) -> int:
+        """Passages that the prompt can't lose: the answer needs its own, and cites it by its number."""
+        return self.gold or 1
 
     def messages(self, keep: int) -> list[dict[str, Any]]:
         """Messages of the prompt with the first `keep` passages."""
@@ -121,7 +134,8 @@ def load_rows(
 
     - `prompt` and `completion`, both text, or both messages (the completion is one assistant message);
     - `messages`: the last assistant turn is the completion, what follows it is cut off;
-    - `question`, `context` (text, or a list of passages) and `answer`, put into `template`.
+    - `question`, `context` (text, or a list of passages) and `answer`, put into `template`; may have `gold`, the
+      number of the passage that the answer is from.
 
     An `id` is optional, other fields are ignored. In CSV files `messages`, and `context` where it is a list,
     are written as JSON.
@@ -194,9 +208,9 @@ def _row(
     elif form == "messages":
         prompt, completion = _split_messages(_from_csv(raw, fields["messages"]))
     else:
-        retrieval = RetrievalParts(
-            _text("question", fields["question"]), _passages(_from_csv(raw, fields["context"])), template
-        )
+        passages = _passages(_from_csv(raw, fields["context"]))
+        gold = _gold(fields.get("gold"), len(passages))
+        retrieval = RetrievalParts(_text("question", fields["question"]), passages, template, gold)
         prompt = retrieval.messages(len(retrieval.passages))
         completion = [{"role": "assistant", "content": _text("answer", fields["answer"])}]
     return form, Row(
@@ -356,6 +370,15 @@ def _passages(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return (_text("context", value),)
     return tuple(_text(f"context[{index}]", passage) for index, passage in enumerate(passages))
+
+
+def _gold(value: object, passages: int) -> int | None:
+    """The number of a passage; None for anything else, since a user's field may have the name."""
+    if isinstance(value, str) and value.isdecimal():  # of a CSV file
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= passages:
+        return None
+    return value
 
 
 def _tools(value: object) -> list[dict[str, Any]] | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from selfaug.eval.answer_scorers import abstains, cited_sources, same_value
 from selfaug.eval.scorers import Scorer
 
-__all__ = ["SIDES", "Side", "rows_of_side"]
+__all__ = ["Side", "rows_of_side", "sides_of"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,36 @@ class Side:
     score: Scorer
 
 
-SIDES = (
-    Side("value", True, lambda answer, gold, prompt: float(same_value(answer, gold))),
-    Side("source", True, lambda answer, gold, prompt: float(cited_sources(answer) == cited_sources(gold))),
-    Side("answers where it can", True, lambda answer, gold, prompt: float(not abstains(answer))),
-    Side("abstains where it must", False, lambda answer, gold, prompt: float(abstains(answer))),
-)
+def sides_of(no_answer: str | None) -> tuple[Side, ...]:
+    """All sides.
+
+    Args:
+        no_answer: what rows say where there is no answer; None tells it by English phrases.
+    """
+
+    def says_none(answer: str, gold: str) -> bool:
+        """Whether an answer says that there is none, in the rows' words or in its own; a right value never does."""
+        in_words = no_answer is not None and same_value(answer, no_answer)
+        return in_words or (abstains(answer) and not same_value(answer, gold))
+
+    return (
+        Side("value", True, lambda answer, gold, prompt: float(same_value(answer, gold))),
+        Side(
+            "source", True, lambda answer, gold, prompt: float(cited_sources(answer) == cited_sources(gold))
+        ),
+        Side("answers where it can", True, lambda answer, gold, prompt: float(not says_none(answer, gold))),
+        Side(
+            "abstains where it must",
+            False,
+            lambda answer, gold, prompt: float(same_value(answer, gold) or abstains(answer)),
+        ),
+    )
 
 
-def rows_of_side(side: Side, golds: Sequence[str]) -> list[int]:
-    """Indices of the rows that a side is looked at in, by their right answers."""
-    return [index for index, gold in enumerate(golds) if abstains(gold) != side.answerable]
+def rows_of_side(side: Side, golds: Sequence[str], no_answer: str | None) -> list[int]:
+    """Indices of the rows that a side is looked at in, by their right answers; `no_answer` as of `sides_of`."""
+    return [
+        index
+        for index, gold in enumerate(golds)
+        if (abstains(gold) if no_answer is None else same_value(gold, no_answer)) != side.answerable
+    ]

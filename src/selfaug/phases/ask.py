@@ -22,7 +22,7 @@ from selfaug.model.loading import context_window
 from selfaug.phases.answer_form import answer_form
 from selfaug.phases.chat import open_chat
 from selfaug.phases.prepared_folder import outdated_documents, prepared_record, prepared_retriever
-from selfaug.records import read_record
+from selfaug.phases.trained_template import trained_template
 from selfaug.retrieval.retriever import Passage, Retriever
 from selfaug.rundir import RunDir
 
@@ -245,21 +245,15 @@ def _documents(run: RunDir, config: TrainConfig, prepared: str | os.PathLike[str
             hint="name them: --prepared FOLDER, the --output of `selfaug prepare`.",
         )
     record = prepared_record(Path(source))
-    template = _trained_template(run)
+    template = trained_template(run)
+    if template is None:
+        raise ConfigError(
+            f"{run.path} was not trained on retrieval rows, so it has no form for questions with passages.",
+            hint="`selfaug chat` talks to it.",
+        )
     if template.to_dict() != record["template"]:
         raise ConfigError(
             f"the prompts of {source} have another form than those that {run.path} was trained with.",
             hint="prepare the documents with the template of the run's training (rows.template), or train anew.",
         )
     return _Documents(Path(source), record, template)
-
-
-def _trained_template(folder: RunDir) -> RetrievalTemplate:
-    """The template that the run was trained with, as it was then."""
-    trained = read_record(folder.started, "train-started")["data"]["train"].get("template")
-    if trained is None:
-        raise ConfigError(
-            f"{folder.path} was not trained on retrieval rows, so it has no form for questions with passages.",
-            hint="`selfaug chat` talks to it.",
-        )
-    return RetrievalTemplate(**trained)

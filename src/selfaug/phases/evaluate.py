@@ -33,6 +33,7 @@ from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_benchmarks
+from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import hash_of_weights, load_run_models, trained_weights
 from selfaug.phases.suites import (
@@ -48,6 +49,7 @@ from selfaug.phases.suites import (
     suite_file_prompts,
     task_prompts,
 )
+from selfaug.phases.trained_template import trained_template
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.replaced import Replaced
@@ -191,6 +193,7 @@ def evaluate(
             items=task_items,
             max_new_tokens=max_new_tokens,
             offline=offline,
+            template=trained_template(folder),
         )
     for name, file in files.items():
         asked[name] = (
@@ -278,7 +281,12 @@ def evaluate(
         }
         sides: dict[str, Any] = {}
         if config.data.prepared is not None and "task" in asked:
-            sides = compare_sides(asked["task"], answers["task"]["tuned"], answers["task"]["base"])
+            sides = compare_sides(
+                asked["task"],
+                answers["task"]["tuned"],
+                answers["task"]["base"],
+                no_answer_of(Path(config.data.prepared)),
+            )
         differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
         gate = _gate(differences, max_forgetting, min_task_gain)
         data_of_record = {

@@ -62,8 +62,13 @@ class TrainingData:
     warnings: list[str]
 
 
-def load_training_data(config: TrainConfig) -> TrainingData:
+def load_training_data(config: TrainConfig, template: RetrievalTemplate | None = None) -> TrainingData:
     """Read, validate and encode the rows.
+
+    Args:
+        config: the settings.
+        template: of a run that has begun, from `trained_template`: its file may say something else by now. None reads
+            the file that the settings name.
 
     Raises:
         DataError, ModelError, ConfigError: if rows, tokeniser or template can't be used.
@@ -75,15 +80,16 @@ def load_training_data(config: TrainConfig) -> TrainingData:
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
     max_length = min(config.data.max_length, window or config.data.max_length)
-    train, report = _encoded(config, config.data.train, config.data.split, tokenizer, max_length)
+    template = template or _template(config)
+    train, report = _encoded(config, template, config.data.train, config.data.split, tokenizer, max_length)
     warnings = list(train.report.warnings)
     report = {"train": report, "max_length": max_length}
     if config.data.replay and config.data.replay_share > 0:
-        train, report["replay"] = _with_replay(config, train, tokenizer, max_length)
+        train, report["replay"] = _with_replay(config, template, train, tokenizer, max_length)
     evaluation = None
     if config.data.eval:
         evaluation, report["eval"] = _encoded(
-            config, config.data.eval, config.data.split, tokenizer, max_length
+            config, template, config.data.eval, config.data.split, tokenizer, max_length
         )
         known = {_digest_row(row.input_ids) for row in train.rows}
         doubled = sum(_digest_row(row.input_ids) in known for row in evaluation.rows)
@@ -102,8 +108,13 @@ def load_training_data(config: TrainConfig) -> TrainingData:
     return TrainingData(tokenizer, train, evaluation, max_length, report, warnings)
 
 
+def _template(config: TrainConfig) -> RetrievalTemplate:
+    return RetrievalTemplate.from_file(config.data.template) if config.data.template else RetrievalTemplate()
+
+
 def _encoded(
     config: TrainConfig,
+    template: RetrievalTemplate,
     sources: Sequence[str],
     split: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -111,9 +122,6 @@ def _encoded(
     *,
     skip_too_long: bool = False,
 ) -> tuple[EncodedRows, dict[str, Any]]:
-    template = (
-        RetrievalTemplate.from_file(config.data.template) if config.data.template else RetrievalTemplate()
-    )
     loaded = load_rows(
         sources,
         template=template,
@@ -141,14 +149,20 @@ def _encoded(
 
 
 def _with_replay(
-    config: TrainConfig, train: EncodedRows, tokenizer: PreTrainedTokenizerBase, max_length: int
+    config: TrainConfig,
+    template: RetrievalTemplate,
+    train: EncodedRows,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
 ) -> tuple[EncodedRows, dict[str, Any]]:
     """Training rows with general rows after them, as many as their share asks for; the trainer shuffles all."""
     sources = [
         str(embedded_general_rows()) if source == "embedded" else source for source in config.data.replay
     ]
     # A share of the general rows is drawn anyway: those that don't fit are not missed.
-    general, report = _encoded(config, sources, config.data.split, tokenizer, max_length, skip_too_long=True)
+    general, report = _encoded(
+        config, template, sources, config.data.split, tokenizer, max_length, skip_too_long=True
+    )
     share = config.data.replay_share
     count = max(1, round(len(train.rows) * share / (1 - share)))
     drawn = _drawn(general.rows, count, config.train.seed)

@@ -192,7 +192,8 @@ def _as_raw(row: Row, messages: list[dict[str, Any]], completion: str) -> dict[s
     """The row in the form that it came in, with another completion: passages can still be dropped."""
     if row.retrieval is not None:
         parts = {"question": row.retrieval.question, "context": list(row.retrieval.passages)}
-        return {"id": row.id, **parts, "answer": completion}
+        gold = {} if row.retrieval.gold is None else {"gold": row.retrieval.gold}
+        return {"id": row.id, **parts, "answer": completion, **gold}
     if isinstance(row.completion, str):
         return {"id": row.id, "prompt": row.prompt, "completion": completion}
     answer = [{**row.completion[-1], "content": completion}]

@@ -32,6 +32,7 @@ from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import realign_config
 from selfaug.phases.run_models import hash_of_weights, trained_weights
+from selfaug.phases.trained_template import trained_template
 from selfaug.records import write_lines, write_text
 from selfaug.rundir import RunDir
 
@@ -116,7 +117,8 @@ def record_reference_window(
                 "data": config.data.model_copy(update=changed),
                 "run": config.run.model_copy(update={"offline": offline or config.run.offline}),
             }
-        )
+        ),
+        trained_template(folder),
     )
     if score is None:
         on_progress(Progress("model"))

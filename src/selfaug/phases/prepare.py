@@ -10,6 +10,7 @@ import yaml
 
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError, StorageError
+from selfaug.phases.known_splits import read_known_splits, write_known_splits
 from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepared_rows import SPLITS, make_rows
 from selfaug.phases.progress import Progress
@@ -64,6 +65,9 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     paths = folder_files(Path(config.documents.folder), lambda *_: None)
     load_pairs(config.questions.files, paths, skip_bad_rows=config.questions.skip_bad_rows)
     _open(folder, config)
+    known, dealt_anew = read_known_splits(folder, config.split)
+    if config.questions.files and dealt_anew:
+        on_progress(Progress("warning", message=dealt_anew))
 
     read = _make_index(
         config, folder / "index", glossary, count, on_progress, on_whole=lambda: _begin_anew(folder, config)
@@ -93,12 +97,12 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     write_text(folder / "template.yaml", yaml.safe_dump(template.to_dict(), allow_unicode=True))
     samples: list[dict[str, Any]] = []
     if config.questions.files:
-        rows, report = make_rows(config, index, retriever or index, on_progress)
+        rows, report, found = make_rows(config, index, retriever or index, known, on_progress)
+        # Before the rows: a split that nobody knows of could not be kept.
+        write_known_splits(folder, config.split, known, found)
         for split in SPLITS:
-            file = folder / f"{split}.jsonl"
-            file.unlink(missing_ok=True)
             if rows[split]:
-                write_lines(file, rows[split])
+                write_lines(folder / f"{split}.jsonl", rows[split])
         report["tokens"] = _lengths(rows, template, count)
         record |= report
         samples = rows["train"][:3]
@@ -133,9 +137,10 @@ def _open(folder: Path, config: PrepareConfig) -> None:
 
 
 def _begin_anew(folder: Path, config: PrepareConfig) -> None:
-    """Write the settings; the record of what was prepared before goes, since it will not be true."""
+    """Write the settings; record and rows of what was prepared before go, since they will not be true of the index."""
     try:
-        (folder / "record.json").unlink(missing_ok=True)
+        for name in ("record.json", *(f"{split}.jsonl" for split in SPLITS)):
+            (folder / name).unlink(missing_ok=True)
         write_text(folder / _SETTINGS, _settings_text(config))
     except OSError as error:
         raise _not_writable(folder, error) from error

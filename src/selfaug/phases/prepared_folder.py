@@ -13,7 +13,7 @@ from selfaug.retrieval.index import Index
 from selfaug.retrieval.read_document import ENDINGS
 from selfaug.retrieval.retriever import Retriever, own_retriever
 
-__all__ = ["outdated_documents", "prepared_record", "prepared_retriever"]
+__all__ = ["no_answer_of", "outdated_documents", "prepared_record", "prepared_retriever"]
 
 
 def prepared_record(folder: Path) -> dict[str, Any]:
@@ -39,6 +39,18 @@ def prepared_retriever(folder: Path, record: dict[str, Any]) -> Retriever:
     """
     name = record["retrieval"]["retriever"]
     return Index(folder / "index") if name == "bm25" else own_retriever(name)
+
+
+def no_answer_of(folder: Path) -> str | None:
+    """What prepared rows say where there is no answer; None where the folder is not there any more.
+
+    Raises:
+        DataError: if its record is damaged.
+    """
+    if not (folder / "record.json").exists():
+        return None
+    no_answer: str = read_record(folder / "record.json", "prepare")["settings"]["rows"]["no_answer"]
+    return no_answer
 
 
 def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from selfaug.core.statistics import wilson_interval
 from selfaug.data.sources import Problem, problems_error
-from selfaug.errors import DataError
+from selfaug.phases.known_splits import KnownSplits
 from selfaug.phases.progress import Progress
 from selfaug.phases.question_files import load_pairs
 from selfaug.prepare_config import PrepareConfig
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index
-from selfaug.retrieval.pairs import Pair, find_gold
+from selfaug.retrieval.pairs import Pair, find_gold, signs_of
 from selfaug.retrieval.recall import first_right
 from selfaug.retrieval.retriever import Retriever
+from selfaug.retrieval.row_passages import row_passages
 from selfaug.retrieval.rows import RowForm, make_row
-from selfaug.retrieval.split import near_duplicates, split_documents
+from selfaug.retrieval.split import Splits, near_duplicates, split_documents
 from selfaug.retrieval.tokens import Words
 
 __all__ = ["SPLITS", "make_rows", "measure_recall", "pairs_with_gold"]
@@ -32,16 +32,21 @@ Report = Callable[[Progress], None]
 
 
 def make_rows(
-    config: PrepareConfig, index: Index, retriever: Retriever, on_progress: Report
-) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """Rows by split, and what there is to say about them."""
+    config: PrepareConfig, index: Index, retriever: Retriever, known: KnownSplits, on_progress: Report
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any], KnownSplits]:
+    """Rows by split, what there is to say about them, and what is in which split.
+
+    Raises:
+        DataError: if a pair is bad, or none is left to train on.
+        ConfigError: if a user's retriever gives what rows can't be made of.
+    """
     pairs, gold, problems = pairs_with_gold(
         index, config.questions.files, on_progress, skip_bad_rows=config.questions.skip_bad_rows
     )
     paths = [document["path"] for document in index.documents]
     words = Words(config.retrieval.language)
     alike = near_duplicates([pair.question for pair in pairs], config.split.similar, words)
-    split_of, splits = _split(config, pairs, gold, alike, paths)
+    splits = _split(config, pairs, gold, alike, paths, known)
     form = RowForm(
         config.rows.passages,
         config.rows.no_answer_share,
@@ -50,24 +55,38 @@ def make_rows(
         config.split.seed,
     )
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    within = {split: {path for path in paths if splits[path] == split} for split in SPLITS}
+    within = {split: {path for path in paths if splits.documents[path] == split} for split in SPLITS}
     for done, pair in enumerate(pairs, 1):
-        split = split_of[pair.id]
-        own = [chunk for chunk in gold[pair.id] if chunk.document in within[split]]
-        row = make_row(pair, own, index, form, within[split])
-        if row["context"]:
-            rows[split].append(row)
+        split = splits.questions[pair.id]
+        signs = signs_of(pair, gold[pair.id])
+        right, found = row_passages(
+            pair.question, gold[pair.id], signs, retriever, config.rows.passages, within[split]
+        )
+        if pair.answer is not None and not right:
+            problems.append(Problem(pair.id, 0, "the retriever finds no passage with its answer"))
+        elif not right and not found:
+            problems.append(Problem(pair.id, 0, "no passage of its split is found for its question"))
         else:
-            problems.append(Problem(pair.id, 0, "no passage shares a word with its question"))
+            rows[split].append(make_row(pair, right, found, form, signs))
         if done % 100 == 0:
             on_progress(Progress("making rows", done, len(pairs)))
     if not rows["train"]:
-        raise DataError(
+        raise problems_error(
             f"of {len(pairs):,} questions none is left to train on.",
+            problems,
             hint="questions about one document stay in one split: give questions about more documents, or lower "
-            "split.validation and split.test.",
+            "split.validation and split.test. A retriever of your own has to name each passage's `document` by its "
+            "path in the folder.",
         )
-    return rows, {
+    _warn_of_empty_splits(config, rows, splits, on_progress)
+    if splits.moved:
+        shown = ", ".join(splits.moved[:5]) + (", ..." if len(splits.moved) > 5 else "")
+        message = (
+            f"{len(splits.moved):,} documents are in another split than before, because a question joins them to "
+            f"documents that were trained on: {shown}"
+        )
+        on_progress(Progress("warning", message=message))
+    report = {
         "questions": {
             "pairs": len(pairs),
             "left_out": [str(problem) for problem in problems],
@@ -84,9 +103,11 @@ def make_rows(
             }
             for split in SPLITS
         },
-        "splits": splits,
+        "splits": splits.documents,
         "recall": measure_recall(pairs, gold, retriever, max(*_DEPTHS, config.rows.passages), on_progress),
     }
+    asked = {pair.question: splits.questions[pair.id] for pair in pairs}
+    return rows, report, KnownSplits(splits.documents, asked)
 
 
 def pairs_with_gold(
@@ -132,29 +153,48 @@ def _split(
     gold: dict[str, list[Chunk]],
     alike: Sequence[tuple[int, int]],
     paths: Sequence[str],
-) -> tuple[dict[str, str], dict[str, str]]:
+    known: KnownSplits,
+) -> Splits:
     """The split of each pair by its id, and of each document by its path."""
     shares = {"validation": config.split.validation, "test": config.split.test}
     shares = {"train": 1.0 - sum(shares.values()), **shares}
-    documents = [sorted({*pair.documents, *(chunk.document for chunk in gold[pair.id])}) for pair in pairs]
-    splits = split_documents(paths, documents, alike, shares, config.split.seed)
-    of_pair = {pair.id: splits[found[0]] for pair, found in zip(pairs, documents, strict=True) if found}
-    for one, other in alike:  # a question without a document goes with one that is like it
-        for first, second in ((one, other), (other, one)):
-            if pairs[second].id in of_pair:
-                of_pair.setdefault(pairs[first].id, of_pair[pairs[second].id])
-    # The rest has no document to go with; no split may be left without its share of them.
-    rest = sorted((pair.id for pair in pairs if pair.id not in of_pair), key=_shuffled(config.split.seed))
-    dealt = Counter[str]()
-    wanted = [split for split, share in shares.items() if share > 0 and split in splits.values()]
-    for number, name in enumerate(rest, 1):
-        of_pair[name] = max(wanted, key=lambda one: (shares[one] * number - dealt[one], shares[one]))
-        dealt[of_pair[name]] += 1
-    return of_pair, splits
+    return split_documents(
+        paths,
+        {pair.id: _documents_of(pair, gold[pair.id]) for pair in pairs},
+        alike,
+        shares,
+        config.split.seed,
+        known.documents,
+        {pair.id: known.questions[pair.question] for pair in pairs if pair.question in known.questions},
+    )
 
 
-def _shuffled(seed: int) -> Callable[[str], bytes]:
-    return lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()
+def _documents_of(pair: Pair, gold: Sequence[Chunk]) -> set[str]:
+    """The documents that a pair goes with.
+
+    An answer alone, such as "yes", stands in many documents that have nothing to do with each other: of these it goes
+    with the one that is found first for the question.
+    """
+    if not pair.documents and pair.evidence is None:
+        return {chunk.document for chunk in gold[:1]}
+    return {*pair.documents, *(chunk.document for chunk in gold)}
+
+
+def _warn_of_empty_splits(
+    config: PrepareConfig, rows: Mapping[str, Sequence[Any]], splits: Splits, on_progress: Report
+) -> None:
+    shares = {"validation": config.split.validation, "test": config.split.test}
+    together = (
+        f"{sum(splits.asked):,} questions about documents make {len(splits.asked):,} sets that stay together, the "
+        f"largest of {max(splits.asked, default=0):,}: questions about one document, questions that are alike, and "
+        "documents that one question names or whose `evidence` stands in several"
+    )
+    for split in (split for split, share in shares.items() if share > 0 and not rows[split]):
+        message = (
+            f"split.{split} is {shares[split]:g}, and no row is in it: {together}. Ask about more documents, name "
+            "the `document` that a question is about, or raise the share."
+        )
+        on_progress(Progress("warning", message=message))
 
 
 def measure_recall(
@@ -174,8 +214,8 @@ def measure_recall(
     places: list[int | None] = []
     for done, pair in enumerate(asked, 1):
         found = retriever.search(pair.question, depth)
-        words = None if isinstance(retriever, Index) else pair.answer
-        places.append(first_right(found, gold[pair.id], words))
+        signs = [] if isinstance(retriever, Index) else signs_of(pair, gold[pair.id])
+        places.append(first_right(found, gold[pair.id], signs))
         if done % 100 == 0:
             on_progress(Progress("measuring recall", done, len(asked)))
     if not asked:

@@ -17,8 +17,9 @@ from selfaug.config import LevelName, TrainConfig
 from selfaug.core.statistics import detectable_difference, paired_difference, retention, score_interval
 from selfaug.data.encode import EncodedRow
 from selfaug.data.sources import Problem, problems_error
+from selfaug.data.template import RetrievalTemplate
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
-from selfaug.eval.document_answers import SIDES, rows_of_side
+from selfaug.eval.document_answers import rows_of_side, sides_of
 from selfaug.eval.general_suite import (
     LEVELS,
     GeneralItem,
@@ -108,6 +109,7 @@ def task_prompts(
     items: int | None,
     max_new_tokens: int,
     offline: bool,
+    template: RetrievalTemplate | None = None,
 ) -> Suite:
     """Held-out rows, read as training rows are: the same template, window and checks.
 
@@ -119,11 +121,12 @@ def task_prompts(
         items: how many rows; None for all.
         max_new_tokens: longest answer.
         offline: use only what is on this machine.
+        template: that the run was trained with; None reads the file that the settings name.
 
     Raises:
         DataError: if the rows can't be used.
     """
-    rows = held_out_rows(config, sources, offline=offline)[:items]
+    rows = held_out_rows(config, sources, offline=offline, template=template)[:items]
     prompts, golds = [], []
     for row in rows:
         # The last completion of a row; what stands before it is its prompt, token by token as in training.
@@ -158,15 +161,22 @@ def _require_scorable(rows: Sequence[EncodedRow], golds: Sequence[str], score: S
         )
 
 
-def held_out_rows(config: TrainConfig, sources: Sequence[str], *, offline: bool) -> list[EncodedRow]:
-    """Rows, read as the training rows of a run are.
+def held_out_rows(
+    config: TrainConfig,
+    sources: Sequence[str],
+    *,
+    offline: bool,
+    template: RetrievalTemplate | None = None,
+) -> list[EncodedRow]:
+    """Rows, read as the training rows of a run are; arguments as of `task_prompts`.
 
     Raises:
         DataError: if they can't be used.
     """
     as_rows = config.data.model_copy(update={"train": list(sources), "eval": [], "replay": []})
     in_run = config.run.model_copy(update={"offline": offline})
-    return load_training_data(config.model_copy(update={"data": as_rows, "run": in_run})).train.rows
+    read = config.model_copy(update={"data": as_rows, "run": in_run})
+    return load_training_data(read, template).train.rows
 
 
 def general_prompts(
@@ -346,11 +356,19 @@ def compare_answers(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> 
     )
 
 
-def compare_sides(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> dict[str, Any]:
-    """Value, source and abstention of answers from documents, each as `compare_answers`; those that have rows."""
+def compare_sides(
+    suite: Suite, tuned: Sequence[str], base: Sequence[str], no_answer: str | None
+) -> dict[str, Any]:
+    """Value, source and abstention of answers from documents, each as `compare_answers`; those that have rows.
+
+    Args:
+        suite: of the rows.
+        tuned, base: answers.
+        no_answer: what the rows say where there is no answer; None tells it by English phrases.
+    """
     sides = {}
-    for side in SIDES:
-        rows = rows_of_side(side, suite.golds)
+    for side in sides_of(no_answer):
+        rows = rows_of_side(side, suite.golds, no_answer)
         scores = [
             [side.score(answers[row].strip(), suite.golds[row], suite.texts[row]) for row in rows]
             for answers in (tuned, base)

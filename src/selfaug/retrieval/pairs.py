@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index
 
-__all__ = ["Pair", "Place", "find_gold", "holds"]
+__all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "signs_of"]
 
 _SEARCHED = 20
 _SPACE = re.compile(r"[\s|]+")
@@ -54,6 +54,44 @@ class Pair:
     evidence: str | None = None
     page: int | None = None
     places: tuple[Place, ...] = ()
+
+    def evidence_in(self, document: str) -> list[str | None]:
+        """The evidence of each of its places in a document; None for a place without any."""
+        if self.places:
+            return [place.evidence for place in self.places if place.document == document]
+        return [self.evidence]
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """By which a passage that we have not cut ourselves is known to hold an answer.
+
+    Attributes:
+        document: that it is from.
+        words: that all stand in it: the evidence where there is some, and the answer unless it is in words of its own.
+    """
+
+    document: str
+    words: tuple[str, ...]
+
+    def stands_in(self, passage: str) -> bool:
+        """Whether a passage has all its words, wherever it is from."""
+        return all(holds(passage, words) for words in self.words)
+
+
+def signs_of(pair: Pair, gold: Sequence[Chunk]) -> list[Sign]:
+    """The signs of a pair's answer, by what the chunks that hold it have of evidence and answer."""
+    found = [
+        Sign(
+            chunk.document,
+            tuple(words for words in (evidence, pair.answer) if words and holds(chunk.passage, words)),
+        )
+        for chunk in gold
+        for evidence in pair.evidence_in(chunk.document)
+        if evidence is None or holds(chunk.passage, evidence)
+    ]
+    # Without words (a place without evidence, beside one that says it otherwise) any passage would have them.
+    return [sign for sign in dict.fromkeys(found) if sign.words]
 
 
 def holds(passage: str, words: str) -> bool:

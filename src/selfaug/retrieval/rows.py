@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfaug.retrieval.chunking import Chunk
-from selfaug.retrieval.index import Index
-from selfaug.retrieval.pairs import Pair, holds
+from selfaug.retrieval.pairs import Pair, Sign, holds
+from selfaug.retrieval.retriever import Passage
 
 __all__ = ["RowForm", "make_row"]
-
-_SEARCHED_PER_PASSAGE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ class RowForm:
 
 
 def make_row(
-    pair: Pair, gold: Sequence[Chunk], index: Index, form: RowForm, within: Collection[str]
+    pair: Pair, gold: Sequence[Passage], found: Sequence[Passage], form: RowForm, signs: Sequence[Sign]
 ) -> dict[str, Any]:
     """A retrieval row.
 
@@ -45,27 +42,28 @@ def make_row(
 
     Args:
         pair: the question.
-        gold: chunks that hold its answer, from `find_gold`.
-        index: to find distractors in.
+        gold: passages that hold its answer, of the row's split; at least one if there is an answer.
+        found: passages of the row's split that are found for the question, the best first.
         form: what rows are made of.
-        within: documents that passages may come from: those of the row's split.
+        signs: of the answer: a row without it has no passage with them, whatever document that is from.
 
     Returns:
         `id`, `question`, `context` (passages) and `answer` (the completion); and for those who look closer `value`
         (the answer alone, or None), `gold` (number of the passage that holds it, from 1, or None), `documents`
-        (that hold it) and `passages` (ids of the chunks).
+        (that hold it) and `passages` (ids).
     """
     draw = random.Random(f"{form.seed}:{pair.id}")
     with_gold = pair.answer is not None and draw.random() >= form.no_answer_share
     place, chosen = draw.random(), draw.random()
-    found = index.ranked(pair.question, form.passages * _SEARCHED_PER_PASSAGE + len(gold), within=within)
-    distractors = _distractors(pair, gold, [chunk for chunk, _ in found])
-    if with_gold:
-        chunks = distractors[: form.passages - 1]
-        number = int(place * (len(chunks) + 1))
-        chunks.insert(number, gold[int(chosen * len(gold))])
+    distractors = _distractors(pair, gold, found)
+    silent = [passage for passage in distractors if not _has_answer(pair, signs, passage.text)]
+    if with_gold or (pair.answer is not None and not silent):  # a row without any passage is none
+        with_gold = True
+        passages = distractors[: form.passages - 1]
+        number = int(place * (len(passages) + 1))
+        passages.insert(number, gold[int(chosen * len(gold))])
     else:
-        chunks, number = distractors[: form.passages], -1
+        passages, number = silent[: form.passages], -1
     value = pair.answer if with_gold else None
     completion = (
         form.no_answer
@@ -75,23 +73,30 @@ def make_row(
     return {
         "id": pair.id,
         "question": pair.question,
-        "context": [chunk.passage for chunk in chunks],
+        "context": [passage.text for passage in passages],
         "answer": completion,
         "value": value,
         "gold": number + 1 if with_gold else None,
         "documents": list(pair.documents),
-        "passages": [chunk.id for chunk in chunks],
+        "passages": [passage.id for passage in passages],
     }
 
 
-def _distractors(pair: Pair, gold: Sequence[Chunk], found: Sequence[Chunk]) -> list[Chunk]:
+def _distractors(pair: Pair, gold: Sequence[Passage], found: Sequence[Passage]) -> list[Passage]:
     """What was found for the question, and is wrong."""
-    right = {chunk.id for chunk in gold}
-    of_gold = {chunk.document for chunk in gold}
+    right = {passage.text for passage in gold}
+    of_gold = {passage.document for passage in gold}
     return [
-        chunk
-        for chunk in found
-        if chunk.id not in right
+        passage
+        for passage in found
+        if passage.text not in right
         # The same document may say it again, in words that the pair's evidence doesn't know.
-        and not (pair.answer is not None and chunk.document in of_gold and holds(chunk.passage, pair.answer))
+        and not (pair.answer is not None and passage.document in of_gold and holds(passage.text, pair.answer))
     ]
+
+
+def _has_answer(pair: Pair, signs: Sequence[Sign], text: str) -> bool:
+    """Whether a passage would make it wrong to say that the passages don't have the answer."""
+    return pair.answer is not None and (
+        holds(text, pair.answer) or any(sign.stands_in(text) for sign in signs)
+    )

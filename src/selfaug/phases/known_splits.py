@@ -1,0 +1,77 @@
+"""Which split documents and questions are in, kept beside prepared rows so that preparing anew doesn't mix them.
+
+The file outlives the rows: a model that was trained on them may still be there to be tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from selfaug.prepare_config import SplitSettings
+from selfaug.records import read_record, write_record
+
+__all__ = ["KnownSplits", "read_known_splits", "write_known_splits"]
+
+_FILE, _KIND = "splits.json", "splits"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSplits:
+    """What is in which split.
+
+    Attributes:
+        documents: split by path.
+        questions: split by the question's words.
+    """
+
+    documents: Mapping[str, str] = field(default_factory=dict)
+    questions: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_known_splits(folder: Path, settings: SplitSettings) -> tuple[KnownSplits, str]:
+    """What was in which split when a folder was prepared before, and a warning where that doesn't hold any more.
+
+    Raises:
+        DataError: if the file is damaged.
+    """
+    if (folder / _FILE).exists():
+        before = read_record(folder / _FILE, _KIND)
+    elif (folder / "record.json").exists():  # prepared by a selfaug without the file
+        record = read_record(folder / "record.json", "prepare")
+        if "splits" not in record:
+            return KnownSplits(), ""
+        before = {
+            "drawn": _drawn(SplitSettings(**record["settings"]["split"])),
+            "documents": record["splits"],
+            "questions": {},
+        }
+    else:
+        return KnownSplits(), ""
+    if before["drawn"] != _drawn(settings):
+        return KnownSplits(), (
+            "the split's seed or shares are others than before, so documents are dealt out anew: the test rows can "
+            "be about some that a model was trained on before."
+        )
+    return KnownSplits(before["documents"], before["questions"]), ""
+
+
+def write_known_splits(folder: Path, settings: SplitSettings, before: KnownSplits, now: KnownSplits) -> None:
+    """Keep what is in which split; what is gone stays known, since it can come back.
+
+    Raises:
+        StorageError: if it can't be written.
+    """
+    data = {
+        "drawn": _drawn(settings),
+        "documents": {**before.documents, **now.documents},
+        "questions": {**before.questions, **now.questions},
+    }
+    write_record(folder / _FILE, _KIND, data)
+
+
+def _drawn(settings: SplitSettings) -> dict[str, Any]:
+    """What decides how documents are dealt out."""
+    return {"seed": settings.seed, "validation": settings.validation, "test": settings.test}

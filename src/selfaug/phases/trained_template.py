@@ -1,0 +1,19 @@
+"""The form of the prompts that a run was trained with, whatever its template file says by now."""
+
+from __future__ import annotations
+
+from selfaug.data.template import RetrievalTemplate
+from selfaug.records import read_record
+from selfaug.rundir import RunDir
+
+__all__ = ["trained_template"]
+
+
+def trained_template(run: RunDir) -> RetrievalTemplate | None:
+    """The template as it was when the training began; None where the run was not trained on retrieval rows.
+
+    Raises:
+        DataError: if the record of the beginning is missing or damaged.
+    """
+    trained = read_record(run.started, "train-started")["data"]["train"].get("template")
+    return None if trained is None else RetrievalTemplate(**trained)
