@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from selfaug.errors import SelfAugError
 from selfaug.phases import own_process
-from selfaug.phases.own_process import train_in_own_process
+from selfaug.phases.own_process import _often_saved, train_in_own_process
 from selfaug.phases.progress import Progress
 from selfaug.rundir import RunDir
 
@@ -48,6 +48,41 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_in_this_process(
         torch.testing.assert_close(value, whole[name])
     assert sorted(path.name for path in run.path.parent.iterdir()) == ["one"]  # settings and log are gone
     assert train_in_own_process(config, "one") == record
+
+
+def test_a_run_is_saved_at_each_quarter_however_short(settings, tmp_path: Path) -> None:
+    """What is killed has lost no more."""
+    for sets, quarter in (
+        (("train.steps=60", "train.save_steps=100"), 15),
+        (("train.steps=60", "train.save_steps=10"), 10),
+        (("train.steps=2", "train.save_steps=100"), 1),
+        # 24 rows, 4 a step.
+        (("train.steps=null", "train.epochs=3", "train.save_steps=100"), 5),
+    ):
+        config = settings(tmp_path / "run", *sets)
+        assert _often_saved(config).train.save_steps == quarter
+        assert _often_saved(config).model_copy(update={"train": config.train}) == config
+
+
+def test_checkpoints_of_a_short_run_are_there_when_it_is_stopped(
+    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_process, "_POLL_SECONDS", 0.01)
+    config = settings(tmp_path / "runs" / "one", "train.steps=8", "train.save_steps=100")
+    run = RunDir(config.run.output)
+    found: list[Path] = []
+
+    class StopError(Exception):
+        pass
+
+    def look(progress: Progress) -> None:
+        if checkpoint := run.latest_complete_checkpoint():
+            found.append(checkpoint)
+            raise StopError
+
+    with pytest.raises(StopError):
+        train_in_own_process(config, "one", look)
+    assert int(found[0].name.rpartition("-")[2]) < 8
 
 
 def test_a_failure_says_what_the_process_said(settings, tmp_path: Path) -> None:

@@ -100,6 +100,11 @@ def test_the_tables_have_what_was_measured() -> None:
     drifts = ["0.500 (0.400–0.600)", "0.250 (0.200–0.300)"]
     assert costs.rows[0] == ["plain LoRA", *drifts, "3 written", "2.0", "2.0", "1"]
     assert costs.rows[2][1:3] == ["–", "–"]
+    assert "anchors" not in costs.caption
+    counted = {"written_rows_cut_off": 1, "anchors": 96, "anchor_seconds": 30.0}
+    newer = costs_table({**record, "methods": {"selfaug": row_of("SelfAug", **counted)}})
+    assert newer.rows[0][3] == "3 written (1 cut off), 96 anchors"
+    assert "Minutes include what the base model writes" in newer.caption
     said = costs.caption.replace("\N{NO-BREAK SPACE}", " ")
     assert "sent 98 % of the job's prompts to the tuned model, and 75 % of the general ones" in said
     assert "router" not in costs_table({"methods": {"plain": row_of("plain LoRA")}}).caption

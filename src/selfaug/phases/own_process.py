@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 from selfaug.config import TrainConfig, dump_config
 from selfaug.errors import SelfAugError
+from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, read_record, write_text
 from selfaug.rundir import RunDir
@@ -25,6 +27,8 @@ def train_in_own_process(
     config: TrainConfig, stage: str, on_progress: Callable[[Progress], None] = lambda _: None
 ) -> dict[str, Any]:
     """Train, or go on with a run that was cut off, as `selfaug train` does; returns the data of its record.
+
+    Checkpoints are saved after each quarter of the steps, or more often if the settings say so.
 
     Args:
         config: settings; a run that is complete in their output is not trained again.
@@ -42,7 +46,7 @@ def train_in_own_process(
         run.discard()
     run.path.parent.mkdir(parents=True, exist_ok=True)
     settings, log = run.path.with_suffix(".yaml"), run.path.with_suffix(".log")
-    write_text(settings, dump_config(config))
+    write_text(settings, dump_config(_often_saved(config)))
     command = [sys.executable, "-m", "selfaug", "train", "--config", str(settings)]
     if run.is_run():
         command.append("--resume")
@@ -71,6 +75,22 @@ def train_in_own_process(
     for file in (settings, log):
         file.unlink()
     return read_record(run.record, "train")
+
+
+def _often_saved(config: TrainConfig) -> TrainConfig:
+    """The same training with a checkpoint at each quarter: many are shorter than the steps that are usual between two.
+
+    Raises:
+        DataError: if its rows can't be used.
+    """
+    settings = config.train
+    steps = settings.steps
+    if steps is None:
+        rows = len(load_training_data(config).train.rows)
+        per_step = settings.batch_size * settings.gradient_accumulation
+        steps = math.ceil(math.ceil(rows / per_step) * settings.epochs)
+    often = settings.model_copy(update={"save_steps": min(settings.save_steps, math.ceil(steps / 4))})
+    return config.model_copy(update={"train": often})
 
 
 def _progress(metrics: Path, stage: str, steps: int) -> Progress:
