@@ -7,6 +7,7 @@ and each token is the arg max (or drawn as asked), nothing else.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,12 +29,16 @@ __all__ = [
     "generate_greedy_ids",
     "sample_ids",
     "stream_greedy",
+    "text_prompt_ids",
 ]
 
 # Taking rows out of the key-value cache, or into it, copies it: it waits until this share of the batch is finished.
 _FINISHED_SHARE = 0.25
 
 _LIKELY = 1000
+
+# A tokeniser changes its own settings when it is called, and fails if another thread is using it at that moment.
+_TOKENISING = threading.Lock()
 
 
 def chat_prompt_ids(
@@ -59,9 +64,17 @@ def chat_prompt_ids(
         if isinstance(messages, str)
         else [dict(one) for one in messages]
     )
-    ids = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, tokenize=True, return_dict=False, **template_arguments
-    )
+    with _TOKENISING:
+        ids = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **template_arguments
+        )
+    return [int(token) for token in ids]
+
+
+def text_prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text, without a chat template."""
+    with _TOKENISING:
+        ids = tokenizer(text)["input_ids"]
     return [int(token) for token in ids]
 
 

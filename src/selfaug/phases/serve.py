@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.model.generate import text_prompt_ids
 from selfaug.model.loading import context_window
 from selfaug.monitoring.webhook import check_address
 from selfaug.phases.chat import open_chat
@@ -386,11 +387,12 @@ def open_server(
     )
     served = Served(
         engine=engine,
-        text_ids=lambda text: [int(token) for token in tokenizer(text)["input_ids"]],
+        text_ids=partial(text_prompt_ids, tokenizer),
         vocabulary=chat.tuned.get_input_embeddings().weight.shape[0],
         window=context_of(settings, live.config),
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
+        most_at_once=settings.max_batch + settings.max_waiting,
     )
     live.serve_by(served, tokenizer)
     server = Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)
