@@ -40,7 +40,7 @@ _TAIL_BYTES = 20_000
 _REALIGNED: dict[str, tuple[Outcome, str]] = {
     "pass": ("good", "this one stays within all bounds"),
     "fail": ("bad", "this one is outside of a bound"),
-    "inconclusive": ("open", "too few items were asked to say whether this one stays within all bounds"),
+    "inconclusive": ("open", "what was asked does not tell whether this one stays within all bounds"),
 }
 
 
@@ -118,6 +118,8 @@ def run_verdict(
         return evaluation_outcome(evaluation), evaluation_verdict(evaluation)
     if realignment is not None:
         outcome, stays = _REALIGNED[realignment["gate"]["outcome"]]
+        if unmeasured := realignment["gate"].get("unmeasured"):
+            stays += f" (not measured, for want of held-out rows: {', '.join(unmeasured)})"
         changes = ", ".join(
             f"{name} {points(change['value'])} ({span(change)})"
             for name, suite in realignment["suites"].items()
