@@ -37,6 +37,9 @@ _FINISHED_SHARE = 0.25
 
 _LIKELY = 1000
 
+# Logits over less are infinite, and then there are no probabilities. Long before that only the likeliest is drawn.
+_COLDEST = 1e-30
+
 # A tokeniser changes its own settings when it is called, and fails if another thread is using it at that moment.
 _TOKENISING = threading.Lock()
 
@@ -221,7 +224,7 @@ def draw(logits_NV: Tensor, temperature: float, top_p: float, generator: torch.G
         top_p: draws from the likeliest tokens that together have this probability; in (0, 1].
         generator: of the draws.
     """
-    p_NV = (logits_NV.float() / temperature).softmax(-1)
+    p_NV = (logits_NV.float() / max(temperature, _COLDEST)).softmax(-1)
     if top_p == 1.0:
         return torch.multinomial(p_NV, 1, generator=generator).squeeze(-1)
     # Sorting a whole vocabulary takes longer than a small model: a thousand tokens nearly always suffice.

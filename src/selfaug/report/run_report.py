@@ -40,7 +40,7 @@ _TAIL_BYTES = 20_000
 _REALIGNED: dict[str, tuple[Outcome, str]] = {
     "pass": ("good", "this one stays within all bounds"),
     "fail": ("bad", "this one is outside of a bound"),
-    "inconclusive": ("open", "what was asked does not tell whether this one stays within all bounds"),
+    "inconclusive": ("open", "too few items were asked to say whether this one stays within all bounds"),
 }
 
 
@@ -117,8 +117,10 @@ def run_verdict(
     if evaluation is not None:
         return evaluation_outcome(evaluation), evaluation_verdict(evaluation)
     if realignment is not None:
-        outcome, stays = _REALIGNED[realignment["gate"]["outcome"]]
-        if unmeasured := realignment["gate"].get("unmeasured"):
+        gate = realignment["gate"]
+        outcome = _REALIGNED[gate["outcome"]][0]
+        stays = _REALIGNED[gate.get("of_bounds", gate["outcome"])][1]
+        if unmeasured := gate.get("unmeasured"):
             stays += f" (not measured, for want of held-out rows: {', '.join(unmeasured)})"
         changes = ", ".join(
             f"{name} {points(change['value'])} ({span(change)})"

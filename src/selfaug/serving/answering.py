@@ -35,6 +35,7 @@ from selfaug.serving.openai_responses import (
     head,
     usage,
 )
+from selfaug.serving.response_schemas import CHAT, COMPLETION, RAG, described
 from selfaug.serving.served import ApiError, FoundPrompt, Served
 from selfaug.serving.watcher import Answered
 
@@ -291,19 +292,15 @@ def _longest(served: Served, prompt: list[int], asked: int | None, param: str) -
     return min(room, asked or served.max_tokens)
 
 
-_WHOLE_OR_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer; with `stream`, events of its pieces.",
-        "content": {"application/json": {}, "text/event-stream": {}},
-    }
-}
+def _described(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return described(200, "The answer; with `stream`, events of its pieces.", schema, streams=True)
 
 
 def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
     """Add the paths that an engine answers."""
     prompts_of = _Prompts(served)
 
-    @app.post("/v1/chat/completions", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/chat/completions", response_model=None, responses=_described(CHAT))
     async def chat(body: ChatRequest, request: Request) -> Any:
         """The next turn of a chat."""
         served.require_ready()
@@ -346,7 +343,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/completions", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/completions", response_model=None, responses=_described(COMPLETION))
     async def completions(body: CompletionRequest, request: Request) -> Any:
         """The continuation of a text, or of several."""
         served.require_ready()
@@ -396,7 +393,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/rag/answer", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/rag/answer", response_model=None, responses=_described(RAG))
     async def rag(body: RagRequest, request: Request) -> Any:
         """An answer from the documents, with its sources."""
         served.require_ready()
