@@ -278,6 +278,19 @@ def test_courses_of_every_length_are_drawn(shown: Any, clock: Clock) -> None:
     assert _highest([]) == []
 
 
+def test_a_state_from_before_a_day_of_silence_is_no_state_unless_it_is_an_alert(
+    tmp_path: Path, clock: Clock, small: ReferenceWindow
+) -> None:
+    monitor = simulated(tmp_path / "monitor", clock, window=small)
+    beat(monitor, clock, 900, 2)
+    status = read_kept(tmp_path / "monitor", ["status"])[0]["status"]
+    for state, after in (("ok", "no data"), ("watch", "no data"), ("drift", "drift"), ("realign", "realign")):
+        monitor._store.commit(Batch(kept={"status": {**status, "state": state}}))
+        assert monitor_view(tmp_path, now=clock.now)["tiles"][0].value == state
+        assert monitor_view(tmp_path, now=clock.now + 2 * DAY)["tiles"][0].value == after
+    monitor.close()
+
+
 def test_when_it_was_last_heard_of(tmp_path: Path, clock: Clock, small: ReferenceWindow) -> None:
     monitor = simulated(tmp_path / "monitor", clock, window=small)
     beat(monitor, clock, 900, 2)

@@ -84,6 +84,31 @@ def test_without_requests_there_is_no_data(tmp_path: Path, clock: Clock) -> None
     assert monitor.state() == "no_data"
 
 
+def test_drift_outlives_silence_and_is_no_second_alert(tmp_path: Path, clock: Clock) -> None:
+    source = Prompts()
+    monitor = learnt(tmp_path, clock, source)
+    assert run(monitor, clock, draws(400, source, factor=2.0), name="friday")[-1] == "drift"
+    clock.now += 2 * DAY
+    monitor.work()
+    assert monitor.state() == "drift"
+    found = {view["name"]: view["state"] for view in monitor.status()["signals"]}
+    assert (found["drift"], found["prompt_length"]) == ("drift", "no_data")
+    signal = next(
+        sample
+        for sample in monitor.metrics()
+        if sample.name == metric_names.SIGNAL_STATE and sample.labels == {"signal": "drift", "state": "drift"}
+    )
+    assert signal.value == 1
+    # The same across a restart in the silence.
+    monitor.close()
+    monitor = simulated(tmp_path / "monitor", clock, settings=SHORT)
+    monitor.work()
+    assert monitor.state() == "drift"
+    run(monitor, clock, draws(50, source, factor=2.0), name="monday")
+    assert monitor.state() in ("drift", "realign")
+    assert len(list((tmp_path / "monitor" / "alerts").iterdir())) == 1
+
+
 def test_prompts_of_another_kind_are_novel_though_their_drift_is_less(tmp_path: Path, clock: Clock) -> None:
     source = Prompts()
     monitor = learnt(tmp_path, clock, source)
@@ -245,6 +270,20 @@ def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path, clock: Clock) ->
     run(monitor, clock, draws(3, Prompts()), name="right")
     assert monitor.counts()["scored"] == 6
     assert monitor.status()["time"] == clock.now
+
+
+def test_after_the_clock_was_set_back_as_many_an_hour_as_before(tmp_path: Path, clock: Clock) -> None:
+    settings = MonitorSettings(sample=1.0, compute_share=1.0, scored_per_hour=60, taken_per_hour=60)
+    monitor = simulated(tmp_path, clock, settings=settings)
+    clock.now += DAY
+    run(monitor, clock, draws(1, Prompts()), name="ahead")
+    clock.now -= DAY
+    run(monitor, clock, draws(120, Prompts()), name="right")
+    assert monitor.counts()["scored"] == 121
+    assert monitor.counts()["over_hour"] == 0
+    # Nor more: what was saved up is five minutes' worth.
+    run(monitor, clock, draws(120, Prompts()), name="hurried", every=1.0)
+    assert monitor.counts()["scored"] <= 121 + 2 + 5
 
 
 # ---- failures

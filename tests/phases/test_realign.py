@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from selfaug.cli.main import app
 from selfaug.config import dump_config, load_config
 from selfaug.errors import ConfigError
-from selfaug.phases.realign import RealignSettings, _old_scorers, realign, realign_config
+from selfaug.phases.realign import RealignSettings, _old_scorers, _outcome, realign, realign_config
 from selfaug.phases.train import train
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry
@@ -270,6 +270,68 @@ def test_a_run_that_loses_too_much_fails_its_gate(copied_run: Path, new_rows: Pa
     assert result.exit_code == 3
     assert "gate: fail" in result.stdout
     assert not registry.exists()
+
+
+LENIENT = ("--max-task-loss", "1", "--max-general-loss", "1", "--min-new-gain", "-1")
+
+
+def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"the revenue of {number}?", "completion": "none"} for number in range(200)]
+    file = tmp_path / "new.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = run_command(str(copied_run), "--data", str(file), *LENIENT)
+    assert result.exit_code == 0, result.output
+    folder = copied_run.with_name("copied-realigned-rows")
+    held_out = folder / "1-new-held-out.jsonl"
+    assert f"20 of 200 new rows are held out, to measure the new task by: {held_out}" in result.stderr
+    new = copied_run.with_name("copied-realigned")
+    config = load_config(new / "config.yaml")
+    assert config.data.train == [str(folder / "1-new-train.jsonl")]
+    assert config.data.eval[-1] == str(held_out)  # what the next re-alignment judges its old task by
+    record = read_record(new / "realignment.json", "realignment")
+    assert set(record["suites"]) == {"old task", "new task", "general"}
+    assert record["gate"]["unmeasured"] == []
+    assert read_record(new / "record.json", "train")["data"]["train"]["rows"] == 180
+
+
+def test_nothing_passes_on_a_task_without_rows_unless_that_is_wanted(
+    copied_run: Path, new_rows: Path, tmp_path: Path
+) -> None:
+    registry = tmp_path / "registry.sqlite"
+    settings = copied_run / "config.yaml"
+    content = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    content["data"]["eval"] = []
+    settings.write_text(RunDir(copied_run).config_text(yaml.safe_dump(content)), encoding="utf-8")
+    command = (str(copied_run), "--data", str(new_rows), *LENIENT, "--registry", str(registry))
+    result = run_command(*command)
+    assert result.exit_code == 3, result.output
+    assert "gate: inconclusive" in result.stdout
+    assert "not measured, for want of held-out rows: old task, new task" in result.stdout
+    # Said before the training, too.
+    assert "of 16 rows, 0.1 is less than 20" in result.stderr
+    assert "the old task has none" in result.stderr
+    assert "--allow-unmeasured" in result.stderr
+    assert not registry.exists()
+    new = copied_run.with_name("copied-realigned")
+    gate = read_record(new / "realignment.json", "realignment")["gate"]
+    assert (gate["outcome"], gate["of_bounds"]) == ("inconclusive", "pass")
+    # It need not be learnt again.
+    trained = (new / "record.json").read_bytes()
+    again = run_command(*command, "--allow-unmeasured")
+    assert again.exit_code == 0, again.output
+    assert "gate: pass" in again.stdout
+    assert (new / "record.json").read_bytes() == trained
+    record = read_record(new / "realignment.json", "realignment")
+    assert (record["gate"]["outcome"], record["settings"]["allow_unmeasured"]) == ("pass", True)
+    assert Registry(registry).current(CANDIDATE) is not None
+
+
+@pytest.mark.parametrize("of_bounds", ["pass", "fail", "inconclusive"])
+def test_what_a_task_without_rows_makes_of_an_outcome(of_bounds: Any) -> None:
+    strict, lenient = RealignSettings(["new.jsonl"]), RealignSettings(["new.jsonl"], allow_unmeasured=True)
+    assert _outcome(of_bounds, [], strict) == of_bounds
+    assert _outcome(of_bounds, ["new task"], lenient) == of_bounds
+    assert _outcome(of_bounds, ["new task"], strict) == ("fail" if of_bounds == "fail" else "inconclusive")
 
 
 def test_what_it_can_not_go_on_from(copied_run: Path, new_rows: Path, tmp_path: Path) -> None:

@@ -369,6 +369,15 @@ def test_a_demo_has_a_page_of_its_own_and_the_same_numbers_as_text(
         (None, {**REALIGNMENT, "gate": {"outcome": "pass"}}, "good", "this one stays within all bounds"),
         (None, {**REALIGNMENT, "gate": {"outcome": "fail"}}, "bad", "this one is outside of a bound"),
         (None, REALIGNMENT, "open", "too few items were asked to say"),
+        (
+            None,
+            {
+                **REALIGNMENT,
+                "gate": {"outcome": "inconclusive", "of_bounds": "pass", "unmeasured": ["new task"]},
+            },
+            "open",
+            "within all bounds (not measured, for want of held-out rows: new task)",
+        ),
         (None, None, "open", "not evaluated yet: what it learned and what it forgot isn't known."),
     ],
 )

@@ -89,8 +89,8 @@ def soon(holds: Callable[[], bool], seconds: float = 10) -> bool:
 class Running:
     """A server in a thread."""
 
-    def __init__(self, app: Any, readiness: Readiness) -> None:
-        self.server = HttpServer(app, readiness, host="127.0.0.1", port=0)
+    def __init__(self, app: Any, readiness: Readiness, **options: Any) -> None:
+        self.server = HttpServer(app, readiness, host="127.0.0.1", port=0, **options)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
         self.thread.start()
         ends = time.monotonic() + 30

@@ -141,9 +141,11 @@ def test_draws_are_the_seeds_own_whatever_else_is_in_the_batch(engine: EmbeddedE
         for seed in range(4)
     }
     assert len(texts) > 1
-    nearly_greedy = Sampling(10, temperature=1.0, top_p=1e-6, seed=0)
     greedy = asyncio.run(answer(engine, "tuned", prompt, Sampling(10)))[0]
-    assert asyncio.run(answer(engine, "tuned", prompt, nearly_greedy))[0] == greedy
+    # Temperatures by which no logit can be divided fail no batch.
+    for temperature, top_p in ((1.0, 1e-6), (1e-10, 1.0), (1e-216, 1.0), (5e-324, 0.9)):
+        nearly_greedy = Sampling(10, temperature=temperature, top_p=top_p, seed=0)
+        assert asyncio.run(answer(engine, "tuned", prompt, nearly_greedy))[0] == greedy
 
 
 def test_draws_follow_the_models_distribution(engine: EmbeddedEngine, tuned: PeftModel) -> None:

@@ -214,7 +214,10 @@ def test_pieces_that_come_together_are_told_one_by_one(
         (Response("<html>", 500), 502, "500"),
         (Response("[]", 500), 502, "500"),
         (Response("busy", 429, headers={"retry-after": "7"}), 429, "waiting"),
-        (Response("busy", 503), 429, "waiting"),
+        (Response("busy", 429, headers={"retry-after": "0"}), 429, "waiting"),
+        (Response("busy", 429, headers={"retry-after": "\xb2"}), 429, "waiting"),
+        (Response("busy", 503), 503, "refused: 503"),
+        (Response("busy", 503, headers={"retry-after": "7"}), 503, "refused: 503"),
         (Response("no json"), 502, "no valid answer"),
         (JSONResponse({"choices": []}), 502, "no valid answer"),
         (Response("data: no json\n\n"), 502, "no valid event"),
@@ -236,8 +239,33 @@ def test_what_goes_wrong_behind_it_is_said(
         ai.chat.completions.create(model="first", messages=ASKED, stream=stream)
     assert refused.value.status_code == status
     assert message in str(refused.value)
-    if status == 429:
-        assert refused.value.response.headers["retry-after"] in ("7", "1")
+    if status in (429, 503):
+        wanted = "7" if answer.headers.get("retry-after") == "7" else "1"
+        assert refused.value.response.headers["retry-after"] == wanted
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        JSONResponse({"error": {"message": "can't read 'the secret of Kelvandra'"}}, 400),
+        Response("Kelvandra", 500),
+        Response('data: {"error": {"message": "Kelvandra"}}\n\n'),
+        Response("Kelvandra"),
+    ],
+)
+def test_what_the_server_behind_it_says_is_not_logged(
+    stub: Stub,
+    gateway: Callable[..., tuple[Running, openai.OpenAI]],
+    answer: Response,
+    log: list[str],
+) -> None:
+    stub.answer = answer
+    _, ai = gateway(stub.running.url)
+    with pytest.raises(openai.APIStatusError):
+        ai.chat.completions.create(model="first", messages=ASKED, stream=answer.body.startswith(b"data: "))
+    assert soon(lambda: len(log) == 1)
+    assert "the server behind this one" in json.loads(log[0])["error"]
+    assert "Kelvandra" not in log[0]
 
 
 def test_a_server_that_is_gone_or_slow(

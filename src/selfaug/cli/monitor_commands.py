@@ -52,7 +52,10 @@ def monitor(
         ),
     ] = None,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Delete what was kept of requests: rows, texts, votes.")
+        bool,
+        typer.Option(
+            "--purge", help="Delete what was kept of requests: rows, texts, votes, evidence, the key."
+        ),
     ] = False,
     older_than: Annotated[
         float,

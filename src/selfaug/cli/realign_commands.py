@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +25,8 @@ from selfaug.cli.app import (
 from selfaug.cli.terminal import RunProgress, print_json, say
 
 if TYPE_CHECKING:
-    from selfaug.phases.realign import Realignment
+    from selfaug.phases.held_out import HeldOut
+    from selfaug.phases.realign import Realignment, RealignSettings
 
 __all__ = ["realign"]
 
@@ -39,8 +41,22 @@ def realign(
     ],
     eval_data: Annotated[
         list[str] | None,
-        typer.Option("--eval-data", metavar="SOURCE", help="Held-out new rows; may be repeated."),
+        typer.Option(
+            "--eval-data",
+            metavar="SOURCE",
+            help="Held-out new rows; may be repeated. Default: some of --data are set apart.",
+        ),
     ] = None,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            "--hold-out",
+            metavar="SHARE",
+            min=0.0,
+            max=0.5,
+            help="Of the new rows, where there is no --eval-data; 0 for none.",
+        ),
+    ] = 0.1,
     output: Annotated[
         str | None,
         typer.Option("--output", metavar="FOLDER", help="Of the new run. Default: beside the old one."),
@@ -88,6 +104,12 @@ def realign(
     min_new_gain: Annotated[
         float, typer.Option("--min-new-gain", metavar="SHARE", help="What the new task must gain.")
     ] = 0.0,
+    allow_unmeasured: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unmeasured", help="Pass though the old or the new task has no held-out rows to tell."
+        ),
+    ] = False,
     registry: Annotated[
         str | None,
         typer.Option("--registry", metavar="FILE", help="Where a run that passes becomes the candidate."),
@@ -102,7 +124,8 @@ def realign(
     The reference stays the original base model. The old validation rows stay what the old task is judged by.
     """
     quiet_libraries(offline=offline, debug=debugging(ctx))
-    from selfaug.phases.realign import RealignSettings, realign_config
+    from selfaug.config import load_config
+    from selfaug.phases.realign import RealignSettings, realign_config, with_held_out_rows
     from selfaug.phases.realign import realign as run_realign
     from selfaug.rundir import RunDir
 
@@ -120,6 +143,8 @@ def realign(
         max_task_loss=max_task_loss,
         max_general_loss=max_general_loss,
         min_new_gain=min_new_gain,
+        hold_out=hold_out,
+        allow_unmeasured=allow_unmeasured,
         registry=registry,
     )
     folder = RunDir.open(run)
@@ -128,9 +153,16 @@ def realign(
         *([f"train.steps={steps}"] if steps else []),
         *(["run.offline=true"] if offline else []),
     ]
+    settings, held_out = with_held_out_rows(folder, settings, sets=changed, offline=offline)
     config = realign_config(
-        folder, data, eval_data=eval_data or (), rehearsal=rehearsal, output=output, sets=changed
+        folder,
+        settings.data,
+        eval_data=settings.eval_data,
+        rehearsal=rehearsal,
+        output=output,
+        sets=changed,
     )
+    _say_what_is_not_measured(held_out, settings, load_config(folder.config).data.eval)
     with RunProgress() as progress:
         found = run_realign(run, settings, config=config, on_progress=progress.show)
     if as_json:
@@ -139,6 +171,36 @@ def realign(
         _show(found)
     if found.outcome != "pass":
         raise typer.Exit(GATE_FAILED)
+
+
+def _say_what_is_not_measured(
+    held_out: HeldOut | None, settings: RealignSettings, old_eval: Sequence[str]
+) -> None:
+    """Before hours of training: which new rows are held out, and which task has none."""
+    from selfaug.phases.held_out import LEAST_HELD_OUT
+
+    if held_out is not None and held_out.rows:
+        say(
+            f"{held_out.rows:,} of {held_out.of:,} new rows are held out, to measure the new task by: "
+            f"{', '.join(held_out.eval_data)}"
+        )
+    missing = []
+    if not settings.eval_data:
+        few = (
+            ""
+            if held_out is None
+            else f" (of {held_out.of:,} rows, {settings.hold_out:g} is less than {LEAST_HELD_OUT})"
+        )
+        missing.append(f"the new task has no held-out rows{few}: give some with --eval-data")
+    if not old_eval:
+        missing.append("the old task has none: the deployed run was trained without --eval")
+    if missing:
+        then = (
+            "the gate passes without"
+            if settings.allow_unmeasured
+            else "the gate can't pass without --allow-unmeasured"
+        )
+        say(f"{'; '.join(missing)}. So {then}.")
 
 
 def _show(found: Realignment) -> None:
@@ -157,6 +219,8 @@ def _show(found: Realignment) -> None:
         console.print(Text(printable(f"judged: {judged}")), soft_wrap=True)
     for bound in record["gate"]["bounds"]:
         console.print(Text(bound_in_words(bound)), soft_wrap=True)
+    if unmeasured := record["gate"].get("unmeasured"):
+        console.print(Text(f"not measured, for want of held-out rows: {', '.join(unmeasured)}"))
     console.print(Text(f"gate: {found.outcome}"))
     if found.version is not None:
         say(

@@ -8,7 +8,7 @@ from typing import Literal
 
 from selfaug.core.change_detection import STEP, WINDOW
 
-__all__ = ["ALERTS", "STATES", "AlertLevel", "State", "next_level", "worst"]
+__all__ = ["ALERTS", "STATES", "AlertLevel", "State", "after_silence", "next_level", "worst"]
 
 State = Literal["no_data", "learning", "ok", "watch", "drift", "realign"]
 
@@ -24,6 +24,8 @@ CLEAN_STEPS = 3 * WINDOW // STEP
 """Three windows."""
 REALIGN_AFTER = 86_400.0
 """Seconds in drift. An incident of some hours calls for a look, not for training."""
+QUIET_AFTER = 86_400.0
+"""Seconds without a value, and there is no data, unless there is an alert."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,18 @@ def next_level(level: AlertLevel, ratio: float, time: float, *, step_done: bool 
     if ratio >= WATCH_FROM and level.state == "ok":
         return replace(level, state="watch", clean=clean)
     return replace(level, clean=clean)
+
+
+def after_silence(state: State, seconds: float) -> State:
+    """What a state has become when nothing has come since.
+
+    An alert outlives silence: nothing has shown that it is over, and it would be a second one when requests come again.
+
+    Args:
+        state: when the last value came.
+        seconds: since then.
+    """
+    return "no_data" if seconds > QUIET_AFTER and state not in ALERTS else state
 
 
 def worst(states: Iterable[State]) -> State:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from selfaug.core.alert_state import after_silence
 from selfaug.monitoring.store import read_changes, read_kept
 from selfaug.report.charts import lines_svg, states_svg
 from selfaug.report.document import Cell, Chart, Section, Table, Text, Tile
@@ -41,13 +42,14 @@ def monitor_view(folder: Path, *, now: float | None = None) -> dict[str, Any]:
     status = kept.get("status")
     if status is None:
         return {"outcome": "open", "verdict": "No request has been watched yet.", "tiles": [], "sections": []}
-    meaning = STATE_MEANINGS.get(status["state"], str(status["state"]))
-    outcome, verdict = _OUTCOMES.get(status["state"], "open"), f"{meaning[:1].upper()}{meaning[1:]}."
+    state = after_silence(status["state"], now - status["time"])
+    meaning = STATE_MEANINGS.get(state, str(state))
+    outcome, verdict = _OUTCOMES.get(state, "open"), f"{meaning[:1].upper()}{meaning[1:]}."
     counts, canary = status["counts"], status["canary"]
     requests = counts["processed"] - counts["votes"] - counts["canaries"]
     drift = next((one for one in status["signals"] if one["name"] == "drift"), None)
     tiles = [
-        Tile("State", status["state"].replace("_", " "), [ago(now - status["time"])]),
+        Tile("State", state.replace("_", " "), [ago(now - status["time"])]),
         Tile("Requests watched", f"{requests:,}", [f"drift measured on {status['coverage']:.2%}"]),
         Tile(
             "Drift of live prompts",

@@ -7,6 +7,7 @@ and each token is the arg max (or drawn as asked), nothing else.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,12 +29,19 @@ __all__ = [
     "generate_greedy_ids",
     "sample_ids",
     "stream_greedy",
+    "text_prompt_ids",
 ]
 
 # Taking rows out of the key-value cache, or into it, copies it: it waits until this share of the batch is finished.
 _FINISHED_SHARE = 0.25
 
 _LIKELY = 1000
+
+# Logits over less are infinite, and then there are no probabilities. Long before that only the likeliest is drawn.
+_COLDEST = 1e-30
+
+# A tokeniser changes its own settings when it is called, and fails if another thread is using it at that moment.
+_TOKENISING = threading.Lock()
 
 
 def chat_prompt_ids(
@@ -59,9 +67,17 @@ def chat_prompt_ids(
         if isinstance(messages, str)
         else [dict(one) for one in messages]
     )
-    ids = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, tokenize=True, return_dict=False, **template_arguments
-    )
+    with _TOKENISING:
+        ids = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **template_arguments
+        )
+    return [int(token) for token in ids]
+
+
+def text_prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text, without a chat template."""
+    with _TOKENISING:
+        ids = tokenizer(text)["input_ids"]
     return [int(token) for token in ids]
 
 
@@ -217,7 +233,7 @@ def draw(logits_NV: Tensor, temperature: float, top_p: float, generator: torch.G
         top_p: draws from the likeliest tokens that together have this probability; in (0, 1].
         generator: of the draws.
     """
-    p_NV = (logits_NV.float() / temperature).softmax(-1)
+    p_NV = (logits_NV.float() / max(temperature, _COLDEST)).softmax(-1)
     if top_p == 1.0:
         return torch.multinomial(p_NV, 1, generator=generator).squeeze(-1)
     # Sorting a whole vocabulary takes longer than a small model: a thousand tokens nearly always suffice.

@@ -29,9 +29,10 @@ from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import EVIDENCE_ROWS, Alert, write_alert
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.offer_count import OfferCount
-from selfaug.monitoring.prompt_hashes import PromptHashes
+from selfaug.monitoring.prompt_hashes import KEY_FILE, PromptHashes
 from selfaug.monitoring.redaction import redacted
 from selfaug.monitoring.reference_window import ReferenceWindow, Score
+from selfaug.monitoring.retention import delete_files_before
 from selfaug.monitoring.signals import LEARNING_DAYS, SIGNALS, SignalName, Signals, StateChange
 from selfaug.monitoring.store import Batch, Row, Store
 from selfaug.monitoring.webhook import Webhook
@@ -66,7 +67,7 @@ class MonitorSettings:
         queue_size: things that wait at most; more are dropped.
         learning_days: days before a signal can alert.
         keep_texts: keep prompts as redacted text.
-        keep_days: days after which requests, texts and votes are deleted.
+        keep_days: days after which requests, texts, votes and evidence are deleted.
         most_bytes: the store grows no larger.
     """
 
@@ -111,7 +112,7 @@ class _Allowance:
     def take(self, now: float) -> bool:
         """Whether one more is allowed; it is taken then."""
         self._left = min(self._most, self._left + max(0.0, now - self._at) * self._rate)
-        self._at = max(self._at, now)
+        self._at = now  # also where the clock was set back: else nothing came in until it is where it was
         if self._rate <= 0 or self._left < 1:
             return False
         self._left -= 1
@@ -200,7 +201,7 @@ class Monitor:
         except OSError as error:
             raise _not_writable(self._folder, error) from error
         try:
-            self._hashes = PromptHashes(self._folder / "prompt-key.json")
+            self._hashes = PromptHashes(self._folder / KEY_FILE)
             self._store = Store(self._folder, most_bytes=self._settings.most_bytes)
             self._counts = Counter(self._store.counts())
             self._offers = OfferCount(self._folder / "offered.bin")
@@ -452,7 +453,9 @@ class Monitor:
             self._tell(now, changes)
         if now >= self._next_purge:
             self._next_purge = now + _PURGE_EVERY
-            self._store.purge(now - self._settings.keep_days * 86_400)
+            before = now - self._settings.keep_days * 86_400
+            self._store.purge(before)
+            delete_files_before(self._folder, before, now=now)
 
     def _sorted(self, at: float, observation: Observation, done: Counter[str]) -> Row | None:
         """Let a sampled request wait for its drift, leave one out that is too many, or make its row."""

@@ -15,9 +15,36 @@ import numpy as np
 
 from selfaug.errors import StorageError
 
-__all__ = ["PromptHashes"]
+__all__ = ["KEY_FILE", "ROTATE_AFTER", "PromptHashes", "forget_key"]
 
-_ROTATE_AFTER = 7 * 86_400.0
+KEY_FILE = "prompt-key.json"
+ROTATE_AFTER = 7 * 86_400.0
+"""Seconds that a key is used."""
+
+
+def forget_key(path: str | os.PathLike[str], before: float) -> None:
+    """Delete the file of a key that was made before a time, or is damaged. A server that runs still has it in memory.
+
+    Raises:
+        StorageError: if it can't be deleted.
+    """
+    try:
+        if _read(Path(path))[2] < before:
+            Path(path).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"can't delete {os.fspath(path)}: {error.strerror or error}",
+            hint="change the permissions of its folder, or delete it yourself.",
+        ) from error
+
+
+def _read(path: Path) -> tuple[int, bytes, float]:
+    """Number of the key, the key, and when it was made: never, if there is none, or it was cut off while written."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found["id"], bytes.fromhex(found["key"]), found["made"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return 0, b"", float("-inf")
 
 
 class PromptHashes:
@@ -32,14 +59,8 @@ class PromptHashes:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path)
-        self.key_id, self._key, self._made = 0, b"", float("-inf")
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
-            self.key_id, self._key, self._made = found["id"], bytes.fromhex(found["key"]), found["made"]
-        except FileNotFoundError:
-            pass
-        except (ValueError, KeyError, TypeError):
-            pass  # cut off while it was written: a new key does as well
+            self.key_id, self._key, self._made = _read(self._path)
         except OSError as error:
             raise StorageError(
                 f"can't read {self._path}: {error.strerror or error}",
@@ -48,13 +69,15 @@ class PromptHashes:
 
     def hash(self, prompt: Sequence[int], now: float) -> tuple[int, bytes]:
         """Number of the key, and 16 bytes."""
-        if not 0 <= now - self._made < _ROTATE_AFTER:
+        if not 0 <= now - self._made < ROTATE_AFTER:
             self._rotate(now)
         ids = np.asarray(prompt, dtype="<i8").tobytes()
         return self.key_id, hmac.new(self._key, ids, hashlib.sha256).digest()[:16]
 
     def _rotate(self, now: float) -> None:
-        self.key_id, self._key, self._made = self.key_id + 1, secrets.token_bytes(32), now
+        # Where the file was deleted nobody knows the numbers before: so it is that of the second.
+        self.key_id = max(self.key_id + 1, int(now))
+        self._key, self._made = secrets.token_bytes(32), now
         text = json.dumps({"id": self.key_id, "key": self._key.hex(), "made": now})
         # On a full disk the key lives in memory only; hashes of before and after a restart then differ.
         with contextlib.suppress(OSError):

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfaug.core.alert_state import WATCH_FROM, AlertLevel, State, next_level, worst
+from selfaug.core.alert_state import WATCH_FROM, AlertLevel, State, after_silence, next_level, worst
 from selfaug.core.change_detection import (
     CUSUM_SLACK,
     CUSUM_THRESHOLD,
@@ -67,8 +67,6 @@ _LEAST_COMPARED = 1000
 _MOST_REFERENCE = 2000
 _LOWEST_RATE = 0.001
 """A rate that stays under this is not looked at more closely."""
-QUIET_AFTER = 86_400.0
-"""Seconds without a value, and there is no data."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +242,7 @@ class _Signal:
 
     def state(self, now: float) -> State:
         """Its state, or that it has no data."""
-        return "no_data" if self.last is None or now - self.last > QUIET_AFTER else self.level.state
+        return after_silence(self.level.state, math.inf if self.last is None else now - self.last)
 
     def view(self, now: float) -> SignalView:
         """As it is shown."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from selfaug.errors import StorageError
 
-__all__ = ["Batch", "Row", "Store", "purge", "read_changes", "read_kept", "read_texts"]
+__all__ = ["Batch", "Row", "Store", "has_older", "purge", "read_changes", "read_kept", "read_texts"]
 
 FILE = "monitor.sqlite"
 _VERSION = 1
@@ -310,6 +310,21 @@ def purge(folder: str | os.PathLike[str], before: float) -> int:
             return store.purge(before)
     finally:
         store.close()
+
+
+def has_older(folder: str | os.PathLike[str], before: float) -> bool:
+    """Whether there is something that `purge` would delete.
+
+    Raises:
+        StorageError: if there is no such file, or it can't be read.
+    """
+    path = Path(folder) / FILE
+    _require(path)
+    older = " OR ".join(
+        f"EXISTS (SELECT 1 FROM {table} WHERE time < :before)" for table in ("rows", "texts", "votes")
+    )
+    with _reading(path) as connection:
+        return bool(connection.execute(f"SELECT {older}", {"before": before}).fetchone()[0])
 
 
 def read_texts(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:

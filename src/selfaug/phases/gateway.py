@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx2 as httpx
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import load_config
 from selfaug.errors import ConfigError, ModelError
+from selfaug.model.generate import text_prompt_ids
 from selfaug.model.loading import load_tokenizer
 from selfaug.monitoring.webhook import check_address
 from selfaug.phases.canary import recorded_canary
@@ -92,11 +94,12 @@ def open_gateway(
     )
     served = Served(
         engine=engine,
-        text_ids=lambda text: [int(token) for token in tokenizer(text)["input_ids"]],
+        text_ids=partial(text_prompt_ids, tokenizer),
         vocabulary=len(tokenizer),
         window=context_of(settings, config),
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
+        most_at_once=settings.max_batch + settings.max_waiting,
     )
     live.serve_by(served, tokenizer)
     return Server(served, UpstreamModels(engine, tokenizer), live, tokenizer, settings, log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 from torch import nn
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.core.alert_state import ALERTS
+from selfaug.core.alert_state import ALERTS, after_silence
 from selfaug.data import EncodedRows
-from selfaug.errors import StorageError
+from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.model.reference import FrozenModel, Reference
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
@@ -25,8 +26,8 @@ from selfaug.monitoring.reference_window import (
     Score,
     measure_reference_window,
 )
-from selfaug.monitoring.signals import QUIET_AFTER
-from selfaug.monitoring.store import purge, read_kept, read_texts
+from selfaug.monitoring.retention import delete_before, delete_expired
+from selfaug.monitoring.store import read_kept, read_texts
 from selfaug.phases.chat import open_chat
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
@@ -34,6 +35,7 @@ from selfaug.phases.realign import realign_config
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import write_lines, write_text
+from selfaug.registry import Registry
 from selfaug.rundir import RunDir
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "is_alert",
     "monitor_status",
     "open_monitor",
+    "purge_expired_runs",
     "purge_monitor",
     "record_reference_window",
     "write_rules",
@@ -202,6 +205,8 @@ def _realign_settings(run: RunDir, config: TrainConfig) -> dict[str, Any] | None
 def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> dict[str, Any]:
     """What a run's monitor has last written down, and how long ago that was.
 
+    What has been kept for its time is deleted first: no server may be running that does.
+
     Args:
         run: folder of a run.
         now: seconds since 1970; None for the clock's.
@@ -217,9 +222,11 @@ def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> 
             hint="`selfaug serve` watches what it answers; for another server, docs/how-to/monitor.md has the lines.",
         )
     status: dict[str, Any] = kept["status"]
-    seconds = max(0.0, (time.time() if now is None else now) - status["time"])
-    if seconds > QUIET_AFTER and status["state"] not in ALERTS:
-        status["state"] = "no_data"
+    now = time.time() if now is None else now
+    with suppress(SelfAugError, OSError):  # who may only read sees it all the same
+        delete_expired(folder.monitor, now=now)
+    seconds = max(0.0, now - status["time"])
+    status["state"] = after_silence(status["state"], seconds)
     reports = sorted((folder.monitor / "alerts").glob("*/record.json"))
     return {**status, "seconds_ago": seconds, "report": str(reports[-1].parent) if reports else None}
 
@@ -230,7 +237,8 @@ def is_alert(status: dict[str, Any]) -> bool:
 
 
 def purge_monitor(run: str | os.PathLike[str], *, older_than_days: float = 0.0) -> int:
-    """Delete what the monitor of a run has kept of requests: rows, texts and votes. Counts and states stay.
+    """Delete what the monitor of a run has kept of requests: rows, texts, votes, the evidence of alerts, and the key of
+    the hashes. Counts, states and reports stay.
 
     Args:
         run: folder of a run; it may be served meanwhile.
@@ -241,8 +249,24 @@ def purge_monitor(run: str | os.PathLike[str], *, older_than_days: float = 0.0) 
 
     Raises:
         StorageError: if there is nothing, or it can't be written.
+        DataError: if evidence is damaged.
     """
-    return purge(RunDir.open(run).monitor, time.time() - older_than_days * 86_400)
+    now = time.time()
+    return delete_before(RunDir.open(run).monitor, now - older_than_days * 86_400, now=now)
+
+
+def purge_expired_runs(registry: str | os.PathLike[str]) -> None:
+    """Delete what the monitors of a registry's runs have kept for its time: where a run isn't served, nobody else does.
+
+    Args:
+        registry: the file.
+
+    Raises:
+        StorageError: if the registry can't be read. A run that can't be written is passed over.
+    """
+    for version in Registry(registry).versions():
+        with suppress(SelfAugError, OSError):
+            delete_expired(RunDir(version.run).monitor, now=time.time())
 
 
 def export_texts(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int:
@@ -258,7 +282,10 @@ def export_texts(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> i
     Raises:
         StorageError: if no text was kept, or the file is there already or can't be written.
     """
-    found = read_texts(RunDir.open(run).monitor)
+    folder = RunDir.open(run)
+    with suppress(SelfAugError, OSError):
+        delete_expired(folder.monitor, now=time.time())
+    found = read_texts(folder.monitor)
     if not found:
         raise StorageError(
             f"{os.fspath(run)} has kept no text of its requests.",

@@ -11,20 +11,21 @@ import gc
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 
 from selfaug.config import EvaluationSettings, LevelName, TrainConfig, load_config
-from selfaug.core.gate import GateResult, at_least, at_most, overall
+from selfaug.core.gate import GateResult, Outcome, at_least, at_most, overall
 from selfaug.core.statistics import Interval, PairedDifference
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
+from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, hold_out
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.registry import add_run
@@ -44,7 +45,15 @@ from selfaug.records import read_record, write_record
 from selfaug.registry import CANDIDATE, Registry
 from selfaug.rundir import RunDir
 
-__all__ = ["RECORD_KIND", "REHEARSAL", "RealignSettings", "Realignment", "realign", "realign_config"]
+__all__ = [
+    "RECORD_KIND",
+    "REHEARSAL",
+    "RealignSettings",
+    "Realignment",
+    "realign",
+    "realign_config",
+    "with_held_out_rows",
+]
 
 RECORD_KIND = "realignment"
 
@@ -60,7 +69,7 @@ class RealignSettings:
 
     Attributes:
         data: sources of the new rows.
-        eval_data: sources of held-out new rows; without any, the new task is not measured.
+        eval_data: sources of held-out new rows; without any, `with_held_out_rows` sets some of `data` apart.
         output: folder of the new run; None: beside the old one.
         rehearsal: share of old rows among all; 0 rehearses none.
         scorer: of the new rows, as for `evaluate`.
@@ -74,6 +83,9 @@ class RealignSettings:
         max_task_loss: share; what the old task's score may lose against the deployed model.
         max_general_loss: share; what the general score may lose.
         min_new_gain: share; what the new task's score must gain.
+        hold_out: share of the new rows that is set apart where `eval_data` names none; 0 sets none apart.
+        allow_unmeasured: whether a run may pass though the old task or the new one has no held-out rows, and nobody
+            knows what it loses or gains there.
         registry: file in which a new run that passes becomes the candidate; None: in none.
     """
 
@@ -91,6 +103,8 @@ class RealignSettings:
     max_task_loss: float = 0.03
     max_general_loss: float = 0.03
     min_new_gain: float = 0.0
+    hold_out: float = HELD_OUT_SHARE
+    allow_unmeasured: bool = False
     registry: str | None = None
 
 
@@ -109,6 +123,35 @@ class Realignment:
     record: dict[str, Any]
     outcome: str
     version: int | None = None
+
+
+def with_held_out_rows(
+    run: RunDir, settings: RealignSettings, *, sets: Sequence[str] = (), offline: bool = False
+) -> tuple[RealignSettings, HeldOut | None]:
+    """Settings with held-out new rows where none are given, in files beside the new run; and what was set apart.
+
+    With too few rows, settings stay as they are, and so they do where held-out rows are given or none are wanted.
+
+    Raises:
+        ConfigError, DataError: if settings or rows can't be used.
+        StorageError: if files can't be written.
+    """
+    if settings.eval_data or settings.hold_out <= 0:
+        return settings, None
+    config = load_config(run.config, sets=sets)
+    folder = Path(f"{_output(run, settings.output)}-rows")
+    found = hold_out(
+        config,
+        settings.data,
+        folder,
+        share=settings.hold_out,
+        offline=offline or config.run.offline,
+    )
+    return replace(settings, data=found.data, eval_data=found.eval_data), found
+
+
+def _output(run: RunDir, output: str | None) -> str:
+    return output or f"{str(run.path).rstrip('/')}-realigned"
 
 
 def realign_config(
@@ -142,7 +185,7 @@ def realign_config(
         "data.replay": list(dict.fromkeys([*old.train, *old.replay])),
         "data.replay_share": rehearsal,
         "lora.start_from": str(run.path),
-        "run.output": output or f"{str(run.path).rstrip('/')}-realigned",
+        "run.output": _output(run, output),
         "run.overwrite": False,
     }
     others = {"selfaug.anchor_count", "train.seed"} & {one.partition("=")[0].strip() for one in sets}
@@ -165,7 +208,7 @@ def realign(
     Args:
         run: folder of the deployed run.
         settings: what is learnt, and what may be lost.
-        config: of the training; None takes the run's own with `realign_config`.
+        config: of the training; None takes the run's own with `realign_config`, and `with_held_out_rows`.
         on_progress: called with what is being done.
 
     Raises:
@@ -183,19 +226,21 @@ def realign(
     named_scorer(settings.scorer)
     old_scorers = _old_scorers(old, old_config, settings)
     trained_weights(old, old_config)
-    config = config or realign_config(
-        old,
-        settings.data,
-        eval_data=settings.eval_data,
-        rehearsal=settings.rehearsal,
-        output=settings.output,
-    )
+    if config is None:
+        settings, _ = with_held_out_rows(old, settings)
+        config = realign_config(
+            old,
+            settings.data,
+            eval_data=settings.eval_data,
+            rehearsal=settings.rehearsal,
+            output=settings.output,
+        )
     new = RunDir(config.run.output)
     if new.is_run() and not new.started.exists():  # killed while its folder was made
         new.discard()
     train(config, resume=new.is_run(), on_progress=on_progress)
     if new.realignment.exists():
-        record = read_record(new.realignment, RECORD_KIND)
+        record = _accepted(new, read_record(new.realignment, RECORD_KIND), settings)
     else:
         record = _compared(old, old_config, old_scorers, new, config, settings, on_progress)
     outcome = record["gate"]["outcome"]
@@ -341,6 +386,7 @@ def _compared(
         for name, suite in suites.items()
     }
     gate = _gate(results, settings)
+    unmeasured = [task for task in (_OLD, _NEW) if task not in results]
     write_record(
         new.realignment,
         RECORD_KIND,
@@ -353,7 +399,12 @@ def _compared(
             "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
             "level": asdict(level),
             "suites": results,
-            "gate": {"outcome": overall(gate), "bounds": [asdict(one) for one in gate]},
+            "gate": {
+                "outcome": _outcome(overall(gate), unmeasured, settings),
+                "of_bounds": overall(gate),
+                "bounds": [asdict(one) for one in gate],
+                "unmeasured": unmeasured,
+            },
         },
     )
     return read_record(new.realignment, RECORD_KIND)
@@ -372,6 +423,29 @@ def _gate(results: dict[str, dict[str, Any]], settings: RealignSettings) -> list
         gained: PairedDifference = results[_NEW]["difference"]
         bounds.append(at_least("gain, new task", gained.difference, settings.min_new_gain, gained.items))
     return bounds
+
+
+def _outcome(of_bounds: Outcome, unmeasured: Sequence[str], settings: RealignSettings) -> Outcome:
+    """What the gate says in all: nothing is passed on a task that nobody has looked at, unless that is wanted."""
+    if of_bounds == "pass" and unmeasured and not settings.allow_unmeasured:
+        return "inconclusive"
+    return of_bounds
+
+
+def _accepted(new: RunDir, record: dict[str, Any], settings: RealignSettings) -> dict[str, Any]:
+    """What was decided before; what passed but for a task without rows passes now, if it may."""
+    gate = record["gate"]
+    of_bounds = gate.get("of_bounds", gate["outcome"])
+    outcome = _outcome(of_bounds, gate.get("unmeasured", []), settings)
+    if outcome != "pass" or gate["outcome"] == "pass":
+        return record
+    changed = {
+        **record,
+        "settings": {**record["settings"], "allow_unmeasured": True},
+        "gate": {**gate, "outcome": outcome},
+    }
+    write_record(new.realignment, RECORD_KIND, changed)
+    return read_record(new.realignment, RECORD_KIND)
 
 
 def _registered(old: RunDir, new: RunDir, settings: RealignSettings, outcome: str) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,10 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.model.generate import text_prompt_ids
 from selfaug.model.loading import context_window
 from selfaug.monitoring.webhook import check_address
 from selfaug.phases.chat import open_chat
 from selfaug.phases.live_run import LiveModels, LiveRun
+from selfaug.phases.monitor import purge_expired_runs
 from selfaug.phases.registry import followed_run
 from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.rundir import RunDir
@@ -112,6 +115,9 @@ _ASKED_SECONDS = 2.0
 
 _AGAIN_SECONDS = 2.0
 """After which models that were away are asked again."""
+
+_PURGE_SECONDS = 3600.0
+"""Between two looks at what runs of the registry have kept of requests, also those that aren't served any more."""
 
 
 class Models(Protocol):
@@ -295,9 +301,12 @@ class Server:
         registry = self._settings.registry
         if registry is None:
             return
-        seen = 0
+        seen, purge_at = 0, time.monotonic()
         while not self._ended.wait(self._settings.follow_seconds):
             try:
+                if time.monotonic() >= purge_at:
+                    purge_at = time.monotonic() + _PURGE_SECONDS
+                    purge_expired_runs(registry)
                 run, move = followed_run(registry)
                 if move == seen or not self._checked.is_set():
                     continue
@@ -378,11 +387,12 @@ def open_server(
     )
     served = Served(
         engine=engine,
-        text_ids=lambda text: [int(token) for token in tokenizer(text)["input_ids"]],
+        text_ids=partial(text_prompt_ids, tokenizer),
         vocabulary=chat.tuned.get_input_embeddings().weight.shape[0],
         window=context_of(settings, live.config),
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
+        most_at_once=settings.max_batch + settings.max_waiting,
     )
     live.serve_by(served, tokenizer)
     server = Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)

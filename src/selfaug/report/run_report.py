@@ -117,7 +117,11 @@ def run_verdict(
     if evaluation is not None:
         return evaluation_outcome(evaluation), evaluation_verdict(evaluation)
     if realignment is not None:
-        outcome, stays = _REALIGNED[realignment["gate"]["outcome"]]
+        gate = realignment["gate"]
+        outcome = _REALIGNED[gate["outcome"]][0]
+        stays = _REALIGNED[gate.get("of_bounds", gate["outcome"])][1]
+        if unmeasured := gate.get("unmeasured"):
+            stays += f" (not measured, for want of held-out rows: {', '.join(unmeasured)})"
         changes = ", ".join(
             f"{name} {points(change['value'])} ({span(change)})"
             for name, suite in realignment["suites"].items()

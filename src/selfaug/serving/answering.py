@@ -24,6 +24,7 @@ from selfaug.serving.generation import (
     TokenChance,
 )
 from selfaug.serving.metrics import Metrics
+from selfaug.serving.one_at_a_time import OneAtATime
 from selfaug.serving.openai_requests import ChatRequest, CompletionRequest, RagRequest, StreamOptions
 from selfaug.serving.openai_responses import (
     chat_chunk,
@@ -34,7 +35,8 @@ from selfaug.serving.openai_responses import (
     head,
     usage,
 )
-from selfaug.serving.served import ApiError, Served
+from selfaug.serving.response_schemas import CHAT, COMPLETION, RAG, described
+from selfaug.serving.served import ApiError, FoundPrompt, Served
 from selfaug.serving.watcher import Answered
 
 __all__ = ["add_answers", "unless_gone"]
@@ -136,18 +138,12 @@ class _Answering:
             self._measure()
             self._observe()
         except OverloadedError as error:
-            raise ApiError(
-                429, "too many requests are waiting.", code="overloaded", wait=error.retry_after
-            ) from error
+            raise _overloaded(error) from error
         except EngineError as error:
-            self._facts["error"] = str(error)
-            raise ApiError(error.status, str(error), code="engine_failure") from error
+            self._facts["error"] = error.logged
+            raise ApiError(error.status, str(error), code="engine_failure", wait=error.retry_after) from error
         except TimeoutError as error:
-            raise ApiError(
-                504,
-                f"the answer was not complete after {self._served.request_seconds:g} seconds.",
-                code="timeout",
-            ) from error
+            raise _too_late(self._served) from error
         finally:
             alarm.cancel()
             for task in tasks:
@@ -190,6 +186,16 @@ class _Answering:
             self._served.watcher.answered(
                 Answered(name, one.prompt, one.tokens, one.text, one.written, one.passages)
             )
+
+
+def _overloaded(error: OverloadedError) -> ApiError:
+    return ApiError(429, "too many requests are waiting.", code="overloaded", wait=error.retry_after)
+
+
+def _too_late(served: Served) -> ApiError:
+    return ApiError(
+        504, f"the answer was not complete after {served.request_seconds:g} seconds.", code="timeout"
+    )
 
 
 def _tells_when_it_began(piece: Piece) -> bool:
@@ -286,24 +292,21 @@ def _longest(served: Served, prompt: list[int], asked: int | None, param: str) -
     return min(room, asked or served.max_tokens)
 
 
-_WHOLE_OR_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The answer; with `stream`, events of its pieces.",
-        "content": {"application/json": {}, "text/event-stream": {}},
-    }
-}
+def _described(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    return described(200, "The answer; with `stream`, events of its pieces.", schema, streams=True)
 
 
 def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
     """Add the paths that an engine answers."""
+    prompts_of = _Prompts(served)
 
-    @app.post("/v1/chat/completions", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/chat/completions", response_model=None, responses=_described(CHAT))
     async def chat(body: ChatRequest, request: Request) -> Any:
         """The next turn of a chat."""
         served.require_ready()
         served.model(body.model)
         messages = [{"role": _role(one.role), "content": one.text} for one in body.messages]
-        prompt = _asked(lambda: served.chat_ids(messages), "messages")
+        prompt = await prompts_of.chat(request, messages)
         longest = _longest(served, prompt, body.asked_tokens, "messages")
         written = next((one.text for one in reversed(body.messages) if one.role == "user"), None)
         choices = [
@@ -340,20 +343,20 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/completions", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/completions", response_model=None, responses=_described(COMPLETION))
     async def completions(body: CompletionRequest, request: Request) -> Any:
         """The continuation of a text, or of several."""
         served.require_ready()
         served.model(body.model)
-        prompts = [_text_prompt(served, one) for one in body.prompts]
-        if not prompts or len(prompts) * (body.n or 1) > _MOST_COMPLETIONS:
+        if not 1 <= len(body.prompts) * (body.n or 1) <= _MOST_COMPLETIONS:
             raise ApiError(
                 400,
-                f"{len(prompts)} prompts with {body.n or 1} answers each: 1 to {_MOST_COMPLETIONS} answers are "
+                f"{len(body.prompts)} prompts with {body.n or 1} answers each: 1 to {_MOST_COMPLETIONS} answers are "
                 "possible in a request.",
                 code="invalid_value",
                 param="prompt",
             )
+        prompts = await prompts_of.texts(request, body.prompts)
         choices = [
             _Choice(
                 prompt,
@@ -390,7 +393,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/rag/answer", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/rag/answer", response_model=None, responses=_described(RAG))
     async def rag(body: RagRequest, request: Request) -> Any:
         """An answer from the documents, with its sources."""
         served.require_ready()
@@ -402,7 +405,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
         name = body.model or served.tuned
         served.model(name)
         asked = body.max_tokens or min(served.max_tokens, 256)
-        found = _asked(lambda: find(body.question, asked), "question")
+        found = await prompts_of.found(request, find, body.question, asked)
         longest = _longest(served, found.prompt, body.max_tokens, "question")
         choice = _Choice(
             found.prompt,
@@ -453,11 +456,49 @@ def _role(role: str) -> str:
     return "system" if role == "developer" else role
 
 
-def _asked(make: Callable[[], Any], param: str) -> Any:
-    try:
-        return make()
-    except (DataError, ModelError) as error:
-        raise ApiError(400, str(error), code="invalid_value", param=param) from error
+class _Prompts:
+    """Makes the prompts of requests, while the event loop goes on with all others.
+
+    Reading a megabyte of text takes a tokeniser a second, and a search may ask another server.
+    """
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._tokenising = OneAtATime("selfaug-tokenising", served.most_at_once)
+        self._searching = OneAtATime("selfaug-searching", served.most_at_once)
+
+    async def chat(self, request: Request, messages: list[dict[str, str]]) -> list[int]:
+        """Token ids of a chat."""
+        chat_ids = self._served.chat_ids
+        return await self._made(request, self._tokenising, lambda: chat_ids(messages), "messages")
+
+    async def texts(self, request: Request, prompts: Sequence[str | list[int]]) -> list[list[int]]:
+        """Token ids of texts, and of what was sent as such."""
+        return await self._made(
+            request, self._tokenising, lambda: [_text_prompt(self._served, one) for one in prompts], "prompt"
+        )
+
+    async def found(
+        self, request: Request, find: Callable[[str, int], FoundPrompt], question: str, max_tokens: int
+    ) -> FoundPrompt:
+        """A question with what is found for it."""
+        return await self._made(request, self._searching, lambda: find(question, max_tokens), "question")
+
+    async def _made(self, request: Request, thread: OneAtATime, make: Callable[[], _T], param: str) -> _T:
+        """What a thread makes.
+
+        Raises:
+            ApiError: if it can't be made of what was asked, or not in time, or too much is waiting.
+        """
+        try:
+            async with asyncio.timeout(self._served.request_seconds):
+                return await unless_gone(request, thread.do(make))
+        except (DataError, ModelError) as error:
+            raise ApiError(400, str(error), code="invalid_value", param=param) from error
+        except OverloadedError as error:
+            raise _overloaded(error) from error
+        except TimeoutError as error:
+            raise _too_late(self._served) from error
 
 
 def _text_prompt(served: Served, prompt: str | list[int]) -> list[int]:

@@ -18,6 +18,7 @@ from selfaug.serving.guard import Guard, Limits, write_to_stderr
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.metrics import Metrics
 from selfaug.serving.openai_responses import error_body
+from selfaug.serving.response_schemas import MODEL, MODELS, described
 from selfaug.serving.served import ApiError, Served
 
 __all__ = ["create_app"]
@@ -56,7 +57,7 @@ def create_app(
     _operations(app, served, metrics)
     add_answers(app, served, metrics)
     add_feedback(app, served)
-    app.openapi = _described(app, served)  # type: ignore[method-assign]
+    app.openapi = _description(app, served)  # type: ignore[method-assign]
 
     def on_done(path: str, status: int, seconds: float) -> None:
         metrics.requests.labels(path, str(status or 499)).inc()
@@ -110,11 +111,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _described(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
+def _description(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
     """The API's description, with the key, and without FastAPI's own form of errors, which is not used."""
     from fastapi.openapi.utils import get_openapi
 
-    def described() -> dict[str, Any]:
+    def description() -> dict[str, Any]:
         if app.openapi_schema is None:
             schema = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes
@@ -135,7 +136,7 @@ def _described(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
             app.openapi_schema = schema
         return app.openapi_schema
 
-    return described
+    return description
 
 
 def _errors(app: FastAPI) -> None:
@@ -185,12 +186,12 @@ def _operations(app: FastAPI, served: Served, metrics: Metrics) -> None:
         """For Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", response_model=None, responses=described(200, "All models.", MODELS))
     async def models() -> dict[str, Any]:
         """The base model, the tuned model, and aliases of them."""
         return {"object": "list", "data": [_card(served, name) for name in served.names]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", response_model=None, responses=described(200, "The model.", MODEL))
     async def model(name: str) -> dict[str, Any]:
         """One of them."""
         served.model(name)

@@ -7,6 +7,7 @@ from typing import Literal
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
+from selfaug.serving.response_schemas import FEEDBACK, described
 from selfaug.serving.served import ApiError, Served
 
 __all__ = ["FeedbackRequest", "add_feedback"]
@@ -24,7 +25,9 @@ class FeedbackRequest(BaseModel):
 def add_feedback(app: FastAPI, served: Served) -> None:
     """Add the path that takes votes."""
 
-    @app.post("/v1/feedback", status_code=202)
+    taken = described(202, "The vote is taken.", FEEDBACK)
+
+    @app.post("/v1/feedback", status_code=202, response_model=None, responses=taken)
     async def feedback(body: FeedbackRequest) -> dict[str, str]:
         """A thumb up or down for an answer of the tuned model; the first one counts."""
         if served.watcher is None:

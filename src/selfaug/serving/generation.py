@@ -87,11 +87,22 @@ class EngineError(Exception):
 
     Attributes:
         status: of the answer that says so.
+        logged: for the log, which has no text of prompts: it must have none, whatever the message has.
+        retry_after: seconds after which it is worth trying again; 0 if nobody knows.
+
+    Args:
+        message: for the client.
+        status: as above.
+        logged: None if the message has no text from elsewhere.
+        retry_after: as above.
     """
 
-    def __init__(self, message: str, status: int = 500) -> None:
+    def __init__(
+        self, message: str, status: int = 500, *, logged: str | None = None, retry_after: float = 0.0
+    ) -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.retry_after = status, retry_after
+        self.logged = message if logged is None else logged
 
 
 class Engine(Protocol):

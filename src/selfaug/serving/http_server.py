@@ -8,11 +8,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from selfaug.serving.connections import ConnectionLimits, LimitedConnection
 from selfaug.serving.served import SHUTTING_DOWN, Readiness
 
 __all__ = ["ALL_ADDRESSES", "EndedBySignals", "HttpServer", "address", "listening_socket"]
@@ -83,17 +86,29 @@ class HttpServer(EndedBySignals):
         host: address to listen on.
         port: 0 takes a free one.
         drain_seconds: that running answers have.
+        limits: of a connection; by default those of `ConnectionLimits`.
     """
 
     def __init__(
-        self, app: ASGIApp, readiness: Readiness, *, host: str, port: int, drain_seconds: float = 30.0
+        self,
+        app: ASGIApp,
+        readiness: Readiness,
+        *,
+        host: str,
+        port: int,
+        drain_seconds: float = 30.0,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         self._readiness = readiness
+        # uvicorn wants a class and calls it.
+        connection: Any = partial(LimitedConnection, limits or ConnectionLimits())
         super().__init__(
             uvicorn.Config(
                 app,
                 host=host,
                 port=port,
+                http=connection,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,

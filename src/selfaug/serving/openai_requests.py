@@ -164,7 +164,7 @@ class CompletionRequest(_Generation):
 class RagRequest(BaseModel):
     """Body of /v1/rag/answer."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     question: str = Field(min_length=1, max_length=10_000)
     model: str | None = Field(

@@ -67,7 +67,9 @@ class Served:
         window: tokens of prompt and answer together.
         max_tokens: longest answer where the request doesn't say.
         request_seconds: after which an answer is given up.
-        find: prompt for a question about the run's documents; None without documents.
+        most_at_once: requests whose prompts are being made, or wait for that; more are refused.
+        find: prompt for a question about the run's documents; None without documents. Called by one thread at a time,
+            beside the one that calls `chat_ids` and `text_ids`.
         created: of the tuned model, seconds since 1970.
         watcher: told of what the tuned model answered; None if nobody watches.
         readiness: kept up to date by whoever starts the server.
@@ -83,6 +85,7 @@ class Served:
     chat_ids: Callable[[list[dict[str, str]]], list[int]] = lambda _: []
     max_tokens: int = 1024
     request_seconds: float = 300.0
+    most_at_once: int = 80
     find: Callable[[str, int], FoundPrompt] | None = None
     created: int = 0
     watcher: Watcher | None = None

@@ -132,7 +132,11 @@ class UpstreamEngine:
                 raise _refusal(response, await response.aread())
             async for event in _events(response):
                 if "error" in event:
-                    raise EngineError(f"the server behind this one failed: {_message(event['error'])}", 502)
+                    raise EngineError(
+                        f"the server behind this one failed: {_message(event['error'])}",
+                        502,
+                        logged="the server behind this one failed in the middle of an answer",
+                    )
                 if event.get("usage") and last is not None:
                     last = last._replace(tokens=max(0, event["usage"]["completion_tokens"] - told))
                 if not event.get("choices"):
@@ -184,17 +188,24 @@ def _chances(logprobs: Mapping[str, Any] | None) -> list[TokenChance]:
 def _refusal(response: httpx.Response, body: bytes) -> Exception:
     """What the other server's refusal means for the client of this one."""
     status = response.status_code
-    if status in (429, 503):
-        wait = response.headers.get("retry-after", "")
-        return OverloadedError(float(wait) if wait.isdigit() else 1.0)
+    if status == 429:
+        return OverloadedError(_wait(response))
+    logged = f"the server behind this one refused: {status}"
+    if status == 503:  # not 429: that it is away is no fault of the client's, and counts as an error
+        return EngineError(logged, 503, retry_after=_wait(response))
     try:
         message = _message(json.loads(body).get("error", body.decode(errors="replace")))
     except (ValueError, AttributeError):
         message = body.decode(errors="replace")[:_MOST_TEXT]
     # Its 401 and 404 are about the key and the names that this server was given: the client can't do anything.
-    return EngineError(
-        f"the server behind this one refused: {status} {message}", 400 if status in (400, 422) else 502
-    )
+    # What it says may be the prompt again: for the client, not for the log.
+    return EngineError(f"{logged} {message}", 400 if status in (400, 422) else 502, logged=logged)
+
+
+def _wait(response: httpx.Response) -> float:
+    """Seconds that it asks to wait, at least one; one, if it says nothing that is understood."""
+    wait = response.headers.get("retry-after", "")
+    return max(1.0, float(wait)) if wait.isdecimal() else 1.0
 
 
 def _message(error: Any) -> str:

@@ -1,0 +1,123 @@
+"""What one connection may take before any request of it is looked at: time and room that nobody has a key for."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+__all__ = ["ConnectionLimits", "LimitedConnection", "most_connections"]
+
+
+def most_connections() -> int:
+    """How many connections a process should have open: half of the descriptors that it may have, 4,096 at most.
+
+    The other half is for its own files, and for connections to servers behind it.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return _MOST
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return _MOST if descriptors == resource.RLIM_INFINITY else min(_MOST, max(1, descriptors // 2))
+
+
+_MOST = 4096
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What a connection may take.
+
+    Attributes:
+        head_seconds: from a connection's beginning, or the first byte of a further request, to the end of the
+            request's headers.
+        unread_seconds: in which a client reads nothing of what waits for it.
+        most: connections at once; None for `most_connections()`. Further ones are closed at once.
+    """
+
+    head_seconds: float = 15.0
+    unread_seconds: float = 30.0
+    most: int | None = None
+
+
+class LimitedConnection(H11Protocol):
+    """uvicorn's connection, which ends where the client sends no request, or doesn't read the answer.
+
+    uvicorn's own timer is for connections between two requests only.
+
+    Args:
+        limits: of a connection.
+        arguments: of uvicorn's connection.
+    """
+
+    def __init__(self, limits: ConnectionLimits, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._limits = limits
+        self._most = most_connections() if limits.most is None else limits.most
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has come."""
+        super().connection_made(transport)
+        # `pause_writing` is called as soon as the system takes no more, and `resume_writing` when it has taken all:
+        # so the timer between them runs for the last bytes of an answer too.
+        transport.set_write_buffer_limits(high=0)
+        if len(self.connections) > self._most:
+            transport.abort()
+            return
+        self._time_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Something of a request is here."""
+        super().data_received(data)
+        self._time_head()
+
+    def pause_writing(self) -> None:
+        """The client reads too slowly."""
+        super().pause_writing()
+        self._time_reading()
+
+    def resume_writing(self) -> None:
+        """All is on its way."""
+        super().resume_writing()
+        self._stop_unread_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It has ended."""
+        super().connection_lost(exc)
+        self._stop_head_timer()
+        self._stop_unread_timer()
+
+    def _time_head(self) -> None:
+        """Let the timer run while no request is being answered. What is sent in between does not set it back."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_head_timer()
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.head_seconds, self.transport.abort)
+
+    def _time_reading(self) -> None:
+        unread = self.transport.get_write_buffer_size()
+        self._unread_timer = self.loop.call_later(
+            self._limits.unread_seconds, partial(self._end_if_nothing_was_read, unread)
+        )
+
+    def _end_if_nothing_was_read(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._time_reading()
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _stop_unread_timer(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
