@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig, load_config
-from selfaug.errors import ConfigError, ModelError
+from selfaug.errors import ConfigError, ModelError, StorageError
 from selfaug.phases.registry import followed_run
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
@@ -258,3 +258,30 @@ def test_what_can_not_be_entered_or_promoted(copied_run: Path, tmp_path: Path) -
         refused = CliRunner().invoke(app, ["serve", *arguments])
         assert refused.exit_code == 2
         assert "selfaug serve --registry FILE" in refused.stderr
+
+
+def test_a_version_that_was_trained_anew_in_its_folder_is_neither_served_nor_rolled_back_to(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    registry = str(tmp_path / "registry.sqlite")
+    file = ("--registry", registry)
+    second = Path(shutil.copytree(copied_run, tmp_path / "second"))
+    for run in (copied_run, second):
+        assert registry_command("promote", str(run), *file).exit_code == 0
+    weights = copied_run / "adapter" / "adapter_model.safetensors"
+    right = weights.read_bytes()
+    save_file({name: 1.3 * weight for name, weight in load_file(weights).items()}, weights)
+    refused = registry_command("rollback", *file)
+    assert refused.exit_code == 1
+    assert "other weights than when it became version 1" in refused.stderr
+    assert followed_run(registry) == (str(second.resolve()), 2)  # nothing has moved
+    weights.write_bytes(right)
+    assert registry_command("rollback", *file).exit_code == 0
+    save_file({name: 1.3 * weight for name, weight in load_file(weights).items()}, weights)
+    with pytest.raises(StorageError, match="other weights than when it became version 1"):
+        followed_run(registry)
+    served = CliRunner().invoke(app, ["serve", *file, "--port", "0"])
+    assert served.exit_code == 1
+    assert "other weights than when it became version 1" in served.stderr
+    # A server that has looked at this move already goes on with what it has in memory.
+    assert followed_run(registry, known=3) == (str(copied_run.resolve()), 3)

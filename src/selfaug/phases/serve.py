@@ -297,9 +297,11 @@ class Server:
             return
         seen = 0
         while not self._ended.wait(self._settings.follow_seconds):
+            if not self._checked.is_set():
+                continue
             try:
-                run, move = followed_run(registry)
-                if move == seen or not self._checked.is_set():
+                run, move = followed_run(registry, known=seen)
+                if move == seen:
                     continue
                 seen = move
                 if Path(run) != self._live.folder.path.resolve():
