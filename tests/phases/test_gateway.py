@@ -280,6 +280,29 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
     assert front.server._live.folder.path == same
 
 
+def test_who_wants_no_check_has_none_when_another_run_takes_its_place(
+    copied_run: Path, lives: Callable[..., Live], tmp_path: Path
+) -> None:
+    file = copied_run / "adapter" / "adapter_model.safetensors"
+    right = file.read_bytes()
+    save_file({name: -40 * weight for name, weight in load_file(file).items()}, file)
+    url = behind(copied_run, lives)
+    file.write_bytes(right)
+    same = tmp_path / "elsewhere" / "copied"
+    shutil.copytree(copied_run, same)
+    upstream = UpstreamSettings(url, key=KEY)
+    unchecked = lives(open_gateway(copied_run, settings(check=False), upstream, log=lambda _: None))
+    unchecked.server.exchange(same)
+    assert unchecked.server._live.folder.path == same
+    assert unchecked.server.served.readiness == Readiness(True, "not checked against the record of training")
+    # Whether the other server has it at all is asked all the same.
+    with pytest.raises(ModelError, match="has no second"):
+        unchecked.server.exchange(shutil.copytree(copied_run, copied_run.with_name("second")))
+    checked = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
+    with pytest.raises(ModelError, match="not as recorded"):
+        checked.server.exchange(same)
+
+
 def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     copied_run = copied_run.rename(copied_run.with_name("my 'first' run"))
     target = tmp_path / "with space"

@@ -346,7 +346,7 @@ class Monitor:
         return samples
 
     def close(self, timeout: float = 5.0) -> None:
-        """Stop; commit what waits, without measuring its drift, for so many seconds at most."""
+        """Stop; commit what waits, without measuring its drift. Waits for so many seconds at most."""
         with self._lock:
             if self._closed:
                 return
@@ -354,7 +354,7 @@ class Monitor:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout)
-        if self._thread is None or not self._thread.is_alive():
+        else:
             self._finish()
         if self._webhook is not None:
             self._webhook.close(timeout)
@@ -367,6 +367,7 @@ class Monitor:
         while not self._stop.is_set():
             if not self.work():
                 self._stop.wait(_PAUSE)
+        self._finish()  # here: who closes it may have waited long enough before the last measurement is done
 
     def _finish(self) -> None:
         while self.work(score=False):

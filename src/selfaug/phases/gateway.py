@@ -18,6 +18,7 @@ from selfaug.phases.canary import recorded_canary
 from selfaug.phases.live_run import LiveRun
 from selfaug.phases.serve import Server, ServeSettings, context_of
 from selfaug.rundir import RunDir
+from selfaug.serving.gate import Gate
 from selfaug.serving.generation import BASE, TUNED
 from selfaug.serving.guard import write_to_stderr
 from selfaug.serving.served import Served
@@ -97,6 +98,7 @@ def open_gateway(
         window=context_of(settings, config),
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
+        gate=Gate(settings.max_batch + settings.max_waiting),
     )
     live.serve_by(served, tokenizer)
     return Server(served, UpstreamModels(engine, tokenizer), live, tokenizer, settings, log)
@@ -150,18 +152,33 @@ class UpstreamModels:
             f"{', '.join(other[:3])}"
         ]
 
-    def exchange(self, now: LiveRun, new: LiveRun) -> None:
-        """Ask for the adapter of another run from now on; the other server has it, under the name of the run's folder.
+    def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
+        """Refuse a run that the other server can't answer for; nothing is changed.
+
+        Args:
+            now: the run that is served.
+            new: the run that is to take its place; the other server has its adapter, under the name of its folder.
+            check: whether the answers to its canary set are compared.
 
         Raises:
-            ModelError: if it has not, or doesn't answer as recorded.
+            ModelError: if the other server hasn't the adapter, or doesn't answer as recorded.
         """
-        problems = self._check(new.folder, new.tuned)
+        problems = self._check(new.folder, new.tuned) if check else self._missing([new.tuned])
         if problems:
             raise ModelError(
                 f"{self.engine.url} can't answer for {new.folder.path}: {'; '.join(problems)}",
                 hint=f"have it serve that run's adapter as {new.tuned}; the run before is served on.",
             )
+
+    def exchange(self, new: LiveRun, *, check: bool, on_exchanged: Callable[[], None]) -> None:
+        """Ask for the adapter of another run from now on.
+
+        Args:
+            new: the run that takes the place of the one that is served.
+            check: has no meaning here: `require_exchangeable` has checked.
+            on_exchanged: called once, before anything else is asked.
+        """
+        on_exchanged()
         self.engine.names[TUNED] = new.tuned
 
     def _missing(self, names: Sequence[str]) -> list[str]:

@@ -11,10 +11,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from selfaug.errors import DataError, ModelError
+from selfaug.serving.gate import Admission
 from selfaug.serving.generation import (
     TUNED,
     EngineError,
@@ -92,11 +93,14 @@ class _Answering:
         self.identifier = f"{_PREFIXES[operation]}-{secrets.token_hex(12)}"
         self._each = each  # choices of a prompt
         self._served, self._metrics = served, metrics
+        # Of the run that answers, whichever is served when it has.
+        self._watcher = served.watcher
+        self._admission: Admission = request.state.admission
         self._model = served.model(name)
         self._labels = (served.tuned if self._model == TUNED else served.base, operation)
         self._facts: dict[str, Any] = request.state.facts
         self._facts.update(model=self._labels[0], prompt_tokens=prompt_tokens)
-        self._began = time.monotonic()
+        self._began = self._admission.arrived
         self._first = 0.0
 
     @property
@@ -119,6 +123,8 @@ class _Answering:
         left = self._began + self._served.request_seconds - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(max(left, 0.0), arrived.put_nowait, TimeoutError())
         try:
+            await asyncio.sleep(0)  # each task has taken its first step: the engine has what it is asked
+            self._admission.leave()
             while not self.complete:
                 found = [await arrived.get()]
                 while not arrived.empty():
@@ -136,18 +142,12 @@ class _Answering:
             self._measure()
             self._observe()
         except OverloadedError as error:
-            raise ApiError(
-                429, "too many requests are waiting.", code="overloaded", wait=error.retry_after
-            ) from error
+            raise _overloaded(error) from error
         except EngineError as error:
             self._facts["error"] = str(error)
             raise ApiError(error.status, str(error), code="engine_failure") from error
         except TimeoutError as error:
-            raise ApiError(
-                504,
-                f"the answer was not complete after {self._served.request_seconds:g} seconds.",
-                code="timeout",
-            ) from error
+            raise _too_late(self._served) from error
         finally:
             alarm.cancel()
             for task in tasks:
@@ -183,11 +183,11 @@ class _Answering:
 
     def _observe(self) -> None:
         """Tell whoever watches of each prompt with the first of its answers."""
-        if self._served.watcher is None or self._model != TUNED:
+        if self._watcher is None or self._model != TUNED:
             return
         for number, one in enumerate(self.choices[:: self._each]):
             name = f"{self.identifier}-{number}" if number else self.identifier
-            self._served.watcher.answered(
+            self._watcher.answered(
                 Answered(name, one.prompt, one.tokens, one.text, one.written, one.passages)
             )
 
@@ -286,6 +286,38 @@ def _longest(served: Served, prompt: list[int], asked: int | None, param: str) -
     return min(room, asked or served.max_tokens)
 
 
+def _admission(served: Served) -> Callable[[Request], AsyncIterator[None]]:
+    """Has a request wait while another run takes the place of the one that is served."""
+
+    async def admission(request: Request) -> AsyncIterator[None]:
+        arrived = time.monotonic()
+        try:
+            async with asyncio.timeout(served.request_seconds):
+                while not served.gate.let_in():
+                    await unless_gone(request, served.gate.opened())
+        except OverloadedError as error:
+            raise _overloaded(error) from error
+        except TimeoutError as error:
+            raise _too_late(served) from error
+        request.state.admission = admitted = Admission(served.gate, arrived)
+        try:
+            yield
+        finally:
+            admitted.leave()
+
+    return admission
+
+
+def _overloaded(error: OverloadedError) -> ApiError:
+    return ApiError(429, "too many requests are waiting.", code="overloaded", wait=error.retry_after)
+
+
+def _too_late(served: Served) -> ApiError:
+    return ApiError(
+        504, f"the answer was not complete after {served.request_seconds:g} seconds.", code="timeout"
+    )
+
+
 _WHOLE_OR_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The answer; with `stream`, events of its pieces.",
@@ -296,8 +328,9 @@ _WHOLE_OR_STREAM: dict[int | str, dict[str, Any]] = {
 
 def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
     """Add the paths that an engine answers."""
+    let_in = [Depends(_admission(served))]
 
-    @app.post("/v1/chat/completions", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/chat/completions", response_model=None, responses=_WHOLE_OR_STREAM, dependencies=let_in)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """The next turn of a chat."""
         served.require_ready()
@@ -340,7 +373,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/completions", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/completions", response_model=None, responses=_WHOLE_OR_STREAM, dependencies=let_in)
     async def completions(body: CompletionRequest, request: Request) -> Any:
         """The continuation of a text, or of several."""
         served.require_ready()
@@ -390,7 +423,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/rag/answer", response_model=None, responses=_WHOLE_OR_STREAM)
+    @app.post("/v1/rag/answer", response_model=None, responses=_WHOLE_OR_STREAM, dependencies=let_in)
     async def rag(body: RagRequest, request: Request) -> Any:
         """An answer from the documents, with its sources."""
         served.require_ready()
