@@ -19,7 +19,7 @@ from selfaug.phases.live_run import LiveRun
 from selfaug.phases.serve import Server, ServeSettings, context_of
 from selfaug.rundir import RunDir
 from selfaug.serving.gate import Gate
-from selfaug.serving.generation import BASE, TUNED
+from selfaug.serving.generation import BASE, TUNED, Model
 from selfaug.serving.guard import write_to_stderr
 from selfaug.serving.served import Served
 from selfaug.serving.upstream import UpstreamAwayError, UpstreamEngine
@@ -41,12 +41,14 @@ class UpstreamSettings:
         base: what it calls the base model; None: as the run's settings do.
         tuned: what it calls the tuned model; None: as the run's folder is called.
         key: for it; None sends none.
+        has_base: whether it has the base model; merged weights are served without.
     """
 
     url: str
     base: str | None = None
     tuned: str | None = None
     key: str | None = None
+    has_base: bool = True
 
 
 def open_gateway(
@@ -84,9 +86,12 @@ def open_gateway(
         offline=settings.offline or config.run.offline,
     )
     live = LiveRun.open(run, tokenizer, prepared=settings.prepared, offline=settings.offline)
+    names: dict[Model, str] = {TUNED: upstream.tuned or live.tuned}
+    if upstream.has_base:
+        names[BASE] = upstream.base or live.base
     engine = UpstreamEngine(
         upstream.url,
-        {BASE: upstream.base or live.base, TUNED: upstream.tuned or live.tuned},
+        names,
         key=upstream.key,
         max_running=settings.max_batch,
         max_waiting=settings.max_waiting,
@@ -99,6 +104,7 @@ def open_gateway(
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
         gate=Gate(settings.max_batch + settings.max_waiting),
+        has_base=upstream.has_base,
     )
     live.serve_by(served, tokenizer)
     return Server(served, UpstreamModels(engine, tokenizer), live, tokenizer, settings, log)
@@ -125,7 +131,7 @@ class UpstreamModels:
         self.checked = _AS_RECORDED
 
     def check(self, run: RunDir) -> list[str] | None:
-        """Whether the other server has both models and answers a run's canary set as recorded; None without a set.
+        """Whether the other server has the models and answers a run's canary set as recorded; None without a set.
 
         Drift is not compared: log-probabilities of another engine differ from training's. Of the answers, what no
         rounding in 16 bits can change is compared: other servers compute in these whatever training did.
@@ -136,12 +142,12 @@ class UpstreamModels:
         return self._check(run, self.engine.names[TUNED])
 
     def _check(self, run: RunDir, tuned: str) -> list[str] | None:
-        problems = self._missing([self.engine.names[BASE], tuned])
+        problems = self._missing([*self._base, tuned])
         record = recorded_canary(run)
         if problems or record is None:
             return problems or None
         if not any(map(_sure, record["prompts"])):
-            self.checked = "both models are there; rounding could change all answers to the canary set"
+            self.checked = "the models are there; rounding could change all answers to the canary set"
             return []
         other = [one["id"] for one in record["prompts"] if not self._answers(tuned, one)]
         if not other:
@@ -180,6 +186,11 @@ class UpstreamModels:
         """
         on_exchanged()
         self.engine.names[TUNED] = new.tuned
+
+    @property
+    def _base(self) -> list[str]:
+        """What the other server calls the base model, if it has it."""
+        return [name for model, name in self.engine.names.items() if model == BASE]
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         try:

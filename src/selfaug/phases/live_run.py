@@ -23,7 +23,7 @@ from selfaug.phases.run_models import trained_weights
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 from selfaug.serving.embedded import EmbeddedEngine
-from selfaug.serving.generation import BASE, TUNED
+from selfaug.serving.generation import BASE, TUNED, Model
 from selfaug.serving.lanes import rows_can_mix
 from selfaug.serving.served import FoundPrompt, Served
 from selfaug.serving.watcher import Answered
@@ -93,7 +93,8 @@ class LiveRun:
         template = self.config.data.chat_template_kwargs
         served.chat_ids = lambda messages: chat_prompt_ids(tokenizer, messages, **template)
         served.base, served.tuned = self.base, self.tuned
-        served.names = {self.tuned: TUNED, self.base: BASE, ALIAS: TUNED}
+        base: dict[str, Model] = {self.base: BASE} if served.has_base else {}
+        served.names = {self.tuned: TUNED, **base, ALIAS: TUNED}
         served.created = int(self.folder.config.stat().st_mtime)
         served.find = None if self.documents is None else _find(self.documents, served)
 

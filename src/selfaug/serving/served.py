@@ -72,6 +72,7 @@ class Served:
         created: of the tuned model, seconds since 1970.
         watcher: told of what the tuned model answered; None if nobody watches.
         readiness: kept up to date by whoever starts the server.
+        has_base: whether the engine has the base model, too.
         gate: closed while names, template, documents and watcher become those of another run.
     """
 
@@ -89,6 +90,7 @@ class Served:
     created: int = 0
     watcher: Watcher | None = None
     readiness: Readiness = field(default_factory=Readiness)
+    has_base: bool = True
     gate: Gate = field(default_factory=Gate)
 
     def model(self, name: str) -> Model:
