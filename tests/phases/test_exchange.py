@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import shutil
 import sqlite3
 import threading
@@ -29,7 +30,7 @@ from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
 from selfaug.rundir import RunDir
-from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.embedded import EmbeddedEngine, _Job
 from selfaug.serving.guard import Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -206,31 +207,43 @@ def test_an_adapter_that_is_not_plain_lora_needs_another_server(
     assert ask(client, "champion") == before
 
 
+class Arriving(queue.SimpleQueue[Any]):
+    """What comes to an engine; says when there is something to be done in turn."""
+
+    def __init__(self) -> None:
+        self.in_turn = threading.Event()
+
+    def put(self, item: Any, *_: Any) -> None:
+        super().put(item)
+        if isinstance(item, _Job):
+            self.in_turn.set()
+
+
 class Held:
     """The engine's thread is held, so that what is asked of it comes in an order of the test's."""
 
     def __init__(self, server: Server) -> None:
-        self.engine, self._go = server.served.engine, threading.Event()
-        assert isinstance(self.engine, EmbeddedEngine)
-        begun = threading.Event()
+        engine, begun, self._go = server.served.engine, threading.Event(), threading.Event()
+        assert isinstance(engine, EmbeddedEngine)
+        self._engine = engine
 
         def hold() -> None:
             begun.set()
             self._go.wait(60)
 
-        threading.Thread(target=self.engine.when_idle, args=[hold], daemon=True).start()
+        threading.Thread(target=engine.when_idle, args=[hold], daemon=True).start()
         assert begun.wait(60)
+        engine._arriving = self._arriving = Arriving()
 
     def waits(self) -> bool:
         """Whether something waits for a moment without requests."""
-        return len(self.engine._jobs) > 0
+        return len(self._engine._jobs) > 0
 
     def exchange(self, server: Server, run: Path) -> None:
         """Exchange the runs: the engine hears of it before it goes on, and after what waits."""
-        arrived = self.engine._arriving.qsize()
         exchanging = threading.Thread(target=server.exchange, args=[run], daemon=True)
         exchanging.start()
-        soon(lambda: self.engine._arriving.qsize() > arrived)
+        assert self._arriving.in_turn.wait(60)
         self._go.set()
         exchanging.join(60)
         assert not exchanging.is_alive()
