@@ -235,7 +235,11 @@ def test_other_weights_are_an_alert_at_the_first_start_too_when_there_is_no_wind
     assert watched.http.get("/ready").status_code == 503
     soon(lambda: changes)
     assert (changes[0]["before"], changes[0]["after"]) == ("no_data", "drift")
-    assert Path(changes[0]["report"], "record.json").exists()
+    report = Path(changes[0]["report"])
+    assert (report / "record.json").exists()
+    assert "The canary set did not come back: the drift of" in (report / "report.md").read_text(
+        encoding="utf-8"
+    )
     assert watched.said_that("NOT watched: there is no reference window, and none is measured while")
     shown = CliRunner().invoke(app, ["monitor", str(copied_run)])
     assert shown.exit_code == 4
@@ -340,16 +344,20 @@ def test_a_monitor_that_fails_fails_no_request(
 def test_a_server_ends_while_its_reference_window_is_measured(
     copied_run: Path, serve: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = threading.Event()
+    begun, ending = threading.Event(), threading.Event()
 
     def slow(*_: Any, **__: Any) -> Any:
         begun.set()
-        time.sleep(0.3)
+        assert ending.wait(60)
         raise OSError("anything")
 
     monkeypatch.setattr("selfaug.phases.monitor.measure_drift", slow)
     watched = serve(copied_run, watch=ALL)
-    assert begun.wait(30)
+    assert begun.wait(60)
+    watching = watched.server._watching
+    assert watching is not None
+    cancel = watching.cancel
+    monkeypatch.setattr(watching, "cancel", lambda: (cancel(), ending.set()))
     watched.stop()
     assert not watched.said_that("watching: ")
     assert not watched.said_that("NOT watched")

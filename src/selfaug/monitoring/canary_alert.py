@@ -132,7 +132,8 @@ class CanaryAlert:
                     )
                 )
             if changed and problems:
-                alert = Alert(change.time, self._run, self._adapter, change, [], _NO_COUNTS, [], None)
+                why = "; ".join(problems)
+                alert = Alert(change.time, self._run, self._adapter, change, [], _NO_COUNTS, [], None, why)
                 return write_alert(self._folder / "alerts", alert)
         except Timeout as error:
             raise StorageError(

@@ -632,6 +632,7 @@ class Monitor:
                 self.counts(),
                 self._store.recent(self._adapter, EVIDENCE_ROWS),
                 self._realign,
+                self._canary.why,
             ),
         )
 
