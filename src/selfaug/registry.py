@@ -168,6 +168,15 @@ class Registry:
                 _move(connection, alias, number, None if now is None else now.number, why)
         return version
 
+    def before(self, alias: str = CHAMPION) -> Version:
+        """What `roll_back` would let an alias point to.
+
+        Raises:
+            ConfigError: if there is nothing before.
+        """
+        with self._reading() as connection:
+            return _version(connection, _before(connection, alias).version)
+
     def roll_back(self, alias: str = CHAMPION, why: str = "rolled back") -> Version:
         """Let an alias point to what it pointed to before; again, and it goes back one more.
 
@@ -175,15 +184,7 @@ class Registry:
             ConfigError: if there is nothing before.
         """
         with self._writing() as connection:
-            now = _current(connection, alias)
-            if now is None or now.previous is None:
-                raise ConfigError(
-                    f"{alias} has pointed to nothing else before." if now else f"nothing is {alias} yet.",
-                    hint="`selfaug registry` shows the versions, `selfaug registry promote NUMBER` chooses one.",
-                )
-            before = Move(
-                *connection.execute("SELECT * FROM moves WHERE number = ?", [now.previous]).fetchone()
-            )
+            before = _before(connection, alias)
             _move(connection, alias, before.version, before.previous, why)
             return _version(connection, before.version)
 
@@ -269,6 +270,17 @@ def _current(connection: sqlite3.Connection, alias: str) -> Move | None:
         "SELECT * FROM moves WHERE alias = ? ORDER BY number DESC LIMIT 1", [alias]
     ).fetchone()
     return None if row is None else Move(*row)
+
+
+def _before(connection: sqlite3.Connection, alias: str) -> Move:
+    """The move that a rollback goes back to."""
+    now = _current(connection, alias)
+    if now is None or now.previous is None:
+        raise ConfigError(
+            f"{alias} has pointed to nothing else before." if now else f"nothing is {alias} yet.",
+            hint="`selfaug registry` shows the versions, `selfaug registry promote NUMBER` chooses one.",
+        )
+    return Move(*connection.execute("SELECT * FROM moves WHERE number = ?", [now.previous]).fetchone())
 
 
 def _move(connection: sqlite3.Connection, alias: str, version: int, previous: int | None, why: str) -> None:

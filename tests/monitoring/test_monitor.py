@@ -323,6 +323,30 @@ def test_offering_never_raises_and_a_full_queue_drops(tmp_path: Path, clock: Clo
     monitor.close()
 
 
+def test_a_measurement_that_ends_late_keeps_nobody_and_the_folder_is_let_go_of_after_it(
+    tmp_path: Path,
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(prompts: list[list[int]]) -> list[float]:
+        begun.set()
+        go.wait(60)
+        return [0.5] * len(prompts)
+
+    monitor = Monitor(tmp_path, window(), slow, settings=SHORT)
+    monitor.offer(Observation("measured", [1, 2, 3], 5))
+    assert begun.wait(60)
+    monitor.offer(Observation("waits", [1, 2, 3], 5))
+    monitor.close(0.01)
+    with pytest.raises(StorageError, match="another monitor is using"):
+        Monitor(tmp_path, window(), slow)
+    go.set()
+    assert monitor._thread is not None
+    monitor._thread.join(60)
+    assert read_kept(tmp_path, ["status"])[1]["processed"] == 2
+    Monitor(tmp_path, window(), slow).close()
+
+
 def test_what_makes_the_work_fail_is_counted_as_lost(tmp_path: Path, clock: Clock) -> None:
     monitor = simulated(tmp_path, clock)
     run(monitor, clock, draws(5, Prompts()))

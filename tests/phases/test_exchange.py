@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import queue
 import shutil
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx2 as httpx
 import numpy as np
@@ -18,11 +22,15 @@ from typer.testing import CliRunner, Result
 
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig, load_config
-from selfaug.errors import ConfigError, ModelError
+from selfaug.errors import ConfigError, ModelError, StorageError
+from selfaug.monitoring.monitor import Monitor, MonitorSettings
+from selfaug.monitoring.observation import Observation
 from selfaug.phases.registry import followed_run
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
+from selfaug.rundir import RunDir
+from selfaug.serving.embedded import EmbeddedEngine, _Job
 from selfaug.serving.guard import Limits
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -48,13 +56,17 @@ def other_run(
     return folder
 
 
-@pytest.fixture
-def server(copied_run: Path) -> Iterator[tuple[Server, httpx.Client, list[str]]]:
+@contextmanager
+def running(run: Path, **settings: Any) -> Iterator[tuple[Server, httpx.Client, list[str]]]:
     # Who asks as fast as it is answered would come to the limit.
-    settings = ServeSettings(
-        port=0, device="cpu", watch=WatchSettings(), limits=Limits(requests_per_minute=0)
-    )
-    server = open_server(copied_run, settings, log=lambda _: None)
+    settings = {
+        "port": 0,
+        "device": "cpu",
+        "watch": WatchSettings(),
+        "limits": Limits(requests_per_minute=0),
+        **settings,
+    }
+    server = open_server(run, ServeSettings(**settings), log=lambda _: None)
     told, said = threading.Event(), []
     thread = threading.Thread(target=server.run, args=[None, lambda _: told.set(), said.append], daemon=True)
     thread.start()
@@ -64,6 +76,12 @@ def server(copied_run: Path) -> Iterator[tuple[Server, httpx.Client, list[str]]]
     server.stop()
     thread.join(60)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def server(copied_run: Path) -> Iterator[tuple[Server, httpx.Client, list[str]]]:
+    with running(copied_run) as found:
+        yield found
 
 
 def soon(holds: Callable[[], bool], seconds: float = 60) -> None:
@@ -189,6 +207,155 @@ def test_an_adapter_that_is_not_plain_lora_needs_another_server(
     assert ask(client, "champion") == before
 
 
+class Arriving(queue.SimpleQueue[Any]):
+    """What comes to an engine; says when there is something to be done in turn."""
+
+    def __init__(self) -> None:
+        self.in_turn = threading.Event()
+
+    def put(self, item: Any, *_: Any) -> None:
+        super().put(item)
+        if isinstance(item, _Job):
+            self.in_turn.set()
+
+
+class Held:
+    """The engine's thread is held, so that what is asked of it comes in an order of the test's."""
+
+    def __init__(self, server: Server) -> None:
+        engine, begun, self._go = server.served.engine, threading.Event(), threading.Event()
+        assert isinstance(engine, EmbeddedEngine)
+        self._engine = engine
+
+        def hold() -> None:
+            begun.set()
+            self._go.wait(60)
+
+        threading.Thread(target=engine.when_idle, args=[hold], daemon=True).start()
+        assert begun.wait(60)
+        engine._arriving = self._arriving = Arriving()
+
+    def waits(self) -> bool:
+        """Whether something waits for a moment without requests."""
+        return len(self._engine._jobs) > 0
+
+    def exchange(self, server: Server, run: Path) -> None:
+        """Exchange the runs: the engine hears of it before it goes on, and after what waits."""
+        exchanging = threading.Thread(target=server.exchange, args=[run], daemon=True)
+        exchanging.start()
+        assert self._arriving.in_turn.wait(60)
+        self._go.set()
+        exchanging.join(60)
+        assert not exchanging.is_alive()
+
+
+def test_a_replay_that_waits_is_not_done_with_the_other_run(copied_run: Path, other_run: Path) -> None:
+    with running(copied_run, watch=WatchSettings(canary_seconds=0.05)) as (serving, client, said):
+        soon(lambda: any(line.startswith("watching: ") for line in said))
+        before = serving._watching
+        assert before is not None
+        replayed: list[bool] = []
+
+        def replay() -> list[str] | None:
+            replayed.append(serving._live.folder.path == copied_run)
+            return []
+
+        before._check = replay
+        soon(lambda: len(replayed) > 0)
+        held = Held(serving)
+        soon(held.waits)
+        done = len(replayed)
+        held.exchange(serving, other_run)
+        assert client.get("/ready").json()["ready"]
+        before.join(60)
+        assert len(replayed) == done
+        # What it may find now is not told any more.
+        before._tell_canary(["another answer"])
+        assert client.get("/ready").json()["ready"]
+
+
+def test_a_prompt_that_waits_is_not_measured_with_the_other_run_and_the_monitor_ends(
+    copied_run: Path, other_run: Path
+) -> None:
+    watch = WatchSettings(MonitorSettings(sample=1.0, compute_share=1.0))
+    with running(copied_run, watch=watch) as (serving, _, said):
+        soon(lambda: any(line.startswith("watching: ") for line in said))
+        before = serving._watching
+        assert before is not None
+        monitor = before._monitor
+        assert monitor is not None
+        held = Held(serving)
+        monitor.offer(Observation("waits", [5, 6, 7], 3, refused=False))
+        soon(held.waits)
+        held.exchange(serving, other_run)
+        # At once, and back: each is watched, as the one before has let go of its folder.
+        serving.exchange(copied_run)
+        soon(lambda: sum(line.startswith("watching: ") for line in said) >= 2)
+        assert not any(line.startswith("NOT watched") for line in said)
+        with closing(sqlite3.connect(copied_run / "monitor" / "monitor.sqlite")) as connection:
+            assert connection.execute("SELECT request_id, drift FROM rows").fetchall() == [("waits", None)]
+        assert monitor.counts()["scored"] == 0
+        assert monitor.counts()["processed"] == 2  # with the canary set
+
+
+def test_requests_during_an_exchange_are_the_new_runs_alone(
+    server: tuple[Server, httpx.Client, list[str]], other_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving, client, _ = server
+    serving.served.chat_ids = lambda _: [5, 5, 5]  # the old run's template, so to say
+    begun, go = threading.Event(), threading.Event()
+    check = serving._models.check
+
+    def slow(run: RunDir) -> list[str] | None:
+        begun.set()
+        go.wait(60)
+        return check(run)
+
+    monkeypatch.setattr(serving._models, "check", slow)
+
+    def chat(model: str) -> httpx.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4}
+        return client.post("/v1/chat/completions", json=body)
+
+    exchanging = threading.Thread(target=serving.exchange, args=[other_run])
+    with ThreadPoolExecutor(3) as pool:
+        try:
+            exchanging.start()
+            assert begun.wait(60)
+            asked = [pool.submit(chat, model) for model in ("champion", "copied", "second")]
+            soon(lambda: serving.served.gate.waiting == 3)
+        finally:
+            go.set()
+        by_alias, by_old_name, by_new_name = (one.result() for one in asked)
+    exchanging.join(60)
+    assert by_old_name.status_code == 404
+    assert "there is no model 'copied' here; there are second" in by_old_name.json()["error"]["message"]
+    for one in (by_alias, by_new_name):
+        assert one.json()["usage"]["prompt_tokens"] > 3
+        assert one.json()["choices"] == chat("second").json()["choices"]
+
+
+def test_who_wants_no_check_has_none_when_runs_are_exchanged(
+    copied_run: Path, other_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = Path(shutil.copytree(other_run, tmp_path / "changed"))
+    file = changed / "adapter" / "adapter_model.safetensors"
+    save_file({name: 1.3 * weight for name, weight in load_file(file).items()}, file)
+    told: list[bool] = []
+    monkeypatch.setattr(Monitor, "canary", lambda _, passed, why="": told.append(passed))
+    with running(copied_run, check=False) as (serving, client, said):
+        soon(lambda: any(line.startswith("watching: ") for line in said))
+        before = ask(client, "champion")
+        serving.exchange(changed)
+        assert ask(client, "changed") != before
+        assert client.get("/ready").json() == {
+            "ready": True,
+            "reason": "not checked against the record of training",
+        }
+        soon(lambda: sum(line.startswith("watching: ") for line in said) >= 2)
+    assert told == []
+
+
 def registry_command(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["registry", *arguments])
 
@@ -258,3 +425,30 @@ def test_what_can_not_be_entered_or_promoted(copied_run: Path, tmp_path: Path) -
         refused = CliRunner().invoke(app, ["serve", *arguments])
         assert refused.exit_code == 2
         assert "selfaug serve --registry FILE" in refused.stderr
+
+
+def test_a_version_that_was_trained_anew_in_its_folder_is_neither_served_nor_rolled_back_to(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    registry = str(tmp_path / "registry.sqlite")
+    file = ("--registry", registry)
+    second = Path(shutil.copytree(copied_run, tmp_path / "second"))
+    for run in (copied_run, second):
+        assert registry_command("promote", str(run), *file).exit_code == 0
+    weights = copied_run / "adapter" / "adapter_model.safetensors"
+    right = weights.read_bytes()
+    save_file({name: 1.3 * weight for name, weight in load_file(weights).items()}, weights)
+    refused = registry_command("rollback", *file)
+    assert refused.exit_code == 1
+    assert "other weights than when it became version 1" in refused.stderr
+    assert followed_run(registry) == (str(second.resolve()), 2)  # nothing has moved
+    weights.write_bytes(right)
+    assert registry_command("rollback", *file).exit_code == 0
+    save_file({name: 1.3 * weight for name, weight in load_file(weights).items()}, weights)
+    with pytest.raises(StorageError, match="other weights than when it became version 1"):
+        followed_run(registry)
+    served = CliRunner().invoke(app, ["serve", *file, "--port", "0"])
+    assert served.exit_code == 1
+    assert "other weights than when it became version 1" in served.stderr
+    # A server that has looked at this move already goes on with what it has in memory.
+    assert followed_run(registry, known=3) == (str(copied_run.resolve()), 3)

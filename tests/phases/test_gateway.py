@@ -16,19 +16,23 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
+import torch
 import typer
 import yaml
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
-from selfaug.config import load_config
+from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, ModelError
 from selfaug.monitoring.monitor import MonitorSettings
 from selfaug.phases import serve, watching
+from selfaug.phases.chat import open_chat
 from selfaug.phases.gateway import UpstreamSettings, open_gateway
 from selfaug.phases.monitor import monitor_status, record_reference_window
 from selfaug.phases.serve import Server, ServeSettings, open_server
+from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
 from selfaug.serving.http_server import listening_socket
 from selfaug.serving.keys import ApiKeys
@@ -280,14 +284,31 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
     assert front.server._live.folder.path == same
 
 
-def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
-    copied_run = copied_run.rename(copied_run.with_name("my 'first' run"))
-    target = tmp_path / "with space"
-    result = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
-    assert result.exit_code == 0, result.output
-    assert "--upstream http://127.0.0.1:8001/v1\n" in result.stdout
-    config = load_config(copied_run / "config.yaml")
-    # The script starts vLLM with what it should: with a command of that name that writes down its arguments.
+def test_who_wants_no_check_has_none_when_another_run_takes_its_place(
+    copied_run: Path, lives: Callable[..., Live], tmp_path: Path
+) -> None:
+    file = copied_run / "adapter" / "adapter_model.safetensors"
+    right = file.read_bytes()
+    save_file({name: -40 * weight for name, weight in load_file(file).items()}, file)
+    url = behind(copied_run, lives)
+    file.write_bytes(right)
+    same = tmp_path / "elsewhere" / "copied"
+    shutil.copytree(copied_run, same)
+    upstream = UpstreamSettings(url, key=KEY)
+    unchecked = lives(open_gateway(copied_run, settings(check=False), upstream, log=lambda _: None))
+    unchecked.server.exchange(same)
+    assert unchecked.server._live.folder.path == same
+    assert unchecked.server.served.readiness == Readiness(True, "not checked against the record of training")
+    # Whether the other server has it at all is asked all the same.
+    with pytest.raises(ModelError, match="has no second"):
+        unchecked.server.exchange(shutil.copytree(copied_run, copied_run.with_name("second")))
+    checked = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
+    with pytest.raises(ModelError, match="not as recorded"):
+        checked.server.exchange(same)
+
+
+def started_vllm(target: Path, tmp_path: Path) -> list[str]:
+    """What the script starts vLLM with: a command of that name writes down its arguments."""
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "vllm").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
@@ -299,7 +320,17 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
         check=True,
         env={"PATH": f"{commands}:/usr/bin:/bin"},
     )
-    arguments = done.stdout.splitlines()
+    return done.stdout.splitlines()
+
+
+def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
+    copied_run = copied_run.rename(copied_run.with_name("my 'first' run"))
+    target = tmp_path / "with space"
+    result = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
+    assert result.exit_code == 0, result.output
+    assert "--upstream http://127.0.0.1:8001/v1\n" in result.stdout
+    config = load_config(copied_run / "config.yaml")
+    arguments = started_vllm(target, tmp_path)
     assert arguments[:2] == ["serve", config.model.name]
     assert f"my 'first' run={target / 'adapter'}" in arguments
     assert arguments[arguments.index("--generation-config") + 1] == "vllm"
@@ -339,7 +370,58 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     assert "--upstream http://127.0.0.1:8001/v1 --no-check" in quantised.stdout
     compose = yaml.safe_load((tmp_path / "q" / "compose.yaml").read_text(encoding="utf-8"))["services"]
     assert "--no-check" in compose["gateway"]["command"]
-    settings_file.write_text(plain.replace("dora: false", "dora: true"), encoding="utf-8")
-    refused = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(tmp_path / "d"), "--vllm"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ("lora.method=full", "lora.method full"),
+        ("lora.method=osf", "lora.method osf"),
+        ("lora.dora=true", "DoRA"),
+    ],
+)
+def test_what_vllm_loads_no_adapter_of_is_merged_for_it(
+    tmp_path: Path, settings: Callable[..., TrainConfig], changed: str, told: str
+) -> None:
+    run, target = tmp_path / "my run", tmp_path / "for vllm"
+    train(settings(run, changed, "train.steps=2", "selfaug.monitor_prompts=0"))
+    result = CliRunner().invoke(app, ["export", str(run), "--to", str(target), "--vllm", "--offline"])
+    assert result.exit_code == 0, result.output
+    assert told in result.stderr
+    assert "the base model, where it is wanted, needs another server" in result.stderr
+    assert "--upstream http://127.0.0.1:8001/v1 --upstream-no-base\n" in result.stdout
+    # The weights are those that the run answers with.
+    chat = open_chat(run, device="cpu", offline=True)
+    ids = torch.arange(3, 30)[None]
+    merged = AutoModelForCausalLM.from_pretrained(target / "merged")
+    with torch.no_grad():
+        assert torch.allclose(merged(ids).logits, chat.tuned(ids).logits, atol=1e-3)
+    assert len(AutoTokenizer.from_pretrained(target / "merged")) == len(chat.tokenizer)
+    assert started_vllm(target, tmp_path) == [
+        "serve", str(target / "merged"), "--served-model-name", "my run", "--generation-config", "vllm",
+        "--max-model-len", "auto", "--host", "127.0.0.1", "--port", "8001", "--max-model-len", "256",
+    ]  # fmt: skip
+    compose = yaml.safe_load((target / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert compose["vllm"]["command"] == [
+        "/model", "--served-model-name", "my run", "--generation-config", "vllm", "--max-model-len", "auto"
+    ]  # fmt: skip
+    assert "./merged:/model:ro" in compose["vllm"]["volumes"]
+    name, *arguments = compose["gateway"]["command"]
+    commands_of_selfaug: Any = typer.main.get_command(app)
+    assert commands_of_selfaug.commands[name].make_context(name, arguments).params["upstream_no_base"]
+
+
+def test_a_server_behind_that_has_the_tuned_model_alone(copied_run: Path, lives: Callable[..., Live]) -> None:
+    upstream = UpstreamSettings(behind(copied_run, lives), key=KEY, has_base=False)
+    front = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
+    assert front.readiness == Readiness(True, "the answers to the canary set are as recorded at training")
+    url = f"{front.server.url}/v1"
+    listed = httpx.get(f"{url}/models", trust_env=False).json()["data"]
+    assert [one["id"] for one in listed] == ["copied", "champion"]
+    for model, status in (("copied", 200), (load_config(copied_run / "config.yaml").model.name, 404)):
+        body = {"model": model, "prompt": "the year", "max_tokens": 3}
+        answer = httpx.post(f"{url}/completions", json=body, trust_env=False, timeout=30)
+        assert answer.status_code == status
+    refused = CliRunner().invoke(app, ["serve", str(copied_run), "--upstream-no-base"])
     assert refused.exit_code == 2
-    assert "DoRA" in refused.stderr
+    assert "it needs --upstream" in refused.stderr

@@ -7,6 +7,8 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, DataError
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.phases.answer_form import answer_form
 from selfaug.phases.serve import Server, ServeSettings, open_server
@@ -201,6 +203,85 @@ def test_a_server_with_other_weights_than_the_record_is_an_alert_at_once(
     assert "canary" in shown.stdout
 
 
+@pytest.fixture
+def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The address of a webhook, and what it was told."""
+    found: list[dict[str, Any]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            found.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/", found
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+def test_other_weights_are_an_alert_at_the_first_start_too_when_there_is_no_window_yet(
+    copied_run: Path, serve: Callable[..., Watched], told: tuple[str, list[dict[str, Any]]]
+) -> None:
+    url, changes = told
+    file = copied_run / "adapter" / "adapter_model.safetensors"
+    save_file({name: 1.3 * weight for name, weight in load_file(file).items()}, file)
+    watched = serve(copied_run, watch=replace(ALL, webhook=url, canary_seconds=0.05))
+    assert watched.http.get("/ready").status_code == 503
+    soon(lambda: changes)
+    assert (changes[0]["before"], changes[0]["after"]) == ("no_data", "drift")
+    report = Path(changes[0]["report"])
+    assert (report / "record.json").exists()
+    assert "The canary set did not come back: the drift of" in (report / "report.md").read_text(
+        encoding="utf-8"
+    )
+    assert watched.said_that("NOT watched: there is no reference window, and none is measured while")
+    shown = CliRunner().invoke(app, ["monitor", str(copied_run)])
+    assert shown.exit_code == 4
+    assert "the canary set did not come back" in shown.stdout
+    assert "no reference window yet" in shown.stdout
+    assert 'selfaug_alert_state{state="drift"} 1.0' in watched.http.get("/metrics").text
+    # The same again is no news, and a window of these weights would be of no use.
+    assert not (copied_run / "monitor" / "reference.json").exists()
+    watched.stop()
+    again = serve(copied_run, watch=replace(ALL, webhook=url, canary_seconds=0.05))
+    watching = again.server._watching
+    assert watching is not None
+    soon(lambda: watching._alert is not None)
+    # Later replays go on: when it comes back the alert ends, and the run is watched.
+    watching._check = list  # of problems: there are none
+    soon(lambda: again.said_that("watching: "))
+    assert again.http.get("/ready").status_code == 200
+    soon(lambda: len(changes) >= 2)
+    assert (changes[1]["before"], changes[1]["after"]) == ("drift", "no_data")
+    again.stop()
+    assert CliRunner().invoke(app, ["monitor", str(copied_run)]).exit_code == 0
+
+
+def test_a_run_that_has_no_window_has_its_canary_set_replayed(
+    copied_run: Path, serve: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any, **__: Any) -> Any:
+        raise DataError("a reference window of 3 prompts says too little")
+
+    monkeypatch.setattr("selfaug.phases.monitor.record_reference_window", none)
+    watched = serve(copied_run, watch=replace(ALL, canary_seconds=0.05))
+    soon(lambda: watched.said_that("NOT watched: a reference window of 3 prompts"))
+    watching = watched.server._watching
+    assert watching is not None
+    watching._check = lambda: ["another answer"]
+    soon(lambda: list((copied_run / "monitor" / "alerts").glob("*/record.json")))
+    assert watched.http.get("/ready").json()["reason"] == "another answer"
+    watched.stop()
+    assert sum(line.startswith("NOT watched: a reference") for line in watched.said) == 1
+    assert CliRunner().invoke(app, ["monitor", str(copied_run)]).exit_code == 4
+
+
 def test_the_canary_set_is_replayed_on_a_schedule(copied_run: Path, serve: Callable[..., Watched]) -> None:
     watched = serve(copied_run, watch=WatchSettings(canary_seconds=0.05))
     soon(lambda: watched.said_that("watching: "))
@@ -263,16 +344,20 @@ def test_a_monitor_that_fails_fails_no_request(
 def test_a_server_ends_while_its_reference_window_is_measured(
     copied_run: Path, serve: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = threading.Event()
+    begun, ending = threading.Event(), threading.Event()
 
     def slow(*_: Any, **__: Any) -> Any:
         begun.set()
-        time.sleep(0.3)
+        assert ending.wait(60)
         raise OSError("anything")
 
     monkeypatch.setattr("selfaug.phases.monitor.measure_drift", slow)
     watched = serve(copied_run, watch=ALL)
-    assert begun.wait(30)
+    assert begun.wait(60)
+    watching = watched.server._watching
+    assert watching is not None
+    cancel = watching.cancel
+    monkeypatch.setattr(watching, "cancel", lambda: (cancel(), ending.set()))
     watched.stop()
     assert not watched.said_that("watching: ")
     assert not watched.said_that("NOT watched")

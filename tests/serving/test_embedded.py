@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import generate_greedy_ids
 from selfaug.phases.monitor import drift_score
-from selfaug.serving.embedded import EmbeddedEngine, _Job
+from selfaug.serving.embedded import Cancellation, EmbeddedEngine, _Job
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling
 from selfaug.serving.lanes import lanes_of
 
@@ -478,6 +478,44 @@ def test_work_that_waits_fails_when_the_engine_ends(
     assert failed == ["the engine has stopped"]
     with pytest.raises(EngineError, match="has stopped"):
         engine.when_idle(lambda: None)
+
+
+def test_work_that_nobody_wants_any_more_is_not_waited_for_and_not_done(engine: EmbeddedEngine) -> None:
+    begun, go = threading.Event(), threading.Event()
+    done: list[str] = []
+
+    def first() -> None:
+        begun.set()
+        go.wait(60)
+
+    unwanted = Cancellation()
+    failed: list[str] = []
+
+    def waits() -> None:
+        try:
+            engine.when_idle(lambda: done.append("unwanted"), patience=3600, unless=unwanted)
+        except EngineError as error:
+            failed.append(str(error))
+
+    running = threading.Thread(target=engine.when_idle, args=[first])
+    running.start()
+    assert begun.wait(10)
+    waiting = threading.Thread(target=waits)
+    waiting.start()
+    while not engine._jobs:
+        time.sleep(0.001)
+    behind = threading.Thread(target=engine.when_idle, args=[lambda: done.append("behind it")])
+    behind.start()
+    unwanted.cancel()
+    waiting.join(10)  # while the engine is still busy
+    assert failed == ["nobody wants this any more"]
+    with pytest.raises(EngineError, match="nobody wants"):
+        engine.when_idle(lambda: done.append("later"), unless=unwanted)
+    go.set()
+    behind.join(10)
+    running.join(10)
+    assert engine.when_idle(lambda: 3) == 3
+    assert done == ["behind it"]
 
 
 def test_an_adapter_is_exchanged_between_two_requests_and_none_of_them_fails(

@@ -344,7 +344,7 @@ def export(
         bool,
         typer.Option(
             "--vllm",
-            help="Don't merge: the adapter, vLLM's launch that serves it beside its base, a compose file.",
+            help="For vLLM: the adapter, merged only if vLLM can't load it, the launch, and a compose file.",
         ),
     ] = False,
     dtype: Annotated[
@@ -362,14 +362,12 @@ def export(
     if dtype not in kinds:
         raise ConfigError(f"there is no dtype {dtype!r}.", hint=f"--dtype takes {', '.join(kinds)}.")
     if vllm and (ollama or dtype != "auto"):
-        raise ConfigError(
-            "--vllm merges nothing, so --ollama and --dtype have no meaning with it.", hint="leave them out."
-        )
+        raise ConfigError("--ollama and --dtype have no meaning with --vllm.", hint="leave them out.")
     quiet_libraries(offline=offline, debug=debugging(ctx))
     if vllm:
         from selfaug.phases.vllm_launch import export_vllm
 
-        launch = export_vllm(run, to)
+        launch = export_vllm(run, to, offline=offline)
         for warning in launch.warnings:
             say(f"note: {warning}")
         if as_json:

@@ -51,8 +51,7 @@ def registry(
             else f"{action} needs a run folder or a number.",
             hint="selfaug registry promote runs/first",
         )
-    from selfaug.phases.registry import add_run, promote, registry_status
-    from selfaug.registry import Registry
+    from selfaug.phases.registry import add_run, promote, registry_status, roll_back
 
     if action == "list":
         status = registry_status(file)
@@ -69,7 +68,7 @@ def registry(
         version = promote(file, str(what))
         text = f"version {version.number} is the champion: {version.run}"
     else:
-        version = Registry(file).roll_back()
+        version = roll_back(file)
         text = f"rolled back to version {version.number}: {version.run}"
     if as_json:
         print_json(vars(version))

@@ -110,6 +110,10 @@ def serve(
     upstream_tuned: Annotated[
         str | None, typer.Option("--upstream-tuned", metavar="NAME", help="What it calls the tuned model.")
     ] = None,
+    upstream_no_base: Annotated[
+        bool,
+        typer.Option("--upstream-no-base", help="It has the tuned model alone, as merged weights."),
+    ] = False,
     device: Device = "auto",
     offline: Offline = False,
     debug: Debug = False,
@@ -128,6 +132,11 @@ def serve(
         raise ConfigError(
             "both a run and a registry were given." if run else "there is nothing to serve.",
             hint="selfaug serve RUN, or selfaug serve --registry FILE.",
+        )
+    if upstream_no_base and (upstream is None or upstream_base is not None):
+        raise ConfigError(
+            "--upstream-no-base says that the other server has no base model.",
+            hint="it needs --upstream, and no --upstream-base.",
         )
     quiet_libraries(offline=offline, debug=debugging(ctx))
     _require_packages()
@@ -167,7 +176,11 @@ def serve(
         from selfaug.phases.gateway import UpstreamSettings, open_gateway
 
         key = os.environ.get("SELFAUG_UPSTREAM_KEY")
-        server = open_gateway(run, settings, UpstreamSettings(upstream, upstream_base, upstream_tuned, key))
+        server = open_gateway(
+            run,
+            settings,
+            UpstreamSettings(upstream, upstream_base, upstream_tuned, key, has_base=not upstream_no_base),
+        )
     # When all else is well: a key that is made is shown.
     keys, key = (None, None) if no_key else server_keys(run, registry=registry, new=new_key)
     if key is not None:

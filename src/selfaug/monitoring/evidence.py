@@ -35,6 +35,7 @@ class Alert:
         counts: of the monitor.
         rows: the last requests, without texts.
         realign: settings for training with new data, or None.
+        canary: what of the canary set did not come back, or empty.
     """
 
     time: float
@@ -45,6 +46,7 @@ class Alert:
     counts: Mapping[str, int]
     rows: Sequence[Mapping[str, Any]]
     realign: Mapping[str, Any] | None
+    canary: str = ""
 
 
 def write_alert(folder: Path, alert: Alert) -> Path:
@@ -99,6 +101,7 @@ def _report(alert: Alert, at: datetime) -> str:
         f"# Drift report of {printable(alert.run)}",
         "",
         f"{at:%Y-%m-%d %H:%M:%S} UTC: drift in {names}. Adapter {printable(alert.adapter)}.",
+        *(["", f"The canary set did not come back: {printable(alert.canary)}."] if alert.canary else []),
         "",
         "| signal | value | reference | statistic | threshold | state |",
         "|---|---:|---:|---:|---:|---|",

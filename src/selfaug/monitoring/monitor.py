@@ -347,7 +347,7 @@ class Monitor:
         return samples
 
     def close(self, timeout: float = 5.0) -> None:
-        """Stop; commit what waits, without measuring its drift, for so many seconds at most."""
+        """Stop; commit what waits, without measuring its drift. Waits for so many seconds at most."""
         with self._lock:
             if self._closed:
                 return
@@ -355,7 +355,7 @@ class Monitor:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout)
-        if self._thread is None or not self._thread.is_alive():
+        else:
             self._finish()
         if self._webhook is not None:
             self._webhook.close(timeout)
@@ -368,6 +368,7 @@ class Monitor:
         while not self._stop.is_set():
             if not self.work():
                 self._stop.wait(_PAUSE)
+        self._finish()  # here: who closes it may have waited long enough before the last measurement is done
 
     def _finish(self) -> None:
         while self.work(score=False):
@@ -634,6 +635,7 @@ class Monitor:
                 self.counts(),
                 self._store.recent(self._adapter, EVIDENCE_ROWS),
                 self._realign,
+                self._canary.why,
             ),
         )
 

@@ -20,7 +20,8 @@ from selfaug.phases.canary import recorded_canary
 from selfaug.phases.live_run import LiveRun
 from selfaug.phases.serve import Server, ServeSettings, context_of
 from selfaug.rundir import RunDir
-from selfaug.serving.generation import BASE, TUNED
+from selfaug.serving.gate import Gate
+from selfaug.serving.generation import BASE, TUNED, Model
 from selfaug.serving.guard import write_to_stderr
 from selfaug.serving.served import Served
 from selfaug.serving.upstream import UpstreamAwayError, UpstreamEngine
@@ -42,12 +43,14 @@ class UpstreamSettings:
         base: what it calls the base model; None: as the run's settings do.
         tuned: what it calls the tuned model; None: as the run's folder is called.
         key: for it; None sends none.
+        has_base: whether it has the base model; merged weights are served without.
     """
 
     url: str
     base: str | None = None
     tuned: str | None = None
     key: str | None = None
+    has_base: bool = True
 
 
 def open_gateway(
@@ -85,9 +88,12 @@ def open_gateway(
         offline=settings.offline or config.run.offline,
     )
     live = LiveRun.open(run, tokenizer, prepared=settings.prepared, offline=settings.offline)
+    names: dict[Model, str] = {TUNED: upstream.tuned or live.tuned}
+    if upstream.has_base:
+        names[BASE] = upstream.base or live.base
     engine = UpstreamEngine(
         upstream.url,
-        {BASE: upstream.base or live.base, TUNED: upstream.tuned or live.tuned},
+        names,
         key=upstream.key,
         max_running=settings.max_batch,
         max_waiting=settings.max_waiting,
@@ -100,6 +106,8 @@ def open_gateway(
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
         most_at_once=settings.max_batch + settings.max_waiting,
+        gate=Gate(settings.max_batch + settings.max_waiting),
+        has_base=upstream.has_base,
     )
     live.serve_by(served, tokenizer)
     return Server(served, UpstreamModels(engine, tokenizer), live, tokenizer, settings, log)
@@ -126,7 +134,7 @@ class UpstreamModels:
         self.checked = _AS_RECORDED
 
     def check(self, run: RunDir) -> list[str] | None:
-        """Whether the other server has both models and answers a run's canary set as recorded; None without a set.
+        """Whether the other server has the models and answers a run's canary set as recorded; None without a set.
 
         Drift is not compared: log-probabilities of another engine differ from training's. Of the answers, what no
         rounding in 16 bits can change is compared: other servers compute in these whatever training did.
@@ -137,12 +145,12 @@ class UpstreamModels:
         return self._check(run, self.engine.names[TUNED])
 
     def _check(self, run: RunDir, tuned: str) -> list[str] | None:
-        problems = self._missing([self.engine.names[BASE], tuned])
+        problems = self._missing([*self._base, tuned])
         record = recorded_canary(run)
         if problems or record is None:
             return problems or None
         if not any(map(_sure, record["prompts"])):
-            self.checked = "both models are there; rounding could change all answers to the canary set"
+            self.checked = "the models are there; rounding could change all answers to the canary set"
             return []
         other = [one["id"] for one in record["prompts"] if not self._answers(tuned, one)]
         if not other:
@@ -153,19 +161,39 @@ class UpstreamModels:
             f"{', '.join(other[:3])}"
         ]
 
-    def exchange(self, now: LiveRun, new: LiveRun) -> None:
-        """Ask for the adapter of another run from now on; the other server has it, under the name of the run's folder.
+    def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
+        """Refuse a run that the other server can't answer for; nothing is changed.
+
+        Args:
+            now: the run that is served.
+            new: the run that is to take its place; the other server has its adapter, under the name of its folder.
+            check: whether the answers to its canary set are compared.
 
         Raises:
-            ModelError: if it has not, or doesn't answer as recorded.
+            ModelError: if the other server hasn't the adapter, or doesn't answer as recorded.
         """
-        problems = self._check(new.folder, new.tuned)
+        problems = self._check(new.folder, new.tuned) if check else self._missing([new.tuned])
         if problems:
             raise ModelError(
                 f"{self.engine.url} can't answer for {new.folder.path}: {'; '.join(problems)}",
                 hint=f"have it serve that run's adapter as {new.tuned}; the run before is served on.",
             )
+
+    def exchange(self, new: LiveRun, *, check: bool, on_exchanged: Callable[[], None]) -> None:
+        """Ask for the adapter of another run from now on.
+
+        Args:
+            new: the run that takes the place of the one that is served.
+            check: has no meaning here: `require_exchangeable` has checked.
+            on_exchanged: called once, before anything else is asked.
+        """
+        on_exchanged()
         self.engine.names[TUNED] = new.tuned
+
+    @property
+    def _base(self) -> list[str]:
+        """What the other server calls the base model, if it has it."""
+        return [name for model, name in self.engine.names.items() if model == BASE]
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         try:

@@ -23,7 +23,7 @@ from selfaug.phases.run_models import trained_weights
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 from selfaug.serving.embedded import EmbeddedEngine
-from selfaug.serving.generation import BASE, TUNED
+from selfaug.serving.generation import BASE, TUNED, Model
 from selfaug.serving.lanes import rows_can_mix
 from selfaug.serving.served import FoundPrompt, Served
 from selfaug.serving.watcher import Answered
@@ -93,7 +93,8 @@ class LiveRun:
         template = self.config.data.chat_template_kwargs
         served.chat_ids = lambda messages: chat_prompt_ids(tokenizer, messages, **template)
         served.base, served.tuned = self.base, self.tuned
-        served.names = {self.tuned: TUNED, self.base: BASE, ALIAS: TUNED}
+        base: dict[str, Model] = {self.base: BASE} if served.has_base else {}
+        served.names = {self.tuned: TUNED, **base, ALIAS: TUNED}
         served.created = int(self.folder.config.stat().st_mtime)
         served.find = None if self.documents is None else _find(self.documents, served)
 
@@ -139,26 +140,39 @@ class LiveModels:
         reference = AdapterOff(self.tuned) if self.base is None else FrozenModel(self.base)
         return canary_problems(run, self.tuned, reference)
 
-    def exchange(self, now: LiveRun, new: LiveRun) -> None:
+    def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
+        """Refuse a run that can't take the place of another while the server runs; nothing is changed.
+
+        Args:
+            now: the run that is served.
+            new: the run that is to take its place.
+            check: has no meaning here: what is loaded is compared with the record when it is.
+
+        Raises:
+            ConfigError: if it can't.
+        """
+        _require_exchangeable(now, new)
+
+    def exchange(self, new: LiveRun, *, check: bool, on_exchanged: Callable[[], None]) -> None:
         """Answer with the adapter of another run.
 
         Requests that came before are answered with the old one, later ones wait. The old adapter goes only when the
         new one has reproduced its run's canary set.
 
         Args:
-            now: the run that is served.
-            new: the run that takes its place.
+            new: the run that takes the place of the one that is served.
+            check: whether its canary set is replayed first.
+            on_exchanged: called once, before anything else uses the models.
 
         Raises:
             ConfigError: if the two can't be exchanged while the server runs.
             ModelError: if the new adapter can't be loaded, or isn't what was trained.
         """
-        _require_exchangeable(now, new)
         self._exchanges += 1
         name = f"exchanged-{self._exchanges}"
-        self.engine.in_turn(lambda: self._exchange(new, name))
+        self.engine.in_turn(lambda: self._exchange(new, name, check, on_exchanged))
 
-    def _exchange(self, new: LiveRun, name: str) -> None:
+    def _exchange(self, new: LiveRun, name: str, check: bool, on_exchanged: Callable[[], None]) -> None:
         tuned = self.tuned
         assert isinstance(tuned, PeftModel)
         old = tuned.active_adapter
@@ -167,7 +181,7 @@ class LiveModels:
             self.engine.use_adapter(name)
             if self.engine.mixes and not rows_can_mix(tuned):
                 raise _not_exchangeable(new, ["its adapter is not plain LoRA"])
-            problems = self.check(new.folder)
+            problems = self.check(new.folder) if check else None
             if problems:
                 raise ModelError(
                     f"{new.folder.path} is not what was trained: {'; '.join(problems)}",
@@ -177,6 +191,7 @@ class LiveModels:
             self.engine.use_adapter(old)
             tuned.delete_adapter(name)
             raise
+        on_exchanged()
         tuned.delete_adapter(old)
 
 

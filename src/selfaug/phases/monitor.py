@@ -19,6 +19,7 @@ from selfaug.data import EncodedRows
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.model.reference import FrozenModel, Reference
+from selfaug.monitoring.canary_alert import CanaryAlert
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.reference_window import (
     WANTED_PROMPTS,
@@ -44,6 +45,7 @@ __all__ = [
     "export_texts",
     "is_alert",
     "monitor_status",
+    "open_canary_alert",
     "open_monitor",
     "purge_expired_runs",
     "purge_monitor",
@@ -191,6 +193,23 @@ def open_monitor(
         realign=_realign_settings(folder, load_config(folder.config)),
         clock=clock,
         compute_clock=compute_clock,
+    )
+
+
+def open_canary_alert(run: str | os.PathLike[str], *, webhook: str | None = None) -> CanaryAlert:
+    """What tells of a run's canary set while the run has no monitor.
+
+    Args:
+        run: folder of the run that is served.
+        webhook: URL that is told of changes of state.
+
+    Raises:
+        StorageError: if the run or what was written there can't be read.
+    """
+    folder = RunDir.open(run)
+    weights, _ = trained_weights(folder, load_config(folder.config))
+    return CanaryAlert(
+        folder.monitor, run=str(folder.path), adapter=hash_of_weights(weights), webhook=webhook
     )
 
 

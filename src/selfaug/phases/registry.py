@@ -12,7 +12,7 @@ from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.registry import CHAMPION, Registry, Version
 from selfaug.rundir import RunDir
 
-__all__ = ["DEFAULT_REGISTRY", "add_run", "followed_run", "promote", "registry_status"]
+__all__ = ["DEFAULT_REGISTRY", "add_run", "followed_run", "promote", "registry_status", "roll_back"]
 
 DEFAULT_REGISTRY = "runs/registry.sqlite"
 
@@ -62,12 +62,28 @@ def promote(registry: str | os.PathLike[str], what: str) -> Version:
     return Registry(registry).point(CHAMPION, found.number)
 
 
-def followed_run(registry: str | os.PathLike[str]) -> tuple[str, int]:
+def roll_back(registry: str | os.PathLike[str]) -> Version:
+    """Make the version before the champion again.
+
+    Raises:
+        ConfigError: if there is none before.
+        StorageError: if its run is gone, or has other weights than it was entered with; nothing is changed then.
+    """
+    opened = Registry(registry)
+    _require_unchanged(opened.before(CHAMPION))
+    return opened.roll_back()
+
+
+def followed_run(registry: str | os.PathLike[str], known: int = 0) -> tuple[str, int]:
     """Folder of the champion, and the number of the move that made it so.
+
+    Args:
+        registry: the file.
+        known: a move whose run has been looked at already: its weights aren't read again.
 
     Raises:
         ConfigError: if nothing is champion yet.
-        StorageError: if the registry can't be read, or the run is not what it was.
+        StorageError: if the registry can't be read, or the run has other weights than it was entered with.
     """
     current = Registry(registry).current()
     if current is None:
@@ -76,6 +92,8 @@ def followed_run(registry: str | os.PathLike[str]) -> tuple[str, int]:
             hint="`selfaug registry promote RUN` makes one.",
         )
     version, move = current
+    if move.number != known:
+        _require_unchanged(version)
     return version.run, move.number
 
 
@@ -105,7 +123,8 @@ def _require_unchanged(version: Version) -> None:
     if _weights(RunDir.open(version.run)) != version.weights:
         raise StorageError(
             f"{version.run} has other weights than when it became version {version.number}.",
-            hint="put those weights back, or enter what is there as a run of its own.",
+            hint="put those weights back, promote another version, or enter what is there as a run of its own: "
+            "`selfaug registry` shows which versions there are.",
         )
 
 

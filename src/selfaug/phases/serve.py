@@ -27,6 +27,7 @@ from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.rundir import RunDir
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.gate import Gate
 from selfaug.serving.generation import EngineError
 from selfaug.serving.guard import Limits, write_to_stderr
 from selfaug.serving.http_server import HttpServer, address, listening_socket
@@ -110,6 +111,8 @@ def server_keys(
 
 _SHORTEST_KEY = 16
 
+_NOT_CHECKED = "not checked against the record of training"
+
 _ASKED_SECONDS = 2.0
 """That a server which ends waits for an answer about the models of another one."""
 
@@ -133,8 +136,21 @@ class Models(Protocol):
         """What the canary set of a run shows; None if it has none. UpstreamAwayError if they aren't there yet."""
         ...
 
-    def exchange(self, now: LiveRun, new: LiveRun) -> None:
-        """Answer with another run's tuned model from now on. Raises SelfAugError if that can't be."""
+    def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
+        """Look whether another run's tuned model could answer, while requests go on. SelfAugError if it can't."""
+        ...
+
+    def exchange(self, new: LiveRun, *, check: bool, on_exchanged: Callable[[], None]) -> None:
+        """Answer with another run's tuned model from now on; no request is let in meanwhile.
+
+        Args:
+            new: the other run.
+            check: whether its canary set must come back.
+            on_exchanged: called once, before anything else uses the models.
+
+        Raises:
+            SelfAugError: if that can't be; the run before answers on.
+        """
         ...
 
 
@@ -244,7 +260,7 @@ class Server:
         readiness = self.served.readiness
         problems: list[str] | None = None
         if not self._settings.check:
-            readiness.become(True, "not checked against the record of training")
+            readiness.become(True, _NOT_CHECKED)
         else:
             readiness.become(False, "replaying the canary set")
             problems = self._replayed_canary()
@@ -274,7 +290,8 @@ class Server:
     def exchange(self, run: str | os.PathLike[str]) -> None:
         """Serve another run from now on, without a failed request; called from another thread than `run`.
 
-        Requests that came before are answered by the run before, later ones wait for the new one.
+        Requests that came before are answered by the run before, later ones wait for the new one. Whether the canary
+        set has to come back is as it was for the first run.
 
         Args:
             run: folder of a run with a LoRA adapter of the same base model.
@@ -285,16 +302,25 @@ class Server:
         settings = self._settings
         with self._exchanging:
             new = LiveRun.open(run, self._tokenizer, prepared=settings.prepared, offline=settings.offline)
-            self._models.exchange(self._live, new)
-            before, self._live = self._watching, new
-            new.serve_by(self.served, self._tokenizer)
-            if before is not None:  # first: it may be replaying the canary set of the run before
-                before.close()
-                before.join()
-            self._judge([] if new.folder.canary.exists() else None)
-            if before is not None:
-                self._watch()
-                self._start_watching([])
+            self._models.require_exchangeable(self._live, new, check=settings.check)
+            before = self._watching
+            with self.served.gate.closed():
+                self._models.exchange(
+                    new,
+                    check=settings.check,
+                    # At once: what it would find from now on is about other weights than it thinks.
+                    on_exchanged=lambda: before.cancel() if before is not None else None,
+                )
+                self._live = new
+                new.serve_by(self.served, self._tokenizer)
+                problems: list[str] | None = [] if settings.check and new.folder.canary.exists() else None
+                if settings.check:
+                    self._judge(problems)
+                else:
+                    self.served.readiness.become(True, _NOT_CHECKED)
+                if before is not None:
+                    self._watch()
+            self._start_watching(problems, after=before)
 
     def _follow(self) -> None:
         """Serve the registry's champion, whichever that is. A champion that can't be served is told of once."""
@@ -303,12 +329,14 @@ class Server:
             return
         seen, purge_at = 0, time.monotonic()
         while not self._ended.wait(self._settings.follow_seconds):
+            if not self._checked.is_set():
+                continue
             try:
                 if time.monotonic() >= purge_at:
                     purge_at = time.monotonic() + _PURGE_SECONDS
                     purge_expired_runs(registry)
-                run, move = followed_run(registry)
-                if move == seen or not self._checked.is_set():
+                run, move = followed_run(registry, known=seen)
+                if move == seen:
                     continue
                 seen = move
                 if Path(run) != self._live.folder.path.resolve():
@@ -340,9 +368,9 @@ class Server:
                 tell=self._tell,
             )
 
-    def _start_watching(self, problems: list[str] | None) -> None:
+    def _start_watching(self, problems: list[str] | None, after: Watching | None = None) -> None:
         if self._watching is not None:
-            self._watching.start(problems)
+            self._watching.start(problems, after=after)
 
     def _judge(self, problems: list[str] | None) -> None:
         """Be ready or not, by what a replay of the canary set has shown."""
@@ -393,6 +421,7 @@ def open_server(
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
         most_at_once=settings.max_batch + settings.max_waiting,
+        gate=Gate(settings.max_batch + settings.max_waiting),
     )
     live.serve_by(served, tokenizer)
     server = Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)

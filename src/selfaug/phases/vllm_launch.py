@@ -1,4 +1,4 @@
-"""A run for vLLM: its adapter beside the base model, how to start the server, and the gateway before it."""
+"""A run for vLLM: its adapter or merged weights, how to start the server, and the gateway before it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 import yaml
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import StorageError
 from selfaug.model.loading import resolve_name
+from selfaug.phases.export import export
 from selfaug.phases.live_run import tuned_name
 from selfaug.phases.run_models import trained_weights
 from selfaug.records import write_text
@@ -37,7 +38,7 @@ class VllmLaunch:
     """What was written.
 
     Attributes:
-        folder: with `adapter`, `vllm.sh` and `compose.yaml`.
+        folder: with `adapter` or `merged`, `vllm.sh` and `compose.yaml`.
         commands: how to start it, one way or the other.
         warnings: what the user should know.
     """
@@ -47,45 +48,49 @@ class VllmLaunch:
     warnings: list[str]
 
 
-def export_vllm(run: str | os.PathLike[str], to: str | os.PathLike[str]) -> VllmLaunch:
-    """Write a run's adapter with the launch of vLLM that serves it beside its base model, and a gateway before both.
+def export_vllm(
+    run: str | os.PathLike[str], to: str | os.PathLike[str], *, offline: bool = False
+) -> VllmLaunch:
+    """Write a run for vLLM: what it loads, how to start it, and the gateway before it.
+
+    That is the adapter, which vLLM serves beside its base model, or merged weights where it can't load the adapter.
+    These are a model of their own: the base model needs another server then.
 
     Args:
         run: folder of the run.
         to: a folder that does not exist yet or is empty.
+        offline: never ask a hub; only merging loads the base model.
 
     Raises:
-        ConfigError: if vLLM can't serve its adapter.
         StorageError: if the folder is taken or can't be written, or the run has no weights yet.
+        ModelError: if the base model can't be loaded for merging, or is another than the run's.
     """
     folder, target = RunDir.open(run), Path(to)
     config = load_config(folder.config)
-    problems = []
-    if config.lora.method != "lora":
-        problems.append(f"it was trained with lora.method {config.lora.method}, and vLLM takes LoRA adapters")
-    if config.lora.dora:
-        problems.append("its adapter is DoRA, which vLLM doesn't take")
-    if config.lora.rank > _RANKS[-1]:
-        problems.append(f"its rank is {config.lora.rank}, and vLLM takes {_RANKS[-1]} at most")
-    if problems:
-        raise ConfigError(
-            f"{folder.path} can't be served by vLLM beside its base model.",
-            problems=problems,
-            hint=f"merge it: selfaug export {shlex.quote(str(folder.path))} --to FOLDER, and vllm serve FOLDER.",
-        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StorageError(f"{target} exists and is not empty.", hint="give a new folder with --to.")
     weights, _ = trained_weights(folder, config)
-    # The record of training is of other weights then.
-    unchecked = [] if config.model.quantization == "none" else ["--no-check"]
-    models = _Models.of(folder, config)
+    why = _no_adapter(config)
+    models = _Models.of(folder, config, merged=why is not None)
+    options, warnings = [], []
+    if why is not None:
+        options.append("--upstream-no-base")
+        warnings.append(f"{why}: it is merged, and the base model, where it is wanted, needs another server.")
+    if config.model.quantization != "none":
+        options.append("--no-check")  # the record of training is of other weights
+        warnings.append(
+            "trained on 4-bit weights, and vLLM serves the full ones: answers differ, so they aren't compared."
+        )
     try:
-        (target / "adapter").mkdir(parents=True)
-        for file in ("adapter_config.json", "adapter_model.safetensors"):
-            shutil.copyfile(weights / file, target / "adapter" / file)
+        if models.merged:
+            export(run, target / "merged", offline=offline)
+        else:
+            (target / "adapter").mkdir(parents=True)
+            for file in ("adapter_config.json", "adapter_model.safetensors"):
+                shutil.copyfile(weights / file, target / "adapter" / file)
         write_text(target / "vllm.sh", _script(models))
         (target / "vllm.sh").chmod(0o755)
-        write_text(target / "compose.yaml", _compose(models, folder.path.resolve(), config, unchecked))
+        write_text(target / "compose.yaml", _compose(models, folder.path.resolve(), config, options))
     except OSError as error:
         raise StorageError(
             f"can't write {target}: {error.strerror or error}", hint="give another folder with --to."
@@ -95,78 +100,100 @@ def export_vllm(run: str | os.PathLike[str], to: str | os.PathLike[str]) -> Vllm
         [
             shlex.join([str(target / "vllm.sh")]),
             shlex.join(
-                ["selfaug", "serve", str(folder.path), "--upstream", "http://127.0.0.1:8001/v1", *unchecked]
+                ["selfaug", "serve", str(folder.path), "--upstream", "http://127.0.0.1:8001/v1", *options]
             ),
             shlex.join(["docker", "compose", "-f", str(target / "compose.yaml"), "up"]),
         ],
-        ["trained on 4-bit weights, and vLLM serves the full ones: answers differ, so they aren't compared."]
-        if unchecked
-        else [],
+        warnings,
     )
+
+
+def _no_adapter(config: TrainConfig) -> str | None:
+    """Why vLLM can't load what was trained beside the base model; None if it can."""
+    if config.lora.method != "lora":
+        return f"trained with lora.method {config.lora.method}, and vLLM takes LoRA adapters"
+    if config.lora.dora:
+        return "the adapter is DoRA, which vLLM doesn't take"
+    if config.lora.rank > _RANKS[-1]:
+        return f"the adapter's rank is {config.lora.rank}, and vLLM takes {_RANKS[-1]} at most"
+    return None
 
 
 @dataclass(frozen=True)
 class _Models:
-    """Both models, as vLLM is told of them.
+    """The models, as vLLM is told of them.
 
     Attributes:
         served: what the base model is called there.
         base: its folder, or its name on the hub.
         tuned: what the tuned model is called.
-        rank: of adapters, at most.
+        rank: of adapters, at most; None if there is none, but merged weights.
         trusted: whether the base model's own code is run.
     """
 
     served: str
     base: str
     tuned: str
-    rank: int
+    rank: int | None
     trusted: bool
 
     @classmethod
-    def of(cls, run: RunDir, config: TrainConfig) -> _Models:
+    def of(cls, run: RunDir, config: TrainConfig, *, merged: bool) -> _Models:
         base = str(resolve_name(config.model.name))
         return cls(
             config.model.name,
             str(Path(base).resolve()) if Path(base).is_dir() else base,
             tuned_name(run, config),
-            next(one for one in _RANKS if one >= config.lora.rank),
+            None if merged else next(one for one in _RANKS if one >= config.lora.rank),
             config.model.trust_remote_code,
         )
 
-    def arguments(self, base: str) -> list[str]:
-        """Of `vllm serve`, all but the adapter."""
+    @property
+    def merged(self) -> bool:
+        """Whether the tuned model is served alone."""
+        return self.rank is None
+
+    def arguments(self) -> list[str]:
+        """Of `vllm serve`, between the model and the adapter."""
         return [
-            base, "--served-model-name", self.served,
+            "--served-model-name", self.tuned if self.merged else self.served,
             # Sampling settings and penalties of the model's own would change answers that are asked for otherwise.
             "--generation-config", "vllm",
             # As long as there is memory for; a model's longest context is often more.
             "--max-model-len", "auto",
             *(["--trust-remote-code"] if self.trusted else []),
-            "--enable-lora", "--max-lora-rank", str(self.rank), "--lora-modules",
+            *([] if self.merged else ["--enable-lora", "--max-lora-rank", str(self.rank), "--lora-modules"]),
         ]  # fmt: skip
 
 
 def _script(models: _Models) -> str:
-    words = map(shlex.quote, ["vllm", "serve", *models.arguments(models.base)])
-    command = " ".join(f"\\\n    {word}" if word.startswith("--") else word for word in words)
+    if models.merged:
+        what, model, adapter = f"the tuned model {models.tuned!r}, merged", '"$folder"/merged', ""
+    else:
+        what = f"the base model {models.served!r} and the tuned model {models.tuned!r} on its adapter"
+        model, adapter = shlex.quote(models.base), f' {shlex.quote(models.tuned + "=")}"$folder"/adapter'
+    words = map(shlex.quote, models.arguments())
+    options = " ".join(f"\\\n    {word}" if word.startswith("--") else word for word in words)
     return (
         "#!/bin/sh\n"
-        f"# vLLM with the base model {models.served!r} and the tuned model {models.tuned!r} on its adapter.\n"
+        f"# vLLM with {what}.\n"
         "# VLLM_API_KEY is its key; the gateway has the same one as SELFAUG_UPSTREAM_KEY.\n"
         "set -eu\n"
         'folder=$(cd "$(dirname "$0")" && pwd)\n'
-        f'exec {command} {shlex.quote(models.tuned + "=")}"$folder"/adapter \\\n'
+        f"exec vllm serve {model} {options}{adapter} \\\n"
         '    --host 127.0.0.1 --port 8001 "$@"\n'
     )
 
 
-def _compose(models: _Models, run: Path, config: TrainConfig, unchecked: list[str]) -> str:
-    """vLLM on the GPUs, which only the gateway reaches."""
-    base, adapter = models.base, ["./adapter:/adapter:ro"]
-    if Path(base).is_dir():
-        adapter.append(f"{base}:/model:ro")
-        base = "/model"
+def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]) -> str:
+    """vLLM on the GPUs, which only the gateway reaches; the gateway with these options."""
+    if models.merged:
+        model, adapter, loaded = "/model", [], ["./merged:/model:ro"]
+    else:
+        model, adapter, loaded = models.base, [f"{models.tuned}=/adapter"], ["./adapter:/adapter:ro"]
+        if Path(model).is_dir():
+            loaded.append(f"{model}:/model:ro")
+            model = "/model"
     # Found there under the names that the settings have.
     needed = [
         f"{Path(name).resolve()}:{posixpath.normpath(posixpath.join(_WORKING_FOLDER, name))}:ro"
@@ -183,9 +210,9 @@ def _compose(models: _Models, run: Path, config: TrainConfig, unchecked: list[st
     services = {
         "vllm": {
             "image": "vllm/vllm-openai:latest",
-            "command": [*models.arguments(base), f"{models.tuned}=/adapter"],
+            "command": [model, *models.arguments(), *adapter],
             "environment": {"VLLM_API_KEY": "${SELFAUG_UPSTREAM_KEY:?}", "HF_TOKEN": "${HF_TOKEN:-}"},
-            "volumes": [*adapter, f"huggingface:{_HUB_CACHE}"],
+            "volumes": [*loaded, f"huggingface:{_HUB_CACHE}"],
             "ipc": "host",
             "deploy": {
                 "resources": {
@@ -210,7 +237,7 @@ def _compose(models: _Models, run: Path, config: TrainConfig, unchecked: list[st
             "user": f"{owner.st_uid}:{owner.st_gid}",
             "command": [
                 "serve", f"/run/{run.name}", "--host", "0.0.0.0", "--upstream", "http://vllm:8000/v1",
-                "--max-batch", "256", "--max-waiting", "256", "--rate-limit", "600", *unchecked,
+                "--max-batch", "256", "--max-waiting", "256", "--rate-limit", "600", *options,
             ],
             "environment": {
                 "SELFAUG_API_KEY": "${SELFAUG_API_KEY:?}",

@@ -13,16 +13,18 @@ from dataclasses import dataclass, field, replace
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from selfaug.errors import SelfAugError
+from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.checks import Refuses
 from selfaug.model.reference import FrozenModel
+from selfaug.monitoring.canary_alert import CanaryAlert
 from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.reference_window import Score
-from selfaug.phases.monitor import drift_score, open_monitor
+from selfaug.phases.monitor import drift_score, open_canary_alert, open_monitor
 from selfaug.phases.progress import Progress
-from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.rundir import RunDir
+from selfaug.serving.embedded import Cancellation, EmbeddedEngine
 from selfaug.serving.generation import EngineError
 from selfaug.serving.upstream import UpstreamAwayError
 from selfaug.serving.watcher import Answered, Family
@@ -95,8 +97,11 @@ class Watching:
         if engine is not None and tuned is not None:
             self._score = drift_score(tuned, None if base is None else FrozenModel(base), self._alone)
         self._monitor: Monitor | None = None
+        self._alert: CanaryAlert | None = None
+        self._not_watched = ""
         self._answered: OrderedDict[str, None] = OrderedDict()
-        self._stop = threading.Event()
+        self._stop, self._cancellation = threading.Event(), Cancellation()
+        self._telling = threading.Lock()
         self._thread: threading.Thread | None = None
 
     # ---- what the server calls: see `Watcher`
@@ -104,7 +109,7 @@ class Watching:
     def answered(self, request: Answered) -> None:
         """A request was answered to its end."""
         monitor = self._monitor
-        if monitor is None:
+        if monitor is None or self._stop.is_set():
             return
         self._answered[request.request_id] = None
         if len(self._answered) > _REMEMBERED:
@@ -136,7 +141,8 @@ class Watching:
     def families(self) -> list[Family]:
         """The monitor's metrics."""
         samples: defaultdict[str, list[tuple[str, dict[str, str], float]]] = defaultdict(list)
-        for name, labels, value in self._monitor.metrics() if self._monitor else []:
+        source = self._monitor or self._alert
+        for name, labels, value in source.metrics() if source is not None else []:
             stem = next((name.removesuffix(end) for end in _ENDINGS if name.endswith(end)), name)
             samples[stem if stem in HISTOGRAMS else name].append((name, labels, value))
         return [
@@ -151,66 +157,124 @@ class Watching:
 
     # ---- its life
 
-    def start(self, problems: list[str] | None) -> None:
+    def start(self, problems: list[str] | None, after: Watching | None = None) -> None:
         """Begin, in the background.
 
         Args:
             problems: what the canary set showed at the start; None if it wasn't replayed.
+            after: whose place it takes: it begins when that one has ended, as both may be of the same run.
         """
         self._thread = threading.Thread(
-            target=self._watch, args=[problems], name="selfaug-watching", daemon=True
+            target=self._begin, args=[problems, after], name="selfaug-watching", daemon=True
         )
         self._thread.start()
 
+    def cancel(self) -> None:
+        """From now on it uses no model, and nothing that it finds changes anything. Waits for nothing."""
+        with self._telling:
+            self._stop.set()
+        self._cancellation.cancel()
+
     def close(self) -> None:
-        """End; what waits is committed. Called before the engine is closed, which ends what is being measured."""
-        self._stop.set()
-        if self._monitor is not None:
-            self._monitor.close()
+        """End; what waits is committed, without its drift."""
+        self.cancel()
+        for one in (self._monitor, self._alert):
+            if one is not None:
+                one.close()
 
     def join(self, seconds: float | None = None) -> None:
-        """Wait until nothing of it uses the models, or for so long; the engine is closed."""
+        """Wait until nothing of it uses the models, or for so long; it is closed."""
         if self._thread is not None:
             self._thread.join(seconds)
 
+    def _begin(self, problems: list[str] | None, after: Watching | None) -> None:
+        if after is not None:
+            after.close()
+            after.join()
+        self._watch(problems)
+
     def _watch(self, problems: list[str] | None) -> None:
-        try:
-            monitor = self._open(measure=not problems and self._engine is not None)
-        except EngineError:  # the server ends
-            return
-        except Exception as error:  # whatever it is: a server that can't be watched answers all the same
-            if not self._stop.is_set():
-                reason = str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"
-                self._tell(f"NOT watched: {reason}")
-            return
-        self._monitor = monitor
-        if self._stop.is_set():
-            monitor.close()
-            return
-        without = "" if self._engine is not None else ", all but drift: the models are elsewhere"
-        self._tell(f"watching{without}: `selfaug monitor {os.fspath(self._run)}` shows the state.")
+        """Open the monitor, and replay the canary set from time to time, whether there is a monitor or not."""
         wait = self._settings.canary_seconds
         while True:
-            if problems is not None:
-                monitor.canary(not problems, "; ".join(problems))
-            if self._stop.wait(wait) or self._check is None:
+            try:
+                self._take(problems)
+            except EngineError:  # it ends
+                return
+            if self._stop.wait(wait):
                 return
             wait = self._settings.canary_seconds
+            problems = None
+            if self._check is None:
+                continue
             try:
                 problems = self._replayed(self._check)
             except EngineError:
                 return
             except UpstreamAwayError as error:  # nothing is known of the models: no drift, and not ready
-                self._on_canary([str(error)])
-                problems, wait = None, min(wait, _AGAIN_SECONDS)
+                self._tell_canary([str(error)])
+                wait = min(wait, _AGAIN_SECONDS)
                 continue
             except Exception as error:
                 problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
             if problems and self._engine is None:  # another server may soon have what is missing
                 wait = min(wait, _AGAIN_SECONDS)
-            self._on_canary(problems)
+            self._tell_canary(problems)
 
-    def _open(self, *, measure: bool) -> Monitor:
+    def _take(self, problems: list[str] | None) -> None:
+        """What a replay has found goes to the monitor, and where there is none yet, to whom it concerns."""
+        if self._monitor is None:
+            if problems == []:
+                self._alert_of(problems)  # ends, if there was one
+            self._open_monitor(problems)
+        if problems is None or self._stop.is_set():
+            return
+        if self._monitor is not None:
+            self._monitor.canary(not problems, "; ".join(problems))
+        elif problems:
+            self._alert_of(problems)
+
+    def _alert_of(self, problems: list[str]) -> None:
+        try:
+            if self._alert is None:
+                self._alert = open_canary_alert(self._run, webhook=self._settings.webhook)
+            self._alert.tell(problems)
+        except Exception as error:  # whatever it is: requests are answered all the same
+            self._tell_not_watched(error)
+
+    def _open_monitor(self, problems: list[str] | None) -> None:
+        """Open it if that can be; if not, it is tried again after the next replay."""
+        try:
+            monitor = self._open(as_trained=not problems)
+        except EngineError:
+            raise
+        except Exception as error:  # whatever it is: a server that can't be watched answers all the same
+            self._tell_not_watched(error)
+            return
+        self._monitor = monitor
+        if self._stop.is_set():
+            monitor.close()
+            return
+        self._not_watched = ""
+        without = "" if self._engine is not None else ", all but drift: the models are elsewhere"
+        self._tell(f"watching{without}: `selfaug monitor {os.fspath(self._run)}` shows the state.")
+
+    def _tell_not_watched(self, error: Exception) -> None:
+        reason = str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"
+        if reason != self._not_watched and not self._stop.is_set():
+            self._not_watched = reason
+            self._tell(f"NOT watched: {reason}")
+
+    def _tell_canary(self, problems: list[str] | None) -> None:
+        with self._telling:  # who has cancelled it is told of nothing later
+            if not self._stop.is_set():
+                self._on_canary(problems)
+
+    def _open(self, *, as_trained: bool) -> Monitor:
+        if not as_trained and not (RunDir(self._run).monitor / "reference.json").exists():
+            raise StorageError(
+                "there is no reference window, and none is measured while the canary set does not come back."
+            )
         told = False
 
         def progress(now: Progress) -> None:
@@ -229,7 +293,7 @@ class Watching:
             # Without models no request is sampled: none would wait for a measurement that can't come.
             settings=settings.monitor if engine is not None else replace(settings.monitor, sample=0.0),
             webhook=settings.webhook,
-            measure=measure,
+            measure=as_trained and engine is not None,
             compute_clock=time.perf_counter if engine is None else lambda: engine.job_seconds,
             on_progress=progress,
         )
@@ -237,9 +301,10 @@ class Watching:
     def _replayed(self, check: Callable[[], list[str] | None]) -> list[str] | None:
         if self._engine is None:
             return check()
-        return self._engine.when_idle(check, patience=self._settings.canary_seconds / 24)
+        return self._engine.when_idle(
+            check, patience=self._settings.canary_seconds / 24, unless=self._cancellation
+        )
 
     def _alone(self, work: Callable[[], list[float]]) -> list[float]:
-        if self._stop.is_set() or self._engine is None:
-            raise EngineError("the server ends")
-        return self._engine.when_idle(work, patience=self._settings.patience)
+        assert self._engine is not None
+        return self._engine.when_idle(work, patience=self._settings.patience, unless=self._cancellation)

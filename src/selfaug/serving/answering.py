@@ -11,10 +11,11 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from selfaug.errors import DataError, ModelError
+from selfaug.serving.gate import Admission
 from selfaug.serving.generation import (
     TUNED,
     EngineError,
@@ -94,11 +95,14 @@ class _Answering:
         self.identifier = f"{_PREFIXES[operation]}-{secrets.token_hex(12)}"
         self._each = each  # choices of a prompt
         self._served, self._metrics = served, metrics
+        # Of the run that answers, whichever is served when it has.
+        self._watcher = served.watcher
+        self._admission: Admission = request.state.admission
         self._model = served.model(name)
         self._labels = (served.tuned if self._model == TUNED else served.base, operation)
         self._facts: dict[str, Any] = request.state.facts
         self._facts.update(model=self._labels[0], prompt_tokens=prompt_tokens)
-        self._began = time.monotonic()
+        self._began = self._admission.arrived
         self._first = 0.0
 
     @property
@@ -121,6 +125,8 @@ class _Answering:
         left = self._began + self._served.request_seconds - time.monotonic()
         alarm = asyncio.get_running_loop().call_later(max(left, 0.0), arrived.put_nowait, TimeoutError())
         try:
+            await asyncio.sleep(0)  # each task has taken its first step: the engine has what it is asked
+            self._admission.leave()
             while not self.complete:
                 found = [await arrived.get()]
                 while not arrived.empty():
@@ -179,11 +185,11 @@ class _Answering:
 
     def _observe(self) -> None:
         """Tell whoever watches of each prompt with the first of its answers."""
-        if self._served.watcher is None or self._model != TUNED:
+        if self._watcher is None or self._model != TUNED:
             return
         for number, one in enumerate(self.choices[:: self._each]):
             name = f"{self.identifier}-{number}" if number else self.identifier
-            self._served.watcher.answered(
+            self._watcher.answered(
                 Answered(name, one.prompt, one.tokens, one.text, one.written, one.passages)
             )
 
@@ -296,11 +302,33 @@ def _described(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     return described(200, "The answer; with `stream`, events of its pieces.", schema, streams=True)
 
 
+def _admission(served: Served) -> Callable[[Request], AsyncIterator[None]]:
+    """Has a request wait while another run takes the place of the one that is served."""
+
+    async def admission(request: Request) -> AsyncIterator[None]:
+        arrived = time.monotonic()
+        try:
+            async with asyncio.timeout(served.request_seconds):
+                while not served.gate.let_in():
+                    await unless_gone(request, served.gate.opened())
+        except OverloadedError as error:
+            raise _overloaded(error) from error
+        except TimeoutError as error:
+            raise _too_late(served) from error
+        request.state.admission = admitted = Admission(served.gate, arrived)
+        try:
+            yield
+        finally:
+            admitted.leave()
+
+    return admission
+
+
 def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
     """Add the paths that an engine answers."""
-    prompts_of = _Prompts(served)
+    prompts_of, let_in = _Prompts(served), [Depends(_admission(served))]
 
-    @app.post("/v1/chat/completions", response_model=None, responses=_described(CHAT))
+    @app.post("/v1/chat/completions", response_model=None, responses=_described(CHAT), dependencies=let_in)
     async def chat(body: ChatRequest, request: Request) -> Any:
         """The next turn of a chat."""
         served.require_ready()
@@ -343,7 +371,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/completions", response_model=None, responses=_described(COMPLETION))
+    @app.post("/v1/completions", response_model=None, responses=_described(COMPLETION), dependencies=let_in)
     async def completions(body: CompletionRequest, request: Request) -> Any:
         """The continuation of a text, or of several."""
         served.require_ready()
@@ -393,7 +421,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
 
         return await _stream(request, answering, chunks, _ends(body.stream_options, opening, answering))
 
-    @app.post("/v1/rag/answer", response_model=None, responses=_described(RAG))
+    @app.post("/v1/rag/answer", response_model=None, responses=_described(RAG), dependencies=let_in)
     async def rag(body: RagRequest, request: Request) -> Any:
         """An answer from the documents, with its sources."""
         served.require_ready()

@@ -48,7 +48,7 @@ def create_app(
         openapi_url="/openapi.json",
     )
     metrics = Metrics(
-        lambda: served.engine.waiting,
+        lambda: served.engine.waiting + served.gate.waiting,
         lambda: served.engine.running,
         lambda: served.readiness.ready,
         lambda: [] if served.watcher is None else served.watcher.families(),

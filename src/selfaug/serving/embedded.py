@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -29,7 +29,7 @@ from selfaug.model.generate import draw, end_tokens
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling, TokenChance
 from selfaug.serving.lanes import Lane, lanes_of
 
-__all__ = ["EmbeddedEngine"]
+__all__ = ["Cancellation", "EmbeddedEngine"]
 
 _T = TypeVar("_T")
 
@@ -73,7 +73,37 @@ class _Job:
     done: Future[Any] = field(default_factory=Future)
 
     def fail(self, error: EngineError) -> None:
-        self.done.set_exception(error)
+        if self.done.set_running_or_notify_cancel():
+            self.done.set_exception(error)
+
+
+class Cancellation:
+    """Says that somebody wants no more of what they had an engine do: what waits is not done, nor what comes later."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: set[_Job] = set()
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Who waits for a job gets EngineError at once, unless it is being done. Waits for nothing."""
+        with self._lock:
+            self._cancelled = True
+            waiting = list(self._waiting)
+        for job in waiting:
+            job.done.cancel()
+
+    def add(self, job: _Job) -> None:
+        """A job that is to be cancelled with the others."""
+        with self._lock:
+            self._waiting.add(job)
+            if self._cancelled:
+                job.done.cancel()
+
+    def remove(self, job: _Job) -> None:
+        """A job that is done."""
+        with self._lock:
+            self._waiting.discard(job)
 
 
 class EmbeddedEngine:
@@ -180,7 +210,9 @@ class EmbeddedEngine:
         """Requests that are being answered."""
         return sum(len(rows) for rows in self._rows.values())
 
-    def when_idle(self, work: Callable[[], _T], *, patience: float = 30.0) -> _T:
+    def when_idle(
+        self, work: Callable[[], _T], *, patience: float = 30.0, unless: Cancellation | None = None
+    ) -> _T:
         """Do something with the models in the engine's thread, where no request uses them meanwhile.
 
         Called from another thread, which waits for it.
@@ -188,20 +220,28 @@ class EmbeddedEngine:
         Args:
             work: short: requests wait for its end.
             patience: seconds after which it is done between two tokens, if the engine has not been idle before.
+            unless: it is not done once this is cancelled.
 
         Returns:
             The work's result.
 
         Raises:
-            EngineError: if the engine ends. What the work raises is raised here.
+            EngineError: if the engine ends, or the work is cancelled. What the work raises is raised here.
         """
         job = _Job(work, time.monotonic() + patience)
+        wanted = Cancellation() if unless is None else unless
+        wanted.add(job)
         with self._lock:
             if self._stopping.is_set() or not self._thread.is_alive():
                 raise EngineError("the engine has stopped")
             self._jobs.append(job)
         self._arriving.put(None)
-        result: _T = job.done.result()
+        try:
+            result: _T = job.done.result()
+        except CancelledError as error:
+            raise EngineError("nobody wants this any more") from error
+        finally:
+            wanted.remove(job)
         return result
 
     def in_turn(self, work: Callable[[], _T]) -> _T:
@@ -281,6 +321,8 @@ class EmbeddedEngine:
 
     def _do_job(self) -> None:
         """One, if it is its turn: nothing is asked for, it has waited long enough, or all before it is answered."""
+        while self._jobs and self._jobs[0].done.cancelled():  # it would keep those behind it waiting
+            self._jobs.popleft()
         first = self._queue[0] if self._queue else None
         if isinstance(first, _Job):
             if not self.running:
@@ -295,6 +337,8 @@ class EmbeddedEngine:
             lane.settle()
 
     def _do(self, job: _Job) -> None:
+        if not job.done.set_running_or_notify_cancel():
+            return
         began = time.monotonic()
         self._settle()
         try:

@@ -111,6 +111,8 @@ class Engine(Protocol):
     def generate(self, model: Model, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Piece]:
         """Answer a prompt of token ids. Closing the generator ends the work on it.
 
+        It has its place, for the model as it is now, when the generator first waits for something.
+
         Raises:
             OverloadedError: at once, if too many requests are waiting.
             EngineError: if it could not go on.

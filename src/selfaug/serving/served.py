@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from selfaug.serving.gate import Gate
 from selfaug.serving.generation import Engine, Model
 from selfaug.serving.openai_responses import error_body
 from selfaug.serving.watcher import Watcher
@@ -73,6 +74,8 @@ class Served:
         created: of the tuned model, seconds since 1970.
         watcher: told of what the tuned model answered; None if nobody watches.
         readiness: kept up to date by whoever starts the server.
+        has_base: whether the engine has the base model, too.
+        gate: closed while names, template, documents and watcher become those of another run.
     """
 
     engine: Engine
@@ -90,6 +93,8 @@ class Served:
     created: int = 0
     watcher: Watcher | None = None
     readiness: Readiness = field(default_factory=Readiness)
+    has_base: bool = True
+    gate: Gate = field(default_factory=Gate)
 
     def model(self, name: str) -> Model:
         """The model of a name.
