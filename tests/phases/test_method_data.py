@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfaug.data import load_rows
 from selfaug.errors import ModelError
-from selfaug.phases import method_data
+from selfaug.phases import method_bench, method_data, work_time
+from selfaug.phases.method_bench import MethodBench
 from selfaug.phases.method_data import write_distilled_rows, write_self_dialogues
+from selfaug.phases.methods import METHODS
 from selfaug.records import read_lines
 
 
@@ -126,6 +129,30 @@ def test_dialogues_that_ended_by_themselves_are_enough_if_they_are_half(
         assert write_self_dialogues(file, None, tokenizer, 4, 0, thinking, lambda *_: None) == counts
         assert [row["messages"][0]["content"] for row in read_lines(file)] == taken
     assert given == [{"enable_thinking": False}] * 3
+
+
+def test_time_of_rewriting_is_that_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(work_time.time, "monotonic", lambda: now[0])
+    (tmp_path / "data").mkdir()
+    bench: Any = SimpleNamespace(
+        folder=tmp_path, config=None, settings=SimpleNamespace(max_new_tokens=8), tokenizer=None,
+        base_model=lambda: None, report=lambda stage: None,
+    )  # fmt: skip
+    stops = [True, False]
+
+    def rewrite(*_: Any) -> dict[str, int]:
+        now[0] += 60
+        if stops.pop(0):
+            raise KeyboardInterrupt
+        return {"rows": 3, "of_rows": 4, "texts_cut_off": 0}
+
+    monkeypatch.setattr(method_bench, "write_distilled_rows", rewrite)
+    with pytest.raises(KeyboardInterrupt):
+        MethodBench(bench, 0).written_data(METHODS["distilled"])
+    found = MethodBench(bench, 0).written_data(METHODS["distilled"])
+    assert found is not None
+    assert found[1] == {"rows": 3, "of_rows": 4, "texts_cut_off": 0, "seconds": 120}
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

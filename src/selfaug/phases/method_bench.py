@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from selfaug.phases.method_data import write_distilled_rows, write_self_dialogue
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.own_process import train_in_own_process
 from selfaug.phases.suites import task_prompts
+from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.rundir import RunDir
 
@@ -83,7 +83,7 @@ class MethodBench:
         path = bench.folder / "data" / f"{method.data}.jsonl"
         report = path.with_suffix(".json")
         if not report.exists():
-            began = time.monotonic()
+            spent = WorkTime(path.with_suffix(f".{WORKED}"))
             show = bench.report(f"base model writes: {method.data.replace('_', ' ')}")
             if method.data == "self_dialogues":
                 counts = write_self_dialogues(
@@ -96,15 +96,19 @@ class MethodBench:
                     show,
                 )
             else:
-                counts = write_distilled_rows(
-                    path,
-                    bench.config,
-                    bench.base_model(),
-                    bench.tokenizer,
-                    bench.settings.max_new_tokens,
-                    show,
-                )
-            write_record(report, "written-data", {**counts, "seconds": time.monotonic() - began})
+                try:
+                    counts = write_distilled_rows(
+                        path,
+                        bench.config,
+                        bench.base_model(),
+                        bench.tokenizer,
+                        bench.settings.max_new_tokens,
+                        show,
+                    )
+                except BaseException:
+                    spent.keep()  # what was written until then is kept, too
+                    raise
+            write_record(report, "written-data", {**counts, "seconds": spent.seconds})
         return path, read_record(report, "written-data")
 
     def _run(self, variant: Variant) -> RunDir:
