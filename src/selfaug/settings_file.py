@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, cast, get_args
@@ -18,7 +18,17 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from selfaug.errors import ConfigError
 
-__all__ = ["Integer", "Number", "Section", "SettingsForm", "Strings", "read_settings", "refuse_combinations"]
+__all__ = [
+    "Integer",
+    "Number",
+    "Section",
+    "SettingsForm",
+    "Strings",
+    "nearest_name",
+    "read_settings",
+    "read_yaml",
+    "refuse_combinations",
+]
 
 Settings = TypeVar("Settings", bound="Section")
 
@@ -84,7 +94,10 @@ def read_settings(
     places: dict[tuple[str, ...], str] = {}
     problems: list[str] = []
     if file is not None:
-        settings = _read_yaml(form.kind, file, places, problems)
+        sections = ", ".join(form.kind.model_fields)
+        settings = read_yaml(
+            file, places, problems, f"it should hold sections ({sections}), with their settings below them."
+        )
     for flag, value in (flags or {}).items():
         if value is not None:
             _put(settings, places, form.flags[flag], value, flag)
@@ -115,10 +128,20 @@ def read_settings(
     return config
 
 
-def _read_yaml(
-    kind: type[BaseModel], path: Path, places: dict[tuple[str, ...], str], problems: list[str]
+def read_yaml(
+    path: Path, places: dict[tuple[str, ...], str], problems: list[str], form: str
 ) -> dict[str, Any]:
-    """Settings of a YAML file; notes the line of each key, and doubled keys as problems."""
+    """Settings of a YAML file; notes the line of each key, and doubled keys as problems.
+
+    Args:
+        path: of the file.
+        places: takes where each key stands.
+        problems: takes what is wrong.
+        form: what the file should hold, for the hint where it doesn't.
+
+    Raises:
+        ConfigError: if it can't be read, or is not YAML with keys.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
@@ -140,15 +163,14 @@ def _read_yaml(
         at = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(
             f"{path}{at}: not valid YAML ({getattr(error, 'problem', None) or error}).",
-            hint="give a file of sections with settings below them; indent with spaces, and put texts that hold a "
-            "colon or a brace in quotes.",
+            hint=f"{form} Indent with spaces, and put texts that hold a colon or a brace in quotes.",
         ) from error
     if settings is None:
         return {}
     if not isinstance(settings, dict):
         raise ConfigError(
             f"{path} is not a file of settings.",
-            hint=f"it should hold sections ({', '.join(kind.model_fields)}), with their settings below them.",
+            hint=form,
         )
     for keys, line in _lines(node):
         if keys in places:
@@ -226,6 +248,12 @@ def _problem(detail: ErrorDetails, places: Mapping[tuple[str, ...], str], form: 
         )
         line += f" (did you mean {close[0]}?)" if close else ""
     return line
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """What somebody may have meant, in brackets; empty where nothing is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def _sections(kind: type[BaseModel]) -> dict[str, type[Section]]:

@@ -138,20 +138,32 @@ def test_nothing_else_uses_the_model_while_it_is_measured(chat: Chat) -> None:
     assert not lock.locked()
 
 
-def test_realign_trains_from_the_base_model_with_old_rows_rehearsed(
-    copied_run: Path, watched: Monitor
-) -> None:
+def test_the_file_of_an_alert_realigns_through_the_gate(copied_run: Path, watched: Monitor) -> None:
     watched.canary(False, "another template")
     until(lambda: list((copied_run / "monitor" / "alerts").glob("*/record.json")))
     (file,) = (copied_run / "monitor" / "alerts").glob("*/realign.yaml")
-    shutil.copy(load_config(copied_run / "config.yaml").data.train[0], copied_run / "monitor" / "new.jsonl")
-    before, after = load_config(copied_run / "config.yaml"), load_config(file)
-    assert after.model == before.model
-    assert after.data.train == [str(copied_run / "monitor" / "new.jsonl")]
+    new = copied_run / "monitor" / "new.jsonl"
+    assert yaml.safe_load(file.read_text()) == {"run": str(copied_run), "data": [str(new)], "rehearsal": 0.1}
+    shutil.copy(load_config(copied_run / "config.yaml").data.train[0], new)
+    few = [
+        "--steps",
+        "1",
+        "--general-items",
+        "2",
+        "--task-items",
+        "2",
+        "--max-new-tokens",
+        "2",
+        "--level",
+        "1",
+    ]
+    asked = ["realign", "--config", str(file), *few, "--set", "model.device=cpu", "--json"]
+    realigned = CliRunner().invoke(app, asked)
+    assert realigned.exit_code in (0, 3), realigned.stderr
+    assert json.loads(realigned.stdout)["gate"]["outcome"] in ("pass", "fail", "inconclusive")
+    before, after = (load_config(Path(f"{copied_run}{of}") / "config.yaml") for of in ("", "-realigned"))
+    assert after.model.name == before.model.name
     assert (after.data.replay, after.data.replay_share) == (before.data.train, 0.1)
-    assert after.data.eval == before.data.eval
-    assert after.run.output == f"{copied_run}-realigned"
-    assert after.train == before.train
     assert after.lora.start_from == str(copied_run)
     result = run_command(str(copied_run))
     assert result.exit_code == 4

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selfaug.cli.app import Debug, app, is_loopback
+from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import say
 from selfaug.errors import ConfigError, SelfAugError
 
@@ -31,6 +32,7 @@ def dashboard(
     no_token: Annotated[
         bool, typer.Option("--no-token", help="Let everyone on this machine look, without a token.")
     ] = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Show runs, comparisons, live trainings, answers, live traffic and the business case in a browser.

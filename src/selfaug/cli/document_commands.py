@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from selfaug.cli.app import Config, Debug, Device, Json, Offline, Run, Sets, app, debugging, quiet_libraries
+from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, printable, say
 from selfaug.errors import ConfigError
 
@@ -132,6 +133,7 @@ def recall(
         bool, typer.Option("--skip-bad-rows", help="Leave bad questions out, and say how many.")
     ] = False,
     as_json: Json = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Measure how often the right passage is among the first that are found."""
@@ -176,6 +178,7 @@ def ask(
     device: Device = "auto",
     offline: Offline = False,
     as_json: Json = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Ask the tuned model a question about the documents; the answer comes with its sources."""

@@ -41,6 +41,7 @@ from selfaug.cli.app import (
     load_settings,
     quiet_libraries,
 )
+from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, printable, say
 from selfaug.core.printable import printable_size
 
@@ -311,6 +312,7 @@ def chat(
     device: Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     offline: Offline = False,
     as_json: Json = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Ask the base model and the tuned model, and show their answers side by side."""
@@ -353,6 +355,7 @@ def export(
     ] = "auto",
     offline: Offline = False,
     as_json: Json = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Merge the adapter into the base model: safetensors and tokeniser that stand alone."""
@@ -411,6 +414,7 @@ def demo(
     ] = "runs/demo",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the demo in --output.")] = False,
     as_json: Json = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Specialise a small real model with plain LoRA and with SelfAug, and compare what they forget."""

@@ -31,6 +31,7 @@ from selfaug.cli.app import (
     load_settings,
     quiet_libraries,
 )
+from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
 
 __all__ = ["assess", "evaluate"]
@@ -191,6 +192,7 @@ def evaluate(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Evaluate anew.")] = False,
     offline: Offline = False,
     as_json: Json = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Compare the tuned model with its base model, on the task and in general; decide a gate."""

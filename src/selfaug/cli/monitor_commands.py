@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from selfaug.cli.app import DRIFT_ALERT, Debug, Device, Json, Offline, Run, app, debugging, quiet_libraries
+from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
 from selfaug.errors import ConfigError
 
@@ -67,6 +68,7 @@ def monitor(
     device: Device = "auto",
     offline: Offline = False,
     as_json: Json = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Show whether live traffic is like training's; exit code 4 if it has drifted."""

@@ -22,6 +22,7 @@ from selfaug.cli.app import (
     level_name,
     quiet_libraries,
 )
+from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def realign(
     sets: Sets = None,
     offline: Offline = False,
     as_json: Json = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Train on from a deployed run with new rows, and compare the result with it; exit code 3 if it loses too much.
@@ -154,7 +156,7 @@ def realign(
         *(["run.offline=true"] if offline else []),
     ]
     settings, held_out = with_held_out_rows(folder, settings, sets=changed, offline=offline)
-    config = realign_config(
+    planned = realign_config(
         folder,
         settings.data,
         eval_data=settings.eval_data,
@@ -164,7 +166,7 @@ def realign(
     )
     _say_what_is_not_measured(held_out, settings, load_config(folder.config).data.eval)
     with RunProgress() as progress:
-        found = run_realign(run, settings, config=config, on_progress=progress.show)
+        found = run_realign(run, settings, config=planned, on_progress=progress.show)
     if as_json:
         print_json(found.record)
     else:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from selfaug.cli.app import Debug, app
+from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import printable
 
 __all__ = ["report"]
@@ -35,6 +36,7 @@ def report(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file in --output that is not a report.")
     ] = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Write the report of each folder: verdict, numbers with intervals, pictures, answers, and where they come from."""

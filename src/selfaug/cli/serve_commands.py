@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from selfaug.cli.app import Debug, Device, Offline, app, debugging, is_loopback, quiet_libraries
+from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import say
 from selfaug.errors import ConfigError, SelfAugError
 
 __all__ = ["serve"]
+
+_RARELY = "Rarely changed"
 
 
 @app.command(epilog="Example: selfaug serve runs/first")
@@ -82,7 +85,7 @@ def serve(
     keep_texts: Annotated[
         bool,
         typer.Option(
-            "--keep-texts", help="Keep what users write, redacted, for 30 days; else no text is kept."
+            "--keep-texts", help="Keep what users write, redacted, for --keep-days; else no text is kept."
         ),
     ] = False,
     webhook: Annotated[
@@ -114,8 +117,70 @@ def serve(
         bool,
         typer.Option("--upstream-no-base", help="It has the tuned model alone, as merged weights."),
     ] = False,
+    scored_per_hour: Annotated[
+        float,
+        typer.Option(
+            "--scored-per-hour",
+            metavar="NUMBER",
+            min=0,
+            help="Prompts whose drift is measured, at most.",
+            rich_help_panel=_RARELY,
+        ),
+    ] = 200,
+    compute_share: Annotated[
+        float,
+        typer.Option(
+            "--compute-share",
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="Of the time that measuring may take.",
+            rich_help_panel=_RARELY,
+        ),
+    ] = 0.01,
+    keep_days: Annotated[
+        float,
+        typer.Option(
+            "--keep-days",
+            metavar="DAYS",
+            min=0,
+            help="After which what the monitor has kept is deleted.",
+            rich_help_panel=_RARELY,
+        ),
+    ] = 30,
+    canary_hours: Annotated[
+        float,
+        typer.Option(
+            "--canary-hours",
+            metavar="HOURS",
+            min=0.01,
+            help="Between two replays of the canary set.",
+            rich_help_panel=_RARELY,
+        ),
+    ] = 24,
+    drain: Annotated[
+        float,
+        typer.Option(
+            "--drain",
+            metavar="SECONDS",
+            min=0,
+            help="That running answers have when the server is to end.",
+            rich_help_panel=_RARELY,
+        ),
+    ] = 30,
+    max_body: Annotated[
+        int,
+        typer.Option(
+            "--max-body",
+            metavar="BYTES",
+            min=1000,
+            help="Largest body of a request.",
+            rich_help_panel=_RARELY,
+        ),
+    ] = 1_000_000,
     device: Device = "auto",
     offline: Offline = False,
+    config: FlagsFile = None,
     debug: Debug = False,
 ) -> None:
     """Serve base and tuned model of a run by OpenAI's API, at one address.
@@ -162,12 +227,23 @@ def serve(
         max_tokens=max_tokens,
         window=window,
         request_seconds=timeout,
-        limits=Limits(requests_per_minute=rate_limit),
+        drain_seconds=drain,
+        limits=Limits(body_bytes=max_body, requests_per_minute=rate_limit),
         check=not no_check,
         registry=registry,
         watch=None
         if no_monitor
-        else WatchSettings(MonitorSettings(sample=sample, keep_texts=keep_texts), webhook),
+        else WatchSettings(
+            MonitorSettings(
+                sample=sample,
+                scored_per_hour=scored_per_hour,
+                compute_share=compute_share,
+                keep_texts=keep_texts,
+                keep_days=keep_days,
+            ),
+            webhook,
+            canary_seconds=3600 * canary_hours,
+        ),
         offline=offline,
     )
     if upstream is None:

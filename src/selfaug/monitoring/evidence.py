@@ -87,9 +87,11 @@ def write_alert(folder: Path, alert: Alert) -> Path:
 
 def _realign(settings: Mapping[str, Any]) -> str:
     head = (
-        "# Training goes on from this run's adapter, with the original base model as the reference;\n"
-        "# the old validation rows stay what it is judged by.\n"
-        "# Put the new rows into the file under data.train, or name another one; the old training rows are kept.\n"
+        "# selfaug realign --config THIS-FILE\n"
+        "#\n"
+        "# Training goes on from this run's adapter, with the original base model as the reference. The result is\n"
+        "# held against the run on its old validation rows, new rows that are set apart, and general requests.\n"
+        "# Put the new rows into the file under data, or name another one.\n"
     )
     return head + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
 

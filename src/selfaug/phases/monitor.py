@@ -32,7 +32,7 @@ from selfaug.monitoring.store import read_kept, read_texts
 from selfaug.phases.chat import open_chat
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
-from selfaug.phases.realign import realign_config
+from selfaug.phases.realign import REHEARSAL
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import write_lines, write_text
@@ -214,11 +214,14 @@ def open_canary_alert(run: str | os.PathLike[str], *, webhook: str | None = None
 
 
 def _realign_settings(run: RunDir, config: TrainConfig) -> dict[str, Any] | None:
-    """Settings of `selfaug realign` with a file for the new rows; None if it can't go on from this run."""
+    """Flags of `selfaug realign` with a file for the new rows; None if it can't go on from this run."""
     if config.lora.method != "lora":
         return None
-    settings = realign_config(run, [str(run.monitor / "new.jsonl")])
-    return settings.model_dump(mode="json")
+    return {
+        "run": str(run.path),
+        "data": [str(run.monitor / "new.jsonl")],
+        "rehearsal": REHEARSAL,
+    }
 
 
 def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> dict[str, Any]:
