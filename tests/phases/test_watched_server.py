@@ -245,6 +245,10 @@ def test_other_weights_are_an_alert_at_the_first_start_too_when_there_is_no_wind
     assert shown.exit_code == 4
     assert "the canary set did not come back" in shown.stdout
     assert "no reference window yet" in shown.stdout
+    settings = json.loads(CliRunner().invoke(app, ["monitor", str(copied_run), "--json"]).stdout)["settings"]
+    assert (
+        settings["keep_days"] == ALL.monitor.keep_days
+    )  # for whoever deletes what an earlier monitor has kept
     assert 'selfaug_alert_state{state="drift"} 1.0' in watched.http.get("/metrics").text
     # The same again is no news, and a window of these weights would be of no use.
     assert not (copied_run / "monitor" / "reference.json").exists()

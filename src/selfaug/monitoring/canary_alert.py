@@ -21,7 +21,7 @@ from selfaug.core.alert_state import STATES, State
 from selfaug.errors import StorageError
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import Alert, write_alert
-from selfaug.monitoring.monitor import Sample
+from selfaug.monitoring.monitor import MonitorSettings, Sample
 from selfaug.monitoring.signals import StateChange
 from selfaug.monitoring.store import FILE, Batch, Store, read_kept
 from selfaug.monitoring.webhook import Webhook
@@ -54,6 +54,7 @@ class CanaryAlert:
         folder: of the run's monitor; made if it does not exist.
         run: name of the run, for reports.
         adapter: which weights are served.
+        settings: of the monitor that there will be: for how long it keeps what an earlier one has kept.
         webhook: URL that is told of changes of state.
         clock: seconds since 1970.
 
@@ -68,10 +69,12 @@ class CanaryAlert:
         *,
         run: str,
         adapter: str,
+        settings: MonitorSettings | None = None,
         webhook: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder, self._run, self._adapter, self._clock = Path(folder), run, adapter, clock
+        self._settings = settings or MonitorSettings()
         self._state: State = "drift" if _is_alert(self._folder) else "no_data"
         self._webhook = None if webhook is None else Webhook(webhook)
 
@@ -158,7 +161,7 @@ class CanaryAlert:
             "counts": _NO_COUNTS,
             "coverage": 0.0,
             "reference": {"prompts": 0, "held out": 0, "training": 0},
-            "settings": {},
+            "settings": asdict(self._settings),
             "last_error": "",
         }
 

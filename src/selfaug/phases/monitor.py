@@ -196,11 +196,14 @@ def open_monitor(
     )
 
 
-def open_canary_alert(run: str | os.PathLike[str], *, webhook: str | None = None) -> CanaryAlert:
+def open_canary_alert(
+    run: str | os.PathLike[str], *, settings: MonitorSettings | None = None, webhook: str | None = None
+) -> CanaryAlert:
     """What tells of a run's canary set while the run has no monitor.
 
     Args:
         run: folder of the run that is served.
+        settings: of its monitor.
         webhook: URL that is told of changes of state.
 
     Raises:
@@ -209,7 +212,11 @@ def open_canary_alert(run: str | os.PathLike[str], *, webhook: str | None = None
     folder = RunDir.open(run)
     weights, _ = trained_weights(folder, load_config(folder.config))
     return CanaryAlert(
-        folder.monitor, run=str(folder.path), adapter=hash_of_weights(weights), webhook=webhook
+        folder.monitor,
+        run=str(folder.path),
+        adapter=hash_of_weights(weights),
+        settings=settings,
+        webhook=webhook,
     )
 
 

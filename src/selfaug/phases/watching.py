@@ -237,7 +237,10 @@ class Watching:
     def _alert_of(self, problems: list[str]) -> None:
         try:
             if self._alert is None:
-                self._alert = open_canary_alert(self._run, webhook=self._settings.webhook)
+                settings = self._settings
+                self._alert = open_canary_alert(
+                    self._run, settings=settings.monitor, webhook=settings.webhook
+                )
             self._alert.tell(problems)
         except Exception as error:  # whatever it is: requests are answered all the same
             self._tell_not_watched(error)
