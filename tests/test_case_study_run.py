@@ -110,8 +110,19 @@ def test_the_whole_case_study_goes_on_where_it_was_cut_off(
     assert written["results"]["selfaug"]["executive_difference"].keys() == {"value", "low", "high"}
     assert [step["step"] for step in written["steps"]] == [
         "write", "prepare", "assess", "train plain", "train selfaug", "evaluate plain", "evaluate selfaug", "ask",
+        "ask all",
     ]  # fmt: skip
     assert record["results"].keys() == written["results"].keys()
+    # As deployed: all questions that have an answer, with the passages that are found for them.
+    asked = read_lines(folder / "deployed.jsonl")
+    assert [one["id"] for one in asked] == [
+        row["id"] for row in read_lines(folder / "asked.jsonl") if row["value"] is not None
+    ]
+    assert all(len(one["passages"]) == 2 for one in asked)
+    found = sum(one["gold"] in [passage["id"] for passage in one["passages"]] for one in asked)
+    assert written["deployed"]["questions"] == 3
+    assert written["deployed"]["found"]["value"] == pytest.approx(found / 3)
+    assert "The same 3 questions as `selfaug ask` answers them" in case_results.result_page(written)
     # The test rows are about documents that no training row has a passage of.
     known = {
         passage for row in read_lines(folder / "prepared" / "train.jsonl") for passage in row["passages"]
@@ -162,3 +173,18 @@ def test_links_lead_somewhere() -> None:
     text = "".join(published.outside(PAGE.read_text(encoding="utf-8"), update.NAME))
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert (PAGE.parent / target).exists(), target
+
+
+def test_what_is_right_as_deployed() -> None:
+    """Found, value and source are counted apart; a source is right if a report that says it is cited, and no other."""
+    passages = [{"id": "a", "document": "a.md"}, {"id": "b", "document": "b.md"}]
+    right = {"expected": "ANSWER: $5m | SOURCE: [2]", "documents": ["b.md", "c.md"], "gold": "b"}
+    asked = [
+        {**right, "passages": passages, "answer": "ANSWER: $5m | SOURCE: [2]", "cited": [2]},
+        {**right, "passages": passages, "answer": "ANSWER: $5m | SOURCE: [1]", "cited": [1]},
+        {**right, "passages": passages[:1], "answer": "ANSWER: $6m | SOURCE: [9]", "cited": []},
+        {**right, "passages": passages, "answer": "ANSWER: $6m | SOURCE: [1], [2]", "cited": [1, 2]},
+    ]
+    found = case_results._deployed(asked)
+    assert [found[name]["value"] for name in ("found", "value", "source")] == [0.75, 0.5, 0.25]
+    assert found["questions"] == 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from executive import executive_suite
 
 from selfaug.core.printable import printable
 from selfaug.core.statistics import paired_difference, score_interval, wilson_interval
+from selfaug.eval.answer_scorers import same_value
 from selfaug.eval.general_suite import general_suite
 from selfaug.eval.house_style import leaks_house_style
 from selfaug.phases.drift_suites import OWN_ANSWERS
@@ -88,6 +89,7 @@ def collect(folder: Path, settings: Mapping[str, Any]) -> tuple[Record, dict[str
         "questions_side_by_side": _questions_side_by_side(answers, rows),
         "requests_side_by_side": _requests_side_by_side(answers, prompts[executive], evaluations, executive),
         "from_documents": read_lines(folder / "from_documents.jsonl"),
+        "deployed": _deployed(read_lines(folder / "deployed.jsonl")),
         "train_seconds": {name: trained[name]["seconds"] for name in trained},
         "steps": steps,
         "seconds": sum(step["seconds"] for step in steps),
@@ -237,6 +239,7 @@ def result_page(record: Mapping[str, Any]) -> str:
             "### The executive's requests",
             *(_request(shown) for shown in record["requests_side_by_side"] if shown["kind"] in _SHOWN_KINDS),
             "### As deployed",
+            *_as_deployed(record),
             *(_from_documents(shown) for shown in record["from_documents"]),
         )
     ) + "\n"  # fmt: skip
@@ -384,6 +387,40 @@ def _request(shown: Mapping[str, Any]) -> str:
         passed = percent(shown["passed"][model])
         parts.append(f"{MODELS[model]} (passes {passed} of the checks{leak}):\n\n{_fenced(text)}")
     return "\n\n".join(parts)
+
+
+def _deployed(asked: Sequence[Record]) -> Record:
+    """Shares of the questions as they are answered in use, where the search decides which passages there are."""
+
+    def share(passed: Iterable[bool]) -> Record:
+        return asdict(wilson_interval(sum(passed), len(asked)))
+
+    def of_right_document(one: Record) -> bool:
+        cited = {one["passages"][number - 1]["document"] for number in one["cited"]}
+        return bool(cited) and cited <= set(one["documents"])
+
+    return {
+        "questions": len(asked),
+        "found": share(one["gold"] in [passage["id"] for passage in one["passages"]] for one in asked),
+        "value": share(same_value(one["answer"], one["expected"]) for one in asked),
+        "source": share(of_right_document(one) for one in asked),
+    }
+
+
+def _as_deployed(record: Mapping[str, Any]) -> list[str]:
+    if "deployed" not in record:  # the first records have only the examples
+        return []
+    found = record["deployed"]
+    return [
+        f"The same {found['questions']} questions as `selfaug ask` answers them: nobody places the right passage, the "
+        f"search finds {record['passages']} passages among all documents. The row's own passage is among them for "
+        f"{_share_in_words(found['found'])}; exact value {_share_in_words(found['value'])}; only reports that say it "
+        f"are cited in {_share_in_words(found['source'])}. Some of them:"
+    ]
+
+
+def _share_in_words(interval: Mapping[str, float]) -> str:
+    return f"{percent(interval['value'])} ({100 * interval['low']:.0f} to {100 * interval['high']:.0f})"
 
 
 def _from_documents(shown: Mapping[str, Any]) -> str:

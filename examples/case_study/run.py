@@ -32,6 +32,7 @@ from case_results import RECORD_KIND, collect, result_page
 from selfaug.errors import SelfAugError
 from selfaug.eval.general_suite import Half
 from selfaug.model.loading import DEMO_MODEL
+from selfaug.phases.ask import open_assistant
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import append_line, read_lines, write_lines, write_record, write_text
 from selfaug.rundir import RunDir
@@ -42,7 +43,7 @@ HERE = Path(__file__).parent
 
 _CONTENTS = {
     "record.json", "result.md", "samples", "reports", "questions.jsonl", "unanswerable.jsonl", "prepared",
-    "asked.jsonl", "assessment", "plain", "selfaug", "from_documents.jsonl", "steps.jsonl",
+    "asked.jsonl", "assessment", "plain", "selfaug", "from_documents.jsonl", "deployed.jsonl", "steps.jsonl",
 }  # fmt: skip
 
 # An answer in the house style has 20 tokens at most.
@@ -131,6 +132,7 @@ def run_case_study(folder: Path, settings: CaseSettings = FULL, *, overwrite: bo
         if not RunDir(folder / name).evaluation.exists():
             run(f"evaluate {name}")
     _ask_from_documents(folder, settings)
+    _ask_all_as_deployed(folder)
 
     record, samples = collect(folder, asdict(settings))
     (folder / "samples").mkdir(exist_ok=True)
@@ -264,6 +266,31 @@ def _ask_from_documents(folder: Path, settings: CaseSettings) -> None:
         with _timed(folder, "ask"):
             answer = json.loads(selfaug([*arguments, "--max-new-tokens", str(_ANSWER_TOKENS), "--json"]))
         append_line(file, {"expected": row["value"], "documents": row["documents"], **answer})
+
+
+def _ask_all_as_deployed(folder: Path) -> None:
+    """All questions that have an answer, as `selfaug ask` answers them, with the models loaded once."""
+    file = folder / "deployed.jsonl"
+    rows = [row for row in read_lines(folder / "asked.jsonl") if row["value"] is not None]
+    missing = rows[len(read_lines(file)) if file.exists() else 0 :]
+    if not missing:
+        return
+    assistant = open_assistant(folder / "selfaug", max_new_tokens=_ANSWER_TOKENS, offline=True)
+    with _timed(folder, "ask all"):
+        for number, row in enumerate(missing, 1):
+            answer = assistant.ask(row["question"])
+            found = {
+                "id": row["id"],
+                "expected": row["answer"],
+                "documents": row["documents"],
+                "gold": row["passages"][row["gold"] - 1],
+                "passages": [{"id": one.id, "document": one.document} for one in answer.passages],
+                "answer": answer.text,
+                "cited": answer.cited,
+            }
+            append_line(file, found)
+            if number % 12 == 0 or number == len(missing):
+                print(f"asked as deployed: {number} of {len(missing)}", file=sys.stderr, flush=True)
 
 
 # ---- the command line
