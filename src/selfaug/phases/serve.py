@@ -329,12 +329,12 @@ class Server:
             return
         seen, purge_at = 0, time.monotonic()
         while not self._ended.wait(self._settings.follow_seconds):
-            if not self._checked.is_set():
-                continue
             try:
                 if time.monotonic() >= purge_at:
                     purge_at = time.monotonic() + _PURGE_SECONDS
                     purge_expired_runs(registry)
+                if not self._checked.is_set():
+                    continue
                 run, move = followed_run(registry, known=seen)
                 if move == seen:
                     continue

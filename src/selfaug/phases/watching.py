@@ -276,7 +276,8 @@ class Watching:
     def _open(self, *, as_trained: bool) -> Monitor:
         if not as_trained and not (RunDir(self._run).monitor / "reference.json").exists():
             raise StorageError(
-                "there is no reference window, and none is measured while the canary set does not come back."
+                "there is no reference window, and none is measured while the canary set does not come back.",
+                hint="serve the weights, the template and the number format that the run was trained with.",
             )
         told = False
 
