@@ -1,6 +1,6 @@
 """False alarms of the monitor over simulated months, and how soon it finds a change.
 
-    python -m benchmarks.monitoring --output benchmarks/results/monitoring.md
+    python -m benchmarks.monitoring --threads 2 --output benchmarks/results/monitoring.md
 
 Each month has its own reference window, three days to learn from and thirty days that are watched, with all eight
 signals as the monitor has them. Kinds of traffic:
@@ -20,7 +20,10 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -194,18 +197,20 @@ def main() -> None:
     parser.add_argument("--months", type=int, default=200)
     parser.add_argument("--per-hour", type=int, default=200, help="requests that the other signals look at")
     parser.add_argument("--prompts", type=Path, default=PROMPTS, help="from benchmarks.prompt_drift")
-    parser.add_argument("--threads", type=int, help="not used: one thread does it all")
+    parser.add_argument("--threads", type=int, default=1, help="processes, each with months of its own")
     parser.add_argument("--output", type=Path, help="Markdown file to write; JSON goes beside it")
     arguments = parser.parse_args()
-    where = machine("cpu", 1)
+    where = machine("cpu", arguments.threads)
     results: dict[str, list[dict[str, Any]]] = {}
-    for kind in arguments.kinds:
-        results[kind] = []
-        for seed in range(arguments.months):
-            results[kind].append(month(seed, kind, arguments.per_hour, arguments.prompts))
-            if (seed + 1) % 10 == 0:
-                alarms = sum(bool(one["alarmed"]) for one in results[kind])
-                print(f"{kind}: {seed + 1} months, {alarms} with a false alarm", file=sys.stderr, flush=True)
+    with ProcessPoolExecutor(arguments.threads, mp_context=get_context("spawn")) as pool:
+        for kind in arguments.kinds:
+            results[kind] = []
+            of_kind = partial(month, kind=kind, per_hour=arguments.per_hour, file=arguments.prompts)
+            for one in pool.map(of_kind, range(arguments.months)):
+                results[kind].append(one)
+                if (count := len(results[kind])) % 10 == 0:
+                    alarms = sum(bool(one["alarmed"]) for one in results[kind])
+                    print(f"{kind}: {count} months, {alarms} with a false alarm", file=sys.stderr, flush=True)
     text = (
         "All eight signals, 200 scored prompts and "
         f"{arguments.per_hour} requests an hour, three days to learn from and {_WATCHED_DAYS} days watched. The budget "

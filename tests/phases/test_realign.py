@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from selfaug.cli.main import app
 from selfaug.config import dump_config, load_config
+from selfaug.data import RetrievalTemplate
 from selfaug.errors import ConfigError
 from selfaug.phases.realign import RealignSettings, _old_scorers, _outcome, realign, realign_config
 from selfaug.phases.train import train
@@ -352,3 +354,15 @@ def test_what_it_can_not_go_on_from(copied_run: Path, new_rows: Path, tmp_path: 
     settings.write_text(settings.read_text().replace("method: lora", "method: osf"), encoding="utf-8")
     with pytest.raises(ConfigError, match="goes on from a LoRA adapter"):
         realign(copied_run, quick(new_rows))
+
+
+def test_prompts_of_another_form_are_refused(copied_run: Path, new_rows: Path) -> None:
+    """A folder that was prepared anew with another template has it in the file that the run names."""
+    run = RunDir(copied_run)
+    started = read_record(run.started, "train-started")
+    started["data"]["train"]["template"] = replace(RetrievalTemplate(), separator=" / ").to_dict()
+    write_record(run.started, "train-started", started)
+    with pytest.raises(ConfigError, match="another form than those that") as caught:
+        realign(copied_run, quick(new_rows))
+    assert "data.template" in str(caught.value.hint)
+    assert not Path(f"{copied_run}-realigned").exists()

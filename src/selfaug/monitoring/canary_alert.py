@@ -21,29 +21,14 @@ from selfaug.core.alert_state import STATES, State
 from selfaug.errors import StorageError
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import Alert, write_alert
-from selfaug.monitoring.monitor import MonitorSettings, Sample
+from selfaug.monitoring.monitor import PROCESSED, MonitorSettings, Sample
 from selfaug.monitoring.signals import StateChange
 from selfaug.monitoring.store import FILE, Batch, Store, read_kept
 from selfaug.monitoring.webhook import Webhook
 
 __all__ = ["CanaryAlert"]
 
-_NO_COUNTS = dict.fromkeys(
-    (
-        "offered",
-        "dropped",
-        "processed",
-        "lost",
-        "scored",
-        "thinned",
-        "over_hour",
-        "over_compute",
-        "score_failed",
-        "votes",
-        "canaries",
-    ),
-    0,
-)
+_NO_COUNTS = dict.fromkeys(("offered", "dropped", *PROCESSED), 0)
 """As `Monitor.counts`."""
 
 

@@ -54,6 +54,20 @@ _WAITS_FOR_SCORE = 600.0
 _DRIFT_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
+PROCESSED = (
+    "processed",
+    "lost",
+    "scored",
+    "thinned",
+    "over_hour",
+    "over_compute",
+    "score_failed",
+    "votes",
+    "canaries",
+)
+"""What is counted of things that were offered and not dropped; see `Monitor.counts`."""
+
+
 @dataclass(frozen=True)
 class MonitorSettings:
     """What the monitor may cost, and what it keeps.
@@ -297,21 +311,10 @@ class Monitor:
         scored, thinned (beyond what is looked at in an hour), and of the sampled ones those not scored: over_hour,
         over_compute, score_failed.
         """
-        names = (
-            "processed",
-            "lost",
-            "scored",
-            "thinned",
-            "over_hour",
-            "over_compute",
-            "score_failed",
-            "votes",
-            "canaries",
-        )
         return {
             "offered": self._offers.offered,
             "dropped": self._offers.dropped,
-            **{name: self._counts[name] for name in names},
+            **{name: self._counts[name] for name in PROCESSED},
         }
 
     def metrics(self) -> list[Sample]:

@@ -20,6 +20,7 @@ from peft import PeftModel
 from selfaug.config import EvaluationSettings, LevelName, TrainConfig, load_config
 from selfaug.core.gate import GateResult, Outcome, at_least, at_most, overall
 from selfaug.core.statistics import Interval, PairedDifference
+from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.model.hidden import adapter_off
@@ -41,6 +42,7 @@ from selfaug.phases.suites import (
     task_prompts,
 )
 from selfaug.phases.train import train
+from selfaug.phases.trained_template import trained_template
 from selfaug.records import read_record, write_record
 from selfaug.registry import CANDIDATE, Registry
 from selfaug.rundir import RunDir
@@ -235,6 +237,7 @@ def realign(
             rehearsal=settings.rehearsal,
             output=settings.output,
         )
+    _require_trained_template(old, config)
     new = RunDir(config.run.output)
     if new.is_run() and not new.started.exists():  # killed while its folder was made
         new.discard()
@@ -245,6 +248,22 @@ def realign(
         record = _compared(old, old_config, old_scorers, new, config, settings, on_progress)
     outcome = record["gate"]["outcome"]
     return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
+
+
+def _require_trained_template(run: RunDir, config: TrainConfig) -> None:
+    """Refuse prompts of another form than the deployed run answers: its file may have been written anew.
+
+    Raises:
+        ConfigError: if they have one.
+    """
+    trained = trained_template(run)
+    given = RetrievalTemplate.from_file(config.data.template) if config.data.template else RetrievalTemplate()
+    if trained is not None and trained.to_dict() != given.to_dict():
+        raise ConfigError(
+            f"the prompts of {config.data.template or 'the built-in template'} have another form than those that "
+            f"{run.path} was trained with.",
+            hint="name the one that it was trained with, --set data.template=FILE; for another form, train anew.",
+        )
 
 
 def _old_scorers(run: RunDir, config: TrainConfig, settings: RealignSettings) -> dict[str, str]:
