@@ -25,6 +25,12 @@ from selfaug.wording.comparison_results import (
 NAME = "comparison"
 LONGER = ("demo-56-steps", "demo-112-steps")
 
+_OWN_SPLIT = (
+    "The task's rows are short ones of TAT-QA's test file and of ConvFinQA, split by page into training, development "
+    "and test rows of this comparison's own: the scores are none of these benchmarks', and a model that was trained "
+    "so can't be scored on TAT-QA's test set any more."
+)
+
 
 def page(record: dict[str, Any], name: str) -> str:
     """The comparison as Markdown."""
@@ -48,6 +54,7 @@ def page(record: dict[str, Any], name: str) -> str:
             if table is not None
         ),
         comparison_notes(record),
+        *([_OWN_SPLIT] if name == "real-text" else []),
         *([record["remark"]] if "remark" in record else []),
         *(
             ["Memory is not shown: it was measured in a way that counted the comparing process too."]
