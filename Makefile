@@ -20,13 +20,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --progre
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo case-study sequential-tasks test lint unit browser docs wheel wheel-test bench soak clean
+.PHONY: help setup demo case-study sequential-tasks test test-benchmarks lint unit browser docs wheel wheel-test bench soak clean
 
 help:
 	@echo "make demo        set up, then train and compare plain LoRA and SelfAug on a small real model"
 	@echo "make case-study  set up, then take a firm's reports to a model that answers with sources: some 80 minutes"
 	@echo "make sequential-tasks  set up, then teach a model three tasks one after another, by plain LoRA and by SelfAug: 60 to 90 minutes"
 	@echo "make test        set up, then lint, types, layers, tests, coverage: what CI runs"
+	@echo "make test-benchmarks  run each benchmark in its quick form"
 	@echo "make setup       only the set-up, into $(VENV)"
 	@echo "make lint        ruff, mypy, import-linter"
 	@echo "make unit        the tests with coverage"
@@ -79,7 +80,11 @@ browser:
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "installing chromium, for the tests of the pages ..." && { apt-get install -y -qq --no-install-recommends chromium || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }; } >/dev/null 2>&1; } || echo "note: there is no chromium, so pages are not tested in a browser; on Debian and Ubuntu: apt-get install chromium"
 
 unit: $(READY) browser
-	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report term --durations 10
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not benchmark" --cov --cov-report term --durations 10
+
+# Each benchmark in its quick form: some minutes, and nothing that users run.
+test-benchmarks: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m benchmark
 
 docs: $(READY)
 	$(BIN)/python docs/generate_reference.py

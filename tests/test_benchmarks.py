@@ -59,6 +59,7 @@ def column(text: str, name: str) -> dict[str, float]:
     return values
 
 
+@pytest.mark.benchmark
 def test_step_compares_all_variants(tmp_path: Path) -> None:
     text, data = report(
         "step", tmp_path / "step.md", "--shape", "tiny", "--dtype", "float32", "--rounds", "1", "--steps", "2"
@@ -76,6 +77,7 @@ def test_step_compares_all_variants(tmp_path: Path) -> None:
     assert set(data["results"]) == {"trl", "alpha0", "published", "adapter_off", "cache", "cache_25"}  # type: ignore[call-overload]
 
 
+@pytest.mark.benchmark
 def test_run_includes_the_cache(tmp_path: Path) -> None:
     text, data = report(
         "run",
@@ -88,6 +90,7 @@ def test_run_includes_the_cache(tmp_path: Path) -> None:
     assert built == {"alpha0": 0, "adapter_off": 0, "cache": 4 * 56 * 64 * 4}
 
 
+@pytest.mark.benchmark
 def test_generation_gives_the_same_answers(tiny_model_dir: Path, tmp_path: Path) -> None:
     text, data = report(
         "generation",
@@ -98,6 +101,7 @@ def test_generation_gives_the_same_answers(tiny_model_dir: Path, tmp_path: Path)
     assert {row["same"] for row in data["results"].values()} == {5}  # type: ignore[attr-defined]
 
 
+@pytest.mark.benchmark
 def test_ingest_has_every_page_in_the_index(tmp_path: Path) -> None:
     size = ("--pages", "20", "--pages-per-document", "10", "--formats", ".pdf", ".xlsx")
     text, data = report("ingest", tmp_path / "ingest.md", *size)
@@ -119,6 +123,7 @@ def test_ingest_writes_documents_that_are_read_whole(tmp_path: Path, ending: str
     assert document.missing == ""
 
 
+@pytest.mark.benchmark
 def test_query_finds_what_rank_bm25_finds(tmp_path: Path) -> None:
     pytest.importorskip("rank_bm25")
     text, data = report(
@@ -129,6 +134,7 @@ def test_query_finds_what_rank_bm25_finds(tmp_path: Path) -> None:
     assert data["same"]["best"] > 0.9  # type: ignore[index]
 
 
+@pytest.mark.benchmark
 def test_dashboard_asks_for_every_page(tmp_path: Path) -> None:
     size = ("--runs", "4", "--samples", "80", "--metrics", "80", "--rounds", "1")
     text, data = report("dashboard", tmp_path / "dashboard.md", *size)
@@ -136,6 +142,7 @@ def test_dashboard_asks_for_every_page(tmp_path: Path) -> None:
     assert 50 < float(str(data["megabytes"])) < 300
 
 
+@pytest.mark.benchmark
 def test_loss_has_the_error_of_each_method(tmp_path: Path) -> None:
     pytest.importorskip("trl.kernels.chunked_divergence", exc_type=ImportError)
     text, data = report(
@@ -150,6 +157,7 @@ def test_loss_has_the_error_of_each_method(tmp_path: Path) -> None:
         assert row["0.05"]["gradient"] < 2e-5, row
 
 
+@pytest.mark.benchmark
 def test_monitoring_counts_false_alarms_and_finds_changes(finished_run: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.json"
     command = [sys.executable, "-m", "benchmarks.prompt_drift", "--run", str(finished_run), "--market", "60"]
@@ -170,6 +178,7 @@ def test_monitoring_counts_false_alarms_and_finds_changes(finished_run: Path, tm
     assert 20 < found["prompts"] < 400
 
 
+@pytest.mark.benchmark
 def test_demo_settings_are_chosen_on_development_items_and_kept(
     wide_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +219,7 @@ def served(made_run: Path, wide_model_dir: Path, tmp_path: Path) -> list[str]:
     return ["--model", str(wide_model_dir), "--run", str(run)]
 
 
+@pytest.mark.benchmark
 def test_gateway_is_compared_with_a_bare_proxy(served: list[str], tmp_path: Path) -> None:
     short = ("--seconds", "0.4", "--rounds", "1", "--tokens", "2")
     text, data = report("gateway", tmp_path / "gateway.md", *served, *short)
@@ -219,6 +229,7 @@ def test_gateway_is_compared_with_a_bare_proxy(served: list[str], tmp_path: Path
         assert all(0 < one["median"] <= one["p99"] for one in found)
 
 
+@pytest.mark.benchmark
 def test_soak_counts_every_request_and_ends_the_server(served: list[str], tmp_path: Path) -> None:
     short = ("--minutes", "0.05", "--requests", "8", "--max-tokens", "2", "--max-batch", "4")
     text, data = report("soak", tmp_path / "soak.md", *served, *short)
@@ -230,6 +241,7 @@ def test_soak_counts_every_request_and_ends_the_server(served: list[str], tmp_pa
     assert data["counts"]["offered"] > 0  # type: ignore[index]
 
 
+@pytest.mark.benchmark
 def test_serving_gives_the_same_answers_to_several_clients(served: list[str], tmp_path: Path) -> None:
     short = ("--clients", "1", "2", "--requests", "4", "--max-tokens", "4", "--rounds", "1")
     text, data = report("serving", tmp_path / "serving.md", *served, *short, "--servers", "selfaug, mixed")

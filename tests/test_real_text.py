@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from benchmarks.real_text import split_rows
 
 from selfaug.phases.compare import RECORD_KIND
@@ -54,6 +55,7 @@ def test_pages_are_kept_apart(tmp_path: Path) -> None:
     assert all(sum(row["id"].startswith("t") for row in rows) == len(rows) / 2 for rows in parts.values())
 
 
+@pytest.mark.benchmark
 def test_methods_are_compared_with_public_benchmarks_beside(tiny_model_dir: Path, tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "benchmarks.real_text", "--data", str(written_pages(tmp_path / "data"))),
