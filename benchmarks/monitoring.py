@@ -219,7 +219,10 @@ def main() -> None:
         "requests.\n\n" + table([row(kind, months) for kind, months in results.items()])
     )
     data = {
-        "arguments": {key: str(value) for key, value in vars(arguments).items() if key != "output"},
+        "arguments": {
+            **{key: str(value) for key, value in vars(arguments).items() if key != "output"},
+            "prompts": arguments.prompts.name,
+        },
         "results": results,
     }
     publish("monitoring", "False alarms of the monitor", text, data, arguments.output, where)
