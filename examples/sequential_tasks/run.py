@@ -6,7 +6,7 @@ The first task is learnt as by `selfaug train`, each further one as by `selfaug 
 the original base model as the reference. SelfAug learns each later task alone, too, from the base model. After every
 step the model is asked held-out items of all three tasks, and general requests, and its drift is measured. The matrix
 of all scores is in FOLDER/record.json and FOLDER/result.md, every answer in FOLDER/samples. On two CPU cores it takes
-60 to 90 minutes; what was cut off goes on when the same command is given again. `--quick` is a taste of a few minutes.
+some two hours; what was cut off goes on when the same command is given again. `--quick` is a taste of a few minutes.
 
 Settings are chosen with `--half dev`, which asks development items; test items are for what is reported.
 """
@@ -259,7 +259,7 @@ def _announced(folder: Path, settings: SequenceSettings, models: list[str]) -> s
     return (
         f"{len(models)} models are asked, {len(models) - 1} of which are trained before"
         f"{f'; {there} of these are there already' if there else ''}. On two CPU cores this takes "
-        f"{'a few minutes' if settings.quick else '60 to 90 minutes in all'}. Ctrl-C keeps what is done."
+        f"{'a few minutes' if settings.quick else 'some two hours in all'}. Ctrl-C keeps what is done."
     )
 
 

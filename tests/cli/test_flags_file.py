@@ -73,6 +73,15 @@ def test_what_is_no_value_or_no_file_is_a_usage_error(text: str, words: str, tmp
     assert "does not exist" in missing.stderr
 
 
+def test_an_argument_of_several_words_is_a_list(tmp_path: Path) -> None:
+    file = tmp_path / "flags.yaml"
+    for text in ("runs: [none, neither]", "runs: none"):
+        file.write_text(text, encoding="utf-8")
+        result = CliRunner().invoke(app, ["report", "--config", str(file)])
+        assert "should be one value" not in result.stderr
+        assert "none" in result.stderr
+
+
 def test_every_command_with_settings_takes_a_file() -> None:
     commands = get_command(app)
     assert isinstance(commands, typer.core.TyperGroup)

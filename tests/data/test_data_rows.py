@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from selfaug.data import RetrievalTemplate, load_rows
+from selfaug.data.rows import as_read
 from selfaug.errors import DataError
 
 Write = Callable[..., Path]
@@ -221,3 +223,19 @@ def test_files_that_each_count_their_rows_go_together(write_jsonl: Write) -> Non
     with pytest.raises(DataError) as caught:
         load_rows([first, write_jsonl({**GOOD, "id": 1}, {**GOOD, "id": 1}, name="c.jsonl")])
     assert "is taken by" in str(caught.value.problems)
+
+
+@pytest.mark.parametrize("every_turn", [False, True])
+def test_rows_are_read_again_as_they_were(write_jsonl: Write, tmp_path: Path, every_turn: bool) -> None:
+    written = [
+        GOOD,
+        {"messages": TURNS, "tools": [{"name": "search"}]},
+        {"question": "q", "context": ["a", "b"], "answer": "x [2]", "gold": 2},
+        {"question": "q", "context": ["a", "b"], "answer": "x"},
+    ]
+    first = load_rows([write_jsonl(*written)], every_assistant_turn=every_turn).rows
+    again = tmp_path / "again.jsonl"
+    again.write_text("".join(json.dumps(as_read(row)) + "\n" for row in first), encoding="utf-8")
+    second = load_rows([again], every_assistant_turn=every_turn).rows
+    for one, other in zip(first, second, strict=True):
+        assert replace(other, file=one.file, line=one.line, source=one.source) == one

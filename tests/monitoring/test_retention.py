@@ -119,6 +119,17 @@ def test_a_purge_on_demand_takes_evidence_and_key_too(stopped: Path) -> None:
     assert read_kept(stopped / "monitor", ["status"])[1]["votes"] == 20
 
 
+def test_damaged_evidence_keeps_no_other(stopped: Path) -> None:
+    (evidence,) = files(stopped, "evidence.jsonl")
+    damaged = evidence.parents[1] / "0000" / "evidence.jsonl"
+    damaged.parent.mkdir()
+    damaged.write_text("{\n{}\n", encoding="utf-8")
+    with pytest.raises(DataError):
+        delete_before(stopped / "monitor", time.time() + 1, now=time.time())
+    assert damaged.exists()
+    assert not evidence.exists()
+
+
 def test_younger_evidence_stays(stopped: Path) -> None:
     (evidence,) = files(stopped, "evidence.jsonl")
     rows = read_lines(evidence)

@@ -25,7 +25,7 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, ModelError, StorageError
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.observation import Observation
-from selfaug.phases.registry import followed_run
+from selfaug.phases.registry import champion_move, followed_run
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
@@ -451,4 +451,4 @@ def test_a_version_that_was_trained_anew_in_its_folder_is_neither_served_nor_rol
     assert served.exit_code == 1
     assert "other weights than when it became version 1" in served.stderr
     # A server that has looked at this move already goes on with what it has in memory.
-    assert followed_run(registry, known=3) == (str(copied_run.resolve()), 3)
+    assert champion_move(registry) == 3  # which is all that is looked at again

@@ -17,6 +17,7 @@ from selfaug.cli.main import app
 from selfaug.config import dump_config, load_config
 from selfaug.data import RetrievalTemplate
 from selfaug.errors import ConfigError
+from selfaug.phases.held_out import hold_out
 from selfaug.phases.realign import RealignSettings, _old_scorers, _outcome, realign, realign_config
 from selfaug.phases.train import train
 from selfaug.records import read_lines, read_record, write_record
@@ -294,6 +295,30 @@ def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: 
     assert set(record["suites"]) == {"old task", "new task", "general"}
     assert record["gate"]["unmeasured"] == []
     assert read_record(new / "record.json", "train")["data"]["train"]["rows"] == 180
+    # What was trained on stays; other rows under the same name are no reason to say the same of them.
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    assert run_command(str(copied_run), "--data", str(file), *LENIENT).exit_code == 0
+    file.write_text(
+        "".join(json.dumps({**row, "completion": "some"}) + "\n" for row in rows), encoding="utf-8"
+    )
+    other = run_command(str(copied_run), "--data", str(file), *LENIENT)
+    assert other.exit_code == 1
+    assert "has other rows" in other.stderr
+    assert "--output" in other.stderr
+    assert {path: path.read_bytes() for path in folder.iterdir()} == kept
+
+
+def test_a_share_of_the_rows_is_held_out_where_prompts_come_again(tmp_path: Path) -> None:
+    file = tmp_path / "new.jsonl"
+    rows = [{"prompt": f"the revenue of {n // 5}?", "completion": f"{n}"} for n in range(1000)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = load_config(None, {"--model": "tiny", "--train": [str(file)]})
+    found = hold_out(config, [str(file)], tmp_path / "rows", share=0.1, offline=True)
+    assert (found.rows, found.of) == (100, 1000)
+    held_out, kept = ({row["prompt"] for row in read_lines(name)} for name in (*found.eval_data, *found.data))
+    assert (len(held_out), held_out & kept) == (20, set())
+    file.write_text("".join(json.dumps({**row, "prompt": "one"}) + "\n" for row in rows), encoding="utf-8")
+    assert hold_out(config, [str(file)], tmp_path / "none", share=0.1, offline=True).rows == 0
 
 
 def test_nothing_passes_on_a_task_without_rows_unless_that_is_wanted(

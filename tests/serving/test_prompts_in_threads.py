@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import chat_prompt_ids, text_prompt_ids
 from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.one_at_a_time import OneAtATime
 from selfaug.serving.served import FoundPrompt, Served
 
 CHAT = {"model": "first", "messages": [{"role": "user", "content": "the year"}], "max_tokens": 2}
@@ -151,3 +153,21 @@ def test_a_tokeniser_is_used_by_one_thread_at_a_time() -> None:
         ]
     assert found == [[1], [2]] * 5 + [[3], [4]] * 5
     assert max(most) == 1
+
+
+def test_a_search_that_never_comes_back_keeps_no_process_alive() -> None:
+    """What is not a daemon is waited for when the interpreter ends."""
+    began, go = threading.Event(), threading.Event()
+
+    async def asked() -> None:
+        def search() -> None:
+            began.set()
+            go.wait(30)
+
+        searching = asyncio.ensure_future(OneAtATime("never-ends", 1).do(search))
+        await asyncio.to_thread(began.wait, 30)
+        assert [thread.daemon for thread in threading.enumerate() if thread.name == "never-ends"] == [True]
+        searching.cancel()
+
+    asyncio.run(asked())
+    go.set()

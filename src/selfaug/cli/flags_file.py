@@ -36,10 +36,12 @@ def _take_flags(ctx: typer.Context, file: str | None) -> str | None:
         parameter = known.get(name)
         if parameter is None:
             problems.append(f"{place}: {key} is no flag of this command{nearest_name(name, known)}")
-        elif isinstance(value, dict) or (isinstance(value, list) and not parameter.multiple):
+        elif isinstance(value, dict) or (isinstance(value, list) and not _takes_several(parameter)):
             problems.append(f"{place}: {key} should be one value")
         elif value is not None:
-            given[parameter.name] = [value] if parameter.multiple and not isinstance(value, list) else value
+            given[parameter.name] = (
+                [value] if _takes_several(parameter) and not isinstance(value, list) else value
+            )
     if problems:
         raise ConfigError(
             f"{file} can't be used:",
@@ -48,6 +50,10 @@ def _take_flags(ctx: typer.Context, file: str | None) -> str | None:
         )
     ctx.default_map = given
     return file
+
+
+def _takes_several(parameter: Any) -> bool:
+    return bool(getattr(parameter, "multiple", False)) or parameter.nargs == -1
 
 
 def _names(command: Any) -> dict[str, Any]:

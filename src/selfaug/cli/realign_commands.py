@@ -191,7 +191,8 @@ def _say_what_is_not_measured(
         few = (
             ""
             if held_out is None
-            else f" (of {held_out.of:,} rows, {settings.hold_out:g} is less than {LEAST_HELD_OUT})"
+            else f" (of {held_out.of:,} rows, {settings.hold_out:g} is less than {LEAST_HELD_OUT}, or a few prompts "
+            "come again and again)"
         )
         missing.append(f"the new task has no held-out rows{few}: give some with --eval-data")
     if not old_eval:

@@ -14,7 +14,7 @@ from typing import Any
 from selfaug.data.sources import Problem, RawRow, problems_error, read_rows, value_kind
 from selfaug.data.template import RetrievalTemplate
 
-__all__ = ["LoadedRows", "RetrievalParts", "Row", "load_rows"]
+__all__ = ["LoadedRows", "RetrievalParts", "Row", "as_read", "load_rows"]
 
 FORMS = {
     "prompt-completion": ("prompt", "completion"),
@@ -104,6 +104,22 @@ class Row:
     tools: list[dict[str, Any]] | None = None
     every_assistant_turn: bool = False
     source: str = ""
+
+
+def as_read(row: Row) -> dict[str, Any]:
+    """A row in a form that `load_rows` reads it from again: passages can still be dropped, and none that is gold."""
+    fields: dict[str, Any] = {"id": row.id}
+    if row.retrieval is not None:
+        (answer,) = (turn["content"] for turn in row.completion if isinstance(turn, dict))
+        parts = row.retrieval
+        fields |= {"question": parts.question, "context": list(parts.passages), "answer": answer}
+        if parts.gold is not None:
+            fields["gold"] = parts.gold
+    elif row.every_assistant_turn:
+        fields["messages"] = [*row.prompt, *row.completion]
+    else:
+        fields |= {"prompt": row.prompt, "completion": row.completion}
+    return fields if row.tools is None else {**fields, "tools": row.tools}
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from selfaug.errors import DataError
 from selfaug.monitoring.prompt_hashes import KEY_FILE, ROTATE_AFTER, forget_key
 from selfaug.monitoring.store import has_older, purge, read_kept
 from selfaug.records import read_lines, write_lines
@@ -44,13 +45,20 @@ def delete_files_before(folder: str | os.PathLike[str], before: float, *, now: f
         DataError: if evidence is damaged.
     """
     forget_key(Path(folder) / KEY_FILE, max(before, now - ROTATE_AFTER))
+    damaged: DataError | None = None
     for file in sorted((Path(folder) / "alerts").glob("*/evidence.jsonl")):
-        rows = read_lines(file)
+        try:
+            rows = read_lines(file)
+        except DataError as error:  # the others are over their time all the same
+            damaged = error
+            continue
         kept = [row for row in rows if row["time"] >= before]
         if not kept:
             file.unlink(missing_ok=True)
         elif len(kept) < len(rows):
             write_lines(file, kept)
+    if damaged is not None:
+        raise damaged
 
 
 def delete_expired(folder: str | os.PathLike[str], *, now: float) -> None:

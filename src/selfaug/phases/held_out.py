@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from selfaug.config import TrainConfig
 from selfaug.data import RetrievalTemplate, load_rows
-from selfaug.data.rows import Row
+from selfaug.data.rows import Row, as_read
 from selfaug.errors import StorageError
-from selfaug.records import write_lines
+from selfaug.records import read_lines, write_lines
 
 __all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "hold_out"]
 
@@ -42,7 +42,13 @@ class HeldOut:
 
 
 def hold_out(
-    config: TrainConfig, data: Sequence[str], folder: Path, *, share: float, offline: bool
+    config: TrainConfig,
+    data: Sequence[str],
+    folder: Path,
+    *,
+    share: float,
+    offline: bool,
+    begun: bool = False,
 ) -> HeldOut:
     """Set a share of new rows apart: the same ones each time, and equal prompts on the same side.
 
@@ -52,10 +58,11 @@ def hold_out(
         folder: where a file for each side of each source is written.
         share: of all rows; at least 20 and at most 500 rows are held out, or none if there are too few.
         offline: refuse hub data sets.
+        begun: a run has been trained on what the folder has: the files have to be what they would be now.
 
     Raises:
         DataError: if rows can't be used.
-        StorageError: if the folder can't be written.
+        StorageError: if the folder can't be written, or is another run's.
     """
     loaded = load_rows(
         data,
@@ -67,8 +74,7 @@ def hold_out(
     )
     chosen = _chosen(loaded.rows, min(_MOST, round(share * len(loaded.rows))))
     held_out = [row for row in loaded.rows if _digest(row) in chosen]
-    # Where prompts are few and come again and again, those chosen may be most rows.
-    if not LEAST_HELD_OUT <= len(held_out) <= len(loaded.rows) // 2:
+    if len(held_out) < LEAST_HELD_OUT:
         return HeldOut(list(data), [], 0, len(loaded.rows))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,46 +84,44 @@ def hold_out(
         ) from error
     kept = [row for row in loaded.rows if _digest(row) not in chosen]
     return HeldOut(
-        _written(kept, data, folder, "train"),
-        _written(held_out, data, folder, "held-out"),
+        _written(kept, data, folder, "train", begun),
+        _written(held_out, data, folder, "held-out", begun),
         len(held_out),
         len(loaded.rows),
     )
 
 
-def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str) -> list[str]:
-    """Files of the rows of each source that has some."""
+def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str, begun: bool) -> list[str]:
+    """Files of the rows of each source that has some; where a run has begun with them, they are left as they are.
+
+    Raises:
+        StorageError: if a run has begun with other rows.
+    """
     files = []
     for number, source in enumerate(dict.fromkeys(map(str, data)), 1):
-        found = [_as_read(row) for row in rows if row.source == source]
+        found = [as_read(row) for row in rows if row.source == source]
         if found:
             file = folder / f"{number}-{Path(source).stem}-{side}.jsonl"
-            write_lines(file, found)
+            if not begun:
+                write_lines(file, found)
+            elif not file.exists() or read_lines(file) != json.loads(json.dumps(found)):
+                raise StorageError(
+                    f"{file} has other rows: the run that is there was trained on those.",
+                    hint="choose another --output for these rows.",
+                )
             files.append(str(file))
     return files
 
 
 def _chosen(rows: Sequence[Row], count: int) -> set[bytes]:
-    """Digests of so many prompts, in an order that has nothing to do with that of the rows."""
-    return set(sorted({_digest(row) for row in rows})[:count])
+    """Digests of prompts with so many rows at most, in an order that has nothing to do with that of the rows."""
+    chosen: set[bytes] = set()
+    for digest, rows_of_it in sorted(Counter(map(_digest, rows)).items()):
+        if rows_of_it <= count:
+            chosen.add(digest)
+            count -= rows_of_it
+    return chosen
 
 
 def _digest(row: Row) -> bytes:
     return hashlib.sha256(json.dumps(row.prompt, sort_keys=True).encode()).digest()
-
-
-def _as_read(row: Row) -> Mapping[str, Any]:
-    """The row in a form that it could have been read from."""
-    fields: dict[str, Any] = {"id": row.id}
-    if row.retrieval is not None:
-        (answer,) = (turn["content"] for turn in row.completion if isinstance(turn, dict))
-        fields |= {
-            "question": row.retrieval.question,
-            "context": list(row.retrieval.passages),
-            "answer": answer,
-        }
-    elif row.every_assistant_turn:
-        fields["messages"] = [*row.prompt, *row.completion]
-    else:
-        fields |= {"prompt": row.prompt, "completion": row.completion}
-    return fields if row.tools is None else {**fields, "tools": row.tools}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
 from selfaug.data import RetrievalTemplate, Row, load_rows
+from selfaug.data.rows import as_read
 from selfaug.errors import ModelError
 from selfaug.eval.checks import numbers
 from selfaug.eval.scorers import SCORERS
@@ -150,7 +152,7 @@ def write_distilled_rows(
         elif _says_the_same(text, completion) and text.strip() != completion:
             completion = text.strip()
             counts["rows"] += 1
-        lines.append(_as_raw(row, messages, completion))
+        lines.append(as_read(_with_completion(row, messages, completion)))
     write_lines(path, lines)
     parts.unlink(missing_ok=True)
     return counts
@@ -188,21 +190,11 @@ def _texts(
     return [texts[name] for name in names]
 
 
-def _as_raw(row: Row, messages: list[dict[str, Any]], completion: str) -> dict[str, Any]:
-    """The row in the form that it came in, with another completion: passages can still be dropped."""
-    if row.retrieval is not None:
-        parts = {"question": row.retrieval.question, "context": list(row.retrieval.passages)}
-        gold = {} if row.retrieval.gold is None else {"gold": row.retrieval.gold}
-        return {"id": row.id, **parts, "answer": completion, **gold}
-    if isinstance(row.completion, str):
-        return {"id": row.id, "prompt": row.prompt, "completion": completion}
-    answer = [{**row.completion[-1], "content": completion}]
-    return {
-        "id": row.id,
-        "prompt": messages,
-        "completion": answer,
-        **({"tools": row.tools} if row.tools else {}),
-    }
+def _with_completion(row: Row, messages: list[dict[str, Any]], text: str) -> Row:
+    """The row with another text to learn, as prompt and completion."""
+    completion = text if isinstance(row.completion, str) else [{**row.completion[-1], "content": text}]
+    prompt = row.prompt if isinstance(row.completion, str) else messages
+    return replace(row, prompt=prompt, completion=completion, every_assistant_turn=False)
 
 
 def _says_the_same(text: str, completion: str) -> bool:

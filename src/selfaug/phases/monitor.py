@@ -318,7 +318,7 @@ def export_texts(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> i
     if not found:
         raise StorageError(
             f"{os.fspath(run)} has kept no text of its requests.",
-            hint="texts are kept by `selfaug serve --keep-texts` only, and for 30 days.",
+            hint="texts are kept by `selfaug serve --keep-texts` only, and for --keep-days.",
         )
     if Path(file).exists():
         raise StorageError(f"{os.fspath(file)} is there already.", hint="name another file.")

@@ -10,7 +10,7 @@ import yaml
 
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError, StorageError
-from selfaug.phases.known_splits import read_known_splits, write_known_splits
+from selfaug.phases.known_splits import KnownSplits, read_known_splits, write_known_splits
 from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepared_rows import SPLITS, make_rows
 from selfaug.phases.progress import Progress
@@ -30,6 +30,9 @@ __all__ = ["RECORD_KIND", "prepare"]
 RECORD_KIND = "prepare"
 
 _MARKER = "# Made by selfaug prepare."
+
+_READER = 2
+"""Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 _SETTINGS = "prepare.yaml"
 
 Report = Callable[[Progress], None]
@@ -69,9 +72,13 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     if config.questions.files and dealt_anew:
         on_progress(Progress("warning", message=dealt_anew))
 
-    read = _make_index(
-        config, folder / "index", glossary, count, on_progress, on_whole=lambda: _begin_anew(folder, config)
-    )
+    def begin_anew() -> None:
+        if known != KnownSplits():
+            # The record that goes may be the only one that has them: of a selfaug without this file.
+            write_known_splits(folder, config.split, known, KnownSplits())
+        _begin_anew(folder, config)
+
+    read = _make_index(config, folder / "index", glossary, count, on_progress, on_whole=begin_anew)
     index = Index(folder / "index")
     if not len(index):
         raise DataError(
@@ -185,6 +192,7 @@ def _make_index(
     on_whole: Callable[[], None],
 ) -> FolderReport:
     settings = {
+        "reader": _READER,
         "chunk_tokens": config.documents.chunk_tokens,
         "overlap_tokens": config.documents.overlap_tokens,
         "tokenizer": config.documents.tokenizer,

@@ -148,6 +148,7 @@ def with_held_out_rows(
         folder,
         share=settings.hold_out,
         offline=offline or config.run.offline,
+        begun=RunDir(_output(run, settings.output)).started.exists(),
     )
     return replace(settings, data=found.data, eval_data=found.eval_data), found
 

@@ -12,7 +12,15 @@ from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.registry import CHAMPION, Registry, Version
 from selfaug.rundir import RunDir
 
-__all__ = ["DEFAULT_REGISTRY", "add_run", "followed_run", "promote", "registry_status", "roll_back"]
+__all__ = [
+    "DEFAULT_REGISTRY",
+    "add_run",
+    "champion_move",
+    "followed_run",
+    "promote",
+    "registry_status",
+    "roll_back",
+]
 
 DEFAULT_REGISTRY = "runs/registry.sqlite"
 
@@ -74,17 +82,29 @@ def roll_back(registry: str | os.PathLike[str]) -> Version:
     return opened.roll_back()
 
 
-def followed_run(registry: str | os.PathLike[str], known: int = 0) -> tuple[str, int]:
+def followed_run(registry: str | os.PathLike[str]) -> tuple[str, int]:
     """Folder of the champion, and the number of the move that made it so.
-
-    Args:
-        registry: the file.
-        known: a move whose run has been looked at already: its weights aren't read again.
 
     Raises:
         ConfigError: if nothing is champion yet.
         StorageError: if the registry can't be read, or the run has other weights than it was entered with.
     """
+    version, move = _champion(registry)
+    _require_unchanged(version)
+    return version.run, move
+
+
+def champion_move(registry: str | os.PathLike[str]) -> int:
+    """The number of the move that made the champion so, without a look at its weights, which takes longer.
+
+    Raises:
+        ConfigError: if nothing is champion yet.
+        StorageError: if the registry can't be read.
+    """
+    return _champion(registry)[1]
+
+
+def _champion(registry: str | os.PathLike[str]) -> tuple[Version, int]:
     current = Registry(registry).current()
     if current is None:
         raise ConfigError(
@@ -92,9 +112,7 @@ def followed_run(registry: str | os.PathLike[str], known: int = 0) -> tuple[str,
             hint="`selfaug registry promote RUN` makes one.",
         )
     version, move = current
-    if move.number != known:
-        _require_unchanged(version)
-    return version.run, move.number
+    return version, move.number
 
 
 def registry_status(registry: str | os.PathLike[str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from selfaug.monitoring.webhook import check_address
 from selfaug.phases.chat import open_chat
 from selfaug.phases.live_run import LiveModels, LiveRun
 from selfaug.phases.monitor import purge_expired_runs
-from selfaug.phases.registry import followed_run
+from selfaug.phases.registry import champion_move, followed_run
 from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.rundir import RunDir
 from selfaug.serving.app import create_app
@@ -335,10 +335,10 @@ class Server:
                     purge_expired_runs(registry)
                 if not self._checked.is_set():
                     continue
-                run, move = followed_run(registry, known=seen)
-                if move == seen:
+                if (move := champion_move(registry)) == seen:
                     continue
-                seen = move
+                seen = move  # also if it can't be served: its weights are looked at once
+                run, _ = followed_run(registry)
                 if Path(run) != self._live.folder.path.resolve():
                     self.exchange(run)
                     self._tell(f"serving {run}: it is the champion now.")

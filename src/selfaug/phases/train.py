@@ -507,8 +507,8 @@ def _require_space(run: RunDir, trainable: int, config: TrainConfig, trainer: Se
     """
     checkpoint = trainable * 4 * 3
     needed = checkpoint * (config.train.kept_checkpoints + 1) + trainable * 4
-    free = shutil.disk_usage(run.path).free - trainer.cache_bytes_to_write(run.path)
-    replaced = run.replaced.size()
+    free, replaced = shutil.disk_usage(run.path).free, run.replaced.size()
+    free -= trainer.cache_bytes_to_write(run.path, spare=free - needed)
     there = sum(file.stat().st_size for file in run.checkpoints.glob("checkpoint-*/**/*") if file.is_file())
     if needed > free + replaced + there:
         beside = "" if trainer.reference_kind != "cache" else " beside the reference cache"

@@ -519,7 +519,9 @@ class _Prompts:
             ApiError: if it can't be made of what was asked, or not in time, or too much is waiting.
         """
         try:
-            async with asyncio.timeout(self._served.request_seconds):
+            # The time at the gate counts.
+            left = request.state.admission.arrived + self._served.request_seconds - time.monotonic()
+            async with asyncio.timeout(left):
                 return await unless_gone(request, thread.do(make))
         except (DataError, ModelError) as error:
             raise ApiError(400, str(error), code="invalid_value", param=param) from error

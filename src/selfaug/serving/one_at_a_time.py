@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from selfaug.serving.generation import OverloadedError
 
@@ -17,7 +19,8 @@ _T = TypeVar("_T")
 class OneAtATime:
     """Does what it is given in a thread of its own, in the order in which it came.
 
-    One at a time, because what it is used for need not bear more: a tokeniser, or a search of the user's.
+    One at a time, because what it is used for need not bear more: a tokeniser, or a search of the user's. The thread is
+    a daemon: a search that never comes back doesn't keep the process from ending.
 
     Args:
         name: of the thread.
@@ -25,8 +28,9 @@ class OneAtATime:
     """
 
     def __init__(self, name: str, most: int) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._most, self._there = most, 0
+        self._name, self._most, self._there = name, most, 0
+        self._given: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     async def do(self, work: Callable[[], _T]) -> _T:
         """The work's result. Cancelled before its turn, it is not done at all.
@@ -36,8 +40,34 @@ class OneAtATime:
         """
         if self._there >= self._most:
             raise OverloadedError(1.0)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
         self._there += 1
+        result: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        self._given.put((work, result))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+            return await result
         finally:
             self._there -= 1
+
+    def _work(self) -> None:
+        while True:
+            work, result = self._given.get()
+            if result.cancelled():
+                continue
+            try:
+                made, error = work(), None
+            except BaseException as raised:
+                made, error = None, raised
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                result.get_loop().call_soon_threadsafe(_tell, result, made, error)
+
+
+def _tell(result: asyncio.Future[Any], made: Any, error: BaseException | None) -> None:
+    if result.done():
+        return
+    if error is None:
+        result.set_result(made)
+    else:
+        result.set_exception(error)

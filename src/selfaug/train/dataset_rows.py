@@ -59,7 +59,7 @@ def with_completions(rows: Any, args: SelfAugConfig) -> Any:
     if not isinstance(rows, IterableDataset) and len(rows) == 0:
         raise DataError("the data set has no rows.", hint="give at least one row.")
     columns = set(rows.column_names or next(iter(rows)))
-    if "prompt" in columns and not columns & {"completion", "labels"}:
+    if "prompt" in columns and not columns & {"completion", "labels", "completion_mask"}:
         raise DataError(
             f"rows with the columns {sorted(columns)} have a prompt and no completion.",
             hint="call the column with the answer `completion`.",

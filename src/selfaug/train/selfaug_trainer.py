@@ -248,10 +248,16 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             )
             self._own_head = copy_of_trained_head(self.model, self.args.device)
 
-    def cache_bytes_to_write(self, beside: Path) -> int:
-        """What the reference cache will still take of the disk that a folder is on, in bytes."""
+    def cache_bytes_to_write(self, beside: Path, spare: int) -> int:
+        """What the reference cache will still take of the disk that a folder is on, in bytes.
+
+        Exactly only if that might be more than what is to spare: else at most so much, without a look at the rows.
+        """
         if self._cache is None or self._cache.folder.stat().st_dev != beside.stat().st_dev:
             return 0
+        tokens = sum(count_row_tokens(rows) for rows in self._prepared_rows()) + sum(map(len, self.anchors))
+        if (most := tokens * self._cache.row_bytes) <= spare:
+            return most
         size = self._cache.size_of(self._cache.missing(self._prepared_documents()))
         return max(0, size - self._cache.unfinished_bytes())
 
@@ -386,17 +392,18 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             except StopIteration:
                 break
         # Added up where they are, and fetched once: on a GPU each fetch waits for all that was begun.
+        is_stream = self.args.alpha > 0 and isinstance(self.train_dataset, IterableDataset)
         counts = torch.zeros(3, dtype=torch.int64, device=device)
         for batch in batches:
             for part in (batch, batch.get("anchors")):
                 if part is not None:
                     counts[:2] += _count(part, self.args.align_boundary).to(device)
-            # Without the boundary: a document that is all completion has one too.
-            counts[2] += _count(batch, False)[1].to(device)
+            if is_stream:  # without the boundary: a document that is all completion has one too
+                counts[2] += _count(batch, False)[1].to(device)
         counts = self.accelerator.reduce(counts, "sum") // self._tp_size
         completion_tokens, aligned_positions, within_prompts = counts.tolist()
         self._counts = (float(completion_tokens), float(aligned_positions))
-        if self.args.alpha > 0 and isinstance(self.train_dataset, IterableDataset):
+        if is_stream:
             self._check_stream(within_prompts)
         return batches, counts[0]
 
