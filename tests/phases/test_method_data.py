@@ -112,31 +112,71 @@ def test_dialogues_that_ended_by_themselves_are_enough_if_they_are_half(
     assert len(short) < 6 == len(cut_off)
     file = tmp_path / "d.jsonl"
     given: list[Any] = []
-    written: list[list[int]] = []
-
-    def dialogues(*_: Any, **named: Any) -> list[tuple[str, list[int]]]:
-        given.append(named["template_arguments"])
-        return [(f"request {number}", ids) for number, ids in enumerate(written)]
-
-    monkeypatch.setattr(method_data, "self_dialogues", dialogues)
+    asked: list[str] = []
+    monkeypatch.setattr(method_data, "turn_ends", lambda *_: frozenset())
+    monkeypatch.setattr(method_data, "self_requests", own_requests(given))
     for answers, counts, taken in (
         ([short, cut_off, short, cut_off], {"rows": 2, "rows_cut_off": 0}, ["request 0", "request 2"]),
         ([cut_off, short, cut_off, cut_off], {"rows": 2, "rows_cut_off": 1}, ["request 1", "request 0"]),
         ([cut_off] * 4, {"rows": 2, "rows_cut_off": 2}, ["request 0", "request 1"]),
     ):
-        written[:] = answers
+        texts = [tokenizer.decode(answer) for answer in answers]
+        assert [tokenizer(text)["input_ids"] for text in texts] == answers
+        monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, texts, asked))
         thinking = {"enable_thinking": False}
         assert write_self_dialogues(file, None, tokenizer, 4, 0, thinking, lambda *_: None) == counts
         assert [row["messages"][0]["content"] for row in read_lines(file)] == taken
     assert given == [{"enable_thinking": False}] * 3
 
 
-def test_time_of_rewriting_is_that_of_all_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_requests(given: list[Any]) -> Callable[..., list[str]]:
+    """Stands in for the model's own requests."""
+
+    def requests(model: Any, tokenizer: Any, count: int, **named: Any) -> list[str]:
+        given.append(named["template_arguments"])
+        return [f"request {number}" for number in range(count)]
+
+    return requests
+
+
+def test_dialogues_that_were_written_are_not_written_again(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    file, asked, given = tmp_path / "d.jsonl", [], []
+    seen: list[tuple[int, int]] = []
+    monkeypatch.setattr(method_data, "turn_ends", lambda *_: frozenset())
+    monkeypatch.setattr(method_data, "self_requests", own_requests(given))
+
+    def write(*texts: str | None) -> dict[str, int]:
+        monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, texts, asked))
+        return write_self_dialogues(file, None, tokenizer, 3, 0, {}, lambda *at: seen.append(at))
+
+    with pytest.raises(KeyboardInterrupt):
+        write("First.", "Second.", None)
+    assert not file.exists()
+    asked.clear()
+    with (tmp_path / "d.parts.jsonl").open("a") as parts:
+        parts.write('{"prompt": "killed while wri')
+    assert write("Third.") == {"rows": 3, "rows_cut_off": 0}
+    assert len(given) == len(asked) == 1
+    assert "request 2" in asked[0]
+    assert [row["messages"][1]["content"] for row in read_lines(file)] == ["First.", "Second.", "Third."]
+    assert [path.name for path in tmp_path.iterdir()] == ["d.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("writer", "method"), [("write_distilled_rows", "distilled"), ("write_self_dialogues", "sa-sft")]
+)
+def test_time_of_writing_is_that_of_all_processes(
+    writer: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [0.0]
     monkeypatch.setattr(work_time.time, "monotonic", lambda: now[0])
     (tmp_path / "data").mkdir()
     bench: Any = SimpleNamespace(
-        folder=tmp_path, config=None, settings=SimpleNamespace(max_new_tokens=8), tokenizer=None,
+        folder=tmp_path, config=SimpleNamespace(data=SimpleNamespace(chat_template_kwargs={})),
+        settings=SimpleNamespace(max_new_tokens=8), tokenizer=None,
         base_model=lambda: None, report=lambda stage: None,
     )  # fmt: skip
     stops = [True, False]
@@ -147,10 +187,10 @@ def test_time_of_rewriting_is_that_of_all_processes(tmp_path: Path, monkeypatch:
             raise KeyboardInterrupt
         return {"rows": 3, "of_rows": 4, "texts_cut_off": 0}
 
-    monkeypatch.setattr(method_bench, "write_distilled_rows", rewrite)
+    monkeypatch.setattr(method_bench, writer, rewrite)
     with pytest.raises(KeyboardInterrupt):
-        MethodBench(bench, 0).written_data(METHODS["distilled"])
-    found = MethodBench(bench, 0).written_data(METHODS["distilled"])
+        MethodBench(bench, 0).written_data(METHODS[method])
+    found = MethodBench(bench, 0).written_data(METHODS[method])
     assert found is not None
     assert found[1] == {"rows": 3, "of_rows": 4, "texts_cut_off": 0, "seconds": 120}
 

@@ -272,6 +272,40 @@ def test_an_engine_that_fails_is_a_server_error_without_details(
     assert SECRET not in failed.text + "".join(log)
 
 
+def test_an_unexpected_error_is_logged_without_what_it_says(
+    client: httpx.Client, served: Served, log: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its message may have the user's words, as a KeyError has, and a traceback would show it."""
+
+    def broken(messages: Any) -> list[int]:
+        raise KeyError(SECRET)
+
+    served.chat_ids = broken
+    failed = client.post("/v1/chat/completions", json=CHAT)
+    assert failed.status_code == 500
+    assert failed.json()["error"]["message"] == "KeyError in the server."
+    assert soon(lambda: len(log) == 2)
+    failure, request = (json.loads(line) for line in log)
+    assert (failure["event"], failure["error"], request["status"]) == ("failure", "KeyError", 500)
+    assert failure["id"] == request["id"] == failed.headers["x-request-id"]
+    assert failure["calls"][-1].startswith("test_guard.py:")
+    assert failure["calls"][-1].endswith(" broken")
+    told = capfd.readouterr()
+    assert SECRET not in failed.text + "".join(log) + told.out + told.err
+    assert client.get("/health").status_code == 200
+
+
+def test_the_description_has_the_names_that_are_served_now(client: httpx.Client, served: Served) -> None:
+    def names() -> list[str]:
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+        found: list[str] = schemas["ChatRequest"]["properties"]["model"]["enum"]
+        return found
+
+    assert names() == ["first", "tiny", "champion"]
+    served.names = {"second": "tuned", "tiny": "base", "champion": "tuned"}
+    assert names() == ["second", "tiny", "champion"]
+
+
 def test_answers_from_documents_have_their_sources(
     start: Callable[..., Running], engine: EmbeddedEngine, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

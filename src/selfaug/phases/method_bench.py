@@ -85,18 +85,18 @@ class MethodBench:
         if not report.exists():
             spent = WorkTime(path.with_suffix(f".{WORKED}"))
             show = bench.report(f"base model writes: {method.data.replace('_', ' ')}")
-            if method.data == "self_dialogues":
-                counts = write_self_dialogues(
-                    path,
-                    bench.base_model(),
-                    bench.tokenizer,
-                    _DIALOGUES,
-                    self._data_seed,
-                    bench.config.data.chat_template_kwargs,
-                    show,
-                )
-            else:
-                try:
+            try:
+                if method.data == "self_dialogues":
+                    counts = write_self_dialogues(
+                        path,
+                        bench.base_model(),
+                        bench.tokenizer,
+                        _DIALOGUES,
+                        self._data_seed,
+                        bench.config.data.chat_template_kwargs,
+                        show,
+                    )
+                else:
                     counts = write_distilled_rows(
                         path,
                         bench.config,
@@ -105,9 +105,9 @@ class MethodBench:
                         bench.settings.max_new_tokens,
                         show,
                     )
-                except BaseException:
-                    spent.keep()  # what was written until then is kept, too
-                    raise
+            except BaseException:
+                spent.keep()  # what was written until then is kept, too
+                raise
             write_record(report, "written-data", {**counts, "seconds": spent.seconds})
         return path, read_record(report, "written-data")
 

@@ -1,4 +1,4 @@
-"""What some methods need before training: texts that the base model writes. Written once, and kept."""
+"""What some methods need before training: texts that the base model writes. Written once, and kept as they end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +18,7 @@ from selfaug.eval.checks import numbers
 from selfaug.eval.scorers import SCORERS
 from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
 from selfaug.records import append_line, read_lines, write_lines
-from selfaug.train.anchors import self_dialogues
+from selfaug.train.anchors import self_requests, turn_ends
 
 __all__ = ["write_distilled_rows", "write_self_dialogues"]
 
@@ -31,6 +31,13 @@ _REWRITE = (
     "\n\nA correct answer is: {answer}\n\n"
     "Use it as a guide, and write the answer to the question above in your own words."
 )
+
+
+class _Text(NamedTuple):
+    """A text of the model's, and whether it ended by itself or at the token limit."""
+
+    text: str
+    ended: bool
 
 
 def write_self_dialogues(
@@ -46,6 +53,7 @@ def write_self_dialogues(
 
     An answer that reached the token limit would teach to stop in the middle of a sentence: such dialogues are taken
     only where fewer than half of what is asked for have ended by themselves, and only up to that half.
+    Requests are kept when all are there, and answers as they end, so that what was cut off goes on.
     Source: SA-SFT (arXiv 2602.20162), with requests as in Magpie (arXiv 2406.08464).
 
     Args:
@@ -63,22 +71,24 @@ def write_self_dialogues(
     Raises:
         ModelError: if the model has no chat template, or writes nothing.
     """
-    dialogues = self_dialogues(
+    asked = path.with_suffix(".requests.jsonl")
+    requests = _requests(asked, model, tokenizer, count, seed, template_arguments, on_progress)
+    parts = path.with_suffix(".parts.jsonl")
+    answers = _texts(
+        parts,
         model,
         tokenizer,
-        count,
-        seed=seed,
-        completion_tokens=_DIALOGUE_TOKENS,
-        template_arguments=template_arguments,
-        on_progress=on_progress,
+        [chat_prompt_ids(tokenizer, request, **template_arguments) for request in requests],
+        turn_ends(model, tokenizer),
+        _DIALOGUE_TOKENS,
+        lambda done, total: on_progress(count + done * count // max(total, 1), 2 * count),
     )
     ended: list[list[dict[str, str]]] = []
     cut_off: list[list[dict[str, str]]] = []
-    for request, answer_ids in dialogues:
-        answer = tokenizer.decode(answer_ids, skip_special_tokens=True).strip()
-        if answer:
-            row = [{"role": "user", "content": request}, {"role": "assistant", "content": answer}]
-            (ended if len(answer_ids) < _DIALOGUE_TOKENS else cut_off).append(row)
+    for request, answer in zip(requests, answers, strict=True):
+        if text := answer.text.strip():
+            row = [{"role": "user", "content": request}, {"role": "assistant", "content": text}]
+            (ended if answer.ended else cut_off).append(row)
     filling = cut_off[: max(0, -(-count // 2) - len(ended))]
     rows = ended + filling
     if not rows:
@@ -90,6 +100,8 @@ def write_self_dialogues(
         path,
         [{"id": f"dialogue-{number}", "messages": messages} for number, messages in enumerate(rows, start=1)],
     )
+    for unfinished in (asked, parts):
+        unfinished.unlink(missing_ok=True)
     return {"rows": len(rows), "rows_cut_off": len(filling)}
 
 
@@ -141,13 +153,14 @@ def write_distilled_rows(
         model,
         tokenizer,
         [chat_prompt_ids(tokenizer, messages, **config.data.chat_template_kwargs) for messages in asked],
+        end_tokens(model, tokenizer),
         max_new_tokens,
         on_progress,
     )
     counts = {"rows": 0, "of_rows": len(rows), "texts_cut_off": 0}
     lines = []
-    for row, messages, completion, text in zip(rows, prompts, completions, written, strict=True):
-        if text is None:
+    for row, messages, completion, (text, ended) in zip(rows, prompts, completions, written, strict=True):
+        if not ended:
             counts["texts_cut_off"] += 1
         elif _says_the_same(text, completion) and text.strip() != completion:
             completion = text.strip()
@@ -158,31 +171,56 @@ def write_distilled_rows(
     return counts
 
 
+def _requests(
+    file: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    seed: int,
+    template_arguments: Mapping[str, Any],
+    on_progress: OnProgress,
+) -> list[str]:
+    """The base model's own requests; those in the file, if it is there."""
+    if not file.exists():
+        requests = self_requests(
+            model,
+            tokenizer,
+            count,
+            seed=seed,
+            template_arguments=template_arguments,
+            on_progress=lambda done, _: on_progress(done, 2 * count),
+        )
+        write_lines(file, [{"request": request} for request in requests])
+    return [line["request"] for line in read_lines(file)]
+
+
 def _texts(
     parts: Path,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Sequence[int]],
+    eos_ids: frozenset[int],
     max_new_tokens: int,
     on_progress: OnProgress,
-) -> list[str | None]:
-    """The model's greedy texts, None for those that reach the limit; those in the file, and the others added to it."""
+) -> list[_Text]:
+    """The model's greedy texts: those in the file, and the others added to it as they end."""
     names = [hashlib.sha256(repr(list(prompt)).encode()).hexdigest() for prompt in prompts]
-    texts = {line["prompt"]: line["text"] for line in read_lines(parts)} if parts.exists() else {}
+    lines = [line for line in read_lines(parts) if "ended" in line] if parts.exists() else []
     # Without a last line that a crash cut off: the next one would be joined to it.
-    write_lines(parts, [{"prompt": name, "text": text} for name, text in texts.items()])
+    write_lines(parts, lines)
+    texts = {line["prompt"]: _Text(line["text"], line["ended"]) for line in lines}
     missing = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name not in texts}
     there, waiting = len(texts), list(missing)
 
     def keep(place: int, ids: list[int]) -> None:
-        ended = len(ids) < max_new_tokens
-        texts[waiting[place]] = str(tokenizer.decode(ids, skip_special_tokens=True)) if ended else None
-        append_line(parts, {"prompt": waiting[place], "text": texts[waiting[place]]})
+        text = _Text(str(tokenizer.decode(ids, skip_special_tokens=True)), len(ids) < max_new_tokens)
+        texts[waiting[place]] = text
+        append_line(parts, {"prompt": waiting[place], "text": text.text, "ended": text.ended})
 
     generate_greedy_ids(
         model,
         list(missing.values()),
-        eos_ids=end_tokens(model, tokenizer),
+        eos_ids=eos_ids,
         max_new_tokens=max_new_tokens,
         on_answer=keep,
         on_progress=lambda done, total: on_progress(there + done, there + total),

@@ -115,8 +115,13 @@ def _description(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
     """The API's description, with the key, and without FastAPI's own form of errors, which is not used."""
     from fastapi.openapi.utils import get_openapi
 
+    described: tuple[str, ...] = ()
+
     def description() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        nonlocal described
+        # Another run that takes its place brings other names.
+        if app.openapi_schema is None or described != tuple(served.names):
+            described = tuple(served.names)
             schema = get_openapi(
                 title=app.title, version=app.version, description=app.description, routes=app.routes
             )

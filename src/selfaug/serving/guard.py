@@ -8,8 +8,10 @@ import math
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +30,8 @@ _HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"no-referrer"),
 )
+
+_CALLS = 8
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class Guard:
         limits: of a request.
         known: what a path is called in metrics and log; paths of others are not told, whatever is in them.
         on_done: called with path, status and seconds of every request.
-        log: called with a line of JSON for every request. It has no text of the request or the answer.
+        log: called with a line of JSON for every request, and for every unexpected error. They have no text of the
+            request or the answer.
     """
 
     def __init__(
@@ -105,6 +110,10 @@ class Guard:
             except _RefusedError as refusal:
                 if status == 0:
                     await _answer_refusal(refusal, answer)
+            except Exception as error:
+                # Let through, the HTTP server would log it with its message, which may have text of the request.
+                # An answer that had begun ends where it is: the connection is closed.
+                self._log(log_line("failure", id=identifier, **_where(error)))
         finally:
             seconds = time.monotonic() - began
             path = self._known(scope["path"])
@@ -204,6 +213,13 @@ async def _answer_refusal(refusal: _RefusedError, send: Send) -> None:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _where(error: Exception) -> dict[str, Any]:
+    """What went wrong where, for who mends it: the kind of error and the last calls, without any message or value."""
+    frames = traceback.extract_tb(error.__traceback__)[-_CALLS:]
+    calls = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"error": type(error).__name__, "calls": calls}
 
 
 def log_line(event: str, **facts: Any) -> str:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError, DataError, ModelError
@@ -26,7 +26,7 @@ from selfaug.model.hidden import causal_model, reference_mode
 from selfaug.records import write_lines
 from selfaug.train.dataset_rows import document_slices
 
-__all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_dialogues", "write_anchors"]
+__all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_requests", "turn_ends", "write_anchors"]
 
 _PLACEHOLDER = "\u241fselfaug\u241f"
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
@@ -46,55 +46,77 @@ def self_anchors(
     template_arguments: Mapping[str, Any] = _NO_ARGUMENTS,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[list[int]]:
-    """Token ids of requests and answers that the reference model writes, as `self_dialogues` does, joined."""
-    dialogues = self_dialogues(
-        model,
-        tokenizer,
-        count,
-        seed=seed,
-        request_tokens=request_tokens,
-        completion_tokens=completion_tokens,
-        batch_size=batch_size,
-        template_arguments=template_arguments,
-        on_progress=on_progress,
-    )
-    return [
-        [*chat_prompt_ids(tokenizer, request, **template_arguments), *answer] for request, answer in dialogues
-    ]
+    """Token ids of requests that the reference model writes, each joined with its greedy answer.
 
-
-def self_dialogues(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    count: int,
-    *,
-    seed: int = 0,
-    request_tokens: int = 64,
-    completion_tokens: int = 80,
-    batch_size: int = 128,
-    template_arguments: Mapping[str, Any] = _NO_ARGUMENTS,
-    on_progress: Callable[[int, int], None] = lambda *_: None,
-) -> list[tuple[str, list[int]]]:
-    """Requests that the reference model writes, as texts, each with its greedy answer as token ids.
-
-    The same for the same seed and batch size. An answer with `completion_tokens` tokens was cut off there.
+    The same for the same seed and batch size.
 
     Args:
         model: the reference model, or a tuned model with an adapter, which is switched off.
         tokenizer: its tokeniser, with a chat template.
         count: how many; requests are different from each other.
-        seed: of the sampling (temperature 1, top-p 0.95).
-        request_tokens: longest request; those that have not ended by then are only taken if others are lacking.
+        seed: of the requests.
+        request_tokens: longest request, as for `self_requests`.
         completion_tokens: longest answer.
-        batch_size: requests written together.
+        batch_size: texts written together.
         template_arguments: of the chat template, such as `enable_thinking=False`.
         on_progress: called with texts finished and texts to write.
 
     Raises:
         ModelError: if the tokeniser has no chat template, or the model writes too few requests.
     """
+    requests = self_requests(
+        model,
+        tokenizer,
+        count,
+        seed=seed,
+        request_tokens=request_tokens,
+        batch_size=batch_size,
+        template_arguments=template_arguments,
+        on_progress=lambda done, _: on_progress(done, 2 * count),
+    )
+    prompts = [chat_prompt_ids(tokenizer, request, **template_arguments) for request in requests]
+    with reference_mode(model):
+        answers = generate_greedy_ids(
+            causal_model(model),
+            prompts,
+            eos_ids=turn_ends(model, tokenizer),
+            max_new_tokens=completion_tokens,
+            batch_size=batch_size,
+            on_progress=lambda done, total: on_progress(count + done * count // total, 2 * count),
+        )
+    return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def self_requests(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    *,
+    seed: int = 0,
+    request_tokens: int = 64,
+    batch_size: int = 128,
+    template_arguments: Mapping[str, Any] = _NO_ARGUMENTS,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[str]:
+    """Different requests that the reference model writes, sampled from where a user's words begin in its template.
+
+    The same for the same seed and batch size. Source: Magpie (arXiv 2406.08464).
+
+    Args:
+        model: the reference model, or a tuned model with an adapter, which is switched off.
+        tokenizer: its tokeniser, with a chat template.
+        count: how many.
+        seed: of the sampling (temperature 1, top-p 0.95).
+        request_tokens: longest request; those that have not ended by then are only taken if others are lacking.
+        batch_size: requests written together.
+        template_arguments: of the chat template.
+        on_progress: called with requests finished and requests to write.
+
+    Raises:
+        ModelError: if the tokeniser has no chat template, or the model writes too few requests.
+    """
     prefix = _user_prefix(tokenizer, template_arguments)
-    ends = _turn_ends(model, tokenizer)
+    ends = turn_ends(model, tokenizer)
     requests: dict[str, None] = {}
     # A request without its end is still a text that the model would write: better than none.
     cut_off: dict[str, None] = {}
@@ -105,16 +127,15 @@ def self_dialogues(
         # Requests that turn out useless are written again: progress waits for them, and never goes back.
         nonlocal shown
         shown = max(shown, len(requests) + done * (count - len(requests)) // total)
-        on_progress(shown, 2 * count)
+        on_progress(shown, count)
 
     with reference_mode(model):
-        inner: PreTrainedModel = causal_model(model)
         for round_ in range(_ROUNDS):
             missing = count - len(requests)
             if missing <= 0:
                 break
             drawn = sample_ids(
-                inner,
+                causal_model(model),
                 # Some come out empty, cut off or twice: a few more at once are cheaper than another round.
                 [prefix] * (missing + missing // 4 + 4),
                 seed=seed + 1_000_003 * round_,
@@ -128,25 +149,15 @@ def self_dialogues(
                 text = tokenizer.decode(ids, skip_special_tokens=True).strip()
                 if len(text.split()) >= _FEWEST_WORDS:
                     (requests if len(ids) < request_tokens else cut_off).setdefault(text)
-        for text in cut_off:
-            if len(requests) < count:
-                requests.setdefault(text)
+    for text in cut_off:
         if len(requests) < count:
-            raise ModelError(
-                f"the model wrote {len(requests)} different requests of its own, {count} are wanted.",
-                hint="it is not a chat model, perhaps: give anchors as a file, fewer of them, or none.",
-            )
-        texts = list(requests)[:count]
-        prompts = [chat_prompt_ids(tokenizer, text, **template_arguments) for text in texts]
-        answers = generate_greedy_ids(
-            inner,
-            prompts,
-            eos_ids=ends,
-            max_new_tokens=completion_tokens,
-            batch_size=batch_size,
-            on_progress=lambda done, total: on_progress(count + done * count // total, 2 * count),
+            requests.setdefault(text)
+    if len(requests) < count:
+        raise ModelError(
+            f"the model wrote {len(requests)} different requests of its own, {count} are wanted.",
+            hint="it is not a chat model, perhaps: give anchors as a file, fewer of them, or none.",
         )
-    return list(zip(texts, answers, strict=True))
+    return list(requests)[:count]
 
 
 def _user_prefix(tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]) -> list[int]:
@@ -168,7 +179,7 @@ def _user_prefix(tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping
     return [int(token) for token in tokenizer(before, add_special_tokens=False)["input_ids"]]
 
 
-def _turn_ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+def turn_ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Tokens that end a turn: those that end the model's answers, and the tokeniser's end token."""
     ends = getattr(causal_model(model).generation_config, "eos_token_id", None)
     known = set(ends if isinstance(ends, list) else [ends])
