@@ -262,6 +262,9 @@ class EvaluationSettings(Section):
     )
     data: Strings = Field(default=[], description="Held-out rows; those of `data.eval` if there are none.")
     scorer: str = Field(default="exact", min_length=1, description="How answers to the rows are scored.")
+    also_score: Strings = Field(
+        default=[], description="Other scorers, for what the same answers are worth by them."
+    )
     level: Annotated[LevelName, BeforeValidator(_level_as_text)] = Field(
         default="auto", description="Of the general requests."
     )

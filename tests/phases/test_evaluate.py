@@ -193,6 +193,51 @@ def command(*arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def test_the_same_answers_by_other_scorers(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = evaluate(copied_run, **FEW, also_score=["f1", "exact"]).record
+    assert list(first["also"]) == ["f1"]  # the scorer itself is there already
+    asked: list[str] = []
+    monkeypatch.setattr("selfaug.phases.evaluate.answers_to", lambda *_, **__: asked.append("asked"))
+    own = f"{__name__}:length_of"
+    record = evaluate(copied_run, **FEW, also_score=[own]).record
+    assert not asked
+    assert record["also"]["f1"] == first["also"]["f1"]
+    answers = read_lines(copied_run / "samples" / "evaluation" / "task-tuned.jsonl")
+    want = {line["id"]: length_of(line["answer"].strip(), "") for line in answers}
+    got = {name: scores["tuned"] for name, scores in record["also"][own]["scores"].items()}
+    assert got == pytest.approx(want)
+    assert record["suites"] == first["suites"]
+    flags = ["evaluate", str(copied_run), "--level", "1", "--general-items", "4", "--task-items", "5"]
+    flags += ["--max-new-tokens", "4", "--device", "cpu"]
+    shown = CliRunner().invoke(app, [*flags, "--also-score", "contains"])
+    assert shown.exit_code == 0, shown.output
+    for name in ("task (exact)", "task (f1)", "task (contains)"):
+        assert name in shown.output
+    assert "The job, by other scorers" in (copied_run / "report.html").read_text(encoding="utf-8")
+
+
+def test_other_scorers_are_refused_before_anything_is_asked(copied_run: Path) -> None:
+    rows = [{"id": "a", "prompt": "the revenue", "completion": " the region"}]
+    held_out = copied_run.parent / "words.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    few = {**FEW, "data": [str(held_out)]}
+    work = copied_run / "samples" / "evaluation"
+    with pytest.raises(ConfigError, match="there is no scorer 'f2'"):
+        evaluate(copied_run, **few, also_score=["f2"])
+    with pytest.raises(DataError, match="can't be scored so"):
+        evaluate(copied_run, **few, also_score=["numeric"])
+    assert not list(work.glob("task-*.jsonl"))
+    evaluate(copied_run, **few)
+    with pytest.raises(DataError, match="can't be scored so"):
+        evaluate(copied_run, **few, also_score=["numeric"])
+    answers = work / "task-base.jsonl"
+    (line,) = read_lines(answers)
+    answers.unlink()
+    append_line(answers, {**line, "prompt": "another"})
+    with pytest.raises(StorageError, match="has not the answers to these rows"):
+        evaluate(copied_run, **few, also_score=["f1"])
+
+
 def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     run = str(copied_run)
     code, out, told = command(run, "--max-forgetting", "1", "--min-task-gain", "-1", "--task-items", "3")
@@ -255,8 +300,8 @@ def test_a_task_gain_needs_rows(settings, tmp_path: Path) -> None:
     from selfaug.phases.train import train
 
     train(settings(tmp_path / "run", "train.steps=1"))
-    with pytest.raises(ConfigError, match="needs held-out rows"):
-        evaluate(tmp_path / "run", **FEW, min_task_gain=0.1)
+    with pytest.raises(ConfigError, match="--min-task-gain and --also-score: needs held-out rows"):
+        evaluate(tmp_path / "run", **FEW, min_task_gain=0.1, also_score=["f1"])
     assert list(evaluate(tmp_path / "run", **FEW).record["suites"]) == ["general"]
 
 

@@ -33,8 +33,10 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
+    also = {f"task ({name})": one for name, one in record.get("also", {}).items()}
     sides = {f"task: {name}": side for name, side in record.get("sides", {}).items()}
-    console.print(suites_table(record["suites"] | sides, record["settings"]["scorer"], width=console.width))
+    suites = {"task": record["suites"]["task"]} | also | sides if also or sides else {}
+    console.print(suites_table(suites | record["suites"], record["settings"]["scorer"], width=console.width))
     console.print(drift_table(record["drift"], width=console.width))
     if record["forecast"] is not None:
         console.print(forecast_in_words(record["forecast"]), soft_wrap=True)

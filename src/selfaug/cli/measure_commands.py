@@ -129,6 +129,14 @@ def evaluate(
         typer.Option("--data", metavar="SOURCE", help="Held-out rows; else those that the run evaluated on."),
     ] = None,
     scorer: Scorer = "exact",
+    also_score: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also-score",
+            metavar="NAME",
+            help="What the answers are worth by another scorer; may be repeated. The gate keeps to --scorer.",
+        ),
+    ] = None,
     max_forgetting: Annotated[
         float | None,
         typer.Option("--max-forgetting", metavar="SHARE", min=0, max=1, help="Gate: general score lost."),
@@ -220,6 +228,7 @@ def evaluate(
             run,
             data=data or (),
             scorer=scorer,
+            also_score=also_score or (),
             half="dev" if half == "dev" else "test",
             level=level_name(level),
             suites=suite or (),

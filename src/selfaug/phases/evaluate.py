@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.core.forecast import Forecast
@@ -24,7 +25,7 @@ from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half, Level
 from selfaug.eval.own_suites import names_function, own_suite
-from selfaug.eval.scorers import named_scorer
+from selfaug.eval.scorers import Scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
@@ -45,6 +46,7 @@ from selfaug.phases.suites import (
     fitting_level,
     general_prompts,
     level_of,
+    scored_by,
     select_items,
     suite_file_prompts,
     task_prompts,
@@ -87,6 +89,7 @@ def evaluate(
     *,
     data: Sequence[str] = (),
     scorer: str = "exact",
+    also_score: Sequence[str] = (),
     half: Half = "test",
     level: LevelName = "auto",
     suites: Sequence[str] = (),
@@ -112,6 +115,7 @@ def evaluate(
         run: folder of a run.
         data: sources of held-out rows; those that the run evaluated on if empty. Without any, there is no task score.
         scorer: a name as in `eval/scorers.py`.
+        also_score: other scorers, for what the same answers are worth by them; the gate doesn't look at these.
         half: of the general suite; choose on "dev", report on "test".
         level: of the general suite: "1" to "3", "all", or "auto" for the hardest at which the base model still passes
             40 % of a few development items.
@@ -129,8 +133,8 @@ def evaluate(
         forecast: folder of a comparison of the same base model: what its runs forgot at this drift is shown beside.
         device: "auto", "cpu" or "cuda".
         offline: use only what is on this machine.
-        overwrite: evaluate anew where there is an evaluation. Without it, bounds and a forecast are added to one with
-            the same settings, whose answers stay.
+        overwrite: evaluate anew where there is an evaluation. Without it, bounds, a forecast and other scorers are
+            added to one with the same settings, whose answers stay.
         base_from: a run that was evaluated with the same settings; the base model's answers are taken from there.
         on_progress: called with what is being done.
 
@@ -141,9 +145,12 @@ def evaluate(
     folder = RunDir.open(run)
     config = load_config(folder.config)
     score = named_scorer(scorer)
-    if min_task_gain is not None and not (data or config.data.eval):
+    others = {name: named_scorer(name) for name in also_score if name != scorer}
+    needs_rows = {"--min-task-gain": min_task_gain is not None, "--also-score": bool(others)}
+    if any(needs_rows.values()) and not (data or config.data.eval):
+        given = " and ".join(name for name, needs in needs_rows.items() if needs)
         raise ConfigError(
-            "--min-task-gain needs held-out rows, and the run was trained without any.",
+            f"{given}: needs held-out rows, and the run was trained without any.",
             hint="give them with --data.",
         )
     if config.is_chosen_on(data):
@@ -173,19 +180,15 @@ def evaluate(
     spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
     replaced.recover()
-    if not overwrite:
-        if folder.evaluation.exists():
-            return _decided_anew(folder, settings, max_forgetting, min_task_gain, forecast, foretold)
-        _require_same(folder, work, settings)
-    on_progress(Progress("data"))
     offline = offline or config.run.offline
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
-    )
-    template = config.data.chat_template_kwargs
-    asked: dict[str, Suite] = {}
-    if sources:
-        asked["task"] = task_prompts(
+
+    def tokenizer_of_model() -> PreTrainedTokenizerBase:
+        return load_tokenizer(
+            config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
+        )
+
+    def held_out(tokenizer: PreTrainedTokenizerBase) -> Suite:
+        return task_prompts(
             config,
             tokenizer,
             sources,
@@ -195,6 +198,27 @@ def evaluate(
             offline=offline,
             template=trained_template(folder),
         )
+
+    if not overwrite:
+        if folder.evaluation.exists():
+            return _decided_anew(
+                folder,
+                settings,
+                max_forgetting,
+                min_task_gain,
+                forecast,
+                foretold,
+                lambda: _scored_anew(held_out(tokenizer_of_model()), others, work) if others else {},
+            )
+        _require_same(folder, work, settings)
+    on_progress(Progress("data"))
+    tokenizer = tokenizer_of_model()
+    template = config.data.chat_template_kwargs
+    asked: dict[str, Suite] = {}
+    other_suites: dict[str, Suite] = {}
+    if sources:
+        asked["task"] = held_out(tokenizer)
+        other_suites = {name: scored_by(asked["task"], other) for name, other in others.items()}
     for name, file in files.items():
         asked[name] = (
             general_prompts(tokenizer, made[name], template)
@@ -298,6 +322,10 @@ def evaluate(
                 task: {which: found[which].table for which in MODELS} for task, found in scored.items()
             },
             "sides": sides,
+            "also": {
+                name: compare_answers(suite, answers["task"]["tuned"], answers["task"]["base"])
+                for name, suite in other_suites.items()
+            },
             "drift": drifts,
             "forecast": None
             if foretold is None or OWN_ANSWERS not in drifts
@@ -324,8 +352,9 @@ def _decided_anew(
     min_task_gain: float | None,
     forecast: str | None,
     foretold: Forecast | None,
+    also: Callable[[], dict[str, Any]],
 ) -> Evaluation:
-    """The evaluation that is there with other bounds or another forecast: answers and drift stay as they are.
+    """The evaluation that is there with other bounds, scorers or another forecast: answers and drift stay as they are.
 
     Raises:
         StorageError: if there is nothing to decide anew, or the evaluation has other settings.
@@ -336,19 +365,43 @@ def _decided_anew(
     gate = _gate(
         {name: suite["difference"] for name, suite in record["suites"].items()}, max_forgetting, min_task_gain
     )
-    if changed or (gate is None and foretold is None):
+    scored = {} if changed else also()
+    if changed or (gate is None and foretold is None and not scored):
         other = f", with another {', '.join(changed)}" if changed else ""
         raise StorageError(
             f"{run.path} has an evaluation already{other}.",
-            hint=f"look at {run.evaluation}, give bounds for its gate with the same settings (--max-forgetting, "
-            "--min-task-gain), or use --overwrite.",
+            hint=f"look at {run.evaluation}; with the same settings, give bounds for its gate (--max-forgetting, "
+            "--min-task-gain) or other scorers (--also-score); or use --overwrite.",
         )
     if gate is not None:
         record["gate"] = gate
     if forecast is not None and foretold is not None and OWN_ANSWERS in record["drift"]:
         _require_level(forecast, record["level"]["level"])
         record["forecast"] = expected_forgetting(foretold, record["drift"][OWN_ANSWERS]["nats"]["value"])
+    record["also"] = record.get("also", {}) | scored
     return _written(run, record)
+
+
+def _scored_anew(suite: Suite, scorers: Mapping[str, Scorer], work: Path) -> dict[str, Any]:
+    """What the kept answers to the task's rows are worth by other scorers, as `compare_answers` by each.
+
+    Raises:
+        DataError: if they can't score the rows.
+        StorageError: if there are not the answers to these rows any more.
+    """
+    suites = {name: scored_by(suite, scorer) for name, scorer in scorers.items()}
+    answers = {}
+    for which in MODELS:
+        file = work / f"task-{which}.jsonl"
+        kept = {row["id"]: row for row in read_lines(file)} if file.exists() else {}
+        asked = zip(suite.ids, suite.texts, strict=True)
+        if any(name not in kept or kept[name]["prompt"] != text for name, text in asked):
+            raise StorageError(
+                f"{file} has not the answers to these rows: it was moved, or the rows have changed since.",
+                hint="use --overwrite to ask both models again.",
+            )
+        answers[which] = [kept[name]["answer"] for name in suite.ids]
+    return {name: compare_answers(one, answers["tuned"], answers["base"]) for name, one in suites.items()}
 
 
 def _require_level(forecast: str, level: Level | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ __all__ = ["log_evaluation", "require_mlflow"]
 
 # What MLflow takes for a parameter's value.
 _LONGEST_VALUE = 500
+
+# What it doesn't take in a metric's name: patterns and files are part of a scorer's.
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 
 
 def require_mlflow() -> None:
@@ -46,7 +50,9 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
 
     folder = RunDir.open(run)
     metrics: dict[str, float] = {}
-    for name, suite in record["suites"].items():
+    also = {f"task by {name}": one for name, one in record.get("also", {}).items()}
+    for name, suite in (record["suites"] | also).items():
+        name = _NOT_IN_NAMES.sub("_", name)
         difference = suite["difference"]["difference"]
         metrics |= {
             f"{name}/base": suite["base"]["value"],

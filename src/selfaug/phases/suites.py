@@ -7,7 +7,7 @@ cut off goes on with the next prompts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ __all__ = [
     "general_prompts",
     "held_out_rows",
     "level_of",
+    "scored_by",
     "select_items",
     "suite_file_prompts",
     "task_prompts",
@@ -135,30 +136,37 @@ def task_prompts(
             start -= 1
         prompts.append(list(row.input_ids[:start]))
         golds.append(tokenizer.decode(row.input_ids[start:], skip_special_tokens=True).strip())
-    _require_scorable(rows, golds, score)
-    texts = [tokenizer.decode(prompt) for prompt in prompts]
-    return Suite(
+    suite = Suite(
         # Ids need not be unique in files of the user's.
         ids=[f"{number}: {row.id}" for number, row in enumerate(rows)],
-        texts=texts,
+        texts=[tokenizer.decode(prompt) for prompt in prompts],
         prompts=prompts,
         limits=[max_new_tokens] * len(rows),
         choices=[()] * len(rows),
-        score=lambda index, answer: score(answer.strip(), golds[index], texts[index]),
+        score=lambda index, answer: 0.0,
         golds=golds,
     )
+    return scored_by(suite, score)
 
 
-def _require_scorable(rows: Sequence[EncodedRow], golds: Sequence[str], score: Scorer) -> None:
-    """Say at once what would else be found when all answers are there."""
-    reasons = ((row.id, why_unscorable(score, gold)) for row, gold in zip(rows, golds, strict=True))
-    problems = [Problem(name, 0, reason) for name, reason in reasons if reason]
+def scored_by(suite: Suite, score: Scorer) -> Suite:
+    """The suite of the task's rows with this scorer.
+
+    Raises:
+        DataError: with all rows that it can't score: at once, and not when all answers are there.
+    """
+    reasons = ((name, why_unscorable(score, gold)) for name, gold in zip(suite.ids, suite.golds, strict=True))
+    problems = [Problem(name.partition(": ")[2], 0, reason) for name, reason in reasons if reason]
     if problems:
         raise problems_error(
-            f"{len(problems):,} of {len(rows):,} held-out rows can't be scored so.",
+            f"{len(problems):,} of {len(suite.ids):,} held-out rows can't be scored so.",
             problems,
             hint="score them as text, or by `numeric-or-f1`, which takes amounts as amounts and words as words.",
         )
+    return replace(
+        suite,
+        score=lambda index, answer: score(answer.strip(), suite.golds[index], suite.texts[index]),
+    )
 
 
 def held_out_rows(

@@ -70,7 +70,7 @@ _FREE_ON_RESUME = {
     "train": {"save_steps", "keep_checkpoints", "report_to", "logging_steps"},
     "data": {"train", "eval", "template", "split"},  # their content is compared by its hash
     "selfaug": {"reference_cache_dir"},
-    "evaluation": {"at_end", "data", "scorer", "level", "suites", "max_new_tokens"},
+    "evaluation": {"at_end", "data", "scorer", "also_score", "level", "suites", "max_new_tokens"},
 }
 
 # Where weights lie in pieces on several GPUs, none of them holds a model that could be asked.
@@ -134,7 +134,8 @@ def _require_evaluable(config: TrainConfig) -> None:
             hint="leave it out, and give `selfaug evaluate RUN` afterwards.",
         )
     settings = config.evaluation
-    named_scorer(settings.scorer)
+    for scorer in (settings.scorer, *settings.also_score):
+        named_scorer(scorer)
     files, made = suites_of(settings.suites)
     for name in files.keys() - made.keys():
         read_suite(files[name])
@@ -154,6 +155,7 @@ def _evaluated(config: TrainConfig, run: RunDir, on_progress: Callable[[Progress
             run.path,
             data=settings.data,
             scorer=settings.scorer,
+            also_score=settings.also_score,
             level=settings.level,
             suites=settings.suites,
             general_items=FAST_ITEMS if fast else None,

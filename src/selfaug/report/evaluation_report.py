@@ -67,6 +67,9 @@ def evaluation_sections(
     """
     scorer = record["settings"]["scorer"]
     scores: list[Block] = [suites_block(record["suites"], scorer, tuned=tuned)]
+    if record.get("also"):
+        others = {f"the job ({name})": one for name, one in record["also"].items()}
+        scores.append(suites_block(others, scorer, tuned=tuned, title="The job, by other scorers"))
     if record.get("sides"):
         sides = {f"the job: {name}": side for name, side in record["sides"].items()}
         scores.append(suites_block(sides, scorer, tuned=tuned, title="The job, side by side"))
