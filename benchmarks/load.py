@@ -151,14 +151,14 @@ async def one(
 
 async def ask_all(
     url: str,
-    model: str,
+    models: Sequence[str],
     requests: Sequence[list[dict[str, str]]],
     *,
     clients: int,
     max_tokens: int,
     on_answer: Callable[[], None] = lambda: None,
 ) -> tuple[float, list[Answer]]:
-    """So many clients at once ask everything that there is to ask, each one thing after the other.
+    """So many clients at once ask everything that there is to ask, each one thing after the other, models in turn.
 
     Returns:
         Seconds, and the answers in the order of the requests.
@@ -170,7 +170,7 @@ async def ask_all(
 
         async def work() -> None:
             for number, messages in waiting:
-                answers[number] = await one(asking, model, messages, max_tokens)
+                answers[number] = await one(asking, models[number % len(models)], messages, max_tokens)
                 on_answer()
 
         began = time.monotonic()

@@ -73,30 +73,16 @@ def measure(
     """Tokens a second, waiting times and answers for each number of clients."""
     url = f"http://127.0.0.1:{port}"
     results = []
+
+    def ask(requests: Sequence[list[dict[str, str]]], count: int) -> Any:
+        return asyncio.run(
+            ask_all(url, server.models, requests, clients=count, max_tokens=arguments.max_tokens)
+        )
+
     with running(server.command, url, server.path, threads=arguments.threads):
         for count in clients:
-            asked = general_requests(arguments.requests)
-            half = {"clients": count, "max_tokens": arguments.max_tokens}
-
-            async def ask(requests: Sequence[list[dict[str, str]]], half: dict[str, int] = half) -> Any:
-                if len(server.models) == 1:
-                    return await ask_all(url, server.models[0], requests, **half)
-                both = await asyncio.gather(
-                    *(
-                        ask_all(
-                            url,
-                            name,
-                            requests[place :: len(server.models)],
-                            clients=max(1, half["clients"] // len(server.models)),
-                            max_tokens=half["max_tokens"],
-                        )
-                        for place, name in enumerate(server.models)
-                    )
-                )
-                return max(seconds for seconds, _ in both), [one for _, found in both for one in found]
-
-            asyncio.run(ask(general_requests(2, seed=1)))
-            seconds, answers = asyncio.run(ask(asked))
+            ask(general_requests(2 * len(server.models), seed=1), count)
+            seconds, answers = ask(general_requests(arguments.requests), count)
             failed = [one.status for one in answers if one.status != 200]
             if failed:
                 raise SystemExit(f"{server.command}: {failed}")

@@ -134,7 +134,7 @@ def main() -> None:
             seconds, answers = asyncio.run(
                 ask_all(
                     url,
-                    "champion",
+                    ["champion"],
                     general_requests(arguments.requests, seed=1),
                     clients=arguments.max_batch,
                     max_tokens=arguments.max_tokens,
