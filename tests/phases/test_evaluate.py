@@ -132,6 +132,39 @@ def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path
     assert read_record(copied_run / "evaluation.json", RECORD_KIND)["seconds"] < 1e6
 
 
+def test_answers_to_rows_that_have_changed_since_are_asked_for_again(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    class CutError(Exception):
+        pass
+
+    def cut(progress: object) -> None:
+        if getattr(progress, "stage", "") == "tuned: task" and getattr(progress, "done", 0) > 1:
+            raise CutError
+
+    held_out = tmp_path / "dev.jsonl"
+    rows = [
+        {"prompt": f"the revenue of {name}", "completion": " none"} for name in ("first", "second", "third")
+    ]
+
+    def write() -> None:
+        held_out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    write()
+    with pytest.raises(CutError):
+        evaluate(copied_run, **FEW, data=[str(held_out)], batch_size=1, on_progress=cut)
+    rows[0]["prompt"] = "the profit of the first"
+    write()
+    evaluate(copied_run, **FEW, data=[str(held_out)])
+    for model in ("base", "tuned"):
+        asked = [
+            line["prompt"]
+            for line in read_lines(copied_run / "samples" / "evaluation" / f"task-{model}.jsonl")
+        ]
+        assert len(asked) == 3
+        assert "the profit of the first" in asked[0]
+
+
 def test_an_overwritten_evaluation_is_there_until_the_new_one_has_answers(copied_run: Path) -> None:
     evaluate(copied_run, **FEW)
     files = (copied_run / "evaluation.json", copied_run / "samples" / "evaluation" / "general-base.jsonl")

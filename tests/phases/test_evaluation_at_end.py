@@ -112,6 +112,8 @@ def test_without_it_nothing_is_asked_and_a_finished_run_can_be_asked_later(
         (["evaluation.suites=none.jsonl"], DataError, "none.jsonl"),
         (["evaluation.suites=general.jsonl"], ConfigError, "names of their own"),
         (["evaluation.data=none.jsonl"], DataError, "none.jsonl"),
+        (["evaluation.also_score=[f1, f2]"], ConfigError, "there is no scorer 'f2'"),
+        (["data.eval=[]", "evaluation.also_score=[f1]"], ConfigError, "also_score: needs held-out rows"),
     ],
 )
 def test_what_it_would_refuse_is_refused_before_training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,21 @@ def test_a_share_of_each_source_is_set_apart_and_the_same_again(config: TrainCon
     written(tmp_path / "two.jsonl", plain(210, "b"))
     again = split(config, data, tmp_path / "more")
     assert len(set(prompts(again.eval_data)) & set(prompts(found.eval_data))) >= 36
+
+
+def test_rows_that_a_run_was_begun_with_are_known_by_what_is_in_them(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    """Rows without ids are called after their file, as its path was typed."""
+    data = [written(tmp_path / "one.jsonl", plain(200))]
+    found = split(config, data, tmp_path / "rows")
+    (tmp_path / "moved").mkdir()
+    moved = [written(tmp_path / "moved" / "one.jsonl", plain(200))]
+    begun = partial(hold_out, config, folder=tmp_path / "rows", offline=True, begun=True)
+    assert begun(moved, share=0.1) == found
+    with pytest.raises(StorageError, match="has other rows") as caught:
+        begun(data, share=0.2)
+    assert "--hold-out" in str(caught.value.hint)
 
 
 def test_equal_prompts_are_on_one_side(config: TrainConfig, tmp_path: Path) -> None:

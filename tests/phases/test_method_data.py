@@ -15,7 +15,7 @@ from selfaug.data import load_rows
 from selfaug.errors import ModelError
 from selfaug.phases import method_bench, method_data, work_time
 from selfaug.phases.method_bench import MethodBench
-from selfaug.phases.method_data import write_distilled_rows, write_self_dialogues
+from selfaug.phases.method_data import forget_parts, write_distilled_rows, write_self_dialogues
 from selfaug.phases.methods import METHODS
 from selfaug.records import read_lines
 
@@ -60,6 +60,25 @@ def test_rows_keep_their_form_and_what_they_say(
     assert [row.prompt for row in after] == [row.prompt for row in before]
 
 
+def test_of_rows_whose_every_turn_is_learnt_all_turns_still_are(
+    settings, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = [("user", "Which?"), ("assistant", "Blue"), ("user", "And then?"), ("assistant", "Green")]
+    row = {"id": "m", "messages": [{"role": role, "content": text} for role, text in turns]}
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    config = settings(tmp_path / "run", f"data.train={source}", "data.every_assistant_turn=true")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
+    monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, ["It is green."], []))
+    write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, lambda *_: None)
+    (written,) = load_rows([tmp_path / "new.jsonl"], every_assistant_turn=True).rows
+    assert written.every_assistant_turn
+    assert [turn["content"] for turn in (*written.prompt, *written.completion)] == [
+        "Which?", "Blue", "And then?", "It is green.",
+    ]  # fmt: skip
+
+
 def test_texts_at_the_token_limit_are_not_taken_and_others_are_written_once(
     settings, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +104,9 @@ def test_texts_at_the_token_limit_are_not_taken_and_others_are_written_once(
     assert len(asked) == 1
     assert "red?" in asked[0]
     assert [row["completion"] for row in read_lines(new)] == ["It is green.", "blue", "It is red."]
+    # They stay until it is written down that the rows are there.
+    assert write() == {"rows": 2, "of_rows": 3, "texts_cut_off": 1}
+    forget_parts(new)
     assert list(tmp_path.glob("*.parts*")) == []
 
 
@@ -126,6 +148,7 @@ def test_dialogues_that_ended_by_themselves_are_enough_if_they_are_half(
         thinking = {"enable_thinking": False}
         assert write_self_dialogues(file, None, tokenizer, 4, 0, thinking, lambda *_: None) == counts
         assert [row["messages"][0]["content"] for row in read_lines(file)] == taken
+        forget_parts(file)
     assert given == [{"enable_thinking": False}] * 3
 
 
@@ -162,6 +185,7 @@ def test_dialogues_that_were_written_are_not_written_again(
     assert len(given) == len(asked) == 1
     assert "request 2" in asked[0]
     assert [row["messages"][1]["content"] for row in read_lines(file)] == ["First.", "Second.", "Third."]
+    forget_parts(file)
     assert [path.name for path in tmp_path.iterdir()] == ["d.jsonl"]
 
 

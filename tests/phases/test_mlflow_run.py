@@ -32,12 +32,17 @@ def test_an_evaluation_is_logged(copied_run: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gate")
     monkeypatch.chdir(tmp_path)
     arguments = ["evaluate", str(copied_run), *ARGUMENTS, "--max-forgetting", "1", "--mlflow"]
+    # What MLflow takes in no name, and two that are one without it.
+    patterns = ("regex:https?://.*", "regex:a+", "regex:a?")
+    arguments += [part for one in patterns for part in ("--also-score", one)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.stderr
     name = result.stderr.rpartition("MLflow run ")[2].split()[0]
     run = mlflow.get_run(name)
     record = read_record(copied_run / "evaluation.json", "evaluation")
     assert run.data.metrics["general/tuned"] == record["suites"]["general"]["tuned"]["value"]
+    for scorer, metric in zip(patterns, ("regex:https_:__._", "regex:a_", "regex:a__"), strict=True):
+        assert run.data.metrics[f"task by {metric}/base"] == record["also"][scorer]["base"]["value"]
     assert run.data.params["selfaug.alpha"] == "0.5"
     assert run.data.tags["selfaug.gate"] == "pass"
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(name)}

@@ -308,6 +308,69 @@ def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: 
     assert {path: path.read_bytes() for path in folder.iterdir()} == kept
 
 
+def test_other_rows_do_not_get_the_verdict_of_those_before(
+    copied_run: Path, new_rows: Path, tmp_path: Path
+) -> None:
+    """Too few rows to set some apart, and held-out rows that are given: no file is made of either."""
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_bytes(new_rows.read_bytes())
+    data = ("--data", str(new_rows), "--eval-data", str(held_out))
+    assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
+    verdict = copied_run.with_name("copied-realigned") / "realignment.json"
+    before = verdict.read_bytes()
+    moved = tmp_path / "elsewhere.jsonl"
+    new_rows.rename(moved)  # a file is known by what is in it
+    assert run_command(str(copied_run), "--data", str(moved), *data[2:], *LENIENT).exit_code == 0
+    lines = held_out.read_text(encoding="utf-8").splitlines(keepends=True)
+    for file, what in ((moved, "new rows"), (held_out, "held-out rows")):
+        whole = file.read_bytes()
+        file.write_text("".join(lines[:-1]), encoding="utf-8")
+        refused = run_command(str(copied_run), "--data", str(moved), *data[2:], *LENIENT)
+        assert refused.exit_code == 1
+        assert f"was begun with other {what}" in refused.stderr
+        assert "--output" in refused.stderr
+        file.write_bytes(whole)
+    assert verdict.read_bytes() == before
+
+
+def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
+    copied_run: Path, new_rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ("--data", str(new_rows), "--eval-data", str(new_rows))
+    assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
+    new = copied_run.with_name("copied-realigned")
+    with monkeypatch.context() as patched:
+        patched.setattr("selfaug.phases.realign.answers_to", None)
+        strict = run_command(str(copied_run), *data, *LENIENT[2:], "--max-task-loss", "-2")
+        assert strict.exit_code == 3, strict.output
+        record = read_record(new / "realignment.json", "realignment")
+        assert record["settings"]["max_task_loss"] == -2
+        assert record["gate"]["outcome"] == "fail"
+        assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
+        other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
+        assert other.exit_code == 1
+        assert "with another scorer" in other.stderr
+    # Cut off: answers that were asked for otherwise are not gone on with.
+    (new / "realignment.json").unlink()
+    other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
+    assert other.exit_code == 1
+    assert "with another scorer" in other.stderr
+
+
+def test_its_folders_are_beside_the_new_run_however_that_is_named(copied_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "new.jsonl"
+    rows = [{"prompt": f"the revenue of {number}?", "completion": "none"} for number in range(200)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for name, flags in (
+        ("second", ("--output", f"{tmp_path}/second/")),
+        ("third", ("--set", f"run.output={tmp_path}/third")),
+    ):
+        result = run_command(str(copied_run), "--data", str(file), *LENIENT, *flags)
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / name / "realignment.json").exists()
+        assert (tmp_path / f"{name}-rows" / "1-new-train.jsonl").exists()
+
+
 def test_a_share_of_the_rows_is_held_out_where_prompts_come_again(tmp_path: Path) -> None:
     file = tmp_path / "new.jsonl"
     rows = [{"prompt": f"the revenue of {n // 5}?", "completion": f"{n}"} for n in range(1000)]

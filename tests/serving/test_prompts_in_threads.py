@@ -171,3 +171,13 @@ def test_a_search_that_never_comes_back_keeps_no_process_alive() -> None:
 
     asyncio.run(asked())
     go.set()
+
+
+def test_what_a_future_does_not_take_is_raised_too() -> None:
+    """A retriever of the user's that is out of passages: it would be waited for until the request's end."""
+
+    async def ask() -> Any:
+        return await OneAtATime("searches", 4).do(lambda: next(iter([])))
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        asyncio.run(asyncio.wait_for(ask(), 10))

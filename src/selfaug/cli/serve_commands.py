@@ -215,7 +215,7 @@ def serve(
     if registry is not None:
         from selfaug.phases.registry import followed_run
 
-        run, _ = followed_run(registry)
+        run = followed_run(registry)
     assert run is not None
     settings = ServeSettings(
         host=host,

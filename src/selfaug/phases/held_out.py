@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from selfaug.config import TrainConfig
 from selfaug.data import RetrievalTemplate, load_rows
@@ -104,13 +105,18 @@ def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str, 
             file = folder / f"{number}-{Path(source).stem}-{side}.jsonl"
             if not begun:
                 write_lines(file, found)
-            elif not file.exists() or read_lines(file) != json.loads(json.dumps(found)):
+            elif not file.exists() or _without_ids(read_lines(file)) != _without_ids(found):
                 raise StorageError(
-                    f"{file} has other rows: the run that is there was trained on those.",
-                    hint="choose another --output for these rows.",
+                    f"{file} has other rows: the run that is there was begun with those.",
+                    hint="choose another --output for these rows or this --hold-out; or give those again, to go on.",
                 )
             files.append(str(file))
     return files
+
+
+def _without_ids(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What is in the rows: ids may be of where their file lay."""
+    return [json.dumps({**row, "id": None}, sort_keys=True) for row in rows]
 
 
 def _chosen(rows: Sequence[Row], count: int) -> set[bytes]:

@@ -13,7 +13,7 @@ from selfaug.eval.general_suite import Half
 from selfaug.eval.router import PromptRouter
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.phases.bench import Answers, Bench
-from selfaug.phases.method_data import write_distilled_rows, write_self_dialogues
+from selfaug.phases.method_data import forget_parts, write_distilled_rows, write_self_dialogues
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.own_process import train_in_own_process
 from selfaug.phases.suites import task_prompts
@@ -109,6 +109,7 @@ class MethodBench:
                 spent.keep()  # what was written until then is kept, too
                 raise
             write_record(report, "written-data", {**counts, "seconds": spent.seconds})
+            forget_parts(path)
         return path, read_record(report, "written-data")
 
     def _run(self, variant: Variant) -> RunDir:

@@ -20,9 +20,12 @@ from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_
 from selfaug.records import append_line, read_lines, write_lines
 from selfaug.train.anchors import self_requests, turn_ends
 
-__all__ = ["write_distilled_rows", "write_self_dialogues"]
+__all__ = ["forget_parts", "write_distilled_rows", "write_self_dialogues"]
 
 OnProgress = Callable[[int, int], None]
+
+# Beside the file that is written: what it is made of, until it is there.
+_REQUESTS, _PARTS = ".requests.jsonl", ".parts.jsonl"
 
 # Most answers of a small chat model end within so many.
 _DIALOGUE_TOKENS = 256
@@ -71,9 +74,9 @@ def write_self_dialogues(
     Raises:
         ModelError: if the model has no chat template, or writes nothing.
     """
-    asked = path.with_suffix(".requests.jsonl")
+    asked = path.with_suffix(_REQUESTS)
     requests = _requests(asked, model, tokenizer, count, seed, template_arguments, on_progress)
-    parts = path.with_suffix(".parts.jsonl")
+    parts = path.with_suffix(_PARTS)
     answers = _texts(
         parts,
         model,
@@ -100,8 +103,6 @@ def write_self_dialogues(
         path,
         [{"id": f"dialogue-{number}", "messages": messages} for number, messages in enumerate(rows, start=1)],
     )
-    for unfinished in (asked, parts):
-        unfinished.unlink(missing_ok=True)
     return {"rows": len(rows), "rows_cut_off": len(filling)}
 
 
@@ -147,7 +148,7 @@ def write_distilled_rows(
         ]
         for messages, completion in zip(prompts, completions, strict=True)
     ]
-    parts = path.with_suffix(".parts.jsonl")
+    parts = path.with_suffix(_PARTS)
     written = _texts(
         parts,
         model,
@@ -167,8 +168,13 @@ def write_distilled_rows(
             counts["rows"] += 1
         lines.append(as_read(_with_completion(row, messages, completion)))
     write_lines(path, lines)
-    parts.unlink(missing_ok=True)
     return counts
+
+
+def forget_parts(path: Path) -> None:
+    """Delete what a file was made of. Called when it is there, and known to be."""
+    for ending in (_REQUESTS, _PARTS):
+        path.with_suffix(ending).unlink(missing_ok=True)
 
 
 def _requests(
@@ -229,10 +235,10 @@ def _texts(
 
 
 def _with_completion(row: Row, messages: list[dict[str, Any]], text: str) -> Row:
-    """The row with another text to learn, as prompt and completion."""
+    """The row with another text to learn; a row of which every assistant turn is learnt stays one."""
     completion = text if isinstance(row.completion, str) else [{**row.completion[-1], "content": text}]
     prompt = row.prompt if isinstance(row.completion, str) else messages
-    return replace(row, prompt=prompt, completion=completion, every_assistant_turn=False)
+    return replace(row, prompt=prompt, completion=completion)
 
 
 def _says_the_same(text: str, completion: str) -> bool:

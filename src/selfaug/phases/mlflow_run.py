@@ -17,7 +17,7 @@ __all__ = ["log_evaluation", "require_mlflow"]
 _LONGEST_VALUE = 500
 
 # What it doesn't take in a metric's name: patterns and files are part of a scorer's.
-_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :]")
 
 
 def require_mlflow() -> None:
@@ -53,6 +53,8 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
     also = {f"task by {name}": one for name, one in record.get("also", {}).items()}
     for name, suite in (record["suites"] | also).items():
         name = _NOT_IN_NAMES.sub("_", name)
+        while f"{name}/base" in metrics:  # of two patterns that differ in nothing else
+            name += "_"
         difference = suite["difference"]["difference"]
         metrics |= {
             f"{name}/base": suite["base"]["value"],
@@ -62,7 +64,7 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
             f"{name}/difference_high": difference["high"],
         }
     for kind, drift in record["drift"].items():
-        metrics[f"drift/{kind.replace(chr(39), '')}"] = drift["nats"]["value"]
+        metrics[f"drift/{_NOT_IN_NAMES.sub('', kind)}"] = drift["nats"]["value"]
     settings = _flat(load_config(folder.config).model_dump(mode="json", exclude={"run"}))
     try:
         with mlflow.start_run(run_name=folder.path.name) as started:

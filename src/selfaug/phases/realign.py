@@ -18,16 +18,16 @@ from typing import Any
 from peft import PeftModel
 
 from selfaug.config import EvaluationSettings, LevelName, TrainConfig, load_config
-from selfaug.core.gate import GateResult, Outcome, at_least, at_most, overall
-from selfaug.core.statistics import Interval, PairedDifference
+from selfaug.core.gate import Outcome, at_least, at_most, overall
+from selfaug.core.statistics import Interval
 from selfaug.data.template import RetrievalTemplate
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.scorers import named_scorer
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, hold_out
-from selfaug.phases.inputs import resolve_device
+from selfaug.phases.inputs import describe_sources, resolve_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.registry import add_run
 from selfaug.phases.run_models import load_run_models, trained_weights
@@ -63,6 +63,10 @@ REHEARSAL = 0.1
 """Share of old rows when new ones are learnt."""
 
 _OLD, _NEW, _GENERAL = "old task", "new task", "general"
+
+# Settings by which the comparison is decided, and those that say what is asked and how answers are judged.
+_BOUNDS = ("max_task_loss", "max_general_loss", "min_new_gain", "allow_unmeasured")
+_ASKED = ("scorer", "old_scorer", "level", "general_items", "task_items", "max_new_tokens")
 
 
 @dataclass(frozen=True)
@@ -141,20 +145,22 @@ def with_held_out_rows(
     if settings.eval_data or settings.hold_out <= 0:
         return settings, None
     config = load_config(run.config, sets=sets)
-    folder = Path(f"{_output(run, settings.output)}-rows")
+    output = _output(run, settings.output)
+    if any(one.partition("=")[0].strip() == "run.output" for one in sets):
+        output = config.run.output.rstrip("/")
     found = hold_out(
         config,
         settings.data,
-        folder,
+        Path(f"{output}-rows"),
         share=settings.hold_out,
         offline=offline or config.run.offline,
-        begun=RunDir(_output(run, settings.output)).started.exists(),
+        begun=RunDir(output).started.exists(),
     )
     return replace(settings, data=found.data, eval_data=found.eval_data), found
 
 
 def _output(run: RunDir, output: str | None) -> str:
-    return output or f"{str(run.path).rstrip('/')}-realigned"
+    return (output or f"{str(run.path).rstrip('/')}-realigned").rstrip("/")
 
 
 def realign_config(
@@ -242,13 +248,38 @@ def realign(
     new = RunDir(config.run.output)
     if new.is_run() and not new.started.exists():  # killed while its folder was made
         new.discard()
+    if new.is_run():
+        _require_same_rows(new, config)
     train(config, resume=new.is_run(), on_progress=on_progress)
     if new.realignment.exists():
-        record = _accepted(new, read_record(new.realignment, RECORD_KIND), settings)
+        record = _decided_anew(new, read_record(new.realignment, RECORD_KIND), settings)
     else:
         record = _compared(old, old_config, old_scorers, new, config, settings, on_progress)
     outcome = record["gate"]["outcome"]
     return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
+
+
+def _require_same_rows(new: RunDir, config: TrainConfig) -> None:
+    """Refuse to go on with a run that was begun with other rows: it would answer for these with what it knows of those.
+
+    Raises:
+        StorageError: if they are others.
+    """
+    begun = read_record(new.started, "train-started")["data"]
+    for what, part, sources in (
+        ("new rows", "train", config.data.train),
+        ("held-out rows", "eval", config.data.eval),
+    ):
+        # A file is known by what is in it, wherever it lies; a hub data set by its name.
+        before, now = (
+            [one.get("sha256", one["source"]) for one in described]
+            for described in (begun.get(part, {}).get("sources", []), describe_sources(sources))
+        )
+        if before != now:
+            raise StorageError(
+                f"{new.path} was begun with other {what}.",
+                hint="choose another --output for these; or give those again, to go on with it.",
+            )
 
 
 def _require_trained_template(run: RunDir, config: TrainConfig) -> None:
@@ -363,6 +394,11 @@ def _compared(
         suites[_NEW] = asked(list(new_scorers), settings.scorer)
     work = new.samples / "realignment"
     work.mkdir(parents=True, exist_ok=True)
+    started = work / "started.json"
+    if started.exists():
+        _require_asked_alike(new, read_record(started, "realignment-started"), settings)
+    else:
+        write_record(started, "realignment-started", asdict(settings))
 
     def report(stage: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(Progress(stage, done, total))
@@ -405,8 +441,7 @@ def _compared(
         name: compare_answers(suite, answers["new"][name], answers["deployed"][name])
         for name, suite in suites.items()
     }
-    gate = _gate(results, settings)
-    unmeasured = [task for task in (_OLD, _NEW) if task not in results]
+    differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
     write_record(
         new.realignment,
         RECORD_KIND,
@@ -419,30 +454,37 @@ def _compared(
             "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
             "level": asdict(level),
             "suites": results,
-            "gate": {
-                "outcome": _outcome(overall(gate), unmeasured, settings),
-                "of_bounds": overall(gate),
-                "bounds": [asdict(one) for one in gate],
-                "unmeasured": unmeasured,
-            },
+            "gate": _gate(differences, settings),
         },
     )
     return read_record(new.realignment, RECORD_KIND)
 
 
-def _gate(results: dict[str, dict[str, Any]], settings: RealignSettings) -> list[GateResult]:
+def _gate(differences: Mapping[str, Mapping[str, Any]], settings: RealignSettings) -> dict[str, Any]:
+    """What the bounds say, for the record.
+
+    Args:
+        differences: fields of a `PairedDifference` by suite, as a record has them.
+        settings: with the bounds.
+    """
     bounds = []
     for name, most in ((_OLD, settings.max_task_loss), (_GENERAL, settings.max_general_loss)):
-        if name in results:
-            paired: PairedDifference = results[name]["difference"]
-            lost = paired.difference
-            bounds.append(
-                at_most(f"loss, {name}", Interval(-lost.value, -lost.high, -lost.low), most, paired.items)
-            )
-    if _NEW in results:
-        gained: PairedDifference = results[_NEW]["difference"]
-        bounds.append(at_least("gain, new task", gained.difference, settings.min_new_gain, gained.items))
-    return bounds
+        if name in differences:
+            gained = Interval(**differences[name]["difference"])
+            lost = Interval(-gained.value, -gained.high, -gained.low)
+            bounds.append(at_most(f"loss, {name}", lost, most, differences[name]["items"]))
+    if _NEW in differences:
+        new = differences[_NEW]
+        bounds.append(
+            at_least("gain, new task", Interval(**new["difference"]), settings.min_new_gain, new["items"])
+        )
+    unmeasured = [task for task in (_OLD, _NEW) if task not in differences]
+    return {
+        "outcome": _outcome(overall(bounds), unmeasured, settings),
+        "of_bounds": overall(bounds),
+        "bounds": [asdict(one) for one in bounds],
+        "unmeasured": unmeasured,
+    }
 
 
 def _outcome(of_bounds: Outcome, unmeasured: Sequence[str], settings: RealignSettings) -> Outcome:
@@ -452,20 +494,34 @@ def _outcome(of_bounds: Outcome, unmeasured: Sequence[str], settings: RealignSet
     return of_bounds
 
 
-def _accepted(new: RunDir, record: dict[str, Any], settings: RealignSettings) -> dict[str, Any]:
-    """What was decided before; what passed but for a task without rows passes now, if it may."""
-    gate = record["gate"]
-    of_bounds = gate.get("of_bounds", gate["outcome"])
-    outcome = _outcome(of_bounds, gate.get("unmeasured", []), settings)
-    if outcome != "pass" or gate["outcome"] == "pass":
-        return record
-    changed = {
-        **record,
-        "settings": {**record["settings"], "allow_unmeasured": True},
-        "gate": {**gate, "outcome": outcome},
-    }
-    write_record(new.realignment, RECORD_KIND, changed)
+def _decided_anew(new: RunDir, record: dict[str, Any], settings: RealignSettings) -> dict[str, Any]:
+    """The comparison that is there, by the bounds of now: both models' answers stay as they are.
+
+    Raises:
+        StorageError: if they were asked something else.
+    """
+    _require_asked_alike(new, record["settings"], settings)
+    gate = _gate({name: suite["difference"] for name, suite in record["suites"].items()}, settings)
+    bounds = {name: getattr(settings, name) for name in _BOUNDS}
+    decided = {**record, "settings": {**record["settings"], **bounds}, "gate": gate}
+    if decided != record:
+        write_record(new.realignment, RECORD_KIND, decided)
     return read_record(new.realignment, RECORD_KIND)
+
+
+def _require_asked_alike(new: RunDir, before: Mapping[str, Any], settings: RealignSettings) -> None:
+    """Refuse where both models were asked something else, or were judged otherwise.
+
+    Raises:
+        StorageError: if they were.
+    """
+    changed = sorted(name for name in _ASKED if before.get(name) != getattr(settings, name))
+    if changed:
+        raise StorageError(
+            f"{new.path} was compared with the deployed run with another {', '.join(changed)}.",
+            hint=f"give the same again; or delete {new.realignment.name} and {new.samples / 'realignment'} to ask both "
+            "models anew.",
+        )
 
 
 def _registered(old: RunDir, new: RunDir, settings: RealignSettings, outcome: str) -> int | None:

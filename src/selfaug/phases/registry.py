@@ -82,16 +82,16 @@ def roll_back(registry: str | os.PathLike[str]) -> Version:
     return opened.roll_back()
 
 
-def followed_run(registry: str | os.PathLike[str]) -> tuple[str, int]:
-    """Folder of the champion, and the number of the move that made it so.
+def followed_run(registry: str | os.PathLike[str]) -> str:
+    """Folder of the champion.
 
     Raises:
         ConfigError: if nothing is champion yet.
         StorageError: if the registry can't be read, or the run has other weights than it was entered with.
     """
-    version, move = _champion(registry)
+    version, _ = _champion(registry)
     _require_unchanged(version)
-    return version.run, move
+    return version.run
 
 
 def champion_move(registry: str | os.PathLike[str]) -> int:

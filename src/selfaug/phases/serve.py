@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -58,6 +59,7 @@ class ServeSettings:
         watch: how the run's monitor watches what is answered; None: nobody does.
         registry: whose champion is followed; None: the run is served until the server ends.
         follow_seconds: between two looks at it.
+        retry_seconds: until a champion that could not be served is tried again.
         offline: use only what is on this machine.
     """
 
@@ -76,6 +78,7 @@ class ServeSettings:
     watch: WatchSettings | None = field(default_factory=WatchSettings)
     registry: str | None = None
     follow_seconds: float = 2.0
+    retry_seconds: float = 60.0
     offline: bool = False
 
 
@@ -323,11 +326,11 @@ class Server:
             self._start_watching(problems, after=before)
 
     def _follow(self) -> None:
-        """Serve the registry's champion, whichever that is. A champion that can't be served is told of once."""
+        """Serve the registry's champion, whichever that is. One that can't be is told of once, and tried again."""
         registry = self._settings.registry
         if registry is None:
             return
-        seen, purge_at = 0, time.monotonic()
+        seen, again_at, purge_at = 0, math.inf, time.monotonic()
         while not self._ended.wait(self._settings.follow_seconds):
             try:
                 if time.monotonic() >= purge_at:
@@ -335,18 +338,20 @@ class Server:
                     purge_expired_runs(registry)
                 if not self._checked.is_set():
                     continue
-                if (move := champion_move(registry)) == seen:
+                if (move := champion_move(registry)) == seen and time.monotonic() < again_at:
                     continue
-                seen = move  # also if it can't be served: its weights are looked at once
-                run, _ = followed_run(registry)
+                seen, again_at = move, math.inf
+                run = followed_run(registry)
                 if Path(run) != self._live.folder.path.resolve():
                     self.exchange(run)
                     self._tell(f"serving {run}: it is the champion now.")
             except EngineError:  # the server ends
                 return
             except Exception as error:  # whatever it is: the run before is served on
-                if isinstance(error, UpstreamAwayError):
-                    seen = 0  # it is asked again: a server that gets another adapter is often started anew
+                # Its folder may still be on its way here. Not at once: a look at its weights hashes all of them. A
+                # server that is away is asked at once: one that gets another adapter is often started anew.
+                wait = 0.0 if isinstance(error, UpstreamAwayError) else self._settings.retry_seconds
+                again_at = time.monotonic() + wait
                 reason = str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"
                 if reason != self._not_followed:
                     self._not_followed = reason

@@ -44,7 +44,6 @@ __all__ = [
     "compare_sides",
     "fitting_level",
     "general_prompts",
-    "held_out_rows",
     "level_of",
     "scored_by",
     "select_items",
@@ -127,7 +126,7 @@ def task_prompts(
     Raises:
         DataError: if the rows can't be used.
     """
-    rows = held_out_rows(config, sources, offline=offline, template=template)[:items]
+    rows = _held_out_rows(config, sources, offline=offline, template=template)[:items]
     prompts, golds = [], []
     for row in rows:
         # The last completion of a row; what stands before it is its prompt, token by token as in training.
@@ -169,7 +168,7 @@ def scored_by(suite: Suite, score: Scorer) -> Suite:
     )
 
 
-def held_out_rows(
+def _held_out_rows(
     config: TrainConfig,
     sources: Sequence[str],
     *,
@@ -232,7 +231,8 @@ def answers_to(
     batch_size: int,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[str]:
-    """Answers to all prompts: those in the file, and the others made and added to it, each when it ends.
+    """Answers to all prompts: those in the file, if to the same prompts, and the others made and added to it, each when
+    it ends.
 
     Args:
         suite: what is asked.
@@ -242,8 +242,13 @@ def answers_to(
         batch_size: prompts answered together; when it is cut off, only these answers are lost.
         on_progress: called with answers that are there and all.
     """
-    rows = {row["id"]: row for row in read_lines(path)} if path.exists() else {}
-    if path.exists():  # without a last line that a crash cut off: the next one would be joined to it
+    texts = dict(zip(suite.ids, suite.texts, strict=True))
+    rows: dict[str, dict[str, Any]] = {}
+    if path.exists():
+        # Ids are of places in a file: it may have been changed since.
+        kept = (row for row in read_lines(path) if row["prompt"] == texts.get(row["id"], row["prompt"]))
+        rows = {row["id"]: row for row in kept}
+        # Without a last line that a crash cut off: the next one would be joined to it.
         write_lines(path, list(rows.values()))
     missing = [index for index, name in enumerate(suite.ids) if name not in rows]
     there = len(suite.ids) - len(missing)

@@ -24,7 +24,7 @@ from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.general_suite import FAST_ITEMS
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.model.loading import load_adapter
+from selfaug.model.loading import load_adapter, load_tokenizer
 from selfaug.model.memory import peak_memory, release_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.canary import write_canary
@@ -42,7 +42,7 @@ from selfaug.phases.inputs import (
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import base_identity, trained_weights
-from selfaug.phases.suites import held_out_rows
+from selfaug.phases.suites import scored_by, task_prompts
 from selfaug.records import is_failed_write, make_readable, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
@@ -134,13 +134,30 @@ def _require_evaluable(config: TrainConfig) -> None:
             hint="leave it out, and give `selfaug evaluate RUN` afterwards.",
         )
     settings = config.evaluation
-    for scorer in (settings.scorer, *settings.also_score):
-        named_scorer(scorer)
+    score, *others = [named_scorer(name) for name in (settings.scorer, *settings.also_score)]
     files, made = suites_of(settings.suites)
     for name in files.keys() - made.keys():
         read_suite(files[name])
-    if settings.data:
-        held_out_rows(config, settings.data, offline=config.run.offline)
+    if sources := settings.data or config.data.eval:
+        tokenizer = load_tokenizer(
+            config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+        )
+        suite = task_prompts(
+            config,
+            tokenizer,
+            sources,
+            score=score,
+            items=FAST_ROWS if settings.at_end == "fast" else None,
+            max_new_tokens=settings.max_new_tokens,
+            offline=config.run.offline,
+        )
+        for other in others:
+            scored_by(suite, other)
+    elif set(settings.also_score) - {settings.scorer}:
+        raise ConfigError(
+            "evaluation.also_score: needs held-out rows, and there are none.",
+            hint="give them with evaluation.data or data.eval, or leave it out.",
+        )
 
 
 def _evaluated(config: TrainConfig, run: RunDir, on_progress: Callable[[Progress], None]) -> dict[str, Any]:

@@ -56,12 +56,18 @@ class OneAtATime:
             work, result = self._given.get()
             if result.cancelled():
                 continue
+            made: Any = None
+            error: BaseException | None = None
             try:
-                made, error = work(), None
+                made = work()
+            except StopIteration as raised:  # a future takes any exception but this one
+                error = RuntimeError("StopIteration")
+                error.__cause__ = raised
             except BaseException as raised:
-                made, error = None, raised
+                error = raised
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 result.get_loop().call_soon_threadsafe(_tell, result, made, error)
+            del work, result, made, error  # the last prompt, until the next one comes
 
 
 def _tell(result: asyncio.Future[Any], made: Any, error: BaseException | None) -> None:
