@@ -102,6 +102,25 @@ def test_a_run_with_other_weights_is_not_ready_and_says_why(
     }
 
 
+def test_no_thread_but_the_engines_computes(
+    copied_run: Path, serve: Callable[..., Serving], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each one that has done so would slow the engine's products down, for as long as it lives."""
+    computed: set[threading.Thread] = set()
+    forward = torch.nn.Linear.forward
+
+    def watched(self: torch.nn.Linear, given: torch.Tensor) -> torch.Tensor:
+        computed.add(threading.current_thread())
+        return forward(self, given)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", watched)
+    serving = serve(copied_run)
+    body = {"model": "champion", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
+    assert serving.client.post("/v1/chat/completions", json=body).status_code == 200
+    assert {thread.name for thread in computed if thread.is_alive()} == {"selfaug-engine"}
+    assert len(computed) > 1  # whether rows of both models can share a batch is tried before
+
+
 def test_a_run_from_before_canary_sets_is_served(copied_run: Path, serve: Callable[..., Serving]) -> None:
     (copied_run / "canary.json").unlink()
     ready = serve(copied_run).client.get("/ready").json()

@@ -19,8 +19,9 @@ from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.generate import text_prompt_ids
 from selfaug.model.loading import context_window
+from selfaug.model.own_thread import in_own_thread
 from selfaug.monitoring.webhook import check_address
-from selfaug.phases.chat import open_chat
+from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.live_run import LiveModels, LiveRun
 from selfaug.phases.monitor import purge_expired_runs
 from selfaug.phases.registry import champion_move, followed_run
@@ -407,17 +408,9 @@ def open_server(
     """
     if settings.watch is not None and settings.watch.webhook is not None:
         check_address(settings.watch.webhook)
-    chat = open_chat(run, device=settings.device, offline=settings.offline)
+    # The engine's thread is the one that uses the models from now on.
+    chat, live, engine = in_own_thread(lambda: _loaded(run, settings))
     tokenizer = chat.tokenizer
-    live = LiveRun.open(run, tokenizer, prepared=settings.prepared, offline=settings.offline)
-    engine = EmbeddedEngine(
-        chat.tuned,
-        chat.base,
-        tokenizer,
-        max_batch=settings.max_batch,
-        max_waiting=settings.max_waiting,
-        max_seconds=settings.request_seconds,
-    )
     served = Served(
         engine=engine,
         text_ids=partial(text_prompt_ids, tokenizer),
@@ -432,6 +425,21 @@ def open_server(
     server = Server(served, LiveModels(chat.tuned, chat.base, engine), live, tokenizer, settings, log)
     engine.on_lost = server.lose
     return server
+
+
+def _loaded(run: str | os.PathLike[str], settings: ServeSettings) -> tuple[Chat, LiveRun, EmbeddedEngine]:
+    """A run's models, what else of the run is served, and the engine that answers with them."""
+    chat = open_chat(run, device=settings.device, offline=settings.offline)
+    live = LiveRun.open(run, chat.tokenizer, prepared=settings.prepared, offline=settings.offline)
+    engine = EmbeddedEngine(
+        chat.tuned,
+        chat.base,
+        chat.tokenizer,
+        max_batch=settings.max_batch,
+        max_waiting=settings.max_waiting,
+        max_seconds=settings.request_seconds,
+    )
+    return chat, live, engine
 
 
 def context_of(settings: ServeSettings, config: TrainConfig) -> int:
