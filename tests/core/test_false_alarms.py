@@ -67,6 +67,12 @@ def _calibrated(values: np.ndarray, **more: float) -> tuple[float, float]:
     )
 
 
+def test_half_of_a_last_day_does_not_count() -> None:
+    times = [slot * DAY / 4 for slot in range(6)]
+    drawn = bootstrap_days(times, [float(slot) for slot in range(6)], 50, np.random.default_rng(0))
+    assert set(drawn.tolist()) == {0.0, 1.0, 2.0, 3.0}
+
+
 def test_independent_values_keep_the_threshold_about_where_it_is() -> None:
     wanted = [_calibrated(np.random.default_rng(seed).normal(size=14_400))[1] for seed in range(4)]
     assert 22 < np.mean(wanted) < 34

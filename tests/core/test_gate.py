@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,7 @@ def test_items_needed_do_decide() -> None:
 def test_nothing_is_needed_where_it_is_decided_or_can_not_be() -> None:
     assert at_most("x", Interval(0.01, 0.0, 0.02), 0.05, 10).items_needed is None
     assert at_most("x", Interval(0.05, 0.0, 0.1), 0.05, 10).items_needed is None
+    assert at_most("x", Interval(math.nan, math.nan, math.nan), 0.05, 10).items_needed is None
     assert at_least("x", Interval(0.0499999, 0.0499998, 0.1), 0.05, 10).items_needed is not None
 
 

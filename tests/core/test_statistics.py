@@ -61,14 +61,25 @@ class TestWilsonInterval:
 
 
 class TestPairedDifference:
+    @pytest.mark.parametrize(
+        "losses", [[0.02] * 3, [0.02], [0.02] * 40, [0.01, 0.02, 0.03], [0.9, 0.9, 0.9, -0.01]]
+    )
+    def test_few_items_and_equal_differences_decide_nothing(self, losses: list[float]) -> None:
+        n, mean = len(losses), float(np.mean(losses))
+        found = paired_difference(np.add(losses, 0.01), np.full(n, 0.01), seed=0)
+        unseen = 1 - 0.025 ** (1 / n)
+        assert found.difference.high >= mean + unseen * (1 - mean) - 1e-9
+        assert found.difference.low <= mean - unseen * (1 + mean) + 1e-9
+        assert (found.p_value < 0.05) == (found.difference.low > 0)
+
     def test_interval_against_all_resamples(self) -> None:
-        a, b = [1, 0, 1, 1, 0.5], [0, 0, 1, 0, 1]
+        a, b = [1, 0, 1, 1, 0.5, 1], [0, 0, 1, 0, 1, 1]
         differences = np.subtract(a, b)
-        means = [np.mean(sample) for sample in itertools.product(differences, repeat=5)]
+        means = [np.mean(sample) for sample in itertools.product(differences, repeat=6)]
         low, high = np.quantile(means, [0.025, 0.975])
         found = paired_difference(a, b, seed=1, resamples=200_000)
         assert found.difference.value == pytest.approx(differences.mean())
-        # The exact bootstrap distribution has steps of 0.1.
+        # The exact bootstrap distribution has steps of 1/12.
         assert found.difference.low == pytest.approx(low, abs=1e-9)
         assert found.difference.high == pytest.approx(high, abs=1e-9)
 
@@ -249,8 +260,16 @@ class TestScoreInterval:
         assert (1 - none.high) ** 20 == pytest.approx(0.025)
 
     def test_between_them_it_is_the_bootstrap(self) -> None:
-        scores = [0.0, 1.0, 0.5, 1.0]
+        scores = [0.0, 1.0, 0.5, 1.0, 1.0, 0.0]
         assert score_interval(scores, seed=3) == mean_interval(scores, seed=3)
+
+    @pytest.mark.parametrize("scores", [[0.5], [0.5] * 10, [0.2, 0.3, 0.4]])
+    def test_few_items_and_equal_ones_leave_much_open(self, scores: list[float]) -> None:
+        found, unseen = score_interval(scores, seed=3), 1 - 0.025 ** (1 / len(scores))
+        mean = float(np.mean(scores))
+        assert found.value == pytest.approx(mean)
+        assert found.low <= mean * (1 - unseen) + 1e-12
+        assert found.high >= mean + unseen * (1 - mean) - 1e-12
         with pytest.raises(ValueError, match="outside"):
             score_interval([2.0], seed=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,7 +15,10 @@ from selfaug.errors import DataError
 from selfaug.eval.answer_scorers import (
     abstains,
     citation_scores,
+    cited_sources,
+    contains,
     exact_match,
+    groundedness,
     numeric_match,
     numeric_or_f1,
     parse_quantities,
@@ -30,6 +34,8 @@ SCORERS = {
     "f1": lambda answer, gold: token_f1(answer, [gold]),
     "citations": lambda answer, gold: citation_scores(answer, gold).f1,
     "abstains": lambda answer, _: abstains(answer),
+    "contains": contains,
+    "grounded": groundedness,
 }
 
 
@@ -88,9 +94,37 @@ def test_coarser_answers_need_a_tolerance() -> None:
     assert numeric_match("$1.5 billion", "$1,536 million", tolerance=0.03)
 
 
-def test_a_gold_without_an_amount_is_an_error() -> None:
+@pytest.mark.parametrize(
+    "gold", ["no number here", "5 May 2023", "March 2023", "Q3 2023", "FY 2023", "fiscal 2023"]
+)
+def test_a_gold_without_an_amount_is_an_error(gold: str) -> None:
     with pytest.raises(DataError, match="states no amount"):
-        numeric_match("12", "no number here")
+        numeric_match("12", gold)
+
+
+@pytest.mark.parametrize("begin", ["The answer is:", "The final answer is:", "**Answer**:", "Answer is"])
+@pytest.mark.parametrize("amount", ["$5 million", "**$5 million**"])
+def test_what_is_called_the_answer_may_stand_on_a_line_of_its_own(begin: str, amount: str) -> None:
+    assert numeric_match(
+        f"Of $7, $8 and $9 million, none.\n{begin}\n\n{amount}\n\nSee $6 million.", "$5 million"
+    )
+
+
+def test_an_answer_that_says_there_is_none_has_not_answered_elsewhere() -> None:
+    assert not numeric_match("It was $5 million in 2021.\nThe answer is not stated.", "$5 million")
+
+
+@pytest.mark.parametrize(
+    "part", ["1." + " " * 3000, "five ", "answer is ", "-", "(", "[1,", "sources 1,", "none of the "]
+)
+def test_long_nonsense_is_read_at_once(part: str) -> None:
+    text = part * (30_000 // len(part))
+    began = time.process_time()
+    assert not numeric_match(text, "77")
+    assert contains(text, "zebra") == abstains(text) == False  # noqa: E712
+    assert exact_match(text, [text])
+    assert cited_sources(text) <= {1}
+    assert time.process_time() - began < 20
 
 
 def test_the_best_of_several_golds_counts() -> None:
@@ -104,4 +138,7 @@ def test_amounts_are_scored_as_amounts_and_the_rest_by_words() -> None:
     assert numeric_or_f1("It was 1,536.0", "1536") == 1.0
     assert numeric_or_f1("It was 1,537", "1536") == 0.0
     assert numeric_or_f1("in 2019", "2019") == 1.0
+    assert numeric_or_f1("3 months", "three months") == 1.0
+    assert numeric_or_f1("The Four Seasons has 300 rooms", "Four Seasons") == pytest.approx(4 / 7)
+    assert numeric_or_f1("one", "Formula One") == pytest.approx(2 / 3)
     assert 0 < numeric_or_f1("the lower revenue", "lower revenue and 3 % more cost in all") < 1

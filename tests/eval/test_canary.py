@@ -115,6 +115,16 @@ def test_tokens_after_a_near_tie_are_not_compared() -> None:
     assert {one["sure"] for one in record["prompts"]} == {0}
 
 
+def test_what_was_recorded_in_32_bits_and_is_served_in_16_is_judged_by_these() -> None:
+    model, served = tuned(), tuned(torch.bfloat16)
+    record = record_canary(model, AdapterOff(model), prompts())
+    for one in record["prompts"]:  # from here on rounding in 16 bits could have chosen others
+        one["sure_16_bits"] = 1
+        one["answer"][1:] = [token ^ 1 for token in one["answer"][1:]]
+    assert replay_canary(record, served, AdapterOff(served)) == []
+    assert "the answers to" in replay_canary(record, model, AdapterOff(model))[0]
+
+
 def test_what_is_computed_in_16_bits_is_judged_by_them() -> None:
     """Weights in 32 bits under autocast: a record of answers that 16 bits can change says so."""
     model = tuned()

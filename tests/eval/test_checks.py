@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from selfaug.eval import checks
@@ -53,7 +55,7 @@ CASES: list[tuple[Check, list[str], list[str]]] = [
         ["- a\n- b\n- c", "Here:\n\n* **Tea**: hot\n  * milk\n• sugar", "– one\n– two\n– three\n– four"],
         ["- a\n- b", "1. a\n2. b\n3. c", "a - b - c", "-\n-\n-", "**a**\n**b**\n**c**"],
     ),
-    (BulletedList(2, 2), ["- a\n- b"], ["- a", "- a\n- b\n- c"]),
+    (BulletedList(2, 2), ["- a\n- b", '"- a\n- b"', "“\n- a\n- b\n”"], ["- a", "- a\n- b\n- c"]),
     (
         NumberedList(3),
         [
@@ -171,12 +173,17 @@ CASES += [
     ),
     (
         Headings(("Part 1", "Part 2")),
-        ["Part 1\nRed.\nPart 2\nBlue.", "**Part 1: Begin** so\n\n## part 2\nend"],
+        [
+            "Part 1\nRed.\nPart 2\nBlue.",
+            "**Part 1: Begin** so\n\n## part 2\nend",
+            "Part 1\nPart 1\nPart 2\nend",
+        ],
         [
             "Part 2\nx\nPart 1\ny",
             "Part 1\nRed.\nPart 2",
             "Part 11\nred\nPart 2\nb",
             "see Part 1 and Part 2 here",
+            "Part 1\nA Part 2\nend",
         ],
     ),
     (
@@ -232,6 +239,8 @@ def test_descriptions_name_the_parameters() -> None:
         ("1,536.50 and -2, then 7.", ["1536.5", "-2", "7"]),
         ("2019-2020", ["2019", "2020"]),
         ("12,13", ["12", "13"]),
+        ("−5 or .50", ["-5", "0.5"]),
+        ("-.5", ["-0.5"]),
         ("B2B v1.5", []),
     ],
 )
@@ -243,6 +252,49 @@ def test_list_items_come_without_their_marks() -> None:
     assert checks.bullets("Here:\n- one\n * two") == ["one", "two"]
     assert checks.numbered_items("1. one\n**2)** two") == ["one", "two"]
     assert checks.numbered_items("18.4 percent of it\n3.one") == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("1,536", True),
+        (" -.5 ", True),
+        ("−5", True),
+        ("1,5", False),
+        ("5%", False),
+        ("5 6", False),
+        ("", False),
+    ],
+)
+def test_what_is_a_number_and_nothing_else(text: str, is_one: bool) -> None:
+    assert checks.is_number(text) == is_one
+
+
+def test_constraints_that_go_together_can_be_met_together() -> None:
+    quoted = '"- one\n- two\n- three"'
+    assert AllOf((Quoted(), BulletedList(3, 3))).passes(quoted)
+    assert AllOf((Quoted(), NumberedList(2, 2))).passes('"1. one\n2. two"')
+    titled = "<<Rain>>\n\nIt rains. It pours.\n\nWe stay.\n\nP.S. Take an umbrella."
+    assert AllOf((TitleInBrackets(), Paragraphs(2, 2))).passes(titled)
+    assert AllOf((TitleInBrackets(), Sentences(2, 2))).passes("<<Rain>>\nIt rains. It pours.")
+    assert not AllOf((TitleInBrackets(), Paragraphs(3, 3))).passes(titled)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":' * 20_000, "1." + " " * 3000, "Part 1 x\n" * 3000, "\n" * 5000, "[" * 20_000]
+)
+def test_degenerate_answers_are_checked_at_once(text: str) -> None:
+    began = time.process_time()
+    for check in (
+        JsonWithKeys(("a",)),
+        NumberedList(1),
+        Headings(("Part 1", "Part 2")),
+        Sentences(1),
+        Paragraphs(1),
+    ):
+        check.passes(text)
+    assert not JsonWithKeys(("a",)).passes(text)
+    assert time.process_time() - began < 20
 
 
 def test_counts_and_mentions_refuse_what_can_not_hold() -> None:

@@ -24,7 +24,7 @@ NONE = "ANSWER: not reported | SOURCE: none"
         ("It was $1,536 million [2].", GOLD, 0, 1, 1),
         (NONE, GOLD, 0, 0, 0),
         ("$4 million [1]", "$4 million [1]", 1, 1, 1),
-        ("", GOLD, 0, 0, 1),
+        ("", GOLD, 0, 0, 0),
     ],
 )
 def test_sides_where_there_is_an_answer(

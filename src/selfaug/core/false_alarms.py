@@ -70,7 +70,7 @@ def bootstrap_days(
         raise ValueError(f"need a time for each value, and one at least; got {at.shape} and {of.shape}.")
     slots = ((at - at[0]) // (_DAY / _SLOTS)).astype(np.int64)
     # The last day counts if it was seen for more than half of its slots.
-    seen = max(1, round((int(slots[-1]) + 1) / _SLOTS))
+    seen = max(1, (int(slots[-1]) + _SLOTS // 2) // _SLOTS)
     bounds = np.searchsorted(slots, np.arange(seen * _SLOTS + 1))
     quarters = [of[_blocks(int(begin), int(end), rng)] for begin, end in pairwise(bounds)]
     drawn = rng.integers(0, seen, size=(days, _SLOTS)) * _SLOTS + np.arange(_SLOTS)

@@ -26,7 +26,7 @@ class GateResult:
         sense: "at most" or "at least".
         items: measured items.
         items_needed: items with which an estimate like this one would be decided, if it is not; None if it is, or if
-            it lies on the bound, where no number would do.
+            it lies on the bound or is no number, where no number of items would do.
     """
 
     name: str
@@ -65,7 +65,7 @@ def overall(results: list[GateResult]) -> Outcome:
 def _needed(outcome: Outcome, value: Interval, bound: float, items: int) -> int | None:
     """An interval's width goes with one over the square root of the number of items."""
     distance = abs(value.value - bound)
-    if outcome != "inconclusive" or distance == 0:
-        return None
     side = value.value - value.low if value.value > bound else value.high - value.value
+    if outcome != "inconclusive" or distance == 0 or not math.isfinite(side / distance):
+        return None
     return max(items + 1, math.ceil(items * (side / distance) ** 2))

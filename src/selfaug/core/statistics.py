@@ -98,7 +98,8 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     Both models answer the same items, so the difference is taken item by item: what makes an item hard for
     both cancels. Items are resampled whole; the percentile interval is reported. Resampling can't know of what
     it has not seen: if no item got worse (or better), the interval is widened to what n items without a single one
-    leave open, a share of 1 − 0.025^(1/n), as in the exact binomial interval of nothing among n.
+    leave open, a share of 1 − 0.025^(1/n), as in the exact binomial interval of nothing among n. With fewer than six
+    items, or where all differ by the same, both ends are: these show nothing of how items scatter.
 
     Where all scores differ by 0 or 1, the p-value is of McNemar's exact test. A test of how many items got better
     says little of the mean of graded scores: theirs is twice the share of resampled differences on the far side of 0,
@@ -169,7 +170,7 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
         _scores(scores.reshape(-1), name)
     differences = np.round(scores_a - scores_b, 12)
     seeds, n = differences.shape
-    means = differences.mean(axis=0)
+    means = np.round(differences.mean(axis=0), 11)
     if seeds == 1:
         return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
     of_seeds, of_items = _resampled(seeds, n, seed, resamples)
@@ -185,11 +186,13 @@ def _from_draws(
     """Interval and two-sided p-value of resampled mean differences, with what n items leave open."""
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     p_value = _two_sided(draws)
-    if worse == 0:
+    # So few items, or equal ones, show nothing of how items scatter.
+    unknown = n < _FEWEST_ITEMS or bool(draws.max() - draws.min() <= _ROUNDING)
+    if worse == 0 or unknown:
         low = min(low, mean - _unseen(n) * (1 + mean))
-    if better == 0:
+    if better == 0 or unknown:
         high = max(high, mean + _unseen(n) * (1 - mean))
-    if better == 0 or worse == 0:
+    if better == 0 or worse == 0 or unknown:
         # At this level the end that is widened lies on 0.
         p_value = max(p_value, min(1.0, 2 * (1 + abs(mean)) ** -n))
     return Interval(mean, float(low), float(high)), p_value
@@ -258,9 +261,10 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
     kept = np.einsum("rs,sn,rn->r", of_seeds, of_tuned, of_items, optimize=True)
     shares = kept[below > 0] / below[below > 0]
     low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    if paired.worse == 0:
+    few = len(of_base) < _FEWEST_ITEMS
+    if paired.worse == 0 or few:
         low = min(low, 1 + paired.difference.low / mean)
-    if paired.better == 0:
+    if paired.better == 0 or few:
         high = max(high, 1 + paired.difference.high / mean)
     return Interval(float(of_tuned.mean()) / mean, max(0.0, float(low)), float(high))
 
@@ -312,7 +316,8 @@ def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
 def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:
     """Mean of scores in [0, 1] with a bootstrap interval over items.
 
-    If all items score 0 (or 1), the interval reaches to what so many items leave open, as in `paired_difference`.
+    If all items score the same, or there are fewer than six, the interval reaches to what so many items leave open, as
+    in `paired_difference`.
 
     Args:
         scores: one score in [0, 1] an item.
@@ -324,11 +329,14 @@ def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> 
     """
     values = _scores(scores, "scores")
     found = mean_interval(values, seed=seed, resamples=resamples)
-    if values.max() == 0:
-        return Interval(0.0, 0.0, _unseen(len(values)))
-    if values.min() == 1:
-        return Interval(1.0, 1 - _unseen(len(values)), 1.0)
-    return found
+    if values.max() - values.min() > _ROUNDING and len(values) >= _FEWEST_ITEMS:
+        return found
+    unseen = _unseen(len(values))
+    return Interval(
+        found.value,
+        min(found.low, found.value * (1 - unseen)),
+        max(found.high, found.value + unseen * (1 - found.value)),
+    )
 
 
 def _unseen(n: int) -> float:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ __all__ = [
     "abstains",
     "citation_scores",
     "cited_sources",
+    "contains",
     "exact_match",
     "groundedness",
     "normalize_answer",
@@ -32,19 +33,52 @@ __all__ = [
     "token_f1",
 ]
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ARTICLES = frozenset(("a", "an", "the"))
+# What of a number is punctuation and yet says which number it is: its point, its sign, and that it is a percentage.
+# A comma between thousands says nothing.
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_OF_A_NUMBER = re.compile(r"(?<![^\W\d_])\.(?=\d)|(?<![\w.,)\]%])[-−–](?=[.\d$€£¥])|%")
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, without articles and punctuation, one space between words (as in SQuAD; unicode-aware)."""
-    text = unicodedata.normalize("NFKC", text).lower()
-    kept = "".join(" " if unicodedata.category(sign)[0] == "P" else sign for sign in text)
-    return " ".join(_ARTICLES.sub(" ", kept).split())
+    """Lower case, without articles and punctuation, one space between words (as in SQuAD; unicode-aware).
+
+    Beyond SQuAD, numbers stay what they are: their decimal point, sign and "%" are kept, so that "12.5%" is neither
+    "5" nor "-12.5%". A text of articles or of punctuation alone is kept too: the answer "A" is no empty one.
+    """
+    words = _plain(text).split()
+    return " ".join([word for word in words if word not in _ARTICLES] or words)
+
+
+def _plain(text: str) -> str:
+    """Lower case, without punctuation; articles are kept, and punctuation where there is nothing else."""
+    text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
+    kept, end = [], 0
+    for match in _OF_A_NUMBER.finditer(text):
+        kept += [_without_punctuation(text[end : match.start()]), _KEPT_SIGNS.get(match[0], match[0])]
+        end = match.end()
+    plain = " ".join("".join([*kept, _without_punctuation(text[end:])]).split())
+    return plain or " ".join(text.split())
+
+
+_KEPT_SIGNS = {"−": "-", "–": "-", "%": " % "}
+
+
+def _without_punctuation(text: str) -> str:
+    return "".join(" " if unicodedata.category(sign)[0] == "P" or sign == "−" else sign for sign in text)
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> bool:
     """Whether the normalised answer is one of the golds."""
     return normalize_answer(answer) in {normalize_answer(gold) for gold in golds}
+
+
+def contains(answer: str, gold: str) -> bool:
+    """Whether the gold's words are in the answer, in their order and next to each other; both normalised."""
+    wanted = normalize_answer(gold)
+    # Articles are what is asked for: "The answer is A."
+    only_articles = set(wanted.split()) <= _ARTICLES
+    return f" {wanted} " in f" {_plain(answer) if only_articles else normalize_answer(answer)} "
 
 
 def token_f1(answer: str, golds: Sequence[str]) -> float:
@@ -73,12 +107,14 @@ class Quantity:
         unit: a currency's code, "%", or None.
         resolution: one in the last place that is shown, after scale ("1.2 billion": 100,000,000).
         start: where it begins in the text.
+        end: where it ends.
     """
 
     value: Decimal
     unit: str | None
     resolution: Decimal
     start: int
+    end: int
 
 
 _SCALES = {
@@ -103,12 +139,19 @@ _AFTER = (
 _MINUS = "-−–"
 _AMOUNT = re.compile(
     rf"""
-    (?:(?<![\w.,)\]])(?P<sign>[{_MINUS}+])\s?)?
+    (?:(?<![\w.,)\]%€£¥])(?P<sign>[{_MINUS}+]|−\s))?
     (?P<outer>{_BEFORE}(?=\())?
     (?P<open>\()?
-    (?:(?P<before>{_BEFORE})(?P<sign2>[{_MINUS}])?)?
+    (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{_MINUS}])?)?
     (?:(?<=\()(?P<sign3>[{_MINUS}]))?
-    (?<![\w.,])(?P<number>\d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)
+    (?(before)|(?<![\w.,]))
+    (?P<number>
+        \d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?
+      | \d{{1,3}}(?:[\u00a0\u202f\u2009]\d{{3}})+(?!\d)(?:[.,]\d+)?
+      | \d+,\d{{1,2}}(?!\d)
+      | \d+(?:\.\d+)?
+      | \.\d+
+    )
     (?!\d|(?:st|nd|rd|th)\b|[.,]\d)
     (?P<close>\))?
     (?:\s?-?(?P<scale>{"|".join(sorted(_SCALES, key=len, reverse=True))})(?![A-Za-z]))?
@@ -121,23 +164,77 @@ _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
     r"oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b\.?"
 )
+
+
+def _without_names(pattern: str) -> str:
+    return re.sub(r"\?P<\w+>", "?:", pattern)
+
+
 # What would make an amount of the number before it: "reports 12 percent", "in March 5.2%".
 _NOT_OF_AN_AMOUNT = rf"(?![.,]?\d)(?!\s?-?(?:{'|'.join(_SCALES)})\b)(?!\s?{_AFTER})"
-# What has digits but is no amount: citation marks, dates, quarters and fiscal years are found before amounts are.
-_NO_AMOUNT = re.compile(
-    rf"\[\s*\d+(?:\s*[,;]\s*\d+)*\s*\]|\b\d{{4}}-\d{{1,2}}-\d{{1,2}}\b|\b\d{{1,2}}/\d{{1,2}}/\d{{2,4}}\b|"
-    rf"(?<![\d.,])\d{{1,2}}\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b{_NOT_OF_AN_AMOUNT}(?:,\s*\d{{4}}\b)?|"
-    rf"\b10-[KQ]\b|\b(?:source|report|passage|page|note|section|table|item)s?\s+\d+\b{_NOT_OF_AN_AMOUNT}",
+# `[2]`, `[1, 3]`, `[1-3]`, `(Source 2)`, `Sources: 1 and 3`.
+_CITATION = re.compile(
+    rf"\[\s*(?P<marks>\d+(?:\s*[{_MINUS},;]\s*\d+)*)\s*\]|"
+    rf"\bsources\s*:?\s*#?(?P<several>\d{{1,3}}(?:\s*(?:,|;|&|\band\b|[{_MINUS}])\s*\d{{1,3}}\b)*)\b{_NOT_OF_AN_AMOUNT}|"
+    rf"\bsource\s*:?\s*#?(?P<one>\d{{1,3}})\b{_NOT_OF_AN_AMOUNT}",
     re.IGNORECASE,
 )
-_WORDS = {
+_YEAR_OF = r"(?:19|20)\d\d\b"
+# What has digits but is no amount: citation marks, dates, quarters and fiscal years are found before amounts are.
+# "Report 2" and "in note 12" name something; "the company reports 12 plants" states an amount.
+_NO_AMOUNT = re.compile(
+    rf"{_without_names(_CITATION.pattern)}|\b\d{{4}}-\d{{1,2}}-\d{{1,2}}\b|\b\d{{1,2}}/\d{{1,2}}/\d{{2,4}}\b|"
+    rf"(?<![\d.,])\d{{1,2}}\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b{_NOT_OF_AN_AMOUNT}(?:,\s*\d{{4}}\b)?|"
+    rf"\b{_MONTH}\s+(?:of\s+)?{_YEAR_OF}|\bQ[1-4]\s*(?:of\s+)?(?:FY\s?)?{_YEAR_OF}|"
+    rf"\b(?:FY|fiscal(?:\s+year)?)\s?{_YEAR_OF}|\b10-[KQ]\b|"
+    rf"\b(?:passages?|pages?|sections?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
+    rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}",
+    re.IGNORECASE,
+)
+_ONES = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+        (
+            *(
+                "zero",
+                "one",
+                "two",
+                "three",
+                "four",
+                "five",
+                "six",
+                "seven",
+                "eight",
+                "nine",
+                "ten",
+                "eleven",
+            ),
+            *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+        )
     )
 }
-_WORD_AMOUNT = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b", re.IGNORECASE)
-_RANGE = re.compile(rf"\s*(?:[{_MINUS}]|to|and)\s*$", re.IGNORECASE)
+_TENS = {
+    word: 10 * value
+    for value, word in enumerate(
+        ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), start=2
+    )
+}
+_WORD_SCALES = {
+    "hundred": 10**2,
+    **{word: scale for word, scale in _SCALES.items() if len(word) > len("mio")},
+}
+# "no one", "this one": a pronoun.
+_WORD_AMOUNT = re.compile(
+    rf"""
+    (?<![\w-])(?<!\bno\s)(?<!\bthis\s)(?<!\bthat\s)(?<!\bany\s)(?<!\bwhich\s)
+    (?:(?P<tens>{"|".join(_TENS)})(?:[-\s](?P<and_ones>{"|".join(list(_ONES)[1:10])}))?|(?P<ones>{"|".join(_ONES)}))
+    (?![\w-])
+    (?:\s(?P<scale>{"|".join(sorted(_WORD_SCALES, key=len, reverse=True))})(?![A-Za-z]))?
+    (?:\s?(?P<after>{_AFTER}))?
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_RANGE = re.compile(rf"\s*(?:[{_MINUS}]|to|and)\s*", re.IGNORECASE)
 
 
 def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
@@ -156,10 +253,10 @@ def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
     for index, match in enumerate(found):
         scale, unit = _scale(match), _unit(match)
         following = found[index + 1] if index + 1 < len(found) else None
-        if following is not None and _RANGE.fullmatch(blank[match.end() : following.start("number")] or " "):
+        if following is not None and _RANGE.fullmatch(blank[match.end() : following.start()]):
             scale = scale if match["scale"] else _scale(following)
             unit = unit or _unit(following)
-        number = match["number"].replace(",", "")
+        number = _decimal(match["number"])
         value, places = Decimal(number), len(number.partition(".")[2])
         if unit == "bps":
             unit, scale = "%", scale / 100
@@ -175,14 +272,27 @@ def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
                 unit,
                 Decimal(1).scaleb(-places) * scale,
                 match.start(),
+                match.end(),
             )
         )
-    if not quantities:
-        quantities = [
-            Quantity(Decimal(_WORDS[match[0].lower()]), None, Decimal(1), match.start())
-            for match in _WORD_AMOUNT.finditer(blank)
-        ]
-    return quantities
+    return quantities or [_in_words(match) for match in _WORD_AMOUNT.finditer(blank)]
+
+
+def _in_words(match: re.Match[str]) -> Quantity:
+    ones = match["ones"] or match["and_ones"]
+    value = _TENS[match["tens"].lower()] if match["tens"] else 0
+    value += _ONES[ones.lower()] if ones else 0
+    scale = Decimal(_WORD_SCALES[match["scale"].lower()] if match["scale"] else 1)
+    unit = _UNITS[" ".join(match["after"].upper().split())] if match["after"] else None
+    if unit == "bps":
+        unit, scale = "%", scale / 100
+    return Quantity(value * scale, unit, scale, match.start(), match.end())
+
+
+def _decimal(number: str) -> str:
+    """A number as Python reads it. A comma before one or two last digits is a decimal comma."""
+    number = re.sub(r"[\u00a0\u202f\u2009]", "", number)
+    return re.sub(r",(\d{1,2})$", r".\1", number).replace(",", "")
 
 
 def _is_year(match: re.Match[str]) -> bool:
@@ -199,7 +309,9 @@ def _unit(match: re.Match[str]) -> str | None:
     return _UNITS[" ".join(named.upper().split())] if named else None
 
 
-_COMMITTED = re.compile(r"\b(?:final\s+)?answer\s*(?:is|:)\s*(?P<rest>[^\n|]*)", re.IGNORECASE)
+_COMMITTED = re.compile(
+    r"\b(?:final\s+)?answer[*_]*\s*(?:is\b\s*:?|:)[*_\s]*(?P<rest>[^\n|]*)", re.IGNORECASE
+)
 _FALL = re.compile(
     r"\b(?:loss(?:es)?|lost|decreas\w*|declin\w*|fell|fall\w*|drop\w*|down|lower|negative|minus|reduc\w*|shrank)\b",
     re.IGNORECASE,
@@ -215,9 +327,9 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
 
     The values may differ by half of one in the last place that gold shows (gold "1.2 billion" is met by "1,204
     million"), or by `tolerance` if that is more; an answer coarser than gold needs a tolerance. Units that differ are
-    wrong, one that is missing is not. "a loss of $5 million" agrees with a negative gold. Only what follows "answer:"
-    or "the answer is" counts, if it is there; else an answer that states more than two amounts of the unit has not
-    committed itself.
+    wrong, one that is missing is not. "a loss of $5 million" agrees with a negative gold. What follows "answer:" or
+    "the answer is" counts alone, if it has an amount or says that there is none; else an answer that states more than
+    two amounts of the unit has not committed itself.
 
     Args:
         answer: any text.
@@ -235,19 +347,39 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
             f"the right answer {gold[:80]!r} states no amount.",
             hint="score it as text, or by `numeric-or-f1` where some right answers are amounts and others aren't.",
         )
-    committed = list(_COMMITTED.finditer(answer))
-    text = committed[-1]["rest"] if committed else answer
+    text = _committed_part(answer)
     # An amount may be written like a year ("1950" for "1,950"); most numbers that are, are years.
     return any(
         _states(text, parse_quantities(text, years=years), wanted, tolerance) for years in (False, True)
     )
 
 
+def _committed_part(answer: str) -> str:
+    """What an answer calls its answer; all of it where it does so of nothing that could be one."""
+    committed = list(_COMMITTED.finditer(answer))
+    if not committed or parse_quantities(committed[-1]["rest"], years=True) or abstains(committed[-1][0]):
+        return committed[-1]["rest"] if committed else answer
+    return answer
+
+
 def numeric_or_f1(answer: str, gold: str) -> float:
-    """Whether the amount is right where gold is one, of three words at most; else the overlap of words (token F1)."""
-    if len(gold.split()) <= _MOST_AMOUNT_WORDS and (_YEAR.fullmatch(gold) or parse_quantities(gold)):
+    """Whether the amount is right where gold is one, of three words at most; else the overlap of words (token F1).
+
+    A number word is an amount where it leads and no name follows: "three months", not "Four Seasons" or "Formula One".
+    """
+    if len(gold.split()) <= _MOST_AMOUNT_WORDS and _is_amount(gold):
         return float(numeric_match(answer, gold))
     return token_f1(answer, [gold])
+
+
+def _is_amount(gold: str) -> bool:
+    if _YEAR.fullmatch(gold):
+        return True
+    amounts = parse_quantities(gold)
+    if not amounts or any(sign.isdigit() for sign in gold):
+        return bool(amounts)
+    leads = amounts[0].start == len(gold) - len(gold.lstrip())
+    return leads and all(word.islower() for word in gold.split()[1:])
 
 
 def _states(text: str, found: Sequence[Quantity], wanted: Sequence[Quantity], tolerance: float) -> bool:
@@ -270,13 +402,17 @@ def _same(text: str, stated: Quantity, wanted: Quantity, tolerance: float) -> bo
     value, resolution = stated.value, stated.resolution
     if wanted.unit is None and stated.unit == "%" and abs(wanted.value) < 1:
         value, resolution = value / 100, resolution / 100  # gold as a fraction
-    if wanted.value < 0 < value and _FALL.search(text[max(0, stated.start - _FALL_REACH) : stated.start]):
+    if wanted.value < 0 < value and _tells_a_fall(text, stated):
         value = -value
     slack = Decimal(str(tolerance)) * abs(wanted.value)
     deviation = abs(value - wanted.value)
     if deviation <= slack:
         return True
     return resolution <= wanted.resolution and deviation <= wanted.resolution / 2
+
+
+def _tells_a_fall(text: str, quantity: Quantity) -> bool:
+    return _FALL.search(text[max(0, quantity.start - _FALL_REACH) : quantity.start]) is not None
 
 
 # ---- sources
@@ -290,11 +426,14 @@ class CitationScores(NamedTuple):
     f1: float
 
 
-_CITATION = re.compile(r"\[\s*(\d+(?:\s*[,;]\s*\d+)*)\s*\]|\bsources?\s*:?\s*#?(\d+)\b", re.IGNORECASE)
+_SOURCES = re.compile(rf"(\d+)(?:\s*[{_MINUS}]\s*(\d+))?")
+_LONGEST_SPAN = 20
 
 
 def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
-    """Precision, recall and F1 of the numbered sources that an answer cites: `[2]`, `[1, 3]`, `(Source 2)`.
+    """Precision, recall and F1 of the numbered sources that an answer cites.
+
+    They are cited like `[2]`, `[1, 3]`, `[1-3]`, `(Source 2)` or `Sources: 1 and 3`.
 
     An answer that cites nothing has precision 0, unless gold cites nothing either: then all are 1.
 
@@ -323,11 +462,13 @@ def same_value(answer: str, gold: str) -> bool:
 
 def cited_sources(text: str) -> set[int]:
     """Numbers of the sources that a text cites, as in `citation_scores`."""
-    return {
-        int(number)
-        for match in _CITATION.finditer(text)
-        for number in re.findall(r"\d+", match[1] or match[2])
-    }
+    found: set[int] = set()
+    for match in _CITATION.finditer(text):
+        for first, last in _SOURCES.findall(match["marks"] or match["several"] or match["one"]):
+            # A span of so many is none of sources.
+            through = int(last) if last and int(last) - int(first) <= _LONGEST_SPAN else int(first)
+            found |= {*range(int(first), through + 1), int(last or first)}
+    return found
 
 
 # ---- what stands in the context
@@ -339,8 +480,8 @@ def groundedness(answer: str, context: str) -> float:
     """How much of an answer stands in its context, in [0, 1]: by overlap, so a paraphrase counts as little.
 
     The lower of two shares: of its words of four letters and more, and of its amounts, each of which has to stand in
-    the context with the same unit, in any scale. An amount that the answer computed is not grounded. An answer without
-    words or amounts is: it claims nothing.
+    the context with the same unit, in any scale; an answer may round it, but not add digits. An amount that the answer
+    computed is not grounded. An answer without words or amounts is: it claims nothing.
     """
     known = set(normalize_answer(context).split())
     words = [
@@ -357,16 +498,20 @@ def groundedness(answer: str, context: str) -> float:
     if words:
         shares.append(sum(word in known for word in words) / len(words))
     if amounts:
-        found = sum(
-            any(
-                (not amount.unit or not one.unit or amount.unit == one.unit)
-                and _same(answer, amount, one, 0.0)
-                for one in stated
-            )
-            for amount in amounts
-        )
-        shares.append(found / len(amounts))
+        shares.append(sum(_stands_in(amount, answer, stated, context) for amount in amounts) / len(amounts))
     return min(shares)
+
+
+def _stands_in(amount: Quantity, answer: str, stated: Sequence[Quantity], context: str) -> bool:
+    """Whether a text states an amount of an answer, which may have rounded it."""
+    claimed = [amount]
+    if amount.value > 0 and _tells_a_fall(answer, amount):
+        claimed.append(replace(amount, value=-amount.value))
+    return any(
+        (not amount.unit or not one.unit or amount.unit == one.unit) and _same(context, one, claim, 0.0)
+        for one in stated
+        for claim in claimed
+    )
 
 
 # ---- no answer in the context
@@ -375,8 +520,11 @@ _ABSTENTION = re.compile(
     r"""
     (?:
         (?:\bnot|n't|\bnever)\s+(?:\w+\s+){0,2}?(?:stated|mentioned|specified|provided|given|disclosed|reported|found|
-            available|included|contained|answered|say|says|state|mention|specify|provide|contain|include|disclose|
-            give|know|enough\s+information|sufficient\s+information)
+            available|included|contained|answered|addressed|discussed|listed|covered\s+(?:in|by)|say|says|state|
+            mention|specify|provide|contain|include|disclose|address|discuss|give|know|enough\s+information|
+            sufficient\s+information)
+      | \b(?:none|neither)\s+of\s+the(?:se|m)?\s+(?:\w+\s+){0,3}?(?:mentions?|states?|says?|gives?|provides?|contains?|
+            includes?|discloses?|specif(?:y|ies)|answers?|address(?:es)?|discuss(?:es)?)\b
       | \bno\s+(?:such\s+)?(?:information|answer|mention|data|details?|figures?)\b
       | \b(?:cannot|can't|can\s+not|could\s+not|couldn't|unable\s+to|not\s+able\s+to)\s+(?:be\s+)?
             (?:answer|answered|determine|determined|find|found|tell|say|infer|inferred)
@@ -402,4 +550,14 @@ def abstains(answer: str) -> bool:
     start = max((one.end() for one in _BUT.finditer(answer[: match.start()])), default=0)
     after = _BUT.search(answer, match.end())
     others = [answer[:start], answer[after.end() :] if after else ""]
-    return not any(parse_quantities(part) for part in others)
+    return not any(
+        _OF_DOCUMENTS.match(part, quantity.end) is None
+        for part in others
+        for quantity in parse_quantities(part)
+    )
+
+
+# "I checked all three documents": no amount that was asked for.
+_OF_DOCUMENTS = re.compile(
+    r"\s+(?:\w+\s+)?(?:documents?|passages?|sources?|reports?|texts?|excerpts?)\b", re.IGNORECASE
+)

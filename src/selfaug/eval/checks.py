@@ -53,6 +53,7 @@ __all__ = [
     "TitleInBrackets",
     "Words",
     "bullets",
+    "is_number",
     "numbered_items",
     "numbers",
     "paragraphs",
@@ -63,12 +64,15 @@ __all__ = [
 Language = Literal["Spanish", "French", "German"]
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_LETTER = re.compile(r"\w")
 # A number with its thousands separators; a full stop or comma that only ends the clause is not part of it.
-_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\w.])[-−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 _BULLET = re.compile(r"^\s*(?:\*\*)?[-*•–+]\s+(?=.*\w)", re.MULTILINE)
 _NUMBERED = re.compile(
-    r"^\s*(?:[#*]+\s*)?(?:step\s+)?(\d{1,2})\s*[.):](?!\d)\s*(?:\*\*)?\s*(?=.*[^\W\d])", re.MULTILINE | re.I
+    r"^\s*(?:[#*]+\s*)?(?:step\s+)?(\d{1,2})\s*[.):](?!\d)\s*(?:\*\*\s*)?(?=.*[^\W\d])", re.MULTILINE | re.I
 )
+_TITLE = re.compile(r"\s*<<.*>>\s*")
+_POSTSCRIPT = re.compile(r"\W*p\.?\s?s\b", re.I)
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)*]*\s+|\n+")
 # Abbreviations whose full stop does not end a sentence.
 _ABBREVIATION = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof|St|vs|e\.g|i\.e|etc)\.", re.I)
@@ -126,30 +130,46 @@ def words(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[str]:
-    """Numbers as written, without thousands separators and useless zeros (`1,536.0` is `1536`)."""
+    """Numbers as written, without thousands separators and useless zeros (`1,536.0` is `1536`, `.5` is `0.5`)."""
     return [_plain_number(found) for found in _NUMBER.findall(text)]
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, as `numbers` reads it, and nothing else."""
+    return _NUMBER.fullmatch(text.strip()) is not None
 
 
 def bullets(text: str) -> list[str]:
     """Lines that start with a bullet (-, *, •, –, +), without it."""
-    return [line[match.end() :].strip() for line in text.splitlines() if (match := _BULLET.match(line))]
+    return [
+        line[match.end() :].strip() for line in _opened(text).splitlines() if (match := _BULLET.match(line))
+    ]
 
 
 def numbered_items(text: str) -> list[str]:
     """Lines that start with a number (`1.`, `2)`, `**3.`, `Step 4:`), without it."""
-    return [line[match.end() :].strip() for line in text.splitlines() if (match := _NUMBERED.match(line))]
+    return [
+        line[match.end() :].strip() for line in _opened(text).splitlines() if (match := _NUMBERED.match(line))
+    ]
 
 
 def sentences(text: str) -> list[str]:
-    """Pieces with at least one word that end with . ! ? or a line break; marks of list items are cut off."""
-    lines = [_NUMBERED.sub("", _BULLET.sub("", line)) for line in text.splitlines()]
-    joined = _ABBREVIATION.sub(r"\1", "\n".join(lines))
+    """Pieces with a word or more that end with . ! ? or a line break, but no title; marks of list items are cut off."""
+    lines = [_NUMBERED.sub("", _BULLET.sub("", line)) for line in _opened(text).splitlines()]
+    joined = _ABBREVIATION.sub(r"\1", "\n".join(line for line in lines if not _TITLE.fullmatch(line)))
     return [piece.strip() for piece in _SENTENCE_END.split(joined) if words(piece)]
 
 
 def paragraphs(text: str) -> list[str]:
-    """Blocks of text with an empty line between them."""
-    return [block.strip() for block in re.split(r"\n\s*\n", text) if words(block)]
+    """Blocks of text with an empty line between them; a title and a postscript are none."""
+    lines = [line for line in _opened(text).splitlines() if not _TITLE.fullmatch(line)]
+    blocks = [block.strip() for block in re.split(r"\n\s*\n", "\n".join(lines)) if words(block)]
+    return [block for block in blocks if not _POSTSCRIPT.match(block)]
+
+
+def _opened(text: str) -> str:
+    """Without the quotation mark that opens the whole text: what stands after it may be a list's first item."""
+    return re.sub(r'\A\s*["“”„«]\s*', "", text)
 
 
 @dataclass(frozen=True)
@@ -706,11 +726,16 @@ class Headings:
 
     def passes(self, answer: str) -> bool:
         """Whether all are there, and something below each."""
-        parts = r"[\s\S]*?\w[\s\S]*?".join(
-            rf"^\W*{re.escape(_folded(heading))}(?!\w)" for heading in self.headings
-        )
         text = "\n".join(_folded(line) for line in answer.splitlines())
-        return re.search(rf"{parts}[\s\S]*\w", text, re.MULTILINE) is not None
+        end = 0
+        for heading in self.headings:
+            begins = re.compile(rf"^[^\w\n]*{re.escape(_folded(heading))}(?!\w)", re.MULTILINE)
+            found = begins.search(text, end)
+            below = _LETTER.search(text, found.end()) if found else None
+            if below is None:
+                return False
+            end = below.end()
+        return True
 
 
 @dataclass(frozen=True)
@@ -782,7 +807,7 @@ def _mentions(text: str, word: str) -> bool:
 
 
 def _plain_number(text: str) -> str:
-    plain = text.replace(",", "")
+    plain = re.sub(r"^(-?)\.", r"\g<1>0.", text.replace(",", "").replace("−", "-"))
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
 
 
@@ -799,6 +824,8 @@ def _first_json_object(text: str) -> dict[str, object] | None:
             found, _ = decoder.raw_decode(text, match.start())
         except ValueError:
             continue
+        except RecursionError:  # a thousand that open in each other, each of which would be tried
+            return None
         if isinstance(found, dict):
             return found
     return None

@@ -47,7 +47,11 @@ def sides_of(no_answer: str | None) -> tuple[Side, ...]:
         Side(
             "source", True, lambda answer, gold, prompt: float(cited_sources(answer) == cited_sources(gold))
         ),
-        Side("answers where it can", True, lambda answer, gold, prompt: float(not says_none(answer, gold))),
+        Side(
+            "answers where it can",
+            True,
+            lambda answer, gold, prompt: float(bool(answer.strip()) and not says_none(answer, gold)),
+        ),
         Side(
             "abstains where it must",
             False,

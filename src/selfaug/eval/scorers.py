@@ -32,9 +32,9 @@ from selfaug.errors import ConfigError, DataError
 from selfaug.eval.answer_scorers import (
     abstains,
     citation_scores,
+    contains,
     exact_match,
     groundedness,
-    normalize_answer,
     numeric_match,
     numeric_or_f1,
     same_value,
@@ -59,9 +59,7 @@ class _Numeric:
 SCORERS: dict[str, Scorer] = {
     "exact": lambda answer, gold, prompt: float(exact_match(answer, [gold])),
     "f1": lambda answer, gold, prompt: token_f1(answer, [gold]),
-    "contains": lambda answer, gold, prompt: float(
-        f" {normalize_answer(gold)} " in f" {normalize_answer(answer)} "
-    ),
+    "contains": lambda answer, gold, prompt: float(contains(answer, gold)),
     "number": lambda answer, gold, prompt: float(numbers(answer)[-1:] == numbers(gold)[-1:] != []),
     "numeric": _Numeric(),
     "numeric-or-f1": lambda answer, gold, prompt: numeric_or_f1(answer, gold),
@@ -151,7 +149,7 @@ def _schema(file: Path) -> Scorer:
         fenced = _FENCE.fullmatch(answer)
         try:
             return float(checks.is_valid(json.loads(fenced[1] if fenced else answer)))
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter where brackets open a thousand times
             return 0.0
 
     return score

@@ -11,18 +11,16 @@ number is the answer's), or another of `eval/scorers.py`. Without it: "number" i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfaug.errors import ConfigError, DataError
+from selfaug.eval.checks import is_number
 from selfaug.eval.scorers import Scorer, named_scorer, why_unscorable
 
 __all__ = ["SuiteRow", "read_suite"]
-
-_PLAIN_NUMBER = re.compile(r"\s*-?[\d,]*\.?\d+\s*")
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ def _row(row: Any, number: int) -> SuiteRow:
         answer = str(answer)
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError("no answer, and no choices")
-    scorer = row.get("scorer") or ("number" if _PLAIN_NUMBER.fullmatch(answer) else "contains")
+    scorer = row.get("scorer") or ("number" if is_number(answer) else "contains")
     try:
         found = named_scorer(scorer)
     except ConfigError as error:
