@@ -182,7 +182,7 @@ def test_the_page_shows_what_the_monitor_kept(runs_root: Path, client: TestClien
     assert tiles["Requests watched"].value == "925"
     drift = next(one for one in status["signals"] if one["name"] == "drift")
     assert tiles["Drift of live prompts"].value == f"{drift['value']:.4f}"
-    assert tiles["Canary set"].value == "as recorded"
+    assert tiles["Canary set"].value == "not replayed"
     signals = table(view["sections"], "Signals")
     assert [row[0] for row in signals] == [one["name"].replace("_", " ") for one in status["signals"]]
     changes = table(view["sections"], "Every change")
@@ -222,6 +222,26 @@ def test_nothing_has_been_watched_yet(tmp_path: Path, clock: Clock, small: Refer
     answer = client.get("/monitor/run")
     assert answer.status_code == 422
     assert "can't be used" in parser.fromstring(answer.text).text_content()
+
+
+def test_what_the_canary_set_has_shown(tmp_path: Path, clock: Clock, small: ReferenceWindow) -> None:
+    monitor = simulated(tmp_path / "monitor", clock, window=small)
+
+    def shown() -> tuple[str, str]:
+        clock.now += 60
+        monitor.work()
+        view = monitor_view(tmp_path, now=clock.now)
+        return next(tile.value for tile in view["tiles"] if tile.name == "Canary set"), view["verdict"]
+
+    assert shown() == ("not replayed", "No request has come for a day.")
+    monitor.canary(False, "another answer")
+    assert shown() == (
+        "changed",
+        "The canary set did not come back; no signal of live traffic alerts.",
+    )
+    monitor.canary(True)
+    assert shown() == ("as recorded", "No request has come for a day.")
+    monitor.close()
 
 
 def point(

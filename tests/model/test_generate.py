@@ -20,7 +20,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from selfaug.errors import ModelError
+from selfaug.errors import DataError, ModelError
 from selfaug.model.generate import (
     chat_prompt_ids,
     generate_greedy,
@@ -275,6 +275,18 @@ def test_chat_prompt_waits_for_the_assistant() -> None:
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):
         chat_prompt_ids(tokenizer, "Hello")
+
+
+def test_messages_that_a_template_refuses_are_wrong_data() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for one in messages %}{% if one.role == 'system' %}{{ raise_exception('no system message') }}{% endif %}"
+        "{{ one.content }}{% endfor %}"
+    )
+    system = {"role": "system", "content": "a"}
+    with pytest.raises(DataError, match="the chat template refuses these messages: no system message"):
+        chat_prompt_ids(tokenizer, [system, {"role": "user", "content": "b"}])
+    assert chat_prompt_ids(tokenizer, "b")
 
 
 @pytest.mark.real_model

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from selfaug.errors import ConfigError, StorageError
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.observation import Observation
+from selfaug.monitoring.served_requests import served_requests
 from selfaug.monitoring.signals import Signals
-from selfaug.monitoring.store import read_kept
+from selfaug.monitoring.store import Batch, Store, read_changes, read_kept, read_texts
 from selfaug.records import read_lines, read_record
+from selfaug.wording.monitor_words import state_meaning
 
 SHORT = MonitorSettings(sample=1.0, compute_share=1.0, learning_days=0.5)
 """Half a day is enough to learn, at one request a minute."""
@@ -173,6 +176,66 @@ def test_a_canary_set_that_does_not_come_back_is_drift_at_once(tmp_path: Path, c
     assert monitor.state() == "learning"
 
 
+def test_a_canary_set_that_nobody_has_replayed_neither_came_back_nor_did_not(
+    tmp_path: Path, clock: Clock
+) -> None:
+    monitor = simulated(tmp_path, clock)
+    run(monitor, clock, draws(2, Prompts()))
+    assert monitor.status()["canary"] == {"passed": None, "why": ""}
+    assert monitor.state() == "learning"
+    monitor.canary(True)
+    monitor.work()
+    assert monitor.status()["canary"]["passed"] is True
+
+
+def test_a_restart_while_the_canary_set_fails_is_no_all_clear_and_no_second_alert(
+    tmp_path: Path, clock: Clock
+) -> None:
+    monitor = simulated(tmp_path, clock, canary=[])
+    monitor.work()
+    monitor.canary(False, "another answer")
+    monitor.work()
+    assert monitor.state() == "drift"
+    monitor.close()
+    clock.now += 60
+    monitor = simulated(tmp_path, clock, canary=["another", "answer"])
+    monitor.work()
+    assert monitor.state() == "drift"
+    assert monitor.status()["canary"] == {"passed": False, "why": "another; answer"}
+    monitor.canary(False, "another; answer")
+    monitor.work()
+    changes = [(one["before"], one["after"]) for one in read_changes(tmp_path, 10)]
+    assert changes == [("no_data", "drift")]
+    assert len(list((tmp_path / "alerts").iterdir())) == 1
+
+
+def test_an_alert_of_the_canary_set_alone_is_named_so_and_proposes_no_realignment(
+    tmp_path: Path, clock: Clock
+) -> None:
+    settings = {"run": "runs/first"}
+    monitor = learnt(tmp_path, clock, Prompts(), realign=settings)
+    monitor.canary(False, "the adapter is another one")
+    monitor.work()
+    (alert,) = (tmp_path / "monitor" / "alerts").iterdir()
+    report = (alert / "report.md").read_text(encoding="utf-8")
+    assert "UTC: the canary set did not come back. Adapter" in report
+    assert "The canary set did not come back: the adapter is another one." in report
+    assert "drift in" not in report
+    assert "realign.yaml" not in report
+    assert "No signal of live traffic alerts." in report
+    assert not (alert / "realign.yaml").exists()
+    assert read_record(alert / "record.json", "drift-report")["realign"] is None
+    # With a signal that alerts too it is an alert of traffic.
+    monitor.canary(True)
+    monitor.work()
+    clock.now += 1
+    monitor.canary(False, "the adapter is another one")
+    run(monitor, clock, draws(400, Prompts(5), factor=3.0))
+    monitor.canary(True)
+    monitor.work()
+    assert state_meaning("drift", monitor.status()).startswith("live traffic is not like")
+
+
 def test_traffic_unlike_training_from_the_first_day_is_found_afterwards(tmp_path: Path, clock: Clock) -> None:
     source = Prompts()
     monitor = simulated(tmp_path, clock, settings=SHORT)
@@ -180,6 +243,49 @@ def test_traffic_unlike_training_from_the_first_day_is_found_afterwards(tmp_path
     assert "drift" in states
     drift = next(view for view in monitor.status()["signals"] if view["name"] == "drift")
     assert "unlike" in drift["note"]
+
+
+def test_a_drift_that_nobody_measures_is_not_waited_for(tmp_path: Path, clock: Clock) -> None:
+    """As behind a gateway: the models are elsewhere."""
+    settings = replace(SHORT, sample=0.0)
+    monitor = simulated(tmp_path, clock, settings=settings)
+    states = run(monitor, clock, draws(730, Prompts()))
+    assert (states[700], states[-1]) == ("learning", "ok")
+    states = run(monitor, clock, draws(300, Prompts(), unseen=True), name="moved")
+    assert "drift" in states
+    clock.now += 2 * DAY
+    monitor.close()
+    quiet = simulated(tmp_path / "quiet", clock, settings=settings)
+    quiet.work()
+    assert quiet.state() == "no_data"
+
+
+def test_a_question_that_nothing_is_found_for_moves_the_rate_of_these_alone(
+    tmp_path: Path, clock: Clock
+) -> None:
+    def values(monitor: Monitor) -> dict[str, int]:
+        return {view["name"]: view["values"] for view in monitor.status()["signals"] if view["values"]}
+
+    monitor = simulated(tmp_path, clock, settings=replace(SHORT, keep_texts=True))
+    for number, prompt in enumerate(draws(6, Prompts())):
+        monitor.offer(Observation(f"answered-{number}", prompt, 20, refused=False, empty_retrieval=False))
+        monitor.offer(Observation(f"empty-{number}", [], 0, empty_retrieval=True, text="where?"))
+        clock.now += 60
+        monitor.work()
+    answered = dict.fromkeys(("drift", "novelty", "prompt_length", "completion_length", "refusals"), 6)
+    assert values(monitor) == {**answered, "empty_retrieval": 12}
+    counts = monitor.counts()
+    assert (counts["processed"], counts["scored"], counts["unanswered"]) == (12, 6, 6)
+    assert counts["over_hour"] == counts["thinned"] == 0
+    balance(monitor)
+    assert served_requests(tmp_path).requests == 6
+    # What is read again after a restart is the same.
+    seen = monitor.status()["signals"]
+    monitor.close()
+    again = simulated(tmp_path, clock, settings=SHORT)
+    again.work()
+    assert again.status()["signals"] == seen
+    assert read_texts(tmp_path)[0]["prompt"] == "where?"
 
 
 # ---- what an alert writes
@@ -323,6 +429,18 @@ def test_offering_never_raises_and_a_full_queue_drops(tmp_path: Path, clock: Clo
     monitor.close()
 
 
+def test_what_the_canary_set_shows_is_never_dropped(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock, settings=MonitorSettings(queue_size=2))
+    for number in range(3):
+        monitor.offer(Observation(f"{number}", [1, 2, 3], 5))
+    monitor.canary(False, "another answer")
+    monitor.vote("0", True)
+    assert monitor.counts()["dropped"] == 2
+    monitor.work()
+    assert monitor.state() == "drift"
+    balance(monitor)
+
+
 def test_a_measurement_that_ends_late_keeps_nobody_and_the_folder_is_let_go_of_after_it(
     tmp_path: Path,
 ) -> None:
@@ -416,6 +534,32 @@ def test_another_adapter_begins_anew(tmp_path: Path, clock: Clock) -> None:
     run(monitor, clock, draws(1, Prompts()))
     assert monitor.state() == "learning"
     assert monitor.status()["signals"][0]["values"] == 1
+
+
+def test_an_adapter_after_another_that_had_learnt_is_watched_after_a_restart(
+    tmp_path: Path, clock: Clock
+) -> None:
+    learnt(tmp_path, clock, Prompts()).close()
+    second = window()
+    object.__setattr__(second, "adapter", "adapter-2")
+    folder = tmp_path / "monitor"
+    for values in (1, 2):
+        monitor = simulated(folder, clock, window=second, settings=SHORT)
+        run(monitor, clock, draws(1, Prompts(values)), name=f"second-{values}")
+        assert monitor.status()["signals"][0]["values"] == values
+        assert monitor.state() == "learning"
+        monitor.close()
+        assert read_kept(folder, ["lessons"])[0]["lessons"] == {}
+    # Also where an earlier version has left the first one's lessons.
+    third = simulated(tmp_path / "third", clock, settings=SHORT)
+    run(third, clock, draws(1, Prompts()))
+    third.close()
+    store = Store(tmp_path / "third")
+    store.commit(Batch(kept={"lessons": {"drift": {"threshold": 1.0, "note": ""}}}))
+    store.close()
+    third = simulated(tmp_path / "third", clock, settings=SHORT)
+    assert run(third, clock, draws(1, Prompts(2)), name="again")[-1] == "learning"
+    assert third.status()["signals"][0]["values"] == 2
 
 
 def test_one_monitor_at_a_time(tmp_path: Path, clock: Clock) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from selfaug.monitoring import redaction
 from selfaug.monitoring.redaction import redacted
 
 
@@ -38,3 +41,45 @@ def test_what_identifies_is_replaced(text: str, kept: str) -> None:
 )
 def test_what_is_asked_about_stays(text: str) -> None:
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "a",
+        "%",
+        "a.",
+        "password ",
+        " ",
+        "eyJ-",
+        "sk-",
+        "://",
+        "a@",
+        "1",
+        "1 ",
+        "-----BEGIN ",
+        "A",
+        "a:",
+        "AB12",
+    ],
+)
+def test_no_text_takes_long(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In proportion to its length: some seconds where each character was looked at from each other one were hours."""
+    monkeypatch.setattr(redaction, "_MOST_CHARACTERS", 10**9)
+    for before, after in (("", ""), ("password", "x"), ("password is", "x"), ("a@", "!"), ("eyJ", "!")):
+        text = f"{before}{part * (200_000 // len(part))}{after}"
+        began = time.thread_time()
+        redacted(text)
+        assert time.thread_time() - began < 10
+
+
+def test_of_a_long_text_the_beginning_is_kept_and_nothing_that_was_cut_in_two() -> None:
+    text = f"a@b.example {'word ' * 3996}anna.maier@mail.example.org and more"
+    assert text[:20_000].endswith(" anna.mai")
+    kept = redacted(text)
+    assert kept.startswith("[email] word word")
+    assert kept.endswith("…")
+    assert "anna" not in kept
+    assert len(kept) < 20_000
+    exactly = "word " * 4000
+    assert redacted(exactly) == exactly

@@ -253,6 +253,38 @@ def test_a_server_that_is_still_loading_is_waited_for(
     assert not thread.is_alive()
 
 
+@pytest.mark.parametrize("watch", [None, WatchSettings()], ids=["unwatched", "watched"])
+def test_an_adapter_that_is_loaded_late_is_found(
+    copied_run: Path,
+    lives: Callable[..., Live],
+    monkeypatch: pytest.MonkeyPatch,
+    watch: WatchSettings | None,
+) -> None:
+    monkeypatch.setattr(watching, "_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(serve, "_OTHERWISE_SECONDS", 0.1)
+    other = open_server(copied_run, settings(check=False), log=lambda _: None)
+    lives(other, ApiKeys.of(KEY))
+    names = other.served.names
+    other.served.names = {name: model for name, model in names.items() if name != "copied"}
+    front = lives(
+        open_gateway(
+            copied_run,
+            settings(watch=watch),
+            UpstreamSettings(f"{other.url}/v1", key=KEY),
+            log=lambda _: None,
+        )
+    )
+    assert front.readiness is not None
+    assert not front.readiness.ready
+    assert "has no copied" in front.readiness.reason
+    other.served.names = names
+    ends = time.monotonic() + 30
+    while not front.readiness.ready:
+        assert time.monotonic() < ends
+        time.sleep(0.02)
+    assert front.readiness.reason == "the answers to the canary set are as recorded at training"
+
+
 def test_a_gateway_that_waits_ends_when_it_is_told_to(copied_run: Path) -> None:
     front = open_gateway(
         copied_run, settings(), UpstreamSettings("http://127.0.0.1:9/v1"), log=lambda _: None

@@ -42,7 +42,7 @@ class Watcher:
 
 @pytest.fixture(scope="module")
 def server(tiny_tokenizer: PreTrainedTokenizerFast) -> Iterator[Running]:
-    def find(question: str, tokens: int) -> FoundPrompt:
+    def find(question: str, *_: Any) -> FoundPrompt:
         if not question.strip():
             raise DataError("the question is empty.")
         sources = [

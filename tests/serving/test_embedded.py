@@ -4,8 +4,8 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import generate_greedy_ids
 from selfaug.phases.monitor import drift_score
+from selfaug.serving import embedded
 from selfaug.serving.embedded import Cancellation, EmbeddedEngine, _Job
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling
 from selfaug.serving.lanes import lanes_of
@@ -98,6 +99,86 @@ def test_models_that_cannot_share_a_batch_have_one_each(
         assert asyncio.run(together()) == expected
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("many", ["base", "tuned"])
+def test_neither_model_keeps_the_other_waiting(many: Model, tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+    engine = EmbeddedEngine(
+        tiny_pair(tiny_tokenizer, use_dora=True), None, tiny_tokenizer, max_batch=2, max_waiting=20
+    )
+    one: Model = "tuned" if many == "base" else "base"
+    models: list[Model] = [many, many, many, one, many, many, many, many]
+    begun: list[Model] = []
+
+    async def ask(model: Model) -> None:
+        async with aclosing(engine.generate(model, [5, 6, 7], Sampling(6))) as made:
+            await anext(made)
+            begun.append(model)
+            async for _ in made:
+                pass
+
+    with all_at_once(engine) as go:
+
+        async def crowd() -> None:
+            tasks = [asyncio.create_task(ask(model)) for model in models]
+            while engine.waiting < len(models):
+                await asyncio.sleep(0.001)
+            go()
+            await asyncio.gather(*tasks)
+
+        try:
+            asyncio.run(crowd())
+        finally:
+            engine.close()
+    # It begins with the second pair: after those that came before it, before those that came after it.
+    assert begun.index(one) in (2, 3)
+
+
+def test_padding_is_bounded_too_when_prompts_are_run(
+    engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "_PREFILL_TOKENS", 40)
+    joined: list[list[int]] = []
+    join = engine._lanes[0].join
+
+    def noted(prompts: Sequence[Sequence[int]], models: Sequence[Model]) -> torch.Tensor:
+        joined.append([len(prompt) for prompt in prompts])
+        return join(prompts, models)
+
+    monkeypatch.setattr(engine._lanes[0], "join", noted)
+    lengths = [5, 5, 30, 60, 3, 10]
+    with all_at_once(engine) as go:
+
+        async def crowd() -> None:
+            asked = [
+                asyncio.create_task(answer(engine, "tuned", [7] * length, Sampling(2))) for length in lengths
+            ]
+            while engine.waiting < len(lengths):
+                await asyncio.sleep(0.001)
+            go()
+            await asyncio.gather(*asked)
+
+        asyncio.run(crowd())
+    assert joined == [[5, 5], [30], [60], [3, 10]]  # one that is longer than all may be has a turn of its own
+
+
+@contextmanager
+def all_at_once(engine: EmbeddedEngine) -> Iterator[Callable[[], None]]:
+    """Keeps an engine busy until what is given here is called: it finds all that was asked for meanwhile at once."""
+    begun, go = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        begun.set()
+        go.wait(30)
+
+    job = threading.Thread(target=engine.in_turn, args=[busy])
+    job.start()
+    try:
+        assert begun.wait(30)
+        yield go.set
+    finally:
+        go.set()
+        job.join()
 
 
 def test_an_answer_ends_at_its_limit_its_end_token_or_a_stop_text(

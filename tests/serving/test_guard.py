@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from selfaug.errors import DataError, StorageError
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.generation import Piece
 from selfaug.serving.guard import Limits
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.rate_limit import RateLimit
@@ -295,6 +296,42 @@ def test_an_unexpected_error_is_logged_without_what_it_says(
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize("pieces", [0, 1])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_raises_what_nobody_expects_keeps_nobody_waiting(
+    client: httpx.Client, served: Served, log: list[str], pieces: int, stream: bool
+) -> None:
+    class Broken:
+        waiting = running = 0
+
+        async def generate(self, *_: Any) -> AsyncGenerator[Piece]:
+            for _ in range(pieces):
+                yield Piece("begun", 1, [], None)
+                await asyncio.sleep(0.05)
+            raise KeyError(SECRET)
+
+    served.engine = Broken()  # type: ignore[assignment]
+    began = time.monotonic()
+    begun = stream and pieces > 0
+    if begun:  # there the answer ends
+        with pytest.raises(httpx.RemoteProtocolError):
+            client.post("/v1/chat/completions", json={**CHAT, "stream": True})
+    else:
+        failed = client.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+        assert failed.status_code == 500
+        assert failed.json()["error"]["message"] == "KeyError in the server."
+    assert time.monotonic() - began < 30
+    assert soon(lambda: len(log) == 2)
+    failure, request = (json.loads(line) for line in log)
+    assert (failure["event"], failure["error"]) == ("failure", "KeyError")
+    assert request["status"] == (200 if begun else 500)
+    assert request.get("failed") == (500 if begun else None)
+    assert request.get("error") == ("KeyError" if begun else None)
+    assert SECRET not in "".join(log)
+    told = client.get("/metrics").text
+    assert 'selfaug_requests_total{path="/v1/chat/completions",status="500"} 1.0' in told
+
+
 def test_the_description_has_the_names_that_are_served_now(client: httpx.Client, served: Served) -> None:
     def names() -> list[str]:
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
@@ -309,7 +346,7 @@ def test_the_description_has_the_names_that_are_served_now(client: httpx.Client,
 def test_answers_from_documents_have_their_sources(
     start: Callable[..., Running], engine: EmbeddedEngine, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    def find(question: str, tokens: int) -> FoundPrompt:
+    def find(question: str, *_: Any) -> FoundPrompt:
         if "nothing" in question:
             raise DataError("no passage shares a word with it.")
         sources = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids
 from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.served import Served
 
 ASKED: list[Any] = [{"role": "user", "content": "the revenue of the year?"}]
 
@@ -176,6 +178,16 @@ def test_openais_client_is_told_what_is_wrong(ai: openai.OpenAI, more: dict[str,
         ai.chat.completions.create(**{"model": "first", "messages": ASKED, **more})
     assert message in refused.value.message
     assert refused.value.type == "invalid_request_error"
+
+
+def test_messages_that_the_template_refuses_are_the_clients_to_change(
+    ai: openai.OpenAI, served: Served, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    other = copy.deepcopy(tiny_tokenizer)
+    other.chat_template = "{{ raise_exception('roles must alternate') }}"
+    served.chat_ids = lambda messages: chat_prompt_ids(other, messages)
+    with pytest.raises(openai.BadRequestError, match="refuses these messages: roles must alternate"):
+        ai.chat.completions.create(model="first", messages=ASKED)
 
 
 def test_settings_that_ask_for_nothing_are_taken(ai: openai.OpenAI) -> None:

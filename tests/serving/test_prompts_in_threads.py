@@ -38,7 +38,7 @@ class Slow:
         assert self.go.wait(30)
         return list(self._tokenizer(text)["input_ids"])
 
-    def find(self, question: str, _: int) -> FoundPrompt:
+    def find(self, question: str, *_: Any) -> FoundPrompt:
         return FoundPrompt(self.text_ids(question), [], lambda _: [])
 
 

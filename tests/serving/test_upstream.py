@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from transformers import PreTrainedTokenizerFast
 
+from selfaug.serving import upstream
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import Readiness
 from selfaug.serving.upstream import UpstreamEngine
@@ -221,6 +222,16 @@ def test_pieces_that_come_together_are_told_one_by_one(
         (Response("no json"), 502, "no valid answer"),
         (JSONResponse({"choices": []}), 502, "no valid answer"),
         (Response("data: no json\n\n"), 502, "no valid event"),
+        (Response("data: [1]\n\n"), 502, "no valid event"),
+        (Response("data: 5\n\n"), 502, "no valid event"),
+        (Response('data: {"choices": [5]}\n\n'), 502, "no valid event"),
+        (Response('data: {"choices": {}, "usage": {"prompt_tokens": 1}}\n\n'), 502, "no valid event"),
+        (
+            Response('data: {"choices": [{"logprobs": {"tokens": ["a"], "token_logprobs": []}}]}\n\n'),
+            502,
+            "no valid event",
+        ),
+        (Response(b"data: \xff\n\n"), 502, "no valid event"),
         (Response("data: [DONE]\n\n"), 502, "in the middle"),
         (Response('data: {"error": {"message": "out of memory"}}\n\n'), 502, "out of memory"),
     ],
@@ -266,6 +277,66 @@ def test_what_the_server_behind_it_says_is_not_logged(
     assert soon(lambda: len(log) == 1)
     assert "the server behind this one" in json.loads(log[0])["error"]
     assert "Kelvandra" not in log[0]
+
+
+def test_an_answer_may_have_any_character(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    """Also those that Python takes for the end of a line, and one that comes in two parts."""
+    text = "one\u2028two\u2029three\x85four\u00e9"
+
+    async def lines() -> AsyncIterator[Any]:
+        for piece, finish in ((text, None), ("", "stop")):
+            event = json.dumps({"choices": [{"text": piece, "finish_reason": finish}]}, ensure_ascii=False)
+            sent = f"data: {event}\r\n\r\n".encode()
+            cut = sent.find(b"\xc3") + 1
+            yield sent[:cut]
+            await asyncio.sleep(0.05)
+            yield sent[cut:]
+
+    stub.lines = lines
+    _, ai = gateway(stub.running.url)
+    found = ai.chat.completions.create(model="first", messages=ASKED, stream=True)
+    assert "".join(one.choices[0].delta.content or "" for one in found) == text
+
+
+def test_an_event_that_never_ends_is_given_up(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "_MOST_LINE", 1000)
+
+    async def lines() -> AsyncIterator[str]:
+        while True:
+            yield "x" * 100
+            await asyncio.sleep(0.001)
+
+    stub.lines = lines
+    _, ai = gateway(stub.running.url)
+    with pytest.raises(openai.APIStatusError, match="no valid event"):
+        ai.chat.completions.create(model="first", messages=ASKED, stream=True)
+
+
+def test_a_stream_that_fails_counts_as_a_failure(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]], log: list[str]
+) -> None:
+    async def fails() -> AsyncIterator[str]:
+        yield chunk("begun")
+        await asyncio.sleep(0.05)
+        yield 'data: {"error": {"message": "out of memory"}}\n\n'
+
+    stub.lines = fails
+    running, ai = gateway(stub.running.url)
+    with pytest.raises(openai.APIError, match="out of memory"):
+        list(ai.chat.completions.create(model="first", messages=ASKED, stream=True))
+    assert soon(lambda: len(log) == 1)
+    line = json.loads(log[0])
+    assert (line["status"], line["failed"]) == (200, 502)
+    assert line["error"] == "the server behind this one failed in the middle of an answer"
+    metrics = httpx.get(
+        f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+    ).text
+    assert 'selfaug_requests_total{path="/v1/chat/completions",status="502"} 1.0' in metrics
+    assert 'path="/v1/chat/completions",status="200"' not in metrics
 
 
 def test_a_server_that_is_gone_or_slow(

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.core.printable import printable
-from selfaug.wording.monitor_words import STATE_MEANINGS, ago, four_digits
+from selfaug.wording.monitor_words import ago, four_digits, state_meaning
 
 __all__ = ["reference_in_words", "show_monitor", "signals_table"]
 
@@ -37,7 +37,7 @@ def show_monitor(status: Mapping[str, Any], console: Console | None = None) -> N
     state = status["state"]
     at = datetime.fromtimestamp(status["time"], UTC)
     head = Text(f"{state}: ", _STYLES[state])
-    head.append(STATE_MEANINGS[state], "default")
+    head.append(state_meaning(state, status), "default")
     console.print(head, soft_wrap=True)
     console.print(
         f"as of {at:%Y-%m-%d %H:%M:%S} UTC, {ago(status['seconds_ago'])}; adapter {printable(status['adapter'][:12])}",
@@ -60,7 +60,7 @@ def show_monitor(status: Mapping[str, Any], console: Console | None = None) -> N
         soft_wrap=True,
     )
     console.print(reference_in_words(status["reference"]), soft_wrap=True)
-    if not status["canary"]["passed"]:
+    if status["canary"]["passed"] is False:
         told = f"the canary set did not come back: {printable(status['canary']['why'])}"
         console.print(Text(told, "bold red"), soft_wrap=True)
     if status["last_error"]:

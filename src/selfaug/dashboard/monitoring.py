@@ -12,7 +12,7 @@ from selfaug.core.alert_state import after_silence
 from selfaug.monitoring.store import read_changes, read_kept
 from selfaug.report.charts import lines_svg, states_svg
 from selfaug.report.document import Cell, Chart, Section, Table, Text, Tile
-from selfaug.wording.monitor_words import STATE_MEANINGS, ago, four_digits
+from selfaug.wording.monitor_words import ago, four_digits, state_meaning
 
 __all__ = ["monitor_view"]
 
@@ -43,7 +43,7 @@ def monitor_view(folder: Path, *, now: float | None = None) -> dict[str, Any]:
     if status is None:
         return {"outcome": "open", "verdict": "No request has been watched yet.", "tiles": [], "sections": []}
     state = after_silence(status["state"], now - status["time"])
-    meaning = STATE_MEANINGS.get(state, str(state))
+    meaning = state_meaning(state, status)
     outcome, verdict = _OUTCOMES.get(state, "open"), f"{meaning[:1].upper()}{meaning[1:]}."
     counts, canary = status["counts"], status["canary"]
     requests = counts["processed"] - counts["votes"] - counts["canaries"]
@@ -58,7 +58,7 @@ def monitor_view(folder: Path, *, now: float | None = None) -> dict[str, Any]:
         ),
         Tile(
             "Canary set",
-            "as recorded" if canary["passed"] else "changed",
+            {True: "as recorded", False: "changed"}.get(canary["passed"], "not replayed"),
             [canary["why"]] if canary["why"] else [],
         ),
     ]

@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.errors import ModelError
+from selfaug.errors import DataError, ModelError
 from selfaug.model.answer_text import AnswerText
 from selfaug.model.running_batch import RunningBatch
 
@@ -56,6 +57,7 @@ def chat_prompt_ids(
 
     Raises:
         ModelError: if the tokeniser has no chat template.
+        DataError: if the template takes no such messages, such as a system message or one role twice in a row.
     """
     if tokenizer.chat_template is None:
         raise ModelError(
@@ -67,10 +69,16 @@ def chat_prompt_ids(
         if isinstance(messages, str)
         else [dict(one) for one in messages]
     )
-    with _TOKENISING:
-        ids = tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **template_arguments
-        )
+    try:
+        with _TOKENISING:
+            ids = tokenizer.apply_chat_template(
+                chat, add_generation_prompt=True, tokenize=True, return_dict=False, **template_arguments
+            )
+    except TemplateError as error:
+        raise DataError(
+            f"the chat template refuses these messages: {error}",
+            hint="send what the model's template takes: many want user and assistant in turn, some no system message.",
+        ) from error
     return [int(token) for token in ids]
 
 

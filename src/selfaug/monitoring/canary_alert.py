@@ -156,4 +156,4 @@ def _is_alert(folder: Path) -> bool:
     if not (folder / FILE).is_file():
         return False
     status = read_kept(folder, ["status"])[0].get("status")
-    return status is not None and not status["signals"] and not status["canary"]["passed"]
+    return status is not None and not status["signals"] and status["canary"]["passed"] is False

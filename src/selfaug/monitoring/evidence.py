@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,9 @@ class Alert:
 def write_alert(folder: Path, alert: Alert) -> Path:
     """Write evidence.jsonl, report.md, realign.yaml and, last, record.json into a new folder named by the time.
 
+    Where nothing but the canary set alerts there is no realign.yaml: traffic is not what has changed, and the model
+    that answers is not the one that training would go on from.
+
     Args:
         folder: where alerts are kept.
         alert: what is known.
@@ -62,6 +65,8 @@ def write_alert(folder: Path, alert: Alert) -> Path:
     Raises:
         StorageError: if it can't be written.
     """
+    if _is_of_canary_alone(alert):
+        alert = replace(alert, realign=None)
     at = datetime.fromtimestamp(alert.time, UTC)
     place = folder / at.strftime("%Y-%m-%dT%H-%M-%SZ")
     try:
@@ -96,13 +101,33 @@ def _realign(settings: Mapping[str, Any]) -> str:
     return head + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
 
 
+def _alerting(alert: Alert) -> list[str]:
+    return [signal.name for signal in alert.signals if signal.state in ALERTS]
+
+
+def _is_of_canary_alone(alert: Alert) -> bool:
+    return bool(alert.canary) and not _alerting(alert)
+
+
+_OF_TRAFFIC = (
+    "Drift of prompts, novelty and prompt length say that what comes in is not what the model was trained on. "
+    "They do not say that answers have become worse: look at the feedback and at the canary set, and at a sample "
+    "of the requests."
+)
+_OF_CANARY = (
+    "No signal of live traffic alerts. The model that answers does not do what the trained one did, or could not be "
+    "asked: look at the adapter, the base model, the chat template and the number format that are served."
+)
+
+
 def _report(alert: Alert, at: datetime) -> str:
-    found = [signal for signal in alert.signals if signal.state in ALERTS]
-    names = ", ".join(signal.name for signal in found) or alert.change.signal
+    of_canary = _is_of_canary_alone(alert)
+    names = ", ".join(_alerting(alert)) or alert.change.signal
+    found = "the canary set did not come back" if of_canary else f"drift in {names}"
     lines = [
         f"# Drift report of {printable(alert.run)}",
         "",
-        f"{at:%Y-%m-%d %H:%M:%S} UTC: drift in {names}. Adapter {printable(alert.adapter)}.",
+        f"{at:%Y-%m-%d %H:%M:%S} UTC: {found}. Adapter {printable(alert.adapter)}.",
         *(["", f"The canary set did not come back: {printable(alert.canary)}."] if alert.canary else []),
         "",
         "| signal | value | reference | statistic | threshold | state |",
@@ -117,9 +142,7 @@ def _report(alert: Alert, at: datetime) -> str:
         "",
         f"Requests and votes: {counts}.",
         "",
-        "Drift of prompts, novelty and prompt length say that what comes in is not what the model was trained on. "
-        "They do not say that answers have become worse: look at the feedback and at the canary set, and at a sample "
-        "of the requests.",
+        _OF_CANARY if of_canary else _OF_TRAFFIC,
         "",
         f"`evidence.jsonl` holds the last {len(alert.rows):,} measured requests as numbers and keyed hashes."
         + (

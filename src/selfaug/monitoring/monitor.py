@@ -15,7 +15,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ _DRIFT_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0,
 PROCESSED = (
     "processed",
     "lost",
+    "unanswered",
     "scored",
     "thinned",
     "over_hour",
@@ -111,7 +112,8 @@ class _Vote(NamedTuple):
 
 
 class _Canary(NamedTuple):
-    passed: bool
+    passed: bool | None
+    """None until it is replayed."""
     why: str
 
 
@@ -144,6 +146,9 @@ class Monitor:
         run: name of the run, for reports.
         settings: what it may cost, and what it keeps.
         webhook: URL that is told of changes of state.
+        canary: what of the canary set has not come back, as far as it has been replayed already: empty if all has;
+            None if it has not been. Without it, a monitor that begins while the set fails would say at first that all
+            is well again.
         realign: settings that are written as realign.yaml on an alert.
         clock: seconds since 1970.
         compute_clock: seconds of computing, of which the difference before and after is what a call of `score` took.
@@ -163,6 +168,7 @@ class Monitor:
         run: str = "",
         settings: MonitorSettings | None = None,
         webhook: str | None = None,
+        canary: Sequence[str] | None = None,
         realign: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
         compute_clock: Callable[[], float] = time.perf_counter,
@@ -183,15 +189,16 @@ class Monitor:
         self._latest = float("-inf")
         self._unwritten: Counter[str] = Counter()
         self._untold: list[StateChange] = []
-        self._canary = _Canary(True, "")
+        self._canary = _Canary(None, "") if canary is None else _Canary(not canary, "; ".join(canary))
         self._last_error = ""
         self._drift_buckets = [0] * (len(_DRIFT_BOUNDS) + 1)
         self._drift_sum, self._scoring_seconds = 0.0, 0.0
         self._trace: list[dict[str, Any]] = []
+        scored_per_hour = self._settings.scored_per_hour if self._settings.sample > 0 else 0.0
         self._signals = Signals(
             window,
-            scored_per_hour=self._settings.scored_per_hour,
-            taken_per_hour=self._settings.taken_per_hour + self._settings.scored_per_hour,
+            scored_per_hour=scored_per_hour,
+            taken_per_hour=self._settings.taken_per_hour + scored_per_hour,
             learning_days=self._settings.learning_days,
         )
         self._open()
@@ -221,12 +228,14 @@ class Monitor:
             self._offers = OfferCount(self._folder / "offered.bin")
             self._count_lost()
             self._overall: State = "no_data"
+            # As they were last written; None where the store has those of another adapter, or none.
+            self._lessons: dict[str, Any] | None = None
             before = self._store.kept("state")
             if before is not None and before["adapter"] == self._adapter:
                 self._overall = before["overall"]
                 self._signals.restore(before["signals"], self._store.kept("lessons") or {}, self._history)
                 self._trace = self._store.kept("trace") or []
-            self._lessons = self._signals.lessons()
+                self._lessons = self._signals.lessons()
             # Made anew by the thread, never changed: other threads read it at any time.
             self._views = self._signals.views(self._clock())
         except BaseException as error:
@@ -271,7 +280,8 @@ class Monitor:
             with self._lock:
                 if self._closed:
                     return
-                full = self._queue.qsize() >= self._settings.queue_size
+                # What the canary set has shown is never too much: it is little, and the state depends on it.
+                full = self._queue.qsize() >= self._settings.queue_size and not isinstance(thing, _Canary)
                 self._offers.add(dropped=full)
                 if not full:
                     self._queue.put((self._clock(), thing))
@@ -284,7 +294,7 @@ class Monitor:
 
     def _state(self, now: float) -> State:
         found = self._signals.state(now)
-        return found if self._canary.passed or found in ALERTS else "drift"
+        return "drift" if self._canary.passed is False and found not in ALERTS else found
 
     def status(self) -> dict[str, Any]:
         """Everything that is shown, as JSON: state, signals, counts, coverage. See `selfaug monitor --json`."""
@@ -308,8 +318,8 @@ class Monitor:
         """What was offered, by what became of it.
 
         offered = dropped + processed + lost + what waits. Of the processed: votes, canaries, and requests; of those:
-        scored, thinned (beyond what is looked at in an hour), and of the sampled ones those not scored: over_hour,
-        over_compute, score_failed.
+        unanswered (nothing was found), scored, thinned (beyond what is looked at in an hour), and of the sampled ones
+        those not scored: over_hour, over_compute, score_failed.
         """
         return {
             "offered": self._offers.offered,
@@ -464,7 +474,8 @@ class Monitor:
     def _sorted(self, at: float, observation: Observation, done: Counter[str]) -> Row | None:
         """Let a sampled request wait for its drift, leave one out that is too many, or make its row."""
         digest = hashlib.blake2b(observation.request_id.encode(), digest_size=8).digest()
-        if int.from_bytes(digest, "little") < self._settings.sample * 2**64:
+        answered = len(observation.prompt_ids) > 0
+        if answered and int.from_bytes(digest, "little") < self._settings.sample * 2**64:
             # Nothing predicts the first token: a prompt of one has no drift.
             if len(observation.prompt_ids) > 1 and self._scored.take(at):
                 if len(self._pending) < 4 * self._settings.batch_size:
@@ -474,10 +485,12 @@ class Monitor:
             else:
                 done["over_hour"] += 1
         done["processed"] += 1
-        if not self._taken.take(at):
+        taken = self._taken.take(at)
+        if not answered:
+            done["unanswered"] += 1
+        elif not taken:
             done["thinned"] += 1
-            return None
-        return self._row(at, observation, None)
+        return self._row(at, observation, None) if taken else None
 
     def _measured(self, now: float, done: Counter[str]) -> list[Row]:
         """Rows of those whose drift was measured now, and of those that have waited too long."""
@@ -537,15 +550,16 @@ class Monitor:
         """Give the values to the signals."""
         values: dict[SignalName, list[tuple[float, float, int]]] = {name: [] for name in SIGNALS}
         for row in rows:
-            of_row: dict[SignalName, float | None] = {
-                "drift": row.drift,
-                "novelty": row.novelty,
-                "prompt_length": row.prompt_tokens,
-                "completion_length": row.completion_tokens,
-                "refusals": row.refused,
-                "format_violations": row.format_violation,
-                "empty_retrieval": row.empty_retrieval,
-            }
+            of_row: dict[SignalName, float | None] = {"empty_retrieval": row.empty_retrieval}
+            if row.prompt_tokens:  # else there was neither prompt nor answer
+                of_row |= {
+                    "drift": row.drift,
+                    "novelty": row.novelty,
+                    "prompt_length": row.prompt_tokens,
+                    "completion_length": row.completion_tokens,
+                    "refusals": row.refused,
+                    "format_violations": row.format_violation,
+                }
             for name, value in of_row.items():
                 if value is not None:
                     values[name].append((row.time, float(value), row.prompt_tokens))

@@ -14,7 +14,8 @@ class Observation:
 
     Attributes:
         request_id: unique; a vote names it.
-        prompt_ids: token ids of the whole prompt, as the model saw it.
+        prompt_ids: token ids of the whole prompt, as the model saw it; none for a question that retrieval found nothing
+            for and that was not answered: only `empty_retrieval` is looked at then.
         completion_tokens: how many tokens were answered.
         refused: whether the answer is a refusal; None if nobody looked.
         format_violation: whether the answer breaks the form that was asked for; None if none was.

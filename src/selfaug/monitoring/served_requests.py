@@ -13,7 +13,7 @@ from selfaug.monitoring.store import read_kept
 __all__ = ["ServedRequests", "served_requests"]
 
 _WEEK = 7 * 86_400.0
-# A signal that every request has a value of, also those whose drift was not measured.
+# A signal that every answered request has a value of, also those whose drift was not measured.
 _OF_EVERY_REQUEST = "novelty"
 
 
@@ -48,7 +48,7 @@ def served_requests(folder: str | os.PathLike[str]) -> ServedRequests:
     if status is None or first is None:
         return ServedRequests(0, 0, 0.0)
     looked_at, left_out = signal["values"], counts.get("thinned", 0)
-    others = counts.get("votes", 0) + counts.get("canaries", 0)
+    others = sum(counts.get(name, 0) for name in ("votes", "canaries", "unanswered"))
     if counts.get("processed", 0) - others - left_out > looked_at:
         # An earlier adapter in the same folder has a part in the counts, and nobody knows which.
         left_out = 0

@@ -292,11 +292,13 @@ class _Signal:
 
         Args:
             snapshot: from `snapshot`.
-            lessons: from `lessons`.
+            lessons: from `lessons`; not used if the signal was learning when the snapshot was taken.
             history: times, values and lengths of the last so many values, of all for None.
         """
         self.values, self.first, self.last = snapshot["values"], snapshot["first"], snapshot["last"]
         self.level, self._since_step = AlertLevel(**snapshot["level"]), snapshot["since_step"]
+        if snapshot["detector"] is None:  # it was learning: the lessons are another adapter's
+            lessons = None
         if lessons is not None:
             self.recall(lessons)
             self.note = lessons["note"]
@@ -410,6 +412,7 @@ class Signals:
     Args:
         window: the reference window of its training.
         scored_per_hour: most prompts whose drift is measured in an hour; the budget of false alarms is spent on these.
+            0 where none is measured: the drift has no part in the state of all signals together then.
         taken_per_hour: most requests that the other signals look at.
         learning_days: how long the first days are.
     """
@@ -439,6 +442,7 @@ class Signals:
             "completion_length": _Ranks("completion_length", None, True, **common("completion_length")),
             **{name: _Rate(name, **common(name)) for name in RATES},
         }
+        self._watched = [name for name in SIGNALS if name != "drift" or scored_per_hour > 0]
 
     def update(
         self, name: SignalName, times: ArrayLike, values: ArrayLike, lengths: ArrayLike | None = None
@@ -460,11 +464,11 @@ class Signals:
 
     def state(self, now: float) -> State:
         """The state of all together: the worst alert; else learning, if a signal of what comes in is; else ok."""
-        if all(signal.state(now) == "no_data" for signal in self._of.values()):
+        if all(self._of[name].state(now) == "no_data" for name in self._watched):
             return "no_data"
-        levels = {name: signal.level.state for name, signal in self._of.items()}
+        levels = {name: self._of[name].level.state for name in self._watched}
         found = worst("ok" if state in ("no_data", "learning") else state for state in levels.values())
-        if found == "ok" and any(levels[name] == "learning" for name in INPUTS):
+        if found == "ok" and any(levels.get(name) == "learning" for name in INPUTS):
             return "learning"
         return found
 

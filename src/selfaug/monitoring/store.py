@@ -67,7 +67,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request as it is kept. `text` is None unless texts are kept."""
+    """One request as it is kept. `text` is None unless texts are kept; one without prompt tokens was not answered."""
 
     time: float
     request_id: str
@@ -240,8 +240,10 @@ class Store:
             )
         else:
             column = _COLUMNS[signal]
+            # A question that was not answered has a value of one signal only, whatever its columns say.
+            which = "" if signal == "empty_retrieval" else " AND prompt_tokens > 0"
             query = (
-                f"SELECT time, {column}, prompt_tokens FROM rows WHERE adapter = ? AND {column} IS NOT NULL "
+                f"SELECT time, {column}, prompt_tokens FROM rows WHERE adapter = ? AND {column} IS NOT NULL{which} "
                 "ORDER BY id DESC LIMIT ?"
             )
         with _said(self._path):

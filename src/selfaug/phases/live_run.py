@@ -99,16 +99,18 @@ class LiveRun:
         served.find = None if self.documents is None else _find(self.documents, served)
 
 
-def _find(documents: DocumentPrompts, served: Served) -> Callable[[str, int], FoundPrompt]:
+def _find(documents: DocumentPrompts, served: Served) -> Callable[[str, int, Model], FoundPrompt]:
     """Prompts for questions about the documents."""
 
-    def find(question: str, max_tokens: int) -> FoundPrompt:
+    def find(question: str, max_tokens: int, model: Model) -> FoundPrompt:
         try:
             prompt, passages, _ = documents.prompt(question, max_tokens)
         except NothingFoundError:
-            if served.watcher is not None:  # it is not answered, but says something about what is asked
+            # It is not answered, but says something about what the tuned model is asked: nothing was found. The bare
+            # question is no prompt like those that it gets.
+            if served.watcher is not None and model == TUNED:
                 name = f"rag-{secrets.token_hex(12)}"
-                served.watcher.answered(Answered(name, served.text_ids(question), 0, "", question, 0))
+                served.watcher.answered(Answered(name, [], 0, "", question, 0))
             raise
         sources: Sequence[dict[str, Any]] = [
             {"document": one.document, "page": one.page, "id": one.id, "text": one.text} for one in passages

@@ -158,6 +158,7 @@ def open_monitor(
     settings: MonitorSettings | None = None,
     webhook: str | None = None,
     measure: bool = True,
+    canary: Sequence[str] | None = None,
     clock: Callable[[], float] = time.time,
     compute_clock: Callable[[], float] = time.perf_counter,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -171,6 +172,7 @@ def open_monitor(
         webhook: URL that is told of changes of state.
         measure: whether a reference window that is missing, or is another adapter's, is measured; else whatever is
             there is taken.
+        canary: what of the canary set has not come back, as for `Monitor`.
         clock: seconds since 1970.
         compute_clock: seconds of computing, as for `Monitor`.
         on_progress: called while the reference window is measured.
@@ -190,6 +192,7 @@ def open_monitor(
         run=str(folder.path),
         settings=settings,
         webhook=webhook,
+        canary=canary,
         realign=_realign_settings(folder, load_config(folder.config)),
         clock=clock,
         compute_clock=compute_clock,

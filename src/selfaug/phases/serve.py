@@ -123,6 +123,9 @@ _ASKED_SECONDS = 2.0
 _AGAIN_SECONDS = 2.0
 """After which models that were away are asked again."""
 
+_OTHERWISE_SECONDS = 60.0
+"""After which another server that did not answer as recorded is asked again, where nobody watches who would."""
+
 _PURGE_SECONDS = 3600.0
 """Between two looks at what runs of the registry have kept of requests, also those that aren't served any more."""
 
@@ -274,6 +277,8 @@ class Server:
         on_ready(readiness)
         self._start_watching(problems)
         self._checked.set()
+        if self._watching is None and self._here is None:
+            self._ask_again(problems)
 
     def _replayed_canary(self) -> list[str] | None:
         """What the canary set shows, once there are models that it can be asked of."""
@@ -289,7 +294,19 @@ class Server:
                 if self._ending.wait(_AGAIN_SECONDS):
                     return [told]
             except Exception as error:  # whatever it is: the server says it instead of ending
-                return [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
+                return [_not_replayed(error)]
+
+    def _ask_again(self, problems: list[str] | None) -> None:
+        """Ask another server until it answers as recorded: it may still be loading the adapter."""
+        while problems and not self._ending.wait(_OTHERWISE_SECONDS):
+            with self._exchanging:  # about whichever run is served then
+                try:
+                    problems = self._models.check(self._live.folder)
+                except UpstreamAwayError as error:
+                    problems = [str(error)]
+                except Exception as error:
+                    problems = [_not_replayed(error)]
+                self._judge(problems)
 
     def exchange(self, run: str | os.PathLike[str]) -> None:
         """Serve another run from now on, without a failed request; called from another thread than `run`.
@@ -387,6 +404,10 @@ class Server:
             readiness.become(False, "; ".join(problems))
         else:
             readiness.become(True, self._models.checked)
+
+
+def _not_replayed(error: Exception) -> str:
+    return f"the canary set can't be replayed: {type(error).__name__}: {error}"
 
 
 def open_server(

@@ -35,7 +35,7 @@ _REMEMBERED = 100_000
 """Answers that can be voted on."""
 
 _AGAIN_SECONDS = 60.0
-"""After which another server is asked again that was away or did not answer as recorded."""
+"""After which the canary set is replayed again where it was not as recorded, or could not be replayed."""
 
 _ENDINGS = ("_bucket", "_sum", "_count")
 _REFUSES = Refuses()
@@ -195,16 +195,18 @@ class Watching:
 
     def _watch(self, problems: list[str] | None) -> None:
         """Open the monitor, and replay the canary set from time to time, whether there is a monitor or not."""
-        wait = self._settings.canary_seconds
+        again_soon = bool(problems)
         while True:
             try:
                 self._take(problems)
             except EngineError:  # it ends
                 return
-            if self._stop.wait(wait):
-                return
+            # What is missing may soon be there: an adapter that another server still loads, memory that the answers
+            # needed which were running. Until it is looked at again, no request is answered.
             wait = self._settings.canary_seconds
-            problems = None
+            if self._stop.wait(min(wait, _AGAIN_SECONDS) if again_soon else wait):
+                return
+            problems, again_soon = None, False
             if self._check is None:
                 continue
             try:
@@ -213,12 +215,11 @@ class Watching:
                 return
             except UpstreamAwayError as error:  # nothing is known of the models: no drift, and not ready
                 self._tell_canary([str(error)])
-                wait = min(wait, _AGAIN_SECONDS)
+                again_soon = True
                 continue
             except Exception as error:
                 problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
-            if problems and self._engine is None:  # another server may soon have what is missing
-                wait = min(wait, _AGAIN_SECONDS)
+            again_soon = bool(problems)
             self._tell_canary(problems)
 
     def _take(self, problems: list[str] | None) -> None:
@@ -248,7 +249,7 @@ class Watching:
     def _open_monitor(self, problems: list[str] | None) -> None:
         """Open it if that can be; if not, it is tried again after the next replay."""
         try:
-            monitor = self._open(as_trained=not problems)
+            monitor = self._open(problems)
         except EngineError:
             raise
         except Exception as error:  # whatever it is: a server that can't be watched answers all the same
@@ -273,7 +274,8 @@ class Watching:
             if not self._stop.is_set():
                 self._on_canary(problems)
 
-    def _open(self, *, as_trained: bool) -> Monitor:
+    def _open(self, problems: list[str] | None) -> Monitor:
+        as_trained = not problems
         if not as_trained and not (RunDir(self._run).monitor / "reference.json").exists():
             raise StorageError(
                 "there is no reference window, and none is measured while the canary set does not come back.",
@@ -298,6 +300,7 @@ class Watching:
             settings=settings.monitor if engine is not None else replace(settings.monitor, sample=0.0),
             webhook=settings.webhook,
             measure=as_trained and engine is not None,
+            canary=problems,
             compute_clock=time.perf_counter if engine is None else lambda: engine.job_seconds,
             on_progress=progress,
         )

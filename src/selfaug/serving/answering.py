@@ -19,6 +19,7 @@ from selfaug.serving.gate import Admission
 from selfaug.serving.generation import (
     TUNED,
     EngineError,
+    Model,
     OverloadedError,
     Piece,
     Sampling,
@@ -117,7 +118,7 @@ class _Answering:
         """Pieces of all choices, by the choice's number: each time all that have arrived.
 
         Raises:
-            ApiError: if the engine is overloaded, fails, or takes too long.
+            ApiError: if the engine is overloaded, fails, or takes too long. What else it raises is raised here.
         """
         arrived: asyncio.Queue[tuple[int, Piece] | Exception] = asyncio.Queue()
         tasks = [asyncio.create_task(self._follow(i, arrived)) for i in range(len(self.choices))]
@@ -165,7 +166,7 @@ class _Answering:
             ) as made:
                 async for piece in made:
                     await arrived.put((index, piece))
-        except (OverloadedError, EngineError) as error:
+        except Exception as error:  # any: else the request would wait for it until its time is over
             await arrived.put(error)
 
     def _tokens(self) -> int:
@@ -272,6 +273,9 @@ async def _stream(
                     if text := told(arrived):
                         yield text
             except ApiError as error:
+                facts = request.state.facts
+                facts.setdefault("error", error.code)
+                facts["failed"] = error.status  # the client was told 200 before
                 yield event(error_body(error.status, str(error), code=error.code))
 
     return StreamingResponse(
@@ -431,9 +435,9 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
                 404, "the run that is served has no documents.", code="no_documents", param="question"
             )
         name = body.model or served.tuned
-        served.model(name)
+        model = served.model(name)
         asked = body.max_tokens or min(served.max_tokens, 256)
-        found = await prompts_of.found(request, find, body.question, asked)
+        found = await prompts_of.found(request, find, body.question, asked, model)
         longest = _longest(served, found.prompt, body.max_tokens, "question")
         choice = _Choice(
             found.prompt,
@@ -507,10 +511,17 @@ class _Prompts:
         )
 
     async def found(
-        self, request: Request, find: Callable[[str, int], FoundPrompt], question: str, max_tokens: int
+        self,
+        request: Request,
+        find: Callable[[str, int, Model], FoundPrompt],
+        question: str,
+        max_tokens: int,
+        model: Model,
     ) -> FoundPrompt:
         """A question with what is found for it."""
-        return await self._made(request, self._searching, lambda: find(question, max_tokens), "question")
+        return await self._made(
+            request, self._searching, lambda: find(question, max_tokens, model), "question"
+        )
 
     async def _made(self, request: Request, thread: OneAtATime, make: Callable[[], _T], param: str) -> _T:
         """What a thread makes.

@@ -33,7 +33,7 @@ __all__ = ["Cancellation", "EmbeddedEngine"]
 
 _T = TypeVar("_T")
 
-# Prompt tokens run at once while other answers wait for their next token.
+# Prompt tokens, padding included, run at once while other answers wait for their next token.
 _PREFILL_TOKENS = 2048
 
 # Answers whose duration says how long a waiting request will wait.
@@ -381,23 +381,25 @@ class EmbeddedEngine:
         if not lane.open:
             return joining
         left: deque[_Request | _Job] = deque()
-        room, tokens = self._max_batch - self.running, _PREFILL_TOKENS
+        room, longest = self._max_batch - self.running, 0
         while self._queue and room > 0:
             request = self._queue.popleft()
             if isinstance(request, _Job):
                 left.append(request)
                 break
+            width = max(longest, len(request.prompt))
             if request.model not in lane.serves:
+                # Its place is kept for it: else those of this lane that came later would take every place there is.
                 left.append(request)
-            elif joining and len(request.prompt) > tokens:
+                room -= 1
+            elif joining and (len(joining) + 1) * width > _PREFILL_TOKENS:
                 left.append(request)
                 break
             else:
                 request.began = time.monotonic()
                 joining.append(request)
                 self._begun()
-                room -= 1
-                tokens -= len(request.prompt)
+                room, longest = room - 1, width
         self._queue.extendleft(reversed(left))
         return joining
 

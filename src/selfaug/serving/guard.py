@@ -63,7 +63,8 @@ class Guard:
         keys: that are taken; None takes requests without a key.
         limits: of a request.
         known: what a path is called in metrics and log; paths of others are not told, whatever is in them.
-        on_done: called with path, status and seconds of every request.
+        on_done: called with path, status and seconds of every request. `facts["failed"]` is the status, where the
+            application puts it: of an answer that failed after the client was told another.
         log: called with a line of JSON for every request, and for every unexpected error. They have no text of the
             request or the answer.
     """
@@ -90,7 +91,8 @@ class Guard:
             return
         began = time.monotonic()
         identifier = secrets.token_hex(8)
-        scope.setdefault("state", {}).update(request_id=identifier, facts={})
+        facts: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=identifier, facts=facts)
         status = 0
 
         async def answer(message: Message) -> None:
@@ -114,11 +116,13 @@ class Guard:
                 # Let through, the HTTP server would log it with its message, which may have text of the request.
                 # An answer that had begun ends where it is: the connection is closed.
                 self._log(log_line("failure", id=identifier, **_where(error)))
+                if 0 < status < 400:
+                    facts.update(error=type(error).__name__, failed=500)
         finally:
             seconds = time.monotonic() - began
             path = self._known(scope["path"])
-            self._on_done(path, status, seconds)
-            facts = scope["state"]["facts"]
+            # An answer that begins with 200 and then fails counts as what it would have been from the beginning.
+            self._on_done(path, facts.get("failed", status), seconds)
             self._log(
                 log_line(
                     "request",

@@ -69,8 +69,8 @@ class Served:
         max_tokens: longest answer where the request doesn't say.
         request_seconds: after which an answer is given up.
         most_at_once: requests whose prompts are being made, or wait for that; more are refused.
-        find: prompt for a question about the run's documents; None without documents. Called by one thread at a time,
-            beside the one that calls `chat_ids` and `text_ids`.
+        find: prompt for a question about the run's documents, for so many tokens of an answer by that model; None
+            without documents. Called by one thread at a time, beside the one that calls `chat_ids` and `text_ids`.
         created: of the tuned model, seconds since 1970.
         watcher: told of what the tuned model answered; None if nobody watches.
         readiness: kept up to date by whoever starts the server.
@@ -89,7 +89,7 @@ class Served:
     max_tokens: int = 1024
     request_seconds: float = 300.0
     most_at_once: int = 80
-    find: Callable[[str, int], FoundPrompt] | None = None
+    find: Callable[[str, int, Model], FoundPrompt] | None = None
     created: int = 0
     watcher: Watcher | None = None
     readiness: Readiness = field(default_factory=Readiness)

@@ -20,6 +20,12 @@ __all__ = ["UpstreamAwayError", "UpstreamEngine"]
 _CONNECT_SECONDS = 5.0
 _MOST_TEXT = 300
 
+_MOST_LINE = 8 << 20
+"""Bytes of an event without an end that are kept: far more than an event has."""
+
+_UNREADABLE = (ValueError, KeyError, IndexError, TypeError, AttributeError)
+"""What an answer that has not the form of one raises where it is read."""
+
 
 class UpstreamAwayError(ModelError):
     """The other server doesn't answer, or not yet: it may be loading its models."""
@@ -119,7 +125,7 @@ class UpstreamEngine:
             answer = response.json()
             piece = _piece(answer["choices"][0])
             tokens = int(answer["usage"]["completion_tokens"])
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except _UNREADABLE as error:
             raise EngineError("the server behind this one sent no valid answer", 502) from error
         return piece._replace(tokens=tokens, finish=piece.finish or "stop")
 
@@ -137,11 +143,15 @@ class UpstreamEngine:
                         502,
                         logged="the server behind this one failed in the middle of an answer",
                     )
-                if event.get("usage") and last is not None:
-                    last = last._replace(tokens=max(0, event["usage"]["completion_tokens"] - told))
-                if not event.get("choices"):
+                try:
+                    tokens = int(event["usage"]["completion_tokens"]) if event.get("usage") else None
+                    piece = _piece(event["choices"][0]) if event.get("choices") else None
+                except _UNREADABLE as error:
+                    raise _no_valid_event() from error
+                if tokens is not None and last is not None:
+                    last = last._replace(tokens=max(0, tokens - told))
+                if piece is None:
                     continue
-                piece = _piece(event["choices"][0])
                 if piece.finish is None:
                     told += piece.tokens
                     yield piece
@@ -153,16 +163,41 @@ class UpstreamEngine:
 
 
 async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
-    async for line in response.aiter_lines():
-        text = line.removeprefix("data:").strip()
+    async for line in _lines(response):
+        text = line.removeprefix(b"data:").strip()
         if text == line or not text:
             continue
-        if text == "[DONE]":
+        if text == b"[DONE]":
             return
         try:
-            yield json.loads(text)
+            event = json.loads(text)
         except ValueError as error:
-            raise EngineError("the server behind this one sent no valid event", 502) from error
+            raise _no_valid_event() from error
+        if not isinstance(event, dict):
+            raise _no_valid_event()
+        yield event
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[bytearray]:
+    """Lines as a stream of events has them.
+
+    A line feed ends them. httpx takes every character for an end that Python's `splitlines` does, such as U+2028, and
+    answers may have these.
+    """
+    rest = bytearray()
+    async for part in response.aiter_bytes():
+        rest += part
+        if b"\n" in part:
+            *lines, rest = rest.split(b"\n")
+            for line in lines:
+                yield line.removesuffix(b"\r")
+        if len(rest) > _MOST_LINE:
+            raise _no_valid_event()
+    yield rest
+
+
+def _no_valid_event() -> EngineError:
+    return EngineError("the server behind this one sent no valid event", 502)
 
 
 def _piece(choice: Mapping[str, Any]) -> Piece:

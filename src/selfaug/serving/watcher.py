@@ -11,11 +11,11 @@ __all__ = ["Answered", "Family", "Watcher"]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One answered request of the tuned model.
+    """One answered request of the tuned model, or a question that nothing was found for.
 
     Attributes:
         request_id: the response's `id`, by which a client votes.
-        prompt_ids: token ids of the whole prompt.
+        prompt_ids: token ids of the whole prompt; none where nothing was found: there was no prompt, and no answer.
         completion_tokens: of the answer.
         answer: its text.
         prompt: what the user wrote; None if that were token ids.

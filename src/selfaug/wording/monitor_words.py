@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["STATE_MEANINGS", "ago", "four_digits"]
+from selfaug.core.alert_state import ALERTS
 
-STATE_MEANINGS: Mapping[str, str] = {
+__all__ = ["ago", "four_digits", "state_meaning"]
+
+_MEANINGS: Mapping[str, str] = {
     "no_data": "no request has come for a day",
     "learning": "the first days are looked at; nothing alerts yet",
     "ok": "live traffic is like that of training and of the first days",
@@ -14,6 +17,19 @@ STATE_MEANINGS: Mapping[str, str] = {
     "drift": "live traffic is not like that of training, or of the first days",
     "realign": "drift has lasted for a day: train with new data",
 }
+
+
+def state_meaning(state: str, status: Mapping[str, Any]) -> str:
+    """What a state of all signals together means.
+
+    Args:
+        state: as it is now.
+        status: as `selfaug monitor --json` gives it: it says whether the canary set alone has raised an alert.
+    """
+    by_signals = any(signal["state"] in ALERTS for signal in status["signals"])
+    if state in ALERTS and status["canary"]["passed"] is False and not by_signals:
+        return "the canary set did not come back; no signal of live traffic alerts"
+    return _MEANINGS.get(state, state)
 
 
 def four_digits(value: float | None) -> str:
