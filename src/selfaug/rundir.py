@@ -6,19 +6,105 @@ import contextlib
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from selfaug.core.printable import printable
 from selfaug.errors import StorageError
 from selfaug.replaced import HIDDEN, Replaced, delete
 
-__all__ = ["CHECKPOINT_STATE", "RunDir", "latest_complete_checkpoint"]
+__all__ = [
+    "CHECKPOINT_STATE",
+    "RunDir",
+    "alone_in",
+    "holder_of",
+    "latest_complete_checkpoint",
+    "without_lock",
+]
 
 # First line of a run's config.yaml. Only a folder that has it is ever deleted.
 _MARKER = "# A selfaug run."
 
 CHECKPOINT_STATE = "selfaug_state.json"
 """Written last into a checkpoint: where it is, the checkpoint is complete."""
+
+
+# In a folder that a process has for itself, with its PID; it goes with the lock.
+_LOCK = ".lock"
+
+# Another process that only looks whether the folder is held is done by then.
+_SECONDS_TO_WAIT = 1.0
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
+    """Have a folder for this process alone until the block ends; the system takes it back from one that is killed.
+
+    A folder that can't be written is not held: whoever writes into it next says why that can't be.
+
+    Args:
+        folder: made if it isn't there, and gone again at the end if nothing has come into it.
+        doing: what another process does there, such as "is being trained".
+        hint: what to do then.
+
+    Raises:
+        StorageError: if another process has it.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    lock: BaseFileLock = FileLock(folder / _LOCK)
+    held = False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        holder = _told_in(folder)
+        lock.acquire(timeout=_SECONDS_TO_WAIT)
+        held = True
+        # Where the file system has no locks it becomes one of these, which writes the PID itself.
+        if not isinstance(lock, SoftFileLock):
+            (folder / _LOCK).write_text(f"{os.getpid()}\n", encoding="utf-8")
+    except Timeout as error:
+        raise StorageError(f"{folder} {doing} by {holder}.", hint=hint) from error
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        if held:
+            with contextlib.suppress(OSError):
+                os.unlink(folder / _LOCK)
+            lock.release()
+        with contextlib.suppress(OSError):  # the first that holds something
+            for place in made:
+                place.rmdir()
+
+
+def holder_of(folder: Path) -> str | None:
+    """Who has the folder by `alone_in`, in words; None if nobody has."""
+    if not (folder / _LOCK).exists():
+        return None
+    holder = _told_in(folder)
+    try:
+        with FileLock(folder / _LOCK).acquire(timeout=0):
+            return None
+    except Timeout:
+        return holder
+    except OSError:  # a folder that can only be read
+        return None
+
+
+def without_lock(folder: Path) -> list[Path]:
+    """What is in a folder, but for the lock of `alone_in`."""
+    return [entry for entry in folder.iterdir() if entry.name != _LOCK]
+
+
+def _told_in(folder: Path) -> str:
+    """Read before the lock is tried: some versions of it empty the file."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        found = re.match(r"\d+", (folder / _LOCK).read_text(encoding="utf-8"))
+        if found:
+            return f"another process (PID {found[0]})"
+    return "another process"
 
 
 def latest_complete_checkpoint(folder: str | os.PathLike[str]) -> Path | None:
@@ -95,7 +181,7 @@ class RunDir:
         """
         run = cls(path)
         run.replaced.recover()
-        if run.path.is_dir() and any(run.path.iterdir()):
+        if run.path.is_dir() and without_lock(run.path):
             run._require_replaceable(overwrite)
         existing = next(place for place in (run.path, *run.path.absolute().parents) if place.exists())
         if not existing.is_dir():
@@ -132,6 +218,23 @@ class RunDir:
         except (OSError, UnicodeDecodeError):
             return False
 
+    def training(self) -> contextlib.AbstractContextManager[None]:
+        """Of one process at a time: two would write over each other's steps and checkpoints.
+
+        Raises:
+            StorageError: if another process trains the run.
+        """
+        return alone_in(
+            self.path,
+            "is being trained",
+            hint="wait for it; or stop it (Ctrl-C, or `kill` with its PID: it saves a checkpoint), and then go on: "
+            f"{self.resume_command}; or choose another --output.",
+        )
+
+    def trainer(self) -> str | None:
+        """Which process trains the run now, in words; None if none does."""
+        return holder_of(self.path)
+
     def is_complete(self) -> bool:
         """Whether training has finished: the record is written last."""
         return self.record.is_file()
@@ -167,10 +270,11 @@ class RunDir:
         """Delete a run that came to nothing, its folder included; a run that it would have replaced comes back."""
         if self.replaced.settle():
             return
-        if any(self.path.iterdir()):
+        if without_lock(self.path):
             self._require_replaceable(True)
         self._clear()
         with contextlib.suppress(OSError):  # a folder that something is mounted on stays
+            (self.path / _LOCK).unlink(missing_ok=True)
             self.path.rmdir()
 
     def _require_replaceable(self, overwrite: bool) -> None:
@@ -190,7 +294,7 @@ class RunDir:
         ours = {entry.name for entry in self._entries()}
         foreign = sorted(
             entry.name
-            for entry in self.path.iterdir()
+            for entry in without_lock(self.path)
             if entry.name not in ours and not entry.name.startswith(HIDDEN)
         )
         if foreign:

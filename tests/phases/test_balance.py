@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ import torch
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
 from selfaug.cli.balance_view import show_balance
@@ -25,6 +27,7 @@ from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.phases import balance as balance_module
 from selfaug.phases.balance import BalanceSettings, Point, balance, chosen_point
 from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.records import read_lines
 
@@ -176,10 +179,105 @@ def test_a_trial_that_fails_is_told_and_the_first_one_ends_it(
     record = balance(settings(tmp_path / "a", *SETS), asked, replace(FEW, finalists=1))
     assert len(record["trials"]) == 2
     assert [trial["error"] for trial in record["failed_trials"]] == ["the loss is not finite"]
+    assert record["test_prompts_seen"] == {"dev": 4, "train": 4}  # all are of one file
     calls = 0
     fail_at(1)
     with pytest.raises(SelfAugError, match="not finite"):
         balance(settings(tmp_path / "b", *SETS), asked, FEW)
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_own_settings_that_failed_for_a_passing_reason_are_tried_again(
+    settings,
+    asked: EvaluationSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    trials: int,
+) -> None:
+    few = replace(FEW, trials=trials, finalists=1, scales=())
+    config = settings(tmp_path / "balance", *SETS)
+
+    def fail(*_: Any) -> None:
+        raise SelfAugError("the disk is full")
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(balance_module, "train_in_own_process", fail)
+            with pytest.raises(SelfAugError, match="the disk is full"):
+                balance(config, asked, few)
+    record = balance(config, asked, few)
+    assert len(record["trials"]) == trials
+    assert record["trials"][0]["settings"]["alpha"] == 1.0
+    assert record["failed_trials"] == []
+
+
+def test_a_search_without_a_result_is_an_error_that_says_what_failed(
+    settings,
+    asked: EvaluationSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(balance_module._Search, "run", lambda _: None)
+    with pytest.raises(SelfAugError, match="no trial could be trained"):
+        balance(settings(tmp_path / "balance", *SETS), asked, FEW)
+
+
+def test_a_reference_cache_is_shared_where_it_pays_and_has_room(
+    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = SimpleNamespace(config=LlamaConfig(hidden_size=32))
+    bench: Any = SimpleNamespace(folder=tmp_path, device=torch.device("cpu"), base=base)
+    config = settings(tmp_path, *SETS)  # 2 steps of 4 rows, of 24
+    asked: list[int] = []
+
+    def reference(trials: int, room: bool) -> str:
+        def has_room(size: int, folder: str | None) -> bool:
+            asked.append(size)
+            return room
+
+        monkeypatch.setattr(balance_module, "has_room", has_room)
+        used = balance_module._with_cache(bench, config, replace(FEW, trials=trials))
+        assert used.model_copy(update={"selfaug": config.selfaug}) == config
+        return used.selfaug.reference
+
+    assert reference(8, room=True) == "auto"
+    assert reference(9, room=True) == "cache"
+    assert reference(9, room=False) == "auto"
+    tokens = sum(len(row.input_ids) for row in load_training_data(config).train.rows)
+    assert 0.8 * tokens < asked[-1] / (32 * 4) < tokens
+    # Once a trial has begun, the others are as it is, whatever the cache has left of the disk.
+    (tmp_path / "trials").mkdir()
+    cached = config.model_copy(update={"selfaug": config.selfaug.model_copy(update={"reference": "cache"})})
+    (tmp_path / "trials" / "one.json").write_text(cached.model_dump_json(), encoding="utf-8")
+    assert reference(9, room=False) == "cache"
+
+
+def test_rows_that_have_changed_are_refused_and_run_overwrite_begins_anew(
+    settings, asked: EvaluationSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    dev = tmp_path / "dev.jsonl"
+    shutil.copy(tiny_rows, dev)
+    asked = replace(asked, dev=[str(dev)])
+    few = replace(FEW, trials=1, finalists=1, scales=())
+
+    class CutError(Exception):
+        pass
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "dial":
+            raise CutError
+
+    with pytest.raises(CutError):
+        balance(settings(tmp_path / "balance", *SETS), asked, few, on_progress=cut)
+    dev.write_text(dev.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(StorageError, match="begun with other content") as caught:
+        balance(settings(tmp_path / "balance", *SETS), asked, few)
+    assert caught.value.problems == [f"--dev {dev}"]
+    in_this_process.clear()
+    balance(settings(tmp_path / "balance", *SETS, "run.overwrite=true"), asked, few)
+    assert len(in_this_process) == 1
 
 
 def test_a_drift_limit_is_searched_where_it_is_set(
@@ -205,7 +303,8 @@ def test_rule_of_choice() -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
-    config = settings(tmp_path / "c", "selfaug.alpha=0", "lora.method=full")
+    config = settings(tmp_path / "c", "selfaug.alpha=0", "lora.start_from=runs/before", "lora.dora=true")
+    config = config.model_copy(update={"lora": config.lora.model_copy(update={"method": "full"})})
     bad = BalanceSettings(max_forgetting=2, trials=0, finalists=0, scales=(1.5,))
     with pytest.raises(ConfigError) as caught:
         balance(config, EvaluationSettings(dev=[], test=[]), bad)
@@ -213,6 +312,8 @@ def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
     for part in (
         "--dev",
         "lora.method full",
+        "lora.dora",
+        "lora.start_from",
         "alpha",
         "--max-forgetting 2",
         "--trials",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from scripts import script
@@ -19,9 +22,11 @@ from selfaug.core.statistics import detectable_difference, pooled_difference, re
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import RECORD_KIND, CompareSettings, chosen_value, compare
+from selfaug.phases.method_bench import problems_of
 from selfaug.phases.methods import METHODS
 from selfaug.phases.progress import Progress
-from selfaug.records import read_lines, read_record
+from selfaug.records import read_lines, read_record, write_record
+from selfaug.rundir import alone_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -43,6 +48,7 @@ def test_every_method_is_trained_chosen_and_reported(
     record = compare(config, asked, CompareSettings(leak_pattern="million"))
     assert list(record["methods"]) == list(METHODS)
     assert record["not_run"] == []
+    assert record["test_prompts_seen"] == {"dev": 4, "train": 4}  # all are of one file
     trained = [method for method in METHODS.values() if method.trained]
     # Two values on the first seed, and the chosen one on the second.
     assert len(in_this_process) == 2 * len(trained) + len(trained)
@@ -106,7 +112,7 @@ def test_every_method_is_trained_chosen_and_reported(
     again = compare(config, asked, CompareSettings(leak_pattern="million"), on_progress=stages.append)
     assert in_this_process == []
     assert again["methods"] == record["methods"]
-    assert {stage.stage for stage in stages} <= {"data", "model"} | {
+    assert {stage.stage for stage in stages} <= {"data", "warning", "model"} | {
         f"base: {half} {suite}" for half in ("dev", "test") for suite in ("task", "general")
     }
     screen = io.StringIO()
@@ -244,6 +250,112 @@ def test_seeds_are_added_to_some_methods_of_what_is_there(
     later = compare(config, asked, CompareSettings(methods=("wise-ft",), seeds=(6,)))
     assert later["methods"]["wise-ft"]["seeds"] == [3, 6]
     assert later["methods"]["selfaug"]["suites"] == added["methods"]["selfaug"]["suites"]
+
+
+def test_other_content_under_the_same_names_is_refused(
+    settings,
+    writing_model: Path,
+    asked: EvaluationSettings,
+    tiny_rows: Path,
+    tmp_path: Path,
+    in_this_process: list[str],
+) -> None:
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "dev", "test", "replay")}
+    for file in files.values():
+        shutil.copy(tiny_rows, file)
+    template, anchors, suite = tmp_path / "template.yaml", tmp_path / "anchors.jsonl", tmp_path / "own.jsonl"
+    template.write_text("system: Answer.\n", encoding="utf-8")
+    anchors.write_text('{"input_ids": [3, 4, 5]}\n', encoding="utf-8")
+    suite.write_text('{"prompt": "one?", "answer": "1", "scorer": "contains"}\n', encoding="utf-8")
+    model = tmp_path / "model"
+    shutil.copytree(writing_model, model)
+    config = settings(
+        tmp_path / "comparison", *SETS, f"model.name={model}", f"data.train={files['train']}",
+        f"data.replay={files['replay']}", f"data.template={template}", f"selfaug.anchors={anchors}",
+    )  # fmt: skip
+    asked = replace(asked, dev=[str(files["dev"])], test=[str(files["test"])], suites=[str(suite)])
+    plain = CompareSettings(methods=("plain",), seeds=(0,))
+    told: list[Progress] = []
+    record = compare(config, asked, plain, on_progress=told.append)
+    assert record["test_prompts_seen"] == {"dev": 4, "train": 4}
+    assert [one.message for one in told if one.stage == "warning"] == [
+        "of 4 test prompts, 4 are among those of --dev and 4 among the training rows: their scores say less of prompts "
+        "that are new."
+    ]
+    more = CompareSettings(methods=("plain",), seeds=(0, 1))
+    in_this_process.clear()
+    names = {
+        files["train"]: "data.train", files["replay"]: "data.replay", template: "data.template",
+        anchors: "selfaug.anchors", files["dev"]: "--dev", files["test"]: "--test", suite: "--suite",
+    }  # fmt: skip
+    for file, name in names.items():
+        before = file.read_text(encoding="utf-8")
+        file.write_text(before + "\n", encoding="utf-8")
+        with pytest.raises(StorageError, match="begun with other content") as caught:
+            compare(config, asked, more)
+        assert caught.value.problems == [f"{name} {file}"]
+        assert "--overwrite" in str(caught.value)
+        file.write_text(before, encoding="utf-8")
+    other = AutoModelForCausalLM.from_pretrained(model)
+    other.model.norm.weight.data.mul_(2)
+    other.save_pretrained(model)
+    with pytest.raises(StorageError, match="begun with other content") as caught:
+        compare(config, asked, more)
+    assert caught.value.problems == [f"model.name {model}"]
+    assert in_this_process == []
+    shutil.copy(writing_model / "model.safetensors", model)
+    # What was begun before the content was kept is gone on with.
+    marker = tmp_path / "comparison" / "comparison.json"
+    begun = read_record(marker, "comparison-started")
+    write_record(marker, "comparison-started", {"settings": begun["settings"]})
+    files["dev"].write_text(files["dev"].read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    assert compare(config, asked, more)["methods"]["plain"]["seeds"] == [0, 1]
+
+
+def test_one_process_compares_in_a_folder_at_a_time(
+    settings, asked: EvaluationSettings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "comparison"
+    with (
+        alone_in(folder, "is being written", hint=""),
+        pytest.raises(StorageError, match=rf"comparison is being written by .*\(PID {os.getpid()}\)"),
+    ):
+        compare(settings(folder, *SETS), asked, CompareSettings())
+    assert not folder.exists()
+
+
+def test_run_overwrite_begins_anew_as_the_flag_does(
+    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    plain = CompareSettings(methods=("plain",), seeds=(0,))
+    compare(settings(tmp_path / "comparison", *SETS), asked, plain)
+    in_this_process.clear()
+    compare(settings(tmp_path / "comparison", *SETS, "run.overwrite=true"), asked, plain)
+    assert len(in_this_process) == 2
+    assert not list((tmp_path / "comparison").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ("lora.dora=true", {"l2": "lora.weight_penalty", "wise-ft": "lora.dora"}),
+        ("model.quantization=4bit", {"full": "model.quantization", "osf": "model.quantization"}),
+        ("selfaug.reference=adapter_off", {"full": "selfaug.reference"}),
+    ],
+)
+def test_methods_that_the_settings_rule_out_are_told_before_anything_is_done(
+    settings, asked: EvaluationSettings, tmp_path: Path, given: str, refused: dict[str, str]
+) -> None:
+    config = settings(tmp_path / "comparison", *SETS, given)
+    with pytest.raises(ConfigError) as caught:
+        compare(config, asked, CompareSettings())
+    told = [problem.split(": ")[:2] for problem in caught.value.problems]
+    assert told == [[f"method {name}", setting] for name, setting in refused.items()]
+    others = [name for name in METHODS if name not in refused]
+    assert str(caught.value.hint).endswith(" ".join(f"--method {name}" for name in others))
+    assert not (tmp_path / "comparison").exists()
+    for name in METHODS:
+        assert bool(problems_of(config, METHODS[name])) == (name in refused)
 
 
 def test_only_data_replay_trains_on_general_rows(settings, tmp_path: Path) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfaug.errors import SelfAugError
+from selfaug.errors import SelfAugError, StorageError
 from selfaug.phases import own_process
 from selfaug.phases.own_process import _often_saved, train_in_own_process
 from selfaug.phases.progress import Progress
+from selfaug.phases.train import train
+from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -91,3 +99,115 @@ def test_a_failure_says_what_the_process_said(settings, tmp_path: Path) -> None:
         train_in_own_process(config, "bad one")
     assert str(tmp_path / "runs" / "bad.log") in str(caught.value.hint)
     assert (tmp_path / "runs" / "bad.log").exists()
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[subprocess.Popen[bytes]]]:
+    """Instead of `selfaug train`, which takes seconds to start, a process that runs this code."""
+
+    def put(code: str) -> list[subprocess.Popen[bytes]]:
+        begun: list[subprocess.Popen[bytes]] = []
+        real = subprocess.Popen
+
+        def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
+            begun.append(real([sys.executable, "-c", code], **options))  # type: ignore[call-overload]
+            return begun[-1]
+
+        monkeypatch.setattr(own_process, "_POLL_SECONDS", 0.01)
+        monkeypatch.setattr(own_process.subprocess, "Popen", start)
+        return begun
+
+    return put
+
+
+def test_one_process_trains_a_run_at_a_time(settings, copied_run: Path, tmp_path: Path) -> None:
+    config = settings(tmp_path / "runs" / "one", "train.steps=1")
+    run = RunDir(config.run.output)
+    with run.training():
+        with pytest.raises(StorageError, match=rf"one is being trained by .*\(PID {os.getpid()}\)") as caught:
+            train(config)
+        assert f"selfaug train --resume --output {run.path}" in str(caught.value)
+    assert not run.path.parent.exists()  # nothing came into it
+    with RunDir(copied_run).training():
+        before = sorted(copied_run.rglob("*"))
+        with pytest.raises(StorageError, match="is being trained"):
+            train(settings(copied_run, "run.overwrite=true"))
+        with pytest.raises(StorageError, match="is being trained"):
+            train(settings(copied_run), resume=True)
+        assert sorted(copied_run.rglob("*")) == before
+        assert RunDir(copied_run).trainer() == f"another process (PID {os.getpid()})"
+    assert RunDir(copied_run).trainer() is None
+    assert not list(copied_run.glob(".*"))
+    # Of one that was killed, the file is left, and no lock.
+    run.path.mkdir(parents=True)
+    (run.path / ".lock").write_text("1\n", encoding="utf-8")
+    train(config)
+    assert run.is_complete()
+    assert not list(run.path.glob(".*"))
+
+
+@pytest.mark.parametrize("came", ["before", "since"])
+def test_a_process_that_trains_the_run_already_is_waited_for(
+    settings, finished_run: Path, tmp_path: Path, child, monkeypatch: pytest.MonkeyPatch, came: str
+) -> None:
+    """As after a kill of `selfaug compare`, whose training lives on."""
+    begun = child("raise SystemExit('refused: it is being trained')")
+    run = RunDir(tmp_path / "runs" / "one")
+    with contextlib.ExitStack() as other:
+        if came == "before":
+            other.enter_context(run.training())
+        else:
+            start = own_process.subprocess.Popen
+
+            def come_first(*arguments: object, **options: object) -> object:
+                other.enter_context(run.training())
+                return start(*arguments, **options)
+
+            monkeypatch.setattr(own_process.subprocess, "Popen", come_first)
+        told: list[Progress] = []
+
+        def finish(progress: Progress) -> None:
+            told.append(progress)
+            if progress.stage == "warning":
+                shutil.copytree(finished_run, run.path, dirs_exist_ok=True)
+                other.close()
+
+        record = train_in_own_process(settings(run.path), "one", finish)
+    assert record == read_record(finished_run / "record.json", "train")
+    assert f"one: {run.path} is being trained by another process (PID {os.getpid()}); waiting for it." in [
+        progress.message for progress in told
+    ]
+    assert len(begun) == (came == "since")
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_ctrl_c_waits_for_a_step_that_takes_long_and_a_second_one_does_not(
+    settings, tmp_path: Path, child, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    ready = tmp_path / "ready"
+    begun = child(
+        f"import signal, time; signal.signal(signal.SIGTERM, lambda *_: None); open({str(ready)!r}, 'w').close()\n"
+        f"time.sleep(0.1)\ntime.sleep({60 if again else 1})\nraise SystemExit(3)"
+    )
+    monkeypatch.setattr(own_process, "_STOP_SECONDS", 0.05)
+    told: list[str] = []
+
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == "warning":
+            told.append(progress.message)
+        if ready.exists() and (again or not told):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in_own_process(settings(tmp_path / "runs" / "one"), "one", interrupt)
+    assert told == ["one: stopping after this step, with a checkpoint; Ctrl-C again stops at once."]
+    assert begun[0].returncode == (-9 if again else 3)
+
+
+def test_runs_whose_names_have_dots_have_files_of_their_own(settings, tmp_path: Path, child) -> None:
+    child("raise SystemExit('broken')")
+    for name in ("full-0.02-seed0", "full-0.1-seed0"):
+        with pytest.raises(SelfAugError, match="broken") as caught:
+            train_in_own_process(settings(tmp_path / name), name)
+        assert f"{tmp_path / name}.log;" in str(caught.value)
+    assert {file.name for file in tmp_path.glob("*.*ml")} == {"full-0.02-seed0.yaml", "full-0.1-seed0.yaml"}

@@ -7,7 +7,7 @@ import ipaddress
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -244,8 +244,17 @@ when torch is loaded.
 """
 
 
-def quiet_libraries(settings: TrainConfig | None = None, *, debug: bool, offline: bool = False) -> None:
-    """Set the libraries up before they are imported: no telemetry, no network unasked, no chatter."""
+def quiet_libraries(
+    settings: TrainConfig | None = None, *, debug: bool, offline: bool = False, rows: Sequence[str] = ()
+) -> None:
+    """Set the libraries up before they are imported: no telemetry, no network unasked, no chatter.
+
+    Args:
+        settings: of a training that will be done.
+        debug: leave the libraries' logs as they are.
+        offline: refuse the network, where there are no settings to tell.
+        rows: sources that are read beside those of the settings.
+    """
     environment = os.environ
     if "OMP_WAIT_POLICY" not in environment:
         environment.setdefault("GOMP_SPINCOUNT", _SPINS)
@@ -253,7 +262,9 @@ def quiet_libraries(settings: TrainConfig | None = None, *, debug: bool, offline
     environment.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if settings is not None:
         # With everything on this machine there is nothing to ask a hub for.
-        names = [settings.model.name, *settings.data.train, *settings.data.eval, *settings.evaluation.data]
+        data = settings.data
+        names = [settings.model.name, *data.train, *data.eval, *settings.evaluation.data, *rows]
+        names += [source for source in data.replay if source != "embedded"]
         offline = settings.run.offline or all(Path(name).exists() for name in names)
     if offline:
         environment["HF_HUB_OFFLINE"] = environment["HF_DATASETS_OFFLINE"] = "1"

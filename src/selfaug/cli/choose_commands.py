@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -116,7 +119,8 @@ def compare(
         "--offline": offline or None,
     }
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
-    quiet_libraries(settings, debug=debugging(ctx))
+    dev, test = dev or [*preset.dev], test or [*preset.test]
+    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test])
     from selfaug.cli.comparison_view import show_comparison
     from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.bench import EvaluationSettings
@@ -125,7 +129,7 @@ def compare(
     from selfaug.phases.methods import METHODS
 
     asked = EvaluationSettings(
-        dev=dev or preset.dev, test=test or preset.test, scorer=preset.scorer if scorer == "exact" else scorer,
+        dev=dev, test=test, scorer=preset.scorer if scorer == "exact" else scorer,
         level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
@@ -136,11 +140,11 @@ def compare(
     )
     with _going_on_later(), RunProgress() as progress:
         record = run_comparison(settings, asked, compared, overwrite=overwrite, on_progress=progress.show)
-    page = write_page(output)
+    page = write_page(settings.run.output)
     if as_json:
         print_json(record)
     else:
-        show_comparison(record, Path(output))
+        show_comparison(record, Path(settings.run.output))
         show_page(page)
 
 
@@ -203,7 +207,8 @@ def balance(
         "--offline": offline or None,
     }
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
-    quiet_libraries(settings, debug=debugging(ctx))
+    dev, test = dev or [*preset.dev], test or [*preset.test]
+    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test])
     from selfaug.cli.balance_view import show_balance
     from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.balance import BalanceSettings
@@ -211,18 +216,18 @@ def balance(
     from selfaug.phases.bench import EvaluationSettings
 
     asked = EvaluationSettings(
-        dev=dev or preset.dev, test=test or preset.test, scorer=preset.scorer if scorer == "exact" else scorer,
+        dev=dev, test=test, scorer=preset.scorer if scorer == "exact" else scorer,
         level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     searched = BalanceSettings(max_forgetting=max_forgetting, trials=trials, finalists=finalists, seed=seed)
     with _going_on_later(), RunProgress() as progress:
         record = run_balance(settings, asked, searched, overwrite=overwrite, on_progress=progress.show)
-    page = write_page(output)
+    page = write_page(settings.run.output)
     if as_json:
         print_json(record)
     else:
-        show_balance(record, Path(output))
+        show_balance(record, Path(settings.run.output))
         show_page(page)
 
 
@@ -242,6 +247,13 @@ def _training(
     """Settings of the training that is compared or balanced."""
     if not demo:
         return load_settings(config, flags, sets), _Preset()
+    if config is not None:
+        from selfaug.errors import ConfigError
+
+        raise ConfigError(
+            f"--demo brings its own model, rows and settings, and --config {config} would be left out.",
+            hint="give one of them; flags and --set change settings of the demo, too.",
+        )
     quiet_libraries(debug=debug)
     from selfaug.phases.demo import comparison_of_demo
 
@@ -254,10 +266,21 @@ def _training(
 
 @contextmanager
 def _going_on_later() -> Iterator[None]:
-    """Ctrl-C says how to go on."""
+    """Ctrl-C says how to go on; so does SIGTERM, which would leave the training of the moment without its parent."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # The training saves its checkpoint then, and only Ctrl-C ends that.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, interrupt) if main else None
     try:
         yield
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt as interrupted:
         raise KeyboardInterrupt(
             "stopped; what is done is kept. To go on, give the same command again."
-        ) from interrupt
+        ) from interrupted
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)

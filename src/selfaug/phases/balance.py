@@ -29,8 +29,16 @@ from selfaug.core.gate import at_most
 from selfaug.core.pareto import knee, pareto_front
 from selfaug.core.statistics import paired_difference
 from selfaug.errors import ConfigError, SelfAugError
-from selfaug.phases.bench import FOLDERS, Bench, EvaluationSettings, open_bench, scores_of
-from selfaug.phases.inputs import load_training_data
+from selfaug.model.cache import PASSES_THAT_PAY, Document, has_room
+from selfaug.phases.bench import (
+    FOLDERS,
+    Bench,
+    EvaluationSettings,
+    contents_of_sources,
+    open_bench,
+    scores_of,
+)
+from selfaug.phases.inputs import compute_dtype, load_training_data
 from selfaug.phases.own_process import train_in_own_process
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import compare_answers
@@ -45,9 +53,6 @@ RECORD_KIND = "balance"
 _CONTENTS = {"record.json", "report.html", "adapter", "study.log", "locks", "trials", *FOLDERS}
 _POLL_SECONDS = 1.0
 _NAME = "balance"
-
-# A reference cache is worth its one pass over the rows from so many passes on, over all trials together.
-_CACHE_PASSES = 3
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ def balance(
         config: the training whose settings are searched; its output is the balance's folder.
         evaluation: what all models are asked.
         settings: of the search.
-        overwrite: replace the balance that is there.
+        overwrite: replace the balance that is there; as `run.overwrite` of the training.
         on_progress: called with what is being done.
 
     Returns:
@@ -116,7 +121,7 @@ def balance(
 
     Raises:
         ConfigError, DataError, ModelError: before anything long.
-        StorageError: if the folder holds something else, or a balance with other settings.
+        StorageError: if the folder holds something else, or a balance with other settings or sources.
         SelfAugError: if the training's own settings can't be trained.
     """
     _check(config, evaluation, settings)
@@ -127,9 +132,14 @@ def balance(
         **asdict(settings),
         "config": config.model_dump(mode="json", exclude={"run", "evaluation"}),
     }
+    overwrite = overwrite or config.run.overwrite
     with work.settled():
         bench = _open(
-            config, evaluation, settings, lambda: work.open(fixed, overwrite=overwrite), on_progress
+            config,
+            evaluation,
+            settings,
+            lambda: work.open(fixed, overwrite=overwrite, sources=contents_of_sources(config, evaluation)),
+            on_progress,
         )
         return _balanced(bench, config, settings, lambda: work.seconds)
 
@@ -158,13 +168,19 @@ def _balanced(
     bench: Bench, config: TrainConfig, settings: BalanceSettings, seconds: Callable[[], float]
 ) -> dict[str, Any]:
     folder, evaluation = bench.folder, bench.settings
-    search = _Search(bench, settings, _with_cache(config, settings))
+    search = _Search(bench, settings, _with_cache(bench, config, settings))
     search.run()
 
     with FileLock(folder / "locks" / "finish.lock"):
         if (folder / "record.json").exists():  # another process was quicker
             return read_record(folder / "record.json", RECORD_KIND)
         trials = search.completed()
+        if not trials:
+            raise SelfAugError(
+                "no trial could be trained and asked:",
+                problems=[f"{trial['settings']}: {trial['error']}" for trial in search.failed()],
+                hint=f"what the trainings said is in {folder / 'runs'}; the same command tries them again.",
+            )
         points = _dial(bench, settings, search, [trial["run"] for trial in _finalists(trials, settings)])
         chosen, reason = chosen_point(points, settings.max_forgetting)
         front = pareto_front([(point.general, point.task) for point in points])
@@ -173,6 +189,7 @@ def _balanced(
         data = {
             "settings": {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)},
             "level": bench.level,
+            "test_prompts_seen": bench.seen,
             "trials": trials,
             "failed_trials": search.failed(),
             "points": [asdict(point) for point in points],
@@ -214,6 +231,16 @@ def _check(config: TrainConfig, evaluation: EvaluationSettings, settings: Balanc
         problems.append(
             f"lora.method {config.lora.method}: the dial turns a LoRA adapter; use lora.method lora"
         )
+    if config.lora.dora:
+        problems.append(
+            "lora.dora: weights with a DoRA adapter turned down don't lie between those of both models; set it to "
+            "false"
+        )
+    if config.lora.start_from is not None:
+        problems.append(
+            "lora.start_from: the search tries other ranks than that run's; leave it out, every trial starts from the "
+            "base model"
+        )
     if config.selfaug.alpha <= 0 and config.selfaug.drift_limit is None:
         problems.append("selfaug.alpha must be more than 0, or there is nothing to balance with")
     if not 0 <= settings.max_forgetting < 1:
@@ -231,21 +258,38 @@ def _check(config: TrainConfig, evaluation: EvaluationSettings, settings: Balanc
         )
 
 
-def _with_cache(config: TrainConfig, settings: BalanceSettings) -> TrainConfig:
-    """All trials pass over the same rows: they share a reference cache where it pays."""
-    train = config.train
-    if config.selfaug.reference != "auto" or train.packing:
+def _with_cache(bench: Bench, config: TrainConfig, settings: BalanceSettings) -> TrainConfig:
+    """All trials pass over the same rows: they share a reference cache where it pays, and has room on the disk."""
+    if config.selfaug.reference != "auto" or config.train.packing:
         return config
+    begun = next((bench.folder / "trials").glob("*.json"), None)
+    if begun is not None:
+        # As decided then: room that the cache has taken since is not free any more, and runs go on with their settings.
+        reference = TrainConfig.model_validate_json(begun.read_text(encoding="utf-8")).selfaug.reference
+    else:
+        reference = "cache" if _cache_pays(bench, config, settings) else "auto"
+    return config.model_copy(
+        update={"selfaug": config.selfaug.model_copy(update={"reference": reference})}, deep=True
+    )
+
+
+def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) -> bool:
+    """Whether all trials together pass over the rows often enough, and the cache leaves half of the disk's room.
+
+    Anchors that the base model writes are few beside that half.
+    """
+    train = config.train
+    rows = load_training_data(config.model_copy(update={"data": config.data.model_copy(update={"eval": []})}))
+    documents = [Document(row.input_ids, row.labels) for row in rows.train.rows]
     if train.steps is None:
         passes = train.epochs * settings.trials
     else:
-        rows = len(load_training_data(config).train.rows)
-        passes = settings.trials * train.steps * train.batch_size * train.gradient_accumulation / rows
-    if passes < _CACHE_PASSES:
-        return config
-    return config.model_copy(
-        update={"selfaug": config.selfaug.model_copy(update={"reference": "cache"})}, deep=True
-    )
+        per_step = train.batch_size * train.gradient_accumulation
+        passes = settings.trials * train.steps * per_step / len(documents)
+    states = sum({document.key: document.rows for document in documents}.values())
+    width = bench.base.config.get_text_config().hidden_size
+    size = states * width * compute_dtype(config, bench.device).itemsize
+    return passes >= PASSES_THAT_PAY and has_room(size, config.selfaug.reference_cache_dir)
 
 
 # ---- the search
@@ -295,11 +339,16 @@ class _Search:
         return list(found.values())
 
     def failed(self) -> list[dict[str, Any]]:
-        """Settings that could not be trained, and why."""
+        """Settings that could not be trained, and why; but for those before the first that could be, or may yet be.
+
+        They failed with the training's own settings, which have been tried again since.
+        """
+        others = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+        first = min((trial.number for trial in others), default=-1)
         return [
             {"settings": trial.params, "error": trial.user_attrs["error"]}
             for trial in self._trials(TrialState.FAIL)
-            if "error" in trial.user_attrs
+            if "error" in trial.user_attrs and trial.number > first
         ]
 
     def run_of(self, name: str) -> RunDir:
@@ -324,7 +373,8 @@ class _Search:
 
     def _next(self) -> optuna.Trial | None:
         """A trial to work on, or None if there are enough."""
-        if not self._trials():
+        # They come first, again and again if they have failed: for a reason that passes, such as a full disk.
+        if not self._count(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
             self._study.enqueue_trial(self._own())
         waiting = self._count(TrialState.WAITING)
         errors = len(self.failed())

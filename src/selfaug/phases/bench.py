@@ -20,7 +20,8 @@ from selfaug.model.adapters import scale_adapter
 from selfaug.model.loading import load_adapter, load_model, load_tokenizer
 from selfaug.model.memory import release_memory
 from selfaug.model.reference import FrozenModel, Reference, Remembered
-from selfaug.phases.inputs import compute_dtype, load_base_model, training_device
+from selfaug.model.stored_weights import stored_weights_hash
+from selfaug.phases.inputs import compute_dtype, describe_sources, load_base_model, training_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import require_same_base
 from selfaug.phases.suites import (
@@ -36,7 +37,16 @@ from selfaug.phases.suites import (
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["FOLDERS", "Answers", "Bench", "DriftOn", "EvaluationSettings", "open_bench", "scores_of"]
+__all__ = [
+    "FOLDERS",
+    "Answers",
+    "Bench",
+    "DriftOn",
+    "EvaluationSettings",
+    "contents_of_sources",
+    "open_bench",
+    "scores_of",
+]
 
 Answers = dict[str, list[str]]
 """Answers to the items of each suite, by its name."""
@@ -106,6 +116,7 @@ class Bench:
         device: where all of it runs.
         suites: questions, by part ("dev", "test", or a subset of one) and suite.
         level: of the general suite, with the base model's scores that it was chosen by.
+        seen: of the job's test prompts, how many are among those of --dev, and of the training rows.
         on_progress: called with what is being done.
     """
 
@@ -117,6 +128,7 @@ class Bench:
     device: torch.device
     suites: dict[str, dict[str, Suite]]
     level: dict[str, Any]
+    seen: dict[str, int]
     on_progress: Callable[[Progress], None]
     _subsets: dict[str, str] = field(default_factory=dict)
     _references: dict[tuple[str, DriftOn], Reference] = field(default_factory=dict)
@@ -196,7 +208,13 @@ class Bench:
         """The model of a complete run, with its adapter, scaled; merged into it where that rounds nothing away."""
         dtype = compute_dtype(config, self.device)
         if config.lora.method == "full":
-            return load_model(run.model, dtype=dtype, device=self.device, offline=True)
+            return load_model(
+                run.model,
+                dtype=dtype,
+                device=self.device,
+                trust_remote_code=config.model.trust_remote_code,
+                offline=True,
+            )
         base = load_base_model(config.model, dtype=dtype, device=self.device, offline=config.run.offline)
         require_same_base(run, config, base, offline=config.run.offline)
         model = load_adapter(base, run.adapter)
@@ -250,7 +268,9 @@ class Bench:
     def _is_answered(self, part: str, name: str) -> bool:
         for suite_name, suite in self.suites[part].items():
             path = self._answer_file(part, name, suite_name)
-            if not path.exists() or len(read_lines(path)) < len(suite.ids):
+            # Ids are of places in a file: it may have been changed since.
+            asked = {row["id"]: row["prompt"] for row in read_lines(path)} if path.exists() else {}
+            if [asked.get(one) for one in suite.ids] != suite.texts:
                 return False
         return True
 
@@ -293,6 +313,30 @@ class Bench:
         """The job's prompts, measured from their second token on."""
         prompts = self.suites[part]["task"].spread(_DRIFT_PROMPTS).prompts
         return prompts, [1] * len(prompts)
+
+
+def contents_of_sources(config: TrainConfig, settings: EvaluationSettings) -> dict[str, Any]:
+    """What identifies the content of each file that results are made of, and of the base model, by its name.
+
+    A hub data set is known by its name alone; a base model that is not on this machine yet by nothing.
+    """
+    sources = {
+        "data.train": config.data.train,
+        "data.replay": [source for source in config.data.replay if source != "embedded"],
+        "data.template": [config.data.template] if config.data.template else [],
+        "selfaug.anchors": [config.selfaug.anchors] if config.selfaug.anchors not in ("none", "self") else [],
+        "--dev": settings.dev,
+        "--test": settings.test,
+        "--suite": settings.suites,
+    }
+    contents: dict[str, Any] = {
+        f"{name} {source}": [
+            one.get("sha256", one["source"]) for one in describe_sources([str(Path(source).expanduser())])
+        ]
+        for name, of_name in sources.items()
+        for source in of_name
+    }
+    return {**contents, f"model.name {config.model.name}": stored_weights_hash(config.model.name)}
 
 
 def open_bench(
@@ -339,7 +383,17 @@ def open_bench(
         suites["test"][Path(file).stem] = suite_file_prompts(
             tokenizer, read_suite(file), settings.max_new_tokens, template
         )
+    seen = _seen_prompts(config, tokenizer, suites)
     open_folder()
+    if any(seen.values()):
+        total = len(suites["test"]["task"].prompts)
+        on_progress(
+            Progress(
+                "warning",
+                message=f"of {total:,} test prompts, {seen['dev']:,} are among those of --dev and {seen['train']:,} "
+                "among the training rows: their scores say less of prompts that are new.",
+            )
+        )
     on_progress(Progress("model"))
     device = training_device(config.model.device)
     base = load_base_model(
@@ -358,10 +412,34 @@ def open_bench(
     for half in halves:
         items = select_items(half, level.level, settings.general_items)
         suites[half]["general"] = general_prompts(tokenizer, items, template)
-    bench = Bench(folder, config, settings, tokenizer, base, device, suites, asdict(level), on_progress)
+    bench = Bench(folder, config, settings, tokenizer, base, device, suites, asdict(level), seen, on_progress)
     for half in halves:
         bench.base_answers(half)
     return bench
+
+
+def _seen_prompts(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, suites: dict[str, dict[str, Suite]]
+) -> dict[str, int]:
+    """How many of the job's test prompts are chosen on, and trained on, too.
+
+    Raises:
+        DataError: if training rows can't be used.
+    """
+    trained = task_prompts(
+        config,
+        tokenizer,
+        config.data.train,
+        score=lambda answer, gold, prompt: 0.0,
+        items=None,
+        max_new_tokens=1,
+        offline=config.run.offline,
+    )
+    tested = suites["test"]["task"].texts
+    return {
+        name: sum(text in known for text in tested)
+        for name, known in (("dev", set(suites["dev"]["task"].texts)), ("train", set(trained.texts)))
+    }
 
 
 def scores_of(suite: Suite, answers: Sequence[str]) -> list[float]:

@@ -27,8 +27,17 @@ from selfaug.core.statistics import (
 from selfaug.core.subset import subset_agreement
 from selfaug.errors import ConfigError
 from selfaug.eval.general_suite import FAST_ITEMS, Half, spread_over_kinds
-from selfaug.phases.bench import FOLDERS, Answers, Bench, DriftOn, EvaluationSettings, open_bench, scores_of
-from selfaug.phases.method_bench import MethodBench, Variant
+from selfaug.phases.bench import (
+    FOLDERS,
+    Answers,
+    Bench,
+    DriftOn,
+    EvaluationSettings,
+    contents_of_sources,
+    open_bench,
+    scores_of,
+)
+from selfaug.phases.method_bench import MethodBench, Variant, problems_of
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import select_items
@@ -80,7 +89,7 @@ def compare(
         config: the training that all methods share; its output is the comparison's folder.
         evaluation: what all models are asked.
         settings: what is compared.
-        overwrite: replace the comparison that is there.
+        overwrite: replace the comparison that is there; as `run.overwrite` of the training.
         on_progress: called with what is being done.
 
     Returns:
@@ -88,7 +97,8 @@ def compare(
 
     Raises:
         ConfigError, DataError, ModelError: before anything long.
-        StorageError: if the folder holds something else, or a comparison with other settings.
+        StorageError: if the folder holds something else, or a comparison with other settings or sources, or another
+            process compares in it.
     """
     work = WorkFolder(
         Path(config.run.output), RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"]
@@ -96,7 +106,23 @@ def compare(
     asked = _checked(config, evaluation, settings)
     if config.selfaug.drift_limit is not None:
         on_progress(Progress("warning", message=_NO_DRIFT_LIMIT))
-    folder = Path(config.run.output)
+    with work.alone():
+        return _compared_in(
+            work, config, evaluation, settings, asked, overwrite or config.run.overwrite, on_progress
+        )
+
+
+def _compared_in(
+    work: WorkFolder,
+    config: TrainConfig,
+    evaluation: EvaluationSettings,
+    settings: CompareSettings,
+    asked: Sequence[Method],
+    overwrite: bool,
+    on_progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    """The comparison in its folder, begun or gone on with; arguments as of `compare`."""
+    folder = work.path
     begun = None if overwrite else work.begun_with()
     known = {} if overwrite else _seeds_of_methods(folder / "record.json")
     # The runs of the first seed are the trials, so every method has it.
@@ -111,7 +137,12 @@ def compare(
             folder,
             config,
             evaluation,
-            lambda: work.open(fixed, overwrite=overwrite, more=seeds_of != known),
+            lambda: work.open(
+                fixed,
+                overwrite=overwrite,
+                more=seeds_of != known,
+                sources=contents_of_sources(config, evaluation),
+            ),
             on_progress,
         )
         return _compared(evaluated, config, settings, seeds_of, first_seed, lambda: work.seconds)
@@ -159,6 +190,7 @@ def _compared(
         },
         "level": evaluated.level,
         "items": {name: len(suite.ids) for name, suite in table.suites.items()},
+        "test_prompts_seen": evaluated.seen,
         "detectable_difference": table.detectable(subject or "plain"),
         "base": table.base_row(),
         "methods": {
@@ -220,28 +252,33 @@ def _checked(config: TrainConfig, evaluation: EvaluationSettings, settings: Comp
     ]
     if not settings.seeds:
         problems.append("at least one seed is needed")
+    # Plain LoRA is what all others are measured by, and what two of them are made of.
+    wanted = [method for name, method in METHODS.items() if name in {"plain", *settings.methods}]
+    shared = []
     if config.selfaug.alpha <= 0:
-        problems.append("selfaug.alpha must be more than 0: SelfAug is tried with it and with twice as much")
+        shared.append("selfaug.alpha must be more than 0: SelfAug is tried with it and with twice as much")
     if config.lora.method != "lora" or config.lora.weight_penalty:
-        problems.append(
-            "the training should be LoRA without a penalty: the methods change what they are about"
-        )
+        shared.append("the training should be LoRA without a penalty: the methods change what they are about")
     if config.lora.start_from is not None:
-        problems.append("lora.start_from: every method starts from the base model; leave it out")
+        shared.append("lora.start_from: every method starts from the base model; leave it out")
+    problems += shared
+    refused = {} if shared else {one.name: found for one in wanted if (found := problems_of(config, one))}
+    problems += [f"method {name}: {problem}" for name, found in refused.items() for problem in found]
     if settings.leak_pattern is not None:
         try:
             re.compile(settings.leak_pattern)
         except re.error as error:
             problems.append(f"the leak pattern is not a regular expression: {error}")
     if problems:
+        others = " ".join(f"--method {method.name}" for method in wanted if method.name not in refused)
         raise ConfigError(
             "the comparison can't be made:",
             problems=problems,
-            hint="`selfaug compare --help` shows the flags and an example.",
+            hint=f"change these settings, or leave these methods out: {others}"
+            if refused
+            else "`selfaug compare --help` shows the flags and an example.",
         )
-    # Plain LoRA is what all others are measured by, and what two of them are made of.
-    wanted = {"plain", *settings.methods}
-    return [method for name, method in METHODS.items() if name in wanted]
+    return wanted
 
 
 def _seeds_of_methods(record: Path) -> dict[str, list[int]]:

@@ -8,20 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from selfaug.config import TrainConfig
 from selfaug.eval.general_suite import Half
 from selfaug.eval.router import PromptRouter
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.phases.bench import Answers, Bench
 from selfaug.phases.method_data import forget_parts, write_distilled_rows, write_self_dialogues
-from selfaug.phases.methods import METHODS, Method
+from selfaug.phases.methods import METHODS, Method, why_not
 from selfaug.phases.own_process import train_in_own_process
 from selfaug.phases.suites import task_prompts
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["MethodBench", "Variant"]
+__all__ = ["MethodBench", "Variant", "problems_of"]
 
 _DIALOGUES = 96
 
@@ -38,6 +40,52 @@ class Variant:
     def name(self) -> str:
         """For files."""
         return f"{self.method.name}-{self.value:g}-seed{self.seed}"
+
+
+def problems_of(config: TrainConfig, method: Method) -> list[str]:
+    """Why some value of a method's knob can't be trained with these settings, as sentences; none if all can."""
+    problems = [] if (reason := why_not(method, json.loads(config.model_dump_json()))) is None else [reason]
+    trained = method if method.trained else METHODS["plain"]
+    for value in trained.values:
+        try:
+            _training(config, trained, value, config.train.seed, Path(config.run.output), None)
+        except ValidationError as error:
+            for detail in error.errors():
+                name = ".".join(map(str, detail["loc"]))
+                # A combination of settings is told in lines that begin with a name.
+                problems += [f"{name}: {line}" if name else line for line in detail["msg"].splitlines()]
+    return list(dict.fromkeys(problems))
+
+
+def _training(
+    config: TrainConfig, method: Method, value: float, seed: int, output: Path, written: Path | None
+) -> TrainConfig:
+    """Settings of a run of a method.
+
+    Args:
+        config: of the training that all methods share.
+        method: that is trained.
+        value: of its knob.
+        seed: of the run.
+        output: its folder.
+        written: what the base model has written for the method, if it has.
+
+    Raises:
+        ValidationError: if they don't fit together.
+    """
+    values = json.loads(config.model_dump_json())
+    method.change(values, value)
+    if written is not None:
+        for key in ("train", "replay"):
+            values["data"][key] = [
+                str(written) if source == "{data}" else source for source in values["data"][key]
+            ]
+    values["data"]["eval"] = []
+    values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
+    values["train"].update(seed=seed, keep_checkpoints=1, report_to=[], best_of_rows=0)
+    values["evaluation"].update(at_end="none")
+    values["run"].update(output=str(output), overwrite=False)
+    return TrainConfig.model_validate(values)
 
 
 class MethodBench:
@@ -133,19 +181,11 @@ class MethodBench:
     def _training(self, variant: Variant, run: RunDir) -> TrainConfig:
         """Settings of the run that the variant's weights come from."""
         method = variant.method if variant.method.trained else METHODS["plain"]
-        values = json.loads(self.bench.config.model_dump_json())
-        method.change(values, variant.value if variant.method.trained else self.plain_value)
-        if written := self.written_data(method):
-            for key in ("train", "replay"):
-                values["data"][key] = [
-                    str(written[0]) if source == "{data}" else source for source in values["data"][key]
-                ]
-        values["data"]["eval"] = []
-        values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
-        values["train"].update(seed=variant.seed, keep_checkpoints=1, report_to=[], best_of_rows=0)
-        values["evaluation"].update(at_end="none")
-        values["run"].update(output=str(run.path), overwrite=False)
-        return TrainConfig.model_validate(values)
+        value = variant.value if variant.method.trained else self.plain_value
+        written = self.written_data(method)
+        return _training(
+            self.bench.config, method, value, variant.seed, run.path, written[0] if written else None
+        )
 
     def _routed_answers(self, variant: Variant, half: Half) -> Answers:
         """Answers of plain LoRA where the router sends the prompt to it, else the base model's."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["METHODS", "Method", "Source"]
+__all__ = ["METHODS", "Method", "Source", "why_not"]
 
 Settings = dict[str, dict[str, Any]]
 """Settings of a training run, by section."""
@@ -121,3 +121,20 @@ METHODS: dict[str, Method] = {
     )
 }  # fmt: skip
 """By name, in the table's order."""
+
+
+def why_not(method: Method, settings: Settings) -> str | None:
+    """Why a method makes no sense with settings that could be trained, as a sentence; None if it does.
+
+    Args:
+        method: that would be compared.
+        settings: of the training that all methods share.
+    """
+    if method.name == "wise-ft" and settings["lora"]["dora"]:
+        return (
+            "lora.dora: weights with a DoRA adapter scaled down don't lie between those of both models; set it to "
+            "false"
+        )
+    if method.name == "osf" and settings["model"]["quantization"] == "4bit":
+        return "model.quantization: the singular directions of 4-bit weights can't be had; set it to none"
+    return None

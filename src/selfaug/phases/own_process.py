@@ -20,7 +20,8 @@ from selfaug.rundir import RunDir
 __all__ = ["train_in_own_process"]
 
 _POLL_SECONDS = 1.0
-_STOP_SECONDS = 120
+# A step that takes longer is told of.
+_STOP_SECONDS = 10.0
 
 
 def train_in_own_process(
@@ -28,7 +29,8 @@ def train_in_own_process(
 ) -> dict[str, Any]:
     """Train, or go on with a run that was cut off, as `selfaug train` does; returns the data of its record.
 
-    Checkpoints are saved after each quarter of the steps, or more often if the settings say so.
+    Checkpoints are saved after each quarter of the steps, or more often if the settings say so. A process that trains
+    the run already, such as one whose parent was killed, is waited for.
 
     Args:
         config: settings; a run that is complete in their output is not trained again.
@@ -37,15 +39,41 @@ def train_in_own_process(
 
     Raises:
         SelfAugError: with what the process said, if it failed.
-        KeyboardInterrupt: when the process has saved its checkpoint.
+        KeyboardInterrupt: when the process has saved its checkpoint; a second one doesn't wait for that.
     """
     run = RunDir(config.run.output)
-    if run.is_complete():
-        return read_record(run.record, "train")
+    while not run.is_complete():
+        _wait_for_trainer(run, config, stage, on_progress)
+        if not run.is_complete():
+            _train(run, config, stage, on_progress)
+    return read_record(run.record, "train")
+
+
+def _wait_for_trainer(
+    run: RunDir, config: TrainConfig, stage: str, on_progress: Callable[[Progress], None]
+) -> None:
+    """Until no other process trains the run."""
+    trainer = run.trainer()
+    if trainer is not None:
+        on_progress(
+            Progress("warning", message=f"{stage}: {run.path} is being trained by {trainer}; waiting for it.")
+        )
+    while trainer is not None:
+        time.sleep(_POLL_SECONDS)
+        on_progress(_progress(run.metrics, stage, config.train.steps or 0))
+        trainer = run.trainer()
+
+
+def _train(run: RunDir, config: TrainConfig, stage: str, on_progress: Callable[[Progress], None]) -> None:
+    """One process; if another one has come first, the run need not be complete at the end.
+
+    Raises:
+        SelfAugError: if it failed.
+    """
     if run.is_run() and not run.started.exists():  # killed while its folder was made
         run.discard()
     run.path.parent.mkdir(parents=True, exist_ok=True)
-    settings, log = run.path.with_suffix(".yaml"), run.path.with_suffix(".log")
+    settings, log = (run.path.with_name(f"{run.path.name}.{kind}") for kind in ("yaml", "log"))
     write_text(settings, dump_config(_often_saved(config)))
     command = [sys.executable, "-m", "selfaug", "train", "--config", str(settings)]
     if run.is_run():
@@ -60,9 +88,11 @@ def train_in_own_process(
         except BaseException:
             # Ctrl-C reaches the whole group: the run saves its checkpoint. Anything else asks it to.
             process.terminate()
-            process.wait(_STOP_SECONDS)
+            _wait_for_end(process, stage, on_progress)
             raise
-    if process.returncode != 0 or not run.is_complete():
+    if not run.is_complete():
+        if run.trainer() is not None:
+            return
         lines = [
             line
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -73,8 +103,24 @@ def train_in_own_process(
             hint=f"all that it said is in {log}; the same command goes on from its last checkpoint.",
         )
     for file in (settings, log):
-        file.unlink()
-    return read_record(run.record, "train")
+        file.unlink(missing_ok=True)
+
+
+def _wait_for_end(
+    process: subprocess.Popen[bytes], stage: str, on_progress: Callable[[Progress], None]
+) -> None:
+    """However long its step takes; whatever interrupts that, a second Ctrl-C too, kills it."""
+    try:
+        try:
+            process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            message = f"{stage}: stopping after this step, with a checkpoint; Ctrl-C again stops at once."
+            on_progress(Progress("warning", message=message))
+            process.wait()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
 
 
 def _often_saved(config: TrainConfig) -> TrainConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from selfaug.errors import StorageError
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_record, write_record
 from selfaug.replaced import HIDDEN, Replaced
-from selfaug.rundir import CHECKPOINT_STATE
+from selfaug.rundir import CHECKPOINT_STATE, alone_in, without_lock
 
 __all__ = ["WorkFolder"]
 
@@ -21,7 +21,7 @@ _WORTH_KEEPING = ("*.jsonl", "record.json", CHECKPOINT_STATE)
 
 
 class WorkFolder:
-    """A folder that is known by its marker, which holds the settings that it was begun with.
+    """A folder that is known by its marker, which holds the settings that it was begun with, and what it was made of.
 
     Args:
         path: the folder.
@@ -59,6 +59,19 @@ class WorkFolder:
                 if self._opened:
                     self._time.keep()
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """For commands that can't share the folder with another process.
+
+        Raises:
+            StorageError: if another process has it.
+        """
+        return alone_in(
+            self.path,
+            "is being written",
+            hint="wait for it, or stop it (Ctrl-C, or `kill` with its PID: what is done is kept), and give the same "
+            "command again; or give another --output.",
+        )
+
     @property
     def seconds(self) -> float:
         """Of work in the folder so far, that of processes which were stopped included."""
@@ -76,23 +89,34 @@ class WorkFolder:
         settings: dict[str, Any] = read_record(self.marker, f"{self.what}-started")["settings"]
         return settings
 
-    def open(self, settings: dict[str, Any], *, overwrite: bool, more: bool = False) -> bool:
+    def open(
+        self,
+        settings: dict[str, Any],
+        *,
+        overwrite: bool,
+        more: bool = False,
+        sources: Mapping[str, Any] | None = None,
+    ) -> bool:
         """Make the folder, or go on with a cut-off one; returns whether there was one. Call it within `settled`.
 
         Args:
             settings: what has to be the same to go on.
             overwrite: move what is there aside and begin anew.
             more: what is finished lacks something that is asked for now.
+            sources: what identifies the content of each source by its name, for files that change under their names;
+                None where it isn't known. What was begun without it is gone on with.
 
         Raises:
-            StorageError: if it holds something else, is finished, was begun with other settings, or can't be written.
+            StorageError: if it holds something else, is finished, was begun with other settings or sources, or can't be
+                written.
         """
-        settings = json.loads(json.dumps(settings))  # as the marker has them: tuples are lists there
+        # As the marker has them: tuples are lists there.
+        settings, sources = json.loads(json.dumps((settings, sources or {})))
         path = self.path
         self._replaced.recover()
         if path.exists() and not path.is_dir():
             raise StorageError(f"{path} is a file, not a folder.", hint="give another --output.")
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and without_lock(path):
             before = self.begun_with()
             if before is None:
                 raise StorageError(
@@ -112,17 +136,40 @@ class WorkFolder:
                     f"{path} holds {self._article} {self.what} with other settings: {changed}.",
                     hint="give another --output, or --overwrite.",
                 )
+            else:
+                self._require_same_sources(sources)
         cut_off = self.marker.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not cut_off:
-                write_record(self.marker, f"{self.what}-started", {"settings": settings})
+                begun = {"settings": settings, "sources": sources}
+                write_record(self.marker, f"{self.what}-started", begun)
         except OSError as error:
             raise StorageError(
                 f"can't write into {path}: {error.strerror or error}", hint="give another --output."
             ) from error
         self._opened = True
         return cut_off
+
+    def _require_same_sources(self, sources: Mapping[str, Any]) -> None:
+        """Refuse to go on with other content under the same names: old and new results would be mixed.
+
+        Raises:
+            StorageError: with all that have changed.
+        """
+        before = read_record(self.marker, f"{self.what}-started").get("sources", {})
+        changed = [
+            name
+            for name, content in sources.items()
+            if None not in (content, before.get(name)) and content != before[name]
+        ]
+        if changed:
+            raise StorageError(
+                f"{self.path} holds {self._article} {self.what} that was begun with other content of:",
+                problems=changed,
+                hint="--overwrite begins anew with what is there now; or give another --output, or put back what was "
+                "there then.",
+            )
 
     @property
     def _article(self) -> str:
@@ -133,7 +180,7 @@ class WorkFolder:
         ours = {entry.name for entry in self._entries()}
         foreign = sorted(
             entry.name
-            for entry in self.path.iterdir()
+            for entry in without_lock(self.path)
             if entry.name not in ours and not entry.name.startswith(HIDDEN)
         )
         if foreign:

@@ -1,0 +1,89 @@
+"""`selfaug compare` and `selfaug balance` as commands: where pages go, what is refused, signals, the network."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from quiet_libraries import libraries_as_before
+from selfaug.cli.app import quiet_libraries
+from selfaug.cli.main import app
+from selfaug.config import load_config
+
+COMMANDS = ["compare", "balance"]
+
+
+@pytest.fixture(autouse=True)
+def libraries() -> Iterator[None]:
+    with libraries_as_before():
+        yield
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_demo_takes_no_settings_file(command: str, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    result = CliRunner().invoke(app, [command, "--demo", "--config", "my.yaml", "--output", str(output)])
+    assert result.exit_code == 2
+    assert "--config my.yaml would be left out" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_page_is_where_the_settings_say(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[str] = []
+    monkeypatch.setattr("selfaug.cli.pages.write_page", pages.append)
+    monkeypatch.setattr(f"selfaug.phases.{command}.{command}", lambda *_, **__: {})
+    given = ["--model", "m", "--train", "rows.jsonl", "--set", f"run.output={tmp_path / 'X'}", "--json"]
+    result = CliRunner().invoke(app, [command, *given])
+    assert result.exit_code == 0, result.stderr
+    assert pages == [str(tmp_path / "X")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_sigterm_stops_as_ctrl_c_does(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+
+    def stopped(*_: Any, **__: Any) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            # A launcher may send it once more, while the training saves its checkpoint.
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append("saved")
+            raise
+
+    monkeypatch.setattr(f"selfaug.phases.{command}.{command}", stopped)
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.append("not taken"))
+    try:
+        result = CliRunner().invoke(app, [command, "--model", "m", "--train", "rows.jsonl"])
+        assert callable(signal.getsignal(signal.SIGTERM))  # as it was
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == ["saved"]
+    assert result.exit_code == 130
+    assert "give the same command again" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("replay", "rows", "offline"),
+    [("[]", [], True), ("[embedded]", ["{file}"], True), ("[owner/name]", [], False), ("[]", ["owner/name"], False)],
+)  # fmt: skip
+def test_the_network_is_refused_only_where_all_is_on_this_machine(
+    replay: str, rows: list[str], offline: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.touch()
+    settings = load_config(
+        None, {"--model": str(tmp_path), "--train": [str(file)]}, [f"data.replay={replay}"]
+    )
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    quiet_libraries(settings, debug=True, rows=[str(file) if row == "{file}" else row for row in rows])
+    assert ("HF_HUB_OFFLINE" in os.environ) == offline

@@ -1,0 +1,60 @@
+"""What a bench keeps and loads: answers to changed prompts are made again, models with code of their own are loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from selfaug.phases import bench as bench_module
+from selfaug.phases.bench import Bench, EvaluationSettings
+from selfaug.phases.suites import Suite
+from selfaug.records import write_lines
+from selfaug.rundir import RunDir
+
+
+def bench_of(folder: Path, config: Any, texts: list[str]) -> Bench:
+    suite = Suite(
+        ids=["0", "1"], texts=texts, prompts=[[1], [2]], limits=[4, 4], choices=[(), ()], score=lambda *_: 0.0
+    )
+    asked = EvaluationSettings(dev=["dev"], test=["test"])
+    cpu = torch.device("cpu")
+    return Bench(folder, config, asked, None, None, cpu, {"dev": {"task": suite}}, {}, {}, lambda _: None)  # type: ignore[arg-type]
+
+
+def test_a_model_is_asked_again_where_a_prompt_has_changed(settings, tmp_path: Path) -> None:
+    (tmp_path / "answers").mkdir()
+    lines = [{"id": name, "prompt": f"prompt {name}", "answer": "a"} for name in ("0", "1")]
+    write_lines(tmp_path / "answers" / "dev-plain-task.jsonl", lines)
+    config = settings(tmp_path / "run")
+    assert bench_of(tmp_path, config, ["prompt 0", "prompt 1"])._is_answered("dev", "plain")
+    assert not bench_of(tmp_path, config, ["prompt 0", "another"])._is_answered("dev", "plain")
+    assert not bench_of(tmp_path, config, ["prompt 0", "prompt 1"])._is_answered("dev", "other")
+
+
+def test_all_weights_trained_are_loaded_with_the_code_that_the_user_trusts(
+    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(bench_module, "load_model", lambda name, **options: given.update(options))
+    config = settings(tmp_path / "run", "lora.method=full", "model.trust_remote_code=true")
+    bench_of(tmp_path, config, ["", ""]).model(RunDir(tmp_path / "run"), config)
+    assert given["trust_remote_code"] is True
+
+
+def test_rows_that_a_checkpoint_is_chosen_on_are_known_however_they_are_spelled(
+    settings, tiny_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_rows.parent)
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(tiny_rows)
+    sources = json.dumps([str(tiny_rows)])
+    config = settings(tmp_path / "run", f"data.eval={sources}", "train.best_of_rows=4")
+    for source in (str(tiny_rows), tiny_rows.name, f"./{tiny_rows.name}", str(link)):
+        assert config.is_chosen_on([source])
+    assert config.is_chosen_on([])
+    assert not config.is_chosen_on([str(tmp_path / "others.jsonl")])
+    assert not settings(tmp_path / "run", f"data.eval={sources}").is_chosen_on([str(tiny_rows)])
