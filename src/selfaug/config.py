@@ -295,7 +295,12 @@ class TrainConfig(Section):
 
     def is_chosen_on(self, sources: Sequence[str]) -> bool:
         """Whether the checkpoint is chosen on rows of these sources; none stand for those of `data.eval`."""
-        return self.train.best_of_rows > 0 and not set(sources or self.data.eval).isdisjoint(self.data.eval)
+        # A file may be spelled in several ways.
+        chosen, asked = (
+            {Path(source).expanduser().resolve() for source in of}
+            for of in (self.data.eval, sources or self.data.eval)
+        )
+        return self.train.best_of_rows > 0 and not asked.isdisjoint(chosen)
 
     @model_validator(mode="after")
     def _settings_fit_together(self) -> TrainConfig:
@@ -303,8 +308,8 @@ class TrainConfig(Section):
         full, chosen = lora.method == "full", train.best_of_rows > 0
         refuse_combinations(
             {
-                "model.quantization: 4-bit weights can't be trained; use lora.method lora": (
-                    model.quantization == "4bit" and full
+                "model.quantization: 4-bit weights can't be trained, or decomposed by osf; use lora.method lora": (
+                    model.quantization == "4bit" and lora.method != "lora"
                 ),
                 # trl keeps the adapter in bfloat16 then, and CUDA's scaler of float16's gradients takes none of these.
                 "model.quantization: adapters on 4-bit weights don't train in float16; set model.dtype to bfloat16, or "

@@ -195,6 +195,17 @@ def test_beginning_token_is_kept_and_merging_boundary_is_parted(merging_tokenize
     assert row.labels == [IGNORED_LABEL] * 3 + [b, c, end]
 
 
+def test_text_without_the_chat_template_is_a_warning(with_template: WithTemplate) -> None:
+    by_hand = "<|im_start|>user\nthe revenue?<|im_end|>\n<|im_start|>assistant\n"
+    rows = [text_row("the", " year"), text_row(by_hand, "million", 2), chat_row(USER, ANSWER, line=3)]
+    tokenizer = with_template("{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}")
+    (warning,) = encode_rows(rows, tokenizer, max_length=None).report.warnings
+    assert warning.startswith("1 rows are text: they are trained as they stand")
+    assert encode_rows(rows[1:], tokenizer, max_length=None).report.warnings == []
+    # Nothing renders the rows of a base model.
+    assert encode_rows(rows[:2], with_template(None), max_length=None).report.warnings == []
+
+
 def test_boundary_that_cannot_be_parted_is_a_problem(spacing_tokenizer: Tokenizer) -> None:
     fine, bad = text_row("a", " b"), text_row("a ", "b", 2)
     encoded = encode_rows([fine, bad], spacing_tokenizer, max_length=None, skip_bad_rows=True)

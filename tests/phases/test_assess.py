@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, DataError, ModelError, StorageError
 from selfaug.phases.assess import RECORD_KIND, _probe_config, assess, proposed_budget, verdict
 from selfaug.phases.data_checks import AskedRow, asked_rows, check_data, similar_questions
 from selfaug.phases.inputs import load_training_data
@@ -238,6 +239,47 @@ def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
     again = CliRunner().invoke(app, [*arguments, "--overwrite", "--json"])
     assert again.exit_code == 0, again.stderr
     assert json.loads(again.stdout)["probe"]["steps"] == 1
+
+
+def test_rows_that_the_scorer_can_not_score_are_refused_before_anything_long(
+    settings: Settings, tmp_path: Path
+) -> None:
+    held_out = tmp_path / "held-out.jsonl"
+    held_out.write_text('{"prompt": "the revenue", "completion": " unknown"}\n', encoding="utf-8")
+    told: list[str] = []
+    with pytest.raises(DataError, match="1 of 1 held-out rows can't be scored so"):
+        assess(
+            settings(tmp_path / "a", f"data.eval={held_out}"),
+            **FEW,
+            scorer="numeric",
+            on_progress=lambda progress: told.append(progress.stage),
+        )
+    assert told == ["data"]
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_model_that_can_not_be_asked_in_general_is_refused_before_anything_long(
+    settings: Settings, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "plain"))
+    (model / "chat_template.jinja").unlink()
+    rows = tmp_path / "plain.jsonl"
+    rows.write_text('{"prompt": "the revenue", "completion": " million"}\n', encoding="utf-8")
+    with pytest.raises(ModelError, match="has no chat template"):
+        assess(settings(tmp_path / "a", f"model.name={model}", f"data.train={rows}"), **FEW)
+    assert not (tmp_path / "a").exists()
+
+
+def test_replayed_rows_are_none_of_the_jobs(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
+    """Copies of two rows, and more of them are wanted than there are: each is drawn several times."""
+    replayed = tmp_path / "replayed.jsonl"
+    replayed.write_text("".join(tiny_rows.read_text().splitlines(keepends=True)[:2]), encoding="utf-8")
+    config = settings(tmp_path / "a", f"data.replay={replayed}", "data.replay_share=0.5")
+    record = assess(config, **FEW)
+    found = {finding["name"]: finding["found"] for finding in record["findings"]}
+    assert found["duplicates"] == "0 of 24 training rows are there already"
+    assert record["surprise"]["rows"] == 24
+    assert "replay" not in record["data"]
 
 
 def test_a_wrong_scorer_is_refused_before_anything_is_read(settings: Settings, tmp_path: Path) -> None:

@@ -116,6 +116,50 @@ def test_a_checkpoint_that_was_not_scored_before_the_kill_is_scored_at_the_resum
     assert record["best"]["step"] == 4
 
 
+def test_a_last_checkpoint_that_was_not_scored_is_scored_and_no_step_is_trained(
+    settings: Settings, tmp_path: Path
+) -> None:
+    config = with_rows(settings, tmp_path / "run", "train.steps=4", "train.save_steps=2")
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "drift" and "step 4" in progress.message:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(config, on_progress=cut)
+    GIVEN.extend([1.0, 0.5])
+    record = train(config, resume=True).record
+    assert record["best"]["scores"] == {"2": 0.0, "4": 0.75}
+    assert record["steps"] == record["best"]["step"] == 4
+
+
+def test_what_decides_the_best_checkpoint_stays_the_same_when_resumed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    rows = tmp_path / "held-out.jsonl"
+    lines = Path(settings(tmp_path).data.train[0]).read_text(encoding="utf-8")
+    rows.write_text(lines, encoding="utf-8")
+    config = with_rows(settings, tmp_path / "run", f"data.eval={rows}")
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "score" and "step 4" in progress.message:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(config, on_progress=cut)
+    with pytest.raises(ConfigError, match="other settings") as refused:
+        train(with_rows(settings, tmp_path / "run", f"data.eval={rows}", "train.save_steps=3"), resume=True)
+    assert refused.value.problems == ["train.save_steps: the run has 2, now it is 3"]
+    rows.write_text(lines.replace("14 million", "15 million"), encoding="utf-8")
+    with pytest.raises(ConfigError, match="can't be resumed") as refused:
+        train(config, resume=True)
+    assert "held-out rows, by which its checkpoint is chosen" in refused.value.problems[0]
+    rows.rename(tmp_path / "elsewhere.jsonl")
+    moved = with_rows(settings, tmp_path / "run", f"data.eval={tmp_path / 'elsewhere.jsonl'}")
+    (tmp_path / "elsewhere.jsonl").write_text(lines, encoding="utf-8")
+    assert train(moved, resume=True).record["steps"] == 6
+
+
 def test_none_within_the_drift_that_is_allowed_keeps_the_last(settings: Settings, tmp_path: Path) -> None:
     told: list[Progress] = []
     config = with_rows(settings, tmp_path / "run", "selfaug.stop_at_drift=1e-12")

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
 
 from selfaug.config import TrainConfig
 from selfaug.errors import StorageError
 from selfaug.phases.estimate import _Measured, estimate
+from selfaug.phases.inputs import adapter_config
 from selfaug.phases.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -127,6 +130,37 @@ def test_the_adapter_is_counted_for_the_targets_that_it_has(tmp_path: Path, sett
     # q_proj: 32 to 32, rank 16, two layers.
     needs = estimate(settings(tmp_path / "run", "lora.target_modules=[q_proj]"))
     assert needs.trainable == 2 * 16 * (32 + 32)
+
+
+@pytest.mark.parametrize("preserved", [0.5, 0.3])
+def test_osf_is_counted_as_peft_makes_it(tmp_path: Path, settings: Settings, preserved: float) -> None:
+    config = settings(tmp_path / "run", "lora.method=osf", f"lora.preserved={preserved}")
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(config.model.name), adapter_config(config.lora)
+    )
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    frozen = sum(buffer.numel() for name, buffer in model.named_buffers() if "osf" in name)
+    needs = estimate(config)
+    assert needs.trainable == trained
+    assert needs.weights_bytes == 4 * (28_000 + trained + frozen)
+    assert needs.optimizer_bytes == 12 * trained
+    assert any("OSF" in line for line in needs.how)
+
+
+def test_osf_keeps_its_joined_factors_once_and_not_for_each_token(tmp_path: Path, settings: Settings) -> None:
+    small, large = (
+        estimate(settings(tmp_path / "run", "lora.method=osf", f"train.batch_size={size}")).activations_bytes
+        for size in (1, 100)
+    )
+    # Of both layers, q and o: 32 to 32; k and v: 32 to 16; three of the MLP: 32 to 64. Half of the directions train.
+    joined = 4 * 2 * 2 * (2 * 16 * 64 + 2 * 8 * 48 + 3 * 16 * 96)
+    per_row = (large - small) / 99
+    assert small == pytest.approx(joined + per_row, rel=1e-3)
+    lora = [
+        estimate(settings(tmp_path / "run", f"train.batch_size={size}")).activations_bytes
+        for size in (1, 100)
+    ]
+    assert per_row == pytest.approx((lora[1] - lora[0]) / 99, rel=0.3)
 
 
 def test_a_reference_cache_is_sized(tmp_path: Path, settings: Settings) -> None:

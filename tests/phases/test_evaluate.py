@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.evaluate import RECORD_KIND, evaluate
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
-from selfaug.records import append_line, read_lines, read_record
+from selfaug.records import append_line, read_lines, read_record, write_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -163,6 +164,39 @@ def test_answers_to_rows_that_have_changed_since_are_asked_for_again(
         ]
         assert len(asked) == 3
         assert "the profit of the first" in asked[0]
+
+
+@pytest.mark.parametrize("what", ["rows", "schema", "suite"])
+def test_files_that_have_changed_since_decide_no_gate(copied_run: Path, tmp_path: Path, what: str) -> None:
+    rows, schema, suite = tmp_path / "dev.jsonl", tmp_path / "schema.json", tmp_path / "mine.jsonl"
+    rows.write_text('{"prompt": "the revenue of the first", "completion": " none"}\n', encoding="utf-8")
+    schema.write_text('{"type": "object"}', encoding="utf-8")
+    suite.write_text('{"question": "2 + 2?", "answer": "4"}\n', encoding="utf-8")
+    asked = {**FEW, "data": [str(rows)], "scorer": f"schema:{schema}", "suites": [str(suite)]}
+    evaluate(copied_run, **asked)
+    assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
+    before = (copied_run / "evaluation.json").read_bytes()
+    changed, old, new = {
+        "rows": (rows, "none", "some"),
+        "schema": (schema, "object", "array"),
+        "suite": (suite, '"4"', '"four"'),
+    }[what]
+    changed.write_text(changed.read_text().replace(old, new), encoding="utf-8")
+    told = "with another suites" if what == "suite" else f"was evaluated before {changed} changed"
+    with pytest.raises(StorageError, match=re.escape(told)) as refused:
+        evaluate(copied_run, **asked, max_forgetting=1.0)
+    assert "--overwrite" in str(refused.value.hint)
+    assert (copied_run / "evaluation.json").read_bytes() == before
+    assert evaluate(copied_run, **asked, max_forgetting=1.0, overwrite=True).outcome == "pass"
+    # What is gone is not needed for a decision, and of what was evaluated before digests were kept nothing is known.
+    if what == "rows":
+        rows.rename(tmp_path / "moved.jsonl")
+        assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
+        rows.write_text('{"prompt": "the profit", "completion": " none"}\n', encoding="utf-8")
+        record = read_record(copied_run / "evaluation.json", RECORD_KIND)
+        del record["contents"]
+        write_record(copied_run / "evaluation.json", RECORD_KIND, record)
+        assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
 
 
 def test_an_overwritten_evaluation_is_there_until_the_new_one_has_answers(copied_run: Path) -> None:

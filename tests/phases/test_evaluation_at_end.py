@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
-from selfaug.errors import ConfigError, DataError
+from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.phases.evaluate import RECORD_KIND, evaluate
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import Interrupted, train
@@ -122,6 +124,30 @@ def test_what_it_would_refuse_is_refused_before_training(
     with pytest.raises(kind, match=message):
         train(settings(tmp_path / "run", *FAST, *sets))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_without_a_chat_template_is_refused_before_training(
+    tmp_path: Path, settings: Settings, tiny_model_dir: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "plain"))
+    (model / "chat_template.jinja").unlink()
+    rows = tmp_path / "plain.jsonl"
+    rows.write_text('{"prompt": "the revenue of the year", "completion": " million"}\n' * 4, encoding="utf-8")
+    plain = (f"model.name={model}", f"data.train={rows}")
+    with pytest.raises(ModelError, match="has no chat template") as caught:
+        train(settings(tmp_path / "run", *FAST, *plain))
+    assert "tokenizer.chat_template" in str(caught.value.hint)
+    assert "--model; or leave --evaluate out" in str(caught.value.hint)
+    assert not (tmp_path / "run").exists()
+    assert train(settings(tmp_path / "run", *FAST, *plain, "evaluation.at_end=none")).record["steps"] == 1
+    with pytest.raises(ModelError, match="has no chat template") as caught:
+        evaluate(tmp_path / "run", device="cpu")
+    assert f"{tmp_path / 'run' / 'config.yaml'}, at model.name" in str(caught.value.hint)
+    # What the hint says helps.
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = AutoTokenizer.from_pretrained(tiny_model_dir).chat_template
+    tokenizer.save_pretrained(model)
+    assert evaluate(tmp_path / "run", device="cpu", level="1", general_items=2).record["suites"]["general"]
 
 
 @pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])

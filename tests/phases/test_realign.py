@@ -78,6 +78,11 @@ def test_it_goes_on_from_the_deployed_adapter(copied_run: Path, new_rows: Path, 
     first = next(row for row in rows if "alignment_loss" in row)
     assert first["alignment_loss"] > 1e-5  # against the base model, not against what was deployed
     assert record["noise_floor"] is None
+    # So is the drift that is watched: what the deployed run ended with.
+    deployed = read_record(copied_run / "record.json", "train")["monitor"]["checkpoints"][-1]
+    assert deployed["general_drift"] > 1e-5
+    watched = record["monitor"]["checkpoints"][-1]
+    assert watched["general_drift"] == pytest.approx(deployed["general_drift"], rel=1e-4)
     # And with a real one it is another.
     other = realign_config(
         RunDir(copied_run), [str(new_rows)], output=str(tmp_path / "other"), sets=["train.steps=2"]
@@ -94,6 +99,24 @@ def test_held_out_rows_of_every_task_stay_what_the_old_task_is_judged_by(
     assert second.data.eval == [*old, "second-dev.jsonl"]
     again = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=old)
     assert again.data.eval == old
+
+
+def test_the_checkpoint_is_not_chosen_on_rows_that_the_gate_judges_by(
+    copied_run: Path, new_rows: Path
+) -> None:
+    run = RunDir(copied_run)
+    content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    content["train"]["best_of_rows"] = 2
+    run.config.write_text(run.config_text(yaml.safe_dump(content)), encoding="utf-8")
+    assert realign_config(run, ["second.jsonl"]).train.best_of_rows == 0
+    with pytest.raises(
+        ConfigError, match=r"best_of_rows is 3: a re-alignment's gate judges by rows of data\.eval"
+    ):
+        realign_config(run, ["second.jsonl"], sets=["train.best_of_rows=3"])
+    chosen = realign_config(run, ["second.jsonl"]).model_copy(update={"train": load_config(run.config).train})
+    with pytest.raises(ConfigError, match="best_of_rows is 2"):
+        realign(copied_run, quick(new_rows), config=chosen)
+    assert not Path(chosen.run.output).exists()
 
 
 def test_anchors_are_written_once(copied_run: Path, tmp_path: Path) -> None:

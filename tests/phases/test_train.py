@@ -13,7 +13,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError, SelfAugError, StorageError
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.drift_monitor import monitored_texts
@@ -156,6 +156,30 @@ def test_without_a_complete_checkpoint_a_resumed_run_starts_from_the_beginning(
     assert len(read_lines(copied_run / "metrics.jsonl")) == len(read_lines(finished_run / "metrics.jsonl"))
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_resumed_from_its_last_checkpoint_a_run_trains_no_step_more(
+    settings: Settings, tmp_path: Path, method: str
+) -> None:
+    """Killed between that and its record, in the middle of an epoch of six steps."""
+    more = (f"lora.method={method}", "train.steps=4", "train.schedule=constant", "train.save_steps=3")
+    config = settings(tmp_path / "run", *more, f"data.eval={settings(tmp_path / 'run').data.train[0]}")
+    whole = train(config).record
+    run = RunDir(tmp_path / "run")
+    metrics = read_lines(run.metrics)
+    run.record.unlink()
+    shutil.rmtree(run.model if method == "full" else run.adapter)
+    # The drift at that checkpoint was not measured either.
+    kept = [line for line in metrics if line["step"] < 4 or "general_drift" not in line]
+    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    record = train(config, resume=True).record
+    assert record["steps"] == 4
+    assert record["epochs"] == whole["epochs"]
+    assert read_lines(run.metrics) == metrics
+    for same_as_before in ("weights", "final", "evaluation", "noise_floor"):
+        assert record[same_as_before] == whole[same_as_before]
+    assert record["monitor"]["checkpoints"] == whole["monitor"]["checkpoints"]
+
+
 def test_a_complete_run_has_nothing_to_resume(finished_run: Path, settings: Settings) -> None:
     before = (finished_run / "record.json").read_bytes()
     result = train(load_config(finished_run / "config.yaml"), resume=True)
@@ -178,6 +202,23 @@ def test_a_run_can_not_be_resumed_with_other_settings_or_data(
     with pytest.raises(ConfigError, match="can't be resumed") as error:
         train(load_config(file, {"--output": str(copied_run), "--train": str(changed)}), resume=True)
     assert "training rows are not those" in error.value.problems[0]
+
+
+def test_checkpoints_that_may_end_a_run_stay_where_they_are(copied_run: Path) -> None:
+    run = RunDir(copied_run)
+    run.record.unlink()
+    stops = load_config(run.config, sets=["selfaug.stop_at_drift=1", f"run.output={copied_run}"])
+    run.config.write_text(run.config_text(dump_config(stops)), encoding="utf-8")
+    told: list[str] = []
+    others = load_config(run.config, sets=["train.save_steps=5"])
+    with pytest.raises(ConfigError, match="other settings") as refused:
+        train(others, resume=True, on_progress=lambda progress: told.append(progress.stage))
+    assert refused.value.problems == ["train.save_steps: the run has 2, now it is 5"]
+    assert told == []
+    # Where they end nothing, they may be others.
+    free = load_config(run.config, sets=["selfaug.stop_at_drift=null"])
+    run.config.write_text(run.config_text(dump_config(free)), encoding="utf-8")
+    assert train(load_config(run.config, sets=["train.save_steps=5"]), resume=True).record["steps"] == 6
 
 
 def test_full_fine_tuning_writes_a_model_that_loads(tmp_path: Path, settings: Settings) -> None:
@@ -538,13 +579,11 @@ def test_drift_is_measured_at_each_checkpoint(finished_run: Path) -> None:
     assert not record["monitor"]["stopped"]
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("method", ["method=lora", "dora=true", "method=osf", "method=full"])
 def test_training_ends_beyond_the_drift_that_is_allowed(
     settings: Settings, tmp_path: Path, method: str
 ) -> None:
-    config = settings(
-        tmp_path / "run", "selfaug.alpha=0", f"lora.method={method}", "selfaug.stop_at_drift=1e-12"
-    )
+    config = settings(tmp_path / "run", "selfaug.alpha=0", f"lora.{method}", "selfaug.stop_at_drift=1e-12")
     told: list[Progress] = []
     record = train(config, on_progress=told.append).record
     assert record["steps"] == 2
@@ -554,7 +593,7 @@ def test_training_ends_beyond_the_drift_that_is_allowed(
     base = AutoModelForCausalLM.from_pretrained(config.model.name)
     tuned = (
         AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
-        if method == "full"
+        if method == "method=full"
         else PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(config.model.name), tmp_path / "run" / "adapter"
         )

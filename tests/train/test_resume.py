@@ -175,6 +175,15 @@ def test_checkpoints_that_can_not_be_resumed(tiny_model_dir: Path, tmp_path: Pat
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 
 
+def test_no_step_is_trained_after_the_last_checkpoint(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch of five steps, which the Trainer enters again."""
+    options = options_of(tiny_model_dir, tmp_path / "out", lr_scheduler_type="constant")
+    whole = run_options(options)
+    resumed = run_options({**options, "resume": True})
+    assert relative(resumed["final"], whole["final"]) == 0.0
+    assert metrics(resumed) == metrics(whole)
+
+
 def test_more_steps_after_a_finished_run(tiny_model_dir: Path, tmp_path: Path) -> None:
     """With a constant learning rate, 4 steps and 4 more are 8 steps."""
     changes = {"lr_scheduler_type": "constant", "per_device_train_batch_size": 3, "logging_steps": 3}

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
+from peft import OSFConfig, get_peft_model
+from peft.tuners.osf import OSFLayer
 from tiny_training import (
     LORA,
     Gradients,
@@ -22,7 +24,13 @@ from tiny_training import (
     tokenised_rows,
     trained,
 )
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    TrainerCallback,
+)
 
 from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
@@ -225,6 +233,40 @@ def test_other_adapters_learn_and_stay_near(
     aligned = [value for (value,) in curve(trainer, "alignment_loss")]
     assert all(value > 0 for value in aligned[2:])
     assert _drift_on_prompts(trainer, tiny_model_dir) < 0.8 * _drift_on_prompts(plain, tiny_model_dir)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_osf_preserves_its_directions_in_16_bits_too(
+    dtype: torch.dtype, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """The gradient has no part in the preserved directions of U (columns) and V (rows)."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    trainer = make_trainer(
+        get_peft_model(model, OSFConfig(effective_rank=0.5, target_modules="all-linear")),
+        tmp_path,
+        lora=None,
+        tokenizer=tokenizer,
+        alpha=0.0,
+    )
+    loss = trainer.model(**trainer.data_collator([trainer.train_dataset[0]])).loss
+    loss.backward()
+    layers = [layer for layer in trainer.model.modules() if isinstance(layer, OSFLayer)]
+    for layer in layers:
+        weight = layer.get_base_layer().weight.detach().float()
+        left_OR, _, right_RI = torch.linalg.svd(weight, full_matrices=False)
+        kept = min(weight.shape) // 2
+        factors = layer.osf_svd_params["default"]
+        assert factors["U_low"].dtype == torch.float32
+        for gradient, preserved in (
+            (factors["U_low"].grad, left_OR[:, :kept]),
+            (factors["V_low"].grad.T, right_RI[:kept].T),
+        ):
+            assert gradient.norm() > 0
+            assert (preserved.T @ gradient).norm() < (
+                1e-4 if dtype == torch.float32 else 0.05
+            ) * gradient.norm()
+    assert layers
 
 
 def test_a_trained_head_is_trained(tiny_model_dir: Path, tmp_path: Path) -> None:

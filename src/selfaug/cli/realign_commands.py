@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -170,7 +171,7 @@ def realign(
     if as_json:
         print_json(found.record)
     else:
-        _show(found)
+        _show(found, registry)
     if found.outcome != "pass":
         raise typer.Exit(GATE_FAILED)
 
@@ -206,7 +207,7 @@ def _say_what_is_not_measured(
         say(f"{'; '.join(missing)}. So {then}.")
 
 
-def _show(found: Realignment) -> None:
+def _show(found: Realignment, registry: str | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
@@ -225,9 +226,9 @@ def _show(found: Realignment) -> None:
     if unmeasured := record["gate"].get("unmeasured"):
         console.print(Text(f"not measured, for want of held-out rows: {', '.join(unmeasured)}"))
     console.print(Text(f"gate: {found.outcome}"))
+    named = [] if registry is None else ["--registry", registry]
     if found.version is not None:
-        say(
-            f"version {found.version} is the candidate. To serve it: selfaug registry promote {found.version}"
-        )
+        command = shlex.join(["selfaug", "registry", "promote", str(found.version), *named])
+        say(f"version {found.version} is the candidate. To serve it: {command}")
     elif found.outcome == "pass":
-        say(f"to serve it: selfaug registry promote {found.run}")
+        say(f"to serve it: {shlex.join(['selfaug', 'registry', 'promote', str(found.run), *named])}")

@@ -41,7 +41,11 @@ def serve(
     max_tokens: Annotated[
         int,
         typer.Option(
-            "--max-tokens", metavar="TOKENS", min=1, help="Longest answer, where a request doesn't say."
+            "--max-tokens",
+            metavar="TOKENS",
+            min=1,
+            help="Longest answer in a chat, where a request doesn't say; from documents it is 256 at most, of "
+            "completions 16.",
         ),
     ] = 1024,
     window: Annotated[

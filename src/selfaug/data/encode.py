@@ -78,7 +78,7 @@ class EncodeReport:
         length_p50: median of the tokens in a row.
         length_p95: 95th percentile of the tokens in a row.
         length_max: the longest row, in tokens.
-        warnings: what the user should know about how the template renders completions.
+        warnings: what the user should know about how the template renders completions, and of rows without it.
     """
 
     rows: int
@@ -421,7 +421,7 @@ def _note_additions(draft: _Draft, turn: _Turn, content: str) -> None:
 
 
 def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What the user should know about how completions are rendered."""
+    """What the user should know about how completions are rendered, and of rows that the template doesn't render."""
     inserted = Counter(draft.inserted for draft in drafts if draft.inserted)
     unended = sum(draft.unended for draft in drafts)
     warnings = [
@@ -434,7 +434,25 @@ def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> l
             f"the chat template writes nothing after the completion of {unended:,} rows; the model "
             f"isn't trained to stop there. Its end token is {tokenizer.eos_token!r}."
         )
+    if bare := _without_template(drafts, tokenizer):
+        warnings.append(
+            f"{bare:,} rows are text: they are trained as they stand, without the model's chat template, which "
+            "`selfaug chat` and /v1/chat/completions use. For a model that is to chat, give messages."
+        )
     return warnings
+
+
+def _without_template(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows of text that a chat model won't be asked like; a prompt that was rendered by hand has special tokens."""
+    if tokenizer.chat_template is None:
+        return 0
+    special = {*tokenizer.all_special_tokens}
+    special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sum(
+        isinstance(prompt := draft.task.row.prompt, str) and not any(text in prompt for text in special)
+        for draft in drafts
+        if draft.spans
+    )
 
 
 def _find(ids: list[int], part: list[int]) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.osf import OSFLayer
 from torch import nn
 
 from selfaug.errors import ModelError
 from selfaug.model.hidden import unwrap
 
-__all__ = ["scale_adapter", "why_not_exact"]
+__all__ = ["keep_preserved_directions", "scale_adapter", "why_not_exact"]
 
 # Shown by tests/model/test_adapters.py: switched off after training, the model gives the base model's logits bit
 # by bit. Anything else is refused until it has been shown.
@@ -50,6 +51,19 @@ def require_exact(model: nn.Module) -> None:
             hint="use reference='frozen_copy' (FrozenCopy of the model before training), which keeps a second copy of "
             "it in memory, or plain LoRA (init_lora_weights=True, bias='none').",
         )
+
+
+def keep_preserved_directions(model: nn.Module) -> None:
+    """Hang PEFT's projection of the gradients on OSF's factors again.
+
+    In PEFT 0.21 it hangs on the parameters that are made first, in the weights' type. Those of 16 bits are then
+    replaced by float32 ones, which train without it, and nothing is preserved.
+    """
+    for layer in model.modules():
+        if isinstance(layer, OSFLayer):
+            layer._detach_hooks()
+            for name in layer.osf_svd_params:
+                layer._attach_hooks(name)
 
 
 def scale_adapter(model: PeftModel, scale: float) -> None:

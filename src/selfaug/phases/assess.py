@@ -18,7 +18,7 @@ from selfaug.core.positions import IGNORED
 from selfaug.core.statistics import detectable_difference
 from selfaug.eval.scorers import named_scorer
 from selfaug.phases.data_checks import asked_rows, check_data, similar_questions
-from selfaug.phases.evaluate import evaluate
+from selfaug.phases.evaluate import evaluate, require_chat_template
 from selfaug.phases.inputs import (
     TrainingData,
     compute_dtype,
@@ -27,6 +27,7 @@ from selfaug.phases.inputs import (
     resolve_device,
 )
 from selfaug.phases.progress import Progress
+from selfaug.phases.suites import task_prompts
 from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -76,7 +77,7 @@ def assess(
         ConfigError, DataError, ModelError: as training and evaluation do, before anything long.
         StorageError: if the folder holds something else, or a finished assessment.
     """
-    named_scorer(scorer)  # refuses one that can't be used, before anything long
+    score = named_scorer(scorer)
     folder = Path(config.run.output)
     work = WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"])
     settings = {
@@ -85,7 +86,19 @@ def assess(
         "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     on_progress(Progress("data"))
-    data = load_training_data(config)
+    # What is replayed is none of the job's rows, and the probe is trained without it.
+    data = load_training_data(_without_replay(config))
+    require_chat_template(data.tokenizer, config.model.name, then="give that folder as --model")
+    if config.data.eval:  # refuses rows that the scorer can't score
+        task_prompts(
+            config,
+            data.tokenizer,
+            config.data.eval,
+            score=score,
+            items=task_items,
+            max_new_tokens=max_new_tokens,
+            offline=config.run.offline,
+        )
     with work.settled():
         work.open(settings, overwrite=config.run.overwrite)
         return _assessed(config, settings, data, folder, lambda: work.seconds, on_progress)
@@ -180,6 +193,10 @@ def _surprise(
         "rows": len(rows),
         **{f"{part}_nll": total / max(1.0, tokens) for part, (total, tokens) in sums.items()},
     }
+
+
+def _without_replay(config: TrainConfig) -> TrainConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"replay": []})})
 
 
 def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig:

@@ -172,10 +172,12 @@ def _demo(
     for name, label in METHODS.items():
         drift = meter.drift(models[name], report(label))
         curves[name] = meter.curve(output / name, drift, report(label))
+        trained = read_record(output / name / "record.json", "train")
         results[name] = {
             "label": label,
             **model_result(asked, answers[name], answers["base"], drift),
-            "train_seconds": read_record(output / name / "record.json", "train")["seconds"],
+            "train_seconds": trained["seconds"],
+            "anchor_seconds": trained["anchor_seconds"],
         }
     results["selfaug"]["exact_against_plain"] = paired_difference(
         *(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import (
     PreTrainedTokenizerBase,
@@ -25,7 +24,7 @@ from selfaug.eval.drift import Drift, measure_drift
 from selfaug.eval.general_suite import general_suite, spread_over_kinds
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids
 from selfaug.model.head import find_head
-from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states
+from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 from selfaug.model.reference import Remembered, copy_of_trained_head
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.progress import Progress
@@ -46,12 +45,12 @@ def monitored_texts(
     template_arguments: Mapping[str, Any],
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[tuple[list[int], int]]:
-    """General prompts with the model's own answers, as token ids, and where each answer begins.
+    """General prompts with the base model's own answers, as token ids, and where each answer begins.
 
     Development items: what is stopped by them is chosen on them.
 
     Args:
-        model: before training.
+        model: before training; its adapter is off, which may be one that training goes on from.
         tokenizer: its tokeniser, with a chat template.
         count: how many prompts, spread over the kinds of the general suite.
         template_arguments: of the chat template.
@@ -62,14 +61,18 @@ def monitored_texts(
         chat_prompt_ids(tokenizer, item.prompt, **template_arguments)
         for item in spread_over_kinds(items, count)
     ]
-    answers = generate_greedy_ids(
-        causal_model(model), prompts, max_new_tokens=_ANSWER_TOKENS, on_progress=on_progress
-    )
+    with reference_mode(model):
+        answers = generate_greedy_ids(
+            causal_model(model), prompts, max_new_tokens=_ANSWER_TOKENS, on_progress=on_progress
+        )
     return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
 
 
-class _AsItIs:
-    """The model before training as its own reference: asked once, and remembered."""
+class _BaseModel:
+    """The model before training, without its adapter, as the reference: asked once, and remembered.
+
+    Without it, since an adapter that training goes on from has moved the model already.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._own_head = copy_of_trained_head(model)
@@ -78,16 +81,16 @@ class _AsItIs:
         return self._own_head or find_head(model, reference=True)
 
     def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
-        with evaluation_mode(model), torch.no_grad():
+        with reference_mode(model):
             hidden_BTH, _ = hidden_states(model, inputs)
-            return hidden_BTH.flatten(0, 1)[positions.aligned_order].detach()
+            return hidden_BTH.flatten(0, 1)[positions.aligned_order]
 
 
 class DriftMonitor(TrainerCallback):  # type: ignore[misc]
     """Measures drift whenever a checkpoint has been saved, and ends training beyond a limit.
 
     Args:
-        model: before training, with its fresh adapter: what it expects now is what it will be measured against.
+        model: before training: what it expects now, with its adapter off, is what it will be measured against.
         texts: from `monitored_texts`.
         stop_at: nats per token; training ends at the first checkpoint beyond. None never ends it.
         measured: lines of an interrupted run's metrics with `step` and `general_drift`.
@@ -113,7 +116,7 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
             {name: line[name] for name in _MEASURED} for line in measured if "general_drift" in line
         ]
         began = time.monotonic()
-        self._reference = Remembered(_AsItIs(model))
+        self._reference = Remembered(_BaseModel(model))
         self._drift(model)
         self._first_seconds = self.seconds = time.monotonic() - began
 

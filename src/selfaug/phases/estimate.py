@@ -6,10 +6,10 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import get_peft_model
@@ -127,6 +127,7 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     parameters = sum(weight.numel() for weight in skeleton.parameters())
     full = config.lora.method == "full"
     trainable = parameters if full else _adapter_parameters(skeleton, config)
+    osf = _osf_numbers(skeleton, config) if config.lora.method == "osf" else None
 
     settings = config.train
     checkpointing = settings.gradient_checkpointing
@@ -157,6 +158,12 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
         )
     else:
         how.append(f"weights: {width:g} bytes a parameter")
+    if osf is not None:
+        weights += 4 * (trainable + osf.frozen)
+        how.append(
+            "weights: beside them, OSF has the singular directions that it trains, their first values, and U or V of "
+            "those that it preserves, 4 bytes a number"
+        )
     optimizer = trainable * 12
     if config.evaluation.at_end != "none":
         how.append("the evaluation at the end is not counted")
@@ -181,7 +188,7 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
             f"anchors: {config.selfaug.anchor_share:g} a row, counted as {_ANCHOR_TOKENS} tokens each; writing them "
             "is not counted"
         )
-    if checkpointing:
+    if checkpointing:  # which has one layer's OSF factors at a time
         activations = longest * hidden * dtype.itemsize * (layers + 40)
         how.append(
             "activations: gradient checkpointing keeps one hidden state a layer, and one layer in full, "
@@ -196,6 +203,9 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     else:
         activations = longest * hidden * dtype.itemsize * layers * 17
         how.append("activations: 17 hidden states a layer and token, for a micro-batch of the longest rows")
+    if osf is not None and not checkpointing:
+        activations += 4 * osf.joined
+        how.append("activations: OSF joins its factors in each pass, and keeps them for the backward pass")
     memory = int((weights + optimizer + activations) * 1.1)
 
     seconds = None
@@ -293,20 +303,56 @@ def _cached_states(data: TrainingData) -> int:
 
 
 def _adapter_parameters(model: nn.Module, config: TrainConfig) -> int:
-    """Two factors for each linear layer that the adapter targets; the output head is no target."""
+    """Two factors for each linear layer that the adapter targets."""
+    lora = config.lora
+    if lora.method == "osf":
+        return _osf_numbers(model, config).trained
+    return sum(
+        lora.rank * (one + other) + (max(one, other) if lora.dora else 0)
+        # GPT-2's Conv1D is a linear layer with its weight transposed.
+        for one, other in _target_shapes(model, config, {"Linear", "Conv1D"})
+    )
+
+
+class _OsfNumbers(NamedTuple):
+    """Numbers that PEFT's OSF holds beside the base weights.
+
+    Attributes:
+        trained: U, S and V of the singular directions that aren't preserved.
+        frozen: their first values, and U or V of the preserved ones, whichever isn't square.
+        joined: U and V of the trained ones and of their first values side by side, as a forward pass makes them.
+    """
+
+    trained: int
+    frozen: int
+    joined: int
+
+
+def _osf_numbers(model: nn.Module, config: TrainConfig) -> _OsfNumbers:
+    trained = frozen = joined = 0
+    for one, other in _target_shapes(model, config, {"Linear"}):  # it leaves other layers as they are
+        preserved = int(min(one, other) * config.lora.preserved)
+        rank = min(one, other) - preserved
+        trained += rank * (one + other + 1)
+        frozen += rank * (one + other + 1) + (preserved * max(one, other) if one != other else 0)
+        joined += 2 * rank * (one + other)
+    return _OsfNumbers(trained, frozen, joined)
+
+
+def _target_shapes(model: nn.Module, config: TrainConfig, kinds: Collection[str]) -> list[torch.Size]:
+    """Shape of each weight that the adapter targets; the output head is no target."""
     targets = config.lora.target_modules
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    total = 0
-    for name, module in model.named_modules():
-        # GPT-2's Conv1D is a linear layer with its weight transposed.
-        if module is head or type(module).__name__ not in ("Linear", "Conv1D"):
-            continue
-        if targets == ["all-linear"] or any(
-            name == target or name.endswith(f".{target}") for target in targets
-        ):
-            one, other = module.weight.shape
-            total += config.lora.rank * (one + other) + (max(one, other) if config.lora.dora else 0)
-    return total
+    return [
+        module.weight.shape
+        for name, module in model.named_modules()
+        if module is not head
+        and type(module).__name__ in kinds
+        and (
+            targets == ["all-linear"]
+            or any(name == target or name.endswith(f".{target}") for target in targets)
+        )
+    ]
 
 
 def _free_memory(device: torch.device) -> int | None:
@@ -329,6 +375,12 @@ def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtyp
     ids = sorted((row.input_ids for row in data.train.rows), key=len)[len(data.train.rows) // 2]
     # Told apart from the weights by their shapes.
     widths = {size for weight in model.parameters() for size in weight.shape}
+    osf_shapes: set[tuple[int, ...]] = set()
+    if config.lora.method == "osf":  # its factors are joined by two, in every pass anew
+        pairs = [weight.shape for weight in model.parameters() if weight.requires_grad and weight.ndim == 2]
+        osf_shapes = {shape for one, other in pairs for shape in ((2 * one, other), (one, 2 * other))}
+        osf_shapes |= {shape[::-1] for shape in osf_shapes}
+        widths |= {size for shape in osf_shapes for size in shape}
     length = min(len(ids), _SAMPLE_TOKENS)
     while length in widths and length > 2:
         length -= 1
@@ -341,7 +393,7 @@ def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtyp
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         is_copy = full and tensor.dtype is not torch.float32 and tensor.shape in copied
-        if tensor.data_ptr() not in own and not is_copy:
+        if tensor.data_ptr() not in own and not is_copy and tuple(tensor.shape) not in osf_shapes:
             saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 

@@ -21,7 +21,7 @@ from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.core.forecast import Forecast
 from selfaug.core.gate import at_least, at_most, overall
 from selfaug.core.statistics import Interval
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, ModelError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half, Level
 from selfaug.eval.own_suites import names_function, own_suite
@@ -32,7 +32,7 @@ from selfaug.model.loading import load_tokenizer
 from selfaug.model.reference import FrozenModel
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
-from selfaug.phases.inputs import resolve_device
+from selfaug.phases.inputs import describe_sources, resolve_device
 from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_benchmarks
 from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.phases.progress import Progress
@@ -57,7 +57,7 @@ from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.replaced import Replaced
 from selfaug.rundir import RunDir
 
-__all__ = ["FAST_ROWS", "RECORD_KIND", "Evaluation", "evaluate", "suites_of"]
+__all__ = ["FAST_ROWS", "RECORD_KIND", "Evaluation", "evaluate", "require_chat_template", "suites_of"]
 
 RECORD_KIND = "evaluation"
 
@@ -139,7 +139,7 @@ def evaluate(
         on_progress: called with what is being done.
 
     Raises:
-        StorageError: if there is no such run, or an evaluation with other settings.
+        StorageError: if there is no such run, or an evaluation with other settings or of files that have changed since.
         ConfigError, DataError, ModelError: if scorer, rows, forecast or models can't be used.
     """
     folder = RunDir.open(run)
@@ -176,6 +176,7 @@ def evaluate(
         "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
         "weights": hash_of_weights(weights),
     }  # fmt: skip
+    contents = _contents(sources, scorer)
     work = folder.samples / "evaluation"
     spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
@@ -204,6 +205,7 @@ def evaluate(
             return _decided_anew(
                 folder,
                 settings,
+                contents,
                 max_forgetting,
                 min_task_gain,
                 forecast,
@@ -213,6 +215,9 @@ def evaluate(
         _require_same(folder, work, settings)
     on_progress(Progress("data"))
     tokenizer = tokenizer_of_model()
+    require_chat_template(
+        tokenizer, config.model.name, then=f"name that folder in {folder.config}, at model.name"
+    )
     template = config.data.chat_template_kwargs
     asked: dict[str, Suite] = {}
     other_suites: dict[str, Suite] = {}
@@ -316,6 +321,7 @@ def evaluate(
         data_of_record = {
             "run": str(folder.path),
             "settings": settings,
+            "contents": contents,
             "level": asdict(chosen),
             "suites": results,
             "benchmarks": {
@@ -348,6 +354,7 @@ def _written(run: RunDir, record: dict[str, Any]) -> Evaluation:
 def _decided_anew(
     run: RunDir,
     settings: dict[str, Any],
+    contents: dict[str, list[str]],
     max_forgetting: float | None,
     min_task_gain: float | None,
     forecast: str | None,
@@ -357,11 +364,19 @@ def _decided_anew(
     """The evaluation that is there with other bounds, scorers or another forecast: answers and drift stay as they are.
 
     Raises:
-        StorageError: if there is nothing to decide anew, or the evaluation has other settings.
+        StorageError: if there is nothing to decide anew, or the evaluation has other settings, or is of files that have
+            changed since.
         ConfigError: if the forecast is of another level.
     """
     record = read_record(run.evaluation, RECORD_KIND)
     changed = sorted(key for key in settings if record["settings"].get(key) != settings[key])
+    known = record.get("contents", {})  # there are none in older records
+    stale = sorted(file for file in contents if known.get(file, contents[file]) != contents[file])
+    if stale and not changed:
+        raise StorageError(
+            f"{run.path} was evaluated before {', '.join(stale)} changed: its numbers are of what was in there then.",
+            hint="use --overwrite to evaluate it by what is in there now.",
+        )
     gate = _gate(
         {name: suite["difference"] for name, suite in record["suites"].items()}, max_forgetting, min_task_gain
     )
@@ -380,6 +395,17 @@ def _decided_anew(
         record["forecast"] = expected_forgetting(foretold, record["drift"][OWN_ANSWERS]["nats"]["value"])
     record["also"] = record.get("also", {}) | scored
     return _written(run, record)
+
+
+def _contents(sources: Sequence[str], scorer: str) -> dict[str, list[str]]:
+    """SHA-256 of each file that held-out rows, and the schema of a scorer, are read from; by source.
+
+    There are none of a hub data set, nor of a file that is gone: what was evaluated can be decided on without it.
+    """
+    kind, _, argument = scorer.partition(":")
+    read = [*sources, *([argument] if kind == "schema" else [])]
+    digests = {name: [one["sha256"] for one in describe_sources([name]) if "sha256" in one] for name in read}
+    return {name: found for name, found in digests.items() if found}
 
 
 def _scored_anew(suite: Suite, scorers: Mapping[str, Scorer], work: Path) -> dict[str, Any]:
@@ -413,6 +439,25 @@ def _require_level(forecast: str, level: Level | None) -> None:
     if why := other_level(forecast, level):
         raise ConfigError(
             why, hint="evaluate on the comparison's level, with --level, or leave out --forecast."
+        )
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str, *, then: str) -> None:
+    """Refuse a model that can't be asked general requests, before anything long.
+
+    Args:
+        tokenizer: of the model.
+        model: its name.
+        then: what to do with a folder in which it has a chat template.
+
+    Raises:
+        ModelError: if it has none.
+    """
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"{model} has no chat template, by which it is asked the general requests.",
+            hint="save model and tokeniser into a folder (`save_pretrained` of each), the tokeniser with a "
+            f"`tokenizer.chat_template` of your choice, and {then}.",
         )
 
 

@@ -1,7 +1,8 @@
-"""The model card of an adapter: README.md with the headings of the Hub."""
+"""The model card of an adapter or a model: README.md with the headings of the Hub."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,21 @@ import yaml
 from selfaug.config import TrainConfig, dump_config
 
 __all__ = ["model_card"]
+
+_ADAPTERS = {"lora": "a LoRA adapter", "osf": "an OSF adapter (orthogonal subspace fine-tuning)"}
+
+_ALIGNED = """:
+while the model learned the completions, its next-token distributions over the prompts were kept
+close to those of the base model."""
+
+_NOT_ALIGNED = """,
+without its alignment (alpha 0): nothing kept its next-token distributions over the prompts close to
+those of the base model."""
+
+_ALIGNED_LIMITS = """Keeping the distributions over prompts close limits
+forgetting; it does not rule it out."""
+
+_NOT_ALIGNED_LIMITS = "What the base model could do may be forgotten."
 
 
 def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
@@ -22,15 +38,14 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
     name = config.model.name
     local = Path(name).is_dir()
     base = Path(name).name if local else name
-    lora = config.lora.method == "lora"
+    method, adapter, aligned = config.lora.method, config.lora.method != "full", config.selfaug.alpha > 0
     front: dict[str, Any] = {"pipeline_tag": "text-generation"}
     if not local and "/" in name:
         front["base_model"] = name
-        front["base_model_relation"] = "adapter" if lora else "finetune"
-    front["library_name"] = "peft" if lora else "transformers"
-    front["tags"] = ["selfaug", *(["lora"] if lora else [])]
+        front["base_model_relation"] = "adapter" if adapter else "finetune"
+    front["library_name"] = "peft" if adapter else "transformers"
+    front["tags"] = ["selfaug", *([method] if adapter else [])]
     final, data = record["final"], record["data"]["train"]
-    sources = "\n".join(_source(source) for source in data["sources"])
     evaluation = "Not evaluated on held-out rows."
     if record["evaluation"]:
         evaluation = (
@@ -38,7 +53,8 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
             f"nll {_number(record['evaluation'].get('eval_nll'))} nats per completion token, "
             f"alignment loss {_number(record['evaluation'].get('eval_alignment_loss'))} nats a prompt token."
         )
-    trained = "with a LoRA adapter" if lora else "fine-tuned"
+    trained = f"with {_ADAPTERS[method]}" if adapter else "fine-tuned"
+    how, limits = (_ALIGNED, _ALIGNED_LIMITS) if aligned else (_NOT_ALIGNED, _NOT_ALIGNED_LIMITS)
     environment = record["environment"]
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     return f"""---
@@ -47,9 +63,7 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
 
 # Model Card for {Path(config.run.output).name}
 
-{base}, {trained}, trained with [selfaug](https://arxiv.org/abs/2509.03934):
-while the model learned the completions, its next-token distributions over the prompts were kept
-close to those of the base model.
+{base}, {trained}, trained with [selfaug](https://arxiv.org/abs/2509.03934){how}
 
 ## Model Details
 
@@ -73,8 +87,8 @@ Anything for which the base model is not suited. What was not measured under Eva
 
 ## Bias, Risks, and Limitations
 
-The base model's biases and errors remain. Keeping the distributions over prompts close limits
-forgetting; it does not rule it out. Answers can be wrong, and can repeat what is in the training rows.
+The base model's biases and errors remain. {limits}
+Answers can be wrong, and can repeat what is in the training rows.
 
 ### Recommendations
 
@@ -83,7 +97,7 @@ Evaluate on your own task and on general prompts before you deploy.
 ## How to Get Started with the Model
 
 ```python
-{_code(name if not local else "path/to/" + base, lora)}
+{_code(name if not local else "path/to/" + base, adapter)}
 ```
 
 ## Training Details
@@ -93,11 +107,11 @@ Evaluate on your own task and on general prompts before you deploy.
 {data["rows"]:,} rows: {data["prompt_tokens"]:,} prompt tokens and
 {data["completion_tokens"]:,} completion tokens. As the model saw them: SHA-256 `{data["digest"]}`.
 
-{sources}
+{_sources(data["sources"])}{_replayed(record)}{_anchors(config, record)}
 
 ### Training Procedure
 
-{record["steps"]:,} steps in {record["seconds"]:,.0f} s on {environment["device"]}.{_chosen(record)}
+{record["steps"]:,} steps in {record["seconds"]:,.0f} s on {environment["device"]}.{_went_on(config)}{_chosen(record)}
 Mean over the last quarter: nll {_number(final["nll"])} nats per completion token,
 alignment loss {_number(final["alignment_loss"])} nats per prompt token, alpha {_number(final["alpha"])}.
 
@@ -121,8 +135,8 @@ SHA-256 of the settings: `{record["settings_sha256"]}`
 """
 
 
-def _code(base: str, lora: bool) -> str:
-    if not lora:
+def _code(base: str, adapter: bool) -> str:
+    if not adapter:
         return (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
             'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n'
@@ -137,7 +151,31 @@ def _code(base: str, lora: bool) -> str:
     )
 
 
-def _source(source: dict[str, Any]) -> str:
+def _sources(sources: Sequence[Mapping[str, Any]]) -> str:
+    return "\n".join(_source(source) for source in sources)
+
+
+def _replayed(record: dict[str, Any]) -> str:
+    """Rows that were mixed in, if there were any."""
+    replay = record["data"].get("replay")
+    if replay is None:
+        return ""
+    return (
+        f"\n\nMixed in (data replay), beside these: {replay['rows_replayed']:,} rows, drawn from "
+        f"{replay['rows_available']:,}.\n\n{_sources(replay['sources'])}"
+    )
+
+
+def _anchors(config: TrainConfig, record: dict[str, Any]) -> str:
+    """Texts that were aligned and not learned, if there were any."""
+    if not record.get("anchors"):
+        return ""
+    anchors = config.selfaug.anchors
+    of = "written by the base model itself" if anchors == "self" else f"from `{Path(anchors).name}`"
+    return f"\n\n{record['anchors']:,} anchors, {of}: texts that were aligned like prompts, and not learned."
+
+
+def _source(source: Mapping[str, Any]) -> str:
     # The name alone: a card is published, and the folders of a machine are nobody's business.
     name = Path(source["source"]).name if "sha256" in source else source["source"]
     return f"- `{name}`" + (f": SHA-256 `{source['sha256']}`" if "sha256" in source else "")
@@ -147,9 +185,19 @@ def _public_settings(config: TrainConfig) -> str:
     """The settings that change the weights; no paths."""
     settings = yaml.safe_load(dump_config(config))
     settings["selfaug"].pop("reference_cache_dir")
+    settings["selfaug"]["anchors"] = Path(config.selfaug.anchors).name
+    if config.lora.start_from is not None:
+        settings["lora"]["start_from"] = Path(config.lora.start_from).name
     public = {section: settings[section] for section in ("lora", "selfaug", "train")}
     public["data"] = {key: settings["data"][key] for key in ("every_assistant_turn", "max_length")}
     return yaml.safe_dump(public, sort_keys=False).rstrip()
+
+
+def _went_on(config: TrainConfig) -> str:
+    """What the adapter had learned before."""
+    if config.lora.start_from is None:
+        return ""
+    return f" It went on from the adapter of the run `{Path(config.lora.start_from).name}`, trained before."
 
 
 def _chosen(record: dict[str, Any]) -> str:

@@ -174,6 +174,8 @@ def realign_config(
 ) -> TrainConfig:
     """Settings of the training: the run's own, from its adapter, with new rows of which a share is old ones.
 
+    But for `train.best_of_rows`: the gate judges by the rows that it would choose on.
+
     Args:
         run: the deployed run.
         data: sources of the new rows.
@@ -183,7 +185,7 @@ def realign_config(
         sets: further settings of `selfaug train`, as `section.key=value`.
 
     Raises:
-        ConfigError: with every problem.
+        ConfigError: with every problem; also if `sets` has the checkpoint chosen on held-out rows.
     """
     config = load_config(run.config)
     old = config.data
@@ -194,15 +196,32 @@ def realign_config(
         "data.replay": list(dict.fromkeys([*old.train, *old.replay])),
         "data.replay_share": rehearsal,
         "lora.start_from": str(run.path),
+        "train.best_of_rows": 0,
         "run.output": _output(run, output),
         "run.overwrite": False,
     }
     others = {"selfaug.anchor_count", "train.seed"} & {one.partition("=")[0].strip() for one in sets}
     if config.selfaug.anchors != "none" and run.anchors.exists() and not others:
         changes["selfaug.anchors"] = str(run.anchors)  # the base model would write the same ones again
-    return load_config(
+    realigned = load_config(
         run.config, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
     )
+    _require_not_chosen(realigned)
+    return realigned
+
+
+def _require_not_chosen(config: TrainConfig) -> None:
+    """Refuse to choose the checkpoint on rows that the gate judges by: it would pass on what it was chosen for.
+
+    Raises:
+        ConfigError: if it is chosen so.
+    """
+    if config.train.best_of_rows > 0:
+        raise ConfigError(
+            f"train.best_of_rows is {config.train.best_of_rows}: a re-alignment's gate judges by rows of data.eval, so "
+            "its checkpoint can't be chosen on them.",
+            hint="leave it out: a re-alignment ends with its last checkpoint.",
+        )
 
 
 def realign(
@@ -221,7 +240,8 @@ def realign(
         on_progress: called with what is being done.
 
     Raises:
-        ConfigError: if the run has no LoRA adapter to go on from, or a scorer can't be used.
+        ConfigError: if the run has no LoRA adapter to go on from, a scorer can't be used, or the checkpoint would be
+            chosen on rows that the gate judges by.
         StorageError, DataError, ModelError: if rows, models or folders can't be used.
     """
     old = RunDir.open(run)
@@ -244,6 +264,7 @@ def realign(
             rehearsal=settings.rehearsal,
             output=settings.output,
         )
+    _require_not_chosen(config)
     _require_trained_template(old, config)
     new = RunDir(config.run.output)
     if new.is_run() and not new.started.exists():  # killed while its folder was made

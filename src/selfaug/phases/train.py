@@ -29,7 +29,7 @@ from selfaug.model.memory import peak_memory, release_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.canary import write_canary
 from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
-from selfaug.phases.evaluate import FAST_ROWS, evaluate, suites_of
+from selfaug.phases.evaluate import FAST_ROWS, evaluate, require_chat_template, suites_of
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.inputs import (
     TrainingData,
@@ -68,7 +68,7 @@ _CHECKPOINTING_FROM = 1_000_000_000
 _FREE_ON_RESUME = {
     "run": {"output", "overwrite", "offline"},
     "train": {"save_steps", "keep_checkpoints", "report_to", "logging_steps"},
-    "data": {"train", "eval", "template", "split"},  # their content is compared by its hash
+    "data": {"train", "eval", "template", "split"},  # what is read from them is compared by its hash
     "selfaug": {"reference_cache_dir"},
     "evaluation": {"at_end", "data", "scorer", "also_score", "level", "suites", "max_new_tokens"},
 }
@@ -110,16 +110,20 @@ def train(
 
     Raises:
         ConfigError, DataError, ModelError: before anything is written.
-        StorageError: if the folder is taken, can't be written, or the disk is too small.
+        StorageError: if the folder is taken, another process trains in it, it can't be written, or the disk is too
+            small.
         Interrupted: after Ctrl-C or SIGTERM, when a checkpoint is saved.
     """
     if config.evaluation.at_end != "none":
         _require_evaluable(config)
-    trained = _trained(config, resume, on_progress)
-    release_memory()  # trainer and optimizer, which know each other
-    if config.evaluation.at_end == "none" or os.environ.get("RANK", "0") != "0":
-        return trained
-    return replace(trained, evaluation=_evaluated(config, RunDir(trained.run), on_progress))
+    first = os.environ.get("RANK", "0") == "0"
+    run = RunDir.open(config.run.output) if resume else RunDir(config.run.output)
+    with run.training() if first else contextlib.nullcontext():
+        trained = _trained(config, resume, on_progress)
+        release_memory()  # trainer and optimizer, which know each other
+        if config.evaluation.at_end == "none" or not first:
+            return trained
+        return replace(trained, evaluation=_evaluated(config, RunDir(trained.run), on_progress))
 
 
 def _require_evaluable(config: TrainConfig) -> None:
@@ -127,6 +131,7 @@ def _require_evaluable(config: TrainConfig) -> None:
 
     Raises:
         ConfigError, DataError: if scorer, suites or rows can't be used, or the model is sharded.
+        ModelError: if it has no chat template.
     """
     if any(os.environ.get(name) == "true" for name in _SHARDED):
         raise ConfigError(
@@ -134,14 +139,17 @@ def _require_evaluable(config: TrainConfig) -> None:
             hint="leave it out, and give `selfaug evaluate RUN` afterwards.",
         )
     settings = config.evaluation
+    tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    )
+    require_chat_template(
+        tokenizer, config.model.name, then="give that folder as --model; or leave --evaluate out"
+    )
     score, *others = [named_scorer(name) for name in (settings.scorer, *settings.also_score)]
     files, made = suites_of(settings.suites)
     for name in files.keys() - made.keys():
         read_suite(files[name])
     if sources := settings.data or config.data.eval:
-        tokenizer = load_tokenizer(
-            config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-        )
         suite = task_prompts(
             config,
             tokenizer,
@@ -220,7 +228,7 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
 
     if resume:
         run = RunDir.open(config.run.output)
-        _require_same_data(run, data, identity)
+        _require_same_data(run, config, data, identity)
     elif main:
         run = RunDir.create(config.run.output, overwrite=config.run.overwrite)
     else:
@@ -486,11 +494,15 @@ def _require_trackers(names: list[str]) -> None:
 def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
     """A resumed run must give the same numbers, so it must have the same settings."""
     before, now = load_config(run.config).model_dump(), config.model_dump()
+    free = dict(_FREE_ON_RESUME)
+    if config.train.best_of_rows > 0 or config.selfaug.stop_at_drift is not None:
+        # What the run ends with is then decided at its checkpoints.
+        free["train"] = free["train"] - {"save_steps"}
     problems = [
         f"{section}.{key}: the run has {before[section][key]!r}, now it is {now[section][key]!r}"
         for section in before
         for key in before[section]
-        if before[section][key] != now[section][key] and key not in _FREE_ON_RESUME.get(section, ())
+        if before[section][key] != now[section][key] and key not in free.get(section, ())
     ]
     if problems:
         raise ConfigError(
@@ -500,11 +512,18 @@ def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
         )
 
 
-def _require_same_data(run: RunDir, data: TrainingData, identity: dict[str, Any]) -> None:
+def _require_same_data(
+    run: RunDir, config: TrainConfig, data: TrainingData, identity: dict[str, Any]
+) -> None:
     started = read_record(run.started, "train-started")
     problems = []
-    if _digests(started["data"]) != _digests(data.report):
+    if _digests(started["data"], "train", "replay") != _digests(data.report, "train", "replay"):
         problems.append("the training rows are not those that the run began with")
+    if config.train.best_of_rows > 0 and _digests(started["data"], "eval") != _digests(data.report, "eval"):
+        problems.append(
+            "the held-out rows, by which its checkpoint is chosen (train.best_of_rows), are not those that the run "
+            "began with"
+        )
     if started["model"]["weights_hash"] != identity["weights_hash"]:
         problems.append("the base model's weights are not those that the run began with")
     if problems:
@@ -513,9 +532,9 @@ def _require_same_data(run: RunDir, data: TrainingData, identity: dict[str, Any]
         )
 
 
-def _digests(report: Mapping[str, Any]) -> list[Any]:
-    """Hashes of what is trained on."""
-    return [report[part]["digest"] for part in ("train", "replay") if part in report]
+def _digests(report: Mapping[str, Any], *parts: str) -> list[Any]:
+    """Hashes of these rows, as the model sees them."""
+    return [report[part]["digest"] for part in parts if part in report]
 
 
 def _require_space(run: RunDir, trainable: int, config: TrainConfig, trainer: SelfAugTrainer) -> None:

@@ -27,7 +27,7 @@ from selfaug.core.controller import DriftController
 from selfaug.core.positions import IGNORED, count_tokens
 from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, ConfigError, DataError, StorageError
-from selfaug.model.adapters import why_not_exact
+from selfaug.model.adapters import keep_preserved_directions, why_not_exact
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.head import require_verified_head
@@ -119,6 +119,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        keep_preserved_directions(self.model)
         require_serving_prompts(train_dataset, self._tokenizer)
         if self._is_vision_dataset:
             raise DataError("rows with images are not supported.", hint="train on text rows.")
@@ -382,6 +383,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Any]:
         """Micro-batches of one optimizer step; counts its completion tokens and aligned positions on all processes."""
+        if self.state.global_step >= self.state.max_steps > 0:
+            # Resumed from its last checkpoint: the Trainer looks whether it is done only after a step.
+            self.control.should_training_stop = True
+            return [], None
         self._finish_step()
         if self._clock is None:
             self._clock = (time.perf_counter(), float(self._total_train_tokens))

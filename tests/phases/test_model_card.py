@@ -1,0 +1,107 @@
+"""The model card says what was trained, on what, and what kept it close to the base model; and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from selfaug.config import TrainConfig, load_config
+from selfaug.phases.model_card import model_card
+from selfaug.phases.train import train
+from selfaug.records import read_record
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+Settings = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def record(finished_run: Path) -> dict[str, Any]:
+    return read_record(finished_run / "record.json", "train")
+
+
+def card(run: Path, record: dict[str, Any], *sets: str) -> tuple[dict[str, Any], str]:
+    """Front matter, and the text in one line."""
+    written = model_card(load_config(run / "config.yaml", sets=sets), record)
+    return yaml.safe_load(written.split("---")[1]), " ".join(written.split())
+
+
+def test_only_what_was_aligned_was_kept_close(finished_run: Path, record: dict[str, Any]) -> None:
+    _, aligned = card(finished_run, record)
+    _, plain = card(finished_run, record, "selfaug.alpha=0")
+    kept = "its next-token distributions over the prompts were kept close to those of the base model."
+    limits = "Keeping the distributions over prompts close limits forgetting; it does not rule it out."
+    assert kept in aligned
+    assert limits in aligned
+    assert kept not in plain
+    assert limits not in plain
+    assert "without its alignment (alpha 0): nothing kept its next-token distributions" in plain
+    assert "What the base model could do may be forgotten." in plain
+
+
+def test_replayed_rows_and_anchors_are_training_data(settings: Settings, tmp_path: Path) -> None:
+    replayed, anchors = tmp_path / "old-rows.jsonl", tmp_path / "mine.jsonl"
+    replayed.write_text('{"prompt": "the year", "completion": " was"}\n' * 3, encoding="utf-8")
+    anchors.write_text('{"input_ids": [5, 6, 7]}\n{"input_ids": [9, 8, 7]}\n', encoding="utf-8")
+    more = (f"data.replay={replayed}", "data.replay_share=0.2", f"selfaug.anchors={anchors}")
+    train(settings(tmp_path / "run", *more, "train.steps=1"))
+    written = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+    told = written.partition("### Training Data")[2].partition("### Training Procedure")[0]
+    assert "24 rows:" in told
+    assert "Mixed in (data replay), beside these: 6 rows, drawn from 3." in " ".join(told.split())
+    assert re.search(r"- `old-rows\.jsonl`: SHA-256 `[0-9a-f]{64}`", told)
+    assert "2 anchors, from `mine.jsonl`: texts that were aligned like prompts, and not learned." in told
+    assert str(tmp_path) not in written
+
+
+def test_anchors_of_the_base_model_are_said_to_be_its_own(finished_run: Path, record: dict[str, Any]) -> None:
+    _, text = card(finished_run, {**record, "anchors": 96}, "selfaug.anchors=self")
+    assert "96 anchors, written by the base model itself:" in text
+    assert "anchors," not in card(finished_run, record)[1]
+
+
+def test_what_training_went_on_from_is_named_without_its_folder(
+    finished_run: Path, record: dict[str, Any]
+) -> None:
+    _, text = card(finished_run, record, "lora.start_from=/home/somebody/runs/first")
+    assert "It went on from the adapter of the run `first`, trained before." in text
+    assert "/home/somebody" not in text
+
+
+@pytest.mark.parametrize(
+    ("sets", "front", "trained"),
+    [
+        ([], ("adapter", "peft", ["selfaug", "lora"]), "with a LoRA adapter"),
+        (["lora.method=osf"], ("adapter", "peft", ["selfaug", "osf"]), "with an OSF adapter"),
+        (["lora.method=full"], ("finetune", "transformers", ["selfaug"]), "fine-tuned"),
+    ],
+)
+def test_what_is_in_the_folder_and_how_it_is_loaded(
+    finished_run: Path, record: dict[str, Any], sets: list[str], front: tuple[Any, ...], trained: str
+) -> None:
+    matter, text = card(finished_run, record, "model.name=owner/base", *sets)
+    assert (matter["base_model_relation"], matter["library_name"], matter["tags"]) == front
+    assert matter["base_model"] == "owner/base"
+    assert trained in text
+    assert ("PeftModel.from_pretrained(base," in text) == (front[0] == "adapter")
+
+
+def test_the_code_on_the_card_of_an_osf_run_loads_it(
+    settings: Settings, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    config = settings(tmp_path / "run", "lora.method=osf", "train.steps=1")
+    train(config)
+    assert not (tmp_path / "run" / "model").exists()
+    written = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+    code = written.partition("```python\n")[2].partition("```")[0]
+    code = code.replace("path/to/this/folder", str(tmp_path / "run" / "adapter"))
+    loaded: dict[str, Any] = {"AutoModelForCausalLM": AutoModelForCausalLM}
+    exec(code.replace(f"path/to/{tiny_model_dir.name}", str(tiny_model_dir)), loaded)
+    assert isinstance(loaded["model"], PeftModel)
