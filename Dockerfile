@@ -2,14 +2,19 @@
 #
 #   docker build -t selfaug .
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -v selfaug-cache:/cache \
-#       selfaug train --model SmolLM2-135M-Instruct --train rows.jsonl
+#       selfaug train --model SmolLM2-135M-Instruct --train rows.jsonl --output runs/first
+#
+# Serve a run from it, to this machine alone; with the key that SELFAUG_API_KEY holds, else with one that it shows:
+#
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -v selfaug-cache:/cache \
+#       -p 127.0.0.1:8000:8000 -e SELFAUG_API_KEY selfaug serve runs/first --host 0.0.0.0
 #
 # For NVIDIA GPUs, choose an index with CUDA builds, and run with --gpus all:
 #
 #   docker build -t selfaug:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 #
 # It was built with buildah, with Debian's Python in the place of the base image and the CPU build of torch, and trained
-# as another user than its own. Docker itself, and a GPU, were not at hand.
+# as another user than its own. Docker itself, and a GPU, were not at hand: serving from it was not tried.
 
 FROM python:3.12-slim AS build
 WORKDIR /src

@@ -60,11 +60,12 @@ def command_line() -> str:
         "| 0 | done |",
         "| 1 | failed at run time |",
         "| 2 | wrong usage, settings, data or model |",
-        "| 3 | a measured score is outside of the budget |",
-        "| 4 | live traffic has drifted |",
+        "| 3 | the gate did not pass: a bound failed, or there are too few items to decide |",
+        "| 4 | live traffic has drifted, or the canary set did not come back |",
         "| 130 | interrupted |",
     ]
-    for name, command in group.commands.items():
+    for name in group.list_commands(typer.Context(group)):
+        command = group.commands[name]
         lines += ["", f"## selfaug {name}", "", command.help.strip(), ""]
         if command.epilog:
             lines += [command.epilog.replace("Example: ", "Example: `") + "`", ""]
@@ -78,8 +79,9 @@ def _option(parameter: Any) -> str:
         return f"`{parameter.metavar}`"
     value = "" if parameter.is_flag else f" {parameter.metavar}"
     default = parameter.default
-    shown = not parameter.is_flag and default is not None and isinstance(default, str | int)
-    return f"`{', '.join(parameter.opts)}{value}`" + (f" ({default})" if shown else "")
+    shown = not parameter.is_flag and isinstance(default, str | int | float) and default != ""
+    told = f"{default:g}" if isinstance(default, float) else default
+    return f"`{', '.join(parameter.opts)}{value}`" + (f" ({told})" if shown else "")
 
 
 def settings() -> str:

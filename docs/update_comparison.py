@@ -55,6 +55,11 @@ def page(record: dict[str, Any], name: str) -> str:
         ),
         comparison_notes(record),
         *([_OWN_SPLIT] if name == "real-text" else []),
+        *(
+            ["Minutes of SelfAug with self-anchors are without the writing of its anchors."]
+            if "anchor_seconds" not in record["methods"].get("selfaug-anchors", {"anchor_seconds": 0})
+            else []
+        ),
         *([record["remark"]] if "remark" in record else []),
         *(
             ["Memory is not shown: it was measured in a way that counted the comparing process too."]

@@ -91,6 +91,7 @@ def collect(folder: Path, settings: Mapping[str, Any]) -> tuple[Record, dict[str
         "from_documents": read_lines(folder / "from_documents.jsonl"),
         "deployed": _deployed(read_lines(folder / "deployed.jsonl")),
         "train_seconds": {name: trained[name]["seconds"] for name in trained},
+        "anchor_seconds": trained["selfaug"].get("anchor_seconds"),
         "steps": steps,
         "seconds": sum(step["seconds"] for step in steps),
         "model": trained["plain"]["model"]["name"],
@@ -311,13 +312,16 @@ def _introduction(record: Mapping[str, Any]) -> str:
     rows, settings, training = record["rows"], record["settings"], record["training"]
     formats = ", ".join(f"{count} {name.upper()}" for name, count in sorted(record["formats"].items()))
     seconds = record["train_seconds"]
+    # Records from before trainings counted the writing of their anchors don't have its time.
+    without = ", without writing the anchors" if record.get("anchor_seconds") is None else ""
     text = (
         f"{record['documents']} reports ({formats}), {record['questions']:,} questions. Split by document: "
         f"{rows['train']['documents']} to train on, {rows['validation']['documents']} for validation, "
         f"{rows['test']['documents']} for the test. {record['model']}, {training['steps']} steps of "
         f"{training['batch_size']} rows, rank {training['rank']}; SelfAug with alpha {training['alpha']:g} and "
         f"{training['anchors']} self-anchors, plain LoRA with alpha 0 on the same rows in the same order "
-        f"(training took {duration(seconds['plain'])} and {duration(seconds['selfaug'])}). Seed {settings['seed']}, "
+        f"(training took {duration(seconds['plain'])} and {duration(seconds['selfaug'])}{without}). Seed "
+        f"{settings['seed']}, "
         f"{record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; {duration(record['seconds'])} in "
         "all. In brackets: 95 % intervals."
     )
