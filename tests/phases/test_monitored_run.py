@@ -138,8 +138,30 @@ def test_nothing_else_uses_the_model_while_it_is_measured(chat: Chat) -> None:
     assert not lock.locked()
 
 
-def test_the_file_of_an_alert_realigns_through_the_gate(copied_run: Path, watched: Monitor) -> None:
-    watched.canary(False, "another template")
+@pytest.fixture
+def alerted(copied_run: Path, chat: Chat) -> Iterator[Monitor]:
+    """A monitor that has learnt within an hour, and then sees prompts of another domain."""
+    now = [1_750_000_000.0]
+    monitor = open_monitor(
+        copied_run,
+        drift_score(chat.tuned, None),
+        settings=MonitorSettings(sample=0.0, learning_days=0.0),
+        clock=lambda: now[0],
+    )
+    rows = load_rows(load_config(copied_run / "config.yaml").data.train, template=RetrievalTemplate()).rows
+    like_training = [chat_prompt_ids(chat.tokenizer, row.prompt) for row in rows]
+    for number in range(1200):
+        prompt = like_training[number % len(like_training)]
+        # Twice as long, and backwards: no three tokens in a row are those of training.
+        monitor.offer(Observation(f"{number}", prompt if number < 600 else 2 * prompt[::-1], 5))
+        now[0] += 60
+        if number % 100 == 99:
+            until(lambda: monitor._queue.empty())
+    yield monitor
+    monitor.close()
+
+
+def test_the_file_of_an_alert_realigns_through_the_gate(copied_run: Path, alerted: Monitor) -> None:
     until(lambda: list((copied_run / "monitor" / "alerts").glob("*/record.json")))
     (file,) = (copied_run / "monitor" / "alerts").glob("*/realign.yaml")
     new = copied_run / "monitor" / "new.jsonl"
@@ -167,7 +189,6 @@ def test_the_file_of_an_alert_realigns_through_the_gate(copied_run: Path, watche
     assert after.lora.start_from == str(copied_run)
     result = run_command(str(copied_run))
     assert result.exit_code == 4
-    assert "another template" in result.stdout
     assert str(file.parent) in result.stdout.replace("\n", "")
 
 

@@ -135,6 +135,4 @@ def why_not(method: Method, settings: Settings) -> str | None:
             "lora.dora: weights with a DoRA adapter scaled down don't lie between those of both models; set it to "
             "false"
         )
-    if method.name == "osf" and settings["model"]["quantization"] == "4bit":
-        return "model.quantization: the singular directions of 4-bit weights can't be had; set it to none"
     return None
