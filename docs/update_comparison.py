@@ -24,6 +24,7 @@ from selfaug.wording.comparison_results import (
 
 NAME = "comparison"
 LONGER = ("demo-56-steps", "demo-112-steps")
+REAL_TEXT = "real-text"  # also what further comparisons on these rows begin with
 
 _OWN_SPLIT = (
     "The task's rows are short ones of TAT-QA's test file and of ConvFinQA, split by page into training, development "
@@ -54,7 +55,7 @@ def page(record: dict[str, Any], name: str) -> str:
             if table is not None
         ),
         comparison_notes(record),
-        *([_OWN_SPLIT] if name == "real-text" else []),
+        *([_OWN_SPLIT] if name.startswith(REAL_TEXT) else []),
         *(
             ["Minutes of SelfAug with self-anchors are without the writing of its anchors."]
             if "anchor_seconds" not in record["methods"].get("selfaug-anchors", {"anchor_seconds": 0})
@@ -95,13 +96,14 @@ def _commands(record: dict[str, Any], name: str) -> str:
             groups.setdefault(further, []).append(method)
     everything = list(methods) if record["not_run"] else []
     parts = [(everything, common), *((named, list(seeds)) for seeds, named in groups.items())]
-    steps = record["settings"]["config"]["train"]["steps"]
-    return ", then ".join(f"`{_command(name, steps, named, seeds)}`" for named, seeds in parts)
+    return ", then ".join(f"`{_command(name, record, named, seeds)}`" for named, seeds in parts)
 
 
-def _command(name: str, steps: int, methods: list[str], seeds: list[int]) -> str:
-    if name == "real-text":
+def _command(name: str, record: dict[str, Any], methods: list[str], seeds: list[int]) -> str:
+    steps, items = record["settings"]["config"]["train"]["steps"], record["items"]
+    if name.startswith(REAL_TEXT):
         words = ["python -m benchmarks.real_text --data DIR", f"--steps {steps}"]
+        words += [f"--test-items {items['task']}", f"--suite-items {items['gsm8k']}"]
         return " ".join([*words, *(["--methods", *methods] if methods else []), "--seeds", *map(str, seeds)])
     words = [f"selfaug compare{' --demo' if name.startswith('demo') else ''}", f"--steps {steps}"]
     return " ".join([*words, *(f"--method {one}" for one in methods), *(f"--seed {one}" for one in seeds)])
