@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from selfaug import rundir
 from selfaug.errors import StorageError
-from selfaug.rundir import RunDir
+from selfaug.rundir import RunDir, alone_in, holder_of
 
 
 def make_run(path: Path, *, complete: bool = True) -> RunDir:
@@ -183,3 +185,32 @@ def test_the_latest_complete_checkpoint_has_the_file_that_is_written_last(tmp_pa
     for step in (9, 10):  # 100 was cut off; 10 comes after 9 as a number, before it as text
         (run.checkpoints / f"checkpoint-{step}" / "selfaug_state.json").touch()
     assert run.latest_complete_checkpoint() == run.checkpoints / "checkpoint-10"
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOSYS, "no locks")])
+def test_a_file_system_without_locks_holds_nothing(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in their place would outlive a process that is killed, and keep its run for ever."""
+
+    def without(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(rundir.FileLock, "acquire", without)
+    with alone_in(tmp_path / "run", "is being trained", hint=""):
+        assert holder_of(tmp_path / "run") is None
+        with alone_in(tmp_path / "run", "is being trained", hint=""):
+            (tmp_path / "run" / "something").write_text("x", encoding="utf-8")
+    assert [entry.name for entry in (tmp_path / "run").iterdir() if entry.suffix != ".lock"] == ["something"]
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "run", "is being trained", hint="wait for it"):
+        assert holder_of(tmp_path / "run") == f"another process (PID {os.getpid()})"
+        with (
+            pytest.raises(StorageError, match=rf"is being trained by another process \(PID {os.getpid()}\)"),
+            alone_in(tmp_path / "run", "is being trained", hint="wait for it"),
+        ):
+            pass
+    assert holder_of(tmp_path / "run") is None
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from selfaug.core.printable import printable
 from selfaug.errors import StorageError
@@ -42,7 +42,8 @@ _SECONDS_TO_WAIT = 1.0
 def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
     """Have a folder for this process alone until the block ends; the system takes it back from one that is killed.
 
-    A folder that can't be written is not held: whoever writes into it next says why that can't be.
+    A folder that can't be written is not held: whoever writes into it next says why that can't be. Nor is one on a file
+    system without locks: a file of our own in their place would outlive a process that is killed.
 
     Args:
         folder: made if it isn't there, and gone again at the end if nothing has come into it.
@@ -53,19 +54,17 @@ def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
         StorageError: if another process has it.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock: BaseFileLock = FileLock(folder / _LOCK)
+    lock = _lock(folder)
     held = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         holder = _told_in(folder)
         lock.acquire(timeout=_SECONDS_TO_WAIT)
         held = True
-        # Where the file system has no locks it becomes one of these, which writes the PID itself.
-        if not isinstance(lock, SoftFileLock):
-            (folder / _LOCK).write_text(f"{os.getpid()}\n", encoding="utf-8")
+        (folder / _LOCK).write_text(f"{os.getpid()}\n", encoding="utf-8")
     except Timeout as error:
         raise StorageError(f"{folder} {doing} by {holder}.", hint=hint) from error
-    except OSError:
+    except (OSError, NotImplementedError):
         pass
     try:
         yield
@@ -85,12 +84,16 @@ def holder_of(folder: Path) -> str | None:
         return None
     holder = _told_in(folder)
     try:
-        with FileLock(folder / _LOCK).acquire(timeout=0):
+        with _lock(folder).acquire(timeout=0):
             return None
     except Timeout:
         return holder
-    except OSError:  # a folder that can only be read
+    except (OSError, NotImplementedError):  # a folder that can only be read, or no locks
         return None
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / _LOCK, fallback_to_soft=False)
 
 
 def without_lock(folder: Path) -> list[Path]:

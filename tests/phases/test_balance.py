@@ -254,7 +254,7 @@ def test_a_reference_cache_is_shared_where_it_pays_and_has_room(
     assert reference(9, room=False) == "cache"
 
 
-def test_rows_that_have_changed_are_refused_and_run_overwrite_begins_anew(
+def test_rows_that_have_changed_are_refused_and_overwrite_begins_anew(
     settings, asked: EvaluationSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     dev = tmp_path / "dev.jsonl"
@@ -276,7 +276,7 @@ def test_rows_that_have_changed_are_refused_and_run_overwrite_begins_anew(
         balance(settings(tmp_path / "balance", *SETS), asked, few)
     assert caught.value.problems == [f"--dev {dev}"]
     in_this_process.clear()
-    balance(settings(tmp_path / "balance", *SETS, "run.overwrite=true"), asked, few)
+    balance(settings(tmp_path / "balance", *SETS), asked, few, overwrite=True)
     assert len(in_this_process) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from selfaug.phases import bench as bench_module
-from selfaug.phases.bench import Bench, EvaluationSettings
+from selfaug.phases.bench import Bench, EvaluationSettings, contents_of_sources
 from selfaug.phases.suites import Suite
 from selfaug.records import write_lines
 from selfaug.rundir import RunDir
@@ -58,3 +59,23 @@ def test_rows_that_a_checkpoint_is_chosen_on_are_known_however_they_are_spelled(
     assert config.is_chosen_on([])
     assert not config.is_chosen_on([str(tmp_path / "others.jsonl")])
     assert not settings(tmp_path / "run", f"data.eval={sources}").is_chosen_on([str(tiny_rows)])
+
+
+def test_what_nobody_reads_in_a_folder_of_rows_changes_nothing(
+    settings, tiny_rows: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    shutil.copy(tiny_rows, folder / "a.jsonl")
+    config = settings(tmp_path / "run", f"data.train={folder}")
+    asked = EvaluationSettings(dev=[str(folder)], test=[str(tiny_rows)])
+    before = contents_of_sources(config, asked)
+    for name in (".DS_Store", ".a.jsonl.swp", "README.md"):
+        (folder / name).write_text("x", encoding="utf-8")
+    assert contents_of_sources(config, asked) == before
+    shutil.copy(tiny_rows, folder / "b.jsonl")
+    after = contents_of_sources(config, asked)
+    assert {name for name in after if after[name] != before[name]} == {
+        f"data.train {folder}",
+        f"--dev {folder}",
+    }

@@ -324,15 +324,16 @@ def test_one_process_compares_in_a_folder_at_a_time(
     assert not folder.exists()
 
 
-def test_run_overwrite_begins_anew_as_the_flag_does(
+def test_that_the_training_was_begun_with_overwrite_throws_nothing_away(
     settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
+    """The config.yaml of such a run says so, and is given as the training that is compared."""
     plain = CompareSettings(methods=("plain",), seeds=(0,))
     compare(settings(tmp_path / "comparison", *SETS), asked, plain)
     in_this_process.clear()
-    compare(settings(tmp_path / "comparison", *SETS, "run.overwrite=true"), asked, plain)
-    assert len(in_this_process) == 2
-    assert not list((tmp_path / "comparison").glob(".*"))
+    with pytest.raises(StorageError, match="holds a finished comparison"):
+        compare(settings(tmp_path / "comparison", *SETS, "run.overwrite=true"), asked, plain)
+    assert in_this_process == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typer.testing import CliRunner, Result
 from selfaug.cli.main import app
 from selfaug.config import dump_config, load_config
 from selfaug.data import RetrievalTemplate
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.held_out import hold_out
 from selfaug.phases.realign import RealignSettings, _old_scorers, _outcome, realign, realign_config
 from selfaug.phases.train import train
@@ -477,3 +478,14 @@ def test_prompts_of_another_form_are_refused(copied_run: Path, new_rows: Path) -
         realign(copied_run, quick(new_rows))
     assert "data.template" in str(caught.value.hint)
     assert not Path(f"{copied_run}-realigned").exists()
+
+
+def test_a_re_alignment_that_was_begun_by_choosing_on_rows_says_so(copied_run: Path, new_rows: Path) -> None:
+    chosen = realign_config(RunDir(copied_run), [str(new_rows)])
+    begun = RunDir.create(chosen.run.output)
+    content = yaml.safe_load(RunDir(copied_run).config.read_text(encoding="utf-8"))
+    content["train"]["best_of_rows"] = 2
+    begun.config.write_text(begun.config_text(yaml.safe_dump(content)), encoding="utf-8")
+    shutil.copy(RunDir(copied_run).started, begun.started)
+    with pytest.raises(StorageError, match=r"was begun with train\.best_of_rows"):
+        realign(copied_run, quick(new_rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -448,8 +449,11 @@ def _without_template(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBa
         return 0
     special = {*tokenizer.all_special_tokens}
     special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    if not special:
+        return 0
+    of_template = re.compile("|".join(map(re.escape, sorted(special))))
     return sum(
-        isinstance(prompt := draft.task.row.prompt, str) and not any(text in prompt for text in special)
+        isinstance(prompt := draft.task.row.prompt, str) and of_template.search(prompt) is None
         for draft in drafts
         if draft.spans
     )

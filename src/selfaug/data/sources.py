@@ -15,7 +15,7 @@ from typing import Any
 
 from selfaug.errors import DataError
 
-__all__ = ["Problem", "RawRow", "problems_error", "read_rows", "short_text", "value_kind"]
+__all__ = ["Problem", "RawRow", "data_files", "problems_error", "read_rows", "short_text", "value_kind"]
 
 PROBLEMS_SHOWN = 20
 """An error prints this many problems; the total is always in its message."""
@@ -92,12 +92,17 @@ def read_rows(
     raise _missing_file(path)
 
 
-def _read_folder(folder: Path) -> tuple[list[RawRow], list[Problem]]:
-    files = sorted(
+def data_files(folder: Path) -> list[Path]:
+    """The files of a folder that are read where it is given as a source."""
+    return sorted(
         file
         for file in folder.iterdir()
         if file.is_file() and file.suffix.lower() in _READERS and not file.name.startswith(".")
     )
+
+
+def _read_folder(folder: Path) -> tuple[list[RawRow], list[Problem]]:
+    files = data_files(folder)
     if not files:
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
         raise DataError(

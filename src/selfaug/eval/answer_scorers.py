@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from selfaug.errors import DataError
 
@@ -37,7 +37,9 @@ _ARTICLES = frozenset(("a", "an", "the"))
 # What of a number is punctuation and yet says which number it is: its point, its sign, and that it is a percentage.
 # A comma between thousands says nothing.
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_OF_A_NUMBER = re.compile(r"(?<![^\W\d_])\.(?=\d)|(?<![\w.,)\]%])[-−–](?=[.\d$€£¥])|%")
+_OF_A_NUMBER = re.compile(r"(?<![^\W\d_])\.(?=\d)|(?<![\w.,)\]%])(?<!\d\s)[-−–](?=[.\d$€£¥])|%")
+_PERCENT = re.compile(r"(?<=\d)\s*(?:percent|per\s+cent|pct)\b")
+_IN_WORDS_MINUS = re.compile(r"\bminus\s+(?=[.\d$€£¥])")
 
 
 def normalize_answer(text: str) -> str:
@@ -53,6 +55,7 @@ def normalize_answer(text: str) -> str:
 def _plain(text: str) -> str:
     """Lower case, without punctuation; articles are kept, and punctuation where there is nothing else."""
     text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
+    text = _IN_WORDS_MINUS.sub("-", _PERCENT.sub("%", text))
     kept, end = [], 0
     for match in _OF_A_NUMBER.finditer(text):
         kept += [_without_punctuation(text[end : match.start()]), _KEPT_SIGNS.get(match[0], match[0])]
@@ -108,6 +111,7 @@ class Quantity:
         resolution: one in the last place that is shown, after scale ("1.2 billion": 100,000,000).
         start: where it begins in the text.
         end: where it ends.
+        unsure: its sign stands apart ("- 5"), and may be a bullet or a dash.
     """
 
     value: Decimal
@@ -115,6 +119,7 @@ class Quantity:
     resolution: Decimal
     start: int
     end: int
+    unsure: bool = False
 
 
 _SCALES = {
@@ -139,7 +144,7 @@ _AFTER = (
 _MINUS = "-−–"
 _AMOUNT = re.compile(
     rf"""
-    (?:(?<![\w.,)\]%€£¥])(?P<sign>[{_MINUS}+]|−\s))?
+    (?:(?<![\w.,)\]%€£¥])(?P<sign>[{_MINUS}+]\s?))?
     (?P<outer>{_BEFORE}(?=\())?
     (?P<open>\()?
     (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{_MINUS}])?)?
@@ -174,8 +179,8 @@ def _without_names(pattern: str) -> str:
 _NOT_OF_AN_AMOUNT = rf"(?![.,]?\d)(?!\s?-?(?:{'|'.join(_SCALES)})\b)(?!\s?{_AFTER})"
 # `[2]`, `[1, 3]`, `[1-3]`, `(Source 2)`, `Sources: 1 and 3`.
 _CITATION = re.compile(
-    rf"\[\s*(?P<marks>\d+(?:\s*[{_MINUS},;]\s*\d+)*)\s*\]|"
-    rf"\bsources\s*:?\s*#?(?P<several>\d{{1,3}}(?:\s*(?:,|;|&|\band\b|[{_MINUS}])\s*\d{{1,3}}\b)*)\b{_NOT_OF_AN_AMOUNT}|"
+    rf"\[\s*(?P<marks>\d{{1,3}}(?:\s*[{_MINUS},;]\s*\d{{1,3}})*)\s*\]|"
+    rf"\bsources\s*:?\s*#?(?P<several>\d{{1,3}}(?:\s*(?:,\s*and\b|,|;|&|\band\b|[{_MINUS}])\s*\d{{1,3}}\b)*)\b{_NOT_OF_AN_AMOUNT}|"
     rf"\bsource\s*:?\s*#?(?P<one>\d{{1,3}})\b{_NOT_OF_AN_AMOUNT}",
     re.IGNORECASE,
 )
@@ -228,7 +233,7 @@ _WORD_AMOUNT = re.compile(
     rf"""
     (?<![\w-])(?<!\bno\s)(?<!\bthis\s)(?<!\bthat\s)(?<!\bany\s)(?<!\bwhich\s)
     (?:(?P<tens>{"|".join(_TENS)})(?:[-\s](?P<and_ones>{"|".join(list(_ONES)[1:10])}))?|(?P<ones>{"|".join(_ONES)}))
-    (?![\w-])
+    (?!\w)
     (?:\s(?P<scale>{"|".join(sorted(_WORD_SCALES, key=len, reverse=True))})(?![A-Za-z]))?
     (?:\s?(?P<after>{_AFTER}))?
     """,
@@ -252,8 +257,8 @@ def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
     quantities: list[Quantity] = []
     for index, match in enumerate(found):
         scale, unit = _scale(match), _unit(match)
-        following = found[index + 1] if index + 1 < len(found) else None
-        if following is not None and _RANGE.fullmatch(blank[match.end() : following.start()]):
+        if index + 1 < len(found) and _joins(blank, match, found[index + 1]):
+            following = found[index + 1]
             scale = scale if match["scale"] else _scale(following)
             unit = unit or _unit(following)
         number = _decimal(match["number"])
@@ -262,8 +267,10 @@ def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
             unit, scale = "%", scale / 100
         in_parentheses = match["open"] and (match["close"] or match["close2"])
         alone = blank.strip() == match[0].strip()
-        signs = [match["sign"], match["sign2"], match["sign3"]]
-        negative = any(sign not in (None, "+") for sign in signs)
+        of_range = index > 0 and _joins(blank, found[index - 1], match) == "dash"
+        signs = [None if of_range else match["sign"], match["sign2"], match["sign3"]]
+        negative = any(sign is not None and sign.strip() != "+" for sign in signs)
+        unsure = negative and (match["sign"] or "")[1:].isspace() and match["sign"][0] != "−"
         if in_parentheses and (unit != "%" or alone):
             negative = True
         quantities.append(
@@ -273,6 +280,7 @@ def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
                 Decimal(1).scaleb(-places) * scale,
                 match.start(),
                 match.end(),
+                unsure,
             )
         )
     return quantities or [_in_words(match) for match in _WORD_AMOUNT.finditer(blank)]
@@ -287,6 +295,16 @@ def _in_words(match: re.Match[str]) -> Quantity:
     if unit == "bps":
         unit, scale = "%", scale / 100
     return Quantity(value * scale, unit, scale, match.start(), match.end())
+
+
+def _joins(text: str, first: re.Match[str], second: re.Match[str]) -> Literal["words", "dash"] | None:
+    """What makes a range of two amounts: a word or a dash between them, or a dash that looks like a sign."""
+    if _RANGE.fullmatch(text[first.end() : second.start()]):
+        return "words"
+    sign = second["sign"] or ""
+    if sign[:1] in _MINUS and sign[1:].isspace() and text[first.end() : second.start()].isspace():
+        return "dash"
+    return None
 
 
 def _decimal(number: str) -> str:
@@ -400,6 +418,8 @@ def _states(text: str, found: Sequence[Quantity], wanted: Sequence[Quantity], to
 
 def _same(text: str, stated: Quantity, wanted: Quantity, tolerance: float) -> bool:
     value, resolution = stated.value, stated.resolution
+    if stated.unsure and wanted.value > 0:
+        value = abs(value)
     if wanted.unit is None and stated.unit == "%" and abs(wanted.value) < 1:
         value, resolution = value / 100, resolution / 100  # gold as a fraction
     if wanted.value < 0 < value and _tells_a_fall(text, stated):
@@ -427,7 +447,7 @@ class CitationScores(NamedTuple):
 
 
 _SOURCES = re.compile(rf"(\d+)(?:\s*[{_MINUS}]\s*(\d+))?")
-_LONGEST_SPAN = 20
+_LONGEST_SPAN = 9
 
 
 def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
@@ -507,24 +527,33 @@ def _stands_in(amount: Quantity, answer: str, stated: Sequence[Quantity], contex
     claimed = [amount]
     if amount.value > 0 and _tells_a_fall(answer, amount):
         claimed.append(replace(amount, value=-amount.value))
+    # A share may stand there as a fraction.
+    fractions = [
+        replace(one, value=100 * one.value, resolution=100 * one.resolution)
+        for one in stated
+        if amount.unit == "%" and one.unit is None and abs(one.value) < 1
+    ]
     return any(
         (not amount.unit or not one.unit or amount.unit == one.unit) and _same(context, one, claim, 0.0)
-        for one in stated
+        for one in (*stated, *fractions)
         for claim in claimed
     )
 
 
 # ---- no answer in the context
 
+_DOCUMENTS = r"(?:documents?|passages?|sources?|reports?|texts?|excerpts?|context)\b"
 _ABSTENTION = re.compile(
     r"""
     (?:
         (?:\bnot|n't|\bnever)\s+(?:\w+\s+){0,2}?(?:stated|mentioned|specified|provided|given|disclosed|reported|found|
-            available|included|contained|answered|addressed|discussed|listed|covered\s+(?:in|by)|say|says|state|
-            mention|specify|provide|contain|include|disclose|address|discuss|give|know|enough\s+information|
-            sufficient\s+information)
-      | \b(?:none|neither)\s+of\s+the(?:se|m)?\s+(?:\w+\s+){0,3}?(?:mentions?|states?|says?|gives?|provides?|contains?|
-            includes?|discloses?|specif(?:y|ies)|answers?|address(?:es)?|discuss(?:es)?)\b
+            available|included|contained|answered|say|says|state|mention|specify|provide|contain|include|disclose|
+            give|know|enough\s+information|sufficient\s+information)
+      | (?:\bnot|n't)\s+(?:\w+\s+)?(?:addressed|discussed|listed|covered)\s+(?:in|by)\s+(?:\w+\s+){0,3}?{documents}
+      | \b{documents}\s+(?:do|does|did)(?:\s+not|n't)\s+(?:\w+\s+)?(?:address|discuss|cover|list)\b
+      | \b(?:none|neither)\s+of\s+(?:(?:the(?:se)?|those)\s+(?:\w+\s+){0,2}?{documents}|them|these|those)\s+
+            (?:\w+ly\s+)?(?:mentions?|states?|says?|gives?|provides?|contains?|includes?|discloses?|specif(?:y|ies)|answers?|
+            address(?:es)?|discuss(?:es)?|covers?)\b
       | \bno\s+(?:such\s+)?(?:information|answer|mention|data|details?|figures?)\b
       | \b(?:cannot|can't|can\s+not|could\s+not|couldn't|unable\s+to|not\s+able\s+to)\s+(?:be\s+)?
             (?:answer|answered|determine|determined|find|found|tell|say|infer|inferred)
@@ -532,7 +561,7 @@ _ABSTENTION = re.compile(
       | \b(?:is|are|remains?)\s+(?:unknown|unclear|missing\s+from)
       | \bunanswerable
     )
-    """,
+    """.replace("{documents}", _DOCUMENTS),
     re.VERBOSE | re.IGNORECASE,
 )
 _BUT = re.compile(r"\b(?:but|however|although|though|nevertheless)\b|[.;,]", re.IGNORECASE)
@@ -558,6 +587,4 @@ def abstains(answer: str) -> bool:
 
 
 # "I checked all three documents": no amount that was asked for.
-_OF_DOCUMENTS = re.compile(
-    r"\s+(?:\w+\s+)?(?:documents?|passages?|sources?|reports?|texts?|excerpts?)\b", re.IGNORECASE
-)
+_OF_DOCUMENTS = re.compile(rf"\s+(?:\w+\s+)?{_DOCUMENTS}", re.IGNORECASE)

@@ -113,7 +113,7 @@ def balance(
         config: the training whose settings are searched; its output is the balance's folder.
         evaluation: what all models are asked.
         settings: of the search.
-        overwrite: replace the balance that is there; as `run.overwrite` of the training.
+        overwrite: replace the balance that is there.
         on_progress: called with what is being done.
 
     Returns:
@@ -132,7 +132,6 @@ def balance(
         **asdict(settings),
         "config": config.model_dump(mode="json", exclude={"run", "evaluation"}),
     }
-    overwrite = overwrite or config.run.overwrite
     with work.settled():
         bench = _open(
             config,
@@ -279,6 +278,8 @@ def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) ->
     Anchors that the base model writes are few beside that half.
     """
     train = config.train
+    if train.steps is None and train.epochs * settings.trials < PASSES_THAT_PAY:
+        return False
     rows = load_training_data(config.model_copy(update={"data": config.data.model_copy(update={"eval": []})}))
     documents = [Document(row.input_ids, row.labels) for row in rows.train.rows]
     if train.steps is None:

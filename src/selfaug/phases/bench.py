@@ -383,8 +383,8 @@ def open_bench(
         suites["test"][Path(file).stem] = suite_file_prompts(
             tokenizer, read_suite(file), settings.max_new_tokens, template
         )
-    seen = _seen_prompts(config, tokenizer, suites)
     open_folder()
+    seen = _seen_prompts(config, tokenizer, suites)
     if any(seen.values()):
         total = len(suites["test"]["task"].prompts)
         on_progress(
@@ -435,10 +435,13 @@ def _seen_prompts(
         max_new_tokens=1,
         offline=config.run.offline,
     )
-    tested = suites["test"]["task"].texts
+    tested = [tuple(prompt) for prompt in suites["test"]["task"].prompts]
     return {
-        name: sum(text in known for text in tested)
-        for name, known in (("dev", set(suites["dev"]["task"].texts)), ("train", set(trained.texts)))
+        name: sum(prompt in known for prompt in tested)
+        for name, known in (
+            ("dev", {tuple(prompt) for prompt in suites["dev"]["task"].prompts}),
+            ("train", {tuple(prompt) for prompt in trained.prompts}),
+        )
     }
 
 

@@ -89,7 +89,7 @@ def compare(
         config: the training that all methods share; its output is the comparison's folder.
         evaluation: what all models are asked.
         settings: what is compared.
-        overwrite: replace the comparison that is there; as `run.overwrite` of the training.
+        overwrite: replace the comparison that is there.
         on_progress: called with what is being done.
 
     Returns:
@@ -107,9 +107,7 @@ def compare(
     if config.selfaug.drift_limit is not None:
         on_progress(Progress("warning", message=_NO_DRIFT_LIMIT))
     with work.alone():
-        return _compared_in(
-            work, config, evaluation, settings, asked, overwrite or config.run.overwrite, on_progress
-        )
+        return _compared_in(work, config, evaluation, settings, asked, overwrite, on_progress)
 
 
 def _compared_in(

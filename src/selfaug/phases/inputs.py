@@ -26,6 +26,7 @@ from selfaug.data import (
     encode_rows,
     load_rows,
 )
+from selfaug.data.sources import data_files
 from selfaug.errors import ConfigError
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 
@@ -208,7 +209,7 @@ def describe_sources(sources: Sequence[str]) -> list[dict[str, Any]]:
     described: list[dict[str, Any]] = []
     for source in sources:
         path = Path(source)
-        files = sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
+        files = data_files(path) if path.is_dir() else [path]
         if not path.exists():
             described.append({"source": source})
             continue

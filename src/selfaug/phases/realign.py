@@ -270,6 +270,7 @@ def realign(
     if new.is_run() and not new.started.exists():  # killed while its folder was made
         new.discard()
     if new.is_run():
+        _require_last_checkpoint(new)
         _require_same_rows(new, config)
     train(config, resume=new.is_run(), on_progress=on_progress)
     if new.realignment.exists():
@@ -278,6 +279,19 @@ def realign(
         record = _compared(old, old_config, old_scorers, new, config, settings, on_progress)
     outcome = record["gate"]["outcome"]
     return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
+
+
+def _require_last_checkpoint(new: RunDir) -> None:
+    """Refuse what was begun when a re-alignment still took over `train.best_of_rows` from the deployed run.
+
+    Raises:
+        StorageError: if its checkpoint is chosen on rows.
+    """
+    if load_config(new.config).train.best_of_rows > 0:
+        raise StorageError(
+            f"{new.path} was begun with train.best_of_rows: its checkpoint is chosen on rows that the gate judges by.",
+            hint="choose another --output.",
+        )
 
 
 def _require_same_rows(new: RunDir, config: TrainConfig) -> None:
