@@ -348,4 +348,4 @@ def test_the_comparisons_on_real_text_say_what_their_records_say() -> None:
         name = file.stem.removeprefix("comparison-")
         page = file.with_suffix(".md").read_text(encoding="utf-8")
         assert page == update.page(read_record(file, "comparison"), name)
-    assert read_record(files[0], "comparison")["not_run"] == []
+    assert any(read_record(file, "comparison")["not_run"] == [] for file in files)
