@@ -10,15 +10,15 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from selfaug.errors import DataError
+from selfaug.eval.amounts import CITATION, MINUS, SCALES, UNITS, Quantity, parse_quantities
 
 __all__ = [
     "CitationScores",
-    "Quantity",
     "abstains",
     "citation_scores",
     "cited_sources",
@@ -28,7 +28,6 @@ __all__ = [
     "normalize_answer",
     "numeric_match",
     "numeric_or_f1",
-    "parse_quantities",
     "same_value",
     "token_f1",
 ]
@@ -101,232 +100,6 @@ def _f1(answer: list[str], gold: list[str]) -> float:
 # ---- amounts
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """An amount in a text.
-
-    Attributes:
-        value: with its sign, after its scale ("1.2 billion" is 1,200,000,000); of basis points, in percent.
-        unit: a currency's code, "%", or None.
-        resolution: one in the last place that is shown, after scale ("1.2 billion": 100,000,000).
-        start: where it begins in the text.
-        end: where it ends.
-        unsure: its sign stands apart ("- 5"), and may be a bullet or a dash.
-    """
-
-    value: Decimal
-    unit: str | None
-    resolution: Decimal
-    start: int
-    end: int
-    unsure: bool = False
-
-
-_SCALES = {
-    "thousand": 10**3, "k": 10**3,
-    "million": 10**6, "millions": 10**6, "mn": 10**6, "mm": 10**6, "m": 10**6, "mio": 10**6,
-    "billion": 10**9, "billions": 10**9, "bn": 10**9, "b": 10**9,
-    "trillion": 10**12, "trillions": 10**12, "tn": 10**12,
-}  # fmt: skip
-_UNITS = {
-    "US$": "USD", "$": "USD", "USD": "USD", "DOLLAR": "USD", "DOLLARS": "USD",
-    "€": "EUR", "EUR": "EUR", "EURO": "EUR", "EUROS": "EUR",
-    "£": "GBP", "GBP": "GBP", "POUNDS": "GBP",
-    "¥": "JPY", "JPY": "JPY", "YEN": "JPY", "CHF": "CHF",
-    "%": "%", "PERCENT": "%", "PER CENT": "%", "PERCENTAGE POINT": "%", "PERCENTAGE POINTS": "%", "PP": "%",
-    "BASIS POINT": "bps", "BASIS POINTS": "bps", "BPS": "bps", "BP": "bps",
-}  # fmt: skip
-_BEFORE = r"(?:(?:US\$|[$€£¥]|USD|EUR|GBP|JPY|CHF)\s?)"
-_AFTER = (
-    r"(?:%|(?:percentage\s+points?|percent|per\s+cent|pp|basis\s+points?|bps?|dollars?|euros?|pounds|yen|"
-    r"USD|EUR|GBP|JPY|CHF)\b|[€£¥])"
-)
-_MINUS = "-−–"
-_AMOUNT = re.compile(
-    rf"""
-    (?:(?<![\w.,)\]%€£¥])(?P<sign>[{_MINUS}+]\s?))?
-    (?P<outer>{_BEFORE}(?=\())?
-    (?P<open>\()?
-    (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{_MINUS}])?)?
-    (?:(?<=\()(?P<sign3>[{_MINUS}]))?
-    (?(before)|(?<![\w.,]))
-    (?P<number>
-        \d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?
-      | \d{{1,3}}(?:[\u00a0\u202f\u2009]\d{{3}})+(?!\d)(?:[.,]\d+)?
-      | \d+,\d{{1,2}}(?!\d)
-      | \d+(?:\.\d+)?
-      | \.\d+
-    )
-    (?!\d|(?:st|nd|rd|th)\b|[.,]\d)
-    (?P<close>\))?
-    (?:\s?-?(?P<scale>{"|".join(sorted(_SCALES, key=len, reverse=True))})(?![A-Za-z]))?
-    (?:\s?(?P<after>{_AFTER}))?
-    (?P<close2>\))?
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_MONTH = (
-    r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
-    r"oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b\.?"
-)
-
-
-def _without_names(pattern: str) -> str:
-    return re.sub(r"\?P<\w+>", "?:", pattern)
-
-
-# What would make an amount of the number before it: "reports 12 percent", "in March 5.2%".
-_NOT_OF_AN_AMOUNT = rf"(?![.,]?\d)(?!\s?-?(?:{'|'.join(_SCALES)})\b)(?!\s?{_AFTER})"
-# `[2]`, `[1, 3]`, `[1-3]`, `(Source 2)`, `Sources: 1 and 3`.
-_CITATION = re.compile(
-    rf"\[\s*(?P<marks>\d{{1,3}}(?:\s*[{_MINUS},;]\s*\d{{1,3}})*)\s*\]|"
-    rf"\bsources\s*:?\s*#?(?P<several>\d{{1,3}}(?:\s*(?:,\s*and\b|,|;|&|\band\b|[{_MINUS}])\s*\d{{1,3}}\b)*)\b{_NOT_OF_AN_AMOUNT}|"
-    rf"\bsource\s*:?\s*#?(?P<one>\d{{1,3}})\b{_NOT_OF_AN_AMOUNT}",
-    re.IGNORECASE,
-)
-_YEAR_OF = r"(?:19|20)\d\d\b"
-# What has digits but is no amount: citation marks, dates, quarters and fiscal years are found before amounts are.
-# "Report 2" and "in note 12" name something; "the company reports 12 plants" states an amount.
-_NO_AMOUNT = re.compile(
-    rf"{_without_names(_CITATION.pattern)}|\b\d{{4}}-\d{{1,2}}-\d{{1,2}}\b|\b\d{{1,2}}/\d{{1,2}}/\d{{2,4}}\b|"
-    rf"(?<![\d.,])\d{{1,2}}\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b{_NOT_OF_AN_AMOUNT}(?:,\s*\d{{4}}\b)?|"
-    rf"\b{_MONTH}\s+(?:of\s+)?{_YEAR_OF}|\bQ[1-4]\s*(?:of\s+)?(?:FY\s?)?{_YEAR_OF}|"
-    rf"\b(?:FY|fiscal(?:\s+year)?)\s?{_YEAR_OF}|\b10-[KQ]\b|"
-    rf"\b(?:passages?|pages?|sections?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
-    rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}",
-    re.IGNORECASE,
-)
-_ONES = {
-    word: value
-    for value, word in enumerate(
-        (
-            *(
-                "zero",
-                "one",
-                "two",
-                "three",
-                "four",
-                "five",
-                "six",
-                "seven",
-                "eight",
-                "nine",
-                "ten",
-                "eleven",
-            ),
-            *("twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
-        )
-    )
-}
-_TENS = {
-    word: 10 * value
-    for value, word in enumerate(
-        ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), start=2
-    )
-}
-_WORD_SCALES = {
-    "hundred": 10**2,
-    **{word: scale for word, scale in _SCALES.items() if len(word) > len("mio")},
-}
-# "no one", "this one": a pronoun.
-_WORD_AMOUNT = re.compile(
-    rf"""
-    (?<![\w-])(?<!\bno\s)(?<!\bthis\s)(?<!\bthat\s)(?<!\bany\s)(?<!\bwhich\s)
-    (?:(?P<tens>{"|".join(_TENS)})(?:[-\s](?P<and_ones>{"|".join(list(_ONES)[1:10])}))?|(?P<ones>{"|".join(_ONES)}))
-    (?!\w)
-    (?:\s(?P<scale>{"|".join(sorted(_WORD_SCALES, key=len, reverse=True))})(?![A-Za-z]))?
-    (?:\s?(?P<after>{_AFTER}))?
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_RANGE = re.compile(rf"\s*(?:[{_MINUS}]|to|and)\s*", re.IGNORECASE)
-
-
-def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
-    """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
-
-    An amount in parentheses is negative, as in accounts ("(1,234)"), unless it is a percentage in running text. The
-    first end of a range has the scale and the unit of the second ("3–5 million").
-
-    Args:
-        text: any text.
-        years: take what is written like a year ("1950") for an amount too.
-    """
-    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), text)
-    found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
-    quantities: list[Quantity] = []
-    for index, match in enumerate(found):
-        scale, unit = _scale(match), _unit(match)
-        if index + 1 < len(found) and _joins(blank, match, found[index + 1]):
-            following = found[index + 1]
-            scale = scale if match["scale"] else _scale(following)
-            unit = unit or _unit(following)
-        number = _decimal(match["number"])
-        value, places = Decimal(number), len(number.partition(".")[2])
-        if unit == "bps":
-            unit, scale = "%", scale / 100
-        in_parentheses = match["open"] and (match["close"] or match["close2"])
-        alone = blank.strip() == match[0].strip()
-        of_range = index > 0 and _joins(blank, found[index - 1], match) == "dash"
-        signs = [None if of_range else match["sign"], match["sign2"], match["sign3"]]
-        negative = any(sign is not None and sign.strip() != "+" for sign in signs)
-        unsure = negative and (match["sign"] or "")[1:].isspace() and match["sign"][0] != "−"
-        if in_parentheses and (unit != "%" or alone):
-            negative = True
-        quantities.append(
-            Quantity(
-                (-value if negative else value) * scale,
-                unit,
-                Decimal(1).scaleb(-places) * scale,
-                match.start(),
-                match.end(),
-                unsure,
-            )
-        )
-    return quantities or [_in_words(match) for match in _WORD_AMOUNT.finditer(blank)]
-
-
-def _in_words(match: re.Match[str]) -> Quantity:
-    ones = match["ones"] or match["and_ones"]
-    value = _TENS[match["tens"].lower()] if match["tens"] else 0
-    value += _ONES[ones.lower()] if ones else 0
-    scale = Decimal(_WORD_SCALES[match["scale"].lower()] if match["scale"] else 1)
-    unit = _UNITS[" ".join(match["after"].upper().split())] if match["after"] else None
-    if unit == "bps":
-        unit, scale = "%", scale / 100
-    return Quantity(value * scale, unit, scale, match.start(), match.end())
-
-
-def _joins(text: str, first: re.Match[str], second: re.Match[str]) -> Literal["words", "dash"] | None:
-    """What makes a range of two amounts: a word or a dash between them, or a dash that looks like a sign."""
-    if _RANGE.fullmatch(text[first.end() : second.start()]):
-        return "words"
-    sign = second["sign"] or ""
-    if sign[:1] in _MINUS and sign[1:].isspace() and text[first.end() : second.start()].isspace():
-        return "dash"
-    return None
-
-
-def _decimal(number: str) -> str:
-    """A number as Python reads it. A comma before one or two last digits is a decimal comma."""
-    number = re.sub(r"[\u00a0\u202f\u2009]", "", number)
-    return re.sub(r",(\d{1,2})$", r".\1", number).replace(",", "")
-
-
-def _is_year(match: re.Match[str]) -> bool:
-    bare = not any(match[name] for name in ("outer", "before", "after", "scale", "sign", "sign2"))
-    return bare and re.fullmatch(r"(?:19|20)\d\d", match["number"]) is not None
-
-
-def _scale(match: re.Match[str]) -> Decimal:
-    return Decimal(_SCALES[match["scale"].lower()] if match["scale"] else 1)
-
-
-def _unit(match: re.Match[str]) -> str | None:
-    named = match["outer"] or match["before"] or match["after"]
-    return _UNITS[" ".join(named.upper().split())] if named else None
-
-
 _COMMITTED = re.compile(
     r"\b(?:final\s+)?answer[*_]*\s*(?:is\b\s*:?|:)[*_\s]*(?P<rest>[^\n|]*)", re.IGNORECASE
 )
@@ -375,8 +148,8 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
 def _committed_part(answer: str) -> str:
     """What an answer calls its answer; all of it where it does so of nothing that could be one."""
     committed = list(_COMMITTED.finditer(answer))
-    if not committed or parse_quantities(committed[-1]["rest"], years=True) or abstains(committed[-1][0]):
-        return committed[-1]["rest"] if committed else answer
+    if committed and (parse_quantities(committed[-1]["rest"], years=True) or abstains(committed[-1][0])):
+        return committed[-1]["rest"]
     return answer
 
 
@@ -446,7 +219,7 @@ class CitationScores(NamedTuple):
     f1: float
 
 
-_SOURCES = re.compile(rf"(\d+)(?:\s*[{_MINUS}]\s*(\d+))?")
+_SOURCES = re.compile(rf"(\d+)(?:\s*[{MINUS}]\s*(\d+))?")
 _LONGEST_SPAN = 9
 
 
@@ -475,7 +248,7 @@ def same_value(answer: str, gold: str) -> bool:
     """Whether an answer is the gold but for case, spaces, and which sources it cites: the value, in its form."""
 
     def bare(text: str) -> str:
-        return "".join(_CITATION.sub("", text).split()).casefold()
+        return "".join(CITATION.sub("", text).split()).casefold()
 
     return bare(answer) == bare(gold)
 
@@ -483,7 +256,7 @@ def same_value(answer: str, gold: str) -> bool:
 def cited_sources(text: str) -> set[int]:
     """Numbers of the sources that a text cites, as in `citation_scores`."""
     found: set[int] = set()
-    for match in _CITATION.finditer(text):
+    for match in CITATION.finditer(text):
         for first, last in _SOURCES.findall(match["marks"] or match["several"] or match["one"]):
             # A span of so many is none of sources.
             through = int(last) if last and int(last) - int(first) <= _LONGEST_SPAN else int(first)
@@ -508,10 +281,7 @@ def groundedness(answer: str, context: str) -> float:
         word
         for word in normalize_answer(answer).split()
         # Words of amounts count with these.
-        if len(word) >= _SHORTEST_WORD
-        and word.isalpha()
-        and word not in _SCALES
-        and word.upper() not in _UNITS
+        if len(word) >= _SHORTEST_WORD and word.isalpha() and word not in SCALES and word.upper() not in UNITS
     ]
     amounts, stated = parse_quantities(answer), parse_quantities(context)
     shares = [1.0]
