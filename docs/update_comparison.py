@@ -25,6 +25,22 @@ from selfaug.wording.comparison_results import (
 NAME = "comparison"
 LONGER = ("demo-56-steps", "demo-112-steps")
 REAL_TEXT = "real-text"  # also what further comparisons on these rows begin with
+IN_README = "real-text-two-seeds"
+
+# The README's rows in their order, and what each method needs besides the rows to train on.
+NEEDS = {
+    "plain": "nothing",
+    "selfaug": "nothing",
+    "selfaug-anchors": "requests that the base model writes",
+    "replay": "general rows",
+    "sa-sft": "dialogues that the base model writes",
+    "wise-ft": "nothing",
+    "full": "nothing",
+    "osf": "nothing",
+    "l2": "nothing",
+    "distilled": "completions that the base model writes anew",
+    "router": "a second model to serve, and a router",
+}
 
 _OWN_SPLIT = (
     "The task's rows are short ones of TAT-QA's test file and of ConvFinQA, split by page into training, development "
@@ -144,56 +160,105 @@ def markdown(table: TextTable) -> str:
 def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> str:
     """What the README says of a comparison with all methods, and of longer ones; every number is the records'."""
     methods, settings = record["methods"], record["settings"]
-
-    def general(name: str) -> str:
-        lost = methods[name]["suites"]["general"]["difference"]["difference"]
-        return f"{100 * lost['value']:+.1f}".replace("-", "−")
-
-    def task(name: str) -> str:
-        return f"{100 * methods[name]['suites']['task']['score']['value']:.0f} %"
-
-    found = methods["selfaug"]["suites"]["general"]["difference"]["difference"]
-    low, high = (f"{100 * found[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
-    others = ("full", "osf", "l2", "distilled", "wise-ft", "sa-sft", "replay")
-    listed = ", ".join(f"{methods[name]['label']} {general(name)}" for name in others)
     correlation = record["forecast"]["correlation"]
-    more = "".join(_longer(name, one) for name, one in longer.items())
-    return (
-        f"On the demo's model and rows, with {settings['config']['train']['steps']} steps and {_counts(methods)} "
-        f"seeds a method, general checks against the base model, in points: SelfAug {general('selfaug')} ({low} to "
-        f"{high}), plain LoRA {general('plain')}, {listed}. After so few steps SelfAug has learnt less of the job "
-        f"({task('selfaug')} exact, plain LoRA {task('plain')}){more}. A router "
-        f"in front of plain LoRA and the base model does best on these well separated requests ({task('router')}, "
-        f"{general('router')}), for a second model to serve. Over {len(record['forecast']['drifts'])} runs, forgetting "
-        f"goes with drift: rank correlation {correlation['value']:.2f} ({correlation['low']:.2f} to "
-        f"{correlation['high']:.2f}). "
-        "[All eleven methods, with intervals](docs/results/comparison-demo.md).\n"
+    rows = TextTable(
+        "",
+        ["", "exact answers", "general checks − base, in points", "style leaks", "needs besides the rows"],
+        [_readme_row(methods[name], needs) for name, needs in NEEDS.items()],
     )
+    steps = settings["config"]["train"]["steps"]
+    parts = [
+        f"On the demo's model and rows, with {steps} steps and {_counts(methods)} seeds a method; 95 % intervals in "
+        "brackets:",
+        markdown(rows),
+        "The router does best on these well separated requests. Over "
+        f"{len(record['forecast']['drifts'])} runs, forgetting goes with drift: rank correlation "
+        f"{correlation['value']:.2f} ({correlation['low']:.2f} to {correlation['high']:.2f}). "
+        "[The whole table, and what is to be known of its rows](docs/results/comparison-demo.md).",
+    ]
+    if longer:
+        parts += [
+            f"After {steps} steps SelfAug has learnt less of the job. With more of them, SelfAug with self-anchors "
+            "beside plain LoRA:",
+            markdown(
+                TextTable(
+                    "",
+                    ["steps, seeds", "exact", "plain LoRA's", "difference", "general − base", "leaks"],
+                    [_longer(name, one) for name, one in longer.items()],
+                )
+            ),
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
-def _longer(name: str, record: dict[str, Any]) -> str:
+def _readme_row(method: dict[str, Any], needs: str) -> list[str]:
+    lost, leaks = method["suites"]["general"]["difference"]["difference"], method["leaks"]
+    return [
+        method["label"],
+        _percent(method["suites"]["task"]["score"]["value"]),
+        _with_interval(lost),
+        _percent(leaks["value"]),
+        needs,
+    ]
+
+
+def _longer(name: str, record: dict[str, Any]) -> list[str]:
     """SelfAug beside plain LoRA where both have had the steps to learn the job."""
     ours, plain = record["methods"][record["subject"]], record["methods"]["plain"]
     against = plain["against_subject"]["task"]["difference"]
     lost = ours["suites"]["general"]["difference"]["difference"]
+    return [
+        f"[{record['settings']['config']['train']['steps']}, {len(ours['seeds'])}](docs/results/comparison-{name}.md)",
+        _percent(ours["suites"]["task"]["score"]["value"]),
+        _percent(plain["suites"]["task"]["score"]["value"]),
+        _with_interval(against),
+        _with_interval(lost),
+        _percent(ours["leaks"]["value"]),
+    ]
 
-    def percent(row: dict[str, Any]) -> str:
-        return f"{100 * row['suites']['task']['score']['value']:.0f} %"
 
-    def signed(value: float) -> str:
-        return f"{100 * value:+.1f}".replace("-", "−")
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
 
-    def chosen(row: dict[str, Any]) -> str:
-        return f"{row['knob']} {row['value']:g}"
 
-    seeds = len(ours["seeds"])
-    return (
-        f"; with {record['settings']['config']['train']['steps']} steps and {seeds} seed{'s' if seeds > 1 else ''}, "
-        f"{ours['label']} ({chosen(ours)}) has {percent(ours)} against plain LoRA's {percent(plain)} ({chosen(plain)}; "
-        f"{signed(against['value'])} points, {signed(against['low'])} to {signed(against['high'])}), "
-        f"general checks {signed(lost['value'])} ({signed(lost['low'])} to {signed(lost['high'])}) and leaks in "
-        f"{100 * ours['leaks']['value']:.0f} % ([table](docs/results/comparison-{name}.md))"
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def real_text_block(record: dict[str, Any]) -> str:
+    """What the README says of a comparison on rows that people wrote."""
+    items, settings, methods = record["items"], record["settings"], record["methods"]
+    suites = [name for name in items if name not in ("task", "general")]
+    table = TextTable(
+        "",
+        ["", "task", "general checks − base, in points", *suites],
+        [
+            ["base model", *_scores(record["base"], ["task"]), "", *_scores(record["base"], suites)],
+            *(
+                [
+                    method["label"],
+                    *_scores(method, ["task"]),
+                    _with_interval(method["suites"]["general"]["difference"]["difference"]),
+                    *_scores(method, suites),
+                ]
+                for method in methods.values()
+            ),
+        ],
     )
+    steps = settings["config"]["train"]["steps"]
+    return (
+        "On financial reports that people wrote (rows of TAT-QA and ConvFinQA in a split of our own, so no scores of "
+        f"these benchmarks): {steps} steps, {_seeds(settings)}, {items['task']} test questions, {items['general']} "
+        f"general requests:\n\n{markdown(table)}\n"
+    )
+
+
+def _scores(row: dict[str, Any], suites: list[str]) -> list[str]:
+    return [_percent(row["suites"][name]["score"]["value"]) for name in suites]
+
+
+def _with_interval(found: dict[str, float]) -> str:
+    return f"{_points(found['value'])} ({_points(found['low'])} to {_points(found['high'])})"
 
 
 def longer_records() -> dict[str, dict[str, Any]]:
@@ -214,6 +279,8 @@ def main() -> None:
     if name in ("demo", *LONGER):
         record = read_record(RESULTS / "comparison-demo.json", RECORD_KIND)
         put_block(ROOT / "README.md", NAME, readme_block(record, longer_records()))
+    if name == IN_README:
+        put_block(ROOT / "README.md", name, real_text_block(read_record(kept, RECORD_KIND)))
 
 
 if __name__ == "__main__":

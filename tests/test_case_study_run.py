@@ -135,6 +135,20 @@ def test_the_whole_case_study_goes_on_where_it_was_cut_off(
         update.main()
 
 
+def test_to_go_on_does_not_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_case_study", stopped)
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path), "--overwrite"])
+    with pytest.raises(SystemExit) as left:
+        run.main()
+    assert left.value.code == 130
+    assert "give the same command again, without --overwrite.\n" in capsys.readouterr().err
+
+
 def test_bad_arguments_give_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "letter.txt").write_text("mine")
     monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path)])

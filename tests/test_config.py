@@ -57,6 +57,26 @@ def test_a_dumped_config_loads_back_equal(tmp_path: Path) -> None:
     assert config.data.chat_template_kwargs == {"enable_thinking": False}
 
 
+def test_paths_in_the_home_folder_are_found_where_no_shell_has_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise `output: ~/runs` would make a folder that is called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "model: {name: ~/model}\ndata: {prepared: ~/prepared, replay: [embedded, ~/old.jsonl]}\n"
+        "selfaug: {anchors: ~/anchors.jsonl}\nrun: {output: ~/runs/first}\n",
+        encoding="utf-8",
+    )
+    config = load_config(file)
+    home = str(tmp_path)
+    assert config.model.name == f"{home}/model"
+    assert config.data.train == [f"{home}/prepared/train.jsonl"]
+    assert config.data.replay == ["embedded", f"{home}/old.jsonl"]
+    assert config.selfaug.anchors == f"{home}/anchors.jsonl"
+    assert config.run.output == f"{home}/runs/first"
+
+
 def test_everything_wrong_is_reported_at_once_each_with_its_place(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(
@@ -135,6 +155,7 @@ def test_all_that_exclude_each_other_are_told_at_once() -> None:
     ("content", "message"),
     [
         (b"train: [1, 2", r"line 1.*not valid YAML"),
+        (b"run: {output: 2024-02-30}", "not valid YAML"),
         (b"- a\n- b\n", "is not a file of settings"),
         (b"model: \xff\xfe", "not UTF-8"),
     ],
@@ -154,7 +175,8 @@ def test_a_missing_file_is_refused_and_an_empty_one_is_all_defaults(tmp_path: Pa
 
 
 def test_a_set_value_that_is_no_yaml_is_text() -> None:
-    assert load_config(None, NEEDED, ["model.name=a: [b"]).model.name == "a: [b"
+    for text in ("a: [b", "2024-02-30"):
+        assert load_config(None, NEEDED, [f"model.name={text}"]).model.name == text
 
 
 def test_every_flag_names_a_setting_that_exists() -> None:

@@ -545,4 +545,8 @@ def test_what_is_stopped_says_how_to_go_on(
     with pytest.raises(SystemExit) as left:
         run.main()
     assert left.value.code == 130
-    assert "give the same command again" in capsys.readouterr().err
+    assert "give the same command again.\n" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["run.py", str(tmp_path), "--overwrite"])
+    with pytest.raises(SystemExit):
+        run.main()
+    assert "give the same command again, without --overwrite.\n" in capsys.readouterr().err

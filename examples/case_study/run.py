@@ -29,6 +29,7 @@ from typing import Any
 import questions
 from case_results import RECORD_KIND, collect, result_page
 
+from selfaug.cli.app import INTERRUPTED, going_on
 from selfaug.errors import SelfAugError
 from selfaug.eval.general_suite import Half
 from selfaug.model.loading import DEMO_MODEL
@@ -330,7 +331,8 @@ def main() -> None:
     except SelfAugError as error:
         sys.exit(f"error: {error}".replace("--output", "FOLDER"))  # as the folder is called here
     except KeyboardInterrupt:
-        sys.exit("stopped; what is done is kept. To go on, give the same command again.")
+        print(going_on(given.folder / "record.json" if given.overwrite else None), file=sys.stderr)
+        sys.exit(INTERRUPTED)
     print(result_page(record))
     print(f"record: {given.folder / 'record.json'}, samples: {given.folder / 'samples'}")
 

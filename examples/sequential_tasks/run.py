@@ -42,7 +42,7 @@ from task_matrix import (
 )
 from transformers import PreTrainedTokenizerBase
 
-from selfaug.cli.app import INTERRUPTED, quiet_libraries
+from selfaug.cli.app import INTERRUPTED, going_on, quiet_libraries
 from selfaug.cli.terminal import RunProgress, say
 from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.data.market_reports import market_report_template
@@ -561,7 +561,7 @@ def main() -> None:
     except SelfAugError as error:
         sys.exit(f"error: {error}".replace("--output", "FOLDER"))  # as the folder is called here
     except KeyboardInterrupt:
-        say("stopped; what is done is kept. To go on, give the same command again.")
+        say(str(going_on(given.folder / "record.json" if given.overwrite else None)))
         sys.exit(INTERRUPTED)
     print(result_page(record))
     print(f"record: {given.folder / 'record.json'}, samples: {given.folder / 'samples'}")

@@ -1,6 +1,7 @@
 """Settings of a training run.
 
-Precedence: `--set` over flags over the file over the defaults. Paths are relative to the working folder.
+Precedence: `--set` over flags over the file over the defaults. Paths are relative to the working folder; `~` is the
+home folder.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from selfaug.settings_file import (
     Integer,
@@ -66,6 +67,13 @@ def _level_as_text(value: Any) -> Any:
     return str(value) if type(value) is int else value  # a 2 in YAML is a number
 
 
+def _from_home(value: Any) -> Any:
+    """Paths that begin with `~`, which a shell leaves as it is in a file of settings and after `--output=`."""
+    if isinstance(value, list):
+        return [_from_home(one) for one in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
+
+
 class ModelSettings(Section):
     """Which model, and how it is loaded."""
 
@@ -79,6 +87,8 @@ class ModelSettings(Section):
         default="none",
         description="Load the base weights in 4 bits (QLoRA); needs the extra `qlora` and CUDA.",
     )
+
+    _paths = field_validator("name")(_from_home)
 
 
 class DataSettings(Section):
@@ -114,12 +124,14 @@ class DataSettings(Section):
         default={}, description="Arguments of the chat template, such as `enable_thinking: false`."
     )
 
+    _paths = field_validator("prepared", "train", "eval", "template", "replay")(_from_home)
+
     @model_validator(mode="before")
     @classmethod
     def _takes_what_is_prepared(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("prepared"), str):
             return values
-        folder = Path(values["prepared"])
+        folder = Path(_from_home(values["prepared"]))
         validation = folder / "validation.jsonl"
         taken = {
             "train": [str(folder / "train.jsonl")],
@@ -164,6 +176,8 @@ class LoraSettings(Section):
         default=0.5, description="With `osf`: share of the singular directions that stay as they are."
     )
 
+    _paths = field_validator("start_from")(_from_home)
+
 
 class AlignmentSettings(Section):
     """The alignment loss and its reference model."""
@@ -189,6 +203,8 @@ class AlignmentSettings(Section):
         description="Training ends at the first checkpoint whose drift on these prompts, in nats per token, is beyond "
         "this.",
     )
+
+    _paths = field_validator("reference_cache_dir", "anchors")(_from_home)
 
 
 class OptimizerSettings(Section):
@@ -273,6 +289,8 @@ class EvaluationSettings(Section):
         default=128, description="Longest answer to a row."
     )
 
+    _paths = field_validator("data", "suites")(_from_home)
+
 
 class RunSettings(Section):
     """Where the run is written."""
@@ -280,6 +298,8 @@ class RunSettings(Section):
     output: str = Field(default="runs/first", min_length=1)
     overwrite: bool = False
     offline: bool = False
+
+    _paths = field_validator("output")(_from_home)
 
 
 class TrainConfig(Section):

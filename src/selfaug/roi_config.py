@@ -5,6 +5,7 @@ Precedence: `--set` over flags over the file over the defaults.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,10 @@ MOST_YEARS = 10
 
 
 def _as_range(value: Any) -> Any:
-    """A single number is a range without width; a text, a truth or a list of two is none."""
+    """A single number is a range without width; a word, a truth or a list of two is none."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)  # 1e5, which YAML takes for a text
     if isinstance(value, bool | str) or (isinstance(value, list) and len(value) != 3):
         raise PydanticCustomError("range_expected", "should be a number, or [lowest, likeliest, highest]")
     return [value, value, value] if isinstance(value, int | float) else value

@@ -108,8 +108,8 @@ def read_settings(
             continue
         try:
             value = yaml.safe_load(raw)
-        except yaml.YAMLError:
-            value = raw  # a text such as "[INST]: x" need not be YAML
+        except (yaml.YAMLError, ValueError):
+            value = raw  # a text such as "[INST]: x" need not be YAML, and 2024-02-30 is no date
         _put(settings, places, name.strip(), value, f"--set {name.strip()}")
     try:
         config = form.kind.model_validate(settings)
@@ -158,7 +158,7 @@ def read_yaml(
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # also of a date such as 2024-02-30
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
         raise ConfigError(

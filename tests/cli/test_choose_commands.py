@@ -72,6 +72,23 @@ def test_sigterm_stops_as_ctrl_c_does(command: str, monkeypatch: pytest.MonkeyPa
     assert "give the same command again" in result.stderr
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_to_go_on_does_not_begin_anew(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"selfaug.phases.{command}.{command}", stopped)
+    given = [command, "--model", "m", "--train", "rows.jsonl", "--output", str(tmp_path)]
+    assert "the same command again.\n" in CliRunner().invoke(app, given).stderr
+    # Given again, it would delete what is done.
+    anew = CliRunner().invoke(app, [*given, "--overwrite"])
+    assert "the same command again, without --overwrite.\n" in anew.stderr
+    assert anew.exit_code == 130
+    # Nothing was made anew: what was there is back.
+    (tmp_path / "record.json").touch()
+    assert "the same command again.\n" in CliRunner().invoke(app, [*given, "--overwrite"]).stderr
+
+
 @pytest.mark.parametrize(
     ("replay", "rows", "offline"),
     [("[]", [], True), ("[embedded]", ["{file}"], True), ("[owner/name]", [], False), ("[]", ["owner/name"], False)],

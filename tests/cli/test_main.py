@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from selfaug.cli.main import app
 from selfaug.cli.terminal import RunProgress, printable
 from selfaug.phases.progress import Progress
+from selfaug.rundir import RunDir
 
 COMMANDS = ["train", "preview", "chat", "export", "demo", "doctor", "prepare", "recall", "ask", "monitor"]
 
@@ -66,6 +67,8 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
         ["train", "--resume"],
         ["train", "--resume", "--overwrite", "--output", "x"],
         ["export", "run", "--to", "x", "--dtype", "int8"],
+        ["realign", "run", "--data", "rows.jsonl", "--max-task-loss", "3"],  # points, where shares are meant
+        ["realign", "run", "--data", "rows.jsonl", "--min-new-gain", "5"],
     ],
 )
 def test_wrong_usage_and_wrong_settings_exit_with_2(arguments: list[str]) -> None:
@@ -134,6 +137,60 @@ def test_bad_rows_are_told_with_their_lines(tmp_path: Path, tiny_model_dir: Path
     assert f"{file}:3" in result.stderr
     skipped = run("preview", "--model", str(tiny_model_dir), "--train", str(file), "--skip-bad-rows")
     assert skipped.exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["assess", "evaluate", "realign"])
+def test_ctrl_c_says_how_to_go_on_with_what_was_begun(
+    command: str, finished_run: Path, tiny_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt("to go on: selfaug train --resume")  # what a training says of itself alone
+
+    monkeypatch.setattr(f"selfaug.phases.{command}.{command}", stopped)
+    rows = str(tiny_rows)
+    given = {
+        "assess": ["--model", str(finished_run), "--train", rows],
+        "evaluate": [str(finished_run)],
+        "realign": [
+            str(finished_run),
+            "--data",
+            rows,
+            "--eval-data",
+            rows,
+            "--output",
+            str(tmp_path / "new"),
+        ],
+    }[command]
+    result = run(command, *given)
+    assert result.exit_code == 130, result.stderr
+    assert "To go on, give the same command again.\n" in result.stderr
+    assert "--resume" not in result.stderr
+    if command != "realign":
+        assert "again, without --overwrite.\n" in run(command, *given, "--overwrite").stderr
+
+
+def test_the_page_of_an_assessment_is_where_the_settings_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages: list[str] = []
+    monkeypatch.setattr("selfaug.cli.pages.write_page", pages.append)
+    monkeypatch.setattr("selfaug.phases.assess.assess", lambda *_, **__: {})
+    given = ["--model", "m", "--train", "rows.jsonl", "--set", f"run.output={tmp_path / 'X'}", "--json"]
+    assert run("assess", *given).exit_code == 0
+    assert pages == [str(tmp_path / "X")]
+
+
+def test_a_dry_run_says_that_the_run_is_being_trained(
+    tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path
+) -> None:
+    folder = RunDir(tmp_path / "run")
+    with folder.training():
+        folder.config.write_text(folder.config_text(""), encoding="utf-8")
+        arguments = ["--model", str(tiny_model_dir), "--train", str(tiny_rows), "--output", str(folder.path)]
+        result = run("train", "--dry-run", *arguments)
+    assert result.exit_code == 1
+    assert f"is being trained by another process (PID {os.getpid()})" in result.stderr
+    assert "--resume" not in result.stderr
 
 
 def test_dry_run_estimates_and_writes_nothing(tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from report_records import (
     write_balance,
     write_run,
 )
+from selfaug.cli.main import main
 from selfaug.records import read_record, write_record
 
 __all__ = ["libraries_as_they_were"]  # a fixture of every test
@@ -213,6 +216,25 @@ def test_what_a_terminal_would_obey_is_shown(tmp_path: Path) -> None:
     assert run("report", str(raw), "--format", "json", "--output", str(tmp_path / "r.json")).exit_code == 0
     assert json.loads((tmp_path / "r.json").read_text(encoding="utf-8")) == told
     assert read_record(named / "record.json", "balance") == balance_record()
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+@pytest.mark.parametrize("form", ["md", "json"])
+def test_an_encoding_of_few_characters_loses_no_result(
+    form: str, encoding: str, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.TextIOWrapper(written := io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "argv", ["selfaug", "report", str(trained), "--format", form])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    stream.flush()
+    text = written.getvalue().decode("utf-8" if encoding == "ascii" else encoding)
+    if form == "json":
+        assert "no change of its general score was shown (−5.0 points" in json.loads(text)["verdict"]
+    else:
+        assert re.search("no change of its general score was shown \\([-−]5.0 points", text)
 
 
 def test_without_the_package_it_says_so(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,6 +152,21 @@ def test_what_would_go_unseen_says_what_it_assumes() -> None:
     assert "go unseen (measured: the models differ on 34 % of them)" in text
 
 
+def test_one_item_is_one() -> None:
+    text = shown("evaluate", 160, suites={"general": {**SUITES["general"], "items": 1}})
+    assert "general: with 1 item, " in text
+
+
+def test_a_suite_may_be_named_as_markup_is() -> None:
+    record = copy.deepcopy(read_record(COMPARISON, "comparison"))
+    record["items"]["faq[en]"] = 3
+    for row in (record["base"], *record["methods"].values()):
+        row["suites"]["faq[en]"] = row["suites"]["general"]
+        if row.get("against_subject"):
+            row["against_subject"]["faq[en]"] = row["against_subject"]["general"]
+    assert shown("compare", 220, **record).count("faq[en]") == 3  # two tables, and what was asked
+
+
 def test_an_assessment_says_how_to_go_on() -> None:
     text = shown("assess", 80)
     assert (
@@ -161,6 +176,10 @@ def test_an_assessment_says_how_to_go_on() -> None:
     assert "then:   selfaug evaluate runs/first --scorer numeric --max-forgetting 0.099" in text
     assert "completions are new to it in their form" in " ".join(text.split())
     settings = copy.deepcopy(MEASURED["settings"])
+    settings["config"]["data"]["template"] = "mine.yaml"
+    assert "--eval held-out.jsonl --template mine.yaml --anchors self" in shown(
+        "assess", 80, settings=settings
+    )
     settings["config"]["data"]["prepared"] = "data/prepared"
     text = shown("assess", 80, settings=settings, budget=None)
     assert "--prepared data/prepared --anchors" in text

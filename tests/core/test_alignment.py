@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from selfaug.core.alignment import Divergence, FusedLoss, OutputHead, fused_loss, token_divergence
 
@@ -358,6 +359,18 @@ def test_token_divergence_of_nothing():
         torch.zeros(0, WIDTH), OutputHead(torch.zeros(VOCABULARY, WIDTH)), torch.zeros(0, WIDTH)
     )
     assert values.shape == agree.shape == (0,)
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 5)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_on_a_gpu_are_of_every_position(dtype, shape):
+    """Shapes alone, as on a GPU, which need not be there: the head is checked on hidden states [B, T, width]."""
+    with FakeTensorMode():
+        weight = torch.empty(VOCABULARY, WIDTH, dtype=dtype, device="cuda")
+        head = OutputHead(weight, weight.new_empty(VOCABULARY), scale=0.5, softcap=5.0)
+        logits = head.logits(torch.empty(*shape, WIDTH, dtype=dtype, device="cuda"))
+    assert logits.shape == (*shape, VOCABULARY)
+    assert logits.dtype == torch.float32
 
 
 def test_divergence_of_distributions_with_little_overlap_is_finite():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from selfaug.core import statistics
 from selfaug.core.statistics import (
     detectable_difference,
     mean_interval,
@@ -428,3 +430,27 @@ class TestPooledInterval:
     def test_refuses_nothing(self) -> None:
         with pytest.raises(ValueError, match="scores"):
             pooled_interval([[]], seed=0)
+
+
+def test_blocks_bound_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A benchmark of 14,000 items would take gigabytes at once."""
+    rng = np.random.default_rng(0)
+    base, tuned = (rng.random((seeds, 400)) < 0.6 for seeds in (1, 2))
+
+    def measured() -> tuple[list[float], int]:
+        tracemalloc.start()
+        found = [
+            score_interval(base[0], seed=1, resamples=1000),
+            pooled_difference(tuned, base, seed=1, resamples=1000).difference,
+            retention(tuned, base[0], seed=1, resamples=1000),
+        ]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return [end for one in found if one for end in (one.low, one.high)], peak
+
+    at_once, most = measured()
+    monkeypatch.setattr(statistics, "_BLOCK_NUMBERS", 2**14)
+    in_blocks, peak = measured()
+    assert in_blocks == pytest.approx(at_once, rel=1e-12)
+    assert most > 8 * 1000 * 400
+    assert peak < most / 4

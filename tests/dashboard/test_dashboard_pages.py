@@ -207,6 +207,13 @@ def test_pages_of_many_runs(tmp_path: Path) -> None:
     assert "page 2 of 2, 53 entries" in flat(client.get("/?page=2"))
 
 
+def test_one_entry_is_one(tmp_path: Path) -> None:
+    write_run(tmp_path / "first", steps=0)
+    text = flat(looking_at(tmp_path).get("/"))
+    assert "page 1 of 1, 1 entry" in text
+    assert "1 entries" not in text
+
+
 def test_an_empty_directory_says_what_to_do(tmp_path: Path) -> None:
     client = looking_at(tmp_path)
     assert "selfaug demo or selfaug train writes the first run" in flat(client.get("/"))

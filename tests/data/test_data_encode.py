@@ -200,7 +200,7 @@ def test_text_without_the_chat_template_is_a_warning(with_template: WithTemplate
     rows = [text_row("the", " year"), text_row(by_hand, "million", 2), chat_row(USER, ANSWER, line=3)]
     tokenizer = with_template("{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}")
     (warning,) = encode_rows(rows, tokenizer, max_length=None).report.warnings
-    assert warning.startswith("1 rows are text: they are trained as they stand")
+    assert warning.startswith("1 row is text: it is trained as it stands, without")
     assert encode_rows(rows[1:], tokenizer, max_length=None).report.warnings == []
     # Nothing renders the rows of a base model.
     assert encode_rows(rows[:2], with_template(None), max_length=None).report.warnings == []

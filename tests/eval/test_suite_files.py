@@ -49,6 +49,19 @@ def test_lines_and_their_scores(tmp_path: Path) -> None:
     assert decimal.score("about 12.50") == 1
 
 
+def test_a_row_knows_the_schema_that_judges_it(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}', encoding="utf-8")
+    rows = read_suite(
+        write(
+            tmp_path / "s.jsonl",
+            {"question": "JSON?", "answer": "{}", "scorer": f"schema:{schema}"},
+            {"question": "Lima?", "answer": "yes"},
+        )
+    )
+    assert [row.judged_by for row in rows] == [(str(schema),), ()]
+
+
 def test_every_bad_line_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_suite(

@@ -23,6 +23,7 @@ from transformers import (
 from selfaug.errors import DataError, ModelError
 from selfaug.model.generate import (
     chat_prompt_ids,
+    end_tokens,
     generate_greedy,
     generate_greedy_ids,
     sample_ids,
@@ -167,6 +168,27 @@ def test_stops_at_every_end_of_the_generation_config() -> None:
     expected = [naive(model, prompt, 24, {5, 9, 11, 13, 17}) for prompt in prompts]
     assert expected != [naive(model, prompt, 24, {5}) for prompt in prompts]
     assert generate_greedy_ids(model, prompts, max_new_tokens=24) == expected
+
+
+def test_what_the_chat_template_writes_after_an_answer_ends_it(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    """A base model's generation config knows the end of a text only, and training on chats teaches another end."""
+    model = tiny_llama()
+    model.generation_config.eos_token_id = 5
+    base = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer, eos_token="<|pad|>")
+    assert end_tokens(model, base) == {5, base.eos_token_id}
+    base.chat_template = tiny_tokenizer.chat_template
+    assert end_tokens(model, base) == {5, base.eos_token_id, tiny_tokenizer.eos_token_id}
+    assert end_tokens(model) == {5}
+    for without in (
+        "{% for m in messages %}{{ m.content }}{% endfor %}",
+        "{% for m in messages %}{{ m.content }} end{% endfor %}",
+        "{% for m in messages %}<|im_end|>{{ m.content | upper }}{% endfor %}",
+        "{{ raise_exception('no') }}",
+    ):
+        base.chat_template = without
+        assert end_tokens(model, base) == {5, base.eos_token_id}
 
 
 def test_sampling_options_of_the_model_do_not_matter() -> None:

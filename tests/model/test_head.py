@@ -106,6 +106,16 @@ def test_lora_on_the_head_is_refused():
     assert "modules_to_save" in error.value.hint
 
 
+@pytest.mark.parametrize("numbers", [0, 40])
+def test_a_head_that_is_sharded_out_of_sight_is_refused(numbers):
+    """As FSDP's first version and DeepSpeed's ZeRO-3 leave a weight outside of the forward pass."""
+    model = build("llama-untied")
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().flatten()[:numbers])
+    with pytest.raises(ModelError, match="not whole") as error:
+        find_head(model)
+    assert "FSDP2" in error.value.hint
+
+
 def test_modules_to_save_has_a_trained_and_a_reference_head():
     config = LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
     model = get_peft_model(build("llama-untied"), config)

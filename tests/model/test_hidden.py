@@ -8,6 +8,7 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
 
 from selfaug.errors import ModelError
+from selfaug.model.head import find_head, verify_head
 from selfaug.model.hidden import (
     adapter_off,
     causal_model,
@@ -30,6 +31,16 @@ class Wrapper(nn.Module):
 
     def forward(self, **inputs):
         return self.module(**inputs)
+
+
+class Engine(Wrapper):
+    """As DeepSpeed and FSDP wrap: what the model inside has, `config` included, the wrapper has too."""
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
 
 
 def adapted(name: str = "llama-tied", **options):
@@ -80,6 +91,23 @@ def test_wrappers_are_seen_through():
     direct, _ = hidden_states(model, padded(DOCS))
     wrapped, _ = hidden_states(Wrapper(model), padded(DOCS))
     assert torch.equal(direct, wrapped)
+
+
+def test_the_adapter_is_switched_off_inside_a_wrapper_that_passes_attributes_on():
+    """Otherwise the reference would be the tuned model, and the alignment 0."""
+    model = adapted()
+    engine = Engine(model).train()
+    assert engine.config is model.config
+    assert unwrap(engine) is model
+    with torch.no_grad():
+        want, _ = hidden_states(build("llama-tied"), padded(DOCS))
+    with reference_mode(engine):
+        assert torch.equal(hidden_states(engine, padded(DOCS))[0], want)
+
+
+def test_the_head_of_a_wrapped_model_may_differ_by_its_rounding():
+    model = build("cohere-scale", dtype=torch.bfloat16)
+    verify_head(Wrapper(model), find_head(model), padded(DOCS))
 
 
 def test_prompt_tuning_is_refused():

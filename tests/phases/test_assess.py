@@ -62,6 +62,26 @@ def test_probe_is_plain_and_what_was_cut_off_goes_on(
         assess(config, **{**FEW, "probe_steps": 3})
 
 
+def test_it_does_not_go_on_with_rows_that_have_changed(
+    settings: Settings, tiny_rows: Path, tmp_path: Path
+) -> None:
+    rows = Path(shutil.copy(tiny_rows, tmp_path / "rows.jsonl"))
+    config = settings(tmp_path / "a", f"data.train={rows}", f"data.eval={tiny_rows}")
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "base model on the rows":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assess(config, **FEW, on_progress=cut)
+    # Something that took time: else what was begun is nothing to go on with.
+    (tmp_path / "a" / "probe").mkdir(exist_ok=True)
+    rows.write_text("".join(rows.read_text(encoding="utf-8").splitlines(keepends=True)[1:]), encoding="utf-8")
+    with pytest.raises(StorageError, match="other content") as caught:
+        assess(config, **FEW)
+    assert caught.value.problems == [f"data.train {rows}"]
+
+
 def test_the_probe_has_nothing_that_is_against_forgetting(settings: Settings, tmp_path: Path) -> None:
     config = settings(
         tmp_path / "a", "data.replay=embedded", "lora.weight_penalty=0.1", "lora.start_from=runs/before",

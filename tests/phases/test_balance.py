@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from peft import PeftModel
 from rich.console import Console
 from safetensors.torch import load_file
@@ -278,6 +279,21 @@ def test_rows_that_have_changed_are_refused_and_overwrite_begins_anew(
     in_this_process.clear()
     balance(settings(tmp_path / "balance", *SETS), asked, few, overwrite=True)
     assert len(in_this_process) == 1
+
+
+def test_a_balance_that_another_process_works_on_is_not_replaced(
+    settings, asked: EvaluationSettings, tmp_path: Path
+) -> None:
+    locks = tmp_path / "balance" / "locks"
+    locks.mkdir(parents=True)
+    (locks / "worker-12-34.lock").touch()  # of one that was killed
+    with (
+        FileLock(locks / "worker-77-1.lock"),
+        pytest.raises(StorageError, match=r"another process \(PID 77\) works on the balance") as caught,
+    ):
+        balance(settings(tmp_path / "balance", *SETS), asked, FEW, overwrite=True)
+    assert "leave out --overwrite" in str(caught.value.hint)
+    assert locks.is_dir()
 
 
 def test_a_drift_limit_is_searched_where_it_is_set(

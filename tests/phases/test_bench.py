@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from selfaug.errors import StorageError
 from selfaug.phases import bench as bench_module
 from selfaug.phases.bench import Bench, EvaluationSettings, contents_of_sources
 from selfaug.phases.suites import Suite
+from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import write_lines
 from selfaug.rundir import RunDir
 
@@ -79,3 +81,33 @@ def test_what_nobody_reads_in_a_folder_of_rows_changes_nothing(
         f"data.train {folder}",
         f"--dev {folder}",
     }
+
+
+def test_schemas_that_judge_answers_are_sources_too(settings, tiny_rows: Path, tmp_path: Path) -> None:
+    own, inner, suite = tmp_path / "own.json", tmp_path / "inner.json", tmp_path / "mine.jsonl"
+    for schema in (own, inner):
+        schema.write_text('{"type": "object"}', encoding="utf-8")
+    write_lines(suite, [{"question": "An object?", "answer": "{}", "scorer": f"schema:{inner}"}])
+    asked = EvaluationSettings(
+        dev=[str(tiny_rows)], test=[str(tiny_rows)], scorer=f"schema:{own}", suites=[str(suite)]
+    )
+    before = contents_of_sources(settings(tmp_path / "run"), asked)
+    for schema in (own, inner):
+        schema.write_text('{"type": "array"}', encoding="utf-8")
+    after = contents_of_sources(settings(tmp_path / "run"), asked)
+    assert {name for name in after if after[name] != before[name]} == {
+        f"--scorer {own}",
+        f"scorers of --suite {inner}",
+    }
+
+
+def test_a_base_model_that_was_fetched_first_is_known_from_then_on(tmp_path: Path) -> None:
+    work = WorkFolder(tmp_path / "work", "comparison", {"record.json"}, last=["record.json"])
+    work.open({}, overwrite=False, sources={"model.name hub/id": None, "--dev a": ["1"]})
+    work.complete_sources({"model.name hub/id": "first", "--dev a": ["2"], "--dev b": ["3"]})
+    work.complete_sources({"model.name hub/id": "later"})
+    again = WorkFolder(tmp_path / "work", "comparison", {"record.json"}, last=["record.json"])
+    again.open({}, overwrite=False, sources={"model.name hub/id": "first", "--dev a": ["1"]})
+    with pytest.raises(StorageError, match="other content") as caught:
+        again.open({}, overwrite=False, sources={"model.name hub/id": "another", "--dev a": ["1"]})
+    assert caught.value.problems == ["model.name hub/id"]

@@ -173,6 +173,10 @@ def test_what_is_not_credible_is_said() -> None:
     assert case("inputs.years=1")["inputs"]["years"]["source"] == "user"
 
 
+def test_a_number_may_be_written_with_an_exponent() -> None:
+    assert case("inputs.workers=1e3")["arms"] == case("inputs.workers=1000")["arms"]
+
+
 def test_all_wrong_settings_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load_roi_config(
@@ -212,6 +216,8 @@ def test_the_command_prints_it_for_people_and_for_machines(comparison: Path, tmp
         "note: ",
     ):
         assert part in shown.output
+    narrow = runner.invoke(app, ["roi", "--draws", "200"], env={"COLUMNS": "40"})
+    assert "…" not in narrow.stdout  # of a number nothing is missing
     never = runner.invoke(app, ["roi", "--set", "inputs.minutes_checking=60", "--draws", "200"])
     assert "never" in never.output
     settings = tmp_path / "case.yaml"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from selfaug.errors import ModelError, StorageError
+from selfaug.errors import DataError, ModelError, StorageError
 from selfaug.phases.chat import open_chat
 
 
@@ -26,6 +26,16 @@ def test_a_conversation_goes_on_and_can_start_anew(finished_run: Path) -> None:
     assert [turn["role"] for turn in chat._tuned_turns] == ["user", "assistant"] * 2
     chat.start_anew()
     assert chat._base_turns == chat._tuned_turns == []
+
+
+def test_a_system_message_that_the_template_refuses_is_told(finished_run: Path) -> None:
+    chat = open_chat(finished_run, system="be short", max_new_tokens=2, device="cpu")
+    chat.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}{{ m.content }}{% endfor %}"
+    )
+    with pytest.raises(DataError, match="refuses these messages: System role not supported"):
+        chat.ask("one")
 
 
 def test_an_unfinished_run_speaks_through_its_last_checkpoint(copied_run: Path) -> None:

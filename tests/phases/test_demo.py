@@ -21,7 +21,7 @@ from demo_records import record
 from selfaug.errors import StorageError
 from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem
 from selfaug.phases import demo_evaluation
-from selfaug.phases.demo import METHODS, QUICK, RECORD_KIND, DemoSettings, run_demo
+from selfaug.phases.demo import METHODS, QUICK, RECORD_KIND, DemoSettings, comparison_of_demo, run_demo
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import select_items
 from selfaug.records import read_lines, read_record, write_record
@@ -50,6 +50,12 @@ def finished(folder: Path, settings: DemoSettings = QUICK) -> Path:
     write_record(folder / "demo.json", "demo-started", {"settings": asdict(settings)})
     write_record(folder / "record.json", RECORD_KIND, record())
     return folder
+
+
+def test_rows_that_can_not_be_written_are_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="can't write into"):
+        comparison_of_demo(tmp_path / "file" / "comparison-data")
 
 
 def test_a_foreign_folder_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -22,6 +22,16 @@ def test_development_tools_are_not_asked_for() -> None:
     assert "mypy" not in {finding.name for finding in examine()}
 
 
+def test_a_folder_that_can_not_be_looked_for_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As without the right to look into the folder above: no name of a file may be so long.
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / ("x" * 300)))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / ("y" * 300)))
+    names = {finding.name for finding in examine()}
+    assert {"Cache folder", "Hub cache", "Demo model"} <= names
+
+
 def test_a_cache_folder_that_can_not_be_written_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

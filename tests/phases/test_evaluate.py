@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError, StorageError
-from selfaug.phases.evaluate import RECORD_KIND, evaluate
+from selfaug.eval.general_item import GeneralItem
+from selfaug.phases.evaluate import RECORD_KIND, _compare_benchmarks, _hash_of_items, evaluate
+from selfaug.phases.lm_eval_suites import Benchmark
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
 from selfaug.records import append_line, read_lines, read_record, write_record
@@ -166,12 +168,15 @@ def test_answers_to_rows_that_have_changed_since_are_asked_for_again(
         assert "the profit of the first" in asked[0]
 
 
-@pytest.mark.parametrize("what", ["rows", "schema", "suite"])
+@pytest.mark.parametrize("what", ["rows", "schema", "suite", "schema of the suite"])
 def test_files_that_have_changed_since_decide_no_gate(copied_run: Path, tmp_path: Path, what: str) -> None:
     rows, schema, suite = tmp_path / "dev.jsonl", tmp_path / "schema.json", tmp_path / "mine.jsonl"
+    inner = tmp_path / "inner.json"
+    inner.write_text('{"type": "object"}', encoding="utf-8")
+    line = {"question": "An object?", "answer": "{}", "scorer": f"schema:{inner}"}
     rows.write_text('{"prompt": "the revenue of the first", "completion": " none"}\n', encoding="utf-8")
     schema.write_text('{"type": "object"}', encoding="utf-8")
-    suite.write_text('{"question": "2 + 2?", "answer": "4"}\n', encoding="utf-8")
+    suite.write_text(f'{{"question": "2 + 2?", "answer": "4"}}\n{json.dumps(line)}\n', encoding="utf-8")
     asked = {**FEW, "data": [str(rows)], "scorer": f"schema:{schema}", "suites": [str(suite)]}
     evaluate(copied_run, **asked)
     assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
@@ -180,6 +185,7 @@ def test_files_that_have_changed_since_decide_no_gate(copied_run: Path, tmp_path
         "rows": (rows, "none", "some"),
         "schema": (schema, "object", "array"),
         "suite": (suite, '"4"', '"four"'),
+        "schema of the suite": (inner, "object", "array"),
     }[what]
     changed.write_text(changed.read_text().replace(old, new), encoding="utf-8")
     told = "with another suites" if what == "suite" else f"was evaluated before {changed} changed"
@@ -197,6 +203,44 @@ def test_files_that_have_changed_since_decide_no_gate(copied_run: Path, tmp_path
         del record["contents"]
         write_record(copied_run / "evaluation.json", RECORD_KIND, record)
         assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
+
+
+def test_a_suite_from_a_function_is_the_same_in_each_process() -> None:
+    class Polite:
+        description = "says please"
+
+        def passes(self, answer: str) -> bool:
+            return "please" in answer
+
+    def made(prompt: str) -> list[GeneralItem]:
+        return [GeneralItem("one", "politeness", 1, prompt, (Polite(),), 4)]
+
+    first, second = made("Ask for the salt."), made("Ask for the salt.")
+    assert repr(first) != repr(second)  # where the checks lie in memory
+    assert _hash_of_items(first) == _hash_of_items(second) != _hash_of_items(made("Ask for sugar."))
+
+
+def test_items_of_a_benchmark_are_compared_with_themselves_only() -> None:
+    def of(*prompts: str) -> Benchmark:
+        items = [
+            {"id": f"t {n}", "prompt": one, "answer": "a", "score": 1.0} for n, one in enumerate(prompts)
+        ]
+        return Benchmark(items, None)
+
+    assert _compare_benchmarks("t", of("a", "b"), of("a", "b"))["items"] == 2
+    for other in (of("a", "c"), of("a"), of("a", "b", "c")):
+        with pytest.raises(StorageError, match="different items of t"):
+            _compare_benchmarks("t", of("a", "b"), other)
+
+
+def test_a_question_that_is_longer_than_the_window_is_refused(copied_run: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "mine.jsonl"
+    suite.write_text(
+        json.dumps({"id": "long", "question": "What " * 300, "answer": "4"}) + "\n", encoding="utf-8"
+    )
+    with pytest.raises(DataError, match="1 of 1 questions of a suite don't fit") as caught:
+        evaluate(copied_run, **FEW, suites=[str(suite)])
+    assert "the model's window 256" in str(caught.value.problems)
 
 
 def test_an_overwritten_evaluation_is_there_until_the_new_one_has_answers(copied_run: Path) -> None:

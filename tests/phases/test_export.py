@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -151,6 +153,45 @@ def test_a_system_message_that_the_template_adds_becomes_the_default(
     text, doubts = modelfile(with_template(tiny_tokenizer, default + CHATML), model, {})
     assert 'SYSTEM """I am Tiny"""' in text
     assert doubts == []
+
+
+def test_the_frame_of_a_system_message_that_is_always_there_stays(
+    tiny_tokenizer: PreTrainedTokenizerFast, model: object
+) -> None:
+    """As Llama 3.1 has it: without a system message its frame is there, with nothing in it."""
+    always = (
+        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nDate: today\n\n<|im_end|>\n{% endif %}"
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+        "{% if m['role'] == 'system' %}{{ 'Date: today\n\n' }}{% endif %}{{ m['content'] + '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    tokenizer = with_template(tiny_tokenizer, always)
+    text, doubts = modelfile(tokenizer, model, {})
+    template = re.search(r'TEMPLATE """(.*?)"""', text, re.DOTALL).group(1)  # type: ignore[union-attr]
+    system, turns = template.split("{{ range .Messages }}")
+    for messages in (CONVERSATION, CONVERSATION[1:2]):
+        said = messages[0]["content"] if messages[0]["role"] == "system" else ""
+        assert system.replace("{{ .System }}", said) + render_go(
+            "{{- if .System }}{{ end }}{{- range .Messages }}" + turns, messages[-1:]
+        ) == tokenizer.apply_chat_template(
+            [*messages[:1], *messages[-1:]] if said else messages, tokenize=False, add_generation_prompt=True
+        )
+    assert "SYSTEM" not in text
+    assert doubts == []
+
+
+def test_a_model_that_was_made_for_plain_text_stops_where_its_chats_end(
+    copied_run: Path, tiny_model_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    ends = json.loads((base / "generation_config.json").read_text(encoding="utf-8"))
+    (base / "generation_config.json").write_text(json.dumps({**ends, "eos_token_id": 7}), encoding="utf-8")
+    config = copied_run / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace(str(tiny_model_dir), str(base)))
+    export(copied_run, tmp_path / "merged", ollama=True)
+    written = json.loads((tmp_path / "merged" / "generation_config.json").read_text(encoding="utf-8"))
+    assert written["eos_token_id"] == [tiny_tokenizer.eos_token_id, 7]
+    assert 'PARAMETER stop "<|im_end|>"' in (tmp_path / "merged" / "Modelfile").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("template", [FOLDED, None, "{{ raise_exception('no system messages') }}"])

@@ -135,7 +135,7 @@ def test_dialogues_that_ended_by_themselves_are_enough_if_they_are_half(
     file = tmp_path / "d.jsonl"
     given: list[Any] = []
     asked: list[str] = []
-    monkeypatch.setattr(method_data, "turn_ends", lambda *_: frozenset())
+    monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
     monkeypatch.setattr(method_data, "self_requests", own_requests(given))
     for answers, counts, taken in (
         ([short, cut_off, short, cut_off], {"rows": 2, "rows_cut_off": 0}, ["request 0", "request 2"]),
@@ -168,7 +168,7 @@ def test_dialogues_that_were_written_are_not_written_again(
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     file, asked, given = tmp_path / "d.jsonl", [], []
     seen: list[tuple[int, int]] = []
-    monkeypatch.setattr(method_data, "turn_ends", lambda *_: frozenset())
+    monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
     monkeypatch.setattr(method_data, "self_requests", own_requests(given))
 
     def write(*texts: str | None) -> dict[str, int]:

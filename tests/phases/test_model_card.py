@@ -93,6 +93,11 @@ def test_what_is_in_the_folder_and_how_it_is_loaded(
     assert ("PeftModel.from_pretrained(base," in text) == (front[0] == "adapter")
 
 
+def test_a_run_in_the_working_directory_has_its_name(finished_run: Path, record: dict[str, Any]) -> None:
+    _, text = card(finished_run, record, "run.output=.")
+    assert f"# Model Card for {Path.cwd().name} " in text
+
+
 def test_the_code_on_the_card_of_an_osf_run_loads_it(
     settings: Settings, tiny_model_dir: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,14 @@ from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.ask import open_assistant
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.prepare import prepare
+from selfaug.phases.prepared_folder import outdated_documents
 from selfaug.phases.progress import Progress
 from selfaug.phases.recall import recall
 from selfaug.phases.train import train
 from selfaug.prepare_config import PrepareConfig, load_prepare_config
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.retriever import Passage
+from selfaug.rundir import alone_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -580,6 +583,54 @@ def test_a_folder_without_any_text_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no document in .* has text") as caught:
         prepare(configured(tmp_path / "docs", None, tmp_path / "data"))
     assert "empty.txt" in caught.value.problems[0]
+
+
+def test_what_prepare_is_given_or_writes_is_no_document(tmp_path: Path) -> None:
+    """The questions in the folder of documents were searched, and gave their answers away."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    names = [f"firm_{number}.txt" for number in range(8)]
+    for number, name in enumerate(names):
+        (folder / name).write_text(f"Revenue was ${number + 4} million.")
+    (folder / "glossary.txt").write_text("revenue, sales\n")
+    lines = [f"What is the revenue of firm {n}?,${n + 4} million,{name}" for n, name in enumerate(names)]
+    (folder / "pairs.csv").write_text("\n".join(["question,answer,document", *lines]))
+    config = configured(
+        folder, folder / "pairs.csv", folder / "data", "run.overwrite=true", f"retrieval.glossary={folder}/glossary.txt"
+    )  # fmt: skip
+    for _ in range(2):
+        record = prepare(config)
+        assert record["documents"]["in_index"] == 8
+        assert record["documents"]["left_out"].keys() == {"glossary.txt", "pairs.csv", "data"}
+        # The words of a file's name are found.
+        assert record["recall"]["at"]["1"]["recall"] == 1
+    assert outdated_documents(folder / "data", record) == []
+    # A folder that holds nothing any more, as one that isn't mounted: what was prepared before stays.
+    kept = visible_files(folder / "data")
+    for name in (*names, "pairs.csv"):
+        (folder / name).unlink()
+    with pytest.raises(DataError, match="has text"):
+        prepare(config.model_copy(update={"questions": config.questions.model_copy(update={"files": []})}))
+    assert visible_files(folder / "data") == kept
+
+
+def test_two_at_once_do_not_mix(reports: Path, tmp_path: Path) -> None:
+    with (
+        alone_in(tmp_path / "data", "is being prepared", hint="wait."),
+        pytest.raises(StorageError, match="is being prepared by another process"),
+    ):
+        prepare(configured(reports, None, tmp_path / "data"))
+    assert prepare(configured(reports, None, tmp_path / "data"))["documents"]["in_index"] == 24
+
+
+def test_rows_that_do_not_fit_the_model_are_told(
+    reports: Path, questions: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    told: list[Progress] = []
+    config = configured(reports, questions, tmp_path / "data", f"documents.tokenizer={tiny_model_dir}")
+    prepare(config, on_progress=told.append)
+    (message,) = (one.message for one in told if "the window of" in one.message)
+    assert re.match(r"\d+ of 28 rows have more tokens than the window of .* \(256\), up to \d{3}: ", message)
 
 
 def test_progress_is_told(reports: Path, questions: Path, tmp_path: Path) -> None:

@@ -19,7 +19,15 @@ from selfaug.config import dump_config, load_config
 from selfaug.data import RetrievalTemplate
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.held_out import hold_out
-from selfaug.phases.realign import RealignSettings, _old_scorers, _outcome, realign, realign_config
+from selfaug.phases.realign import (
+    RealignSettings,
+    _contents_of_scorers,
+    _old_scorers,
+    _outcome,
+    _require_judged_alike,
+    realign,
+    realign_config,
+)
 from selfaug.phases.train import train
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry
@@ -164,7 +172,7 @@ def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
     old = load_config(copied_run / "config.yaml").data.eval
     third = tmp_path / "third.jsonl"
     third.write_bytes(new_rows.read_bytes())
-    lenient = ("--max-task-loss", "3", "--max-general-loss", "3", "--min-new-gain", "-3")
+    lenient = ("--max-task-loss", "1", "--max-general-loss", "1", "--min-new-gain", "-1")
     second_run, third_run = tmp_path / "second", tmp_path / "third"
     first = ("--scorer", ALL_WRONG, "--old-scorer", ALL_RIGHT, "--output", str(second_run))
     result = run_command(
@@ -292,7 +300,7 @@ def test_a_run_that_passes_becomes_the_candidate_and_nothing_is_promoted(
 
 def test_a_run_that_loses_too_much_fails_its_gate(copied_run: Path, new_rows: Path, tmp_path: Path) -> None:
     registry = tmp_path / "registry.sqlite"
-    bounds = ("--max-task-loss", "-2", "--registry", str(registry))
+    bounds = ("--max-task-loss", "-1", "--registry", str(registry))
     result = run_command(str(copied_run), "--data", str(new_rows), *bounds)
     assert result.exit_code == 3
     assert "gate: fail" in result.stdout
@@ -365,10 +373,10 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
     new = copied_run.with_name("copied-realigned")
     with monkeypatch.context() as patched:
         patched.setattr("selfaug.phases.realign.answers_to", None)
-        strict = run_command(str(copied_run), *data, *LENIENT[2:], "--max-task-loss", "-2")
+        strict = run_command(str(copied_run), *data, *LENIENT[2:], "--max-task-loss", "-1")
         assert strict.exit_code == 3, strict.output
         record = read_record(new / "realignment.json", "realignment")
-        assert record["settings"]["max_task_loss"] == -2
+        assert record["settings"]["max_task_loss"] == -1
         assert record["gate"]["outcome"] == "fail"
         assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
         other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
@@ -379,6 +387,19 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
     other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
     assert other.exit_code == 1
     assert "with another scorer" in other.stderr
+
+
+def test_a_schema_that_has_changed_since_decides_nothing_anew(tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "object"}', encoding="utf-8")
+    scorers = {"new.jsonl": f"schema:{schema}", "old.jsonl": "exact"}
+    record = {"scorers": scorers, "contents": _contents_of_scorers(scorers)}
+    _require_judged_alike(RunDir(tmp_path), record)
+    schema.write_text('{"type": "array"}', encoding="utf-8")
+    with pytest.raises(StorageError, match=r"before .*schema\.json changed") as caught:
+        _require_judged_alike(RunDir(tmp_path), record)
+    assert "delete realignment.json" in str(caught.value.hint)
+    _require_judged_alike(RunDir(tmp_path), {"scorers": scorers})  # of an earlier version
 
 
 def test_its_folders_are_beside_the_new_run_however_that_is_named(copied_run: Path, tmp_path: Path) -> None:

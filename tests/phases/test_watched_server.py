@@ -382,6 +382,9 @@ def test_the_form_of_an_answer(answer: str, has_it: bool) -> None:
     rows = {"completion": "ANSWER: {answer} | SOURCE: {sources}", "no_answer": "not reported"}
     form = answer_form({"settings": {"rows": rows}})
     assert (form.fullmatch(answer) is not None) == has_it
+    # As YAML's `|` gives them; completions of rows are stripped, and so are answers.
+    form = answer_form({"settings": {"rows": {name: f"{text}\n" for name, text in rows.items()}}})
+    assert (form.fullmatch(answer) is not None) == has_it
 
 
 def test_a_webhook_that_is_no_address_is_an_error_before_models_are_loaded(copied_run: Path) -> None:

@@ -194,6 +194,14 @@ def test_numbers_are_rounded_as_people_read_them() -> None:
     assert points(-0.0004).startswith("0.0")
     assert duration(59.4) == "59\N{NO-BREAK SPACE}s"
     assert duration(59.6).startswith("1\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}00")
+    assert duration(3 * 3600 - 1) == "179\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}59\N{NO-BREAK SPACE}s"
+    assert duration(25 * 3600 - 1) == "25\N{NO-BREAK SPACE}h\N{NO-BREAK SPACE}00\N{NO-BREAK SPACE}min"
+
+
+def test_times_of_a_demo_that_was_cut_off_are_of_all_of_it() -> None:
+    html = demo_page({**record([], steps=0), "cut_off": True})
+    assert "and times count on, but for that of a process that was killed" in html
+    assert "count on" not in demo_page(record([], steps=0))
 
 
 def test_the_template_is_in_the_package() -> None:

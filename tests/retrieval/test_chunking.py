@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
@@ -185,9 +186,67 @@ def test_a_sheet_is_a_section() -> None:
     assert [chunk.heading for chunk in chunks] == ["Report > North", "Report > South"]
 
 
-def test_headings_without_text_make_no_chunk() -> None:
-    assert Chunker(64, 8, exactly).chunks(document(heading("A"), heading("B", 2))) == []
-    assert Chunker(64, 8, exactly).chunks(document()) == []
+def found_in(*blocks: Block) -> list[tuple[str, str]]:
+    return [(chunk.heading, chunk.text) for chunk in Chunker(64, 8, exactly).chunks(document(*blocks))]
+
+
+def test_headings_with_nothing_beneath_them_are_text_of_the_section_above() -> None:
+    """Figures of a brochure stand in large type with nothing beneath them: they were in no passage."""
+    assert found_in(
+        heading("Report"), heading("$4.2 billion"), heading("Revenue", 2), heading("36 million"),
+        heading("Customers", 2), text("In May."), heading("Call 555", 3),
+    ) == [
+        ("Report > $4.2 billion", "Revenue"),
+        ("Report > 36 million > Customers", "In May.\nCall 555"),
+    ]  # fmt: skip
+    # What follows a heading's text is not beneath it.
+    assert found_in(heading("A"), text("a"), heading("B"), heading("C"), text("c")) == [
+        ("Report > A", "a"),
+        ("Report", "B"),
+        ("Report > C", "c"),
+    ]
+    assert found_in(heading("Report"), heading(" ")) == found_in() == []
+
+
+def test_sentences_keep_the_quotation_marks_and_brackets_at_their_ends() -> None:
+    line = 'He said "Yes." Then he left (see note 3.) Revenue rose.'
+    (chunk,) = Chunker(64, 8, exactly).chunks(document(text(line)))
+    assert chunk.text == line
+
+
+@pytest.mark.parametrize(
+    "sentences",
+    [
+        ["Выручка выросла за год.", " Прибыль упала за год.", " Долг не изменился."],
+        ["収益は増加した。", "利益は減った。", "負債は同じだ。"],
+        ["आय बढ़ी।", " लाभ घटा।", " ऋण वही है।"],
+    ],
+)
+def test_sentences_end_in_any_script(sentences: list[str]) -> None:
+    def by_letters(texts: Sequence[str]) -> list[int]:
+        return [len(one) for one in texts]
+
+    chunks = Chunker(32, 0, by_letters).chunks(document(text("".join(sentences)), title=""))
+    assert "".join(chunk.text.replace("\n", "") for chunk in chunks).replace(" ", "") == "".join(
+        sentences
+    ).replace(" ", "")
+    assert all(chunk.text.endswith((".", "。", "।")) for chunk in chunks)
+    (whole,) = Chunker(96, 0, by_letters).chunks(document(text("".join(sentences)), title=""))
+    assert whole.text == "".join(sentences)
+
+
+def test_lines_keep_their_indentation() -> None:
+    code = "def revenue():\n    if known:\n        return 4\n- a list\n  - in it"
+    (chunk,) = Chunker(64, 8, exactly).chunks(document(text(code)))
+    assert chunk.text == code
+
+
+def test_what_has_no_spaces_is_many_tokens() -> None:
+    """A passage without a space was one word, and as long as its document."""
+    assert count_words(["Revenue rose.", "収益は増加した"]) == [5, 10]
+    chunks = Chunker(64, 0).chunks(document(text("x1" * 5000)))
+    assert max(len(chunk.text) for chunk in chunks) < 300
+    assert "".join(chunk.text for chunk in chunks) == "x1" * 5000
 
 
 def test_an_overlap_of_more_than_half_is_refused() -> None:
@@ -223,12 +282,15 @@ def test_chunks_are_short_enough_and_lose_nothing(blocks: list[Block], limit: in
     assert len({chunk.id for chunk in chunks}) == len(chunks)
     for chunk in chunks:
         assert count([chunk.passage])[0] <= limit
-    # Without overlap every word is there once, in order; the headers of tables are repeated.
-    found = Chunker(limit, 0, count).chunks(whole)
-    assert [word for chunk in found for word in words(chunk.text) if word not in HEADER] == [
+    # Without overlap every letter is there once, in order; the headers of tables are repeated.
+    beneath = [
+        part for block in blocks for part in ([block, text("!")] if block.kind == "heading" else [block])
+    ]
+    found = Chunker(limit, 0, count).chunks(document(*beneath, title="T"))
+    assert "".join(word for chunk in found for word in words(chunk.text) if word not in HEADER) == "".join(
         word
-        for block in blocks
+        for block in beneath
         if block.kind != "heading"
         for word in words(block.text)
         if word not in HEADER
-    ]
+    )

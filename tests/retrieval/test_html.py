@@ -35,6 +35,17 @@ def test_headings_paragraphs_lists_and_tables_without_scripts_and_navigation() -
     ]
 
 
+def test_hidden_headings_and_lists_end_nothing() -> None:
+    blocks = html_blocks(
+        "<ul><li>a</li><li><ul style='display:none'><li>x</li></ul>b</li><li>c</li></ul>Words<h2 hidden>x</h2> and more"
+    )
+    assert [(block.kind, block.text) for block in blocks] == [
+        ("text", "- a\n- b\n- c"),
+        ("text", "Words"),
+        ("text", "and more"),
+    ]
+
+
 def test_scripts_within_a_sentence_do_not_divide_it() -> None:
     assert html_blocks("<p>one <script>x</script>sentence</p>") == [Block("text", "one sentence")]
 

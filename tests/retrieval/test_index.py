@@ -76,10 +76,31 @@ def test_short_years_quarters_and_endings_are_found(make_index: Make) -> None:
         ("a quarter of 2023", "quarter 2023"),
         ("12Q23", "12 q23 q 23"),
         ("X300", "x300 x 300"),
+        ("north_annual_report_2023", "north annual report 2023"),
+        ("Re\u0301sume\u0301", "r\u00e9sum\u00e9"),
+        ("2023年IBM社の収益", "2023 年 ibm 社の の収 収益"),
     ],
 )
 def test_periods_are_written_alike(text: str, expected: str) -> None:
     assert Words()(text) == expected.split()
+
+
+def test_passages_without_spaces_between_words_are_found(make_index: Make) -> None:
+    index = make_index({"a.md": ["当社の収益は増加した。"], "b.md": ["従業員は百人いる。"]})
+    assert [found.document for found in index.search("収益はいくらか", 1)] == ["a.md"]
+
+
+def test_copies_are_the_same_file(tmp_path: Path) -> None:
+    writer = IndexWriter(tmp_path / "index", SETTINGS)
+    writer.write(
+        ({"path": path, "digest": digest, "title": "t"}, [chunk(path, "words")])
+        for path, digest in (("a.md", "1"), ("b.md", "2"), ("old/a.md", "1"))
+    )
+    index = Index(tmp_path / "index")
+    assert index.copies == [["a.md", "old/a.md"]]
+    assert index.copies_of("old/a.md") == ["a.md", "old/a.md"]
+    assert index.copies_of("b.md") == ["b.md"]
+    assert index.copies_of("unheard-of.md") == ["unheard-of.md"]
 
 
 def test_titles_say_whose_passages_they_are(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def some():
 calls = iter(moment == f"rename {number}" for number in range(9))
 rename = Path.rename
 Path.rename = lambda path, target: kill() if next(calls) else rename(path, target)
-writer.write(some(), on_whole=kill if moment == "whole" else lambda: None)
+writer.write(some(), on_whole=kill if moment == "whole" else lambda _: None)
 """
 
 

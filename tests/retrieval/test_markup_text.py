@@ -60,6 +60,21 @@ def test_markdown_lists_with_code_and_quotes() -> None:
     assert read_markdown(text.encode())[1] == [Block("text", "- one\n  code\n- quoted")]
 
 
+@pytest.mark.parametrize("end", ["---", "..."])
+def test_front_matter_is_not_what_stands_between_two_rules(end: str) -> None:
+    front = f'---\ntitle: "A title"\n\n# a comment\ntags:\n  - one\n- two\nlast-seen: 2024\n{end}\nText'
+    assert read_markdown(front.encode()) == ("A title", [Block("text", "Text")])
+    rules = f"---\nWhat matters: a lot of it.\n\n- An item\n\n{end}\nText"
+    title, blocks = read_markdown(rules.encode())
+    assert title == ""
+    assert blocks[0] == Block("text", "What matters: a lot of it.")
+
+
+def test_lists_in_lists_are_read_however_deep() -> None:
+    lines = [f"{'  ' * depth}- item {depth}" for depth in range(15)]
+    assert read_markdown("\n".join(lines).encode())[1] == [Block("text", "\n".join(lines))]
+
+
 def test_deep_markdown_ends() -> None:
     read_markdown(b"> " * 5000 + b"text")
     read_markdown(b"[" * 5000)

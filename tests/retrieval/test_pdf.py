@@ -262,6 +262,16 @@ def test_headings_that_count_as_the_pages_do_are_no_page_numbers() -> None:
     assert headings == [f"Chapter {number}" for number in range(1, 5)]
 
 
+def test_years_that_count_as_the_pages_do_are_no_page_numbers() -> None:
+    flowables = [
+        part
+        for year in range(2020, 2024)
+        for part in (body(f"Results of the year {year}"), body(f"{SENTENCE}"), PageBreak())
+    ]
+    text = "\n".join(block.text for block in blocks(pdf(flowables)))
+    assert [f"Results of the year {year}" in text for year in range(2020, 2024)] == [True] * 4
+
+
 def test_a_title_that_programs_put_there_is_none() -> None:
     assert read_pdf(pdf([body(SENTENCE)], title="Microsoft Word - draft7.docx"))[0] == ""
     assert read_pdf(pdf([body(SENTENCE)]))[0] == ""  # reportlab's is "(anonymous)"

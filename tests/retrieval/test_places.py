@@ -69,6 +69,16 @@ def test_places_in_a_file(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_a_document_is_known_however_its_accents_are_written(tmp_path: Path) -> None:
+    """Names of files that come from a Mac have an accent as a character of its own."""
+    composed, decomposed = "M\u00e4rz/\u00c9t\u00e9.md", "Ma\u0308rz/E\u0301te\u0301.md"
+    file = tmp_path / "pairs.jsonl"
+    for on_disk, named in ((decomposed, composed), (composed, decomposed), (decomposed, composed[5:])):
+        file.write_text(json.dumps({"question": "Profit?", "answer": "61", "document": named}))
+        ((pair,), _) = load_pairs([str(file)], {on_disk})
+        assert pair.documents == (on_disk,)
+
+
 @pytest.mark.parametrize(
     ("places", "message"),
     [

@@ -114,6 +114,15 @@ def test_every_document_has_one_split_and_links_hold(
     assert (again.documents, again.questions, again.moved) == (splits, whole.questions, [])
 
 
+def test_copies_stay_together() -> None:
+    documents = [f"{n:02}.md" for n in range(40)]
+    copies = [[f"{n:02}.md", f"{n + 20:02}.md"] for n in range(20)]
+    named = {f"q{number}": [name] for number, name in enumerate(documents)}
+    found = split_documents(documents, named, [], SHARES, 0, copies=copies).documents
+    assert all(found[one] == found[other] for one, other in copies)
+    assert set(found.values()) == set(SHARES)
+
+
 def test_shares_are_met_and_a_share_of_nothing_gets_nothing() -> None:
     documents = [f"{n}" for n in range(200)]
     questions = [{f"{n}"} for n in range(150) for _ in range(n % 5 + 1)]

@@ -131,6 +131,25 @@ def test_an_empty_row_does_not_end_a_table(header: list[object], further: list[l
     assert len(tables(sheet_of(whole))) == 1
 
 
+def test_a_merged_cell_reaches_over_an_empty_row() -> None:
+    def fill(book: Any) -> None:
+        for row in (
+            ["Region", "Quarter", "Revenue"], ["North", "Q1", 1], [], [None, "Q2", 2], [], [None, "Q3", 3],
+            ["South", "Q1", 4], [], [None, None, 5],
+        ):  # fmt: skip
+            book.active.append(row)
+        book.active.merge_cells("A2:A6")
+
+    assert tables(workbook(fill))[0] == [
+        "| Region | Quarter | Revenue |",
+        "| --- | --- | --- |",
+        "| North | Q1 | 1 |",
+        "| North | Q2 | 2 |",
+        "| North | Q3 | 3 |",
+        "| South | Q1 | 4 |",
+    ]
+
+
 @pytest.mark.parametrize(
     "further",
     [

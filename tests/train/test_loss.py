@@ -343,6 +343,21 @@ def test_no_alignment_before_the_first_step_in_bf16(name):
     assert got.alignment_sum.item() == 0.0
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_the_first_batch_under_autocast_has_its_gradient(full):
+    """The head is checked on it, without gradient; weights that autocast has cast by then are used again."""
+    model = build("llama-untied").train() if full else lora("llama-untied")
+    inputs, reference = padded(make_docs(*SHAPES)), FrozenCopy(model) if full else AdapterOff(model)
+    found = []
+    for _ in range(2):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = alignment_loss(model, inputs, reference=reference).loss
+        loss.backward()
+        found.append(gradients(model))
+    assert distance(*found) == 0
+
+
 def test_alpha_zero_is_plain_fine_tuning_and_needs_no_reference():
     model, docs = build("llama-untied").train(), make_docs(*SHAPES)
     inputs = padded(docs)

@@ -79,3 +79,9 @@ def test_it_holds_the_weights_back(tiny_model_dir: Path, tmp_path: Path) -> None
 def test_without_an_adapter_it_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is none"):
         make_trainer(tiny_model_dir, tmp_path, lora=None, alpha=0.0, weight_penalty=0.1)
+
+
+def test_dora_whose_change_is_another_is_refused() -> None:
+    config = LoraConfig(target_modules=linear_names(NAME), use_dora=True, task_type="CAUSAL_LM")
+    with pytest.raises(ConfigError, match="DoRA"):
+        lora_change(get_peft_model(build(NAME), config))

@@ -43,6 +43,7 @@ __all__ = [
     "Template",
     "app",
     "debugging",
+    "going_on",
     "is_loopback",
     "level_name",
     "load_settings",
@@ -204,6 +205,18 @@ def load_settings(config: str | None, flags: Mapping[str, object], sets: list[st
     from selfaug.config import load_config
 
     return load_config(config, flags, sets or [])
+
+
+def going_on(overwritten: Path | None = None) -> KeyboardInterrupt:
+    """What Ctrl-C says of a command that goes on where it was cut off.
+
+    Args:
+        overwritten: with --overwrite, the record of what it replaces. Where that isn't there, something was made anew,
+            and the same command would delete it.
+    """
+    begun = overwritten is not None and not overwritten.exists()
+    again = "the same command again, without --overwrite" if begun else "the same command again"
+    return KeyboardInterrupt(f"stopped; what is done is kept. To go on, give {again}.")
 
 
 def is_loopback(host: str) -> bool:

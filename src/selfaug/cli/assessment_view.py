@@ -72,6 +72,8 @@ def _next(record: Mapping[str, Any]) -> list[str]:
     given |= {"--train": data["train"], "--eval": data["eval"]}
     if data["prepared"] is not None:
         given |= {"--prepared": [data["prepared"]], "--train": [], "--eval": []}
+    elif data.get("template") is not None:
+        given["--template"] = [data["template"]]
     flags = [word for flag, values in given.items() for value in values for word in (flag, value)]
     train = ["selfaug", "train", *flags, "--anchors", "self", "--output", "runs/first"]
     told = [f"next:   {shlex.join(train)}"]

@@ -28,6 +28,7 @@ from selfaug.cli.app import (
     Template,
     app,
     debugging,
+    going_on,
     level_name,
     load_settings,
     quiet_libraries,
@@ -138,7 +139,7 @@ def compare(
         seeds=seed or (0, 1),
         leak_pattern=leak_pattern or preset.leak_pattern,
     )
-    with _going_on_later(), RunProgress() as progress:
+    with _going_on_later(settings, overwrite), RunProgress() as progress:
         record = run_comparison(settings, asked, compared, overwrite=overwrite, on_progress=progress.show)
     page = write_page(settings.run.output)
     if as_json:
@@ -221,7 +222,7 @@ def balance(
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
     searched = BalanceSettings(max_forgetting=max_forgetting, trials=trials, finalists=finalists, seed=seed)
-    with _going_on_later(), RunProgress() as progress:
+    with _going_on_later(settings, overwrite), RunProgress() as progress:
         record = run_balance(settings, asked, searched, overwrite=overwrite, on_progress=progress.show)
     page = write_page(settings.run.output)
     if as_json:
@@ -265,7 +266,7 @@ def _training(
 
 
 @contextmanager
-def _going_on_later() -> Iterator[None]:
+def _going_on_later(settings: TrainConfig, overwrite: bool) -> Iterator[None]:
     """Ctrl-C says how to go on; so does SIGTERM, which would leave the training of the moment without its parent."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -278,9 +279,7 @@ def _going_on_later() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as interrupted:
-        raise KeyboardInterrupt(
-            "stopped; what is done is kept. To go on, give the same command again."
-        ) from interrupted
+        raise going_on(Path(settings.run.output) / "record.json" if overwrite else None) from interrupted
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)

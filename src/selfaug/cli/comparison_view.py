@@ -63,7 +63,7 @@ def _rich(table: TextTable, *, narrow: bool) -> Table:
         title=table.title or None, caption=table.caption or None, title_justify="left", caption_justify="left"
     )
     for name in table.columns:
-        shown.add_column(printable(name), justify="left" if name in _TEXT_COLUMNS else "right")
+        shown.add_column(Text(printable(name)), justify="left" if name in _TEXT_COLUMNS else "right")
     for row in table.rows:
         cells = [printable(cell) for cell in row]
         # Intervals and p under their values, so that the methods' names have room.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from typing import Annotated
 
@@ -69,7 +70,9 @@ def dashboard(
     except OSError as error:
         raise SelfAugError(
             f"can't listen on {host}, port {port}: {error.strerror or error}.",
-            hint="something else listens there; --port 0 takes a free one.",
+            hint="something else listens there; --port 0 takes a free one."
+            if error.errno == errno.EADDRINUSE
+            else "--host takes an address of this machine; ports below 1024 may want an administrator.",
         ) from error
     port = listening.getsockname()[1]
     token = None if no_token else secrets.token_urlsafe(24)

@@ -42,7 +42,7 @@ from selfaug.cli.app import (
     quiet_libraries,
 )
 from selfaug.cli.flags_file import FlagsFile
-from selfaug.cli.terminal import RunProgress, print_json, printable, say
+from selfaug.cli.terminal import RunProgress, print_json, printable, say, take_any_character
 from selfaug.core.printable import printable_size
 
 if TYPE_CHECKING:
@@ -564,4 +564,5 @@ def _show_answers(answers: Any, prompt: str, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of `selfaug` and `python -m selfaug`."""
+    take_any_character()
     app()

@@ -27,6 +27,7 @@ from selfaug.cli.app import (
     Template,
     app,
     debugging,
+    going_on,
     level_name,
     load_settings,
     quiet_libraries,
@@ -108,14 +109,13 @@ def assess(
                 on_progress=progress.show,
             )
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(
-            "stopped; what is done is kept. To go on, give the same command again."
-        ) from interrupt
-    write_page(output)
+        record_file = Path(settings.run.output) / "record.json"
+        raise going_on(record_file if settings.run.overwrite else None) from interrupt
+    write_page(settings.run.output)
     if as_json:
         print_json(record)
     else:
-        show_assessment(record, Path(output))
+        show_assessment(record, Path(settings.run.output))
 
 
 @app.command(
@@ -218,36 +218,40 @@ def evaluate(
     from selfaug.phases.evaluate import FAST_ROWS
     from selfaug.phases.evaluate import evaluate as run_evaluation
     from selfaug.phases.mlflow_run import log_evaluation, require_mlflow
+    from selfaug.rundir import RunDir
 
     if mlflow:
         require_mlflow()
     if fast:
         general_items, task_items = general_items or FAST_ITEMS, task_items or FAST_ROWS
-    with RunProgress() as progress:
-        result = run_evaluation(
-            run,
-            data=data or (),
-            scorer=scorer,
-            also_score=also_score or (),
-            half="dev" if half == "dev" else "test",
-            level=level_name(level),
-            suites=suite or (),
-            benchmarks=benchmark or (),
-            benchmark_tasks=benchmark_tasks,
-            benchmark_items=benchmark_items,
-            general_items=general_items,
-            task_items=task_items,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            max_forgetting=max_forgetting,
-            min_task_gain=min_task_gain,
-            forecast=forecast,
-            device=device,
-            offline=offline,
-            overwrite=overwrite,
-            base_from=base_from,
-            on_progress=progress.show,
-        )
+    try:
+        with RunProgress() as progress:
+            result = run_evaluation(
+                run,
+                data=data or (),
+                scorer=scorer,
+                also_score=also_score or (),
+                half="dev" if half == "dev" else "test",
+                level=level_name(level),
+                suites=suite or (),
+                benchmarks=benchmark or (),
+                benchmark_tasks=benchmark_tasks,
+                benchmark_items=benchmark_items,
+                general_items=general_items,
+                task_items=task_items,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                max_forgetting=max_forgetting,
+                min_task_gain=min_task_gain,
+                forecast=forecast,
+                device=device,
+                offline=offline,
+                overwrite=overwrite,
+                base_from=base_from,
+                on_progress=progress.show,
+            )
+    except KeyboardInterrupt as interrupt:
+        raise going_on(RunDir(run).evaluation if overwrite else None) from interrupt
     # Shown first: a page that can't be written hides nothing.
     if as_json:
         print_json(result.record)

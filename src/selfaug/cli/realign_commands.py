@@ -20,6 +20,7 @@ from selfaug.cli.app import (
     Sets,
     app,
     debugging,
+    going_on,
     level_name,
     quiet_libraries,
 )
@@ -96,15 +97,17 @@ def realign(
     max_new_tokens: MaxNewTokens = 128,
     max_task_loss: Annotated[
         float,
-        typer.Option(
-            "--max-task-loss", metavar="SHARE", help="What the old task may lose.", show_default=True
-        ),
+        typer.Option("--max-task-loss", metavar="SHARE", min=-1, max=1, help="What the old task may lose."),
     ] = 0.03,
     max_general_loss: Annotated[
-        float, typer.Option("--max-general-loss", metavar="SHARE", help="What general requests may lose.")
+        float,
+        typer.Option(
+            "--max-general-loss", metavar="SHARE", min=-1, max=1, help="What general requests may lose."
+        ),
     ] = 0.03,
     min_new_gain: Annotated[
-        float, typer.Option("--min-new-gain", metavar="SHARE", help="What the new task must gain.")
+        float,
+        typer.Option("--min-new-gain", metavar="SHARE", min=-1, max=1, help="What the new task must gain."),
     ] = 0.0,
     allow_unmeasured: Annotated[
         bool,
@@ -166,8 +169,12 @@ def realign(
         sets=changed,
     )
     _say_what_is_not_measured(held_out, settings, load_config(folder.config).data.eval)
-    with RunProgress() as progress:
-        found = run_realign(run, settings, config=planned, on_progress=progress.show)
+    try:
+        with RunProgress() as progress:
+            found = run_realign(run, settings, config=planned, on_progress=progress.show)
+    except KeyboardInterrupt as interrupt:
+        # Training says how to go on with one run; that would be neither compared nor judged.
+        raise going_on() from interrupt
     if as_json:
         print_json(found.record)
     else:

@@ -9,7 +9,7 @@ import typer
 
 from selfaug.cli.app import Debug, app
 from selfaug.cli.flags_file import FlagsFile
-from selfaug.cli.terminal import printable
+from selfaug.cli.terminal import printable, takes_unicode
 
 __all__ = ["report"]
 
@@ -66,7 +66,7 @@ def report(
         ]
         text = _safe_json(values[0] if len(values) == 1 else values)
     if output is None:
-        typer.echo(text, nl=False)
+        typer.echo(text if form == "md" or takes_unicode() else _in_ascii(text), nl=False)
         return
     _require_replaceable(Path(output), overwrite)
     write_text(output, text)
@@ -136,6 +136,13 @@ def _require_replaceable(target: Path, overwrite: bool) -> None:
             f"{target} is there already, and is not a page of selfaug.",
             hint="--overwrite replaces it; or choose another --output.",
         )
+
+
+def _in_ascii(text: str) -> str:
+    """A JSON document in which other characters are escaped as JSON does."""
+    import json
+
+    return "".join(one if one.isascii() else json.dumps(one)[1:-1] for one in text)
 
 
 def _safe_json(value: Any) -> str:

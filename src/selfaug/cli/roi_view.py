@@ -51,7 +51,8 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
 def _arms(case: Mapping[str, Any]) -> Table:
     table = Table()
     for column in ("", "useful", "hours a year", "NPV", "ROI", "pays from"):
-        table.add_column(column, justify="left" if not column else "right")
+        # Folded, not cut off, on a narrow terminal: of a number nothing may be missing.
+        table.add_column(column, justify="left" if not column else "right", overflow="fold")
     for arm, result in case["arms"].items():
         month = result["payback_month"]
         table.add_row(
@@ -67,9 +68,9 @@ def _arms(case: Mapping[str, Any]) -> Table:
 
 def _swings(case: Mapping[str, Any]) -> Table:
     table = Table(title="SelfAug's NPV, one input at its 10th and 90th percentile", title_justify="left")
-    table.add_column("input")
-    table.add_column("10th", justify="right")
-    table.add_column("90th", justify="right")
+    table.add_column("input", overflow="fold")
+    table.add_column("10th", justify="right", overflow="fold")
+    table.add_column("90th", justify="right", overflow="fold")
     for swing in case["tornado"][:_MOST_SWINGS]:
         table.add_row(swing["name"], f"{swing['low']:,.0f}", f"{swing['high']:,.0f}")
     return table

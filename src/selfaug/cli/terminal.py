@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import sys
@@ -18,12 +20,48 @@ if TYPE_CHECKING:
 
     from selfaug.phases.progress import Progress
 
-__all__ = ["RunProgress", "print_json", "printable", "say", "say_error"]
+__all__ = [
+    "RunProgress",
+    "print_json",
+    "printable",
+    "say",
+    "say_error",
+    "take_any_character",
+    "takes_unicode",
+]
+
+_PLAIN = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{DOUBLE VERTICAL LINE}": "||"}
+"""Signs of numbers where an encoding doesn't have them."""
+
+
+def takes_unicode() -> bool:
+    """Whether stdout can be written every character."""
+    return codecs.lookup(sys.stdout.encoding or "utf-8").name.startswith("utf")
+
+
+def take_any_character() -> None:
+    """Have no character fail on stdout: results would be lost, and the exit code would be another.
+
+    Outside of Linux, and in old locales, stdout may have an encoding with few characters, above all in a pipe.
+    """
+    codecs.register_error("selfaug-plain", _in_plain)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="selfaug-plain")
+
+
+def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    shown = "".join(
+        _PLAIN.get(one, one.encode("ascii", "backslashreplace").decode("ascii"))
+        for one in error.object[error.start : error.end]
+    )
+    return shown, error.end
 
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not takes_unicode(), default=str) + "\n")
     sys.stdout.flush()
 
 
@@ -72,7 +110,7 @@ class RunProgress:
             )
 
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),  # a suite's file may be called "faq[en]"
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),

@@ -41,13 +41,15 @@ class OutputHead:
     softcap: float | None = None
 
     def logits(self, hidden_NH: Tensor) -> Tensor:
-        """float32 logits [N, vocabulary] from hidden states in the dtype of the weight.
+        """float32 logits [N, vocabulary] from hidden states in the dtype of the weight; or [B, T, vocabulary].
 
         Half-precision products are summed and kept in float32 where the device can: rounded to bf16, the logits of
         two models that differ by a KL of 1e-4 nats would differ mostly by their rounding.
         """
         if hidden_NH.dtype != torch.float32 and hidden_NH.device.type == "cuda":
-            logits_NV = torch.mm(hidden_NH, self.weight.t(), out_dtype=torch.float32)
+            # Unlike `linear`, `mm` takes matrices only.
+            logits_NV = torch.mm(hidden_NH.flatten(0, -2), self.weight.t(), out_dtype=torch.float32)
+            logits_NV = logits_NV.view(*hidden_NH.shape[:-1], -1)
             if self.bias is not None:
                 logits_NV.add_(self.bias)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,9 @@ _FEWEST_ITEMS = 6
 
 # Sums of the same differences in another order are equal up to this.
 _ROUNDING = 1e-12
+
+# Numbers that are drawn at once, 64 MB: all resamples of a benchmark of 14,000 items are more than a gigabyte.
+_BLOCK_NUMBERS = 2**23
 
 
 @dataclass(frozen=True)
@@ -173,8 +177,12 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     means = np.round(differences.mean(axis=0), 11)
     if seeds == 1:
         return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
-    of_seeds, of_items = _resampled(seeds, n, seed, resamples)
-    draws = np.einsum("rs,sn,rn->r", of_seeds, differences, of_items, optimize=True)
+    draws = np.concatenate(
+        [
+            np.einsum("rs,sn,rn->r", of_seeds, differences, of_items, optimize=True)
+            for of_seeds, of_items in _resampled(seeds, n, seed, resamples)
+        ]
+    )
     better, worse = int((means > 0).sum()), int((means < 0).sum())
     interval, p_value = _from_draws(draws, float(means.mean()), better, worse, n)
     return PairedDifference(interval, p_value, better, worse, n, float((means**2).mean()))
@@ -200,13 +208,23 @@ def _from_draws(
 
 def _resampled(
     seeds: int, items: int, seed: int, resamples: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How much each seed counts in each resample, [R, S], and each item, [R, N]; each row adds up to 1."""
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """How much each seed counts in each resample, [R, S], and each item, [R, N], in blocks; each row adds up to 1."""
     rng = np.random.default_rng(seed)
     of_seeds = np.ones((resamples, 1))
     if seeds > 1:
         of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    return of_seeds, rng.multinomial(items, np.full(items, 1 / items), size=resamples) / items
+    begin = 0
+    for of_items in _drawn_items(rng, items, resamples):
+        yield of_seeds[begin : begin + len(of_items)], of_items / items
+        begin += len(of_items)
+
+
+def _drawn_items(rng: np.random.Generator, items: int, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """How often each item is drawn in each resample, [R, N], in blocks; their sizes change no draw."""
+    block = max(1, _BLOCK_NUMBERS // items)
+    for begin in range(0, resamples, block):
+        yield rng.multinomial(items, np.full(items, 1 / items), size=min(block, resamples - begin))
 
 
 def _two_sided(draws: NDArray[np.float64]) -> float:
@@ -256,9 +274,11 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
     mean = float(of_base.mean())
     if mean == 0:
         return None
-    of_seeds, of_items = _resampled(len(of_tuned), len(of_base), seed, resamples)
-    below = of_items @ of_base
-    kept = np.einsum("rs,sn,rn->r", of_seeds, of_tuned, of_items, optimize=True)
+    resampled = [
+        (np.einsum("rs,sn,rn->r", of_seeds, of_tuned, of_items, optimize=True), of_items @ of_base)
+        for of_seeds, of_items in _resampled(len(of_tuned), len(of_base), seed, resamples)
+    ]
+    kept, below = (np.concatenate(part) for part in zip(*resampled, strict=True))
     shares = kept[below > 0] / below[below > 0]
     low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     few = len(of_base) < _FEWEST_ITEMS
@@ -365,7 +385,11 @@ def mean_interval(
     if totals.ndim != 1 or totals.size == 0 or totals.shape != sizes.shape or sizes.sum() <= 0:
         raise ValueError(f"need one sum and one count an item, got shapes {totals.shape} and {sizes.shape}.")
     n = len(totals)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    means = (draws @ totals) / np.maximum(draws @ sizes, 1e-300)
+    means = np.concatenate(
+        [
+            (draws @ totals) / np.maximum(draws @ sizes, 1e-300)
+            for draws in _drawn_items(np.random.default_rng(seed), n, resamples)
+        ]
+    )
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(totals.sum() / sizes.sum()), float(low), float(high))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfaug.errors import SelfAugError
-from selfaug.phases.roi import business_case
+from selfaug.phases.roi import MOST_FORGOTTEN, business_case
 from selfaug.report.charts import ranges_svg
 from selfaug.report.document import Cell, Chart, Table
 from selfaug.roi_config import InputSettings, Quantity, load_roi_config
@@ -195,6 +195,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         "chance": f"{100 * case['simulation']['chance_of_credit']:.0f} %",
         "npv": _money(case["arms"]["selfaug"]["npv"]),
         "claimed": case["credit"]["claimed"],
+        "most_forgotten": f"{100 * MOST_FORGOTTEN:.0f} points",
     }
 
 

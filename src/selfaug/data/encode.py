@@ -437,10 +437,16 @@ def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> l
         )
     if bare := _without_template(drafts, tokenizer):
         warnings.append(
-            f"{bare:,} rows are text: they are trained as they stand, without the model's chat template, which "
+            f"{_as_they_stand(bare)}, without the model's chat template, which "
             "`selfaug chat` and /v1/chat/completions use. For a model that is to chat, give messages."
         )
     return warnings
+
+
+def _as_they_stand(rows: int) -> str:
+    if rows == 1:
+        return "1 row is text: it is trained as it stands"
+    return f"{rows:,} rows are text: they are trained as they stand"
 
 
 def _without_template(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> int:

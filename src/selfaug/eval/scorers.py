@@ -42,7 +42,7 @@ from selfaug.eval.answer_scorers import (
 )
 from selfaug.eval.checks import numbers
 
-__all__ = ["SCORERS", "Scorer", "named_scorer", "why_unscorable"]
+__all__ = ["SCORERS", "Scorer", "files_of_scorer", "named_scorer", "why_unscorable"]
 
 Scorer = Callable[[str, str, str], float]
 """Score in [0, 1] of an answer, given the right answer and the prompt."""
@@ -97,6 +97,12 @@ def named_scorer(name: str) -> Scorer:
     if kind == "schema":
         return _schema(Path(argument))
     return _function(name, hint)
+
+
+def files_of_scorer(name: str) -> list[str]:
+    """Files that a scorer of this name reads: answers are judged by what is in them."""
+    kind, _, argument = name.partition(":")
+    return [argument] if kind == "schema" and name not in SCORERS else []
 
 
 def why_unscorable(scorer: Scorer, gold: str) -> str | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from selfaug.errors import ConfigError, DataError
 from selfaug.eval.checks import is_number
-from selfaug.eval.scorers import Scorer, named_scorer, why_unscorable
+from selfaug.eval.scorers import Scorer, files_of_scorer, named_scorer, why_unscorable
 
 __all__ = ["SuiteRow", "read_suite"]
 
@@ -33,6 +33,7 @@ class SuiteRow:
         answer: the right one; of a multiple choice, its text.
         choices: empty where the answer is written.
         scorer: of written answers; with choices, the right one's text is what counts.
+        judged_by: files that the scorer reads.
     """
 
     id: str
@@ -40,6 +41,7 @@ class SuiteRow:
     answer: str
     choices: tuple[str, ...]
     scorer: Scorer
+    judged_by: tuple[str, ...] = ()
 
     def score(self, answer: str) -> float:
         """Of an answer, in [0, 1]."""
@@ -114,4 +116,4 @@ def _row(row: Any, number: int) -> SuiteRow:
         raise ValueError(str(error).replace("\n", " ")) from error
     if reason := why_unscorable(found, answer):
         raise ValueError(f"scorer {scorer!r} can't be used: {reason}")
-    return SuiteRow(name, prompt, answer, (), found)
+    return SuiteRow(name, prompt, answer, (), found, tuple(files_of_scorer(scorer)))

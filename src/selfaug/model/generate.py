@@ -44,6 +44,9 @@ _COLDEST = 1e-30
 # A tokeniser changes its own settings when it is called, and fails if another thread is using it at that moment.
 _TOKENISING = threading.Lock()
 
+# What stands for an answer where a chat template is rendered to see what comes after one.
+_ANSWER = "selfaug's answer"
+
 
 def chat_prompt_ids(
     tokenizer: PreTrainedTokenizerBase, messages: str | Sequence[Mapping[str, str]], **template_arguments: Any
@@ -323,13 +326,32 @@ def _generate(
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:
-    """End tokens of the generation config (one or several), else the tokeniser's."""
+    """End tokens of the generation config (one or several).
+
+    With a tokeniser, its own too, and what its chat template writes after an answer: training teaches to end with
+    these, and the generation config of a model that was made for plain text doesn't know of chats.
+    """
     ends = getattr(model.generation_config, "eos_token_id", None)
-    if ends is None and tokenizer is not None:
-        ends = tokenizer.eos_token_id
-    if ends is None:
-        return frozenset()
-    return frozenset([ends] if isinstance(ends, int) else ends)
+    known = [ends] if isinstance(ends, int) else list(ends or ())
+    if tokenizer is not None:
+        known += [tokenizer.eos_token_id, _turn_end(tokenizer)]
+    return frozenset(token for token in known if token is not None)
+
+
+def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The special token that the chat template writes after an answer; None if there is none."""
+    if tokenizer.chat_template is None:
+        return None
+    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        with _TOKENISING:
+            text = str(tokenizer.apply_chat_template(chat, tokenize=False))
+            _, found, after = text.rpartition(_ANSWER)
+            ids = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"] if found else []
+    except (TemplateError, TypeError, ValueError, KeyError):
+        return None
+    added = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
+    return int(ids[0]) if added is not None and added.special else None
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from peft import PeftModel
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -45,9 +44,16 @@ def find_head(model: nn.Module, *, reference: bool = False) -> OutputHead:
             hint="take the head out of the adapter's `target_modules`; to train it whole, put it in "
             "`modules_to_save`.",
         )
+    weight: Any = module.weight
+    if weight.ndim != 2:
+        raise ModelError(
+            f"the weight of the head of {type(causal_model(model)).__name__} is not whole on this process (shape "
+            f"{list(weight.shape)}), as where FSDP's first version or DeepSpeed's ZeRO-3 has sharded it.",
+            hint="shard with FSDP2 (`fsdp_version: 2`), which gathers it; or take ZeRO-2, which leaves it whole.",
+        )
     config = causal_model(model).config.get_text_config()
     return OutputHead(
-        weight=_whole(module.weight),
+        weight=_whole(weight),
         bias=_whole(getattr(module, "bias", None)),
         scale=_logit_scale(config),
         softcap=getattr(config, "final_logit_softcapping", None),
@@ -121,5 +127,4 @@ def _coarser(logits: Tensor, model: nn.Module) -> torch.dtype:
     """The dtype whose rounding the model's logits carry, even when they are returned as float32."""
     if torch.is_autocast_enabled(logits.device.type):
         return torch.get_autocast_dtype(logits.device.type)
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
-    return getattr(inner, "dtype", torch.float32)
+    return getattr(causal_model(model), "dtype", torch.float32)

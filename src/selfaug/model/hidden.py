@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from selfaug.errors import ModelError
 
@@ -43,11 +44,13 @@ _FORWARD_INPUTS = (
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DDP, `torch.compile` and engine wrappers; a PEFT model stays one."""
+    """The model inside DDP, `torch.compile` and engine wrappers; a PEFT model stays one.
+
+    Wrappers are told by their class: those of DeepSpeed and FSDP pass on the attributes of the model inside.
+    """
     while True:
         if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module) or (
-            not isinstance(model, PeftModel)
-            and not hasattr(model, "config")
+            not isinstance(model, PeftModel | PreTrainedModel)
             and isinstance(inner := getattr(model, "module", None), nn.Module)
         ):
             model = inner

@@ -11,7 +11,7 @@ __all__ = ["answer_form"]
 
 
 def answer_form(prepared: Mapping[str, Any]) -> re.Pattern[str]:
-    """What an answer matches as a whole if it has the form of the completions that `selfaug prepare` wrote.
+    """What an answer, stripped, matches as a whole if it has the form of the completions that `selfaug prepare` wrote.
 
     Args:
         prepared: data of the prepared folder's record.
@@ -19,6 +19,6 @@ def answer_form(prepared: Mapping[str, Any]) -> re.Pattern[str]:
     rows = prepared["settings"]["rows"]
     parts = [
         re.escape(literal) + ("" if name is None else ".+?")
-        for literal, name, _, _ in Formatter().parse(rows["completion"])
+        for literal, name, _, _ in Formatter().parse(rows["completion"].strip())
     ]
-    return re.compile(f"{''.join(parts)}|{re.escape(rows['no_answer'])}", re.DOTALL)
+    return re.compile(f"{''.join(parts)}|{re.escape(rows['no_answer'].strip())}", re.DOTALL)

@@ -16,7 +16,8 @@ import torch
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.positions import IGNORED
 from selfaug.core.statistics import detectable_difference
-from selfaug.eval.scorers import named_scorer
+from selfaug.eval.scorers import files_of_scorer, named_scorer
+from selfaug.phases.bench import contents_of
 from selfaug.phases.data_checks import asked_rows, check_data, similar_questions
 from selfaug.phases.evaluate import evaluate, require_chat_template
 from selfaug.phases.inputs import (
@@ -75,7 +76,7 @@ def assess(
 
     Raises:
         ConfigError, DataError, ModelError: as training and evaluation do, before anything long.
-        StorageError: if the folder holds something else, or a finished assessment.
+        StorageError: if the folder holds something else, a finished assessment, or one with other settings or sources.
     """
     score = named_scorer(scorer)
     folder = Path(config.run.output)
@@ -100,7 +101,13 @@ def assess(
             offline=config.run.offline,
         )
     with work.settled():
-        work.open(settings, overwrite=config.run.overwrite)
+        sources = {
+            "data.train": config.data.train,
+            "data.eval": config.data.eval,
+            "data.template": [config.data.template] if config.data.template else [],
+            "--scorer": files_of_scorer(scorer),
+        }
+        work.open(settings, overwrite=config.run.overwrite, sources=contents_of(sources))
         return _assessed(config, settings, data, folder, lambda: work.seconds, on_progress)
 
 

@@ -7,6 +7,7 @@ Processes that are given the same command share the search. Everything is kept a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from selfaug.config import TrainConfig
 from selfaug.core.gate import at_most
 from selfaug.core.pareto import knee, pareto_front
 from selfaug.core.statistics import paired_difference
-from selfaug.errors import ConfigError, SelfAugError
+from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.cache import PASSES_THAT_PAY, Document, has_room
 from selfaug.phases.bench import (
     FOLDERS,
@@ -121,7 +122,8 @@ def balance(
 
     Raises:
         ConfigError, DataError, ModelError: before anything long.
-        StorageError: if the folder holds something else, or a balance with other settings or sources.
+        StorageError: if the folder holds something else, or a balance with other settings or sources; or if it should
+            be replaced while other processes work on it.
         SelfAugError: if the training's own settings can't be trained.
     """
     _check(config, evaluation, settings)
@@ -132,42 +134,64 @@ def balance(
         **asdict(settings),
         "config": config.model_dump(mode="json", exclude={"run", "evaluation"}),
     }
-    with work.settled():
-        bench = _open(
-            config,
-            evaluation,
-            settings,
-            lambda: work.open(fixed, overwrite=overwrite, sources=contents_of_sources(config, evaluation)),
-            on_progress,
-        )
-        return _balanced(bench, config, settings, lambda: work.seconds)
+    # Whoever holds its lock is alive: the trials of the others were cut off.
+    worker = f"{os.getpid()}-{time.time_ns()}"
+    with work.settled(), contextlib.ExitStack() as alive:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Of several processes, one asks the base model; the others find its answers.
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if overwrite:
+                _require_nobody_works(folder)
+            bench = open_bench(
+                folder,
+                config,
+                evaluation,
+                lambda: work.open(
+                    fixed, overwrite=overwrite, sources=contents_of_sources(config, evaluation)
+                ),
+                work.complete_sources,
+                on_progress,
+            )
+            bench.add_subset(
+                "search", "dev", task=settings.search_task_items, general=settings.search_general_items
+            )
+            for part in ("locks", "trials"):
+                (folder / part).mkdir(exist_ok=True)
+            alive.enter_context(FileLock(_lock_file(folder, worker)))
+        return _balanced(bench, config, settings, worker, lambda: work.seconds)
 
 
-def _open(
-    config: TrainConfig,
-    evaluation: EvaluationSettings,
-    settings: BalanceSettings,
-    open_folder: Callable[[], object],
-    on_progress: Callable[[Progress], None],
-) -> Bench:
-    folder = Path(config.run.output)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Of several processes, one asks the base model; the others find its answers.
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        bench = open_bench(folder, config, evaluation, open_folder, on_progress)
-        bench.add_subset(
-            "search", "dev", task=settings.search_task_items, general=settings.search_general_items
-        )
-        for part in ("locks", "trials"):
-            (folder / part).mkdir(exist_ok=True)
-    return bench
+def _lock_file(folder: Path, worker: str) -> Path:
+    return folder / "locks" / f"worker-{worker}.lock"
+
+
+def _require_nobody_works(folder: Path) -> None:
+    """Refuse to replace what other processes are writing.
+
+    Raises:
+        StorageError: if there are some.
+    """
+    for file in sorted((folder / "locks").glob("worker-*.lock")):
+        try:
+            with FileLock(file).acquire(timeout=0):
+                pass
+        except Timeout as error:
+            raise StorageError(
+                f"another process (PID {file.stem.split('-')[1]}) works on the balance in {folder}.",
+                hint="leave out --overwrite to work on it too; or stop that process first (Ctrl-C, or `kill` with its "
+                "PID), or give another --output.",
+            ) from error
 
 
 def _balanced(
-    bench: Bench, config: TrainConfig, settings: BalanceSettings, seconds: Callable[[], float]
+    bench: Bench,
+    config: TrainConfig,
+    settings: BalanceSettings,
+    worker: str,
+    seconds: Callable[[], float],
 ) -> dict[str, Any]:
     folder, evaluation = bench.folder, bench.settings
-    search = _Search(bench, settings, _with_cache(bench, config, settings))
+    search = _Search(bench, settings, _with_cache(bench, config, settings), worker)
     search.run()
 
     with FileLock(folder / "locks" / "finish.lock"):
@@ -299,14 +323,11 @@ def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) ->
 class _Search:
     """Trials in an optuna study, which several processes may work on."""
 
-    def __init__(self, bench: Bench, settings: BalanceSettings, config: TrainConfig) -> None:
-        self.bench, self.settings, self.config = bench, settings, config
+    def __init__(self, bench: Bench, settings: BalanceSettings, config: TrainConfig, worker: str) -> None:
+        self.bench, self.settings, self.config, self._worker = bench, settings, config, worker
         self._knob = "alpha" if config.selfaug.drift_limit is None else "drift_limit"
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         log = str(bench.folder / "study.log")
-        self._worker = f"{os.getpid()}-{time.time_ns()}"
-        # Whoever holds its lock is alive: the trials of the others were cut off.
-        self._alive = FileLock(self._lock_file(self._worker))
         self._study = optuna.create_study(
             # Links don't work on every file system; opening a file exclusively does.
             storage=JournalStorage(JournalFileBackend(log, lock_obj=JournalFileOpenLock(log))),
@@ -317,20 +338,19 @@ class _Search:
 
     def run(self) -> None:
         """Try settings until there are enough; returns when all trials have ended, those of other processes too."""
-        with self._alive:
+        with FileLock(self.bench.folder / "locks" / "study.lock"):
+            self._take_over()
+        while True:
             with FileLock(self.bench.folder / "locks" / "study.lock"):
-                self._take_over()
-            while True:
+                trial = self._next()
+            if trial is not None:
+                self._try(trial)
+            elif self._count(TrialState.RUNNING):
+                time.sleep(_POLL_SECONDS)
                 with FileLock(self.bench.folder / "locks" / "study.lock"):
-                    trial = self._next()
-                if trial is not None:
-                    self._try(trial)
-                elif self._count(TrialState.RUNNING):
-                    time.sleep(_POLL_SECONDS)
-                    with FileLock(self.bench.folder / "locks" / "study.lock"):
-                        self._take_over()
-                else:
-                    return
+                    self._take_over()
+            else:
+                return
 
     def completed(self) -> list[dict[str, Any]]:
         """Settings and scores of the trials, in their order; one that was cut off and done again counts once."""
@@ -369,9 +389,6 @@ class _Search:
     def _count(self, *states: TrialState) -> int:
         return len(self._trials(*states))
 
-    def _lock_file(self, worker: str) -> Path:
-        return self.bench.folder / "locks" / f"worker-{worker}.lock"
-
     def _next(self) -> optuna.Trial | None:
         """A trial to work on, or None if there are enough."""
         # They come first, again and again if they have failed: for a reason that passes, such as a full disk.
@@ -398,13 +415,14 @@ class _Search:
             worker = trial.user_attrs.get("worker", "")
             if worker == self._worker:
                 continue
-            lock = FileLock(self._lock_file(worker))
+            lock_file = _lock_file(self.bench.folder, worker)
+            lock = FileLock(lock_file)
             try:
                 with lock.acquire(timeout=0):
                     self._study.tell(trial.number, state=TrialState.FAIL)
                     if trial.params:
                         self._study.enqueue_trial(trial.params)
-                    self._lock_file(worker).unlink(missing_ok=True)
+                    lock_file.unlink(missing_ok=True)
             except Timeout:
                 pass  # it is alive
 

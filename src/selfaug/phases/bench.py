@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.config import LevelName, TrainConfig
 from selfaug.eval.drift import measure_drift
 from selfaug.eval.general_suite import Half
-from selfaug.eval.scorers import named_scorer
+from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.adapters import scale_adapter
-from selfaug.model.loading import load_adapter, load_model, load_tokenizer
+from selfaug.model.loading import context_window, load_adapter, load_model, load_tokenizer
 from selfaug.model.memory import release_memory
 from selfaug.model.reference import FrozenModel, Reference, Remembered
 from selfaug.model.stored_weights import stored_weights_hash
@@ -43,6 +43,7 @@ __all__ = [
     "Bench",
     "DriftOn",
     "EvaluationSettings",
+    "contents_of",
     "contents_of_sources",
     "open_bench",
     "scores_of",
@@ -320,23 +321,40 @@ def contents_of_sources(config: TrainConfig, settings: EvaluationSettings) -> di
 
     A hub data set is known by its name alone; a base model that is not on this machine yet by nothing.
     """
-    sources = {
-        "data.train": config.data.train,
-        "data.replay": [source for source in config.data.replay if source != "embedded"],
-        "data.template": [config.data.template] if config.data.template else [],
-        "selfaug.anchors": [config.selfaug.anchors] if config.selfaug.anchors not in ("none", "self") else [],
-        "--dev": settings.dev,
-        "--test": settings.test,
-        "--suite": settings.suites,
+    judged_by = (file for suite in settings.suites for row in read_suite(suite) for file in row.judged_by)
+    return {
+        **contents_of(
+            {
+                "data.train": config.data.train,
+                "data.replay": [source for source in config.data.replay if source != "embedded"],
+                "data.template": [config.data.template] if config.data.template else [],
+                "selfaug.anchors": []
+                if config.selfaug.anchors in ("none", "self")
+                else [config.selfaug.anchors],
+                "--dev": settings.dev,
+                "--test": settings.test,
+                "--suite": settings.suites,
+                "--scorer": files_of_scorer(settings.scorer),
+                "scorers of --suite": sorted(set(judged_by)),
+            }
+        ),
+        **_content_of_base(config),
     }
-    contents: dict[str, Any] = {
+
+
+def contents_of(sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """What identifies the content of sources, by what they are named by; a hub data set by its name alone."""
+    return {
         f"{name} {source}": [
             one.get("sha256", one["source"]) for one in describe_sources([str(Path(source).expanduser())])
         ]
         for name, of_name in sources.items()
         for source in of_name
     }
-    return {**contents, f"model.name {config.model.name}": stored_weights_hash(config.model.name)}
+
+
+def _content_of_base(config: TrainConfig) -> dict[str, Any]:
+    return {f"model.name {config.model.name}": stored_weights_hash(config.model.name)}
 
 
 def open_bench(
@@ -344,6 +362,7 @@ def open_bench(
     config: TrainConfig,
     settings: EvaluationSettings,
     open_folder: Callable[[], object],
+    keep_base: Callable[[Mapping[str, Any]], object],
     on_progress: Callable[[Progress], None],
 ) -> Bench:
     """Read the questions, load the base model, and ask it.
@@ -353,6 +372,8 @@ def open_bench(
         config: the training that all models share.
         settings: what is asked.
         open_folder: makes the folder: after the rows have been read, before anything long.
+        keep_base: is told what identifies the base model, as `contents_of_sources` does: one from a hub may not have
+            been on this machine before it was loaded.
         on_progress: called with what is being done.
 
     Raises:
@@ -361,6 +382,9 @@ def open_bench(
     on_progress(Progress("data"))
     scorer = named_scorer(settings.scorer)
     tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    )
+    window = context_window(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
     template = config.data.chat_template_kwargs
@@ -381,7 +405,7 @@ def open_bench(
     }
     for file in settings.suites:
         suites["test"][Path(file).stem] = suite_file_prompts(
-            tokenizer, read_suite(file), settings.max_new_tokens, template
+            tokenizer, read_suite(file), settings.max_new_tokens, template, window=window
         )
     open_folder()
     seen = _seen_prompts(config, tokenizer, suites)
@@ -399,6 +423,7 @@ def open_bench(
     base = load_base_model(
         config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
     ).eval()
+    keep_base(_content_of_base(config))
     for part in FOLDERS:
         (folder / part).mkdir(exist_ok=True)
     level = level_of(settings.level) or fitting_level(

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import load_config
-from selfaug.model.generate import generate_greedy
+from selfaug.model.generate import chat_prompt_ids, generate_greedy, text_prompt_ids
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.phases.inputs import resolve_device
@@ -50,7 +50,11 @@ class Chat:
     _tuned_turns: Messages = field(default_factory=list)
 
     def ask(self, prompt: str) -> Answers:
-        """Both answers; greedy, so the same prompt gives the same answers."""
+        """Both answers; greedy, so the same prompt gives the same answers.
+
+        Raises:
+            DataError: if the chat template refuses the messages, such as a system message.
+        """
         if self.base is not None:
             base = self._answer(self.base, self._base_turns, prompt)
         else:
@@ -75,15 +79,8 @@ class Chat:
 
     def _ids(self, messages: Messages) -> list[int]:
         if self.tokenizer.chat_template is None:  # a base model, trained on text: the last turn is the prompt
-            return [int(token) for token in self.tokenizer(messages[-1]["content"])["input_ids"]]
-        ids = self.tokenizer.apply_chat_template(
-            messages,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            **self.chat_template_kwargs,
-        )
-        return [int(token) for token in ids]
+            return text_prompt_ids(self.tokenizer, messages[-1]["content"])
+        return chat_prompt_ids(self.tokenizer, messages, **self.chat_template_kwargs)
 
 
 def open_chat(

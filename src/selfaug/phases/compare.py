@@ -141,6 +141,7 @@ def _compared_in(
                 more=seeds_of != known,
                 sources=contents_of_sources(config, evaluation),
             ),
+            work.complete_sources,
             on_progress,
         )
         return _compared(evaluated, config, settings, seeds_of, first_seed, lambda: work.seconds)

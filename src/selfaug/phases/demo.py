@@ -20,6 +20,7 @@ import torch
 from selfaug.config import TrainConfig, load_config
 from selfaug.core.statistics import detectable_difference, paired_difference
 from selfaug.data.market_reports import market_report_rows, market_report_template
+from selfaug.errors import StorageError
 from selfaug.eval.general_suite import Half
 from selfaug.eval.house_style import LEAK_PATTERN
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
@@ -216,7 +217,12 @@ def _demo(
 
 def write_data(output: Path, settings: DemoSettings) -> None:
     """The rows and their template as files, as a user would have them."""
-    (output / "data").mkdir(parents=True, exist_ok=True)
+    try:
+        (output / "data").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"can't write into {output}: {error.strerror or error}", hint="give another --output."
+        ) from error
     _write_rows(
         output / "data" / "train.jsonl",
         market_report_rows("train", settings.steps * settings.batch_size, settings.seed),

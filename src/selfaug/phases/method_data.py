@@ -18,7 +18,7 @@ from selfaug.eval.checks import numbers
 from selfaug.eval.scorers import SCORERS
 from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
 from selfaug.records import append_line, read_lines, write_lines
-from selfaug.train.anchors import self_requests, turn_ends
+from selfaug.train.anchors import self_requests
 
 __all__ = ["forget_parts", "write_distilled_rows", "write_self_dialogues"]
 
@@ -82,7 +82,7 @@ def write_self_dialogues(
         model,
         tokenizer,
         [chat_prompt_ids(tokenizer, request, **template_arguments) for request in requests],
-        turn_ends(model, tokenizer),
+        end_tokens(model, tokenizer),
         _DIALOGUE_TOKENS,
         lambda done, total: on_progress(count + done * count // max(total, 1), 2 * count),
     )

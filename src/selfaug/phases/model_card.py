@@ -61,7 +61,7 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
 {yaml.safe_dump(front, sort_keys=False).rstrip()}
 ---
 
-# Model Card for {Path(config.run.output).name}
+# Model Card for {Path(config.run.output).absolute().name}
 
 {base}, {trained}, trained with [selfaug](https://arxiv.org/abs/2509.03934){how}
 

@@ -29,7 +29,7 @@ def preparation_card(
         f"most {record['settings']['documents']['chunk_tokens']} tokens.",
     ]
     if left_out := {**documents["left_out"], **documents["unreadable"]}:
-        parts.append(_list("Left out, because they can't be read", left_out))
+        parts.append(_list("Left out", left_out))
     if documents["incomplete"]:
         parts.append(_list("Read, but not whole", documents["incomplete"]))
     if "rows" in record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 
 from selfaug.data.template import RetrievalTemplate
-from selfaug.errors import DataError, StorageError
+from selfaug.errors import DataError, ModelError, StorageError
 from selfaug.phases.known_splits import KnownSplits, read_known_splits, write_known_splits
 from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepared_rows import SPLITS, make_rows
@@ -22,8 +23,9 @@ from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.index import Index, IndexWriter
 from selfaug.retrieval.read_folder import FolderReport, read_folder
-from selfaug.retrieval.retriever import own_retriever
+from selfaug.retrieval.retriever import Retriever, own_retriever
 from selfaug.retrieval.tokens import Words
+from selfaug.rundir import alone_in, without_lock
 
 __all__ = ["RECORD_KIND", "prepare"]
 
@@ -31,9 +33,11 @@ RECORD_KIND = "prepare"
 
 _MARKER = "# Made by selfaug prepare."
 
-_READER = 2
+_READER = 3
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 _SETTINGS = "prepare.yaml"
+
+CountTokens = Callable[[Sequence[str]], list[int]]
 
 Report = Callable[[Progress], None]
 
@@ -53,7 +57,7 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     Raises:
         ConfigError, DataError: if settings, glossary, template or pairs can't be used; whether the documents have
             what pairs say shows when the index is made.
-        StorageError: if the folder holds something else, or can't be written.
+        StorageError: if the folder holds something else, can't be written, or is being prepared by another process.
     """
     folder = Path(config.run.output)
     template = (
@@ -65,8 +69,21 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     if not Path(config.documents.folder).is_dir():
         raise DataError(f"there is no folder {config.documents.folder}.", hint="check the path.")
     # Reading the documents can take minutes, and what was prepared before goes: what shows without it is told first.
-    paths = folder_files(Path(config.documents.folder), lambda *_: None)
+    paths = folder_files(Path(config.documents.folder), lambda *_: None, _own_files(config))
     load_pairs(config.questions.files, paths, skip_bad_rows=config.questions.skip_bad_rows)
+    with alone_in(folder, "is being prepared", hint="wait for it, or give another --output."):
+        return _prepared(config, folder, template, retriever, glossary, count, on_progress)
+
+
+def _prepared(
+    config: PrepareConfig,
+    folder: Path,
+    template: RetrievalTemplate,
+    retriever: Retriever | None,
+    glossary: list[list[str]],
+    count: CountTokens,
+    on_progress: Report,
+) -> dict[str, Any]:
     _open(folder, config)
     known, dealt_anew = read_known_splits(folder, config.split)
     if config.questions.files and dealt_anew:
@@ -80,12 +97,6 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
 
     read = _make_index(config, folder / "index", glossary, count, on_progress, on_whole=begin_anew)
     index = Index(folder / "index")
-    if not len(index):
-        raise DataError(
-            f"no document in {config.documents.folder} has text.",
-            problems=[f"{path}: {reason}" for path, reason in sorted(read.unreadable.items())[:20]],
-            hint="PDF, DOCX, XLSX, HTML, Markdown, plain text and CSV are read.",
-        )
     record: dict[str, Any] = {
         "settings": config.model_dump(mode="json"),
         "documents": {
@@ -110,8 +121,10 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
         for split in SPLITS:
             if rows[split]:
                 write_lines(folder / f"{split}.jsonl", rows[split])
-        report["tokens"] = _lengths(rows, template, count)
+        sizes = _row_sizes(rows, template, count)
+        report["tokens"] = _lengths(sizes)
         record |= report
+        _warn_of_window(config, sizes, on_progress)
         samples = rows["train"][:3]
     write_text(folder / "card.md", preparation_card(record, template, samples))
     write_record(folder / "record.json", RECORD_KIND, record)
@@ -123,7 +136,7 @@ def _open(folder: Path, config: PrepareConfig) -> None:
     settings, record = folder / _SETTINGS, folder / "record.json"
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"{folder} is a file, not a folder.", hint="give another --output.")
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and without_lock(folder):
         marked = settings.is_file() and settings.read_text(encoding="utf-8").startswith(_MARKER)
         if not marked:
             raise StorageError(
@@ -163,7 +176,13 @@ def _not_writable(folder: Path, error: OSError) -> StorageError:
     )
 
 
-def _token_counter(config: PrepareConfig) -> Callable[[Sequence[str]], list[int]]:
+def _own_files(config: PrepareConfig) -> list[Path]:
+    """What is no document, even where it is in their folder: to search the questions would give their answers away."""
+    named = [*config.questions.files, config.retrieval.glossary, config.rows.template, config.run.output]
+    return [Path(name) for name in named if name is not None]
+
+
+def _token_counter(config: PrepareConfig) -> CountTokens:
     """How tokens are counted: by the model's tokeniser, if one is named."""
     name = config.documents.tokenizer
     if name is None:
@@ -187,7 +206,7 @@ def _make_index(
     config: PrepareConfig,
     folder: Path,
     glossary: list[list[str]],
-    count: Callable[[Sequence[str]], list[int]],
+    count: CountTokens,
     on_progress: Report,
     on_whole: Callable[[], None],
 ) -> FolderReport:
@@ -212,6 +231,7 @@ def _make_index(
             seconds_per_file=config.documents.seconds,
             max_bytes=int(config.documents.max_megabytes * 1_000_000),
             on_progress=lambda done, total: on_progress(Progress("reading documents", done, total)),
+            own=_own_files(config),
         ):
             named = {"path": read.path, "digest": read.digest}
             if read.document is None:
@@ -222,7 +242,17 @@ def _make_index(
                 named |= {"title": read.document.title, "missing": read.document.missing}
                 yield named, chunker.chunks(read.document)
 
-    writer.write(documents(), on_whole=on_whole)
+    def whole(record: dict[str, Any]) -> None:
+        if not record["chunks"]:  # a folder that is not mounted, too: what was prepared before stays
+            left_out = sorted({**report.left_out, **report.unreadable}.items())
+            raise DataError(
+                f"no document in {config.documents.folder} has text.",
+                problems=[f"{path}: {reason}" for path, reason in left_out[:20]],
+                hint="PDF, DOCX, XLSX, HTML, Markdown, plain text and CSV are read.",
+            )
+        on_whole()
+
+    writer.write(documents(), on_whole=whole)
     told = {path: f"left out: {reason}" for path, reason in {**report.left_out, **report.unreadable}.items()}
     told |= {path: f"not whole: {missing}" for path, missing in report.incomplete.items()}
     for path, what in sorted(told.items()):
@@ -230,27 +260,47 @@ def _make_index(
     return report
 
 
-def _lengths(
-    rows: dict[str, list[dict[str, Any]]],
-    template: RetrievalTemplate,
-    count: Callable[[Sequence[str]], list[int]],
-) -> dict[str, Any]:
-    """Tokens of prompts and completions; the chat template's own tokens come on top."""
+def _row_sizes(
+    rows: dict[str, list[dict[str, Any]]], template: RetrievalTemplate, count: CountTokens
+) -> list[tuple[int, int]]:
+    """Tokens of each row's prompt and completion; the chat template's own tokens come on top."""
     every = [row for split in SPLITS for row in rows[split]]
-    prompts = sorted(
-        count(
-            [
-                "\n".join(
-                    message["content"] for message in template.messages(row["question"], row["context"])
-                )
-                for row in every
-            ]
-        )
+    prompts = count(
+        [
+            "\n".join(message["content"] for message in template.messages(row["question"], row["context"]))
+            for row in every
+        ]
     )
-    completions = sorted(count([row["answer"] for row in every]))
-    return {
-        name: {
+    return list(zip(prompts, count([row["answer"] for row in every]), strict=True))
+
+
+def _lengths(row_sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    found = {}
+    for name, unsorted in zip(("prompt", "completion"), zip(*row_sizes, strict=True), strict=True):
+        sizes = sorted(unsorted)
+        found[name] = {
             "median": sizes[len(sizes) // 2], "95 %": sizes[int(0.95 * (len(sizes) - 1))], "most": sizes[-1]
-        }
-        for name, sizes in (("prompt", prompts), ("completion", completions))
-    }  # fmt: skip
+        }  # fmt: skip
+    return found
+
+
+def _warn_of_window(config: PrepareConfig, row_sizes: Sequence[tuple[int, int]], on_progress: Report) -> None:
+    """Training would say so as well, but only then."""
+    name = config.documents.tokenizer
+    if name is None:
+        return
+    from selfaug.model.loading import context_window
+
+    window = None
+    with contextlib.suppress(ModelError):  # a tokeniser without a model
+        window = context_window(name, offline=config.run.offline)
+    if window is None:
+        return
+    too_long = [prompt + completion for prompt, completion in row_sizes if prompt + completion > window]
+    if too_long:
+        message = (
+            f"{len(too_long):,} of {len(row_sizes):,} rows have more tokens than the window of {name} ({window:,}), up "
+            f"to {max(too_long):,}: in training they lose passages or are refused. Prepare with fewer --passages or a "
+            "smaller --chunk-tokens."
+        )
+        on_progress(Progress("warning", message=message))

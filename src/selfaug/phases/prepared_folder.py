@@ -8,7 +8,7 @@ from typing import Any
 
 from selfaug.errors import DataError
 from selfaug.records import read_lines, read_record
-from selfaug.retrieval.folder_files import folder_files
+from selfaug.retrieval.folder_files import OWN_FILE, folder_files
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.read_document import ENDINGS
 from selfaug.retrieval.retriever import Retriever, own_retriever
@@ -61,9 +61,10 @@ def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:
     documents = Path(record["documents"]["folder"])
     if not documents.is_dir():
         return []
+    own = [documents / path for path, reason in record["documents"]["left_out"].items() if reason == OWN_FILE]
     files = {
         name: file
-        for name, file in folder_files(documents, lambda path, reason: None).items()
+        for name, file in folder_files(documents, lambda path, reason: None, own).items()
         if PurePosixPath(name).suffix.lower() in ENDINGS
     }
     known = {one["path"] for one in read_lines(folder / "index" / "documents.jsonl")}

@@ -46,7 +46,7 @@ def make_rows(
     paths = [document["path"] for document in index.documents]
     words = Words(config.retrieval.language)
     alike = near_duplicates([pair.question for pair in pairs], config.split.similar, words)
-    splits = _split(config, pairs, gold, alike, paths, known)
+    splits = _split(config, pairs, gold, alike, paths, known, index.copies)
     form = RowForm(
         config.rows.passages,
         config.rows.no_answer_share,
@@ -154,6 +154,7 @@ def _split(
     alike: Sequence[tuple[int, int]],
     paths: Sequence[str],
     known: KnownSplits,
+    copies: Sequence[Sequence[str]],
 ) -> Splits:
     """The split of each pair by its id, and of each document by its path."""
     shares = {"validation": config.split.validation, "test": config.split.test}
@@ -166,6 +167,7 @@ def _split(
         config.split.seed,
         known.documents,
         {pair.id: known.questions[pair.question] for pair in pairs if pair.question in known.questions},
+        copies,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import json
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -38,7 +39,8 @@ def load_pairs(
     places: dict[str, str] = {}
     by_name: dict[str, list[str]] = {}
     for path in documents:
-        by_name.setdefault(PurePosixPath(path).name, []).append(path)
+        for name in {_composed(path), _composed(PurePosixPath(path).name)}:
+            by_name.setdefault(name, []).append(path)
     total = 0
     for file in files:
         rows, unreadable = read_rows(file, offline=True)
@@ -138,13 +140,19 @@ def _document(name: str, documents: Collection[str], by_name: dict[str, list[str
     path = name.replace("\\", "/").removeprefix("./")
     if path in documents:
         return path
-    found = by_name.get(path, [])
+    found = by_name.get(_composed(path), [])
     if len(found) == 1:
         return found[0]
     if found:
         raise ValueError(f"document {name!r} could be {' or '.join(found[:3])}; give its path")
     near = difflib.get_close_matches(path, sorted(documents), n=1)
-    raise ValueError(f"there is no document {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    did_you_mean = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"there is no document {name!r} that can be read{did_you_mean}")
+
+
+def _composed(name: str) -> str:
+    """A name with é as one character: files that come from a Mac have two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _page(value: object) -> int:

@@ -22,10 +22,11 @@ from selfaug.core.gate import Outcome, at_least, at_most, overall
 from selfaug.core.statistics import Interval
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, StorageError
-from selfaug.eval.scorers import named_scorer
+from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
+from selfaug.phases.evaluate import digests_of
 from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, hold_out
 from selfaug.phases.inputs import describe_sources, resolve_device
 from selfaug.phases.progress import Progress
@@ -486,6 +487,7 @@ def _compared(
             "settings": asdict(settings),
             # What the next re-alignment judges its old rows by. A source that is old already keeps its scorer.
             "scorers": {**new_scorers, **old_scorers},
+            "contents": _contents_of_scorers({**new_scorers, **old_scorers}),
             "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
             "level": asdict(level),
             "suites": results,
@@ -536,6 +538,7 @@ def _decided_anew(new: RunDir, record: dict[str, Any], settings: RealignSettings
         StorageError: if they were asked something else.
     """
     _require_asked_alike(new, record["settings"], settings)
+    _require_judged_alike(new, record)
     gate = _gate({name: suite["difference"] for name, suite in record["suites"].items()}, settings)
     bounds = {name: getattr(settings, name) for name in _BOUNDS}
     decided = {**record, "settings": {**record["settings"], **bounds}, "gate": gate}
@@ -556,6 +559,27 @@ def _require_asked_alike(new: RunDir, before: Mapping[str, Any], settings: Reali
             f"{new.path} was compared with the deployed run with another {', '.join(changed)}.",
             hint=f"give the same again; or delete {new.realignment.name} and {new.samples / 'realignment'} to ask both "
             "models anew.",
+        )
+
+
+def _contents_of_scorers(scorers: Mapping[str, str]) -> dict[str, list[str]]:
+    """SHA-256 of each file that scorers read, by its name."""
+    return digests_of(sorted({file for scorer in scorers.values() for file in files_of_scorer(scorer)}))
+
+
+def _require_judged_alike(new: RunDir, record: Mapping[str, Any]) -> None:
+    """Refuse where a file that a scorer reads has changed since the answers were judged.
+
+    Raises:
+        StorageError: if one has.
+    """
+    now = _contents_of_scorers(record.get("scorers", {}))
+    known = record.get("contents", {})  # there are none in older records
+    if stale := sorted(file for file in now if known.get(file, now[file]) != now[file]):
+        raise StorageError(
+            f"{new.path} was compared with the deployed run before {', '.join(stale)} changed.",
+            hint=f"put back what was in there then; or delete {new.realignment.name}, and the same command judges the "
+            "kept answers by what is in there now.",
         )
 
 

@@ -211,12 +211,37 @@ def suite_file_prompts(
     rows: Sequence[SuiteRow],
     max_new_tokens: int,
     template_arguments: Mapping[str, Any],
+    *,
+    window: int | None = None,
 ) -> Suite:
-    """Rows of a suite of the user's own."""
+    """Rows of a suite of the user's own.
+
+    Args:
+        tokenizer: of the model.
+        rows: as read.
+        max_new_tokens: longest answer.
+        template_arguments: of the chat template.
+        window: positions that the model was made for; None if nobody knows.
+
+    Raises:
+        DataError: if a question is longer than the window: its answer would say nothing of the model.
+    """
+    prompts = [chat_prompt_ids(tokenizer, row.prompt, **template_arguments) for row in rows]
+    problems = [
+        Problem(row.id, 0, f"the question has {len(prompt):,} tokens, the model's window {window:,}")
+        for row, prompt in zip(rows, prompts, strict=True)
+        if window is not None and len(prompt) >= window
+    ]
+    if problems:
+        raise problems_error(
+            f"{len(problems):,} of {len(rows):,} questions of a suite don't fit.",
+            problems,
+            hint="shorten them, or leave them out.",
+        )
     return Suite(
         ids=[row.id for row in rows],
         texts=[row.prompt for row in rows],
-        prompts=[chat_prompt_ids(tokenizer, row.prompt, **template_arguments) for row in rows],
+        prompts=prompts,
         limits=[0 if row.choices else max_new_tokens for row in rows],
         choices=[row.choices for row in rows],
         score=lambda index, answer: rows[index].score(answer),

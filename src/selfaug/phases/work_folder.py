@@ -151,6 +151,18 @@ class WorkFolder:
         self._opened = True
         return cut_off
 
+    def complete_sources(self, sources: Mapping[str, Any]) -> None:
+        """Write down what identifies those sources of which that wasn't known when the folder was begun."""
+        begun = read_record(self.marker, f"{self.what}-started")
+        known = begun.get("sources", {})
+        found = {
+            name: content
+            for name, content in sources.items()
+            if content is not None and name in known and known[name] is None
+        }
+        if found:
+            write_record(self.marker, f"{self.what}-started", {**begun, "sources": {**known, **found}})
+
     def _require_same_sources(self, sources: Mapping[str, Any]) -> None:
         """Refuse to go on with other content under the same names: old and new results would be mixed.
 

@@ -11,25 +11,38 @@ import bisect
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from selfaug.retrieval.document import Block, Document
+from selfaug.retrieval.plain_text import UNSPACED
 
 __all__ = ["Chunk", "Chunker", "count_words"]
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """How many tokens each of the texts has."""
 
-_WORD = re.compile(r"\w+|[^\w\s]")
-_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+(?=[\"'“‘(\[]?[A-Z0-9À-ÖØ-Þ])")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]")
+_LONGEST_WORD = 16  # letters; longer ones are compounds, addresses and codes
+_LETTERS_PER_PART = 4
 _TOKENS_PER_WORD = 1.35
+# Chinese and Japanese put no space after it.
+_SENTENCE_END = re.compile(r"[.!?…؟।۔][\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*")
+_OPENING = "\"'“‘„«([¿¡"
 _ABOVE = " > "
 _SHORTENED = " … "
 
 
 def count_words(texts: Sequence[str]) -> list[int]:
-    """An estimate of tokens where there is no tokeniser: words and signs, a third more."""
-    return [round(len(_WORD.findall(text)) * _TOKENS_PER_WORD + 0.5) for text in texts]
+    """An estimate of tokens where there is no tokeniser: words and signs, a third more.
+
+    What has no spaces (a code of a thousand letters, a Chinese sentence) is more than one word.
+    """
+    return [round(sum(map(_parts_of_word, _WORD.findall(text))) * _TOKENS_PER_WORD + 0.5) for text in texts]
+
+
+def _parts_of_word(word: str) -> int:
+    return 1 if len(word) <= _LONGEST_WORD else len(word) // _LETTERS_PER_PART
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,40 +102,50 @@ class Chunker:
         self._limit, self._overlap, self._count = limit, overlap, count_tokens
 
     def chunks(self, document: Document) -> list[Chunk]:
-        """The document's chunks, in reading order; none without text under its headings."""
+        """The document's chunks, in reading order.
+
+        A heading with nothing beneath it is text of the section above: a brochure's figures often stand in large type.
+        """
         found: list[Chunk] = []
         seen: dict[str, int] = {}
         for path, blocks in _sections(document):
-            heading = self._short_enough(path)
-            for text, page in self._cut(heading, blocks):
+            heading, tokens = self._short_enough(path)
+            for text, page in self._cut(self._limit - tokens - 1, blocks):
                 content = "\x1f".join((document.path, heading, text))
                 again = seen[content] = seen.get(content, -1) + 1  # the same words twice in one place
                 name = hashlib.sha256(f"{content}\x1f{again}".encode()).hexdigest()[:16]
                 found.append(Chunk(name, document.path, heading, text, page))
         return found
 
-    def _short_enough(self, heading: str) -> str:
-        """The heading, or as much of its beginning and end as leaves a quarter of the limit to the text."""
+    def _short_enough(self, heading: str) -> tuple[str, int]:
+        """The heading, or as much of its beginning and end as leaves a quarter of the limit to the text; its tokens."""
         most = self._limit - self._limit // 4 - 1
-        if self._count([heading])[0] <= most:
-            return heading
+        if (tokens := self._count([heading])[0]) <= most:
+            return heading, tokens
         longest = bisect.bisect_right(
             range(1, len(heading)), most, key=lambda length: self._count([_shortened(heading, length)])[0]
         )
         # More letters needn't be more tokens.
         while longest and self._count([_shortened(heading, longest)])[0] > most:
             longest -= 1
-        return _shortened(heading, longest)
+        shortened = _shortened(heading, longest)
+        return shortened, self._count([shortened])[0]
 
-    def _cut(self, heading: str, blocks: Sequence[Block]) -> Iterator[tuple[str, int | None]]:
-        """Texts of a section, with the page of each."""
-        room = self._limit - self._count([heading])[0] - 1
-        pieces = [piece for block in blocks for piece in self._pieces(block, room)]
-        if not pieces:
+    def _cut(self, room: int, blocks: Sequence[Block]) -> Iterator[tuple[str, int | None]]:
+        """Texts of a section, each within so many tokens, with the page of each."""
+        whole = [piece for block in blocks for piece in self._pieces(block, room)]
+        if not whole:
             return
-        sizes = self._count([piece.joint + piece.text for piece in pieces])
-        headers = {piece.header: 0 for piece in pieces if piece.header}
+        headers = {piece.header: 0 for piece in whole if piece.header}
         headers = dict(zip(headers, self._count(list(headers)), strict=True)) if headers else {}
+        sizes = self._sizes(whole)
+        pieces = [
+            part
+            for piece, size in zip(whole, sizes, strict=True)
+            for part in self._small_enough(piece, size, room - headers.get(piece.header, 0))
+        ]
+        if pieces != whole:
+            sizes = self._sizes(pieces)
         start = 0
         while start < len(pieces):
             used, end, header = 0, start, ""
@@ -138,6 +161,9 @@ class Chunker:
                 end -= 1
             yield _joined(pieces[start:end]), pieces[start].page
             start = end if end == len(pieces) else self._go_on(pieces, sizes, start, end, room)
+
+    def _sizes(self, pieces: Sequence[_Piece]) -> list[int]:
+        return self._count([piece.joint + piece.text for piece in pieces])
 
     def _go_on(self, pieces: Sequence[_Piece], sizes: Sequence[int], start: int, end: int, room: int) -> int:
         """Where the next chunk begins: at some sentences before the cut. Rows of a table are not repeated."""
@@ -155,21 +181,17 @@ class Chunker:
         if block.kind == "table":
             header, rows = _table(block.text)
             if rows and self._count([header])[0] <= room // 2:
-                pieces = [_Piece(row, "\n", block.page, header) for row in rows]
-            else:
-                pieces = [_Piece(line, "\n", block.page) for line in block.text.splitlines()]
-        else:
-            pieces = [
-                _Piece(sentence, " " if number else "\n", block.page)
-                for line in block.text.splitlines()
-                for number, sentence in enumerate(_sentences(line))
-            ]
-        return [part for piece in pieces for part in self._small_enough(piece, room)]
+                return [_Piece(row, "\n", block.page, header) for row in rows]
+            return [_Piece(line, "\n", block.page) for line in block.text.splitlines()]
+        return [
+            _Piece(sentence, joint, block.page)
+            for line in block.text.splitlines()
+            for joint, sentence in _sentences(line)
+        ]
 
-    def _small_enough(self, piece: _Piece, room: int) -> Iterator[_Piece]:
+    def _small_enough(self, piece: _Piece, size: int, space: int) -> Iterator[_Piece]:
         """The piece, or its halves' halves: a sentence can be longer than a chunk."""
-        space = room - (self._count([piece.header])[0] if piece.header else 0)
-        if len(piece.text) < 2 or self._count([piece.joint + piece.text])[0] <= space:
+        if len(piece.text) < 2 or size <= space:
             yield piece
             return
         middle = len(piece.text) // 2
@@ -177,10 +199,10 @@ class Chunker:
         at = at if at > 0 else middle
         first, second = piece.text[:at].rstrip(), piece.text[at:].lstrip()
         between = " " if piece.text[at].isspace() else ""
-        if first:
-            yield from self._small_enough(_Piece(first, piece.joint, piece.page, piece.header), room)
-        if second:
-            yield from self._small_enough(_Piece(second, between, piece.page, piece.header), room)
+        for text, joint in ((first, piece.joint), (second, between)):
+            if text:
+                part = _Piece(text, joint, piece.page, piece.header)
+                yield from self._small_enough(part, self._sizes([part])[0], space)
 
 
 def _sections(document: Document) -> Iterator[tuple[str, list[Block]]]:
@@ -188,18 +210,34 @@ def _sections(document: Document) -> Iterator[tuple[str, list[Block]]]:
     above: list[tuple[int, str]] = []
     blocks: list[Block] = []
     sheet: str | None = None
-    for block in document.blocks:
-        if block.kind == "heading" or block.sheet != sheet:
+    for block, following in zip_longest(document.blocks, document.blocks[1:]):
+        under = above
+        if block.kind == "heading":
+            under = [(level, text) for level, text in above if level < block.level]
+        is_bare = _is_bare(block, following)
+        if block.sheet != sheet or under != above or (block.kind == "heading" and not is_bare):
             if blocks:
                 yield _path(document.title, above, sheet), blocks
-            blocks, sheet = [], block.sheet
-        if block.kind == "heading":
-            above = [(level, text) for level, text in above if level < block.level]
-            above.append((block.level, " ".join(block.text.split())))
-        else:
+            blocks, sheet, above = [], block.sheet, under
+        if block.kind != "heading":
             blocks.append(block)
+            continue
+        text = " ".join(block.text.split())
+        if not is_bare:
+            above = [*above, (block.level, text)]
+        elif text and text not in (document.title, sheet, *(name for _, name in above)):
+            blocks.append(replace(block, kind="text", text=text, level=0))
     if blocks:
         yield _path(document.title, above, sheet), blocks
+
+
+def _is_bare(block: Block, following: Block | None) -> bool:
+    """Whether a block is a heading with nothing beneath it."""
+    return block.kind == "heading" and (
+        following is None
+        or following.sheet != block.sheet
+        or (following.kind == "heading" and following.level <= block.level)
+    )
 
 
 def _path(title: str, above: Iterable[tuple[int, str]], sheet: str | None) -> str:
@@ -214,8 +252,22 @@ def _shortened(heading: str, length: int) -> str:
     return beginning.rsplit(" ", 1)[0] + _SHORTENED + end.split(" ", 1)[-1]
 
 
-def _sentences(line: str) -> list[str]:
-    return [sentence for sentence in _SENTENCE_END.split(line.strip()) if sentence]
+def _sentences(line: str) -> Iterator[tuple[str, str]]:
+    """Sentences of a line, each with what joins it to what is before; the line's indentation stays with the first."""
+    joint, start = "\n", 0
+    line = line.rstrip()
+    for end in _SENTENCE_END.finditer(line):
+        if _may_begin(line[end.end() : end.end() + 2]):
+            yield joint, line[start : end.end()].rstrip()
+            joint, start = " " if line[end.end() - 1].isspace() else "", end.end()
+    if line:
+        yield joint, line[start:]
+
+
+def _may_begin(text: str) -> bool:
+    """Whether a sentence may begin so: with a capital, a digit, or a letter of a script that has no capitals."""
+    first = text.lstrip(_OPENING)[:1]
+    return first.isdigit() or (first.isalpha() and not first.islower())
 
 
 def _table(text: str) -> tuple[str, list[str]]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from selfaug.core.printable import printable
 
-__all__ = ["folder_files"]
+__all__ = ["OWN_FILE", "folder_files"]
+
+OWN_FILE = "no document, but questions, glossary, template or output of `selfaug prepare`"
+"""Why selfaug's own files are passed over: to search the questions would give their answers away."""
 
 _OFFICE_LOCK = "~$"  # Word and Excel put such a file beside each document that is open
 
 
-def folder_files(folder: Path, on_left_out: Callable[[str, str], None]) -> dict[str, Path]:
+def folder_files(
+    folder: Path, on_left_out: Callable[[str, str], None], own: Collection[Path] = ()
+) -> dict[str, Path]:
     """Files by their path relative to the folder, with forward slashes.
 
     Hidden files and folders, and lock files of Office, are passed over without a word. A link to a file is followed
@@ -22,8 +27,10 @@ def folder_files(folder: Path, on_left_out: Callable[[str, str], None]) -> dict[
     Args:
         folder: the folder; a link to it is followed.
         on_left_out: called with the path and the reason for everything else that is passed over.
+        own: files and folders that are no documents, wherever they are.
     """
     root = folder.resolve()
+    left_out = {path.resolve() for path in own if root in path.resolve().parents}
     files: dict[str, Path] = {}
     links: dict[str, Path] = {}
     waiting = [root]
@@ -40,7 +47,9 @@ def folder_files(folder: Path, on_left_out: Callable[[str, str], None]) -> dict[
             path = Path(entry.path)
             if entry.name.startswith((".", _OFFICE_LOCK)):
                 continue
-            if entry.is_symlink():
+            if path in left_out:
+                on_left_out(_name(path, root), OWN_FILE)
+            elif entry.is_symlink():
                 links[_name(path, root)] = path
             elif entry.is_dir(follow_symlinks=False):
                 waiting.append(path)
@@ -48,12 +57,16 @@ def folder_files(folder: Path, on_left_out: Callable[[str, str], None]) -> dict[
                 files[_name(path, root)] = path
             else:
                 on_left_out(_name(path, root), "neither a file nor a folder")
-    _follow(links, files, root, on_left_out)
+    _follow(links, files, root, left_out, on_left_out)
     return dict(sorted(files.items()))
 
 
 def _follow(
-    links: dict[str, Path], files: dict[str, Path], root: Path, on_left_out: Callable[[str, str], None]
+    links: dict[str, Path],
+    files: dict[str, Path],
+    root: Path,
+    left_out: set[Path],
+    on_left_out: Callable[[str, str], None],
 ) -> None:
     """Add the targets of links to the files."""
     taken = set(files.values())
@@ -63,7 +76,9 @@ def _follow(
         except (OSError, RuntimeError):  # RuntimeError: links that lead to one another, up to Python 3.12
             on_left_out(name, "a link that leads nowhere")
             continue
-        if not target.is_relative_to(root):
+        if not left_out.isdisjoint((target, *target.parents)):
+            on_left_out(name, OWN_FILE)
+        elif not target.is_relative_to(root):
             on_left_out(name, "a link that leaves the folder")
         elif target.is_dir():
             on_left_out(name, "a link to a folder, which is not followed")

@@ -129,11 +129,15 @@ class _Walk:
     def blocks(self, root: Any) -> Iterator[Block]:
         """Blocks beneath an element."""
         walk = etree.iterwalk(root, events=("start", "end"))
+        left_out: Any = None  # it ended no list and is no heading: it never began
         for event, element in walk:
             tag = element.tag if isinstance(element.tag, str) else ""
-            if event == "end":
+            if event == "end" and element is left_out:
+                yield from self._end(element, "div" if tag in _HEADINGS or tag in _LISTS else tag)
+            elif event == "end":
                 yield from self._end(element, tag)
             elif _is_left_out(element, tag):
+                left_out = element
                 walk.skip_subtree()
             elif tag == "table" and not _is_layout(element):
                 yield from self._paragraph()

@@ -78,6 +78,9 @@ class Index:
         if found != (record["documents"], record["chunks"], self._offsets[-1]):
             raise _damaged(folder)
         self._numbers = {document["path"]: number for number, document in enumerate(self.documents)}
+        self._copies: dict[str, list[str]] = {}
+        for document in self.documents:
+            self._copies.setdefault(document["digest"], []).append(document["path"])
 
     def __len__(self) -> int:
         """Chunks."""
@@ -94,6 +97,16 @@ class Index:
             return []
         first, end = np.searchsorted(self._owners, (number, number + 1))
         return [self.chunk(index) for index in range(int(first), int(end))]
+
+    @property
+    def copies(self) -> list[list[str]]:
+        """Paths of documents that are the same file more than once, each set in its order."""
+        return [paths for paths in self._copies.values() if len(paths) > 1]
+
+    def copies_of(self, document: str) -> list[str]:
+        """A document and those that are the same file, in their order; itself alone if it is not in the index."""
+        number = self._numbers.get(document)
+        return [document] if number is None else self._copies[self.documents[number]["digest"]]
 
     def search(self, question: str, count: int, *, within: Collection[str] | None = None) -> list[Passage]:
         """The passages that share most with the question, the best first; only those that share a word.
@@ -175,13 +188,13 @@ class IndexWriter:
         self,
         documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]],
         *,
-        on_whole: Callable[[], None] = lambda: None,
+        on_whole: Callable[[dict[str, Any]], None] = lambda record: None,
     ) -> dict[str, Any]:
         """Write the index.
 
         Args:
             documents: `path`, `digest`, `title` and more of each, and its chunks; None keeps those that are known.
-            on_whole: called before the index takes the older one's place.
+            on_whole: called with the record before the index takes the older one's place, which stays if this raises.
 
         Returns:
             The index's record: how many documents and chunks there are.
@@ -194,7 +207,7 @@ class IndexWriter:
             self._partial.mkdir(parents=True)
             with self._read:
                 record = self._write(documents)
-            on_whole()
+            on_whole(record)
             self._take_its_place()
             self._read.remove()
         except OSError as error:

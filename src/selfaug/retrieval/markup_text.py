@@ -21,7 +21,10 @@ LONGEST_CELL = 1_000_000
 LONGEST_CSV_LINE = 10_000_000
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
+# A file may begin with a rule as well, which looks the same.
+_OF_FRONT_MATTER = re.compile(r"[\w.-]+[ \t]*:(?:[ \t]|$)|[ \t#]|-[ \t]|$")
 _FRONT_TITLE = re.compile(r"^title[ \t]*:[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
+_DEEPEST = 100  # what is nested deeper, markdown-it passes over
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]")
 _DELIMITERS = (",", ";", "\t", "|")
@@ -36,11 +39,12 @@ def read_markdown(data: bytes) -> tuple[str, list[Block]]:
     """
     text = _unix_lines(decode(data))
     title = ""
-    if front := _FRONT_MATTER.match(text):
+    front = _FRONT_MATTER.match(text)
+    if front and all(map(_OF_FRONT_MATTER.match, front[1].split("\n"))):
         text = text[front.end() :]
         if named := _FRONT_TITLE.search(front[1]):
             title = tidy(named[1]).strip("\"'")
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    tokens = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table").parse(text)
     return title, list(_markdown_blocks(SyntaxTreeNode(tokens)))
 
 

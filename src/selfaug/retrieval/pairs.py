@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index
+from selfaug.retrieval.plain_text import UNSPACED
 
 __all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "signs_of"]
 
 _SEARCHED = 20
 _SPACE = re.compile(r"[\s|]+")
+_SPACED = rf"[^\W{UNSPACED}]"  # a letter or digit that is beside others only in the same word
+_IS_SPACED = re.compile(_SPACED)
 _BEFORE_PERCENT = re.compile(r" (?=%)")
+# People type what their keyboard has, and documents have what their program made of it.
+_SIGNS = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +105,15 @@ def signs_of(pair: Pair, gold: Sequence[Chunk]) -> list[Sign]:
 
 
 def holds(passage: str, words: str) -> bool:
-    """Whether some words stand in a passage, however they are spaced, and whatever table they are in.
+    """Whether some words stand in a passage, however they are spaced or quoted, and whatever table they are in.
 
     As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53".
     """
     wanted = _plain(words)
     if not wanted:
         return False
-    before = r"(?<!\w)" if wanted[0].isalnum() else ""
-    after = r"(?!\w)" if wanted[-1].isalnum() else ""
+    before = f"(?<!{_SPACED})" if _IS_SPACED.match(wanted[0]) else ""
+    after = f"(?!{_SPACED})" if _IS_SPACED.match(wanted[-1]) else ""
     if wanted[0].isdigit():
         before += r"(?<!\d[.,])"
     if wanted[-1].isdigit():
@@ -112,12 +122,16 @@ def holds(passage: str, words: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Text without case, tables' lines and doubled spaces."""
+    """Text without case, tables' lines and doubled spaces, its quotation marks and dashes as a keyboard has them."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).translate(_SIGNS)
     return _BEFORE_PERCENT.sub("", _SPACE.sub(" ", text)).strip().casefold()
 
 
 def find_gold(pair: Pair, index: Index) -> list[Chunk]:
     """The chunks that hold a pair's answer, in their order; none if no chunk does.
+
+    Copies of a document hold what it holds.
 
     Where the pair says in which document, page or words: those of it. Where it doesn't: those of the first passages
     that are found for the question which have the answer's words.
@@ -126,15 +140,17 @@ def find_gold(pair: Pair, index: Index) -> list[Chunk]:
         return []
     if not pair.documents:
         found = [chunk for chunk, _ in index.ranked(pair.question, _SEARCHED)]
-        return [chunk for chunk in found if holds(chunk.passage, pair.evidence or pair.answer)]
+        return _with_words(found, pair.evidence or pair.answer)
     if pair.places:
         found = [
             chunk
             for place in pair.places
-            for chunk in _of_place(index.chunks_of(place.document), pair.answer, place)
+            for document in index.copies_of(place.document)
+            for chunk in _of_place(index.chunks_of(document), pair.answer, place)
         ]
         return list({chunk.id: chunk for chunk in found}.values())
-    chunks = [chunk for document in pair.documents for chunk in index.chunks_of(document)]
+    documents = dict.fromkeys(copy for document in pair.documents for copy in index.copies_of(document))
+    chunks = [chunk for document in documents for chunk in index.chunks_of(document)]
     return _of_place(chunks, pair.answer, Place("", pair.evidence, pair.page))
 
 
@@ -147,8 +163,14 @@ def _of_place(chunks: Sequence[Chunk], answer: str, place: Place) -> list[Chunk]
     if place.evidence is not None:
         both = [chunk for chunk in chunks if holds(chunk.passage, place.evidence)]
         # Evidence that says more than the answer may stand several times: the answer beside it counts.
-        return [chunk for chunk in both if holds(chunk.passage, answer)] or both
-    return [chunk for chunk in chunks if holds(chunk.passage, answer)]
+        return _with_words(both, answer) or both
+    return _with_words(chunks, answer)
+
+
+def _with_words(chunks: Sequence[Chunk], words: str) -> list[Chunk]:
+    """The chunks that have some words; in their headings only if no text has them: a title's year is in every chunk."""
+    found = [chunk for chunk in chunks if holds(chunk.passage, words)]
+    return [chunk for chunk in found if holds(chunk.text, words)] or found
 
 
 def _of_page(chunks: Sequence[Chunk], page: int) -> list[Chunk]:

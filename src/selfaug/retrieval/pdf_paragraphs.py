@@ -30,6 +30,7 @@ _MARK = re.compile(r"(?:[•‣▪●◦■□○➢✓–—*-]|\(?\d{1,3}[.)]|
 _BULLET = re.compile(r"[•‣▪●◦■□○➢✓]\s+")
 _LEADERS = re.compile(r"(?:\. ?){4}|…\s*\d+$")
 _NUMBER = re.compile(r"\d+")
+_YEAR = re.compile(r"(19|20)\d\d")
 _COMPOUND = re.compile(r"[^\W\d_]+-[^\W\d_]+")
 _BROKEN = re.compile(rf"([\w'’-]*)\s*{HYPHEN}\s*(\w*)")
 
@@ -121,10 +122,13 @@ def _edge_lines(lines: Sequence[Line]) -> Iterable[Line]:
 
 
 def _without_page_number(text: str, page: int) -> Iterator[str]:
-    """The text with its first or last number as a distance from the page's: a data row keeps its own."""
+    """The text with its first or last number as a distance from the page's: a data row keeps its own.
+
+    A year is no page number: a page each for 2021, 2022 and 2023 begins with what counts as the pages do.
+    """
     numbers = list(_NUMBER.finditer(text))
     for found in {numbers[0], numbers[-1]} if numbers else ():
-        if len(found[0]) < 6:
+        if len(found[0]) < 6 and not _YEAR.fullmatch(found[0]):
             yield f"{text[: found.start()]}<{int(found[0]) - page}>{text[found.end() :]}"
 
 

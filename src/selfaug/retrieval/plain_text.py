@@ -7,7 +7,13 @@ import re
 
 from selfaug.retrieval.document import UnreadableDocument
 
-__all__ = ["decode", "tidy"]
+__all__ = ["UNSPACED", "decode", "tidy"]
+
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9d\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese, Chinese
+)
+"""Letters of scripts that put no spaces between words, for a character class of a pattern."""
 
 _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),

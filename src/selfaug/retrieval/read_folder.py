@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -57,7 +57,7 @@ class FolderReport:
         unreadable: reasons by path.
         incomplete: what is missing of documents that were read, by path.
         unsupported: paths by ending, of files that no reader is for.
-        left_out: reasons by path, of links that leave the folder, and folders that can't be opened.
+        left_out: reasons by path, of links that leave the folder, folders that can't be opened, and own files.
         gone: paths that were known, and are there no more.
     """
 
@@ -96,6 +96,7 @@ def read_folder(
     max_bytes: int = MAX_BYTES,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     reader: Reader | None = None,
+    own: Collection[Path] = (),
 ) -> Iterator[Read]:
     """Documents of a folder and its subfolders, in the order of their paths.
 
@@ -111,6 +112,7 @@ def read_folder(
         max_bytes: a larger file is not read.
         on_progress: called with the number of files finished and of all of them.
         reader: what reads a file, instead of `read_document`; importable by another process.
+        own: files and folders that are no documents, wherever they are.
 
     Raises:
         DataError: if there is no such folder.
@@ -118,7 +120,7 @@ def read_folder(
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}.", hint="check the path.")
-    files = _supported(folder_files(folder, report.left_out.__setitem__), report)
+    files = _supported(folder_files(folder, report.left_out.__setitem__, own), report)
     report.gone += sorted(known.keys() - files.keys())
     reading = _Reading(files, known, max_bytes)
     on_progress(0, len(files))

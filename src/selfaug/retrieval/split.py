@@ -85,6 +85,7 @@ def split_documents(
     seed: int,
     known: Mapping[str, str] | None = None,
     known_questions: Mapping[str, str] | None = None,
+    copies: Sequence[Sequence[str]] = (),
 ) -> Splits:
     """The split of each document and each question.
 
@@ -102,9 +103,10 @@ def split_documents(
         seed: of the order in which they are dealt out.
         known: documents' splits from before, which they keep.
         known_questions: the same of questions, by name.
+        copies: sets of documents that are the same, and stay together.
     """
     names = list(questions)
-    groups = _groups(documents, questions, alike)
+    groups = _groups(documents, questions, alike, copies)
     of_document = {document: groups.root(document) for document in documents}
     of_question = {name: groups.root((name,)) for name in names}
     before = _known_splits([(of_document, known or {}), (of_question, known_questions or {})], list(shares))
@@ -167,10 +169,16 @@ class _Groups:
 
 
 def _groups(
-    documents: Sequence[str], questions: Mapping[str, Collection[str]], alike: Sequence[tuple[int, int]]
+    documents: Sequence[str],
+    questions: Mapping[str, Collection[str]],
+    alike: Sequence[tuple[int, int]],
+    copies: Sequence[Sequence[str]],
 ) -> _Groups:
     names = list(questions)
     groups = _Groups([*documents, *((name,) for name in names)])
+    for same in copies:
+        for document in same:
+            groups.join(same[0], document)
     for name, found in questions.items():
         for document in sorted(found):
             groups.join(min(found), document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -11,11 +12,13 @@ import Stemmer
 
 from selfaug.errors import ConfigError
 from selfaug.retrieval.glossary import Glossary
+from selfaug.retrieval.plain_text import UNSPACED
 
 __all__ = ["Words"]
 
 # Numbers stay whole: "1,536.5" is one word, and a dot at the end of a sentence is not a part of it.
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|\w+")
+_WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{UNSPACED}]+|[^\W{UNSPACED}]+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _LETTERS_AND_DIGITS = re.compile(r"[^\W\d_]+|\d+")
 _LETTER_THEN_DIGIT = re.compile(r"[^\W\d_]\d|\d[^\W\d_]")
 # Words of questions, beside those that every text has.
@@ -42,8 +45,9 @@ class Words:
     """Finds the words of a text as they are compared: lower case, without endings, without words like "the".
 
     Periods are written alike: "2Q23" and "the second quarter of 2023" as "Q2 2023", "fiscal 2023" and "FY23" as
-    "FY 2023", "FY98" as "FY 1998". A name such as X300 is found by its parts too. Words and phrases of a glossary are
-    found by what they mean as well.
+    "FY 2023", "FY98" as "FY 1998". A name such as X300 is found by its parts too, and a file's name such as
+    north_report is two words. Of scripts without spaces between words each two letters that follow one another are a
+    word. Words and phrases of a glossary are found by what they mean as well.
 
     Args:
         language: English name of the documents' language; None compares words as they are.
@@ -100,10 +104,19 @@ class Words:
 
 def _split(text: str) -> list[str]:
     """A text's words in lower case, its periods written alike."""
-    lower = text.lower()
+    lower = text.lower().replace("_", " ")
+    if not lower.isascii():
+        lower = unicodedata.normalize("NFC", lower)  # é may be one character or two
     for form, written in _PERIODS:
         lower = form.sub(written, lower)
-    return _WORD.findall(lower)
+    words: list[str] = _WORD.findall(lower)
+    if not _UNSPACED.search(lower):
+        return words
+    return [part for word in words for part in (_each_two(word) if _UNSPACED.match(word) else [word])]
+
+
+def _each_two(letters: str) -> list[str]:
+    return [letters[place : place + 2] for place in range(max(len(letters) - 1, 1))]
 
 
 def _year(digits: str) -> str:

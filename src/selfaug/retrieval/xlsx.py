@@ -109,44 +109,60 @@ def _between_empty_rows(sheet: Any) -> Iterator[Rows]:
         merged = merged_cells(source)
     rows: Rows = []
     number = 0
+    begun: list[tuple[MergedCell, str]] = []
     for number, row in enumerate(_text_rows(sheet), start=1):
         if row:
             rows.append(row)
         elif rows:
-            _repeat_merged(rows, number - len(rows), merged)
+            begun = _repeat_merged(rows, number - len(rows), merged, begun)
             yield rows
             rows = []
     if rows:
-        _repeat_merged(rows, number + 1 - len(rows), merged)
+        _repeat_merged(rows, number + 1 - len(rows), merged, begun)
         yield rows
 
 
-def _repeat_merged(rows: Rows, number: int, merged: Mapping[int, Sequence[MergedCell]]) -> None:
+def _repeat_merged(
+    rows: Rows,
+    number: int,
+    merged: Mapping[int, Sequence[MergedCell]],
+    begun: Sequence[tuple[MergedCell, str]],
+) -> list[tuple[MergedCell, str]]:
     """Give merged cells their text in each row and column, as far as these rows reach.
 
     Args:
         rows: of the sheet; changed.
         number: of the first of them, from 1.
         merged: merged cells by their first row.
+        begun: those that began in rows above, with their text.
+
+    Returns:
+        Those that may reach further rows, over an empty one too, with their text.
     """
     width = max(map(len, rows))
-    repeated = 0
-    for first_row in range(number, number + len(rows)):
-        for cell in merged.get(first_row, ()):
-            beginning = rows[first_row - number]
+    cells = [(cell, text) for cell, text in begun if cell.last_row >= number]
+    repeated = sum(_repeat(cell, text, rows, number, width) for cell, text in cells)
+    for row_number, beginning in enumerate(rows, start=number):
+        for cell in merged.get(row_number, ()):
             text = beginning[cell.first_column - 1] if cell.first_column <= len(beginning) else ""
             if not text:
                 continue
-            # Whole rows and columns are often merged for a title.
-            last_column = min(cell.last_column, width)
-            covered = rows[first_row - number : cell.last_row + 1 - number]
-            repeated += len(covered) * (last_column + 1 - cell.first_column)
+            cells.append((cell, text))
+            repeated += _repeat(cell, text, rows, number, width)
             if repeated > MAX_CELLS:
                 raise UnreadableDocument(f"merged cells over more than {MAX_CELLS:,} cells; save it as CSV")
-            for row in covered:
-                row += [""] * (last_column - len(row))
-                for column in range(cell.first_column - 1, last_column):
-                    row[column] = row[column] or Repeated(text)
+    return [(cell, text) for cell, text in cells if cell.last_row >= number + len(rows)]
+
+
+def _repeat(cell: MergedCell, text: str, rows: Rows, number: int, width: int) -> int:
+    """Give a merged cell its text in rows of which the first has a number; how many cells these are."""
+    last_column = min(cell.last_column, width)  # whole rows and columns are often merged for a title
+    covered = rows[max(cell.first_row - number, 0) : cell.last_row + 1 - number]
+    for row in covered:
+        row += [""] * (last_column - len(row))
+        for column in range(cell.first_column - 1, last_column):
+            row[column] = row[column] or Repeated(text)
+    return len(covered) * max(last_column + 1 - cell.first_column, 0)
 
 
 @dataclass(frozen=True)

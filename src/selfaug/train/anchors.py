@@ -21,12 +21,12 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError, DataError, ModelError
-from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids, sample_ids
+from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids, sample_ids
 from selfaug.model.hidden import causal_model, reference_mode
 from selfaug.records import write_lines
 from selfaug.train.dataset_rows import document_slices
 
-__all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_requests", "turn_ends", "write_anchors"]
+__all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_requests", "write_anchors"]
 
 _PLACEHOLDER = "\u241fselfaug\u241f"
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
@@ -79,7 +79,7 @@ def self_anchors(
         answers = generate_greedy_ids(
             causal_model(model),
             prompts,
-            eos_ids=turn_ends(model, tokenizer),
+            eos_ids=end_tokens(causal_model(model), tokenizer),
             max_new_tokens=completion_tokens,
             batch_size=batch_size,
             on_progress=lambda done, total: on_progress(count + done * count // total, 2 * count),
@@ -116,7 +116,7 @@ def self_requests(
         ModelError: if the tokeniser has no chat template, or the model writes too few requests.
     """
     prefix = _user_prefix(tokenizer, template_arguments)
-    ends = turn_ends(model, tokenizer)
+    ends = end_tokens(causal_model(model), tokenizer)
     requests: dict[str, None] = {}
     # A request without its end is still a text that the model would write: better than none.
     cut_off: dict[str, None] = {}
@@ -177,13 +177,6 @@ def _user_prefix(tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping
             hint="give anchors as a file of prompts and completions, or none.",
         )
     return [int(token) for token in tokenizer(before, add_special_tokens=False)["input_ids"]]
-
-
-def turn_ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end a turn: those that end the model's answers, and the tokeniser's end token."""
-    ends = getattr(causal_model(model).generation_config, "eos_token_id", None)
-    known = set(ends if isinstance(ends, list) else [ends])
-    return frozenset(known | {tokenizer.eos_token_id}) - {None}
 
 
 def write_anchors(path: Path, anchors: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase) -> None:

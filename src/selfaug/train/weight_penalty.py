@@ -25,11 +25,16 @@ def lora_change(model: nn.Module) -> Tensor:
         Scalar, float32.
 
     Raises:
-        ConfigError: if there is no such adapter.
+        ConfigError: if there is no such adapter, or it is one of DoRA.
     """
     peft_model = unwrap(model)
     squares = []
     if isinstance(peft_model, PeftModel):
+        if any(getattr(config, "use_dora", False) for config in peft_model.peft_config.values()):
+            raise ConfigError(
+                "weight_penalty constrains s·B·A, and DoRA's change of the weights is another.",
+                hint="leave use_dora out of the LoraConfig, or weight_penalty at 0.",
+            )
         for module in peft_model.modules():
             if isinstance(module, LoraLayer):
                 for name in module.active_adapters:

@@ -29,7 +29,8 @@ def unseen_in_words(suite: Mapping[str, Any]) -> str:
     """How small a change the items of a suite can't show."""
     seen, discordance = suite["detectable_difference"], suite["difference"].get("discordance")
     unseen = "most changes" if seen is None else f"a change under {points(seen, sign=False)}"
-    return f"with {suite['items']} items, {unseen} would likely go unseen" + (
+    items = f"{suite['items']} {'item' if suite['items'] == 1 else 'items'}"
+    return f"with {items}, {unseen} would likely go unseen" + (
         # Records had an assumed discordance before.
         "" if seen is None else f" ({discordance_in_words(discordance)})"
     )

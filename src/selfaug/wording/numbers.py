@@ -6,6 +6,9 @@ from collections.abc import Mapping
 
 __all__ = ["duration", "percent", "points", "span"]
 
+# From here on, in hours.
+_LONG = 3 * 3600
+
 
 def percent(share: float | None) -> str:
     """A share as "97 %"; the space doesn't break."""
@@ -28,6 +31,9 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{whole}\N{NO-BREAK SPACE}s"
+    if whole >= _LONG:
+        minutes = round(seconds / 60)
+        return f"{minutes // 60}\N{NO-BREAK SPACE}h\N{NO-BREAK SPACE}{minutes % 60:02d}\N{NO-BREAK SPACE}min"
     return f"{whole // 60}\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}{whole % 60:02d}\N{NO-BREAK SPACE}s"
 
 

@@ -1,0 +1,439 @@
+"""Checks of the form of an answer: layout, length, beginning and end, letters and marks."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from selfaug.eval.text_parts import bullets, folded, numbered_items, paragraphs, sentences, words
+
+__all__ = [
+    "AllLowerCase",
+    "AllUpperCase",
+    "AsksQuestions",
+    "BeginsWith",
+    "BulletedList",
+    "CommaSeparated",
+    "EndsWith",
+    "FullSentence",
+    "Headings",
+    "Highlighted",
+    "IsQuestion",
+    "JsonWithKeys",
+    "Lines",
+    "ListItems",
+    "NoCommas",
+    "NoDigits",
+    "NumberedList",
+    "Paragraphs",
+    "Quoted",
+    "Sentences",
+    "Speakers",
+    "TitleInBrackets",
+    "Words",
+]
+
+_LETTER = re.compile(r"\w")
+_HIGHLIGHT = re.compile(r"(?<!\*)\*{1,3}(?=[\"'“‘(]?\w)[^*\n]*?\w[^*\n\w]{0,3}\*{1,3}")
+# Within a sentence too: "Who is there?" asked the fox.
+_QUESTION_END = re.compile(r"(?<=\?)[\"'”’)*]*\s+")
+
+
+@dataclass(frozen=True)
+class _Count:
+    """A number of things, at least `at_least` and at most `at_most`."""
+
+    at_least: int = 1
+    at_most: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.at_least < 1 or (self.at_most is not None and self.at_most < self.at_least):
+            raise ValueError(
+                f"a count needs 1 <= at_least <= at_most, got {self.at_least} and {self.at_most}."
+            )
+
+    def _holds(self, count: int) -> bool:
+        return count >= self.at_least and (self.at_most is None or count <= self.at_most)
+
+    def _phrase(self, thing: str) -> str:
+        if self.at_most is None:
+            return f"at least {self.at_least} {thing}"
+        if self.at_most == self.at_least:
+            return f"exactly {self.at_least} {thing}"
+        return f"{self.at_least} to {self.at_most} {thing}"
+
+
+@dataclass(frozen=True)
+class BulletedList(_Count):
+    """A list with bullets (-, *, •)."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("bulleted items")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of bullets fits."""
+        return self._holds(len(bullets(answer)))
+
+
+@dataclass(frozen=True)
+class NumberedList(_Count):
+    """A list with numbers (1., 2))."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("numbered items")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of numbered items fits."""
+        return self._holds(len(numbered_items(answer)))
+
+
+@dataclass(frozen=True)
+class ListItems(_Count):
+    """A list, with bullets or with numbers."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("list items")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of items, of the kind of which there are more, fits."""
+        return self._holds(max(len(bullets(answer)), len(numbered_items(answer))))
+
+
+@dataclass(frozen=True)
+class Words(_Count):
+    """A length in words."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("words")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of words fits."""
+        return self._holds(len(words(answer)))
+
+
+@dataclass(frozen=True)
+class Sentences(_Count):
+    """A length in sentences."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("sentences")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of sentences fits."""
+        return self._holds(len(sentences(answer)))
+
+
+@dataclass(frozen=True)
+class Paragraphs(_Count):
+    """A length in paragraphs."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("paragraphs")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of paragraphs fits."""
+        return self._holds(len(paragraphs(answer)))
+
+
+@dataclass(frozen=True)
+class Lines(_Count):
+    """A length in lines of at least two words, as of a poem."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("lines")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of lines fits."""
+        return self._holds(sum(len(words(line)) >= 2 for line in answer.splitlines()))
+
+
+@dataclass(frozen=True)
+class AsksQuestions(_Count):
+    """Questions: sentences of at least three words that end with a question mark."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("questions")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of questions fits."""
+        pieces = [part for one in sentences(answer) for part in _QUESTION_END.split(one)]
+        asked = [piece for piece in pieces if piece.rstrip("\"'”’)*").endswith("?")]
+        return self._holds(sum(len(words(piece)) >= 3 for piece in asked))
+
+
+@dataclass(frozen=True)
+class CommaSeparated(_Count):
+    """One line of items with commas between them, each of one to four words."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("items separated by commas")
+
+    def passes(self, answer: str) -> bool:
+        """Whether some line is such a list and its length fits."""
+        return any(self._holds(len(items)) for line in answer.splitlines() if (items := _comma_items(line)))
+
+
+@dataclass(frozen=True)
+class FullSentence:
+    """A sentence of at least `at_least` words that ends with . ! or ?"""
+
+    at_least: int = 5
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return f"a full sentence of at least {self.at_least} words"
+
+    def passes(self, answer: str) -> bool:
+        """Whether there is one."""
+        return any(
+            len(words(piece)) >= self.at_least and piece.rstrip("\"'”’)*")[-1:] in tuple(".!?")
+            for piece in sentences(answer)
+        )
+
+
+@dataclass(frozen=True)
+class BeginsWith:
+    """Starts with one of the phrases; quotes and marks before it don't count."""
+
+    phrases: tuple[str, ...]
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return f"begins with {' or '.join(repr(phrase) for phrase in self.phrases)}"
+
+    def passes(self, answer: str) -> bool:
+        """Whether it does."""
+        text = folded(answer).lstrip("\"'*#_ ")
+        return any(re.match(rf"{re.escape(folded(phrase))}(?!\w)", text) for phrase in self.phrases)
+
+
+@dataclass(frozen=True)
+class EndsWith:
+    """Stops with the phrase; quotes and marks after it don't count."""
+
+    phrase: str
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return f"ends with {self.phrase!r}"
+
+    def passes(self, answer: str) -> bool:
+        """Whether it does."""
+        marks = "\"'*_.!? "
+        end = folded(self.phrase).rstrip(marks)
+        return re.search(rf"(?<!\w){re.escape(end)}$", folded(answer).rstrip(marks)) is not None
+
+
+@dataclass(frozen=True)
+class AllLowerCase:
+    """No capital letter."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return "all in lower case"
+
+    def passes(self, answer: str) -> bool:
+        """Whether all letters are small, and there are some."""
+        return answer.islower()
+
+
+@dataclass(frozen=True)
+class AllUpperCase:
+    """Capital letters only."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return "all in upper case"
+
+    def passes(self, answer: str) -> bool:
+        """Whether all letters are capitals, and there are some."""
+        return answer.isupper()
+
+
+@dataclass(frozen=True)
+class IsQuestion:
+    """The whole answer is one question."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return "is one question"
+
+    def passes(self, answer: str) -> bool:
+        """Whether there is one sentence, and it asks."""
+        return len(sentences(answer)) == 1 and AsksQuestions().passes(answer)
+
+
+@dataclass(frozen=True)
+class JsonWithKeys:
+    """A JSON object with these keys, alone, in a code block, or with words around it."""
+
+    keys: tuple[str, ...]
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return f"valid JSON with {', '.join(self.keys)}"
+
+    def passes(self, answer: str) -> bool:
+        """Whether the first valid JSON object has all keys."""
+        found = _first_json_object(answer)
+        return found is not None and all(key in found for key in self.keys)
+
+
+@dataclass(frozen=True)
+class NoDigits:
+    """No digit, in an answer that says something."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return "no digits"
+
+    def passes(self, answer: str) -> bool:
+        """Whether the answer has words and no digit."""
+        return bool(words(answer)) and not any(sign.isdigit() for sign in answer)
+
+
+@dataclass(frozen=True)
+class Quoted:
+    """The whole answer stands between double quotes."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return "wrapped in double quotes"
+
+    def passes(self, answer: str) -> bool:
+        """Whether it does, with words inside."""
+        return re.fullmatch(r"[\"“„].*\w.*[\"”“]", answer.strip(), re.DOTALL) is not None
+
+
+@dataclass(frozen=True)
+class TitleInBrackets:
+    """A title in double angle brackets: `<<A day at sea>>`."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return "a title in << >>"
+
+    def passes(self, answer: str) -> bool:
+        """Whether there is one."""
+        return any(words(title) for title in re.findall(r"<<([^<>\n]+)>>", answer))
+
+
+@dataclass(frozen=True)
+class Speakers:
+    """A dialogue: each of the speakers has a line that starts with the name and a colon."""
+
+    names: tuple[str, ...]
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return f"lines spoken by {' and '.join(self.names)}"
+
+    def passes(self, answer: str) -> bool:
+        """Whether each one speaks."""
+        return all(
+            re.search(rf"^\W*{re.escape(name)}\b[^:\n]{{0,20}}:.*\w", answer, re.I | re.M)
+            for name in self.names
+        )
+
+
+@dataclass(frozen=True)
+class NoCommas:
+    """No comma, in an answer that says something."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return "no commas"
+
+    def passes(self, answer: str) -> bool:
+        """Whether the answer has words and no comma."""
+        return bool(words(answer)) and "," not in answer
+
+
+@dataclass(frozen=True)
+class Highlighted(_Count):
+    """Words between asterisks: `*this*` or `**this**`."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return self._phrase("words between asterisks")
+
+    def passes(self, answer: str) -> bool:
+        """Whether the number of highlights fits; the asterisk of a bullet is none."""
+        return self._holds(len(_HIGHLIGHT.findall(answer)))
+
+
+@dataclass(frozen=True)
+class Headings:
+    """Each heading begins a line of its own, in this order, with words after it."""
+
+    headings: tuple[str, ...]
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return f"headings {' and '.join(self.headings)}"
+
+    def passes(self, answer: str) -> bool:
+        """Whether all are there, and something below each."""
+        text = "\n".join(folded(line) for line in answer.splitlines())
+        end = 0
+        for heading in self.headings:
+            begins = re.compile(rf"^[^\w\n]*{re.escape(folded(heading))}(?!\w)", re.MULTILINE)
+            found = begins.search(text, end)
+            below = _LETTER.search(text, found.end()) if found else None
+            if below is None:
+                return False
+            end = below.end()
+        return True
+
+
+def _comma_items(line: str) -> list[str]:
+    """Items of a line like `red, green and blue`, or nothing if it is another kind of line."""
+    items = [item.strip() for item in re.split(r",\s*(?:and\s+|or\s+)?", line.strip().rstrip("."))]
+    return items if len(items) > 1 and all(1 <= len(words(item)) <= 4 for item in items) else []
+
+
+def _first_json_object(text: str) -> dict[str, object] | None:
+    decoder = json.JSONDecoder()
+    for match in re.finditer(r"\{", text):
+        try:
+            found, _ = decoder.raw_decode(text, match.start())
+        except ValueError:
+            continue
+        except RecursionError:  # a thousand that open in each other, each of which would be tried
+            return None
+        if isinstance(found, dict):
+            return found
+    return None

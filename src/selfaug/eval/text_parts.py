@@ -1,0 +1,110 @@
+"""Texts taken apart for checks: words, numbers, sentences, paragraphs, items of lists."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = [
+    "bullets",
+    "folded",
+    "is_number",
+    "mentions",
+    "numbered_items",
+    "numbers",
+    "paragraphs",
+    "plain_number",
+    "sentences",
+    "without_item_number",
+    "words",
+]
+
+_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+# A number with its thousands separators; a full stop or comma that only ends the clause is not part of it.
+_NUMBER = re.compile(r"(?<![\w.])[-−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_BULLET = re.compile(r"^\s*(?:\*\*)?[-*•–+]\s+(?=.*\w)", re.MULTILINE)
+_NUMBERED = re.compile(
+    r"^\s*(?:[#*]+\s*)?(?:step\s+\d{1,2}(?:\*\*)?\s*[.):–—-]|\(?\d{1,2}(?:\*\*)?\s*[.):])(?!\d)\s*(?:\*\*\s*)?"
+    r"(?=.*[^\W\d])",
+    re.MULTILINE | re.I,
+)
+_TITLE = re.compile(r"[\s#*_]*<<.*>>[\s*_]*")
+_POSTSCRIPT = re.compile(r"\W*p\.?\s?s\b", re.I)
+# Not where a sentence goes on after what is said in it: "Who is there?" asked the fox.
+_SENTENCE_END = re.compile(r"(?<=[.!?…])(?:\**\s+|[\"'”’)*]+\s++(?![a-z]))|\n+")
+# Abbreviations whose full stop does not end a sentence, and those that may be its last word.
+_ABBREVIATION = re.compile(
+    r"\b(Mr|Mrs|Ms|Dr|Prof|St|vs|e\.g|i\.e|(?:etc|a\.m|p\.m|U\.S|U\.K|Inc|Ltd|approx)(?=\.\s+(?-i:[a-z\d]))|"
+    r"No(?=\.\s+\d))\.",
+    re.I,
+)
+
+
+def words(text: str) -> list[str]:
+    """Words of letters; digits and signs are none."""
+    return _WORD.findall(text)
+
+
+def numbers(text: str) -> list[str]:
+    """Numbers as written, without thousands separators and useless zeros (`1,536.0` is `1536`, `.5` is `0.5`)."""
+    return [plain_number(found) for found in _NUMBER.findall(text)]
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, as `numbers` reads it, and nothing else."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
+def bullets(text: str) -> list[str]:
+    """Lines that start with a bullet (-, *, •, –, +), without it."""
+    return [
+        line[match.end() :].strip() for line in _opened(text).splitlines() if (match := _BULLET.match(line))
+    ]
+
+
+def numbered_items(text: str) -> list[str]:
+    """Lines that start with a number (`1.`, `(2)`, `**3.`, `Step 4:`), without it; a bullet may stand before it."""
+    lines = [_BULLET.sub("", line) for line in _opened(text).splitlines()]
+    return [line[match.end() :].strip() for line in lines if (match := _NUMBERED.match(line))]
+
+
+def sentences(text: str) -> list[str]:
+    """Pieces with a word or more that end with . ! ? or a line break, but no title; marks of list items are cut off."""
+    lines = [_NUMBERED.sub("", _BULLET.sub("", line)) for line in _opened(text).splitlines()]
+    joined = _ABBREVIATION.sub(r"\1", "\n".join(line for line in lines if not _TITLE.fullmatch(line)))
+    return [piece.strip() for piece in _SENTENCE_END.split(joined) if words(piece)]
+
+
+def paragraphs(text: str) -> list[str]:
+    """Blocks of text with an empty line between them; a title and a postscript are none."""
+    lines = [line for line in _opened(text).splitlines() if not _TITLE.fullmatch(line)]
+    blocks = [block.strip() for block in re.split(r"\n\s*\n", "\n".join(lines)) if words(block)]
+    return [block for block in blocks if not _POSTSCRIPT.match(block)]
+
+
+def _opened(text: str) -> str:
+    """Without the quotation mark that opens the whole text: what stands after it may be a list's first item."""
+    return re.sub(r'\A\s*["“”„«]\s*', "", text)
+
+
+def without_item_number(line: str) -> str:
+    """A line without the number of a list's item that it begins with."""
+    return _NUMBERED.sub("", line)
+
+
+def folded(text: str) -> str:
+    """Lower case, with single spaces and straight quotes."""
+    straight = text.translate(str.maketrans("“”‘’", "\"\"''"))
+    return " ".join(straight.lower().split())
+
+
+def mentions(text: str, word: str) -> bool:
+    """Whether a word is in a text, or its plural; of one that ends in `*`, any word with that beginning."""
+    stem = word.endswith("*")
+    ending = r"\w*" if stem else r"(?:e?s|'s)?"
+    return re.search(rf"(?<!\w){re.escape(folded(word.rstrip('*')))}{ending}(?!\w)", folded(text)) is not None
+
+
+def plain_number(text: str) -> str:
+    """A number without thousands separators and useless zeros."""
+    plain = re.sub(r"^(-?)\.", r"\g<1>0.", text.replace(",", "").replace("−", "-"))
+    return plain.rstrip("0").rstrip(".") if "." in plain else plain
