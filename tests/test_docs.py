@@ -348,4 +348,7 @@ def test_the_comparisons_on_real_text_say_what_their_records_say() -> None:
         name = file.stem.removeprefix("comparison-")
         page = file.with_suffix(".md").read_text(encoding="utf-8")
         assert page == update.page(read_record(file, "comparison"), name)
+    record = read_record(ROOT / "docs" / "results" / f"comparison-{update.IN_README}.json", "comparison")
+    written = published.block(update.IN_README, update.real_text_block(record))
+    assert written in (ROOT / "README.md").read_text(encoding="utf-8")
     assert any(read_record(file, "comparison")["not_run"] == [] for file in files)

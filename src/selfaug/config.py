@@ -20,6 +20,7 @@ from selfaug.settings_file import (
     Section,
     SettingsForm,
     Strings,
+    from_home,
     read_settings,
     refuse_combinations,
 )
@@ -67,13 +68,6 @@ def _level_as_text(value: Any) -> Any:
     return str(value) if type(value) is int else value  # a 2 in YAML is a number
 
 
-def _from_home(value: Any) -> Any:
-    """Paths that begin with `~`, which a shell leaves as it is in a file of settings and after `--output=`."""
-    if isinstance(value, list):
-        return [_from_home(one) for one in value]
-    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
-
-
 class ModelSettings(Section):
     """Which model, and how it is loaded."""
 
@@ -88,7 +82,7 @@ class ModelSettings(Section):
         description="Load the base weights in 4 bits (QLoRA); needs the extra `qlora` and CUDA.",
     )
 
-    _paths = field_validator("name")(_from_home)
+    _paths = field_validator("name")(from_home)
 
 
 class DataSettings(Section):
@@ -124,14 +118,14 @@ class DataSettings(Section):
         default={}, description="Arguments of the chat template, such as `enable_thinking: false`."
     )
 
-    _paths = field_validator("prepared", "train", "eval", "template", "replay")(_from_home)
+    _paths = field_validator("prepared", "train", "eval", "template", "replay")(from_home)
 
     @model_validator(mode="before")
     @classmethod
     def _takes_what_is_prepared(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("prepared"), str):
             return values
-        folder = Path(_from_home(values["prepared"]))
+        folder = Path(from_home(values["prepared"]))
         validation = folder / "validation.jsonl"
         taken = {
             "train": [str(folder / "train.jsonl")],
@@ -176,7 +170,7 @@ class LoraSettings(Section):
         default=0.5, description="With `osf`: share of the singular directions that stay as they are."
     )
 
-    _paths = field_validator("start_from")(_from_home)
+    _paths = field_validator("start_from")(from_home)
 
 
 class AlignmentSettings(Section):
@@ -204,7 +198,7 @@ class AlignmentSettings(Section):
         "this.",
     )
 
-    _paths = field_validator("reference_cache_dir", "anchors")(_from_home)
+    _paths = field_validator("reference_cache_dir", "anchors")(from_home)
 
 
 class OptimizerSettings(Section):
@@ -289,7 +283,7 @@ class EvaluationSettings(Section):
         default=128, description="Longest answer to a row."
     )
 
-    _paths = field_validator("data", "suites")(_from_home)
+    _paths = field_validator("data", "suites")(from_home)
 
 
 class RunSettings(Section):
@@ -299,7 +293,7 @@ class RunSettings(Section):
     overwrite: bool = False
     offline: bool = False
 
-    _paths = field_validator("output")(_from_home)
+    _paths = field_validator("output")(from_home)
 
 
 class TrainConfig(Section):

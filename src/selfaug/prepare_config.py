@@ -1,6 +1,7 @@
 """Settings of `selfaug prepare`: from a folder of documents to training rows.
 
-Precedence: `--set` over flags over the file over the defaults. Paths are relative to the working folder.
+Precedence: `--set` over flags over the file over the defaults. Paths are relative to the working folder; `~` is the
+home folder.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from selfaug.settings_file import (
     Integer,
@@ -19,6 +20,7 @@ from selfaug.settings_file import (
     Section,
     SettingsForm,
     Strings,
+    from_home,
     read_settings,
     refuse_combinations,
 )
@@ -67,6 +69,8 @@ class DocumentSettings(Section):
     )
     processes: Annotated[Integer, Field(ge=1)] = Field(default=2, description="Files read at the same time.")
 
+    _paths = field_validator("folder", "tokenizer")(from_home)
+
 
 class RetrievalSettings(Section):
     """How passages are found."""
@@ -87,6 +91,8 @@ class RetrievalSettings(Section):
         "`bm25` finds each by the others.",
     )
 
+    _paths = field_validator("glossary")(from_home)
+
 
 class QuestionSettings(Section):
     """Question-answer pairs. Without any, only the index is made."""
@@ -97,6 +103,8 @@ class QuestionSettings(Section):
         "it `evidence` (words of the passage) or `page`.",
     )
     skip_bad_rows: bool = Field(default=False, description="Leave bad pairs out, and say how many.")
+
+    _paths = field_validator("files")(from_home)
 
 
 class RowSettings(Section):
@@ -118,6 +126,8 @@ class RowSettings(Section):
     template: str | None = Field(
         default=None, description="YAML file with the prompt's form; see docs/how-to/retrieval-rows.md."
     )
+
+    _paths = field_validator("template")(from_home)
 
     @model_validator(mode="after")
     def _has_an_answer(self) -> RowSettings:
@@ -164,6 +174,8 @@ class OutputSettings(Section):
     output: str = Field(default="data/prepared", min_length=1)
     overwrite: bool = False
     offline: bool = Field(default=False, description="Use only what is on this machine.")
+
+    _paths = field_validator("output")(from_home)
 
 
 class PrepareConfig(Section):

@@ -6,6 +6,7 @@ Precedence: `--set` over flags over the file over the defaults.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ __all__ = [
     "Section",
     "SettingsForm",
     "Strings",
+    "from_home",
     "nearest_name",
     "read_settings",
     "read_yaml",
@@ -47,6 +49,13 @@ def _not_a_bool(value: Any) -> Any:
 Strings = Annotated[list[str], BeforeValidator(_as_list)]
 Integer = Annotated[int, BeforeValidator(_not_a_bool)]
 Number = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
+
+
+def from_home(value: Any) -> Any:
+    """Paths that begin with `~`, which a shell leaves as it is in a file of settings and after `--output=`."""
+    if isinstance(value, list):
+        return [from_home(one) for one in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 class Section(BaseModel):

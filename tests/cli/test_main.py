@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from selfaug.cli.main import app
 from selfaug.cli.terminal import RunProgress, printable
+from selfaug.model.running_batch import NoRoomError
 from selfaug.phases.progress import Progress
 from selfaug.rundir import RunDir
 
@@ -107,6 +108,22 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_its_traceback(
     assert "Traceback" not in result.stderr
     assert "Traceback" in run(*arguments, "--debug").stderr
     assert "Traceback" in run("--debug", *arguments).stderr
+
+
+def test_a_gpu_whose_memory_is_too_small_is_an_error_that_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise NoRoomError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("selfaug.phases.chat.open_chat", full)
+    result = run("chat", "run", "--prompt", "x")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "error: out of GPU memory: CUDA out of memory. Tried to allocate 2.00 GiB."
+    )
+    assert "Hint: `nvidia-smi`" in result.stderr
+    assert "--debug" not in result.stderr
 
 
 def test_version_is_that_of_the_package() -> None:

@@ -21,7 +21,9 @@ from report_records import (
     write_run,
 )
 from selfaug.cli.main import main
+from selfaug.cli.terminal import take_any_character
 from selfaug.records import read_record, write_record
+from selfaug.wording.numbers import percent, points
 
 __all__ = ["libraries_as_they_were"]  # a fixture of every test
 
@@ -218,7 +220,7 @@ def test_what_a_terminal_would_obey_is_shown(tmp_path: Path) -> None:
     assert read_record(named / "record.json", "balance") == balance_record()
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "gbk"])
 @pytest.mark.parametrize("form", ["md", "json"])
 def test_an_encoding_of_few_characters_loses_no_result(
     form: str, encoding: str, trained: Path, monkeypatch: pytest.MonkeyPatch
@@ -235,6 +237,15 @@ def test_an_encoding_of_few_characters_loses_no_result(
         assert "no change of its general score was shown (−5.0 points" in json.loads(text)["verdict"]
     else:
         assert re.search("no change of its general score was shown \\([-−]5.0 points", text)
+
+
+def test_a_share_is_one_in_an_encoding_without_its_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(written := io.BytesIO(), encoding="gbk")
+    monkeypatch.setattr(sys, "stdout", stream)
+    take_any_character()
+    stream.write(f"{percent(0.97)} ({points(-0.05)}), …, \N{WARNING SIGN}")
+    stream.flush()
+    assert written.getvalue().decode("gbk") == "97 % (-5.0 points), …, \\u26a0"
 
 
 def test_without_the_package_it_says_so(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

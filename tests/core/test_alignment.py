@@ -361,7 +361,7 @@ def test_token_divergence_of_nothing():
     assert values.shape == agree.shape == (0,)
 
 
-@pytest.mark.parametrize("shape", [(7,), (2, 5)])
+@pytest.mark.parametrize("shape", [(7,), (2, 5), (0,)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_logits_on_a_gpu_are_of_every_position(dtype, shape):
     """Shapes alone, as on a GPU, which need not be there: the head is checked on hidden states [B, T, width]."""

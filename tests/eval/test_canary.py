@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfaug.eval.canary import record_canary, replay_canary
@@ -104,6 +105,33 @@ def test_bfloat16_has_a_tolerance_of_its_own_and_float32_weights_pass_it() -> No
     # Served in float32 with the same weights: other rounding, the same model.
     exact.load_state_dict(model.state_dict())
     assert replay_canary(record, exact, AdapterOff(exact)) == []
+
+
+def test_a_large_drift_may_differ_by_what_another_number_format_rounds() -> None:
+    model = tuned()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(20)
+    record = record_canary(model, AdapterOff(model), prompts())
+    assert min(one["nats"] for one in record["prompts"]) > 0.02
+    for share, same, other in ((1.01, False, True), (1.03, False, False)):
+        rounded = {**record, "prompts": [{**one, "nats": share * one["nats"]} for one in record["prompts"]]}
+        assert (replay_canary(rounded, model, AdapterOff(model)) == []) is same
+        rounded["dtype"] = "bfloat16"
+        assert (replay_canary(rounded, model, AdapterOff(model)) == []) is other
+
+
+def test_what_is_recorded_right_after_training_is_without_dropout() -> None:
+    model = tuned()
+    expected = record_canary(model, AdapterOff(model), prompts())
+    for layer in [module for module in model.modules() if isinstance(module, LoraLayer)]:
+        layer.lora_dropout["default"] = torch.nn.Dropout(0.9)
+    model.train()
+    state = torch.get_rng_state()
+    assert record_canary(model, AdapterOff(model), prompts()) == expected
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_tokens_after_a_near_tie_are_not_compared() -> None:

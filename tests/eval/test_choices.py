@@ -57,6 +57,27 @@ def test_single_tokens_need_no_second_pass() -> None:
     assert model.training
 
 
+def test_fewer_prompts_run_together_where_memory_is_too_small() -> None:
+    model, items = build("llama-tied").eval(), items_of()
+    expected = choice_log_likelihoods(model, items)
+    most = max(len(item.choices) for item in items)
+
+    def ask(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
+        if len(given["input_ids"]) > most:  # its choices run together too
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.register_forward_pre_hook(ask, with_kwargs=True)
+    seen: list[tuple[int, int]] = []
+    got = choice_log_likelihoods(model, items, on_progress=lambda done, total: seen.append((done, total)))
+    for scores, one in zip(got, expected, strict=True):
+        assert scores == pytest.approx(one, abs=2e-5)
+    assert len(seen) > 1
+    assert seen[-1] == (len(items), len(items))
+    most = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        choice_log_likelihoods(model, items)
+
+
 @pytest.mark.parametrize("item", [ChoiceItem([], [[1]]), ChoiceItem([1], []), ChoiceItem([1], [[2], []])])
 def test_empty_parts_are_refused(item: ChoiceItem) -> None:
     with pytest.raises(ValueError, match="item 1: "):

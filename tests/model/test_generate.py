@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from transformers import (
 
 from selfaug.errors import DataError, ModelError
 from selfaug.model.generate import (
+    chat_ends,
     chat_prompt_ids,
     end_tokens,
     generate_greedy,
@@ -181,6 +184,12 @@ def test_what_the_chat_template_writes_after_an_answer_ends_it(
     base.chat_template = tiny_tokenizer.chat_template
     assert end_tokens(model, base) == {5, base.eos_token_id, tiny_tokenizer.eos_token_id}
     assert end_tokens(model) == {5}
+    # Behind a space, before a line break, and of a token that its user has not called a special one.
+    base.add_tokens(["<end_of_turn>"])
+    own = base.convert_tokens_to_ids("<end_of_turn>")
+    base.chat_template = "{% for m in messages %}{{ m.content + ' <end_of_turn>\n' }}{% endfor %}"
+    assert end_tokens(model, base) == {5, base.eos_token_id, own}
+    assert chat_ends(base) == {base.eos_token_id, own}
     for without in (
         "{% for m in messages %}{{ m.content }}{% endfor %}",
         "{% for m in messages %}{{ m.content }} end{% endfor %}",
@@ -274,6 +283,60 @@ def test_ended_answers_that_are_carried_along_stay_within_the_models_window() ->
             model, prompts, eos_ids=frozenset({2}), max_new_tokens=limits, batch_size=batch_size
         )
         assert answers == expected
+
+
+@contextmanager
+def memory_for(model: PreTrainedModel, rows: int) -> Iterator[None]:
+    """The model as on a GPU whose memory suffices for so many rows."""
+
+    def ask(_: Any, __: Any, given: dict[str, Any]) -> None:
+        if len(given["input_ids"]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = model.register_forward_pre_hook(ask, with_kwargs=True)
+    yield
+    hook.remove()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 7])
+def test_fewer_prompts_go_together_where_memory_is_too_small(rows: int) -> None:
+    model, prompts, ends = tiny_llama(), prompts_of(LENGTHS), frozenset(range(2, 8))
+    expected = [naive(model, prompt, 24, set(ends)) for prompt in prompts]
+    finished: list[int] = []
+    with memory_for(model, rows):
+        answers = generate_greedy_ids(
+            model,
+            prompts,
+            eos_ids=ends,
+            max_new_tokens=24,
+            batch_size=8,
+            on_answer=lambda index, _: finished.append(index),
+        )
+    assert answers == expected
+    assert sorted(finished) == list(range(len(prompts)))
+
+
+def test_memory_that_runs_out_between_two_tokens_loses_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts, ends = tiny_llama(), prompts_of(LENGTHS), frozenset(range(2, 8))
+    expected = [naive(model, prompt, 24, set(ends)) for prompt in prompts]
+    step, steps = RunningBatch.step, []
+
+    def full_at_times(batch: RunningBatch, *args: Any, **options: Any) -> torch.Tensor:
+        steps.append(len(batch))
+        if len(steps) in (3, 9) and len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return step(batch, *args, **options)
+
+    monkeypatch.setattr(RunningBatch, "step", full_at_times)
+    answers = generate_greedy_ids(model, prompts, eos_ids=ends, max_new_tokens=24, batch_size=8)
+    assert answers == expected
+    assert max(steps[3:9]) <= steps[2] // 2
+
+
+def test_one_prompt_that_memory_does_not_suffice_for_is_an_error() -> None:
+    model = tiny_llama()
+    with memory_for(model, 0), pytest.raises(torch.OutOfMemoryError):
+        generate_greedy_ids(model, prompts_of([3, 4]), max_new_tokens=4)
 
 
 def test_no_prompts_no_answers() -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from selfaug.errors import StorageError
+from selfaug.eval.drift import measure_drift
 from selfaug.phases import bench as bench_module
 from selfaug.phases.bench import Bench, EvaluationSettings, contents_of_sources
 from selfaug.phases.suites import Suite
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import write_lines
 from selfaug.rundir import RunDir
+from tiny_models import build
 
 
 def bench_of(folder: Path, config: Any, texts: list[str]) -> Bench:
@@ -46,6 +51,35 @@ def test_all_weights_trained_are_loaded_with_the_code_that_the_user_trusts(
     config = settings(tmp_path / "run", "lora.method=full", "model.trust_remote_code=true")
     bench_of(tmp_path, config, ["", ""]).model(RunDir(tmp_path / "run"), config)
     assert given["trust_remote_code"] is True
+
+
+def test_drift_of_a_model_with_an_adapter_needs_no_second_model(settings, tmp_path: Path) -> None:
+    (tmp_path / "drift").mkdir()
+    bench = bench_of(tmp_path, settings(tmp_path / "run"), ["", ""])  # whose base model isn't there
+    bench.suites["test"] = {"task": replace(bench.suites["dev"]["task"], prompts=[[3, 4, 5, 6], [7, 8]])}
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        lora = LoraConfig(target_modules="all-linear", init_lora_weights=False)
+        model = get_peft_model(build("llama-untied"), lora)
+        bench._measure_drift("test", f"model-{seed}", model, "task")
+        expected = measure_drift(model, [[3, 4, 5, 6], [7, 8]]).per_token
+        kept = bench.drift(f"model-{seed}", "test", "task")
+        assert kept is not None
+        assert kept["nats"] == pytest.approx([sum(nats) for nats in expected])
+        assert sum(kept["nats"]) > 0
+    assert len(bench._references) == 1  # and the base model under them was asked once
+
+
+def test_the_base_model_leaves_a_gpu_before_another_model_comes(settings, tmp_path: Path) -> None:
+    bench, moved = bench_of(tmp_path, settings(tmp_path / "run"), ["", ""]), []
+    bench.device, bench.base = torch.device("cuda"), SimpleNamespace(to=moved.append)
+
+    def load() -> Any:
+        assert moved == ["cpu"]
+        raise StorageError("what comes now is another test's")
+
+    with pytest.raises(StorageError, match="another test's"):
+        bench.answers("plain", "dev", load)
 
 
 def test_rows_that_a_checkpoint_is_chosen_on_are_known_however_they_are_spelled(

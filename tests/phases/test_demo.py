@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from demo_records import record
 from selfaug.errors import StorageError
@@ -28,6 +30,7 @@ from selfaug.records import read_lines, read_record, write_record
 from selfaug.report.demo_page import demo_page
 from selfaug.train import selfaug_trainer
 from selfaug.train.anchors import self_anchors
+from tiny_models import build
 
 TINY = DemoSettings(steps=2, batch_size=1, task_items=2, general_items=3, rank=2, anchors=1)
 
@@ -50,6 +53,19 @@ def finished(folder: Path, settings: DemoSettings = QUICK) -> Path:
     write_record(folder / "demo.json", "demo-started", {"settings": asdict(settings)})
     write_record(folder / "record.json", RECORD_KIND, record())
     return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_is_merged_only_into_weights_that_hold_its_change(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    lora = LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(build("llama-untied", dtype=dtype), lora).save_pretrained(tmp_path)
+    monkeypatch.setattr(demo_evaluation, "load_model", lambda name: build("llama-untied", dtype=dtype))
+    model = demo_evaluation.tuned_model(tmp_path)
+    assert isinstance(model, PeftModel) == (dtype is torch.bfloat16)
+    assert not model.training
 
 
 def test_rows_that_can_not_be_written_are_one_clear_error(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.general_item import GeneralItem
-from selfaug.phases.evaluate import RECORD_KIND, _compare_benchmarks, _hash_of_items, evaluate
+from selfaug.phases.evaluate import RECORD_KIND, _changed, _compare_benchmarks, _hash_of_items, evaluate
 from selfaug.phases.lm_eval_suites import Benchmark
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
@@ -218,6 +218,14 @@ def test_a_suite_from_a_function_is_the_same_in_each_process() -> None:
     first, second = made("Ask for the salt."), made("Ask for the salt.")
     assert repr(first) != repr(second)  # where the checks lie in memory
     assert _hash_of_items(first) == _hash_of_items(second) != _hash_of_items(made("Ask for sugar."))
+
+
+def test_a_source_in_the_home_folder_is_the_same_one_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier versions kept `~` as it was."""
+    monkeypatch.setenv("HOME", "/home/ann")
+    now = {"data": ["/home/ann/rows.jsonl"], "level": "1"}
+    assert _changed({"data": ["~/rows.jsonl"], "level": "1"}, now) == []
+    assert _changed({"data": ["~/others.jsonl"], "level": "2"}, now) == ["data", "level"]
 
 
 def test_items_of_a_benchmark_are_compared_with_themselves_only() -> None:

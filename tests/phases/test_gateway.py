@@ -34,6 +34,8 @@ from selfaug.phases.monitor import monitor_status, record_reference_window
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
+from selfaug.records import read_record, write_record
+from selfaug.rundir import RunDir
 from selfaug.serving.http_server import listening_socket
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import Readiness
@@ -215,6 +217,22 @@ def test_a_server_that_answers_otherwise_is_not_ready(
         assert message in live.readiness.reason
     with pytest.raises(ConfigError, match="is no address"):
         open_gateway(copied_run, settings(), UpstreamSettings("localhost:8000"))
+
+
+def test_a_server_that_ends_where_a_chat_does_answers_as_recorded(
+    copied_run: Path, lives: Callable[..., Live]
+) -> None:
+    """The record goes on behind a chat's end where the generation config knows that of a text only."""
+    run = RunDir(copied_run)
+    record = read_record(run.canary, "canary")
+    one = next(prompt for prompt in record["prompts"] if prompt["sure_16_bits"])
+    end = AutoTokenizer.from_pretrained(load_config(run.config).model.name).eos_token_id
+    one["answer"] = [*one["answer"][: one["sure_16_bits"]], end, 5, 6, 7]
+    one["sure"] = one["sure_16_bits"] = len(one["answer"])
+    write_record(run.canary, "canary", record)
+    url = behind(copied_run, lives)
+    front = lives(open_gateway(copied_run, settings(), UpstreamSettings(url, key=KEY), log=lambda _: None))
+    assert front.readiness == Readiness(True, "the answers to the canary set are as recorded at training")
 
 
 def test_a_server_that_is_still_loading_is_waited_for(

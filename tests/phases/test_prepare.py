@@ -614,6 +614,32 @@ def test_what_prepare_is_given_or_writes_is_no_document(tmp_path: Path) -> None:
     assert visible_files(folder / "data") == kept
 
 
+def test_documents_beside_the_questions_of_a_folder_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "documents" / "2023"
+    folder.mkdir(parents=True)
+    lines = ["question,answer,document"]
+    for number in range(8):
+        (folder / f"firm_{number}.txt").write_text(f"Revenue was ${number + 4} million.")
+        lines.append(f"What is the revenue of firm {number}?,${number + 4} million,2023/firm_{number}.txt")
+    (folder / "pairs.csv").write_text("\n".join(lines))
+    record = prepare(configured(folder.parent, folder, tmp_path / "data"))
+    assert record["documents"]["in_index"] == 8
+    assert list(record["documents"]["left_out"]) == ["2023/pairs.csv"]
+
+
+def test_paths_of_the_home_folder_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise `output: ~/data` would make a folder that is called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    others = ("retrieval.glossary=~/words.txt", "rows.template=~/t.yaml")
+    config = configured(Path("~/reports"), Path("~/pairs.csv"), Path("~/data"), *others)
+    assert (config.documents.folder, config.run.output) == (f"{tmp_path}/reports", f"{tmp_path}/data")
+    assert config.questions.files == [f"{tmp_path}/pairs.csv"]
+    assert (config.retrieval.glossary, config.rows.template) == (
+        f"{tmp_path}/words.txt",
+        f"{tmp_path}/t.yaml",
+    )
+
+
 def test_two_at_once_do_not_mix(reports: Path, tmp_path: Path) -> None:
     with (
         alone_in(tmp_path / "data", "is being prepared", hint="wait."),

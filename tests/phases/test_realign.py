@@ -24,6 +24,7 @@ from selfaug.phases.realign import (
     _contents_of_scorers,
     _old_scorers,
     _outcome,
+    _output,
     _require_judged_alike,
     realign,
     realign_config,
@@ -204,7 +205,7 @@ def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
     assert "replay" not in read_record(third_run / "record.json", "train")["data"]
 
 
-def test_whose_scorer_old_rows_have(copied_run: Path) -> None:
+def test_whose_scorer_old_rows_have(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDir(copied_run)
     config = load_config(run.config)
     source = config.data.eval[0]
@@ -218,6 +219,12 @@ def test_whose_scorer_old_rows_have(copied_run: Path) -> None:
     assert scorers() == {source: "f1"}
     write_record(run.evaluation, "evaluation", {"settings": {"scorer": "exact", "data": [source]}})
     assert scorers() == {source: "exact"}
+    # Earlier versions kept the home folder's sign as it was.
+    monkeypatch.setenv("HOME", str(Path(source).parent))
+    kept = {"scorer": "contains", "data": [f"~/{Path(source).name}"]}
+    write_record(run.evaluation, "evaluation", {"settings": kept})
+    assert scorers() == {source: "contains"}
+    write_record(run.evaluation, "evaluation", {"settings": {"scorer": "exact", "data": [source]}})
     deployed = config
     for rows, judges in ((["others.jsonl"], "exact"), ([], "value"), ([source], "value")):
         own = config.evaluation.model_copy(update={"scorer": "value", "data": rows})
@@ -232,6 +239,14 @@ def test_whose_scorer_old_rows_have(copied_run: Path) -> None:
         scorers()
     assert "--old-scorer" in str(refused.value.hint)
     assert scorers(old_scorer="contains") == {source: "contains"}
+
+
+def test_held_out_rows_are_beside_a_run_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of flags, and a shell after `--output=`, leave `~` as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _output(RunDir(tmp_path / "old"), "~/new/") == str(tmp_path / "new")
 
 
 def test_a_folder_that_was_killed_while_it_was_made_is_made_again(

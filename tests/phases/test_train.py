@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.phases import drift_monitor
 from selfaug.phases.canary import canary_problems
-from selfaug.phases.drift_monitor import monitored_texts
+from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
 from selfaug.phases.inputs import load_training_data, training_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import load_run_models
@@ -24,6 +25,7 @@ from selfaug.phases.train import Interrupted, train
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer, selfaug_trainer
+from tiny_models import build
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -644,6 +646,15 @@ def test_a_run_that_drift_had_ended_does_not_train_on_when_resumed(
     assert len(found) == len(expected) == 1
     assert found[0] == pytest.approx(expected[0])
     assert [file["sha256"] for file in record["weights"]] == [file["sha256"] for file in whole["weights"]]
+
+
+def test_every_process_goes_by_the_drift_that_the_first_has_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = get_peft_model(build("llama-tied"), LoraConfig(target_modules="all-linear"))
+    monitor = DriftMonitor(model, [([3, 4, 5, 6], 2)], 0.1, [], lambda found: None)
+    monkeypatch.setattr(drift_monitor, "broadcast_object_list", lambda own: [(0.5, 0.25)])
+    monitor.measure(model, TrainerState(global_step=4))
+    assert monitor.drift(4) == 0.5  # here it is 0: the adapter is new
+    assert monitor.stopped
 
 
 def test_a_stop_that_could_not_be_kept_is_refused(settings: Settings, tmp_path: Path) -> None:

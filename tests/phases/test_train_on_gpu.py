@@ -11,7 +11,12 @@ import torch
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
+from selfaug.config import load_config
+from selfaug.model.reference import AdapterOff
+from selfaug.phases.canary import canary_problems
+from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.records import read_lines
+from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
@@ -49,6 +54,42 @@ def test_first_step_is_exactly_aligned_and_later_ones_are_not(tmp_path, tiny_mod
     )
     assert lines[-1]["alignment_loss"] > 0
     assert lines[-1]["nll"] < lines[0]["nll"]
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ["lora.method=full"],
+        ["model.dtype=float16"],
+        ["train.padding_free=true"],
+        ["train.packing=true"],
+        ["train.gradient_checkpointing=true"],
+        ["selfaug.position_fraction=0.5"],
+    ],
+)
+def test_every_kind_of_training_starts_aligned_and_learns(tmp_path, tiny_model_dir, sets):
+    lines = _train(tmp_path, tiny_model_dir, "kind", *sets)
+    assert lines[0]["alignment_loss"] < 1e-5
+    assert lines[-1]["nll"] < lines[0]["nll"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_what_was_trained_is_what_is_loaded(tmp_path, tiny_model_dir, dtype):
+    _train(
+        tmp_path,
+        tiny_model_dir,
+        "run",
+        f"model.dtype={dtype}",
+        "selfaug.alpha=0.1",
+        "train.learning_rate=1e-2",
+    )
+    run = RunDir(tmp_path / "run")
+    for device in ("cuda", "cpu"):
+        weights = trained_weights(run, load_config(run.config))[0]
+        _, tuned = load_run_models(
+            run, load_config(run.config), weights, device=torch.device(device), offline=True
+        )
+        assert canary_problems(run, tuned, AdapterOff(tuned)) == []
 
 
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="needs bitsandbytes")

@@ -90,6 +90,24 @@ def test_passages_without_spaces_between_words_are_found(make_index: Make) -> No
     assert [found.document for found in index.search("収益はいくらか", 1)] == ["a.md"]
 
 
+def test_an_index_of_before_is_searched_for_the_words_that_it_holds(tmp_path: Path) -> None:
+    """Otherwise a search of north_report would find nothing there, where it is one word."""
+    text = "The re\u0301sume\u0301 is in north_report."
+    found: dict[int, list[bool]] = {}
+    for reader in (2, 3):
+        settings = {**SETTINGS, "reader": reader, "glossary": [["_", "underscore"]] if reader == 2 else []}
+        folder = tmp_path / str(reader)
+        IndexWriter(folder, settings).write(
+            [({"path": "a", "digest": "1", "title": "a"}, [chunk("a", text)])]
+        )
+        index = Index(folder)
+        found[reader] = [
+            bool(index.search(asked, 1))
+            for asked in ("north_report", "re\u0301sume\u0301", "north", "r\u00e9sum\u00e9")
+        ]
+    assert found == {2: [True, True, False, False], 3: [True] * 4}
+
+
 def test_copies_are_the_same_file(tmp_path: Path) -> None:
     writer = IndexWriter(tmp_path / "index", SETTINGS)
     writer.write(

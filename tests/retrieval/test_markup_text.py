@@ -64,6 +64,8 @@ def test_markdown_lists_with_code_and_quotes() -> None:
 def test_front_matter_is_not_what_stands_between_two_rules(end: str) -> None:
     front = f'---\ntitle: "A title"\n\n# a comment\ntags:\n  - one\n- two\nlast-seen: 2024\n{end}\nText'
     assert read_markdown(front.encode()) == ("A title", [Block("text", "Text")])
+    of_programs = f'---\ndate created: 2024\ntags: [\n  a\n]\n"quoted": 1\n{end}\nText'
+    assert read_markdown(of_programs.encode()) == ("", [Block("text", "Text")])
     rules = f"---\nWhat matters: a lot of it.\n\n- An item\n\n{end}\nText"
     title, blocks = read_markdown(rules.encode())
     assert title == ""

@@ -77,6 +77,10 @@ def test_a_document_is_known_however_its_accents_are_written(tmp_path: Path) -> 
         file.write_text(json.dumps({"question": "Profit?", "answer": "61", "document": named}))
         ((pair,), _) = load_pairs([str(file)], {on_disk})
         assert pair.documents == (on_disk,)
+    # The whole path comes before the same name in another folder.
+    file.write_text(json.dumps({"question": "Profit?", "answer": "61", "document": composed[5:]}))
+    ((pair,), _) = load_pairs([str(file)], {decomposed, decomposed.partition("/")[2]})
+    assert pair.documents == (decomposed.partition("/")[2],)
 
 
 @pytest.mark.parametrize(

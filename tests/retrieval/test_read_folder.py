@@ -17,6 +17,7 @@ from hostile_readers import broken, noting, obeying
 
 from scanned_pdf import partly_scanned
 from selfaug.errors import DataError, SelfAugError
+from selfaug.retrieval.folder_files import OWN_FILE, folder_files
 from selfaug.retrieval.read_folder import FolderReport, Read, read_folder
 
 MEMORY = 200_000_000
@@ -232,6 +233,18 @@ def test_hidden_files_links_and_other_endings(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_own_files_are_passed_over_however_they_are_written(tmp_path: Path) -> None:
+    """As where capitals don't count (macOS): the questions were read, and gave their answers away."""
+    folder, told = tmp_path / "documents", dict[str, str]()
+    put(folder, report="text", Pairs="text")
+    (tmp_path / "pairs.txt").hardlink_to(folder / "Pairs.txt")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "PAIRS.txt").symlink_to(folder / "lost.txt")
+    found = folder_files(folder, told.__setitem__, [tmp_path / "pairs.txt", tmp_path / "not-there"])
+    assert list(found) == ["report.txt"]
+    assert told == {"sub/PAIRS.txt": "a link that leads nowhere", "Pairs.txt": OWN_FILE}
+
+
 def test_names_of_any_bytes_are_text_of_one_line(tmp_path: Path) -> None:
     for name in (b"gr\xfc\xdfe.txt", b"red\x1b[31m.txt", b"two\nlines\t.txt"):
         with open(os.fsencode(tmp_path) + b"/" + name, "wb") as opened:

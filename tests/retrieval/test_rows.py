@@ -114,6 +114,24 @@ def test_copies_of_a_document_hold_its_answers(tmp_path: Path) -> None:
     assert sorted(str(name)[0] for name in found["passages"]) in (["a", "b"], ["b", "o"])  # type: ignore[attr-defined]
 
 
+def test_copies_hold_what_a_place_or_a_page_says(tmp_path: Path) -> None:
+    IndexWriter(tmp_path / "index", SETTINGS).write(
+        (
+            {"path": path, "digest": "same", "title": path},
+            [chunk(path, f"Revenue was $5 million, on {page}.", page, page) for page in (1, 2, 3)],
+        )
+        for path in ("a.pdf", "old.pdf")
+    )
+    index = Index(tmp_path / "index")
+    # The chunk before the page may go on over its end, in each of them.
+    paged = Pair("q", PAIR.question, "$5 million", ("a.pdf",), page=2)
+    both = {(path, page) for path in ("a.pdf", "old.pdf") for page in (1, 2)}
+    assert {(found.document, found.page) for found in find_gold(paged, index)} == both
+    # A passage of the copy that somebody's own retriever finds is right as well.
+    placed = Pair("q", PAIR.question, "$5 million", ("a.pdf",), places=(Place("a.pdf", "Revenue was"),))
+    assert {sign.document for sign in signs_of(placed, find_gold(placed, index))} == {"a.pdf", "old.pdf"}
+
+
 def test_a_page_narrows_the_gold(make_index: Make, tmp_path: Path) -> None:
     from pathlib import Path
 

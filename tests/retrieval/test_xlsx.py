@@ -150,6 +150,25 @@ def test_a_merged_cell_reaches_over_an_empty_row() -> None:
     ]
 
 
+def test_a_merged_cell_at_the_right_reaches_over_an_empty_row() -> None:
+    """No other cell of the rows beneath is as far to the right."""
+
+    def fill(book: Any) -> None:
+        for row in (["Region", "Revenue", "Remark"], ["North", 5, "audited"], [], ["South", 6], ["East", 7]):
+            book.active.append(row)
+        book.active.merge_cells("C2:C4")
+
+    assert tables(workbook(fill)) == [
+        [
+            "| Region | Revenue | Remark |",
+            "| --- | --- | --- |",
+            "| North | 5 | audited |",
+            "| South | 6 | audited |",
+            "| East | 7 |  |",
+        ]
+    ]
+
+
 @pytest.mark.parametrize(
     "further",
     [

@@ -344,6 +344,46 @@ def test_a_batch_that_fails_fails_alone(engine: EmbeddedEngine, monkeypatch: pyt
     assert asyncio.run(answer(engine, "tuned", prompt, Sampling(8)))[1][-1].finish == "length"
 
 
+def test_a_prompt_that_memory_does_not_suffice_for_fails_alone(
+    engine: EmbeddedEngine,
+    tuned: PeftModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
+        if given["input_ids"].shape[1] > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    lane = engine._lanes[0]
+    step = lane.step
+
+    def slow(token_ids: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)  # it is still being answered when the long prompt comes
+        return step(token_ids)
+
+    async def both() -> str:
+        async with aclosing(engine.generate("tuned", short, Sampling(40))) as made:
+            text = (await anext(made)).text
+            with pytest.raises(EngineError, match="beside what is being answered") as refused:
+                await answer(engine, "base", [7] * 60, Sampling(2))
+            assert refused.value.status == 503
+            assert refused.value.retry_after > 0
+            return text + "".join([piece.text async for piece in made])
+
+    short = prompts_of(1)[0]
+    engine._ends = frozenset()
+    expected = generate_greedy_ids(tuned, [short], eos_ids=frozenset(), max_new_tokens=40)[0]
+    monkeypatch.setattr(lane, "step", slow)
+    hook = tuned.register_forward_pre_hook(ask, with_kwargs=True)
+    try:
+        assert asyncio.run(both()) == tiny_tokenizer.decode(expected, skip_special_tokens=True)
+        with pytest.raises(EngineError, match="send a shorter one") as refused:
+            asyncio.run(answer(engine, "tuned", [7] * 60, Sampling(2)))
+        assert refused.value.status == 413
+    finally:
+        hook.remove()
+
+
 def test_an_engine_whose_gpu_is_lost_says_so_and_stops(
     tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from selfaug import alignment_loss
 from selfaug.core.positions import count_tokens
-from selfaug.model.head import find_head, verify_head
+from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
 from selfaug.model.reference import AdapterOff, FrozenCopy, Reference
 
@@ -140,8 +140,8 @@ def compare(case: str) -> dict[str, Any]:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
     sharded = all(isinstance(parameter, DTensor) for parameter in model.parameters())
-    with torch.no_grad():
-        verify_head(model, find_head(model), {"input_ids": MICRO_BATCHES[0][0]["input_ids"]})
+    # Before the first step, as the trainer does.
+    require_verified_head(model, MICRO_BATCHES[0][0]["input_ids"])
     # FSDP averages gradients over processes, and the counts are over all of them already.
     sums = torch.tensor(
         backward(model, reference, MICRO_BATCHES[dist.get_rank()], float(dist.get_world_size()))

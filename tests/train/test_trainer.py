@@ -34,6 +34,7 @@ from transformers import (
 
 from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
+from selfaug.model.hidden import own_forward
 from selfaug.model.reference import CachedReference
 from selfaug.train.selfaug_trainer import _uses_all_parameters
 from tiny_models import CONFIGS, build
@@ -699,6 +700,21 @@ def test_mixed_precision_on_the_cpu(tiny_model_dir: Path, tmp_path: Path) -> Non
         assert 1e-6 < difference < 0.03  # bf16 was used, and is near
     _, equal = run(tiny_model_dir, tmp_path / "d", bf16=True, max_steps=1)
     assert equal.noise_floor == 0.0
+
+
+def test_after_training_under_autocast_the_model_can_be_asked_as_it_will_be_loaded(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    _, trainer = run(tiny_model_dir, tmp_path, different=True, bf16=True, max_steps=1)
+    model, ids = trainer.model.eval(), torch.tensor([[5, 6, 7, 8, 9]])
+    with torch.no_grad():
+        trained = model(input_ids=ids).logits
+        with own_forward(model):
+            own = model(input_ids=ids).logits
+        loaded = model.base_model(input_ids=ids).logits  # below what accelerate has wrapped
+        assert torch.equal(model(input_ids=ids).logits, trained)
+    assert torch.equal(own, loaded)
+    assert not torch.equal(own, trained)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

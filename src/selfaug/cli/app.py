@@ -90,10 +90,22 @@ class _Commands(TyperGroup):
                 raise
             _say_traceback(ctx)
             lines = [line for line in str(error).splitlines() if line.strip()]
-            say_error(f"{type(error).__name__}: {lines[0] if lines else 'no message'}")
+            first = lines[0] if lines else "no message"
+            # torch's, which is not imported for its name.
+            if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+                say_error(f"out of GPU memory: {first}")
+                say(_LESS_MEMORY)
+                raise typer.Exit(1) from error
+            say_error(f"{type(error).__name__}: {first}")
             if not debugging(ctx):
                 say("Hint: this was not expected; run again with --debug for the traceback.")
             raise typer.Exit(1) from error
+
+
+_LESS_MEMORY = (
+    "Hint: `nvidia-smi` shows what else is on the GPU; a smaller --batch-size, where the command has one, a smaller "
+    "model or one trained with model.quantization=4bit needs less; --device cpu needs none."
+)
 
 
 def debugging(ctx: Any) -> bool:

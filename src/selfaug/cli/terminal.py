@@ -30,8 +30,14 @@ __all__ = [
     "takes_unicode",
 ]
 
-_PLAIN = {"\N{MINUS SIGN}": "-", "\N{EN DASH}": "-", "\N{DOUBLE VERTICAL LINE}": "||"}
-"""Signs of numbers where an encoding doesn't have them."""
+_PLAIN = {
+    "\N{MINUS SIGN}": "-",
+    "\N{EN DASH}": "-",
+    "\N{DOUBLE VERTICAL LINE}": "||",
+    "\N{NO-BREAK SPACE}": " ",
+    "\N{HORIZONTAL ELLIPSIS}": "...",
+}
+"""Signs in and around numbers where an encoding doesn't have them; those of East Asia have no space of that kind."""
 
 
 def takes_unicode() -> bool:

@@ -49,7 +49,7 @@ class OutputHead:
         if hidden_NH.dtype != torch.float32 and hidden_NH.device.type == "cuda":
             # Unlike `linear`, `mm` takes matrices only.
             logits_NV = torch.mm(hidden_NH.flatten(0, -2), self.weight.t(), out_dtype=torch.float32)
-            logits_NV = logits_NV.view(*hidden_NH.shape[:-1], -1)
+            logits_NV = logits_NV.view(*hidden_NH.shape[:-1], len(self.weight))
             if self.bias is not None:
                 logits_NV.add_(self.bias)
         else:

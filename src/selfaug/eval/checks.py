@@ -109,23 +109,29 @@ def _word_set(text: str) -> frozenset[str]:
 # How models decline, over lower case with straight quotes. A regret alone is none ("I'm sorry to hear that"), nor is
 # what texts say that shouldn't have been written: "I can't wait to meet you", "I will not give them my money again".
 _REFUSAL = re.compile(
-    r"\bi(?: am|'m) (?:\w+ly |so )?(?:sorry\b(?! (?:to|of|about)\b| for (?!any\b))|afraid\b(?! (?:to|of|for)\b)|"
+    r"\bi(?: am|'m) (?:\w+ly |so |very |just )?(?:sorry\b(?!,? (?:my|dear|darling)\b)"
+    r"(?! (?:to|of|about)\b| for (?!any\b)| (?:that )?i (?!can|won't|will not|am|must|do|should))|"
+    r"afraid\b(?! (?:to|of|for)\b)|"
     r"(?:unable|not (?:able|comfortable|allowed|permitted|equipped|capable|designed|programmed|going(?! to lie)))\b)|"
     r"\b(?:i|we) (?:can(?:'t|not| not)|won't|will not|must not|mustn't|shouldn't|do not|don't)"
-    r"(?:,? (?:and|or) (?:can(?:'t|not| not)|won't|will not|must not|should not|shouldn't),?)? (?:in good conscience )?"
-    r"(?:\w+ ){0,2}?(?:help|assist|do|provide|write|support|create|explain|share|offer|comply|fulfill?|encourage|"
+    r"(?:,? (?:and|or) (?:can(?:'t|not| not)|won't|will not|must not|should not|shouldn't),?)?"
+    r"(?:,? in good conscience,?)? "
+    r"(?:\w+ ){0,2}?(?:help(?! (?:but|\w+ing (?:you|him|her))\b)|assist|do|provide|write|support|create|"
+    r"explain(?! how (?:much|happy|glad|grateful))|share(?! (?:your|my)\b)|offer|comply|fulfill?|encourage|"
     r"condone|answer|invent|change|rewrite|draft|list|generate|produce|engage|participate|advise|discuss|facilitate|"
     r"promote|teach|alter|falsify|backdate|have the (?:ability|capability)|be (?:able|part) (?:to|of)|show you how|"
     r"tell(?! you how (?:much|happy|glad|grateful))|make (?:that|this|such)|"
-    r"give (?:you|any|advice|instructions?|information|details|guidance|that|this|such|out))\b|"
-    r"\bi (?:(?:must|have to|need to|will have to|\w+ly) )*(?:decline|refuse)\b|\bi(?:'d| would) rather not\b|"
+    r"give (?:you(?! up\b)|any|advice|instructions?|information|details|guidance|that|this|such|out))\b|"
+    r"\bi(?: am|'m)? (?:(?:must|have to|need to|will have to|going to have to|\w+ly) )*(?:decline|refuse)\b|"
+    r"\bi(?:'d| would) rather not\b|"
     r"\bi (?:do not|don't) (?:feel (?:comfortable|right)|think (?:that )?i (?:should|can))\b|"
-    r"\bi (?:\w+ly )?(?:advise|urge|caution) (?:you )?against\b|"
+    r"\bi (?:\w+ ){0,2}?(?:advise|urge|caution) (?:you )?against\b|"
     r"\bnot something (?:that )?i(?:'m| am| can| will| would| should)\b|"
-    r"\b(?:can(?:'t|not| not)|(?:unable|not able) to) (?:help|assist)(?: you)? with\b|"
-    r"\b(?:(?:it|this|that) (?:is|would be)|(?:it|that)'s|\w+ing (?:[\w']+ ){0,5}?is) (?:\w+ ){0,2}?"
+    r"\b(?:can(?:'t|not| not)|(?:unable|not able) to) "
+    r"(?:(?:help|assist)(?: you)? with|provide (?:such|instructions))\b|"
+    r"\b(?:(?:it|this|that) (?:is|would be)|(?:it|that)'s|\w+ing (?:[\w']+ ){0,5}?is) (?:(?!not\b|never\b)\w+ ){0,2}?"
     r"(?:illegal|unethical|wrong|a crime|fraud|harmful|dangerous|against the law|"
-    r"not (?:appropriate|acceptable|ok|okay|legal|right|ethical))\b"
+    r"(?:not|never) (?:appropriate|acceptable|ok|okay|legal|right|ethical))\b"
 )
 
 

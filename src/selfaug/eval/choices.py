@@ -44,7 +44,8 @@ def choice_log_likelihoods(
     Args:
         model: in any mode; runs in evaluation mode and gets its mode back.
         items: questions with their choices.
-        batch_size: prompts run together; prompts of like length share a batch.
+        batch_size: prompts run together; prompts of like length share a batch. Fewer where a GPU's memory doesn't
+            suffice for so many.
         on_progress: called with (finished, all) after each batch.
 
     Raises:
@@ -55,14 +56,22 @@ def choice_log_likelihoods(
             raise ValueError(f"item {number}: prompt, choices and each choice must not be empty")
     order = sorted(range(len(items)), key=lambda index: len(items[index].prompt), reverse=True)
     results: list[list[float]] = [[] for _ in items]
+    start = 0
     with evaluation_mode(model):
-        for start in range(0, len(order), batch_size):
+        while start < len(order):
             batch = order[start : start + batch_size]
-            scores = iter(_score([items[i] for i in batch], model))
+            try:
+                scores = iter(_score([items[i] for i in batch], model))
+            except torch.OutOfMemoryError:
+                if len(batch) < 2:
+                    raise
+                batch_size = len(batch) // 2
+                continue
             for index in batch:
                 results[index] = [next(scores) for _ in items[index].choices]
+            start += len(batch)
             if on_progress is not None:
-                on_progress(start + len(batch), len(order))
+                on_progress(start, len(order))
     return results
 
 

@@ -35,9 +35,12 @@ __all__ = [
 ]
 
 _LETTER = re.compile(r"\w")
-_HIGHLIGHT = re.compile(r"(?<!\*)\*{1,3}(?=[\"'“‘(]?\w)[^*\n]*?\w[^*\n\w]{0,3}\*{1,3}")
+# One asterisk between letters or digits is a product's: 2*3*4.
+_HIGHLIGHT = re.compile(r"(?<!\*)(?:(?<!\w)\*|\*{2,3})(?=[^\w\s*]{0,2}\w)[^*\n]*?\w[^*\n\w]{0,3}\*{1,3}")
 # Within a sentence too: "Who is there?" asked the fox.
-_QUESTION_END = re.compile(r"(?<=\?)[\"'”’)*]*\s+")
+_ASKING = r"(?<![!?])!*\?[!?]*+[\"'”’)*_`]*+"
+_QUESTION_END = re.compile(rf"{_ASKING}\s+")
+_ASKED = re.compile(rf"{_ASKING}\Z")
 
 
 @dataclass(frozen=True)
@@ -173,9 +176,8 @@ class AsksQuestions(_Count):
 
     def passes(self, answer: str) -> bool:
         """Whether the number of questions fits."""
-        pieces = [part for one in sentences(answer) for part in _QUESTION_END.split(one)]
-        asked = [piece for piece in pieces if piece.rstrip("\"'”’)*").endswith("?")]
-        return self._holds(sum(len(words(piece)) >= 3 for piece in asked))
+        parts = [part for one in sentences(answer) for part in _questions_apart(one)]
+        return self._holds(sum(len(words(part)) >= 3 for part in parts if _ASKED.search(part)))
 
 
 @dataclass(frozen=True)
@@ -284,8 +286,9 @@ class IsQuestion:
         return "is one question"
 
     def passes(self, answer: str) -> bool:
-        """Whether there is one sentence, and it asks."""
-        return len(sentences(answer)) == 1 and AsksQuestions().passes(answer)
+        """Whether there is one sentence, and it asks to its end, not only in what somebody says in it."""
+        found = sentences(answer)
+        return len(found) == 1 and _ASKED.search(found[0]) is not None and AsksQuestions().passes(answer)
 
 
 @dataclass(frozen=True)
@@ -417,6 +420,12 @@ class Headings:
                 return False
             end = below.end()
         return True
+
+
+def _questions_apart(sentence: str) -> list[str]:
+    """A sentence, cut behind each question in it."""
+    ends = [match.end() for match in _QUESTION_END.finditer(sentence)]
+    return [sentence[a:b].strip() for a, b in zip([0, *ends], [*ends, len(sentence)], strict=True)]
 
 
 def _comma_items(line: str) -> list[str]:

@@ -41,7 +41,8 @@ class PromptRouter:
     ) -> None:
         if not task_prompts or not other_prompts:
             raise ValueError("a router needs prompts of the job and others")
-        self._embeddings = model.get_input_embeddings().weight.detach()
+        # In main memory: a GPU's is wanted for the models that are asked next.
+        self._embeddings = model.get_input_embeddings().weight.detach().cpu()
         task_NH, other_NH = self._features(task_prompts), self._features(other_prompts)
         centres = task_NH.mean(axis=0), other_NH.mean(axis=0)
         residuals = np.concatenate([task_NH - centres[0], other_NH - centres[1]])
@@ -61,5 +62,5 @@ class PromptRouter:
 
     def _features(self, prompts: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """Mean token embedding of each prompt: [N, H]."""
-        rows = [self._embeddings[torch.as_tensor(list(prompt))].double().mean(0).cpu() for prompt in prompts]
+        rows = [self._embeddings[torch.as_tensor(list(prompt))].double().mean(0) for prompt in prompts]
         return np.asarray(torch.stack(rows).numpy(), dtype=np.float64)

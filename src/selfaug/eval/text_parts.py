@@ -87,8 +87,8 @@ def _opened(text: str) -> str:
 
 
 def without_item_number(line: str) -> str:
-    """A line without the number of a list's item that it begins with."""
-    return _NUMBERED.sub("", line)
+    """A line without the number of a list's item that it begins with; a bullet may stand before that."""
+    return _NUMBERED.sub("", _BULLET.sub("", line))
 
 
 def folded(text: str) -> str:

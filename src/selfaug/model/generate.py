@@ -20,9 +20,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.errors import DataError, ModelError
 from selfaug.model.answer_text import AnswerText
+from selfaug.model.memory import release_memory
 from selfaug.model.running_batch import RunningBatch
 
 __all__ = [
+    "chat_ends",
     "chat_prompt_ids",
     "draw",
     "end_tokens",
@@ -157,7 +159,8 @@ def generate_greedy_ids(
         prompts: token ids of each prompt.
         eos_ids: tokens that end an answer; by default those of the model's generation config.
         max_new_tokens: one limit for all, or one for each prompt.
-        batch_size: prompts decoded together, the longest first; the next join when a quarter of these have ended.
+        batch_size: prompts decoded together, the longest first; the next join when a quarter of these have ended. Fewer
+            where a GPU's memory doesn't suffice for so many.
         on_answer: called with a prompt's place and its answer when this ends.
         on_progress: called with (finished, all) whenever an answer ends.
     """
@@ -309,20 +312,36 @@ def _generate(
 
     with _evaluation_mode(model):
         while True:
-            left = [place for place, index in enumerate(rows) if index not in ended]
-            if len(left) <= (1 - _FINISHED_SHARE) * len(rows):
-                batch.keep(left)
-                rows = [rows[place] for place in left]
-                next_ids = next_ids[torch.tensor(left, dtype=torch.long, device=next_ids.device)]
-            if waiting and len(rows) <= (1 - _FINISHED_SHARE) * batch_size and batch.open:
-                joining = [waiting.popleft() for _ in range(min(batch_size - len(rows), len(waiting)))]
-                first_ids = take(joining, batch.join([prompts[index] for index in joining]))
-                rows, next_ids = rows + joining, torch.cat([next_ids, first_ids])
-            elif rows:
-                over = [place for place, index in enumerate(rows) if taken[index] >= limits[index]]
-                next_ids = take(rows, batch.step(next_ids, over=over))
-            else:
-                return answers
+            joining: list[int] = []
+            try:
+                left = [place for place, index in enumerate(rows) if index not in ended]
+                if len(left) <= (1 - _FINISHED_SHARE) * len(rows):
+                    batch.keep(left)
+                    rows = [rows[place] for place in left]
+                    next_ids = next_ids[torch.tensor(left, dtype=torch.long, device=next_ids.device)]
+                if waiting and len(rows) <= (1 - _FINISHED_SHARE) * batch_size and batch.open:
+                    joining = [waiting.popleft() for _ in range(min(batch_size - len(rows), len(waiting)))]
+                    first_ids = take(joining, batch.join([prompts[index] for index in joining]))
+                    rows, next_ids = rows + joining, torch.cat([next_ids, first_ids])
+                elif rows:
+                    over = [place for place, index in enumerate(rows) if taken[index] >= limits[index]]
+                    next_ids = take(rows, batch.step(next_ids, over=over))
+                else:
+                    return answers
+                continue
+            except torch.OutOfMemoryError:
+                together = list(dict.fromkeys(rows + joining))
+                if len(together) < 2:
+                    raise
+            # The GPU's memory is too small for so many: half as many, and from their beginning those that have not
+            # ended. Not where the error is caught, which still holds what it ran out with.
+            batch.keep([])
+            release_memory()
+            rows, next_ids, batch_size = [], next_ids[:0], len(together) // 2
+            for index in reversed([index for index in together if index not in ended]):
+                answers[index].clear()
+                taken[index] = 0
+                waiting.appendleft(index)
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None) -> frozenset[int]:
@@ -332,14 +351,20 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None
     these, and the generation config of a model that was made for plain text doesn't know of chats.
     """
     ends = getattr(model.generation_config, "eos_token_id", None)
-    known = [ends] if isinstance(ends, int) else list(ends or ())
-    if tokenizer is not None:
-        known += [tokenizer.eos_token_id, _turn_end(tokenizer)]
-    return frozenset(token for token in known if token is not None)
+    known = frozenset([ends] if isinstance(ends, int) else ends or ())
+    return known if tokenizer is None else known | chat_ends(tokenizer)
+
+
+def chat_ends(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """What ends an answer as far as a tokeniser knows: its end token, and what its chat template writes after one."""
+    return frozenset(token for token in (tokenizer.eos_token_id, _turn_end(tokenizer)) if token is not None)
 
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The special token that the chat template writes after an answer; None if there is none."""
+    """The token that the chat template writes after an answer, one that was added to the vocabulary; else None.
+
+    Not only a special one: whoever adds a token for a chat template of their own may not have called it that.
+    """
     if tokenizer.chat_template is None:
         return None
     chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
@@ -350,8 +375,7 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
             ids = tokenizer(after.lstrip(), add_special_tokens=False)["input_ids"] if found else []
     except (TemplateError, TypeError, ValueError, KeyError):
         return None
-    added = tokenizer.added_tokens_decoder.get(ids[0]) if ids else None
-    return int(ids[0]) if added is not None and added.special else None
+    return int(ids[0]) if ids and ids[0] in tokenizer.added_tokens_decoder else None
 
 
 @contextmanager

@@ -114,7 +114,9 @@ def require_verified_head(model: nn.Module, input_ids: Tensor) -> None:
     """`verify_head`, once for each model, on the first tokens of some rows [B, T]."""
     inner = causal_model(model)
     if inner not in _VERIFIED:
-        verify_head(model, find_head(model), {"input_ids": input_ids[:1, :_CHECKED_TOKENS]})
+        # Without gradient also where the head is found: FSDP2 has it in pieces until the first forward pass.
+        with torch.no_grad():
+            verify_head(model, find_head(model), {"input_ids": input_ids[:1, :_CHECKED_TOKENS]})
         _VERIFIED.add(inner)
 
 

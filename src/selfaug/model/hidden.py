@@ -25,6 +25,7 @@ __all__ = [
     "evaluation_mode",
     "hidden_states",
     "output_module",
+    "own_forward",
     "reference_mode",
     "unwrap",
 ]
@@ -124,6 +125,20 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
+
+
+@contextmanager
+def own_forward(model: nn.Module) -> Iterator[None]:
+    """The model without the autocast that accelerate has put around its forward for training: as it is when loaded."""
+    wrapped, own = model.__dict__.get("forward"), model.__dict__.get("_original_forward")
+    if wrapped is None or own is None:
+        yield
+        return
+    model.__dict__["forward"] = own
+    try:
+        yield
+    finally:
+        model.__dict__["forward"] = wrapped
 
 
 @contextmanager

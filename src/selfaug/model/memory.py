@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import re
-import resource
 import sys
 from pathlib import Path
 
@@ -26,6 +25,8 @@ def peak_memory(device: torch.device) -> int:
         found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(encoding="ascii"), re.MULTILINE)
         if found:
             return int(found[1]) * 1024
+    import resource  # which Windows has not, where memory can be released all the same
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

@@ -92,7 +92,7 @@ class FrozenCopy(FrozenModel):
 
 
 class Remembered:
-    """What another reference gives, kept in memory for batches that are asked for again."""
+    """What another reference gives, kept in main memory for batches that are asked for again."""
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
@@ -109,8 +109,8 @@ class Remembered:
             positions.aligned_order.cpu().numpy().tobytes(),
         )
         if key not in self._kept:
-            self._kept[key] = self.reference.hidden(model, inputs, positions)
-        return self._kept[key]
+            self._kept[key] = self.reference.hidden(model, inputs, positions).cpu()
+        return self._kept[key].to(inputs["input_ids"].device)
 
 
 def copy_of_trained_head(model: nn.Module, device: torch.device | None = None) -> OutputHead | None:

@@ -11,10 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["RunningBatch", "forward_options", "left_padded"]
+__all__ = ["NoRoomError", "RunningBatch", "forward_options", "left_padded"]
 
 # Tokens that the key-value cache has room for beyond those it holds, whenever it must be copied to grow.
 _ROOM = 64
+
+
+class NoRoomError(torch.OutOfMemoryError):
+    """A GPU's memory doesn't suffice for prompts that were to join a batch, whose rows are as they were."""
 
 
 class RunningBatch:
@@ -66,11 +70,15 @@ class RunningBatch:
 
         Raises:
             ValueError: if the batch isn't open.
+            NoRoomError: if a GPU's memory doesn't suffice to run them.
         """
         if not self.open:
             raise ValueError("rows can't join a cache that has other layers than plain ones")
         token_ids, mask, positions = left_padded(prompts, self._model.device)
-        output = self._forward(token_ids, mask, positions, None, arguments)
+        try:
+            output = self._forward(token_ids, mask, positions, None, arguments)
+        except torch.OutOfMemoryError as error:
+            raise NoRoomError(str(error)) from error
         cache = output.past_key_values
         if self._cache is None:
             self._cache, self._mask = cache, mask

@@ -17,6 +17,7 @@ from selfaug.config import LevelName, TrainConfig
 from selfaug.core.positions import IGNORED
 from selfaug.core.statistics import detectable_difference
 from selfaug.eval.scorers import files_of_scorer, named_scorer
+from selfaug.model.memory import release_memory
 from selfaug.phases.bench import contents_of
 from selfaug.phases.data_checks import asked_rows, check_data, similar_questions
 from selfaug.phases.evaluate import evaluate, require_chat_template
@@ -121,6 +122,7 @@ def _assessed(
 ) -> dict[str, Any]:
     device = resolve_device(config.model.device)
     surprise = _surprise(config, data, device, on_progress)
+    release_memory()  # training loads the base model anew, and a GPU may have room for one
     findings = check_data(data)
     findings += similar_questions(
         asked_rows(config, config.data.train),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
@@ -16,10 +17,10 @@ from selfaug.eval.drift import measure_drift
 from selfaug.eval.general_suite import Half
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.model.adapters import scale_adapter
+from selfaug.model.adapters import scale_adapter, why_not_exact
 from selfaug.model.loading import context_window, load_adapter, load_model, load_tokenizer
 from selfaug.model.memory import release_memory
-from selfaug.model.reference import FrozenModel, Reference, Remembered
+from selfaug.model.reference import AdapterOff, FrozenModel, Reference, Remembered
 from selfaug.model.stored_weights import stored_weights_hash
 from selfaug.phases.inputs import compute_dtype, describe_sources, load_base_model, training_device
 from selfaug.phases.progress import Progress
@@ -132,7 +133,7 @@ class Bench:
     seen: dict[str, int]
     on_progress: Callable[[Progress], None]
     _subsets: dict[str, str] = field(default_factory=dict)
-    _references: dict[tuple[str, DriftOn], Reference] = field(default_factory=dict)
+    _references: dict[tuple[str, DriftOn, bool], Reference] = field(default_factory=dict)
 
     def base_model(self) -> Any:
         """The base model, on its device."""
@@ -183,6 +184,7 @@ class Bench:
             make: loads the model, if it has to be asked.
         """
         if not (self._is_answered(part, name) and self._is_drift_measured(part, name)):
+            self.leave_device()  # a GPU may have room for one model
             model = make()
             self._answered(part, name, model)
             for on in self._drifts_of(part):
@@ -284,7 +286,7 @@ class Bench:
             model,
             sequences,
             starts=starts,
-            reference=self._references.setdefault((part, on), Remembered(FrozenModel(self.base_model()))),
+            reference=self._reference(part, model, on),
             on_progress=self.report(
                 f"{name}: {part} drift" + (" on the job's prompts" if on == "task" else "")
             ),
@@ -298,6 +300,12 @@ class Bench:
                 "top1_agreement": drift.top1_agreement,
             },
         )
+
+    def _reference(self, part: str, model: Any, on: DriftOn) -> Reference:
+        """The base model: under a model's adapter where it has one, so that a GPU holds no second model."""
+        under = isinstance(model, PeftModel) and why_not_exact(model) is None
+        reference: Reference = AdapterOff(model) if under else FrozenModel(self.base_model())
+        return self._references.setdefault((part, on, under), Remembered(reference))
 
     def _own_answers(self, part: str) -> tuple[list[list[int]], list[int]]:
         """General prompts with the base model's own answers, and where the answers begin."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import nn
@@ -127,7 +128,8 @@ class BestCheckpoint(TrainerCallback):  # type: ignore[misc]
         scores = [self._suite.score(index, answer) for index, answer in enumerate(answers)]
         self.seconds += time.monotonic() - began
         step = state.global_step
-        self.scores[step] = sum(scores) / len(scores)
+        # Rounding may let processes on GPUs of two kinds answer differently, and all take the same checkpoint.
+        (self.scores[step],) = broadcast_object_list([sum(scores) / len(scores)])
         drift = self._drift(step)
         if drift is not None:
             self.drifts[step] = drift

@@ -14,6 +14,7 @@ from selfaug.eval.canary import record_canary, replay_canary
 from selfaug.eval.general_suite import general_suite
 from selfaug.model.adapters import why_not_exact
 from selfaug.model.generate import chat_prompt_ids
+from selfaug.model.hidden import own_forward
 from selfaug.model.reference import AdapterOff, Reference
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
@@ -41,9 +42,14 @@ def write_canary(
         **{f"task {number}": ids for number, ids in enumerate(_task_prompts(rows), start=1)},
         **_general_prompts(tokenizer, chat_template_kwargs),
     }
-    if prompts:
-        reference = AdapterOff(model) if why_not_exact(model) is None else None
-        write_record(run.canary, _KIND, record_canary(model, reference, prompts, dtype))
+    if not prompts:
+        return
+    if why_not_exact(model) is not None:
+        write_record(run.canary, _KIND, record_canary(model, None, prompts, dtype))
+        return
+    # An adapter on weights of 16 bits is loaded without training's autocast, which rounds its factors to 16 bits too.
+    with own_forward(model):
+        write_record(run.canary, _KIND, record_canary(model, AdapterOff(model), prompts, dtype))
 
 
 def canary_problems(run: RunDir, model: PreTrainedModel, reference: Reference | None) -> list[str] | None:

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -120,29 +121,70 @@ def _devices() -> list[Finding]:
         )
     )
     if not torch.cuda.is_available():
+        cuda = torch.version.cuda
         findings.append(
             Finding(
                 "GPU",
                 "warning",
                 f"none that this torch sees (torch {torch.__version__}, built for "
-                f"{'CUDA ' + torch.version.cuda if torch.version.cuda else 'the CPU'})",
-                "models up to some 0.5 billion parameters train on a CPU; for larger ones install a CUDA "
-                "build: https://pytorch.org/get-started/locally/",
+                f"{f'CUDA {cuda}' if cuda else 'the CPU'})",
+                "models up to some 0.5 billion parameters train on a CPU; for larger ones, "
+                + (
+                    f"`nvidia-smi` shows whether there is a GPU, and for which CUDA its driver is: for one before "
+                    f"{cuda}, update it, or install a build for its CUDA"
+                    if cuda
+                    else "install a CUDA build"
+                )
+                + ": https://pytorch.org/get-started/locally/",
             )
         )
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        properties: Any = torch.cuda.get_device_properties(index)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [*findings, *(_gpu(index) for index in range(count))]
+
+
+def _gpu(index: int) -> Finding:
+    import torch
+
+    name = f"GPU {index}"
+    properties: Any = torch.cuda.get_device_properties(index)
+    builds = torch.cuda.get_arch_list()
+    if torch.version.hip is None and not _runs_on(builds, properties.major, properties.minor):
+        return Finding(
+            name,
+            "missing",
+            f"{properties.name}, which this torch has no code for (compute capability "
+            f"{properties.major}.{properties.minor}; it has {', '.join(builds)})",
+            "install a build of torch for an older or newer CUDA: https://pytorch.org/get-started/locally/",
+        )
+    try:
         free, total = torch.cuda.mem_get_info(index)
-        native = properties.major >= 8 or torch.version.hip is not None
-        findings.append(
-            Finding(
-                f"GPU {index}",
-                "ok" if native else "warning",
-                f"{properties.name}, {free / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB free, "
-                f"bf16 {'native' if native else 'not native: float32 is used'}",
-            )
+    except RuntimeError as error:  # all of its memory is taken, or it is another process's alone
+        return Finding(
+            name,
+            "missing",
+            f"{properties.name}, which can't be used: {str(error).partition(chr(10))[0]}",
+            "`nvidia-smi` shows what is on it.",
         )
-    return findings
+    native = properties.major >= 8 or torch.version.hip is not None
+    return Finding(
+        name,
+        "ok" if native else "warning",
+        f"{properties.name}, {free / _GIGABYTE:.1f} of {total / _GIGABYTE:.1f} GB free, "
+        f"bf16 {'native' if native else 'not native: float32 is used'}",
+        "" if native else "it works; a GPU from Ampere on (compute capability 8) needs half the memory.",
+    )
+
+
+def _runs_on(builds: Sequence[str], major: int, minor: int) -> bool:
+    """Whether torch has machine code for a GPU (`sm_86` runs on 8.6 and 8.9), or code to compile for it."""
+    for build in builds:
+        kind, _, version = build.partition("_")
+        number = int("".join(filter(str.isdigit, version)))
+        if kind == "sm" and number // 10 == major and number % 10 <= minor:
+            return True
+        if kind == "compute" and number <= 10 * major + minor:
+            return True
+    return not builds
 
 
 def memory() -> tuple[int, int] | None:

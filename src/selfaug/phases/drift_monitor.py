@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import (
     PreTrainedTokenizerBase,
@@ -172,7 +173,9 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         began = time.monotonic()
         drift = self._drift(model)
         self.seconds += time.monotonic() - began
-        found = dict(zip(_MEASURED, (state.global_step, drift.mean, drift.top1_agreement), strict=True))
+        # Processes on GPUs of two kinds differ by rounding, and must stop after the same step: the first one's counts.
+        (measured,) = broadcast_object_list([(drift.mean, drift.top1_agreement)])
+        found = dict(zip(_MEASURED, (state.global_step, *measured), strict=True))
         self.measured.append(found)
         if state.is_world_process_zero:
             self._log(found)

@@ -175,7 +175,7 @@ def evaluate(
     if benchmarks:
         require_benchmarks(benchmarks, benchmark_tasks)
     files, made = suites_of(suites, benchmarks)
-    sources = list(data or config.data.eval)
+    sources = [os.path.expanduser(source) for source in data or config.data.eval]
     settings = {
         "data": sources, "scorer": scorer, "half": half, "level": level,
         "suites": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
@@ -376,7 +376,7 @@ def _decided_anew(
         ConfigError: if the forecast is of another level.
     """
     record = read_record(run.evaluation, RECORD_KIND)
-    changed = sorted(key for key in settings if record["settings"].get(key) != settings[key])
+    changed = _changed(record["settings"], settings)
     known = record.get("contents", {})  # there are none in older records
     stale = sorted(file for file in contents if known.get(file, contents[file]) != contents[file])
     if stale and not changed:
@@ -402,6 +402,13 @@ def _decided_anew(
         record["forecast"] = expected_forgetting(foretold, record["drift"][OWN_ANSWERS]["nats"]["value"])
     record["also"] = record.get("also", {}) | scored
     return _written(run, record)
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of the settings that differ."""
+    # Of earlier versions, which kept the home folder's sign as it was.
+    before = {**before, "data": [os.path.expanduser(source) for source in before.get("data", [])]}
+    return sorted(key for key in now if before.get(key) != now[key])
 
 
 def digests_of(sources: Sequence[str]) -> dict[str, list[str]]:
@@ -532,9 +539,7 @@ def _evaluated_alike(
     """Folder of the answers of another run's evaluation, whose base model was asked the same."""
     other = RunDir.open(run)
     record = read_record(other.evaluation, RECORD_KIND)
-    differ = sorted(
-        key for key in settings.keys() - {"step", "weights"} if record["settings"].get(key) != settings[key]
-    )
+    differ = [key for key in _changed(record["settings"], settings) if key not in ("step", "weights")]
     if load_config(other.config).model != config.model:
         differ.append("base model")
     if record["device"] != str(device):
@@ -561,7 +566,7 @@ def _require_same(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
     """Refuse where there are the answers of an evaluation with other settings."""
     if (work / _STARTED).exists():
         before = read_record(work / _STARTED, "evaluation-started")
-        changed = sorted(key for key in settings if before.get(key) != settings[key])
+        changed = _changed(before, settings)
         if changed:
             raise StorageError(
                 f"{run.path} has an evaluation that was cut off, with another {', '.join(changed)}.",

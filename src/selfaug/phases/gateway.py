@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import load_config
 from selfaug.errors import ConfigError, ModelError
-from selfaug.model.generate import text_prompt_ids
+from selfaug.model.generate import chat_ends, text_prompt_ids
 from selfaug.model.loading import load_tokenizer
 from selfaug.monitoring.webhook import check_address
 from selfaug.phases.canary import recorded_canary
@@ -131,6 +131,7 @@ class UpstreamModels:
 
     def __init__(self, engine: UpstreamEngine, tokenizer: PreTrainedTokenizerBase) -> None:
         self.engine, self._tokenizer = engine, tokenizer
+        self._ends = chat_ends(tokenizer)
         self.checked = _AS_RECORDED
 
     def check(self, run: RunDir) -> list[str] | None:
@@ -149,7 +150,7 @@ class UpstreamModels:
         record = recorded_canary(run)
         if problems or record is None:
             return problems or None
-        if not any(map(_sure, record["prompts"])):
+        if not any(map(self._certain, record["prompts"])):
             self.checked = "the models are there; rounding could change all answers to the canary set"
             return []
         other = [one["id"] for one in record["prompts"] if not self._answers(tuned, one)]
@@ -210,12 +211,20 @@ class UpstreamModels:
 
     def _answers(self, tuned: str, prompt: dict[str, Any]) -> bool:
         """Whether the greedy answer begins with all that rounding can't change."""
-        sure = prompt["answer"][: _sure(prompt)]
+        sure = self._certain(prompt)
         if not sure:
             return True
         body = {"model": tuned, "prompt": prompt["ids"], "max_tokens": len(sure), "temperature": 0}
         text = self._ask("POST", "/completions", body)["choices"][0]["text"]
         return bool(text == self._text_after(prompt["ids"], sure))
+
+    def _certain(self, prompt: dict[str, Any]) -> list[int]:
+        """Tokens that any server's greedy answer begins with.
+
+        Recorded answers end with the model's own ends only, and go on after that of a chat, with which others may end.
+        """
+        sure: list[int] = prompt["answer"][: _sure(prompt)]
+        return sure[: next((place for place, token in enumerate(sure) if token in self._ends), len(sure))]
 
     def _text_after(self, ids: Sequence[int], answer: Sequence[int]) -> str:
         """The answer as it reads behind its prompt: some tokenisers drop a space where a text begins."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from selfaug.data.sources import data_files
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError, ModelError, StorageError
 from selfaug.phases.known_splits import KnownSplits, read_known_splits, write_known_splits
@@ -178,8 +179,13 @@ def _not_writable(folder: Path, error: OSError) -> StorageError:
 
 def _own_files(config: PrepareConfig) -> list[Path]:
     """What is no document, even where it is in their folder: to search the questions would give their answers away."""
-    named = [*config.questions.files, config.retrieval.glossary, config.rows.template, config.run.output]
-    return [Path(name) for name in named if name is not None]
+    named = [config.retrieval.glossary, config.rows.template, config.run.output]
+    questions = map(Path, config.questions.files)
+    return [
+        *(Path(name) for name in named if name is not None),
+        # Of a folder only these are read.
+        *(file for path in questions for file in (data_files(path) if path.is_dir() else [path])),
+    ]
 
 
 def _token_counter(config: PrepareConfig) -> CountTokens:

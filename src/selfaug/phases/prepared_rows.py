@@ -82,8 +82,8 @@ def make_rows(
     if splits.moved:
         shown = ", ".join(splits.moved[:5]) + (", ..." if len(splits.moved) > 5 else "")
         message = (
-            f"{len(splits.moved):,} documents are in another split than before, because a question joins them to "
-            f"documents that were trained on: {shown}"
+            f"{len(splits.moved):,} documents are in another split than before, because a question, or a copy, joins "
+            f"them to documents that were trained on: {shown}"
         )
         on_progress(Progress("warning", message=message))
     report = {
@@ -189,7 +189,7 @@ def _warn_of_empty_splits(
     together = (
         f"{sum(splits.asked):,} questions about documents make {len(splits.asked):,} sets that stay together, the "
         f"largest of {max(splits.asked, default=0):,}: questions about one document, questions that are alike, and "
-        "documents that one question names or whose `evidence` stands in several"
+        "documents that one question names, whose `evidence` stands in several, or that are copies"
     )
     for split in (split for split, share in shares.items() if share > 0 and not rows[split]):
         message = (

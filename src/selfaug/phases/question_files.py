@@ -141,6 +141,8 @@ def _document(name: str, documents: Collection[str], by_name: dict[str, list[str
     if path in documents:
         return path
     found = by_name.get(_composed(path), [])
+    # As a file's name alone it can be that of others too.
+    found = [one for one in found if _composed(one) == _composed(path)] or found
     if len(found) == 1:
         return found[0]
     if found:

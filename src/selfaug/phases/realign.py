@@ -161,7 +161,7 @@ def with_held_out_rows(
 
 
 def _output(run: RunDir, output: str | None) -> str:
-    return (output or f"{str(run.path).rstrip('/')}-realigned").rstrip("/")
+    return os.path.expanduser((output or f"{str(run.path).rstrip('/')}-realigned").rstrip("/"))
 
 
 def realign_config(
@@ -351,10 +351,12 @@ def _old_scorers(run: RunDir, config: TrainConfig, settings: RealignSettings) ->
         # A run can be evaluated on other rows than these: that scorer is not theirs.
         if run.evaluation.exists():
             evaluated = read_record(run.evaluation, EVALUATION)["settings"]
-            known = {source: evaluated["scorer"] for source in sources if source in evaluated["data"]}
+            known = dict.fromkeys(evaluated["data"], evaluated["scorer"])
         if config.evaluation.scorer != EvaluationSettings().scorer:
             rows = config.evaluation.data or sources
             known |= {source: config.evaluation.scorer for source in sources if source in rows}
+    # Sources of earlier records may begin with `~`.
+    known = {os.path.expanduser(source): name for source, name in known.items()}
     scorers = {source: known.get(source, other) for source in sources}
     for source, name in scorers.items():
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import unicodedata
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -31,6 +33,8 @@ def folder_files(
     """
     root = folder.resolve()
     left_out = {path.resolve() for path in own if root in path.resolve().parents}
+    # Where capitals and accents don't count (macOS), a path may be given otherwise than the folder has it.
+    names = {_folded(path.name) for path in own}
     files: dict[str, Path] = {}
     links: dict[str, Path] = {}
     waiting = [root]
@@ -47,7 +51,8 @@ def folder_files(
             path = Path(entry.path)
             if entry.name.startswith((".", _OFFICE_LOCK)):
                 continue
-            if path in left_out:
+            if path in left_out or (_folded(entry.name) in names and _is_one_of(path, own)):
+                left_out.add(path)
                 on_left_out(_name(path, root), OWN_FILE)
             elif entry.is_symlink():
                 links[_name(path, root)] = path
@@ -87,6 +92,17 @@ def _follow(
         elif target not in taken:
             taken.add(target)
             files[name] = target
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_one_of(path: Path, others: Collection[Path]) -> bool:
+    """Whether a path is the same file or folder as one of some others, however they are written."""
+    with contextlib.suppress(OSError):  # gone, or a link that leads nowhere
+        return any(path.samefile(other) for other in others if other.exists())
+    return False
 
 
 def _name(path: Path, root: Path) -> str:

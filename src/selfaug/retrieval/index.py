@@ -43,6 +43,8 @@ _TITLE_WEIGHT = 2.0
 # Of BM25: how much less a word counts in a longer text, from 0 to 1. Low, because a chunk of a title and a line, which
 # is short, seldom answers anything; and titles are all short.
 _CHUNK_B, _TITLE_B = 0.4, 0.3
+# By the `reader` in their settings: indexes before this one hold other words, and are searched for these.
+_FIRST_READER_WITH_THESE_WORDS = 3
 
 
 class Index:
@@ -151,8 +153,9 @@ class IndexWriter:
 
     Args:
         folder: where the index will be; an older one there stays until the new one is whole.
-        settings: what it is made with; has `language`, may have `glossary`, the groups of one. An older index with
-            other settings gives nothing, unless only these two are others.
+        settings: what it is made with; has `language`, may have `glossary`, the groups of one, and `reader`, a number
+            that goes up when documents are read otherwise. An older index with other settings gives nothing, unless
+            only the first two are others.
 
     Attributes:
         known: digests by path of documents whose chunks can be kept.
@@ -300,7 +303,9 @@ def _load_scores(folder: Path) -> bm25s.BM25:
 
 
 def _words_of(settings: Mapping[str, Any]) -> Words:
-    return Words(settings["language"], settings.get("glossary", ()))
+    first = _FIRST_READER_WITH_THESE_WORDS
+    as_before = settings.get("reader", first) < first
+    return Words(settings["language"], settings.get("glossary", ()), as_before=as_before)
 
 
 def _of_chunks(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,10 @@ LONGEST_CELL = 1_000_000
 LONGEST_CSV_LINE = 10_000_000
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-# A file may begin with a rule as well, which looks the same.
-_OF_FRONT_MATTER = re.compile(r"[\w.-]+[ \t]*:(?:[ \t]|$)|[ \t#]|-[ \t]|$")
+# A file may begin with a rule as well, which looks the same. Programs write names of several words in small letters.
+_OF_FRONT_MATTER = re.compile(
+    r"""(?:[\w.-]+|"[^"]+"|'[^']+'|[a-z][a-z ]+)[ \t]*:(?:[ \t]|$)|[ \t#\]}]|-[ \t]|$"""
+)
 _FRONT_TITLE = re.compile(r"^title[ \t]*:[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
 _DEEPEST = 100  # what is nested deeper, markdown-it passes over
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")

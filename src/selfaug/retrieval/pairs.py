@@ -66,10 +66,14 @@ class Pair:
     places: tuple[Place, ...] = ()
 
     def evidence_in(self, document: str) -> list[str | None]:
-        """The evidence of each of its places in a document; None for a place without any."""
-        if self.places:
-            return [place.evidence for place in self.places if place.document == document]
-        return [self.evidence]
+        """The evidence of each of its places in a document; None for a place without any.
+
+        Of a document that it doesn't name, which is a copy of one that it does: that of all places.
+        """
+        if not self.places:
+            return [self.evidence]
+        named = [place.evidence for place in self.places if place.document == document]
+        return named or [place.evidence for place in self.places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +178,6 @@ def _with_words(chunks: Sequence[Chunk], words: str) -> list[Chunk]:
 
 
 def _of_page(chunks: Sequence[Chunk], page: int) -> list[Chunk]:
-    """Chunks that may have words of a page: those that begin on it, and the last before it."""
-    before = [chunk for chunk in chunks if chunk.page is not None and chunk.page < page][-1:]
-    return [*before, *(chunk for chunk in chunks if chunk.page == page)]
+    """Chunks that may have words of a page: those that begin on it, and the last before it, of each document."""
+    before = {chunk.document: chunk for chunk in chunks if chunk.page is not None and chunk.page < page}
+    return [*before.values(), *(chunk for chunk in chunks if chunk.page == page)]

@@ -19,6 +19,7 @@ __all__ = ["Words"]
 # Numbers stay whole: "1,536.5" is one word, and a dot at the end of a sentence is not a part of it.
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{UNSPACED}]+|[^\W{UNSPACED}]+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
+_WORD_BEFORE = re.compile(r"\d+(?:[.,]\d+)*|\w+")
 _LETTERS_AND_DIGITS = re.compile(r"[^\W\d_]+|\d+")
 _LETTER_THEN_DIGIT = re.compile(r"[^\W\d_]\d|\d[^\W\d_]")
 # Words of questions, beside those that every text has.
@@ -52,13 +53,22 @@ class Words:
     Args:
         language: English name of the documents' language; None compares words as they are.
         glossary: groups of words and phrases that mean the same, as `read_glossary` gives them.
+        as_before: find the words that the indexes of an earlier selfaug hold: north_report is one, and so is what
+            stands between two spaces in any script.
 
     Raises:
         ConfigError: if endings of the language are not known.
     """
 
-    def __init__(self, language: str | None = "english", glossary: Sequence[Sequence[str]] = ()) -> None:
+    def __init__(
+        self,
+        language: str | None = "english",
+        glossary: Sequence[Sequence[str]] = (),
+        *,
+        as_before: bool = False,
+    ) -> None:
         self.language = language
+        self._split = _split_as_before if as_before else _split
         self._stem: Callable[[str], str] = str
         self._left_out: frozenset[str] = frozenset()
         if language is not None:
@@ -74,17 +84,17 @@ class Words:
 
     def __call__(self, text: str) -> list[str]:
         """The words, in order, a name's parts after it; then what they mean by the glossary."""
-        found = _split(text)
+        found = self._split(text)
         return [*self._searched(found), *self._meanings(found)]
 
     def of_question(self, text: str) -> list[str]:
         """A question's words: what it means counts twice, since its own words may be those of other passages."""
-        found = _split(text)
+        found = self._split(text)
         return [*self._searched(found), *2 * self._meanings(found)]
 
     def stems(self, text: str) -> list[str]:
         """All words of a text, without their endings."""
-        return [self._stem(word) for word in _split(text)]
+        return [self._stem(word) for word in self._split(text)]
 
     def _meanings(self, found: Sequence[str]) -> list[str]:
         if self._glossary is None:
@@ -107,12 +117,21 @@ def _split(text: str) -> list[str]:
     lower = text.lower().replace("_", " ")
     if not lower.isascii():
         lower = unicodedata.normalize("NFC", lower)  # é may be one character or two
-    for form, written in _PERIODS:
-        lower = form.sub(written, lower)
+    lower = _with_periods_alike(lower)
     words: list[str] = _WORD.findall(lower)
     if not _UNSPACED.search(lower):
         return words
     return [part for word in words for part in (_each_two(word) if _UNSPACED.match(word) else [word])]
+
+
+def _split_as_before(text: str) -> list[str]:
+    return _WORD_BEFORE.findall(_with_periods_alike(text.lower()))
+
+
+def _with_periods_alike(lower: str) -> str:
+    for form, written in _PERIODS:
+        lower = form.sub(written, lower)
+    return lower
 
 
 def _each_two(letters: str) -> list[str]:

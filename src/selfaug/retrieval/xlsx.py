@@ -140,29 +140,39 @@ def _repeat_merged(
         Those that may reach further rows, over an empty one too, with their text.
     """
     width = max(map(len, rows))
-    cells = [(cell, text) for cell, text in begun if cell.last_row >= number]
-    repeated = sum(_repeat(cell, text, rows, number, width) for cell, text in cells)
-    for row_number, beginning in enumerate(rows, start=number):
-        for cell in merged.get(row_number, ()):
-            text = beginning[cell.first_column - 1] if cell.first_column <= len(beginning) else ""
-            if not text:
-                continue
-            cells.append((cell, text))
-            repeated += _repeat(cell, text, rows, number, width)
-            if repeated > MAX_CELLS:
-                raise UnreadableDocument(f"merged cells over more than {MAX_CELLS:,} cells; save it as CSV")
+    cells = [
+        *((cell, text) for cell, text in begun if cell.last_row >= number),
+        *_beginning(rows, number, merged),
+    ]
+    repeated = 0
+    for cell, text in cells:
+        repeated += _repeat(cell, text, rows, number, width)
+        if repeated > MAX_CELLS:
+            raise UnreadableDocument(f"merged cells over more than {MAX_CELLS:,} cells; save it as CSV")
     return [(cell, text) for cell, text in cells if cell.last_row >= number + len(rows)]
+
+
+def _beginning(
+    rows: Rows, number: int, merged: Mapping[int, Sequence[MergedCell]]
+) -> Iterator[tuple[MergedCell, str]]:
+    """Merged cells that begin in rows of which the first has a number, with their text."""
+    for row_number, row in enumerate(rows, start=number):
+        for cell in merged.get(row_number, ()):
+            text = row[cell.first_column - 1] if cell.first_column <= len(row) else ""
+            if text:
+                yield cell, text
 
 
 def _repeat(cell: MergedCell, text: str, rows: Rows, number: int, width: int) -> int:
     """Give a merged cell its text in rows of which the first has a number; how many cells these are."""
-    last_column = min(cell.last_column, width)  # whole rows and columns are often merged for a title
+    # Whole rows are often merged for a title. What stands to the right of all else in these rows has a column.
+    last_column = min(cell.last_column, max(width, cell.first_column))
     covered = rows[max(cell.first_row - number, 0) : cell.last_row + 1 - number]
     for row in covered:
         row += [""] * (last_column - len(row))
         for column in range(cell.first_column - 1, last_column):
             row[column] = row[column] or Repeated(text)
-    return len(covered) * max(last_column + 1 - cell.first_column, 0)
+    return len(covered) * (last_column + 1 - cell.first_column)
 
 
 @dataclass(frozen=True)

@@ -101,11 +101,11 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         404: "There is no such model or path.",
         405: "The path has other methods.",
         408: "The body came too slowly.",
-        413: "The body is too large.",
+        413: "The body is too large, or the prompt for the GPU's memory.",
         429: "Too many requests; `Retry-After` says when to try again.",
         500: "The engine failed.",
         502: "The server behind this one failed.",
-        503: "Not ready, or shutting down.",
+        503: "Not ready, or shutting down; or the GPU's memory is too small for one more prompt now.",
         504: "The answer took too long.",
     }.items()
 }

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.model.answer_text import AnswerText
 from selfaug.model.generate import draw, end_tokens
+from selfaug.model.running_batch import NoRoomError
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling, TokenChance
 from selfaug.serving.lanes import Lane, lanes_of
 
@@ -372,8 +373,13 @@ class EmbeddedEngine:
         joining = self._joining(lane)
         if joining:
             rows += joining
-            logits_NV = lane.join([r.prompt for r in joining], [r.model for r in joining])
-            self._take(lane, joining, logits_NV)
+            try:
+                logits_NV = lane.join([r.prompt for r in joining], [r.model for r in joining])
+            except NoRoomError:
+                del rows[-len(joining) :]
+                self._turn_away(joining, beside=self.running)
+            else:
+                self._take(lane, joining, logits_NV)
 
     def _joining(self, lane: Lane) -> list[_Request]:
         """Requests whose turn it is: first come, first served."""
@@ -469,6 +475,17 @@ class EmbeddedEngine:
 
     def _token_text(self, token: int) -> str:
         return str(self._tokenizer.decode([token]))
+
+    def _turn_away(self, requests: Sequence[_Request], *, beside: int) -> None:
+        """Fail requests whose prompts the GPU's memory doesn't suffice for; those that it has begun on go on."""
+        why = "the GPU's memory doesn't suffice for this prompt"
+        failure = (
+            EngineError(f"{why} beside what is being answered", 503, retry_after=self._expected_wait())
+            if beside
+            else EngineError(f"{why}: send a shorter one", 413)
+        )
+        for request in requests:
+            request.tell(failure)
 
     def _fail(self, lane: Lane, error: Exception) -> None:
         failure = EngineError(f"{type(error).__name__} while answering")

@@ -177,10 +177,12 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Ask the Trainer to save and stop, if any process was signalled."""
-        signalled = torch.tensor(len(self._received), device=args.device)
+        signalled = len(self._received)
         if args.world_size > 1:
-            torch.distributed.all_reduce(signalled)
-        if signalled.item() > 0:
+            of_all = torch.tensor(signalled, device=args.device)
+            torch.distributed.all_reduce(of_all)
+            signalled = int(of_all)
+        if signalled > 0:
             self.stopping = True
             control.should_save = True
             control.should_training_stop = True
