@@ -101,7 +101,9 @@ def test_the_whole_case_study_goes_on_where_it_was_cut_off(
     assert written["documents"] == sum(written["formats"].values()) == 99
     for name in ("base", "plain", "selfaug"):
         result = written["results"][name]
-        assert result["sides"]["value"]["items"] == 3
+        assert result["sides"]["value"]["items"] == result["amounts"]["items"] == 3
+        # In its form, an amount is the right one.
+        assert result["amounts"]["value"] >= result["sides"]["value"]["value"]
         assert result["sides"]["abstains where it must"]["items"] == 2
         assert result["executive_items"] == 12
         lines = read_lines(folder / "samples" / f"{name}.jsonl")

@@ -15,6 +15,7 @@ from selfaug.core.statistics import paired_difference, score_interval, wilson_in
 from selfaug.eval.answer_scorers import same_value
 from selfaug.eval.general_suite import general_suite
 from selfaug.eval.house_style import leaks_house_style
+from selfaug.eval.scorers import named_scorer
 from selfaug.phases.drift_suites import OWN_ANSWERS
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.pairs import holds
@@ -131,9 +132,10 @@ def _result(
     """One column of the table: every share with its interval."""
     evaluation = evaluations["plain" if model == "base" else model]
     which = "base" if model == "base" else "tuned"
-    stated = [
-        holds(answers["task"][name], row["value"]) for name, row in rows.items() if row["value"] is not None
-    ]
+    given = [(answers["task"][name], row["value"]) for name, row in rows.items() if row["value"] is not None]
+    stated = [holds(answer, value) for answer, value in given]
+    same_amount = named_scorer("numeric")  # "$3689 million" is "$3,689 million"
+    amounts = [bool(same_amount(answer, value, "")) for answer, value in given]
     scores = evaluation["suites"][executive]["scores"]
     test = {name: score for name, score in scores.items() if name.startswith("test-")}
     leaks = [leaks_house_style(answer) for answer in answers[executive].values()]
@@ -146,6 +148,7 @@ def _result(
             for name, side in evaluation["sides"].items()
         },
         "stated": _share(stated) if stated else None,
+        "amounts": _share(amounts) if amounts else None,
         "executive": asdict(score_interval([score[which] for score in scores.values()], seed=0)),
         "executive_items": len(scores),
         "executive_difference": None if model == "base" else _difference(scores),
@@ -268,6 +271,12 @@ def result_rows(record: Mapping[str, Any]) -> list[Row]:
     return [
         *side("Exact value, in the house style", "value"),
         row("Right value, in any words", lambda of: _cell(of["stated"])),
+        # Records had no amounts before.
+        *(
+            [row("Right amount, however it is written", lambda of: _cell(of["amounts"]))]
+            if "amounts" in base
+            else []
+        ),
         *side("Right source cited", "source"),
         *side("Says so where no passage has the answer", "abstains where it must"),
         *side("Answers where a passage has it", "answers where it can"),
