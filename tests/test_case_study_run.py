@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -149,6 +150,25 @@ def test_to_go_on_does_not_begin_anew(
         run.main()
     assert left.value.code == 130
     assert "give the same command again, without --overwrite.\n" in capsys.readouterr().err
+
+
+def test_ctrl_c_waits_for_the_checkpoint_of_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = tmp_path / "command"
+    saved = tmp_path / "saved"
+    command.write_text(
+        f"#!/bin/sh\ntrap '' INT\nsleep 0.5\nkill -INT $PPID\nsleep 1\ntouch {shlex.quote(str(saved))}\nexit 130\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(command))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.selfaug(["train"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert saved.exists()
 
 
 def test_bad_arguments_give_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

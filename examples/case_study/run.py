@@ -218,15 +218,20 @@ def selfaug(arguments: Sequence[str]) -> str:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), environment.get("PYTHONPATH"))))
         shown = f"PYTHONPATH={os.path.relpath(HERE)} "
     print(f"\n$ {shown}selfaug {shlex.join(arguments)}", file=sys.stderr, flush=True)
-    done = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "selfaug", *arguments],
         env=environment,
         stdout=subprocess.PIPE if "--json" in arguments else None,
         encoding="utf-8",
-    )
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout or ""
+    ) as command:
+        try:
+            shown_by_it, _ = command.communicate()
+        except KeyboardInterrupt:
+            command.wait()  # a training saves a checkpoint first; `subprocess.run` would kill it
+            raise
+    if command.returncode:
+        sys.exit(command.returncode)
+    return shown_by_it or ""
 
 
 @contextmanager
