@@ -19,6 +19,7 @@ from selfaug.phases.prepare import prepare
 from selfaug.prepare_config import load_prepare_config
 from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.tokens import Words
+from selfaug.retrieval.xlsx_format import cell_text
 
 CASE_STUDY = Path(__file__).parents[1] / "examples" / "case_study"
 
@@ -64,8 +65,9 @@ def text_of_file(path: Path) -> str:
         return flat("\n".join([*(paragraph.text for paragraph in document.paragraphs), *cells]))
     if path.suffix == ".xlsx":
         book = openpyxl.load_workbook(path)
-        rows = [row for sheet in book.worksheets for row in sheet.values]
-        return flat("\n".join(" | ".join(str(cell) for cell in row if cell is not None) for row in rows))
+        rows = [row for sheet in book.worksheets for row in sheet.iter_rows()]
+        shown = [[cell_text(cell.value, cell.number_format) for cell in row] for row in rows]
+        return flat("\n".join(" | ".join(filter(None, row)) for row in shown))
     text = path.read_text(encoding="utf-8")
     return flat(html.unescape(re.sub(r"<[^>]+>", " ", text)) if path.suffix == ".html" else text)
 
@@ -198,6 +200,22 @@ def test_every_fact_of_a_pdf_is_on_its_page(written: list[Any], folder: Path) ->
         for fact in report.facts:
             assert fact.evidence in pages[fact.page - 1], (report.path, fact)
         document.close()
+
+
+def test_workbooks_have_numbers_that_are_shown_as_people_write_them(written: list[Any], folder: Path) -> None:
+    cells = [
+        cell
+        for report in written
+        if report.format == "xlsx"
+        for sheet in openpyxl.load_workbook(folder / report.path).worksheets
+        for row in sheet.iter_rows()
+        for cell in row
+    ]
+    numbers = [cell for cell in cells if isinstance(cell.value, int | float)]
+    assert len(numbers) > 1000
+    assert {"#,##0", "#,##0.0", "#,##0.00"} == {cell.number_format for cell in numbers}
+    texts = [cell.value for cell in cells if isinstance(cell.value, str)]
+    assert not [text for text in texts if re.fullmatch(r"[\d,]+[.,]\d+", text)]  # but years, in headers
 
 
 # ---- questions

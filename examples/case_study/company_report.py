@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 
 from comments import COMMENTS, LEADS, RISKS
-from document_parts import Cell, Draft, DraftSection, Format, Mention, Table
+from document_parts import Draft, DraftSection, Format, Mention, Table
 from wording import capital, comparison_table, findings, prose, table_by_row
-from world import Company, Figure, Period, cell_number, number, unit_label, written
+from world import Company, Figure, Period, bare, number, unit_label, written
 
 __all__ = ["HOUSE", "annual_report", "quarterly_report"]
 
@@ -250,14 +250,14 @@ class _Sections:
 
     def table(self, part: str, figures: Sequence[Figure]) -> DraftSection:
         if self.spreadsheet:
-            return table_by_row(self.heading(part), figures, "", "numbers")
+            return table_by_row(self.heading(part), figures, "", "unit column")
         return comparison_table(self.rng, self.heading(part), figures, lead=self.lead())
 
     def by_quarter(self) -> DraftSection:
         """Key figures per quarter, with the year."""
         metrics = ("revenue", "operating income", "net income", "free cash flow", "capital expenditure")
         year = self.period.year
-        header: list[Cell] = [
+        header = [
             "Item",
             "Unit",
             *(f"Q{quarter} {year}" for quarter in (1, 2, 3, 4)),
@@ -271,7 +271,7 @@ class _Sections:
     def segments_by_region(self) -> DraftSection:
         """Revenue of each segment in each region, with sums."""
         regions = self.company.regions
-        header: list[Cell] = ["Segment", "Unit", *regions, str(self.period)]
+        header = ["Segment", "Unit", *regions, str(self.period)]
         unit = unit_label(self.figure("segment revenue", self.company.segments[0]))
         figures = [
             [
@@ -289,18 +289,18 @@ class _Sections:
     def matrix(
         self,
         heading: str,
-        header: Sequence[Cell],
+        header: Sequence[str],
         labels: Sequence[tuple[str, str]],
         figures: Sequence[Sequence[Figure]],
     ) -> DraftSection:
         """A table of numbers, each in the unit of its row; what is reported in another unit has it in its cell."""
-        rows: list[tuple[Cell, ...]] = [tuple(header)]
+        rows: list[tuple[str, ...]] = [tuple(header)]
         mentions = []
         for (name, unit), line in zip(labels, figures, strict=True):
-            cells = [cell_number(one) if unit_label(one) == unit else written(one) for one in line]
+            cells = [bare(one) if unit_label(one) == unit else written(one) for one in line]
             rows.append((name, unit, *cells))
             mentions += [
-                Mention(one.subject, one.metric, one.scope, one.period, written(one), str(cell))
+                Mention(one.subject, one.metric, one.scope, one.period, written(one), cell)
                 for one, cell in zip(line, cells, strict=True)
             ]
         return DraftSection(heading, (Table(tuple(rows)),), tuple(mentions))

@@ -11,7 +11,6 @@ from world import Period
 __all__ = [
     "FORMATS",
     "Block",
-    "Cell",
     "Draft",
     "DraftSection",
     "Findings",
@@ -24,8 +23,6 @@ __all__ = [
 
 Format = Literal["pdf", "docx", "xlsx", "html", "md"]
 FORMATS: tuple[Format, ...] = ("pdf", "docx", "xlsx", "html", "md")
-
-Cell = str | int | float
 
 _WORDS_AROUND = 3
 
@@ -56,12 +53,12 @@ class Findings:
 class Table:
     """A table whose first row is its header."""
 
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[str, ...], ...]
 
     @property
     def lines(self) -> list[str]:
         """As it can be read: a line a row."""
-        return [" | ".join(map(str, row)) for row in self.rows]
+        return [" | ".join(row) for row in self.rows]
 
 
 Block = Paragraph | Findings | Table

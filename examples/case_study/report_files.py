@@ -15,6 +15,7 @@ from document_parts import Block, Draft, Findings, Format, Paragraph, Table
 __all__ = ["write_draft"]
 
 _HOUSE_LINE = "Halloway Pike Research. For clients only."
+_NUMBER = re.compile(r"\d{1,3}(,\d{3})*(\.\d+)?")
 _MOMENT = datetime(
     2025, 6, 2, 9, 0, 0
 )  # in every file's metadata, so that the bytes don't depend on the clock
@@ -48,7 +49,7 @@ def _markdown(block: Block) -> str:
         return block.text
     if isinstance(block, Findings):
         return "\n".join(f"- {item}" for item in block.items)
-    header, *rows = [[str(cell) for cell in row] for row in block.rows]
+    header, *rows = block.rows
     rule = ["---"] + ["---:"] * (len(header) - 1)
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
@@ -86,7 +87,7 @@ def _html(block: Block) -> str:
     if isinstance(block, Findings):
         items = "\n".join(f"<li>{html.escape(item)}</li>" for item in block.items)
         return f"<ul>\n{items}\n</ul>"
-    header, *rows = [[html.escape(str(cell)) for cell in row] for row in block.rows]
+    header, *rows = [[html.escape(cell) for cell in row] for row in block.rows]
     lines = ["<tr>" + "".join(f"<th>{cell}</th>" for cell in header) + "</tr>"]
     lines += ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
     return "<table>\n" + "\n".join(lines) + "\n</table>"
@@ -123,7 +124,7 @@ def _add_table(document: Any, block: Table) -> None:
     table = document.add_table(rows=len(block.rows), cols=len(block.rows[0]), style="Table Grid")
     for line, row in zip(table.rows, block.rows, strict=True):
         for cell, value in zip(line.cells, row, strict=True):
-            cell.text = str(value)
+            cell.text = value
 
 
 def _write_xlsx(draft: Draft, path: Path) -> dict[str, int]:
@@ -142,16 +143,26 @@ def _write_xlsx(draft: Draft, path: Path) -> dict[str, int]:
         row = 4
         for block in section.blocks:
             for line in block.rows if isinstance(block, Table) else [(text,) for text in block.lines]:
-                for column, value in enumerate(line, start=1):
-                    sheet.cell(row, column, value)
+                for column, text in enumerate(line, start=1):
+                    cell = sheet.cell(row, column)
+                    cell.value, cell.number_format = _number_as_shown(text)
                     if isinstance(block, Table) and line is block.rows[0]:
-                        sheet.cell(row, column).font = Font(bold=True)
+                        cell.font = Font(bold=True)
                 row += 1
             row += 1
         sheet.column_dimensions["A"].width = 34
     workbook.save(path)
     _fix_times(path)
     return {}
+
+
+def _number_as_shown(text: str) -> tuple[float | str, str]:
+    """Value and number format of a cell that shows this text: "3,689.0" is 3689, shown with a comma and a decimal."""
+    if not _NUMBER.fullmatch(text):
+        return text, "General"
+    decimals = len(text.partition(".")[2])
+    value = float(text.replace(",", ""))
+    return (value, "#,##0." + "0" * decimals) if decimals else (int(value), "#,##0")
 
 
 def _fix_times(path: Path) -> None:
@@ -199,7 +210,7 @@ def _write_pdf(draft: Draft, path: Path) -> dict[str, int]:
         if isinstance(block, Findings):
             items = [ListItem(PdfParagraph(html.escape(item), styles["BodyText"])) for item in block.items]
             return ListFlowable(items, bulletType="bullet", start="•", leftIndent=14)
-        table = PdfTable([[str(cell) for cell in row] for row in block.rows], hAlign="LEFT", spaceBefore=4)
+        table = PdfTable([list(row) for row in block.rows], hAlign="LEFT", spaceBefore=4)
         table.setStyle(
             [("GRID", (0, 0), (-1, -1), 0.5, colors.grey), ("FONT", (0, 0), (-1, 0), "Helvetica-Bold")]
         )

@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from document_parts import Cell, DraftSection, Findings, Mention, Paragraph, Table, context_of
+from document_parts import DraftSection, Findings, Mention, Paragraph, Table, context_of
 from world import (
     COMPANIES,
     EXECUTIVE_COMPANIES,
@@ -14,7 +14,6 @@ from world import (
     Figure,
     Period,
     bare,
-    cell_number,
     number,
     unit_label,
     written,
@@ -201,23 +200,23 @@ def table_by_row(heading: str, figures: Sequence[Figure], lead: str, layout: str
     """A row a figure; columns are this period and the one before, where there is one."""
     past = all(figure.of.kind not in _WITHOUT_PAST for figure in figures)
     first = figures[0]
-    header: list[Cell] = ["Item", *(["Unit"] if layout in ("unit column", "numbers") else [])]
+    header = ["Item", *(["Unit"] if layout == "unit column" else [])]
     header += [str(first.period), str(first.period.before)] if past else [str(first.period)]
-    rows: list[tuple[Cell, ...]] = [tuple(header)]
+    rows = [tuple(header)]
     mentions = []
     for figure in figures:
         stated = [figure, figure.before] if past else [figure]
-        cells = [_cell(one, layout) for one in stated]
+        cells = [written(one) if layout == "unit in cell" else bare(one) for one in stated]
         unit = unit_label(figure)
         label = _row_label(figure) + (f" ({unit})" if layout == "unit in label" and unit else "")
         rows.append((label, *([unit or "–"] if "Unit" in header else []), *cells))
-        mentions += [_mention(one, str(cell)) for one, cell in zip(stated, cells, strict=True)]
+        mentions += [_mention(one, cell) for one, cell in zip(stated, cells, strict=True)]
     return DraftSection(heading, (*_lead(lead), Table(tuple(rows))), tuple(mentions))
 
 
 def table_by_year(heading: str, figures: Sequence[Figure], lead: str) -> DraftSection:
     """A row a period, a column a figure, with the unit in its header."""
-    rows: list[tuple[Cell, ...]] = [("Period", *_column_labels(figures))]
+    rows: list[tuple[str, ...]] = [("Period", *_column_labels(figures))]
     mentions = []
     for stated in ([figure.before for figure in figures], list(figures)):
         rows.append((str(stated[0].period), *(bare(figure) for figure in stated)))
@@ -235,9 +234,3 @@ def _column_labels(figures: Sequence[Figure]) -> list[str]:
 
 def _row_label(figure: Figure) -> str:
     return figure.scope or capital(figure.metric)
-
-
-def _cell(figure: Figure, layout: str) -> Cell:
-    if layout == "unit in cell":
-        return written(figure)
-    return cell_number(figure) if layout == "numbers" else bare(figure)

@@ -24,7 +24,6 @@ __all__ = [
     "Period",
     "Sector",
     "bare",
-    "cell_number",
     "number",
     "unit_label",
     "written",
@@ -521,15 +520,6 @@ def bare(figure: Figure) -> str:
     if kind == "bps":
         return f"{abs(value)}"
     return f"{value:.2f}" if kind in ("per share", "times") else f"{value:.1f}"
-
-
-def cell_number(figure: Figure) -> int | float | str:
-    """The value as a spreadsheet's cell has it: a number, where it is one."""
-    text = bare(figure).replace(",", "")
-    if not text.replace(".", "", 1).isdigit():
-        return bare(figure)
-    value = float(text)
-    return int(value) if value.is_integer() else value
 
 
 def unit_label(figure: Figure) -> str:

@@ -39,6 +39,17 @@ def test_a_model_folder_is_loaded_for_evaluation(tiny_model_dir):
     )
 
 
+def test_a_head_gets_no_strided_slice(tiny_model_dir):
+    # Of one, torch makes a product for each row, each with its own copy of the head's weight.
+    model = load_model(tiny_model_dir)
+    seen = []
+    model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(input_ids=torch.ones(3, 5, dtype=torch.long), logits_to_keep=1)
+    assert seen[0].shape[:2] == (3, 1)
+    assert seen[0].is_contiguous()
+
+
 @pytest.mark.parametrize(("dtype", "want"), [("bfloat16", torch.bfloat16), (torch.float16, torch.float16)])
 def test_dtype_by_name_or_as_it_is(tiny_model_dir, dtype, want):
     assert load_model(str(tiny_model_dir), dtype=dtype, device="cpu").dtype == want

@@ -94,7 +94,8 @@ def hidden_states(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any
 
     def keep(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         captured.append(args[0])
-        return (args[0][:, -1:], *args[1:])
+        # Contiguous: of a strided slice, torch makes a product for each row, each with its own copy of the weight.
+        return (args[0][:, -1:].contiguous(), *args[1:])
 
     handle = output_module(model).register_forward_pre_hook(keep)
     try:

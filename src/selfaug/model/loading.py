@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -205,7 +206,19 @@ def load_model(
         )
     if "quantization_config" not in options and "device_map" not in options:
         loaded = loaded.to(device)
+    if (head := loaded.get_output_embeddings()) is not None:
+        head.register_forward_pre_hook(_contiguous)
     return loaded.eval()
+
+
+def _contiguous(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The input of a head, as a tensor without strides.
+
+    Models give their head a slice, `hidden[:, -1:]`, where logits of the last tokens are wanted. Of that, torch makes
+    a product for each row, each with its own copy of the weight: for 64 prompts 4.4 s in bfloat16 on a CPU instead of
+    13 ms, and gigabytes.
+    """
+    return (args[0].contiguous(), *args[1:]) if args else args
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
