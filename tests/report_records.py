@@ -218,13 +218,15 @@ def write_assessment(folder: Path, **changed: Any) -> Path:
 def balance_record(outcome: str = "pass") -> dict[str, Any]:
     def point(run: str, scale: float, task: float, general: float, drift: float) -> dict[str, Any]:
         return {
-            "run": run, "scale": scale, "task": task, "general": general, "forgetting": 0.6 - general, "drift": drift
+            "run": run, "scale": scale, "task": task, "general": general, "forgetting": 0.6 - general, "drift": drift,
+            "task_interval": interval(task, task - 0.1, task + 0.05),
+            "forgetting_interval": interval(0.6 - general, -0.01, 0.12),
         }  # fmt: skip
 
     def trial(alpha: float, task: float, general: float) -> dict[str, Any]:
         settings = {"alpha": alpha, "learning_rate": 2e-4, "rank": 16, "length": 1.0}
         return {"run": f"alpha-{alpha:g}-lr-0.0002-rank-16-length-1", "settings": settings, "task": task,
-                "general": general}  # fmt: skip
+                "general": general, "forgetting": 0.6 - general}  # fmt: skip
 
     general = suite({"g1": (1, 1), "g2": (1, 0)}, interval(-0.02, -0.04, 0.01), interval(0.97, 0.93, 1.02))
     return {
@@ -243,6 +245,7 @@ def balance_record(outcome: str = "pass") -> dict[str, Any]:
         "front": [0, 2],
         "knee": 0,
         "chosen": 2,
+        "best": "best",
         "reason": "the best at the job of 1 points, out of 3, that forget at most 5.0 points on development items",
         "base": {"dev": {"task": 0.02, "general": 0.6}},
         "test": {"task": suite({"t1": (0, 1)}, interval(0.7, 0.6, 0.8)), "general": general},

@@ -244,9 +244,9 @@ class OptimizerSettings(Section):
     )
     best_of_rows: Annotated[Integer, Field(ge=0)] = Field(
         default=0,
-        description="At each checkpoint, so many rows of `data.eval` are answered and scored, and the run ends with "
-        "the best checkpoint, among those within `selfaug.stop_at_drift` if that is set; 0 ends with the last. What "
-        "is chosen on these rows can't be reported on them.",
+        description="At each checkpoint, so many rows of `data.eval`, evenly over its sources, are answered and "
+        "scored, and the run ends with the best checkpoint, among those within `selfaug.stop_at_drift` if that is set; "
+        "0 ends with the last. What is chosen on these rows can't be reported on them.",
     )
     best_scorer: str = Field(
         default="exact", min_length=1, description="How these answers are scored, as for `selfaug evaluate`."

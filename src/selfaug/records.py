@@ -113,8 +113,13 @@ def make_readable(file: str | os.PathLike[str]) -> None:
     os.chmod(file, 0o666 & ~umask)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str, *, private: bool = False) -> None:
     """Write a text file atomically: a temporary file beside it, flushed to the disk, then renamed.
+
+    Args:
+        path: the file; replaced if it is there.
+        text: its content.
+        private: whether only its owner can read it (mode 0600), whatever the umask: it has what users wrote, or did.
 
     Raises:
         StorageError: if it can't be written; nothing is left behind then.
@@ -127,7 +132,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        make_readable(temporary)  # which mkstemp makes for the owner alone
+        if not private:
+            make_readable(temporary)  # which mkstemp makes for the owner alone
         os.replace(temporary, path)
     except OSError as error:
         raise StorageError(
@@ -163,14 +169,21 @@ def append_line(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
         ) from error
 
 
-def write_lines(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_lines(
+    path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], *, private: bool = False
+) -> None:
     """Write a JSON lines file atomically.
+
+    Args:
+        path: the file; replaced if it is there.
+        rows: one a line.
+        private: as for `write_text`.
 
     Raises:
         StorageError: if it can't be written; nothing is left behind then.
     """
     lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_text(path, "".join(lines))
+    write_text(path, "".join(lines), private=private)
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

@@ -123,12 +123,24 @@ class Registry:
                     [folder, weights, base, parent, data, note, time.time()],
                 ).fetchone()
         found = Version(*row)
-        if found.weights != weights:
-            raise ConfigError(
-                f"{folder} is version {found.number} already, with other weights: it was trained anew since.",
-                hint="train into a folder of its own, so that a rollback finds what was served.",
-            )
+        _require_weights(found, weights)
         return found
+
+    def require_addable(self, run: str | os.PathLike[str], weights: str | None) -> None:
+        """Refuse what `add` would refuse, without a change.
+
+        Args:
+            run: the folder.
+            weights: of the run; None if it has none yet, so that any that were entered are others.
+
+        Raises:
+            ConfigError: if the folder is there with other weights.
+        """
+        folder = str(Path(run).resolve())
+        known = self.versions() if self.path.exists() else []
+        for version in known:
+            if version.run == folder:
+                _require_weights(version, weights)
 
     def versions(self) -> list[Version]:
         """All of them, oldest first."""
@@ -254,6 +266,14 @@ class Registry:
             raise StorageError(
                 f"{self.path} can't be used: {error}.", hint="check free space and permissions of its folder."
             ) from error
+
+
+def _require_weights(version: Version, weights: str | None) -> None:
+    if version.weights != weights:
+        raise ConfigError(
+            f"{version.run} is version {version.number} already, with other weights: it was trained anew since.",
+            hint="train into a folder of its own, so that a rollback finds what was served.",
+        )
 
 
 def _version(connection: sqlite3.Connection, number: int) -> Version:

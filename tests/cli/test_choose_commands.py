@@ -104,3 +104,19 @@ def test_the_network_is_refused_only_where_all_is_on_this_machine(
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     quiet_libraries(settings, debug=True, rows=[str(file) if row == "{file}" else row for row in rows])
     assert ("HF_HUB_OFFLINE" in os.environ) == offline
+
+
+@pytest.mark.parametrize(
+    ("flags", "scales"),
+    [([], (0.8, 0.6, 0.4)), (["--scale", "0.9", "--scale", "0.2"], (0.9, 0.2))],
+)
+def test_the_steps_of_the_dial_are_flags(
+    flags: list[str], scales: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Any] = []
+    monkeypatch.setattr("selfaug.cli.pages.write_page", lambda _: None)
+    monkeypatch.setattr("selfaug.phases.balance.balance", lambda *given, **_: searched.append(given[2]) or {})
+    given = ["--model", "m", "--train", "rows.jsonl", "--output", str(tmp_path / "b"), "--json"]
+    result = CliRunner().invoke(app, ["balance", *given, *flags])
+    assert result.exit_code == 0, result.stderr
+    assert tuple(searched[0].scales) == scales

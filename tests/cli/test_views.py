@@ -87,7 +87,8 @@ ASSESSMENT: dict[str, Any] = {
 
 
 def point(run: str, scale: float) -> dict[str, Any]:
-    return {"run": run, "scale": scale, "task": 0.9, "forgetting": -0.0001, "drift": 0.05}
+    intervals = {"task_interval": interval(0.9, 0.78, 0.96), "forgetting_interval": interval(0, -0.1, 0.1)}
+    return {"run": run, "scale": scale, "task": 0.9, "forgetting": -0.0001, "drift": 0.05, **intervals}
 
 
 BALANCE: dict[str, Any] = {
@@ -97,6 +98,7 @@ BALANCE: dict[str, Any] = {
     "front": [0, 1],
     "knee": 1,
     "chosen": 1,
+    "best": "best",
     "reason": "the best at the job",
     "failed_trials": [],
     "test": SUITES,
@@ -202,3 +204,10 @@ def test_a_comparison_is_told_alike_on_narrow_and_wide_terminals() -> None:
     left_out = shown("compare", 80, not_run=["osf"])
     assert left_out.count("osf") == 1
     assert "not run" in left_out
+
+
+def test_a_balance_shows_intervals_and_what_opens_its_result() -> None:
+    text = shown("balance", 160)
+    assert "90\N{NO-BREAK SPACE}% (78 to 96)" in text
+    assert "0.0 (−10.0 to +10.0)" in text
+    assert "next:   selfaug serve runs/b/best\n  or:   selfaug export runs/b/best --to models/b\n" in text

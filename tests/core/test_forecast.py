@@ -118,6 +118,21 @@ def test_it_holds_new_runs_about_as_often_as_it_says() -> None:
     assert abs(np.mean(claimed) - np.mean(held)) < 0.15
 
 
+def test_items_are_resampled_together_only_where_they_are_the_same() -> None:
+    """Halves of the suite have as many items: item 3 of one has nothing to do with item 3 of the other."""
+
+    def runs(half: str, drifts: tuple[float, ...], lost: int) -> list[Run]:
+        return [Run(drift, [1.0] * 100, [0.0] * lost + [1.0] * (100 - lost), half) for drift in drifts]
+
+    dev = runs("dev", (0.01, 0.02, 0.03, 0.04), 50)
+    # On the very same items the second ones never lose less, whichever are drawn.
+    same = forgetting_forecast([*dev, *runs("dev", (0.1, 0.2, 0.3, 0.4), 51)], seed=0, resamples=400)
+    assert same.correlation.low > 0
+    other = forgetting_forecast([*dev, *runs("test", (0.1, 0.2, 0.3, 0.4), 51)], seed=0, resamples=400)
+    assert other.correlation.value == same.correlation.value
+    assert other.correlation.low < 0
+
+
 def test_too_few_runs_are_refused() -> None:
     runs = runs_of(np.random.default_rng(5), FEWEST_RUNS)
     forgetting_forecast(runs, seed=0, resamples=2)

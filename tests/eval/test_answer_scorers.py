@@ -30,6 +30,7 @@ with (Path(__file__).parent / "answer_cases.tsv").open(encoding="utf-8", newline
 
 SCORERS = {
     "numeric": numeric_match,
+    "numeric-or-f1": numeric_or_f1,
     "exact": lambda answer, gold: exact_match(answer, [gold]),
     "f1": lambda answer, gold: token_f1(answer, [gold]),
     "citations": lambda answer, gold: citation_scores(answer, gold).f1,

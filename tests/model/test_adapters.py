@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import pytest
 import torch
 from peft import (
@@ -16,6 +19,7 @@ from peft import (
     OFTConfig,
     OSFConfig,
     PeftConfig,
+    PeftModel,
     PromptTuningConfig,
     VeraConfig,
     get_peft_model,
@@ -28,6 +32,7 @@ from selfaug.model.adapters import (
     require_exact,
     scale_adapter,
     why_not_exact,
+    write_scaled_adapter,
 )
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import reference_mode
@@ -209,6 +214,21 @@ def test_a_scaled_adapter_lies_between_both_models():
     torch.testing.assert_close(logits(model), tuned)
     scale_adapter(model, 0.0)
     torch.testing.assert_close(logits(model), base)
+
+
+def test_a_scaled_adapter_is_written_as_it_was_measured(tmp_path: Path):
+    """Of an embedding too, whose B has a name of its own."""
+    settings = {**LM, "target_modules": [*TARGETS, "embed_tokens"], "init_lora_weights": False}
+    model = get_peft_model(build(NAME), LoraConfig(**settings))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PEFT: the embedding's own weights are written too
+        model.save_pretrained(tmp_path / "trained")
+    write_scaled_adapter(tmp_path / "trained", 0.5, tmp_path / "scaled")
+    tuned = logits(model)
+    scale_adapter(model, 0.5)
+    assert not torch.allclose(logits(model), tuned)
+    written = PeftModel.from_pretrained(build(NAME), str(tmp_path / "scaled"))
+    torch.testing.assert_close(logits(written), logits(model))
 
 
 def test_only_lora_can_be_scaled():

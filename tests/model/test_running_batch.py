@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM as AutoModel
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, PreTrainedModel
 
-from selfaug.model.running_batch import RunningBatch
+from selfaug.model.running_batch import RunningBatch, rows_can_join
 
 SHAPE = {
     "vocab_size": 64,
@@ -43,6 +43,7 @@ def test_rows_that_join_and_leave_at_any_time_are_as_if_alone(
     monkeypatch.setattr("selfaug.model.running_batch._ROOM", room)
     model = tiny(config)
     rng = random.Random(room)
+    assert rows_can_join(model)
     batch = RunningBatch(model)
     waiting = [
         ([rng.randrange(3, 64) for _ in range(rng.choice((1, 2, 7, 30)))], rng.randint(1, 12))
@@ -83,6 +84,7 @@ def test_a_batch_with_sliding_windows_is_closed_until_it_is_empty() -> None:
     model = Gemma3ForCausalLM(
         Gemma3TextConfig(**SHAPE, num_key_value_heads=2, head_dim=8, sliding_window=4, layer_types=None)
     ).eval()
+    assert not rows_can_join(model)  # as is known before
     batch = RunningBatch(model)
     first = batch.join([[5, 6, 7, 8, 9, 10], [11, 12]])
     assert not batch.open

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -285,7 +286,7 @@ def test_a_question_that_nothing_is_found_for_moves_the_rate_of_these_alone(
     again = simulated(tmp_path, clock, settings=SHORT)
     again.work()
     assert again.status()["signals"] == seen
-    assert read_texts(tmp_path)[0]["prompt"] == "where?"
+    assert read_texts(tmp_path)[0]["text"] == "where?"
 
 
 # ---- what an alert writes
@@ -503,6 +504,106 @@ def test_a_full_disk_is_survived(tmp_path: Path, clock: Clock) -> None:
     found = changes._store._connection.execute("SELECT after FROM changes WHERE signal = 'drift'").fetchall()
     assert ("drift",) in found
     assert status["status"]["state"] == "drift"
+
+
+@pytest.mark.parametrize("most_bytes", [200_000, 1_200_000], ids=["of numbers", "of texts"])
+def test_a_full_store_has_room_again_and_keeps_nothing_for_longer(
+    tmp_path: Path, clock: Clock, most_bytes: int
+) -> None:
+    settings = MonitorSettings(
+        sample=0.0, taken_per_hour=1e6, keep_texts=True, keep_days=2.0, most_bytes=most_bytes
+    )
+    monitor = simulated(tmp_path, clock, settings=settings)
+
+    def ask(count: int, name: str) -> None:
+        for number in range(count):
+            clock.now += 60
+            monitor.offer(Observation(f"{name}-{number}", [1, 2, 3], 5, text=f"{name} the plan " * 200))
+            if number % 5 == 4:
+                monitor.work()
+
+    def kept(query: str) -> list[tuple[Any, ...]]:
+        return monitor._store._connection.execute(query).fetchall()
+
+    of_texts = most_bytes > 1_000_000
+    ask(600 if of_texts else 1500, "first")
+    assert monitor.status()["last_error"] == "OperationalError"
+    balance(monitor)
+    if of_texts:  # what the newest requests say is kept; numbers are kept of all
+        assert monitor.counts()["lost"] == 0
+        assert kept("SELECT count(*) FROM rows") == [(600,)]
+        newest = kept("SELECT max(row_id), count(*) FROM texts JOIN rows ON rows.id = row_id")
+        assert newest[0][0] > 550
+        assert newest[0][1] < 400
+    else:
+        assert monitor.counts()["lost"] > 0
+    clock.now += 3 * DAY
+    ask(20, "later")
+    names = [name for (name,) in kept("SELECT request_id FROM rows ORDER BY id")]
+    assert names == [f"later-{number}" for number in range(20)]
+    assert kept("SELECT count(*) FROM texts WHERE text LIKE '%first%'") == [(0,)]
+    lost = monitor.counts()["lost"]
+    assert lost == 0 if of_texts else lost < 1500
+    monitor.close()
+
+
+def test_a_report_that_finds_no_room_is_written_later(tmp_path: Path, clock: Clock) -> None:
+    """No file may grow: it is as on a full disk."""
+    resource = pytest.importorskip("resource")
+    monitor = simulated(tmp_path, clock)
+    run(monitor, clock, draws(10, Prompts()))
+    monitor.canary(False, "another template")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        monitor.work()
+        at = clock.now
+        clock.now += 30
+        monitor.work()  # not at once again
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert monitor.state() == "drift"
+    assert list((tmp_path / "alerts").iterdir()) == []
+    clock.now += 60
+    monitor.work()
+    (alert,) = (tmp_path / "alerts").iterdir()
+    assert len(read_lines(alert / "evidence.jsonl")) == 10
+    assert (alert / "evidence.jsonl").stat().st_mode & 0o077 == 0
+    record = read_record(alert / "record.json", "drift-report")
+    assert (record["time"], record["change"]["after"]) == (at, "drift")  # what was known then
+    clock.now += 60
+    monitor.work()
+    assert len(list((tmp_path / "alerts").iterdir())) == 1
+    monitor.close()
+
+
+def test_a_purge_that_fails_is_tried_again(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock, settings=MonitorSettings(sample=0.0, keep_days=1.0))
+    run(monitor, clock, draws(5, Prompts()))
+    clock.now += 2 * DAY
+    other = sqlite3.connect(tmp_path / "monitor.sqlite", isolation_level=None)
+    monitor._store._connection.execute("PRAGMA busy_timeout = 1")
+    other.execute("BEGIN IMMEDIATE")  # as another writer that takes long
+    monitor.work()
+    assert monitor.status()["last_error"] == "OperationalError"
+    other.execute("ROLLBACK")
+    clock.now += 60
+    monitor.work()
+    assert other.execute("SELECT count(*) FROM rows").fetchone() == (0,)
+    other.close()
+    monitor.close()
+
+
+def test_an_alert_whose_evidence_cannot_be_read_is_reported_without(tmp_path: Path, clock: Clock) -> None:
+    monitor = simulated(tmp_path, clock)
+    run(monitor, clock, draws(5, Prompts()))
+    monitor._store._connection.execute("ALTER TABLE rows RENAME COLUMN drift TO lost")  # damaged
+    monitor.canary(False, "another template")
+    monitor.work()
+    (alert,) = (tmp_path / "alerts").iterdir()
+    assert read_lines(alert / "evidence.jsonl") == []
+    assert "another template" in (alert / "report.md").read_text(encoding="utf-8")
+    monitor.close()
 
 
 # ---- across restarts

@@ -76,6 +76,18 @@ def test_so_does_asking_for_its_texts(stopped: Path, tmp_path: Path) -> None:
         export_texts(stopped, tmp_path / "texts.jsonl")
 
 
+def test_texts_are_written_for_their_owner_alone(stopped: Path, tmp_path: Path) -> None:
+    clock = Clock(time.time())
+    monitor = simulated(RunDir(stopped).monitor, clock, settings=KEPT_A_DAY)
+    monitor.offer(Observation("new", Prompts(0).draw(), 5, text="what about Kelvandra?"))
+    monitor.work()
+    monitor.close()
+    file = tmp_path / "texts.jsonl"
+    assert export_texts(stopped, file) == 1
+    assert "Kelvandra" in file.read_text(encoding="utf-8")
+    assert file.stat().st_mode & 0o077 == 0
+
+
 def test_a_reader_that_may_not_write_sees_it_all_the_same(
     stopped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +148,7 @@ def test_younger_evidence_stays(stopped: Path) -> None:
     middle = rows[len(rows) // 2]["time"]
     delete_before(stopped / "monitor", middle, now=time.time())
     assert read_lines(evidence) == rows[len(rows) // 2 :]
+    assert evidence.stat().st_mode & 0o077 == 0
     evidence.write_text("{\n{}\n", encoding="utf-8")
     with pytest.raises(DataError, match="not JSON"):
         delete_before(stopped / "monitor", middle, now=time.time())

@@ -16,6 +16,7 @@ import yaml
 from selfaug.core.alert_state import STATES
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS
+from selfaug.phases.serve import ServeSettings
 from selfaug.serving.metrics import Metrics
 
 _WORDS = {"by", "and", "or", "instance", "signal", "outcome", "status", "le", "state"}
@@ -78,9 +79,21 @@ def test_rules_have_the_monitors_meaning() -> None:
     for rule in rules.values():
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert re.fullmatch(r"[1-9]\d*[smhd]", rule.get("for", "1m"))
+        for opening, closing in ("()", "[]", "{}"):
+            assert rule["expr"].count(opening) == rule["expr"].count(closing)
+        assert rule["expr"].count('"') % 2 == 0
+        assert re.search(r"(==|>|<) [\d(]", rule["expr"])  # a rule without a bound would always fire
         assert rule["annotations"]["summary"].endswith(".")
         for state in re.findall(r'state=~?"([^"]*)"', rule["expr"]):
             assert set(state.split("|")) <= set(STATES)
+
+
+def test_a_server_that_nobody_watches_is_an_alert() -> None:
+    """The one rule that sees it: without a monitor the series of the others aren't there, and they are silent."""
+    (rule,) = (rule for rule in alert_rules() if metrics_of(rule["expr"]) == {metric_names.WATCHING})
+    assert rule["expr"] == "max by (instance) (selfaug_monitor_watching) == 0"
+    assert rule["for"] == "30m"  # a restart, and a small reference window, take less
 
 
 def test_panels_of_the_dashboard_do_not_overlap() -> None:
@@ -106,8 +119,9 @@ def test_the_server_has_the_metrics_that_are_named_as_its_own() -> None:
     for name in metric_names.SERVER:
         assert name in found, name
         assert (found[name] == "histogram") == (name in HISTOGRAMS)
-    bounds = {child.labels(*"ab")._upper_bounds[9] for child in (metrics.first_token,)}
+    bounds = metrics.first_token.labels(*"abc")._upper_bounds
     assert 5.12 in bounds  # what the alert on slow first tokens asks for
+    assert ServeSettings().request_seconds < bounds[-2]  # the last one is no bound
 
 
 def test_errors_are_counted_of_what_clients_ask_for() -> None:

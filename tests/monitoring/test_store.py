@@ -19,7 +19,7 @@ from selfaug.monitoring.monitor import MonitorSettings
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.offer_count import OfferCount
 from selfaug.monitoring.prompt_hashes import PromptHashes
-from selfaug.monitoring.store import FILE, Batch, Row, Store, purge, read_kept
+from selfaug.monitoring.store import FILE, Batch, Row, Store, add_vote, has_request, purge, read_kept
 
 HERE = Path(__file__).parent
 
@@ -88,6 +88,20 @@ def test_a_batch_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     store.commit(Batch([row(1), row(3)], counts={"processed": 2}))
     assert rows_of(tmp_path) == [("r1",), ("r3",)]
     assert store.counts() == {"processed": 3}
+
+
+def test_a_vote_without_a_monitor_is_its_requests_and_the_first_one_counts(tmp_path: Path) -> None:
+    assert not has_request(tmp_path, "r1")
+    assert not add_vote(tmp_path, "r1", False, time=1.0)  # and no file is made
+    assert list(tmp_path.iterdir()) == []
+    store = Store(tmp_path)
+    store.commit(Batch([row(1)]))
+    assert has_request(tmp_path, "r1")
+    assert add_vote(tmp_path, "r1", False, time=2.0)
+    assert add_vote(tmp_path, "r1", True, time=3.0)
+    assert not add_vote(tmp_path, "r2", True, time=4.0)
+    assert [part.tolist() for part in store.history("thumbs_down", "a", None)[:2]] == [[2], [1]]
+    store.close()
 
 
 def test_history_is_in_order_and_by_signal(tmp_path: Path) -> None:

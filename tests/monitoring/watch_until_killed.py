@@ -24,8 +24,9 @@ def main(folder: str, name: str) -> None:
         nonlocal committed
         first = commit(batch)
         committed += batch.counts.get("processed", 0)
-        sys.stdout.write(f"{committed}\n")
-        sys.stdout.flush()
+        if committed:  # the first commit may come before the first request
+            sys.stdout.write(f"{committed}\n")
+            sys.stdout.flush()
         return first
 
     monitor._store.commit = reported  # type: ignore[method-assign]

@@ -23,14 +23,24 @@ from typer.testing import CliRunner
 
 from selfaug.cli.balance_view import show_balance
 from selfaug.cli.main import app
+from selfaug.config import load_config
 from selfaug.core.pareto import pareto_front
 from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.model.reference import AdapterOff
 from selfaug.phases import balance as balance_module
 from selfaug.phases.balance import BalanceSettings, Point, balance, chosen_point
 from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.canary import canary_problems, write_canary
+from selfaug.phases.chat import open_chat
+from selfaug.phases.evaluate import evaluate
+from selfaug.phases.export import export
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
-from selfaug.records import read_lines
+from selfaug.phases.serve import ServeSettings, open_server
+from selfaug.records import read_lines, read_record, write_record
+from selfaug.report.document_text import document_markdown
+from selfaug.report.run_report import run_report
+from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -74,15 +84,21 @@ def test_it_searches_turns_the_dial_chooses_and_confirms(
         assert all(row in answers["dev"] for row in answers["search"])
         assert len({row["id"] for row in answers["dev"]}) == len(answers["dev"]) == count
 
+    # The intervals are those of the scores, item by item.
+    for point in record["points"]:
+        for value, interval in (("task", "task_interval"), ("forgetting", "forgetting_interval")):
+            assert point[interval]["value"] == pytest.approx(point[value])
+            assert point[interval]["low"] < point[interval]["high"]
+    assert record["trials"][0]["task_interval"]["value"] == pytest.approx(record["trials"][0]["task"])
+
     # The chosen adapter is one for plain PEFT, at its scale.
     chosen = points[record["chosen"]]
-    kept = load_file(tmp_path / "balance" / "adapter" / "adapter_model.safetensors")
+    best = tmp_path / "balance" / "best"
+    kept = load_file(best / "adapter" / "adapter_model.safetensors")
     trained = load_file(tmp_path / "balance" / "runs" / chosen.run / "adapter" / "adapter_model.safetensors")
     for name, tensor in trained.items():
         torch.testing.assert_close(kept[name], tensor * chosen.scale if "lora_B" in name else tensor)
-    PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(writing_model), tmp_path / "balance" / "adapter"
-    )
+    PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(writing_model), best / "adapter")
 
     screen = io.StringIO()
     show_balance(record, tmp_path / "balance", Console(width=160, file=screen))
@@ -92,7 +108,88 @@ def test_it_searches_turns_the_dial_chooses_and_confirms(
     with pytest.raises(StorageError, match="finished balance"):
         balance(config, asked, FEW)
     with pytest.raises(StorageError, match="finished balance"):
-        balance(config, asked, replace(FEW, trials=4))
+        balance(config, asked, replace(FEW, trials=2, scales=()))
+
+
+def test_the_chosen_point_is_a_run_like_any_other(
+    settings,
+    writing_model: Path,
+    tiny_rows: Path,
+    asked: EvaluationSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("selfaug.phases.train.write_canary", write_canary)  # which the fixture leaves out
+    monkeypatch.setattr(balance_module, "chosen_point", lambda points, _: (points[1], "of the test"))
+    sets = (*SETS, f"model.name={writing_model}", f"data.eval={tiny_rows}")
+    few = replace(FEW, trials=1, finalists=1)
+    record = balance(settings(tmp_path / "balance", *sets), asked, few)
+    best, trained = (
+        RunDir.open(tmp_path / "balance" / name) for name in ("best", f"runs/{record['points'][0]['run']}")
+    )
+    of_best, of_trained = (read_record(run.record, "train") for run in (best, trained))
+    assert of_best["dial"] == {"run": trained.path.name, "scale": 0.5}
+    assert of_best["weights"][0]["sha256"] != of_trained["weights"][0]["sha256"]
+    assert load_config(best.config).data.eval == [str(tiny_rows)]  # what the user asks, which no trial has
+    card = (best.adapter / "README.md").read_text(encoding="utf-8")
+    assert "# Model Card for best" in card
+    assert "scale 0.5" in card
+    assert "adapter at 0.5 of its change" in document_markdown(run_report(best))
+
+    chat = open_chat(best.path, device="cpu", max_new_tokens=2)
+    assert chat.ask("hello").base
+    assert canary_problems(best, chat.tuned, AdapterOff(chat.tuned)) == []
+    before = open_chat(trained.path, device="cpu")
+    assert canary_problems(best, before.tuned, AdapterOff(before.tuned)) != []
+    server = open_server(best.path, ServeSettings(port=0, device="cpu", watch=None), log=lambda _: None)
+    assert any(name.startswith("best") for name in server.served.names)
+    server.served.engine.close()
+    assert export(best.path, tmp_path / "exported").step is None
+    evaluated = evaluate(
+        best.path, level="1", general_items=2, task_items=2, max_new_tokens=2, device="cpu", offline=True
+    ).record
+    assert evaluated["suites"]["task"]["items"] == 2
+
+    # It is kept as it is where it is chosen again; and another one does not take its place, now that it is evaluated.
+    record = balance(settings(tmp_path / "balance", *sets), asked, replace(few, scales=(0.5, 0.25)))
+    assert [point["scale"] for point in record["points"]] == [1.0, 0.5, 0.25]
+    assert best.evaluation.exists()
+    monkeypatch.setattr(balance_module, "chosen_point", lambda points, _: (points[0], "of the test"))
+    more = replace(few, trials=2, scales=(0.5, 0.25))
+    with pytest.raises(StorageError, match=r"still has the evaluation\.json, samples of the earlier one"):
+        balance(settings(tmp_path / "balance", *sets), asked, more)
+    for name in ("evaluation.json", "samples"):
+        (best.path / name).rename(tmp_path / name)
+    in_this_process.clear()
+    record = balance(settings(tmp_path / "balance", *sets), asked, more)
+    assert in_this_process == []
+    assert len(record["trials"]) == 2
+    assert read_record(best.record, "train")["dial"] == {"run": record["points"][0]["run"], "scale": 1.0}
+    assert "scale 1" in (best.adapter / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_finished_search_goes_on_with_more_trials_and_keeps_its_points(
+    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    config, few = settings(tmp_path / "balance", *SETS), replace(FEW, trials=1, finalists=1)
+    first = balance(config, asked, few)
+    # As earlier versions began it; the adapter was all that they wrote of the chosen point.
+    marker = tmp_path / "balance" / "balance.json"
+    begun = read_record(marker, "balance-started")
+    begun["settings"].update(trials=1, finalists=1, scales=[0.5])
+    write_record(marker, "balance-started", begun)
+    (tmp_path / "balance" / "adapter").mkdir()
+    record = balance(config, asked, replace(few, trials=3, scales=(0.25, 0.5, 0.25)))
+    assert record["trials"][0] == first["trials"][0]
+    assert len(record["trials"]) == len(in_this_process) == 3
+    points = [(point["run"], point["scale"]) for point in record["points"]]
+    assert {(point["run"], point["scale"]) for point in first["points"]} < set(points)
+    assert len(points) == len(set(points))
+    assert {scale for _, scale in points} == {1.0, 0.5, 0.25}
+    assert not (tmp_path / "balance" / "adapter").exists()
+    with pytest.raises(StorageError, match="other settings: seed"):
+        balance(config, asked, replace(few, trials=4, seed=1))
 
 
 @pytest.mark.parametrize("where", ["training", "answers", "dial"])
@@ -130,12 +227,13 @@ def test_cut_off_anywhere_it_goes_on(
     if where == "training":
         balance_module.train_in_own_process = kept
     before = list(in_this_process)
-    with pytest.raises(StorageError, match="other settings: trials"):
-        balance(config, asked, replace(few, trials=3))
-    record = balance(config, asked, few)
-    assert len(record["trials"]) == 2
+    with pytest.raises(StorageError, match="other settings: max_forgetting"):
+        balance(config, asked, replace(few, max_forgetting=0.4))
+    more = replace(few, trials=3)
+    record = balance(config, asked, more)
+    assert len(record["trials"]) == 3
     assert record["failed_trials"] == []
-    assert len(in_this_process) == len(set(in_this_process)) == 2  # nothing was trained twice
+    assert len(in_this_process) == len(set(in_this_process)) == 3  # nothing was trained twice
     assert in_this_process[: len(before)] == before
 
 
@@ -315,7 +413,9 @@ def test_rule_of_choice() -> None:
     assert chosen_point(points, 0.02)[0] is points[2]
     assert chosen_point(points, 0.5)[0] is points[0]
     assert chosen_point(points[:2], 0.01)[0] is points[1]
-    assert "none of 2 points" in chosen_point(points[:2], 0.01)[1]
+    reason = chosen_point(points[:2], 0.01)[1]
+    assert "none of 2 points" in reason
+    assert "goes on from here with more --trials" in reason
 
 
 def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
@@ -334,7 +434,7 @@ def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
         "--max-forgetting 2",
         "--trials",
         "--finalists",
-        "scales",
+        "--scale 1.5: scales",
     ):
         assert part in text
     assert not (tmp_path / "c").exists()

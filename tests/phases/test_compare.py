@@ -62,11 +62,12 @@ def test_every_method_is_trained_chosen_and_reported(
         again = pooled_difference(of_task["scores"], of_base["scores"], seed=0)
         assert asdict(again) == of_task["difference"]
         if name == record["subject"]:
-            discordance = row["suites"]["general"]["difference"]["discordance"]
-            smallest = detectable_difference(6, discordance=discordance).difference
-            assert record["detectable_difference"] == {
-                "difference": smallest, "discordance": discordance, "method": name
-            }  # fmt: skip
+            seen = record["detectable_difference"]
+            for suite, items in (("task", 4), ("general", 6)):
+                discordance = row["suites"][suite]["difference"]["discordance"]
+                smallest = detectable_difference(items, discordance=discordance).difference
+                assert seen["suites"][suite] == {"difference": smallest, "discordance": discordance}
+            assert seen == {**seen["suites"]["general"], "method": name, "suites": seen["suites"]}
         assert row["peak_memory_bytes"] > 0
         assert (row["against_subject"] is None) == (name == record["subject"])
     assert record["methods"]["replay"]["general_rows"] > 0
@@ -144,6 +145,14 @@ def test_cut_off_in_the_middle_it_goes_on(
     other = replace(asked, task_items=2, level="2")
     with pytest.raises(StorageError, match="other settings: level, task_items"):
         compare(config, other, few)
+    # Earlier versions asked the first rows: their answers and drift are not to be mixed with others.
+    marker = tmp_path / "comparison" / "comparison.json"
+    begun = read_record(marker, "comparison-started")
+    of_earlier = {key: value for key, value in begun["settings"].items() if key != "task_choice"}
+    write_record(marker, "comparison-started", {**begun, "settings": of_earlier})
+    with pytest.raises(StorageError, match="other settings: task_choice"):
+        compare(config, asked, few)
+    write_record(marker, "comparison-started", begun)
     in_this_process.clear()
     record = compare(config, asked, few)
     assert in_this_process == []
@@ -471,3 +480,7 @@ def test_the_demos_rows_and_settings_can_be_compared(
         half: read_lines(tmp_path / "comparison-data" / "data" / f"{half}.jsonl") for half in ("dev", "test")
     }
     assert not {row["question"] for row in rows["dev"]} & {row["question"] for row in rows["test"]}
+    # A scorer that is named is taken, be it the one that is the default elsewhere.
+    other = CliRunner().invoke(app, [*arguments, "--scorer", "exact", "--seed", "1"])
+    assert other.exit_code == 1
+    assert "other settings: scorer" in other.stderr

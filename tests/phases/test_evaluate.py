@@ -17,8 +17,9 @@ from selfaug.eval.general_item import GeneralItem
 from selfaug.phases.evaluate import RECORD_KIND, _changed, _compare_benchmarks, _hash_of_items, evaluate
 from selfaug.phases.lm_eval_suites import Benchmark
 from selfaug.phases.progress import Progress
+from selfaug.phases.suites import spread_over_sources
 from selfaug.phases.train import train
-from selfaug.records import append_line, read_lines, read_record, write_record
+from selfaug.records import append_line, read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -366,6 +367,10 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     code, out, _ = command(run, "--min-task-gain", "1", "--task-items", "3", "--overwrite", "--json")
     assert code == 3
     assert json.loads(out)["gate"]["outcome"] == "fail"
+    # Without bounds nothing is decided; what was is shown.
+    code, out, told = command(run, "--also-score", "f1", "--task-items", "3")
+    assert code == 0, told
+    assert "gate: fail" in out
     code, out, _ = command(run, "--task-items", "2", "--overwrite")
     assert code == 0
     assert "gate:" not in out
@@ -405,6 +410,47 @@ def test_what_the_checkpoint_was_chosen_on_is_not_reported(settings, tiny_rows: 
             evaluate(tmp_path / "run", **FEW, data=given)
         assert "--data" in str(refused.value.hint)
     assert evaluate(tmp_path / "run", **FEW, data=[str(other)]).record["suites"]["task"]["items"] == 5
+
+
+def test_rows_are_asked_of_every_source_and_all_over_each(copied_run: Path) -> None:
+    files = {name: copied_run.parent / f"{name}.jsonl" for name in ("many", "few")}
+    for (name, file), rows in zip(files.items(), (8, 2), strict=True):
+        write_lines(
+            file, [{"id": f"{name}{i}", "prompt": f"row {i}", "completion": f" {i}"} for i in range(rows)]
+        )
+    asked = {**FEW, "data": [str(file) for file in files.values()]}
+    told = evaluate(copied_run, **asked).record
+    # Two are all that the second source has; the number is the row's among all.
+    chosen = ["0: many0", "2: many2", "5: many5", "8: few0", "9: few1"]
+    assert list(told["suites"]["task"]["scores"]) == chosen
+    assert told["settings"]["task_choice"] == "evenly over sources"
+    answers = read_lines(copied_run / "samples" / "evaluation" / "task-base.jsonl")
+    assert [line["prompt"].partition("row ")[2][0] for line in answers] == ["0", "2", "5", "0", "1"]
+
+    # As an earlier version, which asked the first rows, left it: finished, and cut off.
+    def of_earlier(path: Path, kind: str) -> None:
+        record = read_record(path, kind)
+        del record.get("settings", record)["task_choice"]
+        write_record(path, kind, record)
+
+    of_earlier(copied_run / "evaluation.json", RECORD_KIND)
+    assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
+    (copied_run / "evaluation.json").unlink()
+    of_earlier(copied_run / "samples" / "evaluation" / "started.json", "evaluation-started")
+    with pytest.raises(StorageError, match="cut off, with another task_choice"):
+        evaluate(copied_run, **asked)
+    of_all = evaluate(copied_run, **{**asked, "task_items": None}, overwrite=True).record
+    assert "task_choice" not in of_all["settings"]
+
+
+def test_rows_are_spread_over_sources() -> None:
+    assert spread_over_sources(["a"] * 5, None) == [0, 1, 2, 3, 4]
+    assert spread_over_sources(["a"] * 5, 9) == [0, 1, 2, 3, 4]
+    assert spread_over_sources(["a"] * 6, 3) == [0, 2, 4]
+    assert spread_over_sources(["a", "b", "a", "a", "b", "a"], 4) == [0, 1, 3, 4]
+    assert spread_over_sources(["a"] * 10 + ["b"] * 10 + ["c"], 6) == [0, 3, 6, 10, 15, 20]
+    assert spread_over_sources(["a", "b", "c"], 2) == [0, 1]
+    assert spread_over_sources([], 3) == []
 
 
 def test_fast_is_a_subset_of_both_suites(copied_run: Path) -> None:

@@ -298,6 +298,29 @@ def test_a_prompt_that_waits_is_not_measured_with_the_other_run_and_the_monitor_
         assert monitor.counts()["processed"] == 2  # with the canary set
 
 
+def test_answers_of_the_run_before_can_be_voted_on(copied_run: Path, other_run: Path) -> None:
+    def kept(run: Path, what: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(run / "monitor" / "monitor.sqlite")) as connection:
+            return connection.execute(what).fetchall()
+
+    with running(copied_run, watch=WatchSettings(MonitorSettings(sample=0.0))) as (serving, client, said):
+        soon(lambda: any(line.startswith("watching: ") for line in said))
+        body = {"model": "champion", "prompt": PROMPT, "max_tokens": 2}
+        identifier = client.post("/v1/completions", json=body).json()["id"]
+        soon(lambda: kept(copied_run, "SELECT request_id FROM rows") == [(identifier,)])
+        serving.exchange(other_run)
+        soon(lambda: sum(line.startswith("watching: ") for line in said) >= 2)
+        for thumb in ("down", "up"):  # the first one counts
+            vote = {"id": identifier, "vote": thumb}
+            assert client.post("/v1/feedback", json=vote).status_code == 202
+        assert client.post("/v1/feedback", json={"id": "cmpl-never", "vote": "up"}).status_code == 404
+        assert kept(copied_run, "SELECT request_id, up FROM votes") == [(identifier, 0)]
+        # A file that can't be read fails no request.
+        (copied_run / "monitor" / "monitor.sqlite").write_bytes(b"no database at all")
+        assert client.post("/v1/feedback", json={"id": identifier, "vote": "up"}).status_code == 404
+        assert kept(other_run, "SELECT * FROM votes") == []
+
+
 def test_requests_during_an_exchange_are_the_new_runs_alone(
     server: tuple[Server, httpx.Client, list[str]], other_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -404,12 +427,22 @@ def test_a_server_follows_its_registry_there_and_back(
         described.write_text("{}")
         assert registry_command("promote", str(damaged), *file).exit_code == 0
         soon(lambda: any(line.startswith("NOT following the registry") for line in said))
+        ready = client.get("/ready").json()
+        assert ready["ready"]
+        assert f"NOT following the registry: {ready['not_followed']}" in said
         assert ask(client, "champion") == before
         # It is tried again: its folder may have been on its way here.
         described.write_bytes(right)
         soon(lambda: any(line.startswith(f"serving {damaged.resolve()}") for line in said))
         assert ask(client, "champion") == after
         assert sum(line.startswith("NOT following the registry") for line in said) == 1
+        soon(lambda: "not_followed" not in client.get("/ready").json())
+        # The same reason later is said again: it had been mended in between.
+        assert registry_command("rollback", *file).exit_code == 0
+        soon(lambda: "champion" in server.served.names and ask(client, "champion") == before)
+        described.write_text("{}")
+        assert registry_command("promote", str(damaged), *file).exit_code == 0
+        soon(lambda: sum(line.startswith("NOT following the registry") for line in said) == 2)
     server.stop()
     thread.join(60)
     assert not thread.is_alive()

@@ -28,11 +28,12 @@ def runs() -> list[dict[str, Any]]:
     return [
         {
             "method": "plain",
+            "half": "dev" if place % 2 else "test",
             "drift": float(drift),
             "base": base,
             "general": list((rng.random(40) > 2 * drift).astype(float)),
         }
-        for drift in drifts
+        for place, drift in enumerate(drifts)
     ]
 
 
@@ -46,7 +47,9 @@ def comparison(folder: Path, model: str, forecast: dict[str, Any] | None, level:
 
 
 def test_the_record_gives_the_forecast_back(tmp_path: Path) -> None:
-    made = forgetting_forecast([Run(run["drift"], run["base"], run["general"]) for run in runs()], seed=0)
+    # The halves have as many items, and not the same ones.
+    known = [Run(run["drift"], run["base"], run["general"], run["half"]) for run in runs()]
+    made = forgetting_forecast(known, seed=0)
     # An adapter that is scaled down is no run of its own.
     given = [*runs(), {**runs()[3], "method": "wise-ft"}]
     read = read_forecast(comparison(tmp_path / "comparison", "some/model", _forecast(given)), "some/model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -27,15 +28,17 @@ from selfaug.cli.main import app
 from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, ModelError
 from selfaug.monitoring.monitor import MonitorSettings
+from selfaug.monitoring.reference_window import ReferenceWindow
 from selfaug.phases import serve, watching
 from selfaug.phases.chat import open_chat
 from selfaug.phases.gateway import UpstreamSettings, open_gateway
-from selfaug.phases.monitor import monitor_status, record_reference_window
+from selfaug.phases.monitor import drift_score, monitor_status, record_reference_window
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
-from selfaug.phases.watching import WatchSettings
+from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
+from selfaug.serving.generation import EngineError
 from selfaug.serving.http_server import listening_socket
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import Readiness
@@ -146,6 +149,101 @@ def test_a_gateway_watches_all_but_drift(copied_run: Path, lives: Callable[..., 
         open_gateway(
             copied_run, settings(watch=WatchSettings(webhook="no address")), UpstreamSettings(url, key=KEY)
         )
+
+
+def test_a_gateway_measures_drift_with_models_of_its_own(
+    copied_run: Path, lives: Callable[..., Live]
+) -> None:
+    upstream = UpstreamSettings(behind(copied_run, lives), key=KEY, score_drift=True)
+    watch = WatchSettings(MonitorSettings(sample=1.0, compute_share=1.0))
+    front = open_gateway(copied_run, settings(watch=watch), upstream, log=lambda _: None)
+    told: list[str] = []
+    lives(front, on_watching=told.append)
+    until(lambda: told and told[-1].startswith("watching: "))
+    # The reference window, too, is measured with them.
+    assert [one.partition(" ")[0] for one in told] == ["loading", "measuring", "watching:"]
+    prompts = [ask(front, f"What {number}?") for number in range(3)]
+    until(lambda: len(rows_of(copied_run)) == 3)
+    chat = open_chat(copied_run, device="cpu", offline=True)
+    drift = drift_score(chat.tuned, None)([chat._ids(prompt) for prompt in prompts])
+    assert min(drift) > 0
+    assert [measured for _, measured in rows_of(copied_run)] == pytest.approx(drift, rel=1e-3)
+    metrics = httpx.get(f"{front.url}/metrics", trust_env=False).text
+    assert "selfaug_prompt_drift_nats_count 3.0" in metrics
+    # Another run that takes its place is measured with its own adapter, and the models of this one go.
+    first = front._watching
+    assert first is not None
+    second = shutil.copytree(copied_run, copied_run.parent / "elsewhere" / "copied")
+    file = second / "adapter" / "adapter_model.safetensors"
+    save_file({name: 0.1 * weight for name, weight in load_file(file).items()}, file)
+    front.exchange(second)
+    until(lambda: told[-1] == f"watching: `selfaug monitor {second}` shows the state.")
+    with pytest.raises(EngineError, match="no models"):
+        first._score([[5, 6, 7]])
+    before, after = (ReferenceWindow.load(run / "monitor").drift.mean() for run in (copied_run, second))
+    assert after < 0.5 * before
+
+
+def test_a_gateway_whose_models_cannot_be_loaded_watches_all_but_drift(
+    copied_run: Path, lives: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watching, "_AGAIN_SECONDS", 0.1)
+    upstream = UpstreamSettings(behind(copied_run, lives), key=KEY, score_drift=True)
+    damaged = copied_run / "adapter" / "adapter_config.json"
+    damaged.write_text("{}", encoding="utf-8")
+    watch = WatchSettings(MonitorSettings(sample=1.0))
+    front = open_gateway(copied_run, settings(watch=watch), upstream, log=lambda _: None)
+    told: list[str] = []
+    lives(front, on_watching=told.append)
+    until(lambda: any(one.startswith("NOT watched: ") for one in told))  # there is no reference window
+    record_reference_window(copied_run, score=lambda prompts: [0.5] * len(prompts))
+    until(lambda: told[-1].startswith("watching, all but drift: its models are not loaded"))
+    assert [one for one in told if one.startswith(("loading", "drift is NOT measured: "))] == told[:2]
+    ask(front, "What?")
+    until(lambda: len(rows_of(copied_run)) == 1)
+    assert rows_of(copied_run)[0][1] is None
+    with pytest.raises(ConfigError, match="not a device"):
+        open_gateway(copied_run, settings(device="none"), upstream)
+
+
+def test_a_gateway_that_ends_loads_no_models(copied_run: Path) -> None:
+    told: list[str] = []
+    ended = Watching(
+        copied_run,
+        None,
+        lambda: pytest.fail("they are loaded"),
+        form=None,
+        settings=WatchSettings(),
+        check=None,
+        on_canary=lambda _: None,
+        tell=told.append,
+    )
+    ended.close()
+    ended.start(None)
+    ended.join()
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("flags", [[], ["--upstream", "http://127.0.0.1:9/v1", "--no-monitor"]])
+def test_drift_is_scored_beside_a_server_that_is_watched(copied_run: Path, flags: list[str]) -> None:
+    refused = CliRunner().invoke(app, ["serve", str(copied_run), "--score-drift", *flags])
+    assert refused.exit_code == 2
+    assert "it needs --upstream, and no --no-monitor" in " ".join(refused.stderr.split())
+
+
+def until(condition: Callable[[], Any]) -> None:
+    ends = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+
+
+def ask(server: Server, question: str) -> list[dict[str, str]]:
+    """The messages that the tuned model has answered."""
+    messages = [{"role": "user", "content": question}]
+    body = {"model": "champion", "messages": messages, "max_tokens": 3}
+    httpx.post(f"{server.url}/v1/chat/completions", json=body, trust_env=False, timeout=30).raise_for_status()
+    return messages
 
 
 def test_a_server_that_goes_away_is_no_drift(
@@ -389,7 +487,14 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     assert arguments[arguments.index("--served-model-name") + 1] == config.model.name
     assert arguments[-2:] == ["--max-model-len", "256"]
     assert load_file(target / "adapter" / "adapter_model.safetensors").keys()
-    whole = yaml.safe_load((target / "compose.yaml").read_text(encoding="utf-8"))
+    # A gateway has no models to measure what its requests are compared with: else nothing of it would be watched.
+    first = f"selfaug monitor {shlex.quote(str(copied_run))} --reference"
+    steps = [line.removeprefix("next: ") for line in result.stdout.splitlines()]
+    assert steps.index(first) < steps.index(shlex.quote(str(target / "vllm.sh")))
+    text = (target / "compose.yaml").read_text(encoding="utf-8")
+    assert f"#   {first}\n" in text
+    assert "--score-drift" in text
+    whole = yaml.safe_load(text)
     compose = whole["services"]
     assert compose["vllm"]["command"][-2:] == ["--lora-modules", "my 'first' run=/adapter"]
     assert compose["vllm"]["command"][0] == "/model"

@@ -17,7 +17,9 @@ from selfaug.phases import method_bench, method_data, work_time
 from selfaug.phases.method_bench import MethodBench
 from selfaug.phases.method_data import forget_parts, write_distilled_rows, write_self_dialogues
 from selfaug.phases.methods import METHODS
-from selfaug.records import read_lines
+from selfaug.phases.train import train
+from selfaug.records import read_lines, write_lines, write_record
+from selfaug.train import SelfAugTrainer
 
 
 def test_rows_keep_their_form_and_what_they_say(
@@ -47,9 +49,9 @@ def test_rows_keep_their_form_and_what_they_say(
         "generate_greedy_ids",
         writing(tokenizer, [" It was 12 million. ", "It is green, I think.", "five"], asked),
     )
-    counts = write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, lambda *_: None)
+    counts = write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, 0, lambda *_: None)
     # "five" lacks the number of the completion, which stays.
-    assert counts == {"rows": 2, "of_rows": 3, "texts_cut_off": 0}
+    assert counts == {"rows": 2, "rows_asked": 3, "of_rows": 3, "texts_cut_off": 0}
     assert "A correct answer is: 12 million" in asked[0]
     assert "It was 12 million." in asked[0]
     written = read_lines(tmp_path / "new.jsonl")
@@ -71,7 +73,7 @@ def test_of_rows_whose_every_turn_is_learnt_all_turns_still_are(
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
     monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, ["It is green."], []))
-    write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, lambda *_: None)
+    write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, 0, lambda *_: None)
     (written,) = load_rows([tmp_path / "new.jsonl"], every_assistant_turn=True).rows
     assert written.every_assistant_turn
     assert [turn["content"] for turn in (*written.prompt, *written.completion)] == [
@@ -94,20 +96,90 @@ def test_texts_at_the_token_limit_are_not_taken_and_others_are_written_once(
 
     def write(*given: str | None) -> dict[str, int]:
         monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, given, asked))
-        return write_distilled_rows(new, config, None, tokenizer, limit, lambda *_: None)
+        return write_distilled_rows(new, config, None, tokenizer, limit, 0, lambda *_: None)
 
     with pytest.raises(KeyboardInterrupt):
         write(*texts[:2], None)
     assert not new.exists()
     asked.clear()
-    assert write(texts[2]) == {"rows": 2, "of_rows": 3, "texts_cut_off": 1}
+    assert write(texts[2]) == {"rows": 2, "rows_asked": 3, "of_rows": 3, "texts_cut_off": 1}
     assert len(asked) == 1
     assert "red?" in asked[0]
     assert [row["completion"] for row in read_lines(new)] == ["It is green.", "blue", "It is red."]
-    # They stay until it is written down that the rows are there.
-    assert write() == {"rows": 2, "of_rows": 3, "texts_cut_off": 1}
+    # They stay, for other seeds as well.
     forget_parts(new)
-    assert list(tmp_path.glob("*.parts*")) == []
+    assert write() == {"rows": 2, "rows_asked": 3, "of_rows": 3, "texts_cut_off": 1}
+
+
+def test_only_rows_that_a_run_trains_on_are_rewritten(
+    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which ones these are is taken from trainings, not from what is under test."""
+    rows = [{"id": f"r{i}", "prompt": f"number {i}?", "completion": f" {i}"} for i in range(40)]
+    source = tmp_path / "rows.jsonl"
+    write_lines(source, rows)
+    tokenizer = AutoTokenizer.from_pretrained(settings(tmp_path).model.name)
+    monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
+    asked: list[str] = []
+
+    def rewrite(model: Any, prompts: Any, *, on_answer: Callable[[int, list[int]], None], **_: Any) -> None:
+        for place, ids in enumerate(prompts):
+            asked.append(tokenizer.decode(ids))
+            number = asked[-1].partition("number ")[2].partition("?")[0]
+            on_answer(place, tokenizer(f"It is {number}.")["input_ids"])
+
+    def write(seed: int, *more: str) -> dict[str, int]:
+        asked.clear()
+        config = settings(tmp_path / "run", f"data.train={source}", "train.steps=2", *more)
+        return write_distilled_rows(
+            tmp_path / f"new-{seed}.jsonl", config, None, tokenizer, 99, seed, lambda *_: None
+        )
+
+    def rewritten(seed: int) -> set[int]:
+        lines = read_lines(tmp_path / f"new-{seed}.jsonl")
+        found = {i for i, line in enumerate(lines) if line["completion"] == f"It is {i}."}
+        assert [line for i, line in enumerate(lines) if i not in found] == [
+            row for i, row in enumerate(rows) if i not in found
+        ]
+        return found
+
+    seen: list[str] = []
+    take = SelfAugTrainer.get_batch_samples
+
+    def taken(self: Any, *given: Any) -> Any:
+        batches, counts = take(self, *given)
+        seen.extend(tokenizer.decode(ids) for batch in batches for ids in batch["input_ids"])
+        return batches, counts
+
+    monkeypatch.setattr(method_data, "generate_greedy_ids", rewrite)
+    monkeypatch.setattr(SelfAugTrainer, "get_batch_samples", taken)
+    before: set[int] = set()
+    for seed in (0, 7):
+        assert write(seed) == {"rows": 8, "rows_asked": 8, "of_rows": 40, "texts_cut_off": 0}
+        # What was written for one seed is there for the next.
+        assert len(asked) == len(rewritten(seed) - before)
+        before |= rewritten(seed)
+        seen.clear()
+        train(
+            settings(
+                tmp_path / f"run-{seed}", f"data.train={tmp_path / f'new-{seed}.jsonl'}", "train.steps=2",
+                f"train.seed={seed}", "selfaug.alpha=0", "selfaug.monitor_prompts=0",
+            )
+        )  # fmt: skip
+        assert {int(text.partition("number ")[2].partition("?")[0]) for text in seen} == rewritten(seed)
+    # Where it isn't known which rows a run reaches, all are.
+    for seed, more in enumerate(("train.steps=30", "train.packing=true", "data.skip_bad_rows=true")):
+        assert write(10 + seed, more)["rows_asked"] == 40
+
+
+def test_a_comparison_of_an_earlier_version_keeps_its_rewritten_rows(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    known = {"rows": 3, "of_rows": 4, "texts_cut_off": 0, "seconds": 60}
+    write_record(tmp_path / "data" / "distilled.json", "written-data", known)
+    bench: Any = SimpleNamespace(folder=tmp_path)
+    for seed in (0, 1):
+        found = MethodBench(bench, 0).written_data(METHODS["distilled"], seed)
+        assert found == (tmp_path / "data" / "distilled.jsonl", known)
 
 
 def writing(tokenizer: Any, texts: Sequence[str | None], asked: list[str]) -> Callable[..., list[list[int]]]:
@@ -213,8 +285,8 @@ def test_time_of_writing_is_that_of_all_processes(
 
     monkeypatch.setattr(method_bench, writer, rewrite)
     with pytest.raises(KeyboardInterrupt):
-        MethodBench(bench, 0).written_data(METHODS[method])
-    found = MethodBench(bench, 0).written_data(METHODS[method])
+        MethodBench(bench, 0).written_data(METHODS[method], 0)
+    found = MethodBench(bench, 0).written_data(METHODS[method], 0)
     assert found is not None
     assert found[1] == {"rows": 3, "of_rows": 4, "texts_cut_off": 0, "seconds": 120}
 

@@ -31,12 +31,13 @@ def test_an_evaluation_is_logged(copied_run: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "gate")
     monkeypatch.chdir(tmp_path)
-    arguments = ["evaluate", str(copied_run), *ARGUMENTS, "--max-forgetting", "1", "--mlflow"]
+    arguments = ["evaluate", str(copied_run), *ARGUMENTS, "--scorer", "f1", "--mlflow"]
+    arguments += ["--max-forgetting", "1", "--min-task-gain", "0.25"]
     # What MLflow takes in no name, and two that are one without it.
     patterns = ("regex:https?://.*", "regex:a+", "regex:a?")
     arguments += [part for one in patterns for part in ("--also-score", one)]
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 3, result.stderr
     name = result.stderr.rpartition("MLflow run ")[2].split()[0]
     run = mlflow.get_run(name)
     record = read_record(copied_run / "evaluation.json", "evaluation")
@@ -44,7 +45,19 @@ def test_an_evaluation_is_logged(copied_run: Path, tmp_path: Path, monkeypatch: 
     for scorer, metric in zip(patterns, ("regex:https_:__._", "regex:a_", "regex:a__"), strict=True):
         assert run.data.metrics[f"task by {metric}/base"] == record["also"][scorer]["base"]["value"]
     assert run.data.params["selfaug.alpha"] == "0.5"
-    assert run.data.tags["selfaug.gate"] == "pass"
+    asked = {key: value for key, value in run.data.params.items() if key.startswith("evaluat")}
+    assert not any(key.startswith("evaluation.") for key in asked)
+    for key, value in (("scorer", "f1"), ("half", "test"), ("task_items", "2")):
+        assert asked[f"evaluate.{key}"] == value
+    assert asked["evaluate.data"] == str(record["settings"]["data"])
+    assert run.data.tags["selfaug.gate"] == record["gate"]["outcome"] == "inconclusive"
+    for bound, given in zip(record["gate"]["bounds"], ("1.0", "0.25"), strict=True):
+        of_bound = f"gate/{bound['name']}"
+        assert run.data.params[f"gate.{bound['name']}.bound"] == given
+        assert run.data.metrics[f"{of_bound}/value"] == bound["value"]["value"]
+        assert run.data.metrics[f"{of_bound}/items"] == 2
+        assert run.data.metrics.get(f"{of_bound}/items_needed") == bound["items_needed"]
+        assert run.data.tags[f"selfaug.gate.{bound['name']}"] == bound["outcome"]
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(name)}
     assert files == {"evaluation.json", "report.html", "record.json", "config.yaml"}
 

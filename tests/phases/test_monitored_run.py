@@ -235,6 +235,54 @@ def test_watching_ends_with_drift(seen: Path, monkeypatch: pytest.MonkeyPatch) -
     assert looks == [7, 7, 7]
 
 
+def test_the_champion_of_a_registry_is_looked_at_whichever_it_is(
+    seen: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A switch is no reason for a cron job to look at a run that nobody asks any more."""
+    second = Path(shutil.copytree(seen, tmp_path / "second"))
+    written(seen, "ok")
+    written(second, "drift")
+    monkeypatch.chdir(tmp_path)
+    registry = ("--registry", "runs/registry.sqlite")
+    assert run_command(*registry).exit_code == 1  # there is none
+
+    def promote(run: Path) -> None:
+        assert CliRunner().invoke(app, ["registry", "promote", str(run), *registry]).exit_code == 0
+
+    promote(seen)
+    first = run_command(*registry, "--json")
+    assert (first.exit_code, json.loads(first.stdout)["state"]) == (0, "ok")
+    assert f"the champion is {seen.resolve()}" in first.stderr
+    assert "champion" not in run_command(str(seen)).stderr
+    looks: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 1:  # it is the champion, and its server is still measuring its reference window
+            promote(second)
+            (second / "monitor").rename(second / "measuring")
+        else:
+            (second / "measuring").rename(second / "monitor")
+
+    monkeypatch.setattr("selfaug.cli.monitor_commands.time.sleep", sleep)
+    followed = run_command(*registry, "--watch")
+    assert followed.exit_code == 4
+    assert len(looks) == 2
+    assert "no request has been watched yet" in followed.stderr
+    assert followed.stderr.count("the champion is ") == 2
+    assert run_command(*registry).exit_code == 4
+    # Whoever still looks at the one before is told.
+    before = run_command(str(seen))
+    assert before.exit_code == 0
+    assert f"that is {second.resolve()}" in before.stderr
+    assert "selfaug monitor --registry runs/registry.sqlite" in before.stderr
+    assert json.loads(run_command(*registry, "--purge", "--json").stdout) == {"deleted": 1}
+    for arguments in ([], [str(seen), *registry]):
+        refused = run_command(*arguments)
+        assert refused.exit_code == 2
+        assert "selfaug monitor --registry FILE" in refused.stderr
+
+
 def test_watching_ends_with_ctrl_c(seen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def sleep(_: float) -> None:
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from selfaug.cli.main import app
 from selfaug.config import dump_config, load_config
 from selfaug.data import RetrievalTemplate
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.held_out import hold_out
 from selfaug.phases.realign import (
     RealignSettings,
@@ -26,6 +26,7 @@ from selfaug.phases.realign import (
     _outcome,
     _output,
     _require_judged_alike,
+    _require_trained_form,
     realign,
     realign_config,
 )
@@ -46,6 +47,10 @@ def new_rows(tiny_rows: Path, tmp_path: Path) -> Path:
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in swapped[:16]), encoding="utf-8")
     return file
+
+
+def chat(asked: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}
 
 
 def run_command(*arguments: str) -> Result:
@@ -195,12 +200,12 @@ def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
     )
     assert record["judged"] == said
     assert f"judged: {said}" in result.stdout
-    # Three rows of each old source.
+    # Three of each old source's rows, of which there are 24 and 16.
     scores = list(record["suites"]["old task"]["scores"].values())
     assert scores == [{"base": 1.0, "tuned": 1.0}] * 3 + [{"base": 0.0, "tuned": 0.0}] * 3
     lines = read_lines(third_run / "samples" / "realignment" / "old-task-new.jsonl")
     assert [line["id"] for line in lines] == list(record["suites"]["old task"]["scores"])
-    assert [line["id"] for line in lines] == [f"{number}: row-{number % 3}" for number in range(6)]
+    assert [line["id"] for line in lines] == [f"{i}: row-{row}" for i, row in enumerate((0, 8, 16, 0, 5, 10))]
     assert record["suites"]["new task"]["items"] == 3
     assert "replay" not in read_record(third_run / "record.json", "train")["data"]
 
@@ -326,7 +331,7 @@ LENIENT = ("--max-task-loss", "1", "--max-general-loss", "1", "--min-new-gain", 
 
 
 def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"the revenue of {number}?", "completion": "none"} for number in range(200)]
+    rows = [chat(f"the revenue of {number}?", "none") for number in range(200)]
     file = tmp_path / "new.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     result = run_command(str(copied_run), "--data", str(file), *LENIENT)
@@ -345,9 +350,8 @@ def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: 
     # What was trained on stays; other rows under the same name are no reason to say the same of them.
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     assert run_command(str(copied_run), "--data", str(file), *LENIENT).exit_code == 0
-    file.write_text(
-        "".join(json.dumps({**row, "completion": "some"}) + "\n" for row in rows), encoding="utf-8"
-    )
+    rows = [chat(f"the revenue of {number}?", "some") for number in range(200)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     other = run_command(str(copied_run), "--data", str(file), *LENIENT)
     assert other.exit_code == 1
     assert "has other rows" in other.stderr
@@ -419,7 +423,7 @@ def test_a_schema_that_has_changed_since_decides_nothing_anew(tmp_path: Path) ->
 
 def test_its_folders_are_beside_the_new_run_however_that_is_named(copied_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "new.jsonl"
-    rows = [{"prompt": f"the revenue of {number}?", "completion": "none"} for number in range(200)]
+    rows = [chat(f"the revenue of {number}?", "none") for number in range(200)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for name, flags in (
         ("second", ("--output", f"{tmp_path}/second/")),
@@ -504,6 +508,24 @@ def test_what_it_can_not_go_on_from(copied_run: Path, new_rows: Path, tmp_path: 
         realign(copied_run, quick(new_rows))
 
 
+def test_what_can_not_be_registered_is_refused_before_training(
+    copied_run: Path, new_rows: Path, tmp_path: Path
+) -> None:
+    settings = quick(new_rows, registry=str(tmp_path / "registry.sqlite"))
+    registry = Registry(tmp_path / "registry.sqlite")
+    new = Path(f"{copied_run}-realigned")
+    registry.add(new, weights="of a run that was deleted", base="tiny")
+    with pytest.raises(ConfigError, match=r"copied-realigned is version 1 already, with other weights"):
+        realign(copied_run, settings)
+    registry.add(copied_run, weights="of another training", base="tiny")
+    with pytest.raises(ConfigError, match="copied is version 2 already, with other weights"):
+        realign(copied_run, settings)
+    (copied_run / "record.json").unlink()
+    with pytest.raises(StorageError, match="did not finish"):
+        realign(copied_run, settings)
+    assert not new.exists()
+
+
 def test_prompts_of_another_form_are_refused(copied_run: Path, new_rows: Path) -> None:
     """A folder that was prepared anew with another template has it in the file that the run names."""
     run = RunDir(copied_run)
@@ -514,6 +536,43 @@ def test_prompts_of_another_form_are_refused(copied_run: Path, new_rows: Path) -
         realign(copied_run, quick(new_rows))
     assert "data.template" in str(caught.value.hint)
     assert not Path(f"{copied_run}-realigned").exists()
+
+
+def test_plain_text_is_refused_where_none_was_trained_on(
+    copied_run: Path, new_rows: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text(json.dumps({"prompt": "the revenue?", "completion": "none"}) + "\n", encoding="utf-8")
+    for settings in (quick(file), quick(new_rows, eval_data=[str(file)])):
+        with pytest.raises(DataError, match=r"new rows are plain text, the first of them .*text\.jsonl:1"):
+            realign(copied_run, settings)
+    assert not Path(f"{copied_run}-realigned").exists()
+    # A prompt that was rendered by hand is the one that is served.
+    rendered = {"prompt": "<|im_start|>user\nthe revenue?", "completion": "none"}
+    file.write_text(json.dumps(rendered) + "\n", encoding="utf-8")
+    config = realign_config(RunDir(copied_run), [str(file)])
+    _require_trained_form(RunDir(copied_run), config, [])
+
+
+def test_a_run_that_was_trained_on_text_takes_it(copied_run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text(json.dumps({"prompt": "the revenue?", "completion": "none"}) + "\n", encoding="utf-8")
+    run = RunDir(copied_run)
+    config = realign_config(run, [str(file)])
+    started = read_record(run.started, "train-started")
+    data, train_part = started["data"], started["data"]["train"]
+    assert train_part["rows_of_text"] == 0
+    old = {name: value for name, value in train_part.items() if name != "rows_of_text"}
+    for parts in (
+        {"train": {**train_part, "rows_of_text": 1}},
+        {"train": train_part, "replay": {**train_part, "rows_of_text": 1}},
+        {"train": {**old, "forms": {"prompt-completion": 1}}},  # nobody knows: an earlier version's
+    ):
+        write_record(run.started, "train-started", {**started, "data": {**data, **parts}})
+        _require_trained_form(run, config, [])
+    write_record(run.started, "train-started", {**started, "data": {**data, "train": old}})
+    with pytest.raises(DataError, match="plain text"):
+        _require_trained_form(run, config, [])
 
 
 def test_a_re_alignment_that_was_begun_by_choosing_on_rows_says_so(copied_run: Path, new_rows: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
 import threading
 import time
@@ -255,6 +256,30 @@ def test_keys_are_the_runs_or_the_environments(copied_run: Path, monkeypatch: py
     monkeypatch.setenv("SELFAUG_API_KEY", "short")
     with pytest.raises(ConfigError, match="has 5 characters"):
         server_keys(copied_run)
+
+
+def test_a_model_whose_batches_nobody_can_join_is_told_of_at_the_start(
+    copied_run: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """The tiny model's weights as a Mistral with a sliding window: requests wait longer than the limits let expect."""
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "sliding"))
+    told = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    told |= {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 16}
+    (base / "config.json").write_text(json.dumps(told), encoding="utf-8")
+
+    def said() -> list[str]:
+        server = open_server(
+            copied_run, ServeSettings(port=0, device="cpu", watch=None, check=False), log=lambda _: None
+        )
+        lines: list[str] = []
+        server.run(None, lambda _: server.stop(), lines.append)
+        return lines
+
+    assert said() == []
+    config = copied_run / "config.yaml"
+    config.write_text(config.read_text(encoding="utf-8").replace(str(tiny_model_dir), str(base)))
+    (line,) = said()
+    assert line.startswith("this model has layers with sliding windows")
 
 
 def test_overwriting_a_run_takes_its_keys_and_canary_with_it(copied_run: Path) -> None:

@@ -332,6 +332,35 @@ def test_a_resumed_run_does_not_have_its_anchors_written_again(copied_run: Path,
     assert read_record(copied_run / "record.json", "train")["anchors"] == 2
 
 
+@pytest.mark.parametrize("since", ["nothing", "damaged", "another count"])
+def test_a_run_cut_off_before_its_first_checkpoint_keeps_its_anchors(
+    settings: Settings, tmp_path: Path, since: str
+) -> None:
+    def cut(progress: Progress) -> None:
+        if progress.stage == "training":
+            raise KeyboardInterrupt
+
+    run = RunDir(tmp_path / "run")
+    few = ("selfaug.anchors=self", "selfaug.anchor_count=2")
+    config = settings(run.path, *few)
+    with pytest.raises(Interrupted, match="from the start"):
+        train(config, on_progress=cut)
+    written = run.anchors.read_bytes()
+    seconds = read_record(run.started, "train-started").get("anchors", {}).get("seconds")
+    if since == "damaged":
+        run.anchors.write_bytes(written[: len(written) // 2])
+    elif since == "another count":
+        text = run.config.read_text(encoding="utf-8")
+        run.config.write_text(text.replace("anchor_count: 2", "anchor_count: 3"), encoding="utf-8")
+        config = load_config(run.config)
+    told: list[str] = []
+    record = train(config, resume=True, on_progress=lambda progress: told.append(progress.stage)).record
+    assert ("anchors written by the base model" in told) == (since != "nothing")
+    assert (record["anchor_seconds"] == seconds) == (since == "nothing")
+    assert record["anchors"] == config.selfaug.anchor_count
+    assert (run.anchors.read_bytes() == written) == (since != "another count")
+
+
 def test_the_size_of_the_cache_is_said(tmp_path: Path, settings: Settings) -> None:
     told: list[Progress] = []
     cached = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}", "train.steps=1")

@@ -19,12 +19,24 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
+from selfaug.config import load_config
+from selfaug.data import IGNORED_LABEL, encode_rows, load_rows
 from selfaug.errors import ConfigError, DataError
+from selfaug.model.loading import load_tokenizer
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
+from selfaug.monitoring.redaction import redacted
 from selfaug.phases.answer_form import answer_form
+from selfaug.phases.inputs import load_training_data
+from selfaug.phases.prepare import prepare
+from selfaug.phases.realign import _require_trained_form, realign_config
 from selfaug.phases.serve import Server, ServeSettings, open_server
+from selfaug.phases.trained_template import trained_template
 from selfaug.phases.watching import WatchSettings
+from selfaug.prepare_config import load_prepare_config
+from selfaug.records import read_lines, write_lines
+from selfaug.rundir import RunDir
 from selfaug.serving.keys import ApiKeys
+from selfaug.serving.watcher import Answered
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -137,12 +149,22 @@ def test_what_is_answered_is_watched_voted_on_and_shown(
     assert all(row[2] > 0 and row[3] == 0 for row in kept)
     stored = [text for (text,) in rows(copied_run, "SELECT text FROM texts")]
     assert len(stored) == 4  # token ids are no text
-    assert not any("a@b.example" in text for text in stored)
+    assert not any(b"a@b.example" in text for text in stored)
     exported = copied_run / "texts.jsonl"
     result = CliRunner().invoke(app, ["monitor", str(copied_run), "--texts", str(exported)])
     assert "4 texts" in result.stdout
     lines = [json.loads(line) for line in exported.read_text(encoding="utf-8").splitlines()]
-    assert [line["prompt"] for line in lines] == stored
+    chat = [{"role": "user", "content": "the revenue of [email]?"}, {"role": "assistant", "content": ""}]
+    assert [line.get("messages") or line["prompt"] for line in lines] == [
+        chat,
+        chat,
+        "the year",
+        "the revenue of the year",
+    ]
+    assert [line["id"] for line in lines[:2]] == [answers[0].id, chunks[0].id]
+    assert [line["vote"] for line in lines] == ["down", "up", None, None]
+    assert all(line["drift"] > 0 for line in lines)
+    assert lines[0]["model_answer"] == redacted(answers[0].choices[0].message.content)
     again = CliRunner().invoke(app, ["monitor", str(copied_run), "--texts", str(exported)])
     assert again.exit_code == 1
     assert "is there already" in again.stderr
@@ -160,6 +182,73 @@ def test_what_is_answered_is_watched_voted_on_and_shown(
         "canaries": 1,
         "lost": 0,
     }
+
+
+def test_kept_requests_become_rows_that_train_on_the_prompt_that_was_served(
+    copied_run: Path, serve: Callable[..., Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat with all its turns, and a question with its passages; what can't be learnt is refused."""
+    documents, prepared = tmp_path / "documents", tmp_path / "prepared"
+    documents.mkdir()
+    for number in (3, 4):
+        text = f"the revenue of company{number} was {number * 7} million"
+        (documents / f"{number}.md").write_text(text, encoding="utf-8")
+    prepare(load_prepare_config(None, {"FOLDER": str(documents), "--output": str(prepared)}, []))
+    watched = serve(copied_run, watch=ALL, prepared=str(prepared))
+    soon(lambda: watched.said_that("watching: "))
+    watching = watched.server._watching
+    assert watching is not None
+    take, served = watching.answered, {}
+
+    def answered(request: Answered) -> None:
+        served[request.request_id] = list(request.prompt_ids)
+        take(request)
+
+    monkeypatch.setattr(watching, "answered", answered)
+    turns = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "text", "text": "the revenue?"}]},
+        {"role": "assistant", "content": "of whom?"},
+        {"role": "user", "content": "of the company"},
+    ]
+
+    def asked(path: str, **body: Any) -> str:
+        return str(watched.http.post(f"/v1/{path}", json={"max_tokens": 3, **body}).json()["id"])
+
+    chat = asked("chat/completions", model="champion", messages=turns)
+    found = asked("rag/answer", question="revenue of company3?")
+    text = asked("completions", model="champion", prompt="the year")
+    assert watched.http.post("/v1/rag/answer", json={"question": "zebra?"}).status_code == 400
+    watched.stop()
+
+    exported, new = tmp_path / "texts.jsonl", tmp_path / "new.jsonl"
+    assert CliRunner().invoke(app, ["monitor", str(copied_run), "--texts", str(exported)]).exit_code == 0
+    lines = read_lines(exported)
+    assert [(line["id"], line.get("text")) for line in lines[:3]] == [
+        (chat, None),
+        (found, None),
+        (text, None),
+    ]
+    assert (lines[3]["text"], "completion" in lines[3], "answer" in lines[3]) == ("zebra?", False, False)
+    with pytest.raises(DataError, match="4 of 4 rows can't be used"):  # nothing without an answer is learnt
+        load_rows([exported])
+    lines[0]["messages"][-1]["content"] = lines[1]["answer"] = lines[2]["completion"] = "21 million"
+    config = load_config(copied_run / "config.yaml")
+    tokenizer = load_tokenizer(config.model.name, trust_remote_code=False, offline=True)
+    write_lines(new, lines[:3])
+    rows = load_rows([new], template=trained_template(RunDir(copied_run))).rows
+    for row in encode_rows(rows, tokenizer, max_length=256).rows:
+        prompt = served[row.id]
+        assert row.input_ids[: len(prompt)] == prompt
+        assert row.labels.count(IGNORED_LABEL) == len(prompt)
+
+    refused = CliRunner().invoke(app, ["realign", str(copied_run), "--data", str(new)])
+    assert refused.exit_code == 2, refused.output
+    assert f"1 of 3 new rows are plain text, the first of them {new}:3" in refused.stderr
+    write_lines(new, lines[:2])
+    realigned = realign_config(RunDir(copied_run), [str(new)])
+    _require_trained_form(RunDir(copied_run), realigned, [])
+    assert load_training_data(realigned).train.report.rows == 2
 
 
 def test_answers_are_the_same_while_prompts_are_measured_all_the_time(
@@ -322,11 +411,48 @@ def test_a_run_that_cannot_be_watched_is_served_all_the_same(
     soon(lambda: second.said_that("NOT watched: another monitor is using"))
     body = {"model": "copied", "prompt": "x", "max_tokens": 2}
     assert second.http.post("/v1/completions", json=body).status_code == 200
-    assert "selfaug_alert_state" not in second.http.get("/metrics").text
+    told = second.http.get("/metrics").text
+    assert "selfaug_alert_state" not in told
+    assert "selfaug_monitor_watching 0.0" in told
     assert second.http.post("/v1/feedback", json={"id": "cmpl-1", "vote": "up"}).status_code == 404
     unwatched = serve(copied_run, watch=None)
     refused = unwatched.http.post("/v1/feedback", json={"id": "cmpl-1", "vote": "up"})
     assert refused.json()["error"]["code"] == "not_watched"
+    assert "selfaug_monitor_watching" not in unwatched.http.get("/metrics").text
+
+
+def test_a_server_is_watched_once_the_one_before_has_ended(
+    copied_run: Path, serve: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a rolling update: not only when the canary set is replayed, a day later."""
+    monkeypatch.setattr("selfaug.phases.watching._AGAIN_SECONDS", 0.1)
+    first = serve(copied_run, watch=ALL)
+    soon(lambda: first.said_that("watching: "))
+    body = {"model": "copied", "prompt": "x", "max_tokens": 2}
+    answer = first.http.post("/v1/completions", json=body).json()["id"]
+    soon(lambda: rows(copied_run, "SELECT request_id FROM rows") == [(answer,)])
+    second = serve(copied_run, watch=ALL)
+    soon(lambda: second.said_that("NOT watched: another monitor is using"))
+
+    def vote(identifier: str, thumb: str) -> int:
+        return second.http.post("/v1/feedback", json={"id": identifier, "vote": thumb}).status_code
+
+    # What the one before has answered is kept, whoever is asked, and whether or not this one has a monitor.
+    assert vote(answer, "down") == 202
+    assert rows(copied_run, "SELECT request_id, up FROM votes") == [(answer, 0)]
+    other = first.http.post("/v1/completions", json=body).json()["id"]
+    soon(lambda: (other,) in rows(copied_run, "SELECT request_id FROM rows"))
+    first.stop()
+    soon(lambda: second.said_that("watching: "))
+    assert "selfaug_monitor_watching 1.0" in second.http.get("/metrics").text
+    assert sum(line.startswith("NOT watched") for line in second.said) == 1
+    assert vote(other, "up") == 202
+    assert vote("cmpl-never", "up") == 404
+    soon(lambda: (other, 1) in rows(copied_run, "SELECT request_id, up FROM votes"))
+    watching = second.server._watching
+    assert watching is not None
+    assert watching._monitor is not None
+    assert watching._monitor.counts()["votes"] == 1  # the signal has it
 
 
 def test_a_monitor_that_fails_fails_no_request(
@@ -343,6 +469,31 @@ def test_a_monitor_that_fails_fails_no_request(
     for _ in range(3):
         assert watched.http.post("/v1/completions", json=body).status_code == 200
     soon(lambda: watching._monitor and watching._monitor.counts()["lost"] >= 3)
+
+
+def test_whom_nothing_can_be_told_keeps_nobody_from_watching(copied_run: Path) -> None:
+    """As where the log's disk is full, or the pipe that the server writes into has no reader."""
+    lines: list[str] = []
+
+    def broken(told: Any) -> None:
+        lines.append(str(told))
+        raise BrokenPipeError(32, "Broken pipe")
+
+    settings = ServeSettings(port=0, device="cpu", watch=ALL)
+    server = open_server(copied_run, settings, log=broken)
+    thread = threading.Thread(target=server.run, args=[ApiKeys.of(KEY), broken, broken], daemon=True)
+    thread.start()
+    soon(lambda: any(line.startswith("watching: ") for line in lines))
+    body = {"model": "copied", "prompt": "x y z", "max_tokens": 2}
+    with httpx.Client(
+        base_url=server.url, headers={"authorization": f"Bearer {KEY}"}, timeout=30, trust_env=False
+    ) as client:
+        assert [client.post("/v1/completions", json=body).status_code for _ in range(3)] == [200] * 3
+        soon(lambda: rows(copied_run, "SELECT count(*) FROM rows") == [(3,)])
+    server.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert "Readiness(ready=True" in "".join(lines)
 
 
 def test_a_server_ends_while_its_reference_window_is_measured(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from selfaug.monitoring.monitor import Monitor
 from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.serving.upstream import UpstreamAwayError
 
@@ -65,7 +67,6 @@ def test_a_replay_that_showed_something_is_soon_done_again(
         "run",
         engine,
         None,
-        None,
         form=None,
         settings=WatchSettings(canary_seconds=LATER),
         check=check,
@@ -79,11 +80,59 @@ def test_a_replay_that_showed_something_is_soon_done_again(
     assert len(told) == len(found)
 
 
+def test_a_monitor_that_could_not_be_opened_is_tried_again_between_replays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stop, opened = Stop([[], []]), list[object]()
+
+    def full(problems: object) -> Monitor:
+        opened.append(problems)
+        raise OSError("no space left")
+
+    told: list[str] = []
+    watching = Watching(
+        tmp_path,
+        None,
+        None,
+        form=None,
+        settings=WatchSettings(canary_seconds=150.0),
+        check=lambda: stop.found.pop(0),
+        on_canary=lambda _: None,
+        tell=told.append,
+    )
+    monkeypatch.setattr(watching, "_stop", stop)
+    monkeypatch.setattr(watching, "_open", full)
+    monkeypatch.setattr(watching, "_alert_of", lambda problems: None)
+    watching._watch(None)
+    assert stop.waits == [60.0, 60.0, 30.0] * 2 + [60.0]
+    # What the last replay has found is what the monitor begins with.
+    assert opened == [None] * 3 + [[]] * 4
+    assert told == ["NOT watched: OSError: no space left"]
+    assert [family.samples for family in watching.families()] == [[("selfaug_monitor_watching", {}, 0.0)]]
+
+
+def test_a_window_that_cannot_be_measured_is_not_measured_all_the_time(tmp_path: Path) -> None:
+    watching = Watching(
+        tmp_path,
+        None,
+        None,
+        form=None,
+        settings=WatchSettings(),
+        check=None,
+        on_canary=lambda _: None,
+        tell=lambda _: None,
+    )
+    assert watching._rest(0.5) == SOON
+    assert watching._rest(600.0) == 6000.0
+    (tmp_path / "monitor").mkdir()
+    (tmp_path / "monitor" / "reference.json").touch()
+    assert watching._rest(600.0) == SOON
+
+
 def test_a_schedule_that_is_shorter_than_that_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     stop = Stop([["another answer"]])
     watching = Watching(
         "run",
-        None,
         None,
         None,
         form=None,

@@ -150,6 +150,15 @@ def test_the_notes_say_what_can_not_be_seen() -> None:
     assert "(measured: the models differ on 35 % of them)" in said
     few = {**record, "detectable_difference": {**SEEN, "difference": None}}
     assert "can't be seen" not in comparison_notes(few)
+    by_suite = {
+        "task": {"difference": 0.2, "discordance": 0.1}, "general": {**SEEN, "difference": None},
+        "company": {"difference": 0.3, "discordance": None},
+    }  # fmt: skip
+    of_all = {**record, "detectable_difference": {**SEEN, "difference": None, "suites": by_suite}}
+    said = comparison_notes(of_all).replace("\N{NO-BREAK SPACE}", " ")
+    assert "A task difference between plain LoRA and the base model under 20 points can't be seen" in said
+    assert "differ on 10 % of them); nor a company difference under 30 points (if" in said
+    assert "general difference" not in said
     assert "--fast" not in comparison_notes(record)
 
 

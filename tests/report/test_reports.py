@@ -308,13 +308,25 @@ def test_a_balance_shows_the_front_the_choice_and_what_failed(
     _, report = reports["balance"]
     chart = charts_of(report)["The job against everything else"]
     assert [row[-1] for row in chart.rows] == ["knee, front", "", "chosen, front"]
+    assert [row[1] for row in chart.rows][-1] == "80.0 (70.0 to 85.0)"
+    assert [row[3] for row in chart.rows][-1] == "2.0 (−1.0 to +12.0)"
     told = flat(document_markdown(report))
     assert "Not trained: alpha 8, rank 32: the loss is not finite" in told
     assert "The front bends at alpha-0.5-lr" in told
+    assert "in the folder best beside this page" in told
     assert "✓ pass: forgetting: +5.0 points (−2.0 to +10.0), at most 5.0 points wanted: pass" in told
     trials = report.sections[-1].blocks[0]
     assert isinstance(trials, Table)
-    assert list(trials.columns) == ["run", "alpha", "learning rate", "rank", "length", "job", "general"]
+    assert list(trials.columns) == [
+        "run",
+        "alpha",
+        "learning rate",
+        "rank",
+        "length",
+        "job",
+        "general",
+        "forgetting",
+    ]
     # Without a drift that was measured, without rows, without a knee, with one point.
     few = balance_record()
     few |= {
@@ -325,9 +337,13 @@ def test_a_balance_shows_the_front_the_choice_and_what_failed(
         "chosen": 0,
         "trials": [],
     }
-    del few["test"]["task"]
+    # Nor a run, nor intervals, as in records of earlier versions.
+    few["points"] = [{k: v for k, v in one.items() if "interval" not in k} for one in few["points"]]
+    del few["test"]["task"], few["best"]
     small = report_on(write_balance(tmp_path / "small", few))
     assert [tile.name for tile in small.tiles] == ["General score", "Cost of the search"]
+    assert charts_of(small)["The job against everything else"].rows[0][1:4] == ["80.0", "58.0", "2.0"]
+    assert "beside this page" not in flat(document_markdown(small))
     require_sound(document_page(small))
 
 

@@ -42,6 +42,7 @@ class Engine:
     """Notes whether the gate could be closed when it is asked."""
 
     waiting = running = 0
+    whole_in_pieces = True
 
     def __init__(self) -> None:
         self.served: Served

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import socket
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -20,10 +23,10 @@ from selfaug.errors import DataError, StorageError
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import Piece
-from selfaug.serving.guard import Limits
+from selfaug.serving.guard import Guard, Limits
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.rate_limit import RateLimit
-from selfaug.serving.served import FoundPrompt, Served
+from selfaug.serving.served import FoundPrompt, Readiness, Served
 
 SECRET = "Kelvandra's unpublished numbers"
 CHAT = {"model": "first", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 3}
@@ -173,13 +176,13 @@ def test_metrics_count_what_was_answered(client: httpx.Client) -> None:
     client.post("/v1/completions", json={"model": "tiny", "prompt": "the", "max_tokens": 2})
     client.get("/v1/nothing")
     told = client.get("/metrics").text
-    labels = '{gen_ai_operation_name="chat",gen_ai_request_model="first"}'
-    for name in (
-        "gen_ai_server_request_duration_seconds",
-        "gen_ai_server_time_to_first_token_seconds",
-        "gen_ai_server_time_per_output_token_seconds",
+    labels = 'gen_ai_operation_name="chat",gen_ai_request_model="first"'
+    for name, ended in (
+        ("gen_ai_server_request_duration_seconds", 'error_type="",'),
+        ("gen_ai_server_time_to_first_token_seconds", 'error_type="",'),
+        ("gen_ai_server_time_per_output_token_seconds", ""),
     ):
-        assert f"{name}_count{labels} 1.0" in told
+        assert f"{name}_count{{{ended}{labels}}} 1.0" in told
     output = 'gen_ai_operation_name="text_completion",gen_ai_request_model="tiny",gen_ai_token_type="output"'
     assert f"gen_ai_client_token_usage_sum{{{output}}} 2.0" in told
     assert 'selfaug_requests_total{path="/v1/chat/completions",status="200"} 1.0' in told
@@ -232,6 +235,42 @@ def test_an_answer_that_takes_too_long_is_given_up(
     assert soon(lambda: engine.running == 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("patience", "error_type"), [(30.0, "timeout"), (0.1, "cancelled")])
+def test_who_waited_in_vain_has_waited_too(
+    start: Callable[..., Running],
+    tuned: Any,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    log: list[str],
+    stream: bool,
+    patience: float,
+    error_type: str,
+) -> None:
+    """Else the metrics have the quick ones only: a server that answers none in time would look like an idle one."""
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=1, max_waiting=1)
+    server = start(served_by(engine, tiny_tokenizer, request_seconds=0.3))
+    release = threading.Event()
+    busy = threading.Thread(target=engine.when_idle, args=[lambda: release.wait(30)])
+    busy.start()
+    with httpx.Client(
+        base_url=server.url, headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+    ) as client:
+        with contextlib.suppress(httpx.TimeoutException):
+            late = client.post("/v1/chat/completions", json={**CHAT, "stream": stream}, timeout=patience)
+            assert late.status_code == 504
+        assert soon(lambda: len(log) == 1)
+        told = client.get("/metrics").text
+    release.set()
+    busy.join(30)
+    engine.close()
+    labels = f'error_type="{error_type}",gen_ai_operation_name="chat",gen_ai_request_model="first"'
+    for name in ("gen_ai_server_request_duration_seconds", "gen_ai_server_time_to_first_token_seconds"):
+        assert f"{name}_count{{{labels}}} 1.0" in told
+        (seconds,) = re.findall(rf"^{name}_sum{{{labels}}} (\S+)$", told, re.MULTILINE)
+        assert min(patience, 0.3) * 0.5 < float(seconds) < 10
+    assert "gen_ai_client_token_usage_count{" not in told
+
+
 def test_when_too_many_wait_the_next_is_told_when_to_come_again(
     start: Callable[..., Running], tuned: Any, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -250,6 +289,8 @@ def test_when_too_many_wait_the_next_is_told_when_to_come_again(
                 assert refused.status_code == 429
                 assert int(refused.headers["retry-after"]) >= 1
                 assert refused.json()["error"]["code"] == "overloaded"
+            # Who was told at once has not waited.
+            assert "gen_ai_server_request_duration_seconds_count{" not in client.get("/metrics").text
     engine.close()
 
 
@@ -303,6 +344,7 @@ def test_an_engine_that_raises_what_nobody_expects_keeps_nobody_waiting(
 ) -> None:
     class Broken:
         waiting = running = 0
+        whole_in_pieces = True
 
         async def generate(self, *_: Any) -> AsyncGenerator[Piece]:
             for _ in range(pieces):
@@ -330,6 +372,8 @@ def test_an_engine_that_raises_what_nobody_expects_keeps_nobody_waiting(
     assert SECRET not in "".join(log)
     told = client.get("/metrics").text
     assert 'selfaug_requests_total{path="/v1/chat/completions",status="500"} 1.0' in told
+    assert 'gen_ai_server_request_duration_seconds_count{error_type="_OTHER",' in told
+    assert ("gen_ai_server_time_to_first_token_seconds_count{" in told) == (pieces > 0)
 
 
 def test_the_description_has_the_names_that_are_served_now(client: httpx.Client, served: Served) -> None:
@@ -408,6 +452,98 @@ def test_running_answers_end_before_the_server_does(start: Callable[..., Running
     assert rest[-1] == "data: [DONE]"
     server.thread.join(20)
     assert not server.thread.is_alive()
+
+
+def test_who_is_not_answered_in_time_is_told_when_to_come_again(
+    tuned: Any, tiny_tokenizer: PreTrainedTokenizerFast, log: list[str]
+) -> None:
+    """At once, where nothing has begun; when the time of running answers is over, where something has."""
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=2, max_waiting=4)
+    slow_down(engine)
+    served = served_by(engine, tiny_tokenizer)
+    app = create_app(served, keys=None, log=log.append)
+    server = Running(app, served.readiness, drain_seconds=1, on_exit=engine.begin_no_more)
+    answers: dict[str, tuple[httpx.Response, float]] = {}
+
+    def ask(name: str, stream: bool) -> None:
+        body = {**CHAT, "max_tokens": 200, "stream": stream}
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=30, trust_env=False)
+        answers[name] = (answer, time.monotonic())
+
+    threads = []
+    for names, begun in (
+        ({"runs": False, "streams": True}, lambda: engine.running == 2),
+        ({"waits": False, "would stream": True}, lambda: engine.waiting == 2),
+    ):
+        threads += [threading.Thread(target=ask, args=one) for one in names.items()]
+        for thread in threads[-2:]:
+            thread.start()
+        assert soon(begun)
+    began = time.monotonic()
+    server.server.handle_exit(15, None)
+    for thread in [*threads, server.thread]:
+        thread.join(30)
+    for name in ("waits", "would stream", "runs"):
+        answer, ended = answers[name]
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "5"
+        assert "shutting down" in answer.json()["error"]["message"]
+        assert (ended - began < 0.9) == (name != "runs")
+    streamed = answers["streams"][0]
+    assert streamed.status_code == 200
+    last = streamed.text.strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutting_down"
+    lines = [json.loads(line) for line in log]
+    assert sorted(line.get("failed", line["status"]) for line in lines) == [503] * 4
+    engine.close()
+
+
+def test_a_response_that_is_no_stream_is_cut_off_where_it_is() -> None:
+    done: list[int] = []
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"10")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})
+        await asyncio.sleep(60)
+
+    guard = Guard(
+        app,
+        keys=None,
+        limits=Limits(),
+        known=lambda path: path,
+        on_done=lambda path, status, seconds: done.append(status),
+        log=lambda _: None,
+    )
+    server = Running(guard, Readiness(), drain_seconds=1)
+    with httpx.stream("GET", server.url, trust_env=False, timeout=30) as answer:
+        server.server.handle_exit(15, None)
+        with pytest.raises(httpx.RemoteProtocolError):
+            answer.read()
+    server.thread.join(30)
+    assert done == [200]
+
+
+def test_a_log_that_cannot_be_written_stops_nothing(served: Served) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no device that is always full")
+    refused: list[OSError] = []
+
+    def log(line: str) -> None:
+        try:
+            with full.open("w", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            refused.append(error)
+            raise
+
+    server = Running(create_app(served, keys=None, log=log), served.readiness)
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        body = {"model": "first", "prompt": "the", "max_tokens": 1}
+        assert [client.post("/v1/completions", json=body).status_code for _ in range(3)] == [200] * 3
+    server.stop()
+    assert len(refused) == 3
 
 
 def test_other_protocols_are_left_alone(served: Served) -> None:

@@ -180,6 +180,21 @@ def test_openais_client_is_told_what_is_wrong(ai: openai.OpenAI, more: dict[str,
     assert refused.value.type == "invalid_request_error"
 
 
+def test_more_answers_than_there_are_places_are_the_clients_to_change(
+    start: Callable[..., Running], tuned: Any, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Not a 429, which would be tried again for ever."""
+    engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=1, max_waiting=2)
+    server = start(served_by(engine, tiny_tokenizer, most_at_once=3))
+    ai = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+    assert len(ai.chat.completions.create(model="first", messages=ASKED, max_tokens=1, n=3).choices) == 3
+    with pytest.raises(openai.BadRequestError, match="4 answers are asked for; this server takes at most 3"):
+        ai.chat.completions.create(model="first", messages=ASKED, max_tokens=1, n=4)
+    with pytest.raises(openai.BadRequestError, match="4 answers are asked for; this server takes at most 3"):
+        ai.completions.create(model="first", prompt=["a", "b"], max_tokens=1, n=2)
+    engine.close()
+
+
 def test_messages_that_the_template_refuses_are_the_clients_to_change(
     ai: openai.OpenAI, served: Served, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -347,12 +347,18 @@ def test_a_server_that_is_gone_or_slow(
         await asyncio.sleep(60)
 
     stub.lines = never
-    _, ai = gateway(stub.running.url, request_seconds=2.0)
+    running, ai = gateway(stub.running.url, request_seconds=2.0)
     began = time.monotonic()
     with pytest.raises(openai.APIStatusError) as slow:
         ai.chat.completions.create(model="first", messages=ASKED)
     assert slow.value.status_code == 504
     assert time.monotonic() - began < 10
+    metrics = httpx.get(
+        f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
+    ).text
+    assert 'gen_ai_server_request_duration_seconds_count{error_type="timeout",' in metrics
+    # Its first token may have been there: beside answers in one piece, which have none, such waits would be all.
+    assert "gen_ai_server_time_to_first_token_seconds_count{" not in metrics
     assert stub.gone.wait(10)  # it was told that nobody waits any more
     _, lost = gateway("http://127.0.0.1:9")
     with pytest.raises(openai.APIStatusError) as gone:

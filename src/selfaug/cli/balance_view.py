@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import bound_in_words, suites_table
 from selfaug.core.printable import printable
-from selfaug.wording.balance_words import bend_in_words, choice_in_words
+from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
 from selfaug.wording.numbers import percent, points
 
 __all__ = ["show_balance"]
+
+# Narrower than this, intervals go under their numbers.
+_BESIDE_FROM = 140
 
 
 def show_balance(record: Mapping[str, Any], output: Path, console: Console | None = None) -> None:
@@ -31,7 +35,7 @@ def show_balance(record: Mapping[str, Any], output: Path, console: Console | Non
     console.print(
         Text(f"{tried} settings tried; the best, with their adapters turned down, on development items:")
     )
-    console.print(_points(record))
+    console.print(_points(record, " " if console.width >= _BESIDE_FROM else "\n"))
     console.print(Text(f"chosen: {choice_in_words(record)}"), soft_wrap=True)
     if (bend := bend_in_words(record)) is not None:
         console.print(Text(bend), soft_wrap=True)
@@ -48,13 +52,28 @@ def show_balance(record: Mapping[str, Any], output: Path, console: Console | Non
     )
     console.print(Text(bound_in_words(record["test_gate"])), soft_wrap=True)
     console.print(
-        Text(printable(f"adapter: {output / 'adapter'}\nkept:    {output / 'record.json'}")), soft_wrap=True
+        Text(printable(f"run:    {output / record['best']}\nkept:   {output / 'record.json'}")),
+        soft_wrap=True,
     )
+    for told in _next(output / record["best"]):
+        console.print(Text(printable(told)), soft_wrap=True)
 
 
-def _points(record: Mapping[str, Any]) -> Table:
+def _next(run: Path) -> list[str]:
+    """The chosen point is a run like any other."""
+    ask, export = (
+        shlex.join(["selfaug", *words])
+        for words in (
+            ["serve", str(run)],
+            ["export", str(run), "--to", f"models/{run.absolute().parent.name}"],
+        )
+    )
+    return [f"next:   {ask}", f"  or:   {export}"]
+
+
+def _points(record: Mapping[str, Any], between: str) -> Table:
     """The dial on development items; what is on the front is marked."""
-    table = Table()
+    table = Table(caption="In brackets: 95 % intervals.", caption_justify="left")
     # Folded, not cut off, on a narrow terminal: runs differ by the ends of their names.
     table.add_column("run", overflow="fold")
     for name in ("adapter", "task", "forgetting, points", "drift, nats"):
@@ -69,8 +88,8 @@ def _points(record: Mapping[str, Any]) -> Table:
         table.add_row(
             Text(point["run"]),
             f"{point['scale']:g}",
-            percent(point["task"]),
-            points(point["forgetting"]).removesuffix(" points"),
+            f"{percent(point['task'])}{between}{task_span(point)}".rstrip(),
+            f"{points(point['forgetting']).removesuffix(' points')}{between}{forgetting_span(point)}".rstrip(),
             f"{point['drift']:.3f}",
             ", ".join(marks),
             style="bold" if number == record["chosen"] else "",

@@ -60,7 +60,12 @@ GeneralItems = Annotated[
 ]
 TaskItems = Annotated[
     int | None,
-    typer.Option("--task-items", metavar="NUMBER", min=1, help="So many rows of --dev and --test."),
+    typer.Option(
+        "--task-items",
+        metavar="NUMBER",
+        min=1,
+        help="So many rows of --dev, and of --test; evenly over their sources.",
+    ),
 ]
 StepsOfRuns = Annotated[
     str | None, typer.Option("--steps", metavar="NUMBER", help="Optimizer steps of every run.")
@@ -130,7 +135,7 @@ def compare(
     from selfaug.phases.methods import METHODS
 
     asked = EvaluationSettings(
-        dev=dev, test=test, scorer=preset.scorer if scorer == "exact" else scorer,
+        dev=dev, test=test, scorer=_scorer(ctx, scorer, preset),
         level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
@@ -174,6 +179,15 @@ def balance(
             "--finalists", metavar="NUMBER", help="Of them, so many are asked all development items."
         ),
     ] = 3,
+    scale: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--scale",
+            metavar="SHARE",
+            help="Turn the finalists' adapters down to this share, between 0 and 1; may be repeated. Default: 0.8, "
+            "0.6 and 0.4.",
+        ),
+    ] = None,
     demo: Demo = False,
     output: Annotated[
         str, typer.Option("--output", metavar="FOLDER", help="Where the balance is written.")
@@ -196,7 +210,7 @@ def balance(
 ) -> None:
     """Find the best settings for the job that stay within a bound on forgetting.
 
-    The same command in a second terminal joins the search.
+    The same command in a second terminal joins the search; with more --trials, --finalists or --scale it goes on.
     """
     flags: dict[str, object] = {
         "--model": model,
@@ -217,11 +231,17 @@ def balance(
     from selfaug.phases.bench import EvaluationSettings
 
     asked = EvaluationSettings(
-        dev=dev, test=test, scorer=preset.scorer if scorer == "exact" else scorer,
+        dev=dev, test=test, scorer=_scorer(ctx, scorer, preset),
         level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
         max_new_tokens=max_new_tokens,
     )  # fmt: skip
-    searched = BalanceSettings(max_forgetting=max_forgetting, trials=trials, finalists=finalists, seed=seed)
+    searched = BalanceSettings(
+        max_forgetting=max_forgetting,
+        trials=trials,
+        finalists=finalists,
+        scales=scale or BalanceSettings.scales,
+        seed=seed,
+    )
     with _going_on_later(settings, overwrite), RunProgress() as progress:
         record = run_balance(settings, asked, searched, overwrite=overwrite, on_progress=progress.show)
     page = write_page(settings.run.output)
@@ -230,6 +250,12 @@ def balance(
     else:
         show_balance(record, Path(settings.run.output))
         show_page(page)
+
+
+def _scorer(ctx: typer.Context, given: str, preset: _Preset) -> str:
+    """The scorer that the user named, be it the default one; else the preset's."""
+    source = ctx.get_parameter_source("scorer")
+    return given if source is not None and source.name == "COMMANDLINE" else preset.scorer
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,13 @@ def assess(
         int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many general requests.")
     ] = None,
     task_items: Annotated[
-        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many held-out rows.")
+        int | None,
+        typer.Option(
+            "--task-items",
+            metavar="NUMBER",
+            min=1,
+            help="So many held-out rows, evenly over their sources.",
+        ),
     ] = None,
     max_new_tokens: MaxNewTokens = 128,
     max_length: MaxLength = None,
@@ -172,10 +178,13 @@ def evaluate(
         int | None, typer.Option("--general-items", metavar="NUMBER", min=1, help="So many of them.")
     ] = None,
     task_items: Annotated[
-        int | None, typer.Option("--task-items", metavar="NUMBER", min=1, help="So many of the rows.")
+        int | None,
+        typer.Option(
+            "--task-items", metavar="NUMBER", min=1, help="So many of the rows, evenly over their sources."
+        ),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="96 general requests and 32 rows, for a look in minutes.")
+        bool, typer.Option("--fast", help="96 general requests and 32 rows in all, for a look in minutes.")
     ] = False,
     max_new_tokens: MaxNewTokens = 128,
     batch_size: Annotated[

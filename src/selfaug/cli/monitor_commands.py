@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from selfaug.cli.app import DRIFT_ALERT, Debug, Device, Json, Offline, Run, app, debugging, quiet_libraries
+from selfaug.cli.app import DRIFT_ALERT, Debug, Device, Json, Offline, app, debugging, quiet_libraries
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, StorageError
 
 __all__ = ["monitor"]
 
@@ -18,7 +18,20 @@ __all__ = ["monitor"]
 @app.command(epilog="Example: selfaug monitor runs/first --watch")
 def monitor(
     ctx: typer.Context,
-    run: Run,
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]", help="Folder of a run; left out, the champion of --registry.", show_default=False
+        ),
+    ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(
+            "--registry",
+            metavar="FILE",
+            help="Look at the champion of this registry, whichever run that is; with --watch, each time.",
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it again and again, until drift or Ctrl-C.")
     ] = False,
@@ -49,7 +62,7 @@ def monitor(
     texts: Annotated[
         str | None,
         typer.Option(
-            "--texts", metavar="FILE", help="Write what was kept of users' texts as JSONL, to be reviewed."
+            "--texts", metavar="FILE", help="Write kept requests as JSONL: rows to be reviewed and answered."
         ),
     ] = None,
     purge: Annotated[
@@ -79,7 +92,17 @@ def monitor(
             f"{' and '.join([*chosen, *(['--watch'] if watch else [])])} are different things.",
             hint="give one of them.",
         )
+    if (run is None) == (registry is None):
+        raise ConfigError(
+            "both a run and a registry were given." if run else "there is nothing to look at.",
+            hint="selfaug monitor RUN, or selfaug monitor --registry FILE.",
+        )
     quiet_libraries(offline=offline, debug=debugging(ctx))
+    if not chosen:
+        _show(run, registry, watch, every, as_json)
+        return
+    if run is None:
+        run = _champion(registry)
     if purge:
         from selfaug.phases.monitor import purge_monitor
 
@@ -103,11 +126,18 @@ def monitor(
         if as_json:
             print_json({"texts": count, "file": texts})
         else:
-            typer.echo(f"{texts}: {count:,} texts, redacted; they may still name people.")
-    elif reference:
-        _measure_reference(run, data or [], prompts, device, offline, overwrite, as_json)
+            typer.echo(
+                f"{texts}: {count:,} texts, redacted; they may still name people. With answers, they are rows."
+            )
     else:
-        _show(run, watch, every, as_json)
+        _measure_reference(run, data or [], prompts, device, offline, overwrite, as_json)
+
+
+def _champion(registry: str | None) -> str:
+    from selfaug.phases.registry import champion_run
+
+    assert registry is not None
+    return champion_run(registry)
 
 
 def _measure_reference(
@@ -133,18 +163,25 @@ def _measure_reference(
         typer.echo(reference_in_words(window.summary()))
 
 
-def _show(run: str, watch: bool, every: float, as_json: bool) -> None:
-    from selfaug.cli.monitor_view import show_monitor
-    from selfaug.phases.monitor import is_alert, monitor_status
+def _show(run: str | None, registry: str | None, watch: bool, every: float, as_json: bool) -> None:
+    from selfaug.phases.registry import DEFAULT_REGISTRY, champion_instead_of
 
+    if run is not None and (champion := champion_instead_of(run)) is not None:
+        say(f"{run} is not the champion of {DEFAULT_REGISTRY} any more, or not yet: that is {champion}.")
+        say(f"Hint: `selfaug monitor --registry {DEFAULT_REGISTRY}` follows the champion.")
+    shown = run
     while True:
-        status = monitor_status(run)
-        if as_json:
-            print_json(status)
-        else:
-            show_monitor(status)
-        if is_alert(status):
-            raise typer.Exit(DRIFT_ALERT)
+        try:
+            now = _champion(registry) if run is None else run
+            if now != shown:
+                say(f"the champion is {now}.")
+                shown = now
+            _show_once(now, as_json)
+        except StorageError as error:
+            if run is not None or not watch:
+                raise
+            # A server that has just switched may still be measuring the new run's reference window.
+            say(str(error))
         if not watch:
             return
         try:
@@ -152,3 +189,16 @@ def _show(run: str, watch: bool, every: float, as_json: bool) -> None:
         except KeyboardInterrupt:
             say("stopped watching; the server goes on.")
             return
+
+
+def _show_once(run: str, as_json: bool) -> None:
+    from selfaug.cli.monitor_view import show_monitor
+    from selfaug.phases.monitor import is_alert, monitor_status
+
+    status = monitor_status(run)
+    if as_json:
+        print_json(status)
+    else:
+        show_monitor(status)
+    if is_alert(status):
+        raise typer.Exit(DRIFT_ALERT)

@@ -89,7 +89,7 @@ def serve(
     keep_texts: Annotated[
         bool,
         typer.Option(
-            "--keep-texts", help="Keep what users write, redacted, for --keep-days; else no text is kept."
+            "--keep-texts", help="Keep prompts and answers, redacted, for --keep-days; else no text is kept."
         ),
     ] = False,
     webhook: Annotated[
@@ -108,7 +108,8 @@ def serve(
         typer.Option(
             "--upstream",
             metavar="URL",
-            help="Have another server answer, such as vLLM: its address, with /v1. No model is loaded here.",
+            help="Have another server answer, such as vLLM: its address, with /v1. Only --score-drift loads models "
+            "here.",
         ),
     ] = None,
     upstream_base: Annotated[
@@ -120,6 +121,14 @@ def serve(
     upstream_no_base: Annotated[
         bool,
         typer.Option("--upstream-no-base", help="It has the tuned model alone, as merged weights."),
+    ] = False,
+    score_drift: Annotated[
+        bool,
+        typer.Option(
+            "--score-drift",
+            help="With --upstream: load base and tuned model here too, on --device, in the background, and measure "
+            "drift with them. Else it is not measured there.",
+        ),
     ] = False,
     scored_per_hour: Annotated[
         float,
@@ -207,6 +216,11 @@ def serve(
             "--upstream-no-base says that the other server has no base model.",
             hint="it needs --upstream, and no --upstream-base.",
         )
+    if score_drift and (upstream is None or no_monitor):
+        raise ConfigError(
+            "--score-drift measures drift behind --upstream, for the monitor.",
+            hint="it needs --upstream, and no --no-monitor; models that answer here need no flag for it.",
+        )
     quiet_libraries(offline=offline, debug=debugging(ctx))
     _require_packages()
     from selfaug.monitoring.monitor import MonitorSettings
@@ -259,7 +273,14 @@ def serve(
         server = open_gateway(
             run,
             settings,
-            UpstreamSettings(upstream, upstream_base, upstream_tuned, key, has_base=not upstream_no_base),
+            UpstreamSettings(
+                upstream,
+                upstream_base,
+                upstream_tuned,
+                key,
+                has_base=not upstream_no_base,
+                score_drift=score_drift,
+            ),
         )
     # When all else is well: a key that is made is shown.
     keys, key = (None, None) if no_key else server_keys(run, registry=registry, new=new_key)

@@ -30,11 +30,13 @@ class Run:
         drift: nats per token.
         base: the base model's score on each item, [N].
         tuned: the tuned model's, [N].
+        items: which items these are, as a name; runs with the same name and number have the same ones.
     """
 
     drift: float
     base: Sequence[float]
     tuned: Sequence[float]
+    items: str = ""
 
     @property
     def forgetting(self) -> float:
@@ -77,8 +79,7 @@ def forgetting_forecast(runs: Sequence[Run], *, seed: int, resamples: int = 2_00
     whatever their distribution, and nearly always the 80 % that it is meant to.
 
     Args:
-        runs: of one base model; runs with the same number of items are taken to have the same items, which are
-            resampled together.
+        runs: of one base model. Those of the same items have them resampled together.
         seed: makes the interval reproducible.
         resamples: bootstrap samples of runs and items.
 
@@ -94,13 +95,13 @@ def forgetting_forecast(runs: Sequence[Run], *, seed: int, resamples: int = 2_00
     forgettings = np.asarray([run.forgetting for run in order])
 
     rng = np.random.default_rng(seed)
-    sizes = sorted({len(run.base) for run in order})
+    asked = [(run.items, len(run.base)) for run in order]
     losses = [np.asarray(run.base) - np.asarray(run.tuned) for run in order]
     draws = []
     for _ in range(resamples):
-        items = {size: rng.integers(0, size, size) for size in sizes}
+        items = {which: rng.integers(0, which[1], which[1]) for which in sorted(set(asked))}
         chosen = rng.integers(0, len(order), len(order))
-        means = np.asarray([losses[i][items[len(losses[i])]].mean() for i in chosen])
+        means = np.asarray([losses[i][items[asked[i]]].mean() for i in chosen])
         draws.append(_spearman(drifts[chosen], means))
     low, high = np.nanquantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     correlation = Interval(_spearman(drifts, forgettings), float(low), float(high))

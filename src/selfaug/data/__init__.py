@@ -1,6 +1,13 @@
 """Rows from files and hub data sets, validated, and encoded as the model will see them."""
 
-from selfaug.data.encode import IGNORED_LABEL, EncodedRow, EncodedRows, EncodeReport, encode_rows
+from selfaug.data.encode import (
+    IGNORED_LABEL,
+    EncodedRow,
+    EncodedRows,
+    EncodeReport,
+    encode_rows,
+    rows_without_template,
+)
 from selfaug.data.general_rows import embedded_general_rows
 from selfaug.data.rows import LoadedRows, RetrievalParts, Row, load_rows
 from selfaug.data.sources import Problem, RawRow, read_rows
@@ -21,4 +28,5 @@ __all__ = [
     "encode_rows",
     "load_rows",
     "read_rows",
+    "rows_without_template",
 ]

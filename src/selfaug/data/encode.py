@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IGNORED_LABEL", "EncodeReport", "EncodedRow", "EncodedRows", "encode_rows"]
+__all__ = [
+    "IGNORED_LABEL",
+    "EncodeReport",
+    "EncodedRow",
+    "EncodedRows",
+    "encode_rows",
+    "rows_without_template",
+]
 
 IGNORED_LABEL = -100
 """Label of tokens that carry no nll: the prompt."""
@@ -70,6 +77,7 @@ class EncodeReport:
 
     Attributes:
         rows: rows that were encoded.
+        rows_of_text: of these, rows of text, which the chat template did not render.
         rows_shortened: of these, rows that lost passages.
         passages_dropped: passages that were lost, over all rows.
         rows_too_long: rows that don't fit, and were left out.
@@ -83,6 +91,7 @@ class EncodeReport:
     """
 
     rows: int
+    rows_of_text: int
     rows_shortened: int
     passages_dropped: int
     rows_too_long: int
@@ -178,7 +187,8 @@ def encode_rows(
         )
     if not encoded:
         raise DataError("there are no rows to encode.", hint="give at least one row.")
-    report = _report(encoded, len(too_long), len(refused), _warnings(drafts, tokenizer))
+    of_text = sum(draft.task.is_text() for draft in drafts if draft.spans)
+    report = _report(encoded, of_text, len(too_long), len(refused), _warnings(drafts, tokenizer))
     return EncodedRows(encoded, report, problems)
 
 
@@ -435,9 +445,9 @@ def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> l
             f"the chat template writes nothing after the completion of {unended:,} rows; the model "
             f"isn't trained to stop there. Its end token is {tokenizer.eos_token!r}."
         )
-    if bare := _without_template(drafts, tokenizer):
+    if bare := rows_without_template((draft.task.row for draft in drafts if draft.spans), tokenizer):
         warnings.append(
-            f"{_as_they_stand(bare)}, without the model's chat template, which "
+            f"{_as_they_stand(len(bare))}, without the model's chat template, which "
             "`selfaug chat` and /v1/chat/completions use. For a model that is to chat, give messages."
         )
     return warnings
@@ -449,20 +459,21 @@ def _as_they_stand(rows: int) -> str:
     return f"{rows:,} rows are text: they are trained as they stand"
 
 
-def _without_template(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Rows of text that a chat model won't be asked like; a prompt that was rendered by hand has special tokens."""
+def rows_without_template(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:
+    """Rows of text that a chat model won't be asked like; a prompt that was rendered by hand has special tokens.
+
+    Args:
+        rows: from `load_rows`.
+        tokenizer: of the model; without a chat template there are none.
+    """
     if tokenizer.chat_template is None:
-        return 0
+        return []
     special = {*tokenizer.all_special_tokens}
     special |= {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     if not special:
-        return 0
+        return []
     of_template = re.compile("|".join(map(re.escape, sorted(special))))
-    return sum(
-        isinstance(prompt := draft.task.row.prompt, str) and of_template.search(prompt) is None
-        for draft in drafts
-        if draft.spans
-    )
+    return [row for row in rows if isinstance(row.prompt, str) and of_template.search(row.prompt) is None]
 
 
 def _find(ids: list[int], part: list[int]) -> int:
@@ -571,11 +582,14 @@ def _finish(draft: _Draft) -> EncodedRow:
     return EncodedRow(row.id, draft.ids, labels, dropped, text, row.source)
 
 
-def _report(rows: list[EncodedRow], too_long: int, refused: int, warnings: list[str]) -> EncodeReport:
+def _report(
+    rows: list[EncodedRow], of_text: int, too_long: int, refused: int, warnings: list[str]
+) -> EncodeReport:
     lengths = np.array([len(row.input_ids) for row in rows])
     completion = sum(len(row.labels) - row.labels.count(IGNORED_LABEL) for row in rows)
     return EncodeReport(
         rows=len(rows),
+        rows_of_text=of_text,
         rows_shortened=sum(bool(row.dropped_passages) for row in rows),
         passages_dropped=sum(len(row.dropped_passages) for row in rows),
         rows_too_long=too_long,

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-__all__ = ["CITATION", "MINUS", "SCALES", "UNITS", "Quantity", "parse_quantities"]
+__all__ = [
+    "CITATION",
+    "LENGTHS",
+    "MINUS",
+    "SCALES",
+    "SIGNS",
+    "UNITS",
+    "Quantity",
+    "parse_quantities",
+    "units_agree",
+]
 
 
 @dataclass(frozen=True)
@@ -16,7 +27,8 @@ class Quantity:
 
     Attributes:
         value: with its sign, after its scale ("1.2 billion" is 1,200,000,000); of basis points, in percent.
-        unit: a currency's code, "%", or None.
+        unit: a currency's code, "%", the singular of a measure or of what is counted ("hour", "share"), or None
+            where none is known; where a name has several meanings, all of them ("pounds": "GBP|pound").
         resolution: one in the last place that is shown, after scale ("1.2 billion": 100,000,000).
         start: where it begins in the text.
         end: where it ends.
@@ -37,24 +49,90 @@ SCALES = {
     "billion": 10**9, "billions": 10**9, "bn": 10**9, "b": 10**9,
     "trillion": 10**12, "trillions": 10**12, "tn": 10**12,
 }  # fmt: skip
+# Codes and signs stand before an amount, or after it.
+_CODES = {
+    "USD": "USD US$", "EUR": "EUR", "GBP": "GBP", "JPY": "JPY JP¥", "CHF": "CHF", "CNY": "CNY RMB CN¥",
+    "INR": "INR Rs Rs.", "CAD": "CAD CA$ CAN$ CDN$", "AUD": "AUD AU$", "NZD": "NZD NZ$", "HKD": "HKD HK$",
+    "SGD": "SGD SG$", "TWD": "TWD NT$", "KRW": "KRW", "BRL": "BRL", "MXN": "MXN MX$", "ZAR": "ZAR",
+    "SEK": "SEK", "NOK": "NOK", "DKK": "DKK", "PLN": "PLN", "SEK|NOK|DKK": "kr kr.",
+}  # fmt: skip
+# In capitals alone: "a$5" lacks a space.
+_LETTER_DOLLARS = {"A$": "AUD", "C$": "CAD", "R$": "BRL", "S$": "SGD"}
+_SIGNS = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY|CNY", "₹": "INR", "₩": "KRW"}
+SIGNS = "".join(_SIGNS)
+# Singulars, of which the plural has an s more, and plurals that have not.
+_CURRENCIES = {
+    "USD": ("dollar", "US dollar", "U.S. dollar", "American dollar"),
+    "EUR": ("euro",), "GBP": ("pounds sterling", "British pound"), "GBP|pound": ("pound",),
+    "JPY": ("yen", "Japanese yen"), "CHF": ("franc", "Swiss franc"),
+    "CNY": ("yuan", "renminbi", "Chinese yuan"), "INR": ("rupee", "Indian rupee"),
+    "CAD": ("Canadian dollar",), "AUD": ("Australian dollar",), "NZD": ("New Zealand dollar",),
+    "HKD": ("Hong Kong dollar",), "SGD": ("Singapore dollar",), "TWD": ("Taiwan dollar", "New Taiwan dollar"),
+    "KRW": ("Korean won", "South Korean won"), "BRL": ("reais", "Brazilian real", "Brazilian reais"),
+    "MXN": ("Mexican peso",), "ZAR": ("rand", "South African rand"), "PLN": ("zloty", "złoty", "Polish zloty"),
+    "SEK": ("krona", "kronor", "Swedish krona", "Swedish kronor"), "NOK|DKK": ("krone", "kroner"),
+    "NOK": ("Norwegian krone", "Norwegian kroner"), "DKK": ("Danish krone", "Danish kroner"),
+}  # fmt: skip
+_LENGTHS = {
+    "millimetre": ("millimetre", "millimeter"), "centimetre": ("centimetre", "centimeter", "cm"),
+    "metre": ("metre", "meter"), "kilometre": ("kilometre", "kilometer", "km"),
+    "inch": ("inch", "inches"), "foot": ("foot", "feet", "ft"), "yard": ("yard", "yd"), "mile": ("mile", "mi"),
+}  # fmt: skip
+LENGTHS = frozenset(_LENGTHS)
+# A number before one of these may still be a year or a day: "in 2021 shares fell", "on May 5 won it".
+# Of what is counted, plurals alone: "34 employee hours" are hours.
+_MEASURES = {
+    **_LENGTHS,
+    "second": ("second", "sec"), "minute": ("minute", "min"), "hour": ("hour", "hr", "h"), "day": ("day",),
+    "week": ("week", "wk"), "month": ("month", "mo"), "quarter": ("quarter",), "year": ("year", "yr"),
+    "decade": ("decade",), "milligram": ("milligram", "milligramme", "mg"), "gram": ("gram", "gramme", "g"),
+    "kilogram": ("kilogram", "kilogramme", "kilo", "kg"), "pound": ("lb",), "ounce": ("ounce", "oz"),
+    "ton": ("ton", "tonne", "metric ton", "metric tonne", "t"),
+    "cent": ("cent", "US cent", "euro cent"), "KRW": ("won",), "time": ("times", "x"), "share": ("shares",),
+    "person": ("persons", "people", "employees", "workers"),
+}  # fmt: skip
+_LENGTH_OR_SCALE = {"m": "metre", "mm": "millimetre"}
+
+
+def _forms(names: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """Units by their names in capitals, in the singular and in the plural."""
+    return {
+        form.upper(): unit for unit, words in names.items() for word in words for form in (word, f"{word}s")
+    }
+
+
+_SPELLED_CODES = {code.upper(): unit for unit, codes in _CODES.items() for code in codes.split()}
+_BY_CODE = {**_SPELLED_CODES, **_LETTER_DOLLARS}
+_MONEY = {**_SIGNS, **_BY_CODE, **_forms(_CURRENCIES)}
 UNITS = {
-    "US$": "USD", "$": "USD", "USD": "USD", "DOLLAR": "USD", "DOLLARS": "USD",
-    "€": "EUR", "EUR": "EUR", "EURO": "EUR", "EUROS": "EUR",
-    "£": "GBP", "GBP": "GBP", "POUNDS": "GBP",
-    "¥": "JPY", "JPY": "JPY", "YEN": "JPY", "CHF": "CHF",
+    **_MONEY,
     "%": "%", "PERCENT": "%", "PER CENT": "%", "PERCENTAGE POINT": "%", "PERCENTAGE POINTS": "%", "PP": "%",
     "BASIS POINT": "bps", "BASIS POINTS": "bps", "BPS": "bps", "BP": "bps",
 }  # fmt: skip
-_BEFORE = r"(?:(?:US\$|[$€£¥]|USD|EUR|GBP|JPY|CHF)\s?)"
+_BY_MEASURE = _forms(_MEASURES)
+
+
+def _any_of(names: Iterable[str]) -> str:
+    """A pattern of names, the longest first."""
+    return "|".join(
+        r"\s+".join(map(re.escape, name.split())) for name in sorted(names, key=len, reverse=True)
+    )
+
+
+# "CAD $5" and "CAD$5": the sign says no more than the code.
+_CODE = rf"(?:(?-i:{_any_of(_LETTER_DOLLARS)})|{_any_of(_SPELLED_CODES)})"
+_BEFORE = rf"(?:{_CODE}(?:\s?[{SIGNS}])?\s?|[{SIGNS}]\s?)"
+_DOLLARS = _any_of(name for name in _MONEY if name[-1] == "$")
 _AFTER = (
-    r"(?:%|(?:percentage\s+points?|percent|per\s+cent|pp|basis\s+points?|bps?|dollars?|euros?|pounds|yen|"
-    r"USD|EUR|GBP|JPY|CHF)\b|[€£¥])"
+    rf"(?:%|(?:{_any_of(name for name in UNITS if name[-1].isalpha())})\b|[{SIGNS[1:]}](?!\d)|"
+    rf"(?:{_DOLLARS})(?!\s?[\d.(]))"
 )
+_MEASURE = rf"(?:{_any_of(_BY_MEASURE)})(?![\w-])"
 MINUS = "-−–"
 _AMOUNT = re.compile(
     rf"""
-    (?:(?<![\w.,)\]%€£¥])(?P<sign>[{MINUS}+]\s?))?
-    (?P<outer>{_BEFORE}(?=\())?
+    (?:(?<![\w.,)\]%{SIGNS[1:]}])(?P<sign>[{MINUS}+]\s?))?
+    (?:(?<![A-Za-z])(?P<outer>{_BEFORE})(?=\())?
     (?P<open>\()?
     (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{MINUS}])?)?
     (?:(?<=\()(?P<sign3>[{MINUS}]))?
@@ -69,7 +147,7 @@ _AMOUNT = re.compile(
     (?!\d|(?:st|nd|rd|th)\b|[.,]\d)
     (?P<close>\))?
     (?:\s?-?(?P<scale>{"|".join(sorted(SCALES, key=len, reverse=True))})(?![A-Za-z]))?
-    (?:\s?(?P<after>{_AFTER}))?
+    (?:\s?(?P<after>{_AFTER})|[\s\-\u2011]?(?P<measure>{_MEASURE}))?
     (?P<close2>\))?
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -129,14 +207,16 @@ _WORD_AMOUNT = re.compile(
     (?:(?P<tens>{"|".join(_TENS)})(?:[-\s](?P<and_ones>{"|".join(list(_ONES)[1:10])}))?|(?P<ones>{"|".join(_ONES)}))
     (?!\w)
     (?:\s(?P<scale>{"|".join(sorted(_WORD_SCALES, key=len, reverse=True))})(?![A-Za-z]))?
-    (?:\s?(?P<after>{_AFTER}))?
+    (?:\s?(?P<after>{_AFTER})|[\s\-\u2011]?(?P<measure>{_MEASURE}))?
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# Letters that patterns take for "I", "i", "s" and "K" where case is ignored, but tables of names don't.
+_SAME_LETTERS = str.maketrans("\u0130\u0131\u017f\u212a", "IisK")
 _RANGE = re.compile(rf"\s*(?:[{MINUS}]|to|and)\s*", re.IGNORECASE)
 
 
-def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
+def parse_quantities(text: str, *, years: bool = False, metres: bool = False) -> list[Quantity]:
     """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
 
     An amount in parentheses is negative, as in accounts ("(1,234)"), unless it is a percentage in running text. The
@@ -145,20 +225,26 @@ def parse_quantities(text: str, *, years: bool = False) -> list[Quantity]:
     Args:
         text: any text.
         years: take what is written like a year ("1950") for an amount too.
+        metres: take "m" and "mm" for lengths where no other unit is given, rather than for millions.
     """
-    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), text)
+    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), text.translate(_SAME_LETTERS))
     found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
     quantities: list[Quantity] = []
     for index, match in enumerate(found):
-        scale, unit = _scale(match["scale"]), _unit(match)
-        if index + 1 < len(found) and _joins(blank, match, found[index + 1]):
+        scaled, unit = match["scale"], _unit(match)
+        # "15% and 5 million euros": what has its unit behind it is complete.
+        if index + 1 < len(found) and not match["after"] and _joins(blank, match, found[index + 1]):
             following = found[index + 1]
-            scale = scale if match["scale"] else _scale(following["scale"])
+            scaled = scaled or following["scale"]
             unit = unit or _unit(following)
+        scale = _scale(scaled)
+        if metres and unit is None and scaled and scaled.lower() in _LENGTH_OR_SCALE:
+            unit, scale = _LENGTH_OR_SCALE[scaled.lower()], Decimal(1)
         number = _decimal(match["number"])
         value, places = Decimal(number), len(number.partition(".")[2])
         unit, scale = _in_percent(unit, scale)
-        in_parentheses = match["open"] and (match["close"] or match["close2"])
+        # "(340 employees)" is an aside.
+        in_parentheses = match["open"] and (match["close"] or (match["close2"] and not match["measure"]))
         alone = blank.strip() == match[0].strip()
         of_range = index > 0 and _joins(blank, found[index - 1], match) == "dash"
         signs = [None if of_range else match["sign"], match["sign2"], match["sign3"]]
@@ -183,12 +269,17 @@ def _in_words(match: re.Match[str]) -> Quantity:
     ones = match["ones"] or match["and_ones"]
     value = _TENS[match["tens"].lower()] if match["tens"] else 0
     value += _ONES[ones.lower()] if ones else 0
-    unit, scale = _in_percent(_named_unit(match["after"]), _scale(match["scale"]))
+    unit, scale = _in_percent(_named_unit(match["after"] or match["measure"]), _scale(match["scale"]))
     return Quantity(value * scale, unit, scale, match.start(), match.end())
 
 
 def _joins(text: str, first: re.Match[str], second: re.Match[str]) -> Literal["words", "dash"] | None:
-    """What makes a range of two amounts: a word or a dash between them, or a dash that looks like a sign."""
+    """What makes a range of two amounts: a word or a dash between them, or a dash that looks like a sign.
+
+    "300 hours and 5 million euros" are none.
+    """
+    if first["measure"]:
+        return None
     if _RANGE.fullmatch(text[first.end() : second.start()]):
         return "words"
     sign = second["sign"] or ""
@@ -213,11 +304,26 @@ def _scale(name: str | None) -> Decimal:
 
 
 def _unit(match: re.Match[str]) -> str | None:
-    return _named_unit(match["outer"] or match["before"] or match["after"])
+    before = match["outer"] or match["before"]
+    # "$5 million CAD": the code says which dollars.
+    said = before and len(before.strip()) == 1 and match["after"] and _spelled(match["after"]) in _MONEY
+    return _named_unit(match["after"] if said else before or match["after"] or match["measure"])
 
 
 def _named_unit(name: str | None) -> str | None:
-    return UNITS[" ".join(name.upper().split())] if name else None
+    if not name:
+        return None
+    name = _spelled(name)
+    return UNITS.get(name) or _BY_MEASURE.get(name) or _BY_CODE[name.rstrip(f"{SIGNS} ")]
+
+
+def _spelled(name: str) -> str:
+    return " ".join(name.upper().split())
+
+
+def units_agree(one: str | None, other: str | None) -> bool:
+    """Whether two amounts may be of the same unit: one of them has none, or they share a meaning."""
+    return not one or not other or not set(one.split("|")).isdisjoint(other.split("|"))
 
 
 def _in_percent(unit: str | None, scale: Decimal) -> tuple[str | None, Decimal]:

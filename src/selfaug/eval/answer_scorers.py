@@ -15,7 +15,17 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from selfaug.errors import DataError
-from selfaug.eval.amounts import CITATION, MINUS, SCALES, UNITS, Quantity, parse_quantities
+from selfaug.eval.amounts import (
+    CITATION,
+    LENGTHS,
+    MINUS,
+    SCALES,
+    SIGNS,
+    UNITS,
+    Quantity,
+    parse_quantities,
+    units_agree,
+)
 
 __all__ = [
     "CitationScores",
@@ -36,9 +46,9 @@ _ARTICLES = frozenset(("a", "an", "the"))
 # What of a number is punctuation and yet says which number it is: its point, its sign, and that it is a percentage.
 # A comma between thousands says nothing.
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_OF_A_NUMBER = re.compile(r"(?<![^\W\d_])\.(?=\d)|(?<![\w.,)\]%])(?<!\d\s)[-−–](?=[.\d$€£¥])|%")
+_OF_A_NUMBER = re.compile(rf"(?<![^\W\d_])\.(?=\d)|(?<![\w.,)\]%])(?<!\d\s)[-−–](?=[.\d{SIGNS}])|%")
 _PERCENT = re.compile(r"(?<=\d)\s*(?:percent|per\s+cent|pct)\b")
-_IN_WORDS_MINUS = re.compile(r"\bminus\s+(?=[.\d$€£¥])")
+_IN_WORDS_MINUS = re.compile(rf"\bminus\s+(?=[.\d{SIGNS}])")
 
 
 def normalize_answer(text: str) -> str:
@@ -117,10 +127,16 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     """Whether an answer states the gold's amount.
 
     The values may differ by half of one in the last place that gold shows (gold "1.2 billion" is met by "1,204
-    million"), or by `tolerance` if that is more; an answer coarser than gold needs a tolerance. Units that differ are
-    wrong, one that is missing is not. "a loss of $5 million" agrees with a negative gold. What follows "answer:" or
-    "the answer is" counts alone, if it has an amount or says that there is none; else an answer that states more than
-    two amounts of the unit has not committed itself.
+    million"), or by `tolerance` if that is more; an answer coarser than gold needs a tolerance.
+
+    A unit stands next to the number. Two that are known and differ are wrong: "three years" is neither "three months"
+    nor "36 months", as nothing is converted but scales and basis points. Known are common currencies (a bare "$" is the
+    US dollar), percentages, measures of time, length and weight, times, shares, and employees or people. A unit that is
+    missing, or any other word, agrees with all: "9 plants" may be "9 sites".
+
+    "a loss of $5 million" agrees with a negative gold. What follows "answer:" or "the answer is" counts alone, if it
+    has an amount or says that there is none; else an answer that states more than two amounts of the unit has not
+    committed itself.
 
     Args:
         answer: any text.
@@ -132,16 +148,27 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     """
     if year := _YEAR.fullmatch(gold):
         return set(re.findall(r"\b(?:19|20)\d\d\b", answer)) == {year[1]}
-    wanted = parse_quantities(gold) or parse_quantities(gold, years=True)
-    if not wanted:
+    if not parse_quantities(gold, years=True):
         raise DataError(
             f"the right answer {gold[:80]!r} states no amount.",
             hint="score it as text, or by `numeric-or-f1` where some right answers are amounts and others aren't.",
         )
     text = _committed_part(answer)
+    readings = (False, True) if _tells_a_length(text) or _tells_a_length(gold) else (False,)
+    return any(_agrees(text, gold, tolerance, metres) for metres in readings)
+
+
+def _tells_a_length(text: str) -> bool:
+    return any(quantity.unit in LENGTHS for quantity in parse_quantities(text))
+
+
+def _agrees(text: str, gold: str, tolerance: float, metres: bool) -> bool:
+    """Whether a text states the amount of gold, where "m" stands for metres or for millions in both."""
+    wanted = parse_quantities(gold, metres=metres) or parse_quantities(gold, years=True, metres=metres)
     # An amount may be written like a year ("1950" for "1,950"); most numbers that are, are years.
     return any(
-        _states(text, parse_quantities(text, years=years), wanted, tolerance) for years in (False, True)
+        _states(text, parse_quantities(text, years=years, metres=metres), wanted, tolerance)
+        for years in (False, True)
     )
 
 
@@ -175,16 +202,13 @@ def _is_amount(gold: str) -> bool:
 
 def _states(text: str, found: Sequence[Quantity], wanted: Sequence[Quantity], tolerance: float) -> bool:
     """Whether amounts of a text are those that are wanted."""
-    stated = [
-        quantity
-        for quantity in found
-        if not quantity.unit or not wanted[0].unit or quantity.unit == wanted[0].unit
-    ]
+    stated = [quantity for quantity in found if any(units_agree(quantity.unit, one.unit) for one in wanted)]
     if len({quantity.value for quantity in stated}) > max(2, len(wanted)):
         return False
     if len(wanted) > 1:
         return len(stated) == len(wanted) and all(
-            _same(text, a, b, tolerance) for a, b in zip(stated, wanted, strict=True)
+            units_agree(a.unit, b.unit) and _same(text, a, b, tolerance)
+            for a, b in zip(stated, wanted, strict=True)
         )
     return any(_same(text, quantity, wanted[0], tolerance) for quantity in stated)
 
@@ -304,7 +328,7 @@ def _stands_in(amount: Quantity, answer: str, stated: Sequence[Quantity], contex
         if amount.unit == "%" and one.unit is None and abs(one.value) < 1
     ]
     return any(
-        (not amount.unit or not one.unit or amount.unit == one.unit) and _same(context, one, claim, 0.0)
+        units_agree(amount.unit, one.unit) and _same(context, one, claim, 0.0)
         for one in (*stated, *fractions)
         for claim in claimed
     )

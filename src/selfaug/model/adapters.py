@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.osf import OSFLayer
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from selfaug.errors import ModelError
 from selfaug.model.hidden import unwrap
+from selfaug.records import make_readable
 
-__all__ = ["keep_preserved_directions", "scale_adapter", "why_not_exact"]
+__all__ = ["keep_preserved_directions", "scale_adapter", "why_not_exact", "write_scaled_adapter"]
 
 # Shown by tests/model/test_adapters.py: switched off after training, the model gives the base model's logits bit
 # by bit. Anything else is refused until it has been shown.
@@ -83,3 +88,22 @@ def scale_adapter(model: PeftModel, scale: float) -> None:
     for layer in layers:
         for name in layer.active_adapters:
             layer.scaling[name] *= scale
+
+
+def write_scaled_adapter(adapter: Path, scale: float, target: Path) -> None:
+    """Write a LoRA adapter as `scale_adapter` leaves it, for plain PEFT: B is scaled, since ΔW = s·B·A.
+
+    Args:
+        adapter: folder of the adapter.
+        scale: of its change.
+        target: a folder that isn't there yet.
+    """
+    shutil.copytree(adapter, target)
+    file = target / "adapter_model.safetensors"
+    # An embedding has its B under a name of its own.
+    tensors = {
+        name: tensor * scale if "lora_B" in name or "lora_embedding_B" in name else tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
+    make_readable(file)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["NoRoomError", "RunningBatch", "forward_options", "left_padded"]
+__all__ = ["NoRoomError", "RunningBatch", "forward_options", "left_padded", "rows_can_join"]
 
 # Tokens that the key-value cache has room for beyond those it holds, whenever it must be copied to grow.
 _ROOM = 64
@@ -198,6 +198,11 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
             buffers.append(buffer)
         self._buffers = buffers
         self._show(0, width)
+
+
+def rows_can_join(model: PreTrainedModel) -> bool:
+    """Whether prompts can join a batch of a model that is not empty, as its settings tell; see `RunningBatch.open`."""
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
 
 def _make_room(cache: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -63,7 +64,7 @@ def write_alert(folder: Path, alert: Alert) -> Path:
         The new folder.
 
     Raises:
-        StorageError: if it can't be written.
+        StorageError: if it can't be written; nothing is left behind then.
     """
     if _is_of_canary_alone(alert):
         alert = replace(alert, realign=None)
@@ -80,14 +81,22 @@ def write_alert(folder: Path, alert: Alert) -> Path:
             f"can't write into {folder}: {error.strerror or error}",
             hint="free space, or change the folder's permissions.",
         ) from error
-    write_lines(place / "evidence.jsonl", alert.rows)
+    try:
+        _write_files(place, alert, at)
+    except BaseException:  # as on a full disk: half a report would be none, and it is tried again
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    return place
+
+
+def _write_files(place: Path, alert: Alert, at: datetime) -> None:
+    write_lines(place / "evidence.jsonl", alert.rows, private=True)
     if alert.realign is not None:
         write_text(place / "realign.yaml", _realign(alert.realign))
     write_text(place / "report.md", _report(alert, at))
     record = asdict(alert)
     record["rows"] = len(alert.rows)
     write_record(place / "record.json", RECORD_KIND, record)
-    return place
 
 
 def _realign(settings: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ WAITING = "selfaug_requests_waiting"
 RUNNING = "selfaug_requests_running"
 READY = "selfaug_ready"
 
+WATCHING = "selfaug_monitor_watching"
 PROMPT_DRIFT = "selfaug_prompt_drift_nats"
 ALERT_STATE = "selfaug_alert_state"
 SIGNAL_STATE = "selfaug_signal_state"
@@ -25,7 +26,7 @@ SCORING_SECONDS = "selfaug_monitor_scoring_seconds_total"
 
 HISTOGRAMS = (REQUEST_DURATION, TIME_TO_FIRST_TOKEN, TIME_PER_OUTPUT_TOKEN, TOKEN_USAGE, PROMPT_DRIFT)
 """These have the endings _bucket, _sum and _count. The server's labels are those of OpenTelemetry's conventions for
-generative AI, with underscores: `gen_ai_request_model`, `gen_ai_operation_name`, `gen_ai_token_type`."""
+generative AI, with underscores: `gen_ai_request_model`, `gen_ai_operation_name`, `gen_ai_token_type`, `error_type`."""
 SERVER = (
     REQUEST_DURATION,
     TIME_TO_FIRST_TOKEN,
@@ -36,17 +37,18 @@ SERVER = (
     RUNNING,
     READY,
 )
-"""Those that are the server's own; the others come from `Monitor.metrics`."""
+"""Those that are the server's own; the others are of who watches it, all but the first from `Monitor.metrics`."""
 
 METRICS: dict[str, str] = {
-    REQUEST_DURATION: "Seconds from a request to the end of its answer.",
-    TIME_TO_FIRST_TOKEN: "Seconds from a request to the first token of its answer.",
+    REQUEST_DURATION: "Seconds from a request to the end of its answer, or to what ended it, by error_type.",
+    TIME_TO_FIRST_TOKEN: "Seconds from a request to the first token of its answer, or to its end in vain.",
     TIME_PER_OUTPUT_TOKEN: "Seconds an output token, after the first.",
     TOKEN_USAGE: "Tokens of a request, by gen_ai_token_type: input or output.",
     REQUESTS: "Requests answered, by path and status.",
     WAITING: "Requests that have not begun.",
     RUNNING: "Requests that are being answered.",
     READY: "1 if the server answers as the record says it should.",
+    WATCHING: "1 if the traffic is watched, 0 while there is no monitor: it could not be opened, or not yet.",
     PROMPT_DRIFT: "Drift of sampled prompts, nats per prompt token.",
     ALERT_STATE: "1 for the state that the monitor is in, by state; 0 for the others.",
     SIGNAL_STATE: "1 for the state that a signal is in, by signal and state; 0 for the others.",

@@ -17,7 +17,8 @@ from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,17 +28,17 @@ from selfaug.core.alert_state import ALERTS, STATES, State
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import EVIDENCE_ROWS, Alert, write_alert
+from selfaug.monitoring.kept_text import kept_text
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.offer_count import OfferCount
 from selfaug.monitoring.prompt_hashes import KEY_FILE, PromptHashes
-from selfaug.monitoring.redaction import redacted
 from selfaug.monitoring.reference_window import ReferenceWindow, Score
 from selfaug.monitoring.retention import delete_files_before
 from selfaug.monitoring.signals import LEARNING_DAYS, SIGNALS, SignalName, Signals, StateChange
 from selfaug.monitoring.store import Batch, Row, Store
 from selfaug.monitoring.webhook import Webhook
 
-__all__ = ["Monitor", "MonitorSettings", "Sample"]
+__all__ = ["Monitor", "MonitorSettings", "Sample", "lowest_priority"]
 
 _AT_ONCE = 256
 """Things from the queue that are committed together."""
@@ -81,9 +82,9 @@ class MonitorSettings:
         batch_size: prompts measured at once.
         queue_size: things that wait at most; more are dropped.
         learning_days: days before a signal can alert.
-        keep_texts: keep prompts as redacted text.
+        keep_texts: keep prompts and answers as redacted text.
         keep_days: days after which requests, texts, votes and evidence are deleted.
-        most_bytes: the store grows no larger.
+        most_bytes: the store grows no larger: where it is full, the oldest texts are deleted before their time.
     """
 
     sample: float = 0.01
@@ -189,6 +190,8 @@ class Monitor:
         self._latest = float("-inf")
         self._unwritten: Counter[str] = Counter()
         self._untold: list[StateChange] = []
+        self._unreported: Alert | None = None
+        self._next_report = float("-inf")
         self._canary = _Canary(None, "") if canary is None else _Canary(not canary, "; ".join(canary))
         self._last_error = ""
         self._drift_buckets = [0] * (len(_DRIFT_BOUNDS) + 1)
@@ -376,8 +379,7 @@ class Monitor:
     # ---- in the background
 
     def _work_on(self) -> None:
-        with suppress(OSError, AttributeError):  # on Linux a thread has a priority of its own
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        lowest_priority()
         while not self._stop.is_set():
             if not self.work():
                 self._stop.wait(_PAUSE)
@@ -429,8 +431,10 @@ class Monitor:
         """Everything that one batch of things brings about, in its order."""
         now = self._clock()
         if now < self._latest:  # the clock was set back: nothing waits until it is where it was
-            self._next_score = self._next_beat = self._next_views = self._next_purge = now
+            self._next_score = self._next_beat = self._next_views = self._next_purge = self._next_report = now
         self._latest = now
+        if now >= self._next_purge:  # before anything is written: it makes room
+            self._purge(now)
         done: Counter[str] = Counter()
         rows: list[Row] = []
         votes: dict[str, tuple[float, bool]] = {}
@@ -465,11 +469,21 @@ class Monitor:
             self._commit(batch, done)
         finally:  # also on a full disk
             self._tell(now, changes)
-        if now >= self._next_purge:
-            self._next_purge = now + _PURGE_EVERY
-            before = now - self._settings.keep_days * 86_400
-            self._store.purge(before)
-            delete_files_before(self._folder, before, now=now)
+
+    def _purge(self, now: float) -> None:
+        """Delete what has been kept for its time. What fails is tried again with the next heartbeat."""
+        self._next_purge = now + _PURGE_EVERY
+        before = now - self._settings.keep_days * 86_400
+        deleting: tuple[Callable[[float], object], ...] = (
+            self._store.purge,
+            partial(delete_files_before, self._folder, now=now),
+        )
+        for delete in deleting:
+            try:
+                delete(before)
+            except Exception as error:  # whatever it is: requests are watched all the same
+                self._last_error = type(error).__name__
+                self._next_purge = now + _HEARTBEAT
 
     def _sorted(self, at: float, observation: Observation, done: Counter[str]) -> Row | None:
         """Let a sampled request wait for its drift, leave one out that is too many, or make its row."""
@@ -529,7 +543,6 @@ class Monitor:
 
     def _row(self, at: float, observation: Observation, drift: float | None) -> Row:
         key_id, prompt_hash = self._hashes.hash(observation.prompt_ids, at)
-        keeps = self._settings.keep_texts and observation.text is not None
         return Row(
             at,
             observation.request_id,
@@ -543,7 +556,7 @@ class Monitor:
             observation.format_violation,
             observation.empty_retrieval,
             drift,
-            redacted(observation.text or "") if keeps else None,
+            kept_text(observation) if self._settings.keep_texts else None,
         )
 
     def _update(self, rows: list[Row], votes: list[tuple[float, bool]]) -> list[StateChange]:
@@ -596,13 +609,25 @@ class Monitor:
         if trace is not self._trace:
             batch.kept["trace"] = trace
         try:
-            self._store.commit(batch)
+            self._write(batch)
         except BaseException:
             self._counts = counts_before
             raise
         self._lessons, self._trace = lessons, trace
         self._unwritten.clear()
         self._untold.clear()
+
+    def _write(self, batch: Batch) -> None:
+        """Commit a batch; in a full store without its texts, and the oldest ones make room: numbers matter more."""
+        try:
+            self._store.commit(batch)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            self._last_error = type(error).__name__
+            self._store.delete_oldest_texts(_AT_ONCE)  # as many as a batch can bring
+            batch.rows = [replace(row, text=None) for row in batch.rows]
+            self._store.commit(batch)
 
     def _traced(self, status: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The course of the detectors, with this moment if it is time for one."""
@@ -622,12 +647,9 @@ class Monitor:
     def _tell(self, now: float, changes: list[StateChange]) -> None:
         """Write down what is known at the beginning of an alert, and tell the webhook of every change."""
         alert = next((one for one in changes if one.signal == "monitor" and one.after in ALERTS), None)
-        place: str | None = None
         if alert is not None and alert.before not in ALERTS:
-            try:
-                place = str(self._freeze(now, alert))
-            except (SelfAugError, OSError, sqlite3.Error) as error:
-                self._last_error = type(error).__name__
+            self._unreported, self._next_report = self._frozen(now, alert), now
+        place = self._report(now)
         if self._webhook is not None:
             for one in changes:
                 self._webhook.send(
@@ -640,21 +662,43 @@ class Monitor:
                     }
                 )
 
-    def _freeze(self, now: float, change: StateChange) -> Path:
-        return write_alert(
-            self._folder / "alerts",
-            Alert(
-                now,
-                self._run,
-                self._adapter,
-                change,
-                self._signals.views(now),
-                self.counts(),
-                self._store.recent(self._adapter, EVIDENCE_ROWS),
-                self._realign,
-                self._canary.why,
-            ),
+    def _frozen(self, now: float, change: StateChange) -> Alert:
+        """What is known now."""
+        try:
+            rows = self._store.recent(self._adapter, EVIDENCE_ROWS)
+        except sqlite3.Error as error:  # a report without evidence is better than none
+            self._last_error = type(error).__name__
+            rows = []
+        return Alert(
+            now,
+            self._run,
+            self._adapter,
+            change,
+            self._signals.views(now),
+            self.counts(),
+            rows,
+            self._realign,
+            self._canary.why,
         )
+
+    def _report(self, now: float) -> str | None:
+        """Write the report that is due, if there is one, and say where; on a full disk it is tried again later."""
+        if self._unreported is None or now < self._next_report:
+            return None
+        try:
+            place = write_alert(self._folder / "alerts", self._unreported)
+        except (SelfAugError, OSError) as error:
+            self._last_error = type(error).__name__
+            self._next_report = now + _HEARTBEAT
+            return None
+        self._unreported = None
+        return str(place)
+
+
+def lowest_priority() -> None:
+    """Give way to all other threads from now on, where a thread has a priority of its own, as on Linux."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _not_writable(folder: Path, error: OSError) -> StorageError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 __all__ = ["Observation"]
 
@@ -20,7 +21,10 @@ class Observation:
         refused: whether the answer is a refusal; None if nobody looked.
         format_violation: whether the answer breaks the form that was asked for; None if none was.
         empty_retrieval: whether retrieval found no passage; None without retrieval.
-        text: the prompt as text; looked at only where texts are kept, and redacted then.
+        text: what the user wrote, to be read; looked at only where texts are kept, as what follows, and redacted then.
+        row: the whole prompt as the fields of a training row: `messages`, or `question` and `context` (a list of
+            passages), or `prompt`; None where it can't be told so.
+        answer: what the model wrote.
     """
 
     request_id: str
@@ -30,3 +34,5 @@ class Observation:
     format_violation: bool | None = None
     empty_retrieval: bool | None = None
     text: str | None = None
+    row: Mapping[str, Any] | None = None
+    answer: str | None = None

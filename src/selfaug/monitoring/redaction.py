@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["redacted"]
+__all__ = ["MOST_CHARACTERS", "redacted"]
 
-_MOST_CHARACTERS = 20_000
+MOST_CHARACTERS = 20_000
+"""Of a text that is kept."""
 _MOST_CUT = 256
 """Characters of what is replaced, at most: what the end of a text has cut in two matches no pattern."""
 
@@ -40,7 +41,7 @@ def redacted(text: str) -> str:
     Each is replaced by its kind in brackets, such as [email]. A number is taken for one that identifies from seven
     digits on. Of a text of more than 20,000 characters there is the beginning, with an ellipsis.
     """
-    beginning = text[:_MOST_CHARACTERS]
+    beginning = text[:MOST_CHARACTERS]
     for kind, pattern in _COMPILED:
         beginning = pattern.sub(f"[{kind}]", beginning)
-    return beginning if len(text) <= _MOST_CHARACTERS else f"{beginning[:-_MOST_CUT]}…"
+    return beginning if len(text) <= MOST_CHARACTERS else f"{beginning[:-_MOST_CUT]}…"

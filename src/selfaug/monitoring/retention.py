@@ -56,7 +56,7 @@ def delete_files_before(folder: str | os.PathLike[str], before: float, *, now: f
         if not kept:
             file.unlink(missing_ok=True)
         elif len(kept) < len(rows):
-            write_lines(file, kept)
+            write_lines(file, kept, private=True)
     if damaged is not None:
         raise damaged
 

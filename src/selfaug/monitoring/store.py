@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,18 @@ from numpy.typing import NDArray
 
 from selfaug.errors import StorageError
 
-__all__ = ["Batch", "Row", "Store", "has_older", "purge", "read_changes", "read_kept", "read_texts"]
+__all__ = [
+    "Batch",
+    "Row",
+    "Store",
+    "add_vote",
+    "has_older",
+    "has_request",
+    "purge",
+    "read_changes",
+    "read_kept",
+    "read_texts",
+]
 
 FILE = "monitor.sqlite"
 _VERSION = 1
@@ -67,7 +78,8 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One request as it is kept. `text` is None unless texts are kept; one without prompt tokens was not answered."""
+    """One request as it is kept. `text`, from `kept_text`, is None unless texts are kept; one without prompt tokens was
+    not answered."""
 
     time: float
     request_id: str
@@ -81,7 +93,7 @@ class Row:
     format_violation: bool | None
     empty_retrieval: bool | None
     drift: float | None
-    text: str | None = None
+    text: dict[str, Any] | None = None
 
 
 @dataclass
@@ -172,7 +184,8 @@ class Store:
                 )
                 if row.text is not None and cursor.rowcount:
                     connection.execute(
-                        "INSERT INTO texts VALUES (?, ?, ?)", (cursor.lastrowid, row.time, row.text)
+                        "INSERT INTO texts VALUES (?, ?, ?)",
+                        (cursor.lastrowid, row.time, _text_bytes(row.text)),
                     )
             before = connection.total_changes
             connection.executemany(
@@ -290,6 +303,16 @@ class Store:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return int(deleted)
 
+    def delete_oldest_texts(self, count: int) -> None:
+        """Delete so many texts, the oldest first, so that the file has room again; their requests stay.
+
+        Raises:
+            sqlite3.Error: if that fails.
+        """
+        query = "DELETE FROM texts WHERE row_id IN (SELECT row_id FROM texts ORDER BY row_id LIMIT ?)"
+        self._connection.execute(query, (count,))
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
@@ -329,8 +352,51 @@ def has_older(folder: str | os.PathLike[str], before: float) -> bool:
         return bool(connection.execute(f"SELECT {older}", {"before": before}).fetchone()[0])
 
 
+def has_request(folder: str | os.PathLike[str], request_id: str) -> bool:
+    """Whether a request is among those that are kept.
+
+    Raises:
+        StorageError: if the file can't be read.
+    """
+    return _adapter_of(Path(folder) / FILE, request_id) is not None
+
+
+def add_vote(folder: str | os.PathLike[str], request_id: str, up: bool, *, time: float) -> bool:
+    """Write a vote on a request that is kept, where no monitor takes it; a monitor that opens later learns from it.
+
+    Args:
+        folder: of the monitor.
+        request_id: of the request.
+        up: a thumb up, or down; only the first for a request counts.
+        time: seconds since 1970.
+
+    Returns:
+        False if no such request is kept.
+
+    Raises:
+        StorageError: if the file can't be read or written.
+    """
+    path = Path(folder) / FILE
+    adapter = _adapter_of(path, request_id)
+    if adapter is None:
+        return False
+    with closing(Store(folder)) as store, _said(path):
+        store.commit(Batch(votes=[(request_id, time, adapter, up)]))
+    return True
+
+
+def _adapter_of(path: Path, request_id: str) -> str | None:
+    """Whose answer a request got; None if it is not kept."""
+    if not path.is_file():
+        return None
+    with _reading(path) as connection:
+        found = connection.execute("SELECT adapter FROM rows WHERE request_id = ?", (request_id,)).fetchone()
+    return None if found is None else str(found[0])
+
+
 def read_texts(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Texts that were kept, oldest first: `request_id`, `time` in seconds since 1970, and `prompt`.
+    """Texts that were kept, oldest first: `request_id`, `time` in seconds since 1970, `drift` in nats, `vote` ("up" or
+    "down"), both None if there is none, and the fields of `kept_text`.
 
     Raises:
         StorageError: if there is no such file, or it can't be read.
@@ -339,9 +405,26 @@ def read_texts(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     _require(path)
     with _reading(path) as connection:
         found = connection.execute(
-            "SELECT request_id, rows.time, text FROM texts JOIN rows ON rows.id = row_id ORDER BY rows.time, row_id"
+            "SELECT request_id, rows.time, drift, up, text FROM texts JOIN rows ON rows.id = row_id "
+            "LEFT JOIN votes USING (request_id) ORDER BY rows.time, row_id"
         ).fetchall()
-    return [{"request_id": name, "time": at, "prompt": text} for name, at, text in found]
+    return [
+        {"request_id": name, "time": at, "drift": drift, "vote": _VOTES[up], **_text_fields(text)}
+        for name, at, drift, up, text in found
+    ]
+
+
+_VOTES = {None: None, 0: "down", 1: "up"}
+
+
+def _text_bytes(fields: dict[str, Any]) -> bytes:
+    """The fields of a text as they are kept: bytes, by which they are told from what earlier versions have kept."""
+    return json.dumps(fields, ensure_ascii=False).encode()
+
+
+def _text_fields(kept: bytes | str) -> dict[str, Any]:
+    """The fields of a text; earlier versions kept what the user wrote last, and nothing that could be trained on."""
+    return dict(json.loads(kept)) if isinstance(kept, bytes) else {"text": kept}
 
 
 def read_kept(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:

@@ -68,7 +68,7 @@ def assess(
         probe_steps: optimizer steps of the probe.
         level: of the general suite, as for `evaluate`.
         general_items: how many general requests; None for all of the test half and level.
-        task_items: how many held-out rows; None for all.
+        task_items: how many held-out rows, evenly over their sources; None for all.
         max_new_tokens: longest answer to a row.
         on_progress: called with what is being done.
 

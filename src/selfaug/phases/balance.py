@@ -1,8 +1,8 @@
 """The balance: the best at the job that stays within a bound on forgetting.
 
 Settings are searched on a subset of the development items, the best of them asked all of these, their finished adapters
-turned down in steps (the dial) and asked again, one point chosen by a rule, and that one confirmed on test items.
-Processes that are given the same command share the search. Everything is kept as it is made.
+turned down in steps (the dial) and asked again, one point chosen by a rule, written as a run, and confirmed on test
+items. Processes that are given the same command share the search. Everything is kept as it is made.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,11 @@ from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
-from safetensors.torch import load_file, save_file
 
 from selfaug.config import TrainConfig
 from selfaug.core.gate import at_most
 from selfaug.core.pareto import knee, pareto_front
-from selfaug.core.statistics import paired_difference
+from selfaug.core.statistics import Interval, PairedDifference, paired_difference, score_interval
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.cache import PASSES_THAT_PAY, Document, has_room
 from selfaug.phases.bench import (
@@ -42,23 +41,32 @@ from selfaug.phases.bench import (
 from selfaug.phases.inputs import compute_dtype, load_training_data
 from selfaug.phases.own_process import train_in_own_process
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import compare_answers
+from selfaug.phases.suites import choice_of_rows, compare_answers
+from selfaug.phases.turned_run import write_turned_run
 from selfaug.phases.work_folder import WorkFolder
-from selfaug.records import make_readable, read_record, write_record, write_text
+from selfaug.records import read_record, write_record, write_text
 from selfaug.rundir import RunDir
 
-__all__ = ["RECORD_KIND", "BalanceSettings", "Point", "balance", "chosen_point"]
+__all__ = ["BEST", "RECORD_KIND", "BalanceSettings", "Point", "balance", "chosen_point"]
 
 RECORD_KIND = "balance"
 
-_CONTENTS = {"record.json", "report.html", "adapter", "study.log", "locks", "trials", *FOLDERS}
+BEST = "best"
+"""Folder of the chosen point, in that of the balance: a run."""
+
+# Earlier versions wrote the chosen adapter alone, as `adapter`.
+_CONTENTS = {"record.json", "report.html", BEST, "adapter", "study.log", "locks", "trials", *FOLDERS}
+
+# What may be more when the command is given again: what is there counts. All else has to stay as it is.
+_GROWING = ("trials", "finalists", "scales")
+
 _POLL_SECONDS = 1.0
 _NAME = "balance"
 
 
 @dataclass(frozen=True)
 class BalanceSettings:
-    """What is searched, and for what.
+    """What is searched, and for what; trials, finalists and scales may be more when it is gone on with, or finished.
 
     Attributes:
         max_forgetting: share; the general score may be so much below the base model's.
@@ -66,7 +74,7 @@ class BalanceSettings:
         finalists: of them, how many are asked all development items.
         search_task_items: how many rows the trials are scored on; None for all.
         search_general_items: how many general requests; None for all.
-        scales: of the dial, beside 1.
+        scales: of the dial, beside 1; between 0 and 1.
         seed: of the search.
     """
 
@@ -90,6 +98,8 @@ class Point:
         general: mean score on general requests.
         forgetting: what that is below the base model's.
         drift: nats per token on the base model's own answers.
+        task_interval: of `task`, 95 %; None in records of earlier versions, as the next.
+        forgetting_interval: of `forgetting`, item by item against the base model.
     """
 
     run: str
@@ -98,6 +108,8 @@ class Point:
     general: float
     forgetting: float
     drift: float
+    task_interval: Interval | None = None
+    forgetting_interval: Interval | None = None
 
 
 def balance(
@@ -108,7 +120,7 @@ def balance(
     overwrite: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Search, turn the dial, choose, confirm; write record and adapter.
+    """Search, turn the dial, choose, confirm; write record and the chosen point's run.
 
     Args:
         config: the training whose settings are searched; its output is the balance's folder.
@@ -122,18 +134,15 @@ def balance(
 
     Raises:
         ConfigError, DataError, ModelError: before anything long.
-        StorageError: if the folder holds something else, or a balance with other settings or sources; or if it should
-            be replaced while other processes work on it.
+        StorageError: if the folder holds something else, a balance with other settings or sources, or one that has
+            all that is asked for; if it should be replaced while other processes work on it; or if the run of an
+            earlier choice would be, though it has been evaluated or served.
         SelfAugError: if the training's own settings can't be trained.
     """
     _check(config, evaluation, settings)
     folder = Path(config.run.output)
     work = WorkFolder(folder, "balance", _CONTENTS, last=["record.json"])
-    fixed = {
-        **asdict(evaluation),
-        **asdict(settings),
-        "config": config.model_dump(mode="json", exclude={"run", "evaluation"}),
-    }
+    fixed = _fixed(config, evaluation, settings)
     # Whoever holds its lock is alive: the trials of the others were cut off.
     worker = f"{os.getpid()}-{time.time_ns()}"
     with work.settled(), contextlib.ExitStack() as alive:
@@ -142,12 +151,16 @@ def balance(
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if overwrite:
                 _require_nobody_works(folder)
+            before = None if overwrite else work.begun_with()
+            # Earlier versions wrote down what may grow, too.
+            fixed.update({key: value for key, value in (before or {}).items() if key in _GROWING})
+            more = before is not None and not _is_done(folder, settings)
             bench = open_bench(
                 folder,
                 config,
                 evaluation,
                 lambda: work.open(
-                    fixed, overwrite=overwrite, sources=contents_of_sources(config, evaluation)
+                    fixed, overwrite=overwrite, more=more, sources=contents_of_sources(config, evaluation)
                 ),
                 work.complete_sources,
                 on_progress,
@@ -159,6 +172,28 @@ def balance(
                 (folder / part).mkdir(exist_ok=True)
             alive.enter_context(FileLock(_lock_file(folder, worker)))
         return _balanced(bench, config, settings, worker, lambda: work.seconds)
+
+
+def _fixed(config: TrainConfig, evaluation: EvaluationSettings, settings: BalanceSettings) -> dict[str, Any]:
+    """What has to be the same to go on."""
+    return {
+        **asdict(evaluation),
+        **choice_of_rows(evaluation.task_items),
+        **{key: value for key, value in asdict(settings).items() if key not in _GROWING},
+        "config": config.model_dump(mode="json", exclude={"run", "evaluation"}),
+    }
+
+
+def _is_done(folder: Path, settings: BalanceSettings) -> bool:
+    """Whether there is a record of at least so many trials, finalists and scales."""
+    if not (folder / "record.json").exists():
+        return False
+    made = read_record(folder / "record.json", RECORD_KIND)["settings"]
+    return (
+        made["trials"] >= settings.trials
+        and made["finalists"] >= settings.finalists
+        and set(made["scales"]) >= set(settings.scales)
+    )
 
 
 def _lock_file(folder: Path, worker: str) -> Path:
@@ -195,7 +230,7 @@ def _balanced(
     search.run()
 
     with FileLock(folder / "locks" / "finish.lock"):
-        if (folder / "record.json").exists():  # another process was quicker
+        if _is_done(folder, settings):  # another process was quicker
             return read_record(folder / "record.json", RECORD_KIND)
         trials = search.completed()
         if not trials:
@@ -204,11 +239,12 @@ def _balanced(
                 problems=[f"{trial['settings']}: {trial['error']}" for trial in search.failed()],
                 hint=f"what the trainings said is in {folder / 'runs'}; the same command tries them again.",
             )
-        points = _dial(bench, settings, search, [trial["run"] for trial in _finalists(trials, settings)])
+        runs = [trial["run"] for trial in _finalists(trials, settings)]
+        points = _dial(bench, settings, search, [*dict.fromkeys([*runs, *_earlier_finalists(folder)])])
         chosen, reason = chosen_point(points, settings.max_forgetting)
         front = pareto_front([(point.general, point.task) for point in points])
         bend = knee([(points[i].general, points[i].task) for i in front])
-        _write_adapter(search.run_of(chosen.run), chosen.scale, folder / "adapter")
+        _write_best(bench, search, chosen)
         data = {
             "settings": {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)},
             "level": bench.level,
@@ -220,6 +256,7 @@ def _balanced(
             "knee": None if bend is None else front[bend],
             "chosen": points.index(chosen),
             "reason": reason,
+            "best": BEST,
             "base": {"dev": bench.mean_scores(bench.kept("base", "dev"), "dev")},
             **_confirmed(bench, search, chosen, settings.max_forgetting),
             "device": str(bench.device),
@@ -244,7 +281,8 @@ def chosen_point(points: Sequence[Point], max_forgetting: float) -> tuple[Point,
     best = min(points, key=lambda point: (point.forgetting, -point.task))
     return best, (
         f"none of {len(points)} points forgets as little as {100 * max_forgetting:.1f} points on development items; "
-        "this one forgets least"
+        "this one forgets least. The same command goes on from here with more --trials or --finalists, or with a "
+        "smaller --scale"
     )
 
 
@@ -271,8 +309,11 @@ def _check(config: TrainConfig, evaluation: EvaluationSettings, settings: Balanc
     for name in ("trials", "finalists"):
         if getattr(settings, name) < 1:
             problems.append(f"--{name} must be at least 1")
-    if any(not 0 < scale < 1 for scale in settings.scales):
-        problems.append("scales of the dial lie between 0 and 1; 1 is always among them")
+    if bad := [scale for scale in settings.scales if not 0 < scale < 1]:
+        problems.append(
+            f"--scale {', '.join(f'{scale:g}' for scale in bad)}: scales of the dial lie between 0 and 1; 1 is always "
+            "among them"
+        )
     if problems:
         raise ConfigError(
             "the balance can't be found:",
@@ -495,20 +536,20 @@ class _Search:
         self.bench.on_progress(
             Progress(
                 "trial",
-                message=f"{number}: {told}: task {100 * point.task:.0f} %, forgetting "
-                f"{100 * point.forgetting:+.1f} points",
+                message=f"{number}: {told}: task {100 * point.task:.0f} %{_span(point.task_interval, '.0f')}, "
+                f"forgetting {100 * point.forgetting:+.1f} points{_span(point.forgetting_interval, '+.1f')}",
             )
         )
 
     def point(self, name: str, scale: float, part: str) -> Point:
         """Scores of a run at a scale, made where they are missing."""
-        bench = self.bench
-        turned = name if scale == 1.0 else f"{name}-scale-{scale:g}"
+        bench, turned = self.bench, _name_at(name, scale)
         answers = bench.answers(
             turned, part, lambda: bench.model(self.run_of(name), self.config_of(name), scale=scale)
         )
         scores, base = bench.mean_scores(answers, part), bench.mean_scores(bench.kept("base", part), part)
         drift = bench.drift(turned, part) or {"nats": [0.0], "tokens": [1]}
+        task = bench.suites[part]["task"]
         return Point(
             name,
             scale,
@@ -516,7 +557,27 @@ class _Search:
             scores["general"],
             base["general"] - scores["general"],
             sum(drift["nats"]) / sum(drift["tokens"]),
+            score_interval(scores_of(task, answers["task"]), seed=0),
+            _lost(bench, part, answers).difference,
         )
+
+
+def _name_at(run: str, scale: float) -> str:
+    """What a run with its adapter at a scale is called in files."""
+    return run if scale == 1.0 else f"{run}-scale-{scale}"
+
+
+def _lost(bench: Bench, part: str, answers: Mapping[str, Sequence[str]]) -> PairedDifference:
+    """What the general score is below the base model's, item by item."""
+    general, base = bench.suites[part]["general"], bench.kept("base", part)
+    return paired_difference(
+        scores_of(general, base["general"]), scores_of(general, answers["general"]), seed=0
+    )
+
+
+def _span(interval: Interval | None, form: str) -> str:
+    """In brackets, in percent or points."""
+    return "" if interval is None else f" ({100 * interval.low:{form}} to {100 * interval.high:{form}})"
 
 
 def _finalists(trials: Sequence[dict[str, Any]], settings: BalanceSettings) -> list[dict[str, Any]]:
@@ -534,9 +595,16 @@ def _finalists(trials: Sequence[dict[str, Any]], settings: BalanceSettings) -> l
     return order[: settings.finalists]
 
 
+def _earlier_finalists(folder: Path) -> list[str]:
+    """Those of the record that is there, in which there is less than is asked for now: they have been asked all."""
+    if not (folder / "record.json").exists():
+        return []
+    return [point["run"] for point in read_record(folder / "record.json", RECORD_KIND)["points"]]
+
+
 def _dial(bench: Bench, settings: BalanceSettings, search: _Search, runs: Sequence[str]) -> list[Point]:
     """The finalists at every scale, on all development items."""
-    scales = [1.0, *sorted(settings.scales, reverse=True)]
+    scales = [1.0, *sorted(set(settings.scales), reverse=True)]
     found: list[Point] = []
     for run in runs:
         for scale in scales:
@@ -548,34 +616,31 @@ def _dial(bench: Bench, settings: BalanceSettings, search: _Search, runs: Sequen
 # ---- the chosen point
 
 
-def _write_adapter(run: RunDir, scale: float, target: Path) -> None:
-    """The adapter of a run with its change scaled, for plain PEFT: B is scaled, since ΔW = s·B·A."""
-    fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    shutil.copytree(run.adapter, fresh)
-    file = fresh / "adapter_model.safetensors"
-    tensors = {
-        name: tensor * scale if "lora_B" in name else tensor for name, tensor in load_file(file).items()
+def _write_best(bench: Bench, search: _Search, chosen: Point) -> None:
+    """The chosen point as a run; what it is asked by default is the user's, which no trial has."""
+    folder, config = bench.folder, search.config_of(chosen.run)
+    asked = {
+        "data": config.data.model_copy(update={"eval": search.config.data.eval}),
+        "evaluation": search.config.evaluation,
+        "run": config.run.model_copy(update={"output": str(folder / BEST)}),
     }
-    save_file(tensors, file, metadata={"format": "pt"})
-    make_readable(file)
-    shutil.rmtree(target, ignore_errors=True)
-    fresh.rename(target)
+    bench.leave_device()
+    write_turned_run(
+        search.run_of(chosen.run), config.model_copy(update=asked, deep=True), chosen.scale, bench.device
+    )
+    shutil.rmtree(folder / "adapter", ignore_errors=True)  # an earlier version's, of an earlier choice
 
 
 def _confirmed(bench: Bench, search: _Search, chosen: Point, max_forgetting: float) -> dict[str, Any]:
     """The chosen point on test items: scores, paired differences to the base model, and the bound."""
     search.point(chosen.run, chosen.scale, "test")
-    turned = chosen.run if chosen.scale == 1.0 else f"{chosen.run}-scale-{chosen.scale:g}"
+    turned = _name_at(chosen.run, chosen.scale)
     answers, base = bench.kept(turned, "test"), bench.kept("base", "test")
     test = {
         name: compare_answers(suite, answers[name], base[name])
         for name, suite in bench.suites["test"].items()
     }
-    general = bench.suites["test"]["general"]
-    lost = paired_difference(
-        scores_of(general, base["general"]), scores_of(general, answers["general"]), seed=0
-    )
+    lost = _lost(bench, "test", answers)
     gate = at_most("forgetting", lost.difference, max_forgetting, lost.items)
     drift = bench.drift(turned, "test") or {"nats": [], "tokens": []}
     return {

@@ -77,7 +77,7 @@ class EvaluationSettings:
         level: of the general suite, as for `evaluate`.
         suites: JSONL files of the user's own questions, reported beside the general suite.
         general_items: how many general requests; None for all of the half and level.
-        task_items: how many rows of each source; None for all.
+        task_items: how many rows of `dev` and of `test`, evenly over the sources of each; None for all.
         max_new_tokens: longest answer to a row.
         batch_size: prompts answered together.
     """

@@ -27,7 +27,7 @@ from selfaug.model.hidden import causal_model
 from selfaug.phases.drift_monitor import DriftMonitor
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import Suite, task_prompts
+from selfaug.phases.suites import Suite, choice_of_rows, task_prompts
 from selfaug.records import append_line, read_lines
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer
@@ -178,15 +178,19 @@ def best_checkpoint(
         offline=config.run.offline,
     )
 
+    choice = choice_of_rows(config.train.best_of_rows)
+
     def log(found: dict[str, Any]) -> None:
-        append_line(run.metrics, found)
+        append_line(run.metrics, {**found, **choice})
         told = f"score on {len(suite.ids)} held-out rows at step {found['step']}: {found['task_score']:.3f}"
         on_progress(Progress("score", message=told))
 
     def drift(step: int) -> float | None:
         return None if monitor is None else monitor.drift(step)
 
-    scored = read_lines(run.metrics) if run.metrics.exists() else []
+    lines = read_lines(run.metrics) if run.metrics.exists() else []
+    # Scores of rows that an earlier version chose otherwise are not to be compared with those to come.
+    scored = [line for line in lines if "task_score" not in line or choice.items() <= line.items()]
     return BestCheckpoint(suite, data.tokenizer, scored, drift, config.selfaug.stop_at_drift, log)
 
 

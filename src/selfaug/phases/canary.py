@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from selfaug.model.reference import AdapterOff, Reference
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["canary_problems", "recorded_canary", "write_canary"]
+__all__ = ["canary_problems", "recorded_canary", "write_canary", "write_canary_anew"]
 
 _KIND = "canary"
 _TASK, _GENERAL = 4, 8
@@ -42,8 +42,32 @@ def write_canary(
         **{f"task {number}": ids for number, ids in enumerate(_task_prompts(rows), start=1)},
         **_general_prompts(tokenizer, chat_template_kwargs),
     }
-    if not prompts:
-        return
+    if prompts:
+        _write(run, model, prompts, dtype)
+
+
+def write_canary_anew(run: RunDir, before: RunDir, model: PreTrainedModel | PeftModel) -> None:
+    """Record what another model does on the prompts of a run that it was made of; nothing if that has no canary set.
+
+    Args:
+        run: of the model.
+        before: the run whose prompts are taken.
+        model: as it is loaded.
+
+    Raises:
+        StorageError, DataError: if a record can't be read or written.
+    """
+    record = recorded_canary(before)
+    if record is not None:
+        _write(run, model, {one["id"]: one["ids"] for one in record["prompts"]}, model.dtype)
+
+
+def _write(
+    run: RunDir,
+    model: PreTrainedModel | PeftModel,
+    prompts: Mapping[str, Sequence[int]],
+    dtype: torch.dtype,
+) -> None:
     if why_not_exact(model) is not None:
         write_record(run.canary, _KIND, record_canary(model, None, prompts, dtype))
         return

@@ -40,7 +40,7 @@ from selfaug.phases.bench import (
 from selfaug.phases.method_bench import MethodBench, Variant, problems_of
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import select_items
+from selfaug.phases.suites import choice_of_rows, select_items
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
 
@@ -128,7 +128,7 @@ def _compared_in(
     seeds_of = _with_more(known, asked, [first_seed, *settings.seeds])
     # Methods and seeds may be added to a comparison later: all else has to stay as it is.
     fixed = {key: value for key, value in asdict(settings).items() if key not in ("methods", "seeds")}
-    fixed.update(asdict(evaluation), first_seed=first_seed)
+    fixed.update(asdict(evaluation), **choice_of_rows(evaluation.task_items), first_seed=first_seed)
     fixed["config"] = config.model_dump(mode="json", exclude={"run", "evaluation"})
     with work.settled():
         evaluated = open_bench(
@@ -190,7 +190,11 @@ def _compared(
         "level": evaluated.level,
         "items": {name: len(suite.ids) for name, suite in table.suites.items()},
         "test_prompts_seen": evaluated.seen,
-        "detectable_difference": table.detectable(subject or "plain"),
+        "detectable_difference": {
+            **table.detectable(subject or "plain", "general"),
+            "method": subject or "plain",
+            "suites": {name: table.detectable(subject or "plain", name) for name in table.suites},
+        },
         "base": table.base_row(),
         "methods": {
             method.name: {
@@ -366,7 +370,12 @@ def _forecast(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
     A run that another method only uses again (an adapter scaled down) is no other run: it would count twice.
     """
-    known = [Run(run["drift"], run["base"], run["general"]) for run in runs if METHODS[run["method"]].trained]
+    known = [
+        # Both halves have as many items, and not the same ones.
+        Run(run["drift"], run["base"], run["general"], run["half"])
+        for run in runs
+        if METHODS[run["method"]].trained
+    ]
     if len(known) < FEWEST_RUNS or len({run.forgetting for run in known}) < 2:
         return None
     forecast = forgetting_forecast(known, seed=0)
@@ -437,15 +446,15 @@ class _Table:
             **self._costs(method),
         }
 
-    def detectable(self, name: str) -> dict[str, Any]:
-        """The smallest general difference to the base model that can be seen, with the discordance of a method."""
+    def detectable(self, method: str, suite: str) -> dict[str, Any]:
+        """The smallest difference to the base model that a suite can show, with the discordance of a method."""
         paired = pooled_difference(
-            self._all_scores(self.answers[name], "general"),
-            self._all_scores(self.base_answers, "general"),
+            self._all_scores(self.answers[method], suite),
+            self._all_scores(self.base_answers, suite),
             seed=0,
         )
         found = detectable_difference(paired.items, discordance=paired.discordance)
-        return {"difference": found.difference, "discordance": paired.discordance, "method": name}
+        return {"difference": found.difference, "discordance": paired.discordance}
 
     def against(self, subject: str, method: Method) -> dict[str, Any]:
         """The subject's scores minus the method's, item by item and seed by seed, over the seeds that both have."""
@@ -501,7 +510,9 @@ class _Table:
     def _costs(self, method: Method) -> dict[str, Any]:
         """Time and memory of a run, and what it needed beside the rows."""
         records = [self.bench.training_record(variant) for variant in self.variants[method.name]]
-        written = self.bench.written_data(method)
+        files = [self.bench.written_data(method, variant.seed) for variant in self.variants[method.name]]
+        # Later seeds find texts of the first one's rows: what a run needs is what the first one took.
+        written = [file[1] for file in files if file is not None]
         replayed = [
             record["data"]["replay"]["rows_replayed"] for record in records if "replay" in record["data"]
         ]
@@ -511,10 +522,11 @@ class _Table:
             "anchor_seconds": float(np.mean([record.get("anchor_seconds", 0.0) for record in records]))
             if method.trained
             else 0.0,
-            "write_seconds": written[1]["seconds"] if written else 0.0,
+            "write_seconds": max((one["seconds"] for one in written), default=0.0),
             "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
             "general_rows": max(replayed) if method.name == "replay" else 0,
-            "written_rows": written[1]["rows"] if written else 0,
-            "written_rows_cut_off": written[1].get("rows_cut_off", 0) if written else 0,
+            "written_rows": max((one["rows"] for one in written), default=0),
+            "written_rows_asked": max((one.get("rows_asked", 0) for one in written), default=0),
+            "written_rows_cut_off": max((one.get("rows_cut_off", 0) for one in written), default=0),
             "anchors": max(record["anchors"] for record in records) if method.trained else 0,
         }

@@ -41,6 +41,7 @@ from selfaug.phases.run_models import hash_of_weights, load_run_models, trained_
 from selfaug.phases.suites import (
     Suite,
     answers_to,
+    choice_of_rows,
     compare_answers,
     compare_scores,
     compare_sides,
@@ -86,7 +87,7 @@ class Evaluation:
 
     Attributes:
         record: as written.
-        outcome: of the gate; None without bounds.
+        outcome: of the gate; None where this command gave no bounds, whatever an earlier one has decided.
     """
 
     record: dict[str, Any]
@@ -134,7 +135,7 @@ def evaluate(
         benchmark_tasks: folder with task files of the user's.
         benchmark_items: how many of each; None for all.
         general_items: how many general requests; None for all of the half and level.
-        task_items: how many rows; None for all.
+        task_items: how many rows, evenly over their sources; None for all.
         max_new_tokens: longest answer to a row.
         batch_size: prompts answered together; what is lost when it is cut off.
         max_forgetting: share; the gate's bound on score(base) − score(tuned) over the general requests.
@@ -183,7 +184,7 @@ def evaluate(
         | {name: _hash_of_items(items) for name, items in made.items()},
         "benchmarks": list(benchmarks), "benchmark_tasks": benchmark_tasks, "benchmark_items": benchmark_items,
         "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
-        "weights": hash_of_weights(weights),
+        "weights": hash_of_weights(weights), **choice_of_rows(task_items),
     }  # fmt: skip
     judges = {one for name, file in files.items() if name not in made for one in _judges_of(file)}
     contents = digests_of([*sources, *files_of_scorer(scorer), *sorted(judges)])
@@ -348,14 +349,13 @@ def evaluate(
             "threads": torch.get_num_threads(),
             "seconds": spent.seconds,
         }
-        return _written(folder, data_of_record)
+        return _written(folder, data_of_record, gate)
 
 
-def _written(run: RunDir, record: dict[str, Any]) -> Evaluation:
-    """The evaluation with this record, which is written."""
+def _written(run: RunDir, record: dict[str, Any], gate: Mapping[str, Any] | None) -> Evaluation:
+    """The evaluation with this record, which is written, and with what this command's bounds say."""
     write_record(run.evaluation, RECORD_KIND, record)
-    kept = read_record(run.evaluation, RECORD_KIND)
-    return Evaluation(kept, None if kept["gate"] is None else kept["gate"]["outcome"])
+    return Evaluation(read_record(run.evaluation, RECORD_KIND), None if gate is None else gate["outcome"])
 
 
 def _decided_anew(
@@ -376,7 +376,8 @@ def _decided_anew(
         ConfigError: if the forecast is of another level.
     """
     record = read_record(run.evaluation, RECORD_KIND)
-    changed = _changed(record["settings"], settings)
+    # Whichever rows were asked, the record says so, and its answers stay.
+    changed = [name for name in _changed(record["settings"], settings) if name != "task_choice"]
     known = record.get("contents", {})  # there are none in older records
     stale = sorted(file for file in contents if known.get(file, contents[file]) != contents[file])
     if stale and not changed:
@@ -401,7 +402,7 @@ def _decided_anew(
         _require_level(forecast, record["level"]["level"])
         record["forecast"] = expected_forgetting(foretold, record["drift"][OWN_ANSWERS]["nats"]["value"])
     record["also"] = record.get("also", {}) | scored
-    return _written(run, record)
+    return _written(run, record, gate)
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

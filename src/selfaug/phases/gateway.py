@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
@@ -17,8 +18,11 @@ from selfaug.model.generate import chat_ends, text_prompt_ids
 from selfaug.model.loading import load_tokenizer
 from selfaug.monitoring.webhook import check_address
 from selfaug.phases.canary import recorded_canary
+from selfaug.phases.chat import Chat, open_chat
+from selfaug.phases.inputs import resolve_device
 from selfaug.phases.live_run import LiveRun
 from selfaug.phases.serve import Server, ServeSettings, context_of
+from selfaug.phases.watching import DriftModels
 from selfaug.rundir import RunDir
 from selfaug.serving.gate import Gate
 from selfaug.serving.generation import BASE, TUNED, Model
@@ -44,6 +48,7 @@ class UpstreamSettings:
         tuned: what it calls the tuned model; None: as the run's folder is called.
         key: for it; None sends none.
         has_base: whether it has the base model; merged weights are served without.
+        score_drift: whether the run's models are loaded here too, in the background, to measure drift with.
     """
 
     url: str
@@ -51,6 +56,7 @@ class UpstreamSettings:
     tuned: str | None = None
     key: str | None = None
     has_base: bool = True
+    score_drift: bool = False
 
 
 def open_gateway(
@@ -60,7 +66,7 @@ def open_gateway(
     *,
     log: Callable[[str], None] = write_to_stderr,
 ) -> Server:
-    """A server that answers through another one; no model is loaded here.
+    """A server that answers through another one; models are loaded here for measuring drift only, if at all.
 
     Args:
         run: folder of the run.
@@ -70,7 +76,7 @@ def open_gateway(
 
     Raises:
         StorageError: if there is no such run.
-        ConfigError: if the address is none.
+        ConfigError: if the address is none, or drift is to be measured on a device that isn't there.
         ModelError, DataError: if tokeniser or documents can't be loaded.
     """
     parts = httpx.URL(upstream.url)
@@ -80,6 +86,8 @@ def open_gateway(
         )
     if settings.watch is not None and settings.watch.webhook is not None:
         check_address(settings.watch.webhook)
+    if upstream.score_drift:
+        resolve_device(settings.device)
     folder = RunDir.open(run)
     config = load_config(folder.config)
     tokenizer = load_tokenizer(
@@ -110,7 +118,9 @@ def open_gateway(
         has_base=upstream.has_base,
     )
     live.serve_by(served, tokenizer)
-    return Server(served, UpstreamModels(engine, tokenizer), live, tokenizer, settings, log)
+    load = partial(open_chat, device=settings.device, offline=settings.offline)
+    models = UpstreamModels(engine, tokenizer, load if upstream.score_drift else None)
+    return Server(served, models, live, tokenizer, settings, log)
 
 
 _AS_RECORDED = "the answers to the canary set are as recorded at training"
@@ -127,10 +137,13 @@ class UpstreamModels:
     Args:
         engine: that asks it.
         tokenizer: of both models.
+        load: loads the models of a run's folder into this process, to measure drift with; None: it is not measured.
     """
 
-    def __init__(self, engine: UpstreamEngine, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.engine, self._tokenizer = engine, tokenizer
+    def __init__(
+        self, engine: UpstreamEngine, tokenizer: PreTrainedTokenizerBase, load: Callable[[Path], Chat] | None
+    ) -> None:
+        self.engine, self._tokenizer, self._load = engine, tokenizer, load
         self._ends = chat_ends(tokenizer)
         self.checked = _AS_RECORDED
 
@@ -161,6 +174,18 @@ class UpstreamModels:
             f"the answers to {len(other)} of {len(record['prompts'])} canary prompts are not as recorded: "
             f"{', '.join(other[:3])}"
         ]
+
+    def for_drift(self, run: RunDir) -> Callable[[], DriftModels] | None:
+        """What loads a run's models for measuring drift; None if it is not measured."""
+        load = self._load
+        if load is None:
+            return None
+
+        def loaded() -> DriftModels:
+            chat = load(run.path)
+            return chat.tuned, chat.base
+
+        return loaded
 
     def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
         """Refuse a run that the other server can't answer for; nothing is changed.

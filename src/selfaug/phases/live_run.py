@@ -20,6 +20,7 @@ from selfaug.model.reference import AdapterOff, FrozenModel
 from selfaug.phases.ask import DocumentPrompts, NothingFoundError, cited_passages, open_documents
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.run_models import trained_weights
+from selfaug.phases.watching import DriftModels
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 from selfaug.serving.embedded import EmbeddedEngine
@@ -141,6 +142,10 @@ class LiveModels:
         """What the canary set of a run shows; None if it has none. Nothing else uses the models meanwhile."""
         reference = AdapterOff(self.tuned) if self.base is None else FrozenModel(self.base)
         return canary_problems(run, self.tuned, reference)
+
+    def for_drift(self, run: RunDir) -> Callable[[], DriftModels]:
+        """Gives the models that drift is measured with: those that answer."""
+        return lambda: (self.tuned, self.base)
 
     def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
         """Refuse a run that can't take the place of another while the server runs; nothing is changed.

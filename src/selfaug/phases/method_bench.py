@@ -123,12 +123,15 @@ class MethodBench:
         """Record of the run that a variant's weights come from."""
         return read_record(self._run(variant).record, "train")
 
-    def written_data(self, method: Method) -> tuple[Path, dict[str, Any]] | None:
-        """File of what the base model writes for a method, and its record with `rows`, `seconds` and more counts."""
+    def written_data(self, method: Method, seed: int) -> tuple[Path, dict[str, Any]] | None:
+        """File of what the base model writes for runs of a method and a seed; `rows`, `seconds` and more counts."""
         if method.data == "none":
             return None
         bench = self.bench
         path = bench.folder / "data" / f"{method.data}.jsonl"
+        # Earlier versions rewrote all rows, for all seeds.
+        if method.data == "distilled" and not path.with_suffix(".json").exists():
+            path = path.with_stem(f"{path.stem}-seed{seed}")
         report = path.with_suffix(".json")
         if not report.exists():
             spent = WorkTime(path.with_suffix(f".{WORKED}"))
@@ -151,6 +154,7 @@ class MethodBench:
                         bench.base_model(),
                         bench.tokenizer,
                         bench.settings.max_new_tokens,
+                        seed,
                         show,
                     )
             except BaseException:
@@ -182,7 +186,7 @@ class MethodBench:
         """Settings of the run that the variant's weights come from."""
         method = variant.method if variant.method.trained else METHODS["plain"]
         value = variant.value if variant.method.trained else self.plain_value
-        written = self.written_data(method)
+        written = self.written_data(method, variant.seed)
         return _training(
             self.bench.config, method, value, variant.seed, run.path, written[0] if written else None
         )
@@ -202,7 +206,7 @@ class MethodBench:
     def _trained_router(self) -> PromptRouter:
         """Knows the training prompts from requests that the base model wrote."""
         bench = self.bench
-        written = self.written_data(METHODS["router"])
+        written = self.written_data(METHODS["router"], self._data_seed)
         dialogues = read_lines(written[0]) if written else []
         template = bench.config.data.chat_template_kwargs
         others = [

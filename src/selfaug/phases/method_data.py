@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from accelerate.data_loader import SeedableRandomSampler
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
@@ -112,17 +115,29 @@ def write_distilled_rows(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
+    seed: int,
     on_progress: OnProgress,
 ) -> dict[str, int]:
-    """The training rows with completions in the base model's own words.
+    """The training rows of a run, those that it reaches with completions in the base model's own words.
 
     The base model sees the prompt and the right completion, and writes the answer anew. A new text replaces the
     completion only if it ended by itself and says the same: it has all of the completion's numbers, or, where there
-    are none, its words. Texts are kept as they end, so that what was cut off goes on.
+    are none, its words. Rows that the run doesn't reach stay as they are, in their places: the order is of all rows.
+    Texts are kept as they end, beside the file, so that what was cut off goes on and other seeds find them.
     Source: SDFT (arXiv 2402.13669).
 
+    Args:
+        path: the JSONL file to write.
+        config: of the run, but for its seed and its rows' completions.
+        model: the base model.
+        tokenizer: its tokeniser.
+        max_new_tokens: longest text.
+        seed: of the run's training.
+        on_progress: called with texts written and texts to write.
+
     Returns:
-        `rows` that were rewritten, `of_rows` all, and `texts_cut_off`, which were not taken because of that.
+        `rows` that were rewritten, `rows_asked` that the model was given to rewrite, `of_rows` all, and
+        `texts_cut_off`, which were not taken because of that.
     """
     template = RetrievalTemplate.from_file(config.data.template) if config.data.template else None
     rows = load_rows(
@@ -141,16 +156,19 @@ def write_distilled_rows(
         completion = row.completion if isinstance(row.completion, str) else row.completion[-1]["content"]
         prompts.append(messages)
         completions.append(str(completion))
+    reached = _reached(config, seed, len(rows))
     asked = [
         [
-            *messages[:-1],
-            {**messages[-1], "content": messages[-1]["content"] + _REWRITE.format(answer=completion)},
+            *prompts[place][:-1],
+            {
+                **prompts[place][-1],
+                "content": prompts[place][-1]["content"] + _REWRITE.format(answer=completions[place]),
+            },
         ]
-        for messages, completion in zip(prompts, completions, strict=True)
+        for place in reached
     ]
-    parts = path.with_suffix(_PARTS)
-    written = _texts(
-        parts,
+    texts = _texts(
+        path.with_name(f"distilled{_PARTS}"),
         model,
         tokenizer,
         [chat_prompt_ids(tokenizer, messages, **config.data.chat_template_kwargs) for messages in asked],
@@ -158,21 +176,33 @@ def write_distilled_rows(
         max_new_tokens,
         on_progress,
     )
-    counts = {"rows": 0, "of_rows": len(rows), "texts_cut_off": 0}
-    lines = []
-    for row, messages, completion, (text, ended) in zip(rows, prompts, completions, written, strict=True):
+    counts = {"rows": 0, "rows_asked": len(reached), "of_rows": len(rows), "texts_cut_off": 0}
+    for place, (text, ended) in zip(reached, texts, strict=True):
         if not ended:
             counts["texts_cut_off"] += 1
-        elif _says_the_same(text, completion) and text.strip() != completion:
-            completion = text.strip()
+        elif _says_the_same(text, completions[place]) and text.strip() != completions[place]:
+            completions[place] = text.strip()
             counts["rows"] += 1
-        lines.append(as_read(_with_completion(row, messages, completion)))
-    write_lines(path, lines)
+    told = zip(rows, prompts, completions, strict=True)
+    write_lines(path, [as_read(_with_completion(*one)) for one in told])
     return counts
 
 
+def _reached(config: TrainConfig, seed: int, count: int) -> list[int]:
+    """Places of those rows, of so many, that a run of this seed trains on within its steps.
+
+    All of them where that isn't known: where rows may be left out, or are packed, which changes their order.
+    """
+    train = config.train
+    if train.steps is None or train.packing or config.data.skip_bad_rows:
+        return list(range(count))
+    # As the Trainer draws a run's first epoch; within a second one, every row has been reached.
+    order = SeedableRandomSampler(range(count), generator=torch.Generator(), data_seed=seed)
+    return sorted(islice(order, train.steps * train.batch_size * train.gradient_accumulation))
+
+
 def forget_parts(path: Path) -> None:
-    """Delete what a file was made of. Called when it is there, and known to be."""
+    """Delete what a file, and no other, was made of. Called when it is there, and known to be."""
     for ending in (_REQUESTS, _PARTS):
         path.with_suffix(ending).unlink(missing_ok=True)
 
@@ -216,7 +246,7 @@ def _texts(
     write_lines(parts, lines)
     texts = {line["prompt"]: _Text(line["text"], line["ended"]) for line in lines}
     missing = {name: prompt for name, prompt in zip(names, prompts, strict=True) if name not in texts}
-    there, waiting = len(texts), list(missing)
+    there, waiting = len(set(names)) - len(missing), list(missing)
 
     def keep(place: int, ids: list[int]) -> None:
         text = _Text(str(tokenizer.decode(ids, skip_special_tokens=True)), len(ids) < max_new_tokens)

@@ -16,7 +16,7 @@ __all__ = ["log_evaluation", "require_mlflow"]
 # What MLflow takes for a parameter's value.
 _LONGEST_VALUE = 500
 
-# What it doesn't take in a metric's name: patterns and files are part of a scorer's.
+# What it doesn't take in a name: patterns and files are part of a scorer's, and files of a suite's.
 _NOT_IN_NAMES = re.compile(r"[^\w\-. :]")
 
 
@@ -65,13 +65,31 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
         }
     for kind, drift in record["drift"].items():
         metrics[f"drift/{_NOT_IN_NAMES.sub('', kind)}"] = drift["nats"]["value"]
-    settings = _flat(load_config(folder.config).model_dump(mode="json", exclude={"run"}))
+    bounds = {} if record["gate"] is None else {bound["name"]: bound for bound in record["gate"]["bounds"]}
+    for name, bound in bounds.items():
+        measured = {**bound["value"], "items": bound["items"], "items_needed": bound["items_needed"]}
+        metrics |= {f"gate/{name}/{key}": value for key, value in measured.items() if value is not None}
+    # How the run would have been evaluated at its end is not how it was here.
+    trained = load_config(folder.config).model_dump(mode="json", exclude={"run", "evaluation"})
+    gate = {name: {"sense": bound["sense"], "bound": bound["bound"]} for name, bound in bounds.items()}
+    settings = _flat({**trained, "evaluate": record["settings"], "gate": gate})
     try:
         with mlflow.start_run(run_name=folder.path.name) as started:
-            mlflow.log_params({name: str(value)[:_LONGEST_VALUE] for name, value in settings.items()})
+            mlflow.log_params(
+                {
+                    _NOT_IN_NAMES.sub("_", name): str(value)[:_LONGEST_VALUE]
+                    for name, value in settings.items()
+                }
+            )
             mlflow.log_metrics(metrics)
             outcome = "no bounds" if record["gate"] is None else record["gate"]["outcome"]
-            mlflow.set_tags({"selfaug.gate": outcome, "selfaug.level": str(record["level"]["level"])})
+            mlflow.set_tags(
+                {
+                    "selfaug.gate": outcome,
+                    "selfaug.level": str(record["level"]["level"]),
+                    **{f"selfaug.gate.{name}": bound["outcome"] for name, bound in bounds.items()},
+                }
+            )
             for file in (folder.evaluation, folder.report, folder.record, folder.config):
                 if file.exists():
                     mlflow.log_artifact(str(file))

@@ -55,7 +55,7 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
         )
     trained = f"with {_ADAPTERS[method]}" if adapter else "fine-tuned"
     how, limits = (_ALIGNED, _ALIGNED_LIMITS) if aligned else (_NOT_ALIGNED, _NOT_ALIGNED_LIMITS)
-    environment = record["environment"]
+    environment, chosen = record["environment"], _chosen(record) + _turned(record)
     versions = ", ".join(f"{package} {version}" for package, version in environment["versions"].items())
     return f"""---
 {yaml.safe_dump(front, sort_keys=False).rstrip()}
@@ -111,7 +111,7 @@ Evaluate on your own task and on general prompts before you deploy.
 
 ### Training Procedure
 
-{record["steps"]:,} steps in {record["seconds"]:,.0f} s on {environment["device"]}.{_went_on(config)}{_chosen(record)}
+{record["steps"]:,} steps in {record["seconds"]:,.0f} s on {environment["device"]}.{_went_on(config)}{chosen}
 Mean over the last quarter: nll {_number(final["nll"])} nats per completion token,
 alignment loss {_number(final["alignment_loss"])} nats per prompt token, alpha {_number(final["alpha"])}.
 
@@ -208,6 +208,20 @@ def _chosen(record: dict[str, Any]) -> str:
     return (
         f" The weights are those of step {best['step']:,}: the best of {len(best['scores'])} checkpoints on "
         f"{best['rows']:,} held-out rows ({best['scorer']}), which are no measure of it for that reason."
+    )
+
+
+def _turned(record: dict[str, Any]) -> str:
+    """At which scale the adapter is, if it was turned down after the training."""
+    dial = record.get("dial")
+    if dial is None:
+        return ""
+    if dial["scale"] == 1:
+        return f" `selfaug balance` chose this run, `{dial['run']}`, with its adapter as it was trained (scale 1)."
+    return (
+        f" After that, `selfaug balance` turned the adapter of this run, `{dial['run']}`, down: its change of the "
+        f"weights is {dial['scale']:g} of what was trained (scale {dial['scale']:g}). What is said of the training is "
+        "of the adapter before."
     )
 
 

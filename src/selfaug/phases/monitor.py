@@ -302,11 +302,16 @@ def purge_expired_runs(registry: str | os.PathLike[str]) -> None:
 
 
 def export_texts(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int:
-    """Write what users of a run wrote, as far as it was kept: rows without answers, for someone to review and answer.
+    """Write what a run was asked, as far as it was kept: rows whose answer is blank, for someone to review and answer.
+
+    With the blank filled in, a row trains on the prompt that was served, as far as nothing of it was redacted.
 
     Args:
         run: folder of a run whose server kept texts; it may be served meanwhile.
-        file: JSONL with `request_id`, `time` in seconds since 1970 and `prompt`, redacted. Not replaced.
+        file: JSONL with `id`, `time` in seconds since 1970, `drift` in nats and `vote` (null where there is none), and
+            the fields of a row, redacted: `messages`, `question` with `context`, or `prompt`; and the model's own
+            answer as `model_answer`. A `text` alone is for reading: it was too long, nothing was found for it, or an
+            earlier version kept it. Not replaced. Only its owner can read it.
 
     Returns:
         How many there are.
@@ -325,8 +330,19 @@ def export_texts(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> i
         )
     if Path(file).exists():
         raise StorageError(f"{os.fspath(file)} is there already.", hint="name another file.")
-    write_lines(Path(file), found)
+    write_lines(Path(file), map(_row_to_answer, found), private=True)
     return len(found)
+
+
+def _row_to_answer(kept: dict[str, Any]) -> dict[str, Any]:
+    """A text as a row with a blank answer: until that is filled in, no training takes it."""
+    row = {"id": kept["request_id"], **{name: one for name, one in kept.items() if name != "request_id"}}
+    if "messages" in row:
+        # Without this turn an earlier one would be the answer that is trained.
+        return {**row, "messages": [*row["messages"], {"role": "assistant", "content": ""}]}
+    if "question" in row:
+        return {**row, "answer": ""}
+    return {**row, "completion": ""} if "prompt" in row else row
 
 
 def write_rules(folder: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:

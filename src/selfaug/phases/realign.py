@@ -20,8 +20,9 @@ from peft import PeftModel
 from selfaug.config import EvaluationSettings, LevelName, TrainConfig, load_config
 from selfaug.core.gate import Outcome, at_least, at_most, overall
 from selfaug.core.statistics import Interval
+from selfaug.data import load_rows, rows_without_template
 from selfaug.data.template import RetrievalTemplate
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
@@ -30,7 +31,7 @@ from selfaug.phases.evaluate import digests_of
 from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, hold_out
 from selfaug.phases.inputs import describe_sources, resolve_device
 from selfaug.phases.progress import Progress
-from selfaug.phases.registry import add_run
+from selfaug.phases.registry import add_run, require_addable
 from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
@@ -84,7 +85,8 @@ class RealignSettings:
             or that of the deployed run's evaluation; else `scorer`.
         level: of the general suite, as for `evaluate`.
         general_items: how many general requests; None for all.
-        task_items: how many new rows, and how many of each source of old ones; None for all.
+        task_items: how many new rows, evenly over their sources, and how many of each source of old ones; None for
+            all.
         max_new_tokens: longest answer to a row.
         batch_size: prompts answered together.
         max_task_loss: share; what the old task's score may lose against the deployed model.
@@ -241,9 +243,10 @@ def realign(
         on_progress: called with what is being done.
 
     Raises:
-        ConfigError: if the run has no LoRA adapter to go on from, a scorer can't be used, or the checkpoint would be
-            chosen on rows that the gate judges by.
-        StorageError, DataError, ModelError: if rows, models or folders can't be used.
+        ConfigError: if the run has no LoRA adapter to go on from, a scorer can't be used, the checkpoint would be
+            chosen on rows that the gate judges by, or the registry has one of the folders with other weights.
+        DataError: if new rows are text where the run was trained without any, or can't be used.
+        StorageError, ModelError: if models or folders can't be used.
     """
     old = RunDir.open(run)
     old_config = load_config(old.config)
@@ -267,12 +270,15 @@ def realign(
         )
     _require_not_chosen(config)
     _require_trained_template(old, config)
+    _require_trained_form(old, config, settings.eval_data)
     new = RunDir(config.run.output)
     if new.is_run() and not new.started.exists():  # killed while its folder was made
         new.discard()
     if new.is_run():
         _require_last_checkpoint(new)
         _require_same_rows(new, config)
+    if settings.registry is not None:  # not only after hours of training
+        require_addable(settings.registry, old.path, planned=new.path)
     train(config, resume=new.is_run(), on_progress=on_progress)
     if new.realignment.exists():
         record = _decided_anew(new, read_record(new.realignment, RECORD_KIND), settings)
@@ -332,6 +338,50 @@ def _require_trained_template(run: RunDir, config: TrainConfig) -> None:
             f"{run.path} was trained with.",
             hint="name the one that it was trained with, --set data.template=FILE; for another form, train anew.",
         )
+
+
+def _require_trained_form(run: RunDir, config: TrainConfig, eval_data: Sequence[str]) -> None:
+    """Refuse rows of plain text where the deployed run answers chats or questions with passages, and nothing else.
+
+    They would train, and judge, prompts that no request has: without the chat template.
+
+    Raises:
+        DataError: if there are some.
+    """
+    if _was_trained_on_text(run):
+        return
+    template = RetrievalTemplate.from_file(config.data.template) if config.data.template else None
+    rows = [
+        row
+        for sources in (config.data.train, eval_data)
+        if sources
+        for row in load_rows(
+            sources,
+            template=template,
+            skip_bad_rows=config.data.skip_bad_rows,
+            split=config.data.split,
+            offline=config.run.offline,
+        ).rows
+    ]
+    tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    )
+    if text := rows_without_template(rows, tokenizer):
+        raise DataError(
+            f"{len(text):,} of {len(rows):,} new rows are plain text, the first of them {text[0].file}:{text[0].line}; "
+            f"{run.path} was trained on messages or on questions with passages alone, and its requests go through the "
+            "chat template, which such rows don't.",
+            hint="write them as `messages`, or as `question`, `context` and `answer`; `selfaug monitor RUN --texts "
+            "FILE` writes requests so. For a model that is to go on with plain text too, train anew with both.",
+        )
+
+
+def _was_trained_on_text(run: RunDir) -> bool:
+    """Whether rows of text were among those that a run was trained on, as far as its record tells."""
+    data = read_record(run.started, "train-started")["data"]
+    parts = [data[part] for part in ("train", "replay") if part in data]
+    # Earlier records count them together with prompts and completions that are messages.
+    return any(part.get("rows_of_text", part["forms"].get("prompt-completion", 0)) for part in parts)
 
 
 def _old_scorers(run: RunDir, config: TrainConfig, settings: RealignSettings) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.config import load_config
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.registry import CHAMPION, Registry, Version
 from selfaug.rundir import RunDir
@@ -15,10 +15,13 @@ from selfaug.rundir import RunDir
 __all__ = [
     "DEFAULT_REGISTRY",
     "add_run",
+    "champion_instead_of",
     "champion_move",
+    "champion_run",
     "followed_run",
     "promote",
     "registry_status",
+    "require_addable",
     "roll_back",
 ]
 
@@ -44,14 +47,39 @@ def add_run(
         StorageError: if the run is not complete, or the registry can't be written.
         ConfigError: if the folder is a version with other weights, or there is no such parent.
     """
-    folder = RunDir.open(run)
-    if not folder.is_complete():
-        raise StorageError(f"{folder.path} did not finish.", hint=f"go on with it: {folder.resume_command}")
+    folder = _finished(run)
     config = load_config(folder.config)
     data = ", ".join(config.data.train) or str(config.data.prepared or "")
     return Registry(registry).add(
         folder.path, weights=_weights(folder), base=config.model.name, parent=parent, data=data, note=note
     )
+
+
+def require_addable(
+    registry: str | os.PathLike[str], run: str | os.PathLike[str], *, planned: str | os.PathLike[str]
+) -> None:
+    """Refuse what `add_run` would refuse later, before a run is trained; the registry is not changed.
+
+    Args:
+        registry: the file; it may not exist yet.
+        run: folder of a finished run.
+        planned: folder of the run that is trained next, or gone on with.
+
+    Raises:
+        StorageError: if the finished run did not finish, or the registry can't be read.
+        ConfigError: if one of the folders is a version with other weights.
+    """
+    folder, next_one = _finished(run), RunDir(planned)
+    opened = Registry(registry)
+    opened.require_addable(folder.path, _weights(folder))
+    opened.require_addable(next_one.path, _weights(next_one) if next_one.is_complete() else None)
+
+
+def _finished(run: str | os.PathLike[str]) -> RunDir:
+    folder = RunDir.open(run)
+    if not folder.is_complete():
+        raise StorageError(f"{folder.path} did not finish.", hint=f"go on with it: {folder.resume_command}")
+    return folder
 
 
 def promote(registry: str | os.PathLike[str], what: str) -> Version:
@@ -92,6 +120,34 @@ def followed_run(registry: str | os.PathLike[str]) -> str:
     version, _ = _champion(registry)
     _require_unchanged(version)
     return version.run
+
+
+def champion_run(registry: str | os.PathLike[str]) -> str:
+    """Folder of the champion, without a look at its weights, which takes longer.
+
+    Raises:
+        ConfigError: if nothing is champion yet.
+        StorageError: if the registry can't be read.
+    """
+    return _champion(registry)[0].run
+
+
+def champion_instead_of(
+    run: str | os.PathLike[str], registry: str | os.PathLike[str] = DEFAULT_REGISTRY
+) -> str | None:
+    """Folder of the champion, if a run is in the registry and is not the champion.
+
+    Args:
+        run: folder of the run.
+        registry: the file; where there is none, or it can't be read, nothing is known.
+    """
+    try:
+        champion = champion_run(registry)
+        entered = {version.run for version in Registry(registry).versions()}
+    except SelfAugError:
+        return None
+    folder = str(Path(run).resolve())
+    return champion if folder in entered and folder != champion else None
 
 
 def champion_move(registry: str | os.PathLike[str]) -> int:

@@ -19,7 +19,14 @@ from selfaug.phases.inputs import compute_dtype, load_base_model
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
-__all__ = ["base_identity", "hash_of_weights", "load_run_models", "require_same_base", "trained_weights"]
+__all__ = [
+    "base_identity",
+    "hash_of_weights",
+    "hashes_of_weights",
+    "load_run_models",
+    "require_same_base",
+    "trained_weights",
+]
 
 
 def load_run_models(
@@ -75,6 +82,17 @@ def hash_of_weights(weights: Path) -> str:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+def hashes_of_weights(run: RunDir) -> list[dict[str, str]]:
+    """For a run's record: its files of trained weights, and the SHA-256 of each."""
+    found = []
+    for folder in (run.adapter, run.model):
+        for file in sorted(folder.glob("*.safetensors")):
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            found.append({"file": str(file.relative_to(run.path)), "sha256": digest})
+    return found
 
 
 def base_identity(model: PreTrainedModel, name: str) -> dict[str, Any]:

@@ -20,18 +20,19 @@ from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.generate import text_prompt_ids
 from selfaug.model.loading import context_window
 from selfaug.model.own_thread import in_own_thread
+from selfaug.model.running_batch import rows_can_join
 from selfaug.monitoring.webhook import check_address
 from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.live_run import LiveModels, LiveRun
 from selfaug.phases.monitor import purge_expired_runs
 from selfaug.phases.registry import champion_move, followed_run
-from selfaug.phases.watching import Watching, WatchSettings
+from selfaug.phases.watching import DriftModels, Watching, WatchSettings
 from selfaug.rundir import RunDir
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.gate import Gate
 from selfaug.serving.generation import EngineError
-from selfaug.serving.guard import Limits, write_to_stderr
+from selfaug.serving.guard import Limits, without_write_errors, write_to_stderr
 from selfaug.serving.http_server import HttpServer, address, listening_socket
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import SHUTTING_DOWN, Readiness, Served
@@ -115,6 +116,11 @@ def server_keys(
 
 _SHORTEST_KEY = 16
 
+_NO_JOINING = (
+    "this model has layers with sliding windows or states of their own: answers are made in batches that none can "
+    "join, so a request waits for the end of those that began before it."
+)
+
 _NOT_CHECKED = "not checked against the record of training"
 
 _ASKED_SECONDS = 2.0
@@ -141,6 +147,10 @@ class Models(Protocol):
 
     def check(self, run: RunDir) -> list[str] | None:
         """What the canary set of a run shows; None if it has none. UpstreamAwayError if they aren't there yet."""
+        ...
+
+    def for_drift(self, run: RunDir) -> Callable[[], DriftModels] | None:
+        """What gives the models that the drift of a run's prompts is measured with; None if it is not measured."""
         ...
 
     def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
@@ -185,7 +195,7 @@ class Server:
         self._tell: Callable[[str], None] = lambda _: None
         self._exchanging = threading.Lock()
         self._ending, self._ended, self._checked = threading.Event(), threading.Event(), threading.Event()
-        self._not_followed = self._lost = ""
+        self._lost = ""
         self._server: HttpServer | None = None
         self.url = ""
 
@@ -200,7 +210,7 @@ class Server:
         Args:
             keys: that are taken; None takes requests without a key.
             on_ready: called once it is known whether the server is ready.
-            on_watching: called with what there is to say about watching its traffic.
+            on_watching: called with what there is to say about watching its traffic, and about how it answers.
 
         Raises:
             StorageError: if the address can't be listened on.
@@ -213,6 +223,7 @@ class Server:
             host=settings.host,
             port=settings.port,
             drain_seconds=settings.drain_seconds,
+            on_exit=self.served.engine.begin_no_more,
         )
         try:
             listening = listening_socket(settings.host, settings.port)
@@ -222,7 +233,10 @@ class Server:
                 hint="choose another port with --port, 0 for a free one.",
             ) from error
         self.url = address(*listening.getsockname()[:2])
-        self._tell = on_watching
+        # Who is told may be gone, as a pipe is: the threads that tell go on.
+        self._tell, on_ready = without_write_errors(on_watching), without_write_errors(on_ready)
+        if self._here is not None and not rows_can_join(self._here.tuned):
+            self._tell(_NO_JOINING)
         self._watch()
         checking = threading.Thread(target=self._become_ready, args=[on_ready], daemon=True)
         checking.start()
@@ -363,6 +377,7 @@ class Server:
                 if Path(run) != self._live.folder.path.resolve():
                     self.exchange(run)
                     self._tell(f"serving {run}: it is the champion now.")
+                self.served.readiness.not_followed = ""
             except EngineError:  # the server ends
                 return
             except Exception as error:  # whatever it is: the run before is served on
@@ -371,8 +386,8 @@ class Server:
                 wait = 0.0 if isinstance(error, UpstreamAwayError) else self._settings.retry_seconds
                 again_at = time.monotonic() + wait
                 reason = str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"
-                if reason != self._not_followed:
-                    self._not_followed = reason
+                if reason != self.served.readiness.not_followed:
+                    self.served.readiness.not_followed = reason
                     self._tell(f"NOT following the registry: {reason}")
 
     def _watch(self) -> None:
@@ -382,8 +397,7 @@ class Server:
             self._watching = self.served.watcher = Watching(
                 live.folder.path,
                 None if here is None else here.engine,
-                None if here is None else here.tuned,
-                None if here is None else here.base,
+                self._models.for_drift(live.folder),
                 form=None if live.documents is None else live.documents.form,
                 settings=how,
                 check=partial(self._models.check, live.folder) if self._settings.check else None,

@@ -6,6 +6,7 @@ cut off goes on with the next prompts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ __all__ = [
     "ChosenLevel",
     "Suite",
     "answers_to",
+    "choice_of_rows",
     "compare_answers",
     "compare_scores",
     "compare_sides",
@@ -47,6 +49,7 @@ __all__ = [
     "level_of",
     "scored_by",
     "select_items",
+    "spread_over_sources",
     "suite_file_prompts",
     "task_prompts",
 ]
@@ -88,7 +91,7 @@ class Suite:
         size = len(self.ids)
         if count is None or count >= size:
             return self
-        chosen = [place * size // count for place in range(count)]
+        chosen = _evenly(size, count)
         return Suite(
             ids=[self.ids[i] for i in chosen],
             texts=[self.texts[i] for i in chosen],
@@ -98,6 +101,41 @@ class Suite:
             score=lambda index, answer: self.score(chosen[index], answer),
             golds=[self.golds[i] for i in chosen] if self.golds else [],
         )
+
+
+def _evenly(size: int, count: int) -> list[int]:
+    """So many places of a sequence, evenly over it."""
+    return [place * size // count for place in range(count)]
+
+
+def spread_over_sources(sources: Sequence[str], count: int | None) -> list[int]:
+    """Places of so many rows, in their order: as many of each source as of any other, or all that it has, and these
+    evenly over it; all for None.
+
+    Args:
+        sources: of each row, its source.
+        count: of rows; all if there are fewer.
+    """
+    by_source: dict[str, list[int]] = {}
+    for place, source in enumerate(sources):
+        by_source.setdefault(source, []).append(place)
+    chosen: list[int] = []
+    left = len(sources) if count is None else min(count, len(sources))
+    # The smallest first: what they lack is for the others to give.
+    for before, own in enumerate(sorted(by_source.values(), key=len)):
+        share = min(len(own), math.ceil(left / (len(by_source) - before)))
+        chosen += [own[place] for place in _evenly(len(own), share)]
+        left -= share
+    return sorted(chosen)
+
+
+def choice_of_rows(items: int | None) -> dict[str, str]:
+    """How rows are chosen, for settings that have to be the same: earlier versions asked the first ones.
+
+    Args:
+        items: how many rows are asked; None for all, among which nothing is chosen.
+    """
+    return {} if items is None else {"task_choice": "evenly over sources"}
 
 
 def task_prompts(
@@ -118,7 +156,7 @@ def task_prompts(
         tokenizer: its tokeniser.
         sources: of the rows.
         score: of an answer, given the row's completion.
-        items: how many rows; None for all.
+        items: how many rows, evenly over the sources and over each; None for all.
         max_new_tokens: longest answer.
         offline: use only what is on this machine.
         template: that the run was trained with; None reads the file that the settings name.
@@ -126,7 +164,9 @@ def task_prompts(
     Raises:
         DataError: if the rows can't be used.
     """
-    rows = _held_out_rows(config, sources, offline=offline, template=template)[:items]
+    every = _held_out_rows(config, sources, offline=offline, template=template)
+    places = spread_over_sources([row.source for row in every], items)
+    rows = [every[place] for place in places]
     prompts, golds = [], []
     for row in rows:
         # The last completion of a row; what stands before it is its prompt, token by token as in training.
@@ -136,8 +176,8 @@ def task_prompts(
         prompts.append(list(row.input_ids[:start]))
         golds.append(tokenizer.decode(row.input_ids[start:], skip_special_tokens=True).strip())
     suite = Suite(
-        # Ids need not be unique in files of the user's.
-        ids=[f"{number}: {row.id}" for number, row in enumerate(rows)],
+        # Ids need not be unique in files of the user's. Among all rows, the number tells which ones were chosen.
+        ids=[f"{place}: {row.id}" for place, row in zip(places, rows, strict=True)],
         texts=[tokenizer.decode(prompt) for prompt in prompts],
         prompts=prompts,
         limits=[max_new_tokens] * len(rows),

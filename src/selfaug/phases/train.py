@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -41,7 +42,7 @@ from selfaug.phases.inputs import (
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
-from selfaug.phases.run_models import base_identity, trained_weights
+from selfaug.phases.run_models import base_identity, hashes_of_weights, trained_weights
 from selfaug.phases.suites import scored_by, task_prompts
 from selfaug.records import is_failed_write, make_readable, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
@@ -298,9 +299,10 @@ def _run(
     monitor = drift_monitor(trainer, run, data, config, on_progress)
     best = best_checkpoint(trainer, run, data, config, monitor, on_progress)
     if checkpoint is None:  # which has them
-        trainer.prepare_anchors()
-        if trainer.anchors and main:
-            write_anchors(run.anchors, trainer.anchors, data.tokenizer)
+        if main:
+            _prepare_anchors(run, data, identity, trainer)
+        else:
+            trainer.prepare_anchors()
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
     for quiet in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(quiet)
@@ -388,6 +390,37 @@ def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, A
             hint="`selfaug realign RUN` takes over that run's settings.",
         )
     return load_adapter(model, trained_weights(before, before_config)[0], trainable=True)
+
+
+def _prepare_anchors(
+    run: RunDir, data: TrainingData, identity: dict[str, Any], trainer: SelfAugTrainer
+) -> None:
+    """Have the base model write its anchors, or take those that it wrote before the run was cut off."""
+    args = trainer.args
+    made_with = json.dumps(
+        [
+            identity["weights_hash"],
+            data.tokenizer.chat_template,
+            args.chat_template_kwargs,
+            args.anchors,
+            args.anchor_count,
+            args.seed,
+        ]
+    ).encode()
+
+    def digest() -> str:
+        return hashlib.sha256(made_with + run.anchors.read_bytes()).hexdigest()
+
+    started = read_record(run.started, "train-started")
+    before = started.get("anchors")
+    there = None
+    if before and run.anchors.exists() and digest() == before["digest"]:
+        there = [row["input_ids"] for row in read_lines(run.anchors)], before["seconds"]
+    trainer.prepare_anchors(there)
+    if trainer.anchors:
+        write_anchors(run.anchors, trainer.anchors, data.tokenizer)
+        note = {"digest": digest(), "seconds": trainer.anchor_seconds}
+        write_record(run.started, "train-started", {**started, "anchors": note})
 
 
 def _has_ended_at(
@@ -640,11 +673,7 @@ def _record(
         "reference_cache_bytes": trainer.reference_bytes,
         "anchors": len(trainer.anchors),
         "peak_memory_bytes": peak_memory(device),
-        "weights": [
-            {"file": str(file.relative_to(run.path)), "sha256": _sha256(file)}
-            for folder in (run.adapter, run.model)
-            for file in sorted(folder.glob("*.safetensors"))
-        ],
+        "weights": hashes_of_weights(run),
         "environment": {
             "device": torch.cuda.get_device_name(device)
             if device.type == "cuda"
@@ -657,11 +686,6 @@ def _record(
             },
         },
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float | None:

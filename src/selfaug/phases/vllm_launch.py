@@ -39,7 +39,8 @@ class VllmLaunch:
 
     Attributes:
         folder: with `adapter` or `merged`, `vllm.sh` and `compose.yaml`.
-        commands: how to start it, one way or the other.
+        commands: what its requests are compared with when they are watched, and how to start it, one way or the
+            other.
         warnings: what the user should know.
     """
 
@@ -98,6 +99,7 @@ def export_vllm(
     return VllmLaunch(
         target,
         [
+            shlex.join(_reference_command(str(folder.path))),
             shlex.join([str(target / "vllm.sh")]),
             shlex.join(
                 ["selfaug", "serve", str(folder.path), "--upstream", "http://127.0.0.1:8001/v1", *options]
@@ -106,6 +108,11 @@ def export_vllm(
         ],
         warnings,
     )
+
+
+def _reference_command(run: str) -> list[str]:
+    """Measures what a gateway without models can't: it watches nothing until that is there."""
+    return ["selfaug", "monitor", run, "--reference"]
 
 
 def _no_adapter(config: TrainConfig) -> str | None:
@@ -206,6 +213,10 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
         "#   SELFAUG_API_KEY for clients, SELFAUG_UPSTREAM_KEY between the two, HF_TOKEN where the hub wants one.\n"
         "# The image `selfaug` is built from the project's Dockerfile: docker build -t selfaug .\n"
         "# vLLM must be 0.19.1 or newer. Neither Docker nor vLLM was at hand to try this.\n"
+        "# Requests are watched once the reference window is there. It is measured with the run's own models, once,\n"
+        "# before or after this is started:\n"
+        f"#   {shlex.join(_reference_command(str(run)))}\n"
+        "# Drift is not measured unless the gateway's command has --score-drift, which loads the models on the CPU.\n"
     )
     services = {
         "vllm": {

@@ -16,11 +16,13 @@ from transformers import PreTrainedModel
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.checks import Refuses
 from selfaug.model.reference import FrozenModel
+from selfaug.monitoring import metric_names
 from selfaug.monitoring.canary_alert import CanaryAlert
 from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS
-from selfaug.monitoring.monitor import Monitor, MonitorSettings
+from selfaug.monitoring.monitor import Monitor, MonitorSettings, Sample, lowest_priority
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.reference_window import Score
+from selfaug.monitoring.store import add_vote, has_request
 from selfaug.phases.monitor import drift_score, open_canary_alert, open_monitor
 from selfaug.phases.progress import Progress
 from selfaug.rundir import RunDir
@@ -29,20 +31,32 @@ from selfaug.serving.generation import EngineError
 from selfaug.serving.upstream import UpstreamAwayError
 from selfaug.serving.watcher import Answered, Family
 
-__all__ = ["WatchSettings", "Watching"]
+__all__ = ["DriftModels", "WatchSettings", "Watching"]
+
+DriftModels = tuple[PreTrainedModel | PeftModel, PreTrainedModel | None]
+"""The tuned model, and the base model; None for the tuned model with its adapter off."""
 
 _REMEMBERED = 100_000
 """Answers that can be voted on."""
 
 _AGAIN_SECONDS = 60.0
-"""After which the canary set is replayed again where it was not as recorded, or could not be replayed."""
+"""After which the canary set is replayed again where it was not as recorded, or could not be replayed; and after which
+the monitor is opened again where that failed."""
+
+_REST = 10.0
+"""So many times as long as measuring a reference window took in vain, it is not begun again."""
 
 _ENDINGS = ("_bucket", "_sum", "_count")
 _REFUSES = Refuses()
 
 
+_AWAY = ", all but drift: the models are elsewhere"
+_NOT_LOADED = ", all but drift: its models are not loaded"
+"""What is not watched, as it is told."""
+
+
 def _no_score(prompts: list[list[int]]) -> list[float]:
-    raise EngineError("the models are elsewhere: drift can't be measured")
+    raise EngineError("there are no models to measure drift with")
 
 
 @dataclass(frozen=True)
@@ -67,10 +81,11 @@ class Watching:
 
     Args:
         run: folder of the run that is served.
-        engine: in whose thread drift is measured, while nothing is answered; None where another server has the models:
-            then all signals but drift are watched, against a reference window that is there already.
-        tuned: the tuned model; None without an engine.
-        base: the base model; None: the tuned model with its adapter off.
+        engine: in whose thread drift is measured, while nothing is answered; None where another server answers: then it
+            is measured in the threads that watch.
+        models: gives the tuned and the base model (None: the tuned model with its adapter off) that drift is measured
+            with; called once, in the background, and may take its time. None, or where it fails: all signals but drift
+            are watched, against a reference window that is there already.
         form: that answers from documents have; None if there is none.
         settings: how it is watched.
         check: replays the canary set: what is not as recorded, or None if there is none. None: it is not replayed.
@@ -82,8 +97,7 @@ class Watching:
         self,
         run: str | os.PathLike[str],
         engine: EmbeddedEngine | None,
-        tuned: PreTrainedModel | PeftModel | None,
-        base: PreTrainedModel | None,
+        models: Callable[[], DriftModels] | None,
         *,
         form: re.Pattern[str] | None,
         settings: WatchSettings,
@@ -93,12 +107,15 @@ class Watching:
     ) -> None:
         self._run, self._engine, self._form, self._settings = run, engine, form, settings
         self._check, self._on_canary, self._tell = check, on_canary, tell
+        self._models, self._using = models, threading.Lock()
         self._score: Score = _no_score
-        if engine is not None and tuned is not None:
-            self._score = drift_score(tuned, None if base is None else FrozenModel(base), self._alone)
+        self._without = _AWAY if models is None else ""
         self._monitor: Monitor | None = None
         self._alert: CanaryAlert | None = None
+        self._before: str | os.PathLike[str] | None = None
         self._not_watched = ""
+        # Seconds until it is tried again; None: it is open, or has not been tried.
+        self._open_after: float | None = None
         self._answered: OrderedDict[str, None] = OrderedDict()
         self._stop, self._cancellation = threading.Event(), Cancellation()
         self._telling = threading.Lock()
@@ -116,6 +133,7 @@ class Watching:
             self._answered.popitem(last=False)
         from_documents = request.passages is not None
         has_answer = request.completion_tokens > 0
+        keeps = self._settings.monitor.keep_texts  # else no text waits in the monitor's queue either
         monitor.offer(
             Observation(
                 request.request_id,
@@ -126,23 +144,35 @@ class Watching:
                 if self._form is not None and from_documents and has_answer
                 else None,
                 empty_retrieval=request.passages == 0 if from_documents else None,
-                text=request.prompt,
+                text=request.prompt if keeps else None,
+                row=request.row if keeps else None,
+                answer=request.answer if keeps else None,
             )
         )
 
     def vote(self, request_id: str, up: bool) -> bool:
-        """A user's thumb, up or down; False if no such request was answered lately."""
-        monitor = self._monitor
-        if monitor is None or request_id not in self._answered:
+        """A user's thumb, up or down; False if no such request was answered lately.
+
+        Answers from before this server, or of the run whose place this one took, are known if they are kept.
+        """
+        monitor, folder = self._monitor, RunDir(self._run).monitor
+        try:
+            if monitor is not None and (request_id in self._answered or has_request(folder, request_id)):
+                monitor.vote(request_id, up)
+                return True
+            elsewhere = [folder] if monitor is None else []
+            if self._before is not None:
+                elsewhere.append(RunDir(self._before).monitor)
+            return any(add_vote(one, request_id, up, time=time.time()) for one in elsewhere)
+        except (SelfAugError, OSError):  # a store that can't be used is no reason for the server to fail
             return False
-        monitor.vote(request_id, up)
-        return True
 
     def families(self) -> list[Family]:
-        """The monitor's metrics."""
+        """The monitor's metrics, and whether there is one."""
         samples: defaultdict[str, list[tuple[str, dict[str, str], float]]] = defaultdict(list)
         source = self._monitor or self._alert
-        for name, labels, value in source.metrics() if source is not None else []:
+        watching = Sample(metric_names.WATCHING, {}, float(self._monitor is not None))
+        for name, labels, value in [watching, *(source.metrics() if source is not None else [])]:
             stem = next((name.removesuffix(end) for end in _ENDINGS if name.endswith(end)), name)
             samples[stem if stem in HISTOGRAMS else name].append((name, labels, value))
         return [
@@ -164,6 +194,7 @@ class Watching:
             problems: what the canary set showed at the start; None if it wasn't replayed.
             after: whose place it takes: it begins when that one has ended, as both may be of the same run.
         """
+        self._before = None if after is None else after._run
         self._thread = threading.Thread(
             target=self._begin, args=[problems, after], name="selfaug-watching", daemon=True
         )
@@ -183,9 +214,11 @@ class Watching:
                 one.close()
 
     def join(self, seconds: float | None = None) -> None:
-        """Wait until nothing of it uses the models, or for so long; it is closed."""
+        """Wait until nothing of it uses the models, and for its thread no longer than so many seconds; it is closed."""
         if self._thread is not None:
             self._thread.join(seconds)
+        with self._using:
+            self._score = _no_score  # lets go of models that were loaded for it alone
 
     def _begin(self, problems: list[str] | None, after: Watching | None) -> None:
         if after is not None:
@@ -195,16 +228,16 @@ class Watching:
 
     def _watch(self, problems: list[str] | None) -> None:
         """Open the monitor, and replay the canary set from time to time, whether there is a monitor or not."""
-        again_soon = bool(problems)
+        again_soon, found = bool(problems), problems
         while True:
             try:
                 self._take(problems)
+                # What is missing may soon be there: an adapter that another server still loads, memory that the answers
+                # needed which were running. Until it is looked at again, no request is answered.
+                wait = self._settings.canary_seconds
+                if self._waited(min(wait, _AGAIN_SECONDS) if again_soon else wait, found):
+                    return
             except EngineError:  # it ends
-                return
-            # What is missing may soon be there: an adapter that another server still loads, memory that the answers
-            # needed which were running. Until it is looked at again, no request is answered.
-            wait = self._settings.canary_seconds
-            if self._stop.wait(min(wait, _AGAIN_SECONDS) if again_soon else wait):
                 return
             problems, again_soon = None, False
             if self._check is None:
@@ -219,8 +252,21 @@ class Watching:
                 continue
             except Exception as error:
                 problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
-            again_soon = bool(problems)
+            again_soon, found = bool(problems), problems
             self._tell_canary(problems)
+
+    def _waited(self, seconds: float, problems: list[str] | None) -> bool:
+        """Wait for the next replay, and try to open the monitor meanwhile where that failed. Whether it ends.
+
+        Another server that still has the run ends, a disk gets room, a reference window is measured by hand.
+        """
+        while self._open_after is not None and self._open_after < seconds:
+            wait = self._open_after
+            if self._stop.wait(wait):
+                return True
+            seconds -= wait
+            self._open_monitor(problems)
+        return self._stop.wait(seconds)
 
     def _take(self, problems: list[str] | None) -> None:
         """What a replay has found goes to the monitor, and where there is none yet, to whom it concerns."""
@@ -247,24 +293,34 @@ class Watching:
             self._tell_not_watched(error)
 
     def _open_monitor(self, problems: list[str] | None) -> None:
-        """Open it if that can be; if not, it is tried again after the next replay."""
+        """Open it if that can be; if not, it is tried again later."""
+        began = time.monotonic()
         try:
             monitor = self._open(problems)
         except EngineError:
             raise
         except Exception as error:  # whatever it is: a server that can't be watched answers all the same
             self._tell_not_watched(error)
+            self._open_after = self._rest(time.monotonic() - began)
             return
-        self._monitor = monitor
+        self._monitor, self._open_after = monitor, None
         if self._stop.is_set():
             monitor.close()
             return
         self._not_watched = ""
-        without = "" if self._engine is not None else ", all but drift: the models are elsewhere"
-        self._tell(f"watching{without}: `selfaug monitor {os.fspath(self._run)}` shows the state.")
+        self._tell(f"watching{self._without}: `selfaug monitor {os.fspath(self._run)}` shows the state.")
+
+    def _rest(self, took: float) -> float:
+        """Seconds until the monitor is opened again, after so many in vain.
+
+        Without a reference window that means reading the run's rows and measuring them: not all the time.
+        """
+        if os.path.exists(RunDir(self._run).monitor / "reference.json"):
+            return _AGAIN_SECONDS
+        return max(_AGAIN_SECONDS, _REST * took)
 
     def _tell_not_watched(self, error: Exception) -> None:
-        reason = str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"
+        reason = _reason(error)
         if reason != self._not_watched and not self._stop.is_set():
             self._not_watched = reason
             self._tell(f"NOT watched: {reason}")
@@ -281,6 +337,7 @@ class Watching:
                 "there is no reference window, and none is measured while the canary set does not come back.",
                 hint="serve the weights, the template and the number format that the run was trained with.",
             )
+        self._load()
         told = False
 
         def progress(now: Progress) -> None:
@@ -295,15 +352,38 @@ class Watching:
         settings, engine = self._settings, self._engine
         return open_monitor(
             self._run,
-            self._score,
+            lambda prompts: self._score(prompts),
             # Without models no request is sampled: none would wait for a measurement that can't come.
-            settings=settings.monitor if engine is not None else replace(settings.monitor, sample=0.0),
+            settings=replace(settings.monitor, sample=0.0) if self._without else settings.monitor,
             webhook=settings.webhook,
-            measure=as_trained and engine is not None,
+            measure=as_trained and not self._without,
             canary=problems,
             compute_clock=time.perf_counter if engine is None else lambda: engine.job_seconds,
             on_progress=progress,
         )
+
+    def _load(self) -> None:
+        """Get the models, unless it has them or could not have them. Without them all but drift is watched."""
+        if self._models is None or self._without or self._score is not _no_score:
+            return
+        if self._engine is None:  # requests are answered meanwhile, and while these models are used
+            lowest_priority()
+            self._tell(
+                "loading the models for drift in the background; requests are watched when they are there."
+            )
+        with self._using:
+            self._require_wanted()
+            try:
+                tuned, base = self._models()
+            except Exception as error:  # whatever it is: the other signals need no models
+                self._without = _NOT_LOADED
+                self._tell(f"drift is NOT measured: {_reason(error)}")
+                return
+            self._score = drift_score(tuned, None if base is None else FrozenModel(base), self._alone)
+
+    def _require_wanted(self) -> None:
+        if self._stop.is_set():
+            raise EngineError("nobody wants this any more")
 
     def _replayed(self, check: Callable[[], list[str] | None]) -> list[str] | None:
         if self._engine is None:
@@ -313,5 +393,13 @@ class Watching:
         )
 
     def _alone(self, work: Callable[[], list[float]]) -> list[float]:
-        assert self._engine is not None
-        return self._engine.when_idle(work, patience=self._settings.patience, unless=self._cancellation)
+        """Measure a prompt where nothing else uses the models, unless it has ended."""
+        if self._engine is not None:
+            return self._engine.when_idle(work, patience=self._settings.patience, unless=self._cancellation)
+        with self._using:
+            self._require_wanted()
+            return work()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"

@@ -8,7 +8,7 @@ from typing import Any
 from selfaug.report.charts import scatter_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import bound_block, suites_block
-from selfaug.wording.balance_words import bend_in_words, choice_in_words
+from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
 from selfaug.wording.numbers import duration, percent, points, span
 
 __all__ = ["balance_report", "balance_summary", "balance_verdict"]
@@ -23,6 +23,13 @@ def balance_report(record: Mapping[str, Any]) -> Report:
     told = [Text(f"Chosen: {choice_in_words(record)}")]
     if (bend := bend_in_words(record)) is not None:
         told.append(Text(bend))
+    if "best" in record:  # earlier versions wrote the adapter alone
+        told.append(
+            Text(
+                f"The chosen point is a run like any other, in the folder {record['best']} beside this page: selfaug "
+                "evaluate, chat, serve and export open it."
+            )
+        )
     told += [
         Text(f"Not trained: {_settings(one['settings'])}: {one['error']}") for one in record["failed_trials"]
     ]
@@ -36,7 +43,7 @@ def balance_report(record: Mapping[str, Any]) -> Report:
         sections=[
             Section(
                 "The choice",
-                "Points are on development items, on which they were chosen.",
+                "Points are on development items, on which they were chosen: the best of so many is so by luck, too.",
                 [*told, _front(record)],
             ),
             Section("The chosen point on test items", "Nothing was chosen on these.", on_test),
@@ -123,8 +130,9 @@ def _front(record: Mapping[str, Any]) -> Chart:
         ) if found]  # fmt: skip
         table.append(
             [
-                f"{point['run']}, adapter {point['scale']:g}", f"{100 * point['task']:.1f}",
-                f"{100 * point['general']:.1f}", f"{100 * point['forgetting']:.1f}", f"{point['drift']:.3f}",
+                f"{point['run']}, adapter {point['scale']:g}",
+                f"{100 * point['task']:.1f} {task_span(point, 1)}".rstrip(), f"{100 * point['general']:.1f}",
+                f"{100 * point['forgetting']:.1f} {forgetting_span(point)}".rstrip(), f"{point['drift']:.3f}",
                 ", ".join(words),
             ]
         )  # fmt: skip
@@ -134,7 +142,8 @@ def _front(record: Mapping[str, Any]) -> Chart:
     return Chart(
         "The job against everything else",
         "Up: better at the job. Right: more of the general score kept. The line joins the points that nothing beats; "
-        "the ring is the chosen one; right of the dashed line the budget holds.",
+        "the ring is the chosen one; right of the dashed line the budget holds. In brackets in the table: 95 % "
+        "intervals, of forgetting item by item against the base model.",
         scatter_svg(
             rows,
             "general score (%)",
@@ -152,13 +161,14 @@ def _trials(record: Mapping[str, Any]) -> Table:
     names = list(record["trials"][0]["settings"]) if record["trials"] else []
     return Table(
         "Trials",
-        ["run", *(name.replace("_", " ") for name in names), "job", "general"],
+        ["run", *(name.replace("_", " ") for name in names), "job", "general", "forgetting"],
         [
             [
                 Cell(trial["run"]),
                 *(Cell(f"{trial['settings'][name]:g}") for name in names),
-                Cell(percent(trial["task"])),
+                Cell(f"{percent(trial['task'])} {task_span(trial)}".rstrip()),
                 Cell(percent(trial["general"])),
+                Cell(f"{points(trial['forgetting'])} {forgetting_span(trial)}".rstrip()),
             ]
             for trial in record["trials"]
         ],

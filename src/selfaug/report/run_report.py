@@ -258,6 +258,13 @@ def _training(run: RunDir, record: Mapping[str, Any] | None) -> Section:
         ]
         if told:
             blocks.append(Text(f"Over the last quarter of the steps: {', '.join(told)}."))
+        if dial := record.get("dial"):
+            blocks.append(
+                Text(
+                    f"Chosen by a balance: the run {dial['run']} with its adapter at {dial['scale']:g} of its change. "
+                    "What is said of the training is of the adapter as it was trained, at 1."
+                )
+            )
         if record.get("noise_floor") is not None:
             blocks.append(
                 Text(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -54,12 +55,14 @@ class _Choice:
         prompt: token ids.
         written: what the user wrote; None if that were token ids.
         passages: that were found for it; None without retrieval.
+        row: as in `Answered`.
     """
 
     prompt: list[int]
     sampling: Sampling
     written: str | None = None
     passages: int | None = None
+    row: Mapping[str, Any] | None = None
     text: str = ""
     tokens: int = 0
     finish: str | None = None
@@ -142,7 +145,6 @@ class _Answering:
                 for one in found:
                     if isinstance(one, Exception) and not self.complete:
                         raise one
-            self._measure()
             self._observe()
         except OverloadedError as error:
             raise _overloaded(error) from error
@@ -152,6 +154,7 @@ class _Answering:
         except TimeoutError as error:
             raise _too_late(self._served) from error
         finally:
+            self._measure(self._error_type(sys.exception()))
             alarm.cancel()
             for task in tasks:
                 task.cancel()
@@ -172,17 +175,39 @@ class _Answering:
     def _tokens(self) -> int:
         return sum(choice.tokens for choice in self.choices)
 
-    def _measure(self) -> None:
+    def _error_type(self, error: BaseException | None) -> str:
+        """How it ended, as the metrics' `error_type`: empty if it was answered."""
+        if self.complete:  # a client that goes away with the last piece has its answer
+            return ""
+        if isinstance(error, ApiError):
+            return _TIMEOUT if error.status == 504 else error.code or _OTHER
+        return _CANCELLED if isinstance(error, asyncio.CancelledError | GeneratorExit) else _OTHER
+
+    def _measure(self, error_type: str) -> None:
+        if error_type == _OVERLOADED:  # nothing was begun: thousands of these would hide how long others wait
+            return
         ended = time.monotonic()
+        labels = (*self._labels, error_type)
+        self._metrics.duration.labels(*labels).observe(ended - self._began)
+        if self._first:
+            self._metrics.first_token.labels(*labels).observe(self._first - self._began)
+            self._facts["seconds_to_first_token"] = round(self._first - self._began, 4)
+        elif error_type in (_TIMEOUT, _CANCELLED) and self._would_tell_when_it_began():
+            # At least as long: without those who waited in vain, a server would look the quicker the slower it is.
+            self._metrics.first_token.labels(*labels).observe(ended - self._began)
+        if not error_type:
+            self._measure_tokens(ended)
+
+    def _measure_tokens(self, ended: float) -> None:
         tokens = self._tokens()
-        self._metrics.duration.labels(*self._labels).observe(ended - self._began)
         self._metrics.tokens.labels(*self._labels, "input").observe(self.prompt_tokens)
         self._metrics.tokens.labels(*self._labels, "output").observe(tokens)
-        if self._first:
-            self._metrics.first_token.labels(*self._labels).observe(self._first - self._began)
-            self._facts["seconds_to_first_token"] = round(self._first - self._began, 4)
-            if tokens > 1:
-                self._metrics.output_token.labels(*self._labels).observe((ended - self._first) / (tokens - 1))
+        if self._first and tokens > 1:
+            self._metrics.output_token.labels(*self._labels).observe((ended - self._first) / (tokens - 1))
+
+    def _would_tell_when_it_began(self) -> bool:
+        """Whether a first token would have been noticed: another server sends an answer that is wanted whole in one."""
+        return self._served.engine.whole_in_pieces or not self.choices[0].sampling.whole
 
     def _observe(self) -> None:
         """Tell whoever watches of each prompt with the first of its answers."""
@@ -191,17 +216,21 @@ class _Answering:
         for number, one in enumerate(self.choices[:: self._each]):
             name = f"{self.identifier}-{number}" if number else self.identifier
             self._watcher.answered(
-                Answered(name, one.prompt, one.tokens, one.text, one.written, one.passages)
+                Answered(name, one.prompt, one.tokens, one.text, one.written, one.passages, one.row)
             )
 
 
+_TIMEOUT, _OVERLOADED, _CANCELLED, _OTHER = "timeout", "overloaded", "cancelled", "_OTHER"
+"""What requests end with, as `error_type`; `_OTHER` is the name that OpenTelemetry's conventions give to the rest."""
+
+
 def _overloaded(error: OverloadedError) -> ApiError:
-    return ApiError(429, "too many requests are waiting.", code="overloaded", wait=error.retry_after)
+    return ApiError(429, "too many requests are waiting.", code=_OVERLOADED, wait=error.retry_after)
 
 
 def _too_late(served: Served) -> ApiError:
     return ApiError(
-        504, f"the answer was not complete after {served.request_seconds:g} seconds.", code="timeout"
+        504, f"the answer was not complete after {served.request_seconds:g} seconds.", code=_TIMEOUT
     )
 
 
@@ -302,6 +331,17 @@ def _longest(served: Served, prompt: list[int], asked: int | None, param: str) -
     return min(room, asked or served.max_tokens)
 
 
+def _require_room(served: Served, answers: int, param: str) -> None:
+    """Refuse a request that no waiting helps: with more answers than there are places."""
+    if answers > served.most_at_once:
+        raise ApiError(
+            400,
+            f"{answers} answers are asked for; this server takes at most {served.most_at_once} at once.",
+            code="invalid_value",
+            param=param,
+        )
+
+
 def _described(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     return described(200, "The answer; with `stream`, events of its pieces.", schema, streams=True)
 
@@ -337,12 +377,13 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
         """The next turn of a chat."""
         served.require_ready()
         served.model(body.model)
+        _require_room(served, body.n or 1, "n")
         messages = [{"role": _role(one.role), "content": one.text} for one in body.messages]
         prompt = await prompts_of.chat(request, messages)
         longest = _longest(served, prompt, body.asked_tokens, "messages")
         written = next((one.text for one in reversed(body.messages) if one.role == "user"), None)
         choices = [
-            _Choice(prompt, body.sampling(choice, longest, body.chances), written)
+            _Choice(prompt, body.sampling(choice, longest, body.chances), written, row={"messages": messages})
             for choice in range(body.n or 1)
         ]
         answering = _Answering(
@@ -388,12 +429,14 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
                 code="invalid_value",
                 param="prompt",
             )
+        _require_room(served, len(body.prompts) * (body.n or 1), "prompt")
         prompts = await prompts_of.texts(request, body.prompts)
         choices = [
             _Choice(
                 prompt,
                 body.sampling(choice, _longest(served, prompt, body.asked_tokens, "prompt"), body.chances),
                 one if isinstance(one, str) else None,
+                row={"prompt": one} if isinstance(one, str) else None,
             )
             for prompt, one in zip(prompts, body.prompts, strict=True)
             for choice in range(body.n or 1)
@@ -444,6 +487,7 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
             Sampling(min(longest, asked), whole=not body.stream),
             body.question,
             len(found.sources),
+            {"question": body.question, "context": [one["text"] for one in found.sources]},
         )
         answering = _Answering(request, served, metrics, "rag", name, [choice], len(found.prompt))
         opening = head("rag.answer", answering.identifier, answering.created, name)

@@ -184,6 +184,8 @@ def _operations(app: FastAPI, served: Served, metrics: Metrics) -> None:
         """The server may get requests."""
         readiness = served.readiness
         body = {"ready": readiness.ready, "reason": readiness.reason}
+        if readiness.not_followed:
+            body["not_followed"] = readiness.not_followed
         return JSONResponse(body, 200 if readiness.ready else 503)
 
     @app.get("/metrics", response_class=Response)

@@ -27,7 +27,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfaug.model.answer_text import AnswerText
 from selfaug.model.generate import draw, end_tokens
 from selfaug.model.running_batch import NoRoomError
-from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling, TokenChance
+from selfaug.serving.generation import (
+    SHUTDOWN_WAIT,
+    EngineError,
+    Model,
+    OverloadedError,
+    Piece,
+    Sampling,
+    TokenChance,
+)
 from selfaug.serving.lanes import Lane, lanes_of
 
 __all__ = ["Cancellation", "EmbeddedEngine"]
@@ -111,6 +119,7 @@ class EmbeddedEngine:
     """Answers requests with models that are in memory.
 
     Attributes:
+        whole_in_pieces: as for `Engine`.
         job_seconds: that what `when_idle` was given has taken so far.
         on_lost: called with the reason if the GPU can't be used any more; the engine has stopped then.
 
@@ -123,6 +132,8 @@ class EmbeddedEngine:
         max_seconds: in which a request must be answered: one that would have to wait too long for that is refused,
             too.
     """
+
+    whole_in_pieces = True
 
     def __init__(
         self,
@@ -149,7 +160,7 @@ class EmbeddedEngine:
         self._lock = threading.RLock()
         self._asked = self._waiting = 0
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
-        self._stopping = threading.Event()
+        self._stopping, self._ending = threading.Event(), threading.Event()
         self.on_lost: Callable[[str], None] = lambda _: None
         self._thread = threading.Thread(target=self._run, name="selfaug-engine", daemon=True)
         self._thread.start()
@@ -272,6 +283,11 @@ class EmbeddedEngine:
         for lane in self._lanes:
             lane.use_adapter(adapter)
 
+    def begin_no_more(self) -> None:
+        """Fail what waits, and what comes; what runs goes on. A request with several answers fails if one waits."""
+        self._ending.set()
+        self._arriving.put(None)
+
     def close(self) -> None:
         """End the thread; what runs or waits fails."""
         self._stopping.set()
@@ -359,9 +375,12 @@ class EmbeddedEngine:
                 block = False
                 if request is not None:
                     self._queue.append(request)
-        for request in [one for one in self._queue if isinstance(one, _Request) and one.cancelled.is_set()]:
-            self._queue.remove(request)
-            self._begun()
+        ending = self._ending.is_set()
+        for request in [one for one in self._queue if isinstance(one, _Request)]:
+            if ending or request.cancelled.is_set():
+                self._queue.remove(request)
+                self._begun()
+                request.fail(EngineError("the server is shutting down", 503, retry_after=SHUTDOWN_WAIT))
 
     def _advance(self, lane: Lane) -> None:
         """Let requests join, and make one more token of each."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 from fastapi import FastAPI
@@ -32,7 +33,7 @@ def add_feedback(app: FastAPI, served: Served) -> None:
         """A thumb up or down for an answer of the tuned model; the first one counts."""
         if served.watcher is None:
             raise ApiError(404, "nobody watches the traffic of this server.", code="not_watched")
-        if not served.watcher.vote(body.id, body.vote == "up"):
+        if not await asyncio.to_thread(served.watcher.vote, body.id, body.vote == "up"):
             raise ApiError(
                 404,
                 f"no answer of the tuned model lately has the id {body.id!r:.100}.",

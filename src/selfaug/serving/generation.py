@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 
 __all__ = [
     "BASE",
+    "SHUTDOWN_WAIT",
     "TUNED",
     "Engine",
     "EngineError",
@@ -21,6 +22,9 @@ __all__ = [
 Model = Literal["base", "tuned"]
 BASE: Model = "base"
 TUNED: Model = "tuned"
+
+SHUTDOWN_WAIT = 5.0
+"""Seconds after which clients of a server that ends are told to try again: another one may be there by then."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def whole_in_pieces(self) -> bool:
+        """Whether an answer comes piece by piece even where nobody looks at the pieces; see `Sampling.whole`."""
+        ...
+
+    @property
     def waiting(self) -> int:
         """Requests that have not begun."""
         ...
@@ -127,6 +136,13 @@ class Engine(Protocol):
     @property
     def running(self) -> int:
         """Requests that are being answered."""
+        ...
+
+    def begin_no_more(self) -> None:
+        """Fail what waits with 503, and what comes from now on, where the engine knows of it; what runs goes on.
+
+        Called from any thread, and by handlers of signals: it waits for nothing.
+        """
         ...
 
     def close(self) -> None:

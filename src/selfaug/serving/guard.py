@@ -10,17 +10,21 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from selfaug.serving.generation import SHUTDOWN_WAIT
 from selfaug.serving.keys import ApiKeys
-from selfaug.serving.openai_responses import error_body
+from selfaug.serving.openai_responses import error_body, event
 from selfaug.serving.rate_limit import RateLimit
 
-__all__ = ["OPEN_PATHS", "Guard", "Limits", "log_line"]
+__all__ = ["OPEN_PATHS", "Guard", "Limits", "log_line", "without_write_errors"]
+
+_P = ParamSpec("_P")
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """All that answers without a key."""
@@ -80,7 +84,7 @@ class Guard:
         log: Callable[[str], None],
     ) -> None:
         self._app, self._keys, self._limits, self._known = app, keys, limits, known
-        self._on_done, self._log = on_done, log
+        self._on_done, self._log = on_done, without_write_errors(log)
         self._rate = RateLimit(limits.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,14 +97,16 @@ class Guard:
         identifier = secrets.token_hex(8)
         facts: dict[str, Any] = {}
         scope.setdefault("state", {}).update(request_id=identifier, facts=facts)
-        status = 0
+        status, streams = 0, False
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, streams
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, streams = message["status"], _is_stream(message)
                 own = [*_HEADERS, (b"x-request-id", identifier.encode())]
                 message = {**message, "headers": [*message["headers"], *own]}
+            else:
+                streams = streams and message.get("more_body", False)
             await send(message)
 
         try:
@@ -112,6 +118,12 @@ class Guard:
             except _RefusedError as refusal:
                 if status == 0:
                     await _answer_refusal(refusal, answer)
+            except asyncio.CancelledError:  # the server ends, and the time of running answers is over
+                if status == 0:
+                    await _answer_refusal(_cut_off(), answer)
+                elif streams:
+                    facts.update(error=_SHUTDOWN, failed=503)  # the client was told 200 before
+                    await _end_stream(_cut_off(), answer)
             except Exception as error:
                 # Let through, the HTTP server would log it with its message, which may have text of the request.
                 # An answer that had begun ends where it is: the connection is closed.
@@ -206,6 +218,25 @@ def _key(scope: Scope) -> str:
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
+_SHUTDOWN = "shutting_down"
+
+
+def _cut_off() -> _RefusedError:
+    return _RefusedError(503, "the server is shutting down.", _SHUTDOWN, SHUTDOWN_WAIT)
+
+
+def _is_stream(start: Message) -> bool:
+    """Whether a response is one of events."""
+    return any(
+        name == b"content-type" and value.startswith(b"text/event-stream") for name, value in start["headers"]
+    )
+
+
+async def _end_stream(refusal: _RefusedError, send: Send) -> None:
+    last = event(error_body(refusal.status, str(refusal), code=refusal.code))
+    await send({"type": "http.response.body", "body": last})
+
+
 async def _answer_refusal(refusal: _RefusedError, send: Send) -> None:
     body = json.dumps(error_body(refusal.status, str(refusal), code=refusal.code)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -230,6 +261,16 @@ def log_line(event: str, **facts: Any) -> str:
     """A line of a structured log."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return json.dumps({"time": now, "event": event, **facts})
+
+
+def without_write_errors(call: Callable[_P, None]) -> Callable[_P, None]:
+    """The same, for what tells somebody something: that a disk is full, or nobody reads any more, stops no server."""
+
+    def called(*arguments: _P.args, **named: _P.kwargs) -> None:
+        with suppress(OSError, ValueError):  # ValueError is that of a file which is closed
+            call(*arguments, **named)
+
+    return called
 
 
 def write_to_stderr(line: str) -> None:

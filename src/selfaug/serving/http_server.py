@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -22,6 +23,10 @@ __all__ = ["ALL_ADDRESSES", "EndedBySignals", "HttpServer", "address", "listenin
 
 ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """What a server listens on to be reached by every address of its machine; and this machine's own of the kind."""
+
+
+_LAST_SECONDS = 1.0
+"""That requests have to tell their clients, when the time of running answers is over."""
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
@@ -87,6 +92,7 @@ class HttpServer(EndedBySignals):
         port: 0 takes a free one.
         drain_seconds: that running answers have.
         limits: of a connection; by default those of `ConnectionLimits`.
+        on_exit: called when a signal has come, by its handler: nothing that waits.
     """
 
     def __init__(
@@ -98,8 +104,9 @@ class HttpServer(EndedBySignals):
         port: int,
         drain_seconds: float = 30.0,
         limits: ConnectionLimits | None = None,
+        on_exit: Callable[[], None] = lambda: None,
     ) -> None:
-        self._readiness = readiness
+        self._readiness, self._on_exit = readiness, on_exit
         # uvicorn wants a class and calls it.
         connection: Any = partial(LimitedConnection, limits or ConnectionLimits())
         super().__init__(
@@ -121,4 +128,11 @@ class HttpServer(EndedBySignals):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal has come."""
         self._readiness.become(False, SHUTTING_DOWN)
+        self._on_exit()
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let running answers end, or cancel them when their time is over."""
+        await super().shutdown(sockets)
+        if tasks := list(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=_LAST_SECONDS)

@@ -11,7 +11,10 @@ from selfaug.serving.watcher import Family
 
 __all__ = ["Metrics"]
 
-_DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_DURATIONS = (
+    0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 163.84, 327.68
+)  # fmt: skip
+"""Those of the conventions, and on to the longest that an answer may take if nobody says otherwise."""
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 
 
@@ -34,11 +37,13 @@ class Metrics:
     ) -> None:
         self.registry = CollectorRegistry()
         labels = ["gen_ai_request_model", "gen_ai_operation_name"]
+        # Empty where a request was answered, which for Prometheus is no label at all.
+        ended = [*labels, "error_type"]
         self.duration = self._histogram(
-            "gen_ai_server_request_duration_seconds", "From a request to the end of its answer.", labels
+            "gen_ai_server_request_duration_seconds", "From a request to the end of its answer.", ended
         )
         self.first_token = self._histogram(
-            "gen_ai_server_time_to_first_token_seconds", "From a request to its first token.", labels
+            "gen_ai_server_time_to_first_token_seconds", "From a request to its first token.", ended
         )
         self.output_token = self._histogram(
             "gen_ai_server_time_per_output_token_seconds", "Of the tokens after the first.", labels

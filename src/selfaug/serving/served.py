@@ -42,10 +42,12 @@ class Readiness:
     Attributes:
         ready: whether it may get requests.
         reason: why not, or what was checked.
+        not_followed: why the registry's champion is not what is served; empty if it is, or no registry is followed.
     """
 
     ready: bool = False
     reason: str = "starting"
+    not_followed: str = ""
 
     def become(self, ready: bool, reason: str) -> None:
         """Change both; once it is shutting down it stays so."""
@@ -68,7 +70,8 @@ class Served:
         window: tokens of prompt and answer together.
         max_tokens: longest answer where the request doesn't say.
         request_seconds: after which an answer is given up.
-        most_at_once: requests whose prompts are being made, or wait for that; more are refused.
+        most_at_once: answers that the engine takes, running and waiting together; and requests whose prompts are being
+            made, or wait for that. More are refused.
         find: prompt for a question about the run's documents, for so many tokens of an answer by that model; None
             without documents. Called by one thread at a time, beside the one that calls `chat_ids` and `text_ids`.
         created: of the tuned model, seconds since 1970.

@@ -34,6 +34,9 @@ class UpstreamAwayError(ModelError):
 class UpstreamEngine:
     """Answers requests through another server.
 
+    Attributes:
+        whole_in_pieces: as for `Engine`.
+
     Args:
         url: its address, with `/v1`.
         names: what it calls the models.
@@ -41,6 +44,8 @@ class UpstreamEngine:
         max_running: requests that it gets at once.
         max_waiting: requests that may wait beside these; more are refused.
     """
+
+    whole_in_pieces = False
 
     def __init__(
         self, url: str, names: Mapping[Model, str], *, key: str | None, max_running: int, max_waiting: int
@@ -80,6 +85,9 @@ class UpstreamEngine:
     def running(self) -> int:
         """Requests that the other server has."""
         return min(self._asked, self._max_running)
+
+    def begin_no_more(self) -> None:
+        """Nothing is done: what it has begun is for the other server to say."""
 
     def close(self) -> None:
         """Nothing is left to be done: connections end with the event loop that they belong to."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 __all__ = ["Answered", "Family", "Watcher"]
 
@@ -20,6 +20,8 @@ class Answered:
         answer: its text.
         prompt: what the user wrote; None if that were token ids.
         passages: how many were found for the question; None without retrieval.
+        row: the whole prompt as the fields of a training row: `messages`, or `question` and `context`, or `prompt`;
+            None if it came as token ids, or nothing was found.
     """
 
     request_id: str
@@ -28,6 +30,7 @@ class Answered:
     answer: str
     prompt: str | None = None
     passages: int | None = None
+    row: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,14 @@ class Family:
 
 
 class Watcher(Protocol):
-    """Watches the tuned model's traffic. Nothing here waits for anything or raises."""
+    """Watches the tuned model's traffic. Nothing here raises, and nothing but `vote` waits for anything."""
 
     def answered(self, request: Answered) -> None:
         """A request was answered to its end."""
         ...
 
     def vote(self, request_id: str, up: bool) -> bool:
-        """A user's thumb, up or down; False if no such request was answered lately."""
+        """A user's thumb, up or down; False if no such request was answered lately. May look into files for it."""
         ...
 
     def families(self) -> Sequence[Family]:

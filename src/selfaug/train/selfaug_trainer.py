@@ -274,28 +274,32 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         for ids in self.anchors:
             yield Document(ids, [IGNORED] * len(ids))
 
-    def prepare_anchors(self) -> None:
-        """Have the model write its anchors, once: the first process for all. Called when training starts."""
+    def prepare_anchors(self, there: tuple[list[list[int]], float] | None = None) -> None:
+        """Have the model write its anchors, once: the first process for all. Called when training starts.
+
+        Args:
+            there: in the first process, those that it wrote earlier, and in how many seconds: taken instead.
+        """
         if not self._anchors_to_write:
             return
-        began = time.monotonic()
-        written: list[Any] = [None]
-        if self.accelerator.is_main_process:
-            written = [
-                self_anchors(
-                    self.model,
-                    self._tokenizer,
-                    self.args.anchor_count,
-                    seed=self.args.seed,
-                    template_arguments=self._template_arguments,
-                    on_progress=self._on_anchor_progress,
-                )
-            ]
+        written: list[Any] = [there]
+        if there is None and self.accelerator.is_main_process:
+            began = time.monotonic()
+            anchors = self_anchors(
+                self.model,
+                self._tokenizer,
+                self.args.anchor_count,
+                seed=self.args.seed,
+                template_arguments=self._template_arguments,
+                on_progress=self._on_anchor_progress,
+            )
+            written = [(anchors, time.monotonic() - began)]
         broadcast_object_list(written)
-        self.anchors = list(written[0])
-        self._anchors_to_write = False
-        self.anchor_seconds = time.monotonic() - began
+        self._take_anchors(*written[0])
         self._earlier_seconds += self.anchor_seconds
+
+    def _take_anchors(self, anchors: list[list[int]], seconds: float) -> None:
+        self.anchors, self.anchor_seconds, self._anchors_to_write = anchors, seconds, False
 
     @property
     def seconds(self) -> float:
@@ -750,14 +754,12 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self.noise_floor = state["noise_floor"]
         self._total_train_tokens = state["total_train_tokens"]
         # Not written anew: on another machine the model could write others.
-        self.anchors = state.get("anchors", [])
-        self._anchors_to_write = False
+        self._take_anchors(state.get("anchors", []), state.get("anchor_seconds", 0.0))
         kind = state.get("reference")
         if self.args.reference == "auto" and kind not in (None, self.reference_kind):
             # The free disk space, by which "auto" goes, is another now; numbers and memory are to stay the same.
             self._choose_reference(kind)
         self._earlier_seconds = state.get("seconds", 0.0)
-        self.anchor_seconds = state.get("anchor_seconds", 0.0)
         self._began = time.monotonic()
         if self.controller is not None and state["controller"] is not None:
             self.controller = DriftController.from_state(state["controller"])

@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["bend_in_words", "choice_in_words"]
+from selfaug.wording.numbers import span
+
+__all__ = ["bend_in_words", "choice_in_words", "forgetting_span", "task_span"]
 
 
 def choice_in_words(record: Mapping[str, Any]) -> str:
     """Which point was chosen, and why."""
     chosen = record["points"][record["chosen"]]
     return f"{chosen['run']}, adapter at {chosen['scale']:g}: {record['reason']}."
+
+
+def task_span(point: Mapping[str, Any], digits: int = 0) -> str:
+    """The interval of a point's score at the job, in percent and brackets; empty in records without one."""
+    interval = point.get("task_interval")
+    if interval is None:
+        return ""
+    return f"({100 * interval['low']:.{digits}f} to {100 * interval['high']:.{digits}f})"
+
+
+def forgetting_span(point: Mapping[str, Any]) -> str:
+    """The interval of a point's forgetting, in percentage points and brackets; empty in records without one."""
+    interval = point.get("forgetting_interval")
+    return "" if interval is None else f"({span(interval)})"
 
 
 def bend_in_words(record: Mapping[str, Any]) -> str | None:

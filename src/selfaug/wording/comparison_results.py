@@ -173,13 +173,21 @@ def _own_seeds(record: Mapping[str, Any], seeds: Sequence[int]) -> str:
 
 
 def _unseen(record: Mapping[str, Any]) -> str:
-    seen = record["detectable_difference"]
-    if seen["difference"] is None:
+    general = record["detectable_difference"]
+    # Earlier records say it of general requests alone.
+    found = {"general": general, **general.get("suites", {})}
+    smallest = {name: seen for name, seen in found.items() if seen["difference"] is not None}
+    if not smallest:
         return ""
-    label, smallest = record["methods"][seen["method"]]["label"], f"{100 * seen['difference']:.0f} points"
+    label = record["methods"][general["method"]]["label"]
+    first, *others = (
+        (name, f"under {100 * seen['difference']:.0f} points", discordance_in_words(seen["discordance"]))
+        for name, seen in smallest.items()
+    )
     return (
-        f" A general difference between {label} and the base model under {smallest} can't be seen with these "
-        f"({discordance_in_words(seen['discordance'])})."
+        f" A {first[0]} difference between {label} and the base model {first[1]} can't be seen with these ({first[2]})"
+        + "".join(f"; nor a {name} difference {under} ({differ})" for name, under, differ in others)
+        + "."
     )
 
 
