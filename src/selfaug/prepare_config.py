@@ -6,6 +6,7 @@ home folder.
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,6 +62,11 @@ class DocumentSettings(Section):
         default=32,
         description="A section that is cut goes on with the sentences before the cut, up to so many.",
     )
+    encoding: str | None = Field(
+        default=None,
+        description="Of HTML, Markdown, text and CSV files that don't say theirs and are not in UTF-8, like `cp1250` "
+        "or `shift_jis`; without it, Windows-1252, and which files these are is told.",
+    )
     max_megabytes: Annotated[Number, Field(gt=0)] = Field(
         default=100.0, description="A larger file is not read, but reported."
     )
@@ -70,6 +76,27 @@ class DocumentSettings(Section):
     processes: Annotated[Integer, Field(ge=1)] = Field(default=2, description="Files read at the same time.")
 
     _paths = field_validator("folder", "tokenizer")(from_home)
+
+    @field_validator("encoding")
+    @classmethod
+    def _extends_ascii(cls, name: str | None) -> str | None:
+        if name is None:
+            return None
+        letters = bytes(range(128))
+        try:
+            # ISO 2022 writes other letters as ASCII after an escape.
+            extends = (
+                letters.decode(name) == letters.decode("ascii") and "iso2022" not in codecs.lookup(name).name
+            )
+        except LookupError as error:
+            raise ValueError(
+                f"Python knows no encoding {name!r}; give one like 'cp1250' or 'shift_jis'"
+            ) from error
+        except ValueError:
+            extends = False
+        if not extends:
+            raise ValueError(f"files in {name} can't be told from UTF-8 or binary ones; save them as UTF-8")
+        return name
 
 
 class RetrievalSettings(Section):

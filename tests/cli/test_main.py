@@ -154,6 +154,9 @@ def test_bad_rows_are_told_with_their_lines(tmp_path: Path, tiny_model_dir: Path
     assert f"{file}:3" in result.stderr
     skipped = run("preview", "--model", str(tiny_model_dir), "--train", str(file), "--skip-bad-rows")
     assert skipped.exit_code == 0
+    assert "note: 2 training rows can't be used and are left out:\n" in skipped.stderr
+    assert f"  - {file}:2: 'completion' is missing; found 'prompt'\n" in skipped.stderr
+    assert f"  - {file}:3: not valid JSON: " in skipped.stderr
 
 
 @pytest.mark.parametrize("command", ["assess", "evaluate", "realign"])

@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 from datasets import Dataset
 
-from selfaug.data import Problem, RawRow, read_rows
-from selfaug.data.sources import _dataset_rows
+from selfaug.data import Problem, RawRow, Row, load_rows, read_rows
+from selfaug.data.sources import _records
 from selfaug.errors import DataError
 
 PAIR = {"prompt": "p\u2028q", "completion": "é"}
@@ -58,6 +58,32 @@ def test_csv_names_the_line_where_a_record_starts(tmp_path: Path) -> None:
     assert problems == []
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("Question;Answer\nWhat, in all?;3,5\n", 2),
+        ("question\tANSWER\nWhat, in all?\t3,5\n", 2),
+        ("sep=;\r\nQuestion;Answer\r\nWhat, in all?;3,5\r\n", 3),
+        ('"sep=|"\nQuestion|Answer\nWhat, in all?|3,5\n', 3),
+        # Empty rows, and columns that a border or a colour has left.
+        ("\ufeff;;;\n Question ;Answer;;\n;;;\nWhat, in all?;3,5;;\n;;;\n", 4),
+        ("question;;;answer;\nWhat, in all?;;;3,5\n", 2),
+    ],
+)
+def test_csv_as_a_european_spreadsheet_writes_it(tmp_path: Path, text: str, line: int) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text.encode())
+    rows, problems = read_rows(path)
+    assert problems == []
+    assert rows == [RawRow(str(path), line, {"question": "What, in all?", "answer": "3,5"})]
+
+
+def test_csv_columns_that_differ_in_case_alone_keep_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("Answer,answer,ID\n1,2,3\n")
+    assert read_rows(path)[0][0].fields == {"Answer": "1", "answer": "2", "id": "3"}
+
+
 def test_csv_takes_fields_that_are_longer_than_the_default_limit(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"prompt,completion\n{'x' * 200_000},a\n")
@@ -88,10 +114,38 @@ def test_folder_reads_its_data_files_in_the_order_of_their_names(
 
 
 def test_hub_rows_are_numbered_from_one() -> None:
-    assert _dataset_rows("owner/name/train", Dataset.from_list([PAIR, PAIR])) == [
+    assert _records("owner/name/train", Dataset.from_list([PAIR, PAIR])) == [
         RawRow("owner/name/train", 1, PAIR),
         RawRow("owner/name/train", 2, PAIR),
     ]
+
+
+def test_nested_rows_are_the_same_in_columns(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+    """A column's objects have the fields of all rows, which are null where a row had none: no template sees them."""
+
+    def row(name: str, arguments: dict[str, object]) -> dict[str, object]:
+        described = {"type": "object", "properties": {key: {"type": "string"} for key in arguments}}
+        call = {"id": name, "function": {"name": name, "arguments": arguments}}
+        return {
+            "messages": [
+                {"role": "user", "content": "How much?"},
+                {"role": "assistant", "content": "", "tool_calls": [call]},
+                {"role": "tool", "content": "5", "tool_call_id": name},
+                {"role": "assistant", "content": "Five."},
+            ],
+            "tools": [{"type": "function", "function": {"name": name, "parameters": described}}],
+        }
+
+    written = [row("revenue", {"year": "2024"}), row("price", {"item": "tea", "sizes": ["s", None]})]
+    jsonl = load_rows([write_jsonl(*written)]).rows
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(written), tmp_path / "rows.parquet")
+    parquet = load_rows([tmp_path / "rows.parquet"]).rows
+
+    def content(rows: list[Row]) -> list[tuple[object, ...]]:
+        return [(row.prompt, row.completion, row.tools) for row in rows]
+
+    assert content(parquet) == content(jsonl)
+    assert [record.fields for record in _records("owner/name/train", Dataset.from_list(written))] == written
 
 
 @pytest.mark.parametrize(
@@ -110,7 +164,9 @@ def test_hub_rows_are_numbered_from_one() -> None:
         ("a.json", b'"text"', 0, "holds text, not a list of rows"),
         ("a.csv", b"a,b\n1,2\n1,\xff\n", 3, "not valid UTF-8"),
         ("a.csv", b"a,b\n1,2,3\n", 2, "has 3 cells, the header has 2"),
-        ("a.csv", b"a;b\n1;2\n", 1, "separated by commas"),
+        ("a.csv", b"a|b\n1|2\n", 1, "separated by commas, semicolons or tabs"),
+        ("a.csv", b"a;b\n1;2;;\n1;2;;3\n", 3, "has 4 cells, the header has 2"),
+        ("a.csv", b"a;b;\n1\n", 2, "has 1 cells, the header has 3"),
         ("a.csv", b"a,a\n1,2\n", 1, "'a' more than once"),
         ("a.csv", b'a,b\n1,"2', 2, "not valid CSV"),
         ("a.parquet", b"PAR1 but not really", 0, "not a valid Parquet file"),

@@ -71,6 +71,7 @@ REFUSED: dict[str, PeftConfig] = {
     "pissa, fast": LoraConfig(**LM, init_lora_weights="pissa_niter_4"),
     "olora": LoraConfig(**LM, init_lora_weights="olora"),
     "bias of all": LoraConfig(**LM, bias="all"),
+    "repeated layers": LoraConfig(**LM, layer_replication=[(0, 2), (0, 2)]),
     "bias of lora's layers": LoraConfig(**LM, bias="lora_only"),
     "prompt tuning": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
     "layer norms": LNTuningConfig(task_type="CAUSAL_LM"),
@@ -158,6 +159,7 @@ def test_the_others_are_refused_with_a_hint(kind):
     [
         ("llama-untied", REFUSED["pissa"]),
         ("llama-untied", REFUSED["olora"]),
+        ("llama-untied", REFUSED["repeated layers"]),
         ("phi-bias", LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], bias="all")),
     ],
 )

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 from build_cache import documents
+from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
 
 from selfaug.core.positions import find_positions
@@ -164,6 +165,152 @@ def test_a_second_build_costs_nothing_and_new_documents_add_a_segment(tmp_path, 
     assert len(again) == again.verify() == 30
     assert all(d in again for d in docs)
     assert again.missing(documents(31)) == documents(31)[30:]
+
+
+def cut_off(folder: Path, model, docs: list[Document], after: int = 0) -> ReferenceCache:
+    """A build that ends after so many documents, or as soon as it has some."""
+
+    def stop(done: int, total: int) -> None:
+        if done >= after:
+            raise StopAsyncIteration
+
+    cache = ReferenceCache.open(folder, model)
+    with pytest.raises(StopAsyncIteration):
+        cache.build(model, docs, batch_tokens=64, on_progress=stop)
+    return cache
+
+
+def names(folder: Path) -> set[str]:
+    """Of the segments that have data."""
+    return {path.name.partition(".")[0] for path in folder.glob("segment-*.bin")}
+
+
+def finished(folder: Path) -> NDArray[np.bool_]:
+    """Which documents of the only segment are done."""
+    return np.fromfile(next(folder.glob("segment-*.done.bin")), np.uint32) != 0
+
+
+def test_what_a_cut_off_build_has_finished_is_kept_by_a_build_of_other_rows(tmp_path, model):
+    docs = documents(100)
+    cut_off(tmp_path, model, docs[:80], after=40)
+    done = finished(tmp_path)
+    (left,) = names(tmp_path)
+    other = ReferenceCache.open(tmp_path, model)
+    with Tokens(model) as ran:
+        assert other.build(model, docs[1:], batch_tokens=64) == other.size_of(
+            [doc for i, doc in enumerate(docs[1:], 1) if i >= 80 or not done[i]]
+        )
+    assert ran.count == sum(len(doc.input_ids) for i, doc in enumerate(docs[1:], 1) if i >= 80 or not done[i])
+    assert left not in names(tmp_path)  # what it had reserved is free
+    assert len(names(tmp_path)) == 2
+    again = ReferenceCache.open(tmp_path, model)
+    assert again.verify() == 99 + done[0]
+    assert sum(
+        path.stat().st_size for path in tmp_path.glob("segment-????????????????.bin")
+    ) == again.size_of(docs if done[0] else docs[1:])
+    # The one that was cut off goes on with what is left of its own.
+    with Tokens(model) as ran:
+        again.build(model, docs[:80], batch_tokens=64)
+    assert ran.count == (0 if done[0] else len(docs[0].input_ids))
+    kept = int(np.flatnonzero(done)[1])
+    ids, labels = (torch.tensor([values]) for values in (docs[kept].input_ids, docs[kept].labels))
+    batch, positions = {"input_ids": ids, "labels": labels}, find_positions(ids, labels)
+    alone = ReferenceCache.open(tmp_path / "alone", model)
+    alone.build(model, [docs[kept]])
+    torch.testing.assert_close(
+        again.batch(batch, positions), alone.batch(batch, positions), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_two_cut_off_builds_that_share_rows_are_both_kept(tmp_path, model):
+    docs = documents(100)
+    cut_off(tmp_path, model, docs[:60], after=15)
+    (first,) = names(tmp_path)
+    done = finished(tmp_path)
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    for path in tmp_path.glob("segment-*"):
+        path.rename(aside / path.name)
+    cut_off(tmp_path, model, docs[:1:-1], after=75)
+    also = finished(tmp_path)[::-1]
+    for path in aside.iterdir():
+        path.rename(tmp_path / path.name)
+    aside.rmdir()
+    cache = ReferenceCache.open(tmp_path, model)
+    left = [doc for i, doc in enumerate(docs[:60]) if not done[i] and not (i > 1 and also[i - 2])]
+    assert len(left) < 60 - done.sum()
+    with Tokens(model) as ran:
+        assert cache.build(model, docs[:60], batch_tokens=64) == cache.size_of(left)
+    assert ran.count == sum(len(doc.input_ids) for doc in left)
+    assert first not in names(tmp_path)
+    assert cache.verify() == len(cache) == 60 + also[58:].sum()
+
+
+def test_of_a_cut_off_build_only_what_its_checksums_vouch_for_is_kept(tmp_path, model):
+    docs = documents(60)
+    cut_off(tmp_path, model, docs[:50], after=25)
+    done = finished(tmp_path)
+    data = next(path for path in tmp_path.glob("segment-*.bin") if ".done" not in path.name)
+    first = np.cumsum([0, *(doc.rows for doc in docs[:50])])
+    damaged = int(np.flatnonzero(done)[3])
+    with open(data, "r+b") as file:
+        file.seek(int(first[damaged]) * 32 * 4)
+        file.write(bytes(32))
+    cache = ReferenceCache.open(tmp_path, model)
+    cache.build(model, docs[50:])
+    assert len(cache) == cache.verify() == done.sum() - 1 + 10
+    assert docs[damaged] not in cache
+
+
+@pytest.mark.parametrize("lost", [".index.npz", ".done.bin"])
+def test_a_cut_off_build_that_can_not_be_read_is_deleted(tmp_path, model, lost):
+    """As one of an earlier version, which wrote the index last."""
+    cut_off(tmp_path, model, documents(50))
+    next(tmp_path.glob(f"segment-*{lost}")).unlink()
+    (left,) = names(tmp_path)
+    cache = ReferenceCache.open(tmp_path, model)
+    cache.build(model, documents(60)[50:])
+    assert cache.verify() == 10
+    assert len(names(tmp_path)) == 1
+    assert left not in names(tmp_path)
+
+
+def test_a_cut_off_build_that_lacks_its_description_alone_is_completed(tmp_path, model, whole):
+    ReferenceCache.open(tmp_path, model)
+    for name, data in whole.items():
+        if name == "cache.json" or not name.endswith(".json"):
+            (tmp_path / name).write_bytes(data)
+    cache = ReferenceCache.open(tmp_path, model)
+    cache.build(model, documents(COUNT + 3)[COUNT:])
+    assert len(cache) == cache.verify() == COUNT + 3
+    assert {name: data for name, data in content(tmp_path).items() if name in whole} == whole
+
+
+def test_a_build_of_other_rows_leaves_one_that_is_at_work_alone(tmp_path, model):
+    docs, begun, go_on = documents(100), threading.Event(), threading.Event()
+
+    def wait(done: int, total: int) -> None:
+        begun.set()
+        assert go_on.wait(60)
+
+    def fill() -> int:
+        cache = ReferenceCache.open(tmp_path, model)
+        cache.build(model, docs[:80], batch_tokens=64, on_progress=wait)
+        return cache.verify()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(fill)
+        assert begun.wait(60)
+        (working,) = names(tmp_path)
+        other = ReferenceCache.open(tmp_path, model)
+        try:
+            other.build(model, docs[80:])
+        finally:
+            go_on.set()
+        assert len(other) == 20
+        assert working in names(tmp_path)
+        assert running.result(60) == 100
+    assert ReferenceCache.open(tmp_path, model).verify() == 100
 
 
 def test_documents_that_occur_twice_are_kept_once(tmp_path, model):
@@ -395,6 +542,44 @@ def test_room_is_asked_for_what_is_missing_and_has_not_been_reserved(tmp_path, m
         cache.require_room(documents(61), tokens)
 
 
+def test_room_of_a_cut_off_build_of_other_rows_does_not_count_and_is_freed(tmp_path, model, monkeypatch):
+    """Each byte that the cache's files take is one that this disk lacks."""
+    docs = documents(120)
+    tokens = sum(len(doc.input_ids) for doc in docs)
+    cache = cut_off(tmp_path, model, docs[:80])
+    kept = cache.size_of(docs[:80]) * finished(tmp_path).sum() // 80
+    total, usage = cache.size_of(docs) + 3 * kept, shutil.disk_usage(tmp_path)
+
+    def used(_: Path) -> object:
+        taken = sum(
+            path.stat().st_size for path in tmp_path.glob("segment-*.bin") if ".done" not in path.name
+        )
+        return usage._replace(free=max(0, total - taken))
+
+    assert cache.unfinished_bytes(docs[:80]) == cache.size_of(docs[:80])
+    assert cache.unfinished_bytes(docs[:70]) == cache.size_of(docs[:80])  # as without the anchors
+    assert cache.unfinished_bytes(docs[1:]) == 0
+    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", used)
+    assert used(tmp_path).free < cache.size_of(docs[40:])
+    cache.require_room(docs[40:], tokens)
+    monkeypatch.undo()
+    assert 0 < len(cache) < 80
+    assert cache.unfinished_bytes(docs[:80]) == 0
+
+
+def test_a_cut_off_build_stays_where_the_disk_has_no_room_to_keep_it(tmp_path, model, monkeypatch):
+    docs = documents(90)
+    tokens = sum(len(doc.input_ids) for doc in docs)
+    cache = cut_off(tmp_path, model, docs[:80])
+    before, usage = content(tmp_path), shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(StorageError, match="the reference cache needs"):
+        cache.require_room(docs[80:], tokens)
+    assert content(tmp_path) == before
+    cache.build(model, docs[:80], batch_tokens=64)
+    assert cache.verify() == 80
+
+
 def _stop(done: int, total: int) -> None:
     raise StopAsyncIteration
 
@@ -415,10 +600,33 @@ def file_size_limit(size: int) -> Iterator[None]:
 def test_a_quota_is_refused_before_anything_is_computed(tmp_path, model):
     """The disk reports enough free space, but the space can't be had."""
     cache = ReferenceCache.open(tmp_path, model)
-    with file_size_limit(100_000), Tokens(model) as ran, pytest.raises(StorageError, match=r"needs 0\.6 MB"):
+    with file_size_limit(100_000), Tokens(model) as ran, pytest.raises(StorageError) as error:
         cache.build(model, documents(400))
+    # It says which of them it is: so much is free.
+    assert re.search(
+        r"needs 0\.6 MB in .*: the disk is full or a quota is reached \(.* free\)", str(error.value)
+    )
+    assert "reference_cache_dir" in error.value.hint
     assert ran.count == 0
     assert not list(tmp_path.glob("segment-*.bin"))
+
+
+def test_a_failure_to_reserve_that_is_no_want_of_room_is_told_as_it_is(tmp_path, model):
+    cache = cut_off(tmp_path, model, documents(5))
+    data = next(path for path in tmp_path.glob("segment-*.bin") if ".done" not in path.name)
+    data.unlink()
+    data.symlink_to(tmp_path / "nowhere" / "data.bin")
+    with pytest.raises(StorageError, match=r"can't write the reference cache .*: No such file"):
+        cache.build(model, documents(5))
+
+
+def test_a_first_open_that_failed_or_was_killed_leaves_a_folder_that_can_be_opened(tmp_path, model):
+    with file_size_limit(20), pytest.raises(StorageError, match="can't write"):
+        ReferenceCache.open(tmp_path, model)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".lock"] == []
+    (tmp_path / ".cache.json.4711").write_text("{", encoding="utf-8")  # of one that was killed as it wrote
+    ReferenceCache.open(tmp_path, model).build(model, documents(3))
+    assert ReferenceCache.open(tmp_path, model).verify() == 3
 
 
 @contextmanager

@@ -106,6 +106,24 @@ def test_lora_on_the_head_is_refused():
     assert "modules_to_save" in error.value.hint
 
 
+def test_tokens_that_train_in_a_tied_head_have_a_hint_of_their_own():
+    """Nobody has named the head there: PEFT wraps it along with the embedding."""
+    config = LoraConfig(target_modules=["q_proj"], trainable_token_indices=[3, 4])
+    with pytest.raises(ModelError, match="head") as error:
+        find_head(get_peft_model(build("llama-tied"), config))
+    assert "trainable_token_indices" in error.value.hint
+    assert "target_modules" not in error.value.hint
+    advised = LoraConfig(
+        target_modules=["q_proj"],
+        modules_to_save=["embed_tokens"],
+        ensure_weight_tying=True,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(build("llama-tied"), advised)
+    verify_head(model, find_head(model), padded(DOCS))
+    find_head(get_peft_model(build("llama-untied"), config))  # whose head is another weight
+
+
 @pytest.mark.parametrize("numbers", [0, 40])
 def test_a_head_that_is_sharded_out_of_sight_is_refused(numbers):
     """As FSDP's first version and DeepSpeed's ZeRO-3 leave a weight outside of the forward pass."""

@@ -79,6 +79,12 @@ def test_rows_that_join_and_leave_at_any_time_are_as_if_alone(
 
 
 @torch.no_grad()
+def test_layers_that_are_not_known_are_not_spoken_of() -> None:
+    model = tiny(LlamaConfig)
+    model.config.layer_types = ["of_its_own", "of_its_own"]
+    assert rows_can_join(model)
+
+
 def test_a_batch_with_sliding_windows_is_closed_until_it_is_empty() -> None:
     torch.manual_seed(0)
     model = Gemma3ForCausalLM(

@@ -193,8 +193,13 @@ def test_hashes_are_keyed_and_the_key_is_replaced(tmp_path: Path) -> None:
 
 
 def test_files_can_be_read_by_their_owner_only(tmp_path: Path) -> None:
-    monitor = simulated(tmp_path, Clock())
-    assert (tmp_path / FILE).stat().st_mode & 0o077 == 0
+    usual = os.umask(0o022)
+    try:
+        monitor = simulated(tmp_path, Clock())
+        modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.glob(f"{FILE}*")}
+    finally:
+        os.umask(usual)
+    assert modes == {FILE: 0o600, f"{FILE}-wal": 0o600, f"{FILE}-shm": 0o600}
     monitor.close()
 
 

@@ -188,6 +188,14 @@ def test_a_finished_search_goes_on_with_more_trials_and_keeps_its_points(
     assert len(points) == len(set(points))
     assert {scale for _, scale in points} == {1.0, 0.5, 0.25}
     assert not (tmp_path / "balance" / "adapter").exists()
+    # Another step of the dial, and fewer trials: all that was there can still be chosen.
+    wider = balance(config, asked, replace(few, scales=(0.75,)))
+    assert wider["trials"] == record["trials"]
+    assert {(point["run"], point["scale"]) for point in wider["points"]} > set(points)
+    assert {point["scale"] for point in wider["points"]} == {1.0, 0.75, 0.5, 0.25}
+    assert wider["settings"]["trials"] == len(in_this_process) == 3
+    with pytest.raises(StorageError, match="finished balance"):
+        balance(config, asked, replace(few, trials=3, scales=(0.25, 0.5)))
     with pytest.raises(StorageError, match="other settings: seed"):
         balance(config, asked, replace(few, trials=4, seed=1))
 

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from selfaug.phases.doctor import _runs_on, examine
+from selfaug.phases.doctor import _runs_on, examine, memory
+
+MIB = 2**20
 
 
 def test_this_machine_can_train() -> None:
@@ -41,6 +43,58 @@ def test_a_cache_folder_that_can_not_be_written_is_found(
     cache = next(finding for finding in examine() if finding.name == "Cache folder")
     assert cache.status == "missing"
     assert "SELFAUG_CACHE" in cache.hint
+
+
+def limited(root: Path, groups: dict[str, tuple[object, int]], version: int, own: str, cached: int) -> None:
+    """A system with these limits and bytes in use of control groups, as the kernel tells them."""
+    (root / "proc" / "self").mkdir(parents=True)
+    told = f"0::{own}\n" if version == 2 else f"9:name=systemd:/x:y\n4:memory:{own}\n0::/\n"
+    (root / "proc" / "self" / "cgroup").write_text(told)
+    (root / "proc" / "meminfo").write_text("MemTotal: 99 kB\nMemAvailable: 1024000 kB\n")
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    for group, (limit, used) in groups.items():
+        folder = root / "sys" / "fs" / "cgroup" / ("memory" if version == 1 else "") / group
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / names[0]).write_text(f"{limit}\n")
+        (folder / names[1]).write_text(f"{used}\n")
+        if cached:
+            (folder / "memory.stat").write_text(f"anon 5\n{names[2]} {cached}\n")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("own", "groups", "cached", "want"),
+    [
+        # The container's own group is what it has as the topmost, whatever its path on the host.
+        ("/docker/abc", {"": (100 * MIB, 30 * MIB)}, 0, (70 * MIB, 100 * MIB)),
+        ("/docker/abc", {"": (100 * MIB, 30 * MIB)}, 20 * MIB, (90 * MIB, 100 * MIB)),
+        ("/", {"": (100 * MIB, 101 * MIB)}, 0, (0, 100 * MIB)),
+        # A slice limits the groups within it.
+        ("/s/job", {"s/job": ("max", 30 * MIB), "s": (50 * MIB, 35 * MIB)}, 0, (15 * MIB, 50 * MIB)),
+        ("/s/job", {"s/job": (40 * MIB, 30 * MIB), "s": (50 * MIB, 45 * MIB)}, 0, (5 * MIB, 40 * MIB)),
+    ],
+)
+def test_memory_is_what_a_container_may_have(
+    tmp_path: Path,
+    version: int,
+    own: str,
+    groups: dict[str, tuple[object, int]],
+    cached: int,
+    want: tuple[int, int],
+) -> None:
+    limited(tmp_path, groups, version, own, cached)
+    assert memory(tmp_path) == want
+
+
+@pytest.mark.parametrize("limit", ["max", 9223372036854771712])
+def test_memory_without_a_limit_is_the_systems(tmp_path: Path, limit: object) -> None:
+    limited(tmp_path, {"": (limit, MIB)}, 2, "/", 0)
+    known, system = memory(tmp_path), memory(tmp_path / "nothing")
+    assert known is not None
+    assert system is not None
+    assert known == (1024000 * 1024, system[1])
 
 
 def test_a_cuda_build_that_sees_no_gpu_points_to_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:

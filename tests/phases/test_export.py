@@ -5,12 +5,21 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    PreTrainedTokenizerFast,
+)
 
 from selfaug.errors import StorageError
 from selfaug.phases.export import export, modelfile
@@ -192,6 +201,46 @@ def test_a_model_that_was_made_for_plain_text_stops_where_its_chats_end(
     written = json.loads((tmp_path / "merged" / "generation_config.json").read_text(encoding="utf-8"))
     assert written["eos_token_id"] == [tiny_tokenizer.eos_token_id, 7]
     assert 'PARAMETER stop "<|im_end|>"' in (tmp_path / "merged" / "Modelfile").read_text(encoding="utf-8")
+
+
+def test_the_window_for_ollama_has_room_for_the_prompts_of_training(
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    text_config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=32_768,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+    )
+
+    def window(model: object, trained_length: int) -> str:
+        text, _ = modelfile(tiny_tokenizer, model, {}, trained_length=trained_length)
+        return text.splitlines()[-1].removeprefix("PARAMETER num_ctx ")
+
+    plain = LlamaForCausalLM(text_config)
+    assert [window(plain, length) for length in (2048, 16_384, 40_000)] == ["8192", "17408", "32768"]
+    # A multimodal configuration, which has the window in that of its text.
+    both = LlavaConfig(
+        text_config=text_config,
+        vision_config=CLIPVisionConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1),
+    )
+    seeing = SimpleNamespace(config=both, generation_config=plain.generation_config)
+    assert window(seeing, 16_384) == "17408"
+
+
+def test_the_window_for_ollama_is_of_the_run(copied_run: Path, tiny_model_dir: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    described = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    (base / "config.json").write_text(json.dumps({**described, "max_position_embeddings": 32_768}))
+    config = copied_run / "config.yaml"
+    text = config.read_text(encoding="utf-8").replace(str(tiny_model_dir), str(base))
+    config.write_text(text.replace("max_length: 2048", "max_length: 12000"))
+    export(copied_run, tmp_path / "model", ollama=True)
+    text = (tmp_path / "model" / "Modelfile").read_text(encoding="utf-8")
+    assert text.endswith("PARAMETER num_ctx 13024\n")
 
 
 @pytest.mark.parametrize("template", [FOLDED, None, "{{ raise_exception('no system messages') }}"])

@@ -24,6 +24,7 @@ from selfaug.phases.recall import recall
 from selfaug.phases.train import train
 from selfaug.prepare_config import PrepareConfig, load_prepare_config
 from selfaug.records import read_lines, read_record
+from selfaug.retrieval.index import Index
 from selfaug.retrieval.retriever import Passage
 from selfaug.rundir import alone_in
 
@@ -396,6 +397,30 @@ def test_documents_keep_their_split_when_there_are_more(
     assert any("another split than before" in one and test in one for one in told)
 
 
+def test_documents_that_are_moved_keep_their_split(reports: Path, questions: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(reports, tmp_path / "reports"))
+    output = tmp_path / "data"
+    before = prepare(configured(folder, questions, output, "split.test=0.4"))["splits"]
+    moved = {path: f"archive/{90 - number}.md" for number, path in enumerate(before)}
+    (folder / "archive").mkdir()
+    for path, new in moved.items():
+        (folder / path).rename(folder / new)
+    asked = tmp_path / "moved.jsonl"
+    text = questions.read_text()
+    for path, new in moved.items():
+        text = text.replace(f'"{path}"', f'"{new}"')
+    asked.write_text(text.replace("What was the revenue of", "Which sum were the sales of"))
+    after = prepare(configured(folder, asked, output, "split.test=0.4", "run.overwrite=true"))["splits"]
+    assert after == {new: before[path] for path, new in moved.items()}
+    assert {"train", "test"} <= set(after.values())
+    # A file of before digests were kept is still read.
+    kept = json.loads((output / "splits.json").read_text())
+    assert len(kept["data"].pop("digests")) == len(before)
+    (output / "splits.json").write_text(json.dumps(kept))
+    again = prepare(configured(folder, asked, output, "split.test=0.4", "run.overwrite=true"))["splits"]
+    assert again == after
+
+
 def test_rows_go_with_what_they_were_made_of(reports: Path, questions: Path, tmp_path: Path) -> None:
     output = tmp_path / "data"
     prepare(configured(reports, questions, output))
@@ -471,6 +496,37 @@ def test_rows_have_the_passages_of_a_retriever_of_ones_own(
     ):
         with pytest.raises(error, match=match):
             prepare(configured(reports, questions, tmp_path / name, f"retrieval.retriever={__name__}:{name}"))
+
+
+SEARCHES: list[str] = []
+
+
+def search_that_goes_down(question: str, count: int) -> list[dict[str, str]]:
+    """A service that answers some questions, and then no more."""
+    SEARCHES.append(question)
+    if len(SEARCHES) > 30:
+        raise TimeoutError("no answer in 5 s")
+    return firm_search(question, count)
+
+
+def test_a_retriever_that_fails_leaves_what_was_prepared(
+    reports: Path, questions: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(reports, tmp_path / "reports"))
+    output = tmp_path / "data"
+    sets = ("run.overwrite=true", f"retrieval.retriever={__name__}:search_that_goes_down")
+    prepare(configured(folder, questions, output))
+    kept = visible_files(output)
+    (folder / "new.md").write_text("# New\n\nIt is new.")
+    SEARCHES.clear()
+    with pytest.raises(ConfigError, match=r"goes_down' failed for 'What .*: TimeoutError: no answer in 5 s"):
+        prepare(configured(folder, questions, output, *sets))
+    assert len(SEARCHES) == 31
+    assert visible_files(output) == kept
+    # Nothing is read twice for it.
+    other = (sets[0], f"retrieval.retriever={__name__}:firm_search")
+    record = prepare(configured(folder, questions, output, *other))
+    assert (record["documents"]["read"], record["documents"]["in_index"]) == (0, 25)
 
 
 def test_recall_of_ones_own_retriever_looks_for_the_evidence(reports: Path, tmp_path: Path) -> None:
@@ -666,13 +722,56 @@ def test_progress_is_told(reports: Path, questions: Path, tmp_path: Path) -> Non
     assert any("broken.pdf is left out" in progress.message for progress in told)
 
 
+def test_the_encoding_of_texts_can_be_said(tmp_path: Path) -> None:
+    """Polish in Windows-1250 was read as Windows-1252, "Łódź" as "£ódŸ", and nobody was told."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "a.txt").write_bytes("Zakład w Łodzi".encode("cp1250"))
+    (folder / "b.html").write_bytes("<p>Zakład w Łodzi</p>".encode("cp1250"))
+    (folder / "c.txt").write_bytes("Zakład w Łodzi".encode())
+    (folder / "d.html").write_bytes('<meta charset="latin1"><p>größer</p>'.encode("latin1"))
+    guessed = (
+        "is read, but: read as Windows-1252, since it is not UTF-8; say documents.encoding if that is wrong"
+    )
+    told: list[Progress] = []
+    prepare(configured(folder, None, tmp_path / "data"), on_progress=told.append)
+    assert {progress.message for progress in told if progress.stage == "warning"} == {
+        f"a.txt {guessed}",
+        f"b.html {guessed}",
+    }
+    sets = ("documents.encoding=cp1250", "run.overwrite=true")
+    told.clear()
+    prepare(configured(folder, None, tmp_path / "data", *sets), on_progress=told.append)
+    assert not [progress for progress in told if progress.stage == "warning"]
+    index = Index(tmp_path / "data" / "index")
+    texts = {name: index.chunks_of(name)[0].text for name in ("a.txt", "b.html", "c.txt", "d.html")}
+    assert texts == {**dict.fromkeys(texts, "Zakład w Łodzi"), "d.html": "größer"}
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("cp99999", "Python knows no encoding 'cp99999'"),
+        ("rot13", "Python knows no encoding 'rot13'"),
+        ("utf-16", "files in utf-16 can't be told from UTF-8 or binary ones; save them as UTF-8"),
+        ("cp037", "files in cp037 can't be told"),
+        ("utf-7", "files in utf-7 can't be told"),
+        ("iso-2022-jp", "files in iso-2022-jp can't be told"),
+    ],
+)
+def test_encodings_that_can_not_be_used_are_refused(tmp_path: Path, name: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configured(tmp_path, None, tmp_path / "data", f"documents.encoding={name}")
+    assert problem in caught.value.problems[0]
+
+
 def test_what_is_not_read_is_told_each_time(tmp_path: Path) -> None:
     folder = tmp_path / "documents"
     folder.mkdir()
     (folder / "scans.pdf").write_bytes(partly_scanned("txx"))
     os.mkfifo(folder / "pipe.pdf")
     expected = {
-        "scans.pdf is not whole: 2 of 3 pages are pictures without text, which need OCR first if they are scans: 2-3",
+        "scans.pdf is read, but: 2 of 3 pages are pictures without text, which need OCR first if they are scans: 2-3",
         "pipe.pdf is left out: neither a file nor a folder",
     }
     for sets in ([], ["run.overwrite=true"]):
@@ -684,6 +783,29 @@ def test_what_is_not_read_is_told_each_time(tmp_path: Path) -> None:
     card = (tmp_path / "data" / "card.md").read_text()
     for name in ("scans.pdf", "pipe.pdf"):
         assert name in card
+
+
+def test_documents_that_are_gone_are_told(reports: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(reports, tmp_path / "reports"))
+    (folder / "c10" / "unread.mp3").write_bytes(b"ID3")
+    prepare(configured(folder, None, tmp_path / "data"))
+    card = (tmp_path / "data" / "card.md").read_text()
+    assert "- `.mp3`: 1 file (c10/unread.mp3)" in card
+    assert "- `.png`: 1 file (picture.png)" in card
+    for company in (7, 8, 9):
+        shutil.rmtree(folder / f"c{company}")
+    (folder / "c1" / "2023.md").rename(folder / "moved.md")
+    told: list[Progress] = []
+    prepare(configured(folder, None, tmp_path / "data", "run.overwrite=true"), on_progress=told.append)
+    warned = [one.message for one in told if "not there any more" in one.message]
+    assert len(warned) == 1
+    # What has only been moved is still in the index.
+    assert "6 documents" in warned[0]
+    assert "c7/2023.md, c7/2024.md, c8/2023.md, c8/2024.md, c9/2023.md, ...;" in warned[0]
+    card = (tmp_path / "data" / "card.md").read_text()
+    assert "## Not there any more" in card
+    assert "- `c9/2024.md`: " in card
+    assert "c1/2023.md" not in card
 
 
 def test_tokens_are_those_of_the_model_that_is_named(

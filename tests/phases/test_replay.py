@@ -89,6 +89,32 @@ def test_rows_of_one_source_are_drawn_as_they_always_were(
         assert [row.id for row in replayed(settings, [source], share, seed)] == expected[:count]
 
 
+def test_rows_that_are_left_out_are_named_those_of_replay_too(settings: Settings, tmp_path: Path) -> None:
+    train, general = (
+        Path(write_source(tmp_path / name, count)) for name, count in (("t.jsonl", 4), ("g.jsonl", 5))
+    )
+    with train.open("a", encoding="utf-8") as file:
+        file.write('{"prompt": "no completion"}\n' * 5)
+    with general.open("a", encoding="utf-8") as file:
+        file.write('{"completion": "no prompt"}\n')
+        file.write(json.dumps({"prompt": "too long " * 5000, "completion": "x"}) + "\n")  # nobody misses it
+    config = settings(
+        Path("run"), f'data.train=["{train}"]', f'data.replay=["{general}"]', "data.skip_bad_rows=true"
+    )
+    data = load_training_data(config)
+    of_training, of_replay = data.warnings[-2:]
+    assert of_training.splitlines() == [
+        "5 training rows can't be used and are left out:",
+        *(f"  - {train}:{line}: 'completion' is missing; found 'prompt'" for line in (5, 6, 7)),
+        "  - and 2 more",
+    ]
+    assert of_replay.splitlines() == [
+        "1 replay rows can't be used and are left out:",
+        f"  - {general}:6: 'prompt' is missing; found 'completion'",
+    ]
+    assert (data.report["train"]["rows_skipped"], data.report["replay"]["rows_skipped"]) == (5, 2)
+
+
 def test_a_share_of_nothing_reads_no_source(settings: Settings) -> None:
     data = load_training_data(settings(Path("run"), 'data.replay=["gone.jsonl"]', "data.replay_share=0"))
     assert len(data.train.rows) == TRAINED

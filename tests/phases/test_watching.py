@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from selfaug.monitoring.monitor import Monitor
-from selfaug.phases.watching import Watching, WatchSettings
+from selfaug.phases.watching import DriftModels, Watching, WatchSettings
 from selfaug.serving.upstream import UpstreamAwayError
 
 SOON, LATER = 60.0, 86_400.0
@@ -127,6 +128,41 @@ def test_a_window_that_cannot_be_measured_is_not_measured_all_the_time(tmp_path:
     (tmp_path / "monitor").mkdir()
     (tmp_path / "monitor" / "reference.json").touch()
     assert watching._rest(600.0) == SOON
+
+
+def test_the_end_waits_for_models_that_are_still_being_loaded_for_the_run_before(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def load() -> DriftModels:
+        begun.set()
+        assert go_on.wait(20)
+        raise OSError("gone")
+
+    before, now = (
+        Watching(
+            tmp_path,
+            None,
+            models,
+            form=None,
+            settings=WatchSettings(),
+            check=None,
+            on_canary=lambda _: None,
+            tell=lambda _: None,
+        )
+        for models in (load, None)
+    )
+    before.start(None)
+    assert begun.wait(20)
+    now.start(None, after=before)
+    now.close()
+    ending = threading.Thread(target=now.join, args=[0.01], daemon=True)
+    ending.start()
+    ending.join(0.2)
+    assert ending.is_alive()
+    go_on.set()
+    ending.join(20)
+    assert not ending.is_alive()
+    now.join()
 
 
 def test_a_schedule_that_is_shorter_than_that_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

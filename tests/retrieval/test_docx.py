@@ -212,3 +212,41 @@ def test_notes_follow_what_refers_to_them() -> None:
         *("Revenue was 7.", "Unaudited.", "See the annex.", "Again the first.", "Cut."),
         *("- two", "Item.", "| 2023 | 5 |", "Net of tax."),
     ]
+
+
+def test_equations_and_tabs_to_a_place_are_text() -> None:
+    document = docx.Document()
+    m, w = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"', nsdecls("w")
+    term = "<m:r><m:t>{}</m:t></m:r>"
+    document.add_paragraph("Margin: ")._p.append(
+        parse_xml(
+            f"<m:oMath {m}><m:f><m:num>{term.format('4.2')}</m:num><m:den>{term.format('5')}</m:den></m:f>"
+            f"{term.format(' = 1 - r')}<m:d><m:e><m:sSup><m:e>{term.format('x')}</m:e>"
+            f"<m:sup>{term.format('2')}</m:sup></m:sSup></m:e></m:d></m:oMath>"
+        )
+    )
+    document.add_paragraph("Revenue")._p.append(parse_xml(f"<w:r {w}><w:ptab/><w:t>7</w:t></w:r>"))
+    assert [block.text for block in read_docx(saved(document))[1]] == [
+        "Margin: 4.2/5 = 1 - r(x^2)",
+        "Revenue 7",
+    ]
+
+
+def test_tables_that_arrange_the_page_are_read_as_its_parts() -> None:
+    document = docx.Document()
+    frame = document.add_table(rows=1, cols=1).cell(0, 0)
+    frame.paragraphs[0].text = "Results"
+    frame.paragraphs[0].style = document.styles["Heading 1"]
+    for text in ("more", "less"):
+        frame.add_paragraph(text, style="List Bullet")
+    layout = document.add_table(rows=1, cols=2)
+    layout.cell(0, 0).text = "Left of it"
+    inner = layout.cell(0, 1).add_table(rows=2, cols=2)
+    for cell, text in zip(inner._cells, ["Year", "Profit", "2023", "5"], strict=True):
+        cell.text = text
+    assert read_docx(saved(document))[1] == [
+        Block("heading", "Results", level=1),
+        Block("text", "- more\n- less"),
+        Block("text", "Left of it"),
+        Block("table", "| Year | Profit |\n| --- | --- |\n| 2023 | 5 |"),
+    ]

@@ -50,6 +50,20 @@ def test_scripts_within_a_sentence_do_not_divide_it() -> None:
     assert html_blocks("<p>one <script>x</script>sentence</p>") == [Block("text", "one sentence")]
 
 
+def test_elements_that_html_does_not_know_are_of_their_sentence() -> None:
+    """Nearly every figure of a filing in inline XBRL has a tag of its own; what its pages don't show is no text."""
+    assert html_blocks(
+        "<div style='display:block'><ix:header><ix:hidden><ix:nonNumeric name='x'>0001</ix:nonNumeric></ix:hidden>"
+        "</ix:header></div><p>Revenue rose to $<ix:nonFraction scale='6'>4.2</ix:nonFraction> million in "
+        "<st1:City>Oslo</st1:City>, as <my-note>said</my-note>.</p>"
+        "<table><tr><td>Year</td><td>Revenue</td></tr><tr><td>2023</td>"
+        "<td>(<ix:nonFraction>4.2</ix:nonFraction>)</td></tr></table>"
+    ) == [
+        Block("text", "Revenue rose to $4.2 million in Oslo, as said."),
+        Block("table", "| Year | Revenue |\n| --- | --- |\n| 2023 | (4.2) |"),
+    ]
+
+
 def test_cells_that_span_have_their_text_in_each_row_and_column() -> None:
     (block,) = html_blocks(
         """<table><thead><tr><th rowspan=2>Pump</th><th colspan=2>Pressure</th></tr>

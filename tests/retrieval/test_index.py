@@ -15,6 +15,7 @@ from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.retrieval import index as index_module
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index, IndexWriter
+from selfaug.retrieval.recall import first_right
 from selfaug.retrieval.retriever import Passage, own_retriever
 from selfaug.retrieval.tokens import Words
 
@@ -119,6 +120,29 @@ def test_copies_are_the_same_file(tmp_path: Path) -> None:
     assert index.copies_of("old/a.md") == ["a.md", "old/a.md"]
     assert index.copies_of("b.md") == ["b.md"]
     assert index.copies_of("unheard-of.md") == ["unheard-of.md"]
+
+
+def test_copies_do_not_fill_a_search(tmp_path: Path) -> None:
+    texts = {f"copy{number}": "North's revenue was $4 million." for number in range(6)}
+    texts |= {f"other{number}": f"Revenue of firm {number} was $3 million, and more." for number in range(3)}
+    writer = IndexWriter(tmp_path / "index", SETTINGS)
+    writer.write(
+        (
+            # Their title is the file's name: the passages differ in it.
+            {"path": path, "digest": path if "other" in path else "same", "title": path},
+            [chunk(path, text), chunk(path, text, 1)],
+        )
+        for path, text in texts.items()
+    )
+    index = Index(tmp_path / "index")
+    found = index.search("What was North's revenue?", 4)
+    assert [one.document for one in found] == ["copy0", "other0", "other1", "other2"]
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert len(index.search("What was North's revenue?", 9)) == 4
+    assert len(index.ranked("What was North's revenue?", 9)) == 9
+    # Whichever of them says it, it is right.
+    gold = index.chunks_of("other1")[1:]
+    assert first_right(found, gold, []) == 3
 
 
 def test_titles_say_whose_passages_they_are(tmp_path: Path) -> None:
@@ -330,6 +354,27 @@ def test_a_retriever_that_can_not_be_used_is_an_error_that_says_why() -> None:
         retriever.search("mapping", 3)
     with pytest.raises(ConfigError, match="without text"):
         retriever.search("other", 3)
+
+
+def failing(question: str, count: int) -> list[Any]:
+    if question == "ours":
+        raise DataError("the index is not whole.")
+    return [{}[question]]
+
+
+def test_what_a_function_of_the_users_raises_is_told_with_its_question(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever = own_retriever(f"{__name__}:failing")
+    with pytest.raises(ConfigError, match=r"failing' failed for 'What was it\?': KeyError: ") as caught:
+        retriever.search("What was it?", 3)
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(DataError, match="not whole"):
+        retriever.search("ours", 3)
+    (tmp_path / "own_search_that_has_no_key.py").write_text("raise ValueError('SEARCH_KEY is not set')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="can't be imported: ValueError: SEARCH_KEY is not set"):
+        own_retriever("own_search_that_has_no_key:search")
 
 
 def test_the_files_are_what_the_module_says(tmp_path: Path) -> None:

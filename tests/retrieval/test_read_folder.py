@@ -118,7 +118,7 @@ def test_nothing_to_read_starts_no_process(tmp_path: Path, monkeypatch: pytest.M
         FolderReport(unchanged=1),
     )
     (folder / "a.txt").unlink()
-    assert read_all(folder, {"a.txt": read.digest}) == ([], FolderReport(gone=["a.txt"]))
+    assert read_all(folder, {"a.txt": read.digest}) == ([], FolderReport(gone=["a.txt"], lost=["a.txt"]))
 
 
 def test_processes_are_used_again(tmp_path: Path) -> None:

@@ -56,6 +56,23 @@ FIRM = {
         ("Re\u0301sume\u0301", "r\u00e9sum\u00e9", True),
         ("収入は500万円です", "500万円", True),
         ("収入は1,500万円です", "500万円", False),
+        # An answer as a number, and as documents write it.
+        ("revenue was $1,536 million", "1536", True),
+        ("revenue was $1,536 million", "$1536", True),
+        ("revenue was 1536 million", "1,536 million", True),
+        ("revenue was 1 536 million", "1,536", True),
+        ("revenue was 1\u202f536\u00a0million", "1,536 million", True),
+        ("revenue was 1,536,200", "1536200", True),
+        ("revenue was 1,536,200", "1536", False),
+        ("revenue was 21,536", "1536", False),
+        ("revenue was 1536", "536", False),
+        ("0.1536", "1,536", False),
+        ("revenue was \u20ac 5 million", "\u20ac5 million", True),
+        ("| $ | 5 |", "$5", True),
+        ("Revenue 120 135 150", "135", True),
+        ("| Revenue | 120 | 135 |", "Revenue 120 135", True),
+        ("| Pumps | 1 | 536 |", "1,536", False),
+        ("| Pumps | 1 | 536 |", "| 1 | 536 |", True),
     ],
 )
 def test_words_stand_in_a_passage_as_words(passage: str, words: str, expected: bool) -> None:

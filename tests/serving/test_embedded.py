@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from types import FrameType
+from typing import Any
 
 import pytest
 import torch
@@ -421,6 +424,30 @@ def test_closing_fails_what_runs_and_what_comes(
             await anext(engine.generate("tuned", [5], Sampling(2)))
 
     asyncio.run(cut())
+
+
+def test_a_second_signal_in_the_handler_of_the_first_waits_for_nothing(engine: EmbeddedEngine) -> None:
+    """Whatever line the first one is at."""
+
+    def again(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line":
+            engine.begin_no_more()
+        return again
+
+    def handle() -> None:
+        usual = sys.gettrace()
+        sys.settrace(again)
+        try:
+            engine.begin_no_more()
+        finally:
+            sys.settrace(usual)
+
+    handling = threading.Thread(target=handle, daemon=True)
+    handling.start()
+    handling.join(10)
+    assert not handling.is_alive()
+    with pytest.raises(EngineError, match="shutting down"):
+        asyncio.run(answer(engine, "tuned", [5], Sampling(2)))
 
 
 def test_closing_while_requests_that_were_given_up_still_wait(

@@ -19,7 +19,7 @@ import pytest
 from serving_fixtures import KEY, Running, served_by, soon
 from transformers import PreTrainedTokenizerFast
 
-from selfaug.errors import DataError, StorageError
+from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import Piece
@@ -334,6 +334,28 @@ def test_an_unexpected_error_is_logged_without_what_it_says(
     assert failure["calls"][-1].endswith(" broken")
     told = capfd.readouterr()
     assert SECRET not in failed.text + "".join(log) + told.out + told.err
+
+
+def test_an_error_that_explains_another_is_logged_as_where_that_was(
+    client: httpx.Client, served: Served, log: list[str]
+) -> None:
+    def search_of_the_users(messages: Any) -> list[int]:
+        raise KeyError(SECRET)
+
+    def explained(messages: Any) -> list[int]:
+        try:
+            return search_of_the_users(messages)
+        except KeyError as error:
+            raise ConfigError(f"the retriever failed for {SECRET}.") from error
+
+    served.chat_ids = explained
+    failed = client.post("/v1/chat/completions", json=CHAT)
+    assert failed.status_code == 500
+    assert soon(lambda: len(log) == 2)
+    failure = json.loads(log[0])
+    assert failure["error"] == "KeyError"
+    assert failure["calls"][-1].endswith(" search_of_the_users")
+    assert SECRET not in failed.text + "".join(log)
     assert client.get("/health").status_code == 200
 
 

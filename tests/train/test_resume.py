@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny_training import LORA, curve, make_trainer, relative, run_options, text_rows, trained
+from transformers import TrainerCallback
 
-from selfaug.errors import StorageError
+from selfaug.errors import ConfigError, StorageError
 from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
 
 SCRIPT = Path(__file__).with_name("tiny_training.py")
@@ -173,6 +175,86 @@ def test_checkpoints_that_can_not_be_resumed(tiny_model_dir: Path, tmp_path: Pat
     (tmp_path / "checkpoint-4").mkdir()
     with pytest.raises(StorageError, match="not written to its end"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+SAVING: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+
+
+class BeforeStep(TrainerCallback):
+    """Does something before a step ends, and so before its checkpoint is written."""
+
+    def __init__(self, step: int, action: Any) -> None:
+        self.step, self.action = step, action
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            self.action(state)
+
+
+def test_a_save_that_is_cut_off_leaves_the_checkpoint_before_it(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """With one checkpoint to keep: the one before goes when the new one has all of its files."""
+    in_the_way = tmp_path / "checkpoint-2" / f".{CHECKPOINT_STATE}"
+    trainer = make_trainer(
+        tiny_model_dir,
+        tmp_path,
+        callbacks=[BeforeStep(2, lambda state: in_the_way.mkdir(parents=True))],
+        save_total_limit=1,
+        **SAVING,
+    )
+    with pytest.raises(IsADirectoryError):
+        trainer.train()
+    assert (tmp_path / "checkpoint-2" / "adapter_model.safetensors").exists()
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+    in_the_way.rmdir()
+    make_trainer(tiny_model_dir, tmp_path, save_total_limit=1, **SAVING).train(resume_from_checkpoint=True)
+    assert [one.name for one in tmp_path.glob("checkpoint-*")] == ["checkpoint-3"]
+    kept = torch.load(tmp_path / "checkpoint-3" / "training_args.bin", weights_only=False)
+    assert kept.save_total_limit == 1
+
+
+def test_a_checkpoint_that_is_deleted_is_incomplete_first_and_the_best_one_is_not_deleted(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted: list[tuple[str, bool, bool]] = []
+
+    def delete(folder: Any, *args: Any, **options: Any) -> None:
+        name, there = os.path.basename(folder), os.path.exists
+        if name.startswith("checkpoint-"):
+            deleted.append((name, there(f"{folder}/optimizer.pt"), there(f"{folder}/{CHECKPOINT_STATE}")))
+        rmtree(folder, *args, **options)
+
+    rmtree = shutil.rmtree
+    monkeypatch.setattr("selfaug.train.selfaug_trainer.shutil.rmtree", delete)
+
+    def is_best(state: Any) -> None:
+        state.best_model_checkpoint = str(tmp_path / "checkpoint-1")
+
+    trainer = make_trainer(
+        tiny_model_dir, tmp_path, callbacks=[BeforeStep(2, is_best)], save_total_limit=2, **SAVING
+    )
+    trainer.train()
+    assert deleted == [("checkpoint-2", True, False)]
+    assert latest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+
+
+def test_resuming_with_another_alpha_or_drift_limit_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Alpha goes on from the checkpoint's: another one that is given would not be taken."""
+    options: dict[str, Any] = {**SAVING, "max_steps": 1}
+    make_trainer(tiny_model_dir, tmp_path, alpha=0.25, drift_limit=0.1, **options).train()
+    for changed in ({"alpha": 2.0}, {"drift_limit": 0.2}, {"drift_limit": None}):
+        given = {"alpha": 0.25, "drift_limit": 0.1, **changed}
+        trainer = make_trainer(tiny_model_dir, tmp_path, **given, **options)
+        with pytest.raises(ConfigError) as error:
+            trainer.train(resume_from_checkpoint=True)
+        both = "alpha={alpha} and drift_limit={drift_limit}"
+        assert "with alpha=0.25 and drift_limit=0.1," in error.value.message
+        assert f", and {both.format(**given)} is given." in error.value.message
+    # A checkpoint of before has none of them, and is taken as it is.
+    file = tmp_path / "checkpoint-1" / CHECKPOINT_STATE
+    state = json.loads(file.read_text())
+    assert state.pop("settings") == {"alpha": 0.25, "drift_limit": 0.1}
+    file.write_text(json.dumps(state))
+    trainer.restore(tmp_path / "checkpoint-1")
 
 
 def test_no_step_is_trained_after_the_last_checkpoint(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from tiny_training import (
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GraniteMoeHybridConfig,
+    GraniteMoeHybridForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
     TrainerCallback,
@@ -762,6 +764,35 @@ def test_router_loss_is_added_once_and_logged_apart(
     assert entry["loss"] == pytest.approx(plain["loss"] + 0.5 * entry["aux_loss"], rel=1e-4)
 
 
+def test_a_model_of_a_family_with_experts_that_has_none_trains_without_a_router_loss(
+    tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """Its config has the router's fields all the same."""
+    model = GraniteMoeHybridForCausalLM(
+        GraniteMoeHybridConfig(
+            vocab_size=len(tiny_tokenizer),
+            hidden_size=32,
+            intermediate_size=48,
+            shared_intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            layer_types=["full_attention"] * 2,
+            mamba_n_heads=4,
+            num_local_experts=0,
+            max_position_embeddings=256,
+            eos_token_id=tiny_tokenizer.eos_token_id,
+            pad_token_id=tiny_tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+    )
+    lora = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
+    _, trainer = run(model, tmp_path, tokenizer=tiny_tokenizer, lora=lora, max_steps=1)
+    assert not model.config.output_router_logits
+    assert trainer.state.log_history[0]["nll"] > 0
+    assert "aux_loss" not in trainer.state.log_history[0]
+
+
 def test_sampled_positions_do_not_depend_on_the_layout(tiny_model_dir: Path, tmp_path: Path) -> None:
     changes = {"different": True, "alpha": 2.0, "position_fraction": 0.4}
     whole_gradients, whole = run(tiny_model_dir, tmp_path / "a", **changes)
@@ -822,6 +853,28 @@ def test_auto_asks_the_disk_that_the_cache_would_be_on(
     monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", usage)
     make_trainer(tiny_model_dir, tmp_path / "out", max_steps=-1, num_train_epochs=3)
     assert asked == [tmp_path]
+
+
+def test_auto_takes_a_cache_that_is_there_though_a_whole_one_has_no_room(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = {"max_steps": -1, "num_train_epochs": 3, "reference_cache_dir": str(tmp_path / "cache")}
+    first = make_trainer(tiny_model_dir, tmp_path / "first", **passes)
+    first.prepare_alignment()
+    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert first.reference_bytes > 0
+    second = make_trainer(tiny_model_dir, tmp_path / "second", **passes)
+    assert second.reference_kind == "cache"
+    second.prepare_alignment()
+    assert second.reference_bytes == 0
+    more = Dataset.from_list(text_rows(9))
+    assert make_trainer(tiny_model_dir, tmp_path / "more", more, **passes).reference_kind == "adapter_off"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    other = make_trainer(model, tmp_path / "other", tokenizer=tokenizer, **passes)
+    assert other.reference_kind == "adapter_off"
 
 
 def test_model_is_left_as_it_was_by_the_reference_pass(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w.:%+\[\]-]+)?")
 _LOOKS_LIKE_A_FILE = re.compile(
     r"\.(jsonl?|ndjson|csv|tsv|parquet|arrow|txt|md|pdf|docx?|xlsx?|xml|ya?ml|gz|zip)$", re.IGNORECASE
 )
+_SEPARATOR = re.compile(r'"?sep=([^\r\n"])(?="?\r?(?:\n|$))', re.IGNORECASE)
+"""The first line of a CSV file that says what separates its cells, for spreadsheets."""
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """What `errors="surrogateescape"` makes of bytes that aren't UTF-8."""
 _NOT_UTF8 = "not valid UTF-8"
@@ -201,45 +203,78 @@ def _add_object(file: str, line: int, value: object, rows: list[RawRow], problem
 def _read_csv(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
     # Bytes that aren't UTF-8 become surrogates, so that the record that holds them can be named afterwards.
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")
+    delimiter, text = _csv_delimiter(text)
     limit = csv.field_size_limit(len(text) + 1)  # the default, 128 KiB a field, is less than some contexts
     try:
-        return _csv_records(file, csv.reader(io.StringIO(text, newline=""), strict=True))
+        return _csv_records(file, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     finally:
         csv.field_size_limit(limit)
+
+
+def _csv_delimiter(text: str) -> tuple[str, str]:
+    """What separates the cells, and the text without the line that says it.
+
+    Where commas are written in numbers, spreadsheets write semicolons between cells, or tabs.
+    """
+    if said := _SEPARATOR.match(text):
+        # The end of its line stays: the lines after it keep their numbers.
+        return said[1], text[said.end(1) :].removeprefix('"')
+    header = next((line for line in text.split("\n") if line.strip()), "")
+    if "," in header:
+        return ",", text
+    return max(";\t", key=header.count) if re.search(r"[;\t]", header) else ",", text
 
 
 def _csv_records(file: str, reader: Any) -> tuple[list[RawRow], list[Problem]]:
     rows: list[RawRow] = []
     problems: list[Problem] = []
     header: list[str] | None = None
-    line = 0
+    line = named = 0
     try:
         for cells in reader:
             # line_num is where the record ends; a quoted field may span lines.
             start, line = line + 1, reader.line_num
-            if not cells:
+            if not any(cell.strip() for cell in cells):  # spreadsheets write empty rows and columns, too
                 continue
             if header is None:
-                header = [cell.strip() for cell in cells]
+                header = _csv_header(cells)
+                named = len(_without_empty_end(header))
                 if reason := _header_fault(header):
                     return [], [Problem(file, start, reason)]
             elif any(_UNDECODED.search(cell) for cell in cells):
                 problems.append(Problem(file, start, _NOT_UTF8))
-            elif len(cells) != len(header):
+            elif not named <= len(cells := _without_empty_end(cells, named)) <= len(header):
                 problems.append(Problem(file, start, f"has {len(cells)} cells, the header has {len(header)}"))
             else:
-                rows.append(RawRow(file, start, dict(zip(header, cells, strict=True))))
+                columns = zip(header, cells, strict=False)
+                fields = {name: cell for name, cell in columns if name or cell.strip()}
+                rows.append(RawRow(file, start, fields))
     except csv.Error as error:
         problems.append(Problem(file, line + 1, f"not valid CSV: {error}"))
     return rows, problems
 
 
+def _csv_header(cells: list[str]) -> list[str]:
+    """Names of the columns, in small letters, as all that mean something are, unless two differ in nothing else."""
+    names = [cell.strip() for cell in cells]
+    small = [name.lower() for name in names]
+    return [low if small.count(low) == 1 else name for name, low in zip(names, small, strict=True)]
+
+
+def _without_empty_end(cells: list[str], least: int = 0) -> list[str]:
+    """Cells without the empty ones at their end; the first `least` stay, whatever is in them."""
+    end = len(cells)
+    while end > least and not cells[end - 1].strip():
+        end -= 1
+    return cells[:end]
+
+
 def _header_fault(header: list[str]) -> str | None:
     if any(_UNDECODED.search(name) for name in header):
         return _NOT_UTF8
-    if len(header) == 1 and re.search(r"[;\t|]", header[0]):
-        return "the cells must be separated by commas"
-    twice = sorted({name for name in header if header.count(name) > 1})
+    if len(header) == 1 and "|" in header[0]:
+        return "the cells must be separated by commas, semicolons or tabs"
+    twice = sorted({name for name in header if name and header.count(name) > 1})
     return f"the header has {', '.join(map(repr, twice))} more than once" if twice else None
 
 
@@ -253,7 +288,22 @@ def _read_parquet(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
         return [], [Problem(file, 0, f"a text column is {_NOT_UTF8}")]
     except (pyarrow.ArrowException, OSError) as error:
         return [], [Problem(file, 0, f"not a valid Parquet file: {short_text(error)}")]
-    return [RawRow(file, number, record) for number, record in enumerate(records, start=1)], []
+    return _records(file, records), []
+
+
+def _records(file: str, records: Iterable[dict[str, Any]]) -> list[RawRow]:
+    """Rows of columns, where one struct has the fields of all rows: what a row doesn't have is null in it."""
+    return [
+        RawRow(file, number, {name: _without_nulls(value) for name, value in record.items()})
+        for number, record in enumerate(records, start=1)
+    ]
+
+
+def _without_nulls(value: object) -> Any:
+    """A value without the null fields of its objects. A null in a list stays: it is an item of its own."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 _READERS: dict[str, Callable[[str, bytes], tuple[list[RawRow], list[Problem]]]] = {
@@ -296,14 +346,10 @@ def _read_hub(name: str, *, split: str, offline: bool) -> tuple[list[RawRow], li
             hint="there is no such file here, so it was taken for a hub data set; its name is owner/name or "
             "owner/name:configuration, with @split for another split. For a file, check the path.",
         ) from error
-    rows = _dataset_rows(f"{whole}/{split}", dataset)
+    rows = _records(f"{whole}/{split}", dataset)
     if not rows:
         raise DataError(f"{whole}, split {split!r}, has no rows.", hint="choose another split.")
     return rows, []
-
-
-def _dataset_rows(name: str, dataset: Iterable[dict[str, Any]]) -> list[RawRow]:
-    return [RawRow(name, number, dict(record)) for number, record in enumerate(dataset, start=1)]
 
 
 def _missing_file(path: Path) -> DataError:

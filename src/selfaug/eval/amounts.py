@@ -124,7 +124,8 @@ _CODE = rf"(?:(?-i:{_any_of(_LETTER_DOLLARS)})|{_any_of(_SPELLED_CODES)})"
 _BEFORE = rf"(?:{_CODE}(?:\s?[{SIGNS}])?\s?|[{SIGNS}]\s?)"
 _DOLLARS = _any_of(name for name in _MONEY if name[-1] == "$")
 _AFTER = (
-    rf"(?:%|(?:{_any_of(name for name in UNITS if name[-1].isalpha())})\b|[{SIGNS[1:]}](?!\d)|"
+    # "5 euro cents" are no euros.
+    rf"(?:%|(?:{_any_of(name for name in UNITS if name[-1].isalpha())})\b(?!\s+cents?\b)|[{SIGNS[1:]}](?!\d)|"
     rf"(?:{_DOLLARS})(?!\s?[\d.(]))"
 )
 _MEASURE = rf"(?:{_any_of(_BY_MEASURE)})(?![\w-])"
@@ -213,14 +214,18 @@ _WORD_AMOUNT = re.compile(
 )
 # Letters that patterns take for "I", "i", "s" and "K" where case is ignored, but tables of names don't.
 _SAME_LETTERS = str.maketrans("\u0130\u0131\u017f\u212a", "IisK")
+# "thirty (30) days": the figure repeats the word.
+_WORD_BEFORE = re.compile(rf"\b(?:{'|'.join([*_ONES, *_TENS, 'hundred'])})\s*$", re.IGNORECASE)
+_LONGEST_BEFORE = 20
 _RANGE = re.compile(rf"\s*(?:[{MINUS}]|to|and)\s*", re.IGNORECASE)
 
 
 def parse_quantities(text: str, *, years: bool = False, metres: bool = False) -> list[Quantity]:
     """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
 
-    An amount in parentheses is negative, as in accounts ("(1,234)"), unless it is a percentage in running text. The
-    first end of a range has the scale and the unit of the second ("3–5 million").
+    An amount in parentheses is negative, as in accounts ("(1,234)"), unless it is a percentage in running text or
+    repeats a word ("thirty (30) days"). The first end of a range has the scale and the unit of the second ("3–5
+    million").
 
     Args:
         text: any text.
@@ -245,12 +250,14 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
         unit, scale = _in_percent(unit, scale)
         # "(340 employees)" is an aside.
         in_parentheses = match["open"] and (match["close"] or (match["close2"] and not match["measure"]))
+        start = match.start()
+        repeats = _WORD_BEFORE.search(blank, max(0, start - _LONGEST_BEFORE), start) is not None
         alone = blank.strip() == match[0].strip()
         of_range = index > 0 and _joins(blank, found[index - 1], match) == "dash"
         signs = [None if of_range else match["sign"], match["sign2"], match["sign3"]]
         negative = any(sign is not None and sign.strip() != "+" for sign in signs)
         unsure = negative and (match["sign"] or "")[1:].isspace() and match["sign"][0] != "−"
-        if in_parentheses and (unit != "%" or alone):
+        if in_parentheses and not repeats and (unit != "%" or alone):
             negative = True
         quantities.append(
             Quantity(
@@ -305,8 +312,14 @@ def _scale(name: str | None) -> Decimal:
 
 def _unit(match: re.Match[str]) -> str | None:
     before = match["outer"] or match["before"]
-    # "$5 million CAD": the code says which dollars.
-    said = before and len(before.strip()) == 1 and match["after"] and _spelled(match["after"]) in _MONEY
+    # "$5 million CAD": the code says which dollars. In "$5 EUR 4", it is the next amount's.
+    said = (
+        before
+        and len(before.strip()) == 1
+        and match["after"]
+        and _spelled(match["after"]) in _MONEY
+        and not re.match(r"[^\S\n]?\d", match.string[match.end("after") :])
+    )
     return _named_unit(match["after"] if said else before or match["after"] or match["measure"])
 
 

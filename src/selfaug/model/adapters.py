@@ -37,6 +37,8 @@ def why_not_exact(model: nn.Module) -> str | None:
         init = getattr(config, "init_lora_weights", None)
         if kind == "LORA" and init not in _EXACT_LORA_INITS:
             return f"init_lora_weights={init!r} changes the base weights when the adapter is made"
+        if getattr(config, "layer_replication", None):
+            return "layer_replication repeats layers of the base model, and they stay with the adapter off"
         bias = getattr(config, "bias", "none")
         if bias != "none":
             return f"bias={bias!r} trains the base model's own biases"

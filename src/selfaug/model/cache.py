@@ -9,26 +9,31 @@ one for each set of documents that was missing:
     segment-<id>.done.bin           a checksum a document, 0 while it is missing: what a cut-off build goes on from
     segment-<id>.json               written last: its existence means that the segment is complete
 
+A build that was cut off leaves a segment without its description. The same build goes on with it; a build of other
+documents keeps what is finished in it as a segment of its own, and frees what it had reserved.
+
 Hidden states and not logits: for a vocabulary of 150 k and a width of 3.6 k they are some 40 times smaller, and the
 head recovers the logits. A document is known by its token ids and by which of them are prompt.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 import xxhash
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -38,10 +43,18 @@ from selfaug.errors import CacheError, StorageError
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 from selfaug.model.loading import cache_dir
+from selfaug.records import is_failed_write
 
 __all__ = ["PASSES_THAT_PAY", "Document", "ReferenceCache", "has_room"]
 
 _VERSION = 1
+
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
+
+_OTHER_PLACE = (
+    "give a folder on a larger disk as reference_cache_dir, or use another reference: 'adapter_off' with an adapter, "
+    "'frozen_copy' without."
+)
 
 PASSES_THAT_PAY = 3
 """So many passes over the data make up for computing the cache; reference="auto" goes by it, and by `has_room`."""
@@ -71,6 +84,11 @@ def _is_prompt(labels: NDArray[np.int64]) -> NDArray[np.bool_]:
     prompt: NDArray[np.bool_] = labels == -100
     prompt[:1] = True
     return prompt
+
+
+def _segment_name(keys: Iterable[bytes]) -> str:
+    """Of the segment that holds the documents with these keys, in this order."""
+    return "segment-" + hashlib.blake2b(b"".join(keys), digest_size=8).hexdigest()
 
 
 def _key(input_ids: NDArray[np.int64], labels: NDArray[np.int64]) -> bytes:
@@ -151,7 +169,11 @@ class ReferenceCache:
             with FileLock(path / ".lock"):
                 if (path / "cache.json").exists():
                     cls._require_same(path, described)
-                elif any(entry.name != ".lock" for entry in path.iterdir()):
+                # A write that was cut off leaves its partial file.
+                elif any(
+                    entry.name != ".lock" and not entry.name.startswith(".cache.json.")
+                    for entry in path.iterdir()
+                ):
                     raise CacheError(
                         f"{path} is not empty and not a reference cache.",
                         hint="give a folder of its own as reference_cache_dir.",
@@ -163,6 +185,27 @@ class ReferenceCache:
         cache = cls(path, identity, width, dtype)
         cache._load_segments()
         return cache
+
+    @classmethod
+    def existing(
+        cls, folder: str | os.PathLike[str] | None, identity: Mapping[str, str]
+    ) -> list[ReferenceCache]:
+        """Caches that are there already, to be read; nothing is written, and damaged ones are left out.
+
+        Args:
+            folder: as for `open`; None for all in the user's cache.
+            identity: what `fingerprint` says of the model, or some of it.
+        """
+        found = []
+        for path in [Path(folder)] if folder else sorted((cache_dir() / "reference").glob("*")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, CacheError):
+                described = json.loads((path / "cache.json").read_text(encoding="utf-8"))
+                dtype = getattr(torch, described["dtype"].removeprefix("torch."))
+                cache = cls(path, described["identity"], described["width"], dtype)
+                if described["version"] == _VERSION and identity.items() <= cache.identity.items():
+                    cache._load_segments()
+                    found.append(cache)
+        return found
 
     @staticmethod
     def _require_same(path: Path, described: dict[str, Any]) -> None:
@@ -202,13 +245,38 @@ class ReferenceCache:
         """Bytes that these documents take on disk."""
         return sum(document.rows for document in documents) * self.row_bytes
 
-    def unfinished_bytes(self) -> int:
-        """Bytes that a cut-off build has taken of the disk, where the one that goes on with it will write."""
-        return sum(
-            part.stat().st_size
-            for part in self.folder.glob("segment-*.bin")
+    def unfinished_bytes(self, documents: Iterable[Document]) -> int:
+        """Bytes that a cut-off build of these documents has taken of the disk, where it goes on.
+
+        It may have been of more: anchors are not known before training goes on.
+        """
+        keys = [document.key for document in self.missing(documents)]
+        size = 0
+        for part in self._unfinished():
+            with contextlib.suppress(FileNotFoundError):  # another process may give it up in between
+                if part.stem == _segment_name(keys) or self._keys_of(part.stem).issuperset(keys):
+                    size += part.stat().st_size
+        return size
+
+    def _unfinished(self) -> list[Path]:
+        """Data of segments that are being built, or whose build was cut off."""
+        return [
+            part
+            for part in sorted(self.folder.glob("segment-*.bin"))
             if not part.name.endswith(".done.bin") and not part.with_suffix(".json").exists()
-        )
+        ]
+
+    def _keys_of(self, name: str) -> set[bytes]:
+        """Of a segment's documents; none if that can't be read."""
+        path = self.folder / f"{name}.index.npz"
+        with contextlib.suppress(*_UNREADABLE), np.load(path, allow_pickle=False) as index:
+            return {bytes(key) for key in index["keys"]}
+        return set()
+
+    def bytes_to_write(self, documents: Iterable[Document]) -> int:
+        """Bytes that the disk must still have for these documents: neither in the cache nor reserved."""
+        missing = self.missing(documents)
+        return max(0, self.size_of(missing) - self.unfinished_bytes(missing))
 
     def require_room(self, documents: Iterable[Document], tokens: int) -> None:
         """Refuse early what `build` would refuse, so before anything long.
@@ -220,15 +288,19 @@ class ReferenceCache:
         Raises:
             StorageError: if what is missing does not fit on the disk.
         """
-        room = shutil.disk_usage(self.folder).free + self.unfinished_bytes()
-        if tokens * self.row_bytes > room and (size := self.size_of(self.missing(documents))) > room:
-            raise self._too_large(size, room)
+        if tokens * self.row_bytes <= shutil.disk_usage(self.folder).free:
+            return
+        missing = self.missing(documents)
+        if self.bytes_to_write(missing) > shutil.disk_usage(self.folder).free:
+            self._close_cut_off_builds(missing)
+        needed, free = self.bytes_to_write(missing), shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise self._too_large(needed, free)
 
     def _too_large(self, size: int, free: int) -> StorageError:
         return StorageError(
             f"the reference cache needs {printable_size(size)} in {self.folder}, {printable_size(free)} free.",
-            hint="give a folder on a larger disk as reference_cache_dir, or use another reference: 'adapter_off' with "
-            "an adapter, 'frozen_copy' without.",
+            hint=_OTHER_PLACE,
         )
 
     def build(
@@ -264,8 +336,15 @@ class ReferenceCache:
         todo = self.missing(documents)
         if not todo:
             return 0
+        if rank == 0:
+            self._close_cut_off_builds(todo)
+        barrier()
+        self._load_segments()
+        todo = self.missing(todo)  # without what was finished there
+        if not todo:
+            return 0
         on_size(self.size_of(todo))
-        name = "segment-" + hashlib.blake2b(b"".join(d.key for d in todo), digest_size=8).hexdigest()
+        name = _segment_name(d.key for d in todo)
         lock = FileLock(self.folder / f"{name}.lock")
         try:
             if rank == 0:
@@ -299,6 +378,8 @@ class ReferenceCache:
         if rank == 0:
             self._reserve(data, int(rows.sum()) * self.row_bytes)
             self._reserve(done, 4 * len(todo))
+            # Before anything is computed: it tells a build of other documents what is in here.
+            self._write_index(name, [document.key for document in todo], first, rows)
         barrier()
         hidden = np.memmap(data, np.uint8, "r+", shape=(int(rows.sum()), self.row_bytes))
         checksums = np.memmap(done, np.uint32, "r+", shape=(len(todo),))
@@ -343,15 +424,91 @@ class ReferenceCache:
                     f"{int((np.asarray(checksums) == 0).sum())} of {len(todo)} documents were not computed.",
                     hint="do all processes write to the same folder? Run again to go on.",
                 )
-            keys = np.frombuffer(b"".join(document.key for document in todo), np.uint8).reshape(-1, 16)
-            with open(self.folder / f"{name}.index.npz", "wb") as file:
-                np.savez(file, keys=keys, first=first, rows=rows)
-                _sync(file)
-            index_digest = xxhash.xxh3_128((self.folder / f"{name}.index.npz").read_bytes()).hexdigest()
-            _write_json(
-                self.folder / f"{name}.json",
-                {"documents": len(todo), "rows": int(rows.sum()), "index": index_digest},
+            self._complete(name, len(todo), int(rows.sum()))
+
+    def _write_index(
+        self, name: str, keys: Sequence[bytes], first: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> None:
+        with open(self.folder / f"{name}.index.npz", "wb") as file:
+            np.savez(
+                file, keys=np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), first=first, rows=rows
             )
+            _sync(file)
+
+    def _complete(self, name: str, documents: int, rows: int) -> None:
+        """Write a segment's description; all else of it is on the disk."""
+        index_digest = xxhash.xxh3_128((self.folder / f"{name}.index.npz").read_bytes()).hexdigest()
+        _write_json(
+            self.folder / f"{name}.json", {"documents": documents, "rows": rows, "index": index_digest}
+        )
+
+    def _close_cut_off_builds(self, todo: Sequence[Document]) -> None:
+        """Keep what builds of other documents have finished, and free the rest, where no process is at work on it.
+
+        Args:
+            todo: what this build is of: it goes on with its own segment.
+        """
+        own = _segment_name(document.key for document in todo)
+        try:
+            # The other processes of this run wait here for the room that it gives.
+            with FileLock(self.folder / ".lock"):
+                for name in (part.stem for part in self._unfinished() if part.stem != own):
+                    with contextlib.suppress(Timeout), FileLock(self.folder / f"{name}.lock", timeout=0):
+                        if not (self.folder / f"{name}.json").exists():
+                            self._close_cut_off_build(name)
+        except OSError as error:
+            raise _not_writable(self.folder, error) from error
+        self._load_segments()
+        if len(left := self.missing(todo)) < len(todo):
+            # A build of less has a segment of another name, and the one that it had is cut off for good.
+            self._close_cut_off_builds(left)
+
+    def _close_cut_off_build(self, name: str) -> None:
+        """Copy a segment's finished documents to one of their own and delete it; under its lock.
+
+        They are copied, not moved within it: another process of a build whose first has ended may still write into it.
+        """
+        finished: dict[bytes, NDArray[np.uint8]] = {}
+        # One without an index, of an earlier version or from before the first document, has nothing to keep.
+        with contextlib.suppress(*_UNREADABLE):
+            with np.load(self.folder / f"{name}.index.npz", allow_pickle=False) as index:
+                keys, first, rows = index["keys"], index["first"], index["rows"]
+            hidden = np.memmap(
+                self.folder / f"{name}.bin", np.uint8, "r", shape=(int(rows.sum()), self.row_bytes)
+            )
+            checksums = np.memmap(self.folder / f"{name}.done.bin", np.uint32, "r", shape=(len(keys),))
+            for key, f, n, c in zip(map(bytes, keys), first, rows, checksums, strict=True):
+                if c and key not in self._where and _checksum(hidden[f : f + n]) == c:
+                    finished[key] = hidden[f : f + n]
+        if finished and _segment_name(finished) == name:  # it lacks its description alone
+            self._complete(name, len(finished), sum(map(len, finished.values())))
+        elif not finished or self._keep(finished):
+            for suffix in (".bin", ".done.bin", ".index.npz"):
+                (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+    def _keep(self, finished: Mapping[bytes, NDArray[np.uint8]]) -> bool:
+        """Write documents, by their keys, as a complete segment; False where the disk has no room for it."""
+        name = _segment_name(finished)
+        rows = np.array([len(states) for states in finished.values()], np.int64)
+        first = np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
+        try:
+            with FileLock(self.folder / f"{name}.lock", timeout=0):
+                if (self.folder / f"{name}.json").exists():
+                    return True
+                self._reserve(self.folder / f"{name}.done.bin", 4 * len(finished))
+                self._reserve(self.folder / f"{name}.bin", int(rows.sum()) * self.row_bytes)
+                with open(self.folder / f"{name}.bin", "r+b") as file:
+                    for states in finished.values():
+                        file.write(states.data)
+                    _sync(file)
+                with open(self.folder / f"{name}.done.bin", "r+b") as file:
+                    file.write(np.array([_checksum(states) for states in finished.values()], np.uint32).data)
+                    _sync(file)
+                self._write_index(name, list(finished), first, rows)
+                self._complete(name, len(finished), int(rows.sum()))
+        except (Timeout, StorageError):  # a process is computing the same ones, or there is no room
+            return False
+        return True
 
     def _hidden_of(
         self, model: nn.Module, documents: list[Document], pad: int, device: torch.device
@@ -379,9 +536,8 @@ class ReferenceCache:
         if path.exists() and path.stat().st_size == size:
             return
         free = shutil.disk_usage(self.folder).free
-        problem = self._too_large(size, free)
         if size > free:
-            raise problem
+            raise self._too_large(size, free)
         try:
             with open(path, "wb") as file:
                 if hasattr(os, "posix_fallocate") and size:
@@ -390,7 +546,13 @@ class ReferenceCache:
                     file.truncate(size)
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise problem from error
+            if not is_failed_write(error):
+                raise
+            raise StorageError(
+                f"the reference cache needs {printable_size(size)} in {self.folder}, and can't have it: the disk is "
+                f"full or a quota is reached ({printable_size(free)} free).",
+                hint=_OTHER_PLACE,
+            ) from error
 
     def _load_segments(self) -> None:
         for described in sorted(self.folder.glob("segment-*.json")):
@@ -490,11 +652,11 @@ class ReferenceCache:
 
 
 def has_room(size: int, folder: str | os.PathLike[str] | None) -> bool:
-    """Whether a cache of so many bytes leaves half of what is free; `folder` as for `ReferenceCache.open`."""
+    """Whether so many bytes more in a cache leave half of what is free; `folder` as for `ReferenceCache.open`."""
     path = Path(folder or cache_dir())
     while not path.exists():
         path = path.parent
-    return size < shutil.disk_usage(path).free // 2
+    return size <= shutil.disk_usage(path).free // 2
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
@@ -528,7 +690,11 @@ def _sync(file: Any) -> None:
 def _write_json(path: Path, data: dict[str, Any]) -> None:
     """Write beside and rename, so that the file is there whole or not at all."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(partial, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        _sync(file)
-    os.replace(partial, path)
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+            _sync(file)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

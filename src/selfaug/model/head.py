@@ -6,7 +6,7 @@ from typing import Any
 from weakref import WeakSet
 
 import torch
-from peft.utils.other import ModulesToSaveWrapper
+from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -20,6 +20,12 @@ _VERIFIED: WeakSet[nn.Module] = WeakSet()
 
 # Few tokens of one row: what the check is made on.
 _CHECKED_TOKENS = 16
+
+# PEFT wraps a head that shares its weight with the embedding along with it.
+_TOKENS_HINT = (
+    "leave out `trainable_token_indices`: this model's head has the embedding's weight, so that the tokens change "
+    "both. To train new tokens, put the embedding in `modules_to_save`, with `ensure_weight_tying=True`."
+)
 
 
 def find_head(model: nn.Module, *, reference: bool = False) -> OutputHead:
@@ -41,7 +47,9 @@ def find_head(model: nn.Module, *, reference: bool = False) -> OutputHead:
         raise ModelError(
             f"the head of {type(causal_model(model)).__name__} is a {type(module).__name__}: its logits are not "
             "hidden · weightᵀ + bias of one weight matrix.",
-            hint="take the head out of the adapter's `target_modules`; to train it whole, put it in "
+            hint=_TOKENS_HINT
+            if isinstance(module, TrainableTokensWrapper)
+            else "take the head out of the adapter's `target_modules`; to train it whole, put it in "
             "`modules_to_save`.",
         )
     weight: Any = module.weight

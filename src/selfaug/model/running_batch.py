@@ -202,7 +202,14 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
 def rows_can_join(model: PreTrainedModel) -> bool:
     """Whether prompts can join a batch of a model that is not empty, as its settings tell; see `RunningBatch.open`."""
-    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+    try:
+        layers = DynamicCache(config=model.config).layers
+    except (
+        AttributeError,
+        KeyError,
+    ):  # a model with code of its own may have layers that transformers doesn't know
+        return True
+    return all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _make_room(cache: Any) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,10 @@ class Store:
                 f"{self._path} has version {found}; this selfaug reads up to version {_VERSION}.",
                 hint="update selfaug.",
             )
-        os.chmod(self._path, 0o600)
+        # The log too: it has texts before the file has them, and its mode is the one that a new file had at first.
+        for ending in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                os.chmod(f"{self._path}{ending}", 0o600)
 
     def commit(self, batch: Batch) -> int:
         """Write a batch, all of it or nothing.

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,19 @@ def _is_done(folder: Path, settings: BalanceSettings) -> bool:
     )
 
 
+def _with_earlier(folder: Path, settings: BalanceSettings) -> BalanceSettings:
+    """The settings, and what the record that is there has beyond them: its trials and points can still be chosen."""
+    if not (folder / "record.json").exists():
+        return settings
+    made = read_record(folder / "record.json", RECORD_KIND)["settings"]
+    return replace(
+        settings,
+        trials=max(settings.trials, made["trials"]),
+        finalists=max(settings.finalists, made["finalists"]),
+        scales=sorted({*settings.scales, *made["scales"]}, reverse=True),
+    )
+
+
 def _lock_file(folder: Path, worker: str) -> Path:
     return folder / "locks" / f"worker-{worker}.lock"
 
@@ -232,6 +245,7 @@ def _balanced(
     with FileLock(folder / "locks" / "finish.lock"):
         if _is_done(folder, settings):  # another process was quicker
             return read_record(folder / "record.json", RECORD_KIND)
+        settings = _with_earlier(folder, settings)
         trials = search.completed()
         if not trials:
             raise SelfAugError(

@@ -187,8 +187,12 @@ def _runs_on(builds: Sequence[str], major: int, minor: int) -> bool:
     return not builds
 
 
-def memory() -> tuple[int, int] | None:
-    """Bytes of main memory that are available, and all of them; None where the system doesn't say."""
+def memory(root: Path = Path("/")) -> tuple[int, int] | None:
+    """Bytes of main memory that are available, and all of them; None where the system doesn't say.
+
+    Args:
+        root: where `proc` and `sys` are; a container's limit in there counts as all of the memory.
+    """
     try:
         page = os.sysconf("SC_PAGE_SIZE")
         free, total = os.sysconf("SC_AVPHYS_PAGES") * page, os.sysconf("SC_PHYS_PAGES") * page
@@ -196,10 +200,47 @@ def memory() -> tuple[int, int] | None:
         return None
     with contextlib.suppress(OSError):
         # Linux counts what it would give back at once, such as cached files.
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        for line in (root / "proc/meminfo").read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
                 free = int(line.split()[1]) * 1024
+    for limit, used in _cgroup_limits(root):
+        total, free = min(total, limit), min(free, max(0, limit - used))
     return free, total
+
+
+def _cgroup_limits(root: Path) -> list[tuple[int, int]]:
+    """Memory limits of the control groups that this process is in, and what is used of each, in bytes.
+
+    A container sees its own group where the system has the topmost one, whatever path the kernel gives.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    paths = {kind: Path(path.lstrip("/")) for _, kind, path in (line.split(":", 2) for line in lines)}
+    found = []
+    for kind, folder, limit, used, cached in (
+        ("", "", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        path = paths.get(kind, Path())
+        for group in (path, *path.parents):
+            here = root / "sys/fs/cgroup" / folder / group
+            # No number where there is no limit, and no file where there is no such group.
+            with contextlib.suppress(OSError, ValueError):
+                most = int((here / limit).read_text(encoding="ascii"))
+                taken = int((here / used).read_text(encoding="ascii"))
+                found.append((most, taken - _cached(here / "memory.stat", cached)))
+    return found
+
+
+def _cached(statistics: Path, name: str) -> int:
+    """Bytes of files in a group's memory that the kernel would give back at once, as it does before the limit."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in statistics.read_text(encoding="ascii").splitlines():
+            if line.startswith(f"{name} "):
+                return int(line.split()[1])
+    return 0
 
 
 def _memory() -> Finding:

@@ -20,7 +20,7 @@ from trl import pack_dataset
 from selfaug.config import TrainConfig
 from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
-from selfaug.model.cache import PASSES_THAT_PAY, Document, has_room
+from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.loading import load_model_config
 from selfaug.phases.doctor import memory
 from selfaug.phases.inputs import (
@@ -38,6 +38,9 @@ __all__ = ["Estimate", "estimate"]
 # A model this small is loaded and timed; the others are only calculated.
 _MEASURE_SHARE_OF_MEMORY = 0.3
 _SAMPLE_TOKENS = 512
+
+_BYTES_IN_4_BITS = 0.55
+"""Of a quantised parameter, its share of the scales included."""
 
 
 _ANCHOR_TOKENS = 128
@@ -64,7 +67,7 @@ class Estimate:
         memory_free_bytes: on the device, or None if not known.
         seconds: of training, or None if it was not measured.
         disk_bytes: of checkpoints and final weights.
-        cache_bytes: of a reference cache, if the settings ask for one.
+        cache_bytes: that a reference cache will grow by, if the settings ask for one.
         disk_free_bytes: at the output folder.
         how: how each number was come by.
         warnings: what won't fit, and what else the user should know.
@@ -146,24 +149,31 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     steps = settings.steps or math.ceil(math.ceil(len(lengths) / per_step) * settings.epochs)
     passes = settings.epochs if settings.steps is None else steps * per_step / len(lengths)
     layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
-    reference = _reference(config, passes, tokens * hidden * (4 if full else dtype.itemsize))
+    documents = _documents(data)
+    there = _cache_there(config, type(skeleton).__name__, hidden, dtype, documents)
+    most = tokens * hidden * (4 if full else dtype.itemsize)
+    reference = _reference(config, passes, most, there.bytes_to_write(documents) if there else most)
+    missing = there.missing(documents) if there else documents
+    states = sum(document.rows for document in missing)
 
     how = [f"parameters: counted in the model's structure ({type(skeleton).__name__}), without its weights"]
     if processes > 1:
         how.append(
             f"processes: {processes:,} share the rows; memory is of each, with whole weights (not sharded)"
         )
-    width = 0.55 if config.model.quantization == "4bit" else (4 if full else dtype.itemsize)
-    weights = int(parameters * width)
+    width = 4 if full else dtype.itemsize
+    quantized = _quantized_parameters(skeleton) if config.model.quantization == "4bit" else 0
+    weights = int(quantized * _BYTES_IN_4_BITS + (parameters - quantized) * width)
+    each = f"{width} bytes a parameter"
+    if quantized:
+        each = f"{_BYTES_IN_4_BITS:g} bytes a parameter of linear layers, {width} of embeddings, head and the rest"
     if reference == "frozen_copy":
         weights *= 2
-        how.append(f"weights: tuned model and frozen reference model, {width:g} bytes a parameter each")
+        how.append(f"weights: tuned model and frozen reference model, {each} each")
     elif reference == "adapter_off":
-        how.append(
-            f"weights: {width:g} bytes a parameter; the reference is the same weights without the adapter"
-        )
+        how.append(f"weights: {each}; the reference is the same weights without the adapter")
     else:
-        how.append(f"weights: {width:g} bytes a parameter")
+        how.append(f"weights: {each}")
     if osf is not None:
         weights += 4 * (trainable + osf.frozen)
         how.append(
@@ -220,7 +230,8 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
         again = measured.reference_seconds_per_token * shared  # a forward pass over all rows
         seconds = (measured.seconds_per_token * shared + (again if checkpointing else 0)) * passes
         if reference:
-            seconds += again * (1 if reference == "cache" else passes)
+            to_build = states / max(1, sum(document.rows for document in documents))
+            seconds += again * (to_build if reference == "cache" else passes)
         how.append(
             f"time: one forward and backward pass, and one of the reference model"
             f"{' (once, for the cache)' if reference == 'cache' else ''}, timed on "
@@ -237,8 +248,12 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     )
     cache = 0
     if reference == "cache":
-        states = _cached_states(data)
         how.append("reference cache: one hidden state a prompt token of all rows, those to evaluate on too")
+        if there and len(missing) < len(documents):
+            how.append(
+                f"reference cache: {there.folder} has {len(documents) - len(missing):,} of {len(documents):,} "
+                "different rows already, if its model has these weights, which training compares"
+            )
         if config.selfaug.anchors == "self":
             states += config.selfaug.anchor_count * _ANCHOR_TOKENS
             how.append(f"reference cache: {_ANCHOR_TOKENS} of each anchor")
@@ -281,14 +296,21 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     )
 
 
-def _reference(config: TrainConfig, passes: float, cache_bytes: int) -> str | None:
-    """Where the reference model will come from, as the trainer decides; None without alignment."""
+def _reference(config: TrainConfig, passes: float, most: int, missing: int) -> str | None:
+    """Where the reference model will come from, as the trainer decides; None without alignment.
+
+    Args:
+        config: the settings.
+        passes: over the rows.
+        most: bytes of a whole cache.
+        missing: bytes that one that is there already would grow by.
+    """
     settings = config.selfaug
     if settings.alpha == 0:
         return None
     if settings.reference != "auto":
         return settings.reference
-    if passes >= PASSES_THAT_PAY and has_room(cache_bytes, settings.reference_cache_dir):
+    if passes >= PASSES_THAT_PAY and has_room(min(most, missing), settings.reference_cache_dir):
         return "cache"
     return "frozen_copy" if config.lora.method == "full" else "adapter_off"
 
@@ -301,11 +323,37 @@ def _sequence_lengths(data: TrainingData, config: TrainConfig) -> list[int]:
     return [len(ids) for ids in packed["input_ids"]]
 
 
-def _cached_states(data: TrainingData) -> int:
-    """Hidden states that a reference cache holds of the rows: equal rows have theirs once."""
+def _documents(data: TrainingData) -> list[Document]:
+    """What a reference cache holds of the rows: equal rows are there once."""
     rows = [*data.train.rows, *(data.eval.rows if data.eval else ())]
     documents = [Document(row.input_ids, row.labels) for row in rows]
-    return sum({document.key: document.rows for document in documents}.values())
+    return list({document.key: document for document in documents}.values())
+
+
+def _cache_there(
+    config: TrainConfig, kind: str, width: int, dtype: torch.dtype, documents: list[Document]
+) -> ReferenceCache | None:
+    """The cache on the disk that lacks least of the rows, of a model like this one, whose weights aren't read here."""
+    if config.selfaug.alpha == 0 or config.selfaug.reference not in ("auto", "cache"):
+        return None
+    like = {"class": kind, "compute_dtype": str(dtype)}
+    found = ReferenceCache.existing(config.selfaug.reference_cache_dir, like)
+    return min(
+        (cache for cache in found if cache.width == width),
+        key=lambda cache: cache.bytes_to_write(documents),
+        default=None,
+    )
+
+
+def _quantized_parameters(model: nn.Module) -> int:
+    """Numbers that bitsandbytes stores in 4 bits: weights of linear layers, without the output head."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    weights: list[Any] = [
+        module.weight
+        for module in model.modules()
+        if module is not head and type(module).__name__ in ("Linear", "Conv1D")
+    ]
+    return sum(weight.numel() for weight in weights)
 
 
 def _adapter_parameters(model: nn.Module, config: TrainConfig) -> int:

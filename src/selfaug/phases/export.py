@@ -111,7 +111,9 @@ def export(
         tokenizer.save_pretrained(partial)
         commands = [f"vllm serve {shlex.quote(str(target))} --generation-config vllm"]
         if ollama:
-            text, doubts = modelfile(tokenizer, model, config.data.chat_template_kwargs)
+            text, doubts = modelfile(
+                tokenizer, model, config.data.chat_template_kwargs, trained_length=config.data.max_length
+            )
             write_text(partial / "Modelfile", text)
             warnings += doubts
             commands = [
@@ -149,13 +151,26 @@ def _stored_dtype(folder: str, config: TrainConfig, offline: bool) -> torch.dtyp
 
 _GGUF = "model.gguf"
 
+_ANSWER_TOKENS = 1024
+"""Room in the window for an answer to the longest prompt of training."""
+
 _TEXTS = {role: f"<<{role} text>>" for role in ("system", "user", "assistant")}
 
 
 def modelfile(
-    tokenizer: PreTrainedTokenizerBase, model: Any, chat_template_kwargs: dict[str, Any]
+    tokenizer: PreTrainedTokenizerBase,
+    model: Any,
+    chat_template_kwargs: dict[str, Any],
+    *,
+    trained_length: int = 0,
 ) -> tuple[str, list[str]]:
     """Text of a Modelfile, and doubts about it.
+
+    Args:
+        tokenizer: of the model.
+        model: merged.
+        chat_template_kwargs: of training.
+        trained_length: most tokens of a row that it was trained on: its prompts must fit.
 
     Ollama has templates of its own. Ours is made by rendering the chat template once and reading off what
     stands around each turn, and is written only if conversations rendered from these parts are the same.
@@ -184,9 +199,10 @@ def modelfile(
     # Ollama's own default has punished repetition, and greedy answers are the arg max and nothing else here.
     penalty = getattr(generation, "repetition_penalty", None) if sampled else None
     lines.append(f"PARAMETER repeat_penalty {penalty or 1.0}")
-    window = getattr(model.config, "max_position_embeddings", None)
+    # A multimodal model has the window in the configuration of its text part.
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if window:
-        lines.append(f"PARAMETER num_ctx {min(window, 8192)}")
+        lines.append(f"PARAMETER num_ctx {min(window, max(8192, trained_length + _ANSWER_TOKENS))}")
     return "\n".join(lines) + "\n", doubts
 
 

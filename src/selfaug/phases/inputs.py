@@ -8,7 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from selfaug.data import (
     encode_rows,
     load_rows,
 )
-from selfaug.data.sources import data_files
+from selfaug.data.sources import Problem, data_files
 from selfaug.errors import ConfigError
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 
@@ -40,6 +40,9 @@ __all__ = [
     "resolve_device",
     "training_device",
 ]
+
+_PROBLEMS_SHOWN = 3
+"""A warning names this many rows that were left out, beside how many there are."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,17 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
     train, report = _encoded(config, template, config.data.train, config.data.split, tokenizer, max_length)
     warnings = list(train.report.warnings)
     report = {"train": report, "max_length": max_length}
+    left_out = {"training": train.problems}
     if config.data.replay and config.data.replay_share > 0:
-        train, report["replay"] = _with_replay(config, template, train, tokenizer, max_length)
+        train, left_out["replay"], report["replay"] = _with_replay(
+            config, template, train, tokenizer, max_length
+        )
     evaluation = None
     if config.data.eval:
         evaluation, report["eval"] = _encoded(
             config, template, config.data.eval, config.data.split, tokenizer, max_length
         )
+        left_out["evaluation"] = evaluation.problems
         known = {_digest_row(row.input_ids) for row in train.rows}
         doubled = sum(_digest_row(row.input_ids) in known for row in evaluation.rows)
         if doubled:
@@ -104,9 +111,16 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
                 f"{rows.report.rows_shortened:,} {name} rows lost {rows.report.passages_dropped:,} passages "
                 f"to fit into {max_length:,} tokens; `selfaug preview` shows them."
             )
-        if rows.problems:
-            warnings.append(f"{len(rows.problems):,} {name} rows can't be used and are left out.")
+    warnings += [_left_out(name, problems) for name, problems in left_out.items() if problems]
     return TrainingData(tokenizer, train, evaluation, max_length, report, warnings)
+
+
+def _left_out(name: str, problems: Sequence[Problem]) -> str:
+    lines = [f"{len(problems):,} {name} rows can't be used and are left out:"]
+    lines += [f"  - {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
+    if len(problems) > _PROBLEMS_SHOWN:
+        lines.append(f"  - and {len(problems) - _PROBLEMS_SHOWN:,} more")
+    return "\n".join(lines)
 
 
 def _template(config: TrainConfig) -> RetrievalTemplate:
@@ -123,6 +137,12 @@ def _encoded(
     *,
     skip_too_long: bool = False,
 ) -> tuple[EncodedRows, dict[str, Any]]:
+    """Encoded rows and what to record of them; their problems are those of reading them, too.
+
+    Args:
+        config, template, sources, split, tokenizer, max_length: what the rows are, and are made with.
+        skip_too_long: leave out rows that don't fit or can't be rendered without a word, as no problem.
+    """
     loaded = load_rows(
         sources,
         template=template,
@@ -146,7 +166,9 @@ def _encoded(
         **({"template": template.to_dict()} if loaded.forms.get("retrieval") else {}),
         **encoded.report.to_dict(),
     }
-    return encoded, report
+    problems = [*loaded.problems, *([] if skip_too_long else encoded.problems)]
+    problems.sort(key=lambda problem: (problem.file, problem.line))
+    return replace(encoded, problems=problems), report
 
 
 def _with_replay(
@@ -155,8 +177,12 @@ def _with_replay(
     train: EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-) -> tuple[EncodedRows, dict[str, Any]]:
-    """Training rows with general rows after them, as many as their share asks for; the trainer shuffles all."""
+) -> tuple[EncodedRows, list[Problem], dict[str, Any]]:
+    """Training rows with general rows after them, as many as their share asks for; the trainer shuffles all.
+
+    Returns:
+        All rows, the problems of the general ones, and what to record of these.
+    """
     sources = [
         str(embedded_general_rows()) if source == "embedded" else source for source in config.data.replay
     ]
@@ -169,12 +195,16 @@ def _with_replay(
     drawn = _drawn(general.rows, count, config.train.seed)
     mixed = EncodedRows([*train.rows, *drawn], train.report, train.problems)
     of_source = Counter(row.source for row in drawn)
-    return mixed, {
-        **report,
-        "rows_replayed": count,
-        "rows_available": len(general.rows),
-        "rows_by_source": {source: of_source[source] for source in sources},
-    }
+    return (
+        mixed,
+        general.problems,
+        {
+            **report,
+            "rows_replayed": count,
+            "rows_available": len(general.rows),
+            "rows_by_source": {source: of_source[source] for source in sources},
+        },
+    )
 
 
 def _drawn(rows: Sequence[EncodedRow], count: int, seed: int) -> list[EncodedRow]:

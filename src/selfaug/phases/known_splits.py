@@ -25,10 +25,21 @@ class KnownSplits:
     Attributes:
         documents: split by path.
         questions: split by the question's words.
+        digests: split by the file's SHA-256, which says of a file that was moved or renamed where it was.
     """
 
     documents: Mapping[str, str] = field(default_factory=dict)
     questions: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, documents: Mapping[str, str]) -> dict[str, str]:
+        """Splits of documents by path: those that are known, and of new paths those of the files under them.
+
+        Args:
+            documents: digest by path.
+        """
+        found = {path: self.digests[digest] for path, digest in documents.items() if digest in self.digests}
+        return {**found, **self.documents}
 
 
 def read_known_splits(folder: Path, settings: SplitSettings) -> tuple[KnownSplits, str]:
@@ -55,7 +66,8 @@ def read_known_splits(folder: Path, settings: SplitSettings) -> tuple[KnownSplit
             "the split's seed or shares are others than before, so documents are dealt out anew: the test rows can "
             "be about some that a model was trained on before."
         )
-    return KnownSplits(before["documents"], before["questions"]), ""
+    # One that an older selfaug wrote has no digests.
+    return KnownSplits(before["documents"], before["questions"], before.get("digests", {})), ""
 
 
 def write_known_splits(folder: Path, settings: SplitSettings, before: KnownSplits, now: KnownSplits) -> None:
@@ -68,6 +80,7 @@ def write_known_splits(folder: Path, settings: SplitSettings, before: KnownSplit
         "drawn": _drawn(settings),
         "documents": {**before.documents, **now.documents},
         "questions": {**before.questions, **now.questions},
+        "digests": {**before.digests, **now.digests},
     }
     write_record(folder / _FILE, _KIND, data)
 

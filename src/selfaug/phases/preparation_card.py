@@ -31,7 +31,11 @@ def preparation_card(
     if left_out := {**documents["left_out"], **documents["unreadable"]}:
         parts.append(_list("Left out", left_out))
     if documents["incomplete"]:
-        parts.append(_list("Read, but not whole", documents["incomplete"]))
+        parts.append(_list("Read, but with a note", documents["incomplete"]))
+    if documents["lost"]:
+        parts.append(_list("Not there any more", dict.fromkeys(documents["lost"], "was prepared before")))
+    if documents["unsupported"]:
+        parts.append(_list("Of a kind that isn't read", _unsupported(documents["unsupported"])))
     if "rows" in record:
         parts += [*_splits(record), _recall(record), _lengths(record)]
         left_out = record["questions"]["left_out"]
@@ -42,6 +46,15 @@ def preparation_card(
     else:
         parts.append("No questions were given: there is an index, and nothing to train on.")
     return "\n\n".join(parts) + "\n"
+
+
+def _unsupported(endings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The number and the first of the files of each ending."""
+    return {
+        ending: f"{of['files']:,} file{'s' * (of['files'] > 1)} ({', '.join(of['first'])}"
+        f"{', ...' * (of['files'] > len(of['first']))})"
+        for ending, of in endings.items()
+    }
 
 
 def _list(title: str, reasons: Mapping[str, str]) -> str:

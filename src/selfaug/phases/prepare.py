@@ -34,13 +34,16 @@ RECORD_KIND = "prepare"
 
 _MARKER = "# Made by selfaug prepare."
 
-_READER = 3
+_READER = 4
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 _SETTINGS = "prepare.yaml"
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 
 Report = Callable[[Progress], None]
+
+_Made = tuple[dict[str, list[dict[str, Any]]], dict[str, Any], KnownSplits]
+"""What `make_rows` gives."""
 
 
 def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> dict[str, Any]:
@@ -90,7 +93,12 @@ def _prepared(
     if config.questions.files and dealt_anew:
         on_progress(Progress("warning", message=dealt_anew))
 
-    def begin_anew() -> None:
+    made: list[_Made] = []
+
+    def begin_anew(index: Index) -> None:
+        if retriever is not None and config.questions.files:
+            # A function of the user's can fail at any question: what was prepared before stays till it has not.
+            made.append(make_rows(config, index, retriever, known, on_progress))
         if known != KnownSplits():
             # The record that goes may be the only one that has them: of a selfaug without this file.
             write_known_splits(folder, config.split, known, KnownSplits())
@@ -116,7 +124,7 @@ def _prepared(
     write_text(folder / "template.yaml", yaml.safe_dump(template.to_dict(), allow_unicode=True))
     samples: list[dict[str, Any]] = []
     if config.questions.files:
-        rows, report, found = make_rows(config, index, retriever or index, known, on_progress)
+        rows, report, found = made[0] if made else make_rows(config, index, index, known, on_progress)
         # Before the rows: a split that nobody knows of could not be kept.
         write_known_splits(folder, config.split, known, found)
         for split in SPLITS:
@@ -214,10 +222,11 @@ def _make_index(
     glossary: list[list[str]],
     count: CountTokens,
     on_progress: Report,
-    on_whole: Callable[[], None],
+    on_whole: Callable[[Index], None],
 ) -> FolderReport:
     settings = {
         "reader": _READER,
+        "encoding": config.documents.encoding,
         "chunk_tokens": config.documents.chunk_tokens,
         "overlap_tokens": config.documents.overlap_tokens,
         "tokenizer": config.documents.tokenizer,
@@ -236,6 +245,7 @@ def _make_index(
             processes=config.documents.processes,
             seconds_per_file=config.documents.seconds,
             max_bytes=int(config.documents.max_megabytes * 1_000_000),
+            encoding=config.documents.encoding,
             on_progress=lambda done, total: on_progress(Progress("reading documents", done, total)),
             own=_own_files(config),
         ):
@@ -248,22 +258,35 @@ def _make_index(
                 named |= {"title": read.document.title, "missing": read.document.missing}
                 yield named, chunker.chunks(read.document)
 
-    def whole(record: dict[str, Any]) -> None:
-        if not record["chunks"]:  # a folder that is not mounted, too: what was prepared before stays
+    def whole(index: Index) -> None:
+        if not len(index):  # a folder that is not mounted, too: what was prepared before stays
             left_out = sorted({**report.left_out, **report.unreadable}.items())
             raise DataError(
                 f"no document in {config.documents.folder} has text.",
                 problems=[f"{path}: {reason}" for path, reason in left_out[:20]],
                 hint="PDF, DOCX, XLSX, HTML, Markdown, plain text and CSV are read.",
             )
-        on_whole()
+        on_whole(index)
 
     writer.write(documents(), on_whole=whole)
     told = {path: f"left out: {reason}" for path, reason in {**report.left_out, **report.unreadable}.items()}
-    told |= {path: f"not whole: {missing}" for path, missing in report.incomplete.items()}
+    told |= {path: f"read, but: {missing}" for path, missing in report.incomplete.items()}
     for path, what in sorted(told.items()):
         on_progress(Progress("warning", message=f"{path} is {what}"))
+    _warn_of_lost(config, report.lost, on_progress)
     return report
+
+
+def _warn_of_lost(config: PrepareConfig, lost: Sequence[str], on_progress: Report) -> None:
+    """A folder within the documents' that isn't mounted looks as if its documents had been deleted."""
+    if not lost:
+        return
+    message = (
+        f"{len(lost):,} documents that were prepared before are not there any more: {', '.join(lost[:5])}"
+        f"{', ...' * (len(lost) > 5)}; their passages are out of the index. If they should be there, look whether all "
+        f"of {config.documents.folder} is mounted, and prepare anew."
+    )
+    on_progress(Progress("warning", message=message))
 
 
 def _row_sizes(

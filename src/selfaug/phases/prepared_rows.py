@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from selfaug.core.statistics import wilson_interval
@@ -43,9 +44,11 @@ def make_rows(
     pairs, gold, problems = pairs_with_gold(
         index, config.questions.files, on_progress, skip_bad_rows=config.questions.skip_bad_rows
     )
-    paths = [document["path"] for document in index.documents]
+    digests = {document["path"]: document["digest"] for document in index.documents}
+    paths = list(digests)
     words = Words(config.retrieval.language)
     alike = near_duplicates([pair.question for pair in pairs], config.split.similar, words)
+    known = replace(known, documents=known.of(digests))
     splits = _split(config, pairs, gold, alike, paths, known, index.copies)
     form = RowForm(
         config.rows.passages,
@@ -107,7 +110,8 @@ def make_rows(
         "recall": measure_recall(pairs, gold, retriever, max(*_DEPTHS, config.rows.passages), on_progress),
     }
     asked = {pair.question: splits.questions[pair.id] for pair in pairs}
-    return rows, report, KnownSplits(splits.documents, asked)
+    of_files = {digest: splits.documents[path] for path, digest in digests.items()}
+    return rows, report, KnownSplits(splits.documents, asked, of_files)
 
 
 def pairs_with_gold(

@@ -113,6 +113,7 @@ class Watching:
         self._monitor: Monitor | None = None
         self._alert: CanaryAlert | None = None
         self._before: str | os.PathLike[str] | None = None
+        self._after: Watching | None = None
         self._not_watched = ""
         # Seconds until it is tried again; None: it is open, or has not been tried.
         self._open_after: float | None = None
@@ -194,7 +195,7 @@ class Watching:
             problems: what the canary set showed at the start; None if it wasn't replayed.
             after: whose place it takes: it begins when that one has ended, as both may be of the same run.
         """
-        self._before = None if after is None else after._run
+        self._before, self._after = None if after is None else after._run, after
         self._thread = threading.Thread(
             target=self._begin, args=[problems, after], name="selfaug-watching", daemon=True
         )
@@ -217,6 +218,8 @@ class Watching:
         """Wait until nothing of it uses the models, and for its thread no longer than so many seconds; it is closed."""
         if self._thread is not None:
             self._thread.join(seconds)
+        if (after := self._after) is not None:  # it may still be loading its own
+            after.join(seconds)
         with self._using:
             self._score = _no_score  # lets go of models that were loaded for it alone
 
@@ -224,6 +227,7 @@ class Watching:
         if after is not None:
             after.close()
             after.join()
+            self._after = None
         self._watch(problems)
 
     def _watch(self, problems: list[str] | None) -> None:

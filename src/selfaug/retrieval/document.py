@@ -37,7 +37,8 @@ class Document:
         title: its own, or its first heading, or the file's name without its ending.
         digest: SHA-256 of the file, in hexadecimal.
         blocks: in reading order.
-        missing: what of the file is not in the blocks, in words for the user; empty where nothing is known to be.
+        missing: what of the file is not in the blocks, or may be wrong in them, in words for the user; empty where
+            nothing is known to be.
     """
 
     path: str

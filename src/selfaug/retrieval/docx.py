@@ -21,6 +21,7 @@ __all__ = ["read_docx"]
 _T = TypeVar("_T")
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _DEEPEST_STYLE = 20
 _WIDEST_SPAN = 100
@@ -45,9 +46,14 @@ _Note = tuple[str, str]
 
 _CHARACTERS = {
     _W + "tab": "\t",
+    _W + "ptab": "\t",
     _W + "br": "\n",
     _W + "cr": "\n",
     _W + "noBreakHyphen": "-",
+    # Of equations, in a line as one types them: 4.2 over 5 is not 4.25.
+    _M + "den": "/",
+    _M + "sup": "^",
+    _M + "d": "(",
 }
 
 
@@ -56,7 +62,8 @@ def read_docx(data: bytes) -> tuple[str, list[Block]]:
 
     Inserted text of tracked changes is read, deleted text is not; headers, footers and comments are left out. Footnotes
     and endnotes follow the paragraph, list or table that refers to them. Cells that span several rows or columns have
-    their text in each.
+    their text in each. What a table holds that only arranges the page (of one cell, or with tables in its cells) is
+    read like other parts of the body.
 
     Raises:
         UnreadableDocument: if it is encrypted, not a Word document, or would unpack to absurd size.
@@ -185,14 +192,29 @@ def _notes_of(element: Any, notes: dict[_Note, str]) -> Iterator[Block]:
 
 
 def _body_elements(parent: Any) -> Iterator[Any]:
-    """Paragraphs and tables, also those in content controls (a table of contents is one) and tracked changes."""
+    """Paragraphs and tables, also those in content controls (a table of contents is one) and tracked changes.
+
+    Instead of a table that only arranges the page: those in its cells.
+    """
     waiting = list(reversed(parent))
     while waiting:
         element = waiting.pop()
-        if element.tag in (_W + "p", _W + "tbl"):
+        if element.tag == _W + "tbl" and _is_layout(element):
+            waiting.extend(inner for cell in reversed(list(_cells(element))) for inner in reversed(cell))
+        elif element.tag in (_W + "p", _W + "tbl"):
             yield element
         elif element.tag in _WRAPPERS:
             waiting.extend(reversed(element))
+
+
+def _is_layout(table: Any) -> bool:
+    cells = list(_cells(table))
+    return len(cells) == 1 or any(True for cell in cells for _ in _children(cell, _W + "tbl"))
+
+
+def _cells(table: Any) -> Iterator[Any]:
+    for row in _children(table, _W + "tr"):
+        yield from _children(row, _W + "tc")
 
 
 def _level(properties: Any, styles: _Styles) -> int:
@@ -228,9 +250,11 @@ def _text_parts(root: Any) -> Iterator[str]:
         if event == "end":
             if element.tag == _W + "p" and element is not root:
                 yield "\n"  # a paragraph in a text box or a cell
+            elif element.tag == _M + "d":
+                yield ")"
         elif element.tag in _LEFT_OUT:
             walk.skip_subtree()
-        elif element.tag == _W + "t":
+        elif element.tag in (_W + "t", _M + "t"):
             yield element.text or ""
         elif element.tag in _CHARACTERS:
             yield _CHARACTERS[element.tag]
@@ -258,7 +282,7 @@ def _table_rows(table: Any) -> Rows:
 
 
 def _children(parent: Any, tag: str) -> Iterator[Any]:
-    """Rows of a table or cells of a row, also those in content controls and tracked insertions."""
+    """Rows of a table, cells of a row or tables of a cell, also those in content controls and tracked insertions."""
     waiting = list(reversed(parent))
     while waiting:
         element = waiting.pop()

@@ -9,10 +9,10 @@ from typing import Any
 from lxml import etree
 
 from selfaug.retrieval.document import Block, UnreadableDocument
-from selfaug.retrieval.plain_text import decode, tidy
+from selfaug.retrieval.plain_text import GUESSED_ENCODING, known_encoding, tidy
 from selfaug.retrieval.table_text import MAX_CELLS, Repeated, Rows, table_blocks
 
-__all__ = ["html_blocks", "read_html"]
+__all__ = ["encoding_of_html", "html_blocks", "read_html"]
 
 _WIDEST_SPAN = 100
 _LONGEST_SPAN = 1000
@@ -21,6 +21,7 @@ _LEFT_OUT = frozenset(
     {
         *("script", "style", "noscript", "template", "head", "svg", "math", "iframe", "object", "canvas"),
         *("audio", "video", "map", "nav", "select", "button", "datalist", "dialog"),
+        *("ix:header", "ix:hidden"),  # of a filing in inline XBRL: facts that its pages don't show
     }
 )
 _LEFT_OUT_ROLES = frozenset({"navigation", "search", "menu", "menubar", "dialog"})
@@ -62,7 +63,7 @@ _INLINE = frozenset(
         *("sub", "sup", "time", "tt", "u", "var", "wbr"),
     }
 )
-"""Elements that don't begin a new paragraph; all others do, those that HTML doesn't know included."""
+"""Elements that don't begin a new paragraph, as `_is_inline` says of others."""
 
 _BREAK = "\x1f"
 _CHARSET = re.compile(rb"<meta[^>]{1,300}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
@@ -70,13 +71,17 @@ _XML_ENCODING = re.compile(rb"^\s*<\?xml[^>]{1,200}?encoding\s*=\s*[\"']([\w.:-]
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
-def read_html(data: bytes) -> tuple[str, list[Block]]:
+def read_html(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
     """Title, or nothing, and blocks of a page.
+
+    Args:
+        data: of the file.
+        encoding: where the page doesn't say its own, and is not in UTF-8; default: Windows-1252.
 
     Raises:
         UnreadableDocument: if it is not text, or nested too deeply.
     """
-    root = _parsed(_text(data))
+    root = _parsed(data.decode(encoding_of_html(data) or encoding or GUESSED_ENCODING, errors="replace"))
     if root is None:
         return "", []
     title = root.find(".//title")
@@ -93,17 +98,25 @@ def html_blocks(text: str) -> list[Block]:
     return [] if root is None else list(_Walk().blocks(root))
 
 
-def _text(data: bytes) -> str:
+def encoding_of_html(data: bytes) -> str | None:
+    """The one that a page says, or that shows; None where neither does.
+
+    Raises:
+        UnreadableDocument: if it is not text.
+    """
     named = _XML_ENCODING.search(data[:4096]) or _CHARSET.search(data[:4096])
     if named is None or data.startswith(_MARKS):
-        return decode(data)
+        return known_encoding(data)
     name = named[1].decode("ascii").lower()
-    if name in ("utf-8", "utf8", "utf-16", "iso-8859-1", "latin1", "ascii", "us-ascii"):
-        return decode(data)  # what is said to be Latin 1 is mostly Windows-1252, and some of it UTF-8
+    if name in ("iso-8859-1", "latin1"):  # mostly Windows-1252, and some of it UTF-8
+        return known_encoding(data) or "cp1252"
+    if name in ("utf-8", "utf8", "utf-16", "ascii", "us-ascii"):
+        return known_encoding(data)
     try:
-        return data.decode(name, errors="replace")
+        b"a".decode(name, errors="replace")  # of no bytes, Python doesn't look the name up
     except LookupError:
-        return decode(data)
+        return known_encoding(data)
+    return name
 
 
 def _parsed(text: str) -> Any:
@@ -158,7 +171,7 @@ class _Walk:
     def _start(self, element: Any, tag: str) -> Iterator[Block]:
         if tag == "br":
             self._parts.append(_BREAK)
-        elif tag not in _INLINE:
+        elif not _is_inline(tag):
             yield from self._paragraph()
             if tag in _HEADINGS:
                 yield from self._list()
@@ -173,7 +186,7 @@ class _Walk:
             self._parts.clear()
             if text:
                 yield Block("heading", text, level=_HEADINGS[tag])
-        elif tag not in _INLINE and tag not in _LEFT_OUT and tag != "br":
+        elif not _is_inline(tag) and tag not in _LEFT_OUT and tag != "br":
             yield from self._paragraph()
             if tag in _LISTS:
                 self._depth = max(self._depth - 1, 0)
@@ -197,6 +210,15 @@ class _Walk:
         if self._items:
             yield Block("text", "\n".join(self._items))
             self._items.clear()
+
+
+def _is_inline(tag: str) -> bool:
+    """Whether an element doesn't begin a new paragraph.
+
+    Those with a colon or hyphen in their names are not of HTML: inline XBRL tags the figures of a filing, Word its
+    places, and pages have elements of their own.
+    """
+    return tag in _INLINE or ":" in tag or "-" in tag
 
 
 def _is_left_out(element: Any, tag: str) -> bool:
@@ -277,9 +299,9 @@ def _inner_text(element: Any) -> str:
         if event == "start" and _is_left_out(inner, tag):
             walk.skip_subtree()
         elif event == "start":
-            parts.append((" " if tag not in _INLINE else "") + (inner.text or ""))
+            parts.append(("" if _is_inline(tag) else " ") + (inner.text or ""))
         elif inner is not element:
-            parts.append((" " if tag not in _INLINE else "") + (inner.tail or ""))
+            parts.append(("" if _is_inline(tag) else " ") + (inner.tail or ""))
     return "".join(parts)
 
 

@@ -113,36 +113,66 @@ class Index:
     def search(self, question: str, count: int, *, within: Collection[str] | None = None) -> list[Passage]:
         """The passages that share most with the question, the best first; only those that share a word.
 
+        The same passage, of a copy of its document too, comes once: it would take others' room in a prompt.
+
         Args:
             question: in words.
             count: at most so many.
             within: documents to search; None for all.
         """
-        return [
-            Passage(chunk.passage, chunk.document, chunk.id, chunk.page, score)
-            for chunk, score in self.ranked(question, count, within=within)
-        ]
+        scores = self._scores(question, within)
+        if scores is None or count < 1:
+            return []
+        found: dict[tuple[str, str], Passage] = {}
+        asked, looked_at = count, 0
+        while True:
+            best = self._best(scores, asked)
+            for number in best[looked_at:]:
+                chunk = self.chunk(number)
+                passage = Passage(chunk.passage, chunk.document, chunk.id, chunk.page, float(scores[number]))
+                found.setdefault(self._what_it_says(number, chunk), passage)
+            if len(found) >= count or len(best) < asked:
+                return list(found.values())[:count]
+            asked, looked_at = 2 * asked, asked
 
     def ranked(
         self, question: str, count: int, *, within: Collection[str] | None = None
     ) -> list[tuple[Chunk, float]]:
-        """The chunks of `search`, with their scores."""
-        words = self._words.of_question(question)
-        if self._chunks is None or self._titles is None or not words or count < 1:
+        """As `search`, chunks with their scores, and each of several that say the same."""
+        scores = self._scores(question, within)
+        if scores is None or count < 1:
             return []
+        return [(self.chunk(number), float(scores[number])) for number in self._best(scores, count)]
+
+    def _what_it_says(self, number: int, chunk: Chunk) -> tuple[str, str]:
+        """Heading and text, where a title that is only the file's name is that of its first copy."""
+        document = self.documents[self._owners[number]]
+        first = self.documents[self._numbers[self._copies[document["digest"]][0]]]
+        return first["title"] + chunk.heading.removeprefix(document["title"]), chunk.text
+
+    def _scores(self, question: str, within: Collection[str] | None) -> Any:
+        """Of each chunk, float32; None where nothing can be found."""
+        words = self._words.of_question(question)
+        if self._chunks is None or self._titles is None or not words:
+            return None
         scores = self._chunks.get_scores(words)
         scores += _TITLE_WEIGHT * self._titles.get_scores(words)[self._owners]
         if within is not None:
             wanted = np.zeros(len(self.documents), dtype=bool)
             wanted[[self._numbers[path] for path in within if path in self._numbers]] = True
             scores = np.where(wanted[self._owners], scores, 0.0)
+        return scores
+
+    @staticmethod
+    def _best(scores: Any, count: int) -> list[int]:
+        """Numbers of the chunks with the highest scores, the best first, without those that share no word."""
         count = min(count, len(scores))
         best = np.argpartition(scores, -count)[-count:]
         # Where scores are equal: all that are not among them by chance alone, in the documents' order.
         tied = np.flatnonzero(scores == scores[best].min())
         best = np.concatenate([best[scores[best] > scores[tied[0]]], tied])
         best = best[np.lexsort((best, -scores[best]))][:count]
-        return [(self.chunk(int(number)), float(scores[number])) for number in best if scores[number] > 0]
+        return [int(number) for number in best if scores[number] > 0]
 
 
 class IndexWriter:
@@ -191,13 +221,13 @@ class IndexWriter:
         self,
         documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]],
         *,
-        on_whole: Callable[[dict[str, Any]], None] = lambda record: None,
+        on_whole: Callable[[Index], None] = lambda index: None,
     ) -> dict[str, Any]:
         """Write the index.
 
         Args:
             documents: `path`, `digest`, `title` and more of each, and its chunks; None keeps those that are known.
-            on_whole: called with the record before the index takes the older one's place, which stays if this raises.
+            on_whole: called with the new index before it takes the older one's place, which stays if this raises.
 
         Returns:
             The index's record: how many documents and chunks there are.
@@ -210,7 +240,7 @@ class IndexWriter:
             self._partial.mkdir(parents=True)
             with self._read:
                 record = self._write(documents)
-            on_whole(record)
+            on_whole(Index(self._partial))
             self._take_its_place()
             self._read.remove()
         except OSError as error:

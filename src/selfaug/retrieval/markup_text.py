@@ -33,13 +33,13 @@ _DELIMITERS = (",", ";", "\t", "|")
 _SNIFFED_LINES = 30
 
 
-def read_markdown(data: bytes) -> tuple[str, list[Block]]:
+def read_markdown(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
     """Title of the front matter, or nothing, and blocks.
 
     Raises:
         UnreadableDocument: if it is not text.
     """
-    text = _unix_lines(decode(data))
+    text = _unix_lines(decode(data, encoding))
     title = ""
     front = _FRONT_MATTER.match(text)
     if front and all(map(_OF_FRONT_MATTER.match, front[1].split("\n"))):
@@ -50,26 +50,26 @@ def read_markdown(data: bytes) -> tuple[str, list[Block]]:
     return title, list(_markdown_blocks(SyntaxTreeNode(tokens)))
 
 
-def read_plain_text(data: bytes) -> tuple[str, list[Block]]:
+def read_plain_text(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
     """No title, and a block for each paragraph; line breaks stay as they are.
 
     Raises:
         UnreadableDocument: if it is not text.
     """
-    text = _INVISIBLE.sub("", _unix_lines(decode(data)).replace("\f", "\n\n"))
+    text = _INVISIBLE.sub("", _unix_lines(decode(data, encoding)).replace("\f", "\n\n"))
     paragraphs = (
         "\n".join(line.rstrip() for line in part.split("\n")).strip("\n") for part in _BLANK_LINES.split(text)
     )
     return "", [Block("text", paragraph) for paragraph in paragraphs if paragraph.strip()]
 
 
-def read_csv(data: bytes) -> tuple[str, list[Block]]:
+def read_csv(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
     """No title, and the table; its first row is the header. The delimiter is a comma, semicolon, tab or bar.
 
     Raises:
         UnreadableDocument: if it is not text, a line or cell is absurdly long, or there are too many cells.
     """
-    text = _unix_lines(decode(data))
+    text = _unix_lines(decode(data, encoding))
     named = re.match(r"sep=(.)\n", text)  # Excel's own way of naming it
     if named:
         text = text[named.end() :]

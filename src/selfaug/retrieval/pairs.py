@@ -14,10 +14,15 @@ from selfaug.retrieval.plain_text import UNSPACED
 __all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "signs_of"]
 
 _SEARCHED = 20
-_SPACE = re.compile(r"[\s|]+")
+_SPACE = re.compile(r"\s+")
+_BETWEEN_CELLS = re.compile(r" ?\|[ |]*")
 _SPACED = rf"[^\W{UNSPACED}]"  # a letter or digit that is beside others only in the same word
 _IS_SPACED = re.compile(_SPACED)
-_BEFORE_PERCENT = re.compile(r" (?=%)")
+_BESIDE_SIGN = re.compile(r"[ |](?=%)|(?<=[$€£¥₩₹₽₺₪₫₴])[ |](?=\d)")
+_THOUSANDS = re.compile(
+    r"(?<!\d)(?<!\d[.,])([1-9]\d{0,2}(?:,\d{3}){1,9}|[1-9]\d{0,2}(?: \d{3}){1,9}|[1-9]\d{3,29})(?!\d)"
+)
+_BEFORE_THREE_DIGITS = re.compile(r"(?<=\d)[, ]?(?=(?:\d{3}[, ]?)+$)")
 # People type what their keyboard has, and documents have what their program made of it.
 _SIGNS = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b", "'")
@@ -111,7 +116,8 @@ def signs_of(pair: Pair, gold: Sequence[Chunk]) -> list[Sign]:
 def holds(passage: str, words: str) -> bool:
     """Whether some words stand in a passage, however they are spaced or quoted, and whatever table they are in.
 
-    As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53".
+    As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53". Thousands may be divided
+    by a comma, a space or nothing in either: "1536" stands in "1,536 million".
     """
     wanted = _plain(words)
     if not wanted:
@@ -122,14 +128,35 @@ def holds(passage: str, words: str) -> bool:
         before += r"(?<!\d[.,])"
     if wanted[-1].isdigit():
         after += r"(?![.,]\d)"
-    return re.search(f"{before}{re.escape(wanted)}{after}", _plain(passage)) is not None
+    return re.search(f"{before}{_pattern(wanted)}{after}", _plain(passage)) is not None
+
+
+def _pattern(wanted: str) -> str:
+    """What finds plain words, whatever divides cells and thousands.
+
+    The words are made to match more rather than the passage plainer: "120 135" may be two figures of a line there.
+    """
+    return "".join(
+        _number_pattern(part) if number % 2 else re.sub(r"\\[ |]", "[ |]", re.escape(part))
+        for number, part in enumerate(_THOUSANDS.split(wanted))
+    )
+
+
+def _number_pattern(number: str) -> str:
+    # Two cells "1" and "536" are no "1,536", unless the words that are looked for may be of two cells as well.
+    divider = "[, |]?" if " " in number else "[, ]?"
+    return _BEFORE_THREE_DIGITS.sub(divider, number)
 
 
 def _plain(text: str) -> str:
-    """Text without case, tables' lines and doubled spaces, its quotation marks and dashes as a keyboard has them."""
+    """Text without case and doubled spaces, its quotation marks and dashes as a keyboard has them, a bar between cells.
+
+    Without spaces before percent signs, and after signs of currencies.
+    """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_SIGNS)
-    return _BEFORE_PERCENT.sub("", _SPACE.sub(" ", text)).strip().casefold()
+    cells = _BETWEEN_CELLS.sub("|", _SPACE.sub(" ", text))
+    return _BESIDE_SIGN.sub("", cells).strip(" |").casefold()
 
 
 def find_gold(pair: Pair, index: Index) -> list[Chunk]:

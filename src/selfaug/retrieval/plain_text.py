@@ -7,13 +7,16 @@ import re
 
 from selfaug.retrieval.document import UnreadableDocument
 
-__all__ = ["UNSPACED", "decode", "tidy"]
+__all__ = ["GUESSED_ENCODING", "UNSPACED", "decode", "known_encoding", "tidy"]
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
     "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9d\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese, Chinese
 )
 """Letters of scripts that put no spaces between words, for a character class of a pattern."""
+
+GUESSED_ENCODING = "cp1252"
+"""Of files that don't say theirs, and are not in UTF-8."""
 
 _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -38,27 +41,38 @@ _LIGATURES = dict(
 )
 
 
-def decode(data: bytes) -> str:
-    """Text of a file: by its byte order mark, else as UTF-8, else as Windows-1252.
+def decode(data: bytes, encoding: str | None = None) -> str:
+    """Text of a file: by its byte order mark, else as UTF-8, else in `encoding` (default: Windows-1252).
+
+    Raises:
+        UnreadableDocument: if it is not text.
+    """
+    return data.decode(known_encoding(data) or encoding or GUESSED_ENCODING, errors="replace")
+
+
+def known_encoding(data: bytes) -> str | None:
+    """By a file's byte order mark, or UTF-8; None where it is in another one.
 
     Raises:
         UnreadableDocument: if it is not text.
     """
     for mark, encoding in _MARKS:
         if data.startswith(mark):
-            return data.decode(encoding, errors="replace")
+            return encoding
     beginning = data[:_LOOKED_AT]
     if len(beginning) - len(beginning.translate(None, _CONTROL)) > len(beginning) // 100:
         raise UnreadableDocument("binary data, not text; if it is UTF-16, save it as UTF-8")
     try:
-        return data.decode("utf-8")
+        data.decode("utf-8")
     except UnicodeDecodeError:
         pass
+    else:
+        return "utf-8"
     # A few broken bytes must not turn every accent of a UTF-8 file into two letters.
     text = data.decode("utf-8", errors="replace")
     broken = text.count("\ufffd")
     whole = len(text) - broken - len(data.translate(None, bytes(range(128, 256))))
-    return text if whole > broken else data.decode("cp1252", errors="replace")
+    return "utf-8" if whole > broken else None
 
 
 def tidy(text: str) -> str:

@@ -7,12 +7,13 @@ import os
 import stat
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 
 from selfaug.retrieval.document import Block, Document, UnreadableDocument
 from selfaug.retrieval.office_zip import OLE_MAGIC, ZIP_MAGIC
-from selfaug.retrieval.plain_text import tidy
+from selfaug.retrieval.plain_text import known_encoding, tidy
 
 __all__ = ["ENDINGS", "MAX_BYTES", "read_document", "too_large"]
 
@@ -27,6 +28,7 @@ _Reader = Callable[[bytes], tuple[str, list[Block]]]
 _PDF = b"%PDF-"
 _PDF_BEGINS_BEFORE = 1024
 _ZIPPED = frozenset({".docx", ".xlsx", ".xlsm"})
+_HTML = frozenset({".html", ".htm", ".xhtml"})
 
 
 # Parsers are imported when a file needs them: the process that only walks a folder has none of them in memory.
@@ -50,13 +52,17 @@ ENDINGS = frozenset(_READERS)
 """What `read_document` reads, in lower case, with the dot."""
 
 
-def read_document(file: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Document:
+def read_document(
+    file: Path, name: str, *, max_bytes: int = MAX_BYTES, encoding: str | None = None
+) -> Document:
     """Read a file.
 
     Args:
         file: the file.
         name: what it is called in the document: its path relative to its folder, with forward slashes.
         max_bytes: a larger file is refused without being read.
+        encoding: of HTML, Markdown, text and CSV that don't say theirs and are not in UTF-8; default: Windows-1252,
+            and `missing` says so.
 
     Raises:
         UnreadableDocument: with the reason, in one line.
@@ -70,7 +76,7 @@ def read_document(file: Path, name: str, *, max_bytes: int = MAX_BYTES) -> Docum
     if not data.strip():
         raise UnreadableDocument("empty")
     _check_kind(data, ending)
-    title, blocks, missing = _read(data, ending)
+    title, blocks, missing = _read(data, ending, encoding)
     if not blocks:
         raise UnreadableDocument(f"no text; {missing}" if missing else "no text")
     if sum(len(block.text) for block in blocks) > MAX_TEXT:
@@ -106,13 +112,13 @@ def too_large(size: int, max_bytes: int) -> str:
     return f"{over}; split it, or raise documents.max_megabytes"
 
 
-def _read(data: bytes, ending: str) -> tuple[str, list[Block], str]:
+def _read(data: bytes, ending: str, encoding: str | None) -> tuple[str, list[Block], str]:
     """Title, blocks, and what isn't in them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the parsers, about features that don't matter here
         try:
-            title, blocks = _reader(ending)(data)
-            return title, blocks, _missing(data, ending, blocks)
+            title, blocks = _reader(ending, encoding)(data)
+            return title, blocks, _missing(data, ending, blocks, encoding)
         except (UnreadableDocument, MemoryError):
             raise
         except RecursionError as error:
@@ -126,13 +132,15 @@ def _read(data: bytes, ending: str) -> tuple[str, list[Block], str]:
             ) from error
 
 
-def _reader(ending: str) -> _Reader:
+def _reader(ending: str, encoding: str | None) -> _Reader:
     module, name = _READERS[ending].split(".")
-    reader: _Reader = getattr(import_module(f"selfaug.retrieval.{module}"), name)
-    return reader
+    reader: Callable[..., tuple[str, list[Block]]] = getattr(
+        import_module(f"selfaug.retrieval.{module}"), name
+    )
+    return reader if ending == ".pdf" or ending in _ZIPPED else partial(reader, encoding=encoding)
 
 
-def _missing(data: bytes, ending: str, blocks: list[Block]) -> str:
+def _missing(data: bytes, ending: str, blocks: list[Block], encoding: str | None) -> str:
     if ending == ".pdf":
         from selfaug.retrieval.pdf import unread_pages
 
@@ -141,7 +149,17 @@ def _missing(data: bytes, ending: str, blocks: list[Block]) -> str:
         from selfaug.retrieval.xlsx import formulas_without_value
 
         return formulas_without_value(data)
-    return ""
+    if ending == ".docx" or encoding is not None or _encoding_of(data, ending) is not None:
+        return ""
+    return "read as Windows-1252, since it is not UTF-8; say documents.encoding if that is wrong"
+
+
+def _encoding_of(data: bytes, ending: str) -> str | None:
+    if ending in _HTML:
+        from selfaug.retrieval.html import encoding_of_html
+
+        return encoding_of_html(data)
+    return known_encoding(data)
 
 
 def _check_kind(data: bytes, ending: str) -> None:

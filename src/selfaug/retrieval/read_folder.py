@@ -59,6 +59,7 @@ class FolderReport:
         unsupported: paths by ending, of files that no reader is for.
         left_out: reasons by path, of links that leave the folder, folders that can't be opened, and own files.
         gone: paths that were known, and are there no more.
+        lost: those of them whose file is under no other path either.
     """
 
     read: int = 0
@@ -68,6 +69,7 @@ class FolderReport:
     unsupported: dict[str, list[str]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; of unsupported files their number, and the first of them."""
@@ -82,6 +84,7 @@ class FolderReport:
             },
             "left_out": dict(sorted(self.left_out.items())),
             "gone": sorted(self.gone),
+            "lost": sorted(self.lost),
         }
 
 
@@ -94,6 +97,7 @@ def read_folder(
     seconds_per_file: float = 120.0,
     memory_bytes: int = MEMORY_BYTES,
     max_bytes: int = MAX_BYTES,
+    encoding: str | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     reader: Reader | None = None,
     own: Collection[Path] = (),
@@ -110,6 +114,7 @@ def read_folder(
         seconds_per_file: after this long a file is given up.
         memory_bytes: what a process may take to read a file, on top of its libraries; kept to on Linux only.
         max_bytes: a larger file is not read.
+        encoding: as `read_document` takes it.
         on_progress: called with the number of files finished and of all of them.
         reader: what reads a file, instead of `read_document`; importable by another process.
         own: files and folders that are no documents, wherever they are.
@@ -122,10 +127,14 @@ def read_folder(
         raise DataError(f"there is no folder {folder}.", hint="check the path.")
     files = _supported(folder_files(folder, report.left_out.__setitem__, own), report)
     report.gone += sorted(known.keys() - files.keys())
+    found: set[str] = set()
     reading = _Reading(files, known, max_bytes)
     on_progress(0, len(files))
     with ReadingProcesses(
-        reader or partial(read_document, max_bytes=max_bytes), processes, seconds_per_file, memory_bytes
+        reader or partial(read_document, max_bytes=max_bytes, encoding=encoding),
+        processes,
+        seconds_per_file,
+        memory_bytes,
     ) as pool:
         for done, (path, outcome) in enumerate(reading.in_order(pool, _AHEAD * processes), start=1):
             on_progress(done, len(files))
@@ -134,9 +143,11 @@ def read_folder(
                 report.unchanged += outcome.document is None
                 if outcome.document is not None and outcome.document.missing:
                     report.incomplete[path] = outcome.document.missing
+                found.add(outcome.digest)
                 yield outcome
             else:
                 report.unreadable[path] = outcome
+    report.lost += [path for path in report.gone if known[path] not in found]
 
 
 def _supported(files: Mapping[str, Path], report: FolderReport) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, SelfAugError
 
 __all__ = ["Passage", "Retriever", "own_retriever"]
 
@@ -46,8 +46,20 @@ class _Own:
         self._name, self._function = name, function
 
     def search(self, question: str, count: int) -> list[Passage]:
-        """What the function found, checked."""
-        found = self._function(question, count)
+        """What the function found, checked.
+
+        Raises:
+            ConfigError: if it fails, whatever the reason, or gives something else than passages.
+        """
+        try:
+            found = self._function(question, count)
+        except SelfAugError:  # it says itself what is wrong
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"retriever {self._name!r} failed for {question!r:.80}: {_said(error)}.",
+                hint="call the function with this question to see where; a service that it asks may be down.",
+            ) from error
         if not isinstance(found, list | tuple):
             raise ConfigError(
                 f"retriever {self._name!r} gave {type(found).__name__}, not a list of passages.", hint=_HINT
@@ -80,6 +92,11 @@ class _Own:
             ) from error
 
 
+def _said(error: Exception) -> str:
+    """The kind of an error, since many say little without it, and what it says."""
+    return f"{type(error).__name__}: {error}".rstrip(": .")
+
+
 def _text(value: object) -> str:
     return "" if value is None else str(value)
 
@@ -102,8 +119,8 @@ def own_retriever(name: str) -> Retriever:
         raise ConfigError(f"there is no retriever {name!r}.", hint=f"bm25, or your own: {_HINT}")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"retriever {name!r} can't be imported: {error}.", hint=_HINT) from error
+    except Exception as error:  # any: the module is the user's, and does what it likes
+        raise ConfigError(f"retriever {name!r} can't be imported: {_said(error)}.", hint=_HINT) from error
     if not callable(found):
         raise ConfigError(f"retriever {name!r} can't be called.", hint=_HINT)
     return _Own(name, found)

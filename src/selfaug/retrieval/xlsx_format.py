@@ -40,14 +40,15 @@ def cell_text(value: object, number_format: str) -> str:
 
 
 def _number_text(value: float, number_format: str) -> str:
-    shown = _CURRENCY.sub(r'"\1"', _COLOUR_OR_CONDITION.sub("", number_format.split(";")[0]))
+    shown = _CURRENCY.sub(r'"\1"', _COLOUR_OR_CONDITION.sub("", number_format))
     literals: list[str] = []
 
     def put_aside(found: re.Match[str]) -> str:
         literals.append(found[1] or found[2] or "")
         return _LITERAL
 
-    shown = _SPACING.sub("", _QUOTED.sub(put_aside, shown))
+    # Split when quotes are put aside: they may hold a semicolon. The first section comes first among them, too.
+    shown = _SPACING.sub("", _QUOTED.sub(put_aside, shown)).split(";")[0]
     places = _PLACES.search(shown)
     if places is None or _TOO_SPECIAL.search(shown) or _PLACES.search(shown, places.end()):
         return _plain_number(value)

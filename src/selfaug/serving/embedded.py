@@ -160,7 +160,9 @@ class EmbeddedEngine:
         self._lock = threading.RLock()
         self._asked = self._waiting = 0
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
-        self._stopping, self._ending = threading.Event(), threading.Event()
+        self._stopping = threading.Event()
+        # No `Event`: a second signal, within the first one's handler, would wait for its lock for ever.
+        self._ending = False
         self.on_lost: Callable[[str], None] = lambda _: None
         self._thread = threading.Thread(target=self._run, name="selfaug-engine", daemon=True)
         self._thread.start()
@@ -285,7 +287,7 @@ class EmbeddedEngine:
 
     def begin_no_more(self) -> None:
         """Fail what waits, and what comes; what runs goes on. A request with several answers fails if one waits."""
-        self._ending.set()
+        self._ending = True
         self._arriving.put(None)
 
     def close(self) -> None:
@@ -375,7 +377,7 @@ class EmbeddedEngine:
                 block = False
                 if request is not None:
                     self._queue.append(request)
-        ending = self._ending.is_set()
+        ending = self._ending
         for request in [one for one in self._queue if isinstance(one, _Request)]:
             if ending or request.cancelled.is_set():
                 self._queue.remove(request)

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from selfaug.errors import SelfAugError
 from selfaug.serving.generation import SHUTDOWN_WAIT
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.openai_responses import error_body, event
@@ -251,7 +252,12 @@ async def _answer_refusal(refusal: _RefusedError, send: Send) -> None:
 
 
 def _where(error: Exception) -> dict[str, Any]:
-    """What went wrong where, for who mends it: the kind of error and the last calls, without any message or value."""
+    """What went wrong where, for who mends it: the kind of error and the last calls, without any message or value.
+
+    Of an error that was raised to explain another, such as one of a user's retriever, what the other says.
+    """
+    if isinstance(error, SelfAugError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
     frames = traceback.extract_tb(error.__traceback__)[-_CALLS:]
     calls = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     return {"error": type(error).__name__, "calls": calls}

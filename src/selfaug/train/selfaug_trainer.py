@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -18,8 +19,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalLoopOutput, sort_checkpoints
 from trl import SFTTrainer
 
 from selfaug.core.alignment import OutputHead
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 _MOST_STEPS_WITHOUT_PROMPTS = 10
 """So many steps of a stream without one prompt token, and there will be none."""
+
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
@@ -120,6 +123,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             **kwargs,
         )
         keep_preserved_directions(self.model)
+        text_config = causal_model(self.model).config.get_text_config()
+        if _has_no_experts(text_config):
+            # trl goes by the names in the config; without experts there is no router whose logits could be had.
+            self.aux_loss_enabled = False
+            text_config.output_router_logits = False
         require_serving_prompts(train_dataset, self._tokenizer)
         if self._is_vision_dataset:
             raise DataError("rows with images are not supported.", hint="train on text rows.")
@@ -235,19 +243,23 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
                     hint="use reference='frozen_copy', or plain LoRA.",
                 )
-            # Every process has read the same weights, but only the first may hold them (FSDP loads lazily).
-            identity = [fingerprint(self.model, compute_dtype=self._autocast_dtype())]
-            broadcast_object_list(identity)
             self._cache = ReferenceCache.open(
                 self.args.reference_cache_dir,
                 self.model,
                 compute_dtype=self._autocast_dtype(),
-                identity=identity[0],
+                identity=self._fingerprint(),
             )
             self._cache.require_room(
                 self._prepared_documents(), sum(count_row_tokens(rows) for rows in self._prepared_rows())
             )
             self._own_head = copy_of_trained_head(self.model, self.args.device)
+
+    def _fingerprint(self) -> dict[str, str]:
+        """Of the reference model. All processes take part."""
+        # Every process has read the same weights, but only the first may hold them (FSDP loads lazily).
+        identity = [fingerprint(self.model, compute_dtype=self._autocast_dtype())]
+        broadcast_object_list(identity)
+        return identity[0]
 
     def cache_bytes_to_write(self, beside: Path, spare: int) -> int:
         """What the reference cache will still take of the disk that a folder is on, in bytes.
@@ -259,8 +271,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         tokens = sum(count_row_tokens(rows) for rows in self._prepared_rows()) + sum(map(len, self.anchors))
         if (most := tokens * self._cache.row_bytes) <= spare:
             return most
-        size = self._cache.size_of(self._cache.missing(self._prepared_documents()))
-        return max(0, size - self._cache.unfinished_bytes())
+        return self._cache.bytes_to_write(self._prepared_documents())
 
     def _prepared_rows(self) -> list[Any]:
         """All data sets that the trainer was made with."""
@@ -331,7 +342,25 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             return False
         tokens = count_row_tokens(self.train_dataset)
         width = self.model.config.get_text_config().hidden_size
-        return has_room(tokens * width * self.model.dtype.itemsize, self.args.reference_cache_dir)
+        return self._cache_has_room(tokens * width * self.model.dtype.itemsize)
+
+    def _cache_has_room(self, most: int) -> bool:
+        """Whether a whole cache, or what one of this model lacks that is there already, has room on the disk."""
+        folder = self.args.reference_cache_dir
+        fits = [has_room(most, folder)]
+        broadcast_object_list(fits)  # all processes go the same way: they take the fingerprint together
+        if fits[0]:
+            return True
+        # Of other weights too, at first: hashing them takes long.
+        like = {"class": type(causal_model(self.model)).__name__}
+        there = [
+            cache.identity
+            for cache in ReferenceCache.existing(folder, like)
+            if has_room(cache.bytes_to_write(self._prepared_documents()), folder)
+        ]
+        identities = [there]
+        broadcast_object_list(identities)
+        return bool(identities[0]) and self._fingerprint() in identities[0]
 
     def prepare_alignment(self) -> None:
         """Check the head and get the reference ready; called when training or evaluation starts."""
@@ -688,6 +717,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
         Raises:
             StorageError: if there is none, or the one that is named is not complete.
+            ConfigError: if it was trained with another `alpha` or `drift_limit`.
         """
         if resume_from_checkpoint is True:
             latest = latest_complete_checkpoint(self.args.output_dir)
@@ -708,6 +738,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
         Raises:
             StorageError: if it is not complete.
+            ConfigError: if it was trained with another `alpha` or `drift_limit`.
         """
         self._load_state(checkpoint)
         self._load_from_checkpoint(str(checkpoint))
@@ -720,15 +751,22 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._finish_step()
+        # The Trainer deletes old checkpoints before the new one has its state: a kill in between would leave none.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
         self._is_saving = True
-        super()._save_checkpoint(model, trial)
-        self._is_saving = False
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._is_saving = False
+            self.args.save_total_limit = limit
         if not self.args.should_save:
             return
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if not self.args.push_to_hub:
             (folder / "README.md").unlink(missing_ok=True)  # peft's form, which nobody has filled in
+        torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit, which they lacked a moment ago
         state = {
+            "settings": self._alignment_settings(),
             "alpha": self._alpha,
             "noise_floor": self.noise_floor,
             "total_train_tokens": self._total_train_tokens,
@@ -741,6 +779,25 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         partial = folder / f".{CHECKPOINT_STATE}"
         partial.write_text(json.dumps(state), encoding="utf-8")
         os.replace(partial, folder / CHECKPOINT_STATE)
+        self._delete_old_checkpoints(folder.parent)
+
+    def _delete_old_checkpoints(self, folder: Path) -> None:
+        """Those that the Trainer would delete: the oldest, but neither the latest nor the best."""
+        limit = self.args.save_total_limit
+        if limit is None or limit <= 0:
+            return
+        there = sort_checkpoints(str(folder), use_mtime=True)
+        best = self.state.best_model_checkpoint
+        kept = {there[-1], *([] if best is None else [str(Path(best))])}
+        surplus = max(0, len(there) - max(limit, len(kept)))
+        for checkpoint in [one for one in there if one not in kept][:surplus]:
+            # First, so that one of which a kill leaves a part doesn't pass for complete.
+            (Path(checkpoint) / CHECKPOINT_STATE).unlink(missing_ok=True)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+
+    def _alignment_settings(self) -> dict[str, float | None]:
+        """What alpha goes by from here on, which another value could not change on the way without a word."""
+        return {"alpha": self.args.alpha, "drift_limit": self.args.drift_limit}
 
     def _load_state(self, folder: Path) -> None:
         try:
@@ -750,6 +807,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 f"checkpoint {folder} does not exist or was not written to its end (no {CHECKPOINT_STATE}).",
                 hint="resume_from_checkpoint=True takes the latest complete one.",
             ) from error
+        given = self._alignment_settings()
+        trained = {**given, **state.get("settings", {})}  # earlier versions have not kept them
+        if trained != given:
+            raise ConfigError(
+                f"checkpoint {folder} was trained with {_listed(trained)}, and {_listed(given)} is given.",
+                hint="resume with the checkpoint's; for others, start a training of its own from its weights.",
+            )
         self._alpha = state["alpha"]
         self.noise_floor = state["noise_floor"]
         self._total_train_tokens = state["total_train_tokens"]
@@ -780,6 +844,16 @@ def _uses_all_parameters(model: nn.Module) -> bool:
     config = causal_model(model).config
     text_config = config.get_text_config()
     return text_config is config and not any("expert" in name for name in text_config.to_dict())
+
+
+def _listed(values: dict[str, float | None]) -> str:
+    return " and ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _has_no_experts(text_config: Any) -> bool:
+    """Whether the config of a family with experts says that this model has none."""
+    counts = [getattr(text_config, name, None) for name in _EXPERT_COUNTS]
+    return 0 in counts and not any(counts)
 
 
 def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:
