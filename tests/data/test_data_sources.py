@@ -84,6 +84,22 @@ def test_csv_columns_that_differ_in_case_alone_keep_their_names(tmp_path: Path) 
     assert read_rows(path)[0][0].fields == {"Answer": "1", "answer": "2", "id": "3"}
 
 
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ('"Which, if any";answer\nnone;3\n', {"which, if any": "none", "answer": "3"}),
+        ('"one; two","answer"\n"none",3\n', {"one; two": "none", "answer": "3"}),
+        ('"one; two"\nthis; that\n', {"one; two": "this; that"}),
+    ],
+)
+def test_what_a_csv_header_quotes_separates_nothing(
+    tmp_path: Path, text: str, fields: dict[str, str]
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(text)
+    assert read_rows(path) == ([RawRow(str(path), 2, fields)], [])
+
+
 def test_csv_takes_fields_that_are_longer_than_the_default_limit(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(f"prompt,completion\n{'x' * 200_000},a\n")

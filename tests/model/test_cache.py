@@ -386,6 +386,23 @@ def test_a_rank_that_is_late_to_look_shares_the_work_all_the_same(tmp_path):
     assert len(ReferenceCache.open(tmp_path, models[0])) == COUNT
 
 
+def test_ranks_that_opened_the_folder_with_more_or_less_in_it_end_together(tmp_path, model):
+    docs, meeting = documents(10), threading.Barrier(2)
+    early = ReferenceCache.open(tmp_path, model)
+    ReferenceCache.open(tmp_path, model).build(model, docs)
+    caches = [ReferenceCache.open(tmp_path, model), early]
+
+    def fill(rank: int) -> int:
+        def barrier() -> None:
+            meeting.wait(5)
+
+        return caches[rank].build(model, docs, rank=rank, processes=2, barrier=barrier)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(fill, range(2))) == [0, 0]
+    assert all(doc in early for doc in docs)
+
+
 # -- refusing ------------------------------------------------------------------------------------------------------
 
 

@@ -397,17 +397,27 @@ def test_documents_keep_their_split_when_there_are_more(
     assert any("another split than before" in one and test in one for one in told)
 
 
-def test_documents_that_are_moved_keep_their_split(reports: Path, questions: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names_go_round", [False, True])
+def test_documents_that_are_moved_keep_their_split(
+    reports: Path, questions: Path, tmp_path: Path, names_go_round: bool
+) -> None:
     folder = Path(shutil.copytree(reports, tmp_path / "reports"))
     output = tmp_path / "data"
     before = prepare(configured(folder, questions, output, "split.test=0.4"))["splits"]
-    moved = {path: f"archive/{90 - number}.md" for number, path in enumerate(before)}
+    aside = {path: f"archive/{90 - number}.md" for number, path in enumerate(before)}
+    # Each under the name that the next one had.
+    names = (
+        dict(zip(aside.values(), [*list(before)[1:], *list(before)[:1]], strict=True))
+        if names_go_round
+        else {}
+    )
+    moved = {path: names.get(new, new) for path, new in aside.items()}
     (folder / "archive").mkdir()
-    for path, new in moved.items():
+    for path, new in [*aside.items(), *names.items()]:
         (folder / path).rename(folder / new)
     asked = tmp_path / "moved.jsonl"
     text = questions.read_text()
-    for path, new in moved.items():
+    for path, new in [*aside.items(), *names.items()]:
         text = text.replace(f'"{path}"', f'"{new}"')
     asked.write_text(text.replace("What was the revenue of", "Which sum were the sales of"))
     after = prepare(configured(folder, asked, output, "split.test=0.4", "run.overwrite=true"))["splits"]

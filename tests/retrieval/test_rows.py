@@ -63,6 +63,10 @@ FIRM = {
         ("revenue was 1 536 million", "1,536", True),
         ("revenue was 1\u202f536\u00a0million", "1,536 million", True),
         ("revenue was 1,536,200", "1536200", True),
+        # Two figures of a line.
+        ("Revenue 1,536 200", "1,536,200", False),
+        ("Revenue 1536 200", "1536200", False),
+        ("revenue was 1 536 200", "1,536,200", True),
         ("revenue was 1,536,200", "1536", False),
         ("revenue was 21,536", "1536", False),
         ("revenue was 1536", "536", False),

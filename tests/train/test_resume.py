@@ -237,6 +237,19 @@ def test_a_checkpoint_that_is_deleted_is_incomplete_first_and_the_best_one_is_no
     assert latest_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
 
 
+def test_what_a_kill_left_of_a_checkpoint_is_deleted_before_complete_ones(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    def leave(_: Any) -> None:
+        (tmp_path / "checkpoint-7").mkdir()
+
+    trainer = make_trainer(
+        tiny_model_dir, tmp_path, callbacks=[BeforeStep(3, leave)], save_total_limit=2, **SAVING
+    )
+    trainer.train()
+    assert sorted(one.name for one in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+
+
 def test_resuming_with_another_alpha_or_drift_limit_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     """Alpha goes on from the checkpoint's: another one that is given would not be taken."""
     options: dict[str, Any] = {**SAVING, "max_steps": 1}

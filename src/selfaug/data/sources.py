@@ -220,6 +220,7 @@ def _csv_delimiter(text: str) -> tuple[str, str]:
         # The end of its line stays: the lines after it keep their numbers.
         return said[1], text[said.end(1) :].removeprefix('"')
     header = next((line for line in text.split("\n") if line.strip()), "")
+    header = re.sub(r'"[^"]*"', "", header)  # what is quoted separates nothing
     if "," in header:
         return ",", text
     return max(";\t", key=header.count) if re.search(r"[;\t]", header) else ",", text

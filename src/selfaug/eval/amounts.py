@@ -217,6 +217,7 @@ _SAME_LETTERS = str.maketrans("\u0130\u0131\u017f\u212a", "IisK")
 # "thirty (30) days": the figure repeats the word.
 _WORD_BEFORE = re.compile(rf"\b(?:{'|'.join([*_ONES, *_TENS, 'hundred'])})\s*$", re.IGNORECASE)
 _LONGEST_BEFORE = 20
+_LARGEST_WORD = 100  # "division one (1,234)" doesn't
 _RANGE = re.compile(rf"\s*(?:[{MINUS}]|to|and)\s*", re.IGNORECASE)
 
 
@@ -251,7 +252,9 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
         # "(340 employees)" is an aside.
         in_parentheses = match["open"] and (match["close"] or (match["close2"] and not match["measure"]))
         start = match.start()
-        repeats = _WORD_BEFORE.search(blank, max(0, start - _LONGEST_BEFORE), start) is not None
+        repeats = value <= _LARGEST_WORD and _WORD_BEFORE.search(
+            blank, max(0, start - _LONGEST_BEFORE), start
+        )
         alone = blank.strip() == match[0].strip()
         of_range = index > 0 and _joins(blank, found[index - 1], match) == "dash"
         signs = [None if of_range else match["sign"], match["sign2"], match["sign3"]]

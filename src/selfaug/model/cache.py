@@ -334,10 +334,9 @@ class ReferenceCache:
             StorageError: before anything is computed, if it does not fit on the disk or can't be written.
         """
         todo = self.missing(documents)
-        if not todo:
-            return 0
-        if rank == 0:
+        if rank == 0 and todo:
             self._close_cut_off_builds(todo)
+        # Also with nothing to do: another process may have opened the folder when less was in it, and would wait here.
         barrier()
         self._load_segments()
         todo = self.missing(todo)  # without what was finished there

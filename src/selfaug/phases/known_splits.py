@@ -33,13 +33,14 @@ class KnownSplits:
     digests: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, documents: Mapping[str, str]) -> dict[str, str]:
-        """Splits of documents by path: those that are known, and of new paths those of the files under them.
+        """Splits of documents by path: of a known file its own, whatever it is called now; of others the path's.
 
         Args:
             documents: digest by path.
         """
         found = {path: self.digests[digest] for path, digest in documents.items() if digest in self.digests}
-        return {**found, **self.documents}
+        # The file first: where names go round, as "latest.pdf" does, a path may have been another split's.
+        return {**self.documents, **found}
 
 
 def read_known_splits(folder: Path, settings: SplitSettings) -> tuple[KnownSplits, str]:

@@ -143,9 +143,11 @@ def _pattern(wanted: str) -> str:
 
 
 def _number_pattern(number: str) -> str:
-    # Two cells "1" and "536" are no "1,536", unless the words that are looked for may be of two cells as well.
-    divider = "[, |]?" if " " in number else "[, ]?"
-    return _BEFORE_THREE_DIGITS.sub(divider, number)
+    if " " in number:
+        # The words may be of two cells, or two figures of a line, themselves.
+        return _BEFORE_THREE_DIGITS.sub("[, |]?", number)
+    # One divider throughout: "1,536 200" are two figures, and so are two cells "1" and "536".
+    return f"(?:{'|'.join(_BEFORE_THREE_DIGITS.sub(divider, number) for divider in ('', ',', ' '))})"
 
 
 def _plain(text: str) -> str:

@@ -759,6 +759,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         finally:
             self._is_saving = False
             self.args.save_total_limit = limit
+        # Its mark, that it is complete, comes after what the other processes write into it.
+        self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
@@ -779,16 +781,17 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         partial = folder / f".{CHECKPOINT_STATE}"
         partial.write_text(json.dumps(state), encoding="utf-8")
         os.replace(partial, folder / CHECKPOINT_STATE)
-        self._delete_old_checkpoints(folder.parent)
+        self._delete_old_checkpoints(folder)
 
-    def _delete_old_checkpoints(self, folder: Path) -> None:
-        """Those that the Trainer would delete: the oldest, but neither the latest nor the best."""
+    def _delete_old_checkpoints(self, latest: Path) -> None:
+        """As the Trainer does, the oldest, but neither the latest nor the best; first what a kill left incomplete."""
         limit = self.args.save_total_limit
         if limit is None or limit <= 0:
             return
-        there = sort_checkpoints(str(folder), use_mtime=True)
+        there = sort_checkpoints(str(latest.parent), use_mtime=True)
+        there.sort(key=lambda one: (Path(one) / CHECKPOINT_STATE).exists())
         best = self.state.best_model_checkpoint
-        kept = {there[-1], *([] if best is None else [str(Path(best))])}
+        kept = {str(latest), *([] if best is None else [str(Path(best))])}
         surplus = max(0, len(there) - max(limit, len(kept)))
         for checkpoint in [one for one in there if one not in kept][:surplus]:
             # First, so that one of which a kill leaves a part doesn't pass for complete.
