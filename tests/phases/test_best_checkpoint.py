@@ -82,16 +82,19 @@ def test_the_last_one_may_be_the_best(settings: Settings, tmp_path: Path) -> Non
     assert all(torch.equal(ended[name], last[name]) for name in last)
 
 
-def test_a_resumed_run_knows_the_earlier_scores(settings: Settings, tmp_path: Path) -> None:
-    GIVEN.extend([1.0, 1.0])
-    config = with_rows(settings, tmp_path / "run")
-
+def cut_off_at_step_4(config: TrainConfig) -> None:
     def cut(progress: Progress) -> None:
         if progress.stage == "score" and "step 4" in progress.message:
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted):
         train(config, on_progress=cut)
+
+
+def test_a_resumed_run_knows_the_earlier_scores(settings: Settings, tmp_path: Path) -> None:
+    GIVEN.extend([1.0, 1.0])
+    config = with_rows(settings, tmp_path / "run")
+    cut_off_at_step_4(config)
     record = train(config, resume=True).record
     assert record["best"]["scores"] == {"2": 1.0, "4": 0.0, "6": 0.0}
     assert record["best"]["step"] == 2
@@ -104,13 +107,7 @@ def test_scores_of_rows_that_were_chosen_otherwise_are_not_compared(
 ) -> None:
     GIVEN.extend([1.0, 1.0])
     config = with_rows(settings, tmp_path / "run")
-
-    def cut(progress: Progress) -> None:
-        if progress.stage == "score" and "step 4" in progress.message:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted):
-        train(config, on_progress=cut)
+    cut_off_at_step_4(config)
     file = tmp_path / "run" / "metrics.jsonl"
     lines = read_lines(file)
     assert sum("task_choice" in line for line in lines) == 2
@@ -163,13 +160,7 @@ def test_what_decides_the_best_checkpoint_stays_the_same_when_resumed(
     lines = Path(settings(tmp_path).data.train[0]).read_text(encoding="utf-8")
     rows.write_text(lines, encoding="utf-8")
     config = with_rows(settings, tmp_path / "run", f"data.eval={rows}")
-
-    def cut(progress: Progress) -> None:
-        if progress.stage == "score" and "step 4" in progress.message:
-            raise KeyboardInterrupt
-
-    with pytest.raises(Interrupted):
-        train(config, on_progress=cut)
+    cut_off_at_step_4(config)
     with pytest.raises(ConfigError, match="other settings") as refused:
         train(with_rows(settings, tmp_path / "run", f"data.eval={rows}", "train.save_steps=3"), resume=True)
     assert refused.value.problems == ["train.save_steps: the run has 2, now it is 3"]

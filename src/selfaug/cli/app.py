@@ -37,6 +37,7 @@ __all__ = [
     "Prepared",
     "Rows",
     "Run",
+    "RunOrChampion",
     "Scorer",
     "Sets",
     "SkipBadRows",
@@ -143,6 +144,13 @@ Debug = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
+RunOrChampion = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]", help="Folder of a run; left out, the champion of --registry.", show_default=False
+    ),
+]
+
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting; may be repeated. Wins over flags."),

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from selfaug.cli.app import DRIFT_ALERT, Debug, Device, Json, Offline, app, debugging, quiet_libraries
+from selfaug.cli.app import (
+    DRIFT_ALERT,
+    Debug,
+    Device,
+    Json,
+    Offline,
+    RunOrChampion,
+    app,
+    debugging,
+    quiet_libraries,
+)
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
 from selfaug.errors import ConfigError, StorageError
@@ -18,12 +28,7 @@ __all__ = ["monitor"]
 @app.command(epilog="Example: selfaug monitor runs/first --watch")
 def monitor(
     ctx: typer.Context,
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[RUN]", help="Folder of a run; left out, the champion of --registry.", show_default=False
-        ),
-    ] = None,
+    run: RunOrChampion = None,
     registry: Annotated[
         str | None,
         typer.Option(

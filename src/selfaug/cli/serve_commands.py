@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from selfaug.cli.app import Debug, Device, Offline, app, debugging, is_loopback, quiet_libraries
+from selfaug.cli.app import (
+    Debug,
+    Device,
+    Offline,
+    RunOrChampion,
+    app,
+    debugging,
+    is_loopback,
+    quiet_libraries,
+)
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import say
 from selfaug.errors import ConfigError, SelfAugError
@@ -20,12 +29,7 @@ _RARELY = "Rarely changed"
 @app.command(epilog="Example: selfaug serve runs/first")
 def serve(
     ctx: typer.Context,
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[RUN]", help="Folder of a run; left out, the champion of --registry.", show_default=False
-        ),
-    ] = None,
+    run: RunOrChampion = None,
     host: Annotated[
         str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
     ] = "127.0.0.1",
