@@ -100,12 +100,50 @@ def test_a_table_after_text_has_its_header_once() -> None:
     assert chunk.text == f"Before.\n{TABLE}\nAfter."
 
 
-def test_a_table_whose_header_fills_a_chunk_is_cut_like_text() -> None:
-    header = "| " + " | ".join(f"column {n}" for n in range(40)) + " |"
-    table = f"{header}\n|{'---|' * 40}\n| " + " | ".join(str(n) for n in range(40)) + " |"
+def test_where_header_and_row_do_not_fit_each_row_names_its_columns() -> None:
+    """A row beneath no header is figures of no year: nobody can answer from it."""
+    table = (
+        "| Item | Unit | Q1 2022 | Q2 2022 | Q3 2022 | FY2022 |\n| --- | --- | --- | --- | --- | --- |\n"
+        "| Net income | $ million | 22 | 26 | | 99 |\n| Cost \\| fees | $ million | 1 | 2 | 3 | 6 |"
+    )
+    (whole,) = Chunker(120, 0, exactly).chunks(document(Block("table", table)))
+    assert whole.text == table
+    first, second = Chunker(40, 0, exactly).chunks(document(Block("table", table, page=2)))
+    assert first.text == "Item: Net income; Unit: $ million; Q1 2022: 22; Q2 2022: 26; FY2022: 99"
+    assert second.text == "Item: Cost | fees; Unit: $ million; Q1 2022: 1; Q2 2022: 2; Q3 2022: 3; FY2022: 6"
+    assert first.page == 2
+
+
+def test_a_row_longer_than_a_chunk_is_cut_between_cells_and_each_part_says_whose_it_is() -> None:
+    header = "| Item | " + " | ".join(f"column {n}" for n in range(1, 40)) + " |"
+    table = f"{header}\n|{'---|' * 40}\n| Sales | " + " | ".join(str(1000 + n) for n in range(1, 40)) + " |"
     chunks = Chunker(64, 0, exactly).chunks(document(Block("table", table)))
     assert all(exactly([chunk.passage])[0] <= 64 for chunk in chunks)
-    assert [word for chunk in chunks for word in words(chunk.text)] == words(table)
+    lines = [line for chunk in chunks for line in chunk.text.splitlines()]
+    assert all(line.startswith("Item: Sales; column ") for line in lines)
+    cells = [cell for line in lines for cell in line.split("; ")[1:]]
+    assert cells == [f"column {n}: {1000 + n}" for n in range(1, 40)]
+
+
+def test_a_long_row_beneath_a_short_header_is_not_cut_within_a_cell_that_fits() -> None:
+    notes = " ".join(f"word{n}" for n in range(30))
+    table = f"| Item | Note |\n|---|---|\n| Sales | {notes} |\n| Costs | None |"
+    first, second = Chunker(40, 0, exactly).chunks(document(Block("table", table)))
+    assert first.text == f"Item: Sales; Note: {notes}"
+    assert second.text == "Item: Costs; Note: None"
+
+
+def test_a_caption_that_says_the_heading_again_is_no_passage_of_its_own() -> None:
+    sheet = [
+        Block("text", "Report", sheet="Revenue by segment"),
+        Block("text", "Revenue by segment", sheet="Revenue by segment"),
+        Block("table", "| Item | FY2022 |\n|---|---|\n| Sensors | 625 |", sheet="Revenue by segment"),
+    ]
+    (chunk,) = Chunker(64, 8, exactly).chunks(document(*sheet))
+    assert chunk.passage == "Report > Revenue by segment\n| Item | FY2022 |\n|---|---|\n| Sensors | 625 |"
+    # What says nothing else stays to be found.
+    (alone,) = Chunker(64, 8, exactly).chunks(document(*sheet[:1]))
+    assert alone.text == "Report"
 
 
 def test_a_sentence_longer_than_a_chunk_is_cut_between_words() -> None:
@@ -259,11 +297,12 @@ def test_abbreviated_numbers_and_names_are_not_the_ends_of_sentences() -> None:
     assert chunk.text == "It was $1.5 million, i.e. less. Then it rose."
 
 
-HEADER = set("|hk-")
+HEADER = set("|hk-:;")
 BLOCKS = st.lists(
     st.one_of(
         st.builds(heading, st.text("ab c", min_size=1, max_size=300), st.integers(1, 4)),
-        st.builds(text, st.text("ab. C\n!", min_size=1, max_size=400).filter(str.strip)),
+        # "!": no text is a heading again, which would be left out.
+        st.builds(text, st.text("ab. C\n!", max_size=400).map(lambda written: f"{written}!")),
         st.integers(1, 30).map(
             lambda n: Block(
                 "table", "| h | k |\n|---|---|\n" + "\n".join(f"| r{i} | {i} |" for i in range(n))

@@ -34,7 +34,7 @@ RECORD_KIND = "prepare"
 
 _MARKER = "# Made by selfaug prepare."
 
-_READER = 4
+_READER = 5
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 _SETTINGS = "prepare.yaml"
 

@@ -2,7 +2,7 @@
 
 A chunk carries its document's title and the headings above it, since "Revenue rose to $4 million" alone says neither
 whose nor when. A section longer than a chunk is cut between sentences, with some of them repeated; a table between
-its rows, with its header repeated.
+its rows, with its header repeated, or, where that doesn't fit, with the names of the columns in each row.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from itertools import zip_longest
 
 from selfaug.retrieval.document import Block, Document
 from selfaug.retrieval.plain_text import UNSPACED
+from selfaug.retrieval.table_text import header_and_rows, labelled_cells
 
 __all__ = ["Chunk", "Chunker", "count_words"]
 
@@ -30,6 +31,7 @@ _TOKENS_PER_WORD = 1.35
 _SENTENCE_END = re.compile(r"[.!?…؟।۔][\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*")
 _OPENING = "\"'“‘„«([¿¡"
 _ABOVE = " > "
+_CELL_END = "; "
 _SHORTENED = " … "
 
 
@@ -110,7 +112,8 @@ class Chunker:
         seen: dict[str, int] = {}
         for path, blocks in _sections(document):
             heading, tokens = self._short_enough(path)
-            for text, page in self._cut(self._limit - tokens - 1, blocks):
+            own = _without_captions(blocks, heading.split(_ABOVE))
+            for text, page in self._cut(self._limit - tokens - 1, own):
                 content = "\x1f".join((document.path, heading, text))
                 again = seen[content] = seen.get(content, -1) + 1  # the same words twice in one place
                 name = hashlib.sha256(f"{content}\x1f{again}".encode()).hexdigest()[:16]
@@ -179,15 +182,37 @@ class Chunker:
 
     def _pieces(self, block: Block, room: int) -> list[_Piece]:
         if block.kind == "table":
-            header, rows = _table(block.text)
-            if rows and self._count([header])[0] <= room // 2:
-                return [_Piece(row, "\n", block.page, header) for row in rows]
-            return [_Piece(line, "\n", block.page) for line in block.text.splitlines()]
+            return self._rows(block, room)
         return [
             _Piece(sentence, joint, block.page)
             for line in block.text.splitlines()
             for joint, sentence in _sentences(line)
         ]
+
+    def _rows(self, block: Block, room: int) -> list[_Piece]:
+        """A table's rows beneath its header; where a chunk is too small for both, each names its columns itself."""
+        header, rows = header_and_rows(block.text)
+        if not header:
+            return [_Piece(row, "\n", block.page) for row in rows]
+        above, *beneath = self._count([header, *(f"\n{row}" for row in rows)])
+        if above <= room // 2 and above + max(beneath) <= room:
+            return [_Piece(row, "\n", block.page, header) for row in rows]
+        return [
+            _Piece(part, "\n", block.page)
+            for row in rows
+            for part in self._parts(labelled_cells(header, row), room)
+            if part
+        ]
+
+    def _parts(self, cells: Sequence[str], room: int) -> Iterator[str]:
+        """A row in as few parts as it takes, each with the first cell, which says what the row is about."""
+        text = _CELL_END.join(cells)
+        if len(cells) < 3 or self._count([text])[0] <= room:
+            yield text
+            return
+        middle = (len(cells) + 1) // 2
+        yield from self._parts(cells[:middle], room)
+        yield from self._parts([cells[0], *cells[middle:]], room)
 
     def _small_enough(self, piece: _Piece, size: int, space: int) -> Iterator[_Piece]:
         """The piece, or its halves' halves: a sentence can be longer than a chunk."""
@@ -231,6 +256,11 @@ def _sections(document: Document) -> Iterator[tuple[str, list[Block]]]:
         yield _path(document.title, above, sheet), blocks
 
 
+def _without_captions(blocks: Sequence[Block], names: Sequence[str]) -> Sequence[Block]:
+    """A section's blocks without those that only say its heading again, as the first lines of a sheet often do."""
+    return [block for block in blocks if block.kind != "text" or block.text not in names] or blocks
+
+
 def _is_bare(block: Block, following: Block | None) -> bool:
     """Whether a block is a heading with nothing beneath it."""
     return block.kind == "heading" and (
@@ -268,14 +298,6 @@ def _may_begin(text: str) -> bool:
     """Whether a sentence may begin so: with a capital, a digit, or a letter of a script that has no capitals."""
     first = text.lstrip(_OPENING)[:1]
     return first.isdigit() or (first.isalpha() and not first.islower())
-
-
-def _table(text: str) -> tuple[str, list[str]]:
-    """Header and rows of a Markdown table."""
-    lines = text.splitlines()
-    if len(lines) > 2 and set(lines[1]) <= set("|-: "):
-        return "\n".join(lines[:2]), lines[2:]
-    return "", lines
 
 
 def _joined(pieces: Sequence[_Piece]) -> str:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.plain_text import tidy
 
-__all__ = ["MAX_CELLS", "ROWS_PER_BLOCK", "Repeated", "Rows", "is_figure", "table_blocks"]
+__all__ = [
+    "MAX_CELLS",
+    "ROWS_PER_BLOCK",
+    "Repeated",
+    "Rows",
+    "header_and_rows",
+    "is_figure",
+    "labelled_cells",
+    "table_blocks",
+]
 
 MAX_CELLS = 2_000_000
 """Of one table; more of them would take gigabytes."""
@@ -26,6 +35,8 @@ class Repeated(str):
     __slots__ = ()
 
 
+_BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
+_OUTER_STROKES = re.compile(r"^\||(?<!\\)\|$")
 _NUMBER = re.compile(r"[^\w]*\d[\d\s.,:/%()+-]*\w{0,3}[^\w]*")
 
 
@@ -64,6 +75,25 @@ def table_blocks(
     for start in range(0, len(body), ROWS_PER_BLOCK):
         lines = [_line(row) for row in body[start : start + ROWS_PER_BLOCK]]
         yield Block("table", "\n".join([*head, *lines]), page=page, sheet=sheet)
+
+
+def header_and_rows(table: str) -> tuple[str, list[str]]:
+    """The two lines of a Markdown table's header, and the line of each row; without a header, "" and all lines."""
+    lines = table.splitlines()
+    if len(lines) > 2 and set(lines[1]) <= set("|-: "):
+        return "\n".join(lines[:2]), lines[2:]
+    return "", lines
+
+
+def labelled_cells(header: str, row: str) -> list[str]:
+    """A row's cells that are not empty, each with its column's name: `FY2022: 784`.
+
+    Args:
+        header: of the Markdown table, whose first line has the names.
+        row: a line of it.
+    """
+    named = zip_longest(_cells(header.partition("\n")[0]), _cells(row), fillvalue="")
+    return [f"{name}: {cell}" if name else cell for name, cell in named if cell]
 
 
 def is_figure(cell: str) -> bool:
@@ -115,6 +145,12 @@ def _header_and_body(rows: Rows) -> tuple[list[str], Rows]:
         " ".join(dict.fromkeys(part for part in pair if part)) for pair in zip(first, second, strict=True)
     ]
     return header, rows[2:]
+
+
+def _cells(line: str) -> list[str]:
+    """What `_line` was given, or a hand-written table's row, which may lack the outer strokes."""
+    inner = _OUTER_STROKES.sub("", line.strip())
+    return [cell.strip().replace("\\|", "|") for cell in _BETWEEN_CELLS.split(inner)]
 
 
 def _line(row: Sequence[str]) -> str:
