@@ -12,7 +12,7 @@ from torch import nn
 from selfaug.core.positions import Positions
 from selfaug.errors import DataError, ModelError
 from selfaug.eval.drift import measure_drift
-from selfaug.model.reference import FrozenCopy
+from selfaug.model.reference import AdapterOff, FrozenCopy
 from tiny_models import build, linear_names, make_docs
 
 SEQUENCES = [doc.ids for doc in make_docs((9, 0), (4, 0), (17, 0), (2, 0), (1, 0), (11, 0))]
@@ -57,6 +57,41 @@ def test_drift_equals_the_float64_loop(name, starts, batch_size):
     for mine, theirs in zip(got.per_token, values, strict=True):  # each at its own sequence, order kept
         assert mine == pytest.approx(theirs, rel=1e-5, abs=2e-6)
     assert model.training
+
+
+def test_what_was_measured_before_a_kill_is_not_measured_again(tmp_path):
+    model, kept = adapted("qwen2"), tmp_path / "so-far.jsonl"
+    whole = measure_drift(model, SEQUENCES, batch_size=2)
+
+    def cut(done: int, every: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_drift(model, SEQUENCES, batch_size=2, keep_in=kept, on_progress=cut)
+    with kept.open("a") as file:
+        file.write('{"batch": "cut of')  # by a kill
+    changed = [*SEQUENCES[:-1], SEQUENCES[-1][::-1]]
+    asked = []
+
+    class Counted:
+        def head(self, model):
+            return AdapterOff(model).head(model)
+
+        def hidden(self, model, inputs, positions):
+            asked.append(len(inputs["input_ids"]))
+            return AdapterOff(model).hidden(model, inputs, positions)
+
+    assert measure_drift(model, SEQUENCES, batch_size=2, keep_in=kept, reference=Counted()) == whole
+    assert asked == [2]  # of three batches
+    assert measure_drift(model, SEQUENCES, batch_size=2, keep_in=kept, reference=Counted()) == whole
+    assert asked == [2]
+    # Other tokens, or measured from another one on, are another batch.
+    assert measure_drift(model, changed, batch_size=2, keep_in=kept) != whole
+    starts = [2] * len(SEQUENCES)
+    assert measure_drift(model, SEQUENCES, starts=starts, batch_size=2, keep_in=kept) == measure_drift(
+        model, SEQUENCES, starts=starts, batch_size=2
+    )
 
 
 def test_no_drift_before_training():

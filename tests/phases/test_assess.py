@@ -45,6 +45,7 @@ def test_probe_is_plain_and_what_was_cut_off_goes_on(
     stages: list[str] = []
     record = assess(config, **FEW, on_progress=lambda progress: stages.append(progress.stage))
     assert "probe: plain LoRA" not in stages  # it was complete
+    assert "base model on the rows" not in stages
     assert record == read_record(tmp_path / "a" / "record.json", RECORD_KIND)
     probe = read_record(tmp_path / "a" / "probe" / "record.json", "train")
     assert probe["settings"]["selfaug"]["alpha"] == 0

@@ -136,6 +136,21 @@ def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path
     assert read_record(copied_run / "evaluation.json", RECORD_KIND)["seconds"] < 1e6
 
 
+def test_drift_that_was_measured_before_a_kill_is_kept(copied_run: Path) -> None:
+    def cut(progress: object) -> None:
+        if getattr(progress, "stage", "") == "drift: general prompts":  # the task's are measured then
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(copied_run, **FEW, on_progress=cut)
+    so_far = copied_run / "samples" / "evaluation" / "drift-so-far.jsonl"
+    marked = [{**line, "nats": [[7.0] * len(nats) for nats in line["nats"]]} for line in read_lines(so_far)]
+    write_lines(so_far, marked)
+    drift = evaluate(copied_run, **FEW).record["drift"]
+    assert not so_far.exists()
+    assert drift["prompts of the task"]["nats"]["value"] == drift["general prompts"]["nats"]["value"] == 7.0
+
+
 def test_answers_to_rows_that_have_changed_since_are_asked_for_again(
     copied_run: Path, tmp_path: Path
 ) -> None:

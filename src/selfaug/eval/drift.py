@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -15,6 +19,7 @@ from selfaug.errors import DataError
 from selfaug.model.head import find_head
 from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states
 from selfaug.model.reference import AdapterOff, Reference
+from selfaug.records import append_line, read_lines, write_lines
 
 __all__ = ["Drift", "measure_drift"]
 
@@ -42,6 +47,7 @@ def measure_drift(
     starts: Sequence[int] | None = None,
     reference: Reference | None = None,
     batch_size: int = 8,
+    keep_in: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Drift:
     """Drift of a tuned model against its reference model, on token sequences.
@@ -53,6 +59,8 @@ def measure_drift(
             only. By default all tokens but the first, which nothing predicts.
         reference: where the reference model's hidden states come from; None switches the model's adapter off.
         batch_size: sequences run at once.
+        keep_in: JSON lines file of one tuned and reference model: batches that it has are not measured again, and
+            each one is added when it is measured, so that a kill loses one at most. Delete it when all is done.
         on_progress: called with sequences done and sequences to do.
 
     Raises:
@@ -69,38 +77,71 @@ def measure_drift(
             "there is no token to measure drift on.", hint="give sequences of two tokens or more."
         )
     reference = reference or AdapterOff(model)
-    device = next(model.parameters()).device
-    pad = getattr(causal_model(model).config, "pad_token_id", None) or 0
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+    kept = _kept(keep_in)
     per_token: list[list[float]] = [[] for _ in sequences]
-    total, agreed, count = 0.0, 0, 0
+    agreed = 0
     for begin in range(0, len(order), batch_size):
         chunk = order[begin : begin + batch_size]
-        width = max(len(sequences[i]) for i in chunk)
-        ids = torch.full((len(chunk), width), pad)
-        mask = torch.zeros_like(ids)
-        measured = torch.zeros_like(ids, dtype=torch.bool)
-        for row, i in enumerate(chunk):
-            ids[row, : len(sequences[i])] = torch.as_tensor(sequences[i])
-            mask[row, : len(sequences[i])] = 1
-            # The position before a token predicts it.
-            measured[row, first[i] - 1 : len(sequences[i]) - 1] = True
-        flat = measured.reshape(-1).nonzero().flatten().to(device)
-        if flat.numel():
-            inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-            positions = Positions(order=flat, targets=flat[:0], aligned=flat.numel())
-            reference_NH = reference.hidden(model, inputs, positions)
-            with evaluation_mode(model):
-                hidden_BTH, _ = hidden_states(model, inputs)
-            divergence_N, agreement_N = token_divergence(
-                hidden_BTH.flatten(0, 1)[flat], find_head(model), reference_NH, reference.head(model)
-            )
-            total += divergence_N.double().sum().item()
-            agreed += int(agreement_N.sum())
-            count += flat.numel()
-            nats = iter(divergence_N.tolist())
-            for i, tokens in zip(chunk, measured.sum(1).tolist(), strict=True):
-                per_token[i] = list(islice(nats, tokens))
+        rows, starts_of_rows = [sequences[i] for i in chunk], [first[i] for i in chunk]
+        name = _name(rows, starts_of_rows)
+        if name not in kept:
+            kept[name] = _measured(model, reference, rows, starts_of_rows)
+            if keep_in is not None:
+                append_line(keep_in, {"batch": name, **kept[name]})
+        agreed += kept[name]["agreed"]
+        for i, nats in zip(chunk, kept[name]["nats"], strict=True):
+            per_token[i] = nats
         if on_progress:
             on_progress(min(begin + batch_size, len(order)), len(order))
+    count = sum(map(len, per_token))
+    total = math.fsum(value for nats in per_token for value in nats)
     return Drift(total / count, agreed / count, count, per_token)
+
+
+def _measured(
+    model: nn.Module, reference: Reference, sequences: Sequence[Sequence[int]], first: Sequence[int]
+) -> dict[str, Any]:
+    """One batch: `nats` at each measured token of each sequence, and at how many both models' first choice `agreed`."""
+    device = next(model.parameters()).device
+    pad = getattr(causal_model(model).config, "pad_token_id", None) or 0
+    ids = torch.full((len(sequences), max(map(len, sequences))), pad)
+    mask = torch.zeros_like(ids)
+    measured = torch.zeros_like(ids, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.as_tensor(sequence)
+        mask[row, : len(sequence)] = 1
+        # The position before a token predicts it.
+        measured[row, first[row] - 1 : len(sequence) - 1] = True
+    flat = measured.reshape(-1).nonzero().flatten().to(device)
+    if not flat.numel():
+        return {"nats": [[] for _ in sequences], "agreed": 0}
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    positions = Positions(order=flat, targets=flat[:0], aligned=flat.numel())
+    reference_NH = reference.hidden(model, inputs, positions)
+    with evaluation_mode(model):
+        hidden_BTH, _ = hidden_states(model, inputs)
+    divergence_N, agreement_N = token_divergence(
+        hidden_BTH.flatten(0, 1)[flat], find_head(model), reference_NH, reference.head(model)
+    )
+    nats = iter(divergence_N.tolist())
+    return {
+        "nats": [list(islice(nats, tokens)) for tokens in measured.sum(1).tolist()],
+        "agreed": int(agreement_N.sum()),
+    }
+
+
+def _name(sequences: Sequence[Sequence[int]], first: Sequence[int]) -> str:
+    """Of a batch, by its tokens: what changed since is measured anew."""
+    listed = [[int(start), *map(int, sequence)] for start, sequence in zip(first, sequences, strict=True)]
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:32]
+
+
+def _kept(file: Path | None) -> dict[str, dict[str, Any]]:
+    if file is None or not file.exists():
+        return {}
+    lines = read_lines(file)
+    write_lines(file, lines)  # without a last line that was cut off: the next one would be joined to it
+    for line in lines:  # a model that is broken drifts by NaN, for which JSON has nothing
+        line["nats"] = [[math.nan if value is None else value for value in nats] for nats in line["nats"]]
+    return {line["batch"]: line for line in lines}

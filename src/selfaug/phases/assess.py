@@ -42,6 +42,7 @@ RECORD_KIND = "assessment"
 
 PROBE_STEPS = 40
 
+_SURPRISE = "surprise.json"
 _SURPRISE_ROWS = 64
 _SMALLEST_BUDGET = 0.02
 
@@ -81,7 +82,9 @@ def assess(
     """
     score = named_scorer(scorer)
     folder = Path(config.run.output)
-    work = WorkFolder(folder, "assessment", {"record.json", "report.html", "probe"}, last=["record.json"])
+    work = WorkFolder(
+        folder, "assessment", {"record.json", "report.html", "probe", _SURPRISE}, last=["record.json"]
+    )
     settings = {
         "config": config.model_dump(mode="json", exclude={"run", "evaluation"}), "scorer": scorer,
         "probe_steps": probe_steps, "level": level, "general_items": general_items, "task_items": task_items,
@@ -121,7 +124,7 @@ def _assessed(
     on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
     device = resolve_device(config.model.device)
-    surprise = _surprise(config, data, device, on_progress)
+    surprise = _surprise(folder / _SURPRISE, config, data, device, on_progress)
     release_memory()  # training loads the base model anew, and a GPU may have room for one
     findings = check_data(data)
     findings += similar_questions(
@@ -174,12 +177,19 @@ def _assessed(
 
 
 def _surprise(
-    config: TrainConfig, data: TrainingData, device: torch.device, on_progress: Callable[[Progress], None]
+    file: Path,
+    config: TrainConfig,
+    data: TrainingData,
+    device: torch.device,
+    on_progress: Callable[[Progress], None],
 ) -> dict[str, float | int]:
     """nll of prompts and completions under the base model: how far the rows are from what it expects.
 
-    Nats per token, over some rows; a completion that costs more than its prompt is new in its form.
+    Nats per token, over some rows; a completion that costs more than its prompt is new in its form. The file has what
+    was found before the assessment was cut off.
     """
+    if file.exists():
+        return read_record(file, "surprise")
     on_progress(Progress("model"))
     model = load_base_model(
         config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
@@ -198,10 +208,12 @@ def _surprise(
                 sums[part][0] += float(result.nll_sum)
                 sums[part][1] += float(result.completion_tokens)
             on_progress(Progress("base model on the rows", done, len(rows)))
-    return {
+    found = {
         "rows": len(rows),
         **{f"{part}_nll": total / max(1.0, tokens) for part, (total, tokens) in sums.items()},
     }
+    write_record(file, "surprise", found)
+    return found
 
 
 def _without_replay(config: TrainConfig) -> TrainConfig:

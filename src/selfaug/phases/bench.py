@@ -282,11 +282,14 @@ class Bench:
         if path.exists():
             return
         sequences, starts = self._own_answers(part) if on == "own" else self._task_prompts(part)
+        so_far = path.with_suffix(".jsonl")
+        so_far.parent.mkdir(parents=True, exist_ok=True)
         drift = measure_drift(
             model,
             sequences,
             starts=starts,
             reference=self._reference(part, model, on),
+            keep_in=so_far,
             on_progress=self.report(
                 f"{name}: {part} drift" + (" on the job's prompts" if on == "task" else "")
             ),
@@ -300,6 +303,7 @@ class Bench:
                 "top1_agreement": drift.top1_agreement,
             },
         )
+        so_far.unlink(missing_ok=True)
 
     def _reference(self, part: str, model: Any, on: DriftOn) -> Reference:
         """The base model: under a model's adapter where it has one, so that a GPU holds no second model."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def measured_drifts(
     tokenizer: PreTrainedTokenizerBase,
     suites: Mapping[str, Suite],
     base_answers: Sequence[str],
+    keep_in: Path,
     report: Callable[[str], Callable[[int, int], None]],
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Drift on prompts of the task, of the user's suites, on general ones, and on the reference model's answers.
@@ -40,6 +42,7 @@ def measured_drifts(
         tokenizer: of both models.
         suites: with "general", "task" if there are rows, and those of the user.
         base_answers: the reference model's answers to the general suite.
+        keep_in: as for `measure_drift`.
         report: makes a function for progress from a name.
 
     Returns:
@@ -72,7 +75,12 @@ def measured_drifts(
         if not any(len(sequence) > start for sequence, start in zip(sequences, starts, strict=True)):
             continue
         drift = measure_drift(
-            model, sequences, starts=starts, reference=reference, on_progress=report(f"drift: {name}")
+            model,
+            sequences,
+            starts=starts,
+            reference=reference,
+            keep_in=keep_in,
+            on_progress=report(f"drift: {name}"),
         )
         found[name] = {
             "nats": mean_interval(

@@ -74,6 +74,7 @@ RECORD_KIND = "evaluation"
 MODELS = ("base", "tuned")
 
 _STARTED = "started.json"
+_DRIFT_SO_FAR = "drift-so-far.jsonl"
 
 _RESERVED = {"task", "general"}
 
@@ -307,6 +308,7 @@ def evaluate(
             tokenizer,
             asked,
             answers["general"]["base"],
+            work / _DRIFT_SO_FAR,
             report,
         )
         write_lines(work / "drift.jsonl", most_drifted)
@@ -349,7 +351,9 @@ def evaluate(
             "threads": torch.get_num_threads(),
             "seconds": spent.seconds,
         }
-        return _written(folder, data_of_record, gate)
+        evaluation = _written(folder, data_of_record, gate)
+        (work / _DRIFT_SO_FAR).unlink(missing_ok=True)
+        return evaluation
 
 
 def _written(run: RunDir, record: dict[str, Any], gate: Mapping[str, Any] | None) -> Evaluation:
