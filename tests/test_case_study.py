@@ -6,6 +6,7 @@ import html
 import json
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from selfaug.eval.general_item import GeneralItem, score_general
 from selfaug.phases.prepare import prepare
 from selfaug.prepare_config import load_prepare_config
 from selfaug.retrieval.glossary import read_glossary
+from selfaug.retrieval.near_copies import near_copies, sketch_of
+from selfaug.retrieval.read_document import read_document
 from selfaug.retrieval.tokens import Words
 from selfaug.retrieval.xlsx_format import cell_text
 
@@ -189,6 +192,26 @@ def test_every_fact_is_in_its_section_and_in_the_file(written: list[Any], folder
             assert fact.evidence in sections[fact.section], (report.path, fact)
             assert (fact.page is not None) == (report.format == "pdf")
             assert file is None or fact.evidence in file, (report.path, fact)
+
+
+def test_reports_are_no_copies_of_each_other_and_each_is_known_in_every_format(
+    written: list[Any], folder: Path, drafts: list[Any], tmp_path: Path
+) -> None:
+    """With room on both sides of the 0.7 that `prepare` takes."""
+    sketches = {
+        report.path: sketch_of(read_document(folder / report.path, report.path)) for report in written
+    }
+    assert near_copies(sketches, 0.3) == []
+    for draft in drafts[::9]:
+        formats = {}
+        for form in ("pdf", "docx", "xlsx", "html", "md"):
+            copy = replace(draft, path=f"copy.{form}", format=form)
+            reports.write_draft(copy, tmp_path)
+            formats[form] = sketch_of(read_document(tmp_path / copy.path, copy.path))
+            assert near_copies({"as it is": sketches[draft.path], form: formats[form]}, 0.75), (
+                draft.path,
+                form,
+            )
 
 
 def test_every_fact_of_a_pdf_is_on_its_page(written: list[Any], folder: Path) -> None:

@@ -182,6 +182,11 @@ class SplitSettings(Section):
         description="Questions that share so much of their words, rare words counting more, are kept together, and "
         "their documents with them, over any number of steps.",
     )
+    similar_documents: Annotated[Number, Field(gt=0, le=1)] | None = Field(
+        default=0.7,
+        description="Documents that have so much of their words, and also of their figures, in common, such as one "
+        "report in two formats, are kept together. Null keeps only identical files together.",
+    )
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = Field(
         default=0,
         description="Of the split, of the gold passages' places, and of the rows without an answer. Another seed deals "

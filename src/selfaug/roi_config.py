@@ -77,8 +77,8 @@ class Quantity:
 Share = Annotated[Range, Quantity("share", 0, 1)]
 Minutes = Annotated[Range, Quantity("minutes", 0, 120)]
 Hours = Annotated[Range, Quantity("hours", 0, 1e12)]
-Wage = Annotated[Range, Quantity("currency/hour", 1, 1000)]
-Price = Annotated[Range, Quantity("currency/hour", 0, 1e12)]
+# In any currency: an hour of work is tens of thousands of forints, and hundreds of thousands of rupiahs.
+Wage = Annotated[Range, Quantity("currency/hour", 0, 1e12)]
 Monthly = Annotated[Range, Quantity("currency/month", 0, 1e12)]
 
 
@@ -116,7 +116,7 @@ class InputSettings(Section):
     trainings: Annotated[Range, Quantity("trainings", 0, 1e12)] = _certain(
         6.0, "Before the model is deployed."
     )
-    gpu_price: Price = _certain(3.5, "Price of a GPU.")
+    gpu_price: Annotated[Range, Quantity("currency/hour", 0, 1e12)] = _certain(3.5, "Price of a GPU.")
     setup_hours: Hours = _certain(200.0, "An engineer's, until a tuned model is in use.")
     base_setup_hours: Hours = _certain(80.0, "The same without tuning.")
     onboarding_hours: Annotated[Range, Quantity("hours/user", 0, 1e12)] = _certain(

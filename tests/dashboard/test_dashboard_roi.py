@@ -145,6 +145,8 @@ def test_every_input_is_in_the_form_with_its_default_and_limits(client: TestClie
         assert low <= value <= high, name
         assert form.xpath(f"//label[@for='{name}']")
         assert form.xpath(f"//*[@id='{field.get('aria-describedby')}']")
+    # A slider can't be moved beyond its ends, which would be those of one currency.
+    assert form.xpath("//input[@name='hourly_cost']/@type") == ["number"]
     # Sent as it stands, it is the defaults.
     sent = {name: form.xpath(f"//input[@name='{name}']/@value")[0] for name in names}
     assert values_by_arm(shown(client, **sent)) == values_by_arm(shown(client))

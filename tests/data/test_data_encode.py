@@ -156,8 +156,8 @@ def test_what_the_template_adds_to_completions_is_a_warning(with_template: WithT
         "{% endif %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
     )
     warnings = encode_rows([chat_row(USER, ANSWER)], with_template(template), max_length=None).report.warnings
-    assert "puts '<think></think>' before the completion of 1 rows" in warnings[0]
-    assert "writes nothing after the completion of 1 rows" in warnings[1]
+    assert "puts '<think></think>' before the completion of 1 row;" in warnings[0]
+    assert "writes nothing after the completion of 1 row;" in warnings[1]
 
 
 def test_tools_reach_the_template(with_template: WithTemplate) -> None:

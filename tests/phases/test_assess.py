@@ -108,7 +108,7 @@ def test_data_checks(settings: Settings, tmp_path: Path) -> None:
         "duplicates": "warning", "contradictions": "warning", "leakage": "ok", "lengths": "ok"
     }  # fmt: skip
     assert found["duplicates"].found.startswith("2 of 6")
-    assert found["contradictions"].found.startswith("1 prompts")
+    assert found["contradictions"].found.startswith("1 prompt has")
     without = check_data(load_training_data(settings(tmp_path / "run")))
     assert next(one for one in without if one.name == "held-out rows").status == "warning"
 

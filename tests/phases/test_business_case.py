@@ -177,6 +177,19 @@ def test_a_number_may_be_written_with_an_exponent() -> None:
     assert case("inputs.workers=1e3")["arms"] == case("inputs.workers=1000")["arms"]
 
 
+def test_money_is_in_any_currency() -> None:
+    """At 16,000 rupiahs a dollar, everything is worth 16,000 times as many."""
+    money = {
+        name: field.default
+        for name, field in InputSettings.model_fields.items()
+        if quantity_of(name).unit.startswith("currency")
+    }
+    assert {"hourly_cost", "engineer_hourly_cost", "gpu_price"} <= set(money)
+    rupiahs = case(*(f"inputs.{name}={[16_000 * one for one in value]}" for name, value in money.items()))
+    for arm, of_arm in case()["arms"].items():
+        assert rupiahs["arms"][arm]["npv"] == pytest.approx(16_000 * of_arm["npv"])
+
+
 def test_all_wrong_settings_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load_roi_config(

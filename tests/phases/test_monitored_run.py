@@ -311,7 +311,7 @@ def test_purge_rules_and_reference_by_command(seen: Path, tmp_path: Path) -> Non
     none_kept = run_command(str(seen), "--texts", str(tmp_path / "texts.jsonl"))
     assert none_kept.exit_code == 1
     assert "has kept no text" in none_kept.stderr
-    assert "of 1 requests" in run_command(str(seen), "--purge").stdout
+    assert "of 1 request." in run_command(str(seen), "--purge").stdout
     assert json.loads(run_command(str(seen), "--purge", "--json").stdout) == {"deleted": 0}
     folder = tmp_path / "rules"
     assert run_command(str(seen), "--rules", str(folder)).exit_code == 0

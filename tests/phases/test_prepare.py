@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import docx
 import pytest
 
 from scanned_pdf import partly_scanned
@@ -211,13 +213,14 @@ def test_prepared_data_is_there_until_the_new_index_is(
     with pytest.raises(DataError, match="1 of 1 question-answer pairs can't be used"):
         prepare(configured(reports, other, output, "run.overwrite=true"))
     assert visible_files(output) == kept
-    # Beyond, the record would not be true of the index.
+    # What they say of the documents shows with the new index, which doesn't take the old one's place then.
     other.write_text(
         json.dumps({"question": "What was it?", "answer": "$1 million", "document": "c1/2023.md"})
     )
     with pytest.raises(DataError, match="stand in no passage"):
         prepare(configured(reports, other, output, "run.overwrite=true"))
-    assert not (output / "record.json").exists()
+    assert visible_files(output) == kept
+    assert prepare(anew)["documents"]["in_index"] == 24
 
 
 def visible_files(folder: Path) -> dict[Path, bytes]:
@@ -431,6 +434,152 @@ def test_documents_that_are_moved_keep_their_split(
     assert again == after
 
 
+def write_report(file: Path, company: int, year: int, *, edited: bool = False) -> None:
+    """The report of a company for a year: the words of all companies are the same, as those of a template are."""
+    draw = random.Random(1000 * company + year)
+    rows = [["Item", f"FY{year}", f"FY{year - 1}"]]
+    rows += [
+        [f"Line {line}", f"{draw.randint(100, 9999):,}", f"{draw.randint(100, 9999):,}"] for line in range(30)
+    ]
+    paragraphs = [f"Company{company} reports on {year}{' (final)' * edited}.", TEMPLATE]
+    if file.suffix == ".docx":
+        document = docx.Document()
+        for text in paragraphs:
+            document.add_paragraph(text)
+        table = document.add_table(len(rows), 3)
+        for line, row in zip(table.rows, rows, strict=True):
+            for cell, value in zip(line.cells, row, strict=True):
+                cell.text = value
+        document.save(str(file))
+    else:
+        cells = "".join(f"<tr>{''.join(f'<td>{value}</td>' for value in row)}</tr>" for row in rows)
+        text = "".join(f"<p>{text}</p>" for text in paragraphs)
+        head = f"<head><title>Company{company}, {year}</title></head>"
+        file.write_text(f"<html>{head}<body>{text}<table>{cells}</table></body></html>")
+
+
+TEMPLATE = " ".join(
+    f"The {what} {does} with the {other} of the group as a whole."
+    for what in ("board", "staff", "market", "region", "plant")
+    for does in ("grew", "fell", "changed")
+    for other in ("sales", "margin", "outlook", "prices")
+)
+
+
+@pytest.fixture
+def template_reports(tmp_path: Path) -> tuple[Path, Path]:
+    """Reports of 6 companies for two years, each as DOCX and HTML, and questions about every file."""
+    folder, asked = tmp_path / "reports", tmp_path / "pairs.jsonl"
+    folder.mkdir()
+    rows = []
+    for company in range(6):
+        for year in (2023, 2024):
+            for ending in ("docx", "html"):
+                name = f"c{company}-{year}.{ending}"
+                write_report(folder / name, company, year)
+                words = f"What year does Company{company} report on in the {ending} of {year}?"
+                rows.append(
+                    {"question": words, "answer": str(year), "document": name, "evidence": "reports on"}
+                )
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder, asked
+
+
+HALVES = ("split.test=0.4", "split.validation=0.1", "split.similar=1.0")
+
+
+def test_a_report_in_two_formats_is_in_one_split(template_reports: tuple[Path, Path], tmp_path: Path) -> None:
+    told: list[Progress] = []
+    config = configured(*template_reports, tmp_path / "data", *HALVES)
+    record = prepare(config, on_progress=told.append)
+    expected = [
+        [f"c{company}-{year}.docx", f"c{company}-{year}.html"]
+        for company in range(6)
+        for year in (2023, 2024)
+    ]
+    # Reports of other years and companies have the same words, and are not joined.
+    assert record["near_copies"] == expected
+    assert all(record["splits"][one] == record["splits"][other] for one, other in expected)
+    assert set(record["splits"].values()) == {"train", "validation", "test"}
+    notes = [one.message for one in told if "nearly the same" in one.message]
+    assert [note.partition(" are ")[0] for note in notes] == ["24 documents"]
+    assert "c0-2023.docx = c0-2023.html; c0-2024.docx = " in notes[0]
+    card = (tmp_path / "data" / "card.md").read_text()
+    assert "- `c0-2023.docx`: `c0-2023.html`\n" in card
+    # What the other format says of the answer stands in no row as if it were wrong.
+    index = Index(tmp_path / "data" / "index")
+    report = {path: number for number, same in enumerate(expected) for path in same}
+    of_chunk = {chunk.id: report[path] for path in report for chunk in index.chunks_of(path)}
+    for row in (row for rows in rows_of(tmp_path / "data").values() for row in rows if row["gold"]):
+        own = [of_chunk[name] == report[row["documents"][0]] for name in row["passages"]]
+        right = [
+            number
+            for number, text in enumerate(row["context"], 1)
+            if own[number - 1] and row["value"] in text
+        ]
+        assert right == [row["gold"]]
+    # It is what keeps them together.
+    off = configured(*template_reports, tmp_path / "off", *HALVES, "split.similar_documents=null")
+    record = prepare(off)
+    assert record["near_copies"] == []
+    assert any(record["splits"][one] != record["splits"][other] for one, other in expected)
+    assert "nearly the same" not in (tmp_path / "off" / "card.md").read_text()
+
+
+def test_a_document_goes_where_its_near_copy_was(template_reports: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, asked = template_reports
+    output = tmp_path / "data"
+    pairs = asked.read_text()
+    for file in folder.glob("*.html"):
+        file.unlink()
+    lines = pairs.splitlines(keepends=True)
+    asked.write_text("".join(line for line in lines if ".docx" in line))
+    before = prepare(configured(folder, asked, output, *HALVES))["splits"]
+    assert set(before.values()) == {"train", "validation", "test"}
+    # The others come: of half of them the file that was there goes, and the new one is edited.
+    lines = [line for line in lines if ".html" in line]
+    for number, name in enumerate(before):
+        company, year = map(int, name.removeprefix("c").removesuffix(".docx").split("-"))
+        write_report(folder / name.replace("docx", "html"), company, year, edited=number % 2 == 0)
+        if number % 2 == 0:
+            (folder / name).unlink()
+        else:
+            lines.append(
+                json.dumps({"question": f"And {name}?", "answer": str(year), "document": name}) + "\n"
+            )
+    asked.write_text("".join(lines))
+    record = prepare(configured(folder, asked, output, *HALVES, "run.overwrite=true"))
+    new = {name: split for name, split in record["splits"].items() if name.endswith("html")}
+    assert new == {name.replace("docx", "html"): split for name, split in before.items()}
+    assert len(record["near_copies"]) == 6
+
+
+def test_an_index_from_before_near_copies_is_made_anew(
+    template_reports: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, asked = template_reports
+    output = tmp_path / "data"
+    prepare(configured(folder, asked, output, *HALVES))
+    listed = output / "index" / "documents.jsonl"
+    lines = read_lines(listed)
+    sketches = [line.pop("sketch") for line in lines]
+    listed.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    kept = json.loads((output / "splits.json").read_text())
+    assert sorted(kept["data"].pop("sketches").values()) == sorted(sketches)
+    (output / "splits.json").write_text(json.dumps(kept))
+    # It is searched as before, and without sketches no documents are near.
+    assert Index(output / "index").search("Company3", 1)
+    again = prepare(configured(folder, asked, output, *HALVES, "run.overwrite=true"))
+    assert (again["documents"]["read"], again["near_copies"]) == (0, [])
+    # One that an older selfaug read is read anew.
+    made = json.loads((output / "index" / "index.json").read_text())
+    made["data"]["settings"]["reader"] -= 1
+    (output / "index" / "index.json").write_text(json.dumps(made))
+    again = prepare(configured(folder, asked, output, *HALVES, "run.overwrite=true"))
+    assert (again["documents"]["read"], len(again["near_copies"])) == (24, 12)
+    assert [line["sketch"] for line in read_lines(listed)] == sketches
+
+
 def test_rows_go_with_what_they_were_made_of(reports: Path, questions: Path, tmp_path: Path) -> None:
     output = tmp_path / "data"
     prepare(configured(reports, questions, output))
@@ -451,7 +600,7 @@ def test_a_split_without_rows_is_told(reports: Path, tmp_path: Path) -> None:
     prepare(configured(reports, file, tmp_path / "data"), on_progress=told.append)
     empty = [progress.message for progress in told if "no row is in it" in progress.message]
     assert [message.partition(" is ")[0] for message in empty] == ["split.validation", "split.test"]
-    assert "1 questions about documents make 1 sets that stay together, the largest of 1" in empty[0]
+    assert "1 question about documents makes 1 set that stays together, the largest of 1" in empty[0]
 
 
 def test_an_answer_that_stands_in_many_documents_does_not_join_them(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_kinds_are_marked_without_colour(tiny_tokenizer: Tokenizer) -> None:
     before = "the year".removesuffix(boundary)
     assert f"{before}>>{boundary}<<{{+ million+}}" in body
     assert "[-[3] late [bold]-]" in body
-    assert "1 passages dropped" in body
+    assert "1 passage dropped" in body
 
 
 def test_record_has_every_token_once_with_its_kind(tiny_tokenizer: Tokenizer) -> None:

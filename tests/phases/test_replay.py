@@ -109,7 +109,7 @@ def test_rows_that_are_left_out_are_named_those_of_replay_too(settings: Settings
         "  - and 2 more",
     ]
     assert of_replay.splitlines() == [
-        "1 replay rows can't be used and are left out:",
+        "1 replay row can't be used and is left out:",
         f"  - {general}:6: 'prompt' is missing; found 'completion'",
     ]
     assert (data.report["train"]["rows_skipped"], data.report["replay"]["rows_skipped"]) == (5, 2)

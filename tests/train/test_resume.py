@@ -20,6 +20,7 @@ from tiny_training import LORA, curve, make_trainer, relative, run_options, text
 from transformers import TrainerCallback
 
 from selfaug.errors import ConfigError, StorageError
+from selfaug.model.reference import CachedReference
 from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
 
 SCRIPT = Path(__file__).with_name("tiny_training.py")
@@ -109,7 +110,7 @@ def test_what_auto_has_chosen_stays_where_the_disk_has_less_room(
     assert list((tmp_path / "cache").glob("segment-*.bin"))
     for step in (6, 9):
         shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
-    monkeypatch.setattr("selfaug.train.selfaug_trainer.has_room", lambda size, folder: False)
+    monkeypatch.setattr("selfaug.train.reference_choice.has_room", lambda size, folder: False)
     trainer = make_trainer(
         tiny_model_dir,
         tmp_path / "out",
@@ -121,8 +122,10 @@ def test_what_auto_has_chosen_stays_where_the_disk_has_less_room(
         },
     )
     assert trainer.reference_kind == ("adapter_off" if lora else "frozen_copy")
+    trainer.evaluate(trainer.train_dataset)  # the reference is ready for it, and another is needed afterwards
     trainer.train(resume_from_checkpoint=True)
     assert trainer.reference_kind == "cache"
+    assert isinstance(trainer._reference, CachedReference)
     assert relative(trained(trainer), whole["final"]) == 0.0
 
 
@@ -224,7 +227,7 @@ def test_a_checkpoint_that_is_deleted_is_incomplete_first_and_the_best_one_is_no
         rmtree(folder, *args, **options)
 
     rmtree = shutil.rmtree
-    monkeypatch.setattr("selfaug.train.selfaug_trainer.shutil.rmtree", delete)
+    monkeypatch.setattr("selfaug.train.checkpoints.shutil.rmtree", delete)
 
     def is_best(state: Any) -> None:
         state.best_model_checkpoint = str(tmp_path / "checkpoint-1")

@@ -11,6 +11,7 @@ import typer
 from selfaug.cli.app import Config, Debug, Device, Json, Offline, Run, Sets, app, debugging, quiet_libraries
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, printable, say
+from selfaug.core.printable import counted
 from selfaug.errors import ConfigError
 
 __all__ = ["ask", "prepare", "recall"]
@@ -224,9 +225,10 @@ def ask(
     if answer.dropped:
         say(f"note: passages that were found and didn't fit into the prompt: {answer.dropped}.")
     if assistant.documents.outdated:
+        outdated = assistant.documents.outdated
         say(
-            f"note: {len(assistant.documents.outdated):,} documents are new, changed or gone since they were prepared "
-            f"({assistant.documents.outdated[0]}); `selfaug prepare --overwrite` reads them."
+            f"note: {counted(len(outdated), 'document is', 'documents are')} new, changed or gone since the folder was "
+            f"prepared ({outdated[0]}); `selfaug prepare --overwrite` reads what has changed."
         )
 
 

@@ -43,7 +43,7 @@ from selfaug.cli.app import (
 )
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, printable, say, take_any_character
-from selfaug.core.printable import printable_size
+from selfaug.core.printable import counted, printable_size
 
 if TYPE_CHECKING:
     from selfaug.config import TrainConfig
@@ -288,7 +288,7 @@ def preview(
     Console(soft_wrap=True, highlight=False).print(shown.text)
     report = data.train.report
     say(
-        f"\n{report.rows:,} rows: {report.prompt_tokens:,} prompt tokens, {report.completion_tokens:,} "
+        f"\n{counted(report.rows, 'row')}: {report.prompt_tokens:,} prompt tokens, {report.completion_tokens:,} "
         f"completion tokens; median row {report.length_p50:,}, longest {report.length_max:,} "
         f"of {data.max_length:,}"
     )
@@ -498,7 +498,7 @@ def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
     lines = {
         "device": f"{needs.device}, {needs.dtype}"
         + (f", {needs.processes:,} processes" if needs.processes > 1 else ""),
-        "rows": f"{needs.rows:,} ({needs.tokens:,} tokens), {needs.steps:,} steps",
+        "rows": f"{needs.rows:,} ({needs.tokens:,} tokens), {counted(needs.steps, 'step')}",
         "parameters": f"{needs.parameters:,}, of which trained or added {needs.trainable:,}",
         "memory": f"{size(needs.memory_bytes)} (weights {size(needs.weights_bytes)}, optimizer "
         f"{size(needs.optimizer_bytes)}, activations {size(needs.activations_bytes)}); "

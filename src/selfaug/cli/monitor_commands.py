@@ -20,6 +20,7 @@ from selfaug.cli.app import (
 )
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
+from selfaug.core.printable import counted
 from selfaug.errors import ConfigError, StorageError
 
 __all__ = ["monitor"]
@@ -115,7 +116,7 @@ def monitor(
         if as_json:
             print_json({"deleted": deleted})
         else:
-            typer.echo(f"deleted what was kept of {deleted:,} requests.")
+            typer.echo(f"deleted what was kept of {counted(deleted, 'request')}.")
     elif rules is not None:
         from selfaug.phases.monitor import write_rules
 
@@ -132,7 +133,7 @@ def monitor(
             print_json({"texts": count, "file": texts})
         else:
             typer.echo(
-                f"{texts}: {count:,} texts, redacted; they may still name people. With answers, they are rows."
+                f"{texts}: {counted(count, 'text')}, redacted; people may still be named. With answers, they are rows."
             )
     else:
         _measure_reference(run, data or [], prompts, device, offline, overwrite, as_json)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selfaug.cli.terminal import printable
+from selfaug.core.printable import counted
 
 if TYPE_CHECKING:
     from selfaug.retrieval.retriever import Passage
@@ -25,8 +26,9 @@ def show_preparation(record: Mapping[str, Any], folder: Path) -> None:
     console = Console()
     documents = record["documents"]
     console.print(
-        f"{documents['in_index']:,} documents in {documents['chunks']:,} passages; {documents['read']:,} were read, "
-        f"{documents['unchanged']:,} are unchanged, {len(documents['unreadable']):,} can't be read.",
+        f"{counted(documents['in_index'], 'document')} in {counted(documents['chunks'], 'passage')}; "
+        f"{counted(documents['read'], 'was', 'were')} read, "
+        f"{counted(documents['unchanged'], 'is', 'are')} unchanged, {len(documents['unreadable']):,} can't be read.",
         highlight=False,
     )
     for ending, files in documents["unsupported"].items():
@@ -42,7 +44,8 @@ def show_preparation(record: Mapping[str, Any], folder: Path) -> None:
         console.print(table)
         left_out = record["questions"]["left_out"]
         if left_out:
-            console.print(f"{len(left_out):,} questions are left out; the card says why.", highlight=False)
+            them = counted(len(left_out), "question is", "questions are")
+            console.print(f"{them} left out; the card says why.", highlight=False)
         show_recall(record["recall"])
     for label, name in (("card", "card.md"), ("index", "index")):
         console.print(f"{label}: {folder / name}", highlight=False, markup=False, soft_wrap=True)
@@ -55,7 +58,7 @@ def show_recall(recall: Mapping[str, Any]) -> None:
     for k, at in recall["at"].items():
         table.add_row(k, f"{100 * at['recall']:.1f} %", f"{100 * at['low']:.1f} to {100 * at['high']:.1f} %")
     console.print(table)
-    console.print(f"{recall['questions']:,} questions, searched in all documents.", highlight=False)
+    console.print(f"{counted(recall['questions'], 'question')}, searched in all documents.", highlight=False)
     if recall["missed"]:
         shown = ", ".join(recall["missed"][:_SHOWN])
         more = f" and {len(recall['missed']) - _SHOWN:,} more" if len(recall["missed"]) > _SHOWN else ""

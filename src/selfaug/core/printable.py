@@ -1,10 +1,10 @@
-"""What is shown to people: text of unknown origin made safe, for a terminal and a page, and sizes."""
+"""What is shown to people: text of unknown origin made safe, for a terminal and a page, sizes and counts."""
 
 from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["printable", "printable_size"]
+__all__ = ["counted", "printable", "printable_size"]
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _JOINS_EMOJI = "\u200d"
@@ -27,3 +27,14 @@ def printable(text: str) -> str:
 def printable_size(size: float) -> str:
     """Bytes, in GB, or in MB where that would be a zero."""
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def counted(count: int, one: str, more: str | None = None) -> str:
+    """A number with what is counted: "1 row", "1,200 rows".
+
+    Args:
+        count: how many.
+        one: what one of them is called, with the verb if there is one: "row is", and then "rows are" as `more`.
+        more: what several are called; None if that is with an s.
+    """
+    return f"{count:,} {one if count == 1 else f'{one}s' if more is None else more}"

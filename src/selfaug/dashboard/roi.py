@@ -18,15 +18,16 @@ __all__ = ["Slider", "roi_view"]
 
 _DRAWS = 4_000
 
-# What changes the result most stands first, with a slider; the others are numbers below.
-_SLIDERS: dict[str, tuple[float, float, float]] = {
+# What changes the result most stands first, with a slider, or as a number: how much money is likely depends on the
+# currency. The others are numbers below.
+_SLIDERS: dict[str, tuple[float, float, float] | None] = {
     "workers": (10, 2000, 10),
     "adoption": (0, 1, 0.01),
     "requests_per_week": (0, 60, 1),
     "task_share": (0, 1, 0.01),
     "minutes_saved": (0, 30, 0.5),
     "minutes_failed": (0, 30, 0.5),
-    "hourly_cost": (10, 200, 1),
+    "hourly_cost": None,
     "realised_share": (0, 1, 0.01),
 }
 
@@ -83,7 +84,7 @@ def _as_number(text: str) -> str:
 def _slider(name: str, given: Mapping[str, str]) -> Slider:
     field = InputSettings.model_fields[name]
     quantity = next(one for one in field.metadata if isinstance(one, Quantity))
-    low, high, step = _SLIDERS.get(name, (quantity.low, quantity.high, 0.0))
+    low, high, step = _SLIDERS.get(name) or (quantity.low, quantity.high, 0.0)
     return Slider(
         name,
         name.replace("_", " ").capitalize(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from selfaug.core.printable import counted
 from selfaug.data.rows import Row
 from selfaug.data.sources import Problem, problems_error, short_text
 from selfaug.errors import ConfigError, DataError, ModelError
@@ -436,13 +437,13 @@ def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> l
     inserted = Counter(draft.inserted for draft in drafts if draft.inserted)
     unended = sum(draft.unended for draft in drafts)
     warnings = [
-        f"the chat template puts {text!r} before the completion of {count:,} rows; the model is trained "
+        f"the chat template puts {text!r} before the completion of {counted(count, 'row')}; the model is trained "
         "to write it, and serving must expect it."
         for text, count in inserted.most_common(3)
     ]
     if unended:
         warnings.append(
-            f"the chat template writes nothing after the completion of {unended:,} rows; the model "
+            f"the chat template writes nothing after the completion of {counted(unended, 'row')}; the model "
             f"isn't trained to stop there. Its end token is {tokenizer.eos_token!r}."
         )
     if bare := rows_without_template((draft.task.row for draft in drafts if draft.spans), tokenizer):
@@ -454,9 +455,9 @@ def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> l
 
 
 def _as_they_stand(rows: int) -> str:
-    if rows == 1:
-        return "1 row is text: it is trained as it stands"
-    return f"{rows:,} rows are text: they are trained as they stand"
+    return counted(
+        rows, "row is text: it is trained as it stands", "rows are text: they are trained as they stand"
+    )
 
 
 def rows_without_template(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase) -> list[Row]:

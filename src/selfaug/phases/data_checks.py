@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from selfaug.config import TrainConfig
 from selfaug.core.positions import IGNORED
+from selfaug.core.printable import counted
 from selfaug.data import RetrievalTemplate, Row, load_rows
 from selfaug.data.encode import EncodedRow
 from selfaug.eval.answer_scorers import normalize_answer
@@ -67,7 +68,11 @@ def check_data(data: TrainingData) -> list[Finding]:
     contradicting = sum(len(found) > 1 for found in completions.values())
     findings = [
         _finding("duplicates", doubled, f"{doubled:,} of {len(rows):,} training rows are there already"),
-        _finding("contradictions", contradicting, f"{contradicting:,} prompts have more than one completion"),
+        _finding(
+            "contradictions",
+            contradicting,
+            f"{counted(contradicting, 'prompt has', 'prompts have')} more than one completion",
+        ),
     ]
     if data.eval is None:
         findings.append(
@@ -83,12 +88,13 @@ def check_data(data: TrainingData) -> list[Finding]:
             )
         )
     report = data.train.report
+    too_long = counted(report.rows_too_long, "doesn't", "don't")
     findings.append(
         _finding(
             "lengths",
             report.rows_shortened + report.rows_too_long,
             f"median {report.length_p50:,}, longest {report.length_max:,} of {data.max_length:,} tokens; "
-            f"{report.rows_shortened:,} rows lost passages, {report.rows_too_long:,} don't fit",
+            f"{counted(report.rows_shortened, 'row')} lost passages, {too_long} fit",
         )
     )
     return findings

@@ -18,6 +18,7 @@ from peft import LoraConfig, OSFConfig, PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import LoraSettings, ModelSettings, TrainConfig
+from selfaug.core.printable import counted
 from selfaug.data import (
     EncodedRow,
     EncodedRows,
@@ -102,21 +103,24 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
         known = {_digest_row(row.input_ids) for row in train.rows}
         doubled = sum(_digest_row(row.input_ids) in known for row in evaluation.rows)
         if doubled:
-            warnings.append(f"{doubled:,} of {len(evaluation.rows):,} evaluation rows are training rows too.")
+            of = f"{doubled:,} of {counted(len(evaluation.rows), 'evaluation row')}"
+            warnings.append(f"{of} {'is a training row' if doubled == 1 else 'are training rows'} too.")
     for name, rows in (("training", train), ("evaluation", evaluation)):
         if rows is None:
             continue
         if rows.report.rows_shortened:
             warnings.append(
-                f"{rows.report.rows_shortened:,} {name} rows lost {rows.report.passages_dropped:,} passages "
-                f"to fit into {max_length:,} tokens; `selfaug preview` shows them."
+                f"{counted(rows.report.rows_shortened, f'{name} row')} lost "
+                f"{counted(rows.report.passages_dropped, 'passage')} to fit into {max_length:,} tokens; "
+                "`selfaug preview` shows them."
             )
     warnings += [_left_out(name, problems) for name, problems in left_out.items() if problems]
     return TrainingData(tokenizer, train, evaluation, max_length, report, warnings)
 
 
 def _left_out(name: str, problems: Sequence[Problem]) -> str:
-    lines = [f"{len(problems):,} {name} rows can't be used and are left out:"]
+    them = counted(len(problems), f"{name} row can't be used and is", f"{name} rows can't be used and are")
+    lines = [f"{them} left out:"]
     lines += [f"  - {problem}" for problem in problems[:_PROBLEMS_SHOWN]]
     if len(problems) > _PROBLEMS_SHOWN:
         lines.append(f"  - and {len(problems) - _PROBLEMS_SHOWN:,} more")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from selfaug.core.printable import counted
 from selfaug.data.template import RetrievalTemplate
 
 __all__ = ["preparation_card"]
@@ -25,8 +26,9 @@ def preparation_card(
     documents = record["documents"]
     parts = [
         "# Prepared data",
-        f"{documents['in_index']:,} documents of `{documents['folder']}`, in {documents['chunks']:,} passages of at "
-        f"most {record['settings']['documents']['chunk_tokens']} tokens.",
+        f"{counted(documents['in_index'], 'document')} of `{documents['folder']}`, in "
+        f"{counted(documents['chunks'], 'passage')} of at most "
+        f"{record['settings']['documents']['chunk_tokens']} tokens.",
     ]
     if left_out := {**documents["left_out"], **documents["unreadable"]}:
         parts.append(_list("Left out", left_out))
@@ -37,7 +39,7 @@ def preparation_card(
     if documents["unsupported"]:
         parts.append(_list("Of a kind that isn't read", _unsupported(documents["unsupported"])))
     if "rows" in record:
-        parts += [*_splits(record), _recall(record), _lengths(record)]
+        parts += [*_splits(record), *_near_copies(record), _recall(record), _lengths(record)]
         left_out = record["questions"]["left_out"]
         if left_out:
             parts.append(_list("Questions left out", dict(one.split(": ", 1) for one in left_out)))
@@ -83,8 +85,20 @@ def _splits(record: Mapping[str, Any]) -> list[str]:
         "No document is in two splits, and neither are questions that are alike: a row's passages come from the "
         "documents of its own split.",
         "\n".join(lines),
-        f"{questions['pairs']:,} questions; {questions['unanswerable']:,} of them have no answer in the documents, and "
-        f"{questions['similar']:,} are like another one.",
+        f"{counted(questions['pairs'], 'question')}; "
+        f"{counted(questions['unanswerable'], 'of them has', 'of them have')} no answer in the documents, and "
+        f"{counted(questions['similar'], 'is', 'are')} like another one.",
+    ]
+
+
+def _near_copies(record: Mapping[str, Any]) -> list[str]:
+    sets = record["near_copies"]
+    if not sets:
+        return []
+    others = {first: ", ".join(f"`{path}`" for path in paths[:_SHOWN]) for first, *paths in sets}
+    return [
+        _list("Kept in one split, since they are nearly the same", others),
+        "They have most of their words and figures in common, as one report in two formats has.",
     ]
 
 
@@ -103,7 +117,7 @@ def _glossary(record: Mapping[str, Any]) -> str:
     of = record["retrieval"]["glossary"]
     if not of["groups"]:
         return ""
-    return f"\n\nWith a glossary of {of['words']:,} words and phrases in {of['groups']:,} groups."
+    return f"\n\nWith a glossary of {of['words']:,} words and phrases in {counted(of['groups'], 'group')}."
 
 
 def _lengths(record: Mapping[str, Any]) -> str:

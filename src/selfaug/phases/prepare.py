@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from selfaug.core.printable import counted
 from selfaug.data.sources import data_files
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError, ModelError, StorageError
@@ -23,6 +24,7 @@ from selfaug.retrieval.chunking import Chunk, Chunker, count_words
 from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.index import Index, IndexWriter
+from selfaug.retrieval.near_copies import sketch_of
 from selfaug.retrieval.read_folder import FolderReport, read_folder
 from selfaug.retrieval.retriever import Retriever, own_retriever
 from selfaug.retrieval.tokens import Words
@@ -34,7 +36,7 @@ RECORD_KIND = "prepare"
 
 _MARKER = "# Made by selfaug prepare."
 
-_READER = 5
+_READER = 6
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 _SETTINGS = "prepare.yaml"
 
@@ -96,9 +98,12 @@ def _prepared(
     made: list[_Made] = []
 
     def begin_anew(index: Index) -> None:
-        if retriever is not None and config.questions.files:
-            # A function of the user's can fail at any question: what was prepared before stays till it has not.
-            made.append(make_rows(config, index, retriever, known, on_progress))
+        if config.questions.files:
+            # Pairs may say of the documents what isn't so, and a function of the user's can fail at any question: what
+            # was prepared before stays till neither has.
+            made.append(
+                make_rows(config, index, index if retriever is None else retriever, known, on_progress)
+            )
         if known != KnownSplits():
             # The record that goes may be the only one that has them: of a selfaug without this file.
             write_known_splits(folder, config.split, known, KnownSplits())
@@ -123,8 +128,8 @@ def _prepared(
     }  # fmt: skip
     write_text(folder / "template.yaml", yaml.safe_dump(template.to_dict(), allow_unicode=True))
     samples: list[dict[str, Any]] = []
-    if config.questions.files:
-        rows, report, found = made[0] if made else make_rows(config, index, index, known, on_progress)
+    if made:
+        rows, report, found = made[0]
         # Before the rows: a split that nobody knows of could not be kept.
         write_known_splits(folder, config.split, known, found)
         for split in SPLITS:
@@ -255,7 +260,11 @@ def _make_index(
                 if missing := writer.before[read.path].get("missing"):
                     report.incomplete[read.path] = missing
             else:
-                named |= {"title": read.document.title, "missing": read.document.missing}
+                named |= {
+                    "title": read.document.title,
+                    "missing": read.document.missing,
+                    "sketch": sketch_of(read.document),
+                }
                 yield named, chunker.chunks(read.document)
 
     def whole(index: Index) -> None:
@@ -281,10 +290,13 @@ def _warn_of_lost(config: PrepareConfig, lost: Sequence[str], on_progress: Repor
     """A folder within the documents' that isn't mounted looks as if its documents had been deleted."""
     if not lost:
         return
+    gone = counted(
+        len(lost), "document that was prepared before is", "documents that were prepared before are"
+    )
     message = (
-        f"{len(lost):,} documents that were prepared before are not there any more: {', '.join(lost[:5])}"
-        f"{', ...' * (len(lost) > 5)}; their passages are out of the index. If they should be there, look whether all "
-        f"of {config.documents.folder} is mounted, and prepare anew."
+        f"{gone} not there any more: {', '.join(lost[:5])}{', ...' * (len(lost) > 5)}; the index has no passages of "
+        f"{'it' if len(lost) == 1 else 'them'}. If that should not be, look whether all of {config.documents.folder} "
+        "is mounted, and prepare anew."
     )
     on_progress(Progress("warning", message=message))
 

@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from selfaug.core.printable import counted
 from selfaug.core.statistics import wilson_interval
 from selfaug.data.sources import Problem, problems_error
-from selfaug.phases.known_splits import KnownSplits
+from selfaug.phases.known_splits import SPLITS, KnownSplits
 from selfaug.phases.progress import Progress
 from selfaug.phases.question_files import load_pairs
 from selfaug.prepare_config import PrepareConfig
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index
+from selfaug.retrieval.near_copies import near_copies
 from selfaug.retrieval.pairs import Pair, find_gold, signs_of
 from selfaug.retrieval.recall import first_right
 from selfaug.retrieval.retriever import Retriever
@@ -25,9 +27,8 @@ from selfaug.retrieval.tokens import Words
 
 __all__ = ["SPLITS", "make_rows", "measure_recall", "pairs_with_gold"]
 
-SPLITS = ("train", "validation", "test")
-
 _DEPTHS = (1, 3, 5, 10)
+_NAMED = 3
 
 Report = Callable[[Progress], None]
 
@@ -48,8 +49,11 @@ def make_rows(
     paths = list(digests)
     words = Words(config.retrieval.language)
     alike = near_duplicates([pair.question for pair in pairs], config.split.similar, words)
-    known = replace(known, documents=known.of(digests))
-    splits = _split(config, pairs, gold, alike, paths, known, index.copies)
+    sketches = {one["digest"]: one["sketch"] for one in index.documents if one.get("sketch")}
+    near = _near_copies(config, {**known.sketches, **sketches})
+    nearly_the_same = _first_paths(near, digests)
+    known = replace(known, documents=known.of(digests, near))
+    splits = _split(config, pairs, gold, alike, paths, known, [*index.copies, *nearly_the_same])
     form = RowForm(
         config.rows.passages,
         config.rows.no_answer_share,
@@ -59,6 +63,7 @@ def make_rows(
     )
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     within = {split: {path for path in paths if splits.documents[path] == split} for split in SPLITS}
+    near_of = {path: same for same in nearly_the_same for path in same}
     for done, pair in enumerate(pairs, 1):
         split = splits.questions[pair.id]
         signs = signs_of(pair, gold[pair.id])
@@ -70,7 +75,8 @@ def make_rows(
         elif not right and not found:
             problems.append(Problem(pair.id, 0, "no passage of its split is found for its question"))
         else:
-            rows[split].append(make_row(pair, right, found, form, signs))
+            near_gold = {path for chunk in gold[pair.id] for path in near_of.get(chunk.document, ())}
+            rows[split].append(make_row(pair, right, found, form, signs, near_gold))
         if done % 100 == 0:
             on_progress(Progress("making rows", done, len(pairs)))
     if not rows["train"]:
@@ -82,11 +88,13 @@ def make_rows(
             "path in the folder.",
         )
     _warn_of_empty_splits(config, rows, splits, on_progress)
+    _tell_near_copies(nearly_the_same, on_progress)
     if splits.moved:
         shown = ", ".join(splits.moved[:5]) + (", ..." if len(splits.moved) > 5 else "")
         message = (
-            f"{len(splits.moved):,} documents are in another split than before, because a question, or a copy, joins "
-            f"them to documents that were trained on: {shown}"
+            f"{counted(len(splits.moved), 'document is', 'documents are')} in another split than before, because a "
+            f"question, or a copy, joins {'it' if len(splits.moved) == 1 else 'them'} to documents that were trained "
+            f"on: {shown}"
         )
         on_progress(Progress("warning", message=message))
     report = {
@@ -107,11 +115,12 @@ def make_rows(
             for split in SPLITS
         },
         "splits": splits.documents,
+        "near_copies": nearly_the_same,
         "recall": measure_recall(pairs, gold, retriever, max(*_DEPTHS, config.rows.passages), on_progress),
     }
     asked = {pair.question: splits.questions[pair.id] for pair in pairs}
     of_files = {digest: splits.documents[path] for path, digest in digests.items()}
-    return rows, report, KnownSplits(splits.documents, asked, of_files)
+    return rows, report, KnownSplits(splits.documents, asked, of_files, sketches)
 
 
 def pairs_with_gold(
@@ -175,6 +184,37 @@ def _split(
     )
 
 
+def _near_copies(config: PrepareConfig, sketches: Mapping[str, str]) -> list[list[str]]:
+    """Digests of documents that are nearly the same, as far as these are to stay together."""
+    least = config.split.similar_documents
+    return [] if least is None else near_copies(sketches, least)
+
+
+def _first_paths(sets: Sequence[Sequence[str]], digests: Mapping[str, str]) -> list[list[str]]:
+    """Sets of digests as paths, in their order: of each file that is there the first one, of a file that is gone none.
+
+    Args:
+        sets: of digests.
+        digests: by path.
+    """
+    first = {digest: path for path, digest in reversed(list(digests.items()))}
+    there = [sorted(first[digest] for digest in same if digest in first) for same in sets]
+    return sorted(paths for paths in there if len(paths) > 1)
+
+
+def _tell_near_copies(sets: Sequence[Sequence[str]], on_progress: Report) -> None:
+    if not sets:
+        return
+    shown = "; ".join(
+        " = ".join(paths[:_NAMED]) + " = ..." * (len(paths) > _NAMED) for paths in sets[:_NAMED]
+    )
+    message = (
+        f"{sum(map(len, sets)):,} documents are nearly the same as others, such as one report in two formats, and stay "
+        f"in one split with these (split.similar_documents): {shown}{'; ...' * (len(sets) > _NAMED)}"
+    )
+    on_progress(Progress("warning", message=message))
+
+
 def _documents_of(pair: Pair, gold: Sequence[Chunk]) -> set[str]:
     """The documents that a pair goes with.
 
@@ -191,9 +231,10 @@ def _warn_of_empty_splits(
 ) -> None:
     shares = {"validation": config.split.validation, "test": config.split.test}
     together = (
-        f"{sum(splits.asked):,} questions about documents make {len(splits.asked):,} sets that stay together, the "
-        f"largest of {max(splits.asked, default=0):,}: questions about one document, questions that are alike, and "
-        "documents that one question names, whose `evidence` stands in several, or that are copies"
+        f"{counted(sum(splits.asked), 'question about documents makes', 'questions about documents make')} "
+        f"{counted(len(splits.asked), 'set that stays', 'sets that stay')} together, the largest of "
+        f"{max(splits.asked, default=0):,}: questions about one document, questions that are alike, and documents that "
+        "one question names, whose `evidence` stands in several, or that are copies or nearly so"
     )
     for split in (split for split, share in shares.items() if share > 0 and not rows[split]):
         message = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from selfaug.core.printable import counted
 from selfaug.data import IGNORED_LABEL, EncodedRow
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _heading(row: EncodedRow) -> Text:
     completion = len(row.labels) - row.labels.count(IGNORED_LABEL)
     counts = f"{len(row.labels) - completion:,} prompt tokens, {completion:,} completion tokens"
     if row.dropped_passages:
-        counts += f", {len(row.dropped_passages):,} passages dropped"
+        counts += f", {counted(len(row.dropped_passages), 'passage')} dropped"
     return Text(f"Row {visible(row.id)}: {counts}", style="bold")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from selfaug.core.printable import printable_size
+from selfaug.core.printable import counted, printable_size
 from selfaug.records import read_lines, read_record
 from selfaug.report.charts import lines_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
@@ -129,9 +129,10 @@ def run_verdict(
         )
         return outcome, f"Against the deployed run {realignment['deployed']}, {stays}: {changes}."
     if record is None:
-        return "open", f"This run is not finished: {steps_done:,} steps are done."
+        return "open", f"This run is not finished: {counted(steps_done, 'step is', 'steps are')} done."
     return "open", (
-        f"Trained for {record['steps']:,} steps, and not evaluated yet: what it learned and what it forgot isn't known."
+        f"Trained for {counted(record['steps'], 'step')}, and not evaluated yet: what it learned and what it forgot "
+        "isn't known."
     )
 
 

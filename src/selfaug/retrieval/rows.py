@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,12 @@ class RowForm:
 
 
 def make_row(
-    pair: Pair, gold: Sequence[Passage], found: Sequence[Passage], form: RowForm, signs: Sequence[Sign]
+    pair: Pair,
+    gold: Sequence[Passage],
+    found: Sequence[Passage],
+    form: RowForm,
+    signs: Sequence[Sign],
+    near: Collection[str] = (),
 ) -> dict[str, Any]:
     """A retrieval row.
 
@@ -46,6 +51,7 @@ def make_row(
         found: passages of the row's split that are found for the question, the best first.
         form: what rows are made of.
         signs: of the answer: a row without it has no passage with them, whatever document that is from.
+        near: documents that are nearly the same as those of `gold`: what they say of the answer is not wrong either.
 
     Returns:
         `id`, `question`, `context` (passages) and `answer` (the completion); and for those who look closer `value`
@@ -55,7 +61,7 @@ def make_row(
     draw = random.Random(f"{form.seed}:{pair.id}")
     with_gold = pair.answer is not None and draw.random() >= form.no_answer_share
     place, chosen = draw.random(), draw.random()
-    distractors = _distractors(pair, gold, found)
+    distractors = _distractors(pair, gold, found, near)
     silent = [passage for passage in distractors if not _has_answer(pair, signs, passage.text)]
     if with_gold or (pair.answer is not None and not silent):  # a row without any passage is none
         with_gold = True
@@ -82,10 +88,12 @@ def make_row(
     }
 
 
-def _distractors(pair: Pair, gold: Sequence[Passage], found: Sequence[Passage]) -> list[Passage]:
+def _distractors(
+    pair: Pair, gold: Sequence[Passage], found: Sequence[Passage], near: Collection[str]
+) -> list[Passage]:
     """What was found for the question, and is wrong."""
     right = {passage.text for passage in gold}
-    of_gold = {passage.document for passage in gold}
+    of_gold = {*near, *(passage.document for passage in gold)}
     return [
         passage
         for passage in found

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import StreamingResponse
 
+from selfaug.core.printable import counted
 from selfaug.errors import DataError, ModelError
 from selfaug.serving.gate import Admission
 from selfaug.serving.generation import (
@@ -424,8 +425,8 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
         if not 1 <= len(body.prompts) * (body.n or 1) <= _MOST_COMPLETIONS:
             raise ApiError(
                 400,
-                f"{len(body.prompts)} prompts with {body.n or 1} answers each: 1 to {_MOST_COMPLETIONS} answers are "
-                "possible in a request.",
+                f"{counted(len(body.prompts), 'prompt')} with {counted(body.n or 1, 'answer')} each: 1 to "
+                f"{_MOST_COMPLETIONS} answers are possible in a request.",
                 code="invalid_value",
                 param="prompt",
             )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice, pairwise
 from typing import Any
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.core.positions import IGNORED
@@ -17,9 +17,19 @@ from selfaug.errors import ConfigError, DataError
 from selfaug.model.cache import Document
 from selfaug.train.selfaug_config import SelfAugConfig
 
-__all__ = ["count_row_tokens", "document_slices", "documents", "require_serving_prompts", "with_completions"]
+__all__ = [
+    "count_row_tokens",
+    "document_slices",
+    "documents",
+    "fill_up",
+    "no_prompt_tokens",
+    "require_prompt_tokens",
+    "require_serving_prompts",
+    "with_completions",
+]
 
 _LOOKED_AT = 100
+_LOOKED_AT_FOR_PROMPTS = 1000
 
 
 def count_row_tokens(rows: Any) -> int:
@@ -41,6 +51,44 @@ def documents(rows: Iterable[dict[str, Any]]) -> Iterator[Document]:
     for row in rows:
         for part in document_slices(row):
             yield Document(row["input_ids"][part], row["labels"][part])
+
+
+def fill_up(rows: Dataset, multiple: int, pad_token_id: int) -> Dataset:
+    """Prepared rows with empty ones at the end, up to a multiple of so many: what counts for nothing fills a batch."""
+    lacking = -len(rows) % multiple
+    if lacking == 0:
+        return rows
+    # One token predicts nothing: it has no nll and no alignment.
+    empty = {"input_ids": [pad_token_id], "labels": [IGNORED], "seq_lengths": [1]}
+    rows = rows.select_columns([name for name in rows.column_names if name in empty])
+    columns = {name: [empty[name]] * lacking for name in rows.column_names}
+    return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
+
+
+def require_prompt_tokens(rows: Any) -> None:
+    """Refuse prepared rows without any prompt token: the alignment would vanish without a word.
+
+    Looks at the first rows; rows of a stream are only seen as they come.
+
+    Raises:
+        DataError: if every token is a completion.
+    """
+    if isinstance(rows, IterableDataset):
+        return
+    for row in rows.select(range(min(len(rows), _LOOKED_AT_FOR_PROMPTS))):
+        # A completion-only document has an ignored label at most at its first token.
+        if IGNORED in list(row["labels"])[1:]:
+            return
+    raise no_prompt_tokens("the training rows")
+
+
+def no_prompt_tokens(what: str) -> DataError:
+    """The error of rows, named in the plural, that have nothing to align."""
+    return DataError(
+        f"{what} have no prompt tokens: every token is a completion, so there is nothing to align.",
+        hint="give rows as prompt and completion, or as messages that end with the assistant's turn, or set "
+        "alpha=0 for plain fine-tuning.",
+    )
 
 
 def with_completions(rows: Any, args: SelfAugConfig) -> Any:

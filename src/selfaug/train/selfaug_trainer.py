@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -14,36 +11,38 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
-from datasets import Dataset, IterableDataset, concatenate_datasets
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, sort_checkpoints
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
 from selfaug.core.alignment import OutputHead
 from selfaug.core.controller import DriftController
-from selfaug.core.positions import IGNORED, count_tokens
+from selfaug.core.positions import count_tokens
 from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, ConfigError, DataError, StorageError
-from selfaug.model.adapters import keep_preserved_directions, why_not_exact
-from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
-from selfaug.model.fingerprint import fingerprint
+from selfaug.model.adapters import keep_preserved_directions
+from selfaug.model.cache import ReferenceCache
 from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
-from selfaug.model.reference import (
-    AdapterOff,
-    CachedReference,
-    FrozenCopy,
-    Reference,
-    copy_of_trained_head,
-)
-from selfaug.rundir import CHECKPOINT_STATE, latest_complete_checkpoint
+from selfaug.model.reference import AdapterOff, CachedReference, Reference
+from selfaug.rundir import latest_complete_checkpoint
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors
-from selfaug.train.dataset_rows import count_row_tokens, documents, require_serving_prompts, with_completions
+from selfaug.train.checkpoints import delete_old_checkpoints, read_checkpoint_state, write_checkpoint_state
+from selfaug.train.dataset_rows import (
+    documents,
+    fill_up,
+    no_prompt_tokens,
+    require_prompt_tokens,
+    require_serving_prompts,
+    with_completions,
+)
 from selfaug.train.loss import AlignmentLoss, alignment_loss
+from selfaug.train.reference_choice import AlignedRows, choose_reference
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.weight_penalty import lora_change
 
@@ -182,7 +181,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             self._check_head(self.model)
         if args.alpha > 0:
-            self._check_rows(self.train_dataset)
+            require_prompt_tokens(self.train_dataset)
             if args.anchors not in ("none", "self"):
                 self.anchors = read_anchors(
                     Path(args.anchors), self._tokenizer, args.max_length, self._template_arguments
@@ -192,74 +191,31 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     # ---- before training
 
-    def _check_rows(self, rows: Any) -> None:
-        """Alignment needs prompt tokens: without any it would vanish without a word."""
-        if isinstance(rows, IterableDataset):
-            return
-        for row in rows.select(range(min(len(rows), 1000))):
-            labels = torch.tensor(row["labels"])
-            # A completion-only document has an ignored label at most at its first token.
-            if (labels[1:] == IGNORED).any():
-                return
-        raise _no_prompt_tokens("the training rows")
-
     def _choose_reference(self, chosen: str | None = None) -> None:
-        """Frozen copies and fingerprints are taken here, while the model is whole and untrained.
+        """As `choose_reference` does, while the model is whole and untrained.
 
         Args:
             chosen: what "auto" has come to before; None for a choice of its own.
         """
-        kind = self.args.reference
-        reason = (
-            why_not_exact(self.model) if isinstance(self.model, PeftModel) else "the model has no adapter"
+        autocast_dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        found = choose_reference(
+            self.model,
+            self.args,
+            self._aligned_rows(),
+            compute_dtype=autocast_dtypes.get(self.accelerator.mixed_precision),
+            is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            chosen=chosen,
         )
-        if kind == "auto":
-            kind = chosen or (
-                "cache" if self._cache_pays(reason) else "frozen_copy" if reason else "adapter_off"
-            )
-        self.reference_kind, self._cache, self._own_head = kind, None, None
-        if kind == "adapter_off":
-            if not isinstance(self.model, PeftModel):
-                raise ConfigError(
-                    "reference='adapter_off' needs an adapter, and the whole model trains.",
-                    hint="pass a peft_config, or use reference='frozen_copy' or 'cache'.",
-                )
-            self._reference = AdapterOff(self.model)
-        elif kind == "frozen_copy":
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-                raise ConfigError(
-                    "reference='frozen_copy' keeps a whole second model on each device, which sharding wants to avoid.",
-                    hint="use LoRA with reference='adapter_off', or reference='cache' filled by an unsharded run.",
-                )
-            self._reference = FrozenCopy(self.model)
-        else:
-            if isinstance(self.train_dataset, IterableDataset):
-                raise ConfigError(
-                    "reference='cache' needs a data set of known length, not an IterableDataset.",
-                    hint="make it a datasets.Dataset, or use reference='adapter_off'.",
-                )
-            if reason and isinstance(self.model, PeftModel):
-                raise ConfigError(
-                    f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
-                    hint="use reference='frozen_copy', or plain LoRA.",
-                )
-            self._cache = ReferenceCache.open(
-                self.args.reference_cache_dir,
-                self.model,
-                compute_dtype=self._autocast_dtype(),
-                identity=self._fingerprint(),
-            )
-            self._cache.require_room(
-                self._prepared_documents(), sum(count_row_tokens(rows) for rows in self._prepared_rows())
-            )
-            self._own_head = copy_of_trained_head(self.model, self.args.device)
+        self.reference_kind, self._reference = found.kind, found.reference
+        self._cache, self._own_head = found.cache, found.own_head
+        self._ready = False
 
-    def _fingerprint(self) -> dict[str, str]:
-        """Of the reference model. All processes take part."""
-        # Every process has read the same weights, but only the first may hold them (FSDP loads lazily).
-        identity = [fingerprint(self.model, compute_dtype=self._autocast_dtype())]
-        broadcast_object_list(identity)
-        return identity[0]
+    def _aligned_rows(self) -> AlignedRows:
+        """All data sets that the trainer was made with, and the anchors that are there by now."""
+        evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
+        return AlignedRows(
+            self.train_dataset, [rows for rows in evals.values() if rows is not None], self.anchors
+        )
 
     def cache_bytes_to_write(self, beside: Path, spare: int) -> int:
         """What the reference cache will still take of the disk that a folder is on, in bytes.
@@ -268,22 +224,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """
         if self._cache is None or self._cache.folder.stat().st_dev != beside.stat().st_dev:
             return 0
-        tokens = sum(count_row_tokens(rows) for rows in self._prepared_rows()) + sum(map(len, self.anchors))
-        if (most := tokens * self._cache.row_bytes) <= spare:
+        aligned = self._aligned_rows()
+        if (most := aligned.tokens() * self._cache.row_bytes) <= spare:
             return most
-        return self._cache.bytes_to_write(self._prepared_documents())
-
-    def _prepared_rows(self) -> list[Any]:
-        """All data sets that the trainer was made with."""
-        evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
-        return [rows for rows in (self.train_dataset, *evals.values()) if rows is not None]
-
-    def _prepared_documents(self) -> Iterator[Document]:
-        """What a cache has to hold: the documents of all rows, and the anchors."""
-        for rows in self._prepared_rows():
-            yield from documents(rows)
-        for ids in self.anchors:
-            yield Document(ids, [IGNORED] * len(ids))
+        return self._cache.bytes_to_write(aligned.documents())
 
     def prepare_anchors(self, there: tuple[list[list[int]], float] | None = None) -> None:
         """Have the model write its anchors, once: the first process for all. Called when training starts.
@@ -320,48 +264,6 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """
         return self._earlier_seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
-    def _autocast_dtype(self) -> torch.dtype | None:
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision)
-
-    def _cache_pays(self, not_exact: str | None) -> bool:
-        """Whether "auto" takes the cache: three or more passes over the data, and room on the disk."""
-        if isinstance(self.train_dataset, IterableDataset) or (
-            not_exact and isinstance(self.model, PeftModel)
-        ):
-            return False
-        rows = len(self.train_dataset)
-        per_step = (
-            self.args.per_device_train_batch_size
-            * self.args.gradient_accumulation_steps
-            * self.args.world_size
-        )
-        passes = (
-            self.args.num_train_epochs if self.args.max_steps <= 0 else self.args.max_steps * per_step / rows
-        )
-        if passes < PASSES_THAT_PAY:
-            return False
-        tokens = count_row_tokens(self.train_dataset)
-        width = self.model.config.get_text_config().hidden_size
-        return self._cache_has_room(tokens * width * self.model.dtype.itemsize)
-
-    def _cache_has_room(self, most: int) -> bool:
-        """Whether a whole cache, or what one of this model lacks that is there already, has room on the disk."""
-        folder = self.args.reference_cache_dir
-        fits = [has_room(most, folder)]
-        broadcast_object_list(fits)  # all processes go the same way: they take the fingerprint together
-        if fits[0]:
-            return True
-        # Of other weights too, at first: hashing them takes long.
-        like = {"class": type(causal_model(self.model)).__name__}
-        there = [
-            cache.identity
-            for cache in ReferenceCache.existing(folder, like)
-            if has_room(cache.bytes_to_write(self._prepared_documents()), folder)
-        ]
-        identities = [there]
-        broadcast_object_list(identities)
-        return bool(identities[0]) and self._fingerprint() in identities[0]
-
     def prepare_alignment(self) -> None:
         """Check the head and get the reference ready; called when training or evaluation starts."""
         if self._ready:
@@ -369,7 +271,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         model = self.model_wrapped
         self._check_head(model)
         if (cache := self._cache) is not None:
-            documents = list(self._prepared_documents())
+            documents = list(self._aligned_rows().documents())
             if (
                 self.state.global_step > 0
                 and not isinstance(self.model, PeftModel)
@@ -446,10 +348,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         return batches, counts[0]
 
     def _check_stream(self, within_prompts: int) -> None:
-        """What `_check_rows` does, for rows that are only seen as they come."""
+        """What `require_prompt_tokens` does, for rows that are only seen as they come."""
         self._steps_without_prompts = 0 if within_prompts else self._steps_without_prompts + 1
         if self._steps_without_prompts == _MOST_STEPS_WITHOUT_PROMPTS:
-            raise _no_prompt_tokens(f"the rows of the last {self._steps_without_prompts} steps")
+            raise no_prompt_tokens(f"the rows of the last {self._steps_without_prompts} steps")
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -689,14 +591,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _fill_up(self, rows: Any) -> Any:
         processes = self.accelerator.num_processes
-        lacking = -len(rows) % (self.args.eval_batch_size * processes) if isinstance(rows, Dataset) else 0
-        if processes == 1 or lacking == 0:
+        if processes == 1 or not isinstance(rows, Dataset):
             return rows
-        # One token predicts nothing: it has no nll and no alignment.
-        empty = {"input_ids": [self._tokenizer.pad_token_id], "labels": [IGNORED], "seq_lengths": [1]}
-        rows = rows.select_columns([name for name in rows.column_names if name in empty])
-        columns = {name: [empty[name]] * lacking for name in rows.column_names}
-        return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
+        return fill_up(rows, self.args.eval_batch_size * processes, self._tokenizer.pad_token_id)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The Trainer's; takes rows of every form that the trainer takes.
@@ -778,45 +675,15 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "seconds": self.seconds,
             "anchor_seconds": self.anchor_seconds,
         }
-        partial = folder / f".{CHECKPOINT_STATE}"
-        partial.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(partial, folder / CHECKPOINT_STATE)
-        self._delete_old_checkpoints(folder)
-
-    def _delete_old_checkpoints(self, latest: Path) -> None:
-        """As the Trainer does, the oldest, but neither the latest nor the best; first what a kill left incomplete."""
-        limit = self.args.save_total_limit
-        if limit is None or limit <= 0:
-            return
-        there = sort_checkpoints(str(latest.parent), use_mtime=True)
-        there.sort(key=lambda one: (Path(one) / CHECKPOINT_STATE).exists())
-        best = self.state.best_model_checkpoint
-        kept = {str(latest), *([] if best is None else [str(Path(best))])}
-        surplus = max(0, len(there) - max(limit, len(kept)))
-        for checkpoint in [one for one in there if one not in kept][:surplus]:
-            # First, so that one of which a kill leaves a part doesn't pass for complete.
-            (Path(checkpoint) / CHECKPOINT_STATE).unlink(missing_ok=True)
-            shutil.rmtree(checkpoint, ignore_errors=True)
+        write_checkpoint_state(folder, state)
+        delete_old_checkpoints(folder, self.args.save_total_limit, self.state.best_model_checkpoint)
 
     def _alignment_settings(self) -> dict[str, float | None]:
         """What alpha goes by from here on, which another value could not change on the way without a word."""
         return {"alpha": self.args.alpha, "drift_limit": self.args.drift_limit}
 
     def _load_state(self, folder: Path) -> None:
-        try:
-            state = json.loads((folder / CHECKPOINT_STATE).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise StorageError(
-                f"checkpoint {folder} does not exist or was not written to its end (no {CHECKPOINT_STATE}).",
-                hint="resume_from_checkpoint=True takes the latest complete one.",
-            ) from error
-        given = self._alignment_settings()
-        trained = {**given, **state.get("settings", {})}  # earlier versions have not kept them
-        if trained != given:
-            raise ConfigError(
-                f"checkpoint {folder} was trained with {_listed(trained)}, and {_listed(given)} is given.",
-                hint="resume with the checkpoint's; for others, start a training of its own from its weights.",
-            )
+        state = read_checkpoint_state(folder, self._alignment_settings())
         self._alpha = state["alpha"]
         self.noise_floor = state["noise_floor"]
         self._total_train_tokens = state["total_train_tokens"]
@@ -849,10 +716,6 @@ def _uses_all_parameters(model: nn.Module) -> bool:
     return text_config is config and not any("expert" in name for name in text_config.to_dict())
 
 
-def _listed(values: dict[str, float | None]) -> str:
-    return " and ".join(f"{name}={value}" for name, value in values.items())
-
-
 def _has_no_experts(text_config: Any) -> bool:
     """Whether the config of a family with experts says that this model has none."""
     counts = [getattr(text_config, name, None) for name in _EXPERT_COUNTS]
@@ -862,14 +725,6 @@ def _has_no_experts(text_config: Any) -> bool:
 def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:
     return count_tokens(
         batch["labels"], batch.get("attention_mask"), batch.get("position_ids"), align_boundary=align_boundary
-    )
-
-
-def _no_prompt_tokens(what: str) -> DataError:
-    return DataError(
-        f"{what} have no prompt tokens: every token is a completion, so there is nothing to align.",
-        hint="give rows as prompt and completion, or as messages that end with the assistant's turn, or set "
-        "alpha=0 for plain fine-tuning.",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from selfaug.core.alert_state import ALERTS
+from selfaug.core.printable import counted
 
 __all__ = ["ago", "four_digits", "state_meaning"]
 
@@ -41,5 +42,5 @@ def ago(seconds: float) -> str:
     """How long something is past; clocks that differ don't make it future."""
     seconds = max(0.0, seconds)
     if seconds < 120:
-        return f"{seconds:.0f} seconds ago"
+        return f"{counted(round(seconds), 'second')} ago"
     return f"{seconds / 60:.0f} minutes ago" if seconds < 7200 else f"{seconds / 3600:.0f} hours ago"

@@ -1,0 +1,187 @@
+"""Which reference a training is aligned to, chosen while the model is whole and untrained."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from datasets import IterableDataset
+from peft import PeftModel
+
+from selfaug.core.alignment import OutputHead
+from selfaug.core.positions import IGNORED
+from selfaug.errors import ConfigError
+from selfaug.model.adapters import why_not_exact
+from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
+from selfaug.model.fingerprint import fingerprint
+from selfaug.model.hidden import causal_model
+from selfaug.model.reference import AdapterOff, FrozenCopy, Reference, copy_of_trained_head
+from selfaug.train.dataset_rows import count_row_tokens, documents
+from selfaug.train.selfaug_config import SelfAugConfig
+
+__all__ = ["AlignedRows", "ChosenReference", "choose_reference"]
+
+
+@dataclass(frozen=True)
+class AlignedRows:
+    """All that is aligned to the reference, and that a cache of it has to hold.
+
+    Attributes:
+        train: prepared rows.
+        evals: prepared rows of each evaluation.
+        anchors: token ids of each.
+    """
+
+    train: Any
+    evals: list[Any]
+    anchors: list[list[int]]
+
+    def documents(self) -> Iterator[Document]:
+        """The documents of all rows, and the anchors."""
+        for rows in (self.train, *self.evals):
+            yield from documents(rows)
+        for ids in self.anchors:
+            yield Document(ids, [IGNORED] * len(ids))
+
+    def tokens(self) -> int:
+        """Tokens of all documents."""
+        rows = sum(count_row_tokens(rows) for rows in (self.train, *self.evals))
+        return rows + sum(map(len, self.anchors))
+
+
+@dataclass(frozen=True)
+class ChosenReference:
+    """What `choose_reference` gives.
+
+    Attributes:
+        kind: "adapter_off", "frozen_copy" or "cache".
+        reference: None with a cache, which has to be built first.
+        cache: None without one.
+        own_head: with a cache, a copy of the head if it trains.
+    """
+
+    kind: str
+    reference: Reference | None
+    cache: ReferenceCache | None = None
+    own_head: OutputHead | None = None
+
+
+def choose_reference(
+    model: Any,
+    args: SelfAugConfig,
+    aligned: AlignedRows,
+    *,
+    compute_dtype: torch.dtype | None,
+    is_sharded: bool,
+    chosen: str | None = None,
+) -> ChosenReference:
+    """The reference that `args` ask for. Frozen copies and fingerprints are taken here; all processes take part.
+
+    Args:
+        model: before training, and before it is wrapped.
+        args: the settings; "auto" takes the cache where it pays, and else what needs the least memory.
+        aligned: what a cache will have to hold.
+        compute_dtype: of autocast; None without.
+        is_sharded: whether FSDP or DeepSpeed will cut the model into shards.
+        chosen: what "auto" has come to before; None for a choice of its own.
+
+    Raises:
+        ConfigError: if what is asked for can't be with this model, these rows or shards.
+        StorageError: if a cache has no room, or can't be written.
+    """
+    reason = why_not_exact(model) if isinstance(model, PeftModel) else "the model has no adapter"
+    kind = args.reference
+    if kind == "auto":
+        pays = chosen is None and _cache_pays(model, args, aligned, compute_dtype, reason)
+        kind = chosen or ("cache" if pays else "frozen_copy" if reason else "adapter_off")
+    if kind == "adapter_off":
+        if not isinstance(model, PeftModel):
+            raise ConfigError(
+                "reference='adapter_off' needs an adapter, and the whole model trains.",
+                hint="pass a peft_config, or use reference='frozen_copy' or 'cache'.",
+            )
+        return ChosenReference(kind, AdapterOff(model))
+    if kind == "frozen_copy":
+        if is_sharded:
+            raise ConfigError(
+                "reference='frozen_copy' keeps a whole second model on each device, which sharding wants to avoid.",
+                hint="use LoRA with reference='adapter_off', or reference='cache' filled by an unsharded run.",
+            )
+        return ChosenReference(kind, FrozenCopy(model))
+    if isinstance(aligned.train, IterableDataset):
+        raise ConfigError(
+            "reference='cache' needs a data set of known length, not an IterableDataset.",
+            hint="make it a datasets.Dataset, or use reference='adapter_off'.",
+        )
+    if reason and isinstance(model, PeftModel):
+        raise ConfigError(
+            f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
+            hint="use reference='frozen_copy', or plain LoRA.",
+        )
+    cache = ReferenceCache.open(
+        args.reference_cache_dir,
+        model,
+        compute_dtype=compute_dtype,
+        identity=_fingerprint(model, compute_dtype),
+    )
+    cache.require_room(aligned.documents(), aligned.tokens())
+    return ChosenReference(kind, None, cache, copy_of_trained_head(model, args.device))
+
+
+def _fingerprint(model: Any, compute_dtype: torch.dtype | None) -> dict[str, str]:
+    """Of the reference model. All processes take part."""
+    # Every process has read the same weights, but only the first may hold them (FSDP loads lazily).
+    identity = [fingerprint(model, compute_dtype=compute_dtype)]
+    broadcast_object_list(identity)
+    return identity[0]
+
+
+def _cache_pays(
+    model: Any,
+    args: SelfAugConfig,
+    aligned: AlignedRows,
+    compute_dtype: torch.dtype | None,
+    not_exact: str | None,
+) -> bool:
+    """Whether "auto" takes the cache: three or more passes over the data, and room on the disk."""
+    if isinstance(aligned.train, IterableDataset) or (not_exact and isinstance(model, PeftModel)):
+        return False
+    if _passes(args, len(aligned.train)) < PASSES_THAT_PAY:
+        return False
+    # A whole cache, or what one of this model lacks that is there already.
+    width = model.config.get_text_config().hidden_size
+    fits = [
+        has_room(count_row_tokens(aligned.train) * width * model.dtype.itemsize, args.reference_cache_dir)
+    ]
+    broadcast_object_list(fits)  # all processes go the same way: they take the fingerprint together
+    return fits[0] or _is_there_with_room(model, args.reference_cache_dir, aligned, compute_dtype)
+
+
+def _passes(args: SelfAugConfig, rows: int) -> float:
+    """How often the training goes over its rows."""
+    per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return float(args.num_train_epochs if args.max_steps <= 0 else args.max_steps * per_step / rows)
+
+
+def _is_there_with_room(
+    model: Any,
+    folder: str | os.PathLike[str] | None,
+    aligned: AlignedRows,
+    compute_dtype: torch.dtype | None,
+) -> bool:
+    """Whether a cache of this model is there already, and what it lacks has room on the disk."""
+    # Of other weights too, at first: hashing them takes long.
+    like = {"class": type(causal_model(model)).__name__}
+    there = [
+        [
+            cache.identity
+            for cache in ReferenceCache.existing(folder, like)
+            if has_room(cache.bytes_to_write(aligned.documents()), folder)
+        ]
+    ]
+    broadcast_object_list(there)
+    return bool(there[0]) and _fingerprint(model, compute_dtype) in there[0]
