@@ -193,14 +193,25 @@ def test_charts_and_frames_are_not_tables() -> None:
     assert {block.kind for block in blocks(drawn(draw))} == {"text"}
 
 
-def test_tables_without_rules_stay_lines() -> None:
+def test_figures_without_rules_and_names_stay_lines() -> None:
     def draw(canvas: Canvas) -> None:
-        for row, cells in enumerate(FIGURES):
+        for row, cells in enumerate(FIGURES[1:]):
             for column, text in enumerate(cells):
                 canvas.drawString(72 + 90 * column, 700 - 14 * row, text)
 
     (block,) = blocks(drawn(draw))
-    assert block.text.splitlines()[1:] == ["North 12.5 13.1", "South 7.0 8.2"]
+    assert block.text.splitlines() == ["North 12.5 13.1", "South 7.0 8.2"]
+
+
+def test_a_gap_in_the_middle_of_a_line_does_not_end_its_paragraph() -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.drawString(72, 700, "The revenue of the region rose in the")
+        canvas.drawString(72, 686, "last four quarters")
+        canvas.drawString(72 + canvas.stringWidth("last four quarters") + 5, 686, "of 2024, as it was")
+        canvas.drawString(72, 672, "expected by all of those who know it")
+
+    (block,) = blocks(drawn(draw))
+    assert "rose in the last four quarters of 2024, as it was expected by all" in block.text
 
 
 def test_words_divided_at_the_end_of_a_line_are_joined_and_compounds_keep_their_hyphen() -> None:

@@ -1,15 +1,17 @@
-"""PDF: paragraphs, headings and ruled tables, each with the number of its page."""
+"""PDF: paragraphs, headings and tables, each with the number of its page."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
 from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.pdf_aligned_tables import AlignedTable, with_tables
 from selfaug.retrieval.pdf_lines import Line, PageText, lines_of
 from selfaug.retrieval.pdf_paragraphs import document_style, page_blocks, running_lines
 from selfaug.retrieval.pdf_rules import ruled_grids
@@ -27,7 +29,8 @@ _NO_TITLE = re.compile(
 )
 _MADE_BY = re.compile(r"^Microsoft (Word|PowerPoint|Excel) - ")
 
-_Item = Line | RuledTable
+_Table = RuledTable | AlignedTable
+_Item = Line | _Table
 
 
 def read_pdf(data: bytes) -> tuple[str, list[Block]]:
@@ -114,7 +117,7 @@ def _opened(data: bytes) -> Any:
 
 
 def _page_items(document: Any, number: int) -> list[_Item]:
-    """Lines and ruled tables of a page in reading order; none if it can't be loaded."""
+    """Lines and tables of a page in reading order; none if it can't be loaded."""
     try:
         page = document[number]
     except pypdfium2.PdfiumError:
@@ -140,29 +143,54 @@ def _items(page: Any, text: PageText) -> list[_Item]:
         if isinstance(part, RuledTable):
             found.append(part)
         else:
-            found += lines_of(text, *part)
+            found += with_tables(text, list(lines_of(text, *part)))
     return found
 
 
 def _blocks(pages: Sequence[Sequence[_Item]], *, without_running_lines: bool) -> Iterator[Block]:
-    lines = [[item for item in items if isinstance(item, Line)] for items in pages]
+    lines = [[line for item in items for line in _lines_in(item)] for items in pages]
     running = running_lines(lines) if without_running_lines else set()
     style = document_style([line for page in lines for line in page if id(line) not in running])
-    last: RuledTable | None = None  # that ended the page before
+    last: _Table | None = None  # that ended the page before
     for number, items in enumerate(pages, start=1):
-        kept = [item for item in items if id(item) not in running]
+        kept = list(_kept(items, running, last))
         for item in _grouped(kept):
-            if isinstance(item, RuledTable):
-                item = _continued(last, item) if last is not None and item is kept[0] else item
-                yield from table_blocks(item.rows, page=number)
-                last = item
-            else:
+            if isinstance(item, list):
                 yield from page_blocks(item, number, style)
-        if kept and not isinstance(kept[-1], RuledTable):
-            last = None
+            else:
+                yield from table_blocks(item.rows, page=number)
+        if kept:
+            last = None if isinstance(kept[-1], Line) else kept[-1]
 
 
-def _grouped(items: Sequence[_Item]) -> Iterator[list[Line] | RuledTable]:
+def _lines_in(item: _Item) -> Sequence[Line]:
+    if isinstance(item, Line):
+        return [item]
+    return item.lines if isinstance(item, AlignedTable) else []
+
+
+def _kept(items: Sequence[_Item], running: set[int], last: _Table | None) -> Iterator[_Item]:
+    """Lines and tables without running lines. A table that needs the names of the page before takes them.
+
+    Aligned tables without names, and those with a running line among their rows, are lines again.
+    """
+    begins = True
+    for item in items:
+        if isinstance(item, Line):
+            parts: Sequence[_Item] = [item]
+        else:
+            table = _continued(last, item) if last is not None and begins else item
+            certain = isinstance(table, RuledTable) or (
+                table.is_named and not any(id(line) in running for line in table.body)
+            )
+            parts = [table] if certain else _lines_in(item)
+        for part in parts:
+            if id(part) not in running:
+                begins = False
+                yield part
+
+
+def _grouped(items: Sequence[_Item]) -> Iterator[list[Line] | _Table]:
     """Tables, and the lines between them together."""
     between: list[Line] = []
     for item in items:
@@ -177,14 +205,21 @@ def _grouped(items: Sequence[_Item]) -> Iterator[list[Line] | RuledTable]:
         yield between
 
 
-def _continued(above: RuledTable, table: RuledTable) -> RuledTable:
+def _continued(above: _Table, table: _Table) -> _Table:
     """The table with the header of the one that it continues, if it has the same columns."""
+    if type(above) is not type(table) or (isinstance(table, AlignedTable) and table.is_named):
+        return table
     same = len(above.across) == len(table.across) and all(
         abs(left - right) <= _SAME_BORDER for left, right in zip(above.across, table.across, strict=True)
     )
     if not same or above.rows[0] == table.rows[0]:
         return table
-    return RuledTable([above.rows[0], *table.rows], table.across)
+    rows = [above.rows[0], *table.rows]
+    return (
+        replace(table, rows=rows, is_named=True)
+        if isinstance(table, AlignedTable)
+        else replace(table, rows=rows)
+    )
 
 
 def _can_be_loaded(document: Any, number: int) -> bool:

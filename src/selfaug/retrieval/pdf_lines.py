@@ -25,12 +25,14 @@ class Line:
 
     Attributes:
         text: with `HYPHEN` where lines are joined.
+        start: index of its first character in the page's text.
         left: where it begins; of the first of its lines, as `top`, its baseline.
         right: where it ends; of the last of its lines, as `bottom`, its baseline.
         size: of its letters.
     """
 
     text: str
+    start: int
     left: float
     right: float
     top: float
@@ -48,11 +50,14 @@ class PageText:
     def __init__(self, textpage: Any, rotation: int) -> None:
         self._page = textpage
         self._rotation = rotation
+        self._box = pdfium.FS_RECTF()  # asked for most characters of a table
         self.text: str = textpage.get_text_range()
         self._same_index = len(self.text) == textpage.count_chars()
 
     def upright(self, x: float, y: float) -> tuple[float, float]:
         """A point of the page's own space, as the page is seen: rotated pages are turned back."""
+        if not self._rotation:
+            return x, y
         return {90: (y, -x), 180: (-x, -y), 270: (-y, x)}.get(self._rotation, (x, y))
 
     def origin(self, index: int) -> tuple[float, float]:
@@ -63,8 +68,10 @@ class PageText:
 
     def box(self, index: int) -> tuple[float, float, float, float]:
         """Left, bottom, right and top of the character."""
-        found = pdfium.FS_RECTF()
+        found = self._box
         pdfium.FPDFText_GetLooseCharBox(self._page, self._character(index), found)
+        if not self._rotation and found.left <= found.right and found.bottom <= found.top:
+            return found.left, found.bottom, found.right, found.top
         (x0, y0), (x1, y1) = self.upright(found.left, found.bottom), self.upright(found.right, found.top)
         return min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
 
@@ -94,4 +101,5 @@ def lines_of(page: PageText, start: int, end: int) -> Iterator[Line]:
         last = first + len(text) - 1
         left, top = page.origin(first)
         _, bottom = page.origin(last)
-        yield Line(text, left, page.box(last)[2], top, bottom, page.size((first + last) // 2))
+        middle = first + len(text[: len(text) // 2 + 1].rstrip()) - 1  # a space between cells has no size
+        yield Line(text, first, left, page.box(last)[2], top, bottom, page.size(middle))
