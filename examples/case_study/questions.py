@@ -24,10 +24,10 @@ from world import COMPANIES, SECTORS, Period
 
 __all__ = ["PER_DOCUMENT", "UNANSWERABLE", "questions", "unanswerable"]
 
-PER_DOCUMENT = 11
+PER_DOCUMENT = 22
 """Questions about each document; fewer where it has fewer figures."""
 
-UNANSWERABLE = 60
+UNANSWERABLE = 120
 
 Key = tuple[str, str, str | None, str]
 
@@ -79,7 +79,7 @@ def unanswerable(reports: Sequence[Report], seed: int = 0) -> list[dict[str, Any
         asked.add(text)
         rows.append(
             {
-                "id": f"case-unanswerable-{number:02d}",
+                "id": f"case-unanswerable-{number:03d}",
                 "question": text,
                 "answer": None,
                 "document": None,

@@ -75,8 +75,8 @@ class CaseSettings:
     seed: int = 0
     half: Half = "test"
     model: str = DEMO_MODEL
-    answerable: int = 72
-    unanswerable: int = 18
+    answerable: int = 120
+    unanswerable: int = 30
     general_items: int = 48
     probe_steps: int = 8
     from_documents: int = 3

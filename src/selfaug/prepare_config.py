@@ -34,6 +34,7 @@ PREPARE_FLAGS: dict[str, str] = {
     "--model": "documents.tokenizer",
     "--chunk-tokens": "documents.chunk_tokens",
     "--passages": "rows.passages",
+    "--follow-ups": "rows.follow_ups",
     "--retriever": "retrieval.retriever",
     "--glossary": "retrieval.glossary",
     "--template": "rows.template",
@@ -149,6 +150,11 @@ class RowSettings(Section):
         default="{answer} {sources}",
         description="Form of the completion: has `{answer}`, may have `{sources}`, the number of the passage that "
         "holds it: [2]. Of several that do, one is in the prompt.",
+    )
+    follow_ups: Annotated[Integer, Field(ge=0)] = Field(
+        default=0,
+        description="Most further questions that a training row asks about its passages, each in a turn of its own: "
+        "more answers learnt for little more time, where several questions are about one passage.",
     )
     template: str | None = Field(
         default=None, description="YAML file with the prompt's form; see docs/how-to/retrieval-rows.md."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from selfaug.data import (
     Row,
     encode_rows,
 )
+from selfaug.data.rows import load_rows
 from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.model.loading import load_tokenizer
 
@@ -244,6 +247,29 @@ def test_most_passages_that_fit_are_kept(tiny_tokenizer: Tokenizer, keep: int, s
     assert "Question: the revenue?" in tiny_tokenizer.decode(prompt_ids(row))
     assert trained_text(row, tiny_tokenizer) == "million<|im_end|>\n"
     assert (encoded.report.rows_shortened, encoded.report.passages_dropped) == (1, len(PASSAGES) - keep)
+
+
+def test_every_answer_of_a_row_with_further_questions_is_trained(
+    tiny_tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    fields = {
+        "question": "q1",
+        "context": ["one", "two", "three"],
+        "answer": "first [1]",
+        "follow_ups": [{"question": "q2", "answer": "second [2]", "gold": 2}],
+    }
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(fields), encoding="utf-8")
+    rows = load_rows([file]).rows
+    encoded = encode_rows(rows, tiny_tokenizer, max_length=None)
+    text = trained_text(encoded.rows[0], tiny_tokenizer)
+    assert "first [1]" in text
+    assert "second [2]" in text
+    assert "q2" not in text
+    # A row that is too long loses passages that no answer is from.
+    shorter = encode_rows(rows, tiny_tokenizer, max_length=len(encoded.rows[0].input_ids) - 1)
+    assert shorter.rows[0].dropped_passages == [2]
+    assert trained_text(shorter.rows[0], tiny_tokenizer) == text
 
 
 @pytest.mark.parametrize("gold", range(1, len(PASSAGES) + 1))

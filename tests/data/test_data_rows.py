@@ -81,6 +81,60 @@ def test_csv_context_is_a_json_list_or_text(tmp_path: Path, context: str, passag
     assert row.id == f"{path}:2"
 
 
+FOLLOWED = {
+    "question": "q1",
+    "context": ["a", "b", "c"],
+    "answer": "x [1]",
+    "gold": 1,
+    "follow_ups": [
+        {"question": "q2", "answer": "y [3]", "gold": 3},
+        {"question": "q3", "answer": "none", "gold": None},
+    ],
+}
+
+
+def test_further_questions_about_the_same_passages(write_jsonl: Write) -> None:
+    row = load_rows([write_jsonl(FOLLOWED)], template=RetrievalTemplate(system=None)).rows[0]
+    assert row.prompt == [
+        {"role": "user", "content": "[1] a\n\n[2] b\n\n[3] c\n\nQuestion: q1"},
+        {"role": "assistant", "content": "x [1]"},
+        {"role": "user", "content": "Question: q2"},
+        {"role": "assistant", "content": "y [3]"},
+        {"role": "user", "content": "Question: q3"},
+    ]
+    assert row.completion == [{"role": "assistant", "content": "none"}]
+    assert row.every_assistant_turn
+    assert row.retrieval is not None
+    assert row.retrieval.fewest == 3
+    assert len(row.retrieval.messages(3)) == 5
+    again = as_read(row)
+    assert {name: again[name] for name in FOLLOWED} == FOLLOWED
+    rewritten = as_read(replace(row, completion=[{"role": "assistant", "content": "It isn't said."}]))
+    assert rewritten["answer"] == "x [1]"
+    assert [one["answer"] for one in rewritten["follow_ups"]] == ["y [3]", "It isn't said."]
+
+
+@pytest.mark.parametrize(
+    ("follow_ups", "reason"),
+    [
+        ("more", "'follow_ups' must be a list of objects with 'question' and 'answer', it is text"),
+        (["q2"], "'follow_ups' must be a list of objects with 'question' and 'answer', it is a list"),
+        ([{"question": "q2"}], "'follow_ups[0].answer' must be text, it is null"),
+        ([{"question": " ", "answer": "y"}], "'follow_ups[0].question' is empty"),
+    ],
+)
+def test_further_questions_of_another_form(write_jsonl: Write, follow_ups: object, reason: str) -> None:
+    with pytest.raises(DataError) as caught:
+        load_rows([write_jsonl({**FOLLOWED, "follow_ups": follow_ups})])
+    assert reason in caught.value.problems[0]
+
+
+def test_no_further_questions(write_jsonl: Write) -> None:
+    row = load_rows([write_jsonl({**FOLLOWED, "follow_ups": []})]).rows[0]
+    assert not row.every_assistant_turn
+    assert "follow_ups" not in as_read(row)
+
+
 @pytest.mark.parametrize(
     ("gold", "expected"), [(2, 2), ("1", 1), (None, None), (0, None), (3, None), (True, None), ("$2", None)]
 )

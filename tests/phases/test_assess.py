@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
@@ -81,6 +82,27 @@ def test_it_does_not_go_on_with_rows_that_have_changed(
     with pytest.raises(StorageError, match="other content") as caught:
         assess(config, **FEW)
     assert caught.value.problems == [f"data.train {rows}"]
+
+
+def test_it_does_not_go_on_with_another_base_model(
+    settings: Settings, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """What the first one expected of the rows would stand beside the probe of the other."""
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    config = settings(tmp_path / "a", f"model.name={model}")
+
+    def cut(progress: Progress) -> None:
+        if progress.stage.startswith("probe"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        assess(config, **FEW, on_progress=cut)
+    other = AutoModelForCausalLM.from_pretrained(model)
+    other.model.norm.weight.data.mul_(2)
+    other.save_pretrained(model)
+    with pytest.raises(StorageError, match="other content") as caught:
+        assess(config, **FEW)
+    assert caught.value.problems == [f"model.name {model}"]
 
 
 def test_the_probe_has_nothing_that_is_against_forgetting(settings: Settings, tmp_path: Path) -> None:

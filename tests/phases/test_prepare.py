@@ -19,6 +19,7 @@ from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.ask import open_assistant
 from selfaug.phases.inputs import load_training_data
+from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepare import prepare
 from selfaug.phases.prepared_folder import outdated_documents
 from selfaug.phases.progress import Progress
@@ -139,6 +140,20 @@ def test_a_row_is_what_training_takes(prepared: Path, tiny_model_dir: Path) -> N
         else:
             assert row["answer"] == f"{row['value']} [{row['gold']}]"
             assert row["value"] in row["context"][row["gold"] - 1]
+
+
+def test_rows_to_train_on_may_ask_further_questions(reports: Path, questions: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "prepared"
+    settings = {"FOLDER": str(reports), "--questions": [str(questions)], "--output": str(folder)}
+    prepare(load_prepare_config(None, {**settings, "--passages": "4", "--follow-ups": "2"}))
+    rows = rows_of(folder)
+    further = [one for row in rows["train"] for one in row.get("follow_ups", [])]
+    assert further
+    asked = {row["question"] for row in rows["train"]}
+    assert {one["question"] for one in further} <= asked
+    assert not any("follow_ups" in row for split in ("validation", "test") for row in rows[split])
+    assert read_record(folder / "record.json", "prepare")["rows"]["train"]["follow_ups"] == len(further)
+    assert f"ask {len(further)} further questions" in (folder / "card.md").read_text(encoding="utf-8")
 
 
 def test_settings_that_are_given_win_over_what_is_prepared(prepared: Path, tiny_rows: Path) -> None:
@@ -526,6 +541,32 @@ def test_a_report_in_two_formats_is_in_one_split(template_reports: tuple[Path, P
     assert "nearly the same" not in (tmp_path / "off" / "card.md").read_text()
 
 
+def test_the_card_says_how_many_more_are_nearly_the_same(prepared: Path) -> None:
+    record = read_record(prepared / "record.json", "prepare")
+    record["near_copies"] = [[f"{number:02}.md" for number in range(24)]]
+    card = preparation_card(record, RetrievalTemplate(), [])
+    assert "\n- `00.md`: `01.md`, `02.md`, " in card
+    assert ", `20.md` and 3 more, in record.json\n" in card
+
+
+def test_a_copy_of_a_near_copy_says_nothing_wrong(tmp_path: Path) -> None:
+    """Two files that are the same, of which the later one is found, and a third that is nearly so."""
+    folder, asked = tmp_path / "documents", tmp_path / "pairs.jsonl"
+    folder.mkdir()
+    text = f"{TEMPLATE} The revenue was $1,536 million."
+    (folder / "alpha.txt").write_text(text)
+    (folder / "zebra.txt").write_text(text)
+    (folder / "beta.txt").write_text(f"Final. {text}")
+    (folder / "other.txt").write_text("Of the zebra nobody knows the revenue.")
+    pair = {"id": "q", "question": "What was the revenue of zebra?", "answer": "$1,536 million"}
+    asked.write_text(json.dumps(pair | {"document": "beta.txt"}) + "\n")
+    sets = ("split.validation=0", "split.test=0", "rows.no_answer_share=0")
+    record = prepare(configured(folder, asked, tmp_path / "data", *sets))
+    assert record["near_copies"] == [["alpha.txt", "beta.txt"]]
+    (row,) = read_lines(tmp_path / "data" / "train.jsonl")
+    assert [pair["answer"] in passage for passage in row["context"]].count(True) == 1
+
+
 def test_a_document_goes_where_its_near_copy_was(template_reports: tuple[Path, Path], tmp_path: Path) -> None:
     folder, asked = template_reports
     output = tmp_path / "data"
@@ -878,6 +919,17 @@ def test_progress_is_told(reports: Path, questions: Path, tmp_path: Path) -> Non
     told: list[Progress] = []
     prepare(configured(reports, questions, tmp_path / "data"), on_progress=told.append)
     assert {progress.stage for progress in told} >= {"reading documents", "warning"}
+    assert any("broken.pdf is left out" in progress.message for progress in told)
+
+
+def test_what_can_not_be_read_is_told_before_questions_about_it_fail(reports: Path, tmp_path: Path) -> None:
+    """The answers stood in no passage, and nobody was told that their document is damaged."""
+    pair = {"id": "q", "question": "What was the revenue?", "answer": "$9 million", "document": "c0/2023.md"}
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps(pair) + "\n")
+    told: list[Progress] = []
+    with pytest.raises(DataError, match="stand in no passage"):
+        prepare(configured(reports, file, tmp_path / "data"), on_progress=told.append)
     assert any("broken.pdf is left out" in progress.message for progress in told)
 
 

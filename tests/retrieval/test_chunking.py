@@ -125,6 +125,18 @@ def test_a_row_longer_than_a_chunk_is_cut_between_cells_and_each_part_says_whose
     assert cells == [f"column {n}: {1000 + n}" for n in range(1, 40)]
 
 
+def test_a_row_that_begins_with_a_long_text_has_it_once() -> None:
+    """A text in front of thirty columns stood in the index sixteen times."""
+    story = " ".join(f"word{n}" for n in range(60))
+    header = "| Remark | " + " | ".join(f"column {n}" for n in range(1, 31)) + " |"
+    table = f"{header}\n|{'---|' * 31}\n| {story} | " + " | ".join(str(1000 + n) for n in range(1, 31)) + " |"
+    chunks = Chunker(64, 0, exactly).chunks(document(Block("table", table)))
+    assert all(exactly([chunk.passage])[0] <= 64 for chunk in chunks)
+    texts = "\n".join(chunk.text for chunk in chunks)
+    assert words(texts).count("word0") == words(texts).count("word59") == 1
+    assert all(texts.count(f"column {n}: {1000 + n}") == 1 for n in range(1, 31))
+
+
 def test_a_long_row_beneath_a_short_header_is_not_cut_within_a_cell_that_fits() -> None:
     notes = " ".join(f"word{n}" for n in range(30))
     table = f"| Item | Note |\n|---|---|\n| Sales | {notes} |\n| Costs | None |"

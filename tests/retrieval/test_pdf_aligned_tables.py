@@ -429,6 +429,37 @@ def test_text_beside_figures_stays_with_its_lines() -> None:
     )
 
 
+PROSE = [
+    ["The group had a good year and"],
+    ["sold more than ever before in"],
+    ["Europe and the Americas, while"],
+    ["its costs were held."],
+]
+
+
+@pytest.mark.parametrize("label", ["EUR m", ""])
+@pytest.mark.parametrize("pitch", [14, 12])
+@pytest.mark.parametrize("beside", [PROSE, [["", "2022", "2021"], ["Cash", "1", "2"], ["Debt", "3", "4"]]])
+def test_a_table_beside_what_was_written_before(beside: list[list[str]], pitch: int, label: str) -> None:
+    """Lines of text were taken for labels of rows at their height, and names for those of the table on the left."""
+    rows = [[label, "2024", "2023"], *ROWS[1:], ["Profit", "7", "7"]]
+    file = io.BytesIO()
+    canvas = Canvas(file, pagesize=A4)
+    canvas.setFont("Helvetica", 10)
+    for lines, step, (left, *ends) in ((beside, 14, (LEFT, 200, 260)), (rows, pitch, (320, 450, 520))):
+        for number, (first, *figures) in enumerate(lines):
+            canvas.drawString(left, 500 - step * number, first)
+            for end, figure in zip(ends, figures, strict=False):
+                canvas.drawRightString(end, 500 - step * number, figure)
+    canvas.save()
+    first, table = blocks(file.getvalue())
+    assert rows_of(table) == rows
+    if beside is PROSE:
+        assert first.text == " ".join(line for (line,) in PROSE)
+    else:
+        assert rows_of(first) == beside
+
+
 @pytest.mark.parametrize(
     "lines",
     [

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from small_index import SETTINGS, chunk
 
 from selfaug.errors import ConfigError
 from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.follow_ups import Asked, add_follow_ups
 from selfaug.retrieval.index import Index, IndexWriter
 from selfaug.retrieval.pairs import Pair, Place, find_gold, holds, signs_of
 from selfaug.retrieval.recall import first_right
@@ -77,6 +79,12 @@ FIRM = {
         ("| Revenue | 120 | 135 |", "Revenue 120 135", True),
         ("| Pumps | 1 | 536 |", "1,536", False),
         ("| Pumps | 1 | 536 |", "| 1 | 536 |", True),
+        # A row that names its columns, and its words as they stand in the document.
+        ("Item: Revenue; FY2023: 4; FY2022: 5", "Revenue | 4 | 5", True),
+        ("Report\nItem: Revenue; 2023: 4\nItem: Costs; 2023: 5", "| Revenue | 4 |\n| Costs | 5 |", True),
+        ("Item: Pumps; Unit: $; 2023: 5", "$5", True),
+        ("Item: Revenue; FY2023: 4; FY2022: 5", "FY2022: 5", True),
+        ("Item: Revenue; FY2023: 4; FY2022: 5", "Revenue 5", False),
     ],
 )
 def test_words_stand_in_a_passage_as_words(passage: str, words: str, expected: bool) -> None:
@@ -223,6 +231,69 @@ def test_a_share_of_rows_has_no_gold_and_says_so(make_index: Make) -> None:
         assert found["answer"] == "It isn't said."
         assert found["value"] is None
         assert not any(holds(passage, "$1,536 million") for passage in found["context"])  # type: ignore[attr-defined]
+
+
+FIRMS_PAIRS = [
+    PAIR,
+    Pair("q8", "How many people work for Alder?", "36 people", ("alder.md",)),
+    Pair("q9", "What was Birch's revenue in 2023?", "$36 million", ("birch.md",)),
+    Pair("q10", "What was Birch's margin?", "18.4 %", ("birch.md",)),
+]
+
+
+def followed(index: Index, form: RowForm) -> list[dict[str, object]]:
+    """A row of each pair, with further questions."""
+    golds = {pair.id: find_gold(pair, index) for pair in FIRMS_PAIRS}
+    rows = [row(index, pair, form) for pair in FIRMS_PAIRS]
+    asked = [
+        Asked(
+            pair,
+            [Passage(one.passage, one.document, one.id, one.page) for one in golds[pair.id]],
+            signs_of(pair, golds[pair.id]),
+        )
+        for pair in FIRMS_PAIRS
+    ]
+    add_follow_ups(rows, asked, form)
+    return rows
+
+
+def test_further_questions_are_those_that_one_passage_of_the_row_answers(make_index: Make) -> None:
+    form = RowForm(passages=5, no_answer_share=0.0, follow_ups=2)
+    rows = followed(make_index(FIRM), form)
+    assert rows == followed(make_index(FIRM), form)
+    by_question = {pair.question: pair for pair in FIRMS_PAIRS}
+    further = [(one, each) for one in rows for each in one.get("follow_ups", [])]  # type: ignore[attr-defined]
+    assert len(further) >= 3
+    for one, each in further:
+        pair = by_question[each["question"]]
+        assert pair.id != one["id"]
+        context: list[str] = one["context"]  # type: ignore[assignment]
+        assert pair.answer is not None
+        assert [number for number, text in enumerate(context, 1) if holds(text, pair.answer)] == [
+            each["gold"]
+        ]
+        assert each["answer"] == f"{pair.answer} [{each['gold']}]"
+    assert max(len(one.get("follow_ups", [])) for one in rows) == 2  # type: ignore[arg-type]
+
+
+def test_a_share_of_the_further_questions_is_answered_by_no_passage(make_index: Make) -> None:
+    form = RowForm(passages=2, no_answer_share=0.9, follow_ups=3)
+    by_question = {pair.question: pair for pair in FIRMS_PAIRS}
+    found = []
+    for seed in range(20):
+        for one in followed(make_index(FIRM), replace(form, seed=seed)):
+            found += [(one, each) for each in one.get("follow_ups", [])]  # type: ignore[attr-defined]
+    silent = [(one, each) for one, each in found if each["gold"] is None]
+    assert 0 < len(silent) < len(found)
+    for one, each in silent:
+        answer = by_question[each["question"]].answer
+        assert each["answer"] == form.no_answer
+        assert answer is not None
+        assert not any(holds(text, answer) for text in one["context"])
+
+
+def test_rows_ask_once_unless_told(make_index: Make) -> None:
+    assert not any("follow_ups" in one for one in followed(make_index(FIRM), RowForm()))
 
 
 def test_a_question_without_an_answer_gets_what_is_found(make_index: Make) -> None:

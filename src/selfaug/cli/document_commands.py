@@ -43,6 +43,10 @@ def prepare(
     passages: Annotated[
         str | None, typer.Option("--passages", metavar="NUMBER", help="In a prompt. Default: 5.")
     ] = None,
+    follow_ups: Annotated[
+        str | None,
+        typer.Option("--follow-ups", metavar="NUMBER", help="More questions on a row's passages. Default: 0."),
+    ] = None,
     completion: Annotated[
         str | None,
         typer.Option("--completion", metavar="TEXT", help="Its form. Default: '{answer} {sources}'."),
@@ -84,6 +88,7 @@ def prepare(
             "--model": model,
             "--chunk-tokens": chunk_tokens,
             "--passages": passages,
+            "--follow-ups": follow_ups,
             "--completion": completion,
             "--template": template,
             "--retriever": retriever,

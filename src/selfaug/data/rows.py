@@ -14,7 +14,7 @@ from typing import Any
 from selfaug.data.sources import Problem, RawRow, problems_error, read_rows, value_kind
 from selfaug.data.template import RetrievalTemplate
 
-__all__ = ["LoadedRows", "RetrievalParts", "Row", "as_read", "load_rows"]
+__all__ = ["FollowUp", "LoadedRows", "RetrievalParts", "Row", "as_read", "load_rows"]
 
 FORMS = {
     "prompt-completion": ("prompt", "completion"),
@@ -49,29 +49,54 @@ _FOREIGN_ROLES = {
 
 
 @dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A further question about the passages of a retrieval row, asked in a turn of its own.
+
+    Attributes:
+        question: in words.
+        answer: the completion.
+        gold: as in `RetrievalParts`.
+    """
+
+    question: str
+    answer: str
+    gold: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RetrievalParts:
     """What the prompt of a retrieval row was made from, so that it can be made anew with fewer passages.
 
     Attributes:
-        question: in words.
+        question: in words; the first one.
         passages: in the order of the prompt.
         template: of the prompt.
         gold: number of the passage that the answer is from, from 1; None where the row doesn't say.
+        answer: to the first question.
+        follow_ups: further questions, with their answers; the row's completion is the last one's.
     """
 
     question: str
     passages: tuple[str, ...]
     template: RetrievalTemplate
     gold: int | None = None
+    answer: str = ""
+    follow_ups: tuple[FollowUp, ...] = ()
 
     @property
     def fewest(self) -> int:
-        """Passages that the prompt can't lose: the answer needs its own, and cites it by its number."""
-        return self.gold or 1
+        """Passages that the prompt can't lose: the answers need their own, and cite them by their numbers."""
+        golds = [self.gold, *(one.gold for one in self.follow_ups)]
+        return max(gold or 1 for gold in golds)
 
     def messages(self, keep: int) -> list[dict[str, Any]]:
-        """Messages of the prompt with the first `keep` passages."""
-        return self.template.messages(self.question, self.passages[:keep])
+        """Messages of the prompt with the first `keep` passages: all but the last answer."""
+        messages = self.template.messages(self.question, self.passages[:keep])
+        answer = self.answer
+        for one in self.follow_ups:
+            messages += [{"role": "assistant", "content": answer}, self.template.follow_up(one.question)]
+            answer = one.answer
+        return messages
 
     def format_passage(self, index: int) -> str:
         """The passage at an index, from 0, as it stands in the prompt."""
@@ -112,9 +137,14 @@ def as_read(row: Row) -> dict[str, Any]:
     if row.retrieval is not None:
         (answer,) = (turn["content"] for turn in row.completion if isinstance(turn, dict))
         parts = row.retrieval
-        fields |= {"question": parts.question, "context": list(parts.passages), "answer": answer}
+        first = parts.answer if parts.follow_ups else answer
+        fields |= {"question": parts.question, "context": list(parts.passages), "answer": first}
         if parts.gold is not None:
             fields["gold"] = parts.gold
+        if parts.follow_ups:
+            # The completion may have been written anew.
+            last = dataclasses.replace(parts.follow_ups[-1], answer=answer)
+            fields["follow_ups"] = [dataclasses.asdict(one) for one in (*parts.follow_ups[:-1], last)]
     elif row.every_assistant_turn:
         fields["messages"] = [*row.prompt, *row.completion]
     else:
@@ -151,10 +181,11 @@ def load_rows(
     - `prompt` and `completion`, both text, or both messages (the completion is one assistant message);
     - `messages`: the last assistant turn is the completion, what follows it is cut off;
     - `question`, `context` (text, or a list of passages) and `answer`, put into `template`; may have `gold`, the
-      number of the passage that the answer is from.
+      number of the passage that the answer is from, and `follow_ups`: a list of further questions about the same
+      passages, each with `question`, `answer` and, if known, `gold`. Every answer is trained then.
 
-    An `id` is optional, other fields are ignored. In CSV files `messages`, and `context` where it is a list,
-    are written as JSON.
+    An `id` is optional, other fields are ignored. In CSV files `messages`, `follow_ups`, and `context` where it is a
+    list, are written as JSON.
 
     Args:
         sources: as for `read_rows`.
@@ -225,10 +256,17 @@ def _row(
         prompt, completion = _split_messages(_from_csv(raw, fields["messages"]))
     else:
         passages = _passages(_from_csv(raw, fields["context"]))
-        gold = _gold(fields.get("gold"), len(passages))
-        retrieval = RetrievalParts(_text("question", fields["question"]), passages, template, gold)
+        retrieval = RetrievalParts(
+            _text("question", fields["question"]),
+            passages,
+            template,
+            _gold(fields.get("gold"), len(passages)),
+            _text("answer", fields["answer"]),
+            _follow_ups(_from_csv(raw, fields.get("follow_ups")), len(passages)),
+        )
         prompt = retrieval.messages(len(retrieval.passages))
-        completion = [{"role": "assistant", "content": _text("answer", fields["answer"])}]
+        last = retrieval.follow_ups[-1].answer if retrieval.follow_ups else retrieval.answer
+        completion = [{"role": "assistant", "content": last}]
     return form, Row(
         id=_id(raw, fields.get("id")),
         prompt=prompt,
@@ -237,7 +275,8 @@ def _row(
         line=raw.line,
         retrieval=retrieval,
         tools=_tools(_from_csv(raw, fields.get("tools"))),
-        every_assistant_turn=every_assistant_turn and form == "messages",
+        every_assistant_turn=bool(retrieval and retrieval.follow_ups)
+        or (every_assistant_turn and form == "messages"),
         source=source,
     )
 
@@ -395,6 +434,23 @@ def _gold(value: object, passages: int) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= passages:
         return None
     return value
+
+
+def _follow_ups(value: object, passages: int) -> tuple[FollowUp, ...]:
+    if value is None or value == "":
+        return ()
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise _InvalidRowError(
+            f"'follow_ups' must be a list of objects with 'question' and 'answer', it is {value_kind(value)}"
+        )
+    return tuple(
+        FollowUp(
+            _text(f"follow_ups[{place}].question", one.get("question")),
+            _text(f"follow_ups[{place}].answer", one.get("answer")),
+            _gold(one.get("gold"), passages),
+        )
+        for place, one in enumerate(value)
+    )
 
 
 def _tools(value: object) -> list[dict[str, Any]] | None:

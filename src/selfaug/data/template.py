@@ -90,6 +90,10 @@ class RetrievalTemplate:
         user = {"role": "user", "content": self.user.format(passages=numbered, question=question)}
         return [user] if self.system is None else [{"role": "system", "content": self.system}, user]
 
+    def follow_up(self, question: str) -> dict[str, Any]:
+        """The user message of a further question about the same passages, which the first message has."""
+        return {"role": "user", "content": self.user.format(passages="", question=question).strip()}
+
     def format_passage(self, number: int, text: str) -> str:
         """One passage as it stands in the prompt; `number` counts from 1."""
         return self.passage.format(number=number, text=text)

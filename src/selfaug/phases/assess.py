@@ -18,7 +18,7 @@ from selfaug.core.positions import IGNORED
 from selfaug.core.statistics import detectable_difference
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.memory import release_memory
-from selfaug.phases.bench import contents_of
+from selfaug.phases.bench import content_of_base, contents_of
 from selfaug.phases.data_checks import asked_rows, check_data, similar_questions
 from selfaug.phases.evaluate import evaluate, require_chat_template
 from selfaug.phases.inputs import (
@@ -111,20 +111,21 @@ def assess(
             "data.template": [config.data.template] if config.data.template else [],
             "--scorer": files_of_scorer(scorer),
         }
-        work.open(settings, overwrite=config.run.overwrite, sources=contents_of(sources))
-        return _assessed(config, settings, data, folder, lambda: work.seconds, on_progress)
+        contents = contents_of(sources) | content_of_base(config)
+        work.open(settings, overwrite=config.run.overwrite, sources=contents)
+        return _assessed(config, settings, data, work, on_progress)
 
 
 def _assessed(
     config: TrainConfig,
     settings: dict[str, Any],
     data: TrainingData,
-    folder: Path,
-    seconds: Callable[[], float],
+    work: WorkFolder,
     on_progress: Callable[[Progress], None],
 ) -> dict[str, Any]:
-    device = resolve_device(config.model.device)
+    device, folder = resolve_device(config.model.device), work.path
     surprise = _surprise(folder / _SURPRISE, config, data, device, on_progress)
+    work.complete_sources(content_of_base(config))  # one from a hub may not have been here before
     release_memory()  # training loads the base model anew, and a GPU may have room for one
     findings = check_data(data)
     findings += similar_questions(
@@ -170,7 +171,7 @@ def _assessed(
             detectable_difference(general["items"]).difference, general["base"]["value"]
         ),
         "verdict": verdict(evaluation["suites"], trained.record["steps"]),
-        "seconds": seconds(),
+        "seconds": work.seconds,
     }
     write_record(folder / "record.json", RECORD_KIND, record)
     return read_record(folder / "record.json", RECORD_KIND)

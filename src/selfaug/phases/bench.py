@@ -44,6 +44,7 @@ __all__ = [
     "Bench",
     "DriftOn",
     "EvaluationSettings",
+    "content_of_base",
     "contents_of",
     "contents_of_sources",
     "open_bench",
@@ -350,7 +351,7 @@ def contents_of_sources(config: TrainConfig, settings: EvaluationSettings) -> di
                 "scorers of --suite": sorted(set(judged_by)),
             }
         ),
-        **_content_of_base(config),
+        **content_of_base(config),
     }
 
 
@@ -365,7 +366,8 @@ def contents_of(sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     }
 
 
-def _content_of_base(config: TrainConfig) -> dict[str, Any]:
+def content_of_base(config: TrainConfig) -> dict[str, Any]:
+    """What identifies the base model, by its name; None for one that is not on this machine yet."""
     return {f"model.name {config.model.name}": stored_weights_hash(config.model.name)}
 
 
@@ -435,7 +437,7 @@ def open_bench(
     base = load_base_model(
         config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
     ).eval()
-    keep_base(_content_of_base(config))
+    keep_base(content_of_base(config))
     for part in FOLDERS:
         (folder / part).mkdir(exist_ok=True)
     level = level_of(settings.level) or fitting_level(

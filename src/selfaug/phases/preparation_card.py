@@ -80,6 +80,7 @@ def _splits(record: Mapping[str, Any]) -> list[str]:
             f"| {split} | {found['rows']:,} | {found['documents']:,} | {found['without_answer']:,} | {places} |"
         )
     questions = record["questions"]
+    further = rows["train"].get("follow_ups", 0)
     return [
         "## Splits",
         "No document is in two splits, and neither are questions that are alike: a row's passages come from the "
@@ -88,6 +89,11 @@ def _splits(record: Mapping[str, Any]) -> list[str]:
         f"{counted(questions['pairs'], 'question')}; "
         f"{counted(questions['unanswerable'], 'of them has', 'of them have')} no answer in the documents, and "
         f"{counted(questions['similar'], 'is', 'are')} like another one.",
+        *(
+            [f"The rows to train on ask {counted(further, 'further question')} about their passages."]
+            if further
+            else []
+        ),
     ]
 
 
@@ -95,7 +101,11 @@ def _near_copies(record: Mapping[str, Any]) -> list[str]:
     sets = record["near_copies"]
     if not sets:
         return []
-    others = {first: ", ".join(f"`{path}`" for path in paths[:_SHOWN]) for first, *paths in sets}
+    others = {
+        first: ", ".join(f"`{path}`" for path in paths[:_SHOWN])
+        + (f" and {len(paths) - _SHOWN:,} more, in record.json" if len(paths) > _SHOWN else "")
+        for first, *paths in sets
+    }
     return [
         _list("Kept in one split, since they are nearly the same", others),
         "They have most of their words and figures in common, as one report in two formats has.",

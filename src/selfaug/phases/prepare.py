@@ -36,7 +36,7 @@ RECORD_KIND = "prepare"
 
 _MARKER = "# Made by selfaug prepare."
 
-_READER = 7
+_READER = 8
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 _SETTINGS = "prepare.yaml"
 
@@ -275,15 +275,21 @@ def _make_index(
                 problems=[f"{path}: {reason}" for path, reason in left_out[:20]],
                 hint="PDF, DOCX, XLSX, HTML, Markdown, plain text and CSV are read.",
             )
+        # First: an answer may stand in no passage because its document can't be read.
+        _tell(config, report, on_progress)
         on_whole(index)
 
     writer.write(documents(), on_whole=whole)
+    return report
+
+
+def _tell(config: PrepareConfig, report: FolderReport, on_progress: Report) -> None:
+    """Which documents the index lacks, in whole or in part."""
     told = {path: f"left out: {reason}" for path, reason in {**report.left_out, **report.unreadable}.items()}
     told |= {path: f"read, but: {missing}" for path, missing in report.incomplete.items()}
     for path, what in sorted(told.items()):
         on_progress(Progress("warning", message=f"{path} is {what}"))
     _warn_of_lost(config, report.lost, on_progress)
-    return report
 
 
 def _warn_of_lost(config: PrepareConfig, lost: Sequence[str], on_progress: Report) -> None:

@@ -15,6 +15,7 @@ from selfaug.phases.progress import Progress
 from selfaug.phases.question_files import load_pairs
 from selfaug.prepare_config import PrepareConfig
 from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.follow_ups import Asked, add_follow_ups
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.near_copies import near_copies
 from selfaug.retrieval.pairs import Pair, find_gold, signs_of
@@ -60,10 +61,12 @@ def make_rows(
         config.rows.no_answer,
         config.rows.completion,
         config.split.seed,
+        config.rows.follow_ups,
     )
+    asked: list[Asked] = []  # of those that are trained on
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     within = {split: {path for path in paths if splits.documents[path] == split} for split in SPLITS}
-    near_of = {path: same for same in nearly_the_same for path in same}
+    near_of = _with_copies(nearly_the_same, index)
     for done, pair in enumerate(pairs, 1):
         split = splits.questions[pair.id]
         signs = signs_of(pair, gold[pair.id])
@@ -77,8 +80,11 @@ def make_rows(
         else:
             near_gold = {path for chunk in gold[pair.id] for path in near_of.get(chunk.document, ())}
             rows[split].append(make_row(pair, right, found, form, signs, near_gold))
+            if split == "train" and pair.answer is not None:
+                asked.append(Asked(pair, right, signs))
         if done % 100 == 0:
             on_progress(Progress("making rows", done, len(pairs)))
+    add_follow_ups(rows["train"], asked, form)
     if not rows["train"]:
         raise problems_error(
             f"of {len(pairs):,} questions none is left to train on.",
@@ -111,6 +117,7 @@ def make_rows(
                 "without_answer": sum(row["value"] is None for row in rows[split]),
                 "gold_at": dict(sorted(Counter(str(row["gold"]) for row in rows[split]).items())),
                 "passages": sum(len(row["context"]) for row in rows[split]) / max(1, len(rows[split])),
+                "follow_ups": sum(len(row.get("follow_ups", ())) for row in rows[split]),
             }
             for split in SPLITS
         },
@@ -118,9 +125,9 @@ def make_rows(
         "near_copies": nearly_the_same,
         "recall": measure_recall(pairs, gold, retriever, max(*_DEPTHS, config.rows.passages), on_progress),
     }
-    asked = {pair.question: splits.questions[pair.id] for pair in pairs}
+    in_split = {pair.question: splits.questions[pair.id] for pair in pairs}
     of_files = {digest: splits.documents[path] for path, digest in digests.items()}
-    return rows, report, KnownSplits(splits.documents, asked, of_files, sketches)
+    return rows, report, KnownSplits(splits.documents, in_split, of_files, sketches)
 
 
 def pairs_with_gold(
@@ -200,6 +207,12 @@ def _first_paths(sets: Sequence[Sequence[str]], digests: Mapping[str, str]) -> l
     first = {digest: path for path, digest in reversed(list(digests.items()))}
     there = [sorted(first[digest] for digest in same if digest in first) for same in sets]
     return sorted(paths for paths in there if len(paths) > 1)
+
+
+def _with_copies(sets: Sequence[Sequence[str]], index: Index) -> dict[str, set[str]]:
+    """By path, of the sets' files and of files that are the same: all of its set, and their copies."""
+    whole = ({copy for path in same for copy in index.copies_of(path)} for same in sets)
+    return {path: same for same in whole for path in same}
 
 
 def _tell_near_copies(sets: Sequence[Sequence[str]], on_progress: Report) -> None:

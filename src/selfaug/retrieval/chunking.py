@@ -200,19 +200,30 @@ class Chunker:
         return [
             _Piece(part, "\n", block.page)
             for row in rows
-            for part in self._parts(labelled_cells(header, row), room)
-            if part
+            if (cells := labelled_cells(header, row))
+            for part in self._parts(cells, room)
         ]
 
     def _parts(self, cells: Sequence[str], room: int) -> Iterator[str]:
-        """A row in as few parts as it takes, each with the first cell, which says what the row is about."""
+        """A row in as few parts as it takes, each with the first cell, which says what the row is about.
+
+        A first cell that takes more than half of a chunk is a text rather than a name, and stands once.
+        """
         text = _CELL_END.join(cells)
-        if len(cells) < 3 or self._count([text])[0] <= room:
+        if self._count([text])[0] <= room:
+            yield text
+        else:
+            named = 1 if self._count([cells[0]])[0] <= room // 2 else 0
+            yield from self._halves(cells[:named], cells[named:], room)
+
+    def _halves(self, name: Sequence[str], cells: Sequence[str], room: int) -> Iterator[str]:
+        text = _CELL_END.join([*name, *cells])
+        if len(cells) < 2 or self._count([text])[0] <= room:
             yield text
             return
         middle = (len(cells) + 1) // 2
-        yield from self._parts(cells[:middle], room)
-        yield from self._parts([cells[0], *cells[middle:]], room)
+        yield from self._halves(name, cells[:middle], room)
+        yield from self._halves(name, cells[middle:], room)
 
     def _small_enough(self, piece: _Piece, size: int, space: int) -> Iterator[_Piece]:
         """The piece, or its halves' halves: a sentence can be longer than a chunk."""

@@ -172,7 +172,11 @@ def _labels(sketches: Sequence[str], least: int) -> list[int]:
     labels = np.arange(len(sketches))
     for place in range(1, len(sketches)):
         near = np.flatnonzero(_agreeing(text[:, :place], text[:, place]) >= least)
-        near = near[_agreeing(figures[:, near], figures[:, place]) >= least]
+        if len(near) > place // 8:
+            # Many of one template: to copy their columns takes longer than to compare all.
+            near = near[_agreeing(figures[:, :place], figures[:, place])[near] >= least]
+        else:
+            near = near[_agreeing(figures[:, near], figures[:, place]) >= least]
         if len(near):
             joined = np.unique(labels[near])
             labels[np.isin(labels, joined)] = labels[place] = joined[0]

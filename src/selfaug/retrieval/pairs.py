@@ -16,6 +16,8 @@ __all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "signs_of"]
 _SEARCHED = 20
 _SPACE = re.compile(r"\s+")
 _BETWEEN_CELLS = re.compile(r" ?\|[ |]*")
+# What stands before a cell of a row that names its columns: "Item: Revenue; FY2022: 784".
+_COLUMN_NAME = re.compile(r"(?:; |(?<=\n))(?:[^;\n]*?: )?")
 _SPACED = rf"[^\W{UNSPACED}]"  # a letter or digit that is beside others only in the same word
 _IS_SPACED = re.compile(_SPACED)
 _BESIDE_SIGN = re.compile(r"[ |](?=%)|(?<=[$€£¥₩₹₽₺₪₫₴])[ |](?=\d)")
@@ -117,7 +119,8 @@ def holds(passage: str, words: str) -> bool:
     """Whether some words stand in a passage, however they are spaced or quoted, and whatever table they are in.
 
     As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53". Thousands may be divided
-    by a comma, a space or nothing in either: "1536" stands in "1,536 million".
+    by a comma, a space or nothing in either: "1536" stands in "1,536 million". In rows that name their columns the
+    words may leave the names out, as who copies them from the document does.
     """
     wanted = _plain(words)
     if not wanted:
@@ -128,7 +131,8 @@ def holds(passage: str, words: str) -> bool:
         before += r"(?<!\d[.,])"
     if wanted[-1].isdigit():
         after += r"(?![.,]\d)"
-    return re.search(f"{before}{_pattern(wanted)}{after}", _plain(passage)) is not None
+    pattern = re.compile(f"{before}{_pattern(wanted)}{after}")
+    return any(pattern.search(_plain(text)) for text in (passage, _COLUMN_NAME.sub(" | ", passage)))
 
 
 def _pattern(wanted: str) -> str:

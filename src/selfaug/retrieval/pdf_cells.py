@@ -153,25 +153,58 @@ def is_period(text: str) -> bool:
 def cell_rows(page: PageText, lines: Sequence[Line]) -> list[CellRow]:
     """Rows of cells, from lines in reading order."""
     rows: list[list[Line]] = []
+    back: list[tuple[list[Line], Line]] = []
     for line in lines:
-        _put(line, rows)
+        _put(line, rows, back)
     return [CellRow(tuple(row), page) for row in rows]
 
 
-def _put(line: Line, rows: list[list[Line]]) -> None:
-    """Add a line to the row that it goes on, or as a row; it must lie to the right of what it goes back over."""
+def _put(line: Line, rows: list[list[Line]], back: list[tuple[list[Line], Line]]) -> None:
+    """Add a line to the row that it goes on, or as a row; it must lie to the right of what it goes back over.
+
+    Args:
+        line: the next one.
+        rows: of the lines before it.
+        back: the lines right before it that went on a row before the last, after that row.
+    """
     for index in range(len(rows) - 1, max(len(rows) - 1 - _ROWS_BACK, -1), -1):
         row = rows[index]
         if row[-1].right > line.left + 1:
             break
         height = line.top - row[0].top
         if abs(height) < _SAME_ROW * line.size:
+            if index < len(rows) - 1:
+                if _is_row(line):
+                    break
+                back.append((row, line))
             row.append(line)
             return
         if height < 0:
+            back.clear()
             rows.insert(index + 1, [line])
             return
+    if rows and line.top > rows[-1][0].top:
+        # A table beside text, or beside another table, which was written before: so did its names go back.
+        rows += _taken_out(back, line.left)
+    back.clear()
     rows.append([line])
+
+
+def _taken_out(back: Sequence[tuple[list[Line], Line]], left: float) -> list[list[Line]]:
+    """Of the lines that went back those from a place on the page on, out of their rows, as rows of their own."""
+    own: dict[int, list[Line]] = {}
+    for row, line in back:
+        if line.left >= left:
+            row.remove(line)
+            own.setdefault(id(row), []).append(line)
+    return list(own.values())
+
+
+def _is_row(line: Line) -> bool:
+    """Whether a line has a label and two figures, or periods, of its own."""
+    words = [word for word in line.text.split() if not _CURRENCY.fullmatch(word)]
+    are_figures = [_is_value(word) or is_period(word) for word in words]
+    return len(words) > 2 and not are_figures[0] and all(are_figures[-2:])
 
 
 def _cells(page: PageText, lines: Iterable[Line]) -> list[Cell]:

@@ -10,7 +10,7 @@ from typing import Any
 from selfaug.retrieval.pairs import Pair, Sign, holds
 from selfaug.retrieval.retriever import Passage
 
-__all__ = ["RowForm", "make_row"]
+__all__ = ["RowForm", "completion_of", "has_answer", "make_row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,8 @@ class RowForm:
         no_answer_share: share of the rows whose passages don't have the answer, in [0, 1).
         no_answer: what is right to say then.
         completion: has `{answer}`, may have `{sources}`.
-        seed: of the places of the gold passages, and of which rows have none.
+        seed: of the places of the gold passages, of which rows have none, and of the further questions.
+        follow_ups: most further questions about the same passages.
     """
 
     passages: int = 5
@@ -30,6 +31,7 @@ class RowForm:
     no_answer: str = "The documents don't say."
     completion: str = "{answer} {sources}"
     seed: int = 0
+    follow_ups: int = 0
 
 
 def make_row(
@@ -62,7 +64,7 @@ def make_row(
     with_gold = pair.answer is not None and draw.random() >= form.no_answer_share
     place, chosen = draw.random(), draw.random()
     distractors = _distractors(pair, gold, found, near)
-    silent = [passage for passage in distractors if not _has_answer(pair, signs, passage.text)]
+    silent = [passage for passage in distractors if not has_answer(pair, signs, passage.text)]
     if with_gold or (pair.answer is not None and not silent):  # a row without any passage is none
         with_gold = True
         passages = distractors[: form.passages - 1]
@@ -71,21 +73,23 @@ def make_row(
     else:
         passages, number = silent[: form.passages], -1
     value = pair.answer if with_gold else None
-    completion = (
-        form.no_answer
-        if value is None
-        else form.completion.format(answer=value, sources=f"[{number + 1}]").strip()
-    )
     return {
         "id": pair.id,
         "question": pair.question,
         "context": [passage.text for passage in passages],
-        "answer": completion,
+        "answer": completion_of(form, value, number + 1),
         "value": value,
         "gold": number + 1 if with_gold else None,
         "documents": list(pair.documents),
         "passages": [passage.id for passage in passages],
     }
+
+
+def completion_of(form: RowForm, value: str | None, number: int | None) -> str:
+    """What is right to say: the answer with the number of its passage, or that there is none."""
+    if value is None:
+        return form.no_answer
+    return form.completion.format(answer=value, sources=f"[{number}]").strip()
 
 
 def _distractors(
@@ -103,7 +107,7 @@ def _distractors(
     ]
 
 
-def _has_answer(pair: Pair, signs: Sequence[Sign], text: str) -> bool:
+def has_answer(pair: Pair, signs: Sequence[Sign], text: str) -> bool:
     """Whether a passage would make it wrong to say that the passages don't have the answer."""
     return pair.answer is not None and (
         holds(text, pair.answer) or any(sign.stands_in(text) for sign in signs)
