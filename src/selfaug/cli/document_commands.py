@@ -45,7 +45,9 @@ def prepare(
     ] = None,
     follow_ups: Annotated[
         str | None,
-        typer.Option("--follow-ups", metavar="NUMBER", help="More questions on a row's passages. Default: 0."),
+        typer.Option(
+            "--follow-ups", metavar="NUMBER", help="More questions on a row's passages. Default: 0."
+        ),
     ] = None,
     completion: Annotated[
         str | None,

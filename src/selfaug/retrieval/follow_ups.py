@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,18 +77,28 @@ def _follow_ups(
         if one.pair.id != row["id"] and not any(one.is_answered_by(other) for other in texts if other != text)
     ]
     chosen = draw.sample(answered, min(form.follow_ups, len(answered)))
-    near = {documents[text]: None for text in texts if text in documents}
-    unanswered = [
-        one
-        for document in near
-        for one in by_document[document]
-        if one.pair.id != row["id"] and not any(one.is_answered_by(text) for text in texts)
-    ]
-    found = []
+    found: list[dict[str, Any]] = []
+    unanswered: list[Asked] | None = None  # looked for when it is needed: it takes much longer than the rest
     for one, number in chosen:
         gold: int | None = number
-        if draw.random() < form.no_answer_share and unanswered:
-            one, gold = unanswered.pop(draw.randrange(len(unanswered))), None
+        if draw.random() < form.no_answer_share:
+            if unanswered is None:
+                near = {documents[text]: None for text in texts if text in documents}
+                unanswered = _unanswered(row, near, by_document)
+            if unanswered:
+                one, gold = unanswered.pop(draw.randrange(len(unanswered))), None
         answer = completion_of(form, one.pair.answer if gold else None, gold)
         found.append({"question": one.pair.question, "answer": answer, "gold": gold})
     return found
+
+
+def _unanswered(
+    row: Mapping[str, Any], near: Iterable[str], by_document: Mapping[str, Sequence[Asked]]
+) -> list[Asked]:
+    """Questions about some documents that none of the row's passages answers."""
+    return [
+        one
+        for document in near
+        for one in by_document[document]
+        if one.pair.id != row["id"] and not any(one.is_answered_by(text) for text in row["context"])
+    ]
