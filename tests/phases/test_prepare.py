@@ -153,7 +153,12 @@ def test_rows_to_train_on_may_ask_further_questions(reports: Path, questions: Pa
     assert {one["question"] for one in further} <= asked
     assert not any("follow_ups" in row for split in ("validation", "test") for row in rows[split])
     assert read_record(folder / "record.json", "prepare")["rows"]["train"]["follow_ups"] == len(further)
-    assert f"ask {len(further)} further questions" in (folder / "card.md").read_text(encoding="utf-8")
+    card = (folder / "card.md").read_text(encoding="utf-8")
+    assert f"ask {len(further)} further questions" in card
+    shown = [row for row in rows["train"] if f"\n    Question: {row['question']}\n" in card]
+    for one in (one for row in shown for one in row.get("follow_ups", [])):
+        assert f"user: Question: {one['question']}\n    \n    assistant: {one['answer']}" in card
+    assert any("follow_ups" in row for row in shown)
 
 
 def test_settings_that_are_given_win_over_what_is_prepared(prepared: Path, tiny_rows: Path) -> None:
