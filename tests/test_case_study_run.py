@@ -126,6 +126,9 @@ def test_the_whole_case_study_goes_on_where_it_was_cut_off(
     assert written["deployed"]["questions"] == 3
     assert written["deployed"]["found"]["value"] == pytest.approx(found / 3)
     assert "The same 3 questions as `selfaug ask` answers them" in case_results.result_page(written)
+    further = written["rows"]["train"]["follow_ups"]
+    assert further > written["rows"]["train"]["rows"]
+    assert f"ask {further:,} further questions about their passages" in case_results.result_page(written)
     # The test rows are about documents that no training row has a passage of.
     known = {
         passage for row in read_lines(folder / "prepared" / "train.jsonl") for passage in row["passages"]

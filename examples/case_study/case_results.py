@@ -317,6 +317,14 @@ def _verdict(record: Mapping[str, Any]) -> str:
     )
 
 
+def _further(rows: Mapping[str, Any]) -> str:
+    """What rows to train on ask beside their question; nothing in a record from before they could."""
+    further = rows.get("follow_ups", 0)
+    if not further:
+        return ""
+    return f" The {rows['rows']:,} rows to train on ask {further:,} further questions about their passages."
+
+
 def _introduction(record: Mapping[str, Any]) -> str:
     rows, settings, training = record["rows"], record["settings"], record["training"]
     formats = ", ".join(f"{count} {name.upper()}" for name, count in sorted(record["formats"].items()))
@@ -326,10 +334,10 @@ def _introduction(record: Mapping[str, Any]) -> str:
     text = (
         f"{record['documents']} reports ({formats}), {record['questions']:,} questions. Split by document: "
         f"{rows['train']['documents']} to train on, {rows['validation']['documents']} for validation, "
-        f"{rows['test']['documents']} for the test. {record['model']}, {training['steps']} steps of "
-        f"{training['batch_size']} rows, rank {training['rank']}; SelfAug with alpha {training['alpha']:g} and "
-        f"{training['anchors']} self-anchors, plain LoRA with alpha 0 on the same rows in the same order "
-        f"(training took {duration(seconds['plain'])} and {duration(seconds['selfaug'])}{without}). Seed "
+        f"{rows['test']['documents']} for the test.{_further(rows['train'])} {record['model']}, "
+        f"{training['steps']} steps of {training['batch_size']} rows, rank {training['rank']}; "
+        f"SelfAug with alpha {training['alpha']:g} and {training['anchors']} self-anchors, plain LoRA with alpha 0 "
+        f"on the same rows in the same order (training took {duration(seconds['plain'])} and {duration(seconds['selfaug'])}{without}). Seed "
         f"{settings['seed']}, "
         f"{record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; {duration(record['seconds'])} in "
         "all. In brackets: 95 % intervals."
