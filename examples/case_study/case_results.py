@@ -337,8 +337,8 @@ def _introduction(record: Mapping[str, Any]) -> str:
         f"{rows['test']['documents']} for the test.{_further(rows['train'])} {record['model']}, "
         f"{training['steps']} steps of {training['batch_size']} rows, rank {training['rank']}; "
         f"SelfAug with alpha {training['alpha']:g} and {training['anchors']} self-anchors, plain LoRA with alpha 0 "
-        f"on the same rows in the same order (training took {duration(seconds['plain'])} and {duration(seconds['selfaug'])}{without}). Seed "
-        f"{settings['seed']}, "
+        f"on the same rows in the same order (training took {duration(seconds['plain'])} and "
+        f"{duration(seconds['selfaug'])}{without}). Seed {settings['seed']}, "
         f"{record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; {duration(record['seconds'])} in "
         "all. In brackets: 95 % intervals."
     )
