@@ -70,15 +70,47 @@ def test_of_rows_whose_every_turn_is_learnt_all_turns_still_are(
     source = tmp_path / "rows.jsonl"
     source.write_text(json.dumps(row) + "\n", encoding="utf-8")
     config = settings(tmp_path / "run", f"data.train={source}", "data.every_assistant_turn=true")
+    asked: list[str] = []
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
-    monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, ["It is green."], []))
-    write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, 0, lambda *_: None)
+    monkeypatch.setattr(
+        method_data, "generate_greedy_ids", writing(tokenizer, ["It is blue.", "It is green."], asked)
+    )
+    counts = write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, 0, lambda *_: None)
+    assert counts == {"rows": 1, "rows_asked": 1, "of_rows": 1, "texts_cut_off": 0}
+    assert ["A correct answer is: Blue" in one for one in asked] == [True, False]
+    assert "Blue" in asked[1]  # what was said before stays as it was
     (written,) = load_rows([tmp_path / "new.jsonl"], every_assistant_turn=True).rows
     assert written.every_assistant_turn
     assert [turn["content"] for turn in (*written.prompt, *written.completion)] == [
-        "Which?", "Blue", "And then?", "It is green.",
+        "Which?", "It is blue.", "And then?", "It is green.",
     ]  # fmt: skip
+
+
+def test_further_questions_of_a_row_are_answered_anew_too(
+    settings, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {
+        "id": "r", "question": "How much?", "context": ["It was 12 million.", "Rain in May."],
+        "answer": "12 million [1]", "gold": 1,
+        "follow_ups": [
+            {"question": "When?", "answer": "May [2]", "gold": 2},
+            {"question": "Why?", "answer": "Not said", "gold": None},
+        ],
+    }  # fmt: skip
+    source = tmp_path / "rows.jsonl"
+    write_lines(source, [row])
+    config = settings(tmp_path / "run", f"data.train={source}")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
+    texts = ["They took in 12 million [1].", "It rained in spring.", "This is not said."]
+    monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, texts, []))
+    write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, 0, lambda *_: None)
+    (written,) = read_lines(tmp_path / "new.jsonl")
+    assert written["answer"] == "They took in 12 million [1]."
+    assert [one["answer"] for one in written["follow_ups"]] == ["May [2]", "This is not said."]
+    assert [one["gold"] for one in written["follow_ups"]] == [2, None]
+    assert {**written, "answer": 0, "follow_ups": 0} == {**row, "answer": 0, "follow_ups": 0}
 
 
 def test_texts_at_the_token_limit_are_not_taken_and_others_are_written_once(

@@ -120,7 +120,8 @@ def write_distilled_rows(
 ) -> dict[str, int]:
     """The training rows of a run, those that it reaches with completions in the base model's own words.
 
-    The base model sees the prompt and the right completion, and writes the answer anew. A new text replaces the
+    The base model sees the prompt and the right completion, and writes the answer anew; so with each turn of a row of
+    which every assistant turn is learnt. A new text replaces the
     completion only if it ended by itself and says the same: it has all of the completion's numbers, or, where there
     are none, its words. Rows that the run doesn't reach stay as they are, in their places: the order is of all rows.
     Texts are kept as they end, beside the file, so that what was cut off goes on and other seeds find them.
@@ -148,25 +149,10 @@ def write_distilled_rows(
         split=config.data.split,
         offline=config.run.offline,
     ).rows
-    prompts, completions = [], []
-    for row in rows:
-        messages: list[dict[str, Any]] = (
-            [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
-        )
-        completion = row.completion if isinstance(row.completion, str) else row.completion[-1]["content"]
-        prompts.append(messages)
-        completions.append(str(completion))
+    dialogues = [_messages(row) for row in rows]
     reached = _reached(config, seed, len(rows))
-    asked = [
-        [
-            *prompts[place][:-1],
-            {
-                **prompts[place][-1],
-                "content": prompts[place][-1]["content"] + _REWRITE.format(answer=completions[place]),
-            },
-        ]
-        for place in reached
-    ]
+    turns = [(place, turn) for place in reached for turn in _learnt_turns(rows[place], dialogues[place])]
+    asked = [_asked_anew(dialogues[place], turn) for place, turn in turns]
     texts = _texts(
         path.with_name(f"distilled{_PARTS}"),
         model,
@@ -176,16 +162,46 @@ def write_distilled_rows(
         max_new_tokens,
         on_progress,
     )
-    counts = {"rows": 0, "rows_asked": len(reached), "of_rows": len(rows), "texts_cut_off": 0}
-    for place, (text, ended) in zip(reached, texts, strict=True):
-        if not ended:
-            counts["texts_cut_off"] += 1
-        elif _says_the_same(text, completions[place]) and text.strip() != completions[place]:
-            completions[place] = text.strip()
-            counts["rows"] += 1
-    told = zip(rows, prompts, completions, strict=True)
-    write_lines(path, [as_read(_with_completion(*one)) for one in told])
-    return counts
+    rewritten: set[int] = set()
+    for (place, turn), (text, ended) in zip(turns, texts, strict=True):
+        message = dialogues[place][turn]
+        if ended and _says_the_same(text, message["content"]) and text.strip() != message["content"]:
+            dialogues[place][turn] = {**message, "content": text.strip()}
+            rewritten.add(place)
+    told = zip(rows, dialogues, strict=True)
+    write_lines(path, [as_read(_with_messages(row, messages)) for row, messages in told])
+    return {
+        "rows": len(rewritten),
+        "rows_asked": len(reached),
+        "of_rows": len(rows),
+        "texts_cut_off": sum(not ended for _, ended in texts),
+    }
+
+
+def _messages(row: Row) -> list[dict[str, Any]]:
+    """The whole of a row, as a dialogue."""
+    if isinstance(row.prompt, str):
+        return [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
+    return [*row.prompt, *(turn for turn in row.completion if isinstance(turn, dict))]
+
+
+def _learnt_turns(row: Row, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Places of the assistant turns that are trained: the last one, or all; those with a text and a request before."""
+    last = len(messages) - 1
+    first = 1 if row.every_assistant_turn else last
+    return [
+        place
+        for place in range(first, last + 1)
+        if messages[place]["role"] == "assistant"
+        and all(isinstance(one.get("content"), str) for one in messages[place - 1 : place + 1])
+    ]
+
+
+def _asked_anew(messages: Sequence[dict[str, Any]], turn: int) -> list[dict[str, Any]]:
+    """What the base model is asked, to write a turn in its own words."""
+    *before, request = messages[:turn]
+    rewrite = _REWRITE.format(answer=messages[turn]["content"])
+    return [*before, {**request, "content": request["content"] + rewrite}]
 
 
 def _reached(config: TrainConfig, seed: int, count: int) -> list[int]:
@@ -264,11 +280,19 @@ def _texts(
     return [texts[name] for name in names]
 
 
-def _with_completion(row: Row, messages: list[dict[str, Any]], text: str) -> Row:
-    """The row with another text to learn; a row of which every assistant turn is learnt stays one."""
-    completion = text if isinstance(row.completion, str) else [{**row.completion[-1], "content": text}]
-    prompt = row.prompt if isinstance(row.completion, str) else messages
-    return replace(row, prompt=prompt, completion=completion)
+def _with_messages(row: Row, messages: list[dict[str, Any]]) -> Row:
+    """The row with other texts to learn, and nothing else changed."""
+    *prompt, last = messages
+    if isinstance(row.completion, str):
+        return replace(row, completion=last["content"])
+    retrieval = row.retrieval
+    if retrieval is not None and retrieval.follow_ups:
+        answer, *further = [one["content"] for one in messages if one["role"] == "assistant"]
+        follow_ups = [
+            replace(one, answer=text) for one, text in zip(retrieval.follow_ups, further, strict=True)
+        ]
+        retrieval = replace(retrieval, answer=answer, follow_ups=tuple(follow_ups))
+    return replace(row, prompt=prompt, completion=[last], retrieval=retrieval)
 
 
 def _says_the_same(text: str, completion: str) -> bool:
