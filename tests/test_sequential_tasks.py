@@ -236,8 +236,8 @@ def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
         return realigned(before, how, config=config, **more)
 
     def measured_drifts(*given: Any) -> Any:
-        *others, answers, report = given
-        return measured(*others, ["the revenue" for _ in answers], report)
+        *others, answers, so_far, report = given
+        return measured(*others, ["the revenue" for _ in answers], so_far, report)
 
     monkeypatch.setattr(run, "measured_drifts", measured_drifts)  # a random model writes blank lines
     monkeypatch.setattr(run, "_ANSWER_TOKENS", 8)  # a random model never ends by itself

@@ -489,9 +489,12 @@ def _ask(
     model = make()
     if base is not None and not _drift_file(folder, name).exists():
         general = {GENERAL: suites[GENERAL]}
-        found, _ = measured_drifts(model, None, tokenizer, general, base[GENERAL], report)
+        so_far = _drift_file(folder, name).with_suffix(".jsonl")
+        so_far.parent.mkdir(exist_ok=True)
+        found, _ = measured_drifts(model, None, tokenizer, general, base[GENERAL], so_far, report)
         nats = found[OWN_ANSWERS]["nats"] if OWN_ANSWERS in found else None
         write_record(_drift_file(folder, name), DRIFT, {"nats": nats})
+        so_far.unlink(missing_ok=True)
     if isinstance(model, PeftModel):
         model = model.merge_and_unload().eval()  # it answers as fast as the base model then
     return {
