@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index
@@ -122,17 +123,30 @@ def holds(passage: str, words: str) -> bool:
     by a comma, a space or nothing in either: "1536" stands in "1,536 million". In rows that name their columns the
     words may leave the names out, as who copies them from the document does.
     """
+    finder = _finder(words)
+    return finder is not None and any(finder.search(text) for text in _plain_forms(passage))
+
+
+# The same words are looked for in many passages, and many words in the same ones.
+@lru_cache(maxsize=1 << 14)
+def _finder(words: str) -> re.Pattern[str] | None:
+    """What finds some words in plain text; None without any."""
     wanted = _plain(words)
     if not wanted:
-        return False
+        return None
     before = f"(?<!{_SPACED})" if _IS_SPACED.match(wanted[0]) else ""
     after = f"(?!{_SPACED})" if _IS_SPACED.match(wanted[-1]) else ""
     if wanted[0].isdigit():
         before += r"(?<!\d[.,])"
     if wanted[-1].isdigit():
         after += r"(?![.,]\d)"
-    pattern = re.compile(f"{before}{_pattern(wanted)}{after}")
-    return any(pattern.search(_plain(text)) for text in (passage, _COLUMN_NAME.sub(" | ", passage)))
+    return re.compile(f"{before}{_pattern(wanted)}{after}")
+
+
+@lru_cache(maxsize=1 << 12)
+def _plain_forms(passage: str) -> tuple[str, ...]:
+    """A passage in plain text, and without the names of columns where its rows have them."""
+    return tuple(dict.fromkeys(_plain(text) for text in (passage, _COLUMN_NAME.sub(" | ", passage))))
 
 
 def _pattern(wanted: str) -> str:
