@@ -202,8 +202,8 @@ class UpstreamModels:
         if problems:
             raise ModelError(
                 f"{self.engine.url} can't answer for {new.folder.path}: {'; '.join(problems)}",
-                hint=f"have it serve that run's adapter as {new.tuned} (of vLLM, /v1/load_lora_adapter takes one while it "
-                "runs: docs/how-to/serve.md); the run before is served on.",
+                hint=f"have it serve that run's adapter as {new.tuned} (vLLM takes one while it runs at "
+                "/v1/load_lora_adapter: docs/how-to/serve.md); the run before is served on.",
             )
 
     def exchange(self, new: LiveRun, *, check: bool, on_exchanged: Callable[[], None]) -> None:
