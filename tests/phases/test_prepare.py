@@ -27,6 +27,7 @@ from selfaug.phases.recall import recall
 from selfaug.phases.train import train
 from selfaug.prepare_config import PrepareConfig, load_prepare_config
 from selfaug.records import read_lines, read_record
+from selfaug.retrieval.chunking import count_words
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.retriever import Passage
 from selfaug.rundir import alone_in
@@ -159,6 +160,14 @@ def test_rows_to_train_on_may_ask_further_questions(reports: Path, questions: Pa
     for one in (one for row in shown for one in row.get("follow_ups", [])):
         assert f"user: Question: {one['question']}\n    \n    assistant: {one['answer']}" in card
     assert any("follow_ups" in row for row in shown)
+    # Lengths are of all that is asked and answered.
+    answers = [
+        "\n".join([row["answer"], *(one["answer"] for one in row.get("follow_ups", []))])
+        for split in rows
+        for row in rows[split]
+    ]
+    lengths = read_record(folder / "record.json", "prepare")["tokens"]
+    assert lengths["completion"]["most"] == max(count_words(answers))
 
 
 def test_settings_that_are_given_win_over_what_is_prepared(prepared: Path, tiny_rows: Path) -> None:

@@ -141,12 +141,5 @@ def _lengths(record: Mapping[str, Any]) -> str:
 
 def _sample(row: Mapping[str, Any], template: RetrievalTemplate) -> str:
     """Prompt and completion, indented: that shows any text as it is."""
-    messages = template.messages(row["question"], row["context"])
-    messages.append({"role": "assistant", "content": row["answer"]})
-    for further in row.get("follow_ups", ()):
-        messages += [
-            template.follow_up(further["question"]),
-            {"role": "assistant", "content": further["answer"]},
-        ]
-    text = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    text = "\n\n".join(f"{message['role']}: {message['content']}" for message in template.dialogue(row))
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -310,15 +310,16 @@ def _warn_of_lost(config: PrepareConfig, lost: Sequence[str], on_progress: Repor
 def _row_sizes(
     rows: dict[str, list[dict[str, Any]]], template: RetrievalTemplate, count: CountTokens
 ) -> list[tuple[int, int]]:
-    """Tokens of each row's prompt and completion; the chat template's own tokens come on top."""
-    every = [row for split in SPLITS for row in rows[split]]
-    prompts = count(
-        [
-            "\n".join(message["content"] for message in template.messages(row["question"], row["context"]))
-            for row in every
+    """Tokens of what each row asks and of what it answers; the chat template's own tokens come on top."""
+    dialogues = [template.dialogue(row) for split in SPLITS for row in rows[split]]
+
+    def said(by_model: bool) -> list[str]:
+        return [
+            "\n".join(one["content"] for one in messages if (one["role"] == "assistant") == by_model)
+            for messages in dialogues
         ]
-    )
-    return list(zip(prompts, count([row["answer"] for row in every]), strict=True))
+
+    return list(zip(count(said(False)), count(said(True)), strict=True))
 
 
 def _lengths(row_sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
