@@ -313,6 +313,18 @@ def test_a_model_that_can_not_be_asked_in_general_is_refused_before_anything_lon
     assert not (tmp_path / "a").exists()
 
 
+def test_a_base_model_that_computes_no_numbers_is_refused_before_the_probe(
+    settings: Settings, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "damaged"))
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"no numbers \(NaN\)"):
+        assess(settings(tmp_path / "a", f"model.name={folder}"), **FEW)
+    assert not (tmp_path / "a" / "probe").exists()
+
+
 def test_replayed_rows_are_none_of_the_jobs(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
     """Copies of two rows, and more of them are wanted than there are: each is drawn several times."""
     replayed = tmp_path / "replayed.jsonl"

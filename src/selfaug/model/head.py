@@ -99,11 +99,18 @@ def verify_head(model: nn.Module, head: OutputHead, inputs: dict[str, Any]) -> N
     The check runs the model with the adapters and the autocast that it stands under, and without dropout.
 
     Raises:
-        ModelError: if they differ by more than rounding; training on them would be training on something else.
+        ModelError: if they differ by more than rounding, or are no numbers; training on them would be training on
+            something else.
     """
     with evaluation_mode(model):
         hidden_BTH, _ = hidden_states(model, inputs)
         own = model(**{**inputs, "use_cache": False}).logits.float()
+    if own.isnan().any():
+        raise ModelError(
+            f"{type(causal_model(model)).__name__} has logits that are no numbers (NaN): its weights are damaged, or "
+            f"its numbers too large for {str(next(model.parameters()).dtype).removeprefix('torch.')}.",
+            hint="use --set model.dtype=float32 or bfloat16, or get the model anew.",
+        )
     ours = head.to_dtype(_product_dtype(head, hidden_BTH)).logits(
         hidden_BTH.to(_product_dtype(head, hidden_BTH))
     )
