@@ -1,4 +1,4 @@
-"""What the tests of comparison and balance share."""
+"""What the tests of comparison and balance share, and those of prepared documents."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from company_reports import configured, write_questions, write_reports
 from selfaug.eval.general_suite import GeneralItem
 from selfaug.phases import balance, bench, method_bench, method_data
 from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.prepare import prepare
 from selfaug.phases.suites import select_items
 from selfaug.phases.train import train
 from selfaug.records import read_record
@@ -70,4 +72,22 @@ def writing_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
     torch.manual_seed(1)
     model_config = LlamaConfig.from_pretrained(tiny_model_dir, tie_word_embeddings=False)
     LlamaForCausalLM(model_config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_reports(tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_questions(tmp_path_factory.mktemp("questions") / "pairs.jsonl")
+
+
+@pytest.fixture(scope="module")
+def prepared(reports: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Don't change it: it is shared."""
+    folder = tmp_path_factory.mktemp("prepared") / "data"
+    prepare(configured(reports, questions, folder, "split.validation=0.2", "split.test=0.25"))
     return folder
