@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_index import SETTINGS, chunk
@@ -140,7 +141,7 @@ def test_copies_of_a_document_hold_its_answers(tmp_path: Path) -> None:
     pair = Pair("q", PAIR.question, "$5 million", ("a.md",))
     assert [found.id for found in find_gold(pair, index)] == ["a.md#0", "old.md#0"]
     found = row(index, pair, RowForm(passages=3, no_answer_share=0.0))
-    assert sorted(str(name)[0] for name in found["passages"]) in (["a", "b"], ["b", "o"])  # type: ignore[attr-defined]
+    assert sorted(str(name)[0] for name in found["passages"]) in (["a", "b"], ["b", "o"])
 
 
 def test_copies_hold_what_a_place_or_a_page_says(tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def row(
     form: RowForm,
     within: set[str] | None = None,
     retriever: Retriever | None = None,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     gold = find_gold(pair, index)
     signs = signs_of(pair, gold)
     within = within or {document["path"] for document in index.documents}
@@ -198,15 +199,15 @@ def row(
 def test_a_row_has_the_gold_passage_among_wrong_ones(make_index: Make) -> None:
     index = make_index(FIRM)
     found = row(index, PAIR, RowForm(passages=4, no_answer_share=0.0))
-    assert len(found["context"]) == 4  # type: ignore[arg-type]
+    assert len(found["context"]) == 4
     number = found["gold"]
     assert isinstance(number, int)
     assert found["answer"] == f"$1,536 million [{number}]"
     assert found["value"] == "$1,536 million"
-    right = [holds(passage, "$1,536 million") for passage in found["context"]]  # type: ignore[attr-defined]
+    right = [holds(passage, "$1,536 million") for passage in found["context"]]
     assert right.count(True) == 1
     assert right[number - 1]
-    assert len(set(found["passages"])) == 4  # type: ignore[call-overload]
+    assert len(set(found["passages"])) == 4
     assert found == row(index, PAIR, RowForm(passages=4, no_answer_share=0.0))
 
 
@@ -217,7 +218,7 @@ def test_gold_stands_at_every_place_alike(make_index: Make) -> None:
         row(index, Pair(f"q{n}", PAIR.question, PAIR.answer, PAIR.documents), form)["gold"]
         for n in range(400)
     )
-    assert sorted(places) == [1, 2, 3, 4]  # type: ignore[type-var]
+    assert sorted(places) == [1, 2, 3, 4]
     assert all(70 <= count <= 130 for count in places.values())  # 100 expected, standard deviation 8.7
 
 
@@ -230,7 +231,7 @@ def test_a_share_of_rows_has_no_gold_and_says_so(make_index: Make) -> None:
     for found in without:
         assert found["answer"] == "It isn't said."
         assert found["value"] is None
-        assert not any(holds(passage, "$1,536 million") for passage in found["context"])  # type: ignore[attr-defined]
+        assert not any(holds(passage, "$1,536 million") for passage in found["context"])
 
 
 FIRMS_PAIRS = [
@@ -241,7 +242,7 @@ FIRMS_PAIRS = [
 ]
 
 
-def followed(index: Index, form: RowForm) -> list[dict[str, object]]:
+def followed(index: Index, form: RowForm) -> list[dict[str, Any]]:
     """A row of each pair, with further questions."""
     golds = {pair.id: find_gold(pair, index) for pair in FIRMS_PAIRS}
     rows = [row(index, pair, form) for pair in FIRMS_PAIRS]
@@ -262,18 +263,18 @@ def test_further_questions_are_those_that_one_passage_of_the_row_answers(make_in
     rows = followed(make_index(FIRM), form)
     assert rows == followed(make_index(FIRM), form)
     by_question = {pair.question: pair for pair in FIRMS_PAIRS}
-    further = [(one, each) for one in rows for each in one.get("follow_ups", [])]  # type: ignore[attr-defined]
+    further = [(one, each) for one in rows for each in one.get("follow_ups", [])]
     assert len(further) >= 3
     for one, each in further:
         pair = by_question[each["question"]]
         assert pair.id != one["id"]
-        context: list[str] = one["context"]  # type: ignore[assignment]
+        context: list[str] = one["context"]
         assert pair.answer is not None
         assert [number for number, text in enumerate(context, 1) if holds(text, pair.answer)] == [
             each["gold"]
         ]
         assert each["answer"] == f"{pair.answer} [{each['gold']}]"
-    assert max(len(one.get("follow_ups", [])) for one in rows) == 2  # type: ignore[arg-type]
+    assert max(len(one.get("follow_ups", [])) for one in rows) == 2
 
 
 def test_a_share_of_the_further_questions_is_answered_by_no_passage(make_index: Make) -> None:
@@ -282,7 +283,7 @@ def test_a_share_of_the_further_questions_is_answered_by_no_passage(make_index: 
     found = []
     for seed in range(20):
         for one in followed(make_index(FIRM), replace(form, seed=seed)):
-            found += [(one, each) for each in one.get("follow_ups", [])]  # type: ignore[attr-defined]
+            found += [(one, each) for each in one.get("follow_ups", [])]
     silent = [(one, each) for one, each in found if each["gold"] is None]
     assert 0 < len(silent) < len(found)
     for one, each in silent:
@@ -299,14 +300,14 @@ def test_rows_ask_once_unless_told(make_index: Make) -> None:
 def test_a_question_without_an_answer_gets_what_is_found(make_index: Make) -> None:
     found = row(make_index(FIRM), Pair("q", "What was Zebra's revenue?", None), RowForm(passages=3))
     assert found["answer"] == "The documents don't say."
-    assert len(found["context"]) == 3  # type: ignore[arg-type]
+    assert len(found["context"]) == 3
     assert (found["gold"], found["value"], found["documents"]) == (None, None, [])
 
 
 def test_passages_come_from_the_documents_of_the_split_alone(make_index: Make) -> None:
     index = make_index(FIRM)
     found = row(index, PAIR, RowForm(passages=5, no_answer_share=0.0), within={"alder.md", "other1.md"})
-    assert {str(name).partition("#")[0] for name in found["passages"]} == {"alder.md", "other1.md"}  # type: ignore[attr-defined]
+    assert {str(name).partition("#")[0] for name in found["passages"]} == {"alder.md", "other1.md"}
 
 
 def test_the_completion_has_the_form_that_is_asked_for(make_index: Make) -> None:
@@ -367,14 +368,14 @@ def test_a_row_without_the_answer_has_it_from_no_document(make_index: Make) -> N
     form = RowForm(passages=12, no_answer_share=0.999999)
     found = row(index, PAIR, form)
     assert found["gold"] is None
-    assert not any(holds(passage, "$1,536 million") for passage in found["context"])  # type: ignore[attr-defined]
+    assert not any(holds(passage, "$1,536 million") for passage in found["context"])
     own_words = Pair("q7", PAIR.question, "over a billion", ("alder.md",), evidence="$1,536 million in 2023")
     found = row(index, own_words, form)
     assert found["gold"] is None
-    assert not any("$1,536 million in 2023" in passage for passage in found["context"])  # type: ignore[attr-defined]
+    assert not any("$1,536 million in 2023" in passage for passage in found["context"])
     # Beside the gold passage it is a distractor: another document may say it of something else.
     found = row(index, PAIR, RowForm(passages=12, no_answer_share=0.0))
-    assert "2024.md#0" in found["passages"]  # type: ignore[operator]
+    assert "2024.md#0" in found["passages"]
 
 
 def test_where_every_passage_has_the_answer_the_row_has_one(make_index: Make) -> None:
@@ -406,9 +407,9 @@ def test_rows_have_the_passages_of_the_retriever_that_is_asked_later(make_index:
     found = row(index, PAIR, RowForm(passages=4, no_answer_share=0.0), within, firm)
     number = found["gold"]
     assert isinstance(number, int)
-    assert found["context"][number - 1] == "FIRM: made $1,536 million"  # type: ignore[index]
-    assert len(found["context"]) == 4  # type: ignore[arg-type]
-    assert set(found["context"]) <= {passage.text for passage in [*near, firm.passages[-1]]}  # type: ignore[call-overload]
+    assert found["context"][number - 1] == "FIRM: made $1,536 million"
+    assert len(found["context"]) == 4
+    assert set(found["context"]) <= {passage.text for passage in [*near, firm.passages[-1]]}
     # Those of other splits come first here: it is asked for more.
     assert len(firm.asked) > 1
     right, _ = row_passages(PAIR.question, find_gold(PAIR, index), [], Firm(near), 4, within)
