@@ -91,12 +91,8 @@ class RetrievalParts:
 
     def messages(self, keep: int) -> list[dict[str, Any]]:
         """Messages of the prompt with the first `keep` passages: all but the last answer."""
-        messages = self.template.messages(self.question, self.passages[:keep])
-        answer = self.answer
-        for one in self.follow_ups:
-            messages += [{"role": "assistant", "content": answer}, self.template.follow_up(one.question)]
-            answer = one.answer
-        return messages
+        turns = [(self.question, self.answer), *((one.question, one.answer) for one in self.follow_ups)]
+        return self.template.dialogue(self.passages[:keep], turns)[:-1]
 
     def format_passage(self, index: int) -> str:
         """The passage at an index, from 0, as it stands in the prompt."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from string import Formatter
@@ -94,15 +94,17 @@ class RetrievalTemplate:
         """The user message of a further question about the same passages, which the first message has."""
         return {"role": "user", "content": self.user.format(passages="", question=question).strip()}
 
-    def dialogue(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """All messages of a retrieval row, with its answers and further questions."""
-        messages = self.messages(row["question"], row["context"])
-        messages.append({"role": "assistant", "content": row["answer"]})
-        for further in row.get("follow_ups", ()):
-            messages += [
-                self.follow_up(further["question"]),
-                {"role": "assistant", "content": further["answer"]},
-            ]
+    def dialogue(self, passages: Sequence[str], turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+        """All messages of a retrieval row.
+
+        Args:
+            passages: in the order of the prompt.
+            turns: questions with their answers; the passages stand with the first.
+        """
+        messages: list[dict[str, Any]] = []
+        for question, answer in turns:
+            messages += [self.follow_up(question)] if messages else self.messages(question, passages)
+            messages.append({"role": "assistant", "content": answer})
         return messages
 
     def format_passage(self, number: int, text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from selfaug.core.printable import counted
 from selfaug.data.template import RetrievalTemplate
+from selfaug.retrieval.follow_ups import turns_of
 
 __all__ = ["preparation_card"]
 
@@ -141,5 +142,6 @@ def _lengths(record: Mapping[str, Any]) -> str:
 
 def _sample(row: Mapping[str, Any], template: RetrievalTemplate) -> str:
     """Prompt and completion, indented: that shows any text as it is."""
-    text = "\n\n".join(f"{message['role']}: {message['content']}" for message in template.dialogue(row))
+    messages = template.dialogue(row["context"], turns_of(row))
+    text = "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
     return "\n".join(f"    {line}" for line in text.splitlines())

@@ -13,15 +13,16 @@ from selfaug.core.printable import counted
 from selfaug.data.sources import data_files
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError, ModelError, StorageError
-from selfaug.phases.known_splits import KnownSplits, read_known_splits, write_known_splits
+from selfaug.phases.known_splits import SPLITS, KnownSplits, read_known_splits, write_known_splits
 from selfaug.phases.preparation_card import preparation_card
-from selfaug.phases.prepared_rows import SPLITS, make_rows
+from selfaug.phases.prepared_rows import make_rows
 from selfaug.phases.progress import Progress
 from selfaug.phases.question_files import load_pairs
 from selfaug.prepare_config import PrepareConfig, dump_prepare_config
 from selfaug.records import write_lines, write_record, write_text
 from selfaug.retrieval.chunking import Chunk, Chunker, count_words
 from selfaug.retrieval.folder_files import folder_files
+from selfaug.retrieval.follow_ups import turns_of
 from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.index import Index, IndexWriter
 from selfaug.retrieval.near_copies import sketch_of
@@ -311,7 +312,7 @@ def _row_sizes(
     rows: dict[str, list[dict[str, Any]]], template: RetrievalTemplate, count: CountTokens
 ) -> list[tuple[int, int]]:
     """Tokens of what each row asks and of what it answers; the chat template's own tokens come on top."""
-    dialogues = [template.dialogue(row) for split in SPLITS for row in rows[split]]
+    dialogues = [template.dialogue(row["context"], turns_of(row)) for split in SPLITS for row in rows[split]]
 
     def said(by_model: bool) -> list[str]:
         return [

@@ -26,7 +26,7 @@ from selfaug.retrieval.rows import RowForm, make_row
 from selfaug.retrieval.split import Splits, near_duplicates, split_documents
 from selfaug.retrieval.tokens import Words
 
-__all__ = ["SPLITS", "make_rows", "measure_recall", "pairs_with_gold"]
+__all__ = ["make_rows", "measure_recall", "pairs_with_gold"]
 
 _DEPTHS = (1, 3, 5, 10)
 _NAMED = 3

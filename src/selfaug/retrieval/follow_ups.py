@@ -12,7 +12,7 @@ from selfaug.retrieval.pairs import Pair, Sign
 from selfaug.retrieval.retriever import Passage
 from selfaug.retrieval.rows import RowForm, completion_of, has_answer
 
-__all__ = ["Asked", "add_follow_ups"]
+__all__ = ["Asked", "add_follow_ups", "turns_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,11 @@ def add_follow_ups(rows: Sequence[dict[str, Any]], asked: Sequence[Asked], form:
         found = _follow_ups(row, by_text, by_document, documents, form)
         if found:
             row["follow_ups"] = found
+
+
+def turns_of(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Each question of a row with its answer, in their order."""
+    return [(one["question"], one["answer"]) for one in (row, *row.get("follow_ups", ()))]
 
 
 def _follow_ups(
