@@ -116,7 +116,37 @@ def test_an_answer_that_says_there_is_none_has_not_answered_elsewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["1." + " " * 3000, "five ", "answer is ", "-", "(", "[1,", "sources 1,", "none of the "]
+    "part",
+    [
+        *(
+            "1." + " " * 3000,
+            "five ",
+            "answer is ",
+            "-",
+            "(",
+            "[1,",
+            "sources 1,",
+            "none of the ",
+            "passage 1 and ",
+        ),
+        *(
+            "source" + " " * 3000,
+            "11,",
+            "the report, which ",
+            "the data ",
+            "not in the ",
+            "some information ",
+        ),
+        *(
+            "minus ",
+            "5% very ",
+            "a.",
+            "fell ",
+            "fell, it was ",
+            "they only mention ",
+            "passages" + " " * 9000,
+        ),
+    ],
 )
 def test_long_nonsense_is_read_at_once(part: str) -> None:
     text = part * (30_000 // len(part))
@@ -126,6 +156,8 @@ def test_long_nonsense_is_read_at_once(part: str) -> None:
     assert not abstains(text)
     assert exact_match(text, [text])
     assert cited_sources(text) <= {1}
+    assert not citation_scores(text, [2]).f1
+    assert numeric_or_f1(text, "77") == 0.0
     assert time.process_time() - began < 20
 
 
@@ -143,4 +175,5 @@ def test_amounts_are_scored_as_amounts_and_the_rest_by_words() -> None:
     assert numeric_or_f1("3 months", "three months") == 1.0
     assert numeric_or_f1("The Four Seasons has 300 rooms", "Four Seasons") == pytest.approx(4 / 7)
     assert numeric_or_f1("one", "Formula One") == pytest.approx(2 / 3)
+    assert numeric_or_f1("Airbus 737", "Boeing 737") == pytest.approx(1 / 2)
     assert 0 < numeric_or_f1("the lower revenue", "lower revenue and 3 % more cost in all") < 1

@@ -37,7 +37,7 @@ def test_sides_where_there_is_an_answer(
 
 def test_abstention_is_looked_at_where_there_is_none() -> None:
     golds = [GOLD, NONE, "The documents don't say.", "12 %"]
-    assert [rows_of_side(side, golds, None) for side in SIDES] == [[0, 3], [0, 3], [0, 3], [1, 2]]
+    assert [rows_of_side(side, golds, None) for side in SIDES] == [[0, 3], [0], [0, 3], [1, 2]]
     (side,) = (side for side in SIDES if not side.answerable)
     assert side.score("The reports don't say.", NONE, "") == 1
     assert side.score(GOLD, NONE, "") == 0
@@ -50,7 +50,7 @@ def test_what_rows_say_where_there_is_no_answer_is_known_from_them(no_answer: st
     # The last one is an answer that the documents give, though it sounds like none.
     golds = [GOLD, no_answer, "12 %", "The margin was not disclosed [1]"]
     *answerable, abstains = sides_of(no_answer)
-    assert [rows_of_side(side, golds, no_answer) for side in answerable] == [[0, 2, 3]] * 3
+    assert [rows_of_side(side, golds, no_answer) for side in answerable] == [[0, 2, 3], [0, 3], [0, 2, 3]]
     assert rows_of_side(abstains, golds, no_answer) == [1]
     for answer, gold, expected in (
         (no_answer, no_answer, 1), ("The documents don't say.", no_answer, 1), (GOLD, no_answer, 0),
@@ -61,3 +61,36 @@ def test_what_rows_say_where_there_is_no_answer_is_known_from_them(no_answer: st
         (GOLD, GOLD, 1), (no_answer, GOLD, 0), ("The documents don't say.", GOLD, 0), (golds[3], golds[3], 1),
     ):  # fmt: skip
         assert answers.score(answer, gold, "") == expected
+
+
+@pytest.mark.parametrize("no_answer", [None, "Not stated."])
+def test_sources_are_looked_at_where_the_right_answer_cites_some(no_answer: str | None) -> None:
+    source = next(side for side in sides_of(no_answer) if side.name == "source")
+    assert rows_of_side(
+        source, ["$4 million", "Not stated.", "12 %", "$5 million (passage 2)"], no_answer
+    ) == [3]
+    assert rows_of_side(source, ["$4 million", "12 %"], no_answer) == []
+
+
+@pytest.mark.parametrize("no_answer", [None, "Not stated."])
+@pytest.mark.parametrize(
+    ("answer", "gold", "answers"),
+    [
+        ("No, breakfast is not included [1].", "Breakfast is not included in the rate [1].", 1),
+        ("No data is stored outside the EU [2].", "It is stored in the EU alone [2].", 1),
+        # The right answer sounds like none, and so does what says the same.
+        ("It was never disclosed [1].", "The margin was not disclosed [1].", 1),
+        ("It was never disclosed.", "The margin was not disclosed [1].", 0),
+        ("It was never disclosed [2].", "The margin was not disclosed [1].", 0),
+        # It says where it has looked.
+        ("Passages 1 and 2 do not state it.", "$5 million [1]", 0),
+        ("The revenue is not in the passages [1], [2].", "$5 million [1]", 0),
+        ("Not stated.", "$5 million [1]", 0),
+    ],
+)
+def test_what_is_not_included_is_an_answer(
+    answer: str, gold: str, answers: int, no_answer: str | None
+) -> None:
+    side = next(side for side in sides_of(no_answer) if side.name == "answers where it can")
+    assert side.score(answer, gold, "") == answers
+    assert rows_of_side(side, [gold], no_answer) == [0]

@@ -129,10 +129,10 @@ _AFTER = (
     rf"(?:{_DOLLARS})(?!\s?[\d.(]))"
 )
 _MEASURE = rf"(?:{_any_of(_BY_MEASURE)})(?![\w-])"
-MINUS = "-−–"
+MINUS = "-−–\u2010\u2011"  # the last two are hyphens, which may forbid a break of the line
 _AMOUNT = re.compile(
     rf"""
-    (?:(?<![\w.,)\]%{SIGNS[1:]}])(?P<sign>[{MINUS}+]\s?))?
+    (?:(?<![\w.,)\]%{SIGNS[1:]}])(?P<sign>[{MINUS}+]\s?|(?<!double\s)\b(?:minus|negative)\s))?
     (?:(?<![A-Za-z])(?P<outer>{_BEFORE})(?=\())?
     (?P<open>\()?
     (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{MINUS}])?)?
@@ -140,6 +140,8 @@ _AMOUNT = re.compile(
     (?(before)|(?<![\w.,]))
     (?P<number>
         \d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?
+      | \d{{1,2}}(?:,\d{{2}})+,\d{{3}}(?!\d)(?:\.\d+)?
+      | \d{{1,3}}(?:['’]\d{{3}})+(?!\d)(?:\.\d+)?
       | \d{{1,3}}(?:[\u00a0\u202f\u2009]\d{{3}})+(?!\d)(?:[.,]\d+)?
       | \d+,\d{{1,2}}(?!\d)
       | \d+(?:\.\d+)?
@@ -148,7 +150,7 @@ _AMOUNT = re.compile(
     (?!\d|(?:st|nd|rd|th)\b|[.,]\d)
     (?P<close>\))?
     (?:\s?-?(?P<scale>{"|".join(sorted(SCALES, key=len, reverse=True))})(?![A-Za-z]))?
-    (?:\s?(?P<after>{_AFTER})|[\s\-\u2011]?(?P<measure>{_MEASURE}))?
+    (?:\s?(?P<after>{_AFTER})|[\s\-\u2010\u2011]?(?P<measure>{_MEASURE}))?
     (?P<close2>\))?
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -165,11 +167,26 @@ def _without_names(pattern: str) -> str:
 
 # What would make an amount of the number before it: "reports 12 percent", "in March 5.2%".
 _NOT_OF_AN_AMOUNT = rf"(?![.,]?\d)(?!\s?-?(?:{'|'.join(SCALES)})\b)(?!\s?{_AFTER})"
-# `[2]`, `[1, 3]`, `[1-3]`, `(Source 2)`, `Sources: 1 and 3`.
+# "A passage 12 metres long", but "according to passage 2 shares fell".
+_COUNTED = frozenset(("KRW", "time", "share", "person"))
+_UNCOUNTED = _forms({unit: words for unit, words in _MEASURES.items() if unit not in _COUNTED})
+_NOT_MEASURED = rf"(?!\s?-?(?:{_any_of(_UNCOUNTED)})(?![\w-]))"
+_CITED = r"(?:source|passage)(?:s|\(s\))?"
+_NUMBERED = r"(?:\s+(?:numbers?|nos?\.?|used))?"
+_MARKUP = r"[\s*_#]{0,4}"
+_AND = r"\s*(?:,\s*and\b|,?\s*&|\band\b)\s*"
+_TO = rf"\s*(?:[{MINUS}]|\bto\b|\bthrough\b)\s*"
+# "and" ends a list: "sources 1 and 2, 40 plants".
+_LIST = rf"\d{{1,3}}\b(?:(?:\s*[,;]\s*|{_TO})#?\d{{1,3}}\b)*(?:{_AND}#?\d{{1,3}}\b(?:{_TO}\d{{1,3}}\b)?)*"
+_MARK = rf"(?:{_CITED}\s*)?#?\d{{1,3}}"
+# `[2]`, `[1, 3]`, `[1-3]`, `[Passage 2]`, `【2】`, `(Source 2)`, `Sources: 1 and 3`, `passage 2`. After one source that
+# no colon and no bracket introduces, a comma ends the phrase: "in passage 2, 40 plants are named".
 CITATION = re.compile(
-    rf"\[\s*(?P<marks>\d{{1,3}}(?:\s*[{MINUS},;]\s*\d{{1,3}})*)\s*\]|"
-    rf"\bsources\s*:?\s*#?(?P<several>\d{{1,3}}(?:\s*(?:,\s*and\b|,|;|&|\band\b|[{MINUS}])\s*\d{{1,3}}\b)*)\b{_NOT_OF_AN_AMOUNT}|"
-    rf"\bsource\s*:?\s*#?(?P<one>\d{{1,3}})\b{_NOT_OF_AN_AMOUNT}",
+    rf"[\[【]\s*\^?(?P<marks>{_MARK}(?:(?:\s*[,;]\s*|{_AND}|{_TO}){_MARK})*)\s*(?:†[^\]】\n]{{0,40}})?[\]】]|"
+    rf"(?:(?:\b(?:sources|passages)|(?<=[(\[])(?:source|passage)){_NUMBERED}{_MARKUP}:?|\b{_CITED}{_NUMBERED}{_MARKUP}:)"
+    rf"{_MARKUP}(?P<several>{_LIST}){_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}|"
+    rf"\b{_CITED}{_NUMBERED}{_MARKUP}(?P<one>\d{{1,3}}\b(?:(?:{_AND}|[{MINUS}])#?\d{{1,3}}\b)*)"
+    rf"{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
 )
 _YEAR_OF = r"(?:19|20)\d\d\b"
@@ -181,7 +198,7 @@ _NO_AMOUNT = re.compile(
     rf"\b{_MONTH}\s+(?:of\s+)?{_YEAR_OF}|\bQ[1-4]\s*(?:of\s+)?(?:FY\s?)?{_YEAR_OF}|"
     rf"\b(?:FY|fiscal(?:\s+year)?)\s?{_YEAR_OF}|\b10-[KQ]\b|"
     rf"\b(?:passages?|pages?|sections?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
-    rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}",
+    rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
 )
 _ONES = {
@@ -205,10 +222,11 @@ _WORD_SCALES = {
 _WORD_AMOUNT = re.compile(
     rf"""
     (?<![\w-])(?<!\bno\s)(?<!\bthis\s)(?<!\bthat\s)(?<!\bany\s)(?<!\bwhich\s)
+    (?:(?<!double\s)(?P<sign>minus|negative)\s)?
     (?:(?P<tens>{"|".join(_TENS)})(?:[-\s](?P<and_ones>{"|".join(list(_ONES)[1:10])}))?|(?P<ones>{"|".join(_ONES)}))
     (?!\w)
     (?:\s(?P<scale>{"|".join(sorted(_WORD_SCALES, key=len, reverse=True))})(?![A-Za-z]))?
-    (?:\s?(?P<after>{_AFTER})|[\s\-\u2011]?(?P<measure>{_MEASURE}))?
+    (?:\s?(?P<after>{_AFTER})|[\s\-\u2010\u2011]?(?P<measure>{_MEASURE}))?
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -224,9 +242,9 @@ _RANGE = re.compile(rf"\s*(?:[{MINUS}]|to|and)\s*", re.IGNORECASE)
 def parse_quantities(text: str, *, years: bool = False, metres: bool = False) -> list[Quantity]:
     """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
 
-    An amount in parentheses is negative, as in accounts ("(1,234)"), unless it is a percentage in running text or
-    repeats a word ("thirty (30) days"). The first end of a range has the scale and the unit of the second ("3–5
-    million").
+    An amount after "minus" or "negative" is negative, and one in parentheses, as in accounts ("(1,234)"), unless it is
+    a percentage in running text or repeats a word ("thirty (30) days"). The first end of a range has the scale and the
+    unit of the second ("3–5 million").
 
     Args:
         text: any text.
@@ -257,7 +275,10 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
         )
         alone = blank.strip() == match[0].strip()
         of_range = index > 0 and _joins(blank, found[index - 1], match) == "dash"
-        signs = [None if of_range else match["sign"], match["sign2"], match["sign3"]]
+        # "10 minus 3" takes away.
+        in_words = (match["sign"] or "")[:1].isalpha()
+        takes_away = in_words and index > 0 and blank[found[index - 1].end() : start].isspace()
+        signs = [None if of_range or takes_away else match["sign"], match["sign2"], match["sign3"]]
         negative = any(sign is not None and sign.strip() != "+" for sign in signs)
         unsure = negative and (match["sign"] or "")[1:].isspace() and match["sign"][0] != "−"
         if in_parentheses and not repeats and (unit != "%" or alone):
@@ -279,6 +300,7 @@ def _in_words(match: re.Match[str]) -> Quantity:
     ones = match["ones"] or match["and_ones"]
     value = _TENS[match["tens"].lower()] if match["tens"] else 0
     value += _ONES[ones.lower()] if ones else 0
+    value = -value if match["sign"] else value
     unit, scale = _in_percent(_named_unit(match["after"] or match["measure"]), _scale(match["scale"]))
     return Quantity(value * scale, unit, scale, match.start(), match.end())
 
@@ -300,7 +322,7 @@ def _joins(text: str, first: re.Match[str], second: re.Match[str]) -> Literal["w
 
 def _decimal(number: str) -> str:
     """A number as Python reads it. A comma before one or two last digits is a decimal comma."""
-    number = re.sub(r"[\u00a0\u202f\u2009]", "", number)
+    number = re.sub(r"[\u00a0\u202f\u2009'’]", "", number)
     return re.sub(r",(\d{1,2})$", r".\1", number).replace(",", "")
 
 

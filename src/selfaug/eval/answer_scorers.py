@@ -45,17 +45,24 @@ __all__ = [
 _ARTICLES = frozenset(("a", "an", "the"))
 # What of a number is punctuation and yet says which number it is: its point, its sign, and that it is a percentage.
 # A comma between thousands says nothing.
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_OF_A_NUMBER = re.compile(rf"(?<![^\W\d_])\.(?=\d)|(?<![\w.,)\]%])(?<!\d\s)[-−–](?=[.\d{SIGNS}])|%")
+_THOUSANDS = re.compile(r"(?<=\d)[,'’](?=(?:\d{2},){0,5}\d{3}(?!\d))")
+_OF_A_NUMBER = re.compile(rf"(?<![^\W\d_])\.(?=\d)|(?<![\w.,)\]%])(?<!\d\s)[{MINUS}](?=[.\d{SIGNS}])|%")
 _PERCENT = re.compile(r"(?<=\d)\s*(?:percent|per\s+cent|pct)\b")
-_IN_WORDS_MINUS = re.compile(rf"\bminus\s+(?=[.\d{SIGNS}])")
+_IN_WORDS_MINUS = re.compile(rf"(?<!double\s)\b(?:minus|negative)\s+(?=[.\d{SIGNS}])")
+
+
+# The points of "U.S." and "p.m.", and the apostrophe of "O'Neill", but not of "Lima's".
+_WITHIN_WORDS = re.compile(r"(?<=\b[^\W\d_])\.(?=[^\W\d_]\b)|(?<=[^\W\d_])['’](?=[^\W\d_])(?!s\b)")
 
 
 def normalize_answer(text: str) -> str:
     """Lower case, without articles and punctuation, one space between words (as in SQuAD; unicode-aware).
 
-    Beyond SQuAD, numbers stay what they are: their decimal point, sign and "%" are kept, so that "12.5%" is neither
-    "5" nor "-12.5%". A text of articles or of punctuation alone is kept too: the answer "A" is no empty one.
+    As there, points between single letters, apostrophes in a word and backticks are left out: "U.S." is "US", "O'Neill"
+    is "ONeill". Unlike there, every other mark divides words, as does the apostrophe of "'s" ("well-known" is "well
+    known", and "Lima's" has "Lima" in it), other symbols stay ("C+", "$5"), and numbers stay what they are: their
+    decimal point, sign and "%" are kept, so that "12.5%" is neither "5" nor "-12.5%". A text of articles or of
+    punctuation alone is kept too: the answer "A" is no empty one.
     """
     words = _plain(text).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words)
@@ -64,6 +71,7 @@ def normalize_answer(text: str) -> str:
 def _plain(text: str) -> str:
     """Lower case, without punctuation; articles are kept, and punctuation where there is nothing else."""
     text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
+    text = _WITHIN_WORDS.sub("", text)
     text = _IN_WORDS_MINUS.sub("-", _PERCENT.sub("%", text))
     kept, end = [], 0
     for match in _OF_A_NUMBER.finditer(text):
@@ -73,11 +81,11 @@ def _plain(text: str) -> str:
     return plain or " ".join(text.split())
 
 
-_KEPT_SIGNS = {"−": "-", "–": "-", "%": " % "}
+_KEPT_SIGNS = {"%": " % "} | dict.fromkeys(MINUS, "-")
 
 
 def _without_punctuation(text: str) -> str:
-    return "".join(" " if unicodedata.category(sign)[0] == "P" or sign == "−" else sign for sign in text)
+    return "".join(" " if unicodedata.category(sign)[0] == "P" or sign in "−`" else sign for sign in text)
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> bool:
@@ -118,7 +126,31 @@ _FALL = re.compile(
     re.IGNORECASE,
 )
 _FALL_REACH = 40
+# "Revenue fell, but net income was $5 million": what fell is another thing. A comma begins a clause where a subject and
+# a verb follow, not in "fell sharply, by 5%", nor in "the loss, which was $5 million"; a full stop where a capital
+# letter does, not in "fell vs. 2022 by 5%".
+_OTHER_CLAUSE = re.compile(
+    r";\s|(?<!\bapprox)(?<!\bca)\.\s+(?=[*_]*[A-Z])|\b(?:but|while|whereas|though|although|yet)\b|"
+    r",(?=\s+(?!(?:which|that|this|was|were|is|are)\b)(?=[^\W\d])"
+    r"[^,;]*\b(?:was|were|is|are|rose|grew|increased|reached|stood|total+ed)\b)"
+)
+# "3.4% decrease", "$5 million net loss", "5% lower"; not "$5 million after losses".
+_FALL_AFTER = re.compile(
+    r"\s*(?:(?!(?:after|and|as|because|before|despite|due|for|from|in|of|on|or|than|to|up|with|without)\b)[\w-]+\s+)?"
+    r"(?:loss(?:es)?|decreases?|declines?|drops?|falls?|reductions?|contractions?|lower|down(?!\s+from))\b",
+    re.IGNORECASE,
+)
 _YEAR = re.compile(r"\W*((?:19|20)\d\d)\W*")
+_NAMED = re.compile(r"([^\W\d_]+)[^\w:]*\Z")  # "Revenue: 12" names nothing
+# What names nothing, and may stand before an amount with a capital letter.
+_BEFORE_AMOUNTS = frozenset((
+    "about", "above", "almost", "answer", "approx", "approximately", "around", "at", "below", "ca", "circa", "declined",
+    "decrease", "decreased", "down", "dropped", "exactly", "fell", "gained", "grew", "increase", "increased", "just",
+    "loss", "lost", "nearly", "of", "only", "over", "revenue", "rose", "roughly", "some", "than", "total", "under",
+    "up",
+))  # fmt: skip
+# "Passages: 12" alone is their number. "Source: 2" and "[4]" are sources, without an amount.
+_HOW_MANY = re.compile(r"[*_\s]*(?:sources|passages)[*_\s]*+(?::[*_\s]*+)?(\d{1,3})[.*_\s]*", re.IGNORECASE)
 _MOST_AMOUNT_WORDS = 3
 """Longer right answers are sentences in which numbers occur."""
 
@@ -134,9 +166,9 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     US dollar), percentages, measures of time, length and weight, times, shares, and employees or people. A unit that is
     missing, or any other word, agrees with all: "9 plants" may be "9 sites".
 
-    "a loss of $5 million" agrees with a negative gold. What follows "answer:" or "the answer is" counts alone, if it
-    has an amount or says that there is none; else an answer that states more than two amounts of the unit has not
-    committed itself.
+    "a loss of $5 million" and "$5 million loss" agree with a negative gold: a word of a fall stands right behind the
+    amount, or before it in the same clause. What follows "answer:" or "the answer is" counts alone, if it has an amount
+    or says that there is none; else an answer that states more than two amounts of the unit has not committed itself.
 
     Args:
         answer: any text.
@@ -146,8 +178,11 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     Raises:
         DataError: if gold states no amount.
     """
+    answer, gold = (
+        _HOW_MANY.sub(r"\1", text) if _HOW_MANY.fullmatch(text) else text for text in (answer, gold)
+    )
     if year := _YEAR.fullmatch(gold):
-        return set(re.findall(r"\b(?:19|20)\d\d\b", answer)) == {year[1]}
+        return set(re.findall(r"(?<!\d)(?:19|20)\d\d\b", answer)) == {year[1]}
     if not parse_quantities(gold, years=True):
         raise DataError(
             f"the right answer {gold[:80]!r} states no amount.",
@@ -184,6 +219,7 @@ def numeric_or_f1(answer: str, gold: str) -> float:
     """Whether the amount is right where gold is one, of three words at most; else the overlap of words (token F1).
 
     A number word is an amount where it leads and no name follows: "three months", not "Four Seasons" or "Formula One".
+    Digits are one unless they stand alone behind a word with a capital letter: "Up 12%", not "Boeing 737".
     """
     if len(gold.split()) <= _MOST_AMOUNT_WORDS and _is_amount(gold):
         return float(numeric_match(answer, gold))
@@ -194,8 +230,12 @@ def _is_amount(gold: str) -> bool:
     if _YEAR.fullmatch(gold):
         return True
     amounts = parse_quantities(gold)
-    if not amounts or any(sign.isdigit() for sign in gold):
-        return bool(amounts)
+    if not amounts:
+        return False
+    if any(sign.isdigit() for sign in gold):
+        named = _NAMED.search(gold[: amounts[0].start])
+        bare = re.fullmatch(r"[\d.]+", gold[amounts[0].start : amounts[0].end]) is not None
+        return not (bare and named and not named[1].islower() and named[1].lower() not in _BEFORE_AMOUNTS)
     leads = amounts[0].start == len(gold) - len(gold.lstrip())
     return leads and all(word.islower() for word in gold.split()[1:])
 
@@ -229,7 +269,12 @@ def _same(text: str, stated: Quantity, wanted: Quantity, tolerance: float) -> bo
 
 
 def _tells_a_fall(text: str, quantity: Quantity) -> bool:
-    return _FALL.search(text[max(0, quantity.start - _FALL_REACH) : quantity.start]) is not None
+    """Whether words of a fall stand in the same clause before an amount, or right behind it."""
+    before = text[max(0, quantity.start - _FALL_REACH) : quantity.start]
+    return (
+        _FALL.search(_OTHER_CLAUSE.split(before)[-1]) is not None
+        or _FALL_AFTER.match(text, quantity.end) is not None
+    )
 
 
 # ---- sources
@@ -243,14 +288,15 @@ class CitationScores(NamedTuple):
     f1: float
 
 
-_SOURCES = re.compile(rf"(\d+)(?:\s*[{MINUS}]\s*(\d+))?")
-_LONGEST_SPAN = 9
+_SOURCES = re.compile(rf"(\d+)(?:\s*(?:[{MINUS}]|to|through)\s*#?(\d+))?", re.IGNORECASE)
+_LONGEST_SPAN = 19
 
 
 def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
     """Precision, recall and F1 of the numbered sources that an answer cites.
 
-    They are cited like `[2]`, `[1, 3]`, `[1-3]`, `(Source 2)` or `Sources: 1 and 3`.
+    They are cited like `[2]`, `[1, 3]`, `[1-3]`, `[Passage 2]`, `(Source 2)`, `passage 2` or `Sources: 1 and 3`, and
+    numbered from 1: `arr[0]` cites none.
 
     An answer that cites nothing has precision 0, unless gold cites nothing either: then all are 1.
 
@@ -282,10 +328,10 @@ def cited_sources(text: str) -> set[int]:
     found: set[int] = set()
     for match in CITATION.finditer(text):
         for first, last in _SOURCES.findall(match["marks"] or match["several"] or match["one"]):
-            # A span of so many is none of sources.
-            through = int(last) if last and int(last) - int(first) <= _LONGEST_SPAN else int(first)
-            found |= {*range(int(first), through + 1), int(last or first)}
-    return found
+            begin, end = int(first), int(last or first)
+            # A span of more is none of sources.
+            found |= {begin, end} | (set(range(begin, end)) if end - begin <= _LONGEST_SPAN else set())
+    return found - {0}
 
 
 # ---- what stands in the context
@@ -336,43 +382,120 @@ def _stands_in(amount: Quantity, answer: str, stated: Sequence[Quantity], contex
 
 # ---- no answer in the context
 
-_DOCUMENTS = r"(?:documents?|passages?|sources?|reports?|texts?|excerpts?|context)\b"
+_DOCUMENTS = (
+    r"(?:documents?|passages?|sources?|reports?|texts?|excerpts?|tables?|filings?|context|information)\b"
+)
+_TURNS = r"\b(?:but|however|although|though|nevertheless)\b"
+_PARTS = {
+    "documents": _DOCUMENTS,
+    "of_documents": r"(?:in|by|within|from)\s+(?:(?:any|either|all)\s+of\s+)?"
+    r"(?:the(?:se)?|this|those|any|either|your|my|given|provided)\s+(?:[\w-]+\s+){0,2}?" + _DOCUMENTS,
+    "not": r"(?:\bnot|n't|\bnever)",
+    # "must not be disclosed" is what a text says.
+    "is_not": r"(?:(?<!\bmust\s)(?<!\bmay\s)(?<!\bshall\s)(?<!\bshould\s)(?<!\bneed\s)\bnot|n't|\bnever)",
+    "does_not": r"\b(?:do|does|did)(?:\s+not|n't)",
+    "cannot": r"(?:\b(?:cannot|can't|can\s+not|could\s+not|couldn't)|"
+    r"\b(?:(?:is|am|are|was|were)\s+|'m\s+|'re\s+)?(?:unable|not\s+able)\s+to)",
+    "states": r"(?:address(?:es)?|answers?|contains?|covers?|discloses?|discuss(?:es)?|explains?|gives?|includes?|"
+    r"indicates?|lists?|mentions?|provides?|reports?|says?|shows?|specif(?:y|ies)|states?|tells?)\b",
+    # "No data is stored there" has data for a thing.
+    "information": r"(?:information|answers?|figures?|details?|data)\b(?:(?=\s*(?:\Z|[.;:,!?)|*\n]))|"
+    r"(?=\s+(?:about|available|concerning|for|found|given|how|in|on|provided|regarding|that|to|what|when|whether|which|"
+    r"why)\b)|(?=\s+(?:is|are|was|were|has\s+been|have\s+been)\s+(?:\w+ly\s+)?(?:available|contained|disclosed|found|given|"
+    r"included|mentioned|present|provided(?!\s+to\b)|reported|specified|stated)\b))",
+    "asked_for": r"\b(?:amounts?|answers?|causes?|costs?|data|dates?|details?|earnings|figures?|income|information|"
+    r"margins?|names?|numbers?|percentages?|prices?|profits?|reasons?|revenues?|sales|totals?|values?)\b",
+    # "not stated in dollars", "not given back": something else is denied.
+    "otherwise": r"\s+(?:to|back|away|"
+    r"in\s+(?:US\s+|U\.S\.\s+)?(?:dollars|euros|pounds|yen|cash|full|advance|writing))\b",
+    "in_the_clause": rf"(?:(?!{_TURNS})(?:[^.;,\n]|[.,](?=\d))){{0,80}}?",
+    "begins": r"(?:\A|[.:|\n(*\"])\s?(?:sorry,?\s+)?",
+    "ends": r"(?=\s*(?:\Z|[.;,!|)*\n])|\s+for\s+(?:fiscal\s+|FY\s?)?\d)",
+}
+# Of words that documents alone do, any sentence ("not stated"); of words that things do too ("not included"), one that
+# names documents or information; and what the answer says of itself ("I can't find it").
 _ABSTENTION = re.compile(
-    r"""
-    (?:
-        (?:\bnot|n't|\bnever)\s+(?:\w+\s+){0,2}?(?:stated|mentioned|specified|provided|given|disclosed|reported|found|
-            available|included|contained|answered|say|says|state|mention|specify|provide|contain|include|disclose|
-            give|know|enough\s+information|sufficient\s+information)
-      | (?:\bnot|n't)\s+(?:\w+\s+)?(?:addressed|discussed|listed|covered)\s+(?:in|by)\s+(?:\w+\s+){0,3}?{documents}
-      | \b{documents}\s+(?:do|does|did)(?:\s+not|n't)\s+(?:\w+\s+)?(?:address|discuss|cover|list)\b
-      | \b(?:none|neither)\s+of\s+(?:(?:the(?:se)?|those)\s+(?:\w+\s+){0,2}?{documents}|them|these|those)\s+
-            (?:\w+ly\s+)?(?:mentions?|states?|says?|gives?|provides?|contains?|includes?|discloses?|specif(?:y|ies)|answers?|
-            address(?:es)?|discuss(?:es)?|covers?)\b
-      | \bno\s+(?:such\s+)?(?:information|answer|mention|data|details?|figures?)\b
-      | \b(?:cannot|can't|can\s+not|could\s+not|couldn't|unable\s+to|not\s+able\s+to)\s+(?:be\s+)?
-            (?:answer|answered|determine|determined|find|found|tell|say|infer|inferred)
-      | \binsufficient\s+(?:information|context|data)
-      | \b(?:is|are|remains?)\s+(?:unknown|unclear|missing\s+from)
-      | \bunanswerable
-    )
-    """.replace("{documents}", _DOCUMENTS),
+    re.sub(
+        r"\{([a-z_]+)\}",
+        lambda name: _PARTS[name[1]],
+        r"""
+      {is_not}\s+(?:(?!well\b)\w+\s+){0,2}?(?:answered|disclosed|known|mentioned|reported|specified|stated)\b
+          (?!{otherwise})
+    | {does_not}\s+(?:\w+\s+){0,2}?(?:disclose|mention|say|specify|state)\b
+    | \bnever\s+(?:\w+ly\s+)?(?:discloses|mentions|says|specifies|states)\b
+    | \b(?:is|are|remains?)\s+(?:unclear|unknown|missing\s+from)
+    | \bunanswerable
+
+    | {not}\s+(?!only\b|just\b|merely\b)(?:[\w-]+\s+){0,3}?{of_documents}
+    | \bcannot\s+be\s+(?:\w+\s+){1,2}?{of_documents}
+    | \b{documents}(?:\s+(?:above|below|given|here|itself|listed|provided|retrieved|shown|supplied|you\s+\w+|
+          \[?\d{1,3}\]?)){0,3}?\s+(?:(?:{does_not}|{cannot})\s+(?:\w+\s+)?(?:{states}|have\b)|
+          (?:\w+ly\s+)?(?:lacks?|(?:is|are|remains?)\s+silent|{states}\s+nothing)\b)
+    | \b{documents}\s+omits?\s+(?:it|(?:any|such|that|the|these|this)\s+(?:\w+\s+){0,2}?{asked_for})\b
+    | \b(?:none|neither)\s+of\s+(?:(?:the(?:se)?|those)\s+(?:\w+\s+){0,2}?{documents}|them|these|those)\s+
+          (?:\w+ly\s+)?{states}
+    | \b(?:no|neither)\s+(?:\w+\s+)?{documents}\s+(?:\w+ly\s+)?{states}
+    | \bno\s+(?:\w+\s+)?{documents}\s+(?:is|are|was|were)\s+found\b
+    | \bnothing\s+(?:\w+\s+){0,4}?{of_documents}
+    | \bnothing\s+(?:(?:is|was)\s+)?(?:said|stated|mentioned)\b(?!\s+to\b)
+
+    | \bno\s+(?:(?:additional|clear|detailed|direct|exact|explicit|further|other|relevant|specific|such)\s+)?
+          {information}
+    | \bno\s+mention\b|\bmakes?\s+no\s+reference\b
+    | \bno\s+indication(?:\s*(?:\Z|[.;,!\n])|\s+{of_documents}|(?:\s+(?:about|as\s+to|for|of|regarding))?\s+
+          (?:any|how|its|the|their|this|what|when|where|whether|which|who|why)\b)
+    | {not}\s+(?:contain\s+|give\s+|have\s+|include\s+|provide\s+)?(?:any|enough|sufficient)\s+(?:\w+\s+)?
+          (?:context\b|{information})
+    | \binsufficient\s+(?:information|context|data)
+    | {does_not}\s+(?:\w+ly\s+)?(?:contain|find|give|have|include|provide|see)\s+(?:\w+\s+){0,3}?{information}
+    | \black(?:s|ing)?\s+(?:\w+\s+){0,2}?{information}
+    | {asked_for}{in_the_clause}(?:{not}\s+(?:\w+\s+)?(?:available|found|given|located|provided)|
+          {cannot}\s+be\s+(?:found|located)|\b(?:is|are)\s+missing)\b(?!{otherwise})
+    | \b(?:19|20)\d\d\s+(?:is|was)\s*{not}\s+(?:\w+\s+)?(?:available|covered|given|included|provided)\b(?!{otherwise})
+    | \b(?:information|answer|figure)\b{in_the_clause}{not}\s+(?:\w+\s+)?(?:contained|here|included|present|there)\b
+    | {begins}(?:not|never)\s+(?:\w+ly\s+)?(?:available|found|given|provided)\b{ends}
+
+    | {cannot}\s+be\s+(?:answered|determined|inferred)\b
+    | (?:\b(?:I|we|one)\b\s?(?:\w+ly\s+)?{cannot}|{begins}{cannot}|,\s{cannot}|\b(?:im|not\s+)possible\s+to)\s+
+          (?:\w+ly\s+)?(?:answer|determine|infer|say|tell)\b
+    | (?:\bI\b\s?(?:\w+ly\s+)?{cannot}|{begins}{cannot})\s+(?:\w+ly\s+)?(?:find|locate|see)\b
+    | {cannot}\s+(?:find|give|locate|provide)\s+(?:\w+\s+){0,3}?(?:{information}|{of_documents})
+    | (?:\b(?:I|we)\s+(?:\w+ly\s+)?|{begins})(?:do\s+not|don't|did\s+not|didn't)\s+(?:\w+ly\s+)?know\b
+    """,
+    ),
     re.VERBOSE | re.IGNORECASE,
 )
-_BUT = re.compile(r"\b(?:but|however|although|though|nevertheless)\b|[.;,]", re.IGNORECASE)
+# An answer that is no more than this, in house style too: "ANSWER: N/A | SOURCE: none".
+_NOTHING_ELSE = re.compile(
+    r"\W*(?:answer\W+)?(?:unknown|unclear|n/?a|n\.\s?a|no\s+answer)\W*(?:source\W+none\W*)?", re.IGNORECASE
+)
+# "The passages, which cover 12 plants, do not state it."
+_OF_WHICH = re.compile(rf"(\b{_DOCUMENTS}),\s+(?:which|that|all)\b[^.;,\n]*,", re.IGNORECASE)
+_BUT = re.compile(rf"{_TURNS}|[.;,]", re.IGNORECASE)
+# "They only mention Norvik, with $3 million": not what was asked for.
+_ONLY = re.compile(
+    rf"\b(?:they|it|{_DOCUMENTS})\s+only\s+(?:{_PARTS['states']}|refers?\s+to)"
+    rf"(?:(?!{_TURNS})(?:[^.;\n]|\.(?=\d)))*",
+    re.IGNORECASE,
+)
 
 
 def abstains(answer: str) -> bool:
-    """Whether an answer says that the context holds none.
+    """Whether an answer says, in English, that the context holds none.
 
-    A text that goes on to state an amount after "but", or in another clause, has answered.
+    "Not stated" says so of anything; "not included", "not available", "cannot find" and the like only where documents
+    or information are named beside, as things are not included either. A text that goes on to state an amount after
+    "but", or in another clause, has answered, unless it says that the documents only mention that.
     """
-    answer = answer.replace("’", "'")
+    answer = _OF_WHICH.sub(r"\1", answer.replace("’", "'"))
+    if _NOTHING_ELSE.fullmatch(answer):
+        return True
     match = _ABSTENTION.search(answer)
     if match is None:
         return False
     start = max((one.end() for one in _BUT.finditer(answer[: match.start()])), default=0)
     after = _BUT.search(answer, match.end())
-    others = [answer[:start], answer[after.end() :] if after else ""]
+    others = [_ONLY.sub("", part) for part in (answer[:start], answer[after.end() :] if after else "")]
     return not any(
         _OF_DOCUMENTS.match(part, quantity.end) is None
         for part in others

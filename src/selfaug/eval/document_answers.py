@@ -23,11 +23,13 @@ class Side:
         name: as it is shown.
         answerable: whether it is looked at where there is an answer, or where there is none.
         score: of an answer.
+        cited: it is looked at only where the right answer cites a source.
     """
 
     name: str
     answerable: bool
     score: Scorer
+    cited: bool = False
 
 
 def sides_of(no_answer: str | None) -> tuple[Side, ...]:
@@ -38,14 +40,22 @@ def sides_of(no_answer: str | None) -> tuple[Side, ...]:
     """
 
     def says_none(answer: str, gold: str) -> bool:
-        """Whether an answer says that there is none, in the rows' words or in its own; a right value never does."""
-        in_words = no_answer is not None and same_value(answer, no_answer)
-        return in_words or (abstains(answer) and not same_value(answer, gold))
+        """Whether an answer says that there is none, in the rows' words or in its own.
+
+        A right value never does, nor what sounds like none where the right answer does too and cites the same source.
+        """
+        if no_answer is not None and same_value(answer, no_answer):
+            return True
+        as_gold = abstains(gold) and not cited_sources(answer).isdisjoint(cited_sources(gold))
+        return abstains(answer) and not as_gold and not same_value(answer, gold)
 
     return (
         Side("value", True, lambda answer, gold, prompt: float(same_value(answer, gold))),
         Side(
-            "source", True, lambda answer, gold, prompt: float(cited_sources(answer) == cited_sources(gold))
+            "source",
+            True,
+            lambda answer, gold, prompt: float(cited_sources(answer) == cited_sources(gold)),
+            cited=True,
         ),
         Side(
             "answers where it can",
@@ -61,9 +71,18 @@ def sides_of(no_answer: str | None) -> tuple[Side, ...]:
 
 
 def rows_of_side(side: Side, golds: Sequence[str], no_answer: str | None) -> list[int]:
-    """Indices of the rows that a side is looked at in, by their right answers; `no_answer` as of `sides_of`."""
+    """Indices of the rows that a side is looked at in, by their right answers; `no_answer` as of `sides_of`.
+
+    Where that is None, a right answer that cites a source is one, however it sounds.
+    """
+
+    def is_none(gold: str) -> bool:
+        if no_answer is not None:
+            return same_value(gold, no_answer)
+        return abstains(gold) and not cited_sources(gold)
+
     return [
         index
         for index, gold in enumerate(golds)
-        if (abstains(gold) if no_answer is None else same_value(gold, no_answer)) != side.answerable
+        if is_none(gold) != side.answerable and (not side.cited or cited_sources(gold))
     ]

@@ -2,7 +2,7 @@
 
 exact, f1, contains        the text
 value                      the text but for the sources that it cites
-number, numeric            amounts: the last number alone, or with units, scale and rounding
+number, numeric            amounts: the last number that is no source's, alone; or with units, scale and rounding
 numeric-or-f1              numeric where the right answer is an amount, else f1
 numeric:SHARE              the same, and off by at most so large a share: numeric:0.01
 citations                  F1 of the numbered sources
@@ -29,6 +29,7 @@ from typing import Any
 import jsonschema
 
 from selfaug.errors import ConfigError, DataError
+from selfaug.eval.amounts import CITATION
 from selfaug.eval.answer_scorers import (
     abstains,
     citation_scores,
@@ -56,11 +57,16 @@ class _Numeric:
         return float(numeric_match(answer, gold, self.tolerance))
 
 
+def _last_number(text: str) -> list[str]:
+    """The last number of a text that is no citation's; where all are, such as in "[7]", the last of these."""
+    return (numbers(CITATION.sub(" ", text)) or numbers(text))[-1:]
+
+
 SCORERS: dict[str, Scorer] = {
     "exact": lambda answer, gold, prompt: float(exact_match(answer, [gold])),
     "f1": lambda answer, gold, prompt: token_f1(answer, [gold]),
     "contains": lambda answer, gold, prompt: float(contains(answer, gold)),
-    "number": lambda answer, gold, prompt: float(numbers(answer)[-1:] == numbers(gold)[-1:] != []),
+    "number": lambda answer, gold, prompt: float(_last_number(answer) == _last_number(gold) != []),
     "numeric": _Numeric(),
     "numeric-or-f1": lambda answer, gold, prompt: numeric_or_f1(answer, gold),
     "value": lambda answer, gold, prompt: float(same_value(answer, gold)),

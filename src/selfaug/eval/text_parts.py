@@ -20,7 +20,7 @@ __all__ = [
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 # A number with its thousands separators; a full stop or comma that only ends the clause is not part of it.
-_NUMBER = re.compile(r"(?<![\w.])[-−]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_NUMBER = re.compile(r"(?<![\w.])[-−\u2010\u2011]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
 _BULLET = re.compile(r"^\s*(?:\*\*)?[-*•–+]\s+(?=.*\w)", re.MULTILINE)
 _NUMBERED = re.compile(
     r"^\s*(?:[#*]+\s*)?(?:step\s+\d{1,2}(?:\*\*)?\s*[.):–—-]|\(?\d{1,2}(?:\*\*)?\s*[.):])(?!\d)\s*(?:\*\*\s*)?"
@@ -106,5 +106,5 @@ def mentions(text: str, word: str) -> bool:
 
 def plain_number(text: str) -> str:
     """A number without thousands separators and useless zeros."""
-    plain = re.sub(r"^(-?)\.", r"\g<1>0.", text.replace(",", "").replace("−", "-"))
+    plain = re.sub(r"^(-?)\.", r"\g<1>0.", re.sub("[−\u2010\u2011]", "-", text.replace(",", "")))
     return plain.rstrip("0").rstrip(".") if "." in plain else plain
