@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -156,6 +157,62 @@ def test_a_caption_that_says_the_heading_again_is_no_passage_of_its_own() -> Non
     # What says nothing else stays to be found.
     (alone,) = Chunker(64, 8, exactly).chunks(document(*sheet[:1]))
     assert alone.text == "Report"
+
+
+def test_first_lines_of_a_sheet_that_say_its_heading_again_are_left_out() -> None:
+    both = Block("text", "Report\nStaff\nIt grew.\nStaff", sheet="Staff")
+    (chunk,) = Chunker(64, 8, exactly).chunks(document(both))
+    assert chunk.passage == "Report > Staff\nIt grew.\nStaff"
+    # Elsewhere a line may be the beginning of a sentence.
+    (chunk,) = Chunker(64, 8, exactly).chunks(document(heading("Staff"), text("Staff\ncosts rose.")))
+    assert chunk.passage == "Report > Staff\nStaff\ncosts rose."
+
+
+def test_a_heading_at_the_titles_end_is_not_said_again() -> None:
+    """Counted twice, it drew the search to its documents."""
+    blocks = [heading("Summary"), text("Summary"), text("It grew."), heading("Risks", 2), text("Few.")]
+    chunks = Chunker(64, 8, exactly).chunks(document(*blocks, title="norvik_2023: Summary"))
+    assert [chunk.passage for chunk in chunks] == [
+        "norvik_2023: Summary\nIt grew.",
+        "norvik_2023: Summary > Risks\nFew.",
+    ]
+
+
+def test_a_sentence_that_goes_on_in_the_next_line_is_not_cut_between_them() -> None:
+    lines = [f"The free cash flow of year {n} was $385\nmillion in all, {n} more." for n in range(8)]
+    chunks = Chunker(40, 0, exactly).chunks(document(text("\n".join(lines))))
+    assert len(chunks) > 2
+    for chunk in chunks:
+        assert chunk.text.startswith("The free")
+        assert chunk.text.endswith("more.")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [f"and then there came another night {n}" for n in range(9)],  # one sentence, longer than a chunk
+        [f"and then there came another night {n}" for n in range(40)],  # longer than sentences are
+        [f"short item {n}" for n in range(20)],
+        [f"Every item of the list has {n} words:\nnone" for n in range(10)],
+        [f"{n} High Street, in the town of\nLondon" for n in range(10)],
+    ],
+)
+def test_verse_lists_and_addresses_are_cut_between_lines(lines: list[str]) -> None:
+    chunks = Chunker(24, 0, exactly).chunks(document(text("\n".join(lines))))
+    whole = [line for part in lines for line in part.split("\n")]
+    assert len(chunks) > 2
+    assert [line for chunk in chunks for line in chunk.text.split("\n")] == whole
+
+
+def test_lines_that_end_no_sentence_are_repeated_at_a_cut_and_take_linear_time() -> None:
+    """A transcript was one sentence, joined and halved: its time was quadratic, and nothing of it was repeated."""
+    lines = [f"so then we said of number {n} that it goes on" for n in range(40_000)]
+    began = time.process_time()
+    chunks = Chunker(200, 30, exactly).chunks(document(text("\n".join(lines))))
+    assert time.process_time() - began < 5  # 1.7 MB; it took 15 s and more
+    assert [chunk.text.split("\n")[-2:] for chunk in chunks[:-1]] == [
+        chunk.text.split("\n")[:2] for chunk in chunks[1:]
+    ]
 
 
 def test_a_sentence_longer_than_a_chunk_is_cut_between_words() -> None:

@@ -232,6 +232,39 @@ def test_equations_and_tabs_to_a_place_are_text() -> None:
     ]
 
 
+def test_superscripts_are_no_digits_of_the_figure_before_them() -> None:
+    document = docx.Document()
+    paragraph = document.add_paragraph("Revenue was $1,234")
+    for part in ("1", ",2"):
+        paragraph.add_run(part).font.superscript = True
+    paragraph.add_run(" million in the 1")
+    paragraph.add_run("st").font.superscript = True
+    paragraph.add_run(" quarter, on 5 m")
+    paragraph.add_run("2").font.superscript = True
+    paragraph.add_run(", CO")
+    paragraph.add_run("2").font.subscript = True
+    assert [block.text for block in read_docx(saved(document))[1]] == [
+        "Revenue was $1,234^1,2 million in the 1st quarter, on 5 m2, CO2"
+    ]
+
+
+def test_symbols_of_fonts_with_codes_of_their_own() -> None:
+    document = docx.Document()
+    paragraph = document.add_paragraph()
+    for font, code in [
+        ("Symbol", "F0B3"),
+        ("Symbol", "6D"),
+        ("Wingdings", "F0FC"),
+        ("Arial", "2265"),
+        ("Wingdings", "F0FF"),
+        ("Webdings", "F061"),
+        ("Symbol", "none"),
+    ]:
+        paragraph._p.append(parse_xml(f'<w:r {nsdecls("w")}><w:sym w:font="{font}" w:char="{code}"/></w:r>'))
+    paragraph.add_run(" 5 %")
+    assert [block.text for block in read_docx(saved(document))[1]] == ["≥μ✓≥ 5 %"]
+
+
 def test_tables_that_arrange_the_page_are_read_as_its_parts() -> None:
     document = docx.Document()
     frame = document.add_table(rows=1, cols=1).cell(0, 0)

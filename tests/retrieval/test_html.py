@@ -64,6 +64,52 @@ def test_elements_that_html_does_not_know_are_of_their_sentence() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("$1,234<sup>1</sup> million", "$1,234^1 million"),
+        ("in 2023<sup><a href='#n2'>2</a></sup>, as said", "in 2023^2, as said"),
+        ("$5 million<sup>1,2</sup> of 4.5 %<sup>3</sup>", "$5 million^1,2 of 4.5 %^3"),
+        ("(56)<sup>a</sup> or 7<span style='vertical-align: super'>b</span>", "(56)^a or 7^b"),
+        ("10<sup>6</sup> of 10<sup>−6</sup>", "10^6 of 10^−6"),
+        ("1<sup>st</sup>, 2<sup>e</sup> and 3<sup>rd</sup> quarter", "1st, 2e and 3rd quarter"),
+        ("5 m<sup>2</sup>, 12 km<sup>2</sup>, Ca<sup>2+</sup>", "5 m2, 12 km2, Ca2+"),
+        ("$1,234<sup>(1)</sup>, 7<sup>*</sup> and <sup>2</sup> alone", "$1,234(1), 7* and 2 alone"),
+    ],
+)
+def test_superscripts_are_no_digits_of_the_figure_before_them(html: str, text: str) -> None:
+    assert html_blocks(f"<p>{html}</p>") == [Block("text", text)]
+    assert html_blocks(f"<table><tr><td>{html}</td><td>7</td></tr></table>") == [Block("text", f"{text} | 7")]
+
+
+def test_names_of_columns_with_marks_of_notes_are_names() -> None:
+    (block,) = html_blocks(
+        "<table><tr><th></th><th colspan=2>North</th></tr><tr><td></td><td>2022</td><td>2023<sup>2</sup></td></tr>"
+        "<tr><td>Revenue</td><td>5</td><td>6<sup>1</sup></td></tr></table>"
+    )
+    assert block.text.splitlines() == [
+        "|  | North 2022 | North 2023^2 |",
+        "| --- | --- | --- |",
+        "| Revenue | 5 | 6^1 |",
+    ]
+
+
+def test_rows_and_cells_that_are_not_shown_are_left_out() -> None:
+    (block,) = html_blocks(
+        "<table><caption hidden>Old</caption><tr><th>Item</th><th hidden>Id</th><th>2023</th></tr>"
+        "<tr style='display: none'><td>Draft</td><td>x</td><td>1</td></tr>"
+        "<tbody hidden><tr><td>Old</td><td>x</td><td>2</td></tr></tbody>"
+        "<tbody><tr><td>Revenue<span hidden>?</span></td><td style='display:none'>x</td><td>3</td></tr></tbody></table>"
+    )
+    assert block.text == "| Item | 2023 |\n| --- | --- |\n| Revenue | 3 |"
+
+
+def test_the_title_of_a_picture_is_not_that_of_the_page() -> None:
+    picture = b"<svg><title>icon menu</title></svg>"
+    assert read_html(b"<body>" + picture + b"<p>text</p></body>") == ("", [Block("text", "text")])
+    assert read_html(b"<body>" + picture + b"<title>Pumps</title><p>text</p></body>")[0] == "Pumps"
+
+
 def test_cells_that_span_have_their_text_in_each_row_and_column() -> None:
     (block,) = html_blocks(
         """<table><thead><tr><th rowspan=2>Pump</th><th colspan=2>Pressure</th></tr>
@@ -113,6 +159,11 @@ def test_deep_nesting_is_refused() -> None:
             "да",
         ),
         ('<?xml version="1.0" encoding="shift_jis"?><html><p>日本</p></html>'.encode("shift_jis"), "日本"),
+        ('<meta charset="gb2312"><p>朱镕基</p>'.encode("gbk"), "朱镕基"),
+        ('<meta charset="Shift_JIS"><p>㈱ノ①</p>'.encode("cp932"), "㈱ノ①"),
+        ('<meta charset="x-sjis"><p>㈱</p>'.encode("cp932"), "㈱"),
+        ('<meta charset="ks_c_5601-1987"><p>똠</p>'.encode("cp949"), "똠"),
+        ('<meta charset="iso-8859-9"><p>“ş”</p>'.encode("cp1254"), "“ş”"),
         ("<p>für</p>".encode("utf-16"), "für"),
         (b'<meta charset="nonsense"><p>text</p>', "text"),
     ],

@@ -60,6 +60,45 @@ def test_markdown_lists_with_code_and_quotes() -> None:
     assert read_markdown(text.encode())[1] == [Block("text", "- one\n  code\n- quoted")]
 
 
+def test_markdown_lists_with_tables_headings_and_html() -> None:
+    text = """1. Staff
+2. Customers
+
+   | Name | Share |
+   |---|---|
+   | Acme | 12 |
+
+   No other is as large.
+3. ### Pricing
+4. <div>Churn is 4 %.</div>
+"""
+    assert read_markdown(text.encode())[1] == [
+        Block("text", "1. Staff\n2. Customers"),
+        Block("table", "| Name | Share |\n| --- | --- |\n| Acme | 12 |"),
+        Block("text", "   No other is as large.\n3. Pricing\n4. Churn is 4 %."),
+    ]
+    assert read_markdown(b"#\n\n![](a.png)\n\n- ![](b.png)\n\n- one\n")[1] == [Block("text", "- one")]
+    assert [block.kind for block in read_markdown(b"- | a | b |\n  |---|---|\n  | 1 | 2 |\n")[1]] == ["table"]
+
+
+def test_notes_of_one_word_are_text_and_definitions_of_links_are_not() -> None:
+    text = b"Revenue[^1] of [Acme][a].\n\n[^1]: Restated.\n\n[^2]: https://acme.example\n\n[a]: https://acme.example\n"
+    assert [block.text for block in read_markdown(text)[1]] == [
+        "Revenue[^1] of Acme.",
+        "[^1]: Restated.",
+        "[^2]: https://acme.example",
+    ]
+
+
+def test_superscripts_in_markdown() -> None:
+    text = b"$1,234<sup>1</sup> million, the 1<sup>st</sup> of 10<SUP>6</SUP>"
+    assert read_markdown(text)[1] == [Block("text", "$1,234^1 million, the 1st of 10^6")]
+
+
+def test_an_encoding_is_read_as_the_wider_one_that_is_meant() -> None:
+    assert read_plain_text("㈱ノ①".encode("cp932"), "shift_jis")[1] == [Block("text", "㈱ノ①")]
+
+
 @pytest.mark.parametrize("end", ["---", "..."])
 def test_front_matter_is_not_what_stands_between_two_rules(end: str) -> None:
     front = f'---\ntitle: "A title"\n\n# a comment\ntags:\n  - one\n- two\nlast-seen: 2024\n{end}\nText'

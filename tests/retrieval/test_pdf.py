@@ -203,6 +203,62 @@ def test_figures_without_rules_and_names_stay_lines() -> None:
     assert block.text.splitlines() == ["North 12.5 13.1", "South 7.0 8.2"]
 
 
+@pytest.mark.parametrize("rise", [2, 3.5, 5])
+def test_superscripts_are_no_digits_of_the_figure_before_them(rise: float) -> None:
+    def up(text: str) -> str:
+        return f'<super rise="{rise}" size="6">{text}</super>'
+
+    text = (
+        f"Revenue was $1,234{up('1,2')} million in 2023{up('a')} on 4.5%{up('3')} of sales{up('4')} in the 1{up('st')} "
+        f"quarter, 10{up('-6')} of 12 km{up('2')} and (56){up('7')} at most, of 10{up('6')} cells"
+    )
+    (block,) = blocks(pdf([body(text)]))
+    assert block.text == (
+        "Revenue was $1,234^1,2 million in 2023^a on 4.5%^3 of sales^4 in the 1st quarter, 10^-6 of 12 km2 and (56)^7 "
+        "at most, of 10^6 cells"
+    )
+    rows = [
+        ["Region", "2022", f"2023{up('2')}"],
+        ["North", f"12.5{up('1')}", "13"],
+        ["South", "7", f"8.25{up('3')}"],
+    ]
+    (table,) = blocks(pdf([Table([[body(cell) for cell in row] for row in rows], style=RULED)]))
+    assert table_rows(table) == [
+        ["Region", "2022", "2023^2"],
+        ["North", "12.5^1", "13"],
+        ["South", "7", "8.25^3"],
+    ]
+
+
+def test_large_digits_and_small_ones_on_the_line_are_no_superscripts() -> None:
+    def draw(canvas: Canvas) -> None:
+        text = canvas.beginText(72, 500)
+        for size, rise, part in [
+            (10, 0, "CO"),
+            (7, -2, "2"),
+            (10, 0, " of 12"),
+            (7, 0, "34"),
+            (10, 4, "5"),
+            (10, 0, " t"),
+        ]:
+            text.setFont("Helvetica", size)
+            text.setRise(rise)
+            text.textOut(part)
+        canvas.drawText(text)
+
+    assert "^" not in "".join(block.text for block in blocks(drawn(draw)))
+
+
+def test_small_figures_elsewhere_on_the_page_are_no_superscripts() -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.setFont("Helvetica", 10)
+        canvas.drawString(72, 500, "Sales of 1,234")
+        canvas.setFont("Helvetica", 7)
+        canvas.drawString(300, 600, "12")
+
+    assert [block.text for block in blocks(drawn(draw))] == ["Sales of 1,234", "12"]
+
+
 def test_a_gap_in_the_middle_of_a_line_does_not_end_its_paragraph() -> None:
     def draw(canvas: Canvas) -> None:
         canvas.drawString(72, 700, "The revenue of the region rose in the")

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from reportlab.lib import colors
+from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.pagesizes import A4
-from reportlab.lib.styles import getSampleStyleSheet
+from reportlab.lib.styles import ParagraphStyle, getSampleStyleSheet
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Paragraph, SimpleDocTemplate, Table, TableStyle
 
@@ -94,6 +95,26 @@ def kinds(data: bytes) -> list[str]:
 def text_of(data: bytes) -> str:
     assert "table" not in kinds(data)
     return "\n".join(block.text for block in blocks(data))
+
+
+def test_marks_of_notes_are_no_digits_of_the_figures() -> None:
+    def marked(text: str) -> Paragraph:
+        return Paragraph(text, ParagraphStyle("figure", alignment=TA_RIGHT))
+
+    rows = [
+        ["", "2024", marked("2023<super>1</super>")],
+        ["Revenue", "1,536", marked("1,402<super>2</super>")],
+        ["Costs", "536", "402"],
+    ]
+    file = io.BytesIO()
+    SimpleDocTemplate(file, pagesize=A4).build(
+        [Table(rows, colWidths=[130, 60, 60], style=TableStyle(BOOKTABS))]
+    )
+    assert only_table(file.getvalue()) == [
+        ["", "2024", "2023^1"],
+        ["Revenue", "1,536", "1,402^2"],
+        ["Costs", "536", "402"],
+    ]
 
 
 @pytest.mark.parametrize("side", ["TOP", "MIDDLE", "BOTTOM"])

@@ -29,6 +29,11 @@ _LETTERS_PER_PART = 4
 _TOKENS_PER_WORD = 1.35
 # Chinese and Japanese put no space after it.
 _SENTENCE_END = re.compile(r"[.!?…؟।۔][\"'”’»)\]]*\s+|[。！？]+[」』”’）]*\s*")
+_LINE_END = re.compile(r"[.!?…؟।۔。！？:;][\"'”’»)\]」』]*\s*\Z")
+_LEAST_WORDS = 4  # of a line that may go on in the next one; lines of fewer are often items of a list
+_LONGEST_SENTENCE = (
+    600  # letters over several lines; longer ones are verse and transcripts, whose lines stay as they are
+)
 _OPENING = "\"'“‘„«([¿¡"
 _ABOVE = " > "
 _CELL_END = "; "
@@ -183,11 +188,19 @@ class Chunker:
     def _pieces(self, block: Block, room: int) -> list[_Piece]:
         if block.kind == "table":
             return self._rows(block, room)
-        return [
-            _Piece(sentence, joint, block.page)
-            for line in block.text.splitlines()
-            for joint, sentence in _sentences(line)
-        ]
+        whole: list[list[_Piece]] = []  # sentences, each in its lines
+        above = ""
+        for line in block.text.splitlines():
+            goes_on = _goes_on(above, line)
+            above = line
+            for joint, sentence in _sentences(line):
+                piece = _Piece(sentence, joint, block.page)
+                if goes_on:
+                    whole[-1].append(piece)
+                    goes_on = False
+                else:
+                    whole.append([piece])
+        return [piece for lines in whole for piece in _one_sentence(lines)]
 
     def _rows(self, block: Block, room: int) -> list[_Piece]:
         """A table's rows beneath its header; where a chunk is too small for both, each names its columns itself."""
@@ -226,15 +239,17 @@ class Chunker:
         yield from self._halves(name, cells[middle:], room)
 
     def _small_enough(self, piece: _Piece, size: int, space: int) -> Iterator[_Piece]:
-        """The piece, or its halves' halves: a sentence can be longer than a chunk."""
+        """The piece, or its halves' halves: a sentence can be longer than a chunk. Lines are parted first."""
         if len(piece.text) < 2 or size <= space:
             yield piece
             return
         middle = len(piece.text) // 2
-        at = piece.text.rfind(" ", 1, middle)
+        breaks = (piece.text.rfind("\n", 1, middle), piece.text.find("\n", middle, -1))
+        at = min((at for at in breaks if at > 0), key=lambda at: abs(at - middle), default=-1)
+        at = at if at > 0 else piece.text.rfind(" ", 1, middle)
         at = at if at > 0 else middle
         first, second = piece.text[:at].rstrip(), piece.text[at:].lstrip()
-        between = " " if piece.text[at].isspace() else ""
+        between = piece.text[at] if piece.text[at].isspace() else ""
         for text, joint in ((first, piece.joint), (second, between)):
             if text:
                 part = _Piece(text, joint, piece.page, piece.header)
@@ -268,8 +283,18 @@ def _sections(document: Document) -> Iterator[tuple[str, list[Block]]]:
 
 
 def _without_captions(blocks: Sequence[Block], names: Sequence[str]) -> Sequence[Block]:
-    """A section's blocks without those that only say its heading again, as the first lines of a sheet often do."""
-    return [block for block in blocks if block.kind != "text" or block.text not in names] or blocks
+    """A section's blocks without what only says its heading again, as the first lines of a sheet often do."""
+    kept = [block if block.kind != "text" else _without_caption(block, names) for block in blocks]
+    return [block for block in kept if block.text] or blocks
+
+
+def _without_caption(block: Block, names: Sequence[str]) -> Block:
+    if block.sheet is None:  # a line of other texts may be the beginning of a sentence
+        says_it_again = block.text in names or names[0].endswith(f": {block.text}")
+        return replace(block, text="") if says_it_again else block
+    lines = block.text.split("\n")
+    own = next((index for index, line in enumerate(lines) if line not in names), len(lines))
+    return replace(block, text="\n".join(lines[own:])) if own else block
 
 
 def _is_bare(block: Block, following: Block | None) -> bool:
@@ -283,8 +308,12 @@ def _is_bare(block: Block, following: Block | None) -> bool:
 
 def _path(title: str, above: Iterable[tuple[int, str]], sheet: str | None) -> str:
     names = [title, *([sheet] if sheet else []), *(text for _, text in above)]
-    # A first heading is often the title again.
-    return _ABOVE.join(name for index, name in enumerate(names) if name and name not in names[:index])
+    # A first heading is often the title again, or its end: "norvik_2023: Summary".
+    return _ABOVE.join(
+        name
+        for index, name in enumerate(names)
+        if name and name not in names[:index] and not title.endswith(f": {name}")
+    )
 
 
 def _shortened(heading: str, length: int) -> str:
@@ -303,6 +332,18 @@ def _sentences(line: str) -> Iterator[tuple[str, str]]:
             joint, start = " " if line[end.end() - 1].isspace() else "", end.end()
     if line:
         yield joint, line[start:]
+
+
+def _goes_on(above: str, line: str) -> bool:
+    """Whether a sentence goes on in the next line: one that begins small, after some words that end none."""
+    return line.lstrip()[:1].islower() and len(above.split()) >= _LEAST_WORDS and not _LINE_END.search(above)
+
+
+def _one_sentence(lines: list[_Piece]) -> list[_Piece]:
+    """The lines of a sentence as one piece, if it is no longer than sentences are."""
+    if len(lines) == 1 or sum(len(line.text) for line in lines) > _LONGEST_SENTENCE:
+        return lines
+    return [replace(lines[0], text=_joined(lines))]
 
 
 def _may_begin(text: str) -> bool:

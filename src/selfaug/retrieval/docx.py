@@ -12,8 +12,9 @@ from docx.oxml import parse_xml
 from lxml import etree
 
 from selfaug.retrieval.document import Block
+from selfaug.retrieval.docx_symbols import symbol
 from selfaug.retrieval.office_zip import check_office_zip
-from selfaug.retrieval.plain_text import tidy
+from selfaug.retrieval.plain_text import caret, tidy
 from selfaug.retrieval.table_text import Repeated, Rows, table_blocks
 
 __all__ = ["read_docx"]
@@ -23,6 +24,7 @@ _T = TypeVar("_T")
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_RAISED = f"{_W}rPr/{_W}vertAlign[@{_W}val='superscript']"
 _DEEPEST_STYLE = 20
 _WIDEST_SPAN = 100
 
@@ -246,18 +248,31 @@ def _paragraph_text(paragraph: Any) -> str:
 
 def _text_parts(root: Any) -> Iterator[str]:
     walk = etree.iterwalk(root, events=("start", "end"))
+    before, is_raised = "", False  # the text before, and whether it is superscript
     for event, element in walk:
         if event == "end":
             if element.tag == _W + "p" and element is not root:
+                before = ""
                 yield "\n"  # a paragraph in a text box or a cell
             elif element.tag == _M + "d":
                 yield ")"
         elif element.tag in _LEFT_OUT:
             walk.skip_subtree()
         elif element.tag in (_W + "t", _M + "t"):
-            yield element.text or ""
+            text = element.text or ""
+            goes_on, is_raised = is_raised, _is_raised(element)
+            yield (caret(before, text) if is_raised and not goes_on else "") + text
+            before = (before + text)[-3:]
+        elif element.tag == _W + "sym":
+            before = ""
+            yield symbol(element.get(_W + "font", ""), element.get(_W + "char", ""))
         elif element.tag in _CHARACTERS:
+            before = ""
             yield _CHARACTERS[element.tag]
+
+
+def _is_raised(text: Any) -> bool:
+    return text.getparent().find(_RAISED) is not None
 
 
 def _table_rows(table: Any) -> Rows:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lxml import etree
 
 from selfaug.retrieval.document import Block, UnreadableDocument
-from selfaug.retrieval.plain_text import GUESSED_ENCODING, known_encoding, tidy
+from selfaug.retrieval.plain_text import GUESSED_ENCODING, caret, known_encoding, tidy, wider_encoding
 from selfaug.retrieval.table_text import MAX_CELLS, Repeated, Rows, table_blocks
 
 __all__ = ["encoding_of_html", "html_blocks", "read_html"]
@@ -26,6 +26,7 @@ _LEFT_OUT = frozenset(
 )
 _LEFT_OUT_ROLES = frozenset({"navigation", "search", "menu", "menubar", "dialog"})
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
+_ROW_GROUPS = frozenset({"thead", "tbody", "tfoot"})
 _LISTS = frozenset({"ul", "ol", "menu", "dir"})
 _INLINE = frozenset(
     {
@@ -66,6 +67,7 @@ _INLINE = frozenset(
 """Elements that don't begin a new paragraph, as `_is_inline` says of others."""
 
 _BREAK = "\x1f"
+_LOOKED_BACK = 12  # parts before a superscript, of which some are empty
 _CHARSET = re.compile(rb"<meta[^>]{1,300}?charset\s*=\s*[\"']?\s*([\w.:-]{2,40})", re.IGNORECASE)
 _XML_ENCODING = re.compile(rb"^\s*<\?xml[^>]{1,200}?encoding\s*=\s*[\"']([\w.:-]{2,40})", re.IGNORECASE)
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
@@ -81,11 +83,12 @@ def read_html(data: bytes, encoding: str | None = None) -> tuple[str, list[Block
     Raises:
         UnreadableDocument: if it is not text, or nested too deeply.
     """
-    root = _parsed(data.decode(encoding_of_html(data) or encoding or GUESSED_ENCODING, errors="replace"))
+    named = encoding_of_html(data) or wider_encoding(encoding or GUESSED_ENCODING)
+    root = _parsed(data.decode(named, errors="replace"))
     if root is None:
         return "", []
-    title = root.find(".//title")
-    return tidy("".join(title.itertext())) if title is not None else "", list(_Walk().blocks(root))
+    titles = root.xpath("//title[not(ancestor::svg)]")  # a picture has a title of its own
+    return tidy("".join(titles[0].itertext())) if titles else "", list(_Walk().blocks(root))
 
 
 def html_blocks(text: str) -> list[Block]:
@@ -113,7 +116,8 @@ def encoding_of_html(data: bytes) -> str | None:
     if name in ("utf-8", "utf8", "utf-16", "ascii", "us-ascii"):
         return known_encoding(data)
     try:
-        b"a".decode(name, errors="replace")  # of no bytes, Python doesn't look the name up
+        name = wider_encoding(name)
+        b"a".decode(name, errors="replace")  # some of Python's names are not of text
     except LookupError:
         return known_encoding(data)
     return name
@@ -177,6 +181,8 @@ class _Walk:
                 yield from self._list()
             self._depth += tag in _LISTS
             self._item_begins = self._item_begins or tag == "li"
+        elif _is_raised(element, tag):
+            self._parts.append(_caret(self._parts, element))
         if element.text:
             self._parts.append(element.text)
 
@@ -221,6 +227,17 @@ def _is_inline(tag: str) -> bool:
     return tag in _INLINE or ":" in tag or "-" in tag
 
 
+def _is_raised(element: Any, tag: str) -> bool:
+    if tag == "sup":
+        return True
+    return _is_inline(tag) and "vertical-align:super" in element.get("style", "").replace(" ", "")
+
+
+def _caret(parts: Sequence[str], element: Any) -> str:
+    """What stands between the parts before a raised element and its text, which a link may hold."""
+    return caret("".join(parts[-_LOOKED_BACK:]), "".join(element.itertext()))
+
+
 def _is_left_out(element: Any, tag: str) -> bool:
     if tag in _LEFT_OUT:
         return True
@@ -258,6 +275,8 @@ def _grid(table: Any) -> Rows:
     ] = {}  # column: text of a cell from above, and rows that it still covers
     cells_so_far = 0
     for row in _below(table, "tr"):
+        if _is_hidden_row(row):
+            continue
         cells: list[str] = []
 
         def take_from_above(cells: list[str] = cells) -> None:
@@ -270,6 +289,8 @@ def _grid(table: Any) -> Rows:
                 cells.append(Repeated(text))
 
         for cell in row.iterchildren("td", "th"):
+            if _is_left_out(cell, cell.tag):
+                continue
             take_from_above()
             text = _inner_text(cell)
             down = _span(cell, "rowspan", _LONGEST_SPAN)
@@ -286,6 +307,13 @@ def _grid(table: Any) -> Rows:
     return rows
 
 
+def _is_hidden_row(row: Any) -> bool:
+    """Whether a table's row, or the group of rows that it is in, is not shown."""
+    return _is_left_out(row, row.tag) or (
+        row.getparent().tag in _ROW_GROUPS and _is_left_out(row.getparent(), "")
+    )
+
+
 def _span(cell: Any, name: str, most: int) -> int:
     value = cell.get(name, "1").strip()
     return min(max(int(value), 1), most) if value.isdecimal() and len(value) < 9 else 1
@@ -299,7 +327,8 @@ def _inner_text(element: Any) -> str:
         if event == "start" and _is_left_out(inner, tag):
             walk.skip_subtree()
         elif event == "start":
-            parts.append(("" if _is_inline(tag) else " ") + (inner.text or ""))
+            parts.append(_caret(parts, inner) if _is_raised(inner, tag) else "" if _is_inline(tag) else " ")
+            parts.append(inner.text or "")
         elif inner is not element:
             parts.append(("" if _is_inline(tag) else " ") + (inner.tail or ""))
     return "".join(parts)

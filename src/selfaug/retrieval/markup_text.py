@@ -8,11 +8,12 @@ import re
 from collections.abc import Iterator
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, reference
 from markdown_it.tree import SyntaxTreeNode
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.html import html_blocks
-from selfaug.retrieval.plain_text import decode, tidy
+from selfaug.retrieval.plain_text import caret, decode, tidy
 from selfaug.retrieval.table_text import Rows, table_blocks
 
 __all__ = ["read_csv", "read_markdown", "read_plain_text"]
@@ -46,8 +47,16 @@ def read_markdown(data: bytes, encoding: str | None = None) -> tuple[str, list[B
         text = text[front.end() :]
         if named := _FRONT_TITLE.search(front[1]):
             title = tidy(named[1]).strip("\"'")
-    tokens = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table").parse(text)
-    return title, list(_markdown_blocks(SyntaxTreeNode(tokens)))
+    parser = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
+    parser.block.ruler.at("reference", _reference)
+    return title, list(_markdown_blocks(SyntaxTreeNode(parser.parse(text))))
+
+
+def _reference(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """A link's definition, which is no text. `[^1]: Restated.` looks like one, and is a note."""
+    return not state.src.startswith("[^", state.bMarks[start] + state.tShift[start]) and reference(
+        state, start, end, silent
+    )
 
 
 def read_plain_text(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
@@ -113,50 +122,62 @@ def _unix_lines(text: str) -> str:
 
 def _markdown_blocks(parent: SyntaxTreeNode) -> Iterator[Block]:
     for node in parent.children:  # nested to a depth that the parser limits
-        match node.type:
-            case "heading":
-                if text := _inline_text(node).replace("\n", " "):
-                    yield Block("heading", text, level=int(node.tag[1]))
-            case "paragraph":
-                if text := _inline_text(node):
-                    yield Block("text", text)
-            case "bullet_list" | "ordered_list":
-                if lines := list(_list_lines(node, "")):
-                    yield Block("text", "\n".join(lines))
-            case "table":
-                yield from table_blocks(_markdown_rows(node))
-            case "html_block":
-                yield from html_blocks(node.content)
-            case "fence" | "code_block":
-                text = _INVISIBLE.sub("", node.content).strip("\n")
-                if text.strip():
-                    yield Block("text", text)
-            case _:
-                yield from _markdown_blocks(node)
+        yield from _blocks_of(node)
 
 
-def _list_lines(node: SyntaxTreeNode, indent: str) -> Iterator[str]:
+def _blocks_of(node: SyntaxTreeNode) -> Iterator[Block]:
+    match node.type:
+        case "heading":
+            if text := _inline_text(node).replace("\n", " "):
+                yield Block("heading", text, level=int(node.tag[1]))
+        case "paragraph":
+            if text := _inline_text(node):
+                yield Block("text", text)
+        case "bullet_list" | "ordered_list":
+            yield from _list_blocks(node)
+        case "table":
+            yield from table_blocks(_markdown_rows(node))
+        case "html_block":
+            yield from html_blocks(node.content)
+        case "fence" | "code_block":
+            text = _INVISIBLE.sub("", node.content).strip("\n")
+            if text.strip():
+                yield Block("text", text)
+        case _:
+            yield from _markdown_blocks(node)
+
+
+def _list_blocks(node: SyntaxTreeNode) -> Iterator[Block]:
+    """A list as text; a table in one of its items stands between what is before and after it."""
+    lines: list[str] = []
+    for part in _list_parts(node, ""):
+        if isinstance(part, str):
+            lines.append(part)
+            continue
+        if lines:
+            yield Block("text", "\n".join(lines))
+            lines = []
+        yield part
+    if lines:
+        yield Block("text", "\n".join(lines))
+
+
+def _list_parts(node: SyntaxTreeNode, indent: str) -> Iterator[str | Block]:
+    """Lines of a list, and tables."""
     number = int(node.attrs.get("start", 1))
     for offset, item in enumerate(node.children):
         mark = "- " if node.type == "bullet_list" else f"{number + offset}. "
         for part in item.children:
             if part.type in ("bullet_list", "ordered_list"):
-                yield from _list_lines(part, indent + "  ")
-            else:
-                for line in _plain_lines(part):
+                yield from _list_parts(part, indent + "  ")
+                continue
+            for block in _blocks_of(part):
+                if block.kind == "table":
+                    yield block
+                    continue
+                for line in block.text.split("\n"):
                     yield indent + mark + line
                     mark = " " * len(mark)
-
-
-def _plain_lines(node: SyntaxTreeNode) -> Iterator[str]:
-    """Lines of what stands in a list's item."""
-    if node.type == "paragraph":
-        yield from _inline_text(node).split("\n")
-    elif node.type in ("fence", "code_block"):
-        yield from node.content.rstrip("\n").split("\n")
-    else:
-        for block in _markdown_blocks(node):
-            yield from block.text.split("\n")
 
 
 def _markdown_rows(table: SyntaxTreeNode) -> Rows:
@@ -167,10 +188,15 @@ def _markdown_rows(table: SyntaxTreeNode) -> Rows:
 def _inline_text(node: SyntaxTreeNode) -> str:
     """What a reader sees of a heading, paragraph or cell: link texts, alternative texts of images."""
     parts: list[str] = []
+    is_raised = False
     for inner in node.walk(include_self=False):
         match inner.type:
             case "text" | "code_inline":
-                parts.append(inner.content)
+                before = "".join(parts[-3:]) if is_raised else ""
+                parts.append(caret(before, inner.content) + inner.content)
+                is_raised = False
+            case "html_inline" if inner.content.lower().startswith("<sup"):
+                is_raised = True
             case "softbreak":
                 parts.append(" ")
             case "hardbreak":

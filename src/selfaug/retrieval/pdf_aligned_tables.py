@@ -27,7 +27,7 @@ _SAME_SIZE = 1.35
 _MOST_ROWS = 300  # of a page: more of them are no page that somebody reads
 _LABELS_IN_TURN = 3  # without figures: a heading within, and a label of two lines
 _NAME_LINES = 5
-_FIGURE = r"[-–−+(<$€£¥]{0,3}\d[\d.,]*(?:[^\W\d_]{1,2})?[)%*]{0,3}"
+_FIGURE = r"[-–−+(<$€£¥]{0,3}\d[\d.,]*(?:[^\W\d_]{1,2})?[)%*]{0,3}(?:\^\w{1,2})?"
 _FIGURES = re.compile(rf"(?<!\S)(?:{_FIGURE}|[-–—])(?!\S)")
 _LAST_WORD = re.compile(rf"{_FIGURE}|[-–—)%*†‡]+|n\S{{0,3}}", re.IGNORECASE)
 

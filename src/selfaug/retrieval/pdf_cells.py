@@ -35,8 +35,8 @@ _PERIOD = re.compile(
     rf"|\d{{1,2}}[.\s/-]*(?:{_MONTH})[a-z]{{0,6}}\.?(?:\s?{_YEAR})?|\d{{1,2}}[./-]\d{{1,2}}[./-](?:\d\d)?\d\d",
     re.IGNORECASE,
 )
-_NOTE_MARK = re.compile(r"(?<=\w{2})(?:\s?[*†‡¹²³⁴⁵]|\s?\(?\d\))+$")
-_LAST_DIGIT = re.compile(r".*\d")
+_NOTE_MARK = re.compile(r"(?<=\w{2})(?:\s?[*†‡¹²³⁴⁵]|\s?\(?\d\)|\^\w{1,2})+$")
+_LAST_DIGIT = re.compile(r"[^^]*\d")  # before the mark of a note
 _DIVIDED = re.compile(rf"{HYPHEN}\s*(?=[^\W\d_])")
 
 

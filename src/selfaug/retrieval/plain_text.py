@@ -7,7 +7,7 @@ import re
 
 from selfaug.retrieval.document import UnreadableDocument
 
-__all__ = ["GUESSED_ENCODING", "UNSPACED", "decode", "known_encoding", "tidy"]
+__all__ = ["GUESSED_ENCODING", "UNSPACED", "caret", "decode", "known_encoding", "tidy", "wider_encoding"]
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -18,6 +18,18 @@ UNSPACED = (
 GUESSED_ENCODING = "cp1252"
 """Of files that don't say theirs, and are not in UTF-8."""
 
+# Files that say the first are mostly in the second, which has more characters; browsers read them so, too.
+_WIDER = {
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "shift_jis": "cp932",
+    "euc_kr": "cp949",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "tis-620": "cp874",
+}
+_NOT_OF_PYTHON = {"x-sjis": "cp932", "windows-31j": "cp932", "x-gbk": "gb18030"}
+
 _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -27,6 +39,11 @@ _MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
 )
 _CONTROL = bytes(code for code in range(32) if code not in b"\t\n\v\f\r\x1b")
 _LOOKED_AT = 1 << 16
+
+_BEFORE_CARET = re.compile(r"(?:[\d%)]|[^\W\d_]{3})\Z")  # of a unit (km2) the letters are fewer
+_AFTER_CARET = re.compile(
+    r"[-+\u2212\u2013]?\d|[a-df-np-z](?![^\W\d_])", re.IGNORECASE
+)  # 2e and 1o are ordinals
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\uffff\ud800-\udfff]"
@@ -47,7 +64,18 @@ def decode(data: bytes, encoding: str | None = None) -> str:
     Raises:
         UnreadableDocument: if it is not text.
     """
-    return data.decode(known_encoding(data) or encoding or GUESSED_ENCODING, errors="replace")
+    return data.decode(known_encoding(data) or wider_encoding(encoding or GUESSED_ENCODING), errors="replace")
+
+
+def wider_encoding(name: str) -> str:
+    """The encoding that is meant by a name, in one of Python's names.
+
+    Raises:
+        LookupError: if it is not known.
+    """
+    name = name.lower()
+    name = codecs.lookup(_NOT_OF_PYTHON.get(name, name)).name
+    return _WIDER.get(name, name)
 
 
 def known_encoding(data: bytes) -> str | None:
@@ -73,6 +101,19 @@ def known_encoding(data: bytes) -> str | None:
     broken = text.count("\ufffd")
     whole = len(text) - broken - len(data.translate(None, bytes(range(128, 256))))
     return "utf-8" if whole > broken else None
+
+
+def caret(before: str, raised: str) -> str:
+    """`^` if superscript letters or digits would else read as a part of what stands before them; else nothing.
+
+    $1,234 with a note is not $1,2341, nor ten to the sixth 106. Ordinals (1st), units (m2) and ions (Ca2+) stay as
+    people type them, and (1) or * needs none.
+
+    Args:
+        before: text before it, three characters of it at least.
+        raised: the superscript.
+    """
+    return "^" if _BEFORE_CARET.search(before[-3:]) and _AFTER_CARET.match(raised) else ""
 
 
 def tidy(text: str) -> str:

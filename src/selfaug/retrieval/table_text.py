@@ -37,7 +37,8 @@ class Repeated(str):
 
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 _OUTER_STROKES = re.compile(r"^\||(?<!\\)\|$")
-_NUMBER = re.compile(r"[^\w]*\d[\d\s.,:/%()+-]*\w{0,3}[^\w]*")
+_NUMBER = re.compile(r"[^\w]*\d[\d\s.,:/%()+-]*\w{0,3}[^\w]*(?:\^\W?\w{1,3}\W*)?")
+_YEAR = re.compile(r"(?:19|20)\d\d(?:\^\w)?")  # perhaps with the mark of a note
 
 
 def table_blocks(
@@ -99,7 +100,7 @@ def labelled_cells(header: str, row: str) -> list[str]:
 def is_figure(cell: str) -> bool:
     """Whether a cell holds a number; a year is none, because years are names of columns."""
     cell = cell.strip()
-    return len(cell) < 40 and bool(_NUMBER.fullmatch(cell)) and not re.fullmatch(r"(19|20)\d\d", cell)
+    return len(cell) < 40 and bool(_NUMBER.fullmatch(cell)) and not _YEAR.fullmatch(cell)
 
 
 def _tidied(cells: Iterable[Sequence[str]]) -> Rows:
@@ -136,15 +137,46 @@ def _is_caption(row: list[str], following: list[str]) -> bool:
 
 
 def _header_and_body(rows: Rows) -> tuple[list[str], Rows]:
-    """Two header rows become one where the first has cells that lie over several columns."""
+    """Two header rows become one where the first has cells that lie over several columns, merged or not."""
     first, second = rows[0], rows[1]
-    spans = any(right and isinstance(right, Repeated) and left == right for left, right in pairwise(first))
+    lies_over = len(rows) > 2 and _lies_over(first, second, rows[2])
+    if lies_over:
+        first = _filled(first, second)
+    spans = lies_over or any(
+        right and isinstance(right, Repeated) and left == right for left, right in pairwise(first)
+    )
     if not spans or len(rows) < 3 or any(is_figure(cell) for cell in second[1:]):
         return first, rows[1:]
     header = [
         " ".join(dict.fromkeys(part for part in pair if part)) for pair in zip(first, second, strict=True)
     ]
     return header, rows[2:]
+
+
+def _lies_over(first: Sequence[str], second: Sequence[str], third: Sequence[str]) -> bool:
+    """Whether names stand in a first row above groups of columns, without being merged: North, nothing, South, nothing.
+
+    The names beneath them are complete, those of one group return in the next or are years, and figures follow.
+    """
+    named = [cell for cell in second[1:] if cell]
+    return (
+        not (first[0] and second[0])  # else they are two rows
+        and "" in first[1:]
+        and any(first[1:])
+        and all(above or below for above, below in zip(first[1:], second[1:], strict=True))
+        and not any(map(is_figure, named))
+        and (len(set(named)) < len(named) or all(map(_YEAR.fullmatch, named)))
+        and any(map(is_figure, third[1:]))
+    )
+
+
+def _filled(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    """A first row with its names over all columns of their groups."""
+    filled, name = [first[0]], ""
+    for above, below in zip(first[1:], second[1:], strict=True):
+        filled.append(above or name)
+        name = filled[-1] if below else ""  # a name with nothing beneath it is of its column alone
+    return filled
 
 
 def _cells(line: str) -> list[str]:

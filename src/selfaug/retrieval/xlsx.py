@@ -39,7 +39,8 @@ def read_xlsx(data: bytes) -> tuple[str, list[Block]]:
     """Title, or nothing, and blocks of a workbook: for each sheet a heading with its name, then its tables.
 
     Cells hold values as they were last calculated, not formulae; where none was, `formulas_without_value` counts
-    them. Merged cells have their text in each row and column. Hidden sheets and charts are left out.
+    them. Merged cells have their text in each row and column. Hidden sheets and charts are left out; hidden
+    rows and columns are read: most are filtered or collapsed.
 
     Raises:
         UnreadableDocument: if it is encrypted, not a workbook, too large, or would unpack to absurd size.

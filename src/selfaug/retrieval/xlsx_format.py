@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import datetime
+import operator
 import re
+from collections.abc import Sequence
 
 __all__ = ["cell_text"]
 
 _COLOUR_OR_CONDITION = re.compile(r"\[(?!\$)[^\]]*\]")
+_COLOUR = re.compile(r"\[(?![$<>=])[^\]]*\]")
+_CONDITION = re.compile(r"\[(<=|>=|<>|<|>|=)\s*(-?\d+(?:\.\d+)?)\]")
+_COMPARISONS = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<>": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+}
 _CURRENCY = re.compile(r"\[\$([^\]-]*)[^\]]*\]")
 _SPACING = re.compile(r"[_*].")  # the width of a character, and a character that fills the cell
 _QUOTED = re.compile(r'"([^"]*)"|\\(.)')
 _LITERAL = "\0"  # stands for a quoted text while the places of digits are looked for
 _PLACES = re.compile(r"(?P<whole>[#0?][#0?,]*)(?:\.(?P<decimals>[#0?]*)(?P<thousands>,*))?")
+_MINUS = re.compile(r"[-(]")
 _TOO_SPECIAL = re.compile(r"[eE@/]")  # scientific notation, text and fractions
 _ABBREVIATED_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
@@ -40,34 +53,73 @@ def cell_text(value: object, number_format: str) -> str:
 
 
 def _number_text(value: float, number_format: str) -> str:
-    shown = _CURRENCY.sub(r'"\1"', _COLOUR_OR_CONDITION.sub("", number_format))
+    shown = _CURRENCY.sub(r'"\1"', _COLOUR.sub("", number_format))
     literals: list[str] = []
 
     def put_aside(found: re.Match[str]) -> str:
         literals.append(found[1] or found[2] or "")
         return _LITERAL
 
-    # Split when quotes are put aside: they may hold a semicolon. The first section comes first among them, too.
-    shown = _SPACING.sub("", _QUOTED.sub(put_aside, shown)).split(";")[0]
+    # Split when quotes are put aside: they may hold a semicolon.
+    sections = _SPACING.sub("", _QUOTED.sub(put_aside, shown)).split(";")
+    left = iter(literals)
+    quoted = [[next(left) for _ in range(section.count(_LITERAL))] for section in sections]
+    number = _section(sections, quoted, value)
+    if number is None:
+        return _plain_number(value)
+    shown = _CONDITION.sub("", sections[number])
     places = _PLACES.search(shown)
     if places is None or _TOO_SPECIAL.search(shown) or _PLACES.search(shown, places.end()):
         return _plain_number(value)
     whole = places["whole"].rstrip(",")
     thousands = len(places["whole"]) - len(whole) if places["decimals"] is None else len(places["thousands"])
     amount = abs(value) * (100 if "%" in shown else 1) / 1000**thousands
-    digits = _digits(amount, places["decimals"] or "", grouped="," in whole)
-    sign = "-" if value < 0 and digits.strip("0.,") else ""  # not "-0.0"
-    texts = iter(literals)
+    digits = _digits(amount, whole, places["decimals"] or "")
+    in_words = number == 1 and not _CONDITION.search(number_format) and not _MINUS.search(shown)
+    sign = "-" if value < 0 and digits.strip("0.,") and not in_words else ""  # not "-0.0"
+    texts = iter(quoted[number])
     before, after = (
         re.sub(_LITERAL, lambda _: next(texts), part)
         for part in (shown[: places.start()], shown[places.end() :])
     )
-    return f"{sign}{before.strip(' ()+-')}{digits}{after.rstrip(' )')}".strip()
+    return f"{sign}{_before_digits(before)}{digits}{after.rstrip(' )').removeprefix(')')}".strip()
 
 
-def _digits(amount: float, decimals: str, *, grouped: bool) -> str:
-    """An amount with as many decimals as there are 0s, and as many more, if not zero, as there are other places."""
-    text = f"{amount:{',' if grouped else ''}.{len(decimals)}f}"
+def _section(sections: Sequence[str], quoted: Sequence[Sequence[str]], value: float) -> int | None:
+    """Index of a format's section that a value is shown by; None if its conditions hold for none.
+
+    The second one, of negative values, only where it says so in words of its own ("down "0): elsewhere a minus does.
+
+    Args:
+        sections: with `_LITERAL` in place of quoted texts.
+        quoted: texts of each section.
+        value: of the cell.
+    """
+    conditions = [_CONDITION.search(section) for section in sections]
+    if any(conditions):
+        holding = (
+            index
+            for index, found in enumerate(conditions)
+            if found is None or _COMPARISONS[found[1]](value, float(found[2]))
+        )
+        return next(holding, None)
+    words = ["".join(texts).strip() for texts in quoted[:2]]
+    return int(value < 0 and words[-1] != words[0] and any(map(str.isalpha, words[-1])))
+
+
+def _before_digits(text: str) -> str:
+    """What stands before the digits, without signs; words keep their space ("EUR 5"), symbols don't ("$5")."""
+    kept = text.strip(" ()+-")
+    return f"{kept} " if kept[-1:].isalpha() and text.rstrip("()+-").endswith(" ") else kept
+
+
+def _digits(amount: float, whole: str, decimals: str) -> str:
+    """An amount with as many decimals as there are 0s, and as many more, if not zero, as there are other places.
+
+    Before the decimal point there are as many digits as there are 0s, too: codes begin with some.
+    """
+    width = whole.count("0") + (len(decimals) + 1 if decimals else 0)
+    text = f"{amount:0{width}{',' if ',' in whole else ''}.{len(decimals)}f}"
     for place in reversed(decimals):
         if place == "0" or not text.endswith("0"):
             break
