@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from test_main import libraries_as_they_were, run
 
+from selfaug.phases.ask import Assistant
 from selfaug.phases.prepare import prepare
 from selfaug.prepare_config import load_prepare_config
 
@@ -68,8 +69,25 @@ def test_json_has_all_of_it(finished_run: Path, prepared: Path) -> None:
     assert found["question"] == QUESTION
     assert found["passages"][0]["document"] == "pumps.md"
     assert found["answers"].keys() == {"base", "tuned"}
-    assert found["answers"]["tuned"].keys() == {"text", "cited"}
+    assert found["answers"]["tuned"].keys() == {"text", "cited", "invalid"}
     assert (found["dropped"], found["outdated"]) == (0, [])
+
+
+def test_a_citation_of_no_passage_is_told(
+    finished_run: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A random model doesn't cite.
+    texts = {True: "It was 5 [2].", False: "It was 4 [1][7]."}
+    monkeypatch.setattr(Assistant, "_answer", lambda self, prompt, use_base, on_text: texts[use_base])
+    flags = ("--prepared", str(prepared), "--device", "cpu", "--max-new-tokens", "4")
+    told = run("ask", str(finished_run), QUESTION, *flags)
+    assert "*[1] pumps.md" in told.stdout
+    assert "note: the answer cites [7]; the prompt had 2 passages." in told.stderr
+    told = run("ask", str(finished_run), QUESTION, *flags, "--base")
+    assert "note: the tuned model's answer cites [7]; the prompt had 2 passages." in told.stderr
+    assert "base model's answer" not in told.stderr
+    found = json.loads(ask(finished_run, QUESTION, "--prepared", str(prepared), "--json"))
+    assert found["answers"]["tuned"] == {"text": texts[False], "cited": [1], "invalid": [7]}
 
 
 def test_documents_that_have_changed_since_are_told(

@@ -18,6 +18,15 @@ def test_messages_number_the_passages() -> None:
     ]
 
 
+def test_questions_and_passages_are_written_as_they_may_be() -> None:
+    template = RetrievalTemplate(system="a", user="{passages} {question} a", separator=" ")
+    turns = [("a?", "a."), ("aa?", "a.")]
+    contents = [
+        one["content"] for one in template.dialogue(["a", "b"], turns, lambda text: text.replace("a", "x"))
+    ]
+    assert contents == ["a", "[1] x [2] b x? a", "a.", "xx? a", "a."]
+
+
 def test_no_system_message() -> None:
     messages = RetrievalTemplate(system=None).messages("q", ["a"])
     assert [message["role"] for message in messages] == ["user"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from company_reports import COMPANIES, configured, revenue, rows_of
 from scanned_pdf import partly_scanned
@@ -56,6 +57,17 @@ def test_a_row_is_what_training_takes(prepared: Path, tiny_model_dir: Path) -> N
             assert row["value"] in row["context"][row["gold"] - 1]
 
 
+def test_files_of_one_heading_are_told_apart_by_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    for name, billions in (("norvik", 3), ("talon", 2), ("belmar", 1)):
+        text = f"# Executive summary\n\nRevenue was ${billions},689 million.\n"
+        (folder / f"{name}_2023.md").write_text(text)
+    prepare(configured(folder, None, tmp_path / "data"))
+    found = Index(tmp_path / "data" / "index").search("What was the revenue of Talon?", 1)
+    assert [one.text for one in found] == ["talon_2023: Executive summary\nRevenue was $2,689 million."]
+
+
 def test_rows_to_train_on_may_ask_further_questions(reports: Path, questions: Path, tmp_path: Path) -> None:
     folder = tmp_path / "prepared"
     settings = {"FOLDER": str(reports), "--questions": [str(questions)], "--output": str(folder)}
@@ -81,6 +93,24 @@ def test_rows_to_train_on_may_ask_further_questions(reports: Path, questions: Pa
     ]
     lengths = read_record(folder / "record.json", "prepare")["tokens"]
     assert lengths["completion"]["most"] == max(count_words(answers))
+
+
+def test_a_template_that_can_not_learn_further_questions_is_told_first(
+    reports: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ': ' + '<think></think>' * (loop.last and m.role == 'assistant') }}"
+        "{{ m.content + '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    tokenizer.save_pretrained(model)
+    for name, follow_ups in ((model, 1), (model, 0), (tiny_model_dir, 1)):
+        told: list[Progress] = []
+        more = (f"documents.tokenizer={name}", f"rows.follow_ups={follow_ups}", "run.overwrite=true")
+        prepare(configured(reports, None, tmp_path / "data", *more), on_progress=told.append)
+        warned = [one for one in told if "training refuses rows with follow_ups" in one.message]
+        assert warned == (told[:1] if name == model and follow_ups else [])
 
 
 def test_settings_that_are_given_win_over_what_is_prepared(prepared: Path, tiny_rows: Path) -> None:
@@ -370,6 +400,24 @@ def test_an_answer_that_stands_nowhere_is_told(reports: Path, questions: Path, t
     assert caught.value.problems == ["w: the answer '$1 million' is not in c1/2023.md"]
     record = prepare(configured(reports, file, tmp_path / "data", "questions.skip_bad_rows=true"))
     assert record["questions"]["pairs"] == 29
+
+
+def test_right_passages_by_chance_are_told(reports: Path, questions: Path, tmp_path: Path) -> None:
+    """ "36" may be a number of plants, a share, and a part of "36-month"."""
+    for name in ("c0/2023.md", "c1/2023.md"):
+        with (reports / name).open("a") as file:
+            file.write("\n## Plants\n\nIt runs 36 plants.\n\n## Bonds\n\nA 36-month bond was placed.\n")
+    unclear = {"id": "unclear", "question": "How many plants?", "answer": "36", "document": "c0/2023.md"}
+    clear = {**unclear, "id": "clear", "document": "c1/2023.md", "evidence": "36 plants"}
+    more = tmp_path / "more.jsonl"
+    more.write_text(questions.read_text() + json.dumps(unclear) + "\n" + json.dumps(clear) + "\n")
+    told: list[Progress] = []
+    record = prepare(configured(reports, more, tmp_path / "data"), on_progress=told.append)
+    assert record["questions"]["by_chance"] == ["unclear"]
+    (warned,) = [one for one in told if "Give `evidence`" in one.message]
+    assert warned.message.startswith("1 question has neither `evidence` nor `page`")
+    assert warned.message.endswith("the card names them: unclear")
+    assert "- `unclear`: its answer stands in several" in (tmp_path / "data" / "card.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,18 @@ def test_short_years_quarters_and_endings_are_found(make_index: Make) -> None:
         ("12Q23", "12 q23 q 23"),
         ("X300", "x300 x 300"),
         ("north_annual_report_2023", "north annual report 2023"),
-        ("Re\u0301sume\u0301", "r\u00e9sum\u00e9"),
+        ("Re\u0301sume\u0301", "resum"),
+        ("r\u00e9sum\u00e9 resume", "resum resum"),
+        ("1H23", "h1 2023"),
+        ("1H 2023 and 2h'23", "h1 2023 h2 2023"),
+        ("the first half of 2023", "h1 2023"),
+        ("1h 30 min", "1 h 30 min"),
+        ("U.S. revenue, US revenue", "usa revenu usa revenu"),
+        ("u.s. and USA: tell us it", "usa usa"),
+        ("US$5 of IT costs", "5 itech cost"),
+        ("WHAT IT MEANS FOR US\nUS | EBIT", "mean usa ebit"),
+        ("| US | REVENUE | EBIT | CAPEX |", "usa revenu ebit capex"),
+        ("\u304c\u304e", "\u304c\u304e"),
         ("2023年IBM社の収益", "2023 年 ibm 社の の収 収益"),
     ],
 )
@@ -91,11 +102,28 @@ def test_passages_without_spaces_between_words_are_found(make_index: Make) -> No
     assert [found.document for found in index.search("収益はいくらか", 1)] == ["a.md"]
 
 
+def test_accents_do_not_count_in_any_language() -> None:
+    for language, one, other in (
+        (None, "Nestl\u00e9", "Nestle"),
+        ("english", "Nestl\u00e9's", "Nestle's"),
+        ("french", "soci\u00e9t\u00e9s", "societes"),
+        ("german", "Ums\u00e4tzen", "Umsatzen"),
+        ("german", "Nestl\u00e9", "Nestle"),  # an ending without the accent
+        ("german", "A\u0303o", "Ao"),
+        ("swedish", "Nestl\u00e9", "Nestle"),
+        ("greek", "\u03ad\u03c3\u03bf\u03b4\u03b1", "\u03b5\u03c3\u03bf\u03b4\u03b1"),
+    ):
+        assert Words(language)(one) == Words(language)(other)
+    # Endings are those of the language, accents and all.
+    assert Words("german")("H\u00e4user") == Words("german")("Haus")
+    assert Words("french")("d\u00e9veloppement") == Words("french")("d\u00e9velopper")
+
+
 def test_an_index_of_before_is_searched_for_the_words_that_it_holds(tmp_path: Path) -> None:
     """Otherwise a search of north_report would find nothing there, where it is one word."""
-    text = "The re\u0301sume\u0301 is in north_report."
+    text = "The re\u0301sume\u0301 is in north_report, of H1, U.S."
     found: dict[int, list[bool]] = {}
-    for reader in (2, 3):
+    for reader in (2, 3, 9):
         settings = {**SETTINGS, "reader": reader, "glossary": [["_", "underscore"]] if reader == 2 else []}
         folder = tmp_path / str(reader)
         IndexWriter(folder, settings).write(
@@ -104,9 +132,16 @@ def test_an_index_of_before_is_searched_for_the_words_that_it_holds(tmp_path: Pa
         index = Index(folder)
         found[reader] = [
             bool(index.search(asked, 1))
-            for asked in ("north_report", "re\u0301sume\u0301", "north", "r\u00e9sum\u00e9")
-        ]
-    assert found == {2: [True, True, False, False], 3: [True] * 4}
+            for asked in (
+                "north_report", "re\u0301sume\u0301", "north", "r\u00e9sum\u00e9", "resume",
+                "first half", "US", "H1", "U.S.",
+            )
+        ]  # fmt: skip
+    assert found == {
+        2: [True, True, False, False, False, False, False, True, True],
+        3: [True, True, True, True, False, False, False, True, True],
+        9: [True] * 9,
+    }
 
 
 def test_copies_are_the_same_file(tmp_path: Path) -> None:

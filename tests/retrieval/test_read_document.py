@@ -38,6 +38,35 @@ def test_title_digest_and_name(tmp_path: Path) -> None:
     assert read_document(written(tmp_path, "c.html", b"<title>T</title><h1>H</h1>"), "c.html").title == "T"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "title"),
+    [
+        # Neither whose nor when: the passages of two such files could not be told apart.
+        ("norvik_2023", "# Summary\n\nRevenue rose.", "norvik_2023: Summary"),
+        ("norvik_2023", "# Summary\n\nRevenue rose.\n\n# Results\n\nIt rose.", "norvik_2023: Summary"),
+        ("q3", "# Norvik\n\nIt pumps.", "q3: Norvik"),
+        # The heading of all that follows.
+        ("report", "# Norvik 2023\n\nIt pumps.\n\n## Results\n\nIt rose.", "Norvik 2023"),
+        # A cover.
+        ("report", "# Norvik 2023\n\n# Results\n\nIt rose.", "Norvik 2023"),
+        # A name that says nothing more.
+        ("2023-annual", "# Annual report 2023\n\nIt pumps.", "Annual report 2023"),
+        ("d437610d10k", "# Norvik\n\nIt pumps.", "Norvik"),
+        ("3f2a-9cfe-44b1-aaef-00", "# Norvik\n\nIt pumps.", "Norvik"),
+        ("index", "# Norvik\n\nIt pumps.", "Norvik"),
+        ("Untitled document (2)", "# Norvik\n\nIt pumps.", "Norvik"),
+        ("scan_0001-final", "# Norvik\n\nIt pumps.", "Norvik"),
+        ("dQw4w9WgXcQ", "# Norvik\n\nIt pumps.", "Norvik"),
+        # Names whose parts are words.
+        ("Q3FY23Report", "# Norvik\n\nIt pumps.", "Q3FY23Report: Norvik"),
+        ("McDonalds10k", "# Summary\n\nIt pumps.", "McDonalds10k: Summary"),
+    ],
+)
+def test_a_heading_of_a_section_is_no_title_alone(tmp_path: Path, name: str, text: str, title: str) -> None:
+    file = written(tmp_path, f"{name}.md", text.encode())
+    assert read_document(file, f"reports/{name}.md").title == title
+
+
 @pytest.mark.parametrize("ending", sorted(ENDINGS))
 def test_every_ending_refuses_what_is_empty_or_random_in_one_line(tmp_path: Path, ending: str) -> None:
     assert reason(written(tmp_path, f"a{ending}", b"")) == "empty"

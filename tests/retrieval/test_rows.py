@@ -13,11 +13,11 @@ from selfaug.errors import ConfigError
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.follow_ups import Asked, add_follow_ups
 from selfaug.retrieval.index import Index, IndexWriter
-from selfaug.retrieval.pairs import Pair, Place, find_gold, holds, signs_of
+from selfaug.retrieval.pairs import Pair, Place, find_gold, holds, may_be_chance, signs_of
 from selfaug.retrieval.recall import first_right
 from selfaug.retrieval.retriever import Passage, Retriever
 from selfaug.retrieval.row_passages import row_passages
-from selfaug.retrieval.rows import RowForm, make_row
+from selfaug.retrieval.rows import RowForm, has_answer, make_row
 
 Make = Callable[[dict[str, list[str]]], Index]
 
@@ -86,6 +86,22 @@ FIRM = {
         ("Item: Pumps; Unit: $; 2023: 5", "$5", True),
         ("Item: Revenue; FY2023: 4; FY2022: 5", "FY2022: 5", True),
         ("Item: Revenue; FY2023: 4; FY2022: 5", "Revenue 5", False),
+        # A minus belongs to the figure, between two it doesn't.
+        ("EBIT was -12 in 2022", "12", False),
+        ("EBIT was -12 in 2022", "-12", True),
+        ("EBIT was \u2212$12 million", "$12 million", False),
+        ("EBIT was -$12 million", "12 million", False),
+        ("from 2 to 10-12 plants", "12", True),
+        ("see (a)-12", "12", True),
+        # Filings give signs and brackets cells of their own.
+        ("| Tax | $ | (56 | ) |", "$(56)", True),
+        ("| Tax | (56 | ) |", "(56)", True),
+        # Marks of notes may be left out, powers of ten may not.
+        ("It was $1,234^1 million", "$1,234 million", True),
+        ("| Revenue^2 | 1,234^a,b |", "| Revenue | 1,234 |", True),
+        ("margin 4.5%^3 in 2023^2.", "4.5% in 2023", True),
+        ("It was 10^6 units", "10 units", False),
+        ("It was $110^1 million", "$110 million", True),
     ],
 )
 def test_words_stand_in_a_passage_as_words(passage: str, words: str, expected: bool) -> None:
@@ -111,6 +127,26 @@ def test_gold_is_where_the_answer_stands(make_index: Make) -> None:
     assert gold(answer="$1,536 million") == ["alder.md#0", "alder.md#2"]
     assert gold(answer="$9,999 million") == []
     assert gold(answer=None) == []
+
+
+def test_a_minus_counts_only_where_it_decides(make_index: Make) -> None:
+    """Who asks for a loss calls it 31: the answer was in no passage, and nothing was prepared."""
+    rows = ["| EBIT | -31 |", "It has 12 plants.", "Growth: -12 %. It fell.", "-7 plants\n7 of 31."]
+    index = make_index({"a.md": rows[:3], "b.md": [rows[0], rows[3]], "c.md": [rows[0], f"Also {rows[0]}"]})
+
+    def found(answer: str, document: str) -> tuple[list[str], list[tuple[str, ...]], bool]:
+        pair = Pair("q", "What was it?", answer, (document,))
+        gold = find_gold(pair, index)
+        signs = [sign.words for sign in signs_of(pair, gold)]
+        return [chunk.text for chunk in gold], signs, may_be_chance(pair, gold)
+
+    assert found("31", "a.md") == ([rows[0]], [("-31",)], False)
+    assert found("12", "a.md") == ([rows[1]], [("12",)], False)
+    assert found("12 %", "a.md") == ([rows[2]], [("-12 %",)], False)
+    assert found("31", "b.md") == ([rows[3]], [("31",)], False)
+    assert found("7", "b.md") == ([rows[3]], [("7",)], False)
+    assert found("31", "c.md") == ([rows[0], f"Also {rows[0]}"], [("-31",)], True)
+    assert found("5", "a.md") == ([], [], False)
 
 
 def test_a_titles_year_is_no_answer_where_a_text_has_it(tmp_path: Path) -> None:
@@ -177,6 +213,32 @@ def test_a_page_narrows_the_gold(make_index: Make, tmp_path: Path) -> None:
     assert pages(2) == [1, 2]  # the chunk before may go on over the page's end
     assert pages(4) == [3]
     assert pages(1) == [1]
+
+
+def test_whether_the_right_passage_is_one_by_chance(make_index: Make) -> None:
+    index = make_index(
+        {
+            "a.md": [
+                "The 12-month P/E is 9x.",
+                "Norvik runs 12 plants. It has 5 ships.",
+                "It was so. Norvik runs 12 plants.",
+            ],
+            "b.md": ["Its 5 ships are old."],
+        }
+    )
+
+    def by_chance(answer: str | None, **fields: Any) -> bool:
+        pair = Pair("q", "How many plants has Norvik?", answer, ("a.md",), **fields)
+        return may_be_chance(pair, find_gold(pair, index))
+
+    assert by_chance("12")
+    assert not by_chance("12 plants")  # the same sentence in two passages
+    assert not by_chance("12", evidence="runs 12")
+    assert not by_chance("12", places=(Place("a.md", "runs 12"),))
+    assert not by_chance("5 ships")
+    assert not by_chance("so. Norvik")  # over the end of a sentence
+    assert not by_chance(None)
+    assert may_be_chance(Pair("q", "?", "5"), [*index.chunks_of("a.md")[1:2], *index.chunks_of("b.md")])
 
 
 PAIR = Pair("q7", "What was Alder's revenue in 2023?", "$1,536 million", ("alder.md",))
@@ -254,7 +316,9 @@ def followed(index: Index, form: RowForm) -> list[dict[str, Any]]:
         )
         for pair in FIRMS_PAIRS
     ]
-    add_follow_ups(rows, asked, form)
+    documents = {passage.text: passage.document for passage in index.search("Alder Birch other revenue", 99)}
+    documents |= {passage.text: passage.document for one in asked for passage in one.gold}
+    add_follow_ups(rows, asked, form, documents)
     return rows
 
 
@@ -291,6 +355,107 @@ def test_a_share_of_the_further_questions_is_answered_by_no_passage(make_index: 
         assert each["answer"] == form.no_answer
         assert answer is not None
         assert not any(holds(text, answer) for text in one["context"])
+
+
+TABLES = {
+    name: [
+        f"{name} had revenue of ${figure} million, and {staff} % more staff.",
+        f"| {name} | {figure} |",
+        f"| Staff | {staff} |",
+    ]
+    for name, figure, staff in (("Alder", "3,689", "7"), ("Birch", "2,111", "8"))
+}
+
+
+def test_a_figure_in_a_table_is_the_answer_too(make_index: Make) -> None:
+    """ "$3,689 million" doesn't stand in "| Revenue | 3,689 |", which answers the question all the same."""
+    index = make_index({f"{name}.md": texts for name, texts in TABLES.items()})
+    question = "What was Alder's revenue, and its staff? Birch's?"
+    asked = [
+        (Pair("r", question, "$3,689 million", ("Alder.md",)), "Alder.md#1"),
+        # A small figure is in many tables: it counts in the document that the question is about.
+        (Pair("s", question, "7 % in 2023", ("Alder.md",), evidence="7 % more"), "Alder.md#2"),
+    ]
+    for pair, table in asked:
+        for share in (0.0, 0.999999):
+            found = row(index, pair, RowForm(passages=9, no_answer_share=share))
+            assert table not in found["passages"]
+            assert (found["gold"] is None) == (share > 0)
+            assert {"Birch.md#0", "Birch.md#1", "Birch.md#2"} <= {*found["passages"]}
+    other = Pair("q", question, "between 7 and 8", ("Birch.md",), evidence="$2,111")
+    assert "Alder.md#2" in row(index, other, RowForm(passages=9, no_answer_share=0.0))["passages"]
+    # A year, and several figures, stand everywhere.
+    year = Pair("n", question, "In 2023", ("Alder.md",), evidence="revenue of $3,689")
+    assert {"Alder.md#1", "Alder.md#2"} <= {*row(index, year, RowForm(9, 0.0))["passages"]}
+
+
+@pytest.mark.parametrize(
+    ("passage", "answer", "expected"),
+    [
+        # The title is above every passage of its document, and says nothing of plants.
+        ("2023-05-12-norvik: Risks\nThere are some.", "12 plants", False),
+        ("2023-05-12-norvik: Risks\nThere are some.", "12", False),
+        ("report-7: Risks\nThere are some.", "7 %", False),
+        ("2023-05-12-norvik: Risks\nIt runs 12.", "12 plants", True),
+        ("2023-05-12-norvik: Risks\nIt runs 12.", "12", True),
+        ("Norvik > The 12 plants\nThey pump.", "12 plants", True),
+        ("Annual report 2023\nIt rose.", "2023", True),
+        # Passages of a user's own have none.
+        ("It runs 12.\nThey pump.", "12 plants", True),
+        ("| Plants | 12 |\n| Ships | 7 |", "12 plants", True),
+        ("It runs 12", "12 plants", True),
+    ],
+)
+def test_a_figure_in_the_heading_is_no_answer(passage: str, answer: str, expected: bool) -> None:
+    assert has_answer(Pair("q", "How many?", answer, ("a.md",)), [], passage, of_gold=True) is expected
+
+
+def test_no_further_question_is_answered_by_a_table(make_index: Make) -> None:
+    texts = [text for texts in TABLES.values() for text in texts]
+    documents = {text: f"{name}.md" for name, texts in TABLES.items() for text in texts}
+    revenue = Pair("r", "What was Alder's revenue?", "$3,689 million", ("Alder.md",))
+    staff = Pair("s", "By how much did staff grow?", "7 %", ("Alder.md",))
+    asked = [Asked(pair, [Passage(texts[0], "Alder.md")], []) for pair in (revenue, staff)]
+
+    def further(*context: int, share: float = 0.0) -> list[str]:
+        made: dict[str, Any] = {"id": "other", "context": [texts[place] for place in context]}
+        add_follow_ups([made], asked, RowForm(no_answer_share=share, follow_ups=2), documents)
+        return sorted(one["question"] for one in made.get("follow_ups", []))
+
+    assert further(0, 4) == [staff.question, revenue.question]
+    assert further(0, 1) == [staff.question]
+    assert further(0, 2) == [revenue.question]
+    assert asked[1].is_answered_by(texts[2], "Alder.md")
+    assert not asked[1].is_answered_by(texts[2], "Birch.md")
+    assert replace(asked[1], near=["Birch.md"]).is_answered_by(texts[2], "Birch.md")
+
+
+def test_of_a_file_that_is_there_twice_a_question_is_asked_once(make_index: Make) -> None:
+    """Each copy's passage has the same text, and with it the same question."""
+    both = [Passage(f"Alder: {n}.", path) for n in range(1, 5) for path in ("a.md", "old.md")]
+    asked = [
+        Asked(Pair(f"q{n}", f"Which is number {n}?", f"{n}", ("a.md", "old.md")), both[2 * n - 2 : 2 * n], [])
+        for n in range(1, 5)
+    ]
+    documents = {passage.text: passage.document for passage in both} | {"Birch.": "birch.md"}
+    asked.append(
+        Asked(Pair("b", "Which is Birch's?", "Birch", ("birch.md",)), [Passage("Birch.", "birch.md")], [])
+    )
+    asked += [
+        Asked(
+            Pair(f"u{n}", f"What of {n}?", f"$9{n}0", ("a.md", "birch.md")),
+            [Passage(f"$9{n}0", name) for name in ("a.md", "birch.md")],
+            [],
+        )
+        for n in range(3)
+    ]
+    for seed in range(20):
+        rows = [
+            {"id": f"row {seed}", "context": [*dict.fromkeys(passage.text for passage in both), "Birch."]}
+        ]
+        add_follow_ups(rows, asked, RowForm(seed=seed, no_answer_share=0.6, follow_ups=5), documents)
+        questions = [one["question"] for one in rows[0]["follow_ups"]]  # type: ignore[index]
+        assert len(questions) == len(set(questions)) == 5
 
 
 def test_rows_ask_once_unless_told(make_index: Make) -> None:

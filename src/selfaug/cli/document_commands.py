@@ -213,13 +213,15 @@ def ask(
                 "question": question,
                 "passages": [asdict(passage) for passage in answers["tuned"].passages],
                 "answers": {
-                    name: {"text": answer.text, "cited": answer.cited} for name, answer in answers.items()
+                    name: {"text": answer.text, "cited": answer.cited, "invalid": answer.invalid}
+                    for name, answer in answers.items()
                 },
                 "dropped": answers["tuned"].dropped,
                 "outdated": assistant.documents.outdated,
             }
         )
         return
+    invalid: dict[str, list[int]] = {}
     for name in _models(base):
         if base:
             typer.echo(f"{name} model:")
@@ -227,8 +229,13 @@ def ask(
             question, use_base=name == "base", on_text=lambda text: typer.echo(printable(text), nl=False)
         )
         typer.echo()
+        invalid[f"the {name} model's answer" if base else "the answer"] = answer.invalid
     typer.echo()
     show_passages(answer.passages, answer.cited)
+    for whose, numbers in invalid.items():
+        if numbers:
+            named = ", ".join(f"[{number}]" for number in numbers)
+            say(f"note: {whose} cites {named}; the prompt had {counted(len(answer.passages), 'passage')}.")
     if answer.dropped:
         say(f"note: passages that were found and didn't fit into the prompt: {answer.dropped}.")
     if assistant.documents.outdated:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from selfaug.core.printable import counted
 from selfaug.data.rows import Row
 from selfaug.data.sources import Problem, problems_error, short_text
+from selfaug.data.special_tokens import without_special_tokens
 from selfaug.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "EncodedRow",
     "EncodedRows",
     "encode_rows",
+    "keeps_earlier_turns",
     "rows_without_template",
 ]
 
@@ -38,6 +40,11 @@ _TEMPLATE_HINT = (
     "the prompt in training must be the prompt in serving, token by token. A model that reasons adds or "
     "strips its thinking: try chat_template_kwargs such as enable_thinking=False, or give the tokeniser "
     "another chat template."
+)
+_EARLIER_HINT = (
+    "with this template one answer a row can be learnt: make rows without follow_ups (`selfaug prepare` with "
+    "--follow-ups 0), or leave --every-assistant-turn out; or take a template that keeps earlier turns, as some do "
+    "with preserve_thinking=True in chat_template_kwargs (docs/how-to/retrieval-rows.md)."
 )
 _LENGTH_HINT = (
     "raise max_length where it is less than the model's own window, shorten these rows (of `selfaug prepare`: by "
@@ -139,8 +146,9 @@ def encode_rows(
 ) -> EncodedRows:
     """Token ids and labels of rows.
 
-    Messages go through the chat template. The tokens of the prompt, rendered as for serving (with the
-    generation prompt), are required to begin the tokens of the whole row. Text is tokenised as it is, with
+    Messages go through the chat template; of retrieval rows, special tokens that stand in questions and passages are
+    written so that they are none (`without_special_tokens`). The tokens of the prompt, rendered as for serving (with
+    the generation prompt), are required to begin the tokens of the whole row. Text is tokenised as it is, with
     the tokeniser's beginning token before the prompt, if it has one, and its end token after the completion;
     where the last characters of the prompt and the first of the completion would merge into one token, they
     are tokenised apart, because serving tokenises the prompt alone.
@@ -171,7 +179,7 @@ def encode_rows(
     if max_length is not None and on_long == "drop_passages":
         _shorten(drafts, encoder, max_length)
 
-    encoded = [_finish(draft) for draft in drafts if draft.spans]
+    encoded = [_finish(draft, encoder.plain) for draft in drafts if draft.spans]
     # Encoded again without the limit: only then their prompts are tokenised apart.
     too_long = [
         _problem(draft, _too_long(draft, max_length))
@@ -180,11 +188,15 @@ def encode_rows(
     refused = [_problem(draft, draft.reason) for draft in drafts if draft.reason]
     problems = sorted(refused + too_long, key=lambda problem: (problem.file, problem.line))
     if problems and (not skip_bad_rows or not encoded):
-        mismatch = any(draft.mismatch for draft in drafts)
+        hints = {
+            _TEMPLATE_HINT: any(draft.mismatch for draft in drafts),
+            _EARLIER_HINT: any(draft.earlier_differs for draft in drafts),
+            _LENGTH_HINT: bool(too_long),
+        }
         raise problems_error(
             f"{len(problems):,} of {len(rows):,} rows can't be used.",
             problems,
-            hint=" ".join([_TEMPLATE_HINT] * mismatch + [_LENGTH_HINT] * bool(too_long)) or None,
+            hint=" ".join(hint for hint, helps in hints.items() if helps) or None,
         )
     if not encoded:
         raise DataError("there are no rows to encode.", hint="give at least one row.")
@@ -234,11 +246,6 @@ class _Task:
     row: Row
     keep: int | None = None
 
-    def prompt(self) -> str | list[dict[str, Any]]:
-        if self.keep is None or self.row.retrieval is None:
-            return self.row.prompt
-        return self.row.retrieval.messages(self.keep)
-
     def is_text(self) -> bool:
         return isinstance(self.row.prompt, str)
 
@@ -266,6 +273,7 @@ class _Draft:
     too_long: bool = False
     reason: str = ""
     mismatch: bool = False
+    earlier_differs: bool = False
     inserted: str = ""
     unended: bool = False
 
@@ -284,6 +292,7 @@ class _Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template_arguments: dict[str, Any]) -> None:
         self._tokenizer = tokenizer
         self._template_arguments = template_arguments
+        self.plain = without_special_tokens(tokenizer)
         bare, special = self._tokenize(["a"])[0], list(tokenizer("a", add_special_tokens=True)["input_ids"])
         self._leading = special[: _find(special, bare)]
 
@@ -328,7 +337,7 @@ class _Encoder:
 
     def _turns(self, draft: _Draft) -> list[_Turn]:
         """Texts of the trained turns, the last one last; none, with a reason, if they can't be rendered."""
-        row, prompt = draft.task.row, draft.task.prompt()
+        row, prompt = draft.task.row, draft.task.row.prompt_for(self.plain, draft.task.keep)
         if isinstance(prompt, str):
             assert isinstance(row.completion, str)
             return [_Turn(prompt, prompt + row.completion)]
@@ -373,10 +382,12 @@ class _Encoder:
             self._set_spans(draft, [*(next(tokens) for _ in texts), draft.ids])
 
     def _set_spans(self, draft: _Draft, parts: list[list[int]]) -> None:
-        for part in parts:
-            if draft.ids[: len(part)] != part:
-                draft.mismatch = True
-                draft.reason = self._difference(part, draft.ids)
+        for prompt, whole in zip(parts[::2], parts[1::2], strict=True):
+            if not _begins(draft.ids, prompt) or not _begins(draft.ids, whole):
+                # By itself the turn is faithful; with others after it, the template changes it.
+                draft.earlier_differs = whole is not parts[-1] and _begins(whole, prompt)
+                draft.mismatch = not draft.earlier_differs
+                draft.reason = self._difference(prompt, whole, draft)
                 return
         spans = [(len(prompt), len(whole)) for prompt, whole in zip(parts[::2], parts[1::2], strict=True)]
         if all(start < end for start, end in spans):
@@ -384,12 +395,19 @@ class _Encoder:
         else:
             draft.reason = _NO_TOKENS
 
-    def _difference(self, serving: list[int], training: list[int]) -> str:
-        pairs = zip(serving, training, strict=False)
-        at = next((index for index, (one, other) in enumerate(pairs) if one != other), len(training))
+    def _difference(self, prompt: list[int], whole: list[int], draft: _Draft) -> str:
+        alone = whole if draft.earlier_differs else prompt
+        pairs = zip(alone, draft.ids, strict=False)
+        at = next((index for index, (one, other) in enumerate(pairs) if one != other), len(draft.ids))
+        shown, trained = self._show(alone[at : at + 4]), self._show(draft.ids[at : at + 4])
+        if draft.earlier_differs:
+            return (
+                f"the chat template renders an earlier answer differently from a last one at token {at}: as the last "
+                f"one it has {shown}, before another turn {trained}"
+            )
         return (
-            f"the prompt in serving differs from the one in training at token {at}: serving has "
-            f"{self._show(serving[at : at + 4])}, training has {self._show(training[at : at + 4])}"
+            f"the prompt in serving differs from the one in training at token {at}: serving has {shown}, training has "
+            f"{trained}"
         )
 
     def _show(self, ids: list[int]) -> str:
@@ -475,6 +493,21 @@ def rows_without_template(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBas
         return []
     of_template = re.compile("|".join(map(re.escape, sorted(special))))
     return [row for row in rows if isinstance(row.prompt, str) and of_template.search(row.prompt) is None]
+
+
+def keeps_earlier_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template renders an answer before another turn as it does a last one: else only that is learnt.
+
+    Args:
+        tokenizer: of the model, with a chat template.
+    """
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user", "assistant")]
+    row = Row("", turns[:-1], turns[-1:], "", 0, every_assistant_turn=True)
+    return not _Encoder(tokenizer, {}).encode([_Task(row)], None)[0].earlier_differs
+
+
+def _begins(ids: list[int], part: list[int]) -> bool:
+    return ids[: len(part)] == part
 
 
 def _find(ids: list[int], part: list[int]) -> int:
@@ -570,7 +603,7 @@ def _too_long(draft: _Draft, max_length: int | None) -> str:
     )
 
 
-def _finish(draft: _Draft) -> EncodedRow:
+def _finish(draft: _Draft, plain: Callable[[str], str]) -> EncodedRow:
     labels = [IGNORED_LABEL] * len(draft.ids)
     for start, end in draft.spans:
         labels[start:end] = draft.ids[start:end]
@@ -579,7 +612,7 @@ def _finish(draft: _Draft) -> EncodedRow:
     if retrieval is None or keep is None:
         return EncodedRow(row.id, draft.ids, labels, source=row.source)
     dropped = list(range(keep, len(retrieval.passages)))
-    text = retrieval.template.separator.join(retrieval.format_passage(index) for index in dropped)
+    text = retrieval.template.separator.join(retrieval.format_passage(index, plain) for index in dropped)
     return EncodedRow(row.id, draft.ids, labels, dropped, text, row.source)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,19 @@ class RetrievalParts:
         golds = [self.gold, *(one.gold for one in self.follow_ups)]
         return max(gold or 1 for gold in golds)
 
-    def messages(self, keep: int) -> list[dict[str, Any]]:
-        """Messages of the prompt with the first `keep` passages: all but the last answer."""
-        turns = [(self.question, self.answer), *((one.question, one.answer) for one in self.follow_ups)]
-        return self.template.dialogue(self.passages[:keep], turns)[:-1]
+    def messages(self, keep: int, plain: Callable[[str], str] = str) -> list[dict[str, Any]]:
+        """Messages of the prompt with the first `keep` passages: all but the last answer.
 
-    def format_passage(self, index: int) -> str:
+        Args:
+            keep: passages.
+            plain: how questions and passages are written, as in `RetrievalTemplate.messages`.
+        """
+        turns = [(self.question, self.answer), *((one.question, one.answer) for one in self.follow_ups)]
+        return self.template.dialogue(self.passages[:keep], turns, plain)[:-1]
+
+    def format_passage(self, index: int, plain: Callable[[str], str] = str) -> str:
         """The passage at an index, from 0, as it stands in the prompt."""
-        return self.template.format_passage(index + 1, self.passages[index])
+        return self.template.format_passage(index + 1, plain(self.passages[index]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,8 @@ class Row:
     Attributes:
         id: the row's own id, or `file:line`; unique among the rows that were loaded together: a row whose id another
             file has taken is called `file:id`.
-        prompt: text or messages.
+        prompt: text or messages. Those of a retrieval row are to be shown and compared: `prompt_for` gives what
+            becomes tokens.
         completion: text, or a list with one assistant message.
         file: where the row is from.
         line: as in `RawRow`.
@@ -125,6 +131,18 @@ class Row:
     tools: list[dict[str, Any]] | None = None
     every_assistant_turn: bool = False
     source: str = ""
+
+    def prompt_for(self, plain: Callable[[str], str], keep: int | None = None) -> str | list[dict[str, Any]]:
+        """The prompt that becomes tokens.
+
+        Args:
+            plain: what `without_special_tokens` gives for the tokeniser: questions and passages of a retrieval row
+                are written by it.
+            keep: passages of a retrieval row; None for all.
+        """
+        if self.retrieval is None:
+            return self.prompt
+        return self.retrieval.messages(len(self.retrieval.passages) if keep is None else keep, plain)
 
 
 def as_read(row: Row) -> dict[str, Any]:

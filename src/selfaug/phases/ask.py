@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig, load_config
+from selfaug.data.special_tokens import without_special_tokens
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
 from selfaug.eval.answer_scorers import cited_sources
@@ -50,12 +51,14 @@ class Answer:
         passages: that were in the prompt, numbered from 1 there.
         cited: numbers of those that the answer names.
         dropped: passages that were found and didn't fit into the prompt.
+        invalid: numbers that the answer names, and no passage has.
     """
 
     text: str
     passages: list[Passage]
     cited: list[int]
     dropped: int = 0
+    invalid: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -79,6 +82,9 @@ class DocumentPrompts:
     outdated: list[str] = field(default_factory=list)
     form: re.Pattern[str] | None = None
 
+    def __post_init__(self) -> None:
+        self._plain = without_special_tokens(self.tokenizer)
+
     def prompt(self, question: str, max_new_tokens: int) -> tuple[list[int], list[Passage], int]:
         """Token ids, the passages in them, and how many passages didn't fit: whole ones go from the end.
 
@@ -94,7 +100,8 @@ class DocumentPrompts:
                 f"no passage shares a word with {question!r:.80}.", hint="ask in the documents' own words."
             )
         for used in range(len(found), 0, -1):
-            messages = self.template.messages(question, [passage.text for passage in found[:used]])
+            texts = [passage.text for passage in found[:used]]
+            messages = self.template.messages(question, texts, self._plain)
             prompt = chat_prompt_ids(self.tokenizer, messages, **self.chat_template_kwargs)
             if len(prompt) + max_new_tokens <= self.window:
                 return prompt, found[:used], len(found) - used
@@ -142,7 +149,8 @@ class Assistant:
         prompt, passages, dropped = self.documents.prompt(question, self.max_new_tokens)
         on_passages(passages)
         text = self._answer(prompt, use_base, on_text)
-        return Answer(text, passages, cited_passages(text, len(passages)), dropped)
+        cited = cited_passages(text, len(passages))
+        return Answer(text, passages, cited, dropped, sorted(cited_sources(text) - {*cited}))
 
     def _answer(self, prompt: list[int], use_base: bool, on_text: Callable[[str], None]) -> str:
         def stream(model: Any) -> str:

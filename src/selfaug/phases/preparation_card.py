@@ -44,6 +44,11 @@ def preparation_card(
         left_out = record["questions"]["left_out"]
         if left_out:
             parts.append(_list("Questions left out", dict(one.split(": ", 1) for one in left_out)))
+        if by_chance := record["questions"]["by_chance"]:
+            reason = "its answer stands in several sentences or rows, and no `evidence` or `page` says which is meant"
+            parts.append(
+                _list("Questions whose right passage may be one by chance", dict.fromkeys(by_chance, reason))
+            )
         for number, row in enumerate(samples, 1):
             parts += [f"## Sample {number}", _sample(row, template)]
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from selfaug.core.printable import counted
+from selfaug.data.encode import keeps_earlier_turns
 from selfaug.data.sources import data_files
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError, ModelError, StorageError
@@ -37,7 +38,7 @@ RECORD_KIND = "prepare"
 
 _MARKER = "# Made by selfaug prepare."
 
-_READER = 8
+_READER = 9
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 _SETTINGS = "prepare.yaml"
 
@@ -72,7 +73,7 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     )
     retriever = None if config.retrieval.retriever == "bm25" else own_retriever(config.retrieval.retriever)
     glossary = _glossary(config)
-    count = _token_counter(config)
+    count = _token_counter(config, on_progress)
     if not Path(config.documents.folder).is_dir():
         raise DataError(f"there is no folder {config.documents.folder}.", hint="check the path.")
     # Reading the documents can take minutes, and what was prepared before goes: what shows without it is told first.
@@ -202,14 +203,21 @@ def _own_files(config: PrepareConfig) -> list[Path]:
     ]
 
 
-def _token_counter(config: PrepareConfig) -> CountTokens:
-    """How tokens are counted: by the model's tokeniser, if one is named."""
+def _token_counter(config: PrepareConfig, on_progress: Report) -> CountTokens:
+    """How tokens are counted: by the model's tokeniser, if one is named, whose chat template is looked at, too."""
     name = config.documents.tokenizer
     if name is None:
         return count_words
     from selfaug.model.loading import load_tokenizer  # brings torch, which an index alone doesn't need
 
     tokenizer = load_tokenizer(name, offline=config.run.offline)
+    if config.rows.follow_ups and tokenizer.chat_template is not None and not keeps_earlier_turns(tokenizer):
+        message = (
+            f"the chat template of {name} renders an earlier answer differently from a last one: training refuses rows "
+            "with follow_ups, unless with a template that keeps earlier turns (docs/how-to/retrieval-rows.md). Prepare "
+            "with --follow-ups 0, or give the model such a template."
+        )
+        on_progress(Progress("warning", message=message))
 
     def count(texts: Sequence[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]

@@ -18,7 +18,7 @@ from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.follow_ups import Asked, add_follow_ups
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.near_copies import near_copies
-from selfaug.retrieval.pairs import Pair, find_gold, signs_of
+from selfaug.retrieval.pairs import Pair, find_gold, may_be_chance, signs_of
 from selfaug.retrieval.recall import first_right
 from selfaug.retrieval.retriever import Retriever
 from selfaug.retrieval.row_passages import row_passages
@@ -64,6 +64,7 @@ def make_rows(
         config.rows.follow_ups,
     )
     asked: list[Asked] = []  # of those that are trained on
+    of_text: dict[str, str] = {}  # the documents of their passages
     rows: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     within = {split: {path for path in paths if splits.documents[path] == split} for split in SPLITS}
     near_of = _with_copies(nearly_the_same, index)
@@ -80,11 +81,14 @@ def make_rows(
         else:
             near_gold = {path for chunk in gold[pair.id] for path in near_of.get(chunk.document, ())}
             rows[split].append(make_row(pair, right, found, form, signs, near_gold))
+            if split == "train":
+                passages = {passage.text: passage.document for passage in (*right, *found)}
+                of_text |= {text: passages[text] for text in rows[split][-1]["context"]}
             if split == "train" and pair.answer is not None:
-                asked.append(Asked(pair, right, signs))
+                asked.append(Asked(pair, right, signs, near_gold))
         if done % 100 == 0:
             on_progress(Progress("making rows", done, len(pairs)))
-    add_follow_ups(rows["train"], asked, form)
+    add_follow_ups(rows["train"], asked, form, of_text)
     if not rows["train"]:
         raise problems_error(
             f"of {len(pairs):,} questions none is left to train on.",
@@ -95,6 +99,8 @@ def make_rows(
         )
     _warn_of_empty_splits(config, rows, splits, on_progress)
     _tell_near_copies(nearly_the_same, on_progress)
+    by_chance = [pair.id for pair in pairs if may_be_chance(pair, gold[pair.id])]
+    _tell_of_chance(by_chance, on_progress)
     if splits.moved:
         shown = ", ".join(splits.moved[:5]) + (", ..." if len(splits.moved) > 5 else "")
         message = (
@@ -109,6 +115,7 @@ def make_rows(
             "left_out": [str(problem) for problem in problems],
             "unanswerable": sum(pair.answer is None for pair in pairs),
             "similar": len({index for pair in alike for index in pair}),
+            "by_chance": by_chance,
         },
         "rows": {
             split: {
@@ -224,6 +231,19 @@ def _tell_near_copies(sets: Sequence[Sequence[str]], on_progress: Report) -> Non
     message = (
         f"{sum(map(len, sets)):,} documents are nearly the same as others, such as one report in two formats, and stay "
         f"in one split with these (split.similar_documents): {shown}{'; ...' * (len(sets) > _NAMED)}"
+    )
+    on_progress(Progress("warning", message=message))
+
+
+def _tell_of_chance(questions: Sequence[str], on_progress: Report) -> None:
+    if not questions:
+        return
+    have = counted(len(questions), "question has", "questions have")
+    message = (
+        f"{have} neither `evidence` nor `page`, and an answer that stands in several sentences or rows: each passage "
+        "with one of them counts as right, though some may speak of other things. Give `evidence`; the card "
+        f"names them: {', '.join(questions[:_NAMED])}"
+        f"{', ...' * (len(questions) > _NAMED)}"
     )
     on_progress(Progress("warning", message=message))
 

@@ -34,7 +34,8 @@ class Document:
 
     Attributes:
         path: relative to the folder, with forward slashes.
-        title: its own, or its first heading, or the file's name without its ending.
+        title: its own, or its first heading, or the file's name without its ending; both, where the heading is only
+            that of a section.
         digest: SHA-256 of the file, in hexadecimal.
         blocks: in reading order.
         missing: what of the file is not in the blocks, or may be wrong in them, in words for the user; empty where

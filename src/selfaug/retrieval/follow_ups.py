@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,18 +23,28 @@ class Asked:
         pair: question and answer.
         gold: passages that hold its answer.
         signs: of the answer.
+        near: documents that are nearly the same as those of `gold`.
     """
 
     pair: Pair
     gold: Sequence[Passage]
     signs: Sequence[Sign]
+    near: Collection[str] = ()
 
-    def is_answered_by(self, text: str) -> bool:
-        """Whether a passage holds its answer, or could be taken to."""
-        return any(passage.text == text for passage in self.gold) or has_answer(self.pair, self.signs, text)
+    def is_answered_by(self, text: str, document: str | None) -> bool:
+        """Whether a passage of a document holds its answer, or could be taken to."""
+        of_gold = document in self.near or any(passage.document == document for passage in self.gold)
+        return any(passage.text == text for passage in self.gold) or has_answer(
+            self.pair, self.signs, text, of_gold=of_gold
+        )
 
 
-def add_follow_ups(rows: Sequence[dict[str, Any]], asked: Sequence[Asked], form: RowForm) -> None:
+def add_follow_ups(
+    rows: Sequence[dict[str, Any]],
+    asked: Sequence[Asked],
+    form: RowForm,
+    documents: Mapping[str, str],
+) -> None:
     """Give each row, in place, up to `form.follow_ups` further questions, as `follow_ups`.
 
     They are questions whose answer stands in exactly one of the row's passages; and, for `form.no_answer_share` of
@@ -45,14 +55,13 @@ def add_follow_ups(rows: Sequence[dict[str, Any]], asked: Sequence[Asked], form:
         rows: from `make_row`, of one split.
         asked: the questions of that split.
         form: what rows are made of.
+        documents: of the rows' passages, by their texts.
     """
     by_text: dict[str, list[Asked]] = defaultdict(list)
     by_document: dict[str, list[Asked]] = defaultdict(list)
-    documents: dict[str, str] = {}
     for one in asked:
-        for passage in one.gold:
-            by_text[passage.text].append(one)
-            documents[passage.text] = passage.document or ""
+        for text in dict.fromkeys(passage.text for passage in one.gold):  # a copy says the same
+            by_text[text].append(one)
         for document in sorted({passage.document or "" for passage in one.gold}):
             by_document[document].append(one)
     for row in rows:
@@ -79,7 +88,8 @@ def _follow_ups(
         (one, number)
         for number, text in enumerate(texts, 1)
         for one in by_text.get(text, ())
-        if one.pair.id != row["id"] and not any(one.is_answered_by(other) for other in texts if other != text)
+        if one.pair.id != row["id"]
+        and not any(one.is_answered_by(other, documents.get(other)) for other in texts if other != text)
     ]
     chosen = draw.sample(answered, min(form.follow_ups, len(answered)))
     found: list[dict[str, Any]] = []
@@ -88,8 +98,8 @@ def _follow_ups(
         gold: int | None = number
         if draw.random() < form.no_answer_share:
             if unanswered is None:
-                near = {documents[text]: None for text in texts if text in documents}
-                unanswered = _unanswered(row, near, by_document)
+                near = {documents[text]: None for text in texts if text in by_text}
+                unanswered = _unanswered(row, near, by_document, documents)
             if unanswered:
                 one, gold = unanswered.pop(draw.randrange(len(unanswered))), None
         answer = completion_of(form, one.pair.answer if gold else None, gold)
@@ -98,12 +108,16 @@ def _follow_ups(
 
 
 def _unanswered(
-    row: Mapping[str, Any], near: Iterable[str], by_document: Mapping[str, Sequence[Asked]]
+    row: Mapping[str, Any],
+    near: Iterable[str],
+    by_document: Mapping[str, Sequence[Asked]],
+    documents: Mapping[str, str],
 ) -> list[Asked]:
-    """Questions about some documents that none of the row's passages answers."""
+    """Questions about some documents that none of the row's passages answers, each once."""
+    found = {one.pair.id: one for document in near for one in by_document.get(document, ())}
     return [
         one
-        for document in near
-        for one in by_document[document]
-        if one.pair.id != row["id"] and not any(one.is_answered_by(text) for text in row["context"])
+        for one in found.values()
+        if one.pair.id != row["id"]
+        and not any(one.is_answered_by(text, documents.get(text)) for text in row["context"])
     ]

@@ -43,8 +43,6 @@ _TITLE_WEIGHT = 2.0
 # Of BM25: how much less a word counts in a longer text, from 0 to 1. Low, because a chunk of a title and a line, which
 # is short, seldom answers anything; and titles are all short.
 _CHUNK_B, _TITLE_B = 0.4, 0.3
-# By the `reader` in their settings: indexes before this one hold other words, and are searched for these.
-_FIRST_READER_WITH_THESE_WORDS = 3
 
 
 class Index:
@@ -333,9 +331,7 @@ def _load_scores(folder: Path) -> bm25s.BM25:
 
 
 def _words_of(settings: Mapping[str, Any]) -> Words:
-    first = _FIRST_READER_WITH_THESE_WORDS
-    as_before = settings.get("reader", first) < first
-    return Words(settings["language"], settings.get("glossary", ()), as_before=as_before)
+    return Words(settings["language"], settings.get("glossary", ()), reader=settings.get("reader"))
 
 
 def _of_chunks(settings: Mapping[str, Any]) -> dict[str, Any]:

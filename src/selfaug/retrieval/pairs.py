@@ -7,21 +7,29 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.plain_text import UNSPACED
 
-__all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "signs_of"]
+__all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "may_be_chance", "signs_of"]
 
 _SEARCHED = 20
 _SPACE = re.compile(r"\s+")
 _BETWEEN_CELLS = re.compile(r" ?\|[ |]*")
 # What stands before a cell of a row that names its columns: "Item: Revenue; FY2022: 784".
 _COLUMN_NAME = re.compile(r"(?:; |(?<=\n))(?:[^;\n]*?: )?")
+# "$1,234^1 million": a superscript, and no power of ten.
+_NOTE_MARK = re.compile(r"(?<!\b10)\^(?:[1-9]\d?|[a-z])(?:,(?:[1-9]\d?|[a-z]))*(?!\w)", re.IGNORECASE)
 _SPACED = rf"[^\W{UNSPACED}]"  # a letter or digit that is beside others only in the same word
 _IS_SPACED = re.compile(_SPACED)
-_BESIDE_SIGN = re.compile(r"[ |](?=%)|(?<=[$€£¥₩₹₽₺₪₫₴])[ |](?=\d)")
+_CURRENCY = "$€£¥₩₹₽₺₪₫₴"
+_BESIDE_SIGN = re.compile(rf"[ |](?=[%)])|(?<=[{_CURRENCY}])[ |](?=\(?\d)")
+# A minus that belongs to what follows: in "12-36" and "(a)-36" it doesn't.
+_MINUS = r"(?<![\w)])-"
+_NOT_NEGATIVE = rf"(?<!{_MINUS})(?<!{_MINUS}[{_CURRENCY}])"
+_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n")
 _THOUSANDS = re.compile(
     r"(?<!\d)(?<!\d[.,])([1-9]\d{0,2}(?:,\d{3}){1,9}|[1-9]\d{0,2}(?: \d{3}){1,9}|[1-9]\d{3,29})(?!\d)"
 )
@@ -106,7 +114,9 @@ def signs_of(pair: Pair, gold: Sequence[Chunk]) -> list[Sign]:
     found = [
         Sign(
             chunk.document,
-            tuple(words for words in (evidence, pair.answer) if words and holds(chunk.passage, words)),
+            tuple(
+                found for words in (evidence, pair.answer) if words for found in _as_in(chunk.passage, words)
+            ),
         )
         for chunk in gold
         for evidence in pair.evidence_in(chunk.document)
@@ -116,12 +126,22 @@ def signs_of(pair: Pair, gold: Sequence[Chunk]) -> list[Sign]:
     return [sign for sign in dict.fromkeys(found) if sign.words]
 
 
+def _signed(words: str) -> tuple[str, str]:
+    """Some words, and with a minus before them: who asks for a loss calls it 31, and its row has -31."""
+    return words, f"-{words}"
+
+
+def _as_in(passage: str, words: str) -> list[str]:
+    """Some words as a passage has them, with a minus only if it hasn't any without; none if it has neither."""
+    return [wanted for wanted in _signed(words) if holds(passage, wanted)][:1]
+
+
 def holds(passage: str, words: str) -> bool:
     """Whether some words stand in a passage, however they are spaced or quoted, and whatever table they are in.
 
-    As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53". Thousands may be divided
-    by a comma, a space or nothing in either: "1536" stands in "1,536 million". In rows that name their columns the
-    words may leave the names out, as who copies them from the document does.
+    As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53", nor "12" in "-12".
+    Thousands may be divided by a comma, a space or nothing in either: "1536" stands in "1,536 million". In rows that
+    name their columns the words may leave the names out, as who copies them from the document does.
     """
     finder = _finder(words)
     return finder is not None and any(finder.search(text) for text in _plain_forms(passage))
@@ -138,6 +158,8 @@ def _finder(words: str) -> re.Pattern[str] | None:
     after = f"(?!{_SPACED})" if _IS_SPACED.match(wanted[-1]) else ""
     if wanted[0].isdigit():
         before += r"(?<!\d[.,])"
+    if wanted[0].isdigit() or wanted[0] in _CURRENCY:
+        before += _NOT_NEGATIVE
     if wanted[-1].isdigit():
         after += r"(?![.,]\d)"
     return re.compile(f"{before}{_pattern(wanted)}{after}")
@@ -145,8 +167,11 @@ def _finder(words: str) -> re.Pattern[str] | None:
 
 @lru_cache(maxsize=1 << 12)
 def _plain_forms(passage: str) -> tuple[str, ...]:
-    """A passage in plain text, and without the names of columns where its rows have them."""
-    return tuple(dict.fromkeys(_plain(text) for text in (passage, _COLUMN_NAME.sub(" | ", passage))))
+    """A passage in plain text, and without what stands between words that a person copies: names of columns that its
+    rows have, marks of notes."""
+    without_names = _COLUMN_NAME.sub(" | ", passage)
+    texts = (passage, without_names, _NOTE_MARK.sub("", without_names))
+    return tuple(dict.fromkeys(map(_plain, texts)))
 
 
 def _pattern(wanted: str) -> str:
@@ -171,7 +196,7 @@ def _number_pattern(number: str) -> str:
 def _plain(text: str) -> str:
     """Text without case and doubled spaces, its quotation marks and dashes as a keyboard has them, a bar between cells.
 
-    Without spaces before percent signs, and after signs of currencies.
+    Without spaces before percent signs and closing brackets, and after signs of currencies: filings give each a cell.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_SIGNS)
@@ -205,6 +230,26 @@ def find_gold(pair: Pair, index: Index) -> list[Chunk]:
     return _of_place(chunks, pair.answer, Place("", pair.evidence, pair.page))
 
 
+def may_be_chance(pair: Pair, gold: Sequence[Chunk]) -> bool:
+    """Whether an answer stands in several sentences or rows that say different things, and nothing says in which.
+
+    All of them count as right: "12" may be a number of plants, a share, and a part of "12-month".
+
+    Args:
+        pair: the question.
+        gold: what `find_gold` found for it.
+    """
+    if pair.answer is None or pair.evidence is not None or pair.page is not None or pair.places:
+        return False
+    return len({_saying(chunk.text, pair.answer) for chunk in gold}) > 1
+
+
+def _saying(text: str, words: str) -> str:
+    """The first sentence or row of a text that has some words; all of it if none has: two chunks may share it."""
+    sentences = _SENTENCE.split(text)
+    return next((one.strip() for wanted in _signed(words) for one in sentences if holds(one, wanted)), text)
+
+
 def _of_place(chunks: Sequence[Chunk], answer: str, place: Place) -> list[Chunk]:
     """The chunks that hold an answer where a place says; a heading that no chunk has says nothing."""
     if place.page is not None:
@@ -219,9 +264,16 @@ def _of_place(chunks: Sequence[Chunk], answer: str, place: Place) -> list[Chunk]
 
 
 def _with_words(chunks: Sequence[Chunk], words: str) -> list[Chunk]:
-    """The chunks that have some words; in their headings only if no text has them: a title's year is in every chunk."""
-    found = [chunk for chunk in chunks if holds(chunk.passage, words)]
-    return [chunk for chunk in found if holds(chunk.text, words)] or found
+    """The chunks that have some words; with a minus before them only if none has them without.
+
+    In their headings only if no text has them: a title's year is in every chunk.
+    """
+    for words_of in (attrgetter("text"), attrgetter("passage")):
+        for wanted in _signed(words):
+            found = [chunk for chunk in chunks if holds(words_of(chunk), wanted)]
+            if found:
+                return found
+    return []
 
 
 def _of_page(chunks: Sequence[Chunk], page: int) -> list[Chunk]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,15 @@ _PDF_BEGINS_BEFORE = 1024
 _ZIPPED = frozenset({".docx", ".xlsx", ".xlsm"})
 _HTML = frozenset({".html", ".htm", ".xhtml"})
 
+
+# What a file's name says: words, years, quarters and halves; not dates, numbers and what a program counts by.
+_OF_NAME = re.compile(
+    r"[^\W\d_]{2,}|(?<!\d)(?:19|20)\d\d(?!\d)|(?<![^\W_])[qh][1-4](?![^\W_])", re.IGNORECASE
+)
+_SAYS_NOTHING = frozenset({"doc", "document", "file", "final", "index", "page", "scan", "untitled"})
+_HASH = re.compile(r"[0-9a-f-]{16,}", re.IGNORECASE)
+_PART = re.compile(r"[^\W_]+")
+_ALONE = re.compile(r"(?<![a-z\d])[a-z](?![a-z])")
 
 # Parsers are imported when a file needs them: the process that only walks a folder has none of them in memory.
 _READERS = {
@@ -81,10 +91,37 @@ def read_document(
         raise UnreadableDocument(f"no text; {missing}" if missing else "no text")
     if sum(len(block.text) for block in blocks) > MAX_TEXT:
         raise UnreadableDocument(f"more than {MAX_TEXT:,} characters of text; split it into smaller files")
-    if not title:
-        headings = (block.text for block in blocks if block.kind == "heading" and block.sheet is None)
-        title = next(headings, PurePosixPath(name).stem)
+    title = title or _title(PurePosixPath(name).stem, blocks)
     return Document(name, title, hashlib.sha256(data).hexdigest(), tuple(blocks), missing)
+
+
+def _title(stem: str, blocks: Sequence[Block]) -> str:
+    """The first heading; after the file's name where it is only that of a section, and the name says more.
+
+    "Executive summary" says neither whose nor when, and norvik_2023.docx does.
+    """
+    headings = [block for block in blocks if block.kind == "heading" and block.sheet is None]
+    if not headings:
+        return stem
+    first, *others = headings
+    following = blocks[blocks.index(first) + 1 :][:1]
+    on_a_cover = bool(others) and following == others[:1] and others[0].level <= first.level
+    above_all = bool(others) and all(other.level > first.level for other in others)
+    says_more = any(word not in first.text.casefold() for word in _words_of_name(stem))
+    return f"{stem}: {first.text}" if says_more and not on_a_cover and not above_all else first.text
+
+
+def _words_of_name(stem: str) -> set[str]:
+    """What a file's name says, in lower case."""
+    if _HASH.fullmatch(stem):
+        return set()
+    parts = [part for part in _PART.findall(stem) if not _is_code(part)]
+    return {word.casefold() for part in parts for word in _OF_NAME.findall(part)} - _SAYS_NOTHING
+
+
+def _is_code(part: str) -> bool:
+    """Whether cases and digits are mixed as in dQw4w9WgXcQ, and not as in AnnualReport2023."""
+    return any(map(str.isdigit, part)) and len(_ALONE.findall(part)) > 1
 
 
 def _read_bytes(file: Path, max_bytes: int) -> bytes:

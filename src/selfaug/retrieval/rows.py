@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,12 @@ from selfaug.retrieval.pairs import Pair, Sign, holds
 from selfaug.retrieval.retriever import Passage
 
 __all__ = ["RowForm", "completion_of", "has_answer", "make_row"]
+
+_FIGURE = re.compile(r"\d+(?:[.,' \u00a0\u202f]\d{3})*(?:[.,]\d+)?")
+_YEAR = re.compile(r"(?:19|20)\d\d")
+_FEWEST_DIGITS = 3  # of a figure that hardly stands somewhere by chance
+# Of a passage. The first line of a user's own may be a sentence or a row.
+_HEADING = re.compile(r"[^\n|]*[^\n|.!?。！？]\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +110,36 @@ def _distractors(
         for passage in found
         if passage.text not in right
         # The same document may say it again, in words that the pair's evidence doesn't know.
-        and not (pair.answer is not None and passage.document in of_gold and holds(passage.text, pair.answer))
+        and not (
+            pair.answer is not None and passage.document in of_gold and _says(passage.text, pair.answer, True)
+        )
     ]
 
 
-def has_answer(pair: Pair, signs: Sequence[Sign], text: str) -> bool:
-    """Whether a passage would make it wrong to say that the passages don't have the answer."""
+def has_answer(pair: Pair, signs: Sequence[Sign], text: str, *, of_gold: bool = False) -> bool:
+    """Whether a passage would make it wrong to say that the passages don't have the answer.
+
+    Args:
+        pair: question and answer.
+        signs: of the answer.
+        text: of the passage.
+        of_gold: whether it is from a document that holds the answer: there a small figure alone says it, too.
+    """
     return pair.answer is not None and (
-        holds(text, pair.answer) or any(sign.stands_in(text) for sign in signs)
+        _says(text, pair.answer, of_gold) or any(sign.stands_in(text) for sign in signs)
     )
+
+
+def _says(text: str, answer: str, with_small_figures: bool) -> bool:
+    """Whether a passage has an answer's words, or its one figure: a table has "$3,689 million" as 3,689.
+
+    A figure alone is looked for beneath the heading: "2023-05-12: Results" stands above every passage of a document.
+    """
+    figures = [figure for figure in _FIGURE.findall(answer) if not _YEAR.fullmatch(figure)]
+    heading = _HEADING.match(text)
+    beneath = text[heading.end() :] if heading else text
+    if holds(beneath if figures == [answer] else text, answer):
+        return True
+    if len(figures) != 1 or not (with_small_figures or sum(map(str.isdigit, figures[0])) >= _FEWEST_DIGITS):
+        return False
+    return holds(beneath, figures[0]) or holds(beneath, f"-{figures[0]}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import bm25s
 import Stemmer
@@ -20,19 +20,32 @@ __all__ = ["Words"]
 _WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{UNSPACED}]+|[^\W{UNSPACED}]+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _WORD_BEFORE = re.compile(r"\d+(?:[.,]\d+)*|\w+")
+_WORD_OF_LETTERS = re.compile(r"[^\W\d_]{2,}")
 _LETTERS_AND_DIGITS = re.compile(r"[^\W\d_]+|\d+")
 _LETTER_THEN_DIGIT = re.compile(r"[^\W\d_]\d|\d[^\W\d_]")
+# Over Latin, Greek and Cyrillic letters; other scripts have marks of their own.
+_MARKS = re.compile("[\u0300-\u036f]")
+# With marks, of languages that have no others: é is in their names and foreign words alone.
+_OWN_LETTERS = {"danish": "å", "finnish": "åäö", "german": "äöü", "norwegian": "å", "swedish": "åäö"}
+# In lower case they would be words that every text has. "US$" is a currency.
+_COUNTRY = re.compile(r"\b(?:USA?|[Uu]\.[Ss]\.?(?:[Aa]\.?)?)(?![\w$])")
+_COMPUTERS = re.compile(r"\bIT\b")
+_FEWEST_SHOUTED = 4  # words of a line in capitals that may be a sentence: "WHAT IT MEANS FOR US"
 # Words of questions, beside those that every text has.
 _QUESTION_WORDS = frozenset(
     "what which who whom whose when where why how much many were did do does has have had been being about from can "  # noqa: SIM905
     "could would should please tell give me us we you i my our your its".split()
 )
 
+_Periods = tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]
+
 _QUARTER = re.compile(r"q[1-4]")
+_QUARTER_OR_HALF = re.compile(r"q[1-4]|h[12]")
 _QUARTERS = {"first": "q1", "second": "q2", "third": "q3", "fourth": "q4",
              "1st": "q1", "2nd": "q2", "3rd": "q3", "4th": "q4"}  # fmt: skip
+_HALVES = {"first": "h1", "second": "h2", "1st": "h1", "2nd": "h2"}
 # Periods as a report and a question may write them, and as they are compared.
-_PERIODS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+_PERIODS: _Periods = (
     (re.compile(r"\b([1-4])q ?'?(\d{4}|\d\d)\b"), lambda found: f"q{found[1]} {_year(found[2])}"),
     (re.compile(rf"\b({'|'.join(_QUARTERS)})[ -]quarter\b"), lambda found: _QUARTERS[found[1]]),
     (re.compile(r"\b(fy|cy) ?'?(\d{4}|\d\d)\b"), lambda found: f"{found[1]} {_year(found[2])}"),
@@ -40,21 +53,32 @@ _PERIODS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\b(\d{4}) (?:fiscal|financial) year\b"), lambda found: f"fy {found[1]}"),
     (re.compile(r"(?<!\w)'(\d\d)\b"), lambda found: _year(found[1])),
 )  # fmt: skip
+_PERIODS_AND_HALVES: _Periods = (
+    # "1h 30" is a time.
+    (re.compile(r"\b([12])h(?: ?'?(\d{4})|'?(\d\d))\b"), lambda found: f"h{found[1]} {_year(found[2] or found[3])}"),
+    (re.compile(rf"\b({'|'.join(_HALVES)})[ -]half\b"), lambda found: _HALVES[found[1]]),
+    *_PERIODS,
+)  # fmt: skip
+
+# By the `reader` in their settings: indexes before these hold other words, and are searched for those.
+_FIRST_READER_WITH_NAMES_IN_PARTS = 3
+_FIRST_READER_WITHOUT_ACCENTS = 9
 
 
 class Words:
     """Finds the words of a text as they are compared: lower case, without endings, without words like "the".
 
-    Periods are written alike: "2Q23" and "the second quarter of 2023" as "Q2 2023", "fiscal 2023" and "FY23" as
-    "FY 2023", "FY98" as "FY 1998". A name such as X300 is found by its parts too, and a file's name such as
+    Periods are written alike: "2Q23" and "the second quarter of 2023" as "Q2 2023", "1H23" as "H1 2023", "fiscal 2023"
+    and "FY23" as "FY 2023", "FY98" as "FY 1998". Accents don't count, but in endings that have some. "US" and "IT" in
+    capitals are not "us" and "it". A name such as X300 is found by its parts too, and a file's name such as
     north_report is two words. Of scripts without spaces between words each two letters that follow one another are a
     word. Words and phrases of a glossary are found by what they mean as well.
 
     Args:
         language: English name of the documents' language; None compares words as they are.
         glossary: groups of words and phrases that mean the same, as `read_glossary` gives them.
-        as_before: find the words that the indexes of an earlier selfaug hold: north_report is one, and so is what
-            stands between two spaces in any script.
+        reader: of the index that is searched, as its settings have it; those of before hold other words. None finds
+            the words of a new one.
 
     Raises:
         ConfigError: if endings of the language are not known.
@@ -65,10 +89,19 @@ class Words:
         language: str | None = "english",
         glossary: Sequence[Sequence[str]] = (),
         *,
-        as_before: bool = False,
+        reader: int | None = None,
     ) -> None:
         self.language = language
-        self._split = _split_as_before if as_before else _split
+        reader = _FIRST_READER_WITHOUT_ACCENTS if reader is None else reader
+        with_accents = reader < _FIRST_READER_WITHOUT_ACCENTS
+        self._whole = _QUARTER if with_accents else _QUARTER_OR_HALF
+        if reader < _FIRST_READER_WITH_NAMES_IN_PARTS:
+            self._split = _split_at_spaces
+        elif with_accents:
+            self._split = _split_with_accents
+        else:
+            # Endings of other languages may have accents: these go after them.
+            self._split = _split_without_accents if language in (None, "english") else _split
         self._stem: Callable[[str], str] = str
         self._left_out: frozenset[str] = frozenset()
         if language is not None:
@@ -77,7 +110,12 @@ class Words:
                     f"retrieval.language {language!r} is not known.",
                     hint=f"one of {', '.join(Stemmer.algorithms())}; or null.",
                 )
-            self._stem = lru_cache(maxsize=1 << 17)(Stemmer.Stemmer(language).stemWord)
+            stem = Stemmer.Stemmer(language).stemWord
+            self._stem = lru_cache(maxsize=1 << 17)(
+                stem
+                if with_accents or language == "english"
+                else partial(_stem_without_accents, stem, _OWN_LETTERS.get(language))
+            )
             if language == "english":
                 self._left_out = _QUESTION_WORDS | frozenset(bm25s.stopwords.STOPWORDS_EN)
         self._glossary = Glossary(glossary, self.stems) if glossary else None
@@ -107,29 +145,76 @@ class Words:
             if word in self._left_out:
                 continue
             words.append(self._stem(word))
-            if _LETTER_THEN_DIGIT.search(word) and not _QUARTER.fullmatch(word):
+            if _LETTER_THEN_DIGIT.search(word) and not self._whole.fullmatch(word):
                 words += map(self._stem, _LETTERS_AND_DIGITS.findall(word))
         return words
 
 
 def _split(text: str) -> list[str]:
     """A text's words in lower case, its periods written alike."""
-    lower = text.lower().replace("_", " ")
-    if not lower.isascii():
-        lower = unicodedata.normalize("NFC", lower)  # é may be one character or two
-    lower = _with_periods_alike(lower)
+    return _words_of(_composed(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
+
+
+def _split_without_accents(text: str) -> list[str]:
+    return _words_of(_without_accents(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
+
+
+def _split_with_accents(text: str) -> list[str]:
+    """As indexes hold them in which halves are no periods and "US" is "us"."""
+    return _words_of(_composed(text.lower()), _PERIODS)
+
+
+def _split_at_spaces(text: str) -> list[str]:
+    """As indexes hold them in which north_report is one word, and so is what stands between spaces in any script."""
+    return _WORD_BEFORE.findall(_with_periods_alike(text.lower(), _PERIODS))
+
+
+def _with_capitals(text: str) -> str:
+    """A text in which "US" and "IT" are told from "us" and "it" without their capitals."""
+    if not (_COUNTRY.search(text) or _COMPUTERS.search(text)):
+        return text
+    return "\n".join(
+        line if _is_shouted(line) else _COMPUTERS.sub("itech", _COUNTRY.sub("usa", line))
+        for line in text.split("\n")
+    )
+
+
+def _is_shouted(line: str) -> bool:
+    """Whether a line is a sentence in capitals, not a name or a row of a table."""
+    return line.isupper() and "|" not in line and len(_WORD_OF_LETTERS.findall(line)) >= _FEWEST_SHOUTED
+
+
+def _composed(lower: str) -> str:
+    return lower if lower.isascii() else unicodedata.normalize("NFC", lower)  # é may be one character or two
+
+
+def _without_accents(lower: str) -> str:
+    if lower.isascii():
+        return lower
+    # Composed again, for the scripts whose marks stay.
+    return unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFD", lower)))
+
+
+def _stem_without_accents(stem: Callable[[str], str], own: str | None, word: str) -> str:
+    """A word without its ending and accents.
+
+    Accents that are none of the language's own letters go first: in German "nestle" has an ending, "nestlé" none.
+    """
+    if own is not None and not word.isascii():
+        word = "".join(letter if letter in own else _without_accents(letter) for letter in word)
+    return _without_accents(stem(word))
+
+
+def _words_of(lower: str, periods: _Periods) -> list[str]:
+    lower = _with_periods_alike(lower.replace("_", " "), periods)
     words: list[str] = _WORD.findall(lower)
     if not _UNSPACED.search(lower):
         return words
     return [part for word in words for part in (_each_two(word) if _UNSPACED.match(word) else [word])]
 
 
-def _split_as_before(text: str) -> list[str]:
-    return _WORD_BEFORE.findall(_with_periods_alike(text.lower()))
-
-
-def _with_periods_alike(lower: str) -> str:
-    for form, written in _PERIODS:
+def _with_periods_alike(lower: str, periods: _Periods) -> str:
+    for form, written in periods:
         lower = form.sub(written, lower)
     return lower
 
