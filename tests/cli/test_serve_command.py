@@ -94,6 +94,15 @@ def test_what_is_wrong_is_said_in_a_line(finished_run: Path, arguments: list[str
     assert not (finished_run / "serving").exists(), "a key that nobody has seen"
 
 
+def test_another_key_beside_one_of_the_users_own_is_refused(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELFAUG_API_KEY", "of my own, long enough")
+    result = run("serve", str(finished_run), "--new-key")
+    assert result.exit_code == 2
+    assert "another one would not be taken" in " ".join(result.stderr.split())
+
+
 def test_there_is_no_run(tmp_path: Path) -> None:
     result = run("serve", str(tmp_path / "nothing"))
     assert result.exit_code == 1

@@ -407,7 +407,12 @@ def test_a_cache_that_outgrows_its_room_gives_the_same(monkeypatch: pytest.Monke
 def test_sampling_near_temperature_zero_is_greedy() -> None:
     model, prompts = tiny_llama(), prompts_of([3, 9, 5])
     greedy = generate_greedy_ids(model, prompts, max_new_tokens=12)
-    for options in ({"temperature": 1e-5}, {"temperature": 1e-5, "top_p": 0.9}, {"top_p": 1e-6}):
+    for options in (
+        {"temperature": 1e-5},
+        {"temperature": 1e-5, "top_p": 0.9},
+        {"top_p": 1e-6},
+        {"top_p": 5e-324},
+    ):
         assert sample_ids(model, prompts, seed=0, max_new_tokens=12, **options) == greedy
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM as AutoModel
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, PreTrainedModel
 
-from selfaug.model.running_batch import RunningBatch, rows_can_join
+from selfaug.model.running_batch import _ROOM, NoRoomError, RunningBatch, rows_can_join
 
 SHAPE = {
     "vocab_size": 64,
@@ -76,6 +76,37 @@ def test_rows_that_join_and_leave_at_any_time_are_as_if_alone(
     assert min(widths) < 10 < 30 < max(widths)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(torch.stack(one), torch.stack(other), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@torch.no_grad()
+def test_a_prompt_that_there_is_no_room_for_leaves_the_rows_as_they_were(
+    failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows become as long as it is, which takes many times what its own forward does."""
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model = tiny(LlamaConfig)
+    prompts = [[5, 6, 7, 8], [9, 10]]
+    wanted = [torch.stack(alone(model, prompt, 4)) for prompt in [*prompts, [11] * 60]]
+    batch = RunningBatch(model)
+    found = [batch.join(prompts)]
+    found.append(batch.step(found[-1].argmax(-1)))
+    with monkeypatch.context() as patched:
+        patched.setattr(batch._cache.layers[failing], "take_in", full)
+        with pytest.raises(NoRoomError, match="CUDA out of memory"):
+            batch.join([[11] * 60])
+    assert (len(batch), batch.width) == (2, 5)
+    assert all(layer._buffers[0].shape[2] <= 5 + _ROOM for layer in batch._cache.layers)
+    found.append(batch.step(found[-1].argmax(-1)))
+    joined = batch.join([[11] * 60])
+    found.append(batch.step(torch.cat([found[-1], joined]).argmax(-1)))
+    for row in (0, 1):
+        steps = torch.stack([logits[row] for logits in found])
+        torch.testing.assert_close(steps, wanted[row], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.stack([joined[0], found[-1][2]]), wanted[2][:2], atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import re
 import shutil
 import sqlite3
 import threading
@@ -29,6 +30,7 @@ from selfaug.phases.registry import champion_move, followed_run
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
+from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 from selfaug.serving.embedded import EmbeddedEngine, _Job
 from selfaug.serving.guard import Limits
@@ -193,6 +195,24 @@ def test_another_base_model_needs_another_server(
         serving.exchange(full)
     assert any("all weights" in problem for problem in error.value.problems)
     assert ask(client, "champion")
+
+
+def test_a_run_with_another_chat_template_needs_another_server(
+    server: tuple[Server, httpx.Client, list[str]], copied_run: Path, tmp_path: Path
+) -> None:
+    serving, _, _ = server
+    other = RunDir(shutil.copytree(copied_run, tmp_path / "other"))
+    record = read_record(other.started, "train-started")
+    record["model"]["stored_tokenizer_hash"] = "another"
+    write_record(other.started, "train-started", record)
+    with pytest.raises(ConfigError, match="can't take the place") as error:
+        serving.exchange(other.path)
+    assert error.value.problems == [
+        "it was trained with another tokeniser or chat template of its base model"
+    ]
+    del record["model"]["stored_tokenizer_hash"]  # as in older records
+    write_record(other.started, "train-started", record)
+    serving.exchange(other.path)
 
 
 def test_an_adapter_that_is_not_plain_lora_needs_another_server(
@@ -446,6 +466,22 @@ def test_a_server_follows_its_registry_there_and_back(
     server.stop()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_run_that_did_not_pass_its_gate_is_promoted_and_that_is_said(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    file = ("--registry", str(tmp_path / "registry.sqlite"))
+    realigned = copied_run / "realignment.json"
+    for outcome, note in (("pass", ""), ("fail", "(fail)"), ("inconclusive", "(inconclusive)")):
+        write_record(realigned, "realignment", {"gate": {"outcome": outcome}})
+        result = registry_command("promote", str(copied_run), *file)
+        assert "version 1 is the champion" in result.stdout
+        assert ("did not pass the gate" in result.stderr) == bool(note)
+        assert note in result.stderr
+    realigned.write_text("damaged", encoding="utf-8")
+    assert registry_command("promote", "1", *file).exit_code == 0
+    assert re.search(r" \d\d:\d\d UTC ", registry_command("list", *file).stdout)
 
 
 def test_what_can_not_be_entered_or_promoted(copied_run: Path, tmp_path: Path) -> None:

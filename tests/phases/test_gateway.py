@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 import typer
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
@@ -31,17 +32,19 @@ from selfaug.monitoring.monitor import MonitorSettings
 from selfaug.monitoring.reference_window import ReferenceWindow
 from selfaug.phases import serve, watching
 from selfaug.phases.chat import open_chat
-from selfaug.phases.gateway import UpstreamSettings, open_gateway
+from selfaug.phases.gateway import UpstreamModels, UpstreamSettings, open_gateway
 from selfaug.phases.monitor import drift_score, monitor_status, record_reference_window
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import Watching, WatchSettings
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
+from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import EngineError
 from selfaug.serving.http_server import listening_socket
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import Readiness
+from selfaug.serving.upstream import AnswerEnds, UpstreamAwayError, UpstreamEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -112,6 +115,9 @@ def test_a_run_is_answered_for_by_another_server(copied_run: Path, lives: Callab
         time.sleep(0.01)
     assert "secret" not in "".join(log)
     assert json.loads(log[-1])["model"] == "copied"
+    # It has no key: a page elsewhere whose name points here gets nothing.
+    named = httpx.get(f"{front.server.url}/v1/models", headers={"host": "evil.example"}, trust_env=False)
+    assert named.status_code == 421
 
 
 def test_a_gateway_watches_all_but_drift(copied_run: Path, lives: Callable[..., Live]) -> None:
@@ -323,14 +329,129 @@ def test_a_server_that_ends_where_a_chat_does_answers_as_recorded(
     """The record goes on behind a chat's end where the generation config knows that of a text only."""
     run = RunDir(copied_run)
     record = read_record(run.canary, "canary")
-    one = next(prompt for prompt in record["prompts"] if prompt["sure_16_bits"])
+    one = min(record["prompts"], key=lambda prompt: len(prompt["ids"]))
     end = AutoTokenizer.from_pretrained(load_config(run.config).model.name).eos_token_id
-    one["answer"] = [*one["answer"][: one["sure_16_bits"]], end, 5, 6, 7]
+    one["answer"] = [*one["answer"][:3], end, 5, 6, 7]
     one["sure"] = one["sure_16_bits"] = len(one["answer"])
     write_record(run.canary, "canary", record)
-    url = behind(copied_run, lives)
-    front = lives(open_gateway(copied_run, settings(), UpstreamSettings(url, key=KEY), log=lambda _: None))
+    server = open_server(copied_run, settings(check=False), log=lambda _: None)
+    lives(server, ApiKeys.of(KEY))
+    upstream = UpstreamSettings(f"{server.url}/v1", key=KEY)
+    # One that goes on makes up the user's next turn.
+    front = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
+    assert front.readiness is not None
+    assert (
+        f"1 of {len(record['prompts'])} canary prompts don't end where a turn does, as if the server didn't heed "
+        f"stop_token_ids: {one['id']}" in front.readiness.reason
+    )
+    engine = server.served.engine
+    assert isinstance(engine, EmbeddedEngine)
+    lane = engine._lanes[0]
+    step = lane.step
+
+    def ending(token_ids: torch.Tensor) -> torch.Tensor:
+        logits_NV = step(token_ids)
+        if lane._batch.width == len(one["ids"]) + 3:
+            logits_NV[:, end] = 1e4
+        return logits_NV
+
+    lane.step = ending  # type: ignore[method-assign]
+    front = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
     assert front.readiness == Readiness(True, "the answers to the canary set are as recorded at training")
+
+
+class Refusing:
+    """A server before another one, which refuses fields that OpenAI's API doesn't have."""
+
+    def __init__(self, url: str) -> None:
+        outer = self
+        self.refused = 0
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(b"")
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if "stop_token_ids" in json.loads(body):
+                    outer.refused += 1
+                    self._send(
+                        400, b'{"error": {"message": "Unrecognized request argument: stop_token_ids"}}'
+                    )
+                else:
+                    self._answer(body)
+
+            def _answer(self, body: bytes) -> None:
+                headers = {"authorization": self.headers["authorization"], "content-type": "application/json"}
+                address = url + self.path.removeprefix("/v1")
+                found = httpx.request(
+                    self.command, address, content=body, headers=headers, trust_env=False, timeout=30
+                )
+                self._send(found.status_code, found.content)
+
+            def _send(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("content-length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_the_canary_set_is_asked_of_a_server_that_takes_no_ids_of_ends(
+    copied_run: Path, lives: Callable[..., Live]
+) -> None:
+    before = Refusing(behind(copied_run, lives))
+    try:
+        upstream = UpstreamSettings(before.url, key=KEY)
+        front = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
+        assert front.readiness == Readiness(True, "the answers to the canary set are as recorded at training")
+        ask(front.server, "What?")
+        assert before.refused == 1
+    finally:
+        before.stop()
+
+
+def test_the_key_for_the_server_behind_is_told_to_nobody_else(
+    copied_run: Path, tiny_tokenizer: PreTrainedTokenizerFast, lives: Callable[..., Live]
+) -> None:
+    url = behind(copied_run, lives)
+    front = lives(
+        open_gateway(copied_run, settings(), UpstreamSettings(url, key=f" {KEY}\r\n"), log=lambda _: None)
+    )
+    assert front.readiness == Readiness(True, "the answers to the canary set are as recorded at training")
+    for unsendable in ("two\nlines", "schlüssel"):
+        with pytest.raises(ConfigError, match="can't be sent") as refused:
+            open_gateway(copied_run, settings(), UpstreamSettings(url, key=unsendable))
+        assert unsendable not in str(refused.value)
+    with_password = url.replace("http://", "http://someone:a-password@")
+    front = lives(
+        open_gateway(
+            copied_run, settings(), UpstreamSettings(with_password, key="a-wrong-one"), log=lambda _: None
+        )
+    )
+    assert front.readiness is not None
+    assert front.readiness.reason == f"{url}/models can't be read: HTTPStatusError: status 401"
+    engine = UpstreamEngine(
+        url,
+        {"tuned": "copied"},
+        ends=AnswerEnds(tiny_tokenizer),
+        key="a-secret\n",
+        max_running=1,
+        max_waiting=0,
+    )
+    with pytest.raises(UpstreamAwayError, match="LocalProtocolError") as away:
+        UpstreamModels(engine, tiny_tokenizer, None).check(RunDir(copied_run))
+    assert "a-secret" not in str(away.value)
 
 
 def test_a_server_that_is_still_loading_is_waited_for(

@@ -253,6 +253,12 @@ def test_keys_are_the_runs_or_the_environments(copied_run: Path, monkeypatch: py
     assert shown is None
     assert "a key of my own, long" in own
     assert second not in own
+    monkeypatch.setenv("SELFAUG_API_KEY", " a key of my own, long\r\n")
+    assert "a key of my own, long" in server_keys(copied_run)[0]
+    for unsendable in ("a key of my own,\nlong", "a key of my öwn, long"):
+        monkeypatch.setenv("SELFAUG_API_KEY", unsendable)
+        with pytest.raises(ConfigError, match="no client can send"):
+            server_keys(copied_run)
     monkeypatch.setenv("SELFAUG_API_KEY", "short")
     with pytest.raises(ConfigError, match="has 5 characters"):
         server_keys(copied_run)

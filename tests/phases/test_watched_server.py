@@ -138,7 +138,12 @@ def test_what_is_answered_is_watched_voted_on_and_shown(
         line = next((line for line in text.splitlines() if line.startswith(name + " ")), f"{name} -1")
         return float(line.rpartition(" ")[2])
 
-    soon(lambda: metric('selfaug_monitor_observations_total{outcome="scored"}') == 5)
+    watching = watched.server._watching
+    assert watching is not None
+    assert watching._monitor is not None
+    adapter = watching._monitor.status()["adapter"][:12]
+    scored = f'selfaug_monitor_observations_total{{adapter="{adapter}",outcome="scored"}}'
+    soon(lambda: metric(scored) == 5)
     assert metric("selfaug_prompt_drift_nats_count") == 5
     assert metric('selfaug_alert_state{state="learning"}') == 1
     assert metric("selfaug_monitor_scoring_seconds_total") > 0

@@ -273,8 +273,10 @@ def test_chances_are_the_models_log_probabilities(
         assert chance.token == tiny_tokenizer.decode([token])
         assert chance.logprob == pytest.approx(float(row[token]), abs=1e-4)
         best = row.topk(3)
-        assert [one for one, _ in chance.alternatives] == [tiny_tokenizer.decode([t]) for t in best.indices]
-        assert [p for _, p in chance.alternatives] == pytest.approx(best.values.tolist(), abs=1e-4)
+        assert [one.token for one in chance.alternatives] == [
+            tiny_tokenizer.decode([t]) for t in best.indices
+        ]
+        assert [one.logprob for one in chance.alternatives] == pytest.approx(best.values.tolist(), abs=1e-4)
     _, pieces = asyncio.run(answer(engine, "tuned", prompt, Sampling(4)))
     assert all(piece.chances == [] for piece in pieces)
 

@@ -115,6 +115,65 @@ def test_errors_are_openais(client: httpx.Client) -> None:
         assert error["type"] == "invalid_request_error"
 
 
+@pytest.mark.parametrize(
+    ("body", "param", "message"),
+    [
+        ('{"model": ', None, "the body is no JSON"),
+        (
+            '{"messages": [{"role": "user", "content": null}]}',
+            "messages.0.content",
+            "it is a text, or a list",
+        ),
+        (
+            '{"messages": [{"role": "tool", "content": "x"}]}',
+            "messages.0.role",
+            "turns of tools are not served",
+        ),
+        (
+            r'{"messages": [{"role": "user", "content": "cut \ud83d"}]}',
+            "messages.0.content.0.text",
+            "cut in two",
+        ),
+        (
+            r'{"messages": [{"role": "user", "content": [{"type": "text", "text": "\ude00"}]}]}',
+            "messages.0.content.0.text",
+            "cut in two",
+        ),
+        (
+            '{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+            "messages.0.content.0.type",
+            "Input should be 'text'",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said_with_its_field(
+    client: httpx.Client, body: str, param: str | None, message: str
+) -> None:
+    model = '{"model": "first", "max_tokens": 1, '
+    body = body.replace('{"messages"', model + '"messages"')
+    answer = client.post("/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert (error["param"], message in error["message"]) == (param, True), error
+    whole = {**CHAT, "messages": [{"role": "user", "content": "\U0001f600"}]}
+    assert client.post("/v1/chat/completions", json=whole).status_code == 200
+
+
+def test_a_page_elsewhere_that_has_its_name_point_here_gets_nothing(
+    served: Served, start: Callable[..., Running]
+) -> None:
+    for only_here, statuses in ((True, [200, 200, 421, 421]), (False, [200] * 4)):
+        server = start(served, keys=None, only_here=only_here)
+        hosts = ("127.0.0.1:8000", "localhost", "evil.example:8000", "192.168.1.1")
+        found = [
+            httpx.get(f"{server.url}/v1/models", headers={"host": host}, trust_env=False) for host in hosts
+        ]
+        assert [answer.status_code for answer in found] == statuses
+    # Who asks whether it lives may be a name of this machine's own making.
+    asked = httpx.get(f"{server.url}/health", headers={"host": "evil.example"}, trust_env=False)
+    assert asked.status_code == 200
+
+
 def test_a_body_is_neither_large_nor_slow(
     start: Callable[..., Running], engine: EmbeddedEngine, tiny_tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -18,6 +18,8 @@ from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids
 from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.generation import TokenChance
+from selfaug.serving.openai_responses import chat_response, completion_response
 from selfaug.serving.served import Served
 
 ASKED: list[Any] = [{"role": "user", "content": "the revenue of the year?"}]
@@ -119,6 +121,46 @@ def test_logprobs_and_stop(ai: openai.OpenAI) -> None:
     stopped = ai.chat.completions.create(model="first", messages=ASKED, max_tokens=4, stop=stop)
     assert stopped.choices[0].message.content == text[: text.find(stop)]
     assert stopped.choices[0].finish_reason == "stop"
+
+
+def test_tokens_that_are_parts_of_characters_have_their_bytes(
+    ai: openai.OpenAI, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    settings: dict[str, Any] = {"model": "first", "max_tokens": 24, "temperature": 1.5, "seed": 1}
+    found = ai.chat.completions.create(messages=ASKED, **settings, logprobs=True, top_logprobs=1).choices[0]
+    assert found.logprobs is not None
+    tokens = found.logprobs.content or []
+    parts = [token.bytes or [] for token in tokens if token.token == "\ufffd"]
+    assert parts
+    assert all(len(part) == 1 for part in parts)
+    data = [bytes(token.bytes or []) for token in tokens]
+    assert b"".join(data).decode(errors="replace") == found.message.content
+    prompt = chat_prompt_ids(tiny_tokenizer, ASKED)
+    legacy = ai.completions.create(prompt=prompt, **settings, logprobs=0).choices[0]
+    assert legacy.text == found.message.content
+    assert legacy.logprobs is not None
+    before = [b"".join(data[:place]).decode(errors="ignore") for place in range(len(data))]
+    whole = [
+        place
+        for place in range(len(data))
+        if before[place] == b"".join(data[:place]).decode(errors="replace")
+    ]
+    offsets = legacy.logprobs.text_offset or []
+    assert [offsets[place] for place in whole] == [len(before[place]) for place in whole]
+
+
+def test_parts_of_a_character_begin_where_it_does() -> None:
+    face = [TokenChance("\ufffd", -1.0, bytes([byte])) for byte in "\N{GRINNING FACE}".encode()]
+    chances = [
+        TokenChance("a", -1.0, b"a"),
+        *face,
+        TokenChance("b", -1.0, b"b"),
+        TokenChance("\ufffd", -1.0, None),
+    ]
+    told = completion_response(0, "", None, [*chances, chances[0]], 5)["logprobs"]
+    assert told["text_offset"] == [5, 6, 6, 6, 6, 7, 8, 9]
+    unknown = chat_response(0, "", "stop", chances[-1:])["logprobs"]["content"][0]
+    assert unknown["bytes"] is None
 
 
 def test_openais_client_completes_texts(

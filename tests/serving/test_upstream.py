@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import re
 import threading
@@ -13,17 +14,21 @@ from typing import Any
 import httpx2 as httpx
 import openai
 import pytest
+from peft import PeftModel
 from serving_fixtures import KEY, Running, served_by, soon
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
+from selfaug.model.generate import chat_ends, generate_greedy_ids
 from selfaug.serving import upstream
+from selfaug.serving.embedded import EmbeddedEngine
+from selfaug.serving.generation import Piece, Sampling
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import Readiness
-from selfaug.serving.upstream import UpstreamEngine
+from selfaug.serving.upstream import AnswerEnds, UpstreamEngine
 
 ASKED: list[Any] = [{"role": "user", "content": "the revenue of the year?"}]
 OTHER_KEY = "the key of the server behind"
@@ -37,10 +42,15 @@ def gateway(
 ) -> Callable[..., tuple[Running, openai.OpenAI]]:
     def make(url: str, **more: Any) -> tuple[Running, openai.OpenAI]:
         limits = {"max_running": 8, "max_waiting": 4, **more.pop("limits", {})}
+        tokenizer = more.pop("tokenizer", tiny_tokenizer)
         engine = UpstreamEngine(
-            f"{url}/v1", {"base": "tiny", "tuned": "first"}, key=more.pop("key", OTHER_KEY), **limits
+            f"{url}/v1",
+            {"base": "tiny", "tuned": "first"},
+            ends=AnswerEnds(tokenizer),
+            key=more.pop("key", OTHER_KEY),
+            **limits,
         )
-        running = start(served_by(engine, tiny_tokenizer, **more), keys=ApiKeys.of(KEY))
+        running = start(served_by(engine, tokenizer, **more), keys=ApiKeys.of(KEY))
         return running, openai.OpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=0)
 
     return make
@@ -96,6 +106,128 @@ def test_it_answers_as_the_server_behind_it(
     assert pieces[-1].usage == whole.usage
     with pytest.raises(openai.NotFoundError):
         through.chat.completions.create(model="unknown", messages=ASKED)
+
+
+class LikeVllm:
+    """Ends answers with its tokeniser's end and what a request names beside it, and counts these, as vLLM does.
+
+    Args:
+        refuses: whether it refuses a field that OpenAI's API doesn't have.
+    """
+
+    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerFast, *, refuses: bool) -> None:
+        self.engine, self._end, self._refuses = (
+            EmbeddedEngine(model, None, tokenizer),
+            tokenizer.eos_token_id,
+            refuses,
+        )
+        self.seen: list[dict[str, Any]] = []
+        app = Starlette(routes=[Route("/v1/completions", self._completions, methods=["POST"])])
+        self.running = Running(app, Readiness())
+
+    def stop(self) -> None:
+        self.running.stop()
+        self.engine.close()
+
+    async def _completions(self, request: Request) -> Response:
+        body = json.loads(await request.body())
+        self.seen.append(body)
+        named = body.get("stop_token_ids", [])
+        if named and self._refuses:
+            message = "Unrecognized request argument supplied: stop_token_ids"
+            return JSONResponse({"error": {"message": message}}, 400)
+        self.engine._ends = frozenset([self._end, *named])
+        sampling = Sampling(
+            body["max_tokens"], stop=tuple(body.get("stop", [])), chances=body.get("logprobs")
+        )
+        choices, tokens = [], 0
+        async for piece in self.engine.generate("tuned", body["prompt"], sampling):
+            tokens += 1
+            choices.append(self._choice(piece, sampling))
+        usage = {"completion_tokens": tokens}
+        if body.get("stream"):
+            events = [{"choices": [choice]} for choice in choices] + [{"choices": [], "usage": usage}]
+            return Response(
+                "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+            )
+        whole = choices[-1] | {"text": "".join(choice["text"] for choice in choices)}
+        if sampling.chances is not None:
+            whole["logprobs"] = {
+                name: [one for choice in choices for one in choice["logprobs"][name]]
+                for name in ("tokens", "token_logprobs", "top_logprobs")
+            }
+        return JSONResponse({"choices": [whole], "usage": usage})
+
+    def _choice(self, piece: Piece, sampling: Sampling) -> dict[str, Any]:
+        by_token = piece.finish == "stop" and piece.tokens == 0
+        chances: list[tuple[str, float, dict[str, float]]] = [
+            (one.token, one.logprob, {other.token: other.logprob for other in one.alternatives})
+            for one in piece.chances
+        ]
+        if by_token:
+            chances.append(("the end", -0.5, {}))
+        names = ("tokens", "token_logprobs", "top_logprobs")
+        return {
+            "text": piece.text,
+            "finish_reason": piece.finish,
+            "stop_reason": "a text" if piece.finish == "stop" and not by_token else None,
+            "logprobs": None
+            if sampling.chances is None
+            else {name: [one[place] for one in chances] for place, name in enumerate(names)},
+        }
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_an_answer_ends_with_the_turn_where_the_server_behind_knows_the_end_of_a_text_only(
+    tuned: PeftModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    start: Start,
+    gateway: Callable[..., tuple[Running, openai.OpenAI]],
+    refuses: bool,
+) -> None:
+    prompt = tiny_tokenizer("the revenue")["input_ids"]
+    answer = generate_greedy_ids(tuned, [prompt], max_new_tokens=60)[0]
+    letters = [(place, tiny_tokenizer.convert_ids_to_tokens(token)) for place, token in enumerate(answer)]
+    end = next(text for place, text in letters if place > 2 and re.fullmatch("[a-z]+", text))
+    # A template of its own ends turns with a token that the answer has.
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_tokens([AddedToken(end, normalized=False)])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", end)
+    assert chat_ends(tokenizer) == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(end)}
+    engine = EmbeddedEngine(tuned, None, tokenizer)
+    behind = LikeVllm(tuned, tiny_tokenizer, refuses=refuses)
+    try:
+        direct = openai.OpenAI(
+            base_url=f"{start(served_by(engine, tokenizer)).url}/v1", api_key=KEY, max_retries=0
+        )
+        _, through = gateway(behind.running.url, tokenizer=tokenizer)
+        text = direct.completions.create(model="first", prompt=prompt, max_tokens=60).choices[0].text
+        assert len(text) > 1
+        for more in ({}, {"stop": [text[1]]}, {"max_tokens": 2}, {} if refuses else {"logprobs": 2}):
+            settings: dict[str, Any] = {"model": "first", "prompt": prompt, "max_tokens": 60, **more}
+            one, other = (ai.completions.create(**settings) for ai in (direct, through))
+            assert one.choices[0].finish_reason == ("length" if "max_tokens" in more else "stop")
+            streamed = [
+                list(ai.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
+                for ai in (direct, through)
+            ]
+            found = [chunk.choices[0] for chunk in streamed[1] if chunk.choices]
+            assert "".join(choice.text for choice in found) == other.choices[0].text == one.choices[0].text
+            assert found[-1].finish_reason == other.choices[0].finish_reason == one.choices[0].finish_reason
+            if not refuses:  # a text that ends an answer is counted, by whatever server
+                assert one.usage == other.usage == streamed[0][-1].usage == streamed[1][-1].usage
+            if "logprobs" in more:
+                assert one.choices[0].logprobs is not None
+                assert other.choices[0].logprobs is not None
+                tokens = one.choices[0].logprobs.tokens
+                assert other.choices[0].logprobs.tokens == tokens
+                told = [choice.logprobs.tokens or [] for choice in found if choice.logprobs]
+                assert [token for some in told for token in some] == tokens
+        # What it doesn't take it is asked for once.
+        assert sum("stop_token_ids" in body for body in behind.seen) == (1 if refuses else len(behind.seen))
+    finally:
+        behind.stop()
+        engine.close()
 
 
 class Stub:
@@ -253,6 +385,18 @@ def test_what_goes_wrong_behind_it_is_said(
     if status in (429, 503):
         wanted = "7" if answer.headers.get("retry-after") == "7" else "1"
         assert refused.value.response.headers["retry-after"] == wanted
+
+
+def test_a_refusal_that_only_repeats_the_request_is_none_of_the_ends(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    _, ai = gateway(stub.running.url)
+    stub.answer = JSONResponse({"error": {"message": "too long: {'stop_token_ids': [2]}"}}, 400)
+    with pytest.raises(openai.BadRequestError, match="too long"):
+        ai.chat.completions.create(model="first", messages=ASKED)
+    stub.answer = JSONResponse({"choices": [{"text": "a"}], "usage": {"completion_tokens": 1}})
+    ai.chat.completions.create(model="first", messages=ASKED)
+    assert ["stop_token_ids" in body for _, body in stub.seen] == [True, False, True]
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
-from selfaug.cli.app import Debug, app, is_loopback
+from selfaug.cli.app import Debug, app
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import say
 from selfaug.errors import ConfigError, SelfAugError
+from selfaug.loopback import is_loopback
 
 __all__ = ["dashboard"]
 

@@ -14,12 +14,12 @@ from selfaug.cli.app import (
     RunOrChampion,
     app,
     debugging,
-    is_loopback,
     quiet_libraries,
 )
 from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import say
 from selfaug.errors import ConfigError, SelfAugError
+from selfaug.loopback import is_loopback
 
 __all__ = ["serve"]
 
@@ -210,6 +210,11 @@ def serve(
             f"--no-key with --host {host}: anyone who reaches this machine could use the models.",
             hint="leave --no-key out, or listen on 127.0.0.1.",
         )
+    if new_key and "SELFAUG_API_KEY" in os.environ:
+        raise ConfigError(
+            "--new-key with SELFAUG_API_KEY set: that one is the key, so that another one would not be taken.",
+            hint="unset it to have a key made, or leave --new-key out.",
+        )
     if (run is None) == (registry is None):
         raise ConfigError(
             "both a run and a registry were given." if run else "there is nothing to serve.",
@@ -293,8 +298,12 @@ def serve(
         say("the API key of this server, shown this once:")
         typer.echo(key)
     elif keys is not None:
-        where = "is SELFAUG_API_KEY" if "SELFAUG_API_KEY" in os.environ else "was shown at the first start"
-        say(f"the API key {where}; --new-key makes another.")
+        own = "SELFAUG_API_KEY" in os.environ
+        say(
+            "the API key is SELFAUG_API_KEY."
+            if own
+            else "the API key was shown at the first start; --new-key makes another."
+        )
 
     if not no_check:
         say("replaying the canary set ...")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 import secrets
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -11,10 +9,9 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["Access"]
+from selfaug.loopback import names_this_machine
 
-# A name or an address, and perhaps a port: browsers leave out port 80.
-_HOST = re.compile(r"(localhost|[0-9.]+|\[[0-9a-f:.]+\])(:[0-9]*)?", re.IGNORECASE)
+__all__ = ["Access"]
 
 # Nothing is loaded from elsewhere, no script and no style stands in a page itself, and no other page shows this one.
 _HEADERS = (
@@ -76,7 +73,7 @@ class Access:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("The dashboard only shows.\n", 405, {"allow": "GET, HEAD"})
-        if self._loopback and not _is_this_machine(headers.get("host", "")):
+        if self._loopback and not names_this_machine(headers.get("host", "")):
             return PlainTextResponse("This address is not the dashboard's.\n", 421)
         if self._token is None:
             return None
@@ -99,15 +96,3 @@ class Access:
 
     def _is_token(self, text: str) -> bool:
         return self._token is not None and secrets.compare_digest(text.encode(), self._token.encode())
-
-
-def _is_this_machine(host: str) -> bool:
-    """Whether a request's host is one that no other machine can be reached by."""
-    found = _HOST.fullmatch(host)
-    if found is None:
-        return False
-    name = found[1].strip("[]").lower()
-    try:
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False

@@ -254,8 +254,10 @@ def draw(logits_NV: Tensor, temperature: float, top_p: float, generator: torch.G
     likely_NK, token_NK = p_NV.topk(min(_LIKELY, p_NV.shape[-1]), dim=-1)
     if likely_NK.sum(-1).min() < top_p:
         likely_NK, token_NK = p_NV.sort(-1, descending=True)
-    # A token stays if those before it don't reach top_p, so that one always does.
-    likely_NK[likely_NK.cumsum(-1) - likely_NK >= top_p] = 0.0
+    # A token stays if those before it don't reach top_p: the first one also where that is 0 in 32 bits.
+    over_NK = likely_NK.cumsum(-1) - likely_NK >= top_p
+    over_NK[:, 0] = False
+    likely_NK[over_NK] = 0.0
     return token_NK.gather(-1, torch.multinomial(likely_NK, 1, generator=generator)).squeeze(-1)
 
 

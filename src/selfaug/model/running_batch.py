@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class RunningBatch:
 
         Raises:
             ValueError: if the batch isn't open.
-            NoRoomError: if a GPU's memory doesn't suffice to run them.
+            NoRoomError: if a GPU's memory doesn't suffice to run them, or to hold them beside the others.
         """
         if not self.open:
             raise ValueError("rows can't join a cache that has other layers than plain ones")
@@ -86,11 +87,25 @@ class RunningBatch:
             _make_room(cache)
         else:
             width = max(self.width, mask.shape[1])
-            for layer, joining in zip(self._cache.layers, cache.layers, strict=True):
-                layer.take_in(joining, width)
+            self._take_in(cache, width)
             self._mask = torch.cat([_padded(self._mask, width), _padded(mask, width)])
             self._positions = torch.cat([self._positions, positions[:, -1:]])
         return self._last(output)
+
+    def _take_in(self, cache: Any, width: int) -> None:
+        """Rows of another cache into all layers, or into none. All rows are as long as the longest prompt then."""
+        layers, taken, problem = self._cache.layers, 0, ""
+        try:
+            # One by one: each layer's rows are held twice for as long as it takes, not those of all.
+            for layer, joining in zip(layers, cache.layers, strict=True):
+                layer.take_in(joining, width)
+                taken += 1
+        except torch.OutOfMemoryError as error:
+            problem = str(error)
+        if taken < len(layers):  # after the error, which keeps what the layer that failed has made
+            for layer in layers[:taken]:
+                layer.give_back(len(self), self.width)
+            raise NoRoomError(problem)
 
     def step(self, token_ids: Tensor, *, over: Sequence[int] = (), **arguments: Any) -> Tensor:
         """Run the next token [rows] of every row; logits [rows, vocabulary] of the one after it.
@@ -198,6 +213,13 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
             buffers.append(buffer)
         self._buffers = buffers
         self._show(0, width)
+
+    def give_back(self, rows: int, width: int) -> None:
+        """Only the first rows are there again, of `width` columns, and not the memory of the others where it can be."""
+        self._buffers = [buffer[:rows] for buffer in self._buffers]
+        self._show(self._end - width, self._end)
+        with suppress(torch.OutOfMemoryError):
+            self._take(self.keys, self.values)
 
 
 def rows_can_join(model: PreTrainedModel) -> bool:

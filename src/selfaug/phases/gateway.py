@@ -28,7 +28,7 @@ from selfaug.serving.gate import Gate
 from selfaug.serving.generation import BASE, TUNED, Model
 from selfaug.serving.guard import write_to_stderr
 from selfaug.serving.served import Served
-from selfaug.serving.upstream import UpstreamAwayError, UpstreamEngine
+from selfaug.serving.upstream import AnswerEnds, UpstreamAwayError, UpstreamEngine
 
 __all__ = ["UpstreamSettings", "open_gateway"]
 
@@ -76,7 +76,8 @@ def open_gateway(
 
     Raises:
         StorageError: if there is no such run.
-        ConfigError: if the address is none, or drift is to be measured on a device that isn't there.
+        ConfigError: if the address is none, the key can't be sent, or drift is to be measured on a device that isn't
+            there.
         ModelError, DataError: if tokeniser or documents can't be loaded.
     """
     parts = httpx.URL(upstream.url)
@@ -102,7 +103,8 @@ def open_gateway(
     engine = UpstreamEngine(
         upstream.url,
         names,
-        key=upstream.key,
+        ends=AnswerEnds(tokenizer),
+        key=_sendable(upstream.key),
         max_running=settings.max_batch,
         max_waiting=settings.max_waiting,
     )
@@ -123,12 +125,30 @@ def open_gateway(
     return Server(served, models, live, tokenizer, settings, log)
 
 
+def _sendable(key: str | None) -> str | None:
+    """A key as a header can have it: white space around it is often the end of a file's line."""
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            "SELFAUG_UPSTREAM_KEY has characters that can't be sent: control characters, or others than ASCII's.",
+            hint="set it to the key alone.",
+        )
+    return key or None
+
+
 _AS_RECORDED = "the answers to the canary set are as recorded at training"
 
 
 def _sure(prompt: dict[str, Any]) -> int:
     """Tokens of a recorded answer that rounding in 16 bits can't change; of an old record, in training's bits."""
     return int(prompt.get("sure_16_bits", prompt["sure"]))
+
+
+_NOT_AS_RECORDED = "are not as recorded"
+_WITHOUT_END = "don't end where a turn does, as if the server didn't heed stop_token_ids"
+
+_BEYOND_END = 2
+"""Tokens that are asked for beyond an answer's last one: its end, and one that only an answer without an end has."""
 
 
 class UpstreamModels:
@@ -166,13 +186,12 @@ class UpstreamModels:
         if not any(map(self._certain, record["prompts"])):
             self.checked = "the models are there; rounding could change all answers to the canary set"
             return []
-        other = [one["id"] for one in record["prompts"] if not self._answers(tuned, one)]
-        if not other:
-            self.checked = _AS_RECORDED
-            return []
+        found = {one["id"]: self._answers(tuned, one) for one in record["prompts"]}
+        self.checked = _AS_RECORDED
         return [
-            f"the answers to {len(other)} of {len(record['prompts'])} canary prompts are not as recorded: "
-            f"{', '.join(other[:3])}"
+            f"the answers to {len(wrong)} of {len(found)} canary prompts {what}: {', '.join(wrong[:3])}"
+            for what in (_NOT_AS_RECORDED, _WITHOUT_END)
+            if (wrong := [name for name, problem in found.items() if problem == what])
         ]
 
     def for_drift(self, run: RunDir) -> Callable[[], DriftModels] | None:
@@ -201,7 +220,7 @@ class UpstreamModels:
         problems = self._check(new.folder, new.tuned) if check else self._missing([new.tuned])
         if problems:
             raise ModelError(
-                f"{self.engine.url} can't answer for {new.folder.path}: {'; '.join(problems)}",
+                f"{self.engine.shown} can't answer for {new.folder.path}: {'; '.join(problems)}",
                 hint=f"have it serve that run's adapter as {new.tuned} (vLLM takes one while it runs at "
                 "/v1/load_lora_adapter: docs/how-to/serve.md); the run before is served on.",
             )
@@ -224,25 +243,34 @@ class UpstreamModels:
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         try:
-            found = self._ask("GET", "/models")
+            found = _content(self._ask("GET", "/models"))
             there = {one["id"] for one in found["data"]}
         except UpstreamAwayError:
             raise
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
-            return [f"{self.engine.url}/models can't be read: {type(error).__name__}: {error}"]
+            return [f"{self.engine.shown}/models can't be read: {type(error).__name__}: {error}"]
         lacking = [name for name in names if name not in there]
         if not lacking:
             return []
-        return [f"{self.engine.url} has no {' and no '.join(lacking)}; it has {', '.join(sorted(there))}"]
+        return [f"{self.engine.shown} has no {' and no '.join(lacking)}; it has {', '.join(sorted(there))}"]
 
-    def _answers(self, tuned: str, prompt: dict[str, Any]) -> bool:
-        """Whether the greedy answer begins with all that rounding can't change."""
+    def _answers(self, tuned: str, prompt: dict[str, Any]) -> str | None:
+        """What is wrong with the greedy answer: it begins with what rounding can't change, and ends where that does."""
         sure = self._certain(prompt)
         if not sure:
-            return True
-        body = {"model": tuned, "prompt": prompt["ids"], "max_tokens": len(sure), "temperature": 0}
-        text = self._ask("POST", "/completions", body)["choices"][0]["text"]
-        return bool(text == self._text_after(prompt["ids"], sure))
+            return None
+        ends = len(sure) < _sure(prompt)
+        body = {
+            "model": tuned,
+            "prompt": prompt["ids"],
+            "max_tokens": len(sure) + _BEYOND_END * ends,
+            "temperature": 0,
+        }
+        choice = self._completed(body)["choices"][0]
+        expected = self._text_after(prompt["ids"], sure)
+        if ends and choice.get("finish_reason") == "length" and choice["text"].startswith(expected):
+            return _WITHOUT_END
+        return None if choice["text"] == expected else _NOT_AS_RECORDED
 
     def _certain(self, prompt: dict[str, Any]) -> list[int]:
         """Tokens that any server's greedy answer begins with.
@@ -258,7 +286,18 @@ class UpstreamModels:
         whole = str(self._tokenizer.decode([*ids, *answer], skip_special_tokens=True))
         return whole.removeprefix(before)
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _completed(self, body: dict[str, Any]) -> Any:
+        """The other server's answer, with an end as the engine asks for it."""
+        ends = self.engine.ends.fields()
+        found = self._ask("POST", "/completions", body | ends)
+        if self.engine.ends.may_be_refused(ends, found.status_code, found.content):
+            ends = self.engine.ends.fields(as_text=True)
+            found = self._ask("POST", "/completions", body | ends)
+        answer = _content(found)
+        self.engine.ends.were_taken(ends)
+        return answer
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         try:
             found = httpx.request(
                 method,
@@ -269,10 +308,18 @@ class UpstreamModels:
                 trust_env=False,
             )
         except httpx.TransportError as error:
+            # What is wrong with a request has the request in it, the key too.
+            why = "" if isinstance(error, httpx.LocalProtocolError) else f": {error}"
             raise UpstreamAwayError(
-                f"{self.engine.url} does not answer: {type(error).__name__}: {error}"
+                f"{self.engine.shown} does not answer: {type(error).__name__}{why}"
             ) from error
         if found.status_code in _AWAY:
-            raise UpstreamAwayError(f"{self.engine.url} does not answer yet: status {found.status_code}")
-        found.raise_for_status()
-        return found.json()
+            raise UpstreamAwayError(f"{self.engine.shown} does not answer yet: status {found.status_code}")
+        return found
+
+
+def _content(found: httpx.Response) -> Any:
+    if not found.is_success:
+        # Not httpx's own words: they have the whole address, and a password may stand in that.
+        raise httpx.HTTPStatusError(f"status {found.status_code}", request=found.request, response=found)
+    return found.json()

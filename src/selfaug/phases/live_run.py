@@ -19,7 +19,7 @@ from selfaug.model.loading import add_adapter
 from selfaug.model.reference import AdapterOff, FrozenModel
 from selfaug.phases.ask import DocumentPrompts, NothingFoundError, cited_passages, open_documents
 from selfaug.phases.canary import canary_problems
-from selfaug.phases.run_models import trained_weights
+from selfaug.phases.run_models import alike_where_known, trained_weights
 from selfaug.phases.watching import DriftModels
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
@@ -209,6 +209,9 @@ def _require_exchangeable(now: LiveRun, new: LiveRun) -> None:
     trained = [read_record(run.folder.started, "train-started")["model"] for run in (now, new)]
     if any(trained[0][key] != trained[1][key] for key in ("weights_hash", "dtype")):
         problems.append("it was trained on another base model, or in another number format")
+    # The server goes on with the tokeniser that it has loaded.
+    if not alike_where_known(*(one.get("stored_tokenizer_hash") for one in trained)):
+        problems.append("it was trained with another tokeniser or chat template of its base model")
     if problems:
         raise _not_exchangeable(new, problems)
 

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.loopback import is_loopback
 from selfaug.model.generate import text_prompt_ids
 from selfaug.model.loading import context_window
 from selfaug.model.own_thread import in_own_thread
@@ -97,11 +98,18 @@ def server_keys(
         new: make another key, which takes the place of the one before.
 
     Raises:
-        ConfigError: if the key of the environment is too short to be one.
+        ConfigError: if the key of the environment is too short to be one, or has characters that can't be sent.
         StorageError: if keys can't be read or written.
     """
     given = os.environ.get("SELFAUG_API_KEY")
     if given is not None:
+        # As those of clients are: white space around it is often the end of a file's line.
+        given = given.strip()
+        if not (given.isascii() and given.isprintable()):
+            raise ConfigError(
+                "SELFAUG_API_KEY has characters that no client can send: control characters, or others than ASCII's.",
+                hint="unset it and a key is made, or set a long random one.",
+            )
         if len(given) < _SHORTEST_KEY:
             raise ConfigError(
                 f"SELFAUG_API_KEY has {len(given)} characters; a key has at least {_SHORTEST_KEY}.",
@@ -208,7 +216,8 @@ class Server:
         """Listen until a signal ends it: SIGTERM and SIGINT let running answers end.
 
         Args:
-            keys: that are taken; None takes requests without a key.
+            keys: that are taken; None takes requests without a key, and where only this machine is listened to none
+                that names another host.
             on_ready: called once it is known whether the server is ready.
             on_watching: called with what there is to say about watching its traffic, and about how it answers.
 
@@ -218,7 +227,13 @@ class Server:
         """
         settings = self._settings
         self._server = HttpServer(
-            create_app(self.served, keys=keys, limits=settings.limits, log=self._log),
+            create_app(
+                self.served,
+                keys=keys,
+                limits=settings.limits,
+                only_here=keys is None and is_loopback(settings.host),
+                log=self._log,
+            ),
             self.served.readiness,
             host=settings.host,
             port=settings.port,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -29,6 +29,7 @@ def create_app(
     *,
     keys: ApiKeys | None,
     limits: Limits | None = None,
+    only_here: bool = False,
     log: Callable[[str], None] = write_to_stderr,
 ) -> ASGIApp:
     """The application.
@@ -37,6 +38,7 @@ def create_app(
         served: models and what belongs to them.
         keys: that are taken; None takes requests without a key.
         limits: of a request.
+        only_here: whether requests that name another host than this machine are refused.
         log: gets a line of JSON for every request, without any text of it.
     """
     app = FastAPI(
@@ -62,7 +64,15 @@ def create_app(
     def on_done(path: str, status: int, seconds: float) -> None:
         metrics.requests.labels(path, str(status or 499)).inc()
 
-    return Guard(app, keys=keys, limits=limits or Limits(), known=_path_name(app), on_done=on_done, log=log)
+    return Guard(
+        app,
+        keys=keys,
+        limits=limits or Limits(),
+        only_here=only_here,
+        known=_path_name(app),
+        on_done=on_done,
+        log=log,
+    )
 
 
 def _path_name(app: FastAPI) -> Callable[[str], str]:
@@ -102,6 +112,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         405: "The path has other methods.",
         408: "The body came too slowly.",
         413: "The body is too large, or the prompt for the GPU's memory.",
+        421: "Without a key, this server answers to the names of its own machine only.",
         429: "Too many requests; `Retry-After` says when to try again.",
         500: "The engine failed.",
         502: "The server behind this one failed.",
@@ -147,9 +158,7 @@ def _description(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
 def _errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        problems = [
-            (".".join(str(part) for part in one["loc"][1:]), str(one["msg"])) for one in error.errors()
-        ]
+        problems = [_problem(one) for one in error.errors()]
         text = "; ".join(f"{place}: {message}" if place else message for place, message in problems[:20])
         return JSONResponse(error_body(400, text, code="invalid_value", param=problems[0][0] or None), 400)
 
@@ -168,6 +177,13 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse(error_body(500, f"{type(error).__name__} in the server."), 500)
+
+
+def _problem(error: Mapping[str, Any]) -> tuple[str, str]:
+    """The field that is wrong, and what is wrong with it."""
+    if error["type"] == "json_invalid":  # its place is one in the text, no field
+        return "", f"the body is no JSON: {error['ctx']['error']}"
+    return ".".join(str(part) for part in error["loc"][1:]), str(error["msg"])
 
 
 # ---- what runs the server

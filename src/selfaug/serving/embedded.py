@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfaug.model.answer_text import AnswerText
 from selfaug.model.generate import draw, end_tokens
 from selfaug.model.running_batch import NoRoomError
+from selfaug.model.token_bytes import token_bytes
 from selfaug.serving.generation import (
     SHUTDOWN_WAIT,
     EngineError,
@@ -488,14 +489,15 @@ class EmbeddedEngine:
         logprobs_V = logits_V.float().log_softmax(-1)
         best = logprobs_V.topk(min(count, len(logprobs_V)))
         alternatives = [
-            (self._token_text(token), logprob)
+            self._chance(token, logprob)
             for logprob, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        own = float(logprobs_V[request.token])
-        return [TokenChance(self._token_text(request.token), own, alternatives)]
+        own = self._chance(request.token, float(logprobs_V[request.token]))
+        return [own._replace(alternatives=alternatives)]
 
-    def _token_text(self, token: int) -> str:
-        return str(self._tokenizer.decode([token]))
+    def _chance(self, token: int, logprob: float) -> TokenChance:
+        text = str(self._tokenizer.decode([token]))
+        return TokenChance(text, logprob, token_bytes(self._tokenizer, token, text))
 
     def _turn_away(self, requests: Sequence[_Request], *, beside: int) -> None:
         """Fail requests whose prompts the GPU's memory doesn't suffice for; those that it has begun on go on."""

@@ -51,11 +51,19 @@ class Sampling:
 
 
 class TokenChance(NamedTuple):
-    """A token with its log-probability (natural logarithm, at temperature 1) and the likeliest alternatives."""
+    """A token with its log-probability (natural logarithm, at temperature 1).
+
+    Attributes:
+        token: its text, where it is no part of a character.
+        logprob: as above.
+        data: its bytes; None where nobody knows them.
+        alternatives: the likeliest tokens in its place.
+    """
 
     token: str
     logprob: float
-    alternatives: list[tuple[str, float]]
+    data: bytes | None
+    alternatives: Sequence[TokenChance] = ()
 
 
 class Piece(NamedTuple):

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from selfaug.errors import SelfAugError
+from selfaug.loopback import names_this_machine
 from selfaug.serving.generation import SHUTDOWN_WAIT
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.openai_responses import error_body, event
@@ -67,6 +68,8 @@ class Guard:
         app: the application.
         keys: that are taken; None takes requests without a key.
         limits: of a request.
+        only_here: whether requests that name another host than this machine are refused, as a page elsewhere could
+            make a browser send: where no key is asked for.
         known: what a path is called in metrics and log; paths of others are not told, whatever is in them.
         on_done: called with path, status and seconds of every request. `facts["failed"]` is the status, where the
             application puts it: of an answer that failed after the client was told another.
@@ -80,12 +83,14 @@ class Guard:
         *,
         keys: ApiKeys | None,
         limits: Limits,
+        only_here: bool = False,
         known: Callable[[str], str],
         on_done: Callable[[str, int, float], None],
         log: Callable[[str], None],
     ) -> None:
         self._app, self._keys, self._limits, self._known = app, keys, limits, known
         self._on_done, self._log = on_done, without_write_errors(log)
+        self._only_here = only_here
         self._rate = RateLimit(limits.requests_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,6 +157,12 @@ class Guard:
     def _admit(self, scope: Scope) -> None:
         if scope["path"] in OPEN_PATHS:
             return
+        if self._only_here and not names_this_machine(_header(scope, b"host")):
+            raise _RefusedError(
+                421,
+                "without a key, this server answers to localhost and 127.0.0.1 only: ask it by such a name.",
+                "wrong_host",
+            )
         if self._keys is not None and _key(scope) not in self._keys:
             raise _RefusedError(
                 401,

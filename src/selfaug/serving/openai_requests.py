@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from selfaug.serving.generation import Sampling
@@ -89,23 +89,50 @@ class _Generation(BaseModel):
         )
 
 
+def _whole_characters(text: str) -> str:
+    """A text as it can be sent: JSON can have half of a character that JavaScript has cut in two."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError(
+            "half_character", "the text has half of a surrogate pair, as of an emoji that was cut in two"
+        ) from error
+    return text
+
+
 class TextPart(BaseModel):
     """A part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: Annotated[str, AfterValidator(_whole_characters)]
+
+
+def _parts(content: Any) -> Any:
+    if isinstance(content, str):
+        return [{"type": "text", "text": content}]
+    if isinstance(content, list):
+        return content
+    raise PydanticCustomError(
+        "not_served", "it is a text, or a list of parts with a text each; calls of tools are not served here"
+    )
+
+
+def _role(role: Any) -> Any:
+    if role in ("tool", "function"):
+        raise PydanticCustomError("not_served", "turns of tools are not served here")
+    return role
 
 
 class ChatMessage(BaseModel):
     """A turn of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_role)]
+    content: Annotated[list[TextPart], BeforeValidator(_parts, json_schema_input_type=str | list[TextPart])]
 
     @property
     def text(self) -> str:
         """Its parts together."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return "".join(part.text for part in self.content)
 
 
 class ChatRequest(_Generation):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ _KINDS = {
     405: "invalid_request_error",
     408: "timeout_error",
     413: "invalid_request_error",
+    421: "invalid_request_error",
     429: "rate_limit_error",
 }
 
@@ -107,8 +109,8 @@ def _chat_logprobs(chances: Sequence[TokenChance] | None) -> dict[str, Any] | No
     return {
         "content": [
             {
-                **_chance(one.token, one.logprob),
-                "top_logprobs": [_chance(token, logprob) for token, logprob in one.alternatives],
+                **_chance(one),
+                "top_logprobs": [_chance(other) for other in one.alternatives],
             }
             for one in chances
         ],
@@ -116,20 +118,23 @@ def _chat_logprobs(chances: Sequence[TokenChance] | None) -> dict[str, Any] | No
     }
 
 
-def _chance(token: str, logprob: float) -> dict[str, Any]:
-    return {"token": token, "logprob": logprob, "bytes": list(token.encode())}
+def _chance(one: TokenChance) -> dict[str, Any]:
+    data = None if one.data is None else list(one.data)
+    return {"token": one.token, "logprob": one.logprob, "bytes": data}
 
 
 def _completion_logprobs(chances: Sequence[TokenChance] | None, offset: int) -> dict[str, Any] | None:
     if chances is None:
         return None
     offsets = []
+    # A token that is a part of a character begins where that does.
+    characters = codecs.getincrementaldecoder("utf-8")("replace")
     for one in chances:
         offsets.append(offset)
-        offset += len(one.token)
+        offset += len(one.token if one.data is None else characters.decode(one.data))
     return {
         "tokens": [one.token for one in chances],
         "token_logprobs": [one.logprob for one in chances],
-        "top_logprobs": [dict(one.alternatives) for one in chances],
+        "top_logprobs": [{other.token: other.logprob for other in one.alternatives} for one in chances],
         "text_offset": offsets,
     }

@@ -37,7 +37,7 @@ _FINISH: Schema = {"enum": ["stop", "length"]}
 _TOKEN = {
     "token": _TEXT,
     "logprob": _NUMBER,
-    "bytes": _list({"type": "integer", "minimum": 0, "maximum": 255}),
+    "bytes": _or_null(_list({"type": "integer", "minimum": 0, "maximum": 255})),
 }
 _CHAT_LOGPROBS = _object(
     {

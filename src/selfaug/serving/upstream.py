@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx2 as httpx
+from transformers import PreTrainedTokenizerBase
 
 from selfaug.errors import ModelError
+from selfaug.model.generate import chat_ends
 from selfaug.serving.generation import EngineError, Model, OverloadedError, Piece, Sampling, TokenChance
 
-__all__ = ["UpstreamAwayError", "UpstreamEngine"]
+__all__ = ["AnswerEnds", "UpstreamAwayError", "UpstreamEngine"]
 
 _CONNECT_SECONDS = 5.0
 _MOST_TEXT = 300
+
+_MOST_STOPS = 4
+"""Texts that end an answer which OpenAI's API takes."""
+
+_END_IDS = "stop_token_ids"
 
 _MOST_LINE = 8 << 20
 """Bytes of an event without an end that are kept: far more than an event has."""
@@ -31,15 +39,58 @@ class UpstreamAwayError(ModelError):
     """The other server doesn't answer, or not yet: it may be loading its models."""
 
 
+class AnswerEnds:
+    """How another server is told which tokens end an answer: it may know of a text's end only, and go on after a turn.
+
+    OpenAI's API has no field for such tokens; that of vLLM, and of others after it, is `stop_token_ids`. A server that
+    refuses a field which it doesn't know is told the text of a turn's end instead.
+
+    Args:
+        tokenizer: of the models.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._ids = sorted(chat_ends(tokenizer))
+        # Not that of the model's own end, which every server knows: `</s>` may stand in an answer in HTML.
+        self._texts = [
+            str(tokenizer.decode([token])) for token in self._ids if token != tokenizer.eos_token_id
+        ]
+        self._refused = False
+
+    def fields(self, stop: Sequence[str] = (), *, as_text: bool = False) -> dict[str, Any]:
+        """What a request says about where its answer ends.
+
+        Args:
+            stop: texts that end it, too.
+            as_text: say it without ids, as it is said anyhow once they were refused.
+        """
+        if as_text or self._refused:
+            stop = [*stop, *self._texts][:_MOST_STOPS]
+        fields: dict[str, Any] = {"stop": list(stop)} if stop else {}
+        if self._ids and not (as_text or self._refused):
+            fields[_END_IDS] = self._ids
+        return fields
+
+    def may_be_refused(self, fields: Mapping[str, Any], status: int, answer: bytes) -> bool:
+        """Whether an answer may be a refusal of the ids that a request had."""
+        return _END_IDS in fields and status in (400, 422) and _END_IDS.encode() in answer
+
+    def were_taken(self, fields: Mapping[str, Any]) -> None:
+        """The other server has taken a request with these."""
+        self._refused = bool(self._ids) and _END_IDS not in fields
+
+
 class UpstreamEngine:
     """Answers requests through another server.
 
     Attributes:
         whole_in_pieces: as for `Engine`.
+        shown: its address as others may see it, without a password.
 
     Args:
         url: its address, with `/v1`.
         names: what it calls the models.
+        ends: what it is told about the end of an answer.
         key: for it; None sends none.
         max_running: requests that it gets at once.
         max_waiting: requests that may wait beside these; more are refused.
@@ -48,9 +99,17 @@ class UpstreamEngine:
     whole_in_pieces = False
 
     def __init__(
-        self, url: str, names: Mapping[Model, str], *, key: str | None, max_running: int, max_waiting: int
+        self,
+        url: str,
+        names: Mapping[Model, str],
+        *,
+        ends: AnswerEnds,
+        key: str | None,
+        max_running: int,
+        max_waiting: int,
     ) -> None:
-        self.url, self.names = url.rstrip("/"), dict(names)
+        self.url, self.names, self.ends = url.rstrip("/"), dict(names), ends
+        self.shown = str(httpx.URL(self.url).copy_with(userinfo=b""))
         self.headers = {} if key is None else {"authorization": f"Bearer {key}"}
         self._most = max_running + max_waiting
         self._max_running = max_running
@@ -67,9 +126,9 @@ class UpstreamEngine:
         body = self._body(model, prompt, sampling)
         try:
             if sampling.whole:
-                yield await self._whole(body)
+                yield await self._whole(body, sampling.stop)
             else:
-                async for piece in self._pieces(body):
+                async for piece in self._pieces(body, sampling.stop):
                     yield piece
         except httpx.HTTPError as error:
             raise EngineError(f"the server behind this one failed: {type(error).__name__}", 502) from error
@@ -118,32 +177,44 @@ class UpstreamEngine:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         if sampling.seed is not None:
             body["seed"] = sampling.seed
-        if sampling.stop:
-            body["stop"] = list(sampling.stop)
         if sampling.chances is not None:
             body["logprobs"] = sampling.chances
         return body
 
-    async def _whole(self, body: dict[str, Any]) -> Piece:
+    @asynccontextmanager
+    async def _accepted(self, body: dict[str, Any], stop: Sequence[str]) -> AsyncIterator[httpx.Response]:
+        """The response to a request that the other server answers; what it answers is still to be read."""
+        as_text = False
+        while True:
+            ends = self.ends.fields(stop, as_text=as_text)
+            async with self._connection().stream("POST", "/completions", json=body | ends) as response:
+                if response.status_code == 200:
+                    self.ends.were_taken(ends)
+                    yield response
+                    return
+                answer = await response.aread()
+            if not self.ends.may_be_refused(ends, response.status_code, answer):
+                raise _refusal(response, answer)
+            as_text = True
+
+    async def _whole(self, body: dict[str, Any], stop: Sequence[str]) -> Piece:
         """The answer in one."""
-        response = await self._connection().post("/completions", json=body)
-        if response.status_code != 200:
-            raise _refusal(response, response.content)
+        async with self._accepted(body, stop) as response:
+            await response.aread()
         try:
             answer = response.json()
-            piece = _piece(answer["choices"][0])
-            tokens = int(answer["usage"]["completion_tokens"])
+            choice = answer["choices"][0]
+            piece = _piece(choice)
+            tokens = int(answer["usage"]["completion_tokens"]) - _end_tokens(choice)
         except _UNREADABLE as error:
             raise EngineError("the server behind this one sent no valid answer", 502) from error
         return piece._replace(tokens=tokens, finish=piece.finish or "stop")
 
-    async def _pieces(self, body: dict[str, Any]) -> AsyncGenerator[Piece]:
+    async def _pieces(self, body: dict[str, Any], stop: Sequence[str]) -> AsyncGenerator[Piece]:
         """Pieces as they come; the last one is held back until the number of tokens is known."""
         told = 0
         last: Piece | None = None
-        async with self._connection().stream("POST", "/completions", json=body) as response:
-            if response.status_code != 200:
-                raise _refusal(response, await response.aread())
+        async with self._accepted(body, stop) as response:
             async for event in _events(response):
                 if "error" in event:
                     raise EngineError(
@@ -153,7 +224,9 @@ class UpstreamEngine:
                     )
                 try:
                     tokens = int(event["usage"]["completion_tokens"]) if event.get("usage") else None
-                    piece = _piece(event["choices"][0]) if event.get("choices") else None
+                    choices = event.get("choices")
+                    piece = _piece(choices[0]) if choices else None
+                    ended = _end_tokens(choices[0]) if choices else 0
                 except _UNREADABLE as error:
                     raise _no_valid_event() from error
                 if tokens is not None and last is not None:
@@ -165,6 +238,7 @@ class UpstreamEngine:
                     yield piece
                 else:
                     last = piece
+                    told += ended
         if last is None:
             raise EngineError("the server behind this one ended in the middle of an answer", 502)
         yield last
@@ -211,10 +285,17 @@ def _no_valid_event() -> EngineError:
 def _piece(choice: Mapping[str, Any]) -> Piece:
     """A chunk of a completion. Without log-probabilities one with text counts as a token, until usage says more."""
     chances = _chances(choice.get("logprobs"))
+    chances = chances[: max(0, len(chances) - _end_tokens(choice))]
     text, finish = choice.get("text") or "", choice.get("finish_reason")
     if finish is not None and finish != "length":
         finish = "stop"
     return Piece(text, len(chances) or int(bool(text)), chances, finish)
+
+
+def _end_tokens(choice: Mapping[str, Any]) -> int:
+    """Tokens that were counted though they are no part of the answer, but its end: vLLM does so, and says it."""
+    by_token = "stop_reason" in choice and not isinstance(choice["stop_reason"], str)
+    return int(by_token and choice.get("finish_reason") == "stop")
 
 
 def _chances(logprobs: Mapping[str, Any] | None) -> list[TokenChance]:
@@ -223,9 +304,17 @@ def _chances(logprobs: Mapping[str, Any] | None) -> list[TokenChance]:
     tokens, own = logprobs["tokens"], logprobs["token_logprobs"]
     tops = logprobs.get("top_logprobs") or [{}] * len(tokens)
     return [
-        TokenChance(token, float(chance or 0.0), sorted((top or {}).items(), key=lambda one: -one[1]))
+        _chance(token, chance)._replace(
+            alternatives=[_chance(*other) for other in sorted((top or {}).items(), key=lambda one: -one[1])]
+        )
         for token, chance, top in zip(tokens, own, tops, strict=True)
     ]
+
+
+def _chance(token: str, logprob: float | None) -> TokenChance:
+    """Which part of a character it may be, completions don't say."""
+    data = None if "\N{REPLACEMENT CHARACTER}" in token else token.encode()
+    return TokenChance(token, float(logprob or 0.0), data)
 
 
 def _refusal(response: httpx.Response, body: bytes) -> Exception:
