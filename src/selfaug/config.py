@@ -25,7 +25,7 @@ from selfaug.settings_file import (
     refuse_combinations,
 )
 
-__all__ = ["FLAGS", "LevelName", "TrainConfig", "dump_config", "load_config"]
+__all__ = ["FLAGS", "LevelName", "TrainConfig", "dump_config", "load_config", "training_settings"]
 
 FLAGS: dict[str, str] = {
     "--model": "model.name",
@@ -98,6 +98,11 @@ class DataSettings(Section):
     template: str | None = None
     every_assistant_turn: bool = False
     skip_bad_rows: bool = False
+    skip_held_out: bool = Field(
+        default=False,
+        description="Leave rows of `data.train` and `data.replay` out that ask what a row of `data.eval` asks: the "
+        "same question, first user message or prompt. `selfaug realign` sets it.",
+    )
     max_length: Annotated[Integer, Field(ge=8)] = 2048
     split: str = Field(
         default="train",
@@ -164,7 +169,7 @@ class LoraSettings(Section):
     start_from: str | None = Field(
         default=None,
         description="Run whose LoRA adapter training goes on from, as `selfaug realign` does; the reference stays the "
-        "base model. Rank and layers must be that run's.",
+        "base model. Rank, layers and dropout must be that run's.",
     )
     preserved: Annotated[Number, Field(gt=0, lt=1)] = Field(
         default=0.5, description="With `osf`: share of the singular directions that stay as they are."
@@ -233,7 +238,7 @@ class OptimizerSettings(Section):
         description="One long row a batch, without padding; needs attention that knows documents.",
     )
     logging_steps: Annotated[Integer, Field(ge=1)] = Field(
-        default=1, description="Steps between two lines of metrics.jsonl."
+        default=1, description="Steps between two lines of metrics.jsonl; checkpoints have one, too."
     )
     save_steps: Annotated[Integer, Field(ge=1)] = 100
     keep_checkpoints: Annotated[Integer, Field(ge=1)] = Field(
@@ -381,6 +386,17 @@ def load_config(
         ConfigError: with every problem in `problems`: its place, what is wrong, and the nearest valid name.
     """
     return read_settings(_FORM, None if file is None else Path(file), flags, sets)
+
+
+def training_settings(config: TrainConfig) -> dict[str, Any]:
+    """What has to be the same to go on with several runs of these settings, as JSON values.
+
+    `data.skip_held_out` is there only where it changes something: what was begun before that setting came goes on.
+    """
+    settings = config.model_dump(mode="json", exclude={"run", "evaluation"})
+    if not config.data.skip_held_out:
+        del settings["data"]["skip_held_out"]
+    return settings
 
 
 def dump_config(config: TrainConfig) -> str:

@@ -735,6 +735,19 @@ def test_metrics_are_those_that_are_named(tmp_path: Path, clock: Clock) -> None:
     assert json.loads(json.dumps(monitor.status()))["state"] == "ok"
 
 
+def test_counts_of_each_adapter_are_a_series_of_their_own(tmp_path: Path, clock: Clock) -> None:
+    """Else a server that goes back to a run seems to have had all its requests at that moment."""
+    series = set()
+    for adapter in ("a" * 64, "b" * 64):
+        folder = tmp_path / adapter[0]
+        monitor = Monitor(folder, replace(window(), adapter=adapter), score, clock=clock, threaded=False)
+        found = [sample for sample in monitor.metrics() if sample.name == metric_names.OBSERVATIONS]
+        assert {sample.labels["outcome"] for sample in found} == set(monitor.counts())
+        series |= {sample.labels["adapter"] for sample in found}
+        monitor.close()
+    assert series == {"a" * 12, "b" * 12}
+
+
 def test_signals_take_values_in_any_pieces() -> None:
     """Many at once or one by one: the same statistics and states."""
     rng = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 from selfaug.config import TrainConfig, load_config
 from selfaug.data import load_rows
 from selfaug.errors import StorageError
-from selfaug.phases.held_out import HeldOut, hold_out
+from selfaug.phases.held_out import HeldOut, held_out_before, hold_out
+from selfaug.phases.inputs import load_training_data
 
 
 @pytest.fixture
@@ -62,11 +63,129 @@ def test_rows_that_a_run_was_begun_with_are_known_by_what_is_in_them(
     found = split(config, data, tmp_path / "rows")
     (tmp_path / "moved").mkdir()
     moved = [written(tmp_path / "moved" / "one.jsonl", plain(200))]
-    begun = partial(hold_out, config, folder=tmp_path / "rows", offline=True, begun=True)
-    assert begun(moved, share=0.1) == found
-    with pytest.raises(StorageError, match="has other rows") as caught:
-        begun(data, share=0.2)
-    assert "--hold-out" in str(caught.value.hint)
+    begun = with_old_rows(config, found.data, [*config.data.eval, *found.eval_data])
+
+    def before(data: list[str]) -> HeldOut | None:
+        return held_out_before(config, begun, data, tmp_path / "rows", offline=True)
+
+    assert before(moved) == found
+    for rows in (plain(199), plain(199) + plain(1)):
+        with pytest.raises(StorageError, match="has other rows") as caught:
+            before([written(tmp_path / "one.jsonl", rows)])
+        assert "--output" in str(caught.value.hint)
+    # Those that an earlier attempt has left say nothing of a run that was begun without them.
+    assert held_out_before(config, config, data, tmp_path / "rows", offline=True) is None
+    Path(found.data[0]).unlink()
+    assert before(moved) is None
+
+
+def test_a_run_that_was_begun_keeps_its_division(config: TrainConfig, tmp_path: Path) -> None:
+    """Whether an earlier version has divided its rows, or old rows are gone that were known then."""
+    old, month = (
+        written(tmp_path / f"{name}.jsonl", plain(count)) for name, count in (("o", 100), ("m", 400))
+    )
+    deployed = with_old_rows(config, [old], [])
+    found = split(deployed, [month], tmp_path / "rows")
+    assert (found.rows, found.known) == (30, 100)
+    begun = with_old_rows(config, found.data, found.eval_data)
+    Path(old).unlink()
+    again = held_out_before(deployed, begun, [month], tmp_path / "rows", offline=True)
+    assert again == HeldOut(found.data, found.eval_data, 30, 400)
+    # Sides are told by the run, not by what would be the same question now.
+    one, other = (
+        written(tmp_path / "rows" / f"1-{name}.jsonl", plain(40) * 2) for name in ("x-train", "x-held-out")
+    )
+    begun = with_old_rows(config, [one], [other])
+    every = [written(tmp_path / "x.jsonl", plain(40) * 4)]
+    again = held_out_before(deployed, begun, every, tmp_path / "rows", offline=True)
+    assert again == HeldOut([one], [other], 80, 160)
+
+
+@pytest.mark.parametrize("share", [0.5, 0])
+def test_no_row_is_lost_to_held_out_ones_of_the_same_division(
+    settings: Callable[..., TrainConfig], tmp_path: Path, share: float
+) -> None:
+    """Old and new rows together ask each question in eight settings: none of them alone in more than five."""
+
+    def asked(name: str, companies: str) -> str:
+        rows = [
+            {"question": f"{n}?", "context": [f"{one}{n}"], "answer": f"{one}"}
+            for n in range(25)
+            for one in companies
+        ]
+        return written(tmp_path / name, rows)
+
+    old, new = asked("old.jsonl", "ABCD"), asked("new.jsonl", "EFGH")
+    found = hold_out(
+        settings(Path("run"), f'data.train=["{old}"]'), [new], tmp_path / "rows", share=0.3, offline=True
+    )
+    assert found.rows == 30
+    sets = {
+        "train": found.data,
+        "eval": found.eval_data,
+        "replay": [old, "gone.jsonl"][: 1 if share else 2],
+        "replay_share": share,
+        "skip_held_out": True,
+    }
+    config = settings(Path("run"), *(f"data.{name}={json.dumps(value)}" for name, value in sets.items()))
+    report = load_training_data(config).report
+    assert report["train"]["rows"] == 70
+    assert report["held_out_prompts"] == ({"train": 0, "replay": 0} if share else {"train": 0})
+
+
+def with_old_rows(config: TrainConfig, train: list[str], held_out: list[str]) -> TrainConfig:
+    data = config.data.model_copy(
+        update={"train": train, "eval": held_out, "replay": ["embedded", "gone.jsonl"]}
+    )
+    return config.model_copy(update={"data": data})
+
+
+def test_what_was_held_out_or_learnt_before_is_not_held_out_again(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    """Exports of a month overlap with those of the next."""
+    month = written(tmp_path / "month.jsonl", plain(400))
+    first = split(config, [month], tmp_path / "first")
+    deployed = with_old_rows(config, first.data, first.eval_data)
+    both = written(tmp_path / "both.jsonl", plain(700))
+    second = split(deployed, [both], tmp_path / "second")
+    assert (second.rows, second.of, second.known) == (30, 300, 400)
+    assert not set(prompts(second.eval_data)) & set(prompts([month]))
+    # The old ones are left out when the rows are read for training: here they only stay on their side.
+    assert set(prompts(second.data)) >= set(prompts([month]))
+    few = written(tmp_path / "few.jsonl", plain(410))
+    assert split(deployed, [few], tmp_path / "third") == HeldOut([few], [], 0, 10, 400)
+    # With another answer it is another thing to learn.
+    answered = [{**row, "completion": "none"} for row in plain(400)]
+    again = split(deployed, [written(tmp_path / "again.jsonl", answered)], tmp_path / "fourth")
+    assert (again.rows, again.of, again.known) == (36, 360, 40)
+
+
+def test_a_question_with_other_passages_and_a_chat_that_went_on_are_on_one_side(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = []
+    for number in range(150):
+        asked, said = ({"role": role, "content": f"{role} {number}"} for role in ("user", "assistant"))
+        more = [{"role": "user", "content": "and then?"}, {"role": "assistant", "content": "that."}]
+        fields = {"question": f"what of {number}?", "answer": "z"}
+        rows += [{**fields, "context": ["x", "y"]}, {**fields, "context": ["v", "w"]}]
+        rows += [{"messages": [asked, said]}, {"messages": [asked, said, *more]}]
+    data = [written(tmp_path / "all.jsonl", rows)]
+    found = split(config, data, tmp_path / "rows")
+    assert (found.rows, found.of) == (60, 600)
+
+    def asked_in(sources: list[str]) -> set[str]:
+        read = load_rows(sources).rows
+        return {row.retrieval.question if row.retrieval else str(row.prompt[0]) for row in read}
+
+    assert not asked_in(found.data) & asked_in(found.eval_data)
+
+
+def test_the_files_are_their_owners_alone(config: TrainConfig, tmp_path: Path) -> None:
+    found = split(config, [written(tmp_path / "one.jsonl", plain(300))], tmp_path / "rows")
+    for file in (*found.data, *found.eval_data):
+        assert Path(file).stat().st_mode & 0o777 == 0o600
 
 
 def test_equal_prompts_are_on_one_side(config: TrainConfig, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from selfaug.cli.main import app
 from selfaug.config import dump_config, load_config
-from selfaug.data import RetrievalTemplate
+from selfaug.data import RetrievalTemplate, load_rows
+from selfaug.data.rows import as_read
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.held_out import hold_out
 from selfaug.phases.realign import (
@@ -31,22 +32,31 @@ from selfaug.phases.realign import (
     realign_config,
 )
 from selfaug.phases.train import train
-from selfaug.records import read_lines, read_record, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
+def asking(file: Path, what: str, rows: Path) -> Path:
+    """Sixteen of the rows, that ask for something else and are answered so."""
+    asked = [
+        {**row, "question": row["question"].replace("revenue", what), "answer": "none"}
+        for row in read_lines(rows)[:16]
+    ]
+    write_lines(file, asked)
+    return file
+
+
 @pytest.fixture
 def new_rows(tiny_rows: Path, tmp_path: Path) -> Path:
-    rows = [json.loads(line) for line in tiny_rows.read_text(encoding="utf-8").splitlines()]
-    file = tmp_path / "new.jsonl"
-    swapped = [
-        {**row, "answer": "none"} if "answer" in row else {**row, "completion": "none"} for row in rows
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in swapped[:16]), encoding="utf-8")
-    return file
+    return asking(tmp_path / "new.jsonl", "profit", tiny_rows)
+
+
+@pytest.fixture
+def held_out(tiny_rows: Path, tmp_path: Path) -> Path:
+    return asking(tmp_path / "held-out.jsonl", "loss", tiny_rows)
 
 
 def chat(asked: str, answer: str) -> dict[str, Any]:
@@ -173,30 +183,32 @@ ALL_RIGHT, ALL_WRONG = "regex:(?s:.*)", "regex:(?!)"
 
 
 def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
-    copied_run: Path, new_rows: Path, tmp_path: Path
+    copied_run: Path, new_rows: Path, held_out: Path, tiny_rows: Path, tmp_path: Path
 ) -> None:
     old = load_config(copied_run / "config.yaml").data.eval
-    third = tmp_path / "third.jsonl"
-    third.write_bytes(new_rows.read_bytes())
+    third, third_held_out = (
+        asking(tmp_path / f"{name}.jsonl", name, tiny_rows) for name in ("third", "held")
+    )
     lenient = ("--max-task-loss", "1", "--max-general-loss", "1", "--min-new-gain", "-1")
     second_run, third_run = tmp_path / "second", tmp_path / "third"
     first = ("--scorer", ALL_WRONG, "--old-scorer", ALL_RIGHT, "--output", str(second_run))
     result = run_command(
-        *(str(copied_run), "--data", str(new_rows), "--eval-data", str(new_rows), *first, *lenient)
+        *(str(copied_run), "--data", str(new_rows), "--eval-data", str(held_out), *first, *lenient)
     )
     assert result.exit_code == 0, result.output
     record = read_record(second_run / "realignment.json", "realignment")
-    assert record["scorers"] == {old[0]: ALL_RIGHT, str(new_rows): ALL_WRONG}
+    assert record["scorers"] == {old[0]: ALL_RIGHT, str(held_out): ALL_WRONG}
     # The next one says nothing of old rows, and rehearses none. Its new rows were held out before, too.
-    new = ("--data", str(third), "--eval-data", str(third), "--eval-data", str(new_rows))
+    new = ("--data", str(third), "--eval-data", str(third_held_out), "--eval-data", str(held_out))
     result = run_command(
         *(str(second_run), *new, "--output", str(third_run), "--rehearsal", "0", "--scorer", "f1", *lenient)
     )
     assert result.exit_code == 0, result.output
     record = read_record(third_run / "realignment.json", "realignment")
-    assert record["scorers"] == {old[0]: ALL_RIGHT, str(new_rows): ALL_WRONG, str(third): "f1"}
+    assert record["scorers"] == {old[0]: ALL_RIGHT, str(held_out): ALL_WRONG, str(third_held_out): "f1"}
     said = (
-        f"old task by {ALL_RIGHT} ({old[0]}), {ALL_WRONG} ({new_rows}); new task by f1 ({third}, {new_rows})"
+        f"old task by {ALL_RIGHT} ({old[0]}), {ALL_WRONG} ({held_out}); "
+        f"new task by f1 ({third_held_out}, {held_out})"
     )
     assert record["judged"] == said
     assert f"judged: {said}" in result.stdout
@@ -285,10 +297,10 @@ def test_resumed_it_is_as_if_it_had_not_been_cut_off(
 
 
 def test_a_run_that_passes_becomes_the_candidate_and_nothing_is_promoted(
-    copied_run: Path, new_rows: Path, tmp_path: Path
+    copied_run: Path, new_rows: Path, held_out: Path, tmp_path: Path
 ) -> None:
     registry = tmp_path / "registry.sqlite"
-    data = ("--data", str(new_rows), "--eval-data", str(new_rows), "--registry", str(registry))
+    data = ("--data", str(new_rows), "--eval-data", str(held_out), "--registry", str(registry))
     lenient = ("--max-task-loss", "1", "--max-general-loss", "1", "--min-new-gain", "-1")
     result = run_command(str(copied_run), *data, *lenient)
     assert result.exit_code == 0, result.output
@@ -359,12 +371,63 @@ def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: 
     assert {path: path.read_bytes() for path in folder.iterdir()} == kept
 
 
+def test_what_was_held_out_is_not_trained_on_by_a_later_re_alignment(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    def written(file: Path, count: int) -> str:
+        write_lines(file, [chat(f"the revenue of {number}?", f"{number}") for number in range(count)])
+        return str(file)
+
+    month, both = written(tmp_path / "month.jsonl", 200), written(tmp_path / "both.jsonl", 220)
+    second, third = tmp_path / "second", tmp_path / "third"
+    assert run_command(str(copied_run), "--data", month, *LENIENT, "--output", str(second)).exit_code == 0
+    given = (str(second), "--data", both, *LENIENT, "--allow-unmeasured", "--output", str(third))
+    result = run_command(*given)
+    assert result.exit_code == 0, result.output
+    assert "200 of 220 rows are not new" in result.stderr
+    # Of the first run's old rows all are its held-out rows too: they are not rehearsed either.
+    assert "not trained on, because held-out rows ask the same: 20 new rows, 24 old rows" in result.stdout
+    record = read_record(third / "realignment.json", "realignment")
+    assert record["left_out"] == {"train": 20, "replay": 24}
+    assert read_record(third / "record.json", "train")["data"]["train"]["rows"] == 200
+    # It can be decided anew without the rows that the deployed run was trained on.
+    (tmp_path / "second-rows" / "1-month-train.jsonl").unlink()
+    again = run_command(*given, "--max-task-loss", "-1")
+    assert again.exit_code == 3, again.output
+
+
+def test_what_an_earlier_version_has_begun_goes_on(copied_run: Path, tmp_path: Path) -> None:
+    """Its rows were divided by whole prompts, and its settings know nothing of held-out prompts."""
+    rows = [chat(f"the revenue of {number // 2}?", f"{number}") for number in range(200)]
+    rows = [{**row, "messages": [{"role": "system", "content": "in" + " short" * (at % 2)}, *row["messages"]]}
+            for at, row in enumerate(rows)]  # fmt: skip
+    file, new, folder = tmp_path / "new.jsonl", tmp_path / "new", tmp_path / "new-rows"
+    write_lines(file, rows)
+    folder.mkdir()
+    apart, kept = folder / "1-new-held-out.jsonl", folder / "1-new-train.jsonl"
+    every = [as_read(row) for row in load_rows([file]).rows]
+    write_lines(apart, every[:40:2])
+    write_lines(kept, [*every[1:40:2], *every[40:]])
+    given = (str(copied_run), "--data", str(file), *LENIENT, "--output", str(new))
+    divided = (str(copied_run), "--data", str(kept), "--eval-data", str(apart), *given[3:])
+    assert run_command(*divided, "--set", "data.skip_held_out=false").exit_code == 0
+    begun = RunDir(new)
+    content = yaml.safe_load(begun.config.read_text(encoding="utf-8"))
+    assert content["data"].pop("skip_held_out") is False
+    begun.config.write_text(begun.config_text(yaml.safe_dump(content)), encoding="utf-8")
+    for left in (begun.realignment, begun.record):
+        left.unlink()
+    shutil.rmtree(new / "adapter")
+    shutil.rmtree(new / "samples")
+    again = run_command(*given)
+    assert again.exit_code == 0, again.output
+    assert read_record(new / "realignment.json", "realignment")["left_out"] == {}
+
+
 def test_other_rows_do_not_get_the_verdict_of_those_before(
-    copied_run: Path, new_rows: Path, tmp_path: Path
+    copied_run: Path, new_rows: Path, held_out: Path, tmp_path: Path
 ) -> None:
     """Too few rows to set some apart, and held-out rows that are given: no file is made of either."""
-    held_out = tmp_path / "held-out.jsonl"
-    held_out.write_bytes(new_rows.read_bytes())
     data = ("--data", str(new_rows), "--eval-data", str(held_out))
     assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
     verdict = copied_run.with_name("copied-realigned") / "realignment.json"
@@ -385,9 +448,9 @@ def test_other_rows_do_not_get_the_verdict_of_those_before(
 
 
 def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
-    copied_run: Path, new_rows: Path, monkeypatch: pytest.MonkeyPatch
+    copied_run: Path, new_rows: Path, held_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = ("--data", str(new_rows), "--eval-data", str(new_rows))
+    data = ("--data", str(new_rows), "--eval-data", str(held_out))
     assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
     new = copied_run.with_name("copied-realigned")
     with monkeypatch.context() as patched:
@@ -401,6 +464,11 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
         other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
         assert other.exit_code == 1
         assert "with another scorer" in other.stderr
+        record["settings"]["tokenizer_and_template"] = "another"
+        write_record(new / "realignment.json", "realignment", record)
+        other = run_command(str(copied_run), *data, *LENIENT)
+        assert other.exit_code == 1
+        assert "with another tokenizer_and_template" in other.stderr
     # Cut off: answers that were asked for otherwise are not gone on with.
     (new / "realignment.json").unlink()
     other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
@@ -439,11 +507,11 @@ def test_a_share_of_the_rows_is_held_out_where_prompts_come_again(tmp_path: Path
     file = tmp_path / "new.jsonl"
     rows = [{"prompt": f"the revenue of {n // 5}?", "completion": f"{n}"} for n in range(1000)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    config = load_config(None, {"--model": "tiny", "--train": [str(file)]})
+    config = load_config(None, {"--model": "tiny", "--train": ["old.jsonl"]})
     found = hold_out(config, [str(file)], tmp_path / "rows", share=0.1, offline=True)
     assert (found.rows, found.of) == (100, 1000)
-    held_out, kept = ({row["prompt"] for row in read_lines(name)} for name in (*found.eval_data, *found.data))
-    assert (len(held_out), held_out & kept) == (20, set())
+    apart, kept = ({row["prompt"] for row in read_lines(name)} for name in (*found.eval_data, *found.data))
+    assert (len(apart), apart & kept) == (20, set())
     file.write_text("".join(json.dumps({**row, "prompt": "one"}) + "\n" for row in rows), encoding="utf-8")
     assert hold_out(config, [str(file)], tmp_path / "none", share=0.1, offline=True).rows == 0
 

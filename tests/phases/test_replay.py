@@ -12,6 +12,7 @@ import pytest
 
 from selfaug.config import TrainConfig
 from selfaug.data import EncodedRow
+from selfaug.errors import DataError
 from selfaug.phases.inputs import load_training_data
 
 Settings = Callable[..., TrainConfig]
@@ -113,6 +114,41 @@ def test_rows_that_are_left_out_are_named_those_of_replay_too(settings: Settings
         f"  - {general}:6: 'prompt' is missing; found 'completion'",
     ]
     assert (data.report["train"]["rows_skipped"], data.report["replay"]["rows_skipped"]) == (5, 2)
+
+
+def test_what_a_held_out_row_asks_is_neither_trained_on_nor_replayed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    train, old, held_out = (
+        Path(write_source(tmp_path / f"{name}.jsonl", count))
+        for name, count in (("t", 30), ("o", 40), ("h", 4))
+    )
+    names = [f'data.train=["{train}"]', f'data.replay=["{old}"]', "data.replay_share=0.5"]
+    as_before = load_training_data(settings(Path("run"), *names, f'data.eval=["{held_out}"]'))
+    assert (as_before.report["train"]["rows"], as_before.report["replay"]["rows_available"]) == (30, 40)
+    assert "held_out_prompts" not in as_before.report
+    names.append("data.skip_held_out=true")
+    data = load_training_data(settings(Path("run"), *names, f'data.eval=["{held_out}"]'))
+    assert data.report["held_out_prompts"] == {"train": 4, "replay": 4}
+    assert (data.report["train"]["rows"], data.report["replay"]["rows_available"]) == (26, 36)
+    assert "4 training rows are left out: held-out rows ask the same." in data.warnings
+    assert not {row.id.partition("-")[2] for row in data.train.rows} & set("0123")
+    # Without held-out rows there is nothing to leave out.
+    alone = load_training_data(settings(Path("run"), *names))
+    assert (alone.report["train"]["rows"], alone.report["replay"]["rows_available"]) == (30, 40)
+    # All old rows can be held out now; not all new ones.
+    data = load_training_data(
+        settings(Path("run"), *names, f'data.eval=["{held_out}"]', f'data.replay=["{held_out}"]')
+    )
+    assert [warning for warning in data.warnings if "repla" in warning] == [
+        "no row is replayed: all of data.replay ask what held-out rows ask."
+    ]
+    assert ("replay" in data.report, len(data.train.rows)) == (False, 26)
+    with pytest.raises(
+        DataError, match=r"all 30 rows of data\.train ask what rows of data\.eval ask"
+    ) as refused:
+        load_training_data(settings(Path("run"), *names, f'data.eval=["{train}"]'))
+    assert "data.skip_held_out=false" in str(refused.value.hint)
 
 
 def test_a_share_of_nothing_reads_no_source(settings: Settings) -> None:

@@ -189,6 +189,11 @@ def _say_what_is_not_measured(
     """Before hours of training: which new rows are held out, and which task has none."""
     from selfaug.phases.held_out import LEAST_HELD_OUT
 
+    if held_out is not None and held_out.known:
+        say(
+            f"{held_out.known:,} of {held_out.of + held_out.known:,} rows are not new: held-out rows ask the same, or "
+            "the deployed run was trained on them."
+        )
     if held_out is not None and held_out.rows:
         say(
             f"{held_out.rows:,} of {held_out.of:,} new rows are held out, to measure the new task by: "
@@ -218,16 +223,21 @@ def _show(found: Realignment, registry: str | None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from selfaug.cli.evaluation_view import bound_in_words, suites_table
-    from selfaug.core.printable import printable
+    from selfaug.cli.evaluation_view import bound_in_words, show_cut_off, suites_table
+    from selfaug.core.printable import counted, printable
 
     console = Console(highlight=False)
     names = {"base": "deployed", "tuned": "re-aligned"}
     record = found.record
     scorer = record["settings"]["scorer"]
     console.print(suites_table(record["suites"], scorer, width=console.width, **names))
+    show_cut_off(record["suites"], console, **names)
     if judged := record.get("judged"):
         console.print(Text(printable(f"judged: {judged}")), soft_wrap=True)
+    left_out = record.get("left_out", {})
+    kinds = {"train": "new row", "replay": "old row"}
+    if counts := [counted(left_out[part], kind) for part, kind in kinds.items() if left_out.get(part)]:
+        console.print(Text(f"not trained on, because held-out rows ask the same: {', '.join(counts)}"))
     for bound in record["gate"]["bounds"]:
         console.print(Text(bound_in_words(bound)), soft_wrap=True)
     if unmeasured := record["gate"].get("unmeasured"):

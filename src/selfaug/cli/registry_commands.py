@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import typer
 
 from selfaug.cli.app import Debug, Json, app
-from selfaug.cli.terminal import print_json, printable
-from selfaug.errors import ConfigError
+from selfaug.cli.terminal import print_json, printable, say
+from selfaug.errors import ConfigError, DataError
 
 __all__ = ["RegistryFile", "registry"]
 
@@ -67,6 +68,7 @@ def registry(
     elif action == "promote":
         version = promote(file, str(what))
         text = f"version {version.number} is the champion: {version.run}"
+        _say_if_its_gate_did_not_pass(version.run)
     else:
         version = roll_back(file)
         text = f"rolled back to version {version.number}: {version.run}"
@@ -76,8 +78,23 @@ def registry(
         typer.echo(printable(text))
 
 
+def _say_if_its_gate_did_not_pass(run: str) -> None:
+    """That a re-aligned run may have lost something decides nothing here: it is the user who promotes."""
+    from selfaug.phases.realign import RECORD_KIND
+    from selfaug.records import read_record
+    from selfaug.rundir import RunDir
+
+    record = RunDir(run).realignment
+    if not record.exists():
+        return
+    with suppress(DataError):  # it is the champion whatever is in there
+        outcome = read_record(record, RECORD_KIND)["gate"]["outcome"]
+        if outcome != "pass":
+            say(f"note: its re-alignment did not pass the gate ({outcome}): {record}")
+
+
 def _line(version: dict[str, object]) -> str:
-    added = time.strftime("%Y-%m-%d %H:%M", time.gmtime(float(str(version["added"]))))
+    added = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(float(str(version["added"]))))
     names = version["aliases"]
     parts = [
         f"{version['number']:>4}",

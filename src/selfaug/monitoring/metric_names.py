@@ -55,7 +55,7 @@ METRICS: dict[str, str] = {
     SIGNAL_VALUE: "Mean of a signal's last 100 values, by signal.",
     SIGNAL_REFERENCE: "What a signal is compared with, by signal.",
     SIGNAL_THRESHOLD_SHARE: "A detector's statistic over its threshold, by signal; at 1 it alarms.",
-    OBSERVATIONS: "Requests and votes by outcome: offered, dropped, processed, lost, scored, thinned.",
+    OBSERVATIONS: "Requests and votes by adapter and outcome: offered, dropped, processed, lost, scored, thinned.",
     SCORING_SECONDS: "Seconds that drift was computed for.",
 }
 """Name and meaning."""

@@ -40,6 +40,8 @@ from selfaug.monitoring.webhook import Webhook
 
 __all__ = ["Monitor", "MonitorSettings", "Sample", "lowest_priority"]
 
+_ADAPTER_DIGITS = 12
+"""Of the hash of its weights, as `selfaug monitor` shows it."""
 _AT_ONCE = 256
 """Things from the queue that are committed together."""
 _PAUSE = 0.2
@@ -355,8 +357,10 @@ class Monitor:
             samples.append(Sample(f"{metric_names.PROMPT_DRIFT}_bucket", {"le": bound}, below))
         samples.append(Sample(f"{metric_names.PROMPT_DRIFT}_sum", {}, self._drift_sum))
         samples.append(Sample(f"{metric_names.PROMPT_DRIFT}_count", {}, below))
+        # They go on where an adapter's monitor stopped: another one's are another series, and no jump of this one.
+        adapter = self._adapter[:_ADAPTER_DIGITS]
         samples += [
-            Sample(metric_names.OBSERVATIONS, {"outcome": name}, count)
+            Sample(metric_names.OBSERVATIONS, {"adapter": adapter, "outcome": name}, count)
             for name, count in self.counts().items()
         ]
         samples.append(Sample(metric_names.SCORING_SECONDS, {}, self._scoring_seconds))

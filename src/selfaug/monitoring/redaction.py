@@ -14,21 +14,54 @@ MOST_CHARACTERS = 20_000
 _MOST_CUT = 256
 """Characters of what is replaced, at most: what the end of a text has cut in two matches no pattern."""
 
+# Names of what opens doors, as a part of a longer name too: DB_PASSWORD, clientSecret. `max_tokens` is none.
+_NAME = (
+    r"(?:(?:api|access|secret|private|account|signing|encryption|shared|master|auth)[-_ ]?key"
+    r"|passw(?:or)?ds?|passwort|kennwort|passphrase|(?<=[-_\"'])pass|pwd|secret|token|authorization)"
+)
+# In quotes whatever stands there; else up to the next space or mark.
+_VALUE = r"""(?:"(?:[^"\\\n]|\\.){4,}|'(?:[^'\\\n]|\\.){4,}|\\["'][^"'\n]{4,}|[^\s"',;]{4,})"""
+# password=…, "client_secret": "…", Authorization: Bearer …
+_ASSIGNED = rf"\\?[\"']?\s{{0,16}}(?::=|=>|[:=])\s{{0,16}}(?:(?:bearer|basic|token)\s{{1,16}})?{_VALUE}"
+# In sentences only what looks like no word: "the password is case-sensitive" and "token embeddings" tell nobody's.
+_SAID = r"\s{1,16}(?:is|was|ist|lautet)\s{1,16}[\"']?(?=[^\s\"',;]*[\d@#$%^&*_+=~])[^\s\"',;]{4,}"
+# But somebody's own is one, whatever it looks like.
+_SOMEBODYS = (
+    r"\b(?:my|our|your|his|her|their|mein|unser|ihr|dein)\s{1,16}(?:passw(?:or)?d|passwort|kennwort|passphrase)"
+    r"\s{1,16}(?:is|was|ist|lautet)\s{1,16}[\"']?[^\s\"',;]{4,}"
+)
+_BESIDE = r"\s{1,16}[\"']?(?=[^\s\"',;]*\d)(?=[^\s\"',;]*[a-z])[^\s\"',;]{6,}"
+
 # Each takes time in proportion to the text: the interpreter does nothing else meanwhile, requests included. So a run of
 # characters is tried from its beginning only, or no further than so many characters, and nothing that may be empty
 # stands between two repetitions of the same.
 _PATTERNS: tuple[tuple[str, str], ...] = (
-    ("key", r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
-    ("key", r"\b(?:sk|pk|ghp|gho|xox[abprs]|glpat|hf|AKIA|ASIA)[-_]?[A-Za-z0-9_-]{16,}"),
-    ("key", r"\beyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
     (
         "key",
-        r"(?i)\b(?:bearer|api[-_ ]?key|token|password|passwd|secret)\b\s*(?:(?:[:=]|is)\s*)?[\"']?[^\s\"',;]{6,}",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----|\Z)",
     ),
-    ("credentials", r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"),
+    # Keys that say whose they are.
+    (
+        "key",
+        r"(?<![A-Za-z0-9])(?:(?:sk|pk|rk|gh[opsur]|github_pat|glpat|xox[abeprs]|npm|pypi|dckr_pat|shpat)[-_]"
+        r"[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{16,}"
+        r"|(?:SK|AC)[0-9a-f]{32}|(?:ya29|SG)\.[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9_-]*)?)",
+    ),
+    ("key", r"(?<![\w-])eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
+    ("key", rf"(?i){_NAME}(?:{_ASSIGNED}|{_SAID}|{_BESIDE})"),
+    ("key", rf"(?i){_SOMEBODYS}"),
+    ("key", rf"(?i)\bbearer(?:{_BESIDE}|\s{{1,16}}[\w.~+/=-]{{16,}})"),
+    ("key", rf"(?i)(?<=--){_NAME}\s{{1,16}}(?!-){_VALUE}"),
+    ("credentials", r"(?<=://)[^\s/@:]*:[^\s/]+(?=@)"),
     ("email", r"(?<![\w.+%-])[\w.+%-]+@[\w-]+(?:\.[\w-]+)+"),
     ("iban", r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?\b"),
     ("address", r"\b(?:\d{1,3}\.){3}\d{1,3}\b"),
+    # With `::`, where it begins as addresses do: not each name::name of a program.
+    (
+        "address",
+        r"(?i)(?<![\w:])(?:[23][0-9a-f]{3}|f[cdf][0-9a-f]{2}|fe[89ab][0-9a-f])(?::[0-9a-f]{1,4}){0,6}::"
+        r"(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?(?![\w:])",
+    ),
     ("address", r"(?i)\b(?:[0-9a-f]{1,4}:){4,7}[0-9a-f]{1,4}\b"),
     ("number", r"(?<![\w.,])\+?\(?\d(?:[ ().\-/]{0,2}\d){6,}(?![\w])"),
 )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 from selfaug.config import TrainConfig
 from selfaug.data import RetrievalTemplate, load_rows
 from selfaug.data.rows import Row, as_read
-from selfaug.errors import StorageError
+from selfaug.data.same_prompt import prompt_keys
+from selfaug.errors import SelfAugError, StorageError
 from selfaug.records import read_lines, write_lines
 
-__all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "hold_out"]
+__all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "held_out_before", "hold_out"]
 
 HELD_OUT_SHARE = 0.1
 LEAST_HELD_OUT = 20
@@ -33,13 +34,16 @@ class HeldOut:
         data: sources to learn from: files where rows were held out, else those that were given.
         eval_data: files of the held-out rows; empty if there were too few rows.
         rows: how many are held out.
-        of: how many new rows there are.
+        of: how many new rows there are, but for those that are `known`.
+        known: how many ask what was held out before, or were learnt before, answer and all; 0 for a run that has
+            begun: only its division counts then.
     """
 
     data: list[str]
     eval_data: list[str]
     rows: int
     of: int
+    known: int = 0
 
 
 def hold_out(
@@ -49,85 +53,146 @@ def hold_out(
     *,
     share: float,
     offline: bool,
-    begun: bool = False,
 ) -> HeldOut:
-    """Set a share of new rows apart: the same ones each time, and equal prompts on the same side.
+    """Set a share of new rows apart: the same ones each time, and rows that ask the same on the same side.
+
+    What the deployed run's held-out rows ask is not held out a second time, nor what it was trained on, with the same
+    completion: that would measure what it knows already.
 
     Args:
-        config: of the deployed run: how rows are read.
+        config: of the deployed run: how rows are read, and which ones were held out and learnt before.
         data: sources of the new rows; each stays one of its own, of which old rows are drawn later.
         folder: where a file for each side of each source is written.
         share: of all rows; at least 20 and at most 500 rows are held out, or none if there are too few.
         offline: refuse hub data sets.
-        begun: a run has been trained on what the folder has: the files have to be what they would be now.
 
     Raises:
         DataError: if rows can't be used.
-        StorageError: if the folder can't be written, or is another run's.
+        StorageError: if the folder can't be written.
     """
-    loaded = load_rows(
-        data,
-        template=RetrievalTemplate.from_file(config.data.template) if config.data.template else None,
-        every_assistant_turn=config.data.every_assistant_turn,
-        skip_bad_rows=config.data.skip_bad_rows,
-        split=config.data.split,
-        offline=offline,
-    )
-    chosen = _chosen(loaded.rows, min(_MOST, round(share * len(loaded.rows))))
-    held_out = [row for row in loaded.rows if _digest(row) in chosen]
+    rows = _read(config, data, offline, skip_bad_rows=config.data.skip_bad_rows)
+    keys, known = _keys(config, rows, offline)
+    new = [key for key in keys if key not in known]
+    chosen = _chosen(new, min(_MOST, round(share * len(new))))
+    held_out = [row for row, key in zip(rows, keys, strict=True) if key in chosen]
     if len(held_out) < LEAST_HELD_OUT:
-        return HeldOut(list(data), [], 0, len(loaded.rows))
+        return HeldOut(list(data), [], 0, len(new), len(rows) - len(new))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
             f"can't write into {folder}: {error.strerror or error}", hint="choose another --output."
         ) from error
-    kept = [row for row in loaded.rows if _digest(row) not in chosen]
+    kept = [row for row, key in zip(rows, keys, strict=True) if key not in chosen]
     return HeldOut(
-        _written(kept, data, folder, "train", begun),
-        _written(held_out, data, folder, "held-out", begun),
+        _written(kept, data, folder, "train"),
+        _written(held_out, data, folder, "held-out"),
         len(held_out),
-        len(loaded.rows),
+        len(new),
+        len(rows) - len(new),
     )
 
 
-def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str, begun: bool) -> list[str]:
-    """Files of the rows of each source that has some; where a run has begun with them, they are left as they are.
+def held_out_before(
+    config: TrainConfig, begun: TrainConfig, data: Sequence[str], folder: Path, *, offline: bool
+) -> HeldOut | None:
+    """What `hold_out` set apart for a run that has begun: its rows stay as they were divided.
+
+    Another share, or another version, would divide them otherwise by now; so would old rows that have changed since.
+
+    Args:
+        config, data, folder, offline: as of `hold_out`.
+        begun: settings of the run.
+
+    Returns:
+        None if the run was not begun with files of the folder.
 
     Raises:
-        StorageError: if a run has begun with other rows.
+        DataError: if rows can't be used.
+        StorageError: if the files have other rows than `data`.
     """
+    train, held_out = (
+        [folder / Path(source).name for source in sources]
+        for sources in (
+            begun.data.train,
+            [source for source in begun.data.eval if source not in config.data.eval],
+        )
+    )
+    if not held_out or not all(file.exists() for file in (*train, *held_out)):
+        return None
+    rows = _read(config, data, offline, skip_bad_rows=config.data.skip_bad_rows)
+    apart = [line for file in held_out for line in read_lines(file)]
+    all_lines = [*apart, *(line for file in train for line in read_lines(file))]
+    if _without_ids(all_lines) != _without_ids(map(as_read, rows)):
+        raise StorageError(
+            f"{folder} has other rows: the run that is there was begun with those.",
+            hint="choose another --output for these rows; or give those again, to go on.",
+        )
+    return HeldOut(list(map(str, train)), list(map(str, held_out)), len(apart), len(rows))
+
+
+def _read(config: TrainConfig, sources: Sequence[str], offline: bool, *, skip_bad_rows: bool) -> list[Row]:
+    return load_rows(
+        sources,
+        template=RetrievalTemplate.from_file(config.data.template) if config.data.template else None,
+        every_assistant_turn=config.data.every_assistant_turn,
+        skip_bad_rows=skip_bad_rows,
+        split=config.data.split,
+        offline=offline,
+    ).rows
+
+
+def _keys(config: TrainConfig, rows: Sequence[Row], offline: bool) -> tuple[list[bytes], set[bytes]]:
+    """What each new row asks; and what of that was held out before, or learnt with the same completion."""
+    held_out = _old_rows(config, config.data.eval, offline)
+    learnt = _old_rows(config, [*config.data.train, *config.data.replay], offline)
+    keys = prompt_keys([*held_out, *learnt, *rows])
+    of_held_out, of_learnt, of_new = (
+        keys[: len(held_out)],
+        keys[len(held_out) : len(held_out) + len(learnt)],
+        keys[len(held_out) + len(learnt) :],
+    )
+    answered = {(key, _answer(row)) for key, row in zip(of_learnt, learnt, strict=True)}
+    known_now = {key for key, row in zip(of_new, rows, strict=True) if (key, _answer(row)) in answered}
+    return of_new, {*of_held_out, *known_now}
+
+
+def _old_rows(config: TrainConfig, sources: Sequence[str], offline: bool) -> list[Row]:
+    """Rows of the sources that are still there; general rows that come with selfaug are no new ones of anybody's."""
+    rows: list[Row] = []
+    for source in dict.fromkeys(sources):
+        if source != "embedded":
+            with suppress(SelfAugError):  # training says so where it needs them
+                rows += _read(config, [source], offline, skip_bad_rows=True)
+    return rows
+
+
+def _answer(row: Row) -> str:
+    return json.dumps(row.completion, sort_keys=True)
+
+
+def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str) -> list[str]:
+    """Files of the rows of each source that has some."""
     files = []
     for number, source in enumerate(dict.fromkeys(map(str, data)), 1):
         found = [as_read(row) for row in rows if row.source == source]
         if found:
             file = folder / f"{number}-{Path(source).stem}-{side}.jsonl"
-            if not begun:
-                write_lines(file, found)
-            elif not file.exists() or _without_ids(read_lines(file)) != _without_ids(found):
-                raise StorageError(
-                    f"{file} has other rows: the run that is there was begun with those.",
-                    hint="choose another --output for these rows or this --hold-out; or give those again, to go on.",
-                )
+            write_lines(file, found, private=True)  # it may have what users wrote
             files.append(str(file))
     return files
 
 
-def _without_ids(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """What is in the rows: ids may be of where their file lay."""
-    return [json.dumps({**row, "id": None}, sort_keys=True) for row in rows]
+def _without_ids(rows: Iterable[dict[str, Any]]) -> Counter[str]:
+    """What is in the rows, however often: ids may be of where their file lay."""
+    return Counter(json.dumps({**row, "id": None}, sort_keys=True) for row in rows)
 
 
-def _chosen(rows: Sequence[Row], count: int) -> set[bytes]:
-    """Digests of prompts with so many rows at most, in an order that has nothing to do with that of the rows."""
+def _chosen(keys: Iterable[bytes], count: int) -> set[bytes]:
+    """Keys of so many rows at most, in an order that has nothing to do with that of the rows."""
     chosen: set[bytes] = set()
-    for digest, rows_of_it in sorted(Counter(map(_digest, rows)).items()):
+    for key, rows_of_it in sorted(Counter(keys).items()):
         if rows_of_it <= count:
-            chosen.add(digest)
+            chosen.add(key)
             count -= rows_of_it
     return chosen
-
-
-def _digest(row: Row) -> bytes:
-    return hashlib.sha256(json.dumps(row.prompt, sort_keys=True).encode()).digest()

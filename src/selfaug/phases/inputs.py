@@ -8,6 +8,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,16 @@ from selfaug.core.printable import counted
 from selfaug.data import (
     EncodedRow,
     EncodedRows,
+    LoadedRows,
     RetrievalTemplate,
+    Row,
     embedded_general_rows,
     encode_rows,
     load_rows,
 )
+from selfaug.data.same_prompt import without_held_out
 from selfaug.data.sources import Problem, data_files
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, DataError, SelfAugError
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 
 __all__ = [
@@ -86,18 +90,27 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
     )
     max_length = min(config.data.max_length, window or config.data.max_length)
     template = template or _template(config)
-    train, report = _encoded(config, template, config.data.train, config.data.split, tokenizer, max_length)
+    loaded = {
+        part: _loaded(config, template, sources) for part, sources in _sources(config).items() if sources
+    }
+    held_out_prompts = None
+    if config.data.skip_held_out and config.data.eval:
+        loaded, held_out_prompts = _without_held_out(config, template, loaded)
+    train, of_train = _encoded(config, template, config.data.train, loaded["train"], tokenizer, max_length)
     warnings = list(train.report.warnings)
-    report = {"train": report, "max_length": max_length}
+    report: dict[str, Any] = {"train": of_train, "max_length": max_length}
     left_out = {"training": train.problems}
-    if config.data.replay and config.data.replay_share > 0:
+    if "replay" in loaded and loaded["replay"].rows:
         train, left_out["replay"], report["replay"] = _with_replay(
-            config, template, train, tokenizer, max_length
+            config, template, loaded["replay"], train, tokenizer, max_length
         )
+    if held_out_prompts is not None:
+        report["held_out_prompts"] = held_out_prompts
+        warnings += _held_out_warnings(held_out_prompts, loaded)
     evaluation = None
     if config.data.eval:
         evaluation, report["eval"] = _encoded(
-            config, template, config.data.eval, config.data.split, tokenizer, max_length
+            config, template, config.data.eval, loaded["eval"], tokenizer, max_length
         )
         left_out["evaluation"] = evaluation.problems
         known = {_digest_row(row.input_ids) for row in train.rows}
@@ -118,6 +131,53 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
     return TrainingData(tokenizer, train, evaluation, max_length, report, warnings)
 
 
+def _without_held_out(
+    config: TrainConfig, template: RetrievalTemplate, loaded: Mapping[str, LoadedRows]
+) -> tuple[dict[str, LoadedRows], dict[str, int]]:
+    """Rows without those to train on or to replay that ask what held-out rows ask; and how many these are, by part.
+
+    Raises:
+        DataError: if no row is left to train on.
+    """
+    # Those that aren't replayed count too: `realign` has divided new rows by what is asked everywhere among them all.
+    old = loaded["replay"].rows if "replay" in loaded else _rows_still_there(config, template)
+    train, replay = without_held_out(loaded["eval"].rows, loaded["train"].rows, old)
+    if not train:
+        raise DataError(
+            f"all {len(loaded['train'].rows):,} rows of data.train ask what rows of data.eval ask, which must not be "
+            "trained on.",
+            hint="give other rows, or other held-out ones; or, where the same questions are asked about other "
+            "things, --set data.skip_held_out=false.",
+        )
+    kept = {
+        part: replace(loaded[part], rows=rows)
+        for part, rows in (("train", train), ("replay", replay))
+        if part in loaded
+    }
+    counts = {part: len(loaded[part].rows) - len(rows.rows) for part, rows in kept.items()}
+    return {**loaded, **kept}, counts
+
+
+def _rows_still_there(config: TrainConfig, template: RetrievalTemplate) -> list[Row]:
+    """Rows of `data.replay` that can be read: where none is replayed, none is needed."""
+    rows: list[Row] = []
+    for source in config.data.replay:
+        with suppress(SelfAugError):
+            rows += _loaded(config, template, [source]).rows
+    return rows
+
+
+def _held_out_warnings(counts: Mapping[str, int], kept: Mapping[str, LoadedRows]) -> list[str]:
+    names = {"train": "training row", "replay": "replay row"}
+    return [
+        f"{counted(count, f'{names[part]} is', f'{names[part]}s are')} left out: held-out rows ask the same."
+        if kept[part].rows
+        else "no row is replayed: all of data.replay ask what held-out rows ask."
+        for part, count in counts.items()
+        if count
+    ]
+
+
 def _left_out(name: str, problems: Sequence[Problem]) -> str:
     them = counted(len(problems), f"{name} row can't be used and is", f"{name} rows can't be used and are")
     lines = [f"{them} left out:"]
@@ -131,11 +191,32 @@ def _template(config: TrainConfig) -> RetrievalTemplate:
     return RetrievalTemplate.from_file(config.data.template) if config.data.template else RetrievalTemplate()
 
 
+def _sources(config: TrainConfig) -> dict[str, list[str]]:
+    """Sources of each part of the rows that is used."""
+    replay = config.data.replay if config.data.replay_share > 0 else []
+    return {
+        "train": config.data.train,
+        "replay": [str(embedded_general_rows()) if source == "embedded" else source for source in replay],
+        "eval": config.data.eval,
+    }
+
+
+def _loaded(config: TrainConfig, template: RetrievalTemplate, sources: Sequence[str]) -> LoadedRows:
+    return load_rows(
+        sources,
+        template=template,
+        every_assistant_turn=config.data.every_assistant_turn,
+        skip_bad_rows=config.data.skip_bad_rows,
+        split=config.data.split,
+        offline=config.run.offline,
+    )
+
+
 def _encoded(
     config: TrainConfig,
     template: RetrievalTemplate,
     sources: Sequence[str],
-    split: str,
+    loaded: LoadedRows,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     *,
@@ -144,17 +225,9 @@ def _encoded(
     """Encoded rows and what to record of them; their problems are those of reading them, too.
 
     Args:
-        config, template, sources, split, tokenizer, max_length: what the rows are, and are made with.
+        config, template, sources, loaded, tokenizer, max_length: what the rows are, and are made with.
         skip_too_long: leave out rows that don't fit or can't be rendered without a word, as no problem.
     """
-    loaded = load_rows(
-        sources,
-        template=template,
-        every_assistant_turn=config.data.every_assistant_turn,
-        skip_bad_rows=config.data.skip_bad_rows,
-        split=split,
-        offline=config.run.offline,
-    )
     encoded = encode_rows(
         loaded.rows,
         tokenizer,
@@ -178,6 +251,7 @@ def _encoded(
 def _with_replay(
     config: TrainConfig,
     template: RetrievalTemplate,
+    loaded: LoadedRows,
     train: EncodedRows,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -187,13 +261,9 @@ def _with_replay(
     Returns:
         All rows, the problems of the general ones, and what to record of these.
     """
-    sources = [
-        str(embedded_general_rows()) if source == "embedded" else source for source in config.data.replay
-    ]
+    sources = _sources(config)["replay"]
     # A share of the general rows is drawn anyway: those that don't fit are not missed.
-    general, report = _encoded(
-        config, template, sources, config.data.split, tokenizer, max_length, skip_too_long=True
-    )
+    general, report = _encoded(config, template, sources, loaded, tokenizer, max_length, skip_too_long=True)
     share = config.data.replay_share
     count = max(1, round(len(train.rows) * share / (1 - share)))
     drawn = _drawn(general.rows, count, config.train.seed)

@@ -115,7 +115,8 @@ def record_reference_window(
         if window.adapter == adapter:
             return window
     on_progress(Progress("data"))
-    changed = {"eval": [*config.data.eval, *data]}
+    # Nothing is trained here.
+    changed = {"eval": [*config.data.eval, *data], "skip_held_out": False}
     rows = load_training_data(
         config.model_copy(
             update={

@@ -26,13 +26,14 @@ from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
+from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.evaluate import digests_of
-from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, hold_out
+from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, held_out_before, hold_out
 from selfaug.phases.inputs import describe_sources, resolve_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.registry import add_run, require_addable
-from selfaug.phases.run_models import load_run_models, trained_weights
+from selfaug.phases.run_models import TOKENIZER, alike_where_known, load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
     answers_to,
@@ -41,6 +42,7 @@ from selfaug.phases.suites import (
     general_prompts,
     level_of,
     select_items,
+    share_cut_off,
     task_prompts,
 )
 from selfaug.phases.train import train
@@ -139,11 +141,12 @@ def with_held_out_rows(
 ) -> tuple[RealignSettings, HeldOut | None]:
     """Settings with held-out new rows where none are given, in files beside the new run; and what was set apart.
 
-    With too few rows, settings stay as they are, and so they do where held-out rows are given or none are wanted.
+    With too few rows, settings stay as they are, and so they do where held-out rows are given or none are wanted. A run
+    that has begun keeps what was set apart for it, and nothing is set apart where nothing was.
 
     Raises:
         ConfigError, DataError: if settings or rows can't be used.
-        StorageError: if files can't be written.
+        StorageError: if files can't be written, or a run was begun with other rows.
     """
     if settings.eval_data or settings.hold_out <= 0:
         return settings, None
@@ -151,15 +154,20 @@ def with_held_out_rows(
     output = _output(run, settings.output)
     if any(one.partition("=")[0].strip() == "run.output" for one in sets):
         output = config.run.output.rstrip("/")
-    found = hold_out(
-        config,
-        settings.data,
-        Path(f"{output}-rows"),
-        share=settings.hold_out,
-        offline=offline or config.run.offline,
-        begun=RunDir(output).started.exists(),
-    )
+    folder, offline = Path(f"{output}-rows"), offline or config.run.offline
+    new = RunDir(output)
+    if new.started.exists():
+        found = held_out_before(config, load_config(new.config), settings.data, folder, offline=offline)
+        if found is None:
+            return settings, None
+    else:
+        found = hold_out(config, settings.data, folder, share=settings.hold_out, offline=offline)
     return replace(settings, data=found.data, eval_data=found.eval_data), found
+
+
+def _learns_held_out(new: RunDir) -> bool:
+    """Whether a run was begun with rows that ask what held-out rows ask, by an earlier version or as it was set."""
+    return new.started.exists() and not load_config(new.config).data.skip_held_out
 
 
 def _output(run: RunDir, output: str | None) -> str:
@@ -177,7 +185,8 @@ def realign_config(
 ) -> TrainConfig:
     """Settings of the training: the run's own, from its adapter, with new rows of which a share is old ones.
 
-    But for `train.best_of_rows`: the gate judges by the rows that it would choose on.
+    But for `train.best_of_rows`: the gate judges by the rows that it would choose on. And what one of these rows asks
+    is not trained on, unless a run goes on that was begun so.
 
     Args:
         run: the deployed run.
@@ -198,6 +207,7 @@ def realign_config(
         # A source can be there again: with rows that were learnt before.
         "data.replay": list(dict.fromkeys([*old.train, *old.replay])),
         "data.replay_share": rehearsal,
+        "data.skip_held_out": True,
         "lora.start_from": str(run.path),
         "train.best_of_rows": 0,
         "run.output": _output(run, output),
@@ -210,6 +220,9 @@ def realign_config(
         run.config, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
     )
     _require_not_chosen(realigned)
+    if _learns_held_out(RunDir(realigned.run.output)):
+        as_begun = realigned.data.model_copy(update={"skip_held_out": False})
+        return realigned.model_copy(update={"data": as_begun})
     return realigned
 
 
@@ -281,7 +294,7 @@ def realign(
         require_addable(settings.registry, old.path, planned=new.path)
     train(config, resume=new.is_run(), on_progress=on_progress)
     if new.realignment.exists():
-        record = _decided_anew(new, read_record(new.realignment, RECORD_KIND), settings)
+        record = _decided_anew(new, read_record(new.realignment, RECORD_KIND), settings, config)
     else:
         record = _compared(old, old_config, old_scorers, new, config, settings, on_progress)
     outcome = record["gate"]["outcome"]
@@ -484,9 +497,9 @@ def _compared(
     work.mkdir(parents=True, exist_ok=True)
     started = work / "started.json"
     if started.exists():
-        _require_asked_alike(new, read_record(started, "realignment-started"), settings)
+        _require_asked_alike(new, read_record(started, "realignment-started"), settings, config)
     else:
-        write_record(started, "realignment-started", asdict(settings))
+        write_record(started, "realignment-started", _asked(settings, config))
 
     def report(stage: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(Progress(stage, done, total))
@@ -508,6 +521,8 @@ def _compared(
                     settings.batch_size,
                     report("base: which level"),
                 )
+            for warning in level.warnings:
+                on_progress(Progress("warning", message=warning))
         if _GENERAL not in suites:
             items = select_items("test", level.level, settings.general_items)
             suites[_GENERAL] = general_prompts(tokenizer, items, template)
@@ -526,7 +541,14 @@ def _compared(
         gc.collect()
     assert level is not None
     results = {
-        name: compare_answers(suite, answers["new"][name], answers["deployed"][name])
+        name: {
+            **compare_answers(suite, answers["new"][name], answers["deployed"][name]),
+            "cut_off": {
+                as_in: share_cut_off(suite, work / f"{name.replace(' ', '-')}-{which}.jsonl")
+                for as_in, which in (("base", "deployed"), ("tuned", "new"))
+            },
+            "own_limits": name == _GENERAL,
+        }
         for name, suite in suites.items()
     }
     differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
@@ -536,7 +558,9 @@ def _compared(
         {
             "deployed": str(old.path),
             "run": str(new.path),
-            "settings": asdict(settings),
+            "settings": _asked(settings, config),
+            # Rows that were not trained on, because held-out rows ask the same.
+            "left_out": read_record(new.started, "train-started")["data"].get("held_out_prompts", {}),
             # What the next re-alignment judges its old rows by. A source that is old already keeps its scorer.
             "scorers": {**new_scorers, **old_scorers},
             "contents": _contents_of_scorers({**new_scorers, **old_scorers}),
@@ -583,13 +607,15 @@ def _outcome(of_bounds: Outcome, unmeasured: Sequence[str], settings: RealignSet
     return of_bounds
 
 
-def _decided_anew(new: RunDir, record: dict[str, Any], settings: RealignSettings) -> dict[str, Any]:
+def _decided_anew(
+    new: RunDir, record: dict[str, Any], settings: RealignSettings, config: TrainConfig
+) -> dict[str, Any]:
     """The comparison that is there, by the bounds of now: both models' answers stay as they are.
 
     Raises:
         StorageError: if they were asked something else.
     """
-    _require_asked_alike(new, record["settings"], settings)
+    _require_asked_alike(new, record["settings"], settings, config)
     _require_judged_alike(new, record)
     gate = _gate({name: suite["difference"] for name, suite in record["suites"].items()}, settings)
     bounds = {name: getattr(settings, name) for name in _BOUNDS}
@@ -599,13 +625,23 @@ def _decided_anew(new: RunDir, record: dict[str, Any], settings: RealignSettings
     return read_record(new.realignment, RECORD_KIND)
 
 
-def _require_asked_alike(new: RunDir, before: Mapping[str, Any], settings: RealignSettings) -> None:
+def _asked(settings: RealignSettings, config: TrainConfig) -> dict[str, Any]:
+    """The settings, and what identifies the tokeniser and chat template that both models are asked by."""
+    return {**asdict(settings), TOKENIZER: stored_tokenizer_hash(config.model.name)}
+
+
+def _require_asked_alike(
+    new: RunDir, before: Mapping[str, Any], settings: RealignSettings, config: TrainConfig
+) -> None:
     """Refuse where both models were asked something else, or were judged otherwise.
 
     Raises:
         StorageError: if they were.
     """
-    changed = sorted(name for name in _ASKED if before.get(name) != getattr(settings, name))
+    now = _asked(settings, config)
+    changed = sorted(name for name in _ASKED if before.get(name) != now[name])
+    if not alike_where_known(before.get(TOKENIZER), now[TOKENIZER]):
+        changed.append(TOKENIZER)
     if changed:
         raise StorageError(
             f"{new.path} was compared with the deployed run with another {', '.join(changed)}.",

@@ -1,0 +1,66 @@
+"""Which rows ask the same: held-out rows measure nothing where their question was learnt from another row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain, islice
+from typing import Any
+
+from selfaug.data.rows import Row
+
+__all__ = ["prompt_keys", "without_held_out"]
+
+_MOST_SETTINGS = 5
+"""A question comes back with other passages a few times; what is asked in more settings is said everywhere."""
+
+
+def prompt_keys(rows: Sequence[Row]) -> list[bytes]:
+    """A key for each row; rows that ask the same have the same key, whatever their answers.
+
+    A retrieval row asks its question, a chat its first user message, any other row its prompt; letters' case and white
+    space don't count. So a question is the same with other passages, and a chat is the same when it has gone on.
+
+    But a greeting, "Classify this:" or a question about each of many contracts begins rows that have nothing in common.
+    So where the same words stand in more than five settings among these rows, those are compared too. The setting of a
+    question is its passages, that of a chat what stands before the first user message, and the second one.
+
+    Args:
+        rows: all those between which it is asked.
+    """
+    asked = [_asked(row) for row in rows]
+    settings: dict[bytes, set[bytes]] = defaultdict(set)
+    for words, setting in asked:
+        settings[words].add(setting)
+    return [words + setting if len(settings[words]) > _MOST_SETTINGS else words for words, setting in asked]
+
+
+def without_held_out(held_out: Sequence[Row], *parts: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each part that don't ask what held-out rows ask, in their order; all parts are compared at once."""
+    keys = iter(prompt_keys([*held_out, *chain(*parts)]))
+    known = set(islice(keys, len(held_out)))
+    return [[row for row in part if next(keys) not in known] for part in parts]
+
+
+def _asked(row: Row) -> tuple[bytes, bytes]:
+    """Digests of what a row asks, and of the setting that it asks it in: texts of all rows would be there twice."""
+    if row.retrieval is not None:
+        return _digest(_words(row.retrieval.question)), _digest(row.retrieval.passages)
+    if isinstance(row.prompt, str):
+        return _digest(_words(row.prompt)), b""
+    users = [place for place, turn in enumerate(row.prompt) if turn["role"] == "user"]
+    if not users:
+        return _digest(row.prompt), b""
+    second = row.prompt[users[1]]["content"] if len(users) > 1 else None
+    before = row.prompt[: users[0]]
+    return _digest(_words(row.prompt[users[0]]["content"])), _digest([before, second])
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()

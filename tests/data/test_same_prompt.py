@@ -1,0 +1,121 @@
+"""Which rows ask the same, between those that are trained on and those that are held out."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfaug.data import Row, load_rows
+from selfaug.data.same_prompt import prompt_keys, without_held_out
+
+Write = Callable[..., Path]
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def system(text: str) -> dict[str, str]:
+    return {"role": "system", "content": text}
+
+
+SAID = {"role": "assistant", "content": "this."}
+
+
+@pytest.fixture
+def rows(write_jsonl: Write) -> Callable[[list[dict[str, Any]]], list[Row]]:
+    return lambda fields: load_rows([write_jsonl(*fields)]).rows
+
+
+def question(asked: str, passage: str, answer: str = "a", **more: Any) -> dict[str, Any]:
+    return {"question": asked, "context": [passage], "answer": answer, **more}
+
+
+def chat(*turns: dict[str, str]) -> dict[str, Any]:
+    return {"messages": [*turns, SAID]}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (question("Revenue?", "x"), question(" revenue?\n", "y", "b"), True),
+        (question("Revenue?", "x"), question("Profit?", "x"), False),
+        (question("Revenue?", "x"), question("Revenue?", "x", follow_ups=[question("And?", "")]), True),
+        (chat(user("Revenue?")), chat(user("Revenue?"), SAID, user("And?")), True),
+        (chat(system("Be brief."), user("Revenue?")), chat(user("Revenue?")), True),
+        (chat(system("Classify this ticket:"), user("a")), chat(system("Classify this ticket:"), user("b")), False),
+        (chat(user("Revenue?")), question("Revenue?", "x"), True),
+        ({"prompt": [user("Revenue?")], "completion": [SAID]}, chat(user("Revenue?")), True),
+        ({"prompt": "Revenue?", "completion": "a"}, {"prompt": "Revenue?", "completion": "b"}, True),
+        ({"prompt": "Revenue?", "completion": "a"}, {"prompt": "Profit?", "completion": "a"}, False),
+        (chat(system("Say something.")), chat(system("Say something.")), True),
+        (chat(system("Say something.")), chat(system("Say nothing.")), False),
+    ],
+)  # fmt: skip
+def test_what_asks_the_same(
+    rows: Callable[[list[dict[str, Any]]], list[Row]],
+    one: dict[str, Any],
+    other: dict[str, Any],
+    same: bool,
+) -> None:
+    first, second = prompt_keys(rows([one, other]))
+    assert (first == second) == same
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: chat(user("Hello"), SAID, user(f"the revenue of {number}?")),
+        lambda number: chat(system(f"Document {number}"), user("Summarise the document.")),
+        lambda number: question("When does the contract end?", f"contract {number}"),
+    ],
+)
+def test_words_that_begin_everything_say_nothing(
+    rows: Callable[[list[dict[str, Any]]], list[Row]], make: Callable[[int], dict[str, Any]]
+) -> None:
+    """Else one held-out row would take all training rows away."""
+    for count, left in ((5, 0), (6, 5), (40, 39)):
+        every = rows([make(number) for number in range(count)])
+        (kept,) = without_held_out(every[:1], every[1:])
+        assert len(kept) == left
+        # In whichever part they stand.
+        assert without_held_out(every[:1], every[1:2], every[2:]) == [kept[:1] if left else [], kept[1:]]
+        # The same setting is the same row.
+        assert without_held_out(every, every[:1]) == [[]]
+
+
+def test_a_chat_that_goes_on_is_the_same_after_a_greeting_too(
+    rows: Callable[[list[dict[str, Any]]], list[Row]],
+) -> None:
+    turns = [user("Hello"), SAID]
+    every = rows(
+        [
+            *(chat(*turns, user(f"the revenue of {number}?")) for number in range(10)),
+            *(chat(*turns, user(f"the revenue of {number}?"), SAID, user("And?")) for number in range(10)),
+        ]
+    )
+    assert without_held_out(every[:3], every[10:]) == [every[13:]]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: question("Revenue?", text),
+        lambda text: {"prompt": text, "completion": "a"},
+        lambda text: chat(system(text), user("Revenue?")),
+    ],
+)
+def test_texts_are_not_kept_twice(
+    rows: Callable[[list[dict[str, Any]]], list[Row]], make: Callable[[str], dict[str, Any]]
+) -> None:
+    every = rows([make(f"{number}" * 20_000) for number in range(10, 60)])  # 2 MB
+    tracemalloc.start()
+    try:
+        assert len(set(prompt_keys(every))) == 50
+        assert tracemalloc.get_traced_memory()[1] < 500_000
+    finally:
+        tracemalloc.stop()
