@@ -135,6 +135,7 @@ class RunDir:
         self.checkpoints = self.path / "checkpoints"
         self.evaluation = self.path / "evaluation.json"
         self.anchors = self.path / "anchors.jsonl"
+        self.general_answers = self.path / "general_answers.jsonl"
         self.canary = self.path / "canary.json"
         self.realignment = self.path / "realignment.json"
         self.serving = self.path / "serving"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from selfaug.core.alignment import Divergence, FusedLoss, OutputHead, fused_loss, token_divergence
 
@@ -488,6 +489,30 @@ def test_no_gradient_is_computed_where_none_is_asked_for():
         quiet = ours(case, x)
     assert not quiet.loss.requires_grad
     assert quiet.loss.item() == ours(case, x).loss.item()
+
+
+class Products(TorchDispatchMode):
+    """Counts matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_head_that_trains_costs_nothing_more_where_no_gradient_is_asked_for():
+    case = Case(bias=True)
+    x = case.make()
+    still = x._replace(hidden=x.hidden.detach(), weight=x.weight.detach(), bias=x.bias.detach())
+    counts = []
+    for inputs, with_gradient in ((still, True), (x, False), (x, True)):
+        with torch.set_grad_enabled(with_gradient), Products() as products:
+            assert ours(case, inputs).loss.requires_grad == (with_gradient and inputs is x)
+        counts.append(products.count)
+    assert 0 < counts[0] == counts[1] < counts[2]
 
 
 def test_inputs_are_left_as_they_were():

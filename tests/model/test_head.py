@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -80,6 +82,25 @@ def test_a_model_that_makes_its_logits_differently_is_refused(dtype, factor):
     with pytest.raises(ModelError, match="does not reproduce") as error:
         verify_head(model, find_head(model), padded(DOCS))
     assert "alpha=0" in error.value.hint
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_model_prepared_for_mixed_precision_wants_autocast_around_the_loss(adapter):
+    model = build("llama-untied")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+    if adapter:
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    try:
+        model = accelerator.prepare(model)
+        with pytest.raises(ModelError, match="does not reproduce") as error:
+            verify_head(model, find_head(model), padded(DOCS))
+        assert "with accelerator.autocast():" in error.value.hint
+        with accelerator.autocast():
+            verify_head(model, find_head(model), padded(DOCS))
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("name", ["gemma2-softcap", "cohere-scale", "granite-scale", "phi-bias"])

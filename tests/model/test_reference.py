@@ -126,6 +126,17 @@ def test_a_frozen_copy_of_an_adapter_is_the_adapted_model():
     assert alignment_loss(model, BATCHES["right"], reference=reference).alignment_sum.item() > 0.01
 
 
+def test_a_frozen_copy_of_a_trained_adapter_is_the_base_model():
+    model = adapted("llama-untied", modules_to_save=["lm_head"])
+    perturb(model)
+    off, copied = (
+        alignment_loss(model, BATCHES["right"], reference=reference).alignment_sum.item()
+        for reference in (AdapterOff(model), FrozenCopy(model))
+    )
+    assert copied == pytest.approx(off, rel=1e-5)
+    assert off > 0.01
+
+
 @pytest.mark.parametrize("name", ["llama-tied", "phi-bias", "cohere-scale"])
 def test_a_cached_reference_keeps_the_head_that_trains(name, tmp_path):
     """Full fine-tuning: the head of the reference is that of the model before training."""

@@ -196,6 +196,9 @@ def test_the_earliest_of_equals_within_the_bound() -> None:
     assert callback(lines, 0.05).best == 20
     assert callback(lines, 0.001).best is None
     assert callback([], None).best is None
+    # A model that had diverged has no drift, and is within no bound.
+    diverged = [*lines, {"step": 50, "task_score": 0.95, "general_drift": None}]
+    assert callback(diverged, 0.05).best == 20
     state = SimpleNamespace(global_step=40, best_metric=None, best_model_checkpoint=None)
     callback(lines, 0.05).on_train_begin(SimpleNamespace(output_dir="out"), state, None, model=object())
     assert state.best_model_checkpoint == str(Path("out") / "checkpoint-20")

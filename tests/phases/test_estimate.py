@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from selfaug.config import TrainConfig
 from selfaug.errors import StorageError
+from selfaug.model.loading import load_model_config
 from selfaug.phases.estimate import _Measured, estimate
-from selfaug.phases.inputs import adapter_config
+from selfaug.phases.inputs import adapter_config, load_training_data
 from selfaug.phases.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -90,7 +91,9 @@ def test_processes_of_a_launcher_share_the_rows(
     assert (one.steps, three.steps) == (24, 8)
     assert one.seconds is not None
     assert three.seconds == pytest.approx(one.seconds / 3)
-    assert three.memory_bytes == one.memory_bytes
+    # DDP exchanges gradients in buffers of its own.
+    assert three.optimizer_bytes == one.optimizer_bytes + 4 * one.trainable
+    assert (three.weights_bytes, three.activations_bytes) == (one.weights_bytes, one.activations_bytes)
     assert any("3 share the rows" in line for line in three.how)
     # With steps given, it is the passes that there are more of.
     steps = ("train.steps=6", "selfaug.reference_cache_dir=" + str(tmp_path / "cache"))
@@ -125,6 +128,32 @@ def test_copies_of_weights_in_16_bits_are_no_activations(tmp_path: Path, setting
         for dtype in ("float32", "bfloat16")
     )
     assert half < whole
+
+
+def test_full_fine_tuning_in_16_bits_has_copies_of_all_weights(tmp_path: Path, settings: Settings) -> None:
+    full = ("lora.method=full", "model.dtype=bfloat16")
+    assert estimate(settings(tmp_path / "run", *full)).weights_bytes == 28_000 * (4 + 4 + 2)
+    assert estimate(settings(tmp_path / "run", *full, "selfaug.alpha=0")).weights_bytes == 28_000 * (4 + 2)
+
+
+def test_logits_of_a_chunk_and_the_gradient_of_the_head_are_counted(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfaug.phases.estimate._measure", lambda *_: _Measured(0.5, 0.25, 0.0, 10))
+    rows = load_training_data(settings(tmp_path / "run")).train.rows
+    longest = max(len(row.input_ids) for row in rows)
+    config = load_model_config(settings(tmp_path / "run").model.name)
+    few = ("train.batch_size=1",)
+    logits = 4 * config.vocab_size * longest
+    assert estimate(settings(tmp_path / "run", *few)).activations_bytes == 4 * logits
+    assert estimate(settings(tmp_path / "run", *few, "selfaug.alpha=0")).activations_bytes == 2 * logits
+    # From some size on, a chunk doesn't grow with the batch.
+    many = estimate(settings(tmp_path / "run", "train.batch_size=10000")).activations_bytes
+    assert many == pytest.approx(4 * 2**25, rel=1e-3)
+    head = config.vocab_size * config.hidden_size
+    for dtype, each in (("float32", 8), ("bfloat16", 10)):
+        full = estimate(settings(tmp_path / "run", *few, "lora.method=full", f"model.dtype={dtype}"))
+        assert full.activations_bytes == 4 * logits + each * head
 
 
 def test_the_adapter_is_counted_for_the_targets_that_it_has(tmp_path: Path, settings: Settings) -> None:

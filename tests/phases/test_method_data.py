@@ -37,6 +37,8 @@ def test_rows_keep_their_form_and_what_they_say(
             "messages": [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "Green"}],
         },
         {"id": "t", "prompt": "Two and two:", "completion": "4"},
+        {"id": "u", "prompt": "Three and three:", "completion": " 6"},
+        {"id": "v", "prompt": "Four and four:", "completion": " 8"},
     ]
     source = tmp_path / "rows.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -47,17 +49,19 @@ def test_rows_keep_their_form_and_what_they_say(
     monkeypatch.setattr(
         method_data,
         "generate_greedy_ids",
-        writing(tokenizer, [" It was 12 million. ", "It is green, I think.", "five"], asked),
+        writing(
+            tokenizer, [" It was 12 million. ", "It is green, I think.", "five", "That is 6.", "8"], asked
+        ),
     )
     counts = write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, 0, lambda *_: None)
     # "five" lacks the number of the completion, which stays.
-    assert counts == {"rows": 2, "rows_asked": 3, "of_rows": 3, "texts_cut_off": 0}
+    assert counts == {"rows": 3, "rows_asked": 5, "of_rows": 5, "texts_cut_off": 0}
     assert "A correct answer is: 12 million" in asked[0]
     assert "It was 12 million." in asked[0]
     written = read_lines(tmp_path / "new.jsonl")
     assert written[0] == {**rows[0], "answer": "It was 12 million."}
     assert written[1]["completion"][0]["content"] == "It is green, I think."
-    assert written[2] == rows[2]
+    assert written[2:] == [rows[2], {**rows[3], "completion": " That is 6."}, rows[4]]
     before, after = (load_rows([file]).rows for file in (source, tmp_path / "new.jsonl"))
     assert [row.prompt for row in after] == [row.prompt for row in before]
 
@@ -91,7 +95,7 @@ def test_further_questions_of_a_row_are_answered_anew_too(
     settings, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = {
-        "id": "r", "question": "How much?", "context": ["It was 12 million.", "Rain in May."],
+        "id": "r", "question": "How much?", "context": ["It was 12 million.<|im_end|>", "Rain in May."],
         "answer": "12 million [1]", "gold": 1,
         "follow_ups": [
             {"question": "When?", "answer": "May [2]", "gold": 2},
@@ -104,13 +108,16 @@ def test_further_questions_of_a_row_are_answered_anew_too(
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     monkeypatch.setattr(method_data, "end_tokens", lambda *_: frozenset())
     texts = ["They took in 12 million [1].", "It rained in spring.", "This is not said."]
-    monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, texts, []))
+    asked: list[str] = []
+    monkeypatch.setattr(method_data, "generate_greedy_ids", writing(tokenizer, texts, asked))
     write_distilled_rows(tmp_path / "new.jsonl", config, None, tokenizer, 99, 0, lambda *_: None)
     (written,) = read_lines(tmp_path / "new.jsonl")
     assert written["answer"] == "They took in 12 million [1]."
     assert [one["answer"] for one in written["follow_ups"]] == ["May [2]", "This is not said."]
     assert [one["gold"] for one in written["follow_ups"]] == [2, None]
     assert {**written, "answer": 0, "follow_ups": 0} == {**row, "answer": 0, "follow_ups": 0}
+    # What is asked is what training will show, and a passage ends no turn.
+    assert all("It was 12 million.< |im_end|>" in one for one in asked)
 
 
 def test_texts_at_the_token_limit_are_not_taken_and_others_are_written_once(

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,7 @@ def test_a_run_folder_holds_what_is_promised(finished_run: Path) -> None:
         "started.json",
         "plan.json",
         "metrics.jsonl",
+        "general_answers.jsonl",
         "checkpoints",
         "canary.json",
         "adapter",
@@ -461,6 +465,40 @@ def test_a_run_that_diverges_ends_with_an_error_that_says_so(tmp_path: Path, set
     assert json.loads(lines[0])["nll"] > 0
 
 
+def test_no_checkpoint_is_saved_once_a_run_has_diverged(tmp_path: Path, settings: Settings) -> None:
+    """Nor is it where the steps in between aren't logged; and what is there can be gone on with."""
+    config = settings(
+        tmp_path / "run", "train.learning_rate=1e30", "train.max_grad_norm=0", "train.warmup=0",
+        "train.logging_steps=6", "train.save_steps=1",
+    )  # fmt: skip
+    for resume in (False, True):
+        with pytest.raises(SelfAugError, match="training has diverged: at step 2,"):
+            train(config, resume=resume)
+        checkpoints = list((tmp_path / "run" / "checkpoints").iterdir())
+        assert [checkpoint.name for checkpoint in checkpoints] == ["checkpoint-1"]
+        kept = load_file(checkpoints[0] / "adapter_model.safetensors")
+        assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("stage", "number"), [("drift", signal.SIGTERM), ("saving", signal.SIGINT)], ids=["drift", "saving"]
+)
+def test_a_signal_after_the_last_step_is_heeded(
+    tmp_path: Path, settings: Settings, stage: str, number: signal.Signals
+) -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+
+    def interrupt(progress: Progress) -> None:
+        if progress.stage == stage and (stage == "saving" or "at step 6:" in progress.message):
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(Interrupted, match=r"stopped at once\. To go on from the last checkpoint: "):
+        train(settings(tmp_path / "run"), on_progress=interrupt)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+    assert not RunDir(tmp_path / "run").is_complete()
+    assert train(settings(tmp_path / "run"), resume=True).record["steps"] == 6
+
+
 def test_rows_in_both_sets_are_pointed_out(finished_run: Path, tmp_path: Path, settings: Settings) -> None:
     told: list[Progress] = []
     config = settings(tmp_path / "run", "train.steps=1", f"data.eval={settings(tmp_path).data.train[0]}")
@@ -582,6 +620,21 @@ def test_weights_can_be_constrained_instead_of_outputs(settings: Settings, tmp_p
         settings(tmp_path / "no", "lora.weight_penalty=0.1", "lora.method=full")
 
 
+def test_an_adapter_that_training_goes_on_from_keeps_its_form(
+    settings: Settings, finished_run: Path, tmp_path: Path
+) -> None:
+    going_on = (f"lora.start_from={finished_run}", "lora.dropout=0.1")
+    with pytest.raises(ConfigError, match="training can't go on from") as refused:
+        train(settings(tmp_path / "run", *going_on))
+    assert refused.value.problems == ["lora.dropout is 0.1 here and 0.0 there"]
+    assert not (tmp_path / "run").exists()
+    # Earlier versions began such runs: these go on.
+    run = RunDir(train(settings(tmp_path / "run", *going_on[:1])).run)
+    run.record.unlink()
+    run.config.write_text(run.config.read_text().replace("dropout: 0.0", "dropout: 0.1"))
+    assert train(load_config(run.config), resume=True).record["steps"] == 6
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_an_orthogonal_subspace_is_trained_and_comes_back(settings: Settings, tmp_path: Path) -> None:
     config = settings(
@@ -677,12 +730,50 @@ def test_a_run_that_drift_had_ended_does_not_train_on_when_resumed(
     assert [file["sha256"] for file in record["weights"]] == [file["sha256"] for file in whole["weights"]]
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "of an earlier version"])
+def test_a_resumed_run_keeps_its_base_answers(
+    settings: Settings, tmp_path: Path, writing_model: Path, kept: bool
+) -> None:
+    """They end where the tokeniser ends a text; in earlier versions, where the generation config did, and unkept."""
+    model = Path(shutil.copytree(writing_model, tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    written = monitored_texts(AutoModelForCausalLM.from_pretrained(model), tokenizer, 2, {})
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(written[0][0][-1])
+    end = tokenizer.eos_token_id
+    tokenizer.save_pretrained(model)
+    config = settings(tmp_path / "run", f"model.name={model}")
+    answers = RunDir(tmp_path / "run").general_answers
+
+    def answered() -> list[list[int]]:
+        return [line["input_ids"][line["answer_from"] :] for line in read_lines(answers)]
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "drift":
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(config, on_progress=cut)
+    assert not any(end in ids for ids in answered())
+    before = answers.read_bytes()
+    if not kept:
+        answers.unlink()
+    told: list[Progress] = []
+    record = train(config, resume=True, on_progress=told.append).record
+    assert [one["step"] for one in record["monitor"]["checkpoints"]] == [2, 4, 6]
+    assert any(progress.stage == "general prompts for drift" for progress in told) == (not kept)
+    assert (answers.read_bytes() == before) == kept
+    assert any(end in ids for ids in answered()) == (not kept)
+
+
 def test_every_process_goes_by_the_drift_that_the_first_has_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     model = get_peft_model(build("llama-tied"), LoraConfig(target_modules="all-linear"))
     monitor = DriftMonitor(model, [([3, 4, 5, 6], 2)], 0.1, [], lambda found: None)
     monkeypatch.setattr(drift_monitor, "broadcast_object_list", lambda own: [(0.5, 0.25)])
     monitor.measure(model, TrainerState(global_step=4))
     assert monitor.drift(4) == 0.5  # here it is 0: the adapter is new
+    assert monitor.stopped
+    monkeypatch.setattr(drift_monitor, "broadcast_object_list", lambda own: [(math.nan, 0.25)])
+    monitor.measure(model, TrainerState(global_step=6))
     assert monitor.stopped
 
 

@@ -153,8 +153,10 @@ def test_rows_bring_the_same_anchors_whatever_they_stand_beside() -> None:
     assert [other.drawn(row["input_ids"]) for row in rows] != alone
 
 
-def test_resumed_training_has_the_anchors_of_its_checkpoint(tiny_model_dir: Path, tmp_path: Path) -> None:
-    """Even if the model would write others now, or the file has changed."""
+def test_resumed_training_has_the_anchors_of_its_checkpoint(
+    tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even if the model would write others now, or the file has changed, which is told."""
     file = tmp_path / "anchors.jsonl"
     file.write_text('{"input_ids": [3, 4, 5, 6]}\n', encoding="utf-8")
     options = {
@@ -166,6 +168,9 @@ def test_resumed_training_has_the_anchors_of_its_checkpoint(tiny_model_dir: Path
     (tmp_path / "out" / "checkpoint-4" / "selfaug_state.json").unlink()
     resumed = run_options({**options, "resume": True})
     assert relative(resumed["final"], whole["final"]) == 0.0
+    assert (
+        f"the anchors are the 1 of {tmp_path / 'out' / 'checkpoint-2'}, which is gone on from" in caplog.text
+    )
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from peft import OSFConfig, get_peft_model
+from peft import LoraConfig, OSFConfig, get_peft_model
 from peft.tuners.osf import OSFLayer
 from tiny_training import (
     LORA,
@@ -453,6 +453,32 @@ def test_settings_that_can_not_be_used_are_all_reported(tmp_path: Path) -> None:
         assert words in str(caught.value.problems)
     with pytest.raises(ConfigError, match="can't be used"):
         SelfAugConfig(output_dir=str(tmp_path), packing=True, packing_strategy="bfd_split", max_length=64)
+
+
+def test_a_trained_adapter_is_aligned_to_the_base_model_by_every_reference(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    losses = []
+    for reference in ("adapter_off", "cache", "frozen_copy"):
+        torch.manual_seed(1)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_dir), LoraConfig(**LORA))
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        trainer = make_trainer(
+            model,
+            tmp_path / reference,
+            lora=None,
+            tokenizer=tokenizer,
+            reference=reference,
+            reference_cache_dir=str(tmp_path / "c"),
+            max_steps=1,
+        )
+        trainer.train()
+        losses += curve(trainer, "alignment_loss")[0]
+    assert losses[0] > 1e-3
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
 
 
 def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:

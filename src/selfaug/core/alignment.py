@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["Divergence", "FusedLoss", "OutputHead", "fused_loss", "token_divergence"]
+__all__ = ["Divergence", "FusedLoss", "OutputHead", "default_chunk_rows", "fused_loss", "token_divergence"]
 
 Divergence = Literal["forward", "reverse"]
 
@@ -148,7 +148,8 @@ def fused_loss(
             divergence=divergence,
             temperature=temperature,
             precision=_precision(head.weight),
-            chunk_rows=chunk_rows or _default_chunk_rows(head.weight),
+            chunk_rows=chunk_rows or default_chunk_rows(head.weight.device, len(head.weight)),
+            with_gradient=torch.is_grad_enabled(),
         ),
     )
     return FusedLoss(loss, *sums.unbind())
@@ -174,7 +175,7 @@ def token_divergence(
     precision = _precision(head.weight)
     head = precision.head(head)
     reference_head = head if reference_head is None else precision.head(reference_head)
-    rows = chunk_rows or _default_chunk_rows(head.weight)
+    rows = chunk_rows or default_chunk_rows(head.weight.device, len(head.weight))
     divergences, agreements = [], []
     with torch.no_grad(), torch.autocast(hidden_NH.device.type, enabled=False):
         for start in range(0, hidden_NH.shape[0], rows):
@@ -226,6 +227,7 @@ class _Plan:
     temperature: float
     precision: _Precision
     chunk_rows: int
+    with_gradient: bool
 
     def chunks(self, rows: int) -> list[tuple[int, int]]:
         """Row ranges; none crosses from one kind of position (completion, boundary, prompt) into the next."""
@@ -244,7 +246,9 @@ class _FusedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, plan: _Plan
     ) -> tuple[Tensor, Tensor]:
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        # A parameter needs one under `no_grad`, too, by what autograd says here.
+        needs = (plan.with_gradient and needed for needed in ctx.needs_input_grad[:3])
+        need_hidden, need_weight, need_bias = needs
         need_any = need_hidden or need_weight or need_bias
         precision = plan.precision
         sums = torch.zeros(4, dtype=torch.float32, device=hidden_NH.device)
@@ -412,7 +416,7 @@ def _cpu_has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported()
 
 
-def _default_chunk_rows(weight_VH: Tensor) -> int:
+def default_chunk_rows(device: torch.device, vocabulary: int) -> int:
     """As many rows as keep one chunk of float32 logits at 32 MiB on a CPU (near its cache), 256 MiB elsewhere."""
-    budget = 2**25 if weight_VH.device.type == "cpu" else 2**28
-    return max(16, budget // (4 * weight_VH.shape[0]))
+    budget = 2**25 if device.type == "cpu" else 2**28
+    return max(16, budget // (4 * vocabulary))

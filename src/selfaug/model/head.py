@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from selfaug.core.alignment import OutputHead
 from selfaug.errors import ModelError
-from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states, output_module
+from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states, output_module, unwrap
 
 __all__ = ["find_head", "require_verified_head", "verify_head"]
 
@@ -25,6 +25,11 @@ _CHECKED_TOKENS = 16
 _TOKENS_HINT = (
     "leave out `trainable_token_indices`: this model's head has the embedding's weight, so that the tokens change "
     "both. To train new tokens, put the embedding in `modules_to_save`, with `ensure_weight_tying=True`."
+)
+
+_AUTOCAST_HINT = (
+    "the model was prepared for mixed precision, which covers its forward pass alone: call `alignment_loss` inside "
+    "`with accelerator.autocast():`."
 )
 
 
@@ -121,7 +126,9 @@ def verify_head(model: nn.Module, head: OutputHead, inputs: dict[str, Any]) -> N
         raise ModelError(
             f"{type(causal_model(model)).__name__} computes its logits in a way that selfaug does not reproduce "
             f"(largest difference {difference:.3g}, rounding would explain {allowed:.3g}).",
-            hint="please report the architecture; until then train it with alpha=0 through trl's SFTTrainer.",
+            hint=_AUTOCAST_HINT
+            if _has_autocast_of_its_own(model)
+            else "please report the architecture; until then train it with alpha=0 through trl's SFTTrainer.",
         )
 
 
@@ -133,6 +140,12 @@ def require_verified_head(model: nn.Module, input_ids: Tensor) -> None:
         with torch.no_grad():
             verify_head(model, find_head(model), {"input_ids": input_ids[:1, :_CHECKED_TOKENS]})
         _VERIFIED.add(inner)
+
+
+def _has_autocast_of_its_own(model: nn.Module) -> bool:
+    """Whether accelerate has put autocast around the model's forward pass, and there is none around the check."""
+    wrapped = any("_original_forward" in vars(inner) for inner in (unwrap(model), causal_model(model)))
+    return wrapped and not torch.is_autocast_enabled(next(model.parameters()).device.type)
 
 
 def _product_dtype(head: OutputHead, hidden: Tensor) -> torch.dtype:

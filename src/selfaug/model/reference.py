@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import Positions
-from selfaug.model.adapters import require_exact
+from selfaug.model.adapters import require_exact, why_not_exact
 from selfaug.model.cache import ReferenceCache
 from selfaug.model.head import find_head
-from selfaug.model.hidden import causal_model, hidden_states, reference_mode
+from selfaug.model.hidden import causal_model, hidden_states, reference_mode, unwrap
 
 __all__ = [
     "AdapterOff",
@@ -82,13 +82,24 @@ class FrozenModel:
 
 
 class FrozenCopy(FrozenModel):
-    """A second copy of the model as it is now: made before training starts."""
+    """A second copy of the model, made before training starts: without its adapter, which may be trained already.
+
+    With an adapter that changes base weights when it is made, the copy is of the model as it is now.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(copy.deepcopy(model))
+        self._adapter_is_off = why_not_exact(self.model) is None
+        if self._adapter_is_off:
+            adapted: Any = unwrap(self.model)
+            adapted.base_model.disable_adapter_layers()
         # trl replaces `forward` on the instance by a function that stays bound to the model it was made for: in a
         # copy it would run the tuned model.
         causal_model(self.model).__dict__.pop("forward", None)
+
+    def head(self, model: nn.Module) -> OutputHead:
+        """See `Reference.head`."""
+        return find_head(self.model, reference=self._adapter_is_off)
 
 
 class Remembered:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,8 +71,11 @@ class BestCheckpoint(TrainerCallback):  # type: ignore[misc]
         self.scores = {
             int(line["step"]): float(line["task_score"]) for line in scored if "task_score" in line
         }
+        # Of a model that had diverged it is there without a number, and within no bound.
         self.drifts = {
-            int(line["step"]): float(line["general_drift"]) for line in scored if "general_drift" in line
+            int(line["step"]): math.nan if line["general_drift"] is None else float(line["general_drift"])
+            for line in scored
+            if "general_drift" in line
         }
         self.seconds = 0.0
 

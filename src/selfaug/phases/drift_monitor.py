@@ -23,13 +23,13 @@ from selfaug.core.positions import Positions
 from selfaug.errors import ConfigError
 from selfaug.eval.drift import Drift, measure_drift
 from selfaug.eval.general_suite import general_suite, spread_over_kinds
-from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids
+from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
 from selfaug.model.head import find_head
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 from selfaug.model.reference import Remembered, copy_of_trained_head
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.progress import Progress
-from selfaug.records import append_line, read_lines
+from selfaug.records import append_line, read_lines, write_lines
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer
 
@@ -45,6 +45,8 @@ def monitored_texts(
     count: int,
     template_arguments: Mapping[str, Any],
     on_progress: Callable[[int, int], None] = lambda *_: None,
+    *,
+    end_turns: bool = True,
 ) -> list[tuple[list[int], int]]:
     """General prompts with the base model's own answers, as token ids, and where each answer begins.
 
@@ -56,15 +58,21 @@ def monitored_texts(
         count: how many prompts, spread over the kinds of the general suite.
         template_arguments: of the chat template.
         on_progress: called with prompts answered and prompts to answer.
+        end_turns: whether an answer ends where the chat template ends a turn, and not only by the generation config.
     """
     items = [item for item in general_suite("dev", 1) if not item.choices]
     prompts = [
         chat_prompt_ids(tokenizer, item.prompt, **template_arguments)
         for item in spread_over_kinds(items, count)
     ]
+    asked = causal_model(model)
     with reference_mode(model):
         answers = generate_greedy_ids(
-            causal_model(model), prompts, max_new_tokens=_ANSWER_TOKENS, on_progress=on_progress
+            asked,
+            prompts,
+            eos_ids=end_tokens(asked, tokenizer if end_turns else None),
+            max_new_tokens=_ANSWER_TOKENS,
+            on_progress=on_progress,
         )
     return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompts, answers, strict=True) if answer]
 
@@ -113,9 +121,7 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._texts, self._stop_at, self._log, self._autocast = texts, stop_at, log, autocast
-        self.measured = [
-            {name: line[name] for name in _MEASURED} for line in measured if "general_drift" in line
-        ]
+        self.measured = [{name: line[name] for name in _MEASURED} for line in measured if _has_drift(line)]
         began = time.monotonic()
         self._reference = Remembered(_BaseModel(model))
         self._drift(model)
@@ -126,7 +132,7 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         """Whether the last checkpoint's drift is beyond the limit, which ends training."""
         if self._stop_at is None or not self.measured:
             return False
-        return bool(self.measured[-1]["general_drift"] > self._stop_at)
+        return not self.measured[-1]["general_drift"] <= self._stop_at  # beyond it is what is no number, too
 
     def drift(self, step: int) -> float | None:
         """Nats per token at a checkpoint, or None where it was not measured."""
@@ -190,6 +196,11 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
             )
 
 
+def _has_drift(line: Mapping[str, Any]) -> bool:
+    """Whether a line of the metrics has drift; of a model that had diverged, it is there without a number."""
+    return line.get("general_drift") is not None
+
+
 def drift_monitor(
     trainer: SelfAugTrainer,
     run: RunDir,
@@ -214,13 +225,8 @@ def drift_monitor(
         if stop_at is not None:
             raise ConfigError(f"selfaug.stop_at_drift can't be kept: {why}.", hint="leave it out.")
         return None
-    texts = monitored_texts(
-        trainer.model,
-        data.tokenizer,
-        count,
-        config.data.chat_template_kwargs,
-        lambda done, total: on_progress(Progress("general prompts for drift", done, total)),
-    )
+    measured = read_lines(run.metrics) if run.metrics.exists() else []
+    texts = _texts_of_run(trainer, run, data, config, measured, on_progress)
     if not texts:  # a model without words
         return None
 
@@ -232,5 +238,35 @@ def drift_monitor(
         )
         on_progress(Progress("drift", message=told))
 
-    measured = read_lines(run.metrics) if run.metrics.exists() else []
     return DriftMonitor(trainer.model, texts, stop_at, measured, log, autocast=trainer.accelerator.autocast)
+
+
+def _texts_of_run(
+    trainer: SelfAugTrainer,
+    run: RunDir,
+    data: TrainingData,
+    config: TrainConfig,
+    measured: Sequence[Mapping[str, Any]],
+    on_progress: Callable[[Progress], None],
+) -> list[tuple[list[int], int]]:
+    """General prompts with answers: those that the run has, if it goes on, else new ones, which it keeps."""
+    if run.general_answers.exists():
+        return [(line["input_ids"], line["answer_from"]) for line in read_lines(run.general_answers)]
+    texts = monitored_texts(
+        trainer.model,
+        data.tokenizer,
+        config.selfaug.monitor_prompts,
+        config.data.chat_template_kwargs,
+        lambda done, total: on_progress(Progress("general prompts for drift", done, total)),
+        # Earlier versions kept none. What they have measured is of answers that went on after the end of the turn.
+        end_turns=not any(map(_has_drift, measured)),
+    )
+    if trainer.is_world_process_zero():
+        write_lines(
+            run.general_answers,
+            [
+                {"text": data.tokenizer.decode(ids), "input_ids": ids, "answer_from": start}
+                for ids, start in texts
+            ],
+        )
+    return texts

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from trl import pack_dataset
 
 from selfaug.config import TrainConfig
+from selfaug.core.alignment import default_chunk_rows
 from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
@@ -180,10 +181,17 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
             "weights: beside them, OSF has the singular directions that it trains, their first values, and U or V of "
             "those that it preserves, 4 bytes a number"
         )
+    half = dtype is not torch.float32
+    if full and half:
+        weights += 2 * parameters
+        how.append("weights: copies in 16 bits that autocast keeps for a step, 2 bytes a parameter")
     optimizer = trainable * 12
     if config.evaluation.at_end != "none":
         how.append("the evaluation at the end is not counted")
     how.append("optimizer: gradient and two moments of Adam, 4 bytes each a trained parameter")
+    if processes > 1:
+        optimizer += trainable * 4
+        how.append("optimizer: gradients once more, as they are exchanged, 4 bytes a trained parameter")
 
     free = _free_memory(device)
     measured = None
@@ -222,6 +230,17 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     if osf is not None and not checkpointing:
         activations += 4 * osf.joined
         how.append("activations: OSF joins its factors in each pass, and keeps them for the backward pass")
+    vocabulary = text_config.vocab_size
+    # Logits, and their logarithms.
+    chunk = 2 * 4 * vocabulary * min(longest, default_chunk_rows(device, vocabulary))
+    activations += chunk * (2 if reference else 1)
+    how.append(
+        f"activations: logits of one chunk of positions, of {'both models' if reference else 'the model'}"
+    )
+    if full:
+        # The sum over chunks, and a product or what is handed on of it; for products in 16 bits a copy of the head.
+        activations += vocabulary * hidden * (10 if half else 8)
+        how.append("activations: gradient of the head, which is made beside the others")
     memory = int((weights + optimizer + activations) * 1.1)
 
     seconds = None

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.config import TrainConfig
 from selfaug.data import RetrievalTemplate, Row, load_rows
 from selfaug.data.rows import as_read
+from selfaug.data.special_tokens import without_special_tokens
 from selfaug.errors import ModelError
 from selfaug.eval.checks import numbers
 from selfaug.eval.scorers import SCORERS
@@ -149,7 +150,8 @@ def write_distilled_rows(
         split=config.data.split,
         offline=config.run.offline,
     ).rows
-    dialogues = [_messages(row) for row in rows]
+    plain = without_special_tokens(tokenizer)
+    dialogues = [_messages(row, plain) for row in rows]
     reached = _reached(config, seed, len(rows))
     turns = [(place, turn) for place in reached for turn in _learnt_turns(rows[place], dialogues[place])]
     asked = [_asked_anew(dialogues[place], turn) for place, turn in turns]
@@ -165,8 +167,11 @@ def write_distilled_rows(
     rewritten: set[int] = set()
     for (place, turn), (text, ended) in zip(turns, texts, strict=True):
         message = dialogues[place][turn]
-        if ended and _says_the_same(text, message["content"]) and text.strip() != message["content"]:
-            dialogues[place][turn] = {**message, "content": text.strip()}
+        content = message["content"]
+        if ended and _says_the_same(text, content) and text.strip() != content.strip():
+            # The space between a prompt of plain text and its completion stands before the completion.
+            before = content[: len(content) - len(content.lstrip())]
+            dialogues[place][turn] = {**message, "content": before + text.strip()}
             rewritten.add(place)
     told = zip(rows, dialogues, strict=True)
     write_lines(path, [as_read(_with_messages(row, messages)) for row, messages in told])
@@ -178,11 +183,12 @@ def write_distilled_rows(
     }
 
 
-def _messages(row: Row) -> list[dict[str, Any]]:
-    """The whole of a row, as a dialogue."""
-    if isinstance(row.prompt, str):
-        return [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
-    return [*row.prompt, *(turn for turn in row.completion if isinstance(turn, dict))]
+def _messages(row: Row, plain: Callable[[str], str]) -> list[dict[str, Any]]:
+    """The whole of a row, as a dialogue that becomes tokens."""
+    prompt = row.prompt_for(plain)
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": row.completion}]
+    return [*prompt, *(turn for turn in row.completion if isinstance(turn, dict))]
 
 
 def _learnt_turns(row: Row, messages: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -275,7 +275,7 @@ def _run(
     set_seed(config.train.seed)
     going_on = config.lora.start_from is not None
     if going_on:
-        model = _with_trained_adapter(config, model, identity)
+        model = _with_trained_adapter(config, model, identity, resume)
     try:
         trainer = SelfAugTrainer(
             model=model,
@@ -311,7 +311,6 @@ def _run(
     trainer.add_callback(
         StepReport(lambda step, steps, logs: on_progress(Progress("training", step, steps, logs)))
     )
-    trainer.add_callback(NotANumber())
     if main:
         trainer.add_callback(AfterSave(run.replaced.settle))
     if monitor is not None:
@@ -319,6 +318,7 @@ def _run(
     if best is not None:  # after the monitor, whose drift it goes by
         trainer.add_callback(best)
     trainer.add_callback(stop)
+    trainer.add_callback(NotANumber())
     trainer.on_cache_size = lambda size, folder: on_progress(  # type: ignore[method-assign]
         Progress("reference cache", message=f"the reference cache takes {printable_size(size)} in {folder}.")
     )
@@ -336,6 +336,11 @@ def _run(
                     f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}; "
                     f"a checkpoint is saved. To go on: {run.resume_command}"
                 )
+            # No step follows, after which a signal would be heeded: from here on it stops at once, as does one that
+            # has come since the last step.
+            stop.restore()
+            if stop.received:
+                raise KeyboardInterrupt
             if monitor is not None and monitor.stopped:
                 on_progress(Progress("warning", message=monitor.why_stopped(trainer.state)))
             if best is not None:
@@ -367,8 +372,10 @@ def _run(
     return TrainResult(run.path, record)
 
 
-def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, Any]) -> Any:
+def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, Any], resume: bool) -> Any:
     """The base model with the adapter of the run that training goes on from.
+
+    Its dropout is that run's. Earlier versions began with others and didn't say so: what they began goes on.
 
     Raises:
         StorageError, ModelError: if there is none.
@@ -378,7 +385,7 @@ def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, A
     before_config = load_config(before.config)
     problems = [
         f"lora.{name} is {getattr(config.lora, name)} here and {getattr(before_config.lora, name)} there"
-        for name in ("method", "rank", "alpha", "target_modules", "dora")
+        for name in ("method", "rank", "alpha", "target_modules", "dora", *(() if resume else ("dropout",)))
         if getattr(config.lora, name) != getattr(before_config.lora, name)
     ]
     if read_record(before.started, "train-started")["model"]["weights_hash"] != identity["weights_hash"]:

@@ -107,7 +107,17 @@ class StepReport(TrainerCallback):  # type: ignore[misc]
 
 
 class NotANumber(TrainerCallback):  # type: ignore[misc]
-    """Ends training when the nll is no longer a number: nothing that follows would be one."""
+    """Ends training when the nll is no longer a number: nothing that follows would be one.
+
+    To be added after all callbacks that ask for a checkpoint.
+    """
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Log before each checkpoint, which comes after it: one of no numbers would push out a good one."""
+        if control.should_save:
+            control.should_log = True
 
     def on_log(
         self,
@@ -131,7 +141,8 @@ class NotANumber(TrainerCallback):  # type: ignore[misc]
                 f"training has diverged: at step {state.global_step}, {' and '.join(wrong)} "
                 + ("is not a finite number." if len(wrong) == 1 else "are not finite numbers."),
                 hint="lower train.learning_rate, or use model.dtype float32 or bfloat16; "
-                "what is in checkpoints/ is from before.",
+                "what is in checkpoints/ is of steps before, and where --resume ends so again, the last of them is "
+                "to be deleted.",
             )
 
 
@@ -186,6 +197,11 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
             self.stopping = True
             control.should_save = True
             control.should_training_stop = True
+
+    @property
+    def received(self) -> bool:
+        """Whether this process was signalled, be it after the last step."""
+        return bool(self._received)
 
     def restore(self) -> None:
         """Give the signals back to who had them."""

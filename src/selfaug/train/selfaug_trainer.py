@@ -688,7 +688,15 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self.noise_floor = state["noise_floor"]
         self._total_train_tokens = state["total_train_tokens"]
         # Not written anew: on another machine the model could write others.
-        self._take_anchors(state.get("anchors", []), state.get("anchor_seconds", 0.0))
+        anchors = state.get("anchors", [])
+        if anchors != self.anchors and not (anchors and self._anchors_to_write):
+            logger.warning(
+                "the anchors are the %d of %s, which is gone on from, not the %d that are given",
+                len(anchors),
+                folder,
+                len(self.anchors),
+            )
+        self._take_anchors(anchors, state.get("anchor_seconds", 0.0))
         kind = state.get("reference")
         if self.args.reference == "auto" and kind not in (None, self.reference_kind):
             # The free disk space, by which "auto" goes, is another now; numbers and memory are to stay the same.
