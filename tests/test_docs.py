@@ -135,6 +135,9 @@ def working_folder(tmp_path: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPa
     """What a reader has: rows and recipes. The command line silences libraries; afterwards they are as before."""
     for name in ("rows.jsonl", "dev.jsonl", "test.jsonl"):
         shutil.copy(tiny_rows, tmp_path / name)
+    rows = tiny_rows.read_text(encoding="utf-8")
+    for name, what in (("new.jsonl", "profit"), ("new-dev.jsonl", "loss")):
+        (tmp_path / name).write_text(rows.replace("revenue", what), encoding="utf-8")
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))

@@ -197,8 +197,11 @@ def test_a_comparison_is_told_alike_on_narrow_and_wide_terminals() -> None:
     for text in (wide, narrow):
         assert "the same resampling of items and seeds as the interval" in " ".join(text.split())
         assert "forgetting, points" in text
-    one = {**read_record(COMPARISON, "comparison")["settings"], "seeds": [0]}
-    assert "exact where items are right or wrong" in " ".join(shown("compare", 160, settings=one).split())
+    one = {
+        name: {**row, "against_seeds": [0]}
+        for name, row in read_record(COMPARISON, "comparison")["methods"].items()
+    }
+    assert "exact where items are right or wrong" in " ".join(shown("compare", 160, methods=one).split())
     routed = r"The router sent \d+\s% of the job's prompts to the tuned model"
     assert re.search(routed, " ".join(narrow.split()))
     left_out = shown("compare", 80, not_run=["osf"])
@@ -211,3 +214,52 @@ def test_a_balance_shows_intervals_and_what_opens_its_result() -> None:
     assert "90\N{NO-BREAK SPACE}% (78 to 96)" in text
     assert "0.0 (−10.0 to +10.0)" in text
     assert "next:   selfaug serve runs/b/best\n  or:   selfaug export runs/b/best --to models/b\n" in text
+
+
+def test_a_drift_that_is_not_a_number_is_a_dash() -> None:
+    broken = {"nats": interval(None, None, None), "top1_agreement": 0.0, "tokens": 9, "by_tenth": [None] * 10}  # type: ignore[arg-type]
+    assert "– (– to –)" in shown("evaluate", 160, drift={"general prompts": broken})
+
+
+def test_answers_that_were_cut_off_are_counted_and_it_says_what_to_do() -> None:
+    def cut(**shares: tuple[float | None, float | None]) -> dict[str, Any]:
+        return {
+            name: {
+                **SUITES[name],
+                "cut_off": {"base": shares[name][0], "tuned": shares[name][1]},
+                "own_limits": name == "general",
+            }
+            for name in shares
+        }
+
+    few = cut(task=(0.2, 0.0), general=(0.6, None))
+    for kind, tuned, key in (("evaluate", "tuned model", "suites"), ("balance", "chosen point", "test")):
+        text = shown(kind, 160, **{key: few}).replace("\N{NO-BREAK SPACE}", " ")
+        assert (
+            f"cut off at their limit: task: base model 20 %, {tuned} 0 %; general: base model 60 %\n" in text
+        )
+        assert "enable_thinking" not in text
+        many = shown(kind, 160, **{key: cut(task=(0.21, 0.0), general=(0.7, 0.9))})
+        assert "! task: 21 % of a model's answers were cut off" in many
+        assert "raise --max-new-tokens; if it is a model that thinks" in many
+        assert (
+            "! general: 90 % of a model's answers were cut off at their limit, and scores may say little: if"
+            in many
+        )
+    assert "cut off" not in shown("evaluate", 160)  # of before it was kept
+    level = {"level": 1, "scores": {"1": 0.1, "2": 0.0, "3": 0.0}, "cut_off": 0.95}
+    text = shown("evaluate", 160, level=level).replace("\N{NO-BREAK SPACE}", " ")
+    assert "level 3 0 %; 95 % of its answers cut off at their limit" in text
+
+
+def test_a_bound_has_the_digits_that_it_was_given() -> None:
+    value = {"value": interval(0.01, -0.0204, 0.02041), "bound": 0.0204}
+    bounds = [
+        {**BOUND, **value},
+        {**BOUND, "value": interval(0.03, 0.0, 0.0496)},
+        {**BOUND, "bound": 0.020404},
+    ]
+    text = shown("evaluate", 160, gate={"outcome": "inconclusive", "bounds": bounds})
+    assert "+1.000 points (−2.040 to +2.041), at most 2.04 points wanted" in text
+    assert "+3.00 points (0.00 to +4.96), at most 5.0 points wanted" in text
+    assert "at most 2.040 points wanted" in text

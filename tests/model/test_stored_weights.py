@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from selfaug.errors import ModelError
 from selfaug.model import stored_weights
-from selfaug.model.stored_weights import stored_weights_hash
+from selfaug.model.stored_weights import stored_tokenizer_hash, stored_weights_hash
 
 
 @pytest.fixture
@@ -97,3 +97,34 @@ def test_without_safetensors_there_is_none_and_damage_is_an_error(folder: Path) 
     )
     with pytest.raises(ModelError, match=r"gone\.safetensors can't be read"):
         stored_weights_hash(folder)
+
+
+def test_another_tokeniser_or_chat_template_has_another_hash(folder: Path) -> None:
+    def rewrite(name: str, **changed: object) -> None:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**content, **changed}, indent=1), encoding="utf-8")
+
+    template = folder / "chat_template.jinja"
+    expected = stored_tokenizer_hash(folder)
+    # Written otherwise, and with what was set for the last text.
+    rewrite("tokenizer.json", truncation={"max_length": 7})
+    rewrite("tokenizer_config.json", model_max_length=77)
+    assert stored_tokenizer_hash(folder) == expected
+    before = template.read_text(encoding="utf-8")
+    template.write_text(before.replace("assistant", "model"), encoding="utf-8")
+    found = {expected, stored_tokenizer_hash(folder)}
+    template.unlink()
+    rewrite("tokenizer_config.json", chat_template=before)
+    found.add(stored_tokenizer_hash(folder))
+    rewrite("tokenizer.json", normalizer={"type": "Lowercase"})
+    found.add(stored_tokenizer_hash(folder))
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text("{}", encoding="utf-8")
+    found.add(stored_tokenizer_hash(folder))
+    assert len(found) == 5
+    (folder / "tokenizer_config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match="can't be read"):
+        stored_tokenizer_hash(folder)
+    for name in ("vocab.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    assert stored_tokenizer_hash(folder) is None

@@ -13,13 +13,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from selfaug.errors import StorageError
+from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.phases import bench as bench_module
 from selfaug.phases.bench import Bench, EvaluationSettings, contents_of_sources
 from selfaug.phases.suites import Suite
 from selfaug.phases.work_folder import WorkFolder
-from selfaug.records import write_lines
+from selfaug.records import write_lines, write_record
 from selfaug.rundir import RunDir
 from tiny_models import build
 
@@ -145,3 +145,22 @@ def test_a_base_model_that_was_fetched_first_is_known_from_then_on(tmp_path: Pat
     with pytest.raises(StorageError, match="other content") as caught:
         again.open({}, overwrite=False, sources={"model.name hub/id": "another", "--dev a": ["1"]})
     assert caught.value.problems == ["model.name hub/id"]
+
+
+def test_a_drift_that_is_not_a_number_is_told_with_its_run(settings, tmp_path: Path) -> None:
+    (tmp_path / "drift").mkdir()
+    bench = bench_of(tmp_path, settings(tmp_path / "run"), ["", ""])
+    bench.suites["test"] = {"task": replace(bench.suites["dev"]["task"], prompts=[[3, 4, 5, 6], [7, 8]])}
+    model = get_peft_model(build("llama-untied"), LoraConfig(target_modules="all-linear"))
+    with torch.no_grad():
+        next(weight for name, weight in model.named_parameters() if "lora_B" in name).fill_(torch.nan)
+    for _ in range(2):  # the batches that are kept of it are null
+        with pytest.raises(SelfAugError, match=r"the drift of full-2-seed0 in .* is not a number") as caught:
+            bench._measure_drift("test", "full-2-seed0", model, "task")
+        assert "learning_rate" in str(caught.value.hint)
+    assert not list((tmp_path / "drift").glob("*.json"))
+    # As earlier versions wrote it down.
+    nothing = {"nats": [None, 0.1], "tokens": [3, 1], "top1_agreement": 0.0}
+    write_record(tmp_path / "drift" / "test-full-2-seed0-task.json", "drift", nothing)
+    with pytest.raises(SelfAugError, match="is not a number"):
+        bench.drift("full-2-seed0", "test", "task")

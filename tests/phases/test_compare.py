@@ -20,11 +20,13 @@ from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
 from selfaug.core.statistics import detectable_difference, pooled_difference, retention
 from selfaug.errors import ConfigError, StorageError
+from selfaug.phases import bench
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.compare import RECORD_KIND, CompareSettings, chosen_value, compare
 from selfaug.phases.method_bench import problems_of
 from selfaug.phases.methods import METHODS
 from selfaug.phases.progress import Progress
+from selfaug.phases.suites import select_items
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.rundir import alone_in
 
@@ -69,6 +71,8 @@ def test_every_method_is_trained_chosen_and_reported(
                 assert seen["suites"][suite] == {"difference": smallest, "discordance": discordance}
             assert seen == {**seen["suites"]["general"], "method": name, "suites": seen["suites"]}
         assert row["peak_memory_bytes"] > 0
+        # A random model never ends an answer by itself; what the router puts together is in no file.
+        assert row["suites"]["task"]["cut_off"] == (None if name == "router" else 1.0)
         assert (row["against_subject"] is None) == (name == record["subject"])
     assert record["methods"]["replay"]["general_rows"] > 0
     assert record["methods"]["sa-sft"]["written_rows"] > 0
@@ -313,6 +317,12 @@ def test_other_content_under_the_same_names_is_refused(
     assert caught.value.problems == [f"model.name {model}"]
     assert in_this_process == []
     shutil.copy(writing_model / "model.safetensors", model)
+    template_file = model / "chat_template.jinja"
+    template_file.write_text(template_file.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    with pytest.raises(StorageError, match="begun with other content") as caught:
+        compare(config, asked, more)
+    assert caught.value.problems == [f"tokeniser and chat template of {model}"]
+    shutil.copy(writing_model / "chat_template.jinja", model)
     # What was begun before the content was kept is gone on with.
     marker = tmp_path / "comparison" / "comparison.json"
     begun = read_record(marker, "comparison-started")
@@ -428,6 +438,29 @@ def test_rule_of_choice() -> None:
     assert chosen_value(trials, 0.95) == 1.0  # none reaches it: the best at the task
     assert chosen_value(trials, 0.0) == 3.0
     assert chosen_value(trials, 0.0, best_task=True) == 1.0
+    # A tie with the floor, of items and slack that are no binary fractions.
+    tie = [{"value": 1.0, "task": 7 / 50, "general": 0.3}, {"value": 2.0, "task": 6 / 50, "general": 0.5}]
+    assert chosen_value(tie, 7 / 50 - 0.02) == 2.0
+
+
+def test_requests_that_no_drift_is_measured_on_are_told_before_anything_is_trained(
+    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    choice = next(item for item in select_items("test", 2, None) if item.choices)
+    told: list[Progress] = []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bench, "select_items", lambda *_: [choice])
+        with pytest.raises(ConfigError, match="of 1 general requests it has answered none in words"):
+            compare(
+                settings(tmp_path / "c", *SETS),
+                replace(asked, level="auto"),
+                CompareSettings(methods=("plain",), seeds=(0,)),
+                on_progress=told.append,
+            )
+    # Nor does this model end an answer, by which its level is chosen.
+    warning = "where the level of the general requests was chosen, 100 % of a model's answers were cut off"
+    assert any(one.message.startswith(warning) for one in told if one.stage == "warning")
+    assert in_this_process == []
 
 
 def test_command_with_processes_of_their_own(

@@ -47,10 +47,10 @@ def test_both_models_answer_everything_and_the_record_says_so(
 ) -> None:
     run = tmp_path / "run"
     train(settings(run, f"model.name={writing_model}", f"data.eval={settings(run).data.train[0]}"))
-    stages: list[str] = []
-    result = evaluate(
-        run, **{**FEW, "level": "auto"}, on_progress=lambda progress: stages.append(progress.stage)
-    )
+    told: list[Progress] = []
+    result = evaluate(run, **{**FEW, "level": "auto"}, on_progress=told.append)
+    warnings = [progress.message for progress in told if progress.stage == "warning"]
+    stages = [progress.stage for progress in told if progress.stage != "warning"]
     record = read_record(run / "evaluation.json", RECORD_KIND)
     assert result.record == record
     assert result.outcome is None
@@ -90,6 +90,16 @@ def test_both_models_answer_everything_and_the_record_says_so(
     every = [n for text in task for n in text["nats"] if n is not None]
     assert record["drift"]["prompts of the task"]["tokens"] == len(every)
     assert record["drift"]["prompts of the task"]["nats"]["value"] == pytest.approx(sum(every) / len(every))
+    # The base model never ends an answer by itself, and the tuned one ends some.
+    for name, own_limits in (("task", False), ("general", True)):
+        assert record["suites"][name]["cut_off"]["base"] == 1.0
+        assert record["suites"][name]["own_limits"] is own_limits
+        rows = read_lines(run / "samples" / "evaluation" / f"{name}-tuned.jsonl")
+        cut = [row["cut_off"] for row in rows if "cut_off" in row]  # a choice is no answer that could be
+        assert record["suites"][name]["cut_off"]["tuned"] == sum(cut) / len(cut)
+    assert min(record["suites"][name]["cut_off"]["tuned"] for name in ("task", "general")) < 1
+    assert ["were cut off at their limit" in warning for warning in warnings] == [True]
+    assert record["level"]["cut_off"] == 1.0
     # A model that knows nothing is asked the easiest.
     assert record["level"]["level"] == 1
     assert set(record["level"]["scores"]) == {"1", "2", "3"}
@@ -369,8 +379,10 @@ def test_other_scorers_are_refused_before_anything_is_asked(copied_run: Path) ->
     (line,) = read_lines(answers)
     answers.unlink()
     append_line(answers, {**line, "prompt": "another"})
-    with pytest.raises(StorageError, match="has not the answers to these rows"):
+    # As on the next day, where a chat template writes the date.
+    with pytest.raises(StorageError, match="has not the answers to these rows") as caught:
         evaluate(copied_run, **few, also_score=["f1"])
+    assert "date_string" in str(caught.value.hint)
 
 
 def test_gate_and_its_exit_codes(copied_run: Path) -> None:

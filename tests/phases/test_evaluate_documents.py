@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import pytest
 import yaml
 
 from selfaug.cli.evaluation_view import show_evaluation
-from selfaug.errors import ConfigError, DataError
+from selfaug.config import load_config
+from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.checks import Words
 from selfaug.eval.general_item import GeneralItem
+from selfaug.phases.bench import content_of_base
 from selfaug.phases.evaluate import evaluate
-from selfaug.records import read_lines, write_record
+from selfaug.phases.progress import Progress
+from selfaug.phases.train import train
+from selfaug.records import read_lines, read_record, write_record
 from selfaug.report.open_report import page_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -28,7 +33,7 @@ def two_requests() -> list[GeneralItem]:
 
 @pytest.fixture
 def prepared_run(copied_run: Path, tiny_rows: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """A run that says that its rows were prepared, and rows of which every third has no answer."""
+    """A run that says that its rows were prepared, and rows of which every third has no answer, and one no source."""
     file = copied_run / "config.yaml"
     marker, _, text = file.read_text(encoding="utf-8").partition("\n")
     config = yaml.safe_load(text)
@@ -37,6 +42,8 @@ def prepared_run(copied_run: Path, tiny_rows: Path, tmp_path: Path) -> tuple[Pat
     rows = read_lines(tiny_rows)[:6]
     for row in rows[::3]:
         row["answer"] = "The documents don't say."
+    for row in (rows[2], *rows[4:]):
+        row["answer"] += " [1]"
     asked = tmp_path / "asked.jsonl"
     asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return copied_run, asked
@@ -50,7 +57,7 @@ def test_sides_are_scored_where_they_can_be(
         run, **FEW, data=[str(asked)], scorer="value", suites=["test_evaluate_documents:two_requests"]
     ).record
     assert {name: side["items"] for name, side in record["sides"].items()} == {
-        "value": 4, "source": 4, "answers where it can": 4, "abstains where it must": 2,
+        "value": 4, "source": 3, "answers where it can": 4, "abstains where it must": 2,
     }  # fmt: skip
     assert list(record["suites"]) == ["task", "two_requests", "general"]
     assert set(record["suites"]["two_requests"]["scores"]) == {"r2", "r3"}
@@ -88,6 +95,75 @@ def test_the_base_model_is_asked_once(
     assert second["sides"] == first["sides"]
 
 
+def test_answers_of_a_base_model_that_was_asked_otherwise_are_not_taken(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("config.yaml", "started.json", "record.json", "adapter"):
+        (other / name).symlink_to(copied_run / name)
+    evaluate(copied_run, **FEW)
+
+    def refused(match: str) -> None:
+        with pytest.raises(ConfigError, match=f"another {match}[.]"):
+            evaluate(other, **FEW, base_from=copied_run)
+
+    # Thinking was on in the other run: the general requests are the same texts, and other prompts.
+    text = (copied_run / "config.yaml").read_text(encoding="utf-8")
+    marker, _, settings = text.partition("\n")
+    config = yaml.safe_load(settings)
+    config["data"]["chat_template_kwargs"] = {"enable_thinking": False}
+    (other / "config.yaml").unlink()
+    (other / "config.yaml").write_text(f"{marker}\n{yaml.safe_dump(config)}", encoding="utf-8")
+    refused("data.chat_template_kwargs")
+    (other / "config.yaml").write_text(text, encoding="utf-8")
+    # Other weights lay in the same folder when the other run was trained.
+    record = read_record(copied_run / "record.json", "train")
+    (other / "record.json").unlink()
+    for key in ("stored_weights_hash", "weights_hash"):
+        record["model"][key] = "another"
+        if key == "weights_hash":  # as older records have it, without the other
+            del record["model"]["stored_weights_hash"]
+        write_record(other / "record.json", "train", record)
+        refused("base model")
+
+
+def test_a_changed_chat_template_is_not_taken_for_the_one_that_was_asked_by(
+    settings, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    run = tmp_path / "run"
+    train(settings(run, f"model.name={model}", "train.steps=1"))
+
+    def cut(progress: Progress) -> None:
+        if progress.stage == "tuned: general" and progress.done > 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run, **FEW, on_progress=cut)
+    template = model / "chat_template.jinja"
+    before = template.read_text(encoding="utf-8")
+    template.write_text(before.replace("assistant", "model"), encoding="utf-8")
+    with pytest.raises(StorageError, match="cut off, with another tokenizer_and_template"):
+        evaluate(run, **FEW)
+    # What an earlier version began has no such hash, and is gone on with.
+    started = run / "samples" / "evaluation" / "started.json"
+    begun = read_record(started, "evaluation-started")
+    write_record(
+        started, "evaluation-started", {k: v for k, v in begun.items() if k != "tokenizer_and_template"}
+    )
+    evaluate(run, **FEW)
+    template.write_text(before, encoding="utf-8")
+    with pytest.raises(StorageError, match="already, with another tokenizer_and_template"):
+        evaluate(run, **FEW, max_forgetting=0.5)
+    config = load_config(run / "config.yaml")
+    assert content_of_base(config).keys() == {
+        f"model.name {model}",
+        f"tokeniser and chat template of {model}",
+    }
+
+
 def test_rows_without_an_answer_are_those_of_the_preparation(
     prepared_run: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -99,7 +175,7 @@ def test_rows_without_an_answer_are_those_of_the_preparation(
     asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
     sides = evaluate(run, **FEW, data=[str(asked)], scorer="value").record["sides"]
     assert {name: side["items"] for name, side in sides.items()} == {
-        "value": 3, "source": 3, "answers where it can": 3, "abstains where it must": 3,
+        "value": 3, "source": 2, "answers where it can": 3, "abstains where it must": 3,
     }  # fmt: skip
 
 

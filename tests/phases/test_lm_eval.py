@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, DataError
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.phases import lm_eval_suites
 from selfaug.phases.lm_eval_suites import benchmark_answers, require_benchmarks
@@ -185,3 +185,65 @@ def test_without_lm_eval_it_says_how_to_get_it(copied_run: Path, monkeypatch: py
     result = CliRunner().invoke(app, ["evaluate", str(copied_run), "--benchmark", "gsm8k"])
     assert result.exit_code == 2
     assert "selfaug[lm-eval]" in result.stderr
+
+
+def test_the_chat_template_has_the_arguments_of_the_training(
+    tiny_model_dir: Path, tasks: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
+    tokenizer.chat_template += (
+        "{% if enable_thinking is defined and not enable_thinking %}<no thoughts>{% endif %}"
+    )
+    options = {"folder": str(tasks), "items": 1, "batch_size": 1}
+    for arguments, end in (({}, "assistant\n"), ({"enable_thinking": False}, "<no thoughts>")):
+        file = tmp_path / f"{len(arguments)}.jsonl"
+        found = benchmark_answers(
+            model, tokenizer, "tiny_write", file, **options, template_arguments=arguments
+        )
+        assert found.items[0]["prompt"].endswith(end)
+
+
+def test_a_metric_of_unknown_direction_is_a_score(tiny_model_dir: Path, tasks: Path, tmp_path: Path) -> None:
+    """One of a user's own has none unless the task says it, and was refused as one of which less is better."""
+    folder = Path(shutil.copytree(tasks, tmp_path / "tasks"))
+    (folder / "own.py").write_text(
+        "def process_results(doc, results):\n    return {'mine': float(len(results) > 0)}\n", encoding="utf-8"
+    )
+    own = (folder / "write.yaml").read_text(encoding="utf-8").replace("tiny_write", "tiny_own")
+    own = own.replace("metric: exact_match", "metric: mine\n    aggregation: mean")
+    (folder / "own.yaml").write_text(
+        f"{own}process_results: !function own.process_results\n", encoding="utf-8"
+    )
+    found = benchmark_answers(
+        load_model(tiny_model_dir),
+        load_tokenizer(tiny_model_dir),
+        "tiny_own",
+        tmp_path / "a.jsonl",
+        folder=str(folder),
+        items=2,
+        batch_size=2,
+    )
+    assert [row["score"] for row in found.items] == [1.0, 1.0]
+    assert found.table is not None
+    assert [row["higher_is_better"] for row in found.table["rows"]] == [None]
+
+
+def test_a_metric_of_which_less_is_better_is_no_score(
+    tiny_model_dir: Path, tasks: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tasks, tmp_path / "tasks"))
+    own = (folder / "choose.yaml").read_text(encoding="utf-8").replace("tiny_choose", "tiny_wrong")
+    own = own.replace(
+        "- metric: acc\n", "- metric: acc\n    aggregation: mean\n    higher_is_better: false\n", 1
+    )
+    (folder / "wrong.yaml").write_text(own, encoding="utf-8")
+    with pytest.raises(DataError, match="of lm-eval's acc, less is better"):
+        benchmark_answers(
+            load_model(tiny_model_dir),
+            load_tokenizer(tiny_model_dir),
+            "tiny_wrong",
+            tmp_path / "a.jsonl",
+            folder=str(folder),
+            items=2,
+            batch_size=2,
+        )

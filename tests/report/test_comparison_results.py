@@ -173,3 +173,37 @@ def test_the_notes_say_how_the_fast_subset_did() -> None:
     assert comparison_notes(record).endswith("for 8 of 9.")
     equal = {**record, "fast_subset": {**subset, "kendall_tau": None}}
     assert "(no order)" in comparison_notes(equal)
+
+
+def test_p_values_of_rows_with_one_seed_are_told_apart() -> None:
+    cell = {"difference": {"value": 0.1, "low": 0.02, "high": 0.2}, "p_value": 0.5}
+    record = {
+        "items": {"task": 5}, "settings": {"seeds": [0, 1]}, "subject": "selfaug",
+        "methods": {
+            "selfaug": row_of("SelfAug", against_subject=None, against_seeds=[0, 1]),
+            "plain": row_of("plain LoRA", against_subject={"task": cell}, against_seeds=[0, 1]),
+            "l2": row_of("L2", against_subject={"task": cell}, against_seeds=[0]),
+        },
+    }  # fmt: skip
+    table = against_table(record)
+    assert table is not None
+    assert "items and seeds as the interval; in rows of one seed exact where items are right" in table.caption
+
+
+def test_the_notes_count_answers_that_were_cut_off() -> None:
+    def row(**cut: float | None) -> dict[str, object]:
+        return {"seeds": [0, 1], "suites": {name: {"cut_off": share} for name, share in cut.items()}}
+
+    record = {
+        "items": {"task": 5, "mine": 3, "general": 7}, "settings": {"seeds": [0, 1]}, "fast_subset": None,
+        "detectable_difference": {**SEEN, "difference": None}, "base": row(task=0.1, mine=None, general=0.5),
+        "methods": {
+            "plain": {"label": "plain LoRA", **row(task=0.25, mine=None, general=0.4)},
+            "router": {"label": "router", **row(task=None, mine=None, general=None)},
+        },
+    }  # fmt: skip
+    said = comparison_notes(record).replace("\N{NO-BREAK SPACE}", " ")
+    assert "intervals over items and seeds; of drift, over prompts." in said
+    assert "cut off at their limit, task: base model 10 %, plain LoRA 25 %, the most. Beware: 25 % of" in said
+    assert "raise --max-new-tokens" in said
+    assert said.endswith("cut off at their limit, general: base model 50 %, the most.")

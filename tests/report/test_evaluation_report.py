@@ -191,3 +191,22 @@ def test_the_verdict_says_what_was_shown(
     assert evaluation_outcome({"suites": suites, "gate": None}) == outcome
     for decided, overruled in (("pass", "good"), ("fail", "bad"), ("inconclusive", "open")):
         assert evaluation_outcome({"suites": suites, "gate": {"outcome": decided}}) == overruled
+
+
+def test_a_level_that_no_score_reached_is_called_the_easiest(folder: Path) -> None:
+    level = {"level": 1, "scores": {"1": 0.21, "2": 0.1, "3": 0.0}, "cut_off": 0.9}
+    text = Page(page_with(folder, {**EVALUATION, "level": level})).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "level 1: the easiest; the base model passes 40 % of none (development items: level 1 21 %" in text
+    assert "90 % of its answers cut off at their limit)" in text
+    assert "the hardest" not in text
+
+
+def test_cut_off_answers_and_a_drift_that_is_no_number_are_told(folder: Path) -> None:
+    record = copy.deepcopy(EVALUATION)
+    record["suites"]["task"] |= {"cut_off": {"base": 0.9, "tuned": 0.1}, "own_limits": False}
+    nothing = {"value": None, "low": None, "high": None}
+    record["drift"] = {"general prompts": {**record["drift"]["general prompts"], "nats": nothing}}
+    text = Page(page_with(folder, record)).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "Answers that were cut off at their limit: task: base model 90 %, tuned model 10 %." in text
+    assert "! cut off task: 90 % of a model's answers" in text
+    assert "–– to –" in "".join(text.split("  "))

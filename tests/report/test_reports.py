@@ -253,7 +253,7 @@ def test_a_comparison_of_before_has_no_picture_of_drift(tmp_path: Path) -> None:
         ((-0.1, -0.2, -0.05), (0.0, -0.1, 0.1), "bad", "was not shown to keep more of everything else"),
         ((0.1, 0.05, 0.2), (0.3, 0.2, 0.4), "good", "learned the job better than plain LoRA"),
         ((0.0, -0.1, 0.1), (0.3, 0.2, 0.4), "good", "with no difference shown"),
-        ((0.0, -0.1, 0.1), (0.3, 0.2, 0.4), "good", "it kept more of everything else"),
+        ((0.0, -0.1, 0.1), (0.3, 0.2, 0.4), "good", "; it kept more of everything else"),
         ((0.0, -0.1, 0.1), (-0.3, -0.4, -0.2), "mixed", "it kept less of everything else"),
     ],
 )
@@ -267,6 +267,43 @@ def test_the_verdict_of_a_comparison(
     assert found == outcome
     assert said in verdict
     assert verdict.count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("gains", "outcome", "said"),
+    [
+        # Too large an alpha keeps everything and learns nothing, and plain LoRA is no better at the job.
+        ((-0.02, -0.02), "mixed", "Neither SelfAug nor plain LoRA was shown to learn the job ("),
+        ((0.0, 0.4), "mixed", "SelfAug was not shown to learn the job, as plain LoRA did ("),
+        ((0.01, -0.02), "good", "with no difference shown"),
+    ],
+)
+def test_a_comparison_in_which_selfaug_learned_nothing_is_not_as_hoped(
+    gains: tuple[float, float], outcome: str, said: str
+) -> None:
+    changed = comparison_record()
+    for name, low in zip((changed["subject"], "plain"), gains, strict=True):
+        changed["methods"][name]["suites"]["task"]["difference"]["difference"] = interval(low + 0.1, low, 0.9)
+    against = changed["methods"]["plain"]["against_subject"]
+    against["task"]["difference"], against["general"]["difference"] = (
+        interval(0.0, -0.1, 0.1),
+        interval(0.3, 0.2, 0.4),
+    )
+    found, verdict = comparison_verdict(changed)
+    assert found == outcome
+    assert said in verdict
+    assert ("; SelfAug kept more" in verdict) == ("Neither" in verdict)
+
+
+def test_the_verdict_says_which_seeds_its_numbers_are_of() -> None:
+    changed = comparison_record()
+    assert "seeds" not in comparison_verdict(changed)[1]
+    changed["methods"][changed["subject"]]["seeds"] = [0, 1, 2]
+    verdict = comparison_verdict(changed)[1]
+    assert (
+        "scores are over each method's own seeds, what is said to differ over the 2 seeds that both have"
+        in verdict
+    )
 
 
 def test_a_comparison_without_selfaug_says_so(tmp_path: Path) -> None:
@@ -297,6 +334,12 @@ def test_the_verdict_of_a_balance(outcome: str, found: str, said: str) -> None:
         "The chosen setting does 50\N{NO-BREAK SPACE}% of the job and forgets 5.0 points"
     )
     assert made[1].endswith(said)
+    # Whatever learns nothing stays within every budget.
+    idle = balance_record(outcome)
+    idle["test"]["task"]["difference"]["difference"] = interval(0.02, -0.04, 0.08)
+    made = balance_verdict(idle)
+    assert made[0] == {"good": "mixed"}.get(found, found)
+    assert made[1].endswith("; it was not shown to have learned the job (+2.0 points, −4.0 to +8.0).")
     without = balance_record(outcome)
     del without["test"]["task"]
     assert balance_verdict(without)[1].startswith("The chosen setting forgets 5.0 points")
@@ -310,6 +353,10 @@ def test_a_balance_shows_the_front_the_choice_and_what_failed(
     assert [row[-1] for row in chart.rows] == ["knee, front", "", "chosen, front"]
     assert [row[1] for row in chart.rows][-1] == "80.0 (70.0 to 85.0)"
     assert [row[3] for row in chart.rows][-1] == "2.0 (−1.0 to +12.0)"
+    labels = [attributes.get("aria-label") for _, attributes in require_sound(document_page(report)).tags]
+    assert (
+        f"{chart.name}. The numbers are in the table below." in labels
+    )  # what it shows is in the caption, whole
     told = flat(document_markdown(report))
     assert "Not trained: alpha 8, rank 32: the loss is not finite" in told
     assert "The front bends at alpha-0.5-lr" in told

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
 import sys
 import traceback
@@ -45,7 +44,6 @@ __all__ = [
     "app",
     "debugging",
     "going_on",
-    "is_loopback",
     "level_name",
     "load_settings",
     "quiet_libraries",
@@ -237,16 +235,6 @@ def going_on(overwritten: Path | None = None) -> KeyboardInterrupt:
     begun = overwritten is not None and not overwritten.exists()
     again = "the same command again, without --overwrite" if begun else "the same command again"
     return KeyboardInterrupt(f"stopped; what is done is kept. To go on, give {again}.")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own, which no other reaches."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def level_name(name: str) -> LevelName:

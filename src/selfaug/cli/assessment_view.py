@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfaug.cli.evaluation_view import drift_table, suites_table
+from selfaug.cli.evaluation_view import drift_table, show_cut_off, suites_table
 from selfaug.core.printable import printable
 from selfaug.wording.evaluation_words import discordance_in_words
 
@@ -43,6 +43,7 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
     console.print(checks)
     width = console.width
     console.print(suites_table(record["suites"], record["settings"]["scorer"], tuned="probe", width=width))
+    show_cut_off(record["suites"], console, tuned="probe")
     drift_of = f"Drift of the probe after {record['probe']['steps']} steps"
     console.print(drift_table(record["drift"], drift_of, width=width))
     console.print(Text.assemble("\n", (printable(record["verdict"]), "bold"), "\n"))

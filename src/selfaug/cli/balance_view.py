@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfaug.cli.evaluation_view import bound_in_words, suites_table
+from selfaug.cli.evaluation_view import bound_in_words, show_cut_off, suites_table
 from selfaug.core.printable import printable
 from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
 from selfaug.wording.numbers import percent, points
@@ -50,6 +50,7 @@ def show_balance(record: Mapping[str, Any], output: Path, console: Console | Non
             width=console.width,
         )
     )
+    show_cut_off(record["test"], console, tuned="chosen point")
     console.print(Text(bound_in_words(record["test_gate"])), soft_wrap=True)
     console.print(
         Text(printable(f"run:    {output / record['best']}\nkept:   {output / 'record.json'}")),

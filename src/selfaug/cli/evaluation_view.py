@@ -10,13 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.core.printable import printable
-from selfaug.wording.evaluation_words import bound_in_words, forecast_in_words, unseen_in_words
-from selfaug.wording.numbers import percent, points, span
+from selfaug.wording.evaluation_words import (
+    bound_in_words,
+    cut_off_in_words,
+    cut_off_warnings,
+    forecast_in_words,
+    level_in_words,
+    unseen_in_words,
+)
+from selfaug.wording.numbers import nats, percent, points, span
 
 __all__ = [
     "bound_in_words",
     "drift_table",
     "forecast_in_words",
+    "show_cut_off",
     "show_evaluation",
     "suites_table",
 ]
@@ -42,10 +50,11 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         console.print(forecast_in_words(record["forecast"]), soft_wrap=True)
     level = record["level"]
     if level["scores"]:
-        scores = ", ".join(f"{percent(score)} at level {name}" for name, score in level["scores"].items())
         console.print(
-            f"general requests of level {level['level']}: the base model passes {scores}", soft_wrap=True
+            f"general requests of level {level['level']}, by what the base model passes: {level_in_words(level)}",
+            soft_wrap=True,
         )
+    show_cut_off(record["suites"], console)
     for name, suite in record["suites"].items():
         console.print(Text(printable(f"{name}: {unseen_in_words(suite)}")), soft_wrap=True)
     if record["gate"] is not None:
@@ -54,6 +63,22 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         styles = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
         outcome = record["gate"]["outcome"]
         console.print(Text(f"gate: {outcome}", styles[outcome]))
+
+
+def show_cut_off(
+    suites: Mapping[str, Any], console: Console, *, base: str = "base model", tuned: str = "tuned model"
+) -> None:
+    """Print how many answers were cut off at their limit, and what to do where they are many.
+
+    Args:
+        suites: of a record; nothing is printed of one that doesn't have it.
+        console: where to.
+        base, tuned: what the models are called.
+    """
+    if (told := cut_off_in_words(suites, base=base, tuned=tuned)) is not None:
+        console.print(Text(printable(told)), soft_wrap=True)
+    for warning in cut_off_warnings(suites):
+        console.print(Text(printable(f"! {warning}"), "bold yellow"), soft_wrap=True)
 
 
 def suites_table(
@@ -96,15 +121,16 @@ def drift_table(drifts: Mapping[str, Any], name: str = "Drift", *, width: int = 
     for column in ("", "tokens", "drift, nats per token", "same first choice", "highest tenth of the text"):
         table.add_column(column, justify="left" if column == "" else "right")
     for kind, drift in drifts.items():
-        nats = drift["nats"]
+        moved = drift["nats"]
         tenths = {place: value for place, value in enumerate(drift["by_tenth"]) if value is not None}
-        most = max(tenths, key=lambda place: tenths[place])
+        most = max(tenths, key=lambda place: tenths[place], default=None)
         table.add_row(
             Text(printable(kind)),
             f"{drift['tokens']:,}",
-            f"{nats['value']:.4f}{between}({nats['low']:.4f} to {nats['high']:.4f})",
+            f"{nats(moved['value'], 4)}{between}({nats(moved['low'], 4)} to {nats(moved['high'], 4)})",
             percent(drift["top1_agreement"]),
-            f"{10 * most}–{10 * most + 10}\N{NO-BREAK SPACE}%: {tenths[most]:.4f}",
+            # A model that is broken drifts by no number.
+            "–" if most is None else f"{10 * most}–{10 * most + 10}\N{NO-BREAK SPACE}%: {tenths[most]:.4f}",
         )
     return table
 

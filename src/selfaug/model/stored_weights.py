@@ -1,4 +1,4 @@
-"""A quick hash of a model's weights as they are stored, to tell another model under the same name."""
+"""Quick hashes of a model's weights and tokeniser as they are stored, to tell another one under the same name."""
 
 from __future__ import annotations
 
@@ -14,10 +14,23 @@ from huggingface_hub import try_to_load_from_cache
 from selfaug.errors import ModelError
 from selfaug.model.loading import resolve_name
 
-__all__ = ["stored_weights_hash"]
+__all__ = ["stored_tokenizer_hash", "stored_weights_hash"]
 
 _CHUNKS = 8
 _CHUNK_BYTES = 4096
+
+# What tokenisers are made of where they have no tokenizer.json.
+_VOCABULARIES = (
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.json",
+)
+
+# Of a tokenizer.json: what was set for the last text, and is set anew for the next one.
+_NOT_ITS_OWN = ("padding", "truncation")
 
 
 def stored_weights_hash(model: str | os.PathLike[str]) -> str | None:
@@ -50,6 +63,60 @@ def stored_weights_hash(model: str | os.PathLike[str]) -> str | None:
             for chunk in _sample(stream, begin + first, end - first):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def stored_tokenizer_hash(model: str | os.PathLike[str]) -> str | None:
+    """Hash of a model's tokeniser and chat template: of what a text, and a chat, becomes as token ids.
+
+    Args:
+        model: as for `stored_weights_hash`.
+
+    Returns:
+        None if it has neither, as files that are known.
+    """
+    name = resolve_name(model)
+    parts = {"chat template": _chat_template(name), "tokenizer.json": _tokenizer_json(name)}
+    if parts["tokenizer.json"] is None:
+        files = ((file, _file(name, file)) for file in _VOCABULARIES)
+        parts |= {file: found.read_bytes() for file, found in files if found is not None}
+    digest = xxhash.xxh3_128()
+    found = {part: content for part, content in parts.items() if content is not None}
+    for part, content in found.items():
+        digest.update(f"{part} {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest() if found else None
+
+
+def _chat_template(name: str) -> bytes | None:
+    """A file of its own goes before what the tokeniser's settings say, as in transformers."""
+    own = _file(name, "chat_template.jinja")
+    if own is not None:
+        return own.read_bytes()
+    settings = _file(name, "tokenizer_config.json")
+    template = None if settings is None else _json(settings).get("chat_template")
+    return None if template is None else json.dumps(template, sort_keys=True).encode()
+
+
+def _tokenizer_json(name: str) -> bytes | None:
+    file = _file(name, "tokenizer.json")
+    if file is None:
+        return None
+    content = {key: value for key, value in _json(file).items() if key not in _NOT_ITS_OWN}
+    return json.dumps(content, sort_keys=True).encode()
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """
+    Raises:
+        ModelError: if it is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(
+            f"{file} can't be read: {error}", hint="the file is damaged: copy or download the model again."
+        ) from error
+    return content
 
 
 def _weight_files(name: str) -> Iterable[Path]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from selfaug.config import LevelName, TrainConfig
+from selfaug.config import LevelName, TrainConfig, training_settings
 from selfaug.core.positions import IGNORED
 from selfaug.core.statistics import detectable_difference
 from selfaug.eval.scorers import files_of_scorer, named_scorer
@@ -86,7 +86,7 @@ def assess(
         folder, "assessment", {"record.json", "report.html", "probe", _SURPRISE}, last=["record.json"]
     )
     settings = {
-        "config": config.model_dump(mode="json", exclude={"run", "evaluation"}), "scorer": scorer,
+        "config": training_settings(config), "scorer": scorer,
         "probe_steps": probe_steps, "level": level, "general_items": general_items, "task_items": task_items,
         "max_new_tokens": max_new_tokens,
     }  # fmt: skip

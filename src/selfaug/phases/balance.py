@@ -24,7 +24,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from selfaug.config import TrainConfig
+from selfaug.config import TrainConfig, training_settings
 from selfaug.core.gate import at_most
 from selfaug.core.pareto import knee, pareto_front
 from selfaug.core.statistics import Interval, PairedDifference, paired_difference, score_interval
@@ -180,7 +180,7 @@ def _fixed(config: TrainConfig, evaluation: EvaluationSettings, settings: Balanc
         **asdict(evaluation),
         **choice_of_rows(evaluation.task_items),
         **{key: value for key, value in asdict(settings).items() if key not in _GROWING},
-        "config": config.model_dump(mode="json", exclude={"run", "evaluation"}),
+        "config": training_settings(config),
     }
 
 
@@ -290,14 +290,20 @@ def chosen_point(points: Sequence[Point], max_forgetting: float) -> tuple[Point,
         best = max(within, key=lambda point: (point.task, point.general))
         return best, (
             f"the best at the job of {len(within)} points, out of {len(points)}, that forget at most "
-            f"{100 * max_forgetting:.1f} points on development items"
+            f"{_points(max_forgetting)} on development items"
         )
     best = min(points, key=lambda point: (point.forgetting, -point.task))
     return best, (
-        f"none of {len(points)} points forgets as little as {100 * max_forgetting:.1f} points on development items; "
+        f"none of {len(points)} points forgets as little as {_points(max_forgetting)} on development items; "
         "this one forgets least. The same command goes on from here with more --trials or --finalists, or with a "
         "smaller --scale"
     )
+
+
+def _points(bound: float) -> str:
+    """A bound as it was given: 2.04 points, not 2.0."""
+    shown = f"{round(100 * bound, 3):g}"
+    return f"{shown if '.' in shown else f'{shown}.0'} points"
 
 
 def _check(config: TrainConfig, evaluation: EvaluationSettings, settings: BalanceSettings) -> None:
@@ -650,8 +656,13 @@ def _confirmed(bench: Bench, search: _Search, chosen: Point, max_forgetting: flo
     search.point(chosen.run, chosen.scale, "test")
     turned = _name_at(chosen.run, chosen.scale)
     answers, base = bench.kept(turned, "test"), bench.kept("base", "test")
+    cut_off = {"base": bench.cut_off("base", "test"), "tuned": bench.cut_off(turned, "test")}
     test = {
-        name: compare_answers(suite, answers[name], base[name])
+        name: {
+            **compare_answers(suite, answers[name], base[name]),
+            "cut_off": {which: shares[name] for which, shares in cut_off.items()},
+            "own_limits": name == "general",
+        }
         for name, suite in bench.suites["test"].items()
     }
     lost = _lost(bench, "test", answers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
+from selfaug.errors import ConfigError, SelfAugError
 from selfaug.eval.drift import measure_drift
 from selfaug.eval.general_suite import Half
 from selfaug.eval.scorers import files_of_scorer, named_scorer
@@ -21,7 +23,7 @@ from selfaug.model.adapters import scale_adapter, why_not_exact
 from selfaug.model.loading import context_window, load_adapter, load_model, load_tokenizer
 from selfaug.model.memory import release_memory
 from selfaug.model.reference import AdapterOff, FrozenModel, Reference, Remembered
-from selfaug.model.stored_weights import stored_weights_hash
+from selfaug.model.stored_weights import stored_tokenizer_hash, stored_weights_hash
 from selfaug.phases.inputs import compute_dtype, describe_sources, load_base_model, training_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import require_same_base
@@ -32,6 +34,7 @@ from selfaug.phases.suites import (
     general_prompts,
     level_of,
     select_items,
+    share_cut_off,
     suite_file_prompts,
     task_prompts,
 )
@@ -154,8 +157,14 @@ class Bench:
         return self.device.type == "cuda" and not getattr(self.base, "is_quantized", False)
 
     def base_answers(self, part: str) -> Answers:
-        """Answers of the base model, made where they are missing."""
-        return self._answered(part, "base", self.base_model())
+        """Answers of the base model, made where they are missing.
+
+        Raises:
+            ConfigError: if no drift can be measured on them.
+        """
+        answers = self._answered(part, "base", self.base_model())
+        self._require_own_answers(part)
+        return answers
 
     def add_subset(self, name: str, of: str, **counts: int | None) -> None:
         """A part with some of another part's items, so many of each suite; answers to them count in both.
@@ -167,14 +176,10 @@ class Bench:
         """
         self.suites[name] = {suite: self.suites[of][suite].spread(count) for suite, count in counts.items()}
         self._subsets[of] = name
-        known = self.kept("base", of)
         for suite_name, suite in self.suites[name].items():
-            texts = dict(zip(self.suites[of][suite_name].ids, known[suite_name], strict=True))
-            lines = [
-                {"id": one, "prompt": prompt, "answer": texts[one]}
-                for one, prompt in zip(suite.ids, suite.texts, strict=True)
-            ]
-            write_lines(self._answer_file(name, "base", suite_name), lines)
+            kept = {row["id"]: row for row in read_lines(self._answer_file(of, "base", suite_name))}
+            write_lines(self._answer_file(name, "base", suite_name), [kept[one] for one in suite.ids])
+        self._require_own_answers(name)
 
     def answers(self, name: str, part: str, make: Callable[[], Any]) -> Answers:
         """Answers of a model; they and its drift are made where they are missing.
@@ -203,10 +208,34 @@ class Bench:
             kept[suite_name] = [answers[one] for one in suite.ids]
         return kept
 
+    def cut_off(self, name: str, part: str) -> dict[str, float | None]:
+        """Share of each suite's written answers that reached their limit; None where it isn't known."""
+        return {
+            suite_name: share_cut_off(suite, self._answer_file(part, name, suite_name))
+            for suite_name, suite in self.suites[part].items()
+        }
+
     def drift(self, name: str, part: str, on: DriftOn = "own") -> dict[str, Any] | None:
         """Sums of nats and tokens by prompt, of a model that has been measured; else None."""
         file = self._drift_file(part, name, on)
-        return read_record(file, "drift") if file.exists() else None
+        if not file.exists():
+            return None
+        kept = read_record(file, "drift")
+        self._require_measured(name, kept["nats"])
+        return kept
+
+    def _require_measured(self, name: str, nats: Sequence[float | None]) -> None:
+        """Refuse a model whose drift is not a number: nothing can be said of it, nor chosen by it.
+
+        Raises:
+            SelfAugError: if it isn't; records have null for it.
+        """
+        if any(value is None or not math.isfinite(value) for value in nats):
+            raise SelfAugError(
+                f"the drift of {name} in {self.folder} is not a number: what this model computes is not finite.",
+                hint="its training has diverged: begin anew with a smaller train.learning_rate, or without the method "
+                "that it is of; model.dtype float32 may help, too.",
+            )
 
     def model(self, run: RunDir, config: TrainConfig, *, scale: float = 1.0) -> Any:
         """The model of a complete run, with its adapter, scaled; merged into it where that rounds nothing away."""
@@ -295,11 +324,13 @@ class Bench:
                 f"{name}: {part} drift" + (" on the job's prompts" if on == "task" else "")
             ),
         )
+        nats = [sum(tokens) for tokens in drift.per_token]
+        self._require_measured(name, nats)
         write_record(
             path,
             "drift",
             {
-                "nats": [sum(tokens) for tokens in drift.per_token],
+                "nats": nats,
                 "tokens": [len(tokens) for tokens in drift.per_token],
                 "top1_agreement": drift.top1_agreement,
             },
@@ -322,6 +353,21 @@ class Bench:
             [suite.prompts[index] + text for index, text in zip(chosen, texts, strict=True)],
             [len(suite.prompts[index]) for index in chosen],
         )
+
+    def _require_own_answers(self, part: str) -> None:
+        """Refuse general requests on which no drift can be measured, before anything is trained.
+
+        Raises:
+            ConfigError: if the base model has written nothing.
+        """
+        sequences, starts = self._own_answers(part)
+        if not any(len(sequence) > start for sequence, start in zip(sequences, starts, strict=True)):
+            raise ConfigError(
+                f"drift is measured on what the base model writes, and of {len(self.suites[part]['general'].ids):,} "
+                "general requests it has answered none in words of its own: they are multiple choice, or it said "
+                "nothing.",
+                hint="ask more of them, with --general-items, or of another --level.",
+            )
 
     def _task_prompts(self, part: str) -> tuple[list[list[int]], list[int]]:
         """The job's prompts, measured from their second token on."""
@@ -367,8 +413,12 @@ def contents_of(sources: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 
 def content_of_base(config: TrainConfig) -> dict[str, Any]:
-    """What identifies the base model, by its name; None for one that is not on this machine yet."""
-    return {f"model.name {config.model.name}": stored_weights_hash(config.model.name)}
+    """What identifies the base model and its tokeniser, by its name; None for one that is not on this machine yet."""
+    name = config.model.name
+    return {
+        f"model.name {name}": stored_weights_hash(name),
+        f"tokeniser and chat template of {name}": stored_tokenizer_hash(name),
+    }
 
 
 def open_bench(
@@ -448,6 +498,8 @@ def open_bench(
         settings.batch_size,
         lambda done, total: on_progress(Progress("base model: which level", done, total)),
     )
+    for warning in level.warnings:
+        on_progress(Progress("warning", message=warning))
     for half in halves:
         items = select_items(half, level.level, settings.general_items)
         suites[half]["general"] = general_prompts(tokenizer, items, template)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from selfaug.config import TrainConfig
+from selfaug.config import TrainConfig, training_settings
 from selfaug.core.forecast import FEWEST_RUNS, Run, forgetting_forecast
 from selfaug.core.statistics import (
     detectable_difference,
@@ -129,7 +129,7 @@ def _compared_in(
     # Methods and seeds may be added to a comparison later: all else has to stay as it is.
     fixed = {key: value for key, value in asdict(settings).items() if key not in ("methods", "seeds")}
     fixed.update(asdict(evaluation), **choice_of_rows(evaluation.task_items), first_seed=first_seed)
-    fixed["config"] = config.model_dump(mode="json", exclude={"run", "evaluation"})
+    fixed["config"] = training_settings(config)
     with work.settled():
         evaluated = open_bench(
             folder,
@@ -235,7 +235,8 @@ def chosen_value(trials: Sequence[Mapping[str, float]], floor: float, *, best_ta
         floor: least task score.
         best_task: go by the task score alone: what plain fine-tuning is for.
     """
-    eligible = [trial for trial in trials if trial["task"] >= floor]
+    # As shares of items, 6/50 and 7/50 - 0.02 are the same, and as floats they are not.
+    eligible = [trial for trial in trials if trial["task"] >= floor - 1e-12]
     if best_task or not eligible:
         return float(max(trials, key=lambda trial: trial["task"])["value"])
     return float(max(eligible, key=lambda trial: trial["general"])["value"])
@@ -303,6 +304,11 @@ def _with_more(
         for name in METHODS
         if name in known or name in wanted
     }
+
+
+def _mean_of_known(shares: Sequence[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known else None
 
 
 def _in_order(seeds: Iterable[int]) -> list[int]:
@@ -415,9 +421,10 @@ class _Table:
         self.base_answers = [bench.bench.kept("base", "test")]
 
     def base_row(self) -> dict[str, Any]:
+        cut_off = self.bench.bench.cut_off("base", "test")
         return {
             "suites": {
-                name: {"score": pooled_interval(scores, seed=0), "scores": scores}
+                name: {"score": pooled_interval(scores, seed=0), "scores": scores, "cut_off": cut_off[name]}
                 for name, scores in (
                     (name, self._all_scores(self.base_answers, name)) for name in self.suites
                 )
@@ -427,6 +434,7 @@ class _Table:
 
     def row(self, method: Method) -> dict[str, Any]:
         answers = self.answers[method.name]
+        cut_off = [self.bench.bench.cut_off(variant.name, "test") for variant in self.variants[method.name]]
         suites = {}
         for name in self.suites:
             scores, base = self._all_scores(answers, name), self._all_scores(self.base_answers, name)
@@ -436,6 +444,7 @@ class _Table:
                 "retention": retention(scores, base[0], seed=0),
                 "by_seed": [float(np.mean(of_seed)) for of_seed in scores],
                 "scores": scores,
+                "cut_off": _mean_of_known([of_seed[name] for of_seed in cut_off]),
             }
         return {
             "suites": suites,

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.core.statistics import mean_interval, paired_difference, score_interval, wilson_interval
 from selfaug.data.market_reports import market_report_rows, market_report_template
+from selfaug.data.special_tokens import without_special_tokens
 from selfaug.eval.drift import Drift, measure_drift
 from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem, Half, Level, score_general
 from selfaug.eval.house_style import TaskScore, leaks_house_style, score_task_answer
@@ -75,11 +76,13 @@ def questions(
     """Questions of one half; so many general items, or all of the level."""
     rows, template = market_report_rows(half, task_items), market_report_template()
     items = select_items(half, _LEVEL, general_items)
+    plain = without_special_tokens(tokenizer)
     task = Suite(
         ids=[row["id"] for row in rows],
         texts=[row["question"] for row in rows],
         prompts=[
-            chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"])) for row in rows
+            chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"], plain))
+            for row in rows
         ],
         limits=[_TASK_TOKENS] * len(rows),
         choices=[()] * len(rows),

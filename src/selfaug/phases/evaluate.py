@@ -7,6 +7,7 @@ an evaluation that was cut off goes on with the next prompts.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,13 +32,21 @@ from selfaug.eval.suite_files import read_suite
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import context_window, load_tokenizer
 from selfaug.model.reference import FrozenModel
+from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
 from selfaug.phases.inputs import describe_sources, resolve_device
 from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_benchmarks
 from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.phases.progress import Progress
-from selfaug.phases.run_models import hash_of_weights, load_run_models, trained_weights
+from selfaug.phases.run_models import (
+    TOKENIZER,
+    alike_where_known,
+    hash_of_weights,
+    load_run_models,
+    trained_alike,
+    trained_weights,
+)
 from selfaug.phases.suites import (
     Suite,
     answers_to,
@@ -50,6 +59,7 @@ from selfaug.phases.suites import (
     level_of,
     scored_by,
     select_items,
+    share_cut_off,
     suite_file_prompts,
     task_prompts,
 )
@@ -186,6 +196,7 @@ def evaluate(
         "benchmarks": list(benchmarks), "benchmark_tasks": benchmark_tasks, "benchmark_items": benchmark_items,
         "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
         "weights": hash_of_weights(weights), **choice_of_rows(task_items),
+        TOKENIZER: stored_tokenizer_hash(config.model.name),
     }  # fmt: skip
     judges = {one for name, file in files.items() if name not in made for one in _judges_of(file)}
     contents = digests_of([*sources, *files_of_scorer(scorer), *sorted(judges)])
@@ -227,6 +238,8 @@ def evaluate(
         _require_same(folder, work, settings)
     on_progress(Progress("data"))
     tokenizer = tokenizer_of_model()
+    # One from a hub may not have been here before.
+    settings[TOKENIZER] = stored_tokenizer_hash(config.model.name)
     require_chat_template(
         tokenizer, config.model.name, then=f"name that folder in {folder.config}, at model.name"
     )
@@ -246,7 +259,7 @@ def evaluate(
             else suite_file_prompts(tokenizer, read_suite(file), max_new_tokens, template, window=window)
         )
     resolved = resolve_device(device)
-    known = None if base_from is None else _evaluated_alike(base_from, config, settings, resolved)
+    known = None if base_from is None else _evaluated_alike(base_from, folder, config, settings, resolved)
     on_progress(Progress("model"))
     base, tuned = load_run_models(folder, config, weights, device=resolved, offline=offline)
     if overwrite and replaced.entries():
@@ -266,6 +279,8 @@ def evaluate(
                     batch_size,
                     report("base: which level"),
                 )
+            for warning in chosen.warnings:
+                on_progress(Progress("warning", message=warning))
             if forecast is not None and (why := other_level(forecast, chosen.level)):
                 on_progress(Progress("warning", message=f"no forecast is made: {why}"))
                 foretold = None
@@ -301,6 +316,7 @@ def evaluate(
                         folder=benchmark_tasks,
                         items=benchmark_items,
                         batch_size=batch_size,
+                        template_arguments=template,
                     )
         drifts, most_drifted = measured_drifts(
             tuned,
@@ -314,7 +330,11 @@ def evaluate(
         write_lines(work / "drift.jsonl", most_drifted)
 
         results = {
-            name: compare_answers(suite, answers[name]["tuned"], answers[name]["base"])
+            name: {
+                **compare_answers(suite, answers[name]["tuned"], answers[name]["base"]),
+                "cut_off": {which: share_cut_off(suite, work / f"{name}-{which}.jsonl") for which in MODELS},
+                "own_limits": name == "general" or name in made,
+            }
             for name, suite in asked.items()
         }
         results |= {task: _compare_benchmarks(task, **found) for task, found in scored.items()}
@@ -344,7 +364,9 @@ def evaluate(
             },
             "drift": drifts,
             "forecast": None
-            if foretold is None or OWN_ANSWERS not in drifts
+            if foretold is None
+            or OWN_ANSWERS not in drifts
+            or not math.isfinite(drifts[OWN_ANSWERS]["nats"].value)
             else expected_forgetting(foretold, drifts[OWN_ANSWERS]["nats"].value),
             "gate": gate,
             "device": str(resolved),
@@ -402,9 +424,11 @@ def _decided_anew(
         )
     if gate is not None:
         record["gate"] = gate
-    if forecast is not None and foretold is not None and OWN_ANSWERS in record["drift"]:
+    # Null where the model is broken, and drifts by no number.
+    moved = record["drift"].get(OWN_ANSWERS, {"nats": {"value": None}})["nats"]["value"]
+    if forecast is not None and foretold is not None and moved is not None:
         _require_level(forecast, record["level"]["level"])
-        record["forecast"] = expected_forgetting(foretold, record["drift"][OWN_ANSWERS]["nats"]["value"])
+        record["forecast"] = expected_forgetting(foretold, moved)
     record["also"] = record.get("also", {}) | scored
     return _written(run, record, gate)
 
@@ -413,7 +437,10 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names of the settings that differ."""
     # Of earlier versions, which kept the home folder's sign as it was.
     before = {**before, "data": [os.path.expanduser(source) for source in before.get("data", [])]}
-    return sorted(key for key in now if before.get(key) != now[key])
+    changed = [key for key in now if before.get(key) != now[key]]
+    if alike_where_known(before.get(TOKENIZER), now.get(TOKENIZER)):
+        changed = [key for key in changed if key != TOKENIZER]
+    return sorted(changed)
 
 
 def digests_of(sources: Sequence[str]) -> dict[str, list[str]]:
@@ -474,8 +501,11 @@ def _scored_anew(suite: Suite, scorers: Mapping[str, Scorer], work: Path) -> dic
         asked = zip(suite.ids, suite.texts, strict=True)
         if any(name not in kept or kept[name]["prompt"] != text for name, text in asked):
             raise StorageError(
-                f"{file} has not the answers to these rows: it was moved, or the rows have changed since.",
-                hint="use --overwrite to ask both models again.",
+                f"{file} has not the answers to these rows: it was moved, or the rows or their prompts have changed "
+                "since.",
+                hint="use --overwrite to ask both models again. A chat template that writes today's date into each "
+                "prompt, as Llama 3.2's does, makes others of them each day: train with the date fixed, as in "
+                "`data.chat_template_kwargs: {date_string: 26 Jul 2024}`.",
             )
         answers[which] = [kept[name]["answer"] for name in suite.ids]
     return {name: compare_answers(one, answers["tuned"], answers["base"]) for name, one in suites.items()}
@@ -539,14 +569,31 @@ def _suite_name(suite: str) -> str:
 
 
 def _evaluated_alike(
-    run: str | os.PathLike[str], config: TrainConfig, settings: dict[str, Any], device: torch.device
+    run: str | os.PathLike[str],
+    asking: RunDir,
+    config: TrainConfig,
+    settings: dict[str, Any],
+    device: torch.device,
 ) -> Path:
-    """Folder of the answers of another run's evaluation, whose base model was asked the same."""
+    """Folder of the answers of another run's evaluation, whose base model was asked the same.
+
+    Args:
+        run: whose answers are wanted.
+        asking, config: the run that is evaluated.
+        settings, device: of the evaluation.
+
+    Raises:
+        ConfigError: if it was another model, or was asked something else.
+    """
     other = RunDir.open(run)
+    other_config = load_config(other.config)
     record = read_record(other.evaluation, RECORD_KIND)
     differ = [key for key in _changed(record["settings"], settings) if key not in ("step", "weights")]
-    if load_config(other.config).model != config.model:
+    # Another one may have lain under the same name: each run agrees with the weights that it was trained on.
+    if other_config.model != config.model or not trained_alike(asking, other):
         differ.append("base model")
+    if other_config.data.chat_template_kwargs != config.data.chat_template_kwargs:
+        differ.append("data.chat_template_kwargs")
     if record["device"] != str(device):
         differ.append("device")
     if differ:

@@ -71,6 +71,7 @@ def benchmark_answers(
     folder: str | None,
     items: int | None,
     batch_size: int,
+    template_arguments: Mapping[str, Any] | None = None,
 ) -> Benchmark:
     """What a model answers to a task of lm-eval, kept in a file, and lm-eval's results beside it.
 
@@ -83,10 +84,11 @@ def benchmark_answers(
         folder: with task files (YAML) of the user's, whose data may be local files.
         items: how many; None for all.
         batch_size: prompts answered together.
+        template_arguments: of the chat template.
 
     Raises:
         ConfigError: if lm-eval is not installed, or has no such task.
-        DataError: if a score is not between 0 and 1.
+        DataError: if a score is not between 0 and 1, or less of it is better.
     """
     kept_table = path.with_name(f"{path.stem}-results.json")
     if path.exists():
@@ -97,7 +99,12 @@ def benchmark_answers(
 
     with _quiet():
         results = simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            model=HFLM(
+                pretrained=model,
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                chat_template_args=dict(template_arguments or {}),
+            ),
             tasks=[task],
             task_manager=_manager_of(task, folder),
             limit=items,
@@ -111,7 +118,7 @@ def benchmark_answers(
         for sample in samples:
             one = f"{name} {sample['doc_id']}"
             if one not in found:  # again with every further filter
-                found[one] = {"id": one, **_item(sample)}
+                found[one] = {"id": one, **_item(sample, results["higher_is_better"].get(name, {}))}
     items_found, table = list(found.values()), _table(results)
     write_record(kept_table, _TABLE, table)
     write_lines(path, items_found)  # last: where it is, the task is done
@@ -172,8 +179,15 @@ def _table(results: Mapping[str, Any]) -> dict[str, Any]:
     return {"lm_eval": importlib.metadata.version("lm_eval"), "rows": rows}
 
 
-def _item(sample: Mapping[str, Any]) -> dict[str, Any]:
+def _item(sample: Mapping[str, Any], higher_is_better: Mapping[str, bool | None]) -> dict[str, Any]:
     metric = sample["metrics"][0]
+    if higher_is_better.get(metric) is False:  # None: the task doesn't say
+        raise DataError(
+            f"of lm-eval's {metric}, less is better: its difference, and what was retained of it, would say the "
+            "opposite.",
+            hint="choose a task whose first metric is a score, such as acc or exact_match; or name that one first in a "
+            "task file of your own, with --benchmark-tasks.",
+        )
     score = float(sample[metric])
     if not 0.0 <= score <= 1.0:
         raise DataError(

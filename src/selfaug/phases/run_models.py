@@ -14,19 +14,26 @@ from selfaug.config import TrainConfig
 from selfaug.errors import ModelError, StorageError
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.loading import load_adapter, load_model
-from selfaug.model.stored_weights import stored_weights_hash
+from selfaug.model.stored_weights import stored_tokenizer_hash, stored_weights_hash
 from selfaug.phases.inputs import compute_dtype, load_base_model
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
 __all__ = [
+    "TOKENIZER",
+    "alike_where_known",
     "base_identity",
     "hash_of_weights",
     "hashes_of_weights",
     "load_run_models",
     "require_same_base",
+    "trained_alike",
+    "trained_base",
     "trained_weights",
 ]
+
+TOKENIZER = "tokenizer_and_template"
+"""Of settings that have to be the same for kept answers: with another one, prompts are others under the same texts."""
 
 
 def load_run_models(
@@ -107,9 +114,30 @@ def base_identity(model: PreTrainedModel, name: str) -> dict[str, Any]:
         "parameters": model.num_parameters(),  # of 4-bit weights too, which are packed
         "weights_hash": described["weights"],
         "stored_weights_hash": stored_weights_hash(name),
+        "stored_tokenizer_hash": stored_tokenizer_hash(name),
         "class": described["class"],
         "dtype": described["compute_dtype"],
     }
+
+
+def trained_base(run: RunDir) -> dict[str, Any]:
+    """What identifies the base model that a run was trained on, as `base_identity` has it."""
+    record, kind = (run.record, "train") if run.is_complete() else (run.started, "train-started")
+    identity: dict[str, Any] = read_record(record, kind)["model"]
+    return identity
+
+
+def trained_alike(one: RunDir, other: RunDir) -> bool:
+    """Whether two runs were trained on base models with the same weights, as far as their records tell."""
+    bases = [trained_base(one), trained_base(other)]
+    # As they are stored, whatever they were loaded as. Older records don't have that hash.
+    stored = {base.get("stored_weights_hash") for base in bases}
+    return len(stored) == 1 if None not in stored else bases[0]["weights_hash"] == bases[1]["weights_hash"]
+
+
+def alike_where_known(one: str | None, other: str | None) -> bool:
+    """Whether two hashes are the same; older records have none, nor has what is not on this machine."""
+    return one is None or other is None or one == other
 
 
 def require_same_base(run: RunDir, config: TrainConfig, base: PreTrainedModel, *, offline: bool) -> None:
@@ -123,8 +151,7 @@ def require_same_base(run: RunDir, config: TrainConfig, base: PreTrainedModel, *
     Raises:
         ModelError: if it is another one.
     """
-    record, kind = (run.record, "train") if run.is_complete() else (run.started, "train-started")
-    trained = read_record(record, kind)["model"]
+    trained = trained_base(run)
     stored = trained.get("stored_weights_hash")
     if stored is not None and stored == stored_weights_hash(config.model.name):
         return

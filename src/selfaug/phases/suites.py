@@ -15,6 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
+from selfaug.core.cut_off import why_cut_off
 from selfaug.core.statistics import detectable_difference, paired_difference, retention, score_interval
 from selfaug.data.encode import EncodedRow
 from selfaug.data.sources import Problem, problems_error
@@ -32,7 +33,7 @@ from selfaug.eval.general_suite import (
 )
 from selfaug.eval.scorers import Scorer, why_unscorable
 from selfaug.eval.suite_files import SuiteRow
-from selfaug.model.generate import chat_prompt_ids, generate_greedy
+from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
 from selfaug.phases.inputs import load_training_data
 from selfaug.records import append_line, read_lines, write_lines
 
@@ -49,6 +50,7 @@ __all__ = [
     "level_of",
     "scored_by",
     "select_items",
+    "share_cut_off",
     "spread_over_sources",
     "suite_file_prompts",
     "task_prompts",
@@ -301,7 +303,8 @@ def answers_to(
 
     Args:
         suite: what is asked.
-        path: JSONL file with `id`, `prompt` and `answer`; in the suite's order when all are there.
+        path: JSONL file with `id`, `prompt`, `answer` and, of those written freely, whether they were `cut_off` at
+            their limit; in the suite's order when all are there.
         model: that is asked.
         tokenizer: its tokeniser.
         batch_size: prompts answered together; when it is cut off, only these answers are lost.
@@ -323,21 +326,26 @@ def answers_to(
     chosen = [index for index in missing if suite.choices[index]]
     chosen.sort(key=lambda index: len(suite.prompts[index]), reverse=True)
 
-    def keep(index: int, answer: str) -> None:
+    def keep(index: int, answer: str, **more: bool) -> None:
         nonlocal there
         name = suite.ids[index]
-        rows[name] = {"id": name, "prompt": suite.texts[index], "answer": answer}
+        rows[name] = {"id": name, "prompt": suite.texts[index], "answer": answer, **more}
         append_line(path, rows[name])
         there += 1
         on_progress(there, len(suite.ids))
 
-    generate_greedy(
+    def keep_written(place: int, answer: list[int]) -> None:
+        index = written[place]
+        text = str(tokenizer.decode(answer, skip_special_tokens=True))
+        keep(index, text, cut_off=len(answer) >= suite.limits[index])
+
+    generate_greedy_ids(
         model,
-        tokenizer,
         [suite.prompts[index] for index in written],
+        eos_ids=end_tokens(model, tokenizer),
         max_new_tokens=[suite.limits[index] for index in written],
         batch_size=batch_size,
-        on_answer=lambda place, answer: keep(written[place], answer),
+        on_answer=keep_written,
     )
     for start in range(0, len(chosen), batch_size):
         batch = chosen[start : start + batch_size]
@@ -348,6 +356,18 @@ def answers_to(
     if list(rows) != ordered:
         write_lines(path, [rows[name] for name in ordered])
     return [rows[name]["answer"] for name in suite.ids]
+
+
+def share_cut_off(suite: Suite, path: Path) -> float | None:
+    """Share of a file's freely written answers that reached their limit; None where nobody kept it, or there are none.
+
+    Args:
+        suite: what was asked.
+        path: as for `answers_to`.
+    """
+    kept = {row["id"]: row.get("cut_off") for row in read_lines(path)} if path.exists() else {}
+    known = [cut for cut in (kept.get(suite.ids[index]) for index in suite.written) if cut is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _choose(
@@ -380,10 +400,18 @@ class ChosenLevel:
     Attributes:
         level: 1 to 3, or None for all.
         scores: of the base model on a few development items of each level; empty if the user chose.
+        cut_off: share of its written answers to these that reached their limit; None where it isn't known.
     """
 
     level: Level | None
     scores: dict[str, float]
+    cut_off: float | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """Why the level may be too easy for the model; empty where nothing speaks for it."""
+        why = None if self.cut_off is None else why_cut_off(self.cut_off, own_limits=True)
+        return [] if why is None else [f"where the level of the general requests was chosen, {why}."]
 
 
 def level_of(name: LevelName) -> ChosenLevel | None:
@@ -422,7 +450,11 @@ def fitting_level(
         own = [suite.score(i, answers[i]) for i, item in enumerate(items) if item.level == level]
         scores[level] = sum(own) / len(own)
     fitting: list[Level] = [level for level in LEVELS if scores[level] >= _FITTING_SCORE]
-    return ChosenLevel(max(fitting, default=1), {str(level): score for level, score in scores.items()})
+    return ChosenLevel(
+        max(fitting, default=1),
+        {str(level): score for level, score in scores.items()},
+        share_cut_off(suite, path),
+    )
 
 
 def compare_answers(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> dict[str, Any]:

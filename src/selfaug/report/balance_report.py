@@ -7,9 +7,9 @@ from typing import Any
 
 from selfaug.report.charts import scatter_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
-from selfaug.report.evaluation_report import bound_block, suites_block
+from selfaug.report.evaluation_report import bound_block, cut_off_blocks, suites_block
 from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
-from selfaug.wording.numbers import duration, percent, points, span
+from selfaug.wording.numbers import bound_points, digits_beside, duration, percent, points, span
 
 __all__ = ["balance_report", "balance_summary", "balance_verdict"]
 
@@ -35,6 +35,7 @@ def balance_report(record: Mapping[str, Any]) -> Report:
     ]
     on_test: list[Block] = [
         suites_block(record["test"], record["settings"]["scorer"], tuned="chosen point"),
+        *cut_off_blocks(record["test"], tuned="chosen point"),
         bound_block(record["test_gate"]),
     ]
     level = record["level"]
@@ -55,7 +56,7 @@ def balance_report(record: Mapping[str, Any]) -> Report:
             ("model", record["settings"]["config"]["model"]["name"]),
             ("rows", ", ".join(map(str, record["settings"]["config"]["data"]["train"]))),
             ("score of the job", record["settings"]["scorer"]),
-            ("budget", f"{100 * record['settings']['max_forgetting']:.1f} points of forgetting"),
+            ("budget", f"{bound_points(record['settings']['max_forgetting'])} of forgetting"),
             ("general requests", f"level {level['level']}" if level.get("level") else "all levels"),
             ("what is chosen on what", "Chosen on development items, reported on test items."),
             ("machine", record["device"]),
@@ -95,8 +96,11 @@ def balance_summary(record: Mapping[str, Any]) -> Summary:
 
 
 def balance_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
-    """One sentence: what the chosen setting does on test items, and whether the budget holds."""
-    gate, budget = record["test_gate"], points(record["settings"]["max_forgetting"], sign=False)
+    """One sentence: what the chosen setting does on test items, and whether the budget holds.
+
+    One that was not shown to have learned the job is not as hoped: whatever learns nothing stays within every budget.
+    """
+    gate, budget = record["test_gate"], bound_points(record["settings"]["max_forgetting"])
     outcomes: dict[str, tuple[Outcome, str]] = {
         "pass": ("good", f"within the budget of {budget}"),
         "fail": ("bad", f"more than the budget of {budget}"),
@@ -106,7 +110,13 @@ def balance_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
     value = gate["value"]
     task = record["test"].get("task")
     job = "" if task is None else f"does {percent(task['tuned']['value'])} of the job and "
-    forgets = f"forgets {points(value['value'], sign=False)} of the general score ({span(value)})"
+    digits = digits_beside(value, record["settings"]["max_forgetting"])
+    lost = f"{points(value['value'], sign=False, digits=digits)} of the general score ({span(value, digits=digits)})"
+    forgets = f"forgets {lost}"
+    gain = None if task is None else task["difference"]["difference"]
+    if gain is not None and gain["low"] <= 0:
+        outcome = "mixed" if outcome == "good" else outcome
+        held += f"; it was not shown to have learned the job ({points(gain['value'])}, {span(gain)})"
     return outcome, f"The chosen setting {job}{forgets}: {held}."
 
 

@@ -99,32 +99,55 @@ def comparison_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
             f"job and changes the general score by {points(lost['value'])} ({span(lost)})."
         )
     ours = methods[subject]
-    mine, theirs = (row["suites"]["task"]["score"]["value"] for row in (ours, plain))
-    my_change, their_change = (row["suites"]["general"]["difference"]["difference"] for row in (ours, plain))
-    against = plain["against_subject"]
-    task, general = against["task"]["difference"], against["general"]["difference"]
-    if task["high"] < 0:
-        job = f"SelfAug learned the job less well than plain LoRA ({percent(mine)} against {percent(theirs)})"
-    elif task["low"] > 0:
-        job = f"SelfAug learned the job better than plain LoRA ({percent(mine)} against {percent(theirs)})"
-    else:
-        job = (
-            f"SelfAug did {percent(mine)} of the job and plain LoRA {percent(theirs)}, with no difference shown "
-            f"({span(task)} points)"
-        )
-    changes = (
-        f"general score {points(my_change['value'])} ({span(my_change)}) against {points(their_change['value'])} "
-        f"({span(their_change)})"
-    )
-    if general["low"] > 0:
-        kept = f"it kept more of everything else: {changes}"
-    elif general["high"] < 0:
-        kept = f"it kept less of everything else: {changes}"
-    else:
-        kept = f"it was not shown to keep more of everything else: {changes}"
-    learned, retained = task["high"] >= 0, general["low"] > 0
+    learned = _has_learned(ours) and plain["against_subject"]["task"]["difference"]["high"] >= 0
+    retained = plain["against_subject"]["general"]["difference"]["low"] > 0
     outcome: Outcome = "good" if learned and retained else "mixed" if learned or retained else "bad"
-    return outcome, f"{job}; {kept}."
+    who = "it" if _has_learned(ours) or _has_learned(plain) else "SelfAug"
+    said = f"{_of_the_job(ours, plain)}; {who} {_of_all_else(ours, plain)}{_of_seeds(ours, plain)}."
+    return outcome, said
+
+
+def _has_learned(row: Mapping[str, Any]) -> bool:
+    """Whether a method was shown to do more of the job than the base model."""
+    learned: bool = row["suites"]["task"]["difference"]["difference"]["low"] > 0
+    return learned
+
+
+def _of_the_job(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    mine, theirs = (percent(row["suites"]["task"]["score"]["value"]) for row in (ours, plain))
+    task = plain["against_subject"]["task"]["difference"]
+    # Two methods that learned nothing, as with too large an alpha, are not shown to differ either.
+    if not _has_learned(ours) and not _has_learned(plain):
+        return f"Neither SelfAug nor plain LoRA was shown to learn the job ({mine} and {theirs} of it)"
+    if not _has_learned(ours):
+        return f"SelfAug was not shown to learn the job, as plain LoRA did ({mine} against {theirs})"
+    if task["high"] < 0:
+        return f"SelfAug learned the job less well than plain LoRA ({mine} against {theirs})"
+    if task["low"] > 0:
+        return f"SelfAug learned the job better than plain LoRA ({mine} against {theirs})"
+    return f"SelfAug did {mine} of the job and plain LoRA {theirs}, with no difference shown ({span(task)} points)"
+
+
+def _of_all_else(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    mine, theirs = (row["suites"]["general"]["difference"]["difference"] for row in (ours, plain))
+    general = plain["against_subject"]["general"]["difference"]
+    changes = f"general score {points(mine['value'])} ({span(mine)}) against {points(theirs['value'])} ({span(theirs)})"
+    if general["low"] > 0:
+        return f"kept more of everything else: {changes}"
+    if general["high"] < 0:
+        return f"kept less of everything else: {changes}"
+    return f"was not shown to keep more of everything else: {changes}"
+
+
+def _of_seeds(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+    """What of the sentence is of which seeds, where the methods have not the same."""
+    shared = plain.get("against_seeds", [])
+    if not shared or all(len(row.get("seeds", shared)) == len(shared) for row in (ours, plain)):
+        return ""
+    seeds = f"{len(shared)} {'seed' if len(shared) == 1 else 'seeds'}"
+    return (
+        f"; scores are over each method's own seeds, what is said to differ over the {seeds} that both have"
+    )
 
 
 def _key(name: str) -> str:

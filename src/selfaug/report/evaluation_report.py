@@ -22,12 +22,19 @@ from selfaug.report.document import (
     Text,
     Tile,
 )
-from selfaug.wording.evaluation_words import bound_in_words, forecast_in_words
-from selfaug.wording.numbers import duration, percent, points, span
+from selfaug.wording.evaluation_words import (
+    bound_in_words,
+    cut_off_in_words,
+    cut_off_warnings,
+    forecast_in_words,
+    level_in_words,
+)
+from selfaug.wording.numbers import duration, nats, percent, points, span
 
 __all__ = [
     "answer_badges",
     "bound_block",
+    "cut_off_blocks",
     "evaluation_outcome",
     "evaluation_provenance",
     "evaluation_sections",
@@ -44,6 +51,9 @@ _SUITES_FIRST = 3
 
 # Of each heated text, so many tokens are given with their numbers: for who can't see the heat.
 _NAMED_TOKENS = 5
+
+# What `--level auto` wants the base model to pass.
+_FITTING_SCORE = 0.4
 
 _ID = re.compile(r'\{"id": "([^"\\]*)"')
 
@@ -66,7 +76,10 @@ def evaluation_sections(
         samples_folder: the folder as readers of the report find it.
     """
     scorer = record["settings"]["scorer"]
-    scores: list[Block] = [suites_block(record["suites"], scorer, tuned=tuned)]
+    scores: list[Block] = [
+        suites_block(record["suites"], scorer, tuned=tuned),
+        *cut_off_blocks(record["suites"], tuned=tuned),
+    ]
     if record.get("also"):
         others = {f"the job ({name})": one for name, one in record["also"].items()}
         scores.append(suites_block(others, scorer, tuned=tuned, title="The job, by other scorers"))
@@ -152,7 +165,7 @@ def evaluation_tiles(record: Mapping[str, Any]) -> list[Tile]:
     own = next(reversed(record["drift"].items()), None)
     if own is not None:
         name, drift = own
-        tiles.append(Tile("Drift", f"{drift['nats']['value']:.3f}", ["nats per token", f"on {name}"]))
+        tiles.append(Tile("Drift", nats(drift["nats"]["value"]), ["nats per token", f"on {name}"]))
     return tiles
 
 
@@ -162,8 +175,12 @@ def evaluation_provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     half = "test" if settings["half"] == "test" else "development"
     asked = f"{half} half" + (f", level {level['level']}" if level.get("level") else ", all levels")
     if level.get("scores"):
-        scores = ", ".join(f"level {name} {percent(score)}" for name, score in level["scores"].items())
-        asked += f": the hardest of which the base model passes 40 % (development items: {scores})"
+        why = (
+            "the hardest of which the base model passes 40 %"
+            if max(level["scores"].values()) >= _FITTING_SCORE
+            else "the easiest; the base model passes 40 % of none"
+        )
+        asked += f": {why} (development items: {level_in_words(level)})"
     chosen = (
         "Nothing should have been chosen on these items."
         if settings["half"] == "test"
@@ -190,6 +207,13 @@ def answer_badges(score: float | None, *, leaks: bool = False) -> list[str]:
 def bound_block(bound: Mapping[str, Any]) -> Text:
     """One bound of a gate and what became of it."""
     return Text(bound_in_words(bound), _OUTCOMES[bound["outcome"]])
+
+
+def cut_off_blocks(suites: Mapping[str, Any], *, tuned: str, base: str = "base model") -> list[Text]:
+    """How many answers were cut off at their limit, and what to do where they are many; nothing in older records."""
+    told = cut_off_in_words(suites, base=base, tuned=tuned)
+    shares = [] if told is None else [Text(f"{told[0].upper()}{told[1:]}.")]
+    return [*shares, *(Text(f"{warning}.", "! cut off") for warning in cut_off_warnings(suites))]
 
 
 def suites_block(
@@ -292,8 +316,8 @@ def _drift_section(record: Mapping[str, Any], tuned: str) -> Section:
                     Cell(name),
                     Cell(f"{drift['tokens']:,}"),
                     Cell(
-                        f"{drift['nats']['value']:.4f}",
-                        f"{drift['nats']['low']:.4f} to {drift['nats']['high']:.4f}",
+                        nats(drift["nats"]["value"], 4),
+                        f"{nats(drift['nats']['low'], 4)} to {nats(drift['nats']['high'], 4)}",
                     ),
                     Cell(percent(drift["top1_agreement"])),
                     Cell("", _tenths(drift["by_tenth"]), _bars(drift["by_tenth"])),

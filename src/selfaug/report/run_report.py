@@ -17,6 +17,7 @@ from selfaug.report.charts import lines_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import (
     bound_block,
+    cut_off_blocks,
     evaluation_outcome,
     evaluation_provenance,
     evaluation_sections,
@@ -311,6 +312,7 @@ def _realignment(record: Mapping[str, Any]) -> Section:
                 tuned="this run",
                 title="Against the deployed run",
             ),
+            *cut_off_blocks(record["suites"], base="deployed run", tuned="this run"),
             *(bound_block(one) for one in gate["bounds"]),
         ],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from selfaug.core.cut_off import why_cut_off
 from selfaug.wording.evaluation_words import discordance_in_words
 from selfaug.wording.numbers import percent
 
@@ -111,16 +112,24 @@ def against_table(record: Mapping[str, Any]) -> TextTable | None:
                 ]
             )
     label = record["methods"][record["subject"]]["label"]
-    pooled = len(record["settings"]["seeds"]) > 1
+    seeds = {
+        len(method["against_seeds"])
+        for method in record["methods"].values()
+        if method["against_subject"] is not None
+    }
+    resampled = "from the same resampling of items and seeds as the interval"
+    exact = "exact where items are right or wrong; of graded scores, from the same resampling as the interval"
     return TextTable(
         f"{label} minus each method, in points",
         ["method", *suites],
         rows,
         "p: two-sided, "
         + (
-            "from the same resampling of items and seeds as the interval."
-            if pooled
-            else "exact where items are right or wrong; of graded scores, from the same resampling as the interval."
+            f"{exact}."
+            if max(seeds, default=1) == 1
+            else f"{resampled}; in rows of one seed {exact}."
+            if 1 in seeds
+            else f"{resampled}."
         ),
     )
 
@@ -159,7 +168,10 @@ def comparison_notes(record: Mapping[str, Any]) -> str:
     return (
         f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; {_seeds(seeds)}"
         f"{', fewer where a row says so' if some_have_fewer else ''}. "
-        "In brackets: 95 % intervals over items and seeds." + _unseen(record) + _fast(record["fast_subset"])
+        f"In brackets: 95 % intervals over items{' and seeds' if len(seeds) > 1 else ''}; of drift, over prompts."
+        + _unseen(record)
+        + _fast(record["fast_subset"])
+        + _cut_off(record)
     )
 
 
@@ -200,6 +212,25 @@ def _fast(subset: Mapping[str, Any] | None) -> str:
         f"all {subset['of_items']} ({tau}); their interval held the difference on all of them for "
         f"{subset['covered']} of {subset['models']}."
     )
+
+
+def _cut_off(record: Mapping[str, Any]) -> str:
+    """How many answers were cut off at their limit, and what to do where they are many; empty in older records."""
+    rows = {"base model": record.get("base", {}), **{row["label"]: row for row in record["methods"].values()}}
+    told = ""
+    for suite in record["items"]:
+        shares = {label: row.get("suites", {}).get(suite, {}).get("cut_off") for label, row in rows.items()}
+        known = {label: share for label, share in shares.items() if share is not None}
+        if not known:
+            continue
+        most = max(known, key=lambda label: known[label])
+        shown = ", ".join(
+            f"{label} {percent(known[label])}" for label in dict.fromkeys([next(iter(known)), most])
+        )
+        told += f" Answers that were cut off at their limit, {suite}: {shown}{', the most' if len(known) > 1 else ''}."
+        if (why := why_cut_off(known[most], own_limits=suite == "general")) is not None:
+            told += f" Beware: {why}."
+    return told
 
 
 def _routing(record: Mapping[str, Any]) -> str:

@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from selfaug.core.cut_off import why_cut_off
 from selfaug.core.statistics import ASSUMED_DISCORDANCE
-from selfaug.wording.numbers import percent, points, span
+from selfaug.wording.numbers import bound_points, digits_beside, percent, points, span
 
-__all__ = ["bound_in_words", "discordance_in_words", "forecast_in_words", "unseen_in_words"]
+__all__ = [
+    "bound_in_words",
+    "cut_off_in_words",
+    "cut_off_warnings",
+    "discordance_in_words",
+    "forecast_in_words",
+    "level_in_words",
+    "unseen_in_words",
+]
 
 
 def forecast_in_words(forecast: Mapping[str, Any]) -> str:
@@ -36,6 +45,50 @@ def unseen_in_words(suite: Mapping[str, Any]) -> str:
     )
 
 
+def cut_off_in_words(suites: Mapping[str, Any], *, base: str, tuned: str) -> str | None:
+    """How many answers reached their limit, by suite; None in records of before it was kept.
+
+    Args:
+        suites: of a record, with `cut_off` of both models.
+        base, tuned: what the models are called.
+    """
+    told = []
+    for name, shares in _shares_cut_off(suites).items():
+        ours = [
+            f"{who} {percent(shares[key])}"
+            for key, who in (("base", base), ("tuned", tuned))
+            if key in shares
+        ]
+        told.append(f"{name}: {', '.join(ours)}")
+    return f"answers that were cut off at their limit: {'; '.join(told)}" if told else None
+
+
+def cut_off_warnings(suites: Mapping[str, Any]) -> list[str]:
+    """Of suites where so many answers were cut off that scores say little: what to do; arguments as above."""
+    found = _shares_cut_off(suites)
+    return [
+        f"{name}: {why}"
+        for name, shares in found.items()
+        if (why := why_cut_off(max(shares.values()), own_limits=suites[name]["own_limits"])) is not None
+    ]
+
+
+def _shares_cut_off(suites: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By suite and model, where it is known."""
+    known = {
+        name: {key: share for key, share in suite.get("cut_off", {}).items() if share is not None}
+        for name, suite in suites.items()
+    }
+    return {name: shares for name, shares in known.items() if shares}
+
+
+def level_in_words(level: Mapping[str, Any]) -> str:
+    """What the base model scores on development items of each level, by which one was chosen."""
+    text = ", ".join(f"level {name} {percent(score)}" for name, score in level["scores"].items())
+    cut_off = level.get("cut_off")
+    return text if cut_off is None else f"{text}; {percent(cut_off)} of its answers cut off at their limit"
+
+
 def discordance_in_words(measured: float | None) -> str:
     """On how many items two models are taken to differ, and where that is from."""
     if measured is None:
@@ -46,9 +99,10 @@ def discordance_in_words(measured: float | None) -> str:
 def bound_in_words(bound: Mapping[str, Any]) -> str:
     """One bound of a gate, what was measured, and the decision."""
     value = bound["value"]
+    digits = digits_beside(value, bound["bound"])
     text = (
-        f"{bound['name']}: {points(value['value'])} ({span(value)}), "
-        f"{bound['sense']} {points(bound['bound'], sign=False)} wanted: {bound['outcome']}"
+        f"{bound['name']}: {points(value['value'], digits=digits)} ({span(value, digits=digits)}), "
+        f"{bound['sense']} {bound_points(bound['bound'])} wanted: {bound['outcome']}"
     )
     if bound["outcome"] == "inconclusive":
         needed = bound["items_needed"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["duration", "percent", "points", "span"]
+__all__ = ["bound_points", "digits_beside", "duration", "nats", "percent", "points", "span"]
 
 # From here on, in hours.
 _LONG = 3 * 3600
+
+# Of bounds, and of what is beside them.
+_MOST_DIGITS = 3
 
 
 def percent(share: float | None) -> str:
@@ -15,15 +18,44 @@ def percent(share: float | None) -> str:
     return "not measured" if share is None else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
-def points(difference: float, *, sign: bool = True) -> str:
+def points(difference: float, *, sign: bool = True, digits: int = 1) -> str:
     """A difference of shares in percentage points."""
-    shown = _signed(100 * difference)
+    shown = _signed(100 * difference, digits)
     return f"{shown if sign else shown.removeprefix('+')} points"
 
 
-def span(interval: Mapping[str, float]) -> str:
+def span(interval: Mapping[str, float], *, digits: int = 1) -> str:
     """The interval of a difference of shares, in percentage points."""
-    return f"{_signed(100 * interval['low'])} to {_signed(100 * interval['high'])}"
+    return " to ".join(_signed(100 * interval[end], digits) for end in ("low", "high"))
+
+
+def bound_points(bound: float) -> str:
+    """A bound on a difference of shares, in percentage points: as it was given, 2.04 and not 2.0."""
+    return points(bound, sign=False, digits=_digits_of(bound))
+
+
+def digits_beside(interval: Mapping[str, float], bound: float) -> int:
+    """So many decimals of an interval, in percentage points, that none of its ends seems to be the bound and isn't.
+
+    At least those of the bound; three at most.
+    """
+    digits = _digits_of(bound)
+    ends = [interval[end] for end in ("low", "high") if abs(interval[end] - bound) > 1e-9]
+    while digits < _MOST_DIGITS and round(100 * bound, digits) in [round(100 * end, digits) for end in ends]:
+        digits += 1
+    return digits
+
+
+def _digits_of(bound: float) -> int:
+    digits = 1
+    while digits < _MOST_DIGITS and abs(round(100 * bound, digits) - 100 * bound) > 1e-9:
+        digits += 1
+    return digits
+
+
+def nats(value: float | None, digits: int = 3) -> str:
+    """A drift in nats per token; a dash where it is no number, as of a model that is broken."""
+    return "\N{EN DASH}" if value is None else f"{value:.{digits}f}"
 
 
 def duration(seconds: float) -> str:
@@ -37,10 +69,10 @@ def duration(seconds: float) -> str:
     return f"{whole // 60}\N{NO-BREAK SPACE}min\N{NO-BREAK SPACE}{whole % 60:02d}\N{NO-BREAK SPACE}s"
 
 
-def _signed(value: float) -> str:
+def _signed(value: float, digits: int = 1) -> str:
     # Rounded first, so that −0.04 is not shown as a loss.
-    rounded = round(value, 1)
+    rounded = round(value, digits)
     if rounded == 0:
-        return "0.0"
+        return f"{0:.{digits}f}"
     sign = "+" if rounded > 0 else "\N{MINUS SIGN}"
-    return f"{sign}{abs(rounded):.1f}"
+    return f"{sign}{abs(rounded):.{digits}f}"

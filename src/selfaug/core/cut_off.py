@@ -1,0 +1,27 @@
+"""Answers that were cut off at their limit: how many may be, and what to do where there are more."""
+
+from __future__ import annotations
+
+__all__ = ["why_cut_off"]
+
+# Shares of answers, above which it is warned. Requests of the general suite have limits of their own, long enough for
+# what is checked, and many a model writes on after that.
+_MOST = 0.2
+_MOST_AT_OWN_LIMITS = 0.8
+
+
+def why_cut_off(share: float, *, own_limits: bool) -> str | None:
+    """What to do where many answers were cut off; None where few were.
+
+    Args:
+        share: of a model's freely written answers.
+        own_limits: whether the limit is each request's own, not that of --max-new-tokens.
+    """
+    if share <= (_MOST_AT_OWN_LIMITS if own_limits else _MOST):
+        return None
+    raised = "" if own_limits else "raise --max-new-tokens; "
+    return (
+        f"{100 * share:.0f} % of a model's answers were cut off at their limit, and scores may say little: {raised}"
+        "if it is a model that thinks before it answers, switch that off, as with `data.chat_template_kwargs: "
+        "{enable_thinking: false}`, in the training too"
+    )
