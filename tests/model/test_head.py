@@ -91,6 +91,7 @@ def test_a_model_prepared_for_mixed_precision_wants_autocast_around_the_loss(ada
         model.lm_head.weight.mul_(20)
     if adapter:
         model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    AcceleratorState._reset_state(reset_partial_state=True)  # of trainers in earlier tests
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
     try:
         model = accelerator.prepare(model)

@@ -176,7 +176,7 @@ def test_only_rows_that_a_run_trains_on_are_rewritten(
 
     def rewritten(seed: int) -> set[int]:
         lines = read_lines(tmp_path / f"new-{seed}.jsonl")
-        found = {i for i, line in enumerate(lines) if line["completion"] == f"It is {i}."}
+        found = {i for i, line in enumerate(lines) if line["completion"] == f" It is {i}."}
         assert [line for i, line in enumerate(lines) if i not in found] == [
             row for i, row in enumerate(rows) if i not in found
         ]
