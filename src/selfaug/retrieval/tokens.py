@@ -37,7 +37,8 @@ _QUESTION_WORDS = frozenset(
     "could would should please tell give me us we you i my our your its".split()
 )
 
-_Periods = tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]
+# What a text must have for a form to be looked for, which takes much longer; the form; and how it is written.
+_Periods = tuple[tuple[tuple[str, ...], re.Pattern[str], Callable[[re.Match[str]], str]], ...]
 
 _QUARTER = re.compile(r"q[1-4]")
 _QUARTER_OR_HALF = re.compile(r"q[1-4]|h[12]")
@@ -46,17 +47,21 @@ _QUARTERS = {"first": "q1", "second": "q2", "third": "q3", "fourth": "q4",
 _HALVES = {"first": "h1", "second": "h2", "1st": "h1", "2nd": "h2"}
 # Periods as a report and a question may write them, and as they are compared.
 _PERIODS: _Periods = (
-    (re.compile(r"\b([1-4])q ?'?(\d{4}|\d\d)\b"), lambda found: f"q{found[1]} {_year(found[2])}"),
-    (re.compile(rf"\b({'|'.join(_QUARTERS)})[ -]quarter\b"), lambda found: _QUARTERS[found[1]]),
-    (re.compile(r"\b(fy|cy) ?'?(\d{4}|\d\d)\b"), lambda found: f"{found[1]} {_year(found[2])}"),
-    (re.compile(r"\b(?:fiscal|financial)(?: year)? (\d{4})\b"), lambda found: f"fy {found[1]}"),
-    (re.compile(r"\b(\d{4}) (?:fiscal|financial) year\b"), lambda found: f"fy {found[1]}"),
-    (re.compile(r"(?<!\w)'(\d\d)\b"), lambda found: _year(found[1])),
+    (("1q", "2q", "3q", "4q"),
+     re.compile(r"\b([1-4])q ?'?(\d{4}|\d\d)\b"), lambda found: f"q{found[1]} {_year(found[2])}"),
+    (("quarter",), re.compile(rf"\b({'|'.join(_QUARTERS)})[ -]quarter\b"), lambda found: _QUARTERS[found[1]]),
+    (("fy", "cy"), re.compile(r"\b(fy|cy) ?'?(\d{4}|\d\d)\b"), lambda found: f"{found[1]} {_year(found[2])}"),
+    (("fiscal", "financial"),
+     re.compile(r"\b(?:fiscal|financial)(?: year)? (\d{4})\b"), lambda found: f"fy {found[1]}"),
+    (("fiscal year", "financial year"),
+     re.compile(r"\b(\d{4}) (?:fiscal|financial) year\b"), lambda found: f"fy {found[1]}"),
+    (("'",), re.compile(r"(?<!\w)'(\d\d)\b"), lambda found: _year(found[1])),
 )  # fmt: skip
 _PERIODS_AND_HALVES: _Periods = (
     # "1h 30" is a time.
-    (re.compile(r"\b([12])h(?: ?'?(\d{4})|'?(\d\d))\b"), lambda found: f"h{found[1]} {_year(found[2] or found[3])}"),
-    (re.compile(rf"\b({'|'.join(_HALVES)})[ -]half\b"), lambda found: _HALVES[found[1]]),
+    (("1h", "2h"),
+     re.compile(r"\b([12])h(?: ?'?(\d{4})|'?(\d\d))\b"), lambda found: f"h{found[1]} {_year(found[2] or found[3])}"),
+    (("half",), re.compile(rf"\b({'|'.join(_HALVES)})[ -]half\b"), lambda found: _HALVES[found[1]]),
     *_PERIODS,
 )  # fmt: skip
 
@@ -145,7 +150,7 @@ class Words:
             if word in self._left_out:
                 continue
             words.append(self._stem(word))
-            if _LETTER_THEN_DIGIT.search(word) and not self._whole.fullmatch(word):
+            if not word.isalpha() and _LETTER_THEN_DIGIT.search(word) and not self._whole.fullmatch(word):
                 words += map(self._stem, _LETTERS_AND_DIGITS.findall(word))
         return words
 
@@ -171,7 +176,7 @@ def _split_at_spaces(text: str) -> list[str]:
 
 def _with_capitals(text: str) -> str:
     """A text in which "US" and "IT" are told from "us" and "it" without their capitals."""
-    if not (_COUNTRY.search(text) or _COMPUTERS.search(text)):
+    if not any(part in text for part in ("US", ".S", ".s", "IT")):
         return text
     return "\n".join(
         line if _is_shouted(line) else _COMPUTERS.sub("itech", _COUNTRY.sub("usa", line))
@@ -208,14 +213,15 @@ def _stem_without_accents(stem: Callable[[str], str], own: str | None, word: str
 def _words_of(lower: str, periods: _Periods) -> list[str]:
     lower = _with_periods_alike(lower.replace("_", " "), periods)
     words: list[str] = _WORD.findall(lower)
-    if not _UNSPACED.search(lower):
+    if lower.isascii() or not _UNSPACED.search(lower):
         return words
     return [part for word in words for part in (_each_two(word) if _UNSPACED.match(word) else [word])]
 
 
 def _with_periods_alike(lower: str, periods: _Periods) -> str:
-    for form, written in periods:
-        lower = form.sub(written, lower)
+    for needed, form, written in periods:
+        if any(part in lower for part in needed):
+            lower = form.sub(written, lower)
     return lower
 
 
