@@ -164,13 +164,16 @@ class Index:
     @staticmethod
     def _best(scores: Any, count: int) -> list[int]:
         """Numbers of the chunks with the highest scores, the best first, without those that share no word."""
-        count = min(count, len(scores))
-        best = np.argpartition(scores, -count)[-count:]
+        found = np.flatnonzero(scores > 0)
+        count = min(count, len(found))
+        if count == 0:
+            return []
+        # The lowest of what is negated: numpy takes many times as long for the highest, and among many zeros.
+        lowest = np.partition(-scores[found], count - 1)[count - 1]
         # Where scores are equal: all that are not among them by chance alone, in the documents' order.
-        tied = np.flatnonzero(scores == scores[best].min())
-        best = np.concatenate([best[scores[best] > scores[tied[0]]], tied])
+        best = found[-scores[found] <= lowest]
         best = best[np.lexsort((best, -scores[best]))][:count]
-        return [int(number) for number in best if scores[number] > 0]
+        return [int(number) for number in best]
 
 
 class IndexWriter:
