@@ -23,7 +23,7 @@ COMPARISON = Path(__file__).parents[2] / "docs" / "results" / "comparison-demo.j
 FRAME = "┏┡│└┗┃"
 
 
-def interval(value: float, low: float, high: float) -> dict[str, float]:
+def interval(value: float | None, low: float | None, high: float | None) -> dict[str, float | None]:
     return {"value": value, "low": low, "high": high}
 
 
@@ -217,7 +217,7 @@ def test_a_balance_shows_intervals_and_what_opens_its_result() -> None:
 
 
 def test_a_drift_that_is_not_a_number_is_a_dash() -> None:
-    broken = {"nats": interval(None, None, None), "top1_agreement": 0.0, "tokens": 9, "by_tenth": [None] * 10}  # type: ignore[arg-type]
+    broken = {"nats": interval(None, None, None), "top1_agreement": 0.0, "tokens": 9, "by_tenth": [None] * 10}
     assert "– (– to –)" in shown("evaluate", 160, drift={"general prompts": broken})
 
 

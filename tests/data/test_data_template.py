@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.data import RetrievalTemplate
+from selfaug.data.rows import FollowUp, RetrievalParts
 from selfaug.errors import ConfigError
 
 
@@ -20,11 +21,10 @@ def test_messages_number_the_passages() -> None:
 
 def test_questions_and_passages_are_written_as_they_may_be() -> None:
     template = RetrievalTemplate(system="a", user="{passages} {question} a", separator=" ")
-    turns = [("a?", "a."), ("aa?", "a.")]
-    contents = [
-        one["content"] for one in template.dialogue(["a", "b"], turns, lambda text: text.replace("a", "x"))
-    ]
-    assert contents == ["a", "[1] x [2] b x? a", "a.", "xx? a", "a."]
+    parts = RetrievalParts("a?", ("a", "b"), template, answer="a.", follow_ups=(FollowUp("aa?", "a."),))
+    contents = [one["content"] for one in parts.messages(2, lambda text: text.replace("a", "x"))]
+    assert contents == ["a", "[1] x [2] b x? a", "a.", "xx? a"]
+    assert parts.format_passage(0, str.upper) == "[1] A"
 
 
 def test_no_system_message() -> None:

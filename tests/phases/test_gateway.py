@@ -324,7 +324,7 @@ def test_a_server_that_answers_otherwise_is_not_ready(
 
 
 def test_a_server_that_ends_where_a_chat_does_answers_as_recorded(
-    copied_run: Path, lives: Callable[..., Live]
+    copied_run: Path, lives: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record goes on behind a chat's end where the generation config knows that of a text only."""
     run = RunDir(copied_run)
@@ -355,7 +355,7 @@ def test_a_server_that_ends_where_a_chat_does_answers_as_recorded(
             logits_NV[:, end] = 1e4
         return logits_NV
 
-    lane.step = ending  # type: ignore[method-assign]
+    monkeypatch.setattr(lane, "step", ending)
     front = lives(open_gateway(copied_run, settings(), upstream, log=lambda _: None))
     assert front.readiness == Readiness(True, "the answers to the canary set are as recorded at training")
 

@@ -130,7 +130,7 @@ def test_no_row_is_lost_to_held_out_ones_of_the_same_division(
     config = settings(Path("run"), *(f"data.{name}={json.dumps(value)}" for name, value in sets.items()))
     report = load_training_data(config).report
     assert report["train"]["rows"] == 70
-    assert report["held_out_prompts"] == ({"train": 0, "replay": 0} if share else {"train": 0})
+    assert report["asked_by_held_out"] == ({"train": 0, "replay": 0} if share else {"train": 0})
 
 
 def with_old_rows(config: TrainConfig, train: list[str], held_out: list[str]) -> TrainConfig:

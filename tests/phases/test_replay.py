@@ -126,10 +126,10 @@ def test_what_a_held_out_row_asks_is_neither_trained_on_nor_replayed(
     names = [f'data.train=["{train}"]', f'data.replay=["{old}"]', "data.replay_share=0.5"]
     as_before = load_training_data(settings(Path("run"), *names, f'data.eval=["{held_out}"]'))
     assert (as_before.report["train"]["rows"], as_before.report["replay"]["rows_available"]) == (30, 40)
-    assert "held_out_prompts" not in as_before.report
+    assert "asked_by_held_out" not in as_before.report
     names.append("data.skip_held_out=true")
     data = load_training_data(settings(Path("run"), *names, f'data.eval=["{held_out}"]'))
-    assert data.report["held_out_prompts"] == {"train": 4, "replay": 4}
+    assert data.report["asked_by_held_out"] == {"train": 4, "replay": 4}
     assert (data.report["train"]["rows"], data.report["replay"]["rows_available"]) == (26, 36)
     assert "4 training rows are left out: held-out rows ask the same." in data.warnings
     assert not {row.id.partition("-")[2] for row in data.train.rows} & set("0123")

@@ -450,11 +450,11 @@ def test_of_a_file_that_is_there_twice_a_question_is_asked_once(make_index: Make
         for n in range(3)
     ]
     for seed in range(20):
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"id": f"row {seed}", "context": [*dict.fromkeys(passage.text for passage in both), "Birch."]}
         ]
         add_follow_ups(rows, asked, RowForm(seed=seed, no_answer_share=0.6, follow_ups=5), documents)
-        questions = [one["question"] for one in rows[0]["follow_ups"]]  # type: ignore[index]
+        questions = [one["question"] for one in rows[0]["follow_ups"]]
         assert len(questions) == len(set(questions)) == 5
 
 

@@ -574,7 +574,7 @@ def _guess_keep(draft: _Draft, max_length: int) -> int:
     retrieval = draft.task.row.retrieval
     assert retrieval is not None
     rate = len(draft.ids) / max(draft.characters, 1)
-    sizes = [rate * len(retrieval.format_passage(index)) for index in range(len(retrieval.passages))]
+    sizes = [rate * len(retrieval.format_passage(index, str)) for index in range(len(retrieval.passages))]
     keep = draft.task.passages_kept()
     room = float(max_length - len(draft.ids))
     while room < 0 and keep > 1:

@@ -94,12 +94,14 @@ class RetrievalParts:
 
         Args:
             keep: passages.
-            plain: how questions and passages are written, as in `RetrievalTemplate.messages`.
+            plain: how questions and passages are written. For messages that become tokens: what
+                `without_special_tokens` gives for the tokeniser.
         """
         turns = [(self.question, self.answer), *((one.question, one.answer) for one in self.follow_ups)]
-        return self.template.dialogue(self.passages[:keep], turns, plain)[:-1]
+        written = [(plain(question), answer) for question, answer in turns]
+        return self.template.dialogue([plain(text) for text in self.passages[:keep]], written)[:-1]
 
-    def format_passage(self, index: int, plain: Callable[[str], str] = str) -> str:
+    def format_passage(self, index: int, plain: Callable[[str], str]) -> str:
         """The passage at an index, from 0, as it stands in the prompt."""
         return self.template.format_passage(index + 1, plain(self.passages[index]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from string import Formatter
@@ -82,46 +82,34 @@ class RetrievalTemplate:
             )
         return cls(**content)
 
-    def messages(
-        self, question: str, passages: Sequence[str], plain: Callable[[str], str] = str
-    ) -> list[dict[str, Any]]:
+    def messages(self, question: str, passages: Sequence[str]) -> list[dict[str, Any]]:
         """Messages of the prompt: the system message, if there is one, and the user message.
 
-        Args:
-            question: in words.
-            passages: in the order of the prompt.
-            plain: how question and passages are written. For messages that become tokens: what
-                `without_special_tokens` gives for the tokeniser, since anybody can have written them.
+        Anybody can have written question and passages: what becomes tokens is made by `without_special_tokens` before.
         """
         numbered = self.separator.join(
-            self.format_passage(number, plain(text)) for number, text in enumerate(passages, 1)
+            self.format_passage(number, text) for number, text in enumerate(passages, 1)
         )
-        user = {"role": "user", "content": self.user.format(passages=numbered, question=plain(question))}
+        user = {"role": "user", "content": self.user.format(passages=numbered, question=question)}
         return [user] if self.system is None else [{"role": "system", "content": self.system}, user]
 
-    def follow_up(self, question: str, plain: Callable[[str], str] = str) -> dict[str, Any]:
+    def follow_up(self, question: str) -> dict[str, Any]:
         """The user message of a further question about the same passages, which the first message has."""
-        return {"role": "user", "content": self.user.format(passages="", question=plain(question)).strip()}
+        return {"role": "user", "content": self.user.format(passages="", question=question).strip()}
 
-    def dialogue(
-        self,
-        passages: Sequence[str],
-        turns: Sequence[tuple[str, str]],
-        plain: Callable[[str], str] = str,
-    ) -> list[dict[str, Any]]:
+    def dialogue(self, passages: Sequence[str], turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
         """All messages of a retrieval row.
 
         Args:
             passages: in the order of the prompt.
             turns: questions with their answers; the passages stand with the first.
-            plain: as in `messages`; answers stay as they are.
         """
         messages: list[dict[str, Any]] = []
         for question, answer in turns:
             if messages:
-                messages.append(self.follow_up(question, plain))
+                messages.append(self.follow_up(question))
             else:
-                messages = self.messages(question, passages, plain)
+                messages = self.messages(question, passages)
             messages.append({"role": "assistant", "content": answer})
         return messages
 

@@ -127,7 +127,7 @@ def _weight_files(name: str) -> Iterable[Path]:
     index = _file(name, "model.safetensors.index.json")
     if index is None:
         return []
-    parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    parts = sorted(set(_json(index)["weight_map"].values()))
     return [index.parent / part for part in parts]
 
 

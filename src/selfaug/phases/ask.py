@@ -99,9 +99,9 @@ class DocumentPrompts:
             raise NothingFoundError(
                 f"no passage shares a word with {question!r:.80}.", hint="ask in the documents' own words."
             )
+        asked, texts = self._plain(question), [self._plain(passage.text) for passage in found]
         for used in range(len(found), 0, -1):
-            texts = [passage.text for passage in found[:used]]
-            messages = self.template.messages(question, texts, self._plain)
+            messages = self.template.messages(asked, texts[:used])
             prompt = chat_prompt_ids(self.tokenizer, messages, **self.chat_template_kwargs)
             if len(prompt) + max_new_tokens <= self.window:
                 return prompt, found[:used], len(found) - used

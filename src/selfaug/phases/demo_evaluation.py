@@ -81,7 +81,9 @@ def questions(
         ids=[row["id"] for row in rows],
         texts=[row["question"] for row in rows],
         prompts=[
-            chat_prompt_ids(tokenizer, template.messages(row["question"], row["context"], plain))
+            chat_prompt_ids(
+                tokenizer, template.messages(plain(row["question"]), [*map(plain, row["context"])])
+            )
             for row in rows
         ],
         limits=[_TASK_TOKENS] * len(rows),

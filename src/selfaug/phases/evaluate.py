@@ -239,7 +239,7 @@ def evaluate(
     on_progress(Progress("data"))
     tokenizer = tokenizer_of_model()
     # One from a hub may not have been here before.
-    settings[TOKENIZER] = stored_tokenizer_hash(config.model.name)
+    settings[TOKENIZER] = settings[TOKENIZER] or stored_tokenizer_hash(config.model.name)
     require_chat_template(
         tokenizer, config.model.name, then=f"name that folder in {folder.config}, at model.name"
     )

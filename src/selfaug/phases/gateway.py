@@ -137,15 +137,14 @@ def _sendable(key: str | None) -> str | None:
 
 
 _AS_RECORDED = "the answers to the canary set are as recorded at training"
+_NOT_AS_RECORDED = "are not as recorded"
+_WITHOUT_END = "don't end where a turn does, as if the server didn't heed stop_token_ids"
 
 
 def _sure(prompt: dict[str, Any]) -> int:
     """Tokens of a recorded answer that rounding in 16 bits can't change; of an old record, in training's bits."""
     return int(prompt.get("sure_16_bits", prompt["sure"]))
 
-
-_NOT_AS_RECORDED = "are not as recorded"
-_WITHOUT_END = "don't end where a turn does, as if the server didn't heed stop_token_ids"
 
 _BEYOND_END = 2
 """Tokens that are asked for beyond an answer's last one: its end, and one that only an answer without an end has."""
@@ -186,7 +185,7 @@ class UpstreamModels:
         if not any(map(self._certain, record["prompts"])):
             self.checked = "the models are there; rounding could change all answers to the canary set"
             return []
-        found = {one["id"]: self._answers(tuned, one) for one in record["prompts"]}
+        found = {one["id"]: self._problem_of(tuned, one) for one in record["prompts"]}
         self.checked = _AS_RECORDED
         return [
             f"the answers to {len(wrong)} of {len(found)} canary prompts {what}: {', '.join(wrong[:3])}"
@@ -254,7 +253,7 @@ class UpstreamModels:
             return []
         return [f"{self.engine.shown} has no {' and no '.join(lacking)}; it has {', '.join(sorted(there))}"]
 
-    def _answers(self, tuned: str, prompt: dict[str, Any]) -> str | None:
+    def _problem_of(self, tuned: str, prompt: dict[str, Any]) -> str | None:
         """What is wrong with the greedy answer: it begins with what rounding can't change, and ends where that does."""
         sure = self._certain(prompt)
         if not sure:

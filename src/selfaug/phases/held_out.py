@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfaug.config import TrainConfig
-from selfaug.data import RetrievalTemplate, load_rows
 from selfaug.data.rows import Row, as_read
 from selfaug.data.same_prompt import prompt_keys
-from selfaug.errors import SelfAugError, StorageError
+from selfaug.errors import StorageError
+from selfaug.phases.inputs import read_rows, rows_still_there, template_of
 from selfaug.records import read_lines, write_lines
 
 __all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "held_out_before", "hold_out"]
@@ -70,8 +69,9 @@ def hold_out(
         DataError: if rows can't be used.
         StorageError: if the folder can't be written.
     """
-    rows = _read(config, data, offline, skip_bad_rows=config.data.skip_bad_rows)
-    keys, known = _keys(config, rows, offline)
+    config = _read_offline(config, offline)
+    rows = _read(config, data)
+    keys, known = _keys(config, rows)
     new = [key for key in keys if key not in known]
     chosen = _chosen(new, min(_MOST, round(share * len(new))))
     held_out = [row for row, key in zip(rows, keys, strict=True) if key in chosen]
@@ -120,7 +120,7 @@ def held_out_before(
     )
     if not held_out or not all(file.exists() for file in (*train, *held_out)):
         return None
-    rows = _read(config, data, offline, skip_bad_rows=config.data.skip_bad_rows)
+    rows = _read(_read_offline(config, offline), data)
     apart = [line for file in held_out for line in read_lines(file)]
     all_lines = [*apart, *(line for file in train for line in read_lines(file))]
     if _without_ids(all_lines) != _without_ids(map(as_read, rows)):
@@ -131,21 +131,19 @@ def held_out_before(
     return HeldOut(list(map(str, train)), list(map(str, held_out)), len(apart), len(rows))
 
 
-def _read(config: TrainConfig, sources: Sequence[str], offline: bool, *, skip_bad_rows: bool) -> list[Row]:
-    return load_rows(
-        sources,
-        template=RetrievalTemplate.from_file(config.data.template) if config.data.template else None,
-        every_assistant_turn=config.data.every_assistant_turn,
-        skip_bad_rows=skip_bad_rows,
-        split=config.data.split,
-        offline=offline,
-    ).rows
+def _read_offline(config: TrainConfig, offline: bool) -> TrainConfig:
+    return config.model_copy(update={"run": config.run.model_copy(update={"offline": offline})})
 
 
-def _keys(config: TrainConfig, rows: Sequence[Row], offline: bool) -> tuple[list[bytes], set[bytes]]:
+def _read(config: TrainConfig, sources: Sequence[str]) -> list[Row]:
+    return read_rows(config, template_of(config), sources).rows
+
+
+def _keys(config: TrainConfig, rows: Sequence[Row]) -> tuple[list[bytes], set[bytes]]:
     """What each new row asks; and what of that was held out before, or learnt with the same completion."""
-    held_out = _old_rows(config, config.data.eval, offline)
-    learnt = _old_rows(config, [*config.data.train, *config.data.replay], offline)
+    template = template_of(config)
+    held_out = rows_still_there(config, template, config.data.eval)
+    learnt = rows_still_there(config, template, [*config.data.train, *config.data.replay])
     keys = prompt_keys([*held_out, *learnt, *rows])
     of_held_out, of_learnt, of_new = (
         keys[: len(held_out)],
@@ -155,16 +153,6 @@ def _keys(config: TrainConfig, rows: Sequence[Row], offline: bool) -> tuple[list
     answered = {(key, _answer(row)) for key, row in zip(of_learnt, learnt, strict=True)}
     known_now = {key for key, row in zip(of_new, rows, strict=True) if (key, _answer(row)) in answered}
     return of_new, {*of_held_out, *known_now}
-
-
-def _old_rows(config: TrainConfig, sources: Sequence[str], offline: bool) -> list[Row]:
-    """Rows of the sources that are still there; general rows that come with selfaug are no new ones of anybody's."""
-    rows: list[Row] = []
-    for source in dict.fromkeys(sources):
-        if source != "embedded":
-            with suppress(SelfAugError):  # training says so where it needs them
-                rows += _read(config, [source], offline, skip_bad_rows=True)
-    return rows
 
 
 def _answer(row: Row) -> str:

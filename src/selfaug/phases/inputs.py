@@ -42,7 +42,10 @@ __all__ = [
     "describe_sources",
     "load_base_model",
     "load_training_data",
+    "read_rows",
     "resolve_device",
+    "rows_still_there",
+    "template_of",
     "training_device",
 ]
 
@@ -89,13 +92,13 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
     max_length = min(config.data.max_length, window or config.data.max_length)
-    template = template or _template(config)
+    template = template or template_of(config)
     loaded = {
-        part: _loaded(config, template, sources) for part, sources in _sources(config).items() if sources
+        part: read_rows(config, template, sources) for part, sources in _sources(config).items() if sources
     }
-    held_out_prompts = None
+    asked_by_held_out = None
     if config.data.skip_held_out and config.data.eval:
-        loaded, held_out_prompts = _without_held_out(config, template, loaded)
+        loaded, asked_by_held_out = _without_held_out(config, template, loaded)
     train, of_train = _encoded(config, template, config.data.train, loaded["train"], tokenizer, max_length)
     warnings = list(train.report.warnings)
     report: dict[str, Any] = {"train": of_train, "max_length": max_length}
@@ -104,9 +107,9 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
         train, left_out["replay"], report["replay"] = _with_replay(
             config, template, loaded["replay"], train, tokenizer, max_length
         )
-    if held_out_prompts is not None:
-        report["held_out_prompts"] = held_out_prompts
-        warnings += _held_out_warnings(held_out_prompts, loaded)
+    if asked_by_held_out is not None:
+        report["asked_by_held_out"] = asked_by_held_out
+        warnings += _held_out_warnings(asked_by_held_out, loaded)
     evaluation = None
     if config.data.eval:
         evaluation, report["eval"] = _encoded(
@@ -140,7 +143,8 @@ def _without_held_out(
         DataError: if no row is left to train on.
     """
     # Those that aren't replayed count too: `realign` has divided new rows by what is asked everywhere among them all.
-    old = loaded["replay"].rows if "replay" in loaded else _rows_still_there(config, template)
+    replayed = "replay" in loaded
+    old = loaded["replay"].rows if replayed else rows_still_there(config, template, config.data.replay)
     train, replay = without_held_out(loaded["eval"].rows, loaded["train"].rows, old)
     if not train:
         raise DataError(
@@ -158,12 +162,21 @@ def _without_held_out(
     return {**loaded, **kept}, counts
 
 
-def _rows_still_there(config: TrainConfig, template: RetrievalTemplate) -> list[Row]:
-    """Rows of `data.replay` that can be read: where none is replayed, none is needed."""
+def rows_still_there(config: TrainConfig, template: RetrievalTemplate, sources: Sequence[str]) -> list[Row]:
+    """Rows that can be read, of sources that may be gone: training says so where it needs them.
+
+    General rows that come with selfaug are none of anybody's.
+
+    Args:
+        config: how rows are read.
+        template: of their prompts.
+        sources: of the rows; each is read once.
+    """
     rows: list[Row] = []
-    for source in config.data.replay:
-        with suppress(SelfAugError):
-            rows += _loaded(config, template, [source]).rows
+    for source in dict.fromkeys(sources):
+        if source != "embedded":
+            with suppress(SelfAugError):
+                rows += read_rows(config, template, [source], skip_bad_rows=True).rows
     return rows
 
 
@@ -187,7 +200,12 @@ def _left_out(name: str, problems: Sequence[Problem]) -> str:
     return "\n".join(lines)
 
 
-def _template(config: TrainConfig) -> RetrievalTemplate:
+def template_of(config: TrainConfig) -> RetrievalTemplate:
+    """The template that the settings name; the built-in one if they name none.
+
+    Raises:
+        ConfigError: if its file can't be used.
+    """
     return RetrievalTemplate.from_file(config.data.template) if config.data.template else RetrievalTemplate()
 
 
@@ -201,12 +219,29 @@ def _sources(config: TrainConfig) -> dict[str, list[str]]:
     }
 
 
-def _loaded(config: TrainConfig, template: RetrievalTemplate, sources: Sequence[str]) -> LoadedRows:
+def read_rows(
+    config: TrainConfig,
+    template: RetrievalTemplate,
+    sources: Sequence[str],
+    *,
+    skip_bad_rows: bool | None = None,
+) -> LoadedRows:
+    """Rows, read as the settings say.
+
+    Args:
+        config: the settings.
+        template: of their prompts.
+        sources: of the rows.
+        skip_bad_rows: None as the settings say.
+
+    Raises:
+        DataError: if rows can't be used.
+    """
     return load_rows(
         sources,
         template=template,
         every_assistant_turn=config.data.every_assistant_turn,
-        skip_bad_rows=config.data.skip_bad_rows,
+        skip_bad_rows=config.data.skip_bad_rows if skip_bad_rows is None else skip_bad_rows,
         split=config.data.split,
         offline=config.run.offline,
     )

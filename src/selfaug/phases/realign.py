@@ -30,7 +30,7 @@ from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.evaluate import digests_of
 from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, held_out_before, hold_out
-from selfaug.phases.inputs import describe_sources, resolve_device
+from selfaug.phases.inputs import describe_sources, resolve_device, template_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.registry import add_run, require_addable
 from selfaug.phases.run_models import TOKENIZER, alike_where_known, load_run_models, trained_weights
@@ -344,7 +344,7 @@ def _require_trained_template(run: RunDir, config: TrainConfig) -> None:
         ConfigError: if they have one.
     """
     trained = trained_template(run)
-    given = RetrievalTemplate.from_file(config.data.template) if config.data.template else RetrievalTemplate()
+    given = template_of(config)
     if trained is not None and trained.to_dict() != given.to_dict():
         raise ConfigError(
             f"the prompts of {config.data.template or 'the built-in template'} have another form than those that "
@@ -560,7 +560,7 @@ def _compared(
             "run": str(new.path),
             "settings": _asked(settings, config),
             # Rows that were not trained on, because held-out rows ask the same.
-            "left_out": read_record(new.started, "train-started")["data"].get("held_out_prompts", {}),
+            "left_out": read_record(new.started, "train-started")["data"].get("asked_by_held_out", {}),
             # What the next re-alignment judges its old rows by. A source that is old already keeps its scorer.
             "scorers": {**new_scorers, **old_scorers},
             "contents": _contents_of_scorers({**new_scorers, **old_scorers}),

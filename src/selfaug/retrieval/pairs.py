@@ -13,7 +13,7 @@ from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.plain_text import UNSPACED
 
-__all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "may_be_chance", "signs_of"]
+__all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "may_be_chance", "signed", "signs_of"]
 
 _SEARCHED = 20
 _SPACE = re.compile(r"\s+")
@@ -126,14 +126,14 @@ def signs_of(pair: Pair, gold: Sequence[Chunk]) -> list[Sign]:
     return [sign for sign in dict.fromkeys(found) if sign.words]
 
 
-def _signed(words: str) -> tuple[str, str]:
+def signed(words: str) -> tuple[str, str]:
     """Some words, and with a minus before them: who asks for a loss calls it 31, and its row has -31."""
     return words, f"-{words}"
 
 
 def _as_in(passage: str, words: str) -> list[str]:
     """Some words as a passage has them, with a minus only if it hasn't any without; none if it has neither."""
-    return [wanted for wanted in _signed(words) if holds(passage, wanted)][:1]
+    return [wanted for wanted in signed(words) if holds(passage, wanted)][:1]
 
 
 def holds(passage: str, words: str) -> bool:
@@ -247,7 +247,7 @@ def may_be_chance(pair: Pair, gold: Sequence[Chunk]) -> bool:
 def _saying(text: str, words: str) -> str:
     """The first sentence or row of a text that has some words; all of it if none has: two chunks may share it."""
     sentences = _SENTENCE.split(text)
-    return next((one.strip() for wanted in _signed(words) for one in sentences if holds(one, wanted)), text)
+    return next((one.strip() for wanted in signed(words) for one in sentences if holds(one, wanted)), text)
 
 
 def _of_place(chunks: Sequence[Chunk], answer: str, place: Place) -> list[Chunk]:
@@ -269,7 +269,7 @@ def _with_words(chunks: Sequence[Chunk], words: str) -> list[Chunk]:
     In their headings only if no text has them: a title's year is in every chunk.
     """
     for words_of in (attrgetter("text"), attrgetter("passage")):
-        for wanted in _signed(words):
+        for wanted in signed(words):
             found = [chunk for chunk in chunks if holds(words_of(chunk), wanted)]
             if found:
                 return found

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from selfaug.retrieval.pairs import Pair, Sign, holds
+from selfaug.retrieval.pairs import Pair, Sign, holds, signed
 from selfaug.retrieval.retriever import Passage
 
 __all__ = ["RowForm", "completion_of", "has_answer", "make_row"]
@@ -142,4 +142,4 @@ def _says(text: str, answer: str, with_small_figures: bool) -> bool:
         return True
     if len(figures) != 1 or not (with_small_figures or sum(map(str.isdigit, figures[0])) >= _FEWEST_DIGITS):
         return False
-    return holds(beneath, figures[0]) or holds(beneath, f"-{figures[0]}")
+    return any(holds(beneath, words) for words in signed(figures[0]))
