@@ -104,6 +104,16 @@ def wide_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
+def quantized_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model as one that is stored quantised: its linear layers round their weights to three values."""
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("models") / "quantized"))
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    method = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "online"}
+    (folder / "config.json").write_text(json.dumps({**described, "quantization_config": method}))
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """JSONL file with 24 retrieval rows, all shorter than the tiny model's 256 positions."""
     file = tmp_path_factory.mktemp("data") / "rows.jsonl"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from selfaug.errors import DataError, StorageError
-from selfaug.records import append_line, read_lines, read_record, write_lines, write_record
+from selfaug.records import append_line, make_readable, read_lines, read_record, write_lines, write_record
 
 
 @dataclass
@@ -32,6 +32,22 @@ def test_a_record_comes_back_as_written(tmp_path: Path) -> None:
     written = json.loads(path.read_text(encoding="utf-8"))
     assert (written["kind"], written["version"]) == ("train", 1)
     assert written["created"].endswith("+00:00")
+
+
+def test_files_of_other_threads_are_not_open_to_all_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The umask is that of the whole process, and can only be read by being set."""
+    (tmp_path / "usual").touch()
+    made = tmp_path / "made"
+    made.touch(0o600)
+
+    def refused(_: int) -> int:
+        raise AssertionError("the umask is set")
+
+    monkeypatch.setattr("os.umask", refused)
+    make_readable(made)
+    assert made.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_values_of_numpy_torch_and_dataclasses_become_json(tmp_path: Path) -> None:

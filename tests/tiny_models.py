@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
@@ -74,10 +75,40 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 ARCHITECTURES = sorted(CONFIGS)
 
+_STATES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "pad_token_id": 0}
+_DELTA_NET: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_value_heads": 2,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+_FALCON: dict[str, Any] = {
+    "mamba_d_ssm": 64,
+    "mamba_n_heads": 8,
+    "mamba_d_head": 8,
+    "mamba_d_state": 8,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 8,
+}
+RECURRENT: dict[str, dict[str, Any]] = {
+    "mamba": _STATES,
+    "falcon_mamba": _STATES,
+    "mamba2": {**_STATES, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
+    "lfm2": {**_GROUPED, "layer_types": ["conv", "full_attention"]},
+    "qwen3_5_text": {**_GROUPED, **_DELTA_NET, "head_dim": 8},
+    "falcon_h1": {**_GROUPED, **_FALCON},  # both in each layer
+    "minimax": {**_GROUPED, "num_local_experts": 2, "block_size": 8},  # has a cache of its own
+}
+"""Models whose layers, all or some, keep a state instead of keys and values, by their types."""
+
 
 def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> PreTrainedModel:
     """A random model whose distributions are neither flat nor certain, biases and norms included."""
-    config = CONFIGS[name]()
+    own = {"vocab_size": VOCABULARY, "bos_token_id": None, "eos_token_id": None}
+    config = (
+        AutoConfig.for_model(name, **{**own, **RECURRENT[name]}) if name in RECURRENT else CONFIGS[name]()
+    )
     for key, value in changes.items():
         setattr(config, key, value)
     torch.manual_seed(seed)

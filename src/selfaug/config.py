@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -232,10 +233,15 @@ class OptimizerSettings(Section):
         default="auto",
         description="Compute activations again instead of keeping them; `auto` from a billion parameters on.",
     )
-    packing: bool = Field(default=False, description="Fill each row of a batch with several training rows.")
+    packing: bool = Field(
+        default=False,
+        description="Fill each row of a batch with several training rows; refused for models that don't keep these "
+        "apart.",
+    )
     padding_free: bool = Field(
         default=False,
-        description="One long row a batch, without padding; needs attention that knows documents.",
+        description="One long row a batch, without padding; refused for models that don't keep its training rows "
+        "apart.",
     )
     logging_steps: Annotated[Integer, Field(ge=1)] = Field(
         default=1, description="Steps between two lines of metrics.jsonl; checkpoints have one, too."
@@ -244,8 +250,10 @@ class OptimizerSettings(Section):
     keep_checkpoints: Annotated[Integer, Field(ge=1)] = Field(
         default=2, description="So many of the latest are kept."
     )
-    eval_steps: Annotated[Integer, Field(ge=1)] | None = Field(
-        default=None, description="Steps between evaluations; as `train.save_steps` if not set."
+    eval_steps: Annotated[Integer, Field(ge=0)] | None = Field(
+        default=None,
+        description="Steps between evaluations; as `train.save_steps` if not set. 0 evaluates never, not at the end "
+        "either.",
     )
     best_of_rows: Annotated[Integer, Field(ge=0)] = Field(
         default=0,
@@ -351,9 +359,8 @@ class TrainConfig(Section):
                 "reported on then; give others": (
                     self.evaluation.at_end != "none" and self.is_chosen_on(self.evaluation.data)
                 ),
-                "selfaug.drift_limit: alpha starts from selfaug.alpha, which must be > 0 then": (
-                    selfaug.drift_limit is not None and selfaug.alpha == 0
-                ),
+                "selfaug.drift_limit: is held by moving alpha, which starts from selfaug.alpha, 0 here; give --alpha "
+                "above 0": (selfaug.drift_limit is not None and selfaug.alpha == 0),
                 "selfaug.anchors: are aligned and nothing else, so they need selfaug.alpha > 0": (
                     selfaug.anchors != "none" and selfaug.alpha == 0
                 ),
@@ -374,6 +381,8 @@ def load_config(
     file: str | os.PathLike[str] | None = None,
     flags: Mapping[str, object] | None = None,
     sets: Sequence[str] = (),
+    *,
+    command: str = "selfaug train",
 ) -> TrainConfig:
     """Settings from a YAML file, flags and `--set a.b=value`; the later ones win.
 
@@ -381,11 +390,12 @@ def load_config(
         file: YAML file with the sections of `TrainConfig`.
         flags: values by flag ("--alpha"), see `FLAGS`; None means not given.
         sets: texts of the form "section.key=value"; the value is read as YAML.
+        command: whose help an error names.
 
     Raises:
         ConfigError: with every problem in `problems`: its place, what is wrong, and the nearest valid name.
     """
-    return read_settings(_FORM, None if file is None else Path(file), flags, sets)
+    return read_settings(replace(_FORM, command=command), None if file is None else Path(file), flags, sets)
 
 
 def training_settings(config: TrainConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@
     ├── ModelError          exit code 2: a model or tokeniser that can't be used as asked
     ├── CacheError          exit code 1: a reference cache that is damaged or belongs to something else
     └── StorageError        exit code 1: disk full, folder not writable, run exists already
+        └── PathError       exit code 2: a path leads to nothing, or to something else than is wanted
 
 Each says what was given, why it fails and what to do: `message`, then every problem in `problems`
 (all at once), then `hint`.
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "ModelError",
+    "PathError",
     "SelfAugError",
     "StorageError",
 ]
@@ -67,3 +69,9 @@ class CacheError(SelfAugError):
 
 class StorageError(SelfAugError):
     """The disk is full, a folder can't be written, or something is there already."""
+
+
+class PathError(StorageError):
+    """A path was given that leads to nothing, or to something else than is wanted."""
+
+    exit_code = 2

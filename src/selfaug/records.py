@@ -77,10 +77,16 @@ def read_record(
     path = Path(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.parent.is_dir():
+            raise DataError(
+                f"{path} does not exist.",
+                hint="a record is written last: the phase that writes it did not finish.",
+            ) from error
+        is_file = path.parent.exists()
         raise DataError(
-            f"{path} does not exist.",
-            hint="a record is written last: the phase that writes it did not finish.",
+            f"{path.parent} is a file, not a folder." if is_file else f"there is no folder {path.parent}.",
+            hint="check the path.",
         ) from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
@@ -106,11 +112,20 @@ def read_record(
     return data
 
 
+def _umask() -> int:
+    found = os.umask(0)
+    os.umask(found)
+    return found
+
+
+# Read once, at the beginning: it is only told to who sets it, and is that of all threads, whose files would be open to
+# everybody for that moment.
+_UMASK = _umask()
+
+
 def make_readable(file: str | os.PathLike[str]) -> None:
     """Give a file that was made for its owner alone the permissions of any other new file."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(file, 0o666 & ~umask)
+    os.chmod(file, 0o666 & ~_UMASK)
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, private: bool = False) -> None:

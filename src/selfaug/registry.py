@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, PathError, StorageError
 
 __all__ = ["CANDIDATE", "CHAMPION", "Move", "Registry", "Version"]
 
@@ -90,6 +90,7 @@ class Registry:
         path: the file; made by the first change.
 
     Raises:
+        PathError: from every method, if the file is none, or not one of a registry.
         StorageError: from every method, if the file is damaged, of a newer selfaug, or can't be read or written.
     """
 
@@ -230,7 +231,7 @@ class Registry:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         if not self.path.is_file():
-            raise StorageError(
+            raise PathError(
                 f"there is no registry {self.path}.", hint="`selfaug registry add RUN` makes one."
             )
         with self._said():
@@ -243,7 +244,7 @@ class Registry:
             try:
                 connection.execute("BEGIN")  # all as of one moment
                 if self._schema_of(connection) == 0:
-                    raise StorageError(f"{self.path} is no registry.", hint="name another file.")
+                    raise _no_registry(self.path)
                 yield connection
             finally:
                 connection.close()
@@ -263,9 +264,15 @@ class Registry:
         try:
             yield
         except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+                raise _no_registry(self.path) from error
             raise StorageError(
                 f"{self.path} can't be used: {error}.", hint="check free space and permissions of its folder."
             ) from error
+
+
+def _no_registry(path: Path) -> PathError:
+    return PathError(f"{path} is no registry.", hint="name another file.")
 
 
 def _require_weights(version: Version, weights: str | None) -> None:

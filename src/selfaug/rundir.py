@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from selfaug.core.printable import printable
-from selfaug.errors import StorageError
+from selfaug.errors import PathError, StorageError
 from selfaug.replaced import HIDDEN, Replaced, delete
 
 __all__ = [
@@ -178,7 +180,7 @@ class RunDir:
 
     @classmethod
     def require_free(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunDir:
-        """Check that `create` would succeed, without touching anything: for before the long work.
+        """Check that `create` would succeed, and leave everything as it is: for before the long work.
 
         Raises:
             StorageError: if something is there already that `overwrite` doesn't cover, or it can't be written.
@@ -187,32 +189,51 @@ class RunDir:
         run.replaced.recover()
         if run.path.is_dir() and without_lock(run.path):
             run._require_replaceable(overwrite)
-        existing = next(place for place in (run.path, *run.path.absolute().parents) if place.exists())
-        if not existing.is_dir():
-            raise StorageError(f"{existing} is a file, not a folder.", hint="choose another output folder.")
-        if not os.access(existing, os.W_OK):
-            raise StorageError(
-                f"can't write into {existing}.",
-                hint="choose another folder with --output, or change its permissions.",
-            )
+        run.require_writable()
         return run
+
+    def require_writable(self) -> None:
+        """Check that the folder can be made and written into, whatever is in there; nothing stays of the check.
+
+        Raises:
+            PathError: if a file is in the way.
+            StorageError: if it can't be written.
+        """
+        existing = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
+        if not existing.is_dir():
+            raise PathError(f"{existing} is a file, not a folder.", hint="choose another output folder.")
+        try:
+            if not os.access(existing, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            # What may be written need not take anything: root may write everywhere, into /proc too.
+            with tempfile.TemporaryDirectory(dir=existing, prefix=f".{os.getpid()}.writable"):
+                pass
+        except OSError as error:
+            raise StorageError(
+                f"can't write into {existing}: {error.strerror or error}",
+                hint="choose another folder with --output, or change its permissions.",
+            ) from error
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDir:
         """A run that exists.
 
         Raises:
-            StorageError: if there is none.
+            PathError: if there is none.
         """
         run = cls(path)
         run.replaced.recover()
         if not run.is_run():
-            raise StorageError(
-                f"{run.path} is not a selfaug run: "
-                + ("it has no config.yaml of one." if run.path.is_dir() else "there is no such folder."),
+            raise PathError(
+                f"{run.path} is not a selfaug run: {run._why_no_run()}",
                 hint="give the folder that `selfaug train` wrote (its --output).",
             )
         return run
+
+    def _why_no_run(self) -> str:
+        if self.path.is_dir():
+            return "it has no config.yaml of one."
+        return "it is a file, not a folder." if self.path.is_file() else "there is no such folder."
 
     def is_run(self) -> bool:
         """Whether the folder holds a selfaug run, complete or not."""

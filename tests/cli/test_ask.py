@@ -135,5 +135,5 @@ def test_documents_that_are_not_there(finished_run: Path, prepared: Path, tmp_pa
     assert "there is no index" in ask(finished_run, QUESTION, "--prepared", str(prepared), code=2)
 
 
-def test_a_run_that_is_not_there_fails_at_run_time(prepared: Path, tmp_path: Path) -> None:
-    ask(tmp_path / "no-run", QUESTION, "--prepared", str(prepared), code=1)
+def test_a_run_that_is_not_there_is_wrong_usage(prepared: Path, tmp_path: Path) -> None:
+    ask(tmp_path / "no-run", QUESTION, "--prepared", str(prepared), code=2)

@@ -85,12 +85,101 @@ def test_all_problems_of_the_settings_are_told_at_once() -> None:
     assert "did you mean selfaug.alpha?" in result.stderr
 
 
-def test_a_missing_run_is_a_run_time_error() -> None:
-    for arguments in (["chat", "missing"], ["export", "missing", "--to", "x"]):
+def test_a_path_that_leads_to_no_run_is_wrong_usage(tmp_path: Path) -> None:
+    file, registry = tmp_path / "file", str(tmp_path / "registry.sqlite")
+    file.touch()
+    for place, why in (("missing", "there is no such folder"), (str(file), "is a file, not a folder")):
+        for arguments in (
+            ["chat", place],
+            ["evaluate", place],
+            ["export", place, "--to", "x"],
+            ["monitor", place],
+            ["realign", place, "--data", str(file)],
+            ["registry", "add", place, "--registry", registry],
+            ["serve", place],
+            ["roi", "--run", place],
+        ):
+            result = run(*arguments)
+            assert result.exit_code == 2, arguments
+            assert "not a selfaug run" in result.stderr
+            assert why in " ".join(result.stderr.split())
+            assert "Hint:" in result.stderr
+
+
+def test_a_file_in_the_place_of_a_folder_is_called_so(
+    tmp_path: Path, finished_run: Path, tiny_model_dir: Path, tiny_rows: Path
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    model = ["--model", str(tiny_model_dir), "--train", str(tiny_rows)]
+    for arguments in (
+        ["train", *model, "--output", str(file)],
+        ["train", *model, "--output", str(file), "--dry-run"],
+        ["train", "--model", str(file), "--train", str(tiny_rows)],
+        ["export", str(finished_run), "--to", str(file)],
+        ["export", str(finished_run), "--to", str(file), "--vllm"],
+        ["report", str(file)],
+        ["roi", str(file)],
+        ["prepare", str(file), "--output", str(tmp_path / "prepared")],
+        ["assess", *model, "--output", str(file)],
+    ):
         result = run(*arguments)
-        assert result.exit_code == 1
-        assert "not a selfaug run" in result.stderr
-        assert "Hint:" in result.stderr
+        assert result.exit_code == 2, arguments
+        assert re.search(rf"{file}(: it)? is a file, not a", " ".join(result.stderr.split())), result.stderr
+        assert "merging" not in result.stderr
+    nothing = run("roi", str(tmp_path / "nothing"))
+    assert nothing.exit_code == 2
+    assert "there is no folder" in nothing.stderr
+    assert "written last" not in nothing.stderr
+    registry = run("registry", "--registry", str(tiny_rows))
+    assert registry.exit_code == 2
+    assert "is no registry" in registry.stderr
+
+
+def test_options_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
+    registry = ["--registry", str(tmp_path / "registry.sqlite")]
+    for arguments, said in (
+        (["serve", "run", "--new-key", "--no-key"], "--new-key and --no-key exclude each other"),
+        (["registry", "promote", "1", "--note", "x", *registry], "--note has no meaning with promote"),
+        (["registry", "list", "--parent", "1", *registry], "--parent has no meaning with list"),
+        (["monitor", "run", "--data", "rows.jsonl"], "--data has a meaning with --reference only"),
+        (["monitor", "run", "--older-than", "3"], "--older-than has a meaning with --purge only"),
+        (
+            ["monitor", "run", "--purge", "--overwrite"],
+            "--overwrite has a meaning with --reference or --rules",
+        ),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 2, arguments
+        assert said in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_that_is_missing_names_the_help_of_its_command() -> None:
+    for command in ("train", "preview", "assess"):
+        result = run(command, "--train", "rows.jsonl")
+        assert result.exit_code == 2
+        assert f"`selfaug {command} --help`" in result.stderr
+
+
+def test_a_limit_of_drift_without_alignment_says_what_to_give() -> None:
+    result = run("train", "--model", "m", "--train", "r.jsonl", "--drift-limit", "0.1", "--alpha", "0")
+    assert result.exit_code == 2
+    assert "give --alpha above 0" in " ".join(result.stderr.split())
+
+
+def test_data_that_was_not_prepared_is_called_so(tmp_path: Path, tiny_model_dir: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run("train", "--model", str(tiny_model_dir), "--prepared", str(tmp_path / "empty"))
+    assert result.exit_code == 2
+    assert "has not been prepared, or not to its end" in " ".join(result.stderr.split())
+
+
+def test_a_name_without_an_owner_says_what_may_be_missing(tiny_rows: Path) -> None:
+    result = run("train", "--model", "qwen3-0.6b", "--train", str(tiny_rows), "--offline")
+    assert result.exit_code == 2
+    assert "owner/name" in result.stderr
+    assert "is it missing?" in " ".join(result.stderr.split())
 
 
 def test_an_unexpected_error_is_one_line_and_debug_shows_its_traceback(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,7 +104,17 @@ def test_another_key_beside_one_of_the_users_own_is_refused(
     assert "another one would not be taken" in " ".join(result.stderr.split())
 
 
+def test_a_taken_port_leaves_the_key_as_it_is(copied_run: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("serve", str(copied_run), "--port", port, "--new-key")
+    assert result.exit_code == 1
+    assert f"can't listen on 127.0.0.1:{port}" in result.stderr
+    assert result.stdout == ""
+    assert not (copied_run / "serving").exists(), "a key that nobody can use"
+
+
 def test_there_is_no_run(tmp_path: Path) -> None:
     result = run("serve", str(tmp_path / "nothing"))
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "is not a selfaug run" in result.stderr

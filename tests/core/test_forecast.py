@@ -31,6 +31,14 @@ def test_correlation_is_spearmans_and_its_interval_covers_it() -> None:
     assert again.correlation.value == pytest.approx(expected)
 
 
+def test_the_correlations_interval_holds_it_where_many_resamples_have_none() -> None:
+    # One run of eight has lost something: resamples without it are all equal, and have no correlation.
+    whole = [1.0, 0.0] * 6
+    runs = [Run(0.01 * place, whole, whole if place < 7 else [0.0] * 12) for place in range(8)]
+    found = forgetting_forecast(runs, seed=0, resamples=200).correlation
+    assert found.low <= found.value <= found.high
+
+
 def test_forgetting_that_has_nothing_to_do_with_drift_is_seen_as_such() -> None:
     rng = np.random.default_rng(1)
     runs = [

@@ -16,6 +16,7 @@ from selfaug.core import statistics
 from selfaug.core.statistics import (
     _resampled,
     detectable_difference,
+    holm,
     mean_interval,
     paired_difference,
     pooled_difference,
@@ -437,6 +438,33 @@ class TestRetention:
         found = retention([0, 0, 1], [1, 0, 0], seed=0)  # some draws have nothing of base
         assert found is not None
         assert 0 <= found.low <= 1 <= found.high < math.inf
+
+    def test_resamples_that_are_all_equal_show_nothing_of_how_items_scatter(self) -> None:
+        found = retention([0.5] * 20, [1.0] * 20, seed=0)
+        of_pairs = paired_difference([0.5] * 20, [1.0] * 20, seed=0).difference
+        assert found is not None
+        assert (found.low, found.value, found.high) == (1 + of_pairs.low, 0.5, 1 + of_pairs.high)
+        assert found.low < 0.5 < found.high
+
+
+class TestHolm:
+    @staticmethod
+    def naive(p_values: list[float]) -> list[float]:
+        """As a closed test: a hypothesis is rejected if Bonferroni rejects every set of them that it is in."""
+        m = len(p_values)
+        sets = [which for size in range(1, m + 1) for which in itertools.combinations(range(m), size)]
+        return [
+            max(min(1.0, len(which) * min(p_values[i] for i in which)) for which in sets if place in which)
+            for place in range(m)
+        ]
+
+    def test_it_is_bonferroni_closed(self) -> None:
+        rng = np.random.default_rng(0)
+        for m in (1, 2, 5, 8):
+            p_values = (rng.random(m) ** 3).round(3).tolist()
+            assert holm(p_values) == pytest.approx(self.naive(p_values))
+        assert holm([0.01, 0.01, 1.0]) == pytest.approx([0.03, 0.03, 1.0])  # equal ones stay equal
+        assert holm([]) == []
 
 
 class TestPooledInterval:

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import uvicorn
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
+from report_records import comparison_record, write_comparison
 from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.library import Library
 from selfaug.report.open_report import page_of
@@ -53,9 +55,16 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def address(runs_root: Path) -> Iterator[str]:
+    with served(runs_root) as found:
+        yield found
+
+
+@contextmanager
+def served(root: Path) -> Iterator[str]:
+    """Address of a dashboard of a directory."""
     listening = listening_socket("127.0.0.1", 0)
     port = listening.getsockname()[1]
-    app = dashboard_app(Library(runs_root), token=TOKEN, port=port)
+    app = dashboard_app(Library(root), token=TOKEN, port=port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
@@ -303,6 +312,31 @@ def test_a_slider_is_moved_by_keyboard_and_the_server_computes(watched: Watched,
         "before => document.querySelector('#result [role=status]').innerText !== before", arg=before
     )
     assert page.evaluate("document.activeElement.id") == "minutes_saved"
+
+
+def test_what_another_comparison_measured_comes_into_the_form(browser: Browser, tmp_path: Path) -> None:
+    write_comparison(tmp_path / "gpu", {**comparison_record(), "device": "cuda"})
+    with served(tmp_path) as own:
+        context = browser.new_context()
+        found = Watched(context, own)
+        page = found.page
+        page.goto(f"{own}/?token={TOKEN}")
+        page.goto(f"{own}/roi")
+        page.locator("#assumptions summary").click()
+        before = page.locator("#gpu_hours").input_value()
+        page.locator("#comparison").select_option("gpu")
+        page.wait_for_function("() => document.querySelector('#filled').value === 'gpu'")
+        measured = page.locator("#gpu_hours").input_value()
+        assert measured != before
+        # What is typed then is what the user gives, also what was there at first.
+        with page.expect_response(lambda response: f"gpu_hours={before}" in response.url):
+            page.locator("#gpu_hours").fill(before)
+        page.wait_for_function("() => /gpu hours.*user/.test(document.querySelector('#result').textContent)")
+        assert page.locator("#gpu_hours").input_value() == before
+        page.locator("#comparison").select_option("")
+        page.wait_for_function("() => document.querySelector('#filled').value === ''")
+        context.close()
+        assert found.complaints == []
 
 
 def test_the_picture_of_two_distributions_moves(watched: Watched, address: str) -> None:

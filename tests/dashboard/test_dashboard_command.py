@@ -134,7 +134,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         for arguments, code, message in (
-            ([str(tmp_path / "nothing")], 1, "is not a folder"),
+            ([str(tmp_path / "nothing")], 2, "is not a folder"),
             ([str(tmp_path), "--no-token", "--host", "0.0.0.0"], 2, "could read your runs"),
             ([str(tmp_path), "--no-token", "--host", "build-7.example"], 2, "could read your runs"),
             ([str(tmp_path), "--port", str(taken.getsockname()[1])], 1, "something else listens there"),

@@ -138,6 +138,23 @@ def test_a_plan_that_can_not_be_read_is_none(tmp_path: Path, text: str) -> None:
     assert progress_of(entry, entry.time + 1) == Progress(10, None, True, None)
 
 
+def test_a_training_that_gets_ready_is_running(tmp_path: Path) -> None:
+    """Rows, texts and anchors take long before its first step, and so does loading where it is gone on with."""
+    entry = run_of(tmp_path)
+    run = RunDir(entry.folder)
+    (run.path / "metrics.jsonl").unlink()
+    later = BEGAN + 9999
+    assert progress_of(entry, later) == Progress(0, None, False, None)
+    with run.training():
+        assert progress_of(entry, later) == Progress(0, None, True, None)
+    assert progress_of(entry, later) == Progress(0, None, False, None)
+    # Gone on with: the plan is still that of the process before.
+    entry = run_of(tmp_path, process=2**22 + 1)
+    with RunDir(entry.folder).training():
+        assert progress_of(entry, later) == Progress(10, 40, True, None)
+    assert progress_of(entry, later) == Progress(10, 40, False, None)
+
+
 def test_what_is_finished_or_no_run_has_no_progress(tmp_path: Path, runs_root: Path) -> None:
     run_of(tmp_path, began=BEGAN)
     write_record(tmp_path / "run" / "record.json", "train", TRAINING)
@@ -180,6 +197,71 @@ def test_a_training_that_ended_early_says_how_to_go_on(client: TestClient) -> No
     assert "not finished step 9 of 40" in " ".join(
         parser.fromstring(client.get("/").text).text_content().split()
     )
+
+
+def test_the_page_of_a_training_that_gets_ready_asks_again(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", training=None, steps=0)
+    for file in run.path.iterdir():
+        os.utime(file, (BEGAN, BEGAN))
+    client = looking_at(tmp_path)[1]
+    with run.training():
+        page = parser.fromstring(client.get("/run/run").text)
+        (live,) = page.xpath("//*[@id='live']")
+        assert live.get("hx-get") == "/live/run"
+        assert "Getting ready. Step 0." in live.text_content()
+        assert not live.xpath(".//*[@role='status']"), "what comes every few seconds is not read out"
+        overview = " ".join(parser.fromstring(client.get("/").text).text_content().split())
+        assert "running getting ready, step 0" in overview
+    (live,) = parser.fromstring(client.get("/run/run").text).xpath("//*[@id='live']")
+    assert live.get("hx-get") is None
+    assert "selfaug train --resume" in live.xpath(".//*[@role='status']")[0].text_content()
+
+
+def test_a_part_that_ended_early_names_the_command_that_goes_on_with_it(tmp_path: Path) -> None:
+    for what, place in (("comparison", "a/runs/plain"), ("balance", "b"), ("assessment", "c"), ("demo", "d")):
+        outer = tmp_path / "deep" / what
+        write_run(outer / place, training=None, steps=3)
+        write_record(outer / f"{what}.json", f"{what}-started", {"settings": {}})
+    # Only called so.
+    write_run(tmp_path / "own" / "run", training=None, steps=3)
+    (tmp_path / "own" / "demo.json").write_text("[]")
+    for file in tmp_path.rglob("*.*"):
+        os.utime(file, (BEGAN, BEGAN))
+    client = looking_at(tmp_path)[1]
+
+    def said(path: str) -> str:
+        return " ".join(parser.fromstring(client.get(f"/run/{path}").text).text_content().split())
+
+    assert "the same selfaug compare again goes on with it" in said("deep/comparison/a/runs/plain")
+    assert "the same selfaug balance again goes on with it" in said("deep/balance/b")
+    assert "the same selfaug assess again goes on with it" in said("deep/assessment/c")
+    assert "the same selfaug demo again goes on with it" in said("deep/demo/d")
+    assert "selfaug train --resume goes on with it" in said("own/run")
+
+
+def test_what_goes_wrong_takes_the_place_of_the_part_that_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser puts it there, whatever the status: a whole page would stand inside of the page."""
+    run = write_run(tmp_path / "run", training=None, steps=3)
+    library, client = looking_at(tmp_path)
+    by_itself = {"HX-Request": "true"}
+
+    def part(address: str, status: int) -> str:
+        answer = client.get(address, headers=by_itself)
+        assert answer.status_code == status
+        assert "<html" not in answer.text
+        (problem,) = parser.fragments_fromstring(answer.text.strip().split("#}")[-1])
+        return f"{problem.get('id')}: {problem.text_content()}"
+
+    assert part("/live/gone", 404).startswith("live: There is no run gone in")
+    assert "<html" in client.get("/live/gone").text
+    run.metrics.write_text("[1]\n[2]\n")
+    library._next_scan = float("-inf")
+    assert "lack what a report needs" in part("/live/run", 422)
+    assert "lack what a report needs" in client.get("/run/run").text
+    monkeypatch.setattr(app, "roi_view", lambda *_: 1 / 0)
+    assert part("/roi/result", 500).startswith("result: This page could not be made")
 
 
 def test_the_list_asks_again_only_while_something_runs(tmp_path: Path) -> None:

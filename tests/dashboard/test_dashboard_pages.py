@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,7 +17,7 @@ import pytest
 from lxml import html as parser
 from starlette.testclient import TestClient
 
-from report_records import EVALUATION, write_run
+from report_records import EVALUATION, comparison_record, write_balance, write_comparison, write_run
 from selfaug.core.printable import printable
 from selfaug.dashboard import app
 from selfaug.dashboard.app import dashboard_app
@@ -243,6 +246,65 @@ def test_runs_beside_each_other(client: TestClient, runs_root: Path) -> None:
     assert len(parser.fromstring(client.get(f"/compare?{many}").text).xpath("//main//thead//th/a")) == 8
 
 
+def test_a_run_whose_metrics_are_damaged_is_named_and_the_others_are_drawn(tmp_path: Path) -> None:
+    for name in ("first", "second", "third", "fourth"):
+        write_run(tmp_path / name)
+    whole = RunDir(tmp_path / "first").metrics.read_text(encoding="utf-8")
+    RunDir(tmp_path / "second").metrics.write_text("{\n" + whole, encoding="utf-8")
+    RunDir(tmp_path / "third").metrics.write_text('{"step": 1, "nll": "low"}\n', encoding="utf-8")
+    answer = looking_at(tmp_path).get("/compare?run=first&run=second&run=third&run=fourth")
+    assert answer.status_code == 200
+    text = flat(answer)
+    assert "Without those of second:" in text
+    assert "metrics.jsonl, line 1: not JSON" in text
+    assert "Without those of third: the records in" in text
+    assert "not shown" not in text, "what is said of it is"
+    nll = parser.fromstring(answer.text).xpath("//figure")[0]
+    assert {row[0].text_content() for row in nll.xpath(".//tbody/tr")} == {"first", "fourth"}
+    alone = flat(looking_at(tmp_path).get("/compare?run=second&run=third"))
+    assert "Without those of second:" in alone
+
+
+def test_a_record_of_another_shape_takes_no_page_down(tmp_path: Path, runs_root: Path) -> None:
+    record = comparison_record()
+    del record["not_run"]
+    write_comparison(tmp_path / "lacking", record)
+    watched = write_run(tmp_path / "watched").monitor
+    shutil.copytree(runs_root / "served" / "monitor", watched)
+    with closing(sqlite3.connect(watched / "monitor.sqlite")) as connection, connection:
+        connection.execute("UPDATE kept SET value = '{}' WHERE name = 'status'")
+    client = looking_at(tmp_path)
+    explained = client.get("/explain")
+    assert explained.status_code == 200
+    assert "There is no comparison here yet whose scores can be read" in flat(explained)
+    monitor = client.get("/monitor/watched")
+    assert monitor.status_code == 422
+    assert "lack what a report needs" in flat(monitor)
+    # The one before can be read.
+    write_comparison(tmp_path / "whole", comparison_record())
+    for file in (tmp_path / "whole").rglob("*"):
+        os.utime(file, (1.7e9, 1.7e9))
+    assert 'href="/run/whole"' in looking_at(tmp_path).get("/explain").text
+
+
+def test_each_phase_counts_what_its_page_lists(tmp_path: Path) -> None:
+    write_balance(tmp_path / "balance")
+    best = write_run(tmp_path / "balance" / "best")
+    best.monitor.mkdir()
+    (best.monitor / "monitor.sqlite").touch()
+    write_run(tmp_path / "finished")
+    write_run(tmp_path / "unfinished", training=None, steps=3)
+    client = looking_at(tmp_path)
+    counts = dict(
+        zip(*(parser.fromstring(client.get("/").text).xpath(f"//ol[@class='phases']//a/{one}")
+              for one in ("@href", "text()")), strict=True)
+    )  # fmt: skip
+    assert counts["/?kind=train"] == "2 here"
+    assert len(names(client, "kind=train")) == 2
+    assert counts["/monitor"] == "1 here"
+    assert 'href="/monitor/balance/best"' in client.get("/monitor").text
+
+
 def test_runs_whose_names_differ_at_their_ends_are_two_lines(tmp_path: Path) -> None:
     ends = (
         "a" * 60 + "-one",
@@ -346,6 +408,11 @@ def test_every_word_is_explained(client: TestClient) -> None:
     shown = flat(client.get("/words"))
     assert all(meaning in shown for meaning in WORDS.values())
     assert word_of("Retention") == "retention"
+    # Each explains the number that it stands beside, with its sign.
+    for changes in ("General checks against base", "general − base", "General score"):
+        assert word_of(changes) == "change of the general score"
+    assert "tuned model minus score of the base model" in WORDS["change of the general score"]
+    assert word_of("Job: exact answers") is None
     assert word_of("Anything else") is None
 
 

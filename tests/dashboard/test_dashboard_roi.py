@@ -9,7 +9,10 @@ import pytest
 from lxml import html as parser
 from starlette.testclient import TestClient
 
-from selfaug.dashboard.roi import _as_number, roi_view
+from report_records import comparison_record, write_comparison
+from selfaug.dashboard.app import dashboard_app
+from selfaug.dashboard.library import Library
+from selfaug.dashboard.roi import _as_number, _chance, roi_view
 from selfaug.phases.roi import business_case
 from selfaug.roi_config import InputSettings, load_roi_config
 
@@ -56,7 +59,7 @@ def test_numbers_are_those_of_the_value_model(
     status = " ".join(page.xpath("//*[@role='status']")[0].text_content().split())
     assert f"net present value {money(expected['arms']['selfaug']['npv'])};" in status
     assert f"credit {money(expected['credit']['value'])} against" in status
-    assert f"{100 * expected['simulation']['chance_of_credit']:.0f} %" in status
+    assert f": {_chance(expected['simulation']['chance_of_credit'])}." in status
     likely = page.xpath("//figure[starts-with(@aria-label, 'What is likely')]//tbody/tr/td/text()")
     assert likely[1:4] == [f"{one / 1e3:,.1f}" for one in expected["simulation"]["npv"]]
     sources = [
@@ -85,6 +88,96 @@ def test_a_comparison_gives_its_scores(client: TestClient, runs_root: Path) -> N
         "what can't be read is no choice"
     )
     assert form.xpath("//select[@id='comparison']/option[@selected]/@value") == ["comparison"]
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> TestClient:
+    """Looks at a comparison that was made on a GPU, one that was not, and one that says less."""
+    record = comparison_record()
+    ours = {**record["methods"][record["subject"]], "train_seconds": 1116.0}
+    changed = {**record, "device": "cuda (H200)", "methods": {**record["methods"], record["subject"]: ours}}
+    write_comparison(tmp_path / "gpu", changed)
+    write_comparison(tmp_path / "cpu", {**record, "device": "cpu"})
+    del changed["device"]
+    write_comparison(tmp_path / "lacking", changed)
+    return TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://127.0.0.1:8321")
+
+
+def gpu_hours(client: TestClient, **query: str) -> tuple[str, str, str]:
+    """What the field shows, what is computed with, and where that is from."""
+    page = parser.fromstring(client.get("/roi", params=query).text)
+    ((_, value, _, source),) = [
+        [cell.text_content().strip() for cell in row]
+        for row in page.xpath("//table[@aria-label='Where each number comes from']/tbody/tr")
+        if row[0].text_content().strip() == "gpu hours"
+    ]
+    return page.xpath("//input[@name='gpu_hours']/@value")[0], value, source
+
+
+def test_a_field_shows_what_was_measured_and_it_can_be_changed(measured: TestClient) -> None:
+    default = "8"
+    assert gpu_hours(measured) == (default, "8", "default")
+    assert gpu_hours(measured, comparison="cpu") == (default, "8", "default")
+    assert gpu_hours(measured, comparison="gpu") == ("0.31", "0.31", "measured")
+    assert gpu_hours(measured, comparison="gpu", gpu_hours="0.31") == ("0.31", "0.31", "measured")
+    assert gpu_hours(measured, comparison="gpu", gpu_hours=default) == (default, "8", "user")
+    assert gpu_hours(measured, comparison="gpu", gpu_hours="2") == ("2", "2", "user")
+    # Another comparison is chosen: what stands as the form was filled is not what the user gave.
+    changed = {"comparison": "gpu", "filled": "", "gpu_hours": default}
+    assert gpu_hours(measured, **changed) == ("0.31", "0.31", "measured")
+    assert gpu_hours(measured, **{**changed, "gpu_hours": "9"}) == ("9", "9", "user")
+    back = {"comparison": "", "filled": "gpu", "gpu_hours": "0.31"}
+    assert gpu_hours(measured, **back) == (default, "8", "default")
+
+
+def test_the_form_that_is_open_gets_the_numbers_of_another_comparison(measured: TestClient) -> None:
+    def again(**query: str) -> dict[str, str]:
+        found = parser.fragments_fromstring(measured.get("/roi/result", params=query).text.strip())
+        assert found[-1].get("id") == "result"
+        return {one.get("id"): one.get("value") for one in found[:-1] if one.get("hx-swap-oob") == "true"}
+
+    assert again(comparison="gpu", filled="", gpu_hours="8") == {"filled": "gpu", "gpu_hours": "0.31"}
+    assert again(comparison="gpu", filled="", gpu_hours="9") == {"filled": "gpu"}, "what was typed stays"
+    assert again(comparison="", filled="gpu", gpu_hours="0.31") == {"filled": "", "gpu_hours": "8"}
+    assert again(comparison="gpu", filled="gpu", gpu_hours="0.31") == {}
+    page = measured.get("/roi?comparison=gpu&filled=").text
+    assert page.count('id="gpu_hours"') == page.count('id="filled"') == 1
+    assert 'name="filled" value="gpu"' in page
+
+
+def test_a_comparison_that_lacks_something_is_said_to(measured: TestClient) -> None:
+    answer = measured.get("/roi?comparison=lacking")
+    assert answer.status_code == 200
+    (alert,) = parser.fromstring(answer.text).xpath("//*[@role='alert']")
+    assert "lack what a report needs (KeyError: 'device')" in alert.text_content()
+
+
+def test_a_number_where_a_slider_can_not_stand_is_a_field(client: TestClient) -> None:
+    def kind(**query: str) -> list[str]:
+        page = parser.fromstring(client.get("/roi", params=query).text)
+        return [
+            page.xpath(f"//input[@name='{name}']/@{what}")[0] for name in query for what in ("type", "value")
+        ]
+
+    assert kind(workers="2000") == ["range", "2000"]
+    assert kind(workers="5000") == ["number", "5000"]
+    assert kind(workers="203") == ["number", "203"]
+    assert kind(minutes_saved="29.5", adoption="0.29") == ["range", "29.5", "range", "0.29"]
+    assert kind(workers="many") == ["number", "many"]
+    defaults = parser.fromstring(client.get("/roi").text).xpath("//input[@type='range']")
+    assert len(defaults) == 7
+    assert "it then counts as certain" in client.get("/roi").text
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"),
+    [
+        (0.0, "0 %"), (0.0003, "<1 %"), (0.0049, "<1 %"), (0.005, "<1 %"), (0.5, "50 %"), (0.9949, "99 %"),
+        (0.9951, ">99 %"), (0.9998, ">99 %"), (1.0, "100 %"),
+    ],
+)  # fmt: skip
+def test_what_is_not_certain_is_not_said_to_be(share: float, shown: str) -> None:
+    assert _chance(share) == shown
 
 
 @pytest.mark.parametrize(
@@ -137,7 +230,7 @@ def test_numbers_as_yaml_reads_them(text: str, number: str) -> None:
 
 def test_every_input_is_in_the_form_with_its_default_and_limits(client: TestClient) -> None:
     form = parser.fromstring(client.get("/roi").text)
-    names = form.xpath("//form[@id='assumptions']//input/@name")
+    names = form.xpath("//form[@id='assumptions']//input[@type != 'hidden']/@name")
     assert sorted(names) == sorted(InputSettings.model_fields)
     for name in names:
         (field,) = form.xpath(f"//input[@name='{name}']")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -261,8 +262,23 @@ def test_words_that_differ_are_marked_and_no_others() -> None:
     assert differing_words(long, "short") == ([(long, False)], [("short", False)])
 
 
+def test_answers_of_hundreds_of_words_are_marked() -> None:
+    one = " ".join(f"w{number}" for number in range(600))
+    mine, theirs = differing_words(one, one.replace("w7 ", "other "))
+    assert [piece for piece, differs in mine if differs] == ["w7"]
+    assert [piece for piece, differs in theirs if differs] == ["other"]
+    assert differing_words(f"{one} more", one) == ([(f"{one} more", False)], [(one, False)])
+
+
+def test_answers_that_say_the_same_over_and_over_take_no_seconds() -> None:
+    one, other = ("".join(random.Random(seed).choice(("no ", "yes ")) for _ in range(590)) for seed in (1, 2))
+    began = time.process_time()
+    assert differing_words(one, other) == ([(one, False)], [(other, False)])
+    assert time.process_time() - began < 0.5
+
+
 def test_texts_without_a_word_in_common_take_no_seconds() -> None:
-    one, other = (" ".join(f"{letter}{number}" for number in range(299)) for letter in "ab")
+    one, other = (" ".join(f"{letter}{number}" for number in range(600)) for letter in "ab")
     began = time.process_time()
     differing_words(one, other)
     assert time.process_time() - began < 0.5
@@ -304,6 +320,13 @@ def test_the_page_filters_searches_and_marks(run: Path) -> None:
     assert page.xpath("//select[@name='change']/option[@selected]/@value") == ["gained"]
 
 
+def test_a_filter_that_nothing_passes_is_shown_as_chosen(run: Path) -> None:
+    page = parser.fromstring(looking_at(run.parent).get("/samples/run?change=unscored").text)
+    (chosen,) = page.xpath("//select[@name='change']/option[@selected]")
+    assert (chosen.get("value"), chosen.text) == ("unscored", "unscored (0)")
+    assert page.xpath("//select[@name='change']/option/text()")[0] == "all, failures first"
+
+
 def test_a_search_is_shown_again_as_it_was(run: Path) -> None:
     client = looking_at(run.parent)
     asked = '"><script>é & \\'
@@ -342,6 +365,7 @@ def test_three_models_of_a_comparison(client: TestClient) -> None:
     assert [label.split(" ", 1)[0] for label in labels] == ["■", "▲", "●"]
     assert labels[0] == "■ base model"
     assert not page.xpath("//section//*[@class='badge']"), "scores aren't kept by request"
+    assert page.xpath("//select[@name='change']/option/text()")[0] == "all", "so none is known to have failed"
     assert "the same" in first.getparent().text_content()
 
 

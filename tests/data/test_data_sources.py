@@ -231,6 +231,18 @@ def test_missing_file_names_the_nearest_one(tmp_path: Path, write_jsonl: Callabl
     with pytest.raises(DataError, match="does not exist") as caught:
         read_rows(tmp_path / "trian.jsonl")
     assert caught.value.hint == f"did you mean {path}?"
+    write_jsonl({"prompt": "p"}, name="train.json")
+    for name, meant in (
+        ("train.jsnl", "train.json"),
+        ("trian.jsonl", "train.jsonl"),
+        ("trian.json", "train.json"),
+    ):
+        with pytest.raises(DataError, match="does not exist") as caught:
+            read_rows(tmp_path / name)
+        assert caught.value.hint == f"did you mean {tmp_path / meant}?"
+    with pytest.raises(DataError, match="does not exist") as caught:  # the same ending is no likeness
+        read_rows(tmp_path / "nope.jsonl")
+    assert caught.value.hint == "check the path."
     with pytest.raises(DataError, match="does not exist") as caught:
         read_rows(tmp_path / "nowhere" / "train.jsonl")
     assert "no folder" in str(caught.value.hint)

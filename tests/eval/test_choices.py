@@ -8,7 +8,7 @@ import torch
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
 from tiny_models import build
 
-NAMES = ["llama-tied", "qwen2", "gemma3", "gpt-neox", "phi-bias"]
+NAMES = ["llama-tied", "qwen2", "gemma3", "gpt-neox", "phi-bias", "mamba", "lfm2", "qwen3_5_text"]
 
 
 def items_of(seed: int = 0) -> list[ChoiceItem]:

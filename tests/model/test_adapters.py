@@ -36,7 +36,7 @@ from selfaug.model.adapters import (
 )
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import reference_mode
-from selfaug.model.reference import AdapterOff
+from selfaug.model.reference import AdapterOff, FrozenCopy, FrozenModel
 from selfaug.train.loss import alignment_loss
 from tiny_models import build, linear_names, make_docs, padded
 
@@ -173,6 +173,29 @@ def test_the_refused_ones_do_change_the_base_model(name, config):
         want = logits(build(name))
     with reference_mode(model):
         assert not torch.equal(logits(model), want)
+
+
+@pytest.mark.parametrize("trained", ["input_layernorm", "embed_tokens", "base_layer"])
+def test_base_weights_that_train_beside_the_adapter_are_refused(trained):
+    """With the adapter off, they are what they have become."""
+    model = get_peft_model(build(NAME), LoraConfig(**LM, modules_to_save=["lm_head"]))
+    require_exact(model)
+    for name, parameter in model.named_parameters():
+        if trained in name:
+            parameter.requires_grad_(True)
+    with pytest.raises(ModelError, match=f"weights of the base model train too.*{trained}"):
+        require_exact(model)
+    reference = FrozenCopy(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    of_copy, of_base = (
+        alignment_loss(model, INPUTS, reference=one).alignment_sum.item()
+        for one in (reference, FrozenModel(build(NAME)))
+    )
+    assert of_copy == pytest.approx(of_base, rel=1e-5)
+    assert of_copy > 0.01
 
 
 def test_one_bad_adapter_among_good_ones_is_refused():

@@ -34,6 +34,7 @@ from selfaug.model.generate import (
 )
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
 from selfaug.model.running_batch import RunningBatch
+from tiny_models import build
 
 VOCABULARY = 64
 SHAPE: dict[str, Any] = {
@@ -127,6 +128,17 @@ def test_equals_one_by_one_on_other_architectures(name: str) -> None:
     expected = [naive(model, prompt, 20, ends) for prompt in prompts]
     assert len({tuple(answer) for answer in expected}) > 4
     assert generate_greedy_ids(model, prompts, eos_ids=frozenset(ends), max_new_tokens=20) == expected
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "falcon_mamba", "qwen3_5_text"])
+def test_equals_one_by_one_on_models_with_states(name: str) -> None:
+    """A prompt's padding must not get into them, nor may they stay where an answer leaves."""
+    model = build(name, seed=1)
+    prompts = prompts_of([1, 17, 5, 9, 2], seed=1)
+    ends = set(range(2, 26))
+    expected = [naive(model, prompt, 8, ends) for prompt in prompts]
+    assert len({len(answer) for answer in expected}) > 2
+    assert generate_greedy_ids(model, prompts, eos_ids=frozenset(ends), max_new_tokens=8) == expected
 
 
 def test_bfloat16_differs_from_one_by_one_only_where_the_first_two_are_closer_than_the_noise() -> None:

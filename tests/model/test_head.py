@@ -7,9 +7,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, RecurrentGemmaConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from selfaug import alignment_loss
 from selfaug.errors import ModelError
 from selfaug.model.head import find_head, verify_head
 from selfaug.model.hidden import hidden_states
@@ -67,6 +68,32 @@ def test_scale_softcap_and_bias_are_found(name, scale, softcap, bias):
     head = find_head(model)
     assert (head.scale, head.softcap, head.bias is not None) == (scale, softcap, bias)
     assert head.weight is model.get_output_embeddings().weight  # its gradient reaches the parameter itself
+
+
+def test_the_bound_of_logits_is_found_under_recurrent_gemmas_name_too():
+    config = RecurrentGemmaConfig(
+        vocab_size=131,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        logits_soft_cap=2.0,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.normal_()  # so that the bound is felt
+        model.model.embed_tokens.weight.normal_()
+    assert find_head(model).softcap == 2.0
+    batch = padded(DOCS)
+    verify_head(model, find_head(model), batch)
+    tuned = get_peft_model(model, LoraConfig(target_modules=["q_proj", "linear_x"], task_type="CAUSAL_LM"))
+    result = alignment_loss(tuned, batch)
+    own = model(**batch, use_cache=False)
+    torch.testing.assert_close(result.nll_sum / result.completion_tokens, own.loss, rtol=1e-5, atol=1e-5)
+    assert float(result.alignment_sum.detach()) == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import (
+    BOFTConfig,
+    C3AConfig,
+    FourierFTConfig,
+    LNTuningConfig,
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    VBLoRAConfig,
+    get_peft_model,
+)
 from torch import Tensor, nn
 from trl.trainer.utils import add_fused_lm_head
 
 from selfaug.core.positions import find_positions
-from selfaug.errors import CacheError
+from selfaug.errors import CacheError, ModelError
 from selfaug.model.cache import Document, ReferenceCache
 from selfaug.model.head import find_head
 from selfaug.model.reference import AdapterOff, CachedReference, FrozenCopy, FrozenModel, Remembered
@@ -124,6 +134,59 @@ def test_a_frozen_copy_of_an_adapter_is_the_adapted_model():
     assert alignment_loss(model.eval(), BATCHES["right"], reference=reference).alignment_sum.item() == 0.0
     perturb(model)
     assert alignment_loss(model, BATCHES["right"], reference=reference).alignment_sum.item() > 0.01
+
+
+TARGETS = {"task_type": "CAUSAL_LM", "target_modules": ["q_proj", "v_proj"]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FourierFTConfig(**TARGETS, n_frequency=20),
+        C3AConfig(**TARGETS, block_size=8),
+        VBLoRAConfig(**TARGETS, r=2, num_vectors=8, vector_length=8, topk=2),
+        LoraConfig(**TARGETS, init_lora_weights=False, bias="lora_only"),
+    ],
+    ids=lambda config: config.peft_type.value,
+)
+def test_a_frozen_copy_of_an_adapter_that_does_not_begin_as_the_base_model_is_refused(config: PeftConfig):
+    """It would be a randomly disturbed base model."""
+    with pytest.raises(ModelError, match="doesn't begin as the base model") as error:
+        FrozenCopy(get_peft_model(build("llama-untied"), config))
+    assert "FrozenModel(base)" in error.value.hint
+
+
+def test_a_frozen_copy_of_virtual_tokens_is_refused():
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    with pytest.raises(ModelError, match="virtual tokens are random") as error:
+        FrozenCopy(get_peft_model(build("llama-untied"), config))
+    assert "use LoRA" in error.value.hint
+
+
+@pytest.mark.filterwarnings("ignore")  # PEFT's own: BOFT lacks its kernel, norms are no linear layers
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "config",
+    [
+        BOFTConfig(**TARGETS, boft_block_size=4),
+        LNTuningConfig(task_type="CAUSAL_LM"),
+        LoraConfig(**TARGETS, bias="all"),
+        LoraConfig(**TARGETS, init_lora_weights="pissa"),
+        LoraConfig(**TARGETS, init_lora_weights="olora"),
+    ],
+    ids=["boft", "layer norms", "bias", "pissa", "olora"],
+)
+def test_a_frozen_copy_of_an_adapter_that_begins_as_the_base_model_is_it(config: PeftConfig, dtype):
+    """The rounding of the two SVDs apart."""
+    model = get_peft_model(build("llama-untied", dtype=dtype), config).train()
+    flags = [parameter.requires_grad for parameter in model.parameters()]
+    reference = FrozenCopy(model)
+    perturb(model)
+    assert [parameter.requires_grad for parameter in model.parameters()] == flags
+    positions = positions_of(BATCHES["right"])
+    got = reference.hidden(model, BATCHES["right"], positions)
+    base = FrozenModel(build("llama-untied", dtype=dtype)).hidden(model, BATCHES["right"], positions)
+    assert relative(got.float(), base.float()) < (1e-5 if dtype is torch.float32 else 0.03)
 
 
 def test_a_frozen_copy_of_a_trained_adapter_is_the_base_model():

@@ -5,9 +5,21 @@ import random
 import pytest
 import torch
 from transformers import AutoModelForCausalLM as AutoModel
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, GPTNeoXConfig, LlamaConfig, PreTrainedModel
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MambaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RecurrentGemmaConfig,
+    xLSTMConfig,
+)
 
-from selfaug.model.running_batch import _ROOM, NoRoomError, RunningBatch, rows_can_join
+from selfaug.errors import ModelError
+from selfaug.model.running_batch import _ROOM, NoRoomError, RunningBatch, require_generation, rows_can_join
+from tiny_models import RECURRENT, build
 
 SHAPE = {
     "vocab_size": 64,
@@ -134,3 +146,41 @@ def test_a_batch_with_sliding_windows_is_closed_until_it_is_empty() -> None:
     batch.keep([])
     assert batch.open
     assert len(batch.join([[3]])) == 1
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@torch.no_grad()
+def test_rows_of_states_are_as_if_alone_padded_and_with_others_gone(name: str) -> None:
+    model = build(name)
+    assert not rows_can_join(model)
+    prompts = [[5, 6, 7, 8, 9, 10, 11, 12, 13], [14, 15], [16, 17, 18, 19, 20]]
+    wanted = [torch.stack(alone(model, prompt, 4)) for prompt in prompts]
+    batch = RunningBatch(model)
+    found = [batch.join(prompts)]
+    found.append(batch.step(found[-1].argmax(-1)))
+    assert not batch.open
+    batch.keep([2, 0])
+    found.append(batch.step(found[-1][[2, 0]].argmax(-1)))
+    batch.keep([1])
+    last = batch.step(found[-1][[1]].argmax(-1))
+    first = torch.stack([found[0][0], found[1][0], found[2][1], last[0]])
+    third = torch.stack([found[0][2], found[1][2], found[2][0]])
+    close = {"atol": 5e-5, "rtol": 1e-4}
+    torch.testing.assert_close(first, wanted[0], **close)
+    torch.testing.assert_close(torch.stack([found[0][1], found[1][1]]), wanted[1][:2], **close)
+    torch.testing.assert_close(third, wanted[2][:3], **close)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        # Its states are in its layers, and prompts of other lengths would be in them.
+        (RecurrentGemmaConfig(**{**SHAPE, "num_hidden_layers": 3}, num_key_value_heads=1), "no cache"),
+        (xLSTMConfig(vocab_size=64, hidden_size=32, num_blocks=1, num_heads=2), "no mask"),
+        (MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, use_bias=True), "bias"),
+    ],
+)
+def test_a_model_that_padding_would_change_is_refused(config: PreTrainedConfig, why: str) -> None:
+    with pytest.raises(ModelError, match=why) as error:
+        require_generation(AutoModel.from_config(config).eval())
+    assert "alignment_loss" in error.value.hint

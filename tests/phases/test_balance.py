@@ -7,8 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +30,7 @@ from selfaug.core.pareto import pareto_front
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.reference import AdapterOff
 from selfaug.phases import balance as balance_module
-from selfaug.phases.balance import BalanceSettings, Point, balance, chosen_point
+from selfaug.phases.balance import BalanceSettings, Point, _beyond, _finalists, balance, chosen_point
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.canary import canary_problems, write_canary
 from selfaug.phases.chat import open_chat
@@ -122,16 +124,34 @@ def test_the_chosen_point_is_a_run_like_any_other(
 ) -> None:
     monkeypatch.setattr("selfaug.phases.train.write_canary", write_canary)  # which the fixture leaves out
     monkeypatch.setattr(balance_module, "chosen_point", lambda points, _: (points[1], "of the test"))
-    sets = (*SETS, f"model.name={writing_model}", f"data.eval={tiny_rows}")
+    # A file that the point is chosen on, spelled otherwise, and another one.
+    chosen_on, others = tmp_path / "link.jsonl", tmp_path / "others.jsonl"
+    chosen_on.symlink_to(tiny_rows)
+    shutil.copy(tiny_rows, others)
+    users = ("selfaug.monitor_prompts=3", "selfaug.stop_at_drift=9", "train.keep_checkpoints=4")
+    sets = (
+        *SETS, *users, f"model.name={writing_model}", f"data.eval={json.dumps([str(chosen_on), str(others)])}",
+        "train.report_to=[tracker]", "train.eval_steps=5",
+    )  # fmt: skip
     few = replace(FEW, trials=1, finalists=1)
-    record = balance(settings(tmp_path / "balance", *sets), asked, few)
+    told: list[Progress] = []
+    record = balance(settings(tmp_path / "balance", *sets), asked, few, on_progress=told.append)
+    warnings = [progress.message for progress in told if progress.stage == "warning"]
+    assert warnings[0] == "selfaug.stop_at_drift is left out: every run goes to its last step."
+    assert warnings[-1] == "best/ was chosen on rows of data.eval; give others with --data."
     best, trained = (
         RunDir.open(tmp_path / "balance" / name) for name in ("best", f"runs/{record['points'][0]['run']}")
     )
     of_best, of_trained = (read_record(run.record, "train") for run in (best, trained))
     assert of_best["dial"] == {"run": trained.path.name, "scale": 0.5}
     assert of_best["weights"][0]["sha256"] != of_trained["weights"][0]["sha256"]
-    assert load_config(best.config).data.eval == [str(tiny_rows)]  # what the user asks, which no trial has
+    # What the user asks and would take over, which no trial has; but not the rows that it was chosen on.
+    of_users = load_config(best.config)
+    assert of_users.data.eval == [str(others)]
+    assert (of_users.selfaug.monitor_prompts, of_users.selfaug.stop_at_drift) == (3, 9)
+    assert (of_users.train.keep_checkpoints, of_users.train.eval_steps) == (4, 5)
+    assert of_users.train.report_to == ["tracker"]
+    assert load_config(trained.config).selfaug.stop_at_drift is None
     card = (best.adapter / "README.md").read_text(encoding="utf-8")
     assert "# Model Card for best" in card
     assert "scale 0.5" in card
@@ -178,6 +198,7 @@ def test_a_finished_search_goes_on_with_more_trials_and_keeps_its_points(
     marker = tmp_path / "balance" / "balance.json"
     begun = read_record(marker, "balance-started")
     begun["settings"].update(trials=1, finalists=1, scales=[0.5])
+    del begun["settings"]["general_choice"]
     write_record(marker, "balance-started", begun)
     (tmp_path / "balance" / "adapter").mkdir()
     record = balance(config, asked, replace(few, trials=3, scales=(0.25, 0.5, 0.25)))
@@ -291,6 +312,79 @@ def test_a_trial_that_fails_is_told_and_the_first_one_ends_it(
     fail_at(1)
     with pytest.raises(SelfAugError, match="not finite"):
         balance(settings(tmp_path / "b", *SETS), asked, FEW)
+
+
+def test_another_processs_failed_trial_does_not_end_it_while_the_own_settings_are_trained(
+    settings,
+    asked: EvaluationSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, few = settings(tmp_path / "balance", *SETS), replace(FEW, trials=2, finalists=1, scales=())
+    kept, failed, others = balance_module.train_in_own_process, Event(), []
+
+    with ThreadPoolExecutor() as pool:
+
+        def run(*arguments: Any) -> Any:
+            if current_thread() is not main_thread():
+                failed.set()
+                raise SelfAugError("the loss is not finite")
+            if not others:
+                others.append(pool.submit(balance, config, asked, few))
+                assert failed.wait(200)
+            return kept(*arguments)
+
+        monkeypatch.setattr(balance_module, "train_in_own_process", run)
+        record = balance(config, asked, few)
+        assert others[0].result() == record
+    assert [trial["settings"]["alpha"] for trial in record["trials"]] == [1.0]
+    assert [trial["error"] for trial in record["failed_trials"]] == ["the loss is not finite"]
+
+
+def test_own_settings_that_fail_beside_another_processs_trial_are_told(
+    settings,
+    asked: EvaluationSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config, few = settings(tmp_path / "balance", *SETS), replace(FEW, trials=2, finalists=1, scales=())
+    kept, own, other = balance_module.train_in_own_process, Event(), Event()
+
+    def run(*arguments: Any) -> Any:
+        if current_thread() is not main_thread():
+            own.set()
+            assert other.wait(200)
+            raise SelfAugError("the disk is full")
+        other.set()
+        return kept(*arguments)
+
+    monkeypatch.setattr(balance_module, "train_in_own_process", run)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(balance, config, asked, few)
+        assert own.wait(200)
+        record = balance(config, asked, few)
+        assert first.result() == record
+    assert [trial["settings"]["alpha"] == 1.0 for trial in record["trials"]] == [False]
+    assert [trial["settings"]["alpha"] for trial in record["failed_trials"]] == [1.0]
+    assert [trial["error"] for trial in record["failed_trials"]] == ["the disk is full"]
+
+
+def test_held_out_rows_are_left_out_of_every_trial(
+    settings, asked: EvaluationSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text(
+        "".join(tiny_rows.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8"
+    )
+    config = settings(tmp_path / "balance", *SETS, f"data.eval={held_out}", "data.skip_held_out=true")
+    balance(config, asked, replace(FEW, trials=1, finalists=1, scales=()))
+    run = read_record(tmp_path / "balance" / "runs" / in_this_process[0] / "record.json", "train")
+    assert run["data"]["asked_by_held_out"] == {"train": 4}
+    assert run["evaluation"] == {}
+    best = load_config(tmp_path / "balance" / "best" / "config.yaml")
+    assert (best.data.eval, best.data.skip_held_out, best.train.eval_steps) == ([str(held_out)], True, None)
 
 
 @pytest.mark.parametrize("trials", [1, 2])
@@ -421,6 +515,17 @@ def test_rule_of_choice() -> None:
     assert chosen_point(points, 0.02)[0] is points[2]
     assert chosen_point(points, 0.5)[0] is points[0]
     assert chosen_point(points[:2], 0.01)[0] is points[1]
+    # 25/50 - 24/50 is on a bound of 0.02, and a little beyond it as a float: to all that go by it.
+    on = 25 / 50 - 24 / 50
+    assert chosen_point([point(0.9, on), point(0.8, 0.0)], 0.02)[0].forgetting == on > 0.02
+    assert _beyond(on, 0.02) == 0.0
+    assert _beyond(0.021, 0.02) == pytest.approx(0.001)
+    trials = [
+        {"run": name, "task": task, "general": 0.5 - lost, "forgetting": lost}
+        for name, task, lost in (("on", 0.9, on), ("within", 0.8, 0.0), ("beyond", 0.95, 0.1))
+    ]
+    best = _finalists(trials, replace(FEW, max_forgetting=0.02))
+    assert [trial["run"] for trial in best] == ["on", "within"]
     reason = chosen_point(points[:2], 0.01)[1]
     assert "none of 2 points" in reason
     assert "goes on from here with more --trials" in reason

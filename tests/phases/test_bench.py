@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
+from selfaug.config import load_config
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.phases import bench as bench_module
-from selfaug.phases.bench import Bench, EvaluationSettings, contents_of_sources
+from selfaug.phases.bench import (
+    Bench,
+    EvaluationSettings,
+    choices,
+    contents_of_sources,
+    said_of_left_out,
+)
+from selfaug.phases.inputs import load_base_model
 from selfaug.phases.suites import Suite
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import write_lines, write_record
@@ -53,6 +62,22 @@ def test_all_weights_trained_are_loaded_with_the_code_that_the_user_trusts(
     assert given["trust_remote_code"] is True
 
 
+@pytest.mark.parametrize("quantised", [False, True])
+def test_an_adapter_is_merged_where_that_rounds_nothing_away(
+    quantised: bool, finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*given: Any, **options: Any) -> Any:
+        base = load_base_model(*given, **options)
+        base.is_quantized = quantised  # as transformers marks weights that are stored so
+        return base
+
+    monkeypatch.setattr(bench_module, "load_base_model", load)
+    config = load_config(finished_run / "config.yaml")
+    model = bench_of(tmp_path, config, ["", ""]).model(RunDir(finished_run), config)
+    assert isinstance(model, PeftModel) is quantised
+    assert not model.training
+
+
 def test_drift_of_a_model_with_an_adapter_needs_no_second_model(settings, tmp_path: Path) -> None:
     (tmp_path / "drift").mkdir()
     bench = bench_of(tmp_path, settings(tmp_path / "run"), ["", ""])  # whose base model isn't there
@@ -68,6 +93,58 @@ def test_drift_of_a_model_with_an_adapter_needs_no_second_model(settings, tmp_pa
         assert kept["nats"] == pytest.approx([sum(nats) for nats in expected])
         assert sum(kept["nats"]) > 0
     assert len(bench._references) == 1  # and the base model under them was asked once
+
+
+def test_drift_is_measured_on_requests_of_every_kind(settings, tmp_path: Path) -> None:
+    bench = bench_of(tmp_path, settings(tmp_path / "run"), ["", ""])
+    bench.tokenizer = lambda text, **_: {"input_ids": [7]}  # type: ignore[assignment]
+    # Kinds take turns, and a step of two over their order meets the same ones each time.
+    count = 2 * 48
+    names, turns = [str(number) for number in range(count)], ["fact", "story", "poem", "json"]
+    bench.suites["dev"]["general"] = Suite(
+        ids=names, texts=names, prompts=[[number] for number in range(count)], limits=[4] * count,
+        choices=[()] * count, score=lambda *_: 0.0, kinds=turns * (count // 4),
+    )  # fmt: skip
+    (tmp_path / "answers").mkdir()
+    for suite, ids in (("general", names), ("task", ["0", "1"])):
+        answers = [{"id": name, "prompt": name, "answer": "a"} for name in ids]
+        write_lines(tmp_path / "answers" / f"dev-base-{suite}.jsonl", answers)
+
+    def asked() -> Counter[str]:
+        sequences, starts = bench._own_answers("dev")
+        assert set(starts) == {1}
+        return Counter(turns[prompt % 4] for prompt, _ in sequences)
+
+    assert asked() == dict.fromkeys(turns, 12)
+    bench.add_subset("search", "dev", task=None, general=48)
+    assert Counter(bench.suites["search"]["general"].kinds) == dict.fromkeys(turns, 12)
+    # What was begun before goes on as it was.
+    bench.over_kinds = False
+    assert asked() == {"fact": 24, "poem": 24}
+    bench.add_subset("search", "dev", task=None, general=48)
+    assert set(bench.suites["search"]["general"].kinds) == {"fact", "poem"}
+
+
+def test_what_was_begun_goes_on_with_its_own_choice(settings, tmp_path: Path) -> None:
+    asked = EvaluationSettings(dev=["dev"], test=["test"])
+    config = settings(tmp_path / "run", "data.eval=held.jsonl")
+    assert choices(config, asked, None) == {"general_choice": "evenly over kinds"}
+    assert choices(config, asked, {"dev": ["dev"]}) == {}
+    assert choices(config, asked, {"general_choice": "evenly over kinds"}) == choices(config, asked, None)
+    skipping = settings(tmp_path / "run", "data.eval=held.jsonl", "data.skip_held_out=true")
+    assert choices(skipping, asked, {"dev": ["dev"]}) == {"held_out": "not trained on"}
+
+
+def test_what_ends_a_run_elsewhere_is_said_to_be_left_out(settings, tmp_path: Path) -> None:
+    assert said_of_left_out(settings(tmp_path / "run", "data.eval=held.jsonl")) is None
+    stopping = settings(tmp_path / "run", "selfaug.stop_at_drift=0.1")
+    assert said_of_left_out(stopping) == (
+        "selfaug.stop_at_drift is left out: every run goes to its last step."
+    )
+    both = settings(
+        tmp_path / "run", "selfaug.stop_at_drift=0.1", "data.eval=held.jsonl", "train.best_of_rows=4"
+    )
+    assert "selfaug.stop_at_drift and train.best_of_rows are left out" in str(said_of_left_out(both))
 
 
 def test_the_base_model_leaves_a_gpu_before_another_model_comes(settings, tmp_path: Path) -> None:

@@ -127,6 +127,27 @@ def test_who_gave_the_requests_is_asked_where_nobody_said_it(served: Callable[..
     assert any("1,400 requests a week are divided by 40" in one for one in found["warnings"])
 
 
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (("inputs.adoption=[0.2,0.5,0.8]",), "inputs.adoption is a range"),
+        (
+            ("inputs.adoption=[0.2,0.5,0.8]", "inputs.workers=[90,100,110]"),
+            "inputs.workers and inputs.adoption are ranges",
+        ),
+        (("inputs.adoption=0.5",), None),
+    ],
+)
+def test_a_range_of_users_that_multiplies_what_was_counted_is_told(
+    served: Callable[..., Path], sets: tuple[str, ...], said: str | None
+) -> None:
+    run = served(5_600, 28.0)
+    told = [one for one in case("inputs.workers=100", *sets, run=run)["warnings"] if "multiplies" in one]
+    assert len(told) == (said is not None)
+    assert all(one.startswith(str(said)) for one in told)
+    assert not any("multiplies" in one for one in case("inputs.workers=100", *sets)["warnings"])
+
+
 def test_the_users_own_number_of_requests_wins(served: Callable[..., Path]) -> None:
     found = case("inputs.requests_per_week=9", run=served(5_600, 28.0))
     assert (found["inputs"]["requests_per_week"]["value"], found["served"]["requests"]) == (9.0, 5_600)

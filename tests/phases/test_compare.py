@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -272,6 +273,7 @@ def test_other_content_under_the_same_names_is_refused(
     tiny_rows: Path,
     tmp_path: Path,
     in_this_process: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "dev", "test", "replay")}
     for file in files.values():
@@ -326,9 +328,53 @@ def test_other_content_under_the_same_names_is_refused(
     # What was begun before the content was kept is gone on with.
     marker = tmp_path / "comparison" / "comparison.json"
     begun = read_record(marker, "comparison-started")
-    write_record(marker, "comparison-started", {"settings": begun["settings"]})
+    of_earlier = {key: value for key, value in begun["settings"].items() if key != "general_choice"}
+    write_record(marker, "comparison-started", {"settings": of_earlier})
+    made: list[bench.Bench] = []
+    kept = bench.Bench
+
+    def make(*arguments: Any, **more: Any) -> bench.Bench:
+        made.append(kept(*arguments, **more))
+        return made[-1]
+
+    monkeypatch.setattr(bench, "Bench", make)
     files["dev"].write_text(files["dev"].read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert compare(config, asked, more)["methods"]["plain"]["seeds"] == [0, 1]
+    # So it is with the requests that drift is measured on, which were others then.
+    assert [one.over_kinds for one in made] == [False]
+
+
+def test_held_out_rows_are_left_out_of_all_trainings(
+    settings, asked: EvaluationSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text(
+        "".join(tiny_rows.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8"
+    )
+    sets = (f"data.eval={held_out}", "data.skip_held_out=true", "train.best_of_rows=2")
+    config = settings(tmp_path / "comparison", *SETS, *sets)
+    told: list[Progress] = []
+    some = CompareSettings(methods=("distilled",), seeds=(0,))
+    record = compare(config, replace(asked, test=[str(held_out)]), some, on_progress=told.append)
+    assert len(in_this_process) == 4
+    for name in in_this_process:
+        run = read_record(tmp_path / "comparison" / "runs" / name / "record.json", "train")
+        assert run["data"]["asked_by_held_out"] == {"train": 4}
+        assert run["data"]["train"]["rows"] == 20
+        assert run["evaluation"] == {}  # nothing but the comparison asks them
+    # Which rows are reached isn't known, where some are left out: all of them are rewritten.
+    written = read_record(tmp_path / "comparison" / "data" / "distilled-seed0.json", "written-data")
+    assert written["rows_asked"] == 24
+    assert record["test_prompts_seen"] == {"dev": 1, "train": 0}
+    said = "train.best_of_rows is left out: every run goes to its last step."
+    assert said in [progress.message for progress in told if progress.stage == "warning"]
+    # Earlier versions trained on them: what they have begun is not gone on with.
+    marker = tmp_path / "comparison" / "comparison.json"
+    begun = read_record(marker, "comparison-started")
+    del begun["settings"]["held_out"]
+    write_record(marker, "comparison-started", begun)
+    with pytest.raises(StorageError, match="other settings: held_out"):
+        compare(config, replace(asked, test=[str(held_out)]), replace(some, seeds=(0, 1)))
 
 
 def test_one_process_compares_in_a_folder_at_a_time(

@@ -11,7 +11,7 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
 from selfaug.config import TrainConfig
-from selfaug.errors import StorageError
+from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.loading import load_model_config
 from selfaug.phases.estimate import _Measured, estimate
 from selfaug.phases.inputs import adapter_config, load_training_data
@@ -60,6 +60,17 @@ def test_packed_rows_are_counted_as_training_packs_them(tmp_path: Path, settings
     assert together.activations_bytes > apart.activations_bytes
     assert any("24 rows are packed into" in line for line in together.how)
     assert together.steps == train(settings(tmp_path / "run", *packing)).record["steps"] < apart.steps
+
+
+def test_a_cache_is_estimated_for_rows_that_are_evaluated(tmp_path: Path, settings: Settings) -> None:
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text(json.dumps({"prompt": "one two three", "completion": "yes"}) + "\n")
+    few = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}")
+    plain, evaluated, never = (
+        estimate(settings(tmp_path / "run", *few, *more)).cache_bytes
+        for more in ((), (f"data.eval={held_out}",), (f"data.eval={held_out}", "train.eval_steps=0"))
+    )
+    assert plain == never < evaluated
 
 
 def test_replayed_rows_are_counted(tmp_path: Path, settings: Settings, tiny_rows: Path) -> None:
@@ -217,6 +228,27 @@ def test_a_cache_that_auto_takes_is_sized_and_computed_once(
     assert full.weights_bytes == 28_000 * 4  # no frozen copy
 
 
+def test_no_cache_is_taken_where_rows_depend_on_their_batch(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
+    config = settings(tmp_path / "run", "train.steps=null", "train.epochs=3")
+    model = shutil.copytree(config.model.name, tmp_path / "model")
+    for original, expected in ((8, False), (256, True)):
+        described = json.loads((model / "config.json").read_text())
+        described["rope_parameters"] = {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+            "factor": 2.0,
+            "original_max_position_embeddings": original,
+        }
+        (model / "config.json").write_text(json.dumps(described))
+        named = settings(tmp_path / "run", f"model.name={model}", "train.steps=null", "train.epochs=3")
+        assert (estimate(named).cache_bytes > 0) == expected
+
+
 def test_a_cache_that_is_there_is_taken_and_not_counted_again(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,6 +285,45 @@ def test_in_4_bits_are_only_the_linear_layers_without_the_head(
     assert any("0.55 bytes a parameter of linear layers, 4 of embeddings" in line for line in needs.how)
 
 
-def test_a_taken_folder_is_refused(finished_run: Path, settings: Settings) -> None:
-    with pytest.raises(StorageError):
-        estimate(settings(finished_run))
+def test_a_folder_that_is_taken_is_a_note(finished_run: Path, settings: Settings) -> None:
+    before = {file: file.stat().st_mtime_ns for file in finished_run.rglob("*") if file.is_file()}
+    needs = estimate(settings(finished_run))
+    assert any(
+        "training would refuse" in line and "already holds a run" in line and "--overwrite" in line
+        for line in needs.warnings
+    )
+    assert {file: file.stat().st_mtime_ns for file in finished_run.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("refused", "kind"),
+    [
+        ("selfaug.anchors=missing.jsonl", ConfigError),
+        ("train.report_to=nonsense", ConfigError),
+        ("train.best_scorer=unheard-of", ConfigError),
+        ("model.device=mps", ConfigError),
+        ("run.output=/proc/selfaug/run", StorageError),
+    ],
+)
+def test_what_training_refuses_before_its_model_an_estimate_refuses_too(
+    refused: str,
+    kind: type[SelfAugError],
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def not_reached(*_: object, **__: object) -> None:
+        raise AssertionError("a model is loaded first")
+
+    for module in ("train", "estimate"):
+        monkeypatch.setattr(f"selfaug.phases.{module}.load_base_model", not_reached)
+    config = settings(tmp_path / "run", refused)
+    for work in (estimate, train):
+        with pytest.raises(kind):
+            work(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_estimate_refuses_an_evaluation_that_training_refuses(tmp_path: Path, settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="needs held-out rows"):
+        estimate(settings(tmp_path / "run", "evaluation.at_end=fast", "evaluation.also_score=f1"))

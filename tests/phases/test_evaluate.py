@@ -9,18 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.general_item import GeneralItem
+from selfaug.eval.general_suite import LEVELS, general_suite
+from selfaug.phases.drift_suites import measured_drifts
 from selfaug.phases.evaluate import RECORD_KIND, _changed, _compare_benchmarks, _hash_of_items, evaluate
 from selfaug.phases.lm_eval_suites import Benchmark
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import spread_over_sources
+from selfaug.phases.suites import Suite, spread_over_sources
 from selfaug.phases.train import train
 from selfaug.records import append_line, read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
+from tiny_models import build
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -511,6 +516,28 @@ def test_right_answers_that_state_no_amount_are_told_before_anything_is_asked(co
     assert "b: the right answer" in caught.value.problems[0]
     assert "numeric-or-f1" in str(caught.value.hint)
     assert not list(copied_run.glob("evaluation*"))
+
+
+def test_drift_is_measured_on_requests_of_every_kind(tiny_model_dir: Path, tmp_path: Path) -> None:
+    count = 2 * 64
+    kinds = ["fact", "story", "poem", "json"] * (count // 4)  # a step of two meets two of them
+    names = [f"{kind}-{number}" for number, kind in enumerate(kinds)]
+    general = Suite(
+        ids=names, texts=names, prompts=[[1 + number % 9, 3] for number in range(count)], limits=[4] * count,
+        choices=[()] * count, score=lambda *_: 0.0, kinds=kinds,
+    )  # fmt: skip
+    model = get_peft_model(build("llama-untied"), LoraConfig(target_modules="all-linear"))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    found, _ = measured_drifts(
+        model, None, tokenizer, {"general": general}, [""] * count, tmp_path / "drift.jsonl", lambda _: lambda *_: None
+    )  # fmt: skip
+    asked = [name.partition("-")[0] for name in found["general prompts"]["by_prompt"]]
+    assert {kind: asked.count(kind) for kind in kinds} == dict.fromkeys(kinds, 16)
+    for level in (None, *LEVELS):  # of all kinds that are answered in words, 48 requests and more have some
+        items = [item for item in general_suite("test", level) if not item.choices]
+        for most in (48, 64, 96):
+            places = spread_over_sources([item.kind for item in items], most)
+            assert {items[place].kind for place in places} == {item.kind for item in items}
 
 
 def test_suites_of_the_user(copied_run: Path, tmp_path: Path) -> None:

@@ -484,6 +484,29 @@ def test_a_run_that_did_not_pass_its_gate_is_promoted_and_that_is_said(
     assert re.search(r" \d\d:\d\d UTC ", registry_command("list", *file).stdout)
 
 
+def test_a_number_that_is_the_name_of_a_folder_too(
+    copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = ("--registry", "registry.sqlite")
+    assert registry_command("add", str(copied_run), *file).exit_code == 0
+    Path("1").mkdir()
+    assert registry_command("promote", "1", *file).exit_code == 0, "no run is meant by it"
+    shutil.copytree(copied_run, "1", dirs_exist_ok=True)
+    refused = registry_command("promote", "1", *file)
+    assert refused.exit_code == 2
+    assert "the name of another run's folder" in refused.stderr
+    assert "give ./1 for the folder, or" in " ".join(refused.stderr.split())
+    assert "version 2 is the champion" in registry_command("promote", "./1", *file).stdout
+    assert "version 1 is the champion" in registry_command("promote", str(copied_run), *file).stdout
+    # The folder of the version itself.
+    shutil.copytree(copied_run, "3")
+    assert "version 3" in registry_command("add", "3", *file).stdout
+    assert "version 3 is the champion" in registry_command("promote", "3", *file).stdout
+    for odd in ("²", "9" * 30):
+        assert "is not a selfaug run" in registry_command("promote", odd, *file).stderr
+
+
 def test_what_can_not_be_entered_or_promoted(copied_run: Path, tmp_path: Path) -> None:
     file = ("--registry", str(tmp_path / "registry.sqlite"))
     assert registry_command("promote", *file).exit_code == 2

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -21,8 +21,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from selfaug.errors import StorageError
+from selfaug.errors import ModelError, StorageError
 from selfaug.phases.export import export, modelfile
+from selfaug.phases.vllm_launch import export_vllm
 
 
 def test_the_merged_model_gives_the_logits_of_base_and_adapter(
@@ -40,6 +41,34 @@ def test_the_merged_model_gives_the_logits_of_base_and_adapter(
     assert written.step is None
     assert written.size == sum(weight.numel() * 4 for weight in merged.parameters())
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_an_adapter_that_merging_would_put_into_the_head_too_is_refused(
+    copied_run: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Training refuses it, and earlier versions did not."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    lora = LoraConfig(target_modules=["embed_tokens"], task_type="CAUSAL_LM", init_lora_weights=False)
+    get_peft_model(base, lora).save_pretrained(copied_run / "adapter")
+    with pytest.raises(ModelError, match="another model"):
+        export(copied_run, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch about itself
+def test_nothing_is_merged_into_weights_that_are_stored_quantised(
+    copied_run: Path, tiny_model_dir: Path, quantized_model_dir: Path, tmp_path: Path
+) -> None:
+    config = copied_run / "config.yaml"
+    text = config.read_text(encoding="utf-8").replace(str(tiny_model_dir), str(quantized_model_dir))
+    config.write_text(text.replace("dora: false", "dora: true"), encoding="utf-8")
+    for launch in (export, export_vllm):  # which merges what vLLM can't load
+        with pytest.raises(ModelError, match="stored quantised") as error:
+            launch(copied_run, tmp_path / "exported")
+        assert "selfaug serve" in error.value.hint
+        assert not (tmp_path / "exported").exists()
 
 
 def test_whoever_can_read_a_record_can_read_the_weights(finished_run: Path, tmp_path: Path) -> None:

@@ -207,8 +207,12 @@ def test_only_rows_that_a_run_trains_on_are_rewritten(
         )  # fmt: skip
         assert {int(text.partition("number ")[2].partition("?")[0]) for text in seen} == rewritten(seed)
     # Where it isn't known which rows a run reaches, all are.
-    for seed, more in enumerate(("train.steps=30", "train.packing=true", "data.skip_bad_rows=true")):
-        assert write(10 + seed, more)["rows_asked"] == 40
+    (tmp_path / "held.jsonl").write_text('{"prompt": "the first?", "completion": "yes"}\n', encoding="utf-8")
+    held_out = (f"data.eval={tmp_path / 'held.jsonl'}", "data.skip_held_out=true")
+    for seed, more in enumerate(
+        (["train.steps=30"], ["train.packing=true"], ["data.skip_bad_rows=true"], held_out)
+    ):
+        assert write(10 + seed, *more)["rows_asked"] == 40
 
 
 def test_a_comparison_of_an_earlier_version_keeps_its_rewritten_rows(tmp_path: Path) -> None:

@@ -14,14 +14,16 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerState
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerState
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.model.reference import AdapterOff
 from selfaug.phases import drift_monitor
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
-from selfaug.phases.inputs import load_training_data, training_device
+from selfaug.phases.estimate import estimate
+from selfaug.phases.inputs import load_training_data, require_usable_after_training, training_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import load_run_models
 from selfaug.phases.train import Interrupted, train
@@ -64,6 +66,14 @@ def test_a_run_folder_holds_what_is_promised(finished_run: Path) -> None:
     )
     assert load_config(run.config).run.output == str(finished_run)
     assert [file.parent for file in finished_run.rglob("README.md")] == [run.adapter]
+
+
+def test_no_steps_between_evaluations_are_none_at_all(settings, tiny_rows: Path, tmp_path: Path) -> None:
+    config = settings(tmp_path / "run", "train.steps=1", f"data.eval={tiny_rows}", "train.eval_steps=0")
+    record = train(config).record
+    assert record["data"]["eval"]["rows"] == 24
+    assert record["evaluation"] == {}
+    assert not any("eval_nll" in line for line in read_lines(tmp_path / "run" / "metrics.jsonl"))
 
 
 def test_metrics_has_one_line_a_step_and_the_evaluations(finished_run: Path) -> None:
@@ -297,6 +307,62 @@ def test_a_cache_of_another_model_leaves_no_run_behind(tmp_path: Path, settings:
     with pytest.raises(CacheError, match="belongs to another reference model"):
         train(settings(tmp_path / "second", *cached, f"model.name={other}"))
     assert not (tmp_path / "second").exists()
+
+
+@pytest.fixture
+def states_dir(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Folder with a tiny Mamba."""
+    folder = tmp_path / "mamba"
+    build("mamba", vocab_size=len(tiny_tokenizer)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_states_trains_to_the_end(settings: Settings, states_dir: Path, tmp_path: Path) -> None:
+    few = ("train.steps=1", "lora.target_modules=[in_proj]", "selfaug.monitor_prompts=1")
+    config = settings(tmp_path / "run", f"model.name={states_dir}", *few)
+    train(config)
+    run = RunDir.open(tmp_path / "run")
+    assert run.is_complete()
+    _, tuned = load_run_models(run, config, run.adapter, device=torch.device("cpu"), offline=True)
+    assert canary_problems(run, tuned, AdapterOff(tuned)) == []
+
+
+@pytest.mark.parametrize(
+    ("described", "sets", "kind", "words"),
+    [
+        (None, ["lora.target_modules=[q_proj, embed_tokens]"], ConfigError, "names embed_tokens"),
+        (None, ["lora.target_modules=[model.embed_tokens, lm_head]"], ConfigError, "embed_tokens, lm_head"),
+        ({"use_bias": True}, ["lora.target_modules=[in_proj]"], ModelError, "can't write answers"),
+    ],
+)
+def test_what_would_be_of_no_use_after_training_is_refused_before(
+    described: dict[str, bool] | None,
+    sets: list[str],
+    kind: type[SelfAugError],
+    words: str,
+    settings: Settings,
+    states_dir: Path,
+    tmp_path: Path,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    if described is not None:
+        build("mamba", vocab_size=len(tiny_tokenizer), **described).save_pretrained(states_dir)
+        sets = [*sets, f"model.name={states_dir}"]
+    config = settings(tmp_path / "run", *sets)
+    for phase in (train, estimate):
+        with pytest.raises(kind, match=words):
+            phase(config)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_embedding_with_a_weight_of_its_own_may_have_an_adapter() -> None:
+    target = load_config(
+        None, {"--model": "m", "--train": "t", "--output": "o"}, ["lora.target_modules=[embed_tokens]"]
+    )
+    require_usable_after_training(build("llama-untied"), target.lora)
+    whole = load_config(None, {"--model": "m", "--train": "t", "--output": "o"}, ["lora.method=full"])
+    require_usable_after_training(build("llama-tied"), whole.lora)
 
 
 LONG_STAGES = {"anchors written by the base model", "general prompts for drift", "training"}

@@ -61,6 +61,7 @@ def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> N
     assert table is not None
     assert table.rows == [["plain LoRA", "+10.0 (+2.0 to +20.0)", "+10.0 (+2.0 to +20.0) p 0.031"]]
     assert "items and seeds" in table.caption
+    assert "Holm" not in table.caption  # of one row there is nothing to adjust
     methods = {name: {**row, "against_seeds": [0]} for name, row in record["methods"].items()}
     one = against_table({**record, "settings": {"seeds": [0]}, "methods": methods})
     assert one is not None
@@ -188,6 +189,29 @@ def test_p_values_of_rows_with_one_seed_are_told_apart() -> None:
     table = against_table(record)
     assert table is not None
     assert "items and seeds as the interval; in rows of one seed exact where items are right" in table.caption
+
+
+def test_p_values_are_adjusted_for_the_rows_of_their_column() -> None:
+    def row(label: str, task: float, general: float | None) -> dict[str, object]:
+        interval = {"value": 0.1, "low": 0.02, "high": 0.2}
+        found = {"task": task, "general": general}
+        cells = {suite: {"difference": interval, "p_value": p} for suite, p in found.items()}
+        return row_of(label, against_subject=cells, against_seeds=[0, 1])
+
+    record = {
+        "items": {"task": 5, "general": 7}, "settings": {"seeds": [0, 1]}, "subject": "selfaug",
+        "methods": {
+            "plain": row("plain LoRA", 0.03, None),
+            "selfaug": row_of("SelfAug", against_subject=None, against_seeds=[0, 1]),
+            "l2": row("L2", 0.01, 0.04), "full": row("full", 0.5, 0.012),
+        },
+    }  # fmt: skip
+    table = against_table(record)
+    assert table is not None
+    shown = [[cell.partition(" p ")[2] for cell in row[1:]] for row in table.rows]
+    # Three rows for the task; of general requests the record has two p-values.
+    assert shown == [["0.06", ""], ["0.03", "0.04"], ["0.5", "0.024"]]
+    assert "Adjusted by Holm's method for the 3 rows of a column" in table.caption
 
 
 def test_the_notes_count_answers_that_were_cut_off() -> None:

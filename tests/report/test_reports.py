@@ -35,7 +35,7 @@ from selfaug.report.document import (
 from selfaug.report.document_text import document_json, document_markdown
 from selfaug.report.open_report import kind_of, page_of, report_on, summary_of
 from selfaug.report.page import document_page
-from selfaug.report.run_report import run_verdict
+from selfaug.report.run_report import logged, run_verdict
 from selfaug.rundir import RunDir
 
 
@@ -183,6 +183,31 @@ def test_a_long_run_is_read_in_part_and_drawn_with_few_points(tmp_path: Path) ->
     assert time.process_time() - began < 10
     assert len(require_sound(html).text) < 50_000
     assert charts_of(report_on(run.path))["Learning the job (nll)"].rows[-1][0] == "60000"
+
+
+def test_what_is_rare_in_a_long_run_is_all_read(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", training=None, steps=0)
+    every, drifts = 500, []
+    with run.metrics.open("w", encoding="utf-8") as file:
+        for step in range(1, 20_001):
+            file.write(
+                json.dumps({"step": step, "nll": 3 / step, "alignment_loss": 0.1, "note": "x" * 80}) + "\n"
+            )
+            if step % every == 0:
+                drifts.append({"step": step, "general_drift": step / 1e6})
+                file.write(json.dumps(drifts[-1]) + "\n" + json.dumps({"step": step, "eval_nll": 1.0}) + "\n")
+        file.write('{"step": 20001, "general_drift": 0.')  # it is being written
+    assert run.metrics.stat().st_size > 2_000_000
+    rows = logged(run)
+    assert [row for row in rows if "general_drift" in row] == drifts
+    assert [row["step"] for row in rows if "eval_nll" in row] == [row["step"] for row in drifts]
+    assert 900 < len(rows) - 2 * len(drifts) < 1100
+    assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+    assert charts_of(report_on(run.path))["Drift on general prompts"].rows[-1] == ["20000", "0.0200"]
+    # A last line of no rare sort is read, too, and once.
+    with run.metrics.open("a", encoding="utf-8") as file:
+        file.write('01}\n{"step": 20002, "nll": 0.5}\n')
+    assert [row["step"] for row in logged(run)][-2:] == [20_001, 20_002]
 
 
 def test_a_re_alignment_is_compared_with_the_deployed_run(reports: dict[str, tuple[Path, Report]]) -> None:
@@ -429,6 +454,25 @@ def test_a_demo_has_a_page_of_its_own_and_the_same_numbers_as_text(
         (EVALUATION, None, "open", "The model learned its job"),
         (EVALUATION, REALIGNMENT, "open", "The model learned its job"),
         ({**EVALUATION, "gate": None}, None, "good", "The model learned its job"),
+        ({**EVALUATION, "gate": None}, REALIGNMENT, "open", "too few items were asked to say"),
+        (
+            {**EVALUATION, "gate": None},
+            {**REALIGNMENT, "gate": {"outcome": "fail"}},
+            "bad",
+            "Against the deployed run runs/old, this one is outside of a bound: old task 0.0 points",
+        ),
+        (
+            {**EVALUATION, "gate": None},
+            {**REALIGNMENT, "gate": {"outcome": "pass"}},
+            "good",
+            "The model learned",
+        ),
+        (
+            {**EVALUATION, "gate": {"outcome": "fail", "bounds": []}},
+            {**REALIGNMENT, "gate": {"outcome": "pass"}},
+            "bad",
+            "The model learned its job",
+        ),
         (None, {**REALIGNMENT, "gate": {"outcome": "pass"}}, "good", "this one stays within all bounds"),
         (None, {**REALIGNMENT, "gate": {"outcome": "fail"}}, "bad", "this one is outside of a bound"),
         (None, REALIGNMENT, "open", "too few items were asked to say"),

@@ -27,8 +27,12 @@ from tiny_training import (
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GptOssConfig,
+    GptOssForCausalLM,
     GraniteMoeHybridConfig,
     GraniteMoeHybridForCausalLM,
+    LlamaConfig,
+    MambaConfig,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
     TrainerCallback,
@@ -38,6 +42,7 @@ from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
 from selfaug.model.hidden import own_forward
 from selfaug.model.reference import CachedReference
+from selfaug.train.reference_choice import why_rows_depend_on_their_batch
 from selfaug.train.selfaug_trainer import _uses_all_parameters
 from tiny_models import CONFIGS, build
 
@@ -453,6 +458,9 @@ def test_settings_that_can_not_be_used_are_all_reported(tmp_path: Path) -> None:
         assert words in str(caught.value.problems)
     with pytest.raises(ConfigError, match="can't be used"):
         SelfAugConfig(output_dir=str(tmp_path), packing=True, packing_strategy="bfd_split", max_length=64)
+    with pytest.raises(ConfigError) as caught:
+        SelfAugConfig(output_dir=str(tmp_path), eval_packing=True, max_length=64)
+    assert "eval_packing needs packing or padding_free" in str(caught.value.problems)
 
 
 def test_a_trained_adapter_is_aligned_to_the_base_model_by_every_reference(
@@ -489,6 +497,36 @@ def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_pa
         make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="cache")
     with pytest.raises(ConfigError, match="needs an adapter"):
         make_trainer(tiny_model_dir, tmp_path, lora=None, reference="adapter_off")
+
+
+@pytest.mark.parametrize("layout", [{"padding_free": True}, {"packing": True, "max_length": 64}])
+def test_a_model_that_does_not_keep_packed_rows_apart_is_refused(
+    layout: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """Before training, and for a stream of rows too; with padded rows it trains."""
+    config = GptOssConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+    )
+
+    def trainer(rows: Any = None, **changes: Any) -> Any:
+        lora = {**LORA, "target_modules": ["q_proj", "v_proj"]}
+        model = GptOssForCausalLM(config)
+        return make_trainer(
+            model, tmp_path, rows, lora=lora, tokenizer=tiny_tokenizer, max_steps=1, **changes
+        )
+
+    for rows in (None, IterableDataset.from_generator(lambda: iter(text_rows(8)))):
+        with pytest.raises(ModelError, match="GptOssForCausalLM does not keep packed documents apart"):
+            trainer(rows, **layout)
+    trainer().train()
 
 
 @pytest.mark.parametrize("form", [Dataset.from_list, IterableDataset.from_generator])
@@ -851,6 +889,70 @@ def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: 
         )
         assert cache.exists() == used
         assert (trainer.reference_bytes > 0) == used
+
+
+def rope(kind: str) -> dict[str, Any]:
+    """Factors of a rotary embedding that is another from 17 tokens on."""
+    longrope = {
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 8.0, 30.0],
+        "original_max_position_embeddings": 16,
+    }
+    return {"rope_type": kind, "rope_theta": 1e4, **(longrope if kind == "longrope" else {"factor": 4.0})}
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_no_cache_holds_rows_that_depend_on_their_batch(
+    kind: str, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """A rotary embedding that goes by the longest row of a batch makes the others' hidden states depend on it."""
+
+    def trainer(reference: str, tokens: int = 40, **changes: Any) -> Any:
+        rows = [
+            {"input_ids": list(range(3, 3 + size)), "labels": [-100] * (size - 3) + [9, 8, 7]}
+            for size in (10, 12, 11, tokens)
+        ]
+        return make_trainer(
+            build(
+                "llama-untied",
+                vocab_size=len(tiny_tokenizer),
+                rope_parameters=rope(kind),
+                max_position_embeddings=64 if kind == "longrope" else 16,
+            ),
+            tmp_path / "out",
+            Dataset.from_list(rows),
+            tokenizer=tiny_tokenizer,
+            reference=reference,
+            reference_cache_dir=str(tmp_path / "cache"),
+            **{"max_steps": -1, "num_train_epochs": 3, "per_device_train_batch_size": 1, **changes},
+        )
+
+    with pytest.raises(ConfigError, match=f"{kind}.*over 16 tokens, and the longest has 40") as error:
+        trainer("cache")
+    assert "adapter_off" in str(error.value.hint)
+    with pytest.raises(ConfigError) as error:
+        trainer("cache", lora=None)
+    assert "frozen_copy" in str(error.value.hint)
+    assert trainer("auto", lora=None).reference_kind == "frozen_copy"
+    assert trainer("auto", tokens=16).reference_kind == "cache"
+    chosen = trainer("auto", learning_rate=1e-12)
+    assert chosen.reference_kind == "adapter_off"
+    chosen.train()
+    assert max(value for (value,) in curve(chosen, "alignment_loss")) < 1e-6
+
+
+def test_rotary_embeddings_of_single_layer_types_are_looked_at() -> None:
+    def why(longest: int, **parameters: Any) -> str | None:
+        config = LlamaConfig(max_position_embeddings=64)
+        config.rope_parameters = parameters
+        return why_rows_depend_on_their_batch(config, [3, longest])
+
+    nested = {"sliding_attention": rope("default"), "full_attention": rope("longrope")}
+    assert "longrope" in str(why(17, **nested))
+    assert why(16, **nested) is None
+    assert why(1000, **rope("default")) is None
+    assert why(1000) is None
+    assert why_rows_depend_on_their_batch(MambaConfig(), [1000]) is None  # has no rotary embedding at all
 
 
 def test_the_size_of_the_cache_is_told_before_it_is_computed(tiny_model_dir: Path, tmp_path: Path) -> None:

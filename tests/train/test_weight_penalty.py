@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import AdaLoraConfig, LoraConfig, PeftConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from tiny_training import curve, make_trainer, relative, trained
 
 from selfaug.errors import ConfigError
@@ -79,6 +80,57 @@ def test_it_holds_the_weights_back(tiny_model_dir: Path, tmp_path: Path) -> None
 def test_without_an_adapter_it_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is none"):
         make_trainer(tiny_model_dir, tmp_path, lora=None, alpha=0.0, weight_penalty=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("qwen3-moe", {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}),
+        ("llama-untied", {"target_modules": ["q_proj", "embed_tokens"]}),
+    ],
+)
+def test_experts_and_embeddings_count_by_their_own_changes(name: str, targets: dict[str, list[str]]) -> None:
+    """Against all weights of the merged model less those of the base model; gradients against PEFT's own ΔW."""
+    config = LoraConfig(
+        r=3, lora_alpha=7, init_lora_weights=False, task_type="CAUSAL_LM", **{"target_modules": [], **targets}
+    )
+    model = get_peft_model(build(name), config)
+    found = lora_change(model)
+    found.backward()
+    adapter = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
+    gradients = {key: weight.grad.double() for key, weight in adapter.items()}
+    model.double().zero_grad()
+    changes = [layer.get_delta_weight("default") for layer in model.modules() if isinstance(layer, LoraLayer)]
+    assert len(changes) == (4 if name == "qwen3-moe" else 3)
+    torch.stack([change.square().sum() for change in changes]).sum().backward()
+    assert relative(gradients, {key: weight.grad for key, weight in adapter.items()}) < 1e-5
+    merged = dict(model.merge_and_unload().named_parameters())
+    expected = sum(
+        float((merged[key] - weight.double()).detach().square().sum())
+        for key, weight in build(name).named_parameters()
+    )
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd:UserWarning")
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("lfm2", LoraConfig(r=32, target_modules=["conv.conv"], task_type="CAUSAL_LM")),
+        (NAME, AdaLoraConfig(target_modules=["q_proj"], total_step=9, task_type="CAUSAL_LM")),
+    ],
+)
+def test_other_layers_than_linear_ones_are_refused(name: str, config: PeftConfig) -> None:
+    with pytest.raises(ConfigError, match="of linear layers"):
+        lora_change(get_peft_model(build(name), config))
+
+
+def test_an_adapter_that_a_layer_lacks_adds_nothing_there() -> None:
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(build(NAME), config)
+    before = lora_change(model)
+    model.add_adapter("other", LoraConfig(target_modules=["v_proj"], task_type="CAUSAL_LM"))
+    assert torch.equal(lora_change(model), before)
 
 
 def test_dora_whose_change_is_another_is_refused() -> None:

@@ -218,11 +218,13 @@ def _root(
     pass
 
 
-def load_settings(config: str | None, flags: Mapping[str, object], sets: list[str] | None) -> TrainConfig:
-    """Settings from file, flags and `--set`."""
+def load_settings(
+    config: str | None, flags: Mapping[str, object], sets: list[str] | None, *, command: str = "train"
+) -> TrainConfig:
+    """Settings from file, flags and `--set`; an error names the command whose help shows them."""
     from selfaug.config import load_config
 
-    return load_config(config, flags, sets or [])
+    return load_config(config, flags, sets or [], command=f"selfaug {command}")
 
 
 def going_on(overwritten: Path | None = None) -> KeyboardInterrupt:

@@ -73,7 +73,8 @@ StepsOfRuns = Annotated[
 
 
 @app.command(
-    epilog="Example: selfaug compare --model Qwen/Qwen3-0.6B --train rows.jsonl --dev dev.jsonl --test test.jsonl"
+    epilog="Example: selfaug compare --model Qwen/Qwen2.5-0.5B-Instruct --train rows.jsonl --dev dev.jsonl "
+    "--test test.jsonl"
 )
 def compare(
     ctx: typer.Context,

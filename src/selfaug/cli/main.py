@@ -51,7 +51,9 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 
-@app.command(epilog="Example: selfaug train --model Qwen/Qwen3-0.6B --train rows.jsonl --output runs/first")
+@app.command(
+    epilog="Example: selfaug train --model Qwen/Qwen2.5-0.5B-Instruct --train rows.jsonl --output runs/first"
+)
 def train(
     ctx: typer.Context,
     config: Config = None,
@@ -232,7 +234,7 @@ def train(
     say(f"\nnext: {chat_with}\n  or: {merge}")
 
 
-@app.command(epilog="Example: selfaug preview --model Qwen/Qwen3-0.6B --train rows.jsonl --rows 2")
+@app.command(epilog="Example: selfaug preview --model Qwen/Qwen2.5-0.5B-Instruct --train rows.jsonl --rows 2")
 def preview(
     ctx: typer.Context,
     config: Config = None,
@@ -263,7 +265,7 @@ def preview(
         "--skip-bad-rows": skip_bad_rows or None,
         "--offline": offline or None,
     }
-    settings = load_settings(config, flags, sets)
+    settings = load_settings(config, flags, sets, command="preview")
     quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.errors import DataError
     from selfaug.phases.inputs import load_training_data
@@ -384,8 +386,9 @@ def export(
         return
     from selfaug.phases.export import export as run_export
 
-    say("merging ...")
-    written = run_export(run, to, dtype=dtype, ollama=ollama, offline=offline)
+    written = run_export(
+        run, to, dtype=dtype, ollama=ollama, offline=offline, on_stage=lambda stage: say(f"{stage} ...")
+    )
     if written.step is not None:
         say(f"note: {run} is not complete; this is its checkpoint at step {written.step}.")
     for warning in written.warnings:

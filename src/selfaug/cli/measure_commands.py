@@ -39,7 +39,7 @@ __all__ = ["assess", "evaluate"]
 
 
 @app.command(
-    epilog="Example: selfaug assess --model Qwen/Qwen3-0.6B --train rows.jsonl --eval held-out.jsonl"
+    epilog="Example: selfaug assess --model Qwen/Qwen2.5-0.5B-Instruct --train rows.jsonl --eval held-out.jsonl"
 )
 def assess(
     ctx: typer.Context,
@@ -96,7 +96,7 @@ def assess(
         "--overwrite": overwrite or None,
         "--offline": offline or None,
     }
-    settings = load_settings(config, flags, sets)
+    settings = load_settings(config, flags, sets, command="assess")
     quiet_libraries(settings, debug=debugging(ctx))
     from selfaug.cli.assessment_view import show_assessment
     from selfaug.cli.pages import write_page

@@ -98,6 +98,17 @@ def monitor(
             f"{' and '.join([*chosen, *(['--watch'] if watch else [])])} are different things.",
             hint="give one of them.",
         )
+    alone = [
+        f"{name} has a meaning with {other} only"
+        for name, given, other, there in (
+            ("--data", bool(data), "--reference", reference),
+            ("--older-than", older_than > 0, "--purge", purge),
+            ("--overwrite", overwrite, "--reference or --rules", reference or rules is not None),
+        )
+        if given and not there
+    ]
+    if alone:
+        raise ConfigError(f"{'; '.join(alone)}.", hint="give that too, or leave it out.")
     if (run is None) == (registry is None):
         raise ConfigError(
             "both a run and a registry were given." if run else "there is nothing to look at.",

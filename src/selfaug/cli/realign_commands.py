@@ -130,9 +130,9 @@ def realign(
     The reference stays the original base model. The old validation rows stay what the old task is judged by.
     """
     quiet_libraries(offline=offline, debug=debugging(ctx))
-    from selfaug.config import load_config
     from selfaug.phases.realign import RealignSettings, realign_config, with_held_out_rows
     from selfaug.phases.realign import realign as run_realign
+    from selfaug.phases.run_files import load_run_config
     from selfaug.rundir import RunDir
 
     settings = RealignSettings(
@@ -168,7 +168,7 @@ def realign(
         output=output,
         sets=changed,
     )
-    _say_what_is_not_measured(held_out, settings, load_config(folder.config).data.eval)
+    _say_what_is_not_measured(held_out, settings, load_run_config(folder).data.eval)
     try:
         with RunProgress() as progress:
             found = run_realign(run, settings, config=planned, on_progress=progress.show)

@@ -52,6 +52,11 @@ def registry(
             else f"{action} needs a run folder or a number.",
             hint="selfaug registry promote runs/first",
         )
+    if action != "add" and (note or parent is not None):
+        raise ConfigError(
+            f"{'--note' if note else '--parent'} has no meaning with {action}: it is of a version that is added.",
+            hint="selfaug registry add RUN takes it; promote the version afterwards, by its number.",
+        )
     from selfaug.phases.registry import add_run, promote, registry_status, roll_back
 
     if action == "list":

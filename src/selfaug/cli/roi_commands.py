@@ -9,7 +9,7 @@ import typer
 
 from selfaug.cli.app import Debug, Json, app
 from selfaug.cli.terminal import print_json, say
-from selfaug.errors import StorageError
+from selfaug.errors import PathError, StorageError
 
 __all__ = ["roi"]
 
@@ -80,7 +80,7 @@ def _require_free(file: Path, *, overwrite: bool) -> None:
         StorageError: if the file may not be written.
     """
     if file.is_dir():
-        raise StorageError(f"{file} is a folder, not a file.", hint="give --csv a file, such as case.csv.")
+        raise PathError(f"{file} is a folder, not a file.", hint="give --csv a file, such as case.csv.")
     if file.exists() and not overwrite:
         raise StorageError(f"{file} is there already.", hint="name another file, or use --overwrite.")
     if not file.parent.is_dir():

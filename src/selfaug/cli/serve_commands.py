@@ -69,7 +69,12 @@ def serve(
     ] = 64,
     rate_limit: Annotated[
         float,
-        typer.Option("--rate-limit", metavar="NUMBER", min=0, help="Requests a minute; 0 for any number."),
+        typer.Option(
+            "--rate-limit",
+            metavar="NUMBER",
+            min=0,
+            help="Requests a minute, of all clients together; 0 for any number.",
+        ),
     ] = 600,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=1, help="After which an answer is given up.")
@@ -210,6 +215,11 @@ def serve(
             f"--no-key with --host {host}: anyone who reaches this machine could use the models.",
             hint="leave --no-key out, or listen on 127.0.0.1.",
         )
+    if new_key and no_key:
+        raise ConfigError(
+            "--new-key and --no-key exclude each other: without keys none is asked for.",
+            hint="leave out one of them.",
+        )
     if new_key and "SELFAUG_API_KEY" in os.environ:
         raise ConfigError(
             "--new-key with SELFAUG_API_KEY set: that one is the key, so that another one would not be taken.",
@@ -291,7 +301,8 @@ def serve(
                 score_drift=score_drift,
             ),
         )
-    # When all else is well: a key that is made is shown.
+    # When all else is well: a key that is made is shown, and takes the place of the one before.
+    server.listen()
     keys, key = (None, None) if no_key else server_keys(run, registry=registry, new=new_key)
     if key is not None:
         # Results go to stdout: this is the one thing that is nowhere else.

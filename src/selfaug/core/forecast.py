@@ -104,7 +104,9 @@ def forgetting_forecast(runs: Sequence[Run], *, seed: int, resamples: int = 2_00
         means = np.asarray([losses[i][items[asked[i]]].mean() for i in chosen])
         draws.append(_spearman(drifts[chosen], means))
     low, high = np.nanquantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    correlation = Interval(_spearman(drifts, forgettings), float(low), float(high))
+    # Resamples in which nothing differs have no correlation, and those with one can all lie on one side of it.
+    value = _spearman(drifts, forgettings)
+    correlation = Interval(value, min(float(low), value), max(float(high), value))
     return forecast_from(drifts.tolist(), forgettings.tolist(), correlation)
 
 

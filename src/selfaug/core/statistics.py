@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ __all__ = [
     "Interval",
     "PairedDifference",
     "detectable_difference",
+    "holm",
     "mean_interval",
     "paired_difference",
     "pooled_difference",
@@ -267,7 +268,7 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
     """Mean of tuned over mean of base, of the same items, resampled whole; None where base scores nothing.
 
     Where no item got worse (or better), that end is the paired difference's, as a share of base's mean: resampling
-    can't know of what it has not seen.
+    can't know of what it has not seen. So are both with fewer than six items, or where all resamples retain the same.
 
     Args:
         tuned: scores in [0, 1], one an item; or a row a training seed, [S, N], resampled as in `pooled_difference`.
@@ -290,12 +291,32 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
     kept, below = (np.concatenate(part) for part in zip(*resampled, strict=True))
     shares = kept[below > 0] / below[below > 0]
     low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    few = len(of_base) < _FEWEST_ITEMS
-    if paired.worse == 0 or few:
+    # As in `_from_draws`.
+    unknown = len(of_base) < _FEWEST_ITEMS or bool(shares.max() - shares.min() <= _ROUNDING)
+    if paired.worse == 0 or unknown:
         low = min(low, 1 + paired.difference.low / mean)
-    if paired.better == 0 or few:
+    if paired.better == 0 or unknown:
         high = max(high, 1 + paired.difference.high / mean)
     return Interval(float(of_tuned.mean()) / mean, max(0.0, float(low)), float(high))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values of several tests, adjusted so that one of them wrongly under 0.05 is as rare as with a single test.
+
+    The smallest of m is multiplied by m, the next one by m − 1, and so on, and none becomes less than one before it, or
+    more than 1 (Holm, 1979, Scandinavian Journal of Statistics 6). This holds however the tests depend on each other.
+
+    Args:
+        p_values: of the tests, [M].
+
+    Returns:
+        The adjusted ones, in the same order.
+    """
+    p_M = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p_M, kind="stable")
+    adjusted_M = np.empty_like(p_M)
+    adjusted_M[order] = np.maximum.accumulate(p_M[order] * np.arange(len(p_M), 0, -1)).clip(max=1.0)
+    return [float(p) for p in adjusted_M]
 
 
 def detectable_difference(

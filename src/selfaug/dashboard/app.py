@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -23,16 +24,16 @@ from starlette.types import ASGIApp
 from selfaug.core.printable import printable
 from selfaug.dashboard.access import Access
 from selfaug.dashboard.explain import TOPICS, distributions, methods_of
-from selfaug.dashboard.library import DAMAGED, Entry, Library, progress_of
+from selfaug.dashboard.library import DAMAGED, Entry, Library, outer_command, progress_of
 from selfaug.dashboard.monitoring import monitor_view
 from selfaug.dashboard.roi import roi_view
 from selfaug.dashboard.samples import CHANGES, KeptSamples, differing_words, sample_files
 from selfaug.dashboard.side_by_side import chosen_charts, chosen_table
 from selfaug.dashboard.words import WORDS, word_of
-from selfaug.errors import SelfAugError
+from selfaug.errors import DataError, SelfAugError
 from selfaug.report.charts import COLORS, lines_svg
-from selfaug.report.document import Answers, Chart
-from selfaug.report.open_report import report_on, telling_request
+from selfaug.report.document import Answers, Chart, Table
+from selfaug.report.open_report import explained, report_on, telling_request
 from selfaug.report.page import environment, text_limit
 from selfaug.report.run_report import run_curves
 from selfaug.rundir import RunDir
@@ -72,11 +73,11 @@ def dashboard_app(library: Library, *, token: str | None, port: int, loopback: b
     pages.warm_up()
     routes = [
         Route("/", pages.shown(pages.overview)),
-        Route("/entries", pages.shown(pages.entries)),
+        Route("/entries", pages.shown(pages.entries, part="entries")),
         Route("/run/", pages.shown(pages.run)),
         Route("/run/{path:path}", pages.shown(pages.run)),
-        Route("/live/", pages.shown(pages.live)),
-        Route("/live/{path:path}", pages.shown(pages.live)),
+        Route("/live/", pages.shown(pages.live, part="live")),
+        Route("/live/{path:path}", pages.shown(pages.live, part="live")),
         Route("/samples/", pages.shown(pages.samples)),
         Route("/samples/{path:path}", pages.shown(pages.samples)),
         Route("/monitor", pages.shown(pages.monitors)),
@@ -84,10 +85,10 @@ def dashboard_app(library: Library, *, token: str | None, port: int, loopback: b
         Route("/monitor/{path:path}", pages.shown(pages.monitor)),
         Route("/compare", pages.shown(pages.compare)),
         Route("/roi", pages.shown(pages.roi)),
-        Route("/roi/result", pages.shown(pages.roi_result)),
+        Route("/roi/result", pages.shown(pages.roi_result, part="result")),
         Route("/roi.csv", pages.roi_sheet),
         Route("/explain", pages.shown(pages.explain)),
-        Route("/explain/picture", pages.shown(pages.picture)),
+        Route("/explain/picture", pages.shown(pages.picture, part="picture")),
         Route("/words", pages.shown(pages.words)),
         Route("/style.css", pages.style),
         Route("/static/{name}", _static),
@@ -146,24 +147,32 @@ class _Pages:
         # The first page draws nothing, and waits for nothing that is drawn.
         self._requests: _Kept[Answers | None] = _Kept(1, threading.Lock())
 
-    def shown(self, page: Callable[[Request], str]) -> Callable[[Request], Response]:
-        """A page as an answer; an error as a page that says what is wrong."""
+    def shown(self, page: Callable[[Request], str], part: str = "") -> Callable[[Request], Response]:
+        """A page as an answer; an error as a page that says what is wrong.
+
+        Args:
+            page: what it shows.
+            part: id of the place in an open page that the answer takes, so that a problem takes it, too.
+        """
+
+        def refused(request: Request, problem: str, status: int) -> Response:
+            template = "problem_part" if part and "hx-request" in request.headers else "problem"
+            return HTMLResponse(self._page(template, request, problem=problem, part=part), status)
 
         def answer(request: Request) -> Response:
             try:
                 return HTMLResponse(page(request))
             except _NotThereError as error:
-                return HTMLResponse(self._page("problem", request, problem=error.what), 404)
+                return refused(request, error.what, 404)
             except SelfAugError as error:
-                return HTMLResponse(self._page("problem", request, problem=str(error)), 422)
+                return refused(request, str(error), 422)
             except FileNotFoundError as error:
-                problem = f"{error.filename} was there a moment ago. Load the page again."
-                return HTMLResponse(self._page("problem", request, problem=problem), 404)
+                return refused(request, f"{error.filename} was there a moment ago. Load the page again.", 404)
             except Exception:
                 # It can hold what a model wrote.
                 sys.stderr.write(printable(traceback.format_exc()))
                 problem = "This page could not be made; the terminal of `selfaug dashboard` shows why."
-                return HTMLResponse(self._page("problem", request, problem=problem), 500)
+                return refused(request, problem, 500)
 
         return answer
 
@@ -256,7 +265,7 @@ class _Pages:
     def monitor(self, request: Request) -> str:
         """Live traffic of one run."""
         entry = self._entry(request)
-        with self._lock:
+        with self._lock, explained(entry.folder):
             return self._page("monitor", request, entry=entry, **monitor_view(entry.folder))
 
     def compare(self, request: Request) -> str:
@@ -265,7 +274,7 @@ class _Pages:
         entries = [entry for path in wanted if (entry := self._library.entry(path)) is not None]
         read = [entry for entry in entries if entry.summary is not None]
         with self._lock:
-            charts = chosen_charts(read[:_MOST_CHOSEN])
+            charts, problems = chosen_charts(read[:_MOST_CHOSEN])
         return self._page(
             "compare",
             request,
@@ -273,15 +282,16 @@ class _Pages:
             left_out=len(wanted) - len(read[:_MOST_CHOSEN]),
             table=chosen_table(read[:_MOST_CHOSEN]),
             charts=charts,
+            problems=problems,
         )
 
     def roi(self, request: Request) -> str:
         """The business case with its sliders."""
-        return self._page("roi", request, **self._roi(request))
+        return self._page("roi", request, alone=False, **self._roi(request))
 
     def roi_result(self, request: Request) -> str:
         """The business case for what the sliders say."""
-        return self._page("roi_result", request, **self._roi(request))
+        return self._page("roi_result", request, alone=True, **self._roi(request))
 
     def roi_sheet(self, request: Request) -> Response:
         """The business case as a spreadsheet with formulae."""
@@ -293,18 +303,14 @@ class _Pages:
 
     def explain(self, request: Request) -> str:
         """Topics for newcomers."""
-        comparisons = [
-            entry
-            for entry in self._library.entries()
-            if entry.kind == "comparison" and entry.summary is not None
-        ]
+        comparison, methods = _methods(self._comparisons())
         return self._page(
             "explain",
             request,
             topics=TOPICS,
             phases=self._phases(),
-            methods=None if not comparisons else methods_of(comparisons[0]),
-            comparison=None if not comparisons else comparisons[0],
+            methods=methods,
+            comparison=comparison,
             **distributions(0.35),
         )
 
@@ -334,6 +340,12 @@ class _Pages:
             raise _NotThereError(f"There is no run {path} in {self._library.root}.")
         return entry
 
+    def _comparisons(self) -> list[Entry]:
+        """Those that can be read, the newest first."""
+        return [
+            one for one in self._library.entries() if one.kind == "comparison" and one.summary is not None
+        ]
+
     def _report(self, entry: Entry) -> str:
         def made() -> str:
             report = report_on(entry.folder)
@@ -346,8 +358,10 @@ class _Pages:
         progress = progress_of(entry)
         assert progress is not None
         left = None if progress.seconds_left is None else duration(progress.seconds_left)
-        charts = self._curves.of(entry, lambda: run_curves(RunDir(entry.folder)))
-        return {"progress": progress, "left": left, "charts": charts}
+        with explained(entry.folder):
+            charts = self._curves.of(entry, lambda: run_curves(RunDir(entry.folder)))
+        command = None if progress.running else outer_command(entry)
+        return {"progress": progress, "left": left, "charts": charts, "command": command}
 
     def _listed(self, request: Request) -> dict[str, Any]:
         query = request.query_params
@@ -394,6 +408,7 @@ class _Pages:
     def _phases(self) -> list[tuple[str, str, str, int, str]]:
         """The four phases: name, command, question, how many there are, and where they are."""
         entries = self._library.entries()
+        watched = sum(one.is_watched for one in entries)  # parts of others, too, as their own page lists them
 
         def count(test: Callable[[Entry], bool]) -> int:
             return sum(map(test, (one for one in entries if one.inside is None)))
@@ -406,7 +421,7 @@ class _Pages:
             ),
             (
                 "2 Integration", "selfaug train", "How do I train with the alignment term?",
-                count(lambda one: one.kind == "train" and one.complete), "/?kind=train",
+                count(lambda one: one.kind == "train"), "/?kind=train",
             ),
             (
                 "3 Evaluate and balance", "selfaug evaluate, compare, balance",
@@ -415,16 +430,12 @@ class _Pages:
             ),
             (
                 "4 Deploy and monitor", "selfaug serve, monitor, realign",
-                "Is live traffic still like that of training?", count(lambda one: one.is_watched), "/monitor",
+                "Is live traffic still like that of training?", watched, "/monitor",
             ),
         ]  # fmt: skip
 
     def _roi(self, request: Request) -> dict[str, Any]:
-        comparisons = {
-            entry.path: entry.folder
-            for entry in self._library.entries()
-            if entry.kind == "comparison" and entry.summary is not None
-        }
+        comparisons = {entry.path: entry.folder for entry in self._comparisons()}
         with self._lock:
             return roi_view(request.query_params, comparisons)
 
@@ -443,6 +454,14 @@ class _Pages:
                 **values,
             )
         )
+
+
+def _methods(comparisons: Sequence[Entry]) -> tuple[Entry, Table] | tuple[None, None]:
+    """The first whose table of methods can be made, and the table."""
+    for entry in comparisons:
+        with contextlib.suppress(DataError), explained(entry.folder):
+            return entry, methods_of(entry)
+    return None, None
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -13,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.core.printable import printable
-from selfaug.errors import SelfAugError, StorageError
+from selfaug.errors import PathError, SelfAugError
 from selfaug.records import read_record
 from selfaug.report.document import Summary
 from selfaug.report.open_report import KINDS, kind_of, summary_of
 from selfaug.report.run_report import steps_done
 from selfaug.rundir import RunDir
 
-__all__ = ["DAMAGED", "Entry", "Library", "Progress", "progress_of"]
+__all__ = ["DAMAGED", "Entry", "Library", "Progress", "outer_command", "progress_of"]
 
 DAMAGED = "damaged"
 """Kind of a record that can't be read so far that it says what it is of."""
@@ -49,11 +50,17 @@ _PARTS = frozenset(
     }
 )
 
+# Of what is written into a folder at its beginning, and the command that goes on with it.
+_COMMANDS = {"comparison": "compare", "balance": "balance", "assessment": "assess", "demo": "demo"}
+
 # A run whose process can't be seen from here is taken to go on for this long after its last step.
 _STILL_GOING = 120.0
 
 # A process that began so much later than the training is another one, to which the same number was given.
 _SAME_PROCESS = 120.0
+
+# Who looks whether a run is held holds it for a moment: two at once would take each other for its training.
+_LOOKING = threading.Lock()
 
 # What a file leads to that is not as its name says.
 _ODD = (
@@ -131,13 +138,13 @@ class Library:
         root: the directory.
 
     Raises:
-        StorageError: if it is no directory.
+        PathError: if it is no directory.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
-            raise StorageError(
+            raise PathError(
                 f"{self.root} is not a folder.", hint="give the folder that your runs are in, such as runs."
             )
         self._lock = threading.Lock()
@@ -269,13 +276,33 @@ def progress_of(entry: Entry, now: float | None = None) -> Progress | None:
         steps, done, began = int(plan["steps"]), step - int(plan["from_step"]), float(plan["began"])
         alive = _is_alive(plan, recent)
     except _ODD:
-        return Progress(step, None, recent, None)
+        return Progress(step, None, recent or _is_held(run), None)
     running = recent if alive is None else alive
+    if not running and _is_held(run):
+        # Before its first step there is no plan yet, or that of the process before, whose pace says nothing.
+        return Progress(step, steps, True, None)
     # From when it began to its last step: time since then belongs to the step that is being made.
     spent = entry.time - began
     pace = spent / done if done > 0 and spent > 0 else None
     left = None if pace is None or not running else max(0.0, (steps - step) * pace - (now - entry.time))
     return Progress(step, steps, running, left)
+
+
+def outer_command(entry: Entry) -> str | None:
+    """The command that trains a run as a part of its work, such as "compare"; None for one that stands alone."""
+    above = entry.folder.parents[: len(Path(entry.path).parts)]
+    for folder in above:
+        for what, command in _COMMANDS.items():
+            with contextlib.suppress(*_ODD):
+                read_record(folder / f"{what}.json", f"{what}-started")
+                return command
+    return None
+
+
+def _is_held(run: RunDir) -> bool:
+    """Whether a process has the run for itself to train it: rows, texts and anchors take long before the first step."""
+    with _LOOKING:
+        return run.trainer() is not None
 
 
 def _is_alive(plan: dict[str, Any], recent: bool) -> bool | None:

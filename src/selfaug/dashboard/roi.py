@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +12,8 @@ from selfaug.errors import SelfAugError
 from selfaug.phases.roi import MOST_FORGOTTEN, business_case
 from selfaug.report.charts import ranges_svg
 from selfaug.report.document import Cell, Chart, Table
-from selfaug.roi_config import InputSettings, Quantity, load_roi_config
+from selfaug.report.open_report import explained
+from selfaug.roi_config import InputSettings, Quantity, RoiConfig, load_roi_config
 from selfaug.wording.roi_words import ARM_NAMES
 
 __all__ = ["Slider", "roi_view"]
@@ -49,28 +51,56 @@ def roi_view(query: Mapping[str, str], comparisons: Mapping[str, Path]) -> dict[
     """Form and result.
 
     Args:
-        query: what was sent: inputs by name, and `comparison`.
+        query: what was sent: inputs by name, `comparison`, and `filled`, the comparison that the form's numbers were
+            of when it was filled; without that, the same one.
         comparisons: folders by path, of which one's scores can be used.
+
+    Returns:
+        What the templates show: of the form, `sliders`, `numbers` and, where another comparison was chosen, which of
+        them are `refilled`; of the result, `case` and what is made of it, or a `problem`.
     """
     sent = {name: query[name].strip() for name in InputSettings.model_fields if query.get(name, "").strip()}
-    # A form sends everything: what stands at its default was not given, and keeps its range.
-    given = {name: text for name, text in sent.items() if _as_number(text) != _as_number(_default(name))}
     chosen = query.get("comparison", "")
-    chosen = chosen if chosen in comparisons else ""
+    filled = query.get("filled", chosen)
+    chosen, filled = (one if one in comparisons else "" for one in (chosen, filled))
+    before, now = _unchanged(comparisons.get(filled)), _unchanged(comparisons.get(chosen))
+    # A form sends everything: what stands as it was filled was not given, and keeps its range.
+    given = {name: text for name, text in sent.items() if _as_number(text) != _as_number(before[name])}
+    fields = {name: _slider(name, given.get(name, now[name])) for name in InputSettings.model_fields}
     form = {
-        "sliders": [_slider(name, given) for name in _SLIDERS],
-        "numbers": [_slider(name, given) for name in InputSettings.model_fields if name not in _SLIDERS],
+        "sliders": [fields[name] for name in _SLIDERS],
+        "numbers": [one for name, one in fields.items() if name not in _SLIDERS],
+        "refilled": [one for name, one in fields.items() if name not in given and before[name] != now[name]],
         "comparisons": list(comparisons),
         "comparison": chosen,
+        "filled": filled,
     }
     try:
         config = load_roi_config(
             None, sets=[f"inputs.{name}={_as_number(text)}" for name, text in given.items()]
         )
-        case = business_case(config, comparisons.get(chosen), draws=_DRAWS)
+        case = _case(config, comparisons.get(chosen), _DRAWS)
     except SelfAugError as error:
         return {**form, "problem": str(error), "case": None}
     return {**form, "problem": "", "case": case, **_result(case)}
+
+
+def _case(config: RoiConfig, comparison: Path | None, draws: int) -> dict[str, Any]:
+    if comparison is None:
+        return business_case(config, draws=draws)
+    with explained(comparison):
+        return business_case(config, comparison, draws=draws)
+
+
+def _unchanged(comparison: Path | None) -> dict[str, str]:
+    """What each field shows where nothing was changed: what the comparison measured, or else the default."""
+    values = {name: _default(name) for name in InputSettings.model_fields}
+    if comparison is not None:
+        with contextlib.suppress(SelfAugError):  # that it can't be read is said in the place of the result
+            inputs = _case(load_roi_config(None), comparison, draws=1)["inputs"]
+            measured = {name: one["value"] for name, one in inputs.items() if one["source"] == "measured"}
+            values |= {name: f"{value:g}" for name, value in measured.items()}
+    return values
 
 
 def _as_number(text: str) -> str:
@@ -81,20 +111,32 @@ def _as_number(text: str) -> str:
         return "'not a number'"
 
 
-def _slider(name: str, given: Mapping[str, str]) -> Slider:
+def _slider(name: str, value: str) -> Slider:
     field = InputSettings.model_fields[name]
     quantity = next(one for one in field.metadata if isinstance(one, Quantity))
     low, high, step = _SLIDERS.get(name) or (quantity.low, quantity.high, 0.0)
+    if step and not _stands_on(value, low, high, step):
+        # The browser would move the slider, and show another number than the one that is computed with.
+        low, high, step = quantity.low, quantity.high, 0.0
     return Slider(
         name,
         name.replace("_", " ").capitalize(),
         field.description or "",
         quantity.unit,
-        given.get(name, _default(name)),
+        value,
         low,
         high,
         f"{step:g}" if step else "any",
     )
+
+
+def _stands_on(text: str, low: float, high: float, step: float) -> bool:
+    """Whether a slider can stand at a number."""
+    try:
+        steps = (float(text) - low) / step
+    except ValueError:
+        return False
+    return 0 <= steps <= (high - low) / step and abs(steps - round(steps)) < 1e-6
 
 
 def _default(name: str) -> str:
@@ -193,11 +235,19 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         "sources": sources,
         "credit": _money(case["credit"]["value"]),
         "against": against,
-        "chance": f"{100 * case['simulation']['chance_of_credit']:.0f} %",
+        "chance": _chance(case["simulation"]["chance_of_credit"]),
         "npv": _money(case["arms"]["selfaug"]["npv"]),
         "claimed": case["credit"]["claimed"],
         "most_forgotten": f"{100 * MOST_FORGOTTEN:.0f} points",
     }
+
+
+def _chance(share: float) -> str:
+    """A share of draws in percent; what is not certain is not shown as 0 or 100."""
+    shown = f"{100 * share:.0f} %"
+    if 0 < share < 1:
+        return {"0 %": "<1 %", "100 %": ">99 %"}.get(shown, shown)
+    return shown
 
 
 def _money(value: float) -> str:

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,11 @@ CHANGES: tuple[Change, ...] = ("lost", "gained", "same", "unscored")
 # Our own lines begin with the id, so that they needn't be parsed to be found.
 _ID = re.compile(rb'\{"id": "([^"\\]*)"')
 
-_MOST_WORDS = 600
+# Words with the spaces between them, so half as many words.
+_MOST_WORDS = 1_200
+
+# The same word at so many pairs of places takes seconds: answers that say the same over and over.
+_MOST_PAIRS = 45_000
 _KEPT = 4
 
 
@@ -231,9 +235,9 @@ class KeptSamples:
 
 
 def differing_words(one: str, other: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Both texts in pieces, each with whether the other text lacks it; long texts are left whole."""
+    """Both texts in pieces, each with whether the other text lacks it; those that would take long are left whole."""
     words = [re.findall(r"\s+|[^\s]+", text) for text in (one, other)]
-    if max(map(len, words)) > _MOST_WORDS:
+    if max(map(len, words)) > _MOST_WORDS or _pairs(*words) > _MOST_PAIRS:
         return [(one, False)], [(other, False)]
     mine: list[tuple[str, bool]] = []
     theirs: list[tuple[str, bool]] = []
@@ -244,6 +248,12 @@ def differing_words(one: str, other: str) -> tuple[list[tuple[str, bool]], list[
             if part:
                 pieces.append(("".join(part), kind != "equal"))
     return mine, theirs
+
+
+def _pairs(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many pairs of places have the same word."""
+    counts = Counter(word for word in other if not word.isspace())
+    return sum(counts[word] for word in one)
 
 
 def _places(file: Path) -> dict[str, int]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from selfaug.dashboard.library import Entry
+from selfaug.errors import DataError
 from selfaug.report.charts import lines_svg, short_name
 from selfaug.report.document import Cell, Chart, Table
+from selfaug.report.open_report import explained
 from selfaug.report.run_report import logged
 from selfaug.rundir import RunDir
 
@@ -14,6 +18,11 @@ __all__ = ["chosen_charts", "chosen_table"]
 
 _TABLE_ROWS = 25
 _LONGEST_END = 40
+_CURVES = {
+    "nll": ("Learning the job (nll)", "nats per completion token"),
+    "alignment_loss": ("Alignment loss", "nats per prompt token"),
+    "general_drift": ("Drift on general prompts", "nats per token"),
+}
 
 
 def chosen_table(entries: Sequence[Entry]) -> Table:
@@ -30,21 +39,28 @@ def chosen_table(entries: Sequence[Entry]) -> Table:
     return Table("", ["measure", *(entry.path or "." for entry in entries)], [verdicts, *rows])
 
 
-def chosen_charts(entries: Sequence[Entry]) -> list[Chart]:
-    """nll, alignment loss and drift of the runs among them."""
-    curves = {entry.path or ".": logged(RunDir(entry.folder)) for entry in entries if entry.kind == "train"}
+def chosen_charts(entries: Sequence[Entry]) -> tuple[list[Chart], dict[str, str]]:
+    """nll, alignment loss and drift of the runs among them.
+
+    Returns:
+        The charts; and by path, why the curves of a run are in none of them.
+    """
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    problems: dict[str, str] = {}
+    for entry in entries:
+        if entry.kind != "train":
+            continue
+        try:
+            curves[entry.path or "."] = _curves(entry.folder)
+        except DataError as error:
+            problems[entry.path] = str(error)
     names = _short_names(list(curves))
     charts = []
-    for key, name, unit in (
-        ("nll", "Learning the job (nll)", "nats per completion token"),
-        ("alignment_loss", "Alignment loss", "nats per prompt token"),
-        ("general_drift", "Drift on general prompts", "nats per token"),
-    ):
-        rows = [
-            {"name": names[path], "step": row["step"], "value": row[key]}
+    for key, (name, unit) in _CURVES.items():
+        rows: list[dict[str, Any]] = [
+            {"name": names[path], "step": step, "value": value}
             for path, found in curves.items()
-            for row in found
-            if row.get(key) is not None
+            for step, value in found[key]
         ]
         if not rows:
             continue
@@ -59,7 +75,21 @@ def chosen_charts(entries: Sequence[Entry]) -> list[Chart]:
                 [[row["name"], str(row["step"]), f"{row['value']:.4f}"] for row in rows[::every]],
             )
         )
-    return charts
+    return charts, problems
+
+
+def _curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values of a run, by what was logged.
+
+    Raises:
+        DataError: if its metrics can't be read.
+    """
+    with explained(folder):
+        rows = logged(RunDir(folder))
+        return {
+            key: [(int(row["step"]), float(row[key])) for row in rows if row.get(key) is not None]
+            for key in _CURVES
+        }
 
 
 def _short_names(paths: Sequence[str]) -> dict[str, str]:

@@ -14,6 +14,8 @@ WORDS: dict[str, str] = {
     "forgetting": "Score of the base model minus score of the tuned model on general requests, in percentage points.",
     "general score": "Share of the checks on general requests that are passed: following instructions, knowledge, "
     "arithmetic, reading, refusals. They have nothing to do with the job.",
+    "change of the general score": "Score of the tuned model minus score of the base model on general requests, in "
+    "percentage points. Below 0 is forgetting.",
     "drift": "How far the tuned model's next-token distributions are from the base model's: the Kullback-Leibler "
     "divergence KL(base ‖ tuned), in nats per token, on a named set of texts. 0 means equal.",
     "nll": "Negative log-likelihood: how surprised the model is by the right answers, in nats per completion token. "
@@ -37,10 +39,10 @@ WORDS: dict[str, str] = {
 
 _OTHER_NAMES = {
     "proposed budget": "budget",
-    "job: exact answers": "task gain",
-    "general checks against base": "forgetting",
+    "general checks against base": "change of the general score",
     "job's style in general answers": "leaks",
-    "general − base": "general score",
+    "general − base": "change of the general score",
+    "general score": "change of the general score",  # the tile, which stands for how it has changed
     "difference, item by item": "interval",
     "nats per token": "drift",
     "drift, general": "drift",

@@ -15,7 +15,16 @@ from typing import Any
 
 from selfaug.errors import DataError
 
-__all__ = ["Problem", "RawRow", "data_files", "problems_error", "read_rows", "short_text", "value_kind"]
+__all__ = [
+    "Problem",
+    "RawRow",
+    "data_files",
+    "is_hub_id",
+    "problems_error",
+    "read_rows",
+    "short_text",
+    "value_kind",
+]
 
 PROBLEMS_SHOWN = 20
 """An error prints this many problems; the total is always in its message."""
@@ -89,7 +98,7 @@ def read_rows(
     if path.is_file():
         return _read_file(path)
     name = str(source)
-    if _is_hub_id(name):
+    if is_hub_id(name):
         return _read_hub(name, split=split, offline=offline)
     raise _missing_file(path)
 
@@ -320,7 +329,8 @@ def _extensions() -> str:
     return f"{', '.join(most)} or {last}"
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Whether a source that is neither a file nor a folder is taken for a hub data set."""
     return (
         _HUB_ID.fullmatch(name) is not None
         and not name.startswith((".", "~"))
@@ -357,10 +367,15 @@ def _missing_file(path: Path) -> DataError:
     folder = path.parent
     if not folder.is_dir():
         return DataError(f"{path} does not exist.", hint=f"there is no folder {folder}.")
-    near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=1)
+    # Names without their ending, which most files share. Of several that have it, one with the same ending.
+    names = sorted(
+        (entry.name for entry in folder.iterdir()), key=lambda name: Path(name).suffix != path.suffix
+    )
+    near = difflib.get_close_matches(path.stem, [Path(name).stem for name in names], n=1, cutoff=0.75)
+    meant = next((name for name in names if [Path(name).stem] == near), None)
     return DataError(
         f"{path} does not exist.",
-        hint=f"did you mean {folder / near[0]}?" if near else "check the path.",
+        hint=f"did you mean {folder / meant}?" if meant else "check the path.",
     )
 
 

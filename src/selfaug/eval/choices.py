@@ -1,6 +1,6 @@
 """Multiple choice by log-likelihood: which of the given continuations does the model find most likely?
 
-A prompt is run once, whatever the number of its choices: they continue from its key-value cache.
+A prompt is run once, whatever the number of its choices: they continue from its key-value cache, or its states.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from selfaug.model.hidden import evaluation_mode
-from selfaug.model.running_batch import forward_options, left_padded
+from selfaug.model.running_batch import RunningBatch, forward_options, has_recurrent_states, left_padded
 
 __all__ = ["ChoiceItem", "choice_log_likelihoods"]
 
@@ -50,6 +50,7 @@ def choice_log_likelihoods(
 
     Raises:
         ValueError: if a prompt or a choice has no tokens, or an item no choices.
+        ModelError: if padding would get into the model's states.
     """
     for number, item in enumerate(items):
         if not item.prompt or not item.choices or not all(len(choice) for choice in item.choices):
@@ -57,11 +58,12 @@ def choice_log_likelihoods(
     order = sorted(range(len(items)), key=lambda index: len(items[index].prompt), reverse=True)
     results: list[list[float]] = [[] for _ in items]
     start = 0
+    score = _score_by_token if has_recurrent_states(model) else _score
     with evaluation_mode(model):
         while start < len(order):
             batch = order[start : start + batch_size]
             try:
-                scores = iter(_score([items[i] for i in batch], model))
+                scores = iter(score([items[i] for i in batch], model))
             except torch.OutOfMemoryError:
                 if len(batch) < 2:
                     raise
@@ -113,6 +115,25 @@ def _score(items: Sequence[ChoiceItem], model: PreTrainedModel) -> list[float]:
         for row in range(len(choices)):
             length = len(choices[row]) - 1
             scores[row] += _log_p(logits[row, :length], choice_ids[row, 1 : length + 1]).sum()
+    return [float(score) for score in scores]
+
+
+def _score_by_token(items: Sequence[ChoiceItem], model: PreTrainedModel) -> list[float]:
+    """Of all choices of all items, in their order; the tokens of a choice are given one by one."""
+    batch = RunningBatch(model)
+    logits = batch.join([item.prompt for item in items])
+    rows = [row for row, item in enumerate(items) for _ in item.choices]
+    batch.keep(rows)
+    choices = [choice for item in items for choice in item.choices]
+    longest = max(len(choice) for choice in choices)
+    choice_ids = torch.tensor(
+        [list(choice) + [0] * (longest - len(choice)) for choice in choices], device=model.device
+    )
+    lengths = torch.tensor([len(choice) for choice in choices], device=model.device)
+    scores = _log_p(logits[rows], choice_ids[:, 0])
+    for place in range(1, longest):
+        logits = batch.step(choice_ids[:, place - 1])
+        scores += torch.where(place < lengths, _log_p(logits, choice_ids[:, place]), 0.0)
     return [float(score) for score in scores]
 
 

@@ -7,12 +7,15 @@ from typing import Literal
 
 from selfaug.eval.checks import Check
 
-__all__ = ["LEVELS", "GeneralItem", "Half", "Level", "score_general"]
+__all__ = ["FITTING_SCORE", "LEVELS", "GeneralItem", "Half", "Level", "score_general"]
 
 Half = Literal["dev", "test"]
 
 Level = Literal[1, 2, 3]
 LEVELS: tuple[Level, ...] = (1, 2, 3)
+
+FITTING_SCORE = 0.4
+"""What a base model passes, at least, of a level that fits it."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from selfaug.errors import ModelError
+from selfaug.model.fingerprint import is_adapter_tensor
 from selfaug.model.hidden import unwrap
 from selfaug.records import make_readable
 
-__all__ = ["keep_preserved_directions", "scale_adapter", "why_not_exact", "write_scaled_adapter"]
+__all__ = [
+    "keep_preserved_directions",
+    "leaves_base_when_made",
+    "scale_adapter",
+    "why_not_exact",
+    "write_scaled_adapter",
+]
 
 # Shown by tests/model/test_adapters.py: switched off after training, the model gives the base model's logits bit
 # by bit. Anything else is refused until it has been shown.
@@ -28,7 +35,7 @@ def why_not_exact(model: nn.Module) -> str | None:
     peft_model = unwrap(model)
     if not isinstance(peft_model, PeftModel):
         return "the model has no adapter"
-    if any(getattr(module, "merged_adapters", None) for module in peft_model.modules()):
+    if _is_merged(peft_model):
         return "it is merged into the base weights, and taking it out again would leave them rounded"
     for config in peft_model.peft_config.values():
         kind = str(getattr(config.peft_type, "value", config.peft_type))
@@ -42,7 +49,27 @@ def why_not_exact(model: nn.Module) -> str | None:
         bias = getattr(config, "bias", "none")
         if bias != "none":
             return f"bias={bias!r} trains the base model's own biases"
+    inner = peft_model.get_base_model()
+    for name, parameter in inner.named_parameters():
+        if parameter.requires_grad and not is_adapter_tensor(inner, name):
+            return f"weights of the base model train too, such as {name}"
     return None
+
+
+def leaves_base_when_made(model: PeftModel) -> bool:
+    """Whether making the adapters has left the base model as it is when they are off; training them need not.
+
+    Some adapters begin with a part of the base weights, which is missing when they are off.
+    """
+    return not _is_merged(model) and not any(
+        getattr(config, "layer_replication", None)
+        or getattr(config, "init_lora_weights", None) not in _EXACT_LORA_INITS
+        for config in model.peft_config.values()
+    )
+
+
+def _is_merged(model: PeftModel) -> bool:
+    return any(getattr(module, "merged_adapters", None) for module in model.modules())
 
 
 def require_exact(model: nn.Module) -> None:

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from selfaug.model.hidden import causal_model
 
-__all__ = ["fingerprint"]
+__all__ = ["fingerprint", "is_adapter_tensor"]
 
 # Names, versions and training switches: they change nothing about hidden states.
 _VOLATILE_CONFIG = {
@@ -42,7 +42,7 @@ def fingerprint(model: nn.Module, *, compute_dtype: torch.dtype | None = None) -
         parts = name.split(".")
         if any(part.startswith(("lora_", "modules_to_save")) for part in parts):
             continue
-        if _is_adapter_tensor(inner, name):
+        if is_adapter_tensor(inner, name):
             continue
         plain = ".".join(part for part in parts if part not in ("base_layer", "original_module"))
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -61,8 +61,13 @@ def fingerprint(model: nn.Module, *, compute_dtype: torch.dtype | None = None) -
     }
 
 
-def _is_adapter_tensor(model: nn.Module, name: str) -> bool:
-    """Whether a tensor belongs to an adapter layer and not to the base layer inside it."""
+def is_adapter_tensor(model: nn.Module, name: str) -> bool:
+    """Whether a tensor belongs to an adapter layer and not to the base layer inside it.
+
+    Args:
+        model: the transformers model that the adapter was put into.
+        name: of the tensor in it; a copy that an adapter trains (`modules_to_save`) is the adapter's.
+    """
     module, parts = model, name.split(".")
     for depth, part in enumerate(parts[:-1]):
         if type(module).__module__.startswith("peft.") and part not in ("base_layer", "original_module"):

@@ -14,7 +14,7 @@ from selfaug.core.alignment import OutputHead
 from selfaug.errors import ModelError
 from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states, output_module, unwrap
 
-__all__ = ["find_head", "require_verified_head", "verify_head"]
+__all__ = ["find_head", "require_verified_head", "rounding_dtype", "verify_head"]
 
 _VERIFIED: WeakSet[nn.Module] = WeakSet()
 
@@ -69,7 +69,7 @@ def find_head(model: nn.Module, *, reference: bool = False) -> OutputHead:
         weight=_whole(weight),
         bias=_whole(getattr(module, "bias", None)),
         scale=_logit_scale(config),
-        softcap=getattr(config, "final_logit_softcapping", None),
+        softcap=_softcap(config),
     )
 
 
@@ -98,6 +98,12 @@ def _logit_scale(config: Any) -> float:
     return float(divisor) if config.model_type == "hyperclovax" else 1.0 / float(divisor)
 
 
+def _softcap(config: Any) -> float | None:
+    """Bound that the logits are held within by a tanh, by the names that transformers' models give it."""
+    found = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    return next((float(one) for one in found if one is not None), None)
+
+
 def verify_head(model: nn.Module, head: OutputHead, inputs: dict[str, Any]) -> None:
     """Check that head(hidden states) are the model's own logits on a batch of a few tokens.
 
@@ -121,7 +127,7 @@ def verify_head(model: nn.Module, head: OutputHead, inputs: dict[str, Any]) -> N
     )
     difference = (own - ours).abs().max().item()
     # A few roundings of the largest logit, 3 % in bfloat16; a missing scale, bias or softcap is far more.
-    allowed = max(4 * torch.finfo(_coarser(own, model)).eps, 1e-4) * max(own.abs().max().item(), 1e-3)
+    allowed = max(4 * torch.finfo(rounding_dtype(own, model)).eps, 1e-4) * max(own.abs().max().item(), 1e-3)
     if not difference <= allowed:
         raise ModelError(
             f"{type(causal_model(model)).__name__} computes its logits in a way that selfaug does not reproduce "
@@ -153,8 +159,8 @@ def _product_dtype(head: OutputHead, hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
 
 
-def _coarser(logits: Tensor, model: nn.Module) -> torch.dtype:
-    """The dtype whose rounding the model's logits carry, even when they are returned as float32."""
-    if torch.is_autocast_enabled(logits.device.type):
-        return torch.get_autocast_dtype(logits.device.type)
+def rounding_dtype(output: Tensor, model: nn.Module) -> torch.dtype:
+    """The dtype whose rounding a model's logits or hidden states carry, even when they are returned as float32."""
+    if torch.is_autocast_enabled(output.device.type):
+        return torch.get_autocast_dtype(output.device.type)
     return getattr(causal_model(model), "dtype", torch.float32)

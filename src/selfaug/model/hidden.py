@@ -20,9 +20,11 @@ from transformers import PreTrainedModel
 from selfaug.errors import ModelError
 
 __all__ = [
+    "VIRTUAL_TOKENS_HINT",
     "adapter_off",
     "causal_model",
     "evaluation_mode",
+    "few_tokens",
     "hidden_states",
     "output_module",
     "own_forward",
@@ -42,6 +44,10 @@ _FORWARD_INPUTS = (
     "output_router_logits",
 )
 """What a batch may hand to a causal model's forward; labels never."""
+
+VIRTUAL_TOKENS_HINT = (
+    "adapters that add virtual tokens (prompt or prefix tuning) are not supported; use LoRA."
+)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -108,9 +114,15 @@ def hidden_states(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any
         raise ModelError(
             f"{type(causal_model(model)).__name__} does not hand the hidden states of all {batch} × {width} tokens "
             f"to its head in one call (it handed over {shapes}).",
-            hint="adapters that add virtual tokens (prompt or prefix tuning) are not supported; use LoRA.",
+            hint=VIRTUAL_TOKENS_HINT,
         )
     return captured[0], output
+
+
+def few_tokens(model: nn.Module, count: int) -> list[int]:
+    """Token ids to try a model on, evenly from its vocabulary: the ends of one have tokens without a meaning."""
+    vocabulary = int(causal_model(model).config.get_text_config().vocab_size)
+    return [number * vocabulary // (count + 1) for number in range(1, count + 1)]
 
 
 @contextmanager

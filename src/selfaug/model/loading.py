@@ -131,6 +131,11 @@ def resolve_name(name: str | os.PathLike[str]) -> str:
         return text
     if text == DEMO_MODEL:
         return str(demo_model_path())
+    if Path(text).is_file():
+        raise ModelError(
+            f"{text} is a file, not a model folder.",
+            hint="give the folder that holds config.json and the weights (*.safetensors).",
+        )
     if text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise ModelError(
             f"model folder {text} does not exist.", hint="check the path, or give a hub id (owner/name)."
@@ -293,6 +298,11 @@ def _not_loadable(what: str, name: str | os.PathLike[str], error: Exception, off
     hint = (
         "check the name; a hub id is owner/name, a local model is a folder with config.json and safetensors."
     )
+    if "/" not in os.fspath(name):
+        hint = (
+            'most names on the hub have an owner, "owner/name": is it missing? A local model is a folder with '
+            "config.json and safetensors."
+        )
     reason = _first_line(error)
     if offline:
         hint = "with --offline only local folders and what the hub cache already holds can be used: " + hint

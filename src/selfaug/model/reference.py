@@ -10,17 +10,28 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any, Protocol
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import Positions
-from selfaug.model.adapters import require_exact, why_not_exact
+from selfaug.errors import ModelError
+from selfaug.model.adapters import leaves_base_when_made, require_exact, why_not_exact
 from selfaug.model.cache import ReferenceCache
-from selfaug.model.head import find_head
-from selfaug.model.hidden import causal_model, hidden_states, reference_mode, unwrap
+from selfaug.model.head import find_head, rounding_dtype
+from selfaug.model.hidden import (
+    VIRTUAL_TOKENS_HINT,
+    causal_model,
+    evaluation_mode,
+    few_tokens,
+    hidden_states,
+    reference_mode,
+    unwrap,
+)
 
 __all__ = [
     "AdapterOff",
@@ -85,9 +96,13 @@ class FrozenCopy(FrozenModel):
     """A second copy of the model, made before training starts: without its adapter, which may be trained already.
 
     With an adapter that changes base weights when it is made, the copy is of the model as it is now.
+
+    Raises:
+        ModelError: if that is not the base model, because the adapter begins as something else than none.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        _require_no_virtual_tokens(model)
         super().__init__(copy.deepcopy(model))
         self._adapter_is_off = why_not_exact(self.model) is None
         if self._adapter_is_off:
@@ -96,10 +111,49 @@ class FrozenCopy(FrozenModel):
         # trl replaces `forward` on the instance by a function that stays bound to the model it was made for: in a
         # copy it would run the tuned model.
         causal_model(self.model).__dict__.pop("forward", None)
+        if not self._adapter_is_off:
+            _require_base_model(self.model)
 
     def head(self, model: nn.Module) -> OutputHead:
         """See `Reference.head`."""
         return find_head(self.model, reference=self._adapter_is_off)
+
+
+def _require_no_virtual_tokens(model: nn.Module) -> None:
+    """Refuse adapters that begin with random tokens before the prompt."""
+    adapted = unwrap(model)
+    if isinstance(adapted, PeftModel) and adapted.active_peft_config.is_prompt_learning:
+        raise ModelError(
+            "a model before prompt or prefix tuning is no reference: its virtual tokens are random.",
+            hint=VIRTUAL_TOKENS_HINT,
+        )
+
+
+def _require_base_model(model: nn.Module) -> None:
+    """Refuse an adapter with which a model is not the base model: asked of the model on a few tokens.
+
+    Where making the adapter took something out of the base weights (PiSSA, OLoRA), both together are the base model.
+    """
+    adapted = unwrap(model)
+    if not isinstance(adapted, PeftModel) or not leaves_base_when_made(adapted):
+        return
+    inputs = {"input_ids": torch.tensor([few_tokens(model, 16)], device=next(model.parameters()).device)}
+    with evaluation_mode(model):
+        on_BTH, _ = hidden_states(model, inputs)
+    with warnings.catch_warnings():
+        # PEFT's, that biases stay as they were trained. They haven't been, or that is what is found here.
+        warnings.simplefilter("ignore")
+        with reference_mode(model):
+            off_BTH, _ = hidden_states(model, inputs)
+    difference = ((on_BTH - off_BTH).float().norm() / off_BTH.float().norm()).item()
+    allowed = max(4 * torch.finfo(rounding_dtype(off_BTH, model)).eps, 1e-4)
+    if not difference <= allowed:
+        raise ModelError(
+            "the adapter doesn't begin as the base model, so that a copy of the model as it is now is no reference: "
+            f"with it, hidden states differ by {difference:.2g} of their size (rounding would explain {allowed:.2g}).",
+            hint="use LoRA (init_lora_weights=True), or make the adapter so that it changes nothing at first; in a "
+            "loop of your own, pass reference=FrozenModel(base), a second model without it.",
+        )
 
 
 class Remembered:

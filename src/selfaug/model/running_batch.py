@@ -10,9 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionCacheLayerMixin
 
-__all__ = ["NoRoomError", "RunningBatch", "forward_options", "left_padded", "rows_can_join"]
+from selfaug.errors import ModelError
+
+__all__ = [
+    "NoRoomError",
+    "RunningBatch",
+    "forward_options",
+    "has_recurrent_states",
+    "left_padded",
+    "require_generation",
+    "rows_can_join",
+]
 
 # Tokens that the key-value cache has room for beyond those it holds, whenever it must be copied to grow.
 _ROOM = 64
@@ -29,11 +39,15 @@ class RunningBatch:
 
     Args:
         model: a causal model.
+
+    Raises:
+        ModelError: if padding would change what the model computes.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._options = forward_options(model)
+        self._cache_name = _cache_name(model)
         self._forget()
 
     def _forget(self) -> None:
@@ -71,6 +85,7 @@ class RunningBatch:
 
         Raises:
             ValueError: if the batch isn't open.
+            ModelError: if the model gives no cache.
             NoRoomError: if a GPU's memory doesn't suffice to run them, or to hold them beside the others.
         """
         if not self.open:
@@ -80,7 +95,9 @@ class RunningBatch:
             output = self._forward(token_ids, mask, positions, None, arguments)
         except torch.OutOfMemoryError as error:
             raise NoRoomError(str(error)) from error
-        cache = output.past_key_values
+        cache = getattr(output, self._cache_name, None)
+        if cache is None:
+            raise _can_not_generate(self._model, "its output has no cache for the next token to go on from")
         if self._cache is None:
             self._cache, self._mask = cache, mask
             self._positions = positions[:, -1:]
@@ -131,7 +148,7 @@ class RunningBatch:
             return
         chosen = torch.tensor(rows, device=self._mask.device)
         self._mask, self._positions = self._mask[chosen], self._positions[chosen]
-        self._cache.batch_select_indices(chosen)
+        _select_rows(self._cache, chosen)
         padding = int(self._mask.any(0).int().argmax())
         if padding and self.open:
             self._mask = self._mask[:, padding:]
@@ -144,14 +161,11 @@ class RunningBatch:
         options = dict(self._options)
         if "position_ids" in options:
             options["position_ids"] = positions
-        return self._model(
-            input_ids=token_ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-            **options,
-            **arguments,
-        )
+        options[self._cache_name] = cache
+        # States hold no padding, and Mamba would lay the mask of all tokens so far over the next one.
+        if cache is None or self._cache_name != _STATES:
+            options["attention_mask"] = mask
+        return self._model(input_ids=token_ids, use_cache=True, **options, **arguments)
 
     @staticmethod
     def _last(output: Any) -> Tensor:
@@ -224,14 +238,74 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
 def rows_can_join(model: PreTrainedModel) -> bool:
     """Whether prompts can join a batch of a model that is not empty, as its settings tell; see `RunningBatch.open`."""
+    return all(type(layer) is DynamicLayer for layer in _cache_layers(model))
+
+
+def has_recurrent_states(model: PreTrainedModel) -> bool:
+    """Whether a layer keeps a state instead of keys and values of all tokens, as the model's settings tell.
+
+    Not every such layer goes on from its state with several tokens at once: they must be given one by one.
+    """
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in _cache_layers(model))
+
+
+def _cache_layers(model: PreTrainedModel) -> list[Any]:
     try:
-        layers = DynamicCache(config=model.config).layers
+        return list(DynamicCache(config=model.config).layers)
     except (
         AttributeError,
         KeyError,
     ):  # a model with code of its own may have layers that transformers doesn't know
-        return True
-    return all(type(layer) is DynamicLayer for layer in layers)
+        return []
+
+
+@torch.no_grad()
+def require_generation(model: PreTrainedModel) -> None:
+    """Refuse a model in evaluation mode that `RunningBatch` can't decode with; costs a pass of one token.
+
+    Raises:
+        ModelError: with the reason.
+    """
+    RunningBatch(model).join([[0]])
+
+
+def _can_not_generate(model: PreTrainedModel, why: str) -> ModelError:
+    return ModelError(
+        f"{type(_base(model)).__name__} can't write answers in batches: {why}.",
+        hint="take another model. The loss itself needs no generation: `alignment_loss` in a loop of your own.",
+    )
+
+
+_STATES = "cache_params"
+"""What Mamba and its kin call their cache, which is states only."""
+
+
+def _cache_name(model: PreTrainedModel) -> str:
+    """Name of the cache, both in what a model's forward takes and in what it gives.
+
+    Raises:
+        ModelError: if the cache is of states that padding would get into.
+    """
+    base = _base(model)
+    accepted = inspect.signature(base.forward).parameters
+    if _STATES not in accepted or "past_key_values" in accepted:
+        return "past_key_values"
+    if "attention_mask" not in accepted:
+        raise _can_not_generate(model, "it takes no mask, so that padding would get into its states")
+    if getattr(base.config, "use_bias", False):
+        raise _can_not_generate(model, "a bias is added to masked padding too, and gets into its states")
+    return _STATES
+
+
+def _select_rows(cache: Any, rows: Tensor) -> None:
+    layers = getattr(cache, "layers", ())
+    if not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+        cache.batch_select_indices(rows)
+        return
+    for layer in layers:
+        # Recurrent states have a method for beam search alone; the other one fails at them, or leaves them out.
+        recurrent = isinstance(layer, LinearAttentionCacheLayerMixin)
+        (layer.reorder_cache if recurrent else layer.batch_select_indices)(rows)
 
 
 def _make_room(cache: Any) -> None:
@@ -260,7 +334,10 @@ def left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple
 
 def forward_options(model: PreTrainedModel) -> dict[str, Any]:
     """Arguments that most models take, but not all: those with ALiBi, for one, have no positions."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    accepted = inspect.signature(base.forward).parameters
+    accepted = inspect.signature(_base(model).forward).parameters
     options: dict[str, Any] = {"logits_to_keep": 1, "position_ids": None}
     return {name: value for name, value in options.items() if name in accepted}
+
+
+def _base(model: PreTrainedModel) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

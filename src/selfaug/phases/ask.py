@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
@@ -23,6 +23,7 @@ from selfaug.model.loading import context_window
 from selfaug.phases.answer_form import answer_form
 from selfaug.phases.chat import open_chat
 from selfaug.phases.prepared_folder import outdated_documents, prepared_record, prepared_retriever
+from selfaug.phases.run_files import load_run_config, require_named_files
 from selfaug.phases.trained_template import trained_template
 from selfaug.retrieval.retriever import Passage, Retriever
 from selfaug.rundir import RunDir
@@ -201,7 +202,7 @@ def open_assistant(
         DataError: if the index is missing or damaged.
     """
     folder = RunDir.open(run)
-    config = load_config(folder.config)
+    config = load_run_config(folder)
     # Before the models, which take longer: what is wrong with the documents is said at once.
     prepared_retriever(*_documents(folder, config, prepared)[:2])
     chat = open_chat(run, max_new_tokens=max_new_tokens, device=device, offline=offline)
@@ -219,7 +220,7 @@ def open_documents(
 ) -> DocumentPrompts:
     """The index of a run's documents, and the form of its prompts; arguments and errors as of `open_assistant`."""
     folder = RunDir.open(run)
-    config = load_config(folder.config)
+    config = load_run_config(folder)
     found = _documents(folder, config, prepared)
     window = context_window(
         config.model.name,
@@ -252,6 +253,8 @@ def _documents(run: RunDir, config: TrainConfig, prepared: str | os.PathLike[str
             f"{run.path} was not trained on documents that `selfaug prepare` read.",
             hint="name them: --prepared FOLDER, the --output of `selfaug prepare`.",
         )
+    if prepared is None:
+        require_named_files(run, config, "prepared", instead="name their folder with --prepared")
     record = prepared_record(Path(source))
     template = trained_template(run)
     if template is None:

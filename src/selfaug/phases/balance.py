@@ -34,18 +34,22 @@ from selfaug.phases.bench import (
     FOLDERS,
     Bench,
     EvaluationSettings,
+    choices,
     contents_of_sources,
     open_bench,
+    said_of_left_out,
     scores_of,
+    to_the_last_step,
 )
-from selfaug.phases.inputs import compute_dtype, load_training_data
+from selfaug.phases.inputs import compute_dtype, trained_rows
 from selfaug.phases.own_process import train_in_own_process
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import choice_of_rows, compare_answers
+from selfaug.phases.suites import compare_answers
 from selfaug.phases.turned_run import write_turned_run
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record, write_text
 from selfaug.rundir import RunDir
+from selfaug.train.reference_choice import why_rows_depend_on_their_batch
 
 __all__ = ["BEST", "RECORD_KIND", "BalanceSettings", "Point", "balance", "chosen_point"]
 
@@ -140,9 +144,10 @@ def balance(
         SelfAugError: if the training's own settings can't be trained.
     """
     _check(config, evaluation, settings)
+    if (left_out := said_of_left_out(config)) is not None:
+        on_progress(Progress("warning", message=left_out))
     folder = Path(config.run.output)
     work = WorkFolder(folder, "balance", _CONTENTS, last=["record.json"])
-    fixed = _fixed(config, evaluation, settings)
     # Whoever holds its lock is alive: the trials of the others were cut off.
     worker = f"{os.getpid()}-{time.time_ns()}"
     with work.settled(), contextlib.ExitStack() as alive:
@@ -152,6 +157,8 @@ def balance(
             if overwrite:
                 _require_nobody_works(folder)
             before = None if overwrite else work.begun_with()
+            chosen = choices(config, evaluation, before)
+            fixed = _fixed(config, evaluation, settings) | chosen
             # Earlier versions wrote down what may grow, too.
             fixed.update({key: value for key, value in (before or {}).items() if key in _GROWING})
             more = before is not None and not _is_done(folder, settings)
@@ -164,6 +171,7 @@ def balance(
                 ),
                 work.complete_sources,
                 on_progress,
+                chosen,
             )
             bench.add_subset(
                 "search", "dev", task=settings.search_task_items, general=settings.search_general_items
@@ -175,10 +183,9 @@ def balance(
 
 
 def _fixed(config: TrainConfig, evaluation: EvaluationSettings, settings: BalanceSettings) -> dict[str, Any]:
-    """What has to be the same to go on."""
+    """What has to be the same to go on, beside how rows and requests are chosen."""
     return {
         **asdict(evaluation),
-        **choice_of_rows(evaluation.task_items),
         **{key: value for key, value in asdict(settings).items() if key not in _GROWING},
         "config": training_settings(config),
     }
@@ -285,7 +292,7 @@ def chosen_point(points: Sequence[Point], max_forgetting: float) -> tuple[Point,
 
     Where none is within the bound, the one that forgets least.
     """
-    within = [point for point in points if point.forgetting <= max_forgetting + 1e-12]
+    within = [point for point in points if _beyond(point.forgetting, max_forgetting) <= 0]
     if within:
         best = max(within, key=lambda point: (point.task, point.general))
         return best, (
@@ -298,6 +305,13 @@ def chosen_point(points: Sequence[Point], max_forgetting: float) -> tuple[Point,
         "this one forgets least. The same command goes on from here with more --trials or --finalists, or with a "
         "smaller --scale"
     )
+
+
+def _beyond(forgetting: float, bound: float) -> float:
+    """How far forgetting is beyond the bound; 0 on it, and less within it."""
+    # As shares of items, 25/50 - 24/50 and 0.02 are the same, and as floats they are not.
+    over = forgetting - bound
+    return 0.0 if abs(over) <= 1e-12 else over
 
 
 def _points(bound: float) -> str:
@@ -365,8 +379,9 @@ def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) ->
     train = config.train
     if train.steps is None and train.epochs * settings.trials < PASSES_THAT_PAY:
         return False
-    rows = load_training_data(config.model_copy(update={"data": config.data.model_copy(update={"eval": []})}))
-    documents = [Document(row.input_ids, row.labels) for row in rows.train.rows]
+    documents = [Document(row.input_ids, row.labels) for row in trained_rows(config)]
+    if why_rows_depend_on_their_batch(bench.base.config, (len(document.input_ids) for document in documents)):
+        return False
     if train.steps is None:
         passes = train.epochs * settings.trials
     else:
@@ -421,17 +436,17 @@ class _Search:
         return list(found.values())
 
     def failed(self) -> list[dict[str, Any]]:
-        """Settings that could not be trained, and why; but for those before the first that could be, or may yet be.
-
-        They failed with the training's own settings, which have been tried again since.
+        """Settings that could not be trained, each once, and why; but for those that could be, or may be, when tried
+        again.
         """
-        others = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
-        first = min((trial.number for trial in others), default=-1)
-        return [
-            {"settings": trial.params, "error": trial.user_attrs["error"]}
+        others = self._trials(TrialState.COMPLETE, TrialState.RUNNING)
+        trained = [trial.params for trial in others]
+        errors = {
+            tuple(trial.params.items()): {"settings": trial.params, "error": trial.user_attrs["error"]}
             for trial in self._trials(TrialState.FAIL)
-            if "error" in trial.user_attrs and trial.number > first
-        ]
+            if "error" in trial.user_attrs and trial.params not in trained
+        }
+        return list(errors.values())
 
     def run_of(self, name: str) -> RunDir:
         """Folder of a run."""
@@ -519,10 +534,7 @@ class _Search:
         else:
             values["train"]["steps"] = max(1, round(values["train"]["steps"] * steps))
         name = f"{self._knob}-{knob:g}-lr-{learning_rate:g}-rank-{rank}-length-{steps:g}"
-        values["data"]["eval"] = []
-        values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
-        values["train"].update(keep_checkpoints=1, report_to=[], best_of_rows=0)
-        values["evaluation"].update(at_end="none")
+        to_the_last_step(values)
         values["run"].update(output=str(self.run_of(name).path), overwrite=False)
         return TrainConfig.model_validate(values)
 
@@ -546,10 +558,10 @@ class _Search:
         except SelfAugError as error:
             trial.set_user_attr("error", str(error))
             self._study.tell(trial, state=TrialState.FAIL)
-            if not self._count(TrialState.COMPLETE):
+            if not self._count(TrialState.COMPLETE, TrialState.RUNNING):
                 raise  # the training's own settings come first: if they fail, so will the others
             return
-        trial.set_user_attr("constraints", [point.forgetting - self.settings.max_forgetting])
+        trial.set_user_attr("constraints", [_beyond(point.forgetting, self.settings.max_forgetting)])
         trial.set_user_attr("result", {"settings": settings, **asdict(point)})
         self._study.tell(trial, point.task)
         told = ", ".join(f"{key} {value:g}" for key, value in settings.items())
@@ -605,7 +617,7 @@ def _finalists(trials: Sequence[dict[str, Any]], settings: BalanceSettings) -> l
     order = sorted(
         trials,
         key=lambda trial: (
-            trial["forgetting"] > settings.max_forgetting,
+            _beyond(trial["forgetting"], settings.max_forgetting) > 0,
             -trial["task"],
             trial["forgetting"],
         ),
@@ -637,11 +649,24 @@ def _dial(bench: Bench, settings: BalanceSettings, search: _Search, runs: Sequen
 
 
 def _write_best(bench: Bench, search: _Search, chosen: Point) -> None:
-    """The chosen point as a run; what it is asked by default is the user's, which no trial has."""
-    folder, config = bench.folder, search.config_of(chosen.run)
+    """The chosen point as a run. What it is asked by default is the user's, which no trial has, but for rows that it
+    was chosen on; what a re-alignment would take over is the user's, too.
+    """
+    folder, config, users = bench.folder, search.config_of(chosen.run), search.config
+    known = {_resolved(source) for source in bench.settings.dev}
+    held_out = [source for source in users.data.eval if _resolved(source) not in known]
+    if len(held_out) < len(users.data.eval):
+        message = "best/ was chosen on rows of data.eval; give others with --data."
+        bench.on_progress(Progress("warning", message=message))
     asked = {
-        "data": config.data.model_copy(update={"eval": search.config.data.eval}),
-        "evaluation": search.config.evaluation,
+        "data": config.data.model_copy(update={"eval": held_out}),
+        "selfaug": config.selfaug.model_copy(
+            update=users.selfaug.model_dump(include={"monitor_prompts", "stop_at_drift"})
+        ),
+        "train": config.train.model_copy(
+            update=users.train.model_dump(include={"eval_steps", "keep_checkpoints", "report_to"})
+        ),
+        "evaluation": users.evaluation,
         "run": config.run.model_copy(update={"output": str(folder / BEST)}),
     }
     bench.leave_device()
@@ -649,6 +674,11 @@ def _write_best(bench: Bench, search: _Search, chosen: Point) -> None:
         search.run_of(chosen.run), config.model_copy(update=asked, deep=True), chosen.scale, bench.device
     )
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # an earlier version's, of an earlier choice
+
+
+def _resolved(source: str) -> Path:
+    """A file may be spelled in several ways."""
+    return Path(source).expanduser().resolve()
 
 
 def _confirmed(bench: Bench, search: _Search, chosen: Point, max_forgetting: float) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from selfaug.eval.suite_files import read_suite
 from selfaug.model.adapters import scale_adapter, why_not_exact
 from selfaug.model.loading import context_window, load_adapter, load_model, load_tokenizer
 from selfaug.model.memory import release_memory
+from selfaug.model.merging import merge
 from selfaug.model.reference import AdapterOff, FrozenModel, Reference, Remembered
 from selfaug.model.stored_weights import stored_tokenizer_hash, stored_weights_hash
 from selfaug.phases.inputs import compute_dtype, describe_sources, load_base_model, training_device
@@ -30,6 +31,7 @@ from selfaug.phases.run_models import require_same_base
 from selfaug.phases.suites import (
     Suite,
     answers_to,
+    choice_of_rows,
     fitting_level,
     general_prompts,
     level_of,
@@ -37,6 +39,7 @@ from selfaug.phases.suites import (
     share_cut_off,
     suite_file_prompts,
     task_prompts,
+    training_prompts,
 )
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
@@ -47,11 +50,14 @@ __all__ = [
     "Bench",
     "DriftOn",
     "EvaluationSettings",
+    "choices",
     "content_of_base",
     "contents_of",
     "contents_of_sources",
     "open_bench",
+    "said_of_left_out",
     "scores_of",
+    "to_the_last_step",
 ]
 
 Answers = dict[str, list[str]]
@@ -68,6 +74,9 @@ _DRIFT_PROMPTS = 48
 
 # Where results are reported; drift on the job's prompts is measured nowhere else.
 _REPORTED = "test"
+
+# Among the choices: how some general requests are chosen of all.
+_GENERAL_CHOICE = "general_choice"
 
 
 @dataclass(frozen=True)
@@ -124,6 +133,7 @@ class Bench:
         level: of the general suite, with the base model's scores that it was chosen by.
         seen: of the job's test prompts, how many are among those of --dev, and of the training rows.
         on_progress: called with what is being done.
+        over_kinds: general requests are chosen evenly over their kinds; False as earlier versions did.
     """
 
     folder: Path
@@ -136,6 +146,7 @@ class Bench:
     level: dict[str, Any]
     seen: dict[str, int]
     on_progress: Callable[[Progress], None]
+    over_kinds: bool = True
     _subsets: dict[str, str] = field(default_factory=dict)
     _references: dict[tuple[str, DriftOn, bool], Reference] = field(default_factory=dict)
 
@@ -174,7 +185,10 @@ class Bench:
             of: which part they are from.
             counts: items of each suite; None for all.
         """
-        self.suites[name] = {suite: self.suites[of][suite].spread(count) for suite, count in counts.items()}
+        self.suites[name] = {
+            suite: self.suites[of][suite].spread(count, over_kinds=self.over_kinds)
+            for suite, count in counts.items()
+        }
         self._subsets[of] = name
         for suite_name, suite in self.suites[name].items():
             kept = {row["id"]: row for row in read_lines(self._answer_file(of, "base", suite_name))}
@@ -253,8 +267,9 @@ class Bench:
         model = load_adapter(base, run.adapter)
         if scale != 1.0:
             scale_adapter(model, scale)
-        if dtype is torch.float32 and config.model.quantization == "none":
-            model = model.merge_and_unload()
+        # The settings don't tell of weights that are stored quantised.
+        if dtype is torch.float32 and not getattr(base, "is_quantized", False):
+            model = merge(model)
         return model.eval()
 
     def mean_scores(self, answers: Answers, part: str) -> dict[str, float]:
@@ -346,8 +361,11 @@ class Bench:
     def _own_answers(self, part: str) -> tuple[list[list[int]], list[int]]:
         """General prompts with the base model's own answers, and where the answers begin."""
         suite, answers = self.suites[part]["general"], self.kept("base", part)["general"]
-        every = max(1, len(suite.written) // _DRIFT_PROMPTS)
-        chosen = suite.written[::every][:_DRIFT_PROMPTS]
+        if self.over_kinds:
+            chosen = suite.evenly(suite.written, _DRIFT_PROMPTS)
+        else:
+            every = max(1, len(suite.written) // _DRIFT_PROMPTS)
+            chosen = suite.written[::every][:_DRIFT_PROMPTS]
         texts = [self.tokenizer(answers[index], add_special_tokens=False)["input_ids"] for index in chosen]
         return (
             [suite.prompts[index] + text for index, text in zip(chosen, texts, strict=True)],
@@ -375,6 +393,53 @@ class Bench:
         return prompts, [1] * len(prompts)
 
 
+def choices(
+    config: TrainConfig, settings: EvaluationSettings, begun: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """How rows and requests are chosen, for settings that have to be the same: answers and drift would be mixed.
+
+    What was begun before general requests were chosen over their kinds goes on with its own choice.
+
+    Args:
+        config: of the trainings.
+        settings: what models are asked.
+        begun: the settings that the folder was begun with; None where nothing was begun.
+    """
+    found = choice_of_rows(settings.task_items)
+    if begun is None or _GENERAL_CHOICE in begun:
+        found[_GENERAL_CHOICE] = "evenly over kinds"
+    if config.data.skip_held_out and config.data.eval:  # earlier versions trained on them all the same
+        found["held_out"] = "not trained on"
+    return found
+
+
+def to_the_last_step(values: dict[str, Any]) -> None:
+    """Change a training's settings to those of one of many: it goes to its last step, and only the bench asks it.
+
+    Args:
+        values: of the settings, by section.
+    """
+    if values["data"]["skip_held_out"]:  # held-out rows say what isn't trained on
+        values["train"]["eval_steps"] = 0
+    else:
+        values["data"]["eval"] = []
+    values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
+    values["train"].update(keep_checkpoints=1, report_to=[], best_of_rows=0)
+    values["evaluation"].update(at_end="none")
+
+
+def said_of_left_out(config: TrainConfig) -> str | None:
+    """Which settings that would end a run elsewhere are left out by `to_the_last_step`; None if none is set."""
+    given = {
+        "selfaug.stop_at_drift": config.selfaug.stop_at_drift is not None,
+        "train.best_of_rows": config.train.best_of_rows > 0,
+    }
+    names = [name for name, is_set in given.items() if is_set]
+    if not names:
+        return None
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} left out: every run goes to its last step."
+
+
 def contents_of_sources(config: TrainConfig, settings: EvaluationSettings) -> dict[str, Any]:
     """What identifies the content of each file that results are made of, and of the base model, by its name.
 
@@ -385,6 +450,7 @@ def contents_of_sources(config: TrainConfig, settings: EvaluationSettings) -> di
         **contents_of(
             {
                 "data.train": config.data.train,
+                "data.eval": config.data.eval if config.data.skip_held_out else [],
                 "data.replay": [source for source in config.data.replay if source != "embedded"],
                 "data.template": [config.data.template] if config.data.template else [],
                 "selfaug.anchors": []
@@ -428,6 +494,7 @@ def open_bench(
     open_folder: Callable[[], object],
     keep_base: Callable[[Mapping[str, Any]], object],
     on_progress: Callable[[Progress], None],
+    chosen: Mapping[str, str],
 ) -> Bench:
     """Read the questions, load the base model, and ask it.
 
@@ -439,6 +506,7 @@ def open_bench(
         keep_base: is told what identifies the base model, as `contents_of_sources` does: one from a hub may not have
             been on this machine before it was loaded.
         on_progress: called with what is being done.
+        chosen: from `choices`: how rows and requests are chosen.
 
     Raises:
         ConfigError, DataError, ModelError, StorageError: if any of it can't be had.
@@ -472,7 +540,7 @@ def open_bench(
             tokenizer, read_suite(file), settings.max_new_tokens, template, window=window
         )
     open_folder()
-    seen = _seen_prompts(config, tokenizer, suites)
+    seen = _seen_prompts(config, suites)
     if any(seen.values()):
         total = len(suites["test"]["task"].prompts)
         on_progress(
@@ -503,35 +571,27 @@ def open_bench(
     for half in halves:
         items = select_items(half, level.level, settings.general_items)
         suites[half]["general"] = general_prompts(tokenizer, items, template)
-    bench = Bench(folder, config, settings, tokenizer, base, device, suites, asdict(level), seen, on_progress)
+    bench = Bench(
+        folder, config, settings, tokenizer, base, device, suites, asdict(level), seen, on_progress,
+        over_kinds=_GENERAL_CHOICE in chosen,
+    )  # fmt: skip
     for half in halves:
         bench.base_answers(half)
     return bench
 
 
-def _seen_prompts(
-    config: TrainConfig, tokenizer: PreTrainedTokenizerBase, suites: dict[str, dict[str, Suite]]
-) -> dict[str, int]:
+def _seen_prompts(config: TrainConfig, suites: dict[str, dict[str, Suite]]) -> dict[str, int]:
     """How many of the job's test prompts are chosen on, and trained on, too.
 
     Raises:
         DataError: if training rows can't be used.
     """
-    trained = task_prompts(
-        config,
-        tokenizer,
-        config.data.train,
-        score=lambda answer, gold, prompt: 0.0,
-        items=None,
-        max_new_tokens=1,
-        offline=config.run.offline,
-    )
     tested = [tuple(prompt) for prompt in suites["test"]["task"].prompts]
     return {
         name: sum(prompt in known for prompt in tested)
         for name, known in (
             ("dev", {tuple(prompt) for prompt in suites["dev"]["task"].prompts}),
-            ("train", {tuple(prompt) for prompt in trained.prompts}),
+            ("train", {tuple(prompt) for prompt in training_prompts(config)}),
         )
     }
 

@@ -9,11 +9,11 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.config import load_config
 from selfaug.model.generate import chat_prompt_ids, generate_greedy, text_prompt_ids
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.phases.inputs import resolve_device
+from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.rundir import RunDir
 
@@ -98,7 +98,7 @@ def open_chat(
         ModelError: if the base model can't be loaded, or is another than the run's.
     """
     folder = RunDir.open(run)
-    config = load_config(folder.config)
+    config = load_run_config(folder)
     weights, step = trained_weights(folder, config)
     tokenizer = load_tokenizer(
         config.model.name,

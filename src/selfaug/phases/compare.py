@@ -33,14 +33,16 @@ from selfaug.phases.bench import (
     Bench,
     DriftOn,
     EvaluationSettings,
+    choices,
     contents_of_sources,
     open_bench,
+    said_of_left_out,
     scores_of,
 )
 from selfaug.phases.method_bench import MethodBench, Variant, problems_of
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import choice_of_rows, select_items
+from selfaug.phases.suites import select_items
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
 
@@ -106,6 +108,8 @@ def compare(
     asked = _checked(config, evaluation, settings)
     if config.selfaug.drift_limit is not None:
         on_progress(Progress("warning", message=_NO_DRIFT_LIMIT))
+    if (left_out := said_of_left_out(config)) is not None:
+        on_progress(Progress("warning", message=left_out))
     with work.alone():
         return _compared_in(work, config, evaluation, settings, asked, overwrite, on_progress)
 
@@ -128,7 +132,8 @@ def _compared_in(
     seeds_of = _with_more(known, asked, [first_seed, *settings.seeds])
     # Methods and seeds may be added to a comparison later: all else has to stay as it is.
     fixed = {key: value for key, value in asdict(settings).items() if key not in ("methods", "seeds")}
-    fixed.update(asdict(evaluation), **choice_of_rows(evaluation.task_items), first_seed=first_seed)
+    chosen = choices(config, evaluation, begun)
+    fixed.update(asdict(evaluation), **chosen, first_seed=first_seed)
     fixed["config"] = training_settings(config)
     with work.settled():
         evaluated = open_bench(
@@ -143,6 +148,7 @@ def _compared_in(
             ),
             work.complete_sources,
             on_progress,
+            chosen,
         )
         return _compared(evaluated, config, settings, seeds_of, first_seed, lambda: work.seconds)
 

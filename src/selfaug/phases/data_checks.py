@@ -11,10 +11,10 @@ from typing import Literal, NamedTuple
 from selfaug.config import TrainConfig
 from selfaug.core.positions import IGNORED
 from selfaug.core.printable import counted
-from selfaug.data import RetrievalTemplate, Row, load_rows
+from selfaug.data import Row
 from selfaug.data.encode import EncodedRow
 from selfaug.eval.answer_scorers import normalize_answer
-from selfaug.phases.inputs import TrainingData
+from selfaug.phases.inputs import TrainingData, read_rows, template_of
 from selfaug.prepare_config import SplitSettings
 from selfaug.retrieval.split import near_duplicates
 from selfaug.retrieval.tokens import Words
@@ -106,14 +106,7 @@ def asked_rows(config: TrainConfig, sources: Sequence[str]) -> list[AskedRow]:
     Raises:
         DataError: if they can't be read.
     """
-    rows = load_rows(
-        sources,
-        template=RetrievalTemplate.from_file(config.data.template) if config.data.template else None,
-        every_assistant_turn=config.data.every_assistant_turn,
-        skip_bad_rows=config.data.skip_bad_rows,
-        split=config.data.split,
-        offline=config.run.offline,
-    ).rows
+    rows = read_rows(config, template_of(config), sources).rows
     return [AskedRow(_question(row), _completion(row), repr((row.prompt, row.completion))) for row in rows]
 
 

@@ -19,6 +19,7 @@ from selfaug.eval.general_suite import EXECUTIVE_ITEM, GeneralItem, Half, Level,
 from selfaug.eval.house_style import TaskScore, leaks_house_style, score_task_answer
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import DEMO_MODEL, load_model
+from selfaug.model.merging import merge
 from selfaug.model.reference import FrozenModel, Reference, Remembered
 from selfaug.phases.suites import Suite, answers_to, general_prompts, select_items
 
@@ -96,7 +97,7 @@ def questions(
 def tuned_model(adapter: Path) -> Any:
     """The demo's model with an adapter, merged into it where that rounds nothing away: then it answers faster."""
     model = PeftModel.from_pretrained(load_model(DEMO_MODEL), str(adapter)).eval()
-    return model.merge_and_unload().eval() if model.dtype is torch.float32 else model
+    return merge(model) if model.dtype is torch.float32 else model
 
 
 def ask(

@@ -54,14 +54,15 @@ def measured_drifts(
     names = {"task": "prompts of the task", "general": "general prompts"}
     # The user's own between the two: "general" was asked last.
     for key, suite in suites.items():
-        chosen = _spread(range(len(suite.ids)) if key not in names else suite.written)
+        chosen = suite.evenly(range(len(suite.ids)) if key not in names else suite.written, _MOST_PROMPTS)
         prompts = [suite.prompts[index] for index in chosen]
         kinds[names.get(key, f"prompts of {key}")] = (
             [suite.ids[index] for index in chosen],
             prompts,
             [1] * len(prompts),
         )
-    chosen = [index for index in _spread(general.written) if base_answers[index].strip()]
+    chosen = general.evenly(general.written, _MOST_PROMPTS)
+    chosen = [index for index in chosen if base_answers[index].strip()]
     kinds[OWN_ANSWERS] = (
         [general.ids[index] for index in chosen],
         [
@@ -95,12 +96,6 @@ def measured_drifts(
         }
         shown += _token_by_token(name, ids, sequences, starts, drift, tokenizer)
     return found, shown
-
-
-def _spread(indices: Sequence[int]) -> list[int]:
-    """So many of them, evenly over their order."""
-    count = min(len(indices), _MOST_PROMPTS)
-    return [indices[place * len(indices) // count] for place in range(count)]
 
 
 def _by_tenth(drift: Drift) -> list[float | None]:

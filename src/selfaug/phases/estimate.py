@@ -27,12 +27,12 @@ from selfaug.phases.doctor import memory
 from selfaug.phases.inputs import (
     TrainingData,
     adapter_config,
-    compute_dtype,
     load_base_model,
-    load_training_data,
-    resolve_device,
+    require_usable_after_training,
 )
+from selfaug.phases.training_checks import checked_inputs, require_evaluable
 from selfaug.rundir import RunDir
+from selfaug.train.reference_choice import why_rows_depend_on_their_batch
 
 __all__ = ["Estimate", "estimate"]
 
@@ -113,18 +113,18 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     """Estimate memory, time and disk of a run.
 
     Raises:
-        ConfigError, DataError, ModelError, StorageError: as training would, before it begins.
+        ConfigError, DataError, ModelError, StorageError: as training would, before it begins; but for an output that
+            holds something: nothing is written there, so that is a warning.
     """
     if (trainer := RunDir(config.run.output).trainer()) is not None:
         raise StorageError(
             f"{config.run.output} is being trained by {trainer}.",
             hint="give another --output: that of a new run, which is what is estimated.",
         )
-    RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
+    taken = _taken(config)
+    require_evaluable(config)
     on_stage("data")
-    device = resolve_device(config.model.device)
-    dtype = compute_dtype(config, device)
-    data = load_training_data(config)
+    device, dtype, data = checked_inputs(config)
     on_stage("model")
     model_config = load_model_config(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
@@ -150,10 +150,15 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     steps = settings.steps or math.ceil(math.ceil(len(lengths) / per_step) * settings.epochs)
     passes = settings.epochs if settings.steps is None else steps * per_step / len(lengths)
     layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
-    documents = _documents(data)
+    documents = _documents(data, config)
     there = _cache_there(config, type(skeleton).__name__, hidden, dtype, documents)
     most = tokens * hidden * (4 if full else dtype.itemsize)
-    reference = _reference(config, passes, most, there.bytes_to_write(documents) if there else most)
+    depends = why_rows_depend_on_their_batch(
+        model_config, (len(document.input_ids) for document in documents)
+    )
+    reference = _reference(
+        config, 0 if depends else passes, most, there.bytes_to_write(documents) if there else most
+    )
     missing = there.missing(documents) if there else documents
     states = sum(document.rows for document in missing)
 
@@ -282,7 +287,7 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
         if parent.exists()
     )  # fmt: skip
     disk_free = shutil.disk_usage(folder).free
-    warnings = list(data.warnings)
+    warnings = [*taken, *data.warnings]
     if free is not None and memory > free:
         warnings.append(
             f"needs {printable_size(memory)} of memory, {printable_size(free)} are free: lower train.batch_size, "
@@ -315,12 +320,26 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     )
 
 
+def _taken(config: TrainConfig) -> list[str]:
+    """A warning where training would refuse its output for what is in there.
+
+    Raises:
+        StorageError: if nothing can be written there.
+    """
+    RunDir(config.run.output).require_writable()
+    try:
+        RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
+    except StorageError as error:
+        return [f"training would refuse: {error.message} To train, {error.hint}"]
+    return []
+
+
 def _reference(config: TrainConfig, passes: float, most: int, missing: int) -> str | None:
     """Where the reference model will come from, as the trainer decides; None without alignment.
 
     Args:
         config: the settings.
-        passes: over the rows.
+        passes: over the rows for which a cache would do.
         most: bytes of a whole cache.
         missing: bytes that one that is there already would grow by.
     """
@@ -342,9 +361,10 @@ def _sequence_lengths(data: TrainingData, config: TrainConfig) -> list[int]:
     return [len(ids) for ids in packed["input_ids"]]
 
 
-def _documents(data: TrainingData) -> list[Document]:
+def _documents(data: TrainingData, config: TrainConfig) -> list[Document]:
     """What a reference cache holds of the rows: equal rows are there once."""
-    rows = [*data.train.rows, *(data.eval.rows if data.eval else ())]
+    evaluated = data.eval is not None and config.train.eval_steps != 0
+    rows = [*data.train.rows, *(data.eval.rows if data.eval and evaluated else ())]
     documents = [Document(row.input_ids, row.labels) for row in rows]
     return list({document.key: document for document in documents}.values())
 
@@ -441,6 +461,7 @@ def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtyp
     model: Any = load_base_model(
         config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
     )
+    require_usable_after_training(model, config.lora)
     adapter = adapter_config(config.lora)
     if adapter is not None:
         model = get_peft_model(model, adapter)

@@ -39,6 +39,7 @@ from selfaug.phases.inputs import describe_sources, resolve_device
 from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_benchmarks
 from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.phases.progress import Progress
+from selfaug.phases.run_files import load_run_config, require_named_files
 from selfaug.phases.run_models import (
     TOKENIZER,
     alike_where_known,
@@ -164,7 +165,7 @@ def evaluate(
         ConfigError, DataError, ModelError: if scorer, rows, forecast or models can't be used.
     """
     folder = RunDir.open(run)
-    config = load_config(folder.config)
+    config = load_run_config(folder, lambda told: on_progress(Progress("warning", message=told)))
     score = named_scorer(scorer)
     others = {name: named_scorer(name) for name in also_score if name != scorer}
     needs_rows = {"--min-task-gain": min_task_gain is not None, "--also-score": bool(others)}
@@ -188,8 +189,10 @@ def evaluate(
         require_benchmarks(benchmarks, benchmark_tasks)
     files, made = suites_of(suites, benchmarks)
     sources = [os.path.expanduser(source) for source in data or config.data.eval]
+    # As the run's settings have them: the same from each working folder.
+    named = sources if data else load_config(folder.config).data.eval
     settings = {
-        "data": sources, "scorer": scorer, "half": half, "level": level,
+        "data": named, "scorer": scorer, "half": half, "level": level,
         "suites": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
                    if Path(file).is_file()}
         | {name: _hash_of_items(items) for name, items in made.items()},
@@ -200,6 +203,8 @@ def evaluate(
     }  # fmt: skip
     judges = {one for name, file in files.items() if name not in made for one in _judges_of(file)}
     contents = digests_of([*sources, *files_of_scorer(scorer), *sorted(judges)])
+    name_of = dict(zip(sources, named, strict=True))
+    contents = {name_of.get(source, source): digests for source, digests in contents.items()}
     work = folder.samples / "evaluation"
     spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
@@ -212,6 +217,8 @@ def evaluate(
         )
 
     def held_out(tokenizer: PreTrainedTokenizerBase) -> Suite:
+        if not data:
+            require_named_files(folder, config, "eval", instead="give held-out rows with --data")
         return task_prompts(
             config,
             tokenizer,
@@ -586,7 +593,7 @@ def _evaluated_alike(
         ConfigError: if it was another model, or was asked something else.
     """
     other = RunDir.open(run)
-    other_config = load_config(other.config)
+    other_config = load_run_config(other)
     record = read_record(other.evaluation, RECORD_KIND)
     differ = [key for key in _changed(record["settings"], settings) if key not in ("step", "weights")]
     # Another one may have lain under the same name: each run agrees with the weights that it was trained on.

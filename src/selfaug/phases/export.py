@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig
 from selfaug.core.printable import printable_size
-from selfaug.errors import StorageError
+from selfaug.errors import ModelError, PathError, StorageError
 from selfaug.model.generate import end_tokens
 from selfaug.model.loading import load_adapter, load_model, load_model_config, load_tokenizer
+from selfaug.model.merging import merge
+from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import require_same_base, trained_weights
 from selfaug.records import is_failed_write, make_readable, write_text
 from selfaug.rundir import RunDir
 
-__all__ = ["Exported", "export", "modelfile"]
+__all__ = ["Exported", "export", "modelfile", "require_new_folder"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,19 @@ class Exported:
     warnings: list[str] = field(default_factory=list)
 
 
+def require_new_folder(target: Path) -> None:
+    """Refuse a place for a model where something is already.
+
+    Raises:
+        PathError: if it is a file.
+        StorageError: if it is a folder that is not empty.
+    """
+    if target.exists() and not target.is_dir():
+        raise PathError(f"{target} is a file, not a folder.", hint="give a new folder with --to.")
+    if target.exists() and any(target.iterdir()):
+        raise StorageError(f"{target} exists and is not empty.", hint="give a new folder with --to.")
+
+
 def export(
     run: str | os.PathLike[str],
     to: str | os.PathLike[str],
@@ -50,6 +66,7 @@ def export(
     dtype: str = "auto",
     ollama: bool = False,
     offline: bool = False,
+    on_stage: Callable[[str], None] = lambda _: None,
 ) -> Exported:
     """Merge a run's adapter into its base model, and write weights and tokeniser for transformers.
 
@@ -59,20 +76,23 @@ def export(
         dtype: of the weights; "auto" takes that in which the base model is stored.
         ollama: write a Modelfile too, for the GGUF file that llama.cpp's converter makes of the folder.
         offline: never ask a hub.
+        on_stage: called with "merging" when what was given has been looked at.
 
     Raises:
+        PathError: if there is no such run, or a file where the folder is to be.
         StorageError: if the folder is taken or the disk is too small.
-        ModelError: if the base model can't be loaded, or is another than the run's.
+        ModelError: if the base model can't be loaded, is stored quantised, or is another than the run's; or if merging
+            would give another model.
     """
     folder, target = RunDir.open(run), Path(to)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise StorageError(f"{target} exists and is not empty.", hint="give a new folder with --to.")
-    config = load_config(folder.config)
+    require_new_folder(target)
+    config = load_run_config(folder)
     weights, step = trained_weights(folder, config)
     offline = offline or config.run.offline
     tokenizer = load_tokenizer(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
     )
+    on_stage("merging")
     warnings = []
     # Onto unquantised weights, also where training saw them in 4 bits: merging into 4 bits would round again.
     if config.model.quantization != "none":
@@ -86,10 +106,17 @@ def export(
         offline=offline,
     )
     if not full:
+        if getattr(model, "is_quantized", False):
+            raise ModelError(
+                f"{config.model.name} is stored quantised, and an adapter can't be merged into such weights.",
+                hint="use the adapter unmerged: `selfaug serve RUN`, or for vLLM a LoRA adapter without lora.dora "
+                "(`selfaug export RUN --vllm`). To merge one, train it on the unquantised model, with "
+                "model.quantization=4bit where memory is short.",
+            )
         require_same_base(folder, config, model, offline=offline)
         # In 32 bits, rounded once at the end.
         stored = model.dtype
-        model = load_adapter(model.float(), weights).merge_and_unload().to(stored)
+        model = merge(load_adapter(model.float(), weights)).to(stored)
     # parameters() names tied weights once, as the file does.
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     partial = target.with_name(f"{target.name}.partial")

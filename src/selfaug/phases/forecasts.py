@@ -8,7 +8,7 @@ from typing import Any
 
 from selfaug.core.forecast import Forecast, forecast_from
 from selfaug.core.statistics import Interval
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, PathError
 from selfaug.eval.general_suite import Level
 from selfaug.records import read_record
 
@@ -23,12 +23,12 @@ def read_forecast(comparison: str, model: str) -> Forecast:
         model: that the forecast is for: drift and forgetting go together differently in each.
 
     Raises:
-        StorageError: if there is no finished comparison.
+        PathError: if there is no finished comparison.
         ConfigError: if it is of another model, or has too few runs to forecast from.
     """
     file = Path(comparison) / "record.json"
     if not file.exists():
-        raise StorageError(
+        raise PathError(
             f"there is no finished comparison in {comparison}.",
             hint="give the folder that `selfaug compare` wrote.",
         )

@@ -12,7 +12,6 @@ from typing import Any
 import httpx2 as httpx
 from transformers import PreTrainedTokenizerBase
 
-from selfaug.config import load_config
 from selfaug.errors import ConfigError, ModelError
 from selfaug.model.generate import chat_ends, text_prompt_ids
 from selfaug.model.loading import load_tokenizer
@@ -21,6 +20,7 @@ from selfaug.phases.canary import recorded_canary
 from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.live_run import LiveRun
+from selfaug.phases.run_files import load_run_config
 from selfaug.phases.serve import Server, ServeSettings, context_of
 from selfaug.phases.watching import DriftModels
 from selfaug.rundir import RunDir
@@ -90,7 +90,7 @@ def open_gateway(
     if upstream.score_drift:
         resolve_device(settings.device)
     folder = RunDir.open(run)
-    config = load_config(folder.config)
+    config = load_run_config(folder)
     tokenizer = load_tokenizer(
         config.model.name,
         trust_remote_code=config.model.trust_remote_code,
@@ -287,11 +287,10 @@ class UpstreamModels:
 
     def _completed(self, body: dict[str, Any]) -> Any:
         """The other server's answer, with an end as the engine asks for it."""
-        ends = self.engine.ends.fields()
-        found = self._ask("POST", "/completions", body | ends)
-        if self.engine.ends.may_be_refused(ends, found.status_code, found.content):
-            ends = self.engine.ends.fields(as_text=True)
+        for ends in self.engine.ends.ways():
             found = self._ask("POST", "/completions", body | ends)
+            if not self.engine.ends.may_be_refused(ends, found.status_code, found.content):
+                break
         answer = _content(found)
         self.engine.ends.were_taken(ends)
         return answer

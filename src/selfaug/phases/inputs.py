@@ -34,6 +34,8 @@ from selfaug.data.same_prompt import without_held_out
 from selfaug.data.sources import Problem, data_files
 from selfaug.errors import ConfigError, DataError, SelfAugError
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
+from selfaug.model.running_batch import require_generation
+from selfaug.phases.prepared_folder import prepared_record
 
 __all__ = [
     "TrainingData",
@@ -43,9 +45,11 @@ __all__ = [
     "load_base_model",
     "load_training_data",
     "read_rows",
+    "require_usable_after_training",
     "resolve_device",
     "rows_still_there",
     "template_of",
+    "trained_rows",
     "training_device",
 ]
 
@@ -162,6 +166,17 @@ def _without_held_out(
     return {**loaded, **kept}, counts
 
 
+def trained_rows(config: TrainConfig) -> list[EncodedRow]:
+    """Rows that a run of these settings trains on, replayed ones among them.
+
+    Raises:
+        DataError, ModelError, ConfigError: as `load_training_data`.
+    """
+    # Held-out rows are read only where they say what isn't trained on.
+    data = config.data if config.data.skip_held_out else config.data.model_copy(update={"eval": []})
+    return load_training_data(config.model_copy(update={"data": data})).train.rows
+
+
 def rows_still_there(config: TrainConfig, template: RetrievalTemplate, sources: Sequence[str]) -> list[Row]:
     """Rows that can be read, of sources that may be gone: training says so where it needs them.
 
@@ -205,8 +220,14 @@ def template_of(config: TrainConfig) -> RetrievalTemplate:
 
     Raises:
         ConfigError: if its file can't be used.
+        DataError: if it is to come from a folder that was not prepared.
     """
-    return RetrievalTemplate.from_file(config.data.template) if config.data.template else RetrievalTemplate()
+    file, prepared = config.data.template, config.data.prepared
+    if file is None:
+        return RetrievalTemplate()
+    if prepared is not None and Path(file) == Path(prepared, "template.yaml") and not Path(file).exists():
+        prepared_record(Path(prepared))  # says that it is none of such a folder
+    return RetrievalTemplate.from_file(file)
 
 
 def _sources(config: TrainConfig) -> dict[str, list[str]]:
@@ -387,6 +408,11 @@ def resolve_device(device: str) -> torch.device:
         raise ConfigError(
             f"model.device {device!r} is not a device.", hint="use auto, cpu or cuda."
         ) from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"model.device is {device!r}, and selfaug computes on CPUs and CUDA GPUs only.",
+            hint="use auto, cpu or cuda.",
+        )
     if resolved.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(
@@ -461,6 +487,32 @@ def load_base_model(
         offline=offline,
         **options,
     )
+
+
+def require_usable_after_training(model: PreTrainedModel, settings: LoraSettings) -> None:
+    """Refuse what would train to the end and then not answer, or be another model when it is merged.
+
+    Args:
+        model: the base model, in evaluation mode and without an adapter.
+        settings: of what is trained.
+
+    Raises:
+        ModelError: if the model can't write answers in batches.
+        ConfigError: if an adapter is to be on the embedding or the head, which have one weight.
+    """
+    require_generation(model)
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if settings.method == "full" or getattr(head, "weight", None) is not embedding.weight:
+        return
+    shared = [name for name, module in model.named_modules() if module is embedding or module is head]
+    # As PEFT finds them: by the whole name or its last parts.
+    named = [one for one in settings.target_modules if any(f".{name}".endswith(f".{one}") for name in shared)]
+    if named:
+        raise ConfigError(
+            f"lora.target_modules names {', '.join(named)}, and the embedding of this model has the head's weight: "
+            "an adapter changes one of the two, and merged it would change both.",
+            hint="leave it out; `all-linear` takes all layers but these.",
+        )
 
 
 def adapter_config(settings: LoraSettings) -> PeftConfig | None:

@@ -12,13 +12,14 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, ModelError
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import add_adapter
 from selfaug.model.reference import AdapterOff, FrozenModel
 from selfaug.phases.ask import DocumentPrompts, NothingFoundError, cited_passages, open_documents
 from selfaug.phases.canary import canary_problems
+from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import alike_where_known, trained_weights
 from selfaug.phases.watching import DriftModels
 from selfaug.records import read_record
@@ -73,7 +74,7 @@ class LiveRun:
             ConfigError, DataError: if its documents can't be opened.
         """
         folder = RunDir.open(run)
-        config = load_config(folder.config)
+        config = load_run_config(folder)
         documents = None
         if prepared is not None or config.data.prepared is not None:
             documents = open_documents(folder.path, tokenizer, prepared=prepared, offline=offline)

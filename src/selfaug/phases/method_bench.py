@@ -14,11 +14,11 @@ from selfaug.config import TrainConfig
 from selfaug.eval.general_suite import Half
 from selfaug.eval.router import PromptRouter
 from selfaug.model.generate import chat_prompt_ids
-from selfaug.phases.bench import Answers, Bench
+from selfaug.phases.bench import Answers, Bench, to_the_last_step
 from selfaug.phases.method_data import forget_parts, write_distilled_rows, write_self_dialogues
 from selfaug.phases.methods import METHODS, Method, why_not
 from selfaug.phases.own_process import train_in_own_process
-from selfaug.phases.suites import task_prompts
+from selfaug.phases.suites import training_prompts
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.rundir import RunDir
@@ -80,10 +80,8 @@ def _training(
             values["data"][key] = [
                 str(written) if source == "{data}" else source for source in values["data"][key]
             ]
-    values["data"]["eval"] = []
-    values["selfaug"].update(monitor_prompts=0, stop_at_drift=None)
-    values["train"].update(seed=seed, keep_checkpoints=1, report_to=[], best_of_rows=0)
-    values["evaluation"].update(at_end="none")
+    to_the_last_step(values)
+    values["train"].update(seed=seed)
     values["run"].update(output=str(output), overwrite=False)
     return TrainConfig.model_validate(values)
 
@@ -212,13 +210,4 @@ class MethodBench:
         others = [
             chat_prompt_ids(bench.tokenizer, row["messages"][0]["content"], **template) for row in dialogues
         ]
-        rows = task_prompts(
-            bench.config,
-            bench.tokenizer,
-            bench.config.data.train,
-            score=lambda answer, gold, prompt: 0.0,
-            items=None,
-            max_new_tokens=1,
-            offline=bench.config.run.offline,
-        )
-        return PromptRouter(bench.base_model(), rows.prompts, others)
+        return PromptRouter(bench.base_model(), training_prompts(bench.config), others)

@@ -14,13 +14,14 @@ from accelerate.data_loader import SeedableRandomSampler
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
-from selfaug.data import RetrievalTemplate, Row, load_rows
+from selfaug.data import Row
 from selfaug.data.rows import as_read
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.errors import ModelError
 from selfaug.eval.checks import numbers
 from selfaug.eval.scorers import SCORERS
 from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
+from selfaug.phases.inputs import read_rows, template_of
 from selfaug.records import append_line, read_lines, write_lines
 from selfaug.train.anchors import self_requests
 
@@ -141,15 +142,7 @@ def write_distilled_rows(
         `rows` that were rewritten, `rows_asked` that the model was given to rewrite, `of_rows` all, and
         `texts_cut_off`, which were not taken because of that.
     """
-    template = RetrievalTemplate.from_file(config.data.template) if config.data.template else None
-    rows = load_rows(
-        config.data.train,
-        template=template,
-        every_assistant_turn=config.data.every_assistant_turn,
-        skip_bad_rows=config.data.skip_bad_rows,
-        split=config.data.split,
-        offline=config.run.offline,
-    ).rows
+    rows = read_rows(config, template_of(config), config.data.train).rows
     plain = without_special_tokens(tokenizer)
     dialogues = [_messages(row, plain) for row in rows]
     reached = _reached(config, seed, len(rows))
@@ -215,8 +208,9 @@ def _reached(config: TrainConfig, seed: int, count: int) -> list[int]:
 
     All of them where that isn't known: where rows may be left out, or are packed, which changes their order.
     """
-    train = config.train
-    if train.steps is None or train.packing or config.data.skip_bad_rows:
+    train, data = config.train, config.data
+    may_be_fewer = data.skip_bad_rows or (data.skip_held_out and data.eval)
+    if train.steps is None or train.packing or may_be_fewer:
         return list(range(count))
     # As the Trainer draws a run's first epoch; within a second one, every row has been reached.
     order = SeedableRandomSampler(range(count), generator=torch.Generator(), data_seed=seed)

@@ -33,6 +33,7 @@ from selfaug.phases.chat import open_chat
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import REHEARSAL
+from selfaug.phases.run_files import load_run_config, require_named_files
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import write_lines, write_text
@@ -108,13 +109,21 @@ def record_reference_window(
         DataError, ModelError, ConfigError: if rows or models can't be loaded.
     """
     folder = RunDir.open(run)
-    config = load_config(folder.config)
+    config = load_run_config(folder, lambda told: on_progress(Progress("warning", message=told)))
     adapter = hash_of_weights(trained_weights(folder, config)[0])
     if not overwrite and (folder.monitor / "reference.json").exists():
         window = ReferenceWindow.load(folder.monitor)
         if window.adapter == adapter:
             return window
     on_progress(Progress("data"))
+    require_named_files(
+        folder,
+        config,
+        "train",
+        "eval",
+        "replay",
+        instead=f"measure the reference window there (selfaug monitor RUN --reference), and copy {folder.monitor}",
+    )
     # Nothing is trained here.
     changed = {"eval": [*config.data.eval, *data], "skip_held_out": False}
     rows = load_training_data(

@@ -13,7 +13,7 @@ from selfaug.core.printable import counted
 from selfaug.data.encode import keeps_earlier_turns
 from selfaug.data.sources import data_files
 from selfaug.data.template import RetrievalTemplate
-from selfaug.errors import DataError, ModelError, StorageError
+from selfaug.errors import DataError, ModelError, PathError, StorageError
 from selfaug.phases.known_splits import SPLITS, KnownSplits, read_known_splits, write_known_splits
 from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepared_rows import make_rows
@@ -74,10 +74,16 @@ def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> d
     retriever = None if config.retrieval.retriever == "bm25" else own_retriever(config.retrieval.retriever)
     glossary = _glossary(config)
     count = _token_counter(config, on_progress)
-    if not Path(config.documents.folder).is_dir():
-        raise DataError(f"there is no folder {config.documents.folder}.", hint="check the path.")
+    documents = Path(config.documents.folder)
+    if not documents.is_dir():
+        what = (
+            f"{documents} is a file, not a folder."
+            if documents.exists()
+            else f"there is no folder {documents}."
+        )
+        raise DataError(what, hint="give the folder that your documents are in.")
     # Reading the documents can take minutes, and what was prepared before goes: what shows without it is told first.
-    paths = folder_files(Path(config.documents.folder), lambda *_: None, _own_files(config))
+    paths = folder_files(documents, lambda *_: None, _own_files(config))
     load_pairs(config.questions.files, paths, skip_bad_rows=config.questions.skip_bad_rows)
     with alone_in(folder, "is being prepared", hint="wait for it, or give another --output."):
         return _prepared(config, folder, template, retriever, glossary, count, on_progress)
@@ -151,7 +157,7 @@ def _open(folder: Path, config: PrepareConfig) -> None:
     """Make the folder, or take one that was prepared before, which stays as it is."""
     settings, record = folder / _SETTINGS, folder / "record.json"
     if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is a file, not a folder.", hint="give another --output.")
+        raise PathError(f"{folder} is a file, not a folder.", hint="give another --output.")
     if folder.is_dir() and without_lock(folder):
         marked = settings.is_file() and settings.read_text(encoding="utf-8").startswith(_MARKER)
         if not marked:

@@ -20,8 +20,7 @@ from peft import PeftModel
 from selfaug.config import EvaluationSettings, LevelName, TrainConfig, load_config
 from selfaug.core.gate import Outcome, at_least, at_most, overall
 from selfaug.core.statistics import Interval
-from selfaug.data import load_rows, rows_without_template
-from selfaug.data.template import RetrievalTemplate
+from selfaug.data import rows_without_template
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
@@ -30,9 +29,10 @@ from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.evaluate import digests_of
 from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, held_out_before, hold_out
-from selfaug.phases.inputs import describe_sources, resolve_device, template_of
+from selfaug.phases.inputs import describe_sources, read_rows, resolve_device, template_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.registry import add_run, require_addable
+from selfaug.phases.run_files import load_run_config, with_found_files
 from selfaug.phases.run_models import TOKENIZER, alike_where_known, load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
@@ -150,7 +150,7 @@ def with_held_out_rows(
     """
     if settings.eval_data or settings.hold_out <= 0:
         return settings, None
-    config = load_config(run.config, sets=sets)
+    config = with_found_files(run, load_config(run.config, sets=sets))
     output = _output(run, settings.output)
     if any(one.partition("=")[0].strip() == "run.output" for one in sets):
         output = config.run.output.rstrip("/")
@@ -199,7 +199,7 @@ def realign_config(
     Raises:
         ConfigError: with every problem; also if `sets` has the checkpoint chosen on held-out rows.
     """
-    config = load_config(run.config)
+    config = load_run_config(run)
     old = config.data
     changes: dict[str, Any] = {
         "data.train": list(data),
@@ -216,8 +216,11 @@ def realign_config(
     others = {"selfaug.anchor_count", "train.seed"} & {one.partition("=")[0].strip() for one in sets}
     if config.selfaug.anchors != "none" and run.anchors.exists() and not others:
         changes["selfaug.anchors"] = str(run.anchors)  # the base model would write the same ones again
-    realigned = load_config(
-        run.config, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
+    realigned = with_found_files(
+        run,
+        load_config(
+            run.config, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
+        ),
     )
     _require_not_chosen(realigned)
     if _learns_held_out(RunDir(realigned.run.output)):
@@ -262,7 +265,7 @@ def realign(
         StorageError, ModelError: if models or folders can't be used.
     """
     old = RunDir.open(run)
-    old_config = load_config(old.config)
+    old_config = load_run_config(old)
     if old_config.lora.method != "lora":
         raise ConfigError(
             f"{old.path} was trained with lora.method {old_config.lora.method}; re-alignment goes on from a LoRA "
@@ -363,18 +366,12 @@ def _require_trained_form(run: RunDir, config: TrainConfig, eval_data: Sequence[
     """
     if _was_trained_on_text(run):
         return
-    template = RetrievalTemplate.from_file(config.data.template) if config.data.template else None
+    template = template_of(config)
     rows = [
         row
         for sources in (config.data.train, eval_data)
         if sources
-        for row in load_rows(
-            sources,
-            template=template,
-            skip_bad_rows=config.data.skip_bad_rows,
-            split=config.data.split,
-            offline=config.run.offline,
-        ).rows
+        for row in read_rows(config, template, sources).rows
     ]
     tokenizer = load_tokenizer(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline

@@ -27,6 +27,9 @@ __all__ = [
 
 DEFAULT_REGISTRY = "runs/registry.sqlite"
 
+# No version has a number with more.
+_MOST_DIGITS = 18
+
 
 def add_run(
     registry: str | os.PathLike[str],
@@ -90,12 +93,24 @@ def promote(registry: str | os.PathLike[str], what: str) -> Version:
         what: number of a version, or a run folder, which is entered first if it is not there yet.
 
     Raises:
-        ConfigError: if there is no such version.
+        ConfigError: if there is no such version, or it is as well the name of another run's folder.
         StorageError: if its run is gone, or has other weights than it was entered with.
     """
-    found = Registry(registry).version(int(what)) if what.isdigit() else add_run(registry, what)
+    is_number = what.isdecimal() and len(what) <= _MOST_DIGITS
+    found = _numbered(registry, what) if is_number else add_run(registry, what)
     _require_unchanged(found)
     return Registry(registry).point(CHAMPION, found.number)
+
+
+def _numbered(registry: str | os.PathLike[str], number: str) -> Version:
+    """The version of that number, unless the folder of another run is called so, too."""
+    version, run = Registry(registry).version(int(number)), RunDir(number)
+    if run.is_run() and str(run.path.resolve()) != version.run:
+        raise ConfigError(
+            f"{number} is version {number}, whose run is {version.run}, and the name of another run's folder here.",
+            hint=f"give ./{number} for the folder, or {version.run} for the version.",
+        )
+    return version
 
 
 def roll_back(registry: str | os.PathLike[str]) -> Version:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -86,7 +86,10 @@ def business_case(
     doubts: list[str] = []
     if served is not None and "requests_per_week" not in given:
         users = ranges["workers"][1] * ranges["adoption"][1]
-        rate, doubts = _per_user(served, users, {"workers", "adoption"} <= given)
+        drawn = [
+            name for name in ("workers", "adoption") if name in given and ranges[name][0] < ranges[name][2]
+        ]
+        rate, doubts = _per_user(served, users, {"workers", "adoption"} <= given, drawn)
         if rate is not None:
             ranges["requests_per_week"] = (rate,) * 3
             sources["requests_per_week"] = "measured"
@@ -146,13 +149,16 @@ def _explained(name: str) -> dict[str, str | None]:
     return {"unit": quantity_of(name).unit, "meaning": InputSettings.model_fields[name].description}
 
 
-def _per_user(served: ServedRequests, users: float, counted: bool) -> tuple[float | None, list[str]]:
+def _per_user(
+    served: ServedRequests, users: float, counted: bool, drawn: Sequence[str]
+) -> tuple[float | None, list[str]]:
     """Requests of an active user and week, None where that can't be said; and what to doubt about it.
 
     Args:
         served: what the monitor has counted.
         users: who are active.
         counted: whether somebody has said how many these are.
+        drawn: inputs that say so, and were given as a range.
     """
     if served.weeks < _LEAST_WEEKS:
         return None, [
@@ -173,6 +179,12 @@ def _per_user(served: ServedRequests, users: float, counted: bool) -> tuple[floa
         doubts.append(
             f"The log has no users: its {a_week:,.0f} requests a week are divided by {users:,g}, which nobody has "
             "counted. Set inputs.workers and inputs.adoption to those who were served."
+        )
+    if drawn:
+        names = " and ".join(f"inputs.{name}" for name in drawn)
+        doubts.append(
+            f"{names} {'is a range' if len(drawn) == 1 else 'are ranges'}: with the users that the simulation draws, "
+            "it multiplies the requests that were counted. Give one number, that of those who were served."
         )
     if served.missed > _MOST_MISSED * served.requests:
         doubts.append(

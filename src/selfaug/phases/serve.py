@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -205,7 +206,25 @@ class Server:
         self._ending, self._ended, self._checked = threading.Event(), threading.Event(), threading.Event()
         self._lost = ""
         self._server: HttpServer | None = None
+        self._listening: socket.socket | None = None
         self.url = ""
+
+    def listen(self) -> socket.socket:
+        """Take the address; `run` does, where nobody has before. Nothing is answered until then.
+
+        Raises:
+            StorageError: if the address can't be listened on.
+        """
+        host, port = self._settings.host, self._settings.port
+        try:
+            self._listening = listening_socket(host, port)
+        except OSError as error:
+            raise StorageError(
+                f"can't listen on {host}:{port}: {error.strerror or error}.",
+                hint="choose another port with --port, 0 for a free one.",
+            ) from error
+        self.url = address(*self._listening.getsockname()[:2])
+        return self._listening
 
     def run(
         self,
@@ -240,14 +259,7 @@ class Server:
             drain_seconds=settings.drain_seconds,
             on_exit=self.served.engine.begin_no_more,
         )
-        try:
-            listening = listening_socket(settings.host, settings.port)
-        except OSError as error:
-            raise StorageError(
-                f"can't listen on {settings.host}:{settings.port}: {error.strerror or error}.",
-                hint="choose another port with --port, 0 for a free one.",
-            ) from error
-        self.url = address(*listening.getsockname()[:2])
+        listening = self._listening or self.listen()
         # Who is told may be gone, as a pipe is: the threads that tell go on.
         self._tell, on_ready = without_write_errors(on_watching), without_write_errors(on_ready)
         if self._here is not None and not rows_can_join(self._here.tuned):

@@ -22,6 +22,7 @@ from selfaug.data.sources import Problem, problems_error
 from selfaug.data.template import RetrievalTemplate
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
 from selfaug.eval.document_answers import rows_of_side, sides_of
+from selfaug.eval.general_item import FITTING_SCORE
 from selfaug.eval.general_suite import (
     LEVELS,
     GeneralItem,
@@ -34,7 +35,7 @@ from selfaug.eval.general_suite import (
 from selfaug.eval.scorers import Scorer, why_unscorable
 from selfaug.eval.suite_files import SuiteRow
 from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
-from selfaug.phases.inputs import load_training_data
+from selfaug.phases.inputs import load_training_data, trained_rows
 from selfaug.records import append_line, read_lines, write_lines
 
 __all__ = [
@@ -54,11 +55,11 @@ __all__ = [
     "spread_over_sources",
     "suite_file_prompts",
     "task_prompts",
+    "training_prompts",
 ]
 
-# Items of each level that tell which one fits, and the least score of the base model that does.
+# Items of each level that tell which one fits.
 _PROBE_ITEMS = 24
-_FITTING_SCORE = 0.4
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Suite:
         choices: of each prompt: texts of which one is the answer; empty where it is written freely.
         score: of an answer, by the prompt's index, in [0, 1].
         golds: completions of the task's rows; empty for other suites.
+        kinds: of the general requests; empty for other suites.
     """
 
     ids: list[str]
@@ -82,18 +84,19 @@ class Suite:
     choices: list[tuple[str, ...]]
     score: Callable[[int, str], float] = field(repr=False)
     golds: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
 
     @property
     def written(self) -> list[int]:
         """Indices of the prompts that are answered freely."""
         return [index for index, choices in enumerate(self.choices) if not choices]
 
-    def spread(self, count: int | None) -> Suite:
-        """So many of its prompts, evenly over their order; all for None."""
+    def spread(self, count: int | None, *, over_kinds: bool = True) -> Suite:
+        """So many of its prompts, chosen as by `evenly`; all for None."""
         size = len(self.ids)
         if count is None or count >= size:
             return self
-        chosen = _evenly(size, count)
+        chosen = self.evenly(range(size), count, over_kinds=over_kinds)
         return Suite(
             ids=[self.ids[i] for i in chosen],
             texts=[self.texts[i] for i in chosen],
@@ -102,7 +105,23 @@ class Suite:
             choices=[self.choices[i] for i in chosen],
             score=lambda index, answer: self.score(chosen[index], answer),
             golds=[self.golds[i] for i in chosen] if self.golds else [],
+            kinds=[self.kinds[i] for i in chosen] if self.kinds else [],
         )
+
+    def evenly(self, indices: Sequence[int], count: int, *, over_kinds: bool = True) -> list[int]:
+        """So many of these prompts, or all if there are fewer: evenly over their kinds if they have any, else over
+        their order.
+
+        Kinds take turns in the general suite: a step over the order can skip some of them each time.
+
+        Args:
+            indices: of the prompts, in their order.
+            count: of prompts.
+            over_kinds: False goes over the order anyway, as earlier versions did.
+        """
+        kinds = self.kinds if over_kinds else []
+        places = spread_over_sources([kinds[index] if kinds else "" for index in indices], count)
+        return [indices[place] for place in places]
 
 
 def _evenly(size: int, count: int) -> list[int]:
@@ -169,14 +188,11 @@ def task_prompts(
     every = _held_out_rows(config, sources, offline=offline, template=template)
     places = spread_over_sources([row.source for row in every], items)
     rows = [every[place] for place in places]
-    prompts, golds = [], []
-    for row in rows:
-        # The last completion of a row; what stands before it is its prompt, token by token as in training.
-        start = len(row.labels)
-        while start > 0 and row.labels[start - 1] >= 0:
-            start -= 1
-        prompts.append(list(row.input_ids[:start]))
-        golds.append(tokenizer.decode(row.input_ids[start:], skip_special_tokens=True).strip())
+    prompts = [_prompt(row) for row in rows]
+    golds = [
+        tokenizer.decode(row.input_ids[len(prompt) :], skip_special_tokens=True).strip()
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
     suite = Suite(
         # Ids need not be unique in files of the user's. Among all rows, the number tells which ones were chosen.
         ids=[f"{place}: {row.id}" for place, row in zip(places, rows, strict=True)],
@@ -188,6 +204,24 @@ def task_prompts(
         golds=golds,
     )
     return scored_by(suite, score)
+
+
+def _prompt(row: EncodedRow) -> list[int]:
+    """What stands before the last completion of a row, token by token as in training."""
+    start = len(row.labels)
+    while start > 0 and row.labels[start - 1] >= 0:
+        start -= 1
+    return list(row.input_ids[:start])
+
+
+def training_prompts(config: TrainConfig) -> list[list[int]]:
+    """Prompts of the rows that a run of these settings trains on, but for replayed ones.
+
+    Raises:
+        DataError: if the rows can't be used.
+    """
+    of_the_job = config.data.model_copy(update={"replay_share": 0.0})
+    return [_prompt(row) for row in trained_rows(config.model_copy(update={"data": of_the_job}))]
 
 
 def scored_by(suite: Suite, score: Scorer) -> Suite:
@@ -239,6 +273,7 @@ def general_prompts(
         limits=[item.max_new_tokens for item in items],
         choices=[item.choices for item in items],
         score=lambda index, answer: score_general(items[index], answer),
+        kinds=[item.kind for item in items],
     )
 
 
@@ -428,7 +463,7 @@ def fitting_level(
     batch_size: int,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> ChosenLevel:
-    """The hardest level at which the base model still passes 40 % of a few development items; else the easiest.
+    """The hardest level of which the base model passes FITTING_SCORE, by a few development items; else the easiest.
 
     Where a model passes next to nothing, nothing is left to forget that could be seen.
 
@@ -449,7 +484,7 @@ def fitting_level(
     for level in LEVELS:
         own = [suite.score(i, answers[i]) for i, item in enumerate(items) if item.level == level]
         scores[level] = sum(own) / len(own)
-    fitting: list[Level] = [level for level in LEVELS if scores[level] >= _FITTING_SCORE]
+    fitting: list[Level] = [level for level in LEVELS if scores[level] >= FITTING_SCORE]
     return ChosenLevel(
         max(fitting, default=1),
         {str(level): score for level, score in scores.items()},

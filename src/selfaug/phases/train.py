@@ -21,29 +21,27 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.core.printable import printable_size
+from selfaug.data import EncodedRows
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.general_suite import FAST_ITEMS
-from selfaug.eval.scorers import named_scorer
-from selfaug.eval.suite_files import read_suite
-from selfaug.model.loading import load_adapter, load_tokenizer
+from selfaug.model.loading import load_adapter
 from selfaug.model.memory import peak_memory, release_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.canary import write_canary
 from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
-from selfaug.phases.evaluate import FAST_ROWS, evaluate, require_chat_template, suites_of
+from selfaug.phases.evaluate import FAST_ROWS, evaluate
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
 from selfaug.phases.inputs import (
     TrainingData,
     adapter_config,
-    compute_dtype,
     load_base_model,
-    load_training_data,
-    training_device,
+    require_usable_after_training,
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
+from selfaug.phases.run_files import FOLDER, with_found_files
 from selfaug.phases.run_models import base_identity, hashes_of_weights, trained_weights
-from selfaug.phases.suites import scored_by, task_prompts
+from selfaug.phases.training_checks import checked_inputs, require_evaluable
 from selfaug.records import is_failed_write, make_readable, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
@@ -73,9 +71,6 @@ _FREE_ON_RESUME = {
     "selfaug": {"reference_cache_dir"},
     "evaluation": {"at_end", "data", "scorer", "also_score", "level", "suites", "max_new_tokens"},
 }
-
-# Where weights lie in pieces on several GPUs, none of them holds a model that could be asked.
-_SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 
 
 @dataclass(frozen=True)
@@ -115,58 +110,16 @@ def train(
             small.
         Interrupted: after Ctrl-C or SIGTERM, when a checkpoint is saved.
     """
-    if config.evaluation.at_end != "none":
-        _require_evaluable(config)
     first = os.environ.get("RANK", "0") == "0"
     run = RunDir.open(config.run.output) if resume else RunDir(config.run.output)
+    found = with_found_files(run, config) if resume else config
+    require_evaluable(found)
     with run.training() if first else contextlib.nullcontext():
         trained = _trained(config, resume, on_progress)
         release_memory()  # trainer and optimizer, which know each other
         if config.evaluation.at_end == "none" or not first:
             return trained
-        return replace(trained, evaluation=_evaluated(config, RunDir(trained.run), on_progress))
-
-
-def _require_evaluable(config: TrainConfig) -> None:
-    """Refuse what the evaluation at the end would refuse, before anything long.
-
-    Raises:
-        ConfigError, DataError: if scorer, suites or rows can't be used, or the model is sharded.
-        ModelError: if it has no chat template.
-    """
-    if any(os.environ.get(name) == "true" for name in _SHARDED):
-        raise ConfigError(
-            "evaluation.at_end: a model that is sharded over processes can't be evaluated in the same command.",
-            hint="leave it out, and give `selfaug evaluate RUN` afterwards.",
-        )
-    settings = config.evaluation
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-    )
-    require_chat_template(
-        tokenizer, config.model.name, then="give that folder as --model; or leave --evaluate out"
-    )
-    score, *others = [named_scorer(name) for name in (settings.scorer, *settings.also_score)]
-    files, made = suites_of(settings.suites)
-    for name in files.keys() - made.keys():
-        read_suite(files[name])
-    if sources := settings.data or config.data.eval:
-        suite = task_prompts(
-            config,
-            tokenizer,
-            sources,
-            score=score,
-            items=FAST_ROWS if settings.at_end == "fast" else None,
-            max_new_tokens=settings.max_new_tokens,
-            offline=config.run.offline,
-        )
-        for other in others:
-            scored_by(suite, other)
-    elif set(settings.also_score) - {settings.scorer}:
-        raise ConfigError(
-            "evaluation.also_score: needs held-out rows, and there are none.",
-            hint="give them with evaluation.data or data.eval, or leave it out.",
-        )
+        return replace(trained, evaluation=_evaluated(found, RunDir(trained.run), on_progress))
 
 
 def _evaluated(config: TrainConfig, run: RunDir, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
@@ -204,6 +157,7 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     if resume:
         run = RunDir.open(config.run.output)
         _require_same_settings(run, config)
+        config = with_found_files(run, config, lambda told: on_progress(Progress("warning", message=told)))
         if run.is_complete():
             on_progress(Progress("warning", message=f"{run.path} is complete already; nothing to train."))
             return TrainResult(run.path, read_record(run.record, RECORD_KIND))
@@ -211,12 +165,7 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
         RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
 
     on_progress(Progress("data"))
-    # Refuse what can't be used, before anything long.
-    named_scorer(config.train.best_scorer)
-    _require_trackers(config.train.report_to)
-    device = training_device(config.model.device)
-    dtype = compute_dtype(config, device)
-    data = load_training_data(config)
+    device, dtype, data = checked_inputs(config)
     for warning in data.warnings:
         on_progress(Progress("warning", message=warning))
     on_progress(Progress("model"))
@@ -225,6 +174,7 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     model = load_base_model(
         config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
     )
+    require_usable_after_training(model, config.lora)
     identity = base_identity(model, config.model.name)
 
     if resume:
@@ -237,7 +187,9 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     try:
         if main and not resume:
             write_text(run.config, run.config_text(dump_config(config)))
-            write_record(run.started, "train-started", {"data": data.report, "model": identity})
+            write_record(
+                run.started, "train-started", {"data": data.report, "model": identity, FOLDER: os.getcwd()}
+            )
         return _run(config, run, data, model, identity, device, dtype, resume, main, on_progress)
     except Exception:
         # Some things show only when the trainer is made, or when its reference is: then there is nothing to go on from.
@@ -281,7 +233,7 @@ def _run(
             model=model,
             args=_trainer_settings(config, run, device, dtype, identity["parameters"], data),
             train_dataset=data.train.to_dataset(),
-            eval_dataset=data.eval.to_dataset() if data.eval else None,
+            eval_dataset=rows.to_dataset() if (rows := _rows_to_evaluate(config, data)) else None,
             processing_class=data.tokenizer,
             peft_config=None if going_on else adapter_config(config.lora),
             on_anchor_progress=lambda done, total: on_progress(
@@ -346,7 +298,7 @@ def _run(
             if best is not None:
                 on_progress(Progress("best checkpoint", message=take_best(trainer, run, best)))
             on_progress(Progress("saving"))
-            evaluation = _evaluate(trainer) if data.eval else {}
+            evaluation = _evaluate(trainer) if _rows_to_evaluate(config, data) else {}
             _save(trainer, run.model if config.lora.method == "full" else run.adapter, main)
             # Sharded weights can't answer in one process.
             if main and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
@@ -493,7 +445,7 @@ def _trainer_settings(
         logging_nan_inf_filter=False,
         save_steps=settings.save_steps,
         save_total_limit=settings.kept_checkpoints,
-        eval_strategy="steps" if data.eval else "no",
+        eval_strategy="steps" if _rows_to_evaluate(config, data) else "no",
         eval_steps=settings.eval_steps or settings.save_steps,
         report_to=settings.report_to or "none",
         disable_tqdm=True,
@@ -517,18 +469,9 @@ def _trainer_settings(
     return arguments
 
 
-def _require_trackers(names: list[str]) -> None:
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    for name in names:
-        try:
-            for callback in get_reporting_integration_callbacks([name]):
-                callback()
-        except (ValueError, RuntimeError, ImportError) as error:
-            raise ConfigError(
-                f"train.report_to {name!r} can't be used: {error}",
-                hint=f"run `pip install {name}`, or leave it out.",
-            ) from error
+def _rows_to_evaluate(config: TrainConfig, data: TrainingData) -> EncodedRows | None:
+    """Held-out rows that the loss is measured on; None if there are none, or nobody wants to know it."""
+    return None if config.train.eval_steps == 0 else data.eval
 
 
 def _require_same_settings(run: RunDir, config: TrainConfig) -> None:

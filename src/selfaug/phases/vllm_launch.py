@@ -11,11 +11,12 @@ from pathlib import Path
 
 import yaml
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig
 from selfaug.errors import StorageError
 from selfaug.model.loading import resolve_name
-from selfaug.phases.export import export
+from selfaug.phases.export import export, require_new_folder
 from selfaug.phases.live_run import tuned_name
+from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import trained_weights
 from selfaug.records import write_text
 from selfaug.rundir import RunDir
@@ -67,9 +68,8 @@ def export_vllm(
         ModelError: if the base model can't be loaded for merging, or is another than the run's.
     """
     folder, target = RunDir.open(run), Path(to)
-    config = load_config(folder.config)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise StorageError(f"{target} exists and is not empty.", hint="give a new folder with --to.")
+    config = load_run_config(folder)
+    require_new_folder(target)
     weights, _ = trained_weights(folder, config)
     why = _no_adapter(config)
     models = _Models.of(folder, config, merged=why is not None)

@@ -346,6 +346,8 @@ class Watching:
 
         def progress(now: Progress) -> None:
             nonlocal told
+            if now.stage == "warning":
+                self._tell(now.message)
             if now.total and not told:
                 told = True
                 self._tell(

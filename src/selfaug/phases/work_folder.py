@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from selfaug.errors import StorageError
+from selfaug.errors import PathError, StorageError
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_record, write_record
 from selfaug.replaced import HIDDEN, Replaced
@@ -115,7 +115,7 @@ class WorkFolder:
         path = self.path
         self._replaced.recover()
         if path.exists() and not path.is_dir():
-            raise StorageError(f"{path} is a file, not a folder.", hint="give another --output.")
+            raise PathError(f"{path} is a file, not a folder.", hint="give another --output.")
         if path.exists() and without_lock(path):
             before = self.begun_with()
             if before is None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfaug.eval.general_item import FITTING_SCORE
 from selfaug.records import read_lines
 from selfaug.report.document import (
     Answer,
@@ -51,9 +52,6 @@ _SUITES_FIRST = 3
 
 # Of each heated text, so many tokens are given with their numbers: for who can't see the heat.
 _NAMED_TOKENS = 5
-
-# What `--level auto` wants the base model to pass.
-_FITTING_SCORE = 0.4
 
 _ID = re.compile(r'\{"id": "([^"\\]*)"')
 
@@ -176,9 +174,9 @@ def evaluation_provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     asked = f"{half} half" + (f", level {level['level']}" if level.get("level") else ", all levels")
     if level.get("scores"):
         why = (
-            "the hardest of which the base model passes 40 %"
-            if max(level["scores"].values()) >= _FITTING_SCORE
-            else "the easiest; the base model passes 40 % of none"
+            f"the hardest of which the base model passes {percent(FITTING_SCORE)}"
+            if max(level["scores"].values()) >= FITTING_SCORE
+            else f"the easiest; the base model passes {percent(FITTING_SCORE)} of none"
         )
         asked += f": {why} (development items: {level_in_words(level)})"
     chosen = (

@@ -24,7 +24,7 @@ from selfaug.report.page import document_page
 from selfaug.report.run_report import run_report, run_summary
 from selfaug.rundir import RunDir
 
-__all__ = ["KINDS", "kind_of", "page_of", "report_on", "summary_of", "telling_request"]
+__all__ = ["KINDS", "explained", "kind_of", "page_of", "report_on", "summary_of", "telling_request"]
 
 _Made = TypeVar("_Made")
 
@@ -109,7 +109,7 @@ def _made(
         if kind is None and (folder / "record.json").exists():
             read_record(folder / "record.json", KINDS[0])  # says what is wrong with it
         found = (
-            "there is no such folder"
+            ("it is a file, not a folder" if folder.exists() else "there is no such folder")
             if not folder.is_dir()
             else ("it has no record" if kind is None else f"its record is of kind {kind!r}")
         )
@@ -118,7 +118,7 @@ def _made(
             hint="give the --output of train, assess, compare, balance or demo; a record is written last, so one that "
             "is missing means that the command did not finish.",
         )
-    with _explained(folder):
+    with explained(folder):
         if kind == "train":
             return of_run(RunDir(folder))
         return by_kind[kind](read_record(folder / "record.json", kind), folder)
@@ -137,8 +137,15 @@ _LACKING = (
 
 
 @contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn what a record of another shape leads to into one clear error."""
+def explained(folder: Path) -> Iterator[None]:
+    """Turn what a record of another shape leads to into one clear error.
+
+    Args:
+        folder: with the record.
+
+    Raises:
+        DataError: if the block fails for want of something in it.
+    """
     try:
         yield
     except _LACKING as error:
@@ -156,7 +163,7 @@ def page_of(folder: str | os.PathLike[str]) -> str:
         DataError: as for `report_on`.
     """
     folder = Path(folder)
-    with _explained(folder):
+    with explained(folder):
         if kind_of(folder) == "demo":
             return demo_page(read_record(folder / "record.json", "demo"))
         return document_page(report_on(folder))

@@ -33,9 +33,11 @@ __all__ = ["logged", "run_curves", "run_report", "run_summary", "run_verdict", "
 # Of a curve's data table, so many steps are given; the record beside has them all.
 _TABLE_ROWS = 25
 
-# Of a file of metrics, so much is read whole; of a longer one so many lines, evenly spread.
+# Of a file of metrics, so much is read whole; of a longer one so many lines, evenly spread, and all of those that are
+# rare: drift and loss on held-out rows, of which each is a point of its curve.
 _MOST_BYTES_OF_METRICS = 2_000_000
 _LINES_OF_A_LONG_RUN = 1_000
+_RARE = (b'"general_drift"', b'"eval_')
 _TAIL_BYTES = 20_000
 
 _REALIGNED: dict[str, tuple[Outcome, str]] = {
@@ -43,6 +45,9 @@ _REALIGNED: dict[str, tuple[Outcome, str]] = {
     "fail": ("bad", "this one is outside of a bound"),
     "inconclusive": ("open", "too few items were asked to say whether this one stays within all bounds"),
 }
+
+# The best first.
+_OUTCOMES: tuple[Outcome, ...] = ("good", "open", "mixed", "bad")
 
 
 def run_report(run: RunDir) -> Report:
@@ -107,7 +112,9 @@ def run_verdict(
     steps_done: int,
     realignment: Mapping[str, Any] | None = None,
 ) -> tuple[Outcome, str]:
-    """One sentence on a run; without an evaluation or a re-alignment it says that nothing is known.
+    """What is said of a run; without an evaluation or a re-alignment, that nothing is known.
+
+    A re-alignment that did not pass its gate is told beside the evaluation, which can't make up for it.
 
     Args:
         record: of the finished training; None before.
@@ -115,26 +122,35 @@ def run_verdict(
         steps_done: steps that were logged.
         realignment: what it was compared with, if it goes on from a deployed run.
     """
+    realigned = None if realignment is None else _realigned(realignment)
     if evaluation is not None:
-        return evaluation_outcome(evaluation), evaluation_verdict(evaluation)
-    if realignment is not None:
-        gate = realignment["gate"]
-        outcome = _REALIGNED[gate["outcome"]][0]
-        stays = _REALIGNED[gate.get("of_bounds", gate["outcome"])][1]
-        if unmeasured := gate.get("unmeasured"):
-            stays += f" (not measured, for want of held-out rows: {', '.join(unmeasured)})"
-        changes = ", ".join(
-            f"{name} {points(change['value'])} ({span(change)})"
-            for name, suite in realignment["suites"].items()
-            for change in (suite["difference"]["difference"],)
-        )
-        return outcome, f"Against the deployed run {realignment['deployed']}, {stays}: {changes}."
+        outcome, verdict = evaluation_outcome(evaluation), evaluation_verdict(evaluation)
+        if realigned is None or realigned[0] == "good":
+            return outcome, verdict
+        return max(outcome, realigned[0], key=_OUTCOMES.index), f"{verdict} {realigned[1]}"
+    if realigned is not None:
+        return realigned
     if record is None:
         return "open", f"This run is not finished: {counted(steps_done, 'step is', 'steps are')} done."
     return "open", (
         f"Trained for {counted(record['steps'], 'step')}, and not evaluated yet: what it learned and what it forgot "
         "isn't known."
     )
+
+
+def _realigned(realignment: Mapping[str, Any]) -> tuple[Outcome, str]:
+    """One sentence on a run against the deployed one that it goes on from."""
+    gate = realignment["gate"]
+    stays = _REALIGNED[gate.get("of_bounds", gate["outcome"])][1]
+    if unmeasured := gate.get("unmeasured"):
+        stays += f" (not measured, for want of held-out rows: {', '.join(unmeasured)})"
+    changes = ", ".join(
+        f"{name} {points(change['value'])} ({span(change)})"
+        for name, suite in realignment["suites"].items()
+        for change in (suite["difference"]["difference"],)
+    )
+    told = f"Against the deployed run {realignment['deployed']}, {stays}: {changes}."
+    return _REALIGNED[gate["outcome"]][0], told
 
 
 def run_curves(run: RunDir) -> list[Chart]:
@@ -214,22 +230,24 @@ def _last_line(path: Path) -> dict[str, Any] | None:
 
 
 def logged(run: RunDir) -> list[dict[str, Any]]:
-    """Lines of metrics: all of them, or of a long run lines from all over it."""
+    """Lines of metrics: all of them, or of a long run lines from all over it, and all with drift or a held-out loss."""
     if not run.metrics.exists():
         return []
-    if run.metrics.stat().st_size <= _MOST_BYTES_OF_METRICS:
+    size = run.metrics.stat().st_size
+    if size <= _MOST_BYTES_OF_METRICS:
         return read_lines(run.metrics)
-    found = []
+    found: list[dict[str, Any]] = []
+    at, due = 0, 0.0
     with run.metrics.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        for place in range(0, size, size // _LINES_OF_A_LONG_RUN):
-            file.seek(place)
-            if place:
-                file.readline()  # from the middle of one
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(file.readline()))
+        for line in file:
+            spread = at >= due
+            if spread or any(mark in line for mark in _RARE):
+                with contextlib.suppress(ValueError):  # the last can be written at this moment
+                    found.append(json.loads(line))
+            at += len(line)
+            due += size / _LINES_OF_A_LONG_RUN if spread else 0
     last = _last_line(run.metrics)
-    return [*found, *([] if last is None else [last])]
+    return found if last is None or found[-1:] == [last] else [*found, last]
 
 
 def _settings(run: RunDir) -> dict[str, Any]:

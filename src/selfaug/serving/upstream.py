@@ -7,7 +7,7 @@ change what the model sees.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -57,27 +57,27 @@ class AnswerEnds:
         ]
         self._refused = False
 
-    def fields(self, stop: Sequence[str] = (), *, as_text: bool = False) -> dict[str, Any]:
-        """What a request says about where its answer ends.
+    def ways(self, stop: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
+        """What a request says about where its answer ends, and after a refusal of ids what it says instead.
 
         Args:
             stop: texts that end it, too.
-            as_text: say it without ids, as it is said anyhow once they were refused.
         """
-        if as_text or self._refused:
-            stop = [*stop, *self._texts][:_MOST_STOPS]
-        fields: dict[str, Any] = {"stop": list(stop)} if stop else {}
-        if self._ids and not (as_text or self._refused):
-            fields[_END_IDS] = self._ids
-        return fields
+        if self._ids and not self._refused:
+            yield _stopping(stop) | {_END_IDS: self._ids}
+        yield _stopping([*stop, *self._texts][:_MOST_STOPS])
 
     def may_be_refused(self, fields: Mapping[str, Any], status: int, answer: bytes) -> bool:
-        """Whether an answer may be a refusal of the ids that a request had."""
+        """Whether an answer may be a refusal of the ids that a request had: the next way is to be tried."""
         return _END_IDS in fields and status in (400, 422) and _END_IDS.encode() in answer
 
     def were_taken(self, fields: Mapping[str, Any]) -> None:
         """The other server has taken a request with these."""
         self._refused = bool(self._ids) and _END_IDS not in fields
+
+
+def _stopping(texts: Sequence[str]) -> dict[str, Any]:
+    return {"stop": list(texts)} if texts else {}
 
 
 class UpstreamEngine:
@@ -184,9 +184,7 @@ class UpstreamEngine:
     @asynccontextmanager
     async def _accepted(self, body: dict[str, Any], stop: Sequence[str]) -> AsyncIterator[httpx.Response]:
         """The response to a request that the other server answers; what it answers is still to be read."""
-        as_text = False
-        while True:
-            ends = self.ends.fields(stop, as_text=as_text)
+        for ends in self.ends.ways(stop):
             async with self._connection().stream("POST", "/completions", json=body | ends) as response:
                 if response.status_code == 200:
                     self.ends.were_taken(ends)
@@ -194,8 +192,8 @@ class UpstreamEngine:
                     return
                 answer = await response.aread()
             if not self.ends.may_be_refused(ends, response.status_code, answer):
-                raise _refusal(response, answer)
-            as_text = True
+                break
+        raise _refusal(response, answer)
 
     async def _whole(self, body: dict[str, Any], stop: Sequence[str]) -> Piece:
         """The answer in one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from selfaug.model.reference import AdapterOff, FrozenCopy, Reference, copy_of_t
 from selfaug.train.dataset_rows import count_row_tokens, documents
 from selfaug.train.selfaug_config import SelfAugConfig
 
-__all__ = ["AlignedRows", "ChosenReference", "choose_reference"]
+__all__ = ["AlignedRows", "ChosenReference", "choose_reference", "why_rows_depend_on_their_batch"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class AlignedRows:
             yield from documents(rows)
         for ids in self.anchors:
             yield Document(ids, [IGNORED] * len(ids))
+
+    def lengths(self) -> Iterator[int]:
+        """Tokens of each document."""
+        return (len(document.input_ids) for document in self.documents())
 
     def tokens(self) -> int:
         """Tokens of all documents."""
@@ -122,6 +126,12 @@ def choose_reference(
             f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
             hint="use reference='frozen_copy', or plain LoRA.",
         )
+    if depends := why_rows_depend_on_their_batch(causal_model(model).config, aligned.lengths()):
+        other = "frozen_copy" if reason else "adapter_off"
+        raise ConfigError(
+            f"reference='cache' would hold hidden states of another model than the one that trains: {depends}.",
+            hint=f"use reference='{other}' or 'auto', or leave out longer rows.",
+        )
     cache = ReferenceCache.open(
         args.reference_cache_dir,
         model,
@@ -130,6 +140,47 @@ def choose_reference(
     )
     cache.require_room(aligned.documents(), aligned.tokens())
     return ChosenReference(kind, None, cache, copy_of_trained_head(model, args.device))
+
+
+def why_rows_depend_on_their_batch(config: Any, lengths: Iterable[int]) -> str | None:
+    """Why hidden states of a row depend on the rows that it is batched with, so that no cache can hold them.
+
+    Rotary embeddings of the kinds "longrope" (Phi-3 and Phi-4-mini with 128k) and "dynamic" choose the frequencies of
+    a whole batch by its longest row, as transformers computes them.
+
+    Args:
+        config: of the model.
+        lengths: tokens of each document; only looked at with such a model.
+
+    Returns:
+        The reason, or None where a row's hidden states are its own.
+    """
+    limits = _rope_limits(config.get_text_config())
+    if not limits:
+        return None
+    kind, limit = min(limits, key=lambda found: found[1])
+    longest = max(lengths, default=0)
+    if longest <= limit:
+        return None
+    return (
+        f"the model's rotary embedding ({kind}) changes for a whole batch once a row has over {limit:,} tokens, and "
+        f"the longest has {longest:,}"
+    )
+
+
+def _rope_limits(text_config: Any) -> list[tuple[str, int]]:
+    """Kind of each rotary embedding that goes by the longest row of a batch, and the tokens from which on it does."""
+    parameters = getattr(text_config, "rope_parameters", None) or {}
+    limits = []
+    # Some models have one for each type of layer.
+    for one in (parameters, *(value for value in parameters.values() if isinstance(value, dict))):
+        kind = one.get("rope_type") or "default"
+        if kind == "longrope":
+            limit = one.get("original_max_position_embeddings") or text_config.max_position_embeddings
+            limits.append((kind, int(limit)))
+        elif "dynamic" in kind:
+            limits.append((kind, int(text_config.max_position_embeddings)))
+    return limits
 
 
 def _fingerprint(model: Any, compute_dtype: torch.dtype | None) -> dict[str, str]:
@@ -147,10 +198,12 @@ def _cache_pays(
     compute_dtype: torch.dtype | None,
     not_exact: str | None,
 ) -> bool:
-    """Whether "auto" takes the cache: three or more passes over the data, and room on the disk."""
+    """Whether "auto" takes the cache: three or more passes over the data, room on the disk, and an exact one."""
     if isinstance(aligned.train, IterableDataset) or (not_exact and isinstance(model, PeftModel)):
         return False
     if _passes(args, len(aligned.train)) < PASSES_THAT_PAY:
+        return False
+    if why_rows_depend_on_their_batch(causal_model(model).config, aligned.lengths()):
         return False
     # A whole cache, or what one of this model lacks that is there already.
     width = model.config.get_text_config().hidden_size

@@ -29,8 +29,8 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             positions always are); the same loss in expectation, for less work.
         reference: where the reference model comes from. "adapter_off" needs an adapter that leaves base weights
             exact; "frozen_copy" takes memory for a second model; "cache" keeps hidden states on disk; "auto" takes
-            adapter off or a frozen copy, and the cache when three or more passes over the data are planned and it
-            fits on the disk.
+            adapter off or a frozen copy, and the cache when three or more passes over the data are planned, it fits
+            on the disk and is exact.
         reference_cache_dir: folder of the cache; None for one in the user's cache folder, named by the model.
         anchors: "self" aligns requests and answers that the reference model writes itself, beside the rows: without
             any data, it keeps what the rows' prompts say nothing about. A path is a JSONL file of such texts; "none"
@@ -113,6 +113,10 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             )
         if self.packing and self.max_length is None:
             problems.append("packing needs max_length: the tokens that rows are packed into, e.g. 2048")
+        if self.eval_packing and not (self.packing or self.padding_free):
+            problems.append(
+                "eval_packing needs packing or padding_free: without them, nothing tells the documents of a row apart"
+            )
         if problems:
             raise ConfigError(
                 "these settings can't be used:",

@@ -29,6 +29,7 @@ from selfaug.model.adapters import keep_preserved_directions
 from selfaug.model.cache import ReferenceCache
 from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
+from selfaug.model.packed_documents import require_documents_apart
 from selfaug.model.reference import AdapterOff, CachedReference, Reference
 from selfaug.rundir import latest_complete_checkpoint
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors
@@ -180,6 +181,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         # Sharded weights may not be there before the model is wrapped.
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             self._check_head(self.model)
+            self._check_packing(self.model)
         if args.alpha > 0:
             require_prompt_tokens(self.train_dataset)
             if args.anchors not in ("none", "self"):
@@ -265,11 +267,12 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         return self._earlier_seconds + (0.0 if self._began is None else time.monotonic() - self._began)
 
     def prepare_alignment(self) -> None:
-        """Check the head and get the reference ready; called when training or evaluation starts."""
+        """Check the model and get the reference ready; called when training or evaluation starts."""
         if self._ready:
             return
         model = self.model_wrapped
         self._check_head(model)
+        self._check_packing(model)
         if (cache := self._cache) is not None:
             documents = list(self._aligned_rows().documents())
             if (
@@ -302,6 +305,18 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         ids = torch.tensor([self.train_dataset[0]["input_ids"]], device=self.args.device)
         with self.accelerator.autocast():
             require_verified_head(model, ids)
+
+    def _check_packing(self, model: nn.Module) -> None:
+        """Refuse a model that computes documents of a packed or padding-free row with others as their context."""
+        if not self.padding_free:  # packing is, too
+            return
+        with self.accelerator.autocast():
+            require_documents_apart(
+                model,
+                lambda documents: self._prepare_inputs(
+                    self.data_collator([{"input_ids": ids} for ids in documents])
+                ),
+            )
 
     def on_cache_size(self, size: int, folder: Path) -> None:
         """Called with the bytes that the reference cache will take, before it is computed; replace it likewise."""

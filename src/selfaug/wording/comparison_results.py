@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from selfaug.core.cut_off import why_cut_off
+from selfaug.core.statistics import holm
 from selfaug.wording.evaluation_words import discordance_in_words
 from selfaug.wording.numbers import percent
 
@@ -100,28 +101,23 @@ def against_table(record: Mapping[str, Any]) -> TextTable | None:
     """SelfAug minus each other method, item by item and seed by seed; None if SelfAug was not compared."""
     if record["subject"] is None:
         return None
-    suites = list(record["items"])
-    rows = []
-    for method in record["methods"].values():
-        if method["against_subject"] is not None:
-            cells = [method["against_subject"][suite] for suite in suites]
-            rows.append(
-                [
-                    method["label"] + _own_seeds(record, method["against_seeds"]),
-                    *(_points(cell["difference"]) + _p_value(cell) for cell in cells),
-                ]
-            )
+    others = [method for method in record["methods"].values() if method["against_subject"] is not None]
+    cells = {suite: [method["against_subject"][suite] for method in others] for suite in record["items"]}
+    p_values = {suite: _adjusted(of_suite) for suite, of_suite in cells.items()}
+    rows = [
+        [
+            method["label"] + _own_seeds(record, method["against_seeds"]),
+            *(_points(cells[suite][place]["difference"]) + p_values[suite][place] for suite in cells),
+        ]
+        for place, method in enumerate(others)
+    ]
     label = record["methods"][record["subject"]]["label"]
-    seeds = {
-        len(method["against_seeds"])
-        for method in record["methods"].values()
-        if method["against_subject"] is not None
-    }
+    seeds = {len(method["against_seeds"]) for method in others}
     resampled = "from the same resampling of items and seeds as the interval"
     exact = "exact where items are right or wrong; of graded scores, from the same resampling as the interval"
     return TextTable(
         f"{label} minus each method, in points",
-        ["method", *suites],
+        ["method", *cells],
         rows,
         "p: two-sided, "
         + (
@@ -130,6 +126,12 @@ def against_table(record: Mapping[str, Any]) -> TextTable | None:
             else f"{resampled}; in rows of one seed {exact}."
             if 1 in seeds
             else f"{resampled}."
+        )
+        + (
+            f" Adjusted by Holm's method for the {len(rows)} rows of a column: by chance, one of them is under 0.05 in "
+            "5 % of comparisons at most. Each interval is for itself, and can leave 0 out where p is larger."
+            if len(rows) > 1
+            else ""
         ),
     )
 
@@ -264,9 +266,11 @@ def _data(method: Mapping[str, Any]) -> str:
     return ", ".join(parts) or "none"
 
 
-def _p_value(cell: Mapping[str, Any]) -> str:
+def _adjusted(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """P-values of all methods on a suite, adjusted for their number, as they stand after the differences."""
     # Records from before p-values were pooled over seeds don't hold what they are made of.
-    return "" if cell["p_value"] is None else f" p {cell['p_value']:.2g}"
+    adjusted = iter(holm([cell["p_value"] for cell in cells if cell["p_value"] is not None]))
+    return ["" if cell["p_value"] is None else f" p {next(adjusted):.2g}" for cell in cells]
 
 
 def _leaks(row: Mapping[str, Any]) -> str:

@@ -1,0 +1,115 @@
+"""What training refuses before it loads a model, and what an estimate of it refuses too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from selfaug.config import TrainConfig
+from selfaug.errors import ConfigError
+from selfaug.eval.scorers import named_scorer
+from selfaug.eval.suite_files import read_suite
+from selfaug.model.loading import load_tokenizer
+from selfaug.phases.evaluate import FAST_ROWS, require_chat_template, suites_of
+from selfaug.phases.inputs import TrainingData, compute_dtype, load_training_data, training_device
+from selfaug.phases.suites import scored_by, task_prompts
+from selfaug.train.anchors import read_anchors
+
+__all__ = ["CheckedInputs", "checked_inputs", "require_evaluable"]
+
+# Where weights lie in pieces on several GPUs, none of them holds a model that could be asked.
+_SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+
+
+class CheckedInputs(NamedTuple):
+    """What a training has before its model.
+
+    Attributes:
+        device: that it takes.
+        dtype: of matrix products.
+        data: tokeniser and rows.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    data: TrainingData
+
+
+def checked_inputs(config: TrainConfig) -> CheckedInputs:
+    """Refuse what can't be used, before anything long; what is read for that is returned.
+
+    Raises:
+        ConfigError: if scorer, trackers, device, dtype, template or anchors can't be used.
+        DataError, ModelError: if rows, anchors or tokeniser can't be used.
+    """
+    named_scorer(config.train.best_scorer)
+    _require_trackers(config.train.report_to)
+    device = training_device(config.model.device)
+    dtype = compute_dtype(config, device)
+    data = load_training_data(config)
+    if config.selfaug.anchors not in ("none", "self"):  # the trainer, which has the model, reads them again
+        read_anchors(
+            Path(config.selfaug.anchors), data.tokenizer, data.max_length, config.data.chat_template_kwargs
+        )
+    return CheckedInputs(device, dtype, data)
+
+
+def require_evaluable(config: TrainConfig) -> None:
+    """Refuse what the evaluation at the end would refuse, before anything long; without one, nothing.
+
+    Raises:
+        ConfigError, DataError: if scorer, suites or rows can't be used, or the model is sharded.
+        ModelError: if it has no chat template.
+    """
+    settings = config.evaluation
+    if settings.at_end == "none":
+        return
+    if any(os.environ.get(name) == "true" for name in _SHARDED):
+        raise ConfigError(
+            "evaluation.at_end: a model that is sharded over processes can't be evaluated in the same command.",
+            hint="leave it out, and give `selfaug evaluate RUN` afterwards.",
+        )
+    tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    )
+    require_chat_template(
+        tokenizer, config.model.name, then="give that folder as --model; or leave --evaluate out"
+    )
+    score, *others = [named_scorer(name) for name in (settings.scorer, *settings.also_score)]
+    files, made = suites_of(settings.suites)
+    for name in files.keys() - made.keys():
+        read_suite(files[name])
+    if sources := settings.data or config.data.eval:
+        suite = task_prompts(
+            config,
+            tokenizer,
+            sources,
+            score=score,
+            items=FAST_ROWS if settings.at_end == "fast" else None,
+            max_new_tokens=settings.max_new_tokens,
+            offline=config.run.offline,
+        )
+        for other in others:
+            scored_by(suite, other)
+    elif set(settings.also_score) - {settings.scorer}:
+        raise ConfigError(
+            "evaluation.also_score: needs held-out rows, and there are none.",
+            hint="give them with evaluation.data or data.eval, or leave it out.",
+        )
+
+
+def _require_trackers(names: list[str]) -> None:
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    for name in names:
+        try:
+            for callback in get_reporting_integration_callbacks([name]):
+                callback()
+        except (ValueError, RuntimeError, ImportError) as error:
+            raise ConfigError(
+                f"train.report_to {name!r} can't be used: {error}",
+                hint=f"run `pip install {name}`, or leave it out.",
+            ) from error
