@@ -31,6 +31,7 @@ reports = script("examples/case_study/reports.py")
 questions = script("examples/case_study/questions.py")
 executive = script("examples/case_study/executive.py")
 world = script("examples/case_study/world.py")
+case_results = script("examples/case_study/case_results.py")
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +243,15 @@ def test_workbooks_have_numbers_that_are_shown_as_people_write_them(written: lis
 
 
 # ---- questions
+
+
+def test_every_right_answer_can_be_told_from_others(asked: list[dict[str, Any]]) -> None:
+    """Amounts, years, and words such as a rating or a name."""
+    values = [row["answer"] for row in asked]
+    assert all(case_results.says(f"ANSWER: {value} | SOURCE: [1]", value) for value in values)
+    assert not any(case_results.says("ANSWER: not reported | SOURCE: none", value) for value in values)
+    assert case_results.says("ANSWER: $3689 million", "$3,689 million")
+    assert not case_results.says("ANSWER: Sell | SOURCE: [1]", "Buy")
 
 
 def test_questions_are_many_different_and_evenly_spread(

@@ -12,17 +12,17 @@ from executive import executive_suite
 
 from selfaug.core.printable import printable
 from selfaug.core.statistics import paired_difference, score_interval, wilson_interval
-from selfaug.eval.answer_scorers import same_value
+from selfaug.eval.amounts import parse_quantities
+from selfaug.eval.answer_scorers import numeric_match, same_value
 from selfaug.eval.general_suite import general_suite
 from selfaug.eval.house_style import leaks_house_style
-from selfaug.eval.scorers import named_scorer
 from selfaug.phases.drift_suites import OWN_ANSWERS
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.pairs import holds
 from selfaug.wording.demo_results import Cell, Row
 from selfaug.wording.numbers import duration, percent, points
 
-__all__ = ["MODELS", "RECORD_KIND", "collect", "result_page", "result_rows"]
+__all__ = ["MODELS", "RECORD_KIND", "collect", "result_page", "result_rows", "says"]
 
 RECORD_KIND = "case-study"
 
@@ -134,8 +134,7 @@ def _result(
     which = "base" if model == "base" else "tuned"
     given = [(answers["task"][name], row["value"]) for name, row in rows.items() if row["value"] is not None]
     stated = [holds(answer, value) for answer, value in given]
-    same_amount = named_scorer("numeric")  # "$3689 million" is "$3,689 million"
-    amounts = [bool(same_amount(answer, value, "")) for answer, value in given]
+    amounts = [says(answer, value) for answer, value in given]
     scores = evaluation["suites"][executive]["scores"]
     test = {name: score for name, score in scores.items() if name.startswith("test-")}
     leaks = [leaks_house_style(answer) for answer in answers[executive].values()]
@@ -165,6 +164,11 @@ def _result(
         # A model that answers nothing has no drift on its answers.
         "drift": None if model == "base" else evaluation["drift"].get(OWN_ANSWERS, {}).get("nats"),
     }
+
+
+def says(answer: str, value: str) -> bool:
+    """Whether an answer has the value: an amount in any form ("$3689 million" is "$3,689 million"), words as such."""
+    return numeric_match(answer, value) if parse_quantities(value, years=True) else holds(answer, value)
 
 
 def _share(passed: Sequence[float]) -> Record:
