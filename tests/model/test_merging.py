@@ -66,3 +66,17 @@ def test_a_model_that_has_diverged_is_merged_as_it_is() -> None:
     model = moved("llama-untied", lora("q_proj"))
     nn.init.constant_(model.base_model.model.model.norm.weight, float("nan"))
     assert merge(model)(input_ids=IDS).logits.isnan().all()
+
+
+def test_a_model_that_this_device_can_not_run_is_merged_unseen() -> None:
+    """As those are whose layers have kernels for a GPU alone."""
+    model = moved("llama-untied", lora("q_proj"))
+    tuned = model(input_ids=IDS).logits
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("Expected x.is_cuda() to be true, but got false.")
+
+    refusing = model.get_base_model().model.layers[0].register_forward_pre_hook(refuse)
+    merged = merge(model)
+    refusing.remove()
+    torch.testing.assert_close(merged(input_ids=IDS).logits, tuned, rtol=1e-4, atol=1e-4)

@@ -24,6 +24,7 @@ from selfaug.phases.bench import (
     choices,
     contents_of_sources,
     said_of_left_out,
+    to_the_last_step,
 )
 from selfaug.phases.inputs import load_base_model
 from selfaug.phases.suites import Suite
@@ -133,6 +134,16 @@ def test_what_was_begun_goes_on_with_its_own_choice(settings, tmp_path: Path) ->
     assert choices(config, asked, {"general_choice": "evenly over kinds"}) == choices(config, asked, None)
     skipping = settings(tmp_path / "run", "data.eval=held.jsonl", "data.skip_held_out=true")
     assert choices(skipping, asked, {"dev": ["dev"]}) == {"held_out": "not trained on"}
+
+
+def test_evaluations_are_switched_off_only_where_held_out_rows_stay(settings, tmp_path: Path) -> None:
+    """Runs that an earlier version began without such rows have the setting as it was, and can be resumed."""
+    for held_out, expected in (([], None), (["held.jsonl"], 0)):
+        values = settings(tmp_path / "run", "data.skip_held_out=true").model_dump()
+        values["data"]["eval"] = held_out
+        to_the_last_step(values)
+        assert values["train"]["eval_steps"] == expected
+        assert values["data"]["eval"] == held_out
 
 
 def test_what_ends_a_run_elsewhere_is_said_to_be_left_out(settings, tmp_path: Path) -> None:

@@ -247,6 +247,9 @@ def test_no_cache_is_taken_where_rows_depend_on_their_batch(
         (model / "config.json").write_text(json.dumps(described))
         named = settings(tmp_path / "run", f"model.name={model}", "train.steps=null", "train.epochs=3")
         assert (estimate(named).cache_bytes > 0) == expected
+        if not expected:
+            with pytest.raises(ConfigError, match="of another model than the one that trains"):
+                estimate(settings(tmp_path / "run", f"model.name={model}", "selfaug.reference=cache"))
 
 
 def test_a_cache_that_is_there_is_taken_and_not_counted_again(

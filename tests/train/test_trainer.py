@@ -42,7 +42,7 @@ from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
 from selfaug.model.hidden import own_forward
 from selfaug.model.reference import CachedReference
-from selfaug.train.reference_choice import why_rows_depend_on_their_batch
+from selfaug.train.reference_choice import require_cacheable, why_rows_depend_on_their_batch
 from selfaug.train.selfaug_trainer import _uses_all_parameters
 from tiny_models import CONFIGS, build
 
@@ -953,6 +953,14 @@ def test_rotary_embeddings_of_single_layer_types_are_looked_at() -> None:
     assert why(1000, **rope("default")) is None
     assert why(1000) is None
     assert why_rows_depend_on_their_batch(MambaConfig(), [1000]) is None  # has no rotary embedding at all
+
+
+def test_a_run_that_has_such_a_cache_already_is_to_be_begun_anew() -> None:
+    config = LlamaConfig(max_position_embeddings=16)
+    config.rope_parameters = rope("dynamic")
+    with pytest.raises(ConfigError) as error:
+        require_cacheable(config, [17], other="adapter_off", begun=True)
+    assert "begin a new run" in str(error.value.hint)
 
 
 def test_the_size_of_the_cache_is_told_before_it_is_computed(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -44,12 +44,17 @@ def require_documents_apart(model: nn.Module, pack: Callable[[list[list[int]]], 
     document, between = ids[:_TOKENS], ids[_TOKENS:]
     attention = getattr(inner.config, "_attn_implementation", None)
     refused = f"{type(inner).__name__} does not keep packed documents apart (attention {attention})"
-    hint = "leave train.packing and train.padding_free out, or load with flash attention."
+    hint = (
+        "leave train.packing and train.padding_free out. In Python, a model that is loaded with "
+        "attn_implementation='flash_attention_2' may keep them apart."
+    )
     with evaluation_mode(model):
         try:
             hidden_BTH, _ = hidden_states(model, pack([document, between, document]))
         except (TypeError, ValueError) as error:  # transformers' own, of layers that lack a kernel for it
             raise ModelError(f"{refused}: {str(error).rstrip('.')}.", hint=hint) from error
+    if len(hidden_BTH) != 1:  # a collator of the user's own, which gives each document a row
+        return
     first_TH, again_TH = (hidden_BTH[0, begin : begin + _TOKENS].float() for begin in (0, 2 * _TOKENS))
     # The median, since rounding may send single tokens to another expert.
     difference = ((again_TH - first_TH).norm(dim=-1) / first_TH.norm(dim=-1)).median().item()

@@ -655,6 +655,7 @@ def _write_best(bench: Bench, search: _Search, chosen: Point) -> None:
     folder, config, users = bench.folder, search.config_of(chosen.run), search.config
     known = {_resolved(source) for source in bench.settings.dev}
     held_out = [source for source in users.data.eval if _resolved(source) not in known]
+    asked_at_end = [source for source in users.evaluation.data if _resolved(source) not in known]
     if len(held_out) < len(users.data.eval):
         message = "best/ was chosen on rows of data.eval; give others with --data."
         bench.on_progress(Progress("warning", message=message))
@@ -666,7 +667,7 @@ def _write_best(bench: Bench, search: _Search, chosen: Point) -> None:
         "train": config.train.model_copy(
             update=users.train.model_dump(include={"eval_steps", "keep_checkpoints", "report_to"})
         ),
-        "evaluation": users.evaluation,
+        "evaluation": users.evaluation.model_copy(update={"data": asked_at_end}),
         "run": config.run.model_copy(update={"output": str(folder / BEST)}),
     }
     bench.leave_device()

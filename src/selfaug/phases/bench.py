@@ -419,7 +419,7 @@ def to_the_last_step(values: dict[str, Any]) -> None:
     Args:
         values: of the settings, by section.
     """
-    if values["data"]["skip_held_out"]:  # held-out rows say what isn't trained on
+    if values["data"]["skip_held_out"] and values["data"]["eval"]:  # held-out rows say what isn't trained on
         values["train"]["eval_steps"] = 0
     else:
         values["data"]["eval"] = []

@@ -32,7 +32,7 @@ from selfaug.phases.inputs import (
 )
 from selfaug.phases.training_checks import checked_inputs, require_evaluable
 from selfaug.rundir import RunDir
-from selfaug.train.reference_choice import why_rows_depend_on_their_batch
+from selfaug.train.reference_choice import require_cacheable, why_rows_depend_on_their_batch
 
 __all__ = ["Estimate", "estimate"]
 
@@ -153,9 +153,10 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     documents = _documents(data, config)
     there = _cache_there(config, type(skeleton).__name__, hidden, dtype, documents)
     most = tokens * hidden * (4 if full else dtype.itemsize)
-    depends = why_rows_depend_on_their_batch(
-        model_config, (len(document.input_ids) for document in documents)
-    )
+    sizes = [len(document.input_ids) for document in documents]
+    if config.selfaug.reference == "cache" and config.selfaug.alpha > 0:
+        require_cacheable(model_config, sizes, other="frozen_copy" if full else "adapter_off")
+    depends = why_rows_depend_on_their_batch(model_config, sizes)
     reference = _reference(
         config, 0 if depends else passes, most, there.bytes_to_write(documents) if there else most
     )

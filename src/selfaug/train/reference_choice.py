@@ -23,7 +23,13 @@ from selfaug.model.reference import AdapterOff, FrozenCopy, Reference, copy_of_t
 from selfaug.train.dataset_rows import count_row_tokens, documents
 from selfaug.train.selfaug_config import SelfAugConfig
 
-__all__ = ["AlignedRows", "ChosenReference", "choose_reference", "why_rows_depend_on_their_batch"]
+__all__ = [
+    "AlignedRows",
+    "ChosenReference",
+    "choose_reference",
+    "require_cacheable",
+    "why_rows_depend_on_their_batch",
+]
 
 
 @dataclass(frozen=True)
@@ -126,12 +132,8 @@ def choose_reference(
             f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
             hint="use reference='frozen_copy', or plain LoRA.",
         )
-    if depends := why_rows_depend_on_their_batch(causal_model(model).config, aligned.lengths()):
-        other = "frozen_copy" if reason else "adapter_off"
-        raise ConfigError(
-            f"reference='cache' would hold hidden states of another model than the one that trains: {depends}.",
-            hint=f"use reference='{other}' or 'auto', or leave out longer rows.",
-        )
+    other = "frozen_copy" if reason else "adapter_off"
+    require_cacheable(causal_model(model).config, aligned.lengths(), other=other, begun=chosen is not None)
     cache = ReferenceCache.open(
         args.reference_cache_dir,
         model,
@@ -140,6 +142,26 @@ def choose_reference(
     )
     cache.require_room(aligned.documents(), aligned.tokens())
     return ChosenReference(kind, None, cache, copy_of_trained_head(model, args.device))
+
+
+def require_cacheable(config: Any, lengths: Iterable[int], *, other: str, begun: bool = False) -> None:
+    """Refuse a reference cache of a model whose hidden states of a row depend on the rows beside it.
+
+    Args:
+        config: of the model.
+        lengths: tokens of each document.
+        other: the reference that is to be taken instead.
+        begun: whether the run has the cache already, from before this was known.
+
+    Raises:
+        ConfigError: if they do.
+    """
+    if depends := why_rows_depend_on_their_batch(config, lengths):
+        instead = f"use reference='{other}' or 'auto', or leave out longer rows."
+        raise ConfigError(
+            f"reference='cache' would hold hidden states of another model than the one that trains: {depends}.",
+            hint="begin a new run: this one was aligned to such states." if begun else instead,
+        )
 
 
 def why_rows_depend_on_their_batch(config: Any, lengths: Iterable[int]) -> str | None:
