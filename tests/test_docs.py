@@ -335,19 +335,51 @@ def test_the_readme_says_what_the_demos_record_says() -> None:
 def test_the_first_lines_of_the_readme_say_what_its_tables_say() -> None:
     """They are written by hand, most tables by scripts: what is measured anew is changed in both."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
-    first, _, rest = text.partition("\n## ")
-    shares = re.findall(r"([\d.]+) (?:to ([\d.]+) )?%", first)
-    times = re.findall(r"([\d.]+) to ([\d.]+) times", first)
-    figures = [
-        figure + unit
-        for pairs, unit in ((shares, " %"), (times, ""))
-        for pair in pairs
-        for figure in pair
-        if figure
-    ]
-    assert len(figures) >= 8
-    cells = [re.sub(r" \(.*", "", cell.strip()) for cell in re.findall(r"(?<=\|)[^|\n]+(?=\|)", rest)]
-    assert set(figures) <= set(cells)
+    first = text.partition("\n## ")[0]
+    demo = table_below("What it does", text)
+    exact, source, leaks, took = (
+        demo[row] for row in ("Exact answers", "Right source", "House style leaks", "Training time")
+    )
+    assert exact["SelfAug"] == exact["plain LoRA"]
+    plain_seconds, seconds = (seconds_of(took[method]) for method in ("plain LoRA", "SelfAug"))
+    compared = table_below("Beside other methods", text)
+    router = compared["plain LoRA behind a router"]
+    learnt = [compared[one]["exact answers"] for one in ("SelfAug", "SelfAug with self-anchors")]
+    assert router["style leaks"] == "0 %"
+    step = {row: cells["time of a step"] for row, cells in table_below("What it costs", text).items()}
+    cached, anew = (step[f"SelfAug, reference {how}"] for how in ("cached", "made anew (adapter off)"))
+    whole = re.search(r"The run took (\d+ min \d+ s)", text)
+    assert whole
+    for sentence in (
+        f"({exact['SelfAug']} of answers exact with both; right source {source['SelfAug']}, "
+        f"plain LoRA {source['plain LoRA']})",
+        f"leaks into {leaks['SelfAug']} of its other answers instead of {leaks['plain LoRA']}",
+        f"{cached} to {anew} times as long as a plain one",
+        f"the demo's whole training, with self-anchors, {seconds / plain_seconds:.1f} times as long",
+        f"({router['exact answers']} exact, SelfAug {learnt[0].removesuffix(' %')} to {learnt[1]})",
+        f"(general checks {router['general checks − base, in points']} points, no leaks)",
+        f"It takes {IN_WORDS[round(seconds_of(whole[1]) / 60)]} minutes on two CPU cores",
+    ):
+        assert sentence in first
+
+
+IN_WORDS = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}
+
+
+def seconds_of(time: str) -> int:
+    """Of a time as "2 min 15 s"."""
+    minutes, seconds = re.findall(r"\d+", time)
+    return 60 * int(minutes) + int(seconds)
+
+
+def table_below(heading: str, text: str) -> dict[str, dict[str, str]]:
+    """The first table below a heading by row and column, without intervals and notes in brackets."""
+    lines = text.partition(f"\n## {heading}\n")[2].partition("\n|")[2].partition("\n\n")[0].splitlines()
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {
+        name: dict(zip(head[1:], (cell.partition(" (")[0] for cell in cells), strict=True))
+        for name, *cells in rows
+    }
 
 
 def test_readme_and_page_say_what_the_comparisons_record_says() -> None:

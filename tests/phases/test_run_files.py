@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from selfaug.config import load_config
-from selfaug.errors import DataError
+from selfaug.config import dump_config, load_config
+from selfaug.errors import ConfigError, DataError
 from selfaug.phases.chat import open_chat
 from selfaug.phases.evaluate import evaluate
+from selfaug.phases.live_run import LiveRun
 from selfaug.phases.monitor import record_reference_window
 from selfaug.phases.progress import Progress
+from selfaug.phases.realign import RealignSettings, _as_named, _old_scorers, realign, realign_config
 from selfaug.phases.run_files import FOLDER, load_run_config, require_named_files
 from selfaug.phases.train import train
+from selfaug.phases.vllm_launch import export_vllm
 from selfaug.phases.watching import Watching, WatchSettings
-from selfaug.records import read_record, write_lines, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+
+
+NAMES = ("model.name=models/tiny", "data.train=[rows.jsonl]", "data.eval=[held-out.jsonl]")
 
 
 @pytest.fixture
@@ -35,11 +44,164 @@ def there(
     for name in ("rows.jsonl", "held-out.jsonl"):
         shutil.copyfile(tiny_rows, folder / name)
     monkeypatch.chdir(folder)
-    names = ("model.name=models/tiny", "data.train=[rows.jsonl]", "data.eval=[held-out.jsonl]")
-    train(settings(Path("run"), *names, "train.steps=1", "selfaug.monitor_prompts=0"))
+    train(settings(Path("run"), *NAMES, "train.steps=1", "selfaug.monitor_prompts=0"))
     monkeypatch.chdir(here)
     shutil.copyfile(tiny_rows, here / "zero.jsonl")
     return folder
+
+
+def change(run: RunDir, *sets: str) -> None:
+    """Change the settings of a run in its folder."""
+    changed = load_config(run.config if run.config.exists() else None, sets=sets)
+    run.config.write_text(run.config_text(dump_config(changed)), encoding="utf-8")
+
+
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
+    """The settings of a run, begun in `there` with files of that folder; `here` is the current one."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    (there / "models" / "tiny").mkdir(parents=True)
+    here.mkdir()
+    for name in ("rows.jsonl", "held-out.jsonl"):
+        write_lines(there / name, [{"prompt": "a", "completion": "b"}])
+    run = RunDir(there / "run")
+    run.path.mkdir()
+    change(run, *NAMES)
+    write_record(run.started, "train-started", {"data": {}, "model": {}, FOLDER: str(there)})
+    monkeypatch.chdir(here)
+    return run
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """As a user who may enter what everybody may; root enters everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_who_may_not_enter_the_folder_of_the_training_finds_nothing_there(begun: RunDir) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        private, run = Path(folder, "private"), RunDir(Path(folder, "run"))
+        run.path.mkdir()
+        private.mkdir()
+        change(run, *NAMES, "model.name=some/model", f"data.eval=[{private / 'held-out.jsonl'}]")
+        write_record(run.started, "train-started", {FOLDER: str(private)})
+        for file in (run.config, run.started):
+            file.chmod(0o644)
+        for place in (Path(folder), run.path):
+            place.chmod(0o755)
+        private.chmod(0)
+        try:
+            with as_nobody():
+                config = load_run_config(run)
+                with pytest.raises(DataError, match=r"does not exist: it is named by the run's data\.eval"):
+                    require_named_files(run, config, "eval", instead="do without")
+        finally:
+            private.chmod(0o755)
+        assert config == load_config(run.config)
+
+
+def test_words_are_no_files(begun: RunDir) -> None:
+    there = begun.path.parent
+    for word in ("self", "none", "embedded"):
+        (there / word).mkdir()
+    change(begun, "data.replay=[embedded]", "selfaug.anchors=self")
+    config = load_run_config(begun)
+    assert (config.selfaug.anchors, config.data.replay) == ("self", ["embedded"])
+    assert config.model.name == str(there / "models" / "tiny")
+
+
+def test_what_is_typed_is_of_the_current_folder(begun: RunDir) -> None:
+    there = begun.path.parent
+    for name in ("new.jsonl", "new-dev.jsonl", "template.yaml"):
+        (there / name).touch()
+    typed = realign_config(
+        begun, ["new.jsonl"], eval_data=["new-dev.jsonl"], sets=["data.template=template.yaml"]
+    )
+    assert (typed.data.train, typed.data.template) == (["new.jsonl"], "template.yaml")
+    # The run's own, among them what it was trained on, are found.
+    assert typed.data.eval == [str(there / "held-out.jsonl"), "new-dev.jsonl"]
+    assert typed.data.replay == [str(there / "rows.jsonl")]
+    assert typed.model.name == str(there / "models" / "tiny")
+
+
+def test_old_rows_keep_their_scorer_in_another_folder(begun: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = begun.path.parent
+
+    def scorers() -> list[str]:
+        found = []
+        for folder in (there, there.parent / "here"):
+            monkeypatch.chdir(folder)
+            found += _old_scorers(begun, load_run_config(begun), RealignSettings(["new.jsonl"])).values()
+        return found
+
+    assert scorers() == ["exact"] * 2
+    settings = {"data": ["held-out.jsonl"], "scorer": "number"}
+    write_record(begun.evaluation, "evaluation", {"settings": settings})
+    assert scorers() == ["number"] * 2
+    change(begun, "evaluation.data=[held-out.jsonl]", "evaluation.scorer=value")
+    assert scorers() == ["value"] * 2
+    # What a re-alignment remembers has the names of the run's settings, wherever it was compared.
+    kept = _as_named(begun, {str(there / "held-out.jsonl"): "f1", "another.jsonl": "exact"})
+    assert kept == {"held-out.jsonl": "f1", "another.jsonl": "exact"}
+    assert _as_named(begun, {"held-out.jsonl": "f1"}) == {"held-out.jsonl": "f1"}
+    write_record(begun.realignment, "realignment", {"settings": {"scorer": "exact"}, "scorers": kept})
+    assert scorers() == ["f1"] * 2
+
+
+@pytest.mark.parametrize("first", ["there", "here/below"])
+def test_a_re_alignment_goes_on_in_another_folder(
+    there: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    (there.parent / "here" / "below").mkdir()
+    new = [{**row, "question": row["question"].replace("revenue", "profit")} for row in read_lines(tiny_rows)]
+    write_lines(there / "new.jsonl", new)
+
+    def realigned(folder: str) -> RunDir:
+        monkeypatch.chdir(there.parent / folder)
+        run, data, output = (os.path.relpath(there / name) for name in ("run", "new.jsonl", "out"))
+        few: dict[str, Any] = {"general_items": 2, "task_items": 2, "max_new_tokens": 2, "level": "1"}
+        result = realign(run, RealignSettings([data], output=output, hold_out=0.9, **few))
+        assert result.record["suites"]["new task"]["items"] == 2
+        return RunDir(result.run.resolve())
+
+    run = realigned(first)
+    scorers = read_record(run.realignment, "realignment")["scorers"]
+    settings = load_config(run.config)
+    assert scorers.keys() == {*settings.data.eval}
+    for file in (run.record, run.realignment):  # as if it had been cut off
+        file.unlink()
+    for folder in (run.adapter, run.samples):
+        shutil.rmtree(folder)
+    (second,) = {"there", "here/below"} - {first}
+    assert realigned(second).path == run.path
+    assert load_config(run.config) == settings
+    assert read_record(run.realignment, "realignment")["scorers"] == scorers
+
+
+def test_names_stay_those_of_the_settings_in_another_folder(there: Path, tmp_path: Path) -> None:
+    """Clients ask for them, and comparisons are known by them."""
+    live = LiveRun.open(there / "run", cast(Any, None), prepared=None, offline=True)
+    assert (live.base, live.tuned, live.config.model.name) == (
+        "models/tiny",
+        "run",
+        str(there / "models/tiny"),
+    )
+    export_vllm(there / "run", tmp_path / "vllm", offline=True)
+    script = (tmp_path / "vllm" / "vllm.sh").read_text(encoding="utf-8")
+    assert f"exec vllm serve {there}/models/tiny " in script
+    assert "--served-model-name models/tiny " in script
+    compose = (tmp_path / "vllm" / "compose.yaml").read_text(encoding="utf-8")
+    assert f"{there}/models/tiny:/work/models/tiny:ro" in compose
+    record = {"settings": {"config": {"model": {"name": "models/tiny"}}}, "forecast": None}
+    write_record(tmp_path / "record.json", "comparison", record)
+    with pytest.raises(ConfigError, match="has too few runs to forecast from"):
+        evaluate(there / "run", forecast=str(tmp_path), device="cpu")
 
 
 def test_files_are_found_where_the_run_was_started(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +224,12 @@ def test_files_are_found_where_the_run_was_started(there: Path, monkeypatch: pyt
     monkeypatch.chdir(there)  # for the same evaluation, whichever names its rows have here
     assert evaluate(run.path, **few, max_forgetting=1.0).outcome is not None
     monkeypatch.chdir(there.parent / "here")
+    # Rows that are kept for a re-alignment alone are not read.
+    change(run, "data.replay=[gone.jsonl]", "data.replay_share=0")
     assert record_reference_window(run.path, device="cpu", prompts=20).summary()
+    change(run, "data.replay_share=0.2")
+    with pytest.raises(DataError, match=r"gone\.jsonl does not exist: it is named by the run's data\.replay"):
+        record_reference_window(run.path, device="cpu", overwrite=True)
 
 
 def test_training_goes_on_from_another_folder(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +242,7 @@ def test_training_goes_on_from_another_folder(there: Path, monkeypatch: pytest.M
     question = {"id": "q", "question": "the revenue?", "answer": "million"}
     write_lines(there / "questions.jsonl", [question])
     result = train(config.model_copy(update={"evaluation": evaluation}), resume=True)
-    assert result.record["steps"] == 1
+    assert (result.record["steps"], result.record["model"]["name"]) == (1, "models/tiny")
     assert result.evaluation is not None
     assert result.evaluation["suites"].keys() == {"task", "general", "questions"}
 

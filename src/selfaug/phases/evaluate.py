@@ -180,7 +180,8 @@ def evaluate(
             "the run's checkpoint was chosen on rows of data.eval (train.best_of_rows), which can't be reported on.",
             hint="give others with --data.",
         )
-    foretold = None if forecast is None else read_forecast(forecast, config.model.name)
+    as_set = load_config(folder.config)  # with names as they are, wherever their files are found from here
+    foretold = None if forecast is None else read_forecast(forecast, as_set.model.name)
     chosen = level_of(level)
     if forecast is not None and chosen is not None:
         _require_level(forecast, chosen.level)
@@ -189,8 +190,7 @@ def evaluate(
         require_benchmarks(benchmarks, benchmark_tasks)
     files, made = suites_of(suites, benchmarks)
     sources = [os.path.expanduser(source) for source in data or config.data.eval]
-    # As the run's settings have them: the same from each working folder.
-    named = sources if data else load_config(folder.config).data.eval
+    named = sources if data else as_set.data.eval
     settings = {
         "data": named, "scorer": scorer, "half": half, "level": level,
         "suites": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()

@@ -14,6 +14,7 @@ from selfaug.data.rows import Row, as_read
 from selfaug.data.same_prompt import prompt_keys
 from selfaug.errors import StorageError
 from selfaug.phases.inputs import read_rows, rows_still_there, template_of
+from selfaug.phases.run_files import place_of
 from selfaug.records import read_lines, write_lines
 
 __all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "held_out_before", "hold_out"]
@@ -111,11 +112,12 @@ def held_out_before(
         DataError: if rows can't be used.
         StorageError: if the files have other rows than `data`.
     """
+    old = {place_of(source) for source in config.data.eval}
     train, held_out = (
         [folder / Path(source).name for source in sources]
         for sources in (
             begun.data.train,
-            [source for source in begun.data.eval if source not in config.data.eval],
+            [source for source in begun.data.eval if place_of(source) not in old],
         )
     )
     if not held_out or not all(file.exists() for file in (*train, *held_out)):

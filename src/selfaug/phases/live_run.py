@@ -12,7 +12,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.config import TrainConfig
+from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, ModelError
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import add_adapter
@@ -36,10 +36,15 @@ ALIAS = "champion"
 """The name by which clients ask for whatever model is the current one."""
 
 
-def tuned_name(run: RunDir, config: TrainConfig) -> str:
-    """What a run's tuned model is called where it is served: as its folder, unless that name is taken."""
+def tuned_name(run: RunDir, base: str) -> str:
+    """What a run's tuned model is called where it is served: as its folder, unless that name is taken.
+
+    Args:
+        run: the run.
+        base: name of the base model.
+    """
     name = run.path.resolve().name
-    return f"{name}-tuned" if name in (config.model.name, ALIAS) else name
+    return f"{name}-tuned" if name in (base, ALIAS) else name
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,14 @@ class LiveRun:
     Attributes:
         folder: of the run.
         config: of the run.
+        base: name of the base model: as the run's settings have it, wherever its folder is found from here.
         weights: of the adapter, or of the whole model.
         documents: that questions are answered from; None if there are none.
     """
 
     folder: RunDir
     config: TrainConfig
+    base: str
     weights: Path
     documents: DocumentPrompts | None
 
@@ -78,17 +85,13 @@ class LiveRun:
         documents = None
         if prepared is not None or config.data.prepared is not None:
             documents = open_documents(folder.path, tokenizer, prepared=prepared, offline=offline)
-        return cls(folder, config, trained_weights(folder, config)[0], documents)
-
-    @property
-    def base(self) -> str:
-        """Name of the base model."""
-        return self.config.model.name
+        base = load_config(folder.config).model.name
+        return cls(folder, config, base, trained_weights(folder, config)[0], documents)
 
     @property
     def tuned(self) -> str:
         """Name of the tuned model."""
-        return tuned_name(self.folder, self.config)
+        return tuned_name(self.folder, self.base)
 
     def serve_by(self, served: Served, tokenizer: PreTrainedTokenizerBase) -> None:
         """Make a server answer with this run's name, chat template settings and documents."""

@@ -121,7 +121,7 @@ def record_reference_window(
         config,
         "train",
         "eval",
-        "replay",
+        *(["replay"] if config.data.replay_share > 0 else []),  # else they aren't read
         instead=f"measure the reference window there (selfaug monitor RUN --reference), and copy {folder.monitor}",
     )
     # Nothing is trained here.

@@ -32,7 +32,7 @@ from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, held_out_before, ho
 from selfaug.phases.inputs import describe_sources, read_rows, resolve_device, template_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.registry import add_run, require_addable
-from selfaug.phases.run_files import load_run_config, with_found_files
+from selfaug.phases.run_files import load_run_config, place_of
 from selfaug.phases.run_models import TOKENIZER, alike_where_known, load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
@@ -150,14 +150,14 @@ def with_held_out_rows(
     """
     if settings.eval_data or settings.hold_out <= 0:
         return settings, None
-    config = with_found_files(run, load_config(run.config, sets=sets))
+    config = load_run_config(run, sets=sets)
     output = _output(run, settings.output)
     if any(one.partition("=")[0].strip() == "run.output" for one in sets):
         output = config.run.output.rstrip("/")
     folder, offline = Path(f"{output}-rows"), offline or config.run.offline
     new = RunDir(output)
     if new.started.exists():
-        found = held_out_before(config, load_config(new.config), settings.data, folder, offline=offline)
+        found = held_out_before(config, load_run_config(new), settings.data, folder, offline=offline)
         if found is None:
             return settings, None
     else:
@@ -216,11 +216,8 @@ def realign_config(
     others = {"selfaug.anchor_count", "train.seed"} & {one.partition("=")[0].strip() for one in sets}
     if config.selfaug.anchors != "none" and run.anchors.exists() and not others:
         changes["selfaug.anchors"] = str(run.anchors)  # the base model would write the same ones again
-    realigned = with_found_files(
-        run,
-        load_config(
-            run.config, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
-        ),
+    realigned = load_run_config(
+        run, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *sets]
     )
     _require_not_chosen(realigned)
     if _learns_held_out(RunDir(realigned.run.output)):
@@ -401,6 +398,8 @@ def _old_scorers(run: RunDir, config: TrainConfig, settings: RealignSettings) ->
         ConfigError: if one can't be used, before anything is trained.
     """
     sources = config.data.eval
+    # Records have the names of the run's settings, wherever these are found from here.
+    names = load_config(run.config).data.eval
     known: dict[str, str] = {}
     other = settings.scorer if settings.old_scorer is None else settings.old_scorer
     if settings.old_scorer is None and run.realignment.exists():
@@ -414,10 +413,16 @@ def _old_scorers(run: RunDir, config: TrainConfig, settings: RealignSettings) ->
             known = dict.fromkeys(evaluated["data"], evaluated["scorer"])
         if config.evaluation.scorer != EvaluationSettings().scorer:
             rows = config.evaluation.data or sources
-            known |= {source: config.evaluation.scorer for source in sources if source in rows}
+            known |= {
+                name: config.evaluation.scorer
+                for name, source in zip(names, sources, strict=True)
+                if source in rows
+            }
     # Sources of earlier records may begin with `~`.
     known = {os.path.expanduser(source): name for source, name in known.items()}
-    scorers = {source: known.get(source, other) for source in sources}
+    scorers = {
+        source: known.get(name, known.get(source, other)) for name, source in zip(names, sources, strict=True)
+    }
     for source, name in scorers.items():
         try:
             named_scorer(name)
@@ -427,6 +432,18 @@ def _old_scorers(run: RunDir, config: TrainConfig, settings: RealignSettings) ->
                 hint="restore what the scorer needs, or give another one for old rows with --old-scorer.",
             ) from error
     return scorers
+
+
+def _as_named(run: RunDir, scorers: Mapping[str, str]) -> dict[str, str]:
+    """Scorers of sources under the names that the run's own settings have for these, wherever they were found."""
+    names = load_config(run.config).data.eval
+    name_at = {
+        place_of(source): name for name, source in zip(names, load_run_config(run).data.eval, strict=True)
+    }
+    return {
+        source if source in names else name_at.get(place_of(source), source): scorer
+        for source, scorer in scorers.items()
+    }
 
 
 def _judged(scorers: Mapping[str, Mapping[str, str]]) -> str:
@@ -559,7 +576,7 @@ def _compared(
             # Rows that were not trained on, because held-out rows ask the same.
             "left_out": read_record(new.started, "train-started")["data"].get("asked_by_held_out", {}),
             # What the next re-alignment judges its old rows by. A source that is old already keeps its scorer.
-            "scorers": {**new_scorers, **old_scorers},
+            "scorers": _as_named(new, {**new_scorers, **old_scorers}),
             "contents": _contents_of_scorers({**new_scorers, **old_scorers}),
             "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
             "level": asdict(level),

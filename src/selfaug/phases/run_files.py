@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,14 @@ from selfaug.errors import DataError
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
-__all__ = ["FOLDER", "load_run_config", "require_named_files", "with_found_files"]
+__all__ = [
+    "FOLDER",
+    "load_run_config",
+    "place_of",
+    "require_named_files",
+    "with_found_files",
+    "with_places",
+]
 
 FOLDER = "folder"
 """In a run's started.json: the working folder of its training."""
@@ -26,20 +35,36 @@ _NAMED = {
 }
 """Settings that may name a file or a folder, by section."""
 
+_WORDS = ("none", "self", "embedded")
+"""Settings may have these where others have a file: they are none, whatever lies in a folder."""
+
 _FROM_HUB = ("train", "eval", "replay")
 
 
-def load_run_config(run: RunDir, tell: Callable[[str], None] = lambda _: None) -> TrainConfig:
+def load_run_config(
+    run: RunDir, tell: Callable[[str], None] = lambda _: None, *, sets: Sequence[str] = ()
+) -> TrainConfig:
     """Settings of a run, with the files that they name as they are found from here.
 
     Args:
         run: whose settings.
         tell: called with what the user should know: that files are read where the run was started.
+        sets: others in the place of the run's own, as `section.key=value`. Files that they name are not looked for.
 
     Raises:
         ConfigError: if they can't be read.
     """
-    return with_found_files(run, load_config(run.config), tell)
+    named = load_config(run.config)
+    found = with_found_files(run, named, tell)
+    if not sets:
+        return found
+    own = [
+        f"{section}.{name}={json.dumps(getattr(getattr(found, section), name), ensure_ascii=False)}"
+        for section, names in _NAMED.items()
+        for name in names
+        if getattr(getattr(found, section), name) != getattr(getattr(named, section), name)
+    ]
+    return load_config(run.config, sets=[*own, *sets])
 
 
 def with_found_files(
@@ -57,21 +82,46 @@ def with_found_files(
         return config
     elsewhere: list[str] = []
 
-    def found(name: Any) -> Any:
-        if isinstance(name, list):
-            return [found(one) for one in name]
-        # A name of the hub, or a word such as "self", is no file there either.
-        if name is None or Path(name).is_absolute() or Path(name).exists() or not (begun_in / name).exists():
+    def found(name: str) -> str:
+        # A name of the hub is no file there either; nor is there any for who may not enter that folder.
+        if Path(name).is_absolute() or os.path.exists(name) or not os.path.exists(begun_in / name):
             return name
         elsewhere.append(name)
         return str(begun_in / name)
 
+    changed = _with_names(config, found)
+    if elsewhere:
+        tell(f"{', '.join(dict.fromkeys(elsewhere))}: read in {begun_in}, where {run.path} was started.")
+    return changed
+
+
+def with_places(run: RunDir, config: TrainConfig) -> TrainConfig:
+    """Settings in which each file that is there has its whole path, so that those of two folders can be compared.
+
+    Args:
+        run: as for `with_found_files`.
+        config: its settings.
+    """
+    return _with_names(with_found_files(run, config), place_of)
+
+
+def place_of(name: str) -> str:
+    """The whole path of a file or a folder, however it is spelled; another name as it is."""
+    return os.path.realpath(name) if os.path.exists(name) else name
+
+
+def _with_names(config: TrainConfig, change: Callable[[str], str]) -> TrainConfig:
+    """Settings in which each name that may be a file's is changed."""
+
+    def changed(name: Any) -> Any:
+        if isinstance(name, list):
+            return [changed(one) for one in name]
+        return change(name) if name and name not in _WORDS else name
+
     sections = {}
     for section, names in _NAMED.items():
         before = getattr(config, section)
-        sections[section] = before.model_copy(update={name: found(getattr(before, name)) for name in names})
-    if elsewhere:
-        tell(f"{', '.join(dict.fromkeys(elsewhere))}: read in {begun_in}, where {run.path} was started.")
+        sections[section] = before.model_copy(update={name: changed(getattr(before, name)) for name in names})
     return config.model_copy(update=sections)
 
 
@@ -100,7 +150,7 @@ def require_named_files(run: RunDir, config: TrainConfig, *names: str, instead: 
         given = getattr(config.data, name)
         for one in given if isinstance(given, list) else [given]:
             from_hub = name in _FROM_HUB and is_hub_id(one)
-            if one not in (None, "embedded") and not from_hub and not Path(one).exists():
+            if one not in (None, "embedded") and not from_hub and not os.path.exists(one):
                 relative = "" if Path(one).is_absolute() else ", relative to the working folder"
                 gone.append(f"{one} does not exist: it is named by the run's data.{name}{relative}")
     if gone:

@@ -39,7 +39,7 @@ from selfaug.phases.inputs import (
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
-from selfaug.phases.run_files import FOLDER, with_found_files
+from selfaug.phases.run_files import FOLDER, with_found_files, with_places
 from selfaug.phases.run_models import base_identity, hashes_of_weights, trained_weights
 from selfaug.phases.training_checks import checked_inputs, require_evaluable
 from selfaug.records import is_failed_write, make_readable, read_lines, read_record, write_record, write_text
@@ -174,7 +174,8 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     model = load_base_model(
         config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
     )
-    require_usable_after_training(model, config.lora)
+    if not resume:  # what has begun can still be used, with its adapter beside the weights
+        require_usable_after_training(model, config.lora)
     identity = base_identity(model, config.model.name)
 
     if resume:
@@ -348,7 +349,11 @@ def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, A
             problems=problems,
             hint="`selfaug realign RUN` takes over that run's settings.",
         )
-    return load_adapter(model, trained_weights(before, before_config)[0], trainable=True)
+    tuned = load_adapter(model, trained_weights(before, before_config)[0], trainable=True)
+    # PEFT looks there for the base model whenever it saves: in another folder, that run's name for it leads nowhere.
+    for adapter in tuned.peft_config.values():
+        adapter.base_model_name_or_path = model.name_or_path
+    return tuned
 
 
 def _prepare_anchors(
@@ -477,6 +482,10 @@ def _rows_to_evaluate(config: TrainConfig, data: TrainingData) -> EncodedRows | 
 def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
     """A resumed run must give the same numbers, so it must have the same settings."""
     before, now = load_config(run.config).model_dump(), config.model_dump()
+    # A file may have another name in another folder.
+    before_there, now_there = (
+        with_places(run, one).model_dump() for one in (load_config(run.config), config)
+    )
     free = dict(_FREE_ON_RESUME)
     if config.train.best_of_rows > 0 or config.selfaug.stop_at_drift is not None:
         # What the run ends with is then decided at its checkpoints.
@@ -485,7 +494,7 @@ def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
         f"{section}.{key}: the run has {before[section][key]!r}, now it is {now[section][key]!r}"
         for section in before
         for key in before[section]
-        if before[section][key] != now[section][key] and key not in free.get(section, ())
+        if before_there[section][key] != now_there[section][key] and key not in free.get(section, ())
     ]
     if problems:
         raise ConfigError(
@@ -608,7 +617,8 @@ def _record(
     rows = [row for row in read_lines(run.metrics) if "nll" in row] if run.metrics.exists() else []
     last = rows[-max(1, len(rows) // 4) :]
     return {
-        "model": {"name": config.model.name, "trainable": trainable, **identity},
+        # As it was given: resumed in another folder, the run has found it elsewhere.
+        "model": {"name": load_config(run.config).model.name, "trainable": trainable, **identity},
         "data": data.report,
         "settings": settings,
         "settings_sha256": hashlib.sha256(dump_config(config).encode()).hexdigest(),

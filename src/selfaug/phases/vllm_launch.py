@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from selfaug.config import TrainConfig
+from selfaug.config import TrainConfig, load_config
 from selfaug.errors import StorageError
 from selfaug.model.loading import resolve_name
 from selfaug.phases.export import export, require_new_folder
@@ -147,10 +147,11 @@ class _Models:
     @classmethod
     def of(cls, run: RunDir, config: TrainConfig, *, merged: bool) -> _Models:
         base = str(resolve_name(config.model.name))
+        named = load_config(run.config)  # what clients ask for does not depend on where it is found
         return cls(
-            config.model.name,
+            named.model.name,
             str(Path(base).resolve()) if Path(base).is_dir() else base,
-            tuned_name(run, config),
+            tuned_name(run, named.model.name),
             None if merged else next(one for one in _RANKS if one >= config.lora.rank),
             config.model.trust_remote_code,
         )
@@ -202,10 +203,14 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
             loaded.append(f"{model}:/model:ro")
             model = "/model"
     # Found there under the names that the settings have.
+    named = load_config(RunDir(run).config)
     needed = [
-        f"{Path(name).resolve()}:{posixpath.normpath(posixpath.join(_WORKING_FOLDER, name))}:ro"
-        for name in (config.model.name, config.data.prepared)
-        if name is not None and Path(name).is_dir()
+        f"{Path(found).resolve()}:{posixpath.normpath(posixpath.join(_WORKING_FOLDER, name))}:ro"
+        for found, name in (
+            (config.model.name, named.model.name),
+            (config.data.prepared, named.data.prepared),
+        )
+        if found is not None and name is not None and Path(found).is_dir()
     ]
     owner = run.stat()
     head = (
