@@ -245,7 +245,7 @@ def test_the_champion_of_a_registry_is_looked_at_whichever_it_is(
     written(second, "drift")
     monkeypatch.chdir(tmp_path)
     registry = ("--registry", "runs/registry.sqlite")
-    assert run_command(*registry).exit_code == 1  # there is none
+    assert run_command(*registry).exit_code == 2  # there is none
 
     def promote(run: Path) -> None:
         assert CliRunner().invoke(app, ["registry", "promote", str(run), *registry]).exit_code == 0

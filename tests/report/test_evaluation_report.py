@@ -60,7 +60,7 @@ def test_the_page_has_what_the_record_says(folder: Path) -> None:
     assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in page.tags)
     assert "Gate: inconclusive" in page.text
     assert classes(page, "span", "inconclusive")
-    assert "the hardest of which the base model passes 40 %" in page.text
+    assert "the hardest of which the base model passes 40\N{NO-BREAK SPACE}%" in page.text
     assert _farthest(["\n", " ", " a"], [3.0, 2.0, None]) == "line break 3.00, space 2.00"
     # What heat and bars show is there as text too.
     assert "Farthest, in nats: “!” 4.00, “there” 0.25" in page.text
