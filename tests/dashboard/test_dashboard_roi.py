@@ -12,9 +12,10 @@ from starlette.testclient import TestClient
 from report_records import comparison_record, write_comparison
 from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.library import Library
-from selfaug.dashboard.roi import _as_number, _chance, roi_view
+from selfaug.dashboard.roi import _as_number, roi_view
 from selfaug.phases.roi import business_case
 from selfaug.roi_config import InputSettings, load_roi_config
+from selfaug.wording.numbers import chance
 
 
 def case_of(*sets: str, comparison: Path | None = None) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def test_numbers_are_those_of_the_value_model(
     status = " ".join(page.xpath("//*[@role='status']")[0].text_content().split())
     assert f"net present value {money(expected['arms']['selfaug']['npv'])};" in status
     assert f"credit {money(expected['credit']['value'])} against" in status
-    assert f": {_chance(expected['simulation']['chance_of_credit'])}." in status
+    assert f": {chance(expected['simulation']['chance_of_credit'])}." in status
     likely = page.xpath("//figure[starts-with(@aria-label, 'What is likely')]//tbody/tr/td/text()")
     assert likely[1:4] == [f"{one / 1e3:,.1f}" for one in expected["simulation"]["npv"]]
     sources = [
@@ -177,7 +178,7 @@ def test_a_number_where_a_slider_can_not_stand_is_a_field(client: TestClient) ->
     ],
 )  # fmt: skip
 def test_what_is_not_certain_is_not_said_to_be(share: float, shown: str) -> None:
-    assert _chance(share) == shown
+    assert chance(share) == shown
 
 
 @pytest.mark.parametrize(

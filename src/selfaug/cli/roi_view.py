@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from selfaug.wording.numbers import chance
 from selfaug.wording.roi_words import ARM_NAMES
 
 __all__ = ["show_roi"]
@@ -29,7 +30,7 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
     console.print(
         f"SelfAug's credit against the best alternative ({ARM_NAMES[more['against']]}): {more['value']:,.0f} in "
         f"{years} {'year' if years == 1 else 'years'}; in nine of ten simulated cases {low:,.0f} to {high:,.0f}, "
-        f"above 0 in {simulated['chance_of_credit']:.0%}.",
+        f"above 0 in {chance(simulated['chance_of_credit'])}.",
         soft_wrap=True,
     )
     if more["claimed"] is False:

@@ -14,6 +14,7 @@ from selfaug.report.charts import ranges_svg
 from selfaug.report.document import Cell, Chart, Table
 from selfaug.report.open_report import explained
 from selfaug.roi_config import InputSettings, Quantity, RoiConfig, load_roi_config
+from selfaug.wording.numbers import chance
 from selfaug.wording.roi_words import ARM_NAMES
 
 __all__ = ["Slider", "roi_view"]
@@ -235,19 +236,11 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         "sources": sources,
         "credit": _money(case["credit"]["value"]),
         "against": against,
-        "chance": _chance(case["simulation"]["chance_of_credit"]),
+        "chance": chance(case["simulation"]["chance_of_credit"]),
         "npv": _money(case["arms"]["selfaug"]["npv"]),
         "claimed": case["credit"]["claimed"],
         "most_forgotten": f"{100 * MOST_FORGOTTEN:.0f} points",
     }
-
-
-def _chance(share: float) -> str:
-    """A share of draws in percent; what is not certain is not shown as 0 or 100."""
-    shown = f"{100 * share:.0f} %"
-    if 0 < share < 1:
-        return {"0 %": "<1 %", "100 %": ">99 %"}.get(shown, shown)
-    return shown
 
 
 def _money(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["bound_points", "digits_beside", "duration", "nats", "percent", "points", "span"]
+__all__ = ["bound_points", "chance", "digits_beside", "duration", "nats", "percent", "points", "span"]
 
 # From here on, in hours.
 _LONG = 3 * 3600
@@ -16,6 +16,14 @@ _MOST_DIGITS = 3
 def percent(share: float | None) -> str:
     """A share as "97 %"; the space doesn't break."""
     return "not measured" if share is None else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def chance(share: float) -> str:
+    """A share of draws in percent; what is not certain is not shown as 0 or 100."""
+    shown = f"{100 * share:.0f} %"
+    if 0 < share < 1:
+        return {"0 %": "<1 %", "100 %": ">99 %"}.get(shown, shown)
+    return shown
 
 
 def points(difference: float, *, sign: bool = True, digits: int = 1) -> str:
