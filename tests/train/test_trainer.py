@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,8 +30,6 @@ from transformers import (
     GptOssForCausalLM,
     GraniteMoeHybridConfig,
     GraniteMoeHybridForCausalLM,
-    LlamaConfig,
-    MambaConfig,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
     TrainerCallback,
@@ -42,7 +39,6 @@ from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
 from selfaug.model.hidden import own_forward
 from selfaug.model.reference import CachedReference
-from selfaug.train.reference_choice import require_cacheable, why_rows_depend_on_their_batch
 from selfaug.train.selfaug_trainer import _uses_all_parameters
 from tiny_models import CONFIGS, build
 
@@ -489,16 +485,6 @@ def test_a_trained_adapter_is_aligned_to_the_base_model_by_every_reference(
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
 
 
-def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    pissa = {**LORA, "init_lora_weights": "pissa"}
-    with pytest.raises(ModelError, match="pissa"):
-        make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="adapter_off")
-    with pytest.raises(ConfigError, match="pissa"):
-        make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="cache")
-    with pytest.raises(ConfigError, match="needs an adapter"):
-        make_trainer(tiny_model_dir, tmp_path, lora=None, reference="adapter_off")
-
-
 @pytest.mark.parametrize("layout", [{"padding_free": True}, {"packing": True, "max_length": 64}])
 def test_a_model_that_does_not_keep_packed_rows_apart_is_refused(
     layout: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
@@ -874,143 +860,6 @@ def test_sampled_positions_do_not_depend_on_the_layout(tiny_model_dir: Path, tmp
         gradients, trainer = run(tiny_model_dir, tmp_path / name, **{**changes, **layout})
         assert relative(gradients, whole_gradients) < 1e-5
         assert largest_difference(curve(trainer, "alignment_loss"), curve(whole, "alignment_loss")) < 1e-4
-
-
-def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    for epochs, used in ((2, False), (3, True)):
-        _, trainer = run(
-            tiny_model_dir,
-            tmp_path / "out",
-            max_steps=-1,
-            num_train_epochs=epochs,
-            per_device_train_batch_size=4,
-            reference_cache_dir=str(cache),
-        )
-        assert cache.exists() == used
-        assert (trainer.reference_bytes > 0) == used
-
-
-def rope(kind: str) -> dict[str, Any]:
-    """Factors of a rotary embedding that is another from 17 tokens on."""
-    longrope = {
-        "short_factor": [1.0] * 4,
-        "long_factor": [1.0, 2.0, 8.0, 30.0],
-        "original_max_position_embeddings": 16,
-    }
-    return {"rope_type": kind, "rope_theta": 1e4, **(longrope if kind == "longrope" else {"factor": 4.0})}
-
-
-@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
-def test_no_cache_holds_rows_that_depend_on_their_batch(
-    kind: str, tiny_tokenizer: Any, tmp_path: Path
-) -> None:
-    """A rotary embedding that goes by the longest row of a batch makes the others' hidden states depend on it."""
-
-    def trainer(reference: str, tokens: int = 40, **changes: Any) -> Any:
-        rows = [
-            {"input_ids": list(range(3, 3 + size)), "labels": [-100] * (size - 3) + [9, 8, 7]}
-            for size in (10, 12, 11, tokens)
-        ]
-        return make_trainer(
-            build(
-                "llama-untied",
-                vocab_size=len(tiny_tokenizer),
-                rope_parameters=rope(kind),
-                max_position_embeddings=64 if kind == "longrope" else 16,
-            ),
-            tmp_path / "out",
-            Dataset.from_list(rows),
-            tokenizer=tiny_tokenizer,
-            reference=reference,
-            reference_cache_dir=str(tmp_path / "cache"),
-            **{"max_steps": -1, "num_train_epochs": 3, "per_device_train_batch_size": 1, **changes},
-        )
-
-    with pytest.raises(ConfigError, match=f"{kind}.*over 16 tokens, and the longest has 40") as error:
-        trainer("cache")
-    assert "adapter_off" in str(error.value.hint)
-    with pytest.raises(ConfigError) as error:
-        trainer("cache", lora=None)
-    assert "frozen_copy" in str(error.value.hint)
-    assert trainer("auto", lora=None).reference_kind == "frozen_copy"
-    assert trainer("auto", tokens=16).reference_kind == "cache"
-    chosen = trainer("auto", learning_rate=1e-12)
-    assert chosen.reference_kind == "adapter_off"
-    chosen.train()
-    assert max(value for (value,) in curve(chosen, "alignment_loss")) < 1e-6
-
-
-def test_rotary_embeddings_of_single_layer_types_are_looked_at() -> None:
-    def why(longest: int, **parameters: Any) -> str | None:
-        config = LlamaConfig(max_position_embeddings=64)
-        config.rope_parameters = parameters
-        return why_rows_depend_on_their_batch(config, [3, longest])
-
-    nested = {"sliding_attention": rope("default"), "full_attention": rope("longrope")}
-    assert "longrope" in str(why(17, **nested))
-    assert why(16, **nested) is None
-    assert why(1000, **rope("default")) is None
-    assert why(1000) is None
-    assert why_rows_depend_on_their_batch(MambaConfig(), [1000]) is None  # has no rotary embedding at all
-
-
-def test_a_run_that_has_such_a_cache_already_is_to_be_begun_anew() -> None:
-    config = LlamaConfig(max_position_embeddings=16)
-    config.rope_parameters = rope("dynamic")
-    with pytest.raises(ConfigError) as error:
-        require_cacheable(config, [17], other="adapter_off", begun=True)
-    assert "begin a new run" in str(error.value.hint)
-
-
-def test_the_size_of_the_cache_is_told_before_it_is_computed(tiny_model_dir: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    trainer = make_trainer(
-        tiny_model_dir, tmp_path / "out", max_steps=1, reference="cache", reference_cache_dir=str(cache)
-    )
-    told: list[tuple[str, int]] = []
-    trainer.on_cache_size = lambda size, folder: told.append((str(folder), size))
-    trainer.on_cache_progress = lambda done, total: told.append(("progress", done))
-    trainer.train()
-    assert told[0] == (str(cache), trainer.reference_bytes)
-    assert told[1][0] == "progress"
-
-
-def test_auto_asks_the_disk_that_the_cache_would_be_on(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
-    asked: list[Path] = []
-
-    def usage(path: Path) -> Any:
-        asked.append(Path(path))
-        return SimpleNamespace(free=0)
-
-    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", usage)
-    make_trainer(tiny_model_dir, tmp_path / "out", max_steps=-1, num_train_epochs=3)
-    assert asked == [tmp_path]
-
-
-def test_auto_takes_a_cache_that_is_there_though_a_whole_one_has_no_room(
-    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passes = {"max_steps": -1, "num_train_epochs": 3, "reference_cache_dir": str(tmp_path / "cache")}
-    first = make_trainer(tiny_model_dir, tmp_path / "first", **passes)
-    first.prepare_alignment()
-    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
-    assert first.reference_bytes > 0
-    second = make_trainer(tiny_model_dir, tmp_path / "second", **passes)
-    assert second.reference_kind == "cache"
-    second.prepare_alignment()
-    assert second.reference_bytes == 0
-    more = Dataset.from_list(text_rows(9))
-    assert make_trainer(tiny_model_dir, tmp_path / "more", more, **passes).reference_kind == "adapter_off"
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[0, 0] += 1
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    other = make_trainer(model, tmp_path / "other", tokenizer=tokenizer, **passes)
-    assert other.reference_kind == "adapter_off"
 
 
 def test_model_is_left_as_it_was_by_the_reference_pass(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Where the reference comes from: what "auto" takes, and what is refused because it would be another model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_training import LORA, curve, make_trainer, text_rows
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig
+
+from selfaug.errors import ConfigError, ModelError
+from selfaug.train.reference_choice import require_cacheable, why_rows_depend_on_their_batch
+from tiny_models import build
+
+
+def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    pissa = {**LORA, "init_lora_weights": "pissa"}
+    with pytest.raises(ModelError, match="pissa"):
+        make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="adapter_off")
+    with pytest.raises(ConfigError, match="pissa"):
+        make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="cache")
+    with pytest.raises(ConfigError, match="needs an adapter"):
+        make_trainer(tiny_model_dir, tmp_path, lora=None, reference="adapter_off")
+
+
+def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for epochs, used in ((2, False), (3, True)):
+        trainer = make_trainer(
+            tiny_model_dir,
+            tmp_path / "out",
+            max_steps=-1,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=4,
+            reference_cache_dir=str(cache),
+        )
+        trainer.train()
+        assert cache.exists() == used
+        assert (trainer.reference_bytes > 0) == used
+
+
+def rope(kind: str) -> dict[str, Any]:
+    """Factors of a rotary embedding that is another from 17 tokens on."""
+    longrope = {
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 8.0, 30.0],
+        "original_max_position_embeddings": 16,
+    }
+    return {"rope_type": kind, "rope_theta": 1e4, **(longrope if kind == "longrope" else {"factor": 4.0})}
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_no_cache_holds_rows_that_depend_on_their_batch(
+    kind: str, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """A rotary embedding that goes by the longest row of a batch makes the others' hidden states depend on it."""
+
+    def trainer(reference: str, tokens: int = 40, **changes: Any) -> Any:
+        rows = [
+            {"input_ids": list(range(3, 3 + size)), "labels": [-100] * (size - 3) + [9, 8, 7]}
+            for size in (10, 12, 11, tokens)
+        ]
+        return make_trainer(
+            build(
+                "llama-untied",
+                vocab_size=len(tiny_tokenizer),
+                rope_parameters=rope(kind),
+                max_position_embeddings=64 if kind == "longrope" else 16,
+            ),
+            tmp_path / "out",
+            Dataset.from_list(rows),
+            tokenizer=tiny_tokenizer,
+            reference=reference,
+            reference_cache_dir=str(tmp_path / "cache"),
+            **{"max_steps": -1, "num_train_epochs": 3, "per_device_train_batch_size": 1, **changes},
+        )
+
+    with pytest.raises(ConfigError, match=f"{kind}.*over 16 tokens, and the longest has 40") as error:
+        trainer("cache")
+    assert "adapter_off" in str(error.value.hint)
+    with pytest.raises(ConfigError) as error:
+        trainer("cache", lora=None)
+    assert "frozen_copy" in str(error.value.hint)
+    assert trainer("auto", lora=None).reference_kind == "frozen_copy"
+    assert trainer("auto", tokens=16).reference_kind == "cache"
+    chosen = trainer("auto", learning_rate=1e-12)
+    assert chosen.reference_kind == "adapter_off"
+    chosen.train()
+    assert max(value for (value,) in curve(chosen, "alignment_loss")) < 1e-6
+
+
+def test_rotary_embeddings_of_single_layer_types_are_looked_at() -> None:
+    def why(longest: int, **parameters: Any) -> str | None:
+        config = LlamaConfig(max_position_embeddings=64)
+        config.rope_parameters = parameters
+        return why_rows_depend_on_their_batch(config, [3, longest])
+
+    nested = {"sliding_attention": rope("default"), "full_attention": rope("longrope")}
+    assert "longrope" in str(why(17, **nested))
+    assert why(16, **nested) is None
+    assert why(1000, **rope("default")) is None
+    assert why(1000) is None
+    assert why_rows_depend_on_their_batch(MambaConfig(), [1000]) is None  # has no rotary embedding at all
+
+
+def test_a_run_that_has_such_a_cache_already_is_to_be_begun_anew() -> None:
+    config = LlamaConfig(max_position_embeddings=16)
+    config.rope_parameters = rope("dynamic")
+    with pytest.raises(ConfigError) as error:
+        require_cacheable(config, [17], other="adapter_off", begun=True)
+    assert "begin a new run" in str(error.value.hint)
+
+
+def test_the_size_of_the_cache_is_told_before_it_is_computed(tiny_model_dir: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    trainer = make_trainer(
+        tiny_model_dir, tmp_path / "out", max_steps=1, reference="cache", reference_cache_dir=str(cache)
+    )
+    told: list[tuple[str, int]] = []
+    trainer.on_cache_size = lambda size, folder: told.append((str(folder), size))
+    trainer.on_cache_progress = lambda done, total: told.append(("progress", done))
+    trainer.train()
+    assert told[0] == (str(cache), trainer.reference_bytes)
+    assert told[1][0] == "progress"
+
+
+def test_auto_asks_the_disk_that_the_cache_would_be_on(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path / "cache"))
+    asked: list[Path] = []
+
+    def usage(path: Path) -> Any:
+        asked.append(Path(path))
+        return SimpleNamespace(free=0)
+
+    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", usage)
+    make_trainer(tiny_model_dir, tmp_path / "out", max_steps=-1, num_train_epochs=3)
+    assert asked == [tmp_path]
+
+
+def test_auto_takes_a_cache_that_is_there_though_a_whole_one_has_no_room(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = {"max_steps": -1, "num_train_epochs": 3, "reference_cache_dir": str(tmp_path / "cache")}
+    first = make_trainer(tiny_model_dir, tmp_path / "first", **passes)
+    first.prepare_alignment()
+    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert first.reference_bytes > 0
+    second = make_trainer(tiny_model_dir, tmp_path / "second", **passes)
+    assert second.reference_kind == "cache"
+    second.prepare_alignment()
+    assert second.reference_bytes == 0
+    more = Dataset.from_list(text_rows(9))
+    assert make_trainer(tiny_model_dir, tmp_path / "more", more, **passes).reference_kind == "adapter_off"
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[0, 0] += 1
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    other = make_trainer(model, tmp_path / "other", tokenizer=tokenizer, **passes)
+    assert other.reference_kind == "adapter_off"
