@@ -115,10 +115,18 @@ def test_errors_are_openais(client: httpx.Client) -> None:
         assert error["type"] == "invalid_request_error"
 
 
+def test_a_body_as_curl_sends_it_is_told_what_header_it_lacks(client: httpx.Client) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = client.post("/v1/chat/completions", content=json.dumps(CHAT), headers=form)
+    assert answer.status_code == 400
+    assert "with the header `content-type: application/json`" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "param", "message"),
     [
         ('{"model": ', None, "the body is no JSON"),
+        ("[1]", None, "the body is no JSON object"),
         (
             '{"messages": [{"role": "user", "content": null}]}',
             "messages.0.content",

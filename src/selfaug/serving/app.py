@@ -183,6 +183,10 @@ def _problem(error: Mapping[str, Any]) -> tuple[str, str]:
     """The field that is wrong, and what is wrong with it."""
     if error["type"] == "json_invalid":  # its place is one in the text, no field
         return "", f"the body is no JSON: {error['ctx']['error']}"
+    if (
+        error["type"] == "model_attributes_type" and len(error["loc"]) == 1
+    ):  # as curl sends it unless told otherwise
+        return "", "the body is no JSON object: send one, with the header `content-type: application/json`"
     return ".".join(str(part) for part in error["loc"][1:]), str(error["msg"])
 
 
