@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from selfaug.errors import ModelError
 
 __all__ = [
+    "MASK_IS_NEEDLESS",
     "VIRTUAL_TOKENS_HINT",
     "adapter_off",
     "causal_model",
@@ -44,6 +45,9 @@ _FORWARD_INPUTS = (
     "output_router_logits",
 )
 """What a batch may hand to a causal model's forward; labels never."""
+
+MASK_IS_NEEDLESS = "mask_is_needless"
+"""Entry of a batch whose real tokens come out the same without its attention mask."""
 
 VIRTUAL_TOKENS_HINT = (
     "adapters that add virtual tokens (prompt or prefix tuning) are not supported; use LoRA."
@@ -91,7 +95,7 @@ def hidden_states(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any
 
     Args:
         model: the model as the training loop calls it, wrappers included.
-        inputs: a batch; what a forward does not take (labels) is left out.
+        inputs: a batch; what a forward does not take (labels) or need (`MASK_IS_NEEDLESS`) is left out.
 
     Raises:
         ModelError: if the model does not call its head on hidden states of all positions.
@@ -103,9 +107,12 @@ def hidden_states(model: nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any
         # Contiguous: of a strided slice, torch makes a product for each row, each with its own copy of the weight.
         return (args[0][:, -1:].contiguous(), *args[1:])
 
+    taken = {name: inputs[name] for name in _FORWARD_INPUTS if name in inputs}
+    if inputs.get(MASK_IS_NEEDLESS):
+        taken.pop("attention_mask", None)
     handle = output_module(model).register_forward_pre_hook(keep)
     try:
-        output = model(**{name: inputs[name] for name in _FORWARD_INPUTS if name in inputs}, use_cache=False)
+        output = model(**taken, use_cache=False)
     finally:
         handle.remove()
     batch, width = inputs["input_ids"].shape

@@ -13,6 +13,7 @@ from selfaug.errors import ConfigError
 from selfaug.model.head import find_head, require_verified_head
 from selfaug.model.hidden import hidden_states, unwrap
 from selfaug.model.reference import AdapterOff, Reference
+from selfaug.model.right_padding import mark_needless_mask
 
 __all__ = ["AlignmentLoss", "alignment_loss"]
 
@@ -95,6 +96,7 @@ def alignment_loss(
         seed=seed,
         step=step,
     )
+    inputs = mark_needless_mask(model, inputs)
     reference_hidden = reference_head = None
     if alpha > 0:
         if reference is None:
