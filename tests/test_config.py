@@ -142,6 +142,7 @@ def test_a_key_given_twice_is_a_problem_and_not_silently_the_last(tmp_path: Path
         (("model.quantization=4bit", "lora.method=full"), "--set model.quantization: model.quantization"),
         (("model.quantization=4bit", "model.dtype=float16"), "--set model.quantization: model.quantization"),
         (("lora.method=full", "selfaug.reference=adapter_off"), "--set selfaug.reference: selfaug.reference"),
+        (("train.packing=true", "train.group_by_length=true"), "--set train.group_by_length: train"),
     ],
 )
 def test_settings_that_exclude_each_other_are_refused(sets: tuple[str, ...], setting: str) -> None:

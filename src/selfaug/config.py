@@ -243,6 +243,10 @@ class OptimizerSettings(Section):
         description="One long row a batch, without padding; refused for models that don't keep its training rows "
         "apart.",
     )
+    group_by_length: bool = Field(
+        default=False,
+        description="Rows of like length come in the same step, so that there is less padding to compute.",
+    )
     logging_steps: Annotated[Integer, Field(ge=1)] = Field(
         default=1, description="Steps between two lines of metrics.jsonl; checkpoints have one, too."
     )
@@ -352,6 +356,9 @@ class TrainConfig(Section):
                 ),
                 "train.best_of_rows: needs data.eval, whose rows are answered at each checkpoint": (
                     chosen and not self.data.eval
+                ),
+                "train.group_by_length: saves padding, of which packed and padding-free batches have none": (
+                    train.group_by_length and (train.packing or train.padding_free)
                 ),
                 "train.best_of_rows: keeps the best adapter; with lora.method full, leave it out": chosen
                 and full,

@@ -15,9 +15,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfaug.errors import ConfigError, PathError, StorageError
+from selfaug.errors import ConfigError, PathError, SelfAugError, StorageError
 
-__all__ = ["CANDIDATE", "CHAMPION", "Move", "Registry", "Version"]
+__all__ = [
+    "CANDIDATE",
+    "CHAMPION",
+    "DEFAULT_REGISTRY",
+    "Move",
+    "Registry",
+    "Version",
+    "champion_instead_of",
+]
+
+DEFAULT_REGISTRY = "runs/registry.sqlite"
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 """The version that is served, and the one that has passed its gate and may be."""
@@ -269,6 +279,24 @@ class Registry:
             raise StorageError(
                 f"{self.path} can't be used: {error}.", hint="check free space and permissions of its folder."
             ) from error
+
+
+def champion_instead_of(
+    run: str | os.PathLike[str], registry: str | os.PathLike[str] = DEFAULT_REGISTRY
+) -> str | None:
+    """Folder of the champion, if a run is in the registry and is not the champion.
+
+    Args:
+        run: folder of the run.
+        registry: the file; where there is none, or it can't be read, nothing is known.
+    """
+    opened = Registry(registry)
+    try:
+        champion, entered = opened.current(), {version.run for version in opened.versions()}
+    except SelfAugError:
+        return None
+    folder = str(Path(run).resolve())
+    return champion[0].run if champion and folder in entered and folder != champion[0].run else None
 
 
 def _no_registry(path: Path) -> PathError:

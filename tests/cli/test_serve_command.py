@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,6 +15,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 from test_main import libraries_as_they_were, run
+
+from selfaug.phases.serve import server_keys
 
 __all__ = ["libraries_as_they_were"]  # a fixture of every test
 
@@ -102,6 +105,30 @@ def test_another_key_beside_one_of_the_users_own_is_refused(
     result = run("serve", str(finished_run), "--new-key")
     assert result.exit_code == 2
     assert "another one would not be taken" in " ".join(result.stderr.split())
+
+
+def test_an_old_key_is_kept_beside_a_new_one_only(finished_run: Path) -> None:
+    result = run("serve", str(finished_run), "--keep-old-key", "24")
+    assert result.exit_code == 2
+    assert "--keep-old-key without --new-key" in result.stderr
+    assert not (finished_run / "serving").exists()
+
+
+def test_a_new_key_and_the_one_before_are_both_taken(copied_run: Path) -> None:
+    _, old = server_keys(copied_run)
+    process = start(str(copied_run), "--no-check", "--no-monitor", "--new-key", "--keep-old-key", "24")
+    until = told(process, "the key before is taken as well, until ")
+    assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC\.$", until)
+    url = told(process, "listening: ").removeprefix("listening: ").partition(";")[0]
+    assert process.stdout is not None
+    new = process.stdout.readline().strip()
+    assert new != old
+    for key in (old, new):
+        headers = {"authorization": f"Bearer {key}"}
+        assert httpx.get(f"{url}/models", headers=headers, trust_env=False).status_code == 200
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
 
 
 def test_a_taken_port_leaves_the_key_as_it_is(copied_run: Path) -> None:

@@ -252,6 +252,30 @@ def test_answers_that_were_cut_off_are_counted_and_it_says_what_to_do() -> None:
     assert "level 3 0 %; 95 % of its answers cut off at their limit" in text
 
 
+def test_levels_at_which_many_answers_were_cut_off_are_told() -> None:
+    of_levels = {"base": {"1": 0.2, "2": 0.25, "3": 0.5}, "tuned": {"1": 0.1, "2": 0.0, "3": 0.0}}
+    general = {"cut_off": {"base": 0.3, "tuned": 0.04}, "cut_off_by_level": of_levels, "own_limits": True}
+
+    def told(**changed: Any) -> str:
+        return shown("evaluate", 160, **changed).replace("\N{NO-BREAK SPACE}", " ")
+
+    text = told(suites={"general": {**SUITES["general"], **general}})
+    assert "limit: general: base model 30 % (level 2 25 %, level 3 50 %), tuned model 4 %\n" in text
+    one = {**general, "cut_off_by_level": {"base": {"3": 0.5}, "tuned": {"3": 0.0}}}
+    assert "base model 30 %, tuned" in told(suites={"general": {**SUITES["general"], **one}})
+    level = {"level": 1, "scores": {"1": 0.6, "2": 0.3}, "cut_off_by_level": {"1": 0.1, "2": 0.35}}
+    assert "passes: level 1 60 %, level 2 30 % (35 % cut off)\n" in told(level=level)
+
+
+def test_a_bound_of_which_all_could_be_forgotten_says_so() -> None:
+    bound = {**BOUND, "at_stake": 0.0236, "items_needed": None}
+    text = shown("evaluate", 160, gate={"outcome": "inconclusive", "bounds": [bound]})
+    assert (
+        "wanted: inconclusive; the base model passes only 2\N{NO-BREAK SPACE}% of these: it could forget all of it and "
+        "stay within the bound\n"
+    ) in text
+
+
 def test_a_bound_has_the_digits_that_it_was_given() -> None:
     value = {"value": interval(0.01, -0.0204, 0.02041), "bound": 0.0204}
     bounds = [

@@ -45,6 +45,15 @@ def test_drift_that_lasts_a_day_calls_for_realignment() -> None:
     assert next_level(next_level(level, 1.0, 5000.0), 1.0, 6000.0).since == 1000.0
 
 
+def test_what_is_not_counted_is_no_time_in_drift() -> None:
+    level = next_level(AlertLevel(), 1.2, 1000.0)
+    monday = 1000.0 + 2.5 * REALIGN_AFTER
+    level = next_level(level, 1.0, monday, not_counted=2 * REALIGN_AFTER)
+    assert level.state == "drift"
+    assert next_level(level, 1.0, monday + REALIGN_AFTER / 2).state == "realign"
+    assert next_level(AlertLevel(), 0.5, 1000.0, not_counted=5.0).since is None
+
+
 @given(st.lists(st.floats(0, 2), max_size=60))
 def test_states_move_as_they_may(ratios: list[float]) -> None:
     """Never from watch or alert to anything milder but ok, and to ok only when all of the last steps were clean."""

@@ -49,6 +49,19 @@ def test_nothing_is_needed_where_it_is_decided_or_can_not_be() -> None:
     assert at_least("x", Interval(0.0499999, 0.0499998, 0.1), 0.05, 10).items_needed is not None
 
 
+def test_a_loss_of_all_that_is_at_stake_decides_nothing_where_it_is_within_the_bound() -> None:
+    """A base model that is right on 5 of 212, of which the tuned one loses all."""
+    base = np.zeros(212)
+    base[:5] = 1
+    lost = paired_difference(base, np.zeros(212), seed=0).difference
+    assert at_most("forgetting", lost, 0.05, 212).outcome == "pass"
+    result = at_most("forgetting", lost, 0.05, 212, at_stake=5 / 212)
+    assert (result.outcome, result.at_stake, result.items_needed) == ("inconclusive", 5 / 212, None)
+    assert at_most("forgetting", lost, 0.02, 212, at_stake=5 / 212).at_stake is None
+    # Whoever allows everything is not asked again.
+    assert at_most("forgetting", lost, 1.0, 212, at_stake=5 / 212).outcome == "pass"
+
+
 def test_overall() -> None:
     good, bad, open_ = (at_most("x", Interval(v, v - 0.01, v + 0.01), 0.05, 10) for v in (0.01, 0.09, 0.049))
     assert [r.outcome for r in (good, bad, open_)] == ["pass", "fail", "inconclusive"]

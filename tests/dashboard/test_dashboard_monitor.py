@@ -22,6 +22,7 @@ from selfaug.monitoring import monitor as module
 from selfaug.monitoring.monitor import Monitor
 from selfaug.monitoring.reference_window import ReferenceWindow
 from selfaug.monitoring.store import Batch, read_changes, read_kept
+from selfaug.registry import Registry
 from selfaug.report.document import Chart, Section, Table
 
 
@@ -212,7 +213,7 @@ def test_nothing_has_been_watched_yet(tmp_path: Path, clock: Clock, small: Refer
     clock.now += 1
     monitor.work()
     text = client.get("/monitor/run").text
-    assert "No request has come for a day." in text
+    assert "No request has come for a day, or none yet." in text
     assert "There is nothing to draw yet." in text
     assert "None yet." in text
     monitor.close()
@@ -233,14 +234,14 @@ def test_what_the_canary_set_has_shown(tmp_path: Path, clock: Clock, small: Refe
         view = monitor_view(tmp_path, now=clock.now)
         return next(tile.value for tile in view["tiles"] if tile.name == "Canary set"), view["verdict"]
 
-    assert shown() == ("not replayed", "No request has come for a day.")
+    assert shown() == ("not replayed", "No request has come for a day, or none yet.")
     monitor.canary(False, "another answer")
     assert shown() == (
         "changed",
         "The canary set did not come back; no signal of live traffic alerts.",
     )
     monitor.canary(True)
-    assert shown() == ("as recorded", "No request has come for a day.")
+    assert shown() == ("as recorded", "No request has come for a day, or none yet.")
     monitor.close()
 
 
@@ -308,6 +309,30 @@ def test_a_state_from_before_a_day_of_silence_is_no_state_unless_it_is_an_alert(
         monitor._store.commit(Batch(kept={"status": {**status, "state": state}}))
         assert monitor_view(tmp_path, now=clock.now)["tiles"][0].value == state
         assert monitor_view(tmp_path, now=clock.now + 2 * DAY)["tiles"][0].value == after
+    monitor.close()
+
+
+def test_the_alert_of_a_run_that_another_has_replaced_is_over_a_day_later(
+    tmp_path: Path, clock: Clock, small: ReferenceWindow
+) -> None:
+    folder = write_run(tmp_path / "served").path
+    monitor = simulated(folder / "monitor", clock, window=small)
+    beat(monitor, clock, 900, 2)
+    status = read_kept(folder / "monitor", ["status"])[0]["status"]
+    monitor._store.commit(Batch(kept={"status": {**status, "state": "drift"}}))
+    registry = Registry(tmp_path / "registry.sqlite")
+    client = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://localhost")
+
+    def state(days: float) -> str:
+        return str(monitor_view(folder, registry=registry.path, now=clock.now + days * DAY)["tiles"][0].value)
+
+    gone = "No request has come for a day, or none yet."
+    assert state(2) == "drift"
+    assert gone not in client.get("/monitor/served").text  # years later
+    for one in (folder, tmp_path / "next"):
+        registry.point("champion", registry.add(one, weights=one.name, base="tiny").number)
+    assert [state(0.5), state(2)] == ["drift", "no data"]
+    assert gone in client.get("/monitor/served").text  # which asks the registry in the folder that it shows
     monitor.close()
 
 

@@ -231,6 +231,94 @@ def test_tools_reach_the_template(with_template: WithTemplate) -> None:
     assert tokenizer.decode(row.input_ids).startswith("lookupuser:")
 
 
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"function": {"name": "weather", "arguments": {}}}],
+}
+GIVEN = {"role": "tool", "content": '{"sky": "gr\u00e5"}'}
+TOOLS_SHOWN = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}"
+CALLS_SHOWN = "{% for call in m.tool_calls or [] %}{{ call.function.name }}{% endfor %}"
+CONTENT = "{% if m.role == 'tool' %}{{ m.content | tojson }}{% else %}{{ m.content }}{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("tools", "calls", "content", "messages", "left_out"),
+    [
+        (TOOLS_SHOWN, CALLS_SHOWN, CONTENT, [USER, CALL], None),
+        (TOOLS_SHOWN, CALLS_SHOWN, CONTENT, [USER, CALL, GIVEN, ANSWER], None),
+        (TOOLS_SHOWN, CALLS_SHOWN, "{{ m.content }}", [USER, CALL, GIVEN, CALL], None),
+        ("", CALLS_SHOWN, CONTENT, [USER, CALL], "the tool 'weather', or a call of it"),
+        # The tool's description names it, and so does the first call; the other call is not there.
+        (TOOLS_SHOWN, "", CONTENT, [USER, CALL], "the call of 'weather' in message 1, which is"),
+        (TOOLS_SHOWN, "", CONTENT, [USER, CALL, GIVEN, ANSWER], "the tool 'weather', or a call of it"),
+        (
+            TOOLS_SHOWN,
+            CALLS_SHOWN,
+            "",
+            [{"role": "user", "content": ""}, CALL, GIVEN, CALL],
+            "tool message 2",
+        ),
+    ],
+)
+def test_template_that_leaves_out_tools_or_calls_is_refused(
+    with_template: WithTemplate,
+    tools: str,
+    calls: str,
+    content: str,
+    messages: list[dict[str, Any]],
+    left_out: str | None,
+) -> None:
+    """Else the model would be trained to end its turn with nothing in it."""
+    template = f"{tools}{{% for m in messages %}}{{{{ m.role + ':' }}}}{content}{calls}{{{{ '<|im_end|>' }}}}"
+    template += "{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    rows = [
+        chat_row(*messages, tools=[TOOL]),
+        chat_row(*messages, tools=[TOOL], every_assistant_turn=True, line=2),
+    ]
+    encoded = encode_rows(
+        [*rows, text_row("a", "b", 3)], with_template(template), max_length=None, skip_bad_rows=True
+    )
+    assert [row.id for row in encoded.rows] == (["1", "2", "3"] if left_out is None else ["3"])
+    assert all(str(left_out) in problem.reason for problem in encoded.problems)
+    if left_out is not None:
+        with pytest.raises(DataError) as caught:
+            encode_rows(rows, with_template(template), max_length=None)
+        assert "take a chat template that renders all of it" in str(caught.value.hint)
+
+
+def test_tools_in_another_form_are_the_templates_business(with_template: WithTemplate) -> None:
+    template = "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    odd = {**CALL, "tool_calls": ["weather", {"function": "weather"}, {"function": {"name": 7}}]}
+    row = chat_row(USER, {**odd, "content": "a"}, USER, {**ANSWER, "tool_calls": "weather"})
+    assert encode_rows([row], with_template(template), max_length=None).problems == []
+
+
+def test_reasoning_that_the_template_leaves_out_is_a_warning(with_template: WithTemplate) -> None:
+    """Of turns that are trained: templates strip it from earlier ones on purpose."""
+    template = "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    thought = {**ANSWER, "reasoning_content": "two and two"}
+    rows = [
+        chat_row(USER, thought),
+        chat_row(USER, thought, USER, ANSWER, line=2),
+        chat_row(USER, {**ANSWER, "thinking": "two and two", "reasoning": "four"}, line=3),
+        chat_row(USER, {**ANSWER, "thinking": " ", "reasoning_content": 4}, line=4),
+    ]
+
+    def left_out(template: str) -> list[str]:
+        warnings = encode_rows(rows, with_template(template), max_length=None).report.warnings
+        return [one for one in warnings if "leaves out" in one]
+
+    (warning,) = left_out(template)
+    assert (
+        "the reasoning (reasoning_content, thinking, reasoning) of 2 rows; the model is trained to" in warning
+    )
+    assert left_out(template.replace("m.content", "(m.thinking or '') + m.content")) == []
+
+
 def test_tokeniser_without_chat_template_is_a_model_error(with_template: WithTemplate) -> None:
     with pytest.raises(ModelError, match="no chat template") as caught:
         encode_rows([chat_row(USER, ANSWER)], with_template(None), max_length=None)

@@ -111,6 +111,25 @@ def test_what_is_called_the_answer_may_stand_on_a_line_of_its_own(begin: str, am
     )
 
 
+@pytest.mark.parametrize("last", ["6", "**$6 million**", "$6 million.", "6 [2]", "$$\n6\n$$", "**6**\n\n[2]"])
+def test_an_amount_alone_on_the_last_line_is_the_answer(last: str) -> None:
+    reckoned = "Revenue was $50 million in 2020, $56 million in 2021 and costs were $44 million."
+    gold = "$6 million" if "million" in last else "6"
+    assert numeric_match(f"{reckoned}\n\n{last}\n", gold)
+    assert not numeric_match(f"{reckoned}\n\n{last}\n", gold.replace("6", "50"))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "50\n56\n6", "- 50\n- 56\n- 6", "1. 50\n2. 56\n3. 6", "| 50 |\n| 56 |\n| 6 |", "50, 56, 44\nand 6",
+        "10-20 = 50\n20-30 = 56\n30-40 = 6", "56 - 50 = 6\n**7**", "50, 56, 44\n6?", "50, 56, 44\n> 6",
+    ],
+)  # fmt: skip
+def test_the_last_of_several_amounts_is_no_answer(answer: str) -> None:
+    assert not numeric_match(answer, "6")
+
+
 def test_an_answer_that_says_there_is_none_has_not_answered_elsewhere() -> None:
     assert not numeric_match("It was $5 million in 2021.\nThe answer is not stated.", "$5 million")
 
@@ -145,6 +164,10 @@ def test_an_answer_that_says_there_is_none_has_not_answered_elsewhere() -> None:
             "fell, it was ",
             "they only mention ",
             "passages" + " " * 9000,
+            "56 - 50 = ",
+            "by 6, from 5 to ",
+            "\\boxed{",
+            "\\boxed{6} and \\text{",
         ),
     ],
 )

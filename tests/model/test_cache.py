@@ -403,6 +403,46 @@ def test_ranks_that_opened_the_folder_with_more_or_less_in_it_end_together(tmp_p
     assert all(doc in early for doc in docs)
 
 
+def test_ranks_agree_on_what_is_missing_where_another_run_finishes_some_between_their_looks(tmp_path, model):
+    docs, meeting = documents(10), threading.Barrier(2)
+    looked, given = threading.Event(), []
+    models = [build("llama-tied") for _ in range(3)]
+    caches = [ReferenceCache.open(tmp_path, one) for one in models]
+
+    def fill(rank: int) -> int:
+        visits = 0
+
+        def barrier() -> None:
+            nonlocal visits
+            visits += 1
+            meeting.wait(30)
+            if rank == 1 and visits == 1:
+                looked.wait(30)
+                caches[2].build(models[2], docs[:5])
+
+        def from_first(keys: list[bytes]) -> list[bytes]:
+            if rank == 0:
+                given.append(keys)
+                looked.set()
+            meeting.wait(30)
+            return given[0]
+
+        return caches[rank].build(
+            models[rank],
+            docs,
+            batch_tokens=64,
+            rank=rank,
+            processes=2,
+            barrier=barrier,
+            from_first=from_first,
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        added = list(pool.map(fill, range(2)))
+    assert added == [caches[0].size_of(docs)] * 2
+    assert ReferenceCache.open(tmp_path, model).verify() == 10
+
+
 # -- refusing ------------------------------------------------------------------------------------------------------
 
 

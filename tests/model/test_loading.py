@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_a_head_gets_no_strided_slice(tiny_model_dir):
         model(input_ids=torch.ones(3, 5, dtype=torch.long), logits_to_keep=1)
     assert seen[0].shape[:2] == (3, 1)
     assert seen[0].is_contiguous()
+
+
+def test_a_model_that_does_not_sample_can_be_saved_whatever_its_sampling_values(tiny_model_dir, tmp_path):
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    values = {"temperature": 0.9, "top_p": 0.6, "top_k": 20}
+    for sampling, kept in ({"do_sample": True}, values), ({}, dict.fromkeys(values)):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2, **values, **sampling}))
+        model = load_model(folder)
+        model.generation_config.pad_token_id = 0  # as trl does; a config that nobody changed could be saved
+        model.save_pretrained(tmp_path / "saved")
+        saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text(encoding="utf-8"))
+        assert {name: saved.get(name) for name in values} == kept
 
 
 @pytest.mark.parametrize(("dtype", "want"), [("bfloat16", torch.bfloat16), (torch.float16, torch.float16)])

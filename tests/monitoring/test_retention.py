@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from selfaug.phases.serve import Server, ServeSettings
 from selfaug.records import read_lines
 from selfaug.registry import Registry
 from selfaug.rundir import RunDir
+from selfaug.serving.gate import Gate
 
 KEPT_A_DAY = MonitorSettings(sample=1.0, compute_share=1.0, keep_texts=True, keep_days=1)
 
@@ -71,6 +73,25 @@ def test_looking_at_a_run_deletes_what_is_over(stopped: Path) -> None:
     assert len(files(stopped, "report.md")) == len(files(stopped, "record.json")) == 1
 
 
+def test_the_alert_of_a_run_that_another_has_replaced_is_over_a_day_later(
+    stopped: Path, tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path / "registry.sqlite")
+
+    def state(days: float) -> str:
+        # The last sign of life was three days ago.
+        now = time.time() + (days - 3) * DAY
+        return str(monitor_status(stopped, registry=registry.path, now=now)["state"])
+
+    assert state(90) == "drift"  # without a registry nobody knows that it is not served any more
+    version = registry.add(stopped, weights="a", base="tiny")
+    registry.point("champion", version.number)
+    assert state(90) == "drift"
+    registry.point("champion", registry.add(tmp_path / "next", weights="b", base="tiny").number)
+    assert state(0.5) == "drift"
+    assert state(1.5) == "no_data"
+
+
 def test_so_does_asking_for_its_texts(stopped: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="has kept no text"):
         export_texts(stopped, tmp_path / "texts.jsonl")
@@ -111,8 +132,24 @@ def test_a_server_that_follows_the_registry_looks_at_them(stopped: Path, tmp_pat
     registry = Registry(tmp_path / "registry.sqlite")
     registry.add(stopped, weights="c", base="tiny")
     nothing: Any = None  # no champion: nothing is served
+    served: Any = SimpleNamespace(gate=Gate())
     settings = ServeSettings(registry=str(registry.path), follow_seconds=0.01)
-    server = Server(nothing, nothing, nothing, nothing, settings, lambda _: None)
+    server = Server(served, nothing, nothing, nothing, settings, lambda _: None)
+    following = threading.Thread(target=server._follow)
+    following.start()
+    ends = time.monotonic() + 20
+    while not is_empty(stopped) and time.monotonic() < ends:
+        time.sleep(0.02)
+    server._ended.set()
+    following.join()
+    assert is_empty(stopped)
+
+
+def test_a_server_without_a_registry_looks_at_the_run_that_it_serves(stopped: Path) -> None:
+    """Also where it has no monitor that would."""
+    nothing: Any = None
+    live: Any = SimpleNamespace(folder=RunDir(stopped))
+    server = Server(nothing, nothing, live, nothing, ServeSettings(watch=None), lambda _: None)
     following = threading.Thread(target=server._follow)
     following.start()
     ends = time.monotonic() + 20

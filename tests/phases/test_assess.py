@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, DataError, ModelError, StorageError
-from selfaug.phases.assess import RECORD_KIND, _probe_config, assess, proposed_budget, verdict
+from selfaug.phases.assess import RECORD_KIND, _probe_config, _surprise, assess, proposed_budget, verdict
 from selfaug.phases.data_checks import AskedRow, asked_rows, check_data, similar_questions
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
@@ -335,6 +336,22 @@ def test_replayed_rows_are_none_of_the_jobs(settings: Settings, tiny_rows: Path,
     assert found["duplicates"] == "0 of 24 training rows are there already"
     assert record["surprise"]["rows"] == 24
     assert "replay" not in record["data"]
+
+
+def test_the_rows_that_the_base_model_is_asked_about_are_even(settings: Settings, tmp_path: Path) -> None:
+    """Of 96 rows, the first 64 alone said nothing of the rest."""
+    rows = [
+        json.dumps({"prompt": f"Say {number}.", "completion": " a" * (1 + number)}) for number in range(96)
+    ]
+    found = []
+    for name, chosen in (("all", range(96)), ("even", [place * 96 // 64 for place in range(64)])):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(f"{rows[place]}\n" for place in chosen), encoding="utf-8")
+        config = settings(tmp_path / name, f"data.train={file}")
+        data = load_training_data(config)
+        found.append(_surprise(tmp_path / f"{name}.json", config, data, torch.device("cpu"), lambda _: None))
+    assert found[0]["rows"] == 64
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_a_wrong_scorer_is_refused_before_anything_is_read(settings: Settings, tmp_path: Path) -> None:

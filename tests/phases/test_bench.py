@@ -51,6 +51,33 @@ def test_a_model_is_asked_again_where_a_prompt_has_changed(settings, tmp_path: P
     assert bench_of(tmp_path, config, ["prompt 0", "prompt 1"])._is_answered("dev", "plain")
     assert not bench_of(tmp_path, config, ["prompt 0", "another"])._is_answered("dev", "plain")
     assert not bench_of(tmp_path, config, ["prompt 0", "prompt 1"])._is_answered("dev", "other")
+    for limit, is_answered in ((4, True), (3, False)):
+        lines[1] |= {"cut_off": True, "limit": limit}
+        write_lines(tmp_path / "answers" / "dev-plain-task.jsonl", lines)
+        answered = bench_of(tmp_path, config, ["prompt 0", "prompt 1"])._is_answered("dev", "plain")
+        assert answered is is_answered
+
+
+def test_drift_is_measured_anew_on_answers_that_are_longer_since(settings, tmp_path: Path) -> None:
+    for folder in ("drift", "answers"):
+        (tmp_path / folder).mkdir()
+    bench = bench_of(tmp_path, settings(tmp_path / "run"), ["a", "b"])
+    bench.tokenizer = lambda text, **_: {"input_ids": [len(word) for word in text.split()]}  # type: ignore[assignment]
+    suite = bench.suites["dev"]["task"]
+    bench.suites["dev"] = {"general": suite}
+    lora = LoraConfig(target_modules="all-linear", init_lora_weights=False)
+    model = get_peft_model(build("llama-untied"), lora)
+    tokens = []
+    for answer in ("one", "one", "one and more"):
+        answers = [{"id": name, "prompt": text, "answer": answer} for name, text in (("0", "a"), ("1", "b"))]
+        for name in ("base", "plain"):
+            write_lines(tmp_path / "answers" / f"dev-{name}-general.jsonl", answers)
+        tokens.append(bench._is_drift_measured("dev", "plain"))
+        bench._measure_drift("dev", "plain", model, "own")
+        kept = bench.drift("plain", "dev")
+        assert kept is not None
+        assert kept["tokens"] == [len(answer.split())] * 2
+    assert tokens == [False, True, False]
 
 
 def test_all_weights_trained_are_loaded_with_the_code_that_the_user_trusts(

@@ -18,6 +18,8 @@ from selfaug.phases.progress import Progress
 from selfaug.phases.suites import Suite
 from selfaug.phases.train import Interrupted, train
 from selfaug.records import read_lines, write_lines
+from selfaug.report.document_text import document_markdown
+from selfaug.report.open_report import report_on
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -180,6 +182,15 @@ def test_none_within_the_drift_that_is_allowed_keeps_the_last(settings: Settings
     record = train(config, on_progress=told.append).record
     assert record["best"]["step"] == record["steps"] == 2
     assert any("no checkpoint is within" in progress.message for progress in told)
+    card = (tmp_path / "run" / "adapter" / "README.md").read_text(encoding="utf-8")
+    page = document_markdown(report_on(tmp_path / "run"))
+    for shown in (card, page.replace("\\", "")):  # which escapes underscores
+        text = " ".join(shown.split())
+        assert (
+            "No checkpoint was within selfaug.stop_at_drift; the weights are the last one's, of step 2."
+            in text
+        )
+        assert "The weights are those of step" not in text
 
 
 def callback(lines: list[dict[str, Any]], bound: float | None) -> BestCheckpoint:

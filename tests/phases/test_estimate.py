@@ -288,6 +288,27 @@ def test_in_4_bits_are_only_the_linear_layers_without_the_head(
     assert any("0.55 bytes a parameter of linear layers, 4 of embeddings" in line for line in needs.how)
 
 
+@pytest.mark.parametrize("stored_quantized", [False, True])
+def test_a_model_that_is_stored_quantised_is_said_to_be_counted_as_if_it_were_not(
+    tmp_path: Path,
+    settings: Settings,
+    quantized_model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stored_quantized: bool,
+) -> None:
+    monkeypatch.setattr(
+        "selfaug.phases.estimate._free_memory", lambda _: 1000
+    )  # too little to load the model
+    needs = estimate(settings(tmp_path / "run", *[f"model.name={quantized_model_dir}"] * stored_quantized))
+    said = "weights: the model is stored quantised, and is counted as if it were not: it takes less"
+    assert (said in needs.how) == stored_quantized
+    (warning,) = [line for line in needs.warnings if "of memory" in line]
+    assert ("model.quantization=4bit" in warning) == (not stored_quantized)
+    assert (
+        "lower train.batch_size, or set train.gradient_checkpointing=true." in warning
+    ) == stored_quantized
+
+
 def test_a_folder_that_is_taken_is_a_note(finished_run: Path, settings: Settings) -> None:
     before = {file: file.stat().st_mtime_ns for file in finished_run.rglob("*") if file.is_file()}
     needs = estimate(settings(finished_run))

@@ -105,6 +105,8 @@ def test_both_models_answer_everything_and_the_record_says_so(
     assert min(record["suites"][name]["cut_off"]["tuned"] for name in ("task", "general")) < 1
     assert ["were cut off at their limit" in warning for warning in warnings] == [True]
     assert record["level"]["cut_off"] == 1.0
+    assert record["level"]["cut_off_by_level"] == {"1": 1.0, "2": 1.0, "3": 1.0}
+    assert record["suites"]["general"]["cut_off_by_level"]["base"] == {"1": 1.0}
     # A model that knows nothing is asked the easiest.
     assert record["level"]["level"] == 1
     assert set(record["level"]["scores"]) == {"1", "2", "3"}
@@ -399,6 +401,11 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     code, out, _ = command(run, "--min-task-gain", "1", "--task-items", "3", "--overwrite", "--json")
     assert code == 3
     assert json.loads(out)["gate"]["outcome"] == "fail"
+    # A random model passes next to nothing: there is nothing to forget that a bound could tell.
+    code, out, told = command(run, "--max-forgetting", "0.9", "--task-items", "3")
+    assert code == 3, told
+    assert "of these: it could forget all of it and stay within the bound" in out
+    assert command(run, "--min-task-gain", "1", "--task-items", "3")[0] == 3
     # Without bounds nothing is decided; what was is shown.
     code, out, told = command(run, "--also-score", "f1", "--task-items", "3")
     assert code == 0, told

@@ -179,6 +179,23 @@ def test_rows_without_an_answer_are_those_of_the_preparation(
     }  # fmt: skip
 
 
+def test_a_model_abstains_in_the_words_of_its_training(
+    prepared_run: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The folder was prepared anew with other words."""
+    run, asked = prepared_run
+    started = read_record(run / "started.json", "train-started")
+    started["data"]["no_answer"] = "Keine Angabe."
+    write_record(run / "started.json", "train-started", started)
+    write_record(tmp_path / "record.json", "prepare", {"settings": {"rows": {"no_answer": "N/A"}}})
+    rows = read_lines(asked)
+    for row, words in zip(rows, ("N/A", "Keine Angabe."), strict=False):
+        row["answer"] = words
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sides = evaluate(run, **FEW, data=[str(asked)], scorer="value").record["sides"]
+    assert sides["abstains where it must"]["items"] == 2
+
+
 def test_the_prompts_are_those_of_the_training(prepared_run: tuple[Path, Path], tmp_path: Path) -> None:
     run, asked = prepared_run
 

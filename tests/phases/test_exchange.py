@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import queue
 import re
@@ -26,11 +27,13 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError, ModelError, StorageError
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.observation import Observation
+from selfaug.phases.monitor import record_reference_window
 from selfaug.phases.registry import champion_move, followed_run
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
 from selfaug.records import read_record, write_record
+from selfaug.registry import CANDIDATE, Registry
 from selfaug.rundir import RunDir
 from selfaug.serving.embedded import EmbeddedEngine, _Job
 from selfaug.serving.guard import Limits
@@ -466,6 +469,66 @@ def test_a_server_follows_its_registry_there_and_back(
     server.stop()
     thread.join(60)
     assert not thread.is_alive()
+
+
+def test_a_champion_that_requests_wait_for_in_vain_is_tried_less_and_less_often(
+    copied_run: Path, other_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = ("--registry", str(tmp_path / "registry.sqlite"))
+    assert registry_command("promote", str(copied_run), *file).exit_code == 0
+    damaged = [Path(shutil.copytree(other_run, tmp_path / name)) for name in ("damaged", "worse")]
+    for one in damaged:
+        (one / "adapter" / "adapter_config.json").write_text("{}")
+    tries: list[float] = []
+    exchange = Server.exchange
+
+    def noted(self: Server, run: Any) -> None:
+        tries.append(time.monotonic())
+        exchange(self, run)
+
+    monkeypatch.setattr(Server, "exchange", noted)
+    follow = {"registry": file[1], "follow_seconds": 0.02, "retry_seconds": 0.2}
+    with running(copied_run, watch=None, **follow) as (serving, client, _):
+        assert registry_command("promote", str(damaged[0]), *file).exit_code == 0
+        soon(lambda: len(tries) >= 4)
+        for number, (earlier, later) in enumerate(itertools.pairwise(tries[:4])):
+            assert later - earlier >= 0.2 * 2**number
+        # Another move is tried at once, and soon again: the next try of the one before was 1.6 seconds away.
+        assert registry_command("promote", str(damaged[1]), *file).exit_code == 0
+        soon(lambda: len(tries) >= 6)
+        assert tries[5] - tries[4] < 3.2
+        # Who reads no registry keeps nobody waiting, and goes on trying.
+        Path(file[1]).unlink()
+        soon(lambda: "there is no registry" in serving.served.readiness.not_followed)
+        stranger = client.get("/ready", headers={"host": "evil.example"}).json()
+        assert stranger["not_followed"] == "the registry's champion is not what is served"
+        assert ask(client, "champion")
+
+
+def test_a_candidate_that_was_promoted_is_none_any_more(copied_run: Path, tmp_path: Path) -> None:
+    file = ("--registry", str(tmp_path / "registry.sqlite"))
+    second = Path(shutil.copytree(copied_run, tmp_path / "second"))
+    assert registry_command("promote", str(copied_run), *file).exit_code == 0
+    assert registry_command("add", str(second), *file).exit_code == 0
+    Registry(file[1]).point(CANDIDATE, 2)
+
+    def aliases() -> Any:
+        return json.loads(registry_command("list", "--json", *file).stdout)["aliases"]
+
+    assert aliases() == {"champion": 1, "candidate": 2}
+    assert registry_command("promote", "2", *file).exit_code == 0
+    assert aliases() == {"champion": 2}
+    assert registry_command("rollback", *file).exit_code == 0
+    assert aliases() == {"champion": 1}
+
+
+def test_what_is_promoted_without_a_reference_window_is_told_of(copied_run: Path, tmp_path: Path) -> None:
+    file = ("--registry", str(tmp_path / "registry.sqlite"))
+    told = registry_command("promote", str(copied_run), *file).stderr
+    assert "its reference window is not measured" in told
+    assert re.search(r"`selfaug monitor \S*copied --reference`", told)
+    record_reference_window(copied_run, score=lambda prompts: [0.5] * len(prompts))
+    assert registry_command("promote", "1", *file).stderr == ""
 
 
 def test_a_run_that_did_not_pass_its_gate_is_promoted_and_that_is_said(

@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from selfaug.errors import ModelError, StorageError
+from selfaug.errors import ModelError, PathError, StorageError
 from selfaug.phases.export import export, modelfile
 from selfaug.phases.vllm_launch import export_vllm
 
@@ -89,6 +89,18 @@ def test_a_folder_that_is_not_empty_is_refused(finished_run: Path, tmp_path: Pat
     with pytest.raises(StorageError, match="not empty"):
         export(finished_run, tmp_path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["mine"]
+
+
+def test_the_current_folder_is_refused_though_it_is_empty(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    with pytest.raises(PathError, match="is the current folder") as refused:
+        export(finished_run, ".", on_stage=told.append)
+    assert refused.value.hint == "give a new folder with --to."
+    assert told == []  # nothing was merged for it
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_that_can_not_be_written_is_a_storage_error(finished_run: Path, tmp_path: Path) -> None:

@@ -450,7 +450,7 @@ def test_the_key_for_the_server_behind_is_told_to_nobody_else(
         max_waiting=0,
     )
     with pytest.raises(UpstreamAwayError, match="LocalProtocolError") as away:
-        UpstreamModels(engine, tiny_tokenizer, None).check(RunDir(copied_run))
+        UpstreamModels(engine, tiny_tokenizer, None, {}).check(RunDir(copied_run))
     assert "a-secret" not in str(away.value)
 
 
@@ -478,6 +478,9 @@ def test_a_server_that_is_still_loading_is_waited_for(
     assert front.served.readiness.reason.startswith(away)
     assert front.served.readiness.reason.endswith("; it is asked again")
     assert ready == []
+    # An address is nobody's business who has no key, or is a page elsewhere.
+    stranger = httpx.get(f"{front.url}/ready", headers={"host": "evil.example"}, trust_env=False, timeout=30)
+    assert stranger.json() == {"ready": False, "reason": "waiting for the server behind this one"}
     late = open_server(copied_run, settings(check=False, port=port), log=lambda _: None)
     lives(late, ApiKeys.of(KEY))
     while not ready:
@@ -551,6 +554,19 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
     shutil.copytree(copied_run, same)
     front.server.exchange(same)
     assert front.server._live.folder.path == same
+
+
+def test_a_rollback_asks_for_the_first_run_by_the_name_that_it_was_given(
+    copied_run: Path, lives: Callable[..., Live]
+) -> None:
+    first = Path(shutil.copytree(copied_run, copied_run.with_name("first")))
+    upstream = UpstreamSettings(behind(copied_run, lives), tuned="champion", key=KEY)
+    front = lives(open_gateway(first, settings(), upstream, log=lambda _: None)).server
+    front.exchange(copied_run)
+    assert front.served.engine.names["tuned"] == "copied"  # type: ignore[attr-defined]
+    front.exchange(first)
+    assert front.served.engine.names["tuned"] == "champion"  # type: ignore[attr-defined]
+    ask(front, "What?")
 
 
 def test_who_wants_no_check_has_none_when_another_run_takes_its_place(

@@ -17,8 +17,8 @@ from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.phases import lm_eval_suites
-from selfaug.phases.lm_eval_suites import benchmark_answers, require_benchmarks
-from selfaug.records import read_lines, read_record
+from selfaug.phases.lm_eval_suites import benchmark_answers, hash_of_tasks, require_benchmarks
+from selfaug.records import read_lines, read_record, write_record
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of lm-eval and what it imports
 
@@ -57,12 +57,13 @@ def nothing_is_asked_about_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_models_answer_and_are_compared(
-    copied_run: Path, tasks: Path, monkeypatch: pytest.MonkeyPatch
+    copied_run: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lm_eval_suites, "_RESAMPLES", 20)  # of mcc: each takes milliseconds
+    folder = Path(shutil.copytree(tasks, tmp_path / "tasks"))
     arguments = [
         "evaluate", str(copied_run), "--benchmark", "tiny_choose", "--benchmark", "tiny_write", "--benchmark-tasks",
-        str(tasks), "--general-items", "2", "--task-items", "2", "--max-new-tokens", "2", "--level", "1",
+        str(folder), "--general-items", "2", "--task-items", "2", "--max-new-tokens", "2", "--level", "1",
         "--device", "cpu", "--benchmark-items", "5",
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
@@ -105,6 +106,17 @@ def test_both_models_answer_and_are_compared(
                 float(logits.log_softmax(-1)[range(len(ids) - len(prompt)), ids[len(prompt) :]].sum())
             )
         assert row["score"] == float(likelihoods.index(max(likelihoods)) == item["label"])
+
+    # These numbers are of the task files as they were, where the record says which.
+    with (folder / "write.yaml").open("a", encoding="utf-8") as file:
+        file.write("# another way to ask\n")
+    again = [*arguments, "--max-forgetting", "1"]
+    refused = CliRunner().invoke(app, again)
+    assert refused.exit_code != 0
+    assert "benchmark_files" in refused.stderr
+    del record["settings"]["benchmark_files"]
+    write_record(copied_run / "evaluation.json", "evaluation", record)
+    assert CliRunner().invoke(app, again).exit_code in (0, 3)
 
 
 def test_what_is_there_is_not_asked_again(tiny_model_dir: Path, tasks: Path, tmp_path: Path) -> None:
@@ -247,3 +259,17 @@ def test_a_metric_of_which_less_is_better_is_no_score(
             items=2,
             batch_size=2,
         )
+
+
+def test_files_that_tasks_include_are_of_the_tasks(tasks: Path, tmp_path: Path) -> None:
+    """lm-eval includes "_template_yaml" and "belebele", and what they say could change unseen."""
+    folder = Path(shutil.copytree(tasks, tmp_path / "tasks"))
+    (folder / ".git").mkdir()
+    hashes = [hash_of_tasks(str(folder))]
+    for name in ("_template_yaml", "belebele", "v1.0_yaml", "own.yml", "own.py"):
+        (folder / name).write_text("num_fewshot: 0\n", encoding="utf-8")
+        hashes.append(hash_of_tasks(str(folder)))
+    assert len(set(hashes)) == 6
+    for name in (".git/HEAD", ".DS_Store", "data.jsonl", "README.md"):
+        (folder / name).write_text("{}\n", encoding="utf-8")
+        assert hash_of_tasks(str(folder)) == hashes[-1]

@@ -61,6 +61,14 @@ def test_an_evaluation_is_logged(copied_run: Path, tmp_path: Path, monkeypatch: 
     files = {file.path for file in mlflow.MlflowClient().list_artifacts(name)}
     assert files == {"evaluation.json", "report.html", "record.json", "config.yaml"}
 
+    # A model that is broken drifts by no number, which MLflow takes for none.
+    kind = next(iter(record["drift"]))
+    record["drift"][kind]["nats"]["value"] = None
+    broken = mlflow.get_run(mlflow_run.log_evaluation(str(copied_run), record))
+    lacking = set(run.data.metrics) - set(broken.data.metrics)
+    assert len(lacking) == 1
+    assert lacking.pop().startswith("drift/")
+
 
 def test_without_mlflow_it_says_how_to_get_it(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_run.importlib.util, "find_spec", lambda name: None)

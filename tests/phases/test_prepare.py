@@ -16,7 +16,7 @@ from selfaug.config import load_config
 from selfaug.data.rows import load_rows
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError, StorageError
-from selfaug.phases.inputs import load_training_data
+from selfaug.phases.inputs import load_training_data, template_of
 from selfaug.phases.prepare import prepare
 from selfaug.phases.prepared_folder import outdated_documents
 from selfaug.phases.progress import Progress
@@ -49,6 +49,7 @@ def test_a_row_is_what_training_takes(prepared: Path, tiny_model_dir: Path) -> N
     assert dropped
     assert all(number is None or number - 1 not in indexes for number, indexes in dropped)
     assert data.report["train"]["template"] == RetrievalTemplate().to_dict()
+    assert data.report["no_answer"] == "The documents don't say."
     for row in rows_of(prepared)["train"]:
         if row["gold"] is None:
             assert row["answer"] == "The documents don't say."
@@ -116,6 +117,30 @@ def test_a_template_that_can_not_learn_further_questions_is_told_first(
 def test_settings_that_are_given_win_over_what_is_prepared(prepared: Path, tiny_rows: Path) -> None:
     flags = {"--model": "m", "--prepared": str(prepared), "--train": str(tiny_rows)}
     assert load_config(None, flags).data.train == [str(tiny_rows)]
+
+
+def test_a_template_that_was_edited_is_refused_before_training(
+    reports: Path, questions: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """The run would train, and `ask` refuse it."""
+    folder, other = tmp_path / "data", tmp_path / "other.yaml"
+    prepare(configured(reports, questions, folder))
+    template = folder / "template.yaml"
+    template.write_text(json.dumps({**RetrievalTemplate().to_dict(), "system": "Be brief."}))
+    shutil.copy(template, other)
+
+    def form(*sets: str) -> str | None:
+        flags = {"--model": str(tiny_model_dir), "--prepared": str(folder)}
+        return template_of(load_config(None, flags, [*sets])).system
+
+    with pytest.raises(ConfigError, match=r"template.yaml was changed since .*data was prepared") as caught:
+        load_training_data(load_config(None, {"--model": str(tiny_model_dir), "--prepared": str(folder)}))
+    assert f"--set rows.template={template} --overwrite" in (caught.value.hint or "")
+    assert form(f"data.template={other}") == "Be brief."  # whoever names another file means it
+    prepare(configured(reports, questions, folder, f"rows.template={template}", "run.overwrite=true"))
+    assert form() == "Be brief."
+    (folder / "record.json").unlink()  # moved without it
+    assert form() == "Be brief."
 
 
 def test_the_card_says_what_there_is(prepared: Path) -> None:

@@ -270,7 +270,7 @@ def test_a_report_in_two_formats_is_in_one_split(template_reports: tuple[Path, P
         right = [
             number
             for number, text in enumerate(row["context"], 1)
-            if own[number - 1] and row["value"] in text
+            if own[number - 1] and f"reports on {row['value']}" in text  # its title says the year, too
         ]
         assert right == [row["gold"]]
     # It is what keeps them together.
@@ -371,6 +371,37 @@ def test_a_split_without_rows_is_told(reports: Path, tmp_path: Path) -> None:
     empty = [progress.message for progress in told if "no row is in it" in progress.message]
     assert [message.partition(" is ")[0] for message in empty] == ["split.validation", "split.test"]
     assert "1 question about documents makes 1 set that stays together, the largest of 1" in empty[0]
+
+
+def test_questions_of_the_same_words_are_told(reports: Path, tmp_path: Path) -> None:
+    def told(questions: list[tuple[str, str, int]]) -> list[str]:
+        file = tmp_path / "pairs.jsonl"
+        rows = [
+            {"question": words, "answer": revenue(company, 2024), "document": f"c{company}/2024.md"}
+            for words, _, company in questions
+        ] + [{"question": "What was the revenue?", "answer": None}]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        messages: list[Progress] = []
+        config = configured(reports, file, tmp_path / "data", "run.overwrite=true")
+        prepare(config, on_progress=messages.append)
+        return [one.message for one in messages if "same words" in one.message]
+
+    same, validation, test = told([("What was the revenue?", "", company) for company in range(COMPANIES)])
+    assert same.startswith(
+        "12 questions have the same words about different documents, such as 'What was the revenue?'"
+    )
+    for message in (validation, test):
+        assert "no row is in it" in message
+        assert "Put the company or the period into questions" in message
+        assert "name the `document`" not in message
+    # Two without words that search goes by are different questions.
+    named = [(f"What was the revenue of Company{company}?", "", company) for company in range(2, COMPANIES)]
+    assert told([("What is it?", "", 0), ("Who are they?", "", 1), *named]) == []
+    # Twice about one document is no such question.
+    assert (
+        told([(f"What was the revenue of Company{company // 2}?", "", company // 2) for company in range(24)])
+        == []
+    )
 
 
 def test_an_answer_that_stands_in_many_documents_does_not_join_them(tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ def test_a_run_with_other_weights_is_not_ready_and_says_why(
     ready = serving.client.get("/ready")
     assert ready.status_code == 503
     assert "canary prompts is not as recorded" in ready.json()["reason"]
+    stranger = httpx.get(f"{serving.server.url}/ready", trust_env=False)
+    assert stranger.status_code == 503
+    assert stranger.json()["reason"] == "the canary set did not come back as recorded"
     refused = serving.client.post("/v1/completions", json={"model": "copied", "prompt": "x"})
     assert refused.status_code == 503
     # Whoever wants to look at it anyway can.
@@ -248,6 +251,9 @@ def test_keys_are_the_runs_or_the_environments(copied_run: Path, monkeypatch: py
     renewed, second = server_keys(copied_run, new=True)
     assert key not in renewed
     assert second in renewed
+    both, third = server_keys(copied_run, new=True, keep_hours=1)
+    assert second in both
+    assert third in both
     monkeypatch.setenv("SELFAUG_API_KEY", "a key of my own, long")
     own, shown = server_keys(copied_run)
     assert shown is None
@@ -255,6 +261,17 @@ def test_keys_are_the_runs_or_the_environments(copied_run: Path, monkeypatch: py
     assert second not in own
     monkeypatch.setenv("SELFAUG_API_KEY", " a key of my own, long\r\n")
     assert "a key of my own, long" in server_keys(copied_run)[0]
+    monkeypatch.setenv("SELFAUG_OLD_API_KEY", "the one before, long too")
+    two, _ = server_keys(copied_run)
+    assert "a key of my own, long" in two
+    assert "the one before, long too" in two
+    monkeypatch.setenv("SELFAUG_OLD_API_KEY", "short")
+    with pytest.raises(ConfigError, match="SELFAUG_OLD_API_KEY has 5 characters"):
+        server_keys(copied_run)
+    monkeypatch.delenv("SELFAUG_API_KEY")
+    with pytest.raises(ConfigError, match="set without SELFAUG_API_KEY"):
+        server_keys(copied_run)
+    monkeypatch.delenv("SELFAUG_OLD_API_KEY")
     for unsendable in ("a key of my own,\nlong", "a key of my öwn, long"):
         monkeypatch.setenv("SELFAUG_API_KEY", unsendable)
         with pytest.raises(ConfigError, match="no client can send"):

@@ -23,6 +23,7 @@ from selfaug.phases import drift_monitor
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
 from selfaug.phases.estimate import estimate
+from selfaug.phases.export import export
 from selfaug.phases.inputs import load_training_data, require_usable_after_training, training_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import load_run_models
@@ -244,6 +245,47 @@ def test_full_fine_tuning_writes_a_model_that_loads(tmp_path: Path, settings: Se
     assert not (tmp_path / "run" / "adapter").exists()
 
 
+def test_sampling_values_that_the_model_ignores_do_not_end_a_full_fine_tuning(
+    tmp_path: Path, settings: Settings, tiny_model_dir: Path
+) -> None:
+    """transformers would refuse them when the first checkpoint is saved."""
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    described = {"eos_token_id": 2, "pad_token_id": 2, "temperature": 0.9, "top_p": 0.6}
+    (folder / "generation_config.json").write_text(json.dumps(described), encoding="utf-8")
+    more = ("lora.method=full", "train.steps=2", "train.learning_rate=1e-3", f"model.name={folder}")
+    train(settings(tmp_path / "run", *more))
+    export(tmp_path / "run", tmp_path / "exported")
+    written = json.loads((tmp_path / "exported" / "generation_config.json").read_text(encoding="utf-8"))
+    assert "temperature" not in written
+
+
+@pytest.mark.parametrize(
+    ("added", "named"),
+    [
+        (
+            {"additional_special_tokens": ["<new>"]},
+            r"the token '<new>' of the rows has the id (\d+), .* of \1 tokens",
+        ),
+        ({"pad_token": "<padding>"}, r"the token '<padding>' of padding has the id (\d+), .* of \1 tokens"),
+    ],
+)
+def test_tokens_that_the_model_has_no_embedding_of_are_refused(
+    tmp_path: Path, settings: Settings, tiny_model_dir: Path, added: dict[str, Any], named: str
+) -> None:
+    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens(added)
+    tokenizer.save_pretrained(folder)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "the year <new>", "completion": "was"}\n' * 4, encoding="utf-8")
+    config = settings(tmp_path / "run", f"model.name={folder}", f'data.train=["{rows}"]', f"data.eval={rows}")
+    for work in (estimate, train):
+        with pytest.raises(ConfigError, match=named) as refused:
+            work(config)
+        assert "resize_token_embeddings" in str(refused.value.hint)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("reference", ["adapter_off", "cache"])
 @pytest.mark.parametrize("layout", ["packing", "padding_free"])
 def test_rows_can_be_packed_or_joined_without_padding(
@@ -254,6 +296,12 @@ def test_rows_can_be_packed_or_joined_without_padding(
     assert result.record["steps"] == 3
     assert result.record["noise_floor"] < 1e-6
     assert result.record["final"]["alignment_loss"] > 0
+
+
+def test_rows_of_like_length_share_a_step(tmp_path: Path, settings: Settings) -> None:
+    result = train(settings(tmp_path / "run", "train.group_by_length=true", "train.steps=3"))
+    assert result.record["steps"] == 3
+    assert result.record["settings"]["train"]["group_by_length"] is True
 
 
 def bad(tmp_path: Path, content: str) -> str:

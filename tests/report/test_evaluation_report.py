@@ -173,6 +173,15 @@ def test_more_items_than_are_shown_are_counted(folder: Path) -> None:
             "good",
             ("learned its job", "no change of its general score was shown"),
         ),
+        (
+            (0.5, 0.2, 0.8),
+            (-0.2, -0.4, 0.01),
+            "open",
+            (
+                "learned its job",
+                "no change of its general score was shown, nor that it was kept (−20.0 points",
+            ),
+        ),
         ((-0.5, -0.8, -0.2), (0.1, 0.05, 0.2), "mixed", ("became worse", "it gained")),
         ((-0.5, -0.8, -0.2), (-0.1, -0.2, -0.05), "bad", ("became worse", "it forgot")),
         ((0.1, -0.1, 0.3), (0.0, -0.1, 0.1), "mixed", ("not shown that the model learned",)),
@@ -191,6 +200,22 @@ def test_the_verdict_says_what_was_shown(
     assert evaluation_outcome({"suites": suites, "gate": None}) == outcome
     for decided, overruled in (("pass", "good"), ("fail", "bad"), ("inconclusive", "open")):
         assert evaluation_outcome({"suites": suites, "gate": {"outcome": decided}}) == overruled
+
+
+@pytest.mark.parametrize(
+    ("changed", "general", "outcome"),
+    [
+        ({"detectable_difference": None}, (0.0, 0.0, 0.0), "open"),
+        ({"base": interval(0.02, 0.01, 0.05)}, (-0.02, -0.05, 0.0), "open"),
+        ({"base": interval(0.02, 0.01, 0.05)}, (0.2, 0.1, 0.3), "good"),
+    ],
+)
+def test_nothing_is_kept_where_no_loss_could_have_been_seen(
+    changed: dict[str, Any], general: tuple[float, float, float], outcome: str
+) -> None:
+    suites = {"task": suite({"a": (1, 1)}, interval(0.5, 0.2, 0.8))}
+    suites["general"] = suite({"a": (1, 1)}, interval(*general)) | changed
+    assert evaluation_outcome({"suites": suites, "gate": None}) == outcome
 
 
 def test_a_level_that_no_score_reached_is_called_the_easiest(folder: Path) -> None:

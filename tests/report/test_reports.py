@@ -365,6 +365,13 @@ def test_the_verdict_of_a_balance(outcome: str, found: str, said: str) -> None:
     made = balance_verdict(idle)
     assert made[0] == {"good": "mixed"}.get(found, found)
     assert made[1].endswith("; it was not shown to have learned the job (+2.0 points, −4.0 to +8.0).")
+    weak = balance_record(outcome)
+    weak["test_gate"] |= {"outcome": "inconclusive", "at_stake": 0.03}
+    made = balance_verdict(weak)
+    assert made[0] == "open"
+    assert made[1].endswith(
+        "the base model passes only 3\N{NO-BREAK SPACE}% of these: it could forget all of it and stay within the bound."
+    )
     without = balance_record(outcome)
     del without["test"]["task"]
     assert balance_verdict(without)[1].startswith("The chosen setting forgets 5.0 points")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import pytest
@@ -144,6 +144,75 @@ def test_a_long_row_beneath_a_short_header_is_not_cut_within_a_cell_that_fits() 
     first, second = Chunker(40, 0, exactly).chunks(document(Block("table", table)))
     assert first.text == f"Item: Sales; Note: {notes}"
     assert second.text == "Item: Costs; Note: None"
+
+
+UNIT = "(in EUR thousand)"
+
+
+@pytest.mark.parametrize("count", [exactly, count_words])
+def test_each_passage_of_a_table_has_the_unit_above_it(count: Callable[[Sequence[str]], list[int]]) -> None:
+    """Seven of eight passages said 1,007 of nothing."""
+    rows = [f"| Line {n} | {1000 + n} | {2000 + n} |" for n in range(60)]
+    header = "| Item | 2022 | 2023 |\n| --- | --- | --- |"
+    # Two blocks: so is a long table.
+    tables = [
+        Block("table", "\n".join([header, *rows[start : start + 30]]), page=page)
+        for page, start in ((1, 0), (2, 30))
+    ]
+    for words_before in range(40):
+        chunks = Chunker(100, 20, count).chunks(
+            document(text(f"{'word ' * words_before}.", 1), text(UNIT, 1), *tables)
+        )
+        assert len(chunks) > 5
+        assert all(count([chunk.passage])[0] <= 100 for chunk in chunks)
+        of_table = [chunk for chunk in chunks if "| Line" in chunk.text]
+        assert all(chunk.text.count(f"{UNIT}\n{header}\n| Line") == 1 for chunk in of_table)
+        assert all(chunk.text.count(UNIT) == 1 for chunk in chunks)
+        assert [
+            row for chunk in chunks for row in chunk.text.splitlines() if row.startswith("| Line")
+        ] == rows
+        assert [chunk.page for chunk in of_table] == [
+            1 if int(re.findall(r"Line (\d+)", chunk.text)[0]) < 30 else 2 for chunk in of_table
+        ]
+
+
+def test_rows_that_name_their_columns_have_the_unit_above_them_too() -> None:
+    header = "| Item | " + " | ".join(f"column {n}" for n in range(1, 40)) + " |"
+    table = f"{header}\n|{'---|' * 40}\n| Sales | " + " | ".join(str(1000 + n) for n in range(1, 40)) + " |"
+    chunks = Chunker(64, 16, exactly).chunks(document(text(UNIT), Block("table", table)))
+    assert len(chunks) > 3
+    assert all(exactly([chunk.passage])[0] <= 64 for chunk in chunks)
+    assert all(chunk.text.startswith(f"{UNIT}\nItem: Sales; column ") for chunk in chunks)
+    # Rows without names, too.
+    chunks = Chunker(64, 0, exactly).chunks(
+        document(text(UNIT), Block("table", "\n".join(["| Sales | 5 |"] * 40)))
+    )
+    assert all(chunk.text.startswith(f"{UNIT}\n| Sales | 5 |") for chunk in chunks)
+
+
+def test_a_unit_that_takes_too_much_room_stands_once() -> None:
+    long = "in EUR thousand a b c d e f g h i j k l m n o p q r s t u v w x y"
+    for table in (TABLE, TABLE.replace("| Revenue |", f"| Revenue {'of it ' * 9} |")):
+        chunks = Chunker(40, 0, exactly).chunks(document(text(long), Block("table", table)))
+        assert len(chunks) > 2
+        assert all(exactly([chunk.passage])[0] <= 40 for chunk in chunks)
+        assert sum("thousand" in chunk.text for chunk in chunks) == 1
+
+
+@pytest.mark.parametrize("line", ["Revenue was $5 million.", f"Sales\n{UNIT}", "Sales by region"])
+def test_other_lines_above_a_table_stand_once(line: str) -> None:
+    chunks = Chunker(60, 0, exactly).chunks(document(text(line), Block("table", TABLE)))
+    assert len(chunks) > 1
+    assert sum(line in chunk.text for chunk in chunks) == 1
+
+
+def test_a_unit_is_not_that_of_the_next_table() -> None:
+    other = Block("table", TABLE.replace("Revenue", "Staff"))
+    for between in ([], [text("And so on."), Block("table", TABLE)]):
+        blocks = [text(UNIT), Block("table", TABLE), *between, other]
+        chunks = Chunker(60, 0, exactly).chunks(document(*blocks))
+        assert UNIT not in chunks[-1].text
+        assert sum(UNIT in chunk.text for chunk in chunks) in (2, 3)
 
 
 def test_a_caption_that_says_the_heading_again_is_no_passage_of_its_own() -> None:

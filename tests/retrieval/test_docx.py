@@ -214,6 +214,24 @@ def test_notes_follow_what_refers_to_them() -> None:
     ]
 
 
+def test_what_is_hidden_or_struck_through_is_left_out() -> None:
+    document = docx.Document()
+    with_notes(document, "footnote", {"1": "Of the old target."})
+    paragraph = document.add_paragraph("The target is ")
+    for mark, text in [
+        ("vanish", "(ask legal) "),
+        ("strike", "10 "),
+        ("dstrike w:val='1'", "11 "),
+        ("b", "12"),
+        ("vanish w:val='0'", " euros"),
+        ("strike w:val='false'", "."),
+    ]:
+        note = '<w:footnoteReference w:id="1"/>' if mark == "strike" else ""
+        xml = f"<w:rPr><w:{mark}/></w:rPr><w:t xml:space='preserve'>{text}</w:t>{note}"
+        paragraph._p.append(parse_xml(f"<w:r {nsdecls('w')}>{xml}</w:r>"))
+    assert read_docx(saved(document))[1] == [Block("text", "The target is 12 euros.")]
+
+
 def test_equations_and_tabs_to_a_place_are_text() -> None:
     document = docx.Document()
     m, w = 'xmlns:m="http://schemas.openxmlformats.org/officeDocument/2006/math"', nsdecls("w")

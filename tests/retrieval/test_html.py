@@ -6,6 +6,7 @@ import pytest
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.html import html_blocks, read_html
+from selfaug.retrieval.pairs import holds
 
 
 def test_headings_paragraphs_lists_and_tables_without_scripts_and_navigation() -> None:
@@ -126,6 +127,138 @@ def test_cells_that_span_have_their_text_in_each_row_and_column() -> None:
     ]
 
 
+def _filing_row(label: str, *figures: str) -> str:
+    """As programs for filings write it: a label over three columns, then three for a space and three for each year."""
+    cells = "".join(f'<td colspan="3"></td>{figure}' for figure in figures)
+    return f'<tr><td colspan="3">{label}</td>{cells}</tr>'
+
+
+def test_tables_of_filings_have_a_column_for_each_year() -> None:
+    years = '<td colspan="9">Years ended September 30,</td>'
+    table = (
+        "<table><tr>" + "<td style='width: 1%'></td>" * 15 + "</tr>",
+        _filing_row("", years),
+        _filing_row("", '<td colspan="3">2023</td>', '<td colspan="3">2022</td>'),
+        '<tr><td colspan="6">Net sales:</td><td colspan="9"></td></tr>',
+        _filing_row("iPhone", "<td>$</td><td>200,583</td><td></td>", "<td>$</td><td>205,489</td><td></td>"),
+        _filing_row("Mac", '<td colspan="2">29,357</td><td></td>', '<td colspan="2">40,177</td><td></td>'),
+        _filing_row("Other", '<td colspan="2">(565</td><td>)</td>', '<td colspan="2">—</td><td></td>'),
+        _filing_row("Growth", '<td colspan="2">(27</td><td>)%</td>', '<td colspan="2">14</td><td>%</td>'),
+        "</table>",
+    )
+    (block,) = html_blocks("".join(table))
+    assert block.text.splitlines() == [
+        "|  | Years ended September 30, 2023 | Years ended September 30, 2022 |",
+        "| --- | --- | --- |",
+        "| Net sales: |  |  |",
+        "| iPhone | $200,583 | $205,489 |",
+        "| Mac | 29,357 | 40,177 |",
+        "| Other | (565) | — |",
+        "| Growth | (27)% | 14% |",
+    ]
+    for copied in ("iPhone\t$\t200,583\t\t$\t205,489", "Mac 29,357 40,177", "Other (565 ) —", "(27 )%"):
+        assert holds(block.text, copied)
+
+
+def test_signs_with_cells_of_their_own_are_of_their_figures() -> None:
+    """In the columns that a name lies over, and in one that has none; a name that looks like a figure is one."""
+    (block,) = html_blocks(
+        "<table><tr><td></td><td></td><td colspan=2>30.09.2023</td><td></td><td colspan=2>Change</td></tr>"
+        "<tr><td>Revenue</td><td></td><td>US$</td><td>1,200</td><td></td><td>20</td><td>%</td></tr>"
+        "<tr><td>Loss</td><td></td><td></td><td>(36</td><td>)</td><td>n/m</td></tr></table>"
+    )
+    assert block.text.splitlines() == [
+        "|  | 30.09.2023 | Change |",
+        "| --- | --- | --- |",
+        "| Revenue | US$1,200 | 20% |",
+        "| Loss | (36) | n/m |",
+    ]
+
+
+def test_columns_that_say_two_things_stay_two() -> None:
+    """A column of units, a figure over two years, and a label over the columns of two."""
+    (units,) = html_blocks(
+        "<table><tr><th>Item</th><th>Unit</th><th>2022</th><th>2023</th></tr>"
+        "<tr><td>Price</td><td>$</td><td>12</td><td>13</td></tr>"
+        "<tr><td>Dividend</td><td>$</td><td colspan=2>7</td></tr>"
+        "<tr><td>Volume</td><td>t</td><td>5</td><td>6</td></tr></table>"
+    )
+    assert units.text.splitlines()[::2] == [
+        "| Item | Unit | 2022 | 2023 |",
+        "| Price | $ | 12 | 13 |",
+        "| Volume | t | 5 | 6 |",
+    ]
+    (regions,) = html_blocks(
+        "<table><tr><th>Region</th><th>City</th><th>2023</th></tr><tr><td colspan=3>Europe</td></tr>"
+        "<tr><td rowspan=2>North</td><td>Oslo</td><td>1</td></tr><tr><td>Bergen</td><td>2</td></tr></table>"
+    )
+    assert regions.text.splitlines()[2:] == [
+        "| Europe |  |  |",
+        "| North | Oslo | 1 |",
+        "| North | Bergen | 2 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("title", "facts", "expected"),
+    [
+        (
+            "aapl-20230930",
+            {"EntityRegistrantName": "Apple <b>Inc.</b>", "DocumentPeriodEndDate": "September 30, 2023"},
+            "Apple Inc., September 30, 2023: aapl-20230930",
+        ),
+        ("10-K", {"EntityRegistrantName": "Tesla, Inc.", "DocumentType": "10-K"}, "Tesla, Inc.: 10-K"),
+        ("APPLE INC. 10-K", {"EntityRegistrantName": "Apple Inc."}, "APPLE INC. 10-K"),
+        ("", {"EntityRegistrantName": " ", "DocumentType": "10-Q"}, "10-Q"),
+    ],
+)
+def test_titles_of_filings_say_whose_they_are(title: str, facts: dict[str, str], expected: str) -> None:
+    tags = "".join(f"<ix:nonNumeric name='dei:{name}'>{fact}</ix:nonNumeric>" for name, fact in facts.items())
+    page = f"<title>{title}</title><ix:header><ix:hidden>{tags}</ix:hidden></ix:header><p>text</p>"
+    assert read_html(page.encode()) == (expected, [Block("text", "text")])
+
+
+def test_what_is_struck_through_or_invisible_is_left_out() -> None:
+    assert html_blocks(
+        "<p>Revenue was <del>$10m</del> <ins>$12m</ins>. <s>Buy</s> <strike>Sell</strike> Hold"
+        "<span style='TEXT-DECORATION: underline line-through'>, or not</span>.</p>"
+        "<p style='visibility: hidden'>never</p><p style='-webkit-backface-visibility: hidden'>always</p>"
+        "<table><tr><td>Target <s>10</s></td><td>12</td></tr></table>"
+    ) == [Block("text", "Revenue was $12m. Hold."), Block("text", "always"), Block("text", "Target | 12")]
+
+
+def test_what_stands_around_the_text_of_a_page_is_left_out() -> None:
+    _, blocks = read_html(
+        b"""<body><header><h1>ACME</h1><ul><li>Login</li></ul></header><div role="banner">Search</div>Loose
+        <aside>Most read</aside>text<main><article><header><h1>Norvik</h1><p>1 March 2024</p></header>
+        <p>Revenue rose.</p><aside>In short: buy.</aside><textarea>draft</textarea><option>one</option>
+        <footer>By A. Author</footer></article><aside>Also read</aside></main>
+        <aside><aside role="doc-footnote">1. Unaudited.</aside></aside>
+        <footer role="doc-endnotes">2. Net of tax.</footer><footer>Imprint</footer></body>"""
+    )
+    assert [block.text for block in blocks] == [
+        *("Loose", "text", "Norvik", "1 March 2024", "Revenue rose.", "In short: buy.", "By A. Author"),
+        *("1. Unaudited.", "2. Net of tax."),
+    ]
+
+
+def test_a_header_with_the_only_main_heading_of_a_page_stays() -> None:
+    page = "<header><h1>Norvik</h1><p>1 March 2024</p></header><main>{}<p>Revenue rose.</p></main><footer>x</footer>"
+    kept = [
+        Block("heading", "Norvik", level=1),
+        Block("text", "1 March 2024"),
+        Block("text", "Revenue rose."),
+    ]
+    for heading in ("", "<h1> </h1>"):
+        assert read_html(page.format(heading).encode())[1] == kept
+    assert read_html(page.format("<h1>Results</h1>").encode())[1] == [
+        Block("heading", "Results", level=1),
+        Block("text", "Revenue rose."),
+    ]
+    # Of a piece in Markdown nothing is a site's: programs write notes in asides there.
+    assert html_blocks("<header>a</header><aside>b</aside>") == [Block("text", "a"), Block("text", "b")]
+
+
 def test_tables_that_only_arrange_the_page_are_read_through() -> None:
     blocks = html_blocks(
         "<table><tr><td><h2>News</h2><p>Much to tell.</p></td><td><table><tr><th>a</th><th>b</th></tr>"
@@ -175,3 +308,43 @@ def test_encodings(data: bytes, text: str) -> None:
 def test_pages_with_nothing_in_them() -> None:
     for data in (b"<!-- -->", b"<html></html>", b"<p> </p>", b"<script>x</script>"):
         assert read_html(data)[1] == []
+
+
+def test_asides_of_a_page_without_articles_are_of_its_text() -> None:
+    _, blocks = read_html(
+        b"""<main><p>Revenue rose.</p><aside>Unaudited.</aside></main><div role="main"><aside>In millions.</aside>
+        </div><section><aside>Net of tax.</aside></section><aside>Most read</aside>"""
+    )
+    assert [block.text for block in blocks] == ["Revenue rose.", "Unaudited.", "In millions.", "Net of tax."]
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        "<body><header id='title-block-header'><h1 class='title'>Norvik</h1>",
+        "<title>Norvik</title><body><header><h1>\n Norvik</h1>",
+        "<title>Another</title><body><header><h1>Norvik</h1>",
+    ],
+)
+def test_a_header_with_the_title_of_the_page_stays(begin: str) -> None:
+    page = f"{begin}<p class='date'>1 March 2024</p></header><h1>Results</h1><p>Revenue rose.</p></body>"
+    is_head = "Another" not in begin
+    assert [block.text for block in read_html(page.encode())[1]] == [
+        *(["Norvik", "1 March 2024"] if is_head else []),
+        *("Results", "Revenue rose."),
+    ]
+
+
+def test_without_a_heading_of_the_first_level_those_of_the_second_are_the_main_ones() -> None:
+    page = "<header><h2>Norvik</h2><p>1 March 2024</p></header>{}<p>Revenue rose.</p><footer><h2>Contact</h2></footer>"
+    assert [block.text for block in read_html(page.format("").encode())[1]] == [
+        *("Norvik", "1 March 2024", "Revenue rose."),
+    ]
+    assert [block.text for block in read_html(page.format("<h2>Results</h2>").encode())[1]] == [
+        *("Results", "Revenue rose."),
+    ]
+
+
+def test_a_page_that_a_script_shows_when_it_is_loaded_is_read() -> None:
+    page = b"<html style='visibility:hidden'><body style='display: none'><p>text</p><p style='display:none'>no</p>"
+    assert read_html(page) == ("", [Block("text", "text")])

@@ -111,6 +111,34 @@ def test_front_matter_is_not_what_stands_between_two_rules(end: str) -> None:
     assert blocks[0] == Block("text", "What matters: a lot of it.")
 
 
+def test_front_matter_in_toml() -> None:
+    front = '+++\ntitle = "A title"\ntags = [\n  "one",\n]\ndate = 2024-01-01\n\n[params]\nx = 1\n+++\n\nText'
+    assert read_markdown(front.encode()) == ("A title", [Block("text", "Text")])
+    for without_title in ("+++\n+++\nText", "+++\ntitle = 5\n+++\nText"):
+        assert read_markdown(without_title.encode()) == ("", [Block("text", "Text")])
+    assert read_markdown(b"+++\nWhat matters: a lot.\n+++\n") == (
+        "",
+        [Block("text", "+++ What matters: a lot. +++")],
+    )
+
+
+def test_what_is_struck_through_in_markdown_is_left_out() -> None:
+    text = b"""~~Old target: *10*~~ Target is <del>**11**</del> <S>or</S> **12**, ~5 % more.
+
+- ~~gone~~
+- the <s> token
+
+| Item | 2023 |
+|---|---|
+| Revenue | ~~6~~ 7 |
+"""
+    assert [block.text for block in read_markdown(text)[1]] == [
+        "Target is 12, ~5 % more.",
+        "- the token",
+        "| Item | 2023 |\n| --- | --- |\n| Revenue | 7 |",
+    ]
+
+
 def test_lists_in_lists_are_read_however_deep() -> None:
     lines = [f"{'  ' * depth}- item {depth}" for depth in range(15)]
     assert read_markdown("\n".join(lines).encode())[1] == [Block("text", "\n".join(lines))]

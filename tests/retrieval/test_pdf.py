@@ -7,6 +7,7 @@ import io
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -159,6 +160,110 @@ def test_a_table_that_goes_on_keeps_its_header() -> None:
     assert (first.page, second.page) == (1, 2)
     assert table_rows(first)[0] == table_rows(second)[0] == ["Item", "Price"]
     assert table_rows(first)[1:] + table_rows(second)[1:] == rows[1:]
+
+
+def rows_on_page_two(
+    *between: object, above: list[list[str]] = FIGURES, rows: list[list[str]]
+) -> list[list[str]]:
+    """The table of the second page: of one on each, as wide, with something between them."""
+    first, second = (Table(one, colWidths=[120, 60, 60][: len(one[0])], style=RULED) for one in (above, rows))
+    return table_rows(blocks(pdf([body(SENTENCE * 4), first, PageBreak(), *between, second]))[-1])
+
+
+MORE = [["East", "5.5", "6.1"], ["West", "–", "4.0"]]
+
+
+@pytest.mark.parametrize(("sentences", "mark"), [(12, ""), (0, "1 "), (0, "(a) "), (0, "* "), (0, "Note: ")])
+def test_a_table_goes_on_past_headers_and_footnotes_of_its_pages(sentences: int, mark: str) -> None:
+    """Each page has lines of its own: the first row there was taken for the names, and no figure had its year."""
+    words = ["one", "two", "three", "four"]
+
+    def on_page(canvas: Canvas, document: Any) -> None:
+        canvas.setFont("Helvetica", 8)
+        canvas.drawString(72, 810, f"Part {words[document.page]}")
+        for number in range(6):
+            word = words[document.page - 1] * (number + 1)
+            canvas.drawString(72, 60 - 9 * number, f"{mark}Remark {word} is small.")
+
+    rows = [["Region", "2023", "2024"], *([f"Region {n}", f"{n}.5", f"{n}.1"] for n in range(80))]
+    found = blocks(pdf([body(SENTENCE * sentences), Table(rows, style=RULED)], on_page=on_page))
+    tables = [block for block in found if block.kind == "table"]
+    assert [block.page for block in tables] == [1, 2, 3]
+    assert [table_rows(block)[0] for block in tables] == [rows[0]] * 3
+    assert [row for block in tables for row in table_rows(block)[1:]] == rows[1:]
+
+
+@pytest.mark.parametrize(
+    "between", [[], ["A note."], [SENTENCE], ["(in millions) 2023"], [("Regions (continued)", "Heading2")]]
+)
+def test_what_may_lie_between_the_parts_of_a_table(between: list[Any]) -> None:
+    lines = [body(*([line] if isinstance(line, str) else line)) for line in between]
+    assert rows_on_page_two(*lines, rows=MORE) == [FIGURES[0], *MORE]
+    # A heading within stands above the figures.
+    assert rows_on_page_two(*lines, rows=[["Abroad", "", ""], *MORE]) == [
+        FIGURES[0],
+        ["Abroad", "", ""],
+        *MORE,
+    ]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        ["Costs fell as the board had hoped. " * 12],
+        ["A remark."] * 5,
+        ["2021 2022"],
+        ["In 2021", "FY21 FY22"],
+        [("Staff", "Heading2")],
+    ],
+)
+def test_figures_after_text_are_of_another_table(between: list[Any]) -> None:
+    """Names that are not theirs would be worse than none."""
+    lines = [body(*([line] if isinstance(line, str) else line)) for line in between]
+    assert rows_on_page_two(*lines, rows=MORE) == MORE
+
+
+def test_a_table_with_names_of_its_own_keeps_them() -> None:
+    for names in (["Region", "2021", "2022"], ["", "31.12.2021", "31.12.2022"]):
+        assert rows_on_page_two(rows=[names, *MORE]) == [names, *MORE]
+        assert rows_on_page_two(body("A note."), rows=[names, *MORE]) == [names, *MORE]
+    other = [["Town", "Height", "Depth"], *MORE]
+    assert rows_on_page_two(body("A note."), rows=other) == other
+    # Figures are no names of others, and two columns of another table often have the same borders.
+    assert rows_on_page_two(above=MORE, rows=MORE[::-1]) == MORE[::-1]
+    pairs = [[["Item", "Price"], ["Salt", "5"]], [["Tin", "7"], ["Oil", "9"]]]
+    assert rows_on_page_two(body("A note."), above=pairs[0], rows=pairs[1]) == pairs[1]
+    assert rows_on_page_two(above=pairs[0], rows=pairs[1]) == [pairs[0][0], *pairs[1]]
+
+
+def test_a_table_of_words_goes_on_at_the_head_of_the_next_page() -> None:
+    above = [["Name", "Role", "Since"], ["Ann", "Chair", "2019"]]
+    assert rows_on_page_two(above=above, rows=[["Bob", "Member", "2020"]] * 2)[0] == above[0]
+
+
+def test_a_header_in_large_type_on_both_pages_is_no_title_of_another_table() -> None:
+    def on_page(canvas: Canvas, document: object) -> None:
+        canvas.setFont("Helvetica", 16)
+        canvas.drawString(72, 810, "Facts of the year")
+
+    first, second = (Table(rows, colWidths=[120, 60, 60], style=RULED) for rows in (FIGURES, MORE))
+    found = blocks(pdf([body(SENTENCE * 4), first, PageBreak(), second], on_page=on_page))
+    assert table_rows(found[-1]) == [FIGURES[0], *MORE]
+
+
+def test_names_of_two_rows_and_the_caption_above_them_stand_on_the_next_page_too() -> None:
+    rows = [
+        ["Revenue in millions", "", ""],
+        ["Region", "Year", ""],
+        ["", "2023", "2024"],
+        *([f"Region {n}", f"{n}.5", f"{n}.1"] for n in range(50)),
+    ]
+    spans = [("SPAN", (0, 0), (2, 0)), ("SPAN", (0, 1), (0, 2)), ("SPAN", (1, 1), (2, 1))]
+    style = TableStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.black), *spans])
+    first, one, second, other = blocks(pdf([Table(rows, colWidths=[100, 50, 50], style=style)]))
+    assert first.text == second.text == "Revenue in millions"
+    assert (one.page, other.page) == (1, 2)
+    assert table_rows(one)[0] == table_rows(other)[0] == ["Region", "Year 2023", "Year 2024"]
 
 
 def test_rotated_pages_and_tables_in_forms() -> None:

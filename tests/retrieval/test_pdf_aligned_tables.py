@@ -331,10 +331,12 @@ def test_a_table_that_goes_on_has_its_names_again_and_other_rows_stay_lines() ->
     assert rows_of(other) == names + second
     elsewhere = drawn(table_of([*names, *first], 300, 400), table_of(second, 300, 450))
     assert kinds(elsewhere) == ["table", "text"]
-    after_text = drawn(
-        [*table_of([*names, *first], 300, 400), [(LEFT, "A note.")]], table_of(second, 300, 400)
-    )
-    assert kinds(after_text) == ["table", "text", "text"]
+    note: Lines = [[], [], [(LEFT, "A note.")]]
+    after_note = blocks(drawn([*table_of([*names, *first], 300, 400), *note], table_of(second, 300, 400)))
+    assert [block.kind for block in after_note] == ["table", "text", "table"]
+    assert rows_of(after_note[-1]) == names + second
+    after_text = drawn([*table_of([*names, *first], 300, 400), *note * 5], table_of(second, 300, 400))
+    assert "table" not in kinds(after_text)[1:]
     own = [["in $ million", "2022", "2021"], *second]
     assert rows_of(blocks(drawn(table_of([*names, *first], 300, 400), table_of(own, 300, 400)))[1]) == own
 

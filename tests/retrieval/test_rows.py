@@ -74,6 +74,44 @@ FIRM = {
         ("revenue was 21,536", "1536", False),
         ("revenue was 1536", "536", False),
         ("0.1536", "1,536", False),
+        ("CHF 1\u2019536 million", "1536", True),
+        ("CHF 1'536", "536", False),
+        ("CHF 1,536", "1'536", True),
+        # A dot between thousands, where it can't be a decimal one.
+        ("EUR 1.536.200", "1536200", True),
+        ("EUR 1,536,200", "1.536.200", True),
+        ("EUR 1.536,5", "1536,5", True),
+        ("EUR 1536,5", "1.536,5", True),
+        ("a rate of 1.536", "1536", False),
+        ("a rate of 1.536", "1.536", True),
+        # Not the end of a longer number.
+        ("revenue was 1 536 400", "536 400", False),
+        ("revenue was 1 536 400", "536,400", False),
+        ("revenue was 1 536 400", "$536 400", False),
+        ("Revenue in 2023 536 400", "536,400", True),
+        ("Revenue 1 402 1 536", "1,536", True),
+        ("Revenue 1.5 536 400", "536400", True),
+        ("| Revenue | 1 | 536 400 |", "536 400", True),
+        ("Plants 12 1 536 400", "12 1 536 400", True),
+        ("Revenue 100 120 135 150", "120 135 150", True),
+        ("margin of 5.0 %", "5%", True),
+        ("margin of 5 %", "5.0%", True),
+        ("margin of 5,00 %", "5 %", True),
+        ("margin of 5.05 %", "5%", False),
+        ("margin of 15.0 %", "5%", False),
+        ("margin of 1.50 %", "1.5%", False),
+        ("Growth 1,000 %", "1%", False),
+        ("grew 10,000%", "10%", False),
+        ("grew 1,000%", "1000 %", True),
+        ("revenue of \u20ac1.2bn", "\u20ac1.2 bn", True),
+        ("| Revenue | \u20ac1.2 | bn |", "\u20ac1.2bn", True),
+        ("revenue of \u20ac3M", "3", True),
+        ("revenue of \u20ac3m", "\u20ac3 m", True),
+        ("revenue of 1.3m", "1.3 m", True),
+        ("revenue of 13m", "13", True),
+        ("3M Company has 12 plants", "3", False),
+        ("3M Company has 12 plants", "3M", True),
+        ("revenue of \u20ac11.2bn", "1.2 bn", False),
         ("revenue was \u20ac 5 million", "\u20ac5 million", True),
         ("| $ | 5 |", "$5", True),
         ("Revenue 120 135 150", "135", True),
@@ -387,6 +425,71 @@ def test_a_figure_in_a_table_is_the_answer_too(make_index: Make) -> None:
     # A year, and several figures, stand everywhere.
     year = Pair("n", question, "In 2023", ("Alder.md",), evidence="revenue of $3,689")
     assert {"Alder.md#1", "Alder.md#2"} <= {*row(index, year, RowForm(9, 0.0))["passages"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "of_gold", "expected"),
+    [
+        ("| Growth | 12 | 15 |", "12-15 %", True, True),
+        ("Growth of 12 % to 15 %.", "12-15 %", True, True),
+        ("| Growth | 12 | 14 |", "12-15 %", True, False),
+        ("| Growth | 12 | 15 |", "12-15 %", False, False),  # small figures stand everywhere
+        ("| Revenue | 3,689 | 12 |", "$3,689 million, 12 % more", False, True),
+        ("| Revenue | -3\u2019689 | 12 |", "3\u2019689 million, or 12 % more", False, True),
+        ("| Revenue | 3,689 | 11 |", "$3,689 million, 12 % more", True, False),
+        ("| Staff | 7 |", "in 2022 and 2023", True, False),
+    ],
+)
+def test_all_figures_in_a_table_are_the_answer_too(
+    text: str, answer: str, of_gold: bool, expected: bool
+) -> None:
+    pair = Pair("q", "What is expected?", answer, ("a.md",), evidence="It is said.")
+    assert has_answer(pair, [], text, of_gold=of_gold) is expected
+
+
+DEALS = (
+    ("2023-05 Norvik: report for 2023", "Deal", "The purchase by Norvik was closed in 2023."),
+    ("2023-05 Norvik: report for 2023", "Risks", "The purchase of fuel is a risk"),
+    ("2023-05 Norvik: report for 2023", "Costs in 2023", "The purchase of fuel was cheaper"),
+    ("2023-05 Norvik: report for 2023", "", "Purchase 12\nFuel 15"),
+    ("Talon Inc.", "Risks", "The purchase of steel by Talon is one."),
+)
+
+
+def test_a_title_answers_nothing(tmp_path: Path) -> None:
+    """The passage with the company's name was the right one each time, and to abstain was taught in no row."""
+    chunks = [
+        Chunk(str(number), title[-4:], f"{title} > {section}" if section else title, text, None)
+        for number, (title, section, text) in enumerate(DEALS)
+    ]
+    IndexWriter(tmp_path / "index", SETTINGS).write(
+        ({"path": name, "digest": name, "title": name}, [one for one in chunks if one.document == name])
+        for name in dict.fromkeys(one.document for one in chunks)
+    )
+    index = Index(tmp_path / "index")
+
+    def passages(pair: Pair, share: float) -> tuple[set[str], int | None]:
+        found = row(index, pair, RowForm(passages=9, no_answer_share=share, titled=True))
+        return {*found["passages"]}, found["gold"]
+
+    year = Pair("q", "When did Norvik close the purchase?", "2023", ("2023",))
+    company = replace(year, answer="Norvik", evidence="closed in 2023")
+    # What a heading of a section says counts, and the first line of a text is none.
+    for pair, silent in ((year, {"1", "3", "4"}), (company, {"1", "2", "3", "4"})):
+        found, number = passages(pair, 0.0)
+        assert found == {"0", *silent}
+        assert number is not None
+        assert passages(pair, 0.999999) == (silent, None)
+    small = replace(year, answer="12 %", evidence="closed in 2023")
+    assert passages(small, 0.999999) == ({"1", "2", "4"}, None)
+    # An answer that the right passage has only in its title.
+    report = replace(year, answer="report for 2023")
+    assert passages(report, 0.999999) == ({"4"}, None)
+    assert [sign.with_title for sign in signs_of(report, find_gold(report, index))] == [True]
+    asked = Asked(report, [], signs_of(report, find_gold(report, index)))
+    assert asked.is_answered_by(chunks[1].passage, "2023", titled=True)
+    assert not Asked(year, [], []).is_answered_by(chunks[1].passage, "2023", titled=True)
+    assert Asked(year, [], []).is_answered_by(chunks[1].passage, "2023")
 
 
 @pytest.mark.parametrize(

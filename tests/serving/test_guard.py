@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from serving_fixtures import KEY, Running, served_by, soon
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.records import read_record, write_record
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import Piece
@@ -280,6 +282,29 @@ def test_a_server_that_is_not_ready_answers_nothing_and_says_why(
     served.readiness.become(False, "shutting down")
     served.readiness.become(True, "replayed")
     assert not served.readiness.ready
+
+
+def test_ready_tells_no_details_without_the_key(
+    client: httpx.Client, server: Running, served: Served
+) -> None:
+    readiness = served.readiness
+    readiness.become(
+        False, "http://10.0.0.7:8001/v1 does not answer", "waiting for the server behind this one"
+    )
+    readiness.not_followed = "/srv/runs/second has other weights"
+    assert client.get("/ready").json() == {
+        "ready": False,
+        "reason": "http://10.0.0.7:8001/v1 does not answer",
+        "not_followed": "/srv/runs/second has other weights",
+    }
+    for headers in ({}, {"authorization": "Bearer another"}):
+        found = httpx.get(f"{server.url}/ready", headers=headers, trust_env=False)
+        assert found.status_code == 503
+        assert found.json() == {
+            "ready": False,
+            "reason": "waiting for the server behind this one",
+            "not_followed": "the registry's champion is not what is served",
+        }
 
 
 def test_an_answer_that_takes_too_long_is_given_up(
@@ -669,6 +694,38 @@ def test_a_key_is_shown_once_and_stored_as_a_hash(tmp_path: Path) -> None:
     assert key not in ApiKeys.load(file)
     assert second in ApiKeys.load(file)
     assert second != key
+
+
+def test_a_key_before_is_taken_for_as_long_as_was_said(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    keys, first = ApiKeys.make(file, keep_hours=3)
+    assert keys.until is None  # there was none before
+    began = int(time.time())
+    keys, second = ApiKeys.make(file, keep_hours=2)
+    assert first in keys
+    assert second in keys
+    assert keys.until is not None
+    assert began + 7200 <= keys.until <= time.time() + 7200
+    # Another one after it gives the first no more time, and keeps the second.
+    _, third = ApiKeys.make(file, keep_hours=48)
+    ends = {one["sha256"]: one.get("until", "") for one in read_record(file, "api-keys")["keys"]}
+    assert len(ends) == 3
+    assert [end != "" and datetime.fromisoformat(end).timestamp() > keys.until for end in ends.values()] == [
+        False, True, False
+    ]  # fmt: skip
+    # When its time is over it is refused, by a server that has been running since as well.
+    record = read_record(file, "api-keys")
+    record["keys"][1]["until"] = datetime.now(UTC).isoformat()
+    write_record(file, "api-keys", record)
+    keys = ApiKeys.load(file)
+    assert second not in keys
+    assert first in keys
+    # Nor is it kept then; and with no time given none is.
+    _, fourth = ApiKeys.make(file, keep_hours=1)
+    keys = ApiKeys.load(file)
+    assert [key in keys for key in (first, second, third, fourth)] == [True, False, True, True]
+    ApiKeys.make(file)
+    assert not any(key in ApiKeys.load(file) for key in (first, second, third, fourth))
 
 
 def test_a_key_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

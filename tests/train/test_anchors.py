@@ -311,6 +311,29 @@ def test_bad_files_are_one_error_with_every_line(tiny_model_dir: Path, tmp_path:
         read_anchors(tmp_path / "missing.jsonl", tokenizer, None)
 
 
+def test_anchors_of_another_tokeniser_are_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """Their ids mean something here too, and would be aligned as what they aren't."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    file = tmp_path / "anchors.jsonl"
+    ids = tokenizer("<|im_start|>user\nthe revenue?")["input_ids"]
+    write_anchors(file, [ids], tokenizer)
+    assert read_anchors(file, tokenizer, None) == [ids]
+    mine = [
+        {"text": "user\nthe revenue?", "input_ids": ids},  # without special tokens
+        {"text": "the revenue? the year", "input_ids": tokenizer("the revenue?")["input_ids"]},  # cut
+        {"text": ["the year"], "input_ids": ids},
+        {"text": "something else", "prompt": "the year", "completion": "was"},
+    ]
+    file.write_text("\n".join(json.dumps(row) for row in mine), encoding="utf-8")
+    assert len(read_anchors(file, tokenizer, None)) == 4
+    other = [token - 1 for token in tokenizer("the revenue?")["input_ids"]]
+    file.write_text(json.dumps({"text": "the revenue?", "input_ids": other}), encoding="utf-8")
+    with pytest.raises(DataError) as refused:
+        read_anchors(file, tokenizer, None)
+    (problem,) = refused.value.problems
+    assert problem == "line 1: its input_ids are of another tokeniser: here they aren't its text"
+
+
 def test_settings_that_make_no_sense_are_refused_together(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         SelfAugConfig(str(tmp_path), alpha=0.0, anchors="self", anchor_count=0, anchor_share=0.0)

@@ -128,6 +128,25 @@ def test_the_size_of_the_cache_is_told_before_it_is_computed(tiny_model_dir: Pat
     assert told[1][0] == "progress"
 
 
+def test_a_resumed_run_says_what_its_cache_has_taken_before_and_since(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    cache = {"reference": "cache", "reference_cache_dir": str(tmp_path / "cache")}
+    options: dict[str, Any] = {"max_steps": 1, "save_strategy": "steps", "save_steps": 1, **cache}
+    trainers = [
+        make_trainer(tiny_model_dir, tmp_path / "out", Dataset.from_list(text_rows(rows)), **options)
+        for rows in (4, 4, 6)
+    ]
+    for trainer, resume in zip(trainers, (None, True, True), strict=True):
+        trainer.train(resume_from_checkpoint=resume)
+    first, again, more = (trainer.reference_bytes for trainer in trainers)
+    assert more > again == first > 0
+    taken = [
+        file for file in (tmp_path / "cache").glob("segment-*.bin") if not file.name.endswith(".done.bin")
+    ]
+    assert more == sum(file.stat().st_size for file in taken)
+
+
 def test_auto_asks_the_disk_that_the_cache_would_be_on(
     tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,7 +181,7 @@ def _measure_reference(
 
 
 def _show(run: str | None, registry: str | None, watch: bool, every: float, as_json: bool) -> None:
-    from selfaug.phases.registry import DEFAULT_REGISTRY, champion_instead_of
+    from selfaug.registry import DEFAULT_REGISTRY, champion_instead_of
 
     if run is not None and (champion := champion_instead_of(run)) is not None:
         say(f"{run} is not the champion of {DEFAULT_REGISTRY} any more, or not yet: that is {champion}.")
@@ -193,7 +193,7 @@ def _show(run: str | None, registry: str | None, watch: bool, every: float, as_j
             if now != shown:
                 say(f"the champion is {now}.")
                 shown = now
-            _show_once(now, as_json)
+            _show_once(now, registry or DEFAULT_REGISTRY, as_json)
         except StorageError as error:
             if run is not None or not watch:
                 raise
@@ -208,11 +208,11 @@ def _show(run: str | None, registry: str | None, watch: bool, every: float, as_j
             return
 
 
-def _show_once(run: str, as_json: bool) -> None:
+def _show_once(run: str, registry: str, as_json: bool) -> None:
     from selfaug.cli.monitor_view import show_monitor
     from selfaug.phases.monitor import is_alert, monitor_status
 
-    status = monitor_status(run)
+    status = monitor_status(run, registry=registry)
     if as_json:
         print_json(status)
     else:

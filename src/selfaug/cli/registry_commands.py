@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from contextlib import suppress
 from typing import Annotated, Literal
@@ -74,6 +75,7 @@ def registry(
         version = promote(file, str(what))
         text = f"version {version.number} is the champion: {version.run}"
         _say_if_its_gate_did_not_pass(version.run)
+        _say_if_it_has_no_reference_window(version.run)
     else:
         version = roll_back(file)
         text = f"rolled back to version {version.number}: {version.run}"
@@ -96,6 +98,18 @@ def _say_if_its_gate_did_not_pass(run: str) -> None:
         outcome = read_record(record, RECORD_KIND)["gate"]["outcome"]
         if outcome != "pass":
             say(f"note: its re-alignment did not pass the gate ({outcome}): {record}")
+
+
+def _say_if_it_has_no_reference_window(run: str) -> None:
+    """A server that follows needs it to watch the run, and begins at once to measure what is missing."""
+    from selfaug.rundir import RunDir
+
+    if not (RunDir(run).monitor / "reference.json").exists():
+        measure = f"selfaug monitor {shlex.quote(os.path.relpath(run))} --reference"
+        say(
+            "note: its reference window is not measured. A server does that in its pauses, and watches the run only "
+            f"then; a gateway waits for `{measure}`. Given before `promote`, that does it for both."
+        )
 
 
 def _line(version: dict[str, object]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Annotated
 
 import typer
@@ -80,8 +81,21 @@ def serve(
         float, typer.Option("--timeout", metavar="SECONDS", min=1, help="After which an answer is given up.")
     ] = 300,
     new_key: Annotated[
-        bool, typer.Option("--new-key", help="Make another API key; the one before is void.")
+        bool,
+        typer.Option(
+            "--new-key", help="Make another API key; the one before is void, unless --keep-old-key is given."
+        ),
     ] = False,
+    keep_old_key: Annotated[
+        float,
+        typer.Option(
+            "--keep-old-key",
+            metavar="HOURS",
+            min=0,
+            max=8760,
+            help="With --new-key: for how long the one before is taken as well.",
+        ),
+    ] = 0,
     no_key: Annotated[
         bool, typer.Option("--no-key", help="Take requests without a key, from this machine only.")
     ] = False,
@@ -207,7 +221,8 @@ def serve(
 ) -> None:
     """Serve base and tuned model of a run by OpenAI's API, at one address.
 
-    The key is made at the first start, shown once, and stored as a hash; SELFAUG_API_KEY sets one of yours.
+    The key is made at the first start, shown once, and stored as a hash; SELFAUG_API_KEY sets one of yours,
+    and SELFAUG_OLD_API_KEY is taken beside it.
     SELFAUG_UPSTREAM_KEY is the key for --upstream.
     """
     if no_key and not is_loopback(host):
@@ -224,6 +239,11 @@ def serve(
         raise ConfigError(
             "--new-key with SELFAUG_API_KEY set: that one is the key, so that another one would not be taken.",
             hint="unset it to have a key made, or leave --new-key out.",
+        )
+    if keep_old_key and not new_key:
+        raise ConfigError(
+            "--keep-old-key without --new-key: no key takes the place of the one before.",
+            hint="add --new-key, once; later starts take the old key for as long as was said then.",
         )
     if (run is None) == (registry is None):
         raise ConfigError(
@@ -303,18 +323,10 @@ def serve(
         )
     # When all else is well: a key that is made is shown, and takes the place of the one before.
     server.listen()
-    keys, key = (None, None) if no_key else server_keys(run, registry=registry, new=new_key)
-    if key is not None:
-        # Results go to stdout: this is the one thing that is nowhere else.
-        say("the API key of this server, shown this once:")
-        typer.echo(key)
-    elif keys is not None:
-        own = "SELFAUG_API_KEY" in os.environ
-        say(
-            "the API key is SELFAUG_API_KEY."
-            if own
-            else "the API key was shown at the first start; --new-key makes another."
-        )
+    keys = None
+    if not no_key:
+        keys, key = server_keys(run, registry=registry, new=new_key, keep_hours=keep_old_key)
+        _say_key(key, keys.until)
 
     if not no_check:
         say("replaying the canary set ...")
@@ -330,6 +342,23 @@ def serve(
 
     server.run(keys, on_ready=told, on_watching=say)
     say("stopped: what ran has ended.")
+
+
+def _say_key(key: str | None, until: float | None) -> None:
+    """Show a key that was made now, or say which one is taken; and until when, in seconds since 1970, an older one."""
+    if key is not None:
+        # Results go to stdout: this is the one thing that is nowhere else.
+        say("the API key of this server, shown this once:")
+        typer.echo(key)
+    elif "SELFAUG_OLD_API_KEY" in os.environ:
+        say("the API key is SELFAUG_API_KEY; SELFAUG_OLD_API_KEY is taken beside it.")
+    elif "SELFAUG_API_KEY" in os.environ:
+        say("the API key is SELFAUG_API_KEY.")
+    else:
+        say("the API key was shown at the first start; --new-key makes another.")
+    if until is not None:
+        end = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(until))
+        say(f"the key before is taken as well, until {end}.")
 
 
 def _require_packages() -> None:

@@ -26,6 +26,8 @@ REALIGN_AFTER = 86_400.0
 """Seconds in drift. An incident of some hours calls for a look, not for training."""
 QUIET_AFTER = 86_400.0
 """Seconds without a value, and there is no data, unless there is an alert."""
+LONGEST_PAUSE = QUIET_AFTER / 4
+"""Seconds between two values that count as time in drift at most: nothing has shown that it lasted any longer."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class AlertLevel:
     Attributes:
         state: one of `STATES`.
         clean: steps since the statistic was last at half its threshold or more.
-        since: when drift began, in seconds; None while there is none.
+        since: when drift began, in seconds, later by what pauses don't count; None while there is none.
     """
 
     state: State = "ok"
@@ -43,7 +45,9 @@ class AlertLevel:
     since: float | None = None
 
 
-def next_level(level: AlertLevel, ratio: float, time: float, *, step_done: bool = True) -> AlertLevel:
+def next_level(
+    level: AlertLevel, ratio: float, time: float, *, step_done: bool = True, not_counted: float = 0.0
+) -> AlertLevel:
     """The level after a look at the statistic.
 
     Args:
@@ -51,7 +55,10 @@ def next_level(level: AlertLevel, ratio: float, time: float, *, step_done: bool 
         ratio: the statistic's highest value since the last look, over its threshold.
         time: of the look, in seconds.
         step_done: whether `STEP` values have come since the last look that counted.
+        not_counted: seconds since the last look that are no time in drift: pauses beyond `LONGEST_PAUSE`.
     """
+    if level.since is not None:
+        level = replace(level, since=level.since + not_counted)
     clean = 0 if ratio >= CLEAN_UNDER else level.clean + int(step_done)
     if ratio >= 1 and level.state not in ALERTS:
         return AlertLevel("drift", 0, time)

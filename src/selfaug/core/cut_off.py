@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-__all__ = ["why_cut_off"]
+from collections.abc import Mapping
+
+__all__ = ["many_cut_off", "why_cut_off"]
 
 # Shares of answers, above which it is warned. Requests of the general suite have limits of their own, long enough for
-# what is checked, and many a model writes on after that.
+# what is checked in most answers, and many a model writes on after that.
 _MOST = 0.2
 _MOST_AT_OWN_LIMITS = 0.8
+
+
+def many_cut_off(shares: Mapping[str, float]) -> dict[str, float]:
+    """Levels of the general requests at which more than a fifth of the answers were cut off, with these shares."""
+    return {level: share for level, share in shares.items() if share > _MOST}
 
 
 def why_cut_off(share: float, *, own_limits: bool) -> str | None:

@@ -27,6 +27,8 @@ class GateResult:
         items: measured items.
         items_needed: items with which an estimate like this one would be decided, if it is not; None if it is, or if
             it lies on the bound or is no number, where no number of items would do.
+        at_stake: all that there was to lose, a share, where even that stays within the bound, so that nothing is
+            decided; else None.
     """
 
     name: str
@@ -36,10 +38,24 @@ class GateResult:
     sense: Literal["at most", "at least"]
     items: int
     items_needed: int | None
+    at_stake: float | None = None
 
 
-def at_most(name: str, value: Interval, bound: float, items: int) -> GateResult:
-    """Whether the value is at most the bound."""
+def at_most(
+    name: str, value: Interval, bound: float, items: int, *, at_stake: float | None = None
+) -> GateResult:
+    """Whether the value is at most the bound.
+
+    Args:
+        name: what is bounded.
+        value: the estimate with its 95 % interval, a share.
+        bound: the limit, a share.
+        items: measured items.
+        at_stake: of a loss, all that there is to lose: the score before. Where that is within the bound, nothing is
+            decided, but for a bound of 1, which allows everything to whoever gives it.
+    """
+    if at_stake is not None and at_stake <= bound < 1:
+        return GateResult(name, "inconclusive", value, bound, "at most", items, None, at_stake)
     outcome: Outcome = "pass" if value.high <= bound else "fail" if value.low > bound else "inconclusive"
     return GateResult(name, outcome, value, bound, "at most", items, _needed(outcome, value, bound, items))
 

@@ -31,6 +31,7 @@ from selfaug.dashboard.samples import CHANGES, KeptSamples, differing_words, sam
 from selfaug.dashboard.side_by_side import chosen_charts, chosen_table
 from selfaug.dashboard.words import WORDS, word_of
 from selfaug.errors import DataError, SelfAugError
+from selfaug.registry import DEFAULT_REGISTRY
 from selfaug.report.charts import COLORS, lines_svg
 from selfaug.report.document import Answers, Chart, Table
 from selfaug.report.open_report import explained, report_on, telling_request
@@ -266,7 +267,8 @@ class _Pages:
         """Live traffic of one run."""
         entry = self._entry(request)
         with self._lock, explained(entry.folder):
-            return self._page("monitor", request, entry=entry, **monitor_view(entry.folder))
+            view = monitor_view(entry.folder, registry=self._library.root / Path(DEFAULT_REGISTRY).name)
+            return self._page("monitor", request, entry=entry, **view)
 
     def compare(self, request: Request) -> str:
         """Chosen runs beside each other."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from selfaug.core.alert_state import after_silence
+from selfaug.monitoring.standing import standing_state
 from selfaug.monitoring.store import read_changes, read_kept
+from selfaug.registry import DEFAULT_REGISTRY
 from selfaug.report.charts import lines_svg, states_svg
 from selfaug.report.document import Cell, Chart, Section, Table, Text, Tile
 from selfaug.wording.monitor_words import ago, four_digits, state_meaning
@@ -26,11 +28,14 @@ _Traced = tuple[Mapping[str, Any], float, float | None]
 _OUTCOMES = {"ok": "good", "watch": "mixed", "drift": "bad", "realign": "bad"}
 
 
-def monitor_view(folder: Path, *, now: float | None = None) -> dict[str, Any]:
+def monitor_view(
+    folder: Path, *, registry: str | os.PathLike[str] = DEFAULT_REGISTRY, now: float | None = None
+) -> dict[str, Any]:
     """Everything about a run's monitor, as sections.
 
     Args:
         folder: of the run.
+        registry: the file that says whether another run has taken its place.
         now: seconds since 1970; None for the clock's.
 
     Raises:
@@ -42,7 +47,7 @@ def monitor_view(folder: Path, *, now: float | None = None) -> dict[str, Any]:
     status = kept.get("status")
     if status is None:
         return {"outcome": "open", "verdict": "No request has been watched yet.", "tiles": [], "sections": []}
-    state = after_silence(status["state"], now - status["time"])
+    state = standing_state(status["state"], now - status["time"], folder, registry)
     meaning = state_meaning(state, status)
     outcome, verdict = _OUTCOMES.get(state, "open"), f"{meaning[:1].upper()}{meaning[1:]}."
     counts, canary = status["counts"], status["canary"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,11 +51,18 @@ _LENGTH_HINT = (
     "raise max_length where it is less than the model's own window, shorten these rows (of `selfaug prepare`: by "
     "fewer --passages, or a smaller --chunk-tokens), or leave them out with --skip-bad-rows."
 )
+_LEFT_OUT_HINT = (
+    "the model would be trained on less than the row says: take a chat template that renders all of it (tools and "
+    "their calls, too), or rows without it."
+)
 _NO_TOKENS = "the completion has no tokens"
 _NOT_PARTED = (
     "the end of the prompt and the start of the completion merge into one token, and this tokeniser can't "
     "part them; move the space from the prompt's end to the completion's start"
 )
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+"""Fields of an assistant message in which data sets keep its thoughts, apart from its content."""
+
 _OWN_ARGUMENTS = {"conversation", "messages", "add_generation_prompt", "tokenize", "tools", "return_dict"}
 
 
@@ -191,6 +199,7 @@ def encode_rows(
         hints = {
             _TEMPLATE_HINT: any(draft.mismatch for draft in drafts),
             _EARLIER_HINT: any(draft.earlier_differs for draft in drafts),
+            _LEFT_OUT_HINT: any(draft.left_out for draft in drafts),
             _LENGTH_HINT: bool(too_long),
         }
         raise problems_error(
@@ -274,8 +283,10 @@ class _Draft:
     reason: str = ""
     mismatch: bool = False
     earlier_differs: bool = False
+    left_out: bool = False
     inserted: str = ""
     unended: bool = False
+    unreasoned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,9 +368,11 @@ class _Encoder:
         except _template_errors() as error:
             draft.reason = f"the chat template refuses the row: {short_text(error)}"
             return []
-        draft.reason = _unfaithful(messages, trained, turns)
+        draft.reason = _unfaithful(row, messages, trained, turns)
+        draft.left_out = bool(draft.reason)
         if draft.reason:
             return []
+        draft.unreasoned = _lacks_reasoning([messages[index] for index in trained], turns)
         _note_additions(draft, turns[-1], messages[-1]["content"].strip())
         return turns
 
@@ -454,6 +467,7 @@ def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> l
     """What the user should know about how completions are rendered, and of rows that the template doesn't render."""
     inserted = Counter(draft.inserted for draft in drafts if draft.inserted)
     unended = sum(draft.unended for draft in drafts)
+    unreasoned = sum(draft.unreasoned for draft in drafts)
     warnings = [
         f"the chat template puts {text!r} before the completion of {counted(count, 'row')}; the model is trained "
         "to write it, and serving must expect it."
@@ -463,6 +477,11 @@ def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> l
         warnings.append(
             f"the chat template writes nothing after the completion of {counted(unended, 'row')}; the model "
             f"isn't trained to stop there. Its end token is {tokenizer.eos_token!r}."
+        )
+    if unreasoned:
+        warnings.append(
+            f"the chat template leaves out the reasoning ({', '.join(_REASONING)}) of {counted(unreasoned, 'row')}; "
+            "the model is trained to answer without it."
         )
     if bare := rows_without_template((draft.task.row for draft in drafts if draft.spans), tokenizer):
         warnings.append(
@@ -521,20 +540,59 @@ def _template_errors() -> tuple[type[Exception], ...]:
     return (jinja2.TemplateError, TypeError, ValueError, KeyError)
 
 
-def _unfaithful(messages: list[dict[str, Any]], trained: list[int], turns: list[_Turn]) -> str:
+def _unfaithful(row: Row, messages: list[dict[str, Any]], trained: list[int], turns: list[_Turn]) -> str:
     """What the template leaves out of the row; empty if nothing.
 
-    Whitespace aside: templates trim. Assistant turns that aren't trained are left alone: models that reason
-    strip their thinking from earlier turns on purpose.
+    Whitespace aside: templates trim. The text of assistant turns that aren't trained is left alone: models that
+    reason strip their thinking from earlier turns on purpose.
     """
-    prompt = _squash(turns[-1].prompt)
-    for index, message in enumerate(messages[: trained[-1]]):
-        if message["role"] in ("system", "developer", "user") and _squash(message["content"]) not in prompt:
+    prompt, before = _squash(turns[-1].prompt), messages[: trained[-1]]
+    for index, message in enumerate(before):
+        if message["role"] != "assistant" and not _is_rendered(message, prompt):
             return f"the chat template leaves out or changes the {message['role']} message {index}"
+    calls = [name for message in before for name in _tool_names(message.get("tool_calls"))]
+    if name := _unnamed([*_tool_names(row.tools), *calls], prompt):
+        return f"the chat template leaves out the tool {name!r}, or a call of it"
     for index, turn in zip(trained, turns, strict=True):
-        if _squash(messages[index]["content"]) not in _squash(turn.whole):
+        message, whole = messages[index], _squash(turn.whole)
+        if _squash(message["content"]) not in whole:
             return f"the chat template leaves out or changes the assistant message {index}, which is trained"
+        # What is called stands in the prompt already, where the tools are described.
+        written = whole.removeprefix(_squash(turn.prompt))
+        if name := _unnamed(_tool_names(message.get("tool_calls")), written):
+            return f"the chat template leaves out the call of {name!r} in message {index}, which is trained"
     return ""
+
+
+def _is_rendered(message: dict[str, Any], prompt: str) -> bool:
+    content = message["content"]
+    if _squash(content) in prompt:
+        return True
+    # Some templates, such as Llama 3.1's, write as JSON what a tool has given.
+    return message["role"] == "tool" and _squash(json.dumps(content, ensure_ascii=False)[1:-1]) in prompt
+
+
+def _tool_names(described: object) -> list[str]:
+    """Names in a list of tools or of calls, as far as it has the usual form."""
+    entries = described if isinstance(described, list) else []
+    functions = [entry.get("function", entry) for entry in entries if isinstance(entry, dict)]
+    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    return [name for name in names if isinstance(name, str)]
+
+
+def _unnamed(names: list[str], text: str) -> str | None:
+    """The first of the names that the text, without whitespace, has less often."""
+    return next((name for name, count in Counter(names).items() if text.count(_squash(name)) < count), None)
+
+
+def _lacks_reasoning(trained: list[dict[str, Any]], turns: list[_Turn]) -> bool:
+    """Whether the template leaves out with which thoughts a trained turn came about; of several texts it takes one."""
+    for message, turn in zip(trained, turns, strict=True):
+        texts = [_squash(text) for key in _REASONING if isinstance(text := message.get(key), str)]
+        whole = _squash(turn.whole)
+        if any(texts) and not any(text in whole for text in texts if text):
+            return True
+    return False
 
 
 def _squash(text: str) -> str:

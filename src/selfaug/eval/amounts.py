@@ -139,11 +139,11 @@ _AMOUNT = re.compile(
     (?:(?<=\()(?P<sign3>[{MINUS}]))?
     (?(before)|(?<![\w.,]))
     (?P<number>
-        \d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?
+        (?!0,)\d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?
       | \d{{1,2}}(?:,\d{{2}})+,\d{{3}}(?!\d)(?:\.\d+)?
       | \d{{1,3}}(?:['’]\d{{3}})+(?!\d)(?:\.\d+)?
       | \d{{1,3}}(?:[\u00a0\u202f\u2009]\d{{3}})+(?!\d)(?:[.,]\d+)?
-      | \d+,\d{{1,2}}(?!\d)
+      | (?:\d+,\d{{1,2}}|0,\d+)(?!\d)
       | \d+(?:\.\d+)?
       | \.\d+
     )
@@ -321,9 +321,9 @@ def _joins(text: str, first: re.Match[str], second: re.Match[str]) -> Literal["w
 
 
 def _decimal(number: str) -> str:
-    """A number as Python reads it. A comma before one or two last digits is a decimal comma."""
+    """A number as Python reads it. A comma before one or two last digits, or after a zero, is a decimal comma."""
     number = re.sub(r"[\u00a0\u202f\u2009'’]", "", number)
-    return re.sub(r",(\d{1,2})$", r".\1", number).replace(",", "")
+    return re.sub(r",(?=\d{1,2}$)|(?<=^0),", ".", number).replace(",", "")
 
 
 def _is_year(match: re.Match[str]) -> bool:

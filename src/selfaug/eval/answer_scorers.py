@@ -26,6 +26,8 @@ from selfaug.eval.amounts import (
     parse_quantities,
     units_agree,
 )
+from selfaug.eval.plain_latex import plain_latex
+from selfaug.eval.results import boxed_amount, result_among
 
 __all__ = [
     "CitationScores",
@@ -156,7 +158,7 @@ _MOST_AMOUNT_WORDS = 3
 
 
 def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
-    """Whether an answer states the gold's amount.
+    r"""Whether an answer states the gold's amount.
 
     The values may differ by half of one in the last place that gold shows (gold "1.2 billion" is met by "1,204
     million"), or by `tolerance` if that is more; an answer coarser than gold needs a tolerance.
@@ -168,7 +170,12 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
 
     "a loss of $5 million" and "$5 million loss" agree with a negative gold: a word of a fall stands right behind the
     amount, or before it in the same clause. What follows "answer:" or "the answer is" counts alone, if it has an amount
-    or says that there is none; else an answer that states more than two amounts of the unit has not committed itself.
+    or says that there is none, and so does one amount in `\boxed{}`, with a fall that is said beside it, whichever is
+    last; else an answer that states more
+    than two amounts of the unit has not committed itself, unless one of them is the result (see `result_among`).
+
+    A percentage is met by no fraction: "0.5" may be half a percent. A gold below 1 without a unit is met by "36%" for
+    "0.36".
 
     Args:
         answer: any text.
@@ -179,7 +186,8 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
         DataError: if gold states no amount.
     """
     answer, gold = (
-        _HOW_MANY.sub(r"\1", text) if _HOW_MANY.fullmatch(text) else text for text in (answer, gold)
+        _HOW_MANY.sub(r"\1", text) if _HOW_MANY.fullmatch(text) else plain_latex(text)
+        for text in (answer, gold)
     )
     if year := _YEAR.fullmatch(gold):
         return set(re.findall(r"(?<!\d)(?:19|20)\d\d\b", answer)) == {year[1]}
@@ -209,10 +217,14 @@ def _agrees(text: str, gold: str, tolerance: float, metres: bool) -> bool:
 
 def _committed_part(answer: str) -> str:
     """What an answer calls its answer; all of it where it does so of nothing that could be one."""
+    box = boxed_amount(answer)
+    fall = "down " if box and _tells_a_fall(answer, *box.span()) else ""
     committed = list(_COMMITTED.finditer(answer))
+    if box and (not committed or committed[-1].start() < box.start()):
+        return fall + box["rest"]
     if committed and (parse_quantities(committed[-1]["rest"], years=True) or abstains(committed[-1][0])):
         return committed[-1]["rest"]
-    return answer
+    return fall + box["rest"] if box else answer
 
 
 def numeric_or_f1(answer: str, gold: str) -> float:
@@ -244,7 +256,8 @@ def _states(text: str, found: Sequence[Quantity], wanted: Sequence[Quantity], to
     """Whether amounts of a text are those that are wanted."""
     stated = [quantity for quantity in found if any(units_agree(quantity.unit, one.unit) for one in wanted)]
     if len({quantity.value for quantity in stated}) > max(2, len(wanted)):
-        return False
+        result = result_among(text, found) if len(wanted) == 1 else None
+        return result in stated and _same(text, result, wanted[0], tolerance)
     if len(wanted) > 1:
         return len(stated) == len(wanted) and all(
             units_agree(a.unit, b.unit) and _same(text, a, b, tolerance)
@@ -259,7 +272,7 @@ def _same(text: str, stated: Quantity, wanted: Quantity, tolerance: float) -> bo
         value = abs(value)
     if wanted.unit is None and stated.unit == "%" and abs(wanted.value) < 1:
         value, resolution = value / 100, resolution / 100  # gold as a fraction
-    if wanted.value < 0 < value and _tells_a_fall(text, stated):
+    if wanted.value < 0 < value and _tells_a_fall(text, stated.start, stated.end):
         value = -value
     slack = Decimal(str(tolerance)) * abs(wanted.value)
     deviation = abs(value - wanted.value)
@@ -268,12 +281,11 @@ def _same(text: str, stated: Quantity, wanted: Quantity, tolerance: float) -> bo
     return resolution <= wanted.resolution and deviation <= wanted.resolution / 2
 
 
-def _tells_a_fall(text: str, quantity: Quantity) -> bool:
+def _tells_a_fall(text: str, start: int, end: int) -> bool:
     """Whether words of a fall stand in the same clause before an amount, or right behind it."""
-    before = text[max(0, quantity.start - _FALL_REACH) : quantity.start]
+    before = text[max(0, start - _FALL_REACH) : start]
     return (
-        _FALL.search(_OTHER_CLAUSE.split(before)[-1]) is not None
-        or _FALL_AFTER.match(text, quantity.end) is not None
+        _FALL.search(_OTHER_CLAUSE.split(before)[-1]) is not None or _FALL_AFTER.match(text, end) is not None
     )
 
 
@@ -365,7 +377,7 @@ def groundedness(answer: str, context: str) -> float:
 def _stands_in(amount: Quantity, answer: str, stated: Sequence[Quantity], context: str) -> bool:
     """Whether a text states an amount of an answer, which may have rounded it."""
     claimed = [amount]
-    if amount.value > 0 and _tells_a_fall(answer, amount):
+    if amount.value > 0 and _tells_a_fall(answer, amount.start, amount.end):
         claimed.append(replace(amount, value=-amount.value))
     # A share may stand there as a fraction.
     fractions = [

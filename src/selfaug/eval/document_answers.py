@@ -6,7 +6,7 @@ could be had by always, or never, answering.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from selfaug.eval.answer_scorers import abstains, cited_sources, same_value
@@ -32,11 +32,12 @@ class Side:
     cited: bool = False
 
 
-def sides_of(no_answer: str | None) -> tuple[Side, ...]:
+def sides_of(no_answers: Collection[str]) -> tuple[Side, ...]:
     """All sides.
 
     Args:
-        no_answer: what rows say where there is no answer; None tells it by English phrases.
+        no_answers: what rows say where there is no answer, those that are asked and those that the model was trained
+            on; none tells it by English phrases.
     """
 
     def says_none(answer: str, gold: str) -> bool:
@@ -44,7 +45,7 @@ def sides_of(no_answer: str | None) -> tuple[Side, ...]:
 
         A right value never does, nor what sounds like none where the right answer does too and cites the same source.
         """
-        if no_answer is not None and same_value(answer, no_answer):
+        if any(same_value(answer, words) for words in no_answers):
             return True
         as_gold = abstains(gold) and not cited_sources(answer).isdisjoint(cited_sources(gold))
         return abstains(answer) and not as_gold and not same_value(answer, gold)
@@ -65,20 +66,22 @@ def sides_of(no_answer: str | None) -> tuple[Side, ...]:
         Side(
             "abstains where it must",
             False,
-            lambda answer, gold, prompt: float(same_value(answer, gold) or abstains(answer)),
+            lambda answer, gold, prompt: float(
+                abstains(answer) or any(same_value(answer, words) for words in (gold, *no_answers))
+            ),
         ),
     )
 
 
-def rows_of_side(side: Side, golds: Sequence[str], no_answer: str | None) -> list[int]:
-    """Indices of the rows that a side is looked at in, by their right answers; `no_answer` as of `sides_of`.
+def rows_of_side(side: Side, golds: Sequence[str], no_answers: Collection[str]) -> list[int]:
+    """Indices of the rows that a side is looked at in, by their right answers; `no_answers` as of `sides_of`.
 
-    Where that is None, a right answer that cites a source is one, however it sounds.
+    Where there are none, a right answer that cites a source is one, however it sounds.
     """
 
     def is_none(gold: str) -> bool:
-        if no_answer is not None:
-            return same_value(gold, no_answer)
+        if no_answers:
+            return any(same_value(gold, words) for words in no_answers)
         return abstains(gold) and not cited_sources(gold)
 
     return [

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from selfaug.eval.text_parts import bullets, folded, numbered_items, paragraphs, sentences, words
+from selfaug.eval.text_parts import (
+    bullets,
+    folded,
+    numbered_items,
+    paragraphs,
+    sentences,
+    without_item_number,
+    words,
+)
 
 __all__ = [
     "AllLowerCase",
@@ -56,6 +66,16 @@ class _Count:
                 f"a count needs 1 <= at_least <= at_most, got {self.at_least} and {self.at_most}."
             )
 
+    def _count(self, things: Sequence[str], *, times: int = 1) -> int:
+        """How many there are.
+
+        Where more is always enough, what is said again counts only so many times: a model in a loop repeats itself. Of
+        an exact number, or of at most so many, all count.
+        """
+        if self.at_most is not None:
+            return len(things)
+        return sum(min(count, times) for count in Counter(map(_gist, things)).values())
+
     def _holds(self, count: int) -> bool:
         return count >= self.at_least and (self.at_most is None or count <= self.at_most)
 
@@ -78,7 +98,7 @@ class BulletedList(_Count):
 
     def passes(self, answer: str) -> bool:
         """Whether the number of bullets fits."""
-        return self._holds(len(bullets(answer)))
+        return self._holds(self._count(bullets(answer)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +112,7 @@ class NumberedList(_Count):
 
     def passes(self, answer: str) -> bool:
         """Whether the number of numbered items fits."""
-        return self._holds(len(numbered_items(answer)))
+        return self._holds(self._count(numbered_items(answer)))
 
 
 @dataclass(frozen=True)
@@ -106,7 +126,7 @@ class ListItems(_Count):
 
     def passes(self, answer: str) -> bool:
         """Whether the number of items, of the kind of which there are more, fits."""
-        return self._holds(max(len(bullets(answer)), len(numbered_items(answer))))
+        return self._holds(max(self._count(bullets(answer)), self._count(numbered_items(answer))))
 
 
 @dataclass(frozen=True)
@@ -119,8 +139,9 @@ class Words(_Count):
         return self._phrase("words")
 
     def passes(self, answer: str) -> bool:
-        """Whether the number of words fits."""
-        return self._holds(len(words(answer)))
+        """Whether the number of words fits, and at least half as many as are asked for differ."""
+        found = words(answer)
+        return self._holds(len(found)) and 2 * len(set(map(folded, found))) >= self.at_least
 
 
 @dataclass(frozen=True)
@@ -134,7 +155,7 @@ class Sentences(_Count):
 
     def passes(self, answer: str) -> bool:
         """Whether the number of sentences fits."""
-        return self._holds(len(sentences(answer)))
+        return self._holds(self._count(sentences(answer)))
 
 
 @dataclass(frozen=True)
@@ -162,7 +183,9 @@ class Lines(_Count):
 
     def passes(self, answer: str) -> bool:
         """Whether the number of lines fits."""
-        return self._holds(sum(len(words(line)) >= 2 for line in answer.splitlines()))
+        # A refrain is there twice.
+        lines = [line for line in answer.splitlines() if len(words(line)) >= 2]
+        return self._holds(self._count(lines, times=2))
 
 
 @dataclass(frozen=True)
@@ -177,7 +200,8 @@ class AsksQuestions(_Count):
     def passes(self, answer: str) -> bool:
         """Whether the number of questions fits."""
         parts = [part for one in sentences(answer) for part in _questions_apart(one)]
-        return self._holds(sum(len(words(part)) >= 3 for part in parts if _ASKED.search(part)))
+        asked = [part for part in parts if _ASKED.search(part) and len(words(part)) >= 3]
+        return self._holds(self._count(asked))
 
 
 @dataclass(frozen=True)
@@ -420,6 +444,11 @@ class Headings:
                 return False
             end = below.end()
         return True
+
+
+def _gist(text: str) -> str:
+    """A text without case, the number of a list's item, and marks around it."""
+    return folded(without_item_number(text)).strip(" *_\"'.,;:!?")
 
 
 def _questions_apart(sentence: str) -> list[str]:

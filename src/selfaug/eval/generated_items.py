@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 
 from selfaug.eval.checks import AllOf, Check, LastNamed, Result, Words
-from selfaug.eval.general_item import LEVELS, GeneralItem, Half
+from selfaug.eval.general_item import LEVELS, GeneralItem, Half, Level
 
 __all__ = ["GENERATED_KINDS", "arithmetic_items", "reading_items"]
 
 GENERATED_KINDS = ("arithmetic", "reading")
 
 _ARITHMETIC = 24
+# The result comes last: a model that writes out four steps, each as an item of a list, needs some 250 for it.
+_ARITHMETIC_TOKENS: dict[Level, int] = {1: 32, 2: 256, 3: 320}
 _READING = 16
 
 # Names and things apart from each other: no text of one half is close to one of the other.
@@ -48,7 +50,7 @@ def arithmetic_items(half: Half) -> list[GeneralItem]:
                     level=level,
                     prompt=prompt,
                     checks=(Result(result),),
-                    max_new_tokens={1: 32, 2: 96, 3: 160}[level],
+                    max_new_tokens=_ARITHMETIC_TOKENS[level],
                 )
             )
     return items

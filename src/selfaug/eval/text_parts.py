@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from selfaug.eval.plain_latex import plain_latex
+
 __all__ = [
     "bullets",
     "folded",
@@ -19,8 +21,26 @@ __all__ = [
 ]
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-# A number with its thousands separators; a full stop or comma that only ends the clause is not part of it.
-_NUMBER = re.compile(r"(?<![\w.])[-−\u2010\u2011]?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+# A number with its thousands separators; a full stop or comma that only ends the clause is not part of it. A comma is
+# one of decimals before one or two last digits ("3,5"), after a zero ("0,125"), and where points, spaces that forbid a
+# break or apostrophes divide thousands; in "1,2,3" it is none, nor after a year ("in 2022,15 people").
+_NUMBER = re.compile(
+    r"""
+    (?<![\w.])[-−\u2010\u2011]?
+    (?:
+        (?!0,)\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?
+      | \d{1,2}(?:,\d{2})+,\d{3}(?!\d)(?:\.\d+)?
+      | \d{1,3}(?:['’\u00a0\u202f\u2009]\d{3})+(?!\d)(?:[.,]\d+)?
+      | \d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d)
+      | \d{1,3}(?:\.\d{3}){2,}(?!\.?\d)
+      | (?<!\d,)(?!(?:19|20)\d\d,)(?:\d+,\d{1,2}|0,\d+)(?![.,]?\d)
+      | \d+(?:\.\d+)?
+      | \.\d+
+    )
+    """,
+    re.VERBOSE,
+)
+_APART = re.compile(r"['’\u00a0\u202f\u2009]")
 _BULLET = re.compile(r"^\s*(?:\*\*)?[-*•–+]\s+(?=.*\w)", re.MULTILINE)
 _NUMBERED = re.compile(
     r"^\s*(?:[#*]+\s*)?(?:step\s+\d{1,2}(?:\*\*)?\s*[.):–—-]|\(?\d{1,2}(?:\*\*)?\s*[.):])(?!\d)\s*(?:\*\*\s*)?"
@@ -45,8 +65,12 @@ def words(text: str) -> list[str]:
 
 
 def numbers(text: str) -> list[str]:
-    """Numbers as written, without thousands separators and useless zeros (`1,536.0` is `1536`, `.5` is `0.5`)."""
-    return [plain_number(found) for found in _NUMBER.findall(text)]
+    """Numbers as written, without thousands separators and useless zeros (`1,536.0` is `1536`, `.5` is `0.5`).
+
+    Decimals after a comma and other signs between thousands are read where they can be nothing else, or hardly
+    (`3,5`, `1.234,56`, `1'234`), `1{,}234` as LaTeX means it; `1.234` is less than two.
+    """
+    return [plain_number(found) for found in _NUMBER.findall(plain_latex(text))]
 
 
 def is_number(text: str) -> bool:
@@ -105,6 +129,13 @@ def mentions(text: str, word: str) -> bool:
 
 
 def plain_number(text: str) -> str:
-    """A number without thousands separators and useless zeros."""
-    plain = re.sub(r"^(-?)\.", r"\g<1>0.", re.sub("[−\u2010\u2011]", "-", text.replace(",", "")))
+    """A number without thousands separators and useless zeros, with a point before its decimals."""
+    whole, comma, decimals = text.rpartition(",")
+    of_decimals = len(decimals) < 3 or whole.lstrip("-−\u2010\u2011") == "0"
+    if comma and (of_decimals or "." in whole or _APART.search(whole)):
+        text = f"{whole.replace('.', '')}.{decimals}"
+    elif text.count(".") > 1:
+        text = text.replace(".", "")
+    plain = re.sub("[−\u2010\u2011]", "-", _APART.sub("", text.replace(",", "")))
+    plain = re.sub(r"^(-?)\.", r"\g<1>0.", plain)
     return plain.rstrip("0").rstrip(".") if "." in plain else plain

@@ -312,6 +312,7 @@ class ReferenceCache:
         rank: int = 0,
         processes: int = 1,
         barrier: Callable[[], None] = lambda: None,
+        from_first: Callable[[list[bytes]], list[bytes]] = lambda keys: keys,
         on_size: Callable[[int], None] = lambda _: None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
@@ -324,6 +325,7 @@ class ReferenceCache:
             rank: this process's number; every process computes its share of the documents.
             processes: how many there are. They must share the folder.
             barrier: waits for all processes.
+            from_first: gives every process what the first one calls it with.
             on_size: called once with the bytes that will be added, if any, before anything is computed.
             on_progress: called with documents done and documents to do.
 
@@ -339,11 +341,15 @@ class ReferenceCache:
         # Also with nothing to do: another process may have opened the folder when less was in it, and would wait here.
         barrier()
         self._load_segments()
-        todo = self.missing(todo)  # without what was finished there
+        # Without what was finished there, as the first process sees it: between two looks another run may finish more,
+        # and processes that don't do the same would wait for each other. What lacks later, lacked before.
+        lacking = {document.key: document for document in todo}
+        keys = from_first([key for key in lacking if key not in self._where])
+        todo = [lacking[key] for key in keys]
         if not todo:
             return 0
         on_size(self.size_of(todo))
-        name = _segment_name(d.key for d in todo)
+        name = _segment_name(keys)
         lock = FileLock(self.folder / f"{name}.lock")
         try:
             if rank == 0:

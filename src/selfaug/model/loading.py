@@ -37,6 +37,8 @@ __all__ = [
     "resolve_name",
 ]
 
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 """A model name that `load_model` resolves to the copy that comes from PyPI, without a hub."""
 
@@ -211,9 +213,22 @@ def load_model(
         )
     if "quantization_config" not in options and "device_map" not in options:
         loaded = loaded.to(device)
+    _drop_unused_sampling(loaded)
     if (head := loaded.get_output_embeddings()) is not None:
         head.register_forward_pre_hook(_contiguous)
     return loaded.eval()
+
+
+def _drop_unused_sampling(model: PreTrainedModel) -> None:
+    """Clear values of sampling in a model that doesn't sample, which ignores them.
+
+    transformers loads such a model, and refuses to save it as soon as anything else of its generation has changed,
+    such as the padding token that trl sets.
+    """
+    generation = getattr(model, "generation_config", None)
+    if generation is not None and not generation.do_sample:
+        for name in _SAMPLING:
+            setattr(generation, name, None)
 
 
 def _contiguous(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

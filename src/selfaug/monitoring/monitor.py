@@ -235,10 +235,12 @@ class Monitor:
             self._overall: State = "no_data"
             # As they were last written; None where the store has those of another adapter, or none.
             self._lessons: dict[str, Any] | None = None
+            self._missed_votes: list[tuple[float, bool]] = []
             before = self._store.kept("state")
             if before is not None and before["adapter"] == self._adapter:
                 self._overall = before["overall"]
                 self._signals.restore(before["signals"], self._store.kept("lessons") or {}, self._history)
+                self._missed_votes = self._votes_after(before["signals"]["thumbs_down"]["last"])
                 self._trace = self._store.kept("trace") or []
                 self._lessons = self._signals.lessons()
             # Made anew by the thread, never changed: other threads read it at any time.
@@ -251,6 +253,12 @@ class Monitor:
 
     def _history(self, signal: SignalName, count: int | None) -> Any:
         return self._store.history(signal, self._adapter, count)
+
+    def _votes_after(self, time: float | None) -> list[tuple[float, bool]]:
+        """Time and thumb of votes that were written while nobody watched: the signal has not had them yet."""
+        times, downs, _ = self._store.history("thumbs_down", self._adapter, None)
+        seen = -math.inf if time is None else time
+        return [(at, not down) for at, down in zip(times.tolist(), downs.tolist(), strict=True) if at > seen]
 
     def _count_lost(self) -> None:
         """What an earlier process was offered, and neither dropped nor committed."""
@@ -459,7 +467,8 @@ class Monitor:
             return
         self._next_beat = now + _HEARTBEAT
         new = {name: vote for name, vote in votes.items() if not self._store.has_voted(name)}
-        changes = self._update(rows, list(new.values()))
+        changes = self._update(rows, [*self._missed_votes, *new.values()])
+        self._missed_votes = []
         overall = self._state(now)
         if overall != self._overall:
             changes.append(StateChange(now, "monitor", self._overall, overall, None, None))
@@ -622,14 +631,19 @@ class Monitor:
         self._untold.clear()
 
     def _write(self, batch: Batch) -> None:
-        """Commit a batch; in a full store without its texts, and the oldest ones make room: numbers matter more."""
+        """Commit a batch; in a full store, or on a full disk, without its texts: numbers matter more.
+
+        In a full store the oldest texts make room for later ones. On a full disk they stay: others may fill what would
+        be free then, and they don't come back.
+        """
         try:
             self._store.commit(batch)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
                 raise
             self._last_error = type(error).__name__
-            self._store.delete_oldest_texts(_AT_ONCE)  # as many as a batch can bring
+            if self._store.is_full_for(batch):
+                self._store.delete_oldest_texts(_AT_ONCE)  # as many as a batch can bring
             batch.rows = [replace(row, text=None) for row in batch.rows]
             self._store.commit(batch)
 

@@ -17,7 +17,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfaug.core.alert_state import WATCH_FROM, AlertLevel, State, after_silence, next_level, worst
+from selfaug.core.alert_state import (
+    LONGEST_PAUSE,
+    WATCH_FROM,
+    AlertLevel,
+    State,
+    after_silence,
+    next_level,
+    worst,
+)
 from selfaug.core.change_detection import (
     CUSUM_SLACK,
     CUSUM_THRESHOLD,
@@ -95,7 +103,7 @@ class SignalView:
         threshold: of the statistic.
         psi: population stability index of the last 500 values against 1,000 or more; None with fewer, and for rates.
             Never alerts.
-        values: how many have come.
+        values: how many have come; while it is learning, how many of these it learns from.
         needed: how many are needed to learn.
         note: what the user should know, or empty.
     """
@@ -128,6 +136,9 @@ class _Signal:
         self._learning_seconds = learning_days * 86_400
         self._since_step = 0
         self._learning: list[tuple[Floats, Floats]] = []
+        # How many it learns from, and when the first and the last of them came. Not all that ever came: what an earlier
+        # process had may have been deleted since.
+        self._learning_count, self._learning_from, self._learning_to = 0, math.inf, -math.inf
         self._recent: deque[float] = deque(maxlen=_LEAST)
 
     # ---- what differs between signals
@@ -182,14 +193,24 @@ class _Signal:
         self._recent.extend(values.tolist())
         self.values += values.size
         self.first = float(times.min()) if self.first is None else self.first
-        self.last = max(float(times.max()), self.last or -math.inf)
+        before = float(times[0]) if self.last is None else self.last
+        self.last = max(float(times.max()), before)
         scores = self.scores(values, lengths)
         if self.detector is None:
-            self._learning.append((times, scores))
-            if self.values >= self.needed and self.last - self.first >= self._learning_seconds:
-                return [self._end_learning()]
-            return []
-        return self._look(times, self.placed(scores))
+            self._learn_from(times, scores)
+            return [self._end_learning()] if self._has_enough() else []
+        pauses = np.diff(times, prepend=before)
+        return self._look(times, self.placed(scores), np.maximum(pauses - LONGEST_PAUSE, 0.0))
+
+    def _learn_from(self, times: Floats, scores: Floats) -> None:
+        self._learning.append((times, scores))
+        self._learning_count += times.size
+        self._learning_from = min(self._learning_from, float(times.min()))
+        self._learning_to = max(self._learning_to, float(times.max()))
+
+    def _has_enough(self) -> bool:
+        lasted = self._learning_to - self._learning_from
+        return self._learning_count >= self.needed and lasted >= self._learning_seconds
 
     def _end_learning(self) -> StateChange:
         times, scores = (np.concatenate(part) for part in zip(*self._learning, strict=True))
@@ -214,8 +235,14 @@ class _Signal:
         self.detector = self.fresh(threshold)
         return self._move(AlertLevel("ok"), times[-1])
 
-    def _look(self, times: Floats, scores: Floats) -> list[StateChange]:
-        """Advance the detector, and the state after each `STEP` values."""
+    def _look(self, times: Floats, scores: Floats, not_counted: Floats) -> list[StateChange]:
+        """Advance the detector, and the state after each `STEP` values.
+
+        Args:
+            times: of the values [N].
+            scores: as the detector takes them [N].
+            not_counted: seconds before each value that are no time in drift [N].
+        """
         assert self.detector is not None
         path = self.detector.advance(scores)
         ends = np.arange(STEP - self._since_step, path.size + 1, STEP)
@@ -227,7 +254,13 @@ class _Signal:
         for end in [*ends.tolist(), path.size]:
             if end > begin:
                 ratio = float(path[begin:end].max()) / self.detector.threshold
-                level = next_level(self.level, ratio, float(times[end - 1]), step_done=end in ends)
+                level = next_level(
+                    self.level,
+                    ratio,
+                    float(times[end - 1]),
+                    step_done=end in ends,
+                    not_counted=float(not_counted[begin:end].sum()),
+                )
                 if level.state != self.level.state:
                     changes.append(self._move(level, float(times[end - 1])))
                 self.level = level
@@ -260,7 +293,7 @@ class _Signal:
             None if self.detector is None else self.detector.value,
             None if self.detector is None else self.detector.threshold,
             psi,
-            self.values,
+            self._learning_count if self.detector is None else self.values,
             self.needed,
             self.note,
         )
@@ -293,7 +326,8 @@ class _Signal:
         Args:
             snapshot: from `snapshot`.
             lessons: from `lessons`; not used if the signal was learning when the snapshot was taken.
-            history: times, values and lengths of the last so many values, of all for None.
+            history: times, values and lengths of the last so many values, of all for None. What came after the
+                snapshot, as votes do while nobody watches, is left for `update`.
         """
         self.values, self.first, self.last = snapshot["values"], snapshot["first"], snapshot["last"]
         self.level, self._since_step = AlertLevel(**snapshot["level"]), snapshot["since_step"]
@@ -305,9 +339,11 @@ class _Signal:
             self.detector = self.fresh(lessons["threshold"])
             self.detector.resume(snapshot["detector"])
         times, values, lengths = history(None if lessons is None else _LEAST)
+        seen = times <= (-math.inf if self.last is None else self.last)
+        times, values, lengths = times[seen], values[seen], lengths[seen]
         self._recent.extend(values[-_LEAST:].tolist())
         if lessons is None and values.size:
-            self._learning.append((times, self.scores(values, lengths)))
+            self._learn_from(times, self.scores(values, lengths))
 
 
 class _Drift(_Signal):

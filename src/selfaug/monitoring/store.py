@@ -37,6 +37,8 @@ FILE = "monitor.sqlite"
 _VERSION = 1
 _DAY = 86_400.0
 _BUSY_SECONDS = 5.0
+_MOST_BESIDE_TEXTS = 4 << 20
+"""Bytes that a batch needs for all but its texts: its rows, and the course of the detectors."""
 
 _SCHEMA = """
 CREATE TABLE rows (
@@ -306,6 +308,20 @@ class Store:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return int(deleted)
 
+    def is_full_for(self, batch: Batch) -> bool:
+        """Whether a batch finds no room in the file because of the file's own bound, and not because the disk is full.
+
+        Raises:
+            sqlite3.Error: if that can't be read.
+        """
+        most, pages, free, page = (
+            self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("max_page_count", "page_count", "freelist_count", "page_size")
+        )
+        texts = sum(len(_text_bytes(row.text)) for row in batch.rows if row.text is not None)
+        # A text a little longer than a page takes two.
+        return bool((most - pages + free) * page < 2 * texts + _MOST_BESIDE_TEXTS)
+
     def delete_oldest_texts(self, count: int) -> None:
         """Delete so many texts, the oldest first, so that the file has room again; their requests stay.
 
@@ -365,7 +381,7 @@ def has_request(folder: str | os.PathLike[str], request_id: str) -> bool:
 
 
 def add_vote(folder: str | os.PathLike[str], request_id: str, up: bool, *, time: float) -> bool:
-    """Write a vote on a request that is kept, where no monitor takes it; a monitor that opens later learns from it.
+    """Write a vote on a request that is kept, where no monitor takes it; the monitor that opens next does.
 
     Args:
         folder: of the monitor.

@@ -29,7 +29,7 @@ from selfaug.phases.inputs import (
     resolve_device,
 )
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import task_prompts
+from selfaug.phases.suites import spread_over_sources, task_prompts
 from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -186,8 +186,8 @@ def _surprise(
 ) -> dict[str, float | int]:
     """nll of prompts and completions under the base model: how far the rows are from what it expects.
 
-    Nats per token, over some rows; a completion that costs more than its prompt is new in its form. The file has what
-    was found before the assessment was cut off.
+    Nats per token, over some rows, evenly chosen; a completion that costs more than its prompt is new in its form. The
+    file has what was found before the assessment was cut off.
     """
     if file.exists():
         return read_record(file, "surprise")
@@ -195,7 +195,8 @@ def _surprise(
     model = load_base_model(
         config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
     )
-    rows = data.train.rows[:: max(1, len(data.train.rows) // _SURPRISE_ROWS)][:_SURPRISE_ROWS]
+    places = spread_over_sources([""] * len(data.train.rows), _SURPRISE_ROWS)
+    rows = [data.train.rows[place] for place in places]
     sums = {"prompt": [0.0, 0.0], "completion": [0.0, 0.0]}
     with torch.no_grad():
         for done, row in enumerate(rows, 1):

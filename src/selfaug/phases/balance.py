@@ -697,7 +697,8 @@ def _confirmed(bench: Bench, search: _Search, chosen: Point, max_forgetting: flo
         for name, suite in bench.suites["test"].items()
     }
     lost = _lost(bench, "test", answers)
-    gate = at_most("forgetting", lost.difference, max_forgetting, lost.items)
+    at_stake = test["general"]["base"].value
+    gate = at_most("forgetting", lost.difference, max_forgetting, lost.items, at_stake=at_stake)
     drift = bench.drift(turned, "test") or {"nats": [], "tokens": []}
     return {
         "test": test,

@@ -292,7 +292,16 @@ class Bench:
         return ("own", "task") if part == _REPORTED else ("own",)
 
     def _is_drift_measured(self, part: str, name: str) -> bool:
-        return all(self._drift_file(part, name, on).exists() for on in self._drifts_of(part))
+        return all(self._is_measured(part, name, on) for on in self._drifts_of(part))
+
+    def _is_measured(self, part: str, name: str, on: DriftOn) -> bool:
+        """Whether a drift is known, and not on answers of the base model that have been made again since."""
+        path = self._drift_file(part, name, on)
+        if not path.exists():
+            return False
+        sequences, starts = self._measured_on(part, on)
+        tokens = [max(0, len(sequence) - start) for sequence, start in zip(sequences, starts, strict=True)]
+        return bool(read_record(path, "drift")["tokens"] == tokens)
 
     def _answered(self, part: str, name: str, model: Any) -> Answers:
         if part in self._subsets:  # what has been asked for the subset needs no second answer
@@ -316,17 +325,15 @@ class Bench:
     def _is_answered(self, part: str, name: str) -> bool:
         for suite_name, suite in self.suites[part].items():
             path = self._answer_file(part, name, suite_name)
-            # Ids are of places in a file: it may have been changed since.
-            asked = {row["id"]: row["prompt"] for row in read_lines(path)} if path.exists() else {}
-            if [asked.get(one) for one in suite.ids] != suite.texts:
+            if not path.exists() or len(suite.kept(read_lines(path))) < len(suite.ids):
                 return False
         return True
 
     def _measure_drift(self, part: str, name: str, model: Any, on: DriftOn) -> None:
-        path = self._drift_file(part, name, on)
-        if path.exists():
+        if self._is_measured(part, name, on):
             return
-        sequences, starts = self._own_answers(part) if on == "own" else self._task_prompts(part)
+        path = self._drift_file(part, name, on)
+        sequences, starts = self._measured_on(part, on)
         so_far = path.with_suffix(".jsonl")
         so_far.parent.mkdir(parents=True, exist_ok=True)
         drift = measure_drift(
@@ -357,6 +364,10 @@ class Bench:
         under = isinstance(model, PeftModel) and why_not_exact(model) is None
         reference: Reference = AdapterOff(model) if under else FrozenModel(self.base_model())
         return self._references.setdefault((part, on, under), Remembered(reference))
+
+    def _measured_on(self, part: str, on: DriftOn) -> tuple[list[list[int]], list[int]]:
+        """Sequences that drift is measured on, and of each its first token that is."""
+        return self._own_answers(part) if on == "own" else self._task_prompts(part)
 
     def _own_answers(self, part: str) -> tuple[list[list[int]], list[int]]:
         """General prompts with the base model's own answers, and where the answers begin."""

@@ -89,6 +89,7 @@ class BestCheckpoint(TrainerCallback):  # type: ignore[misc]
         """For the run's record."""
         return {
             "step": state.global_step if self.best is None else self.best,
+            "within": self.best is not None,
             "seconds": self.seconds,
             "scores": {str(step): score for step, score in sorted(self.scores.items())},
         }

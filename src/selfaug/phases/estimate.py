@@ -28,6 +28,7 @@ from selfaug.phases.inputs import (
     TrainingData,
     adapter_config,
     load_base_model,
+    require_known_tokens,
     require_usable_after_training,
 )
 from selfaug.phases.training_checks import checked_inputs, require_evaluable
@@ -181,6 +182,9 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
         how.append(f"weights: {each}; the reference is the same weights without the adapter")
     else:
         how.append(f"weights: {each}")
+    stored_quantized = getattr(model_config, "quantization_config", None) is not None
+    if stored_quantized:
+        how.append("weights: the model is stored quantised, and is counted as if it were not: it takes less")
     if osf is not None:
         weights += 4 * (trainable + osf.frozen)
         how.append(
@@ -290,9 +294,11 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     disk_free = shutil.disk_usage(folder).free
     warnings = [*taken, *data.warnings]
     if free is not None and memory > free:
+        fewer_bits = config.model.quantization == "none" and not stored_quantized
         warnings.append(
             f"needs {printable_size(memory)} of memory, {printable_size(free)} are free: lower train.batch_size, "
-            "set train.gradient_checkpointing=true, or model.quantization=4bit."
+            f"{'' if fewer_bits else 'or '}set train.gradient_checkpointing=true"
+            f"{', or model.quantization=4bit' if fewer_bits else ''}."
         )
     if disk + cache > disk_free:
         warnings.append(
@@ -463,6 +469,7 @@ def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtyp
         config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
     )
     require_usable_after_training(model, config.lora)
+    require_known_tokens(model, data)
     adapter = adapter_config(config.lora)
     if adapter is not None:
         model = get_peft_model(model, adapter)

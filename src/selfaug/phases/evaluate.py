@@ -36,7 +36,7 @@ from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
 from selfaug.phases.inputs import describe_sources, resolve_device
-from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, require_benchmarks
+from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, hash_of_tasks, require_benchmarks
 from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_files import load_run_config, require_named_files
@@ -61,10 +61,11 @@ from selfaug.phases.suites import (
     scored_by,
     select_items,
     share_cut_off,
+    share_cut_off_by_level,
     suite_file_prompts,
     task_prompts,
 )
-from selfaug.phases.trained_template import trained_template
+from selfaug.phases.trained_template import trained_no_answer, trained_template
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.replaced import Replaced
@@ -86,6 +87,8 @@ MODELS = ("base", "tuned")
 
 _STARTED = "started.json"
 _DRIFT_SO_FAR = "drift-so-far.jsonl"
+
+_TASK_FILES = "benchmark_files"
 
 _RESERVED = {"task", "general"}
 
@@ -201,6 +204,8 @@ def evaluate(
         "weights": hash_of_weights(weights), **choice_of_rows(task_items),
         TOKENIZER: stored_tokenizer_hash(config.model.name),
     }  # fmt: skip
+    if benchmarks and benchmark_tasks is not None:
+        settings[_TASK_FILES] = hash_of_tasks(benchmark_tasks)
     judges = {one for name, file in files.items() if name not in made for one in _judges_of(file)}
     contents = digests_of([*sources, *files_of_scorer(scorer), *sorted(judges)])
     name_of = dict(zip(sources, named, strict=True))
@@ -291,8 +296,8 @@ def evaluate(
             if forecast is not None and (why := other_level(forecast, chosen.level)):
                 on_progress(Progress("warning", message=f"no forecast is made: {why}"))
                 foretold = None
-        general = general_prompts(tokenizer, select_items(half, chosen.level, general_items), template)
-        asked["general"] = general
+        general_requests = select_items(half, chosen.level, general_items)
+        asked["general"] = general_prompts(tokenizer, general_requests, template)
         if known is not None:
             _take_base_answers(known, work, asked)
 
@@ -344,6 +349,10 @@ def evaluate(
             }
             for name, suite in asked.items()
         }
+        results["general"]["cut_off_by_level"] = {
+            which: share_cut_off_by_level(general_requests, work / f"general-{which}.jsonl")
+            for which in MODELS
+        }
         results |= {task: _compare_benchmarks(task, **found) for task, found in scored.items()}
         sides: dict[str, Any] = {}
         if config.data.prepared is not None and "task" in asked:
@@ -351,10 +360,11 @@ def evaluate(
                 asked["task"],
                 answers["task"]["tuned"],
                 answers["task"]["base"],
-                no_answer_of(Path(config.data.prepared)),
+                # The model's own words, and those of rows that were prepared anew since.
+                list(filter(None, (trained_no_answer(folder), no_answer_of(Path(config.data.prepared))))),
             )
         differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
-        gate = _gate(differences, max_forgetting, min_task_gain)
+        gate = _gate(differences, results["general"]["base"].value, max_forgetting, min_task_gain)
         data_of_record = {
             "run": str(folder.path),
             "settings": settings,
@@ -419,7 +429,10 @@ def _decided_anew(
             hint="use --overwrite to evaluate it by what is in there now.",
         )
     gate = _gate(
-        {name: suite["difference"] for name, suite in record["suites"].items()}, max_forgetting, min_task_gain
+        {name: suite["difference"] for name, suite in record["suites"].items()},
+        record["suites"]["general"]["base"]["value"],
+        max_forgetting,
+        min_task_gain,
     )
     scored = {} if changed else also()
     if changed or (gate is None and foretold is None and not scored):
@@ -447,6 +460,8 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     changed = [key for key in now if before.get(key) != now[key]]
     if alike_where_known(before.get(TOKENIZER), now.get(TOKENIZER)):
         changed = [key for key in changed if key != TOKENIZER]
+    if _TASK_FILES not in before and before.get("benchmark_tasks") == now.get("benchmark_tasks"):
+        changed = [key for key in changed if key != _TASK_FILES]  # of earlier versions, which didn't keep it
     return sorted(changed)
 
 
@@ -617,8 +632,7 @@ def _take_base_answers(source: Path, work: Path, asked: dict[str, Suite]) -> Non
         file, own = f"{name}-base.jsonl", work / f"{name}-base.jsonl"
         if own.exists() or not (source / file).exists():
             continue
-        texts = dict(zip(suite.ids, suite.texts, strict=True))
-        write_lines(own, [row for row in read_lines(source / file) if texts.get(row["id"]) == row["prompt"]])
+        write_lines(own, list(suite.kept(read_lines(source / file)).values()))
 
 
 def _require_same(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
@@ -676,12 +690,16 @@ def _answering(base: Any, tuned: Any, model: str) -> Iterator[Any]:
 
 
 def _gate(
-    differences: dict[str, dict[str, Any]], max_forgetting: float | None, min_task_gain: float | None
+    differences: dict[str, dict[str, Any]],
+    general_base: float,
+    max_forgetting: float | None,
+    min_task_gain: float | None,
 ) -> dict[str, Any] | None:
     """What the bounds say, for the record; None without any.
 
     Args:
         differences: fields of a `PairedDifference` by suite, as a record has them.
+        general_base: the base model's general score, a share: more it can't forget.
         max_forgetting: share of the general score.
         min_task_gain: share of the task score.
     """
@@ -690,7 +708,7 @@ def _gate(
         general = differences["general"]
         gained = Interval(**general["difference"])
         lost = Interval(-gained.value, -gained.high, -gained.low)
-        bounds.append(at_most("forgetting", lost, max_forgetting, general["items"]))
+        bounds.append(at_most("forgetting", lost, max_forgetting, general["items"], at_stake=general_base))
     if min_task_gain is not None:
         task = differences["task"]
         bounds.append(at_least("task gain", Interval(**task["difference"]), min_task_gain, task["items"]))

@@ -50,13 +50,15 @@ def require_new_folder(target: Path) -> None:
     """Refuse a place for a model where something is already.
 
     Raises:
-        PathError: if it is a file.
+        PathError: if it is a file, or the current folder.
         StorageError: if it is a folder that is not empty.
     """
     if target.exists() and not target.is_dir():
         raise PathError(f"{target} is a file, not a folder.", hint="give a new folder with --to.")
     if target.exists() and any(target.iterdir()):
         raise StorageError(f"{target} exists and is not empty.", hint="give a new folder with --to.")
+    if not target.name:  # an empty one would be replaced by the model, and can't be while somebody is in it
+        raise PathError(f"{target} is the current folder.", hint="give a new folder with --to.")
 
 
 def export(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,7 +121,12 @@ def open_gateway(
     )
     live.serve_by(served, tokenizer)
     load = partial(open_chat, device=settings.device, offline=settings.offline)
-    models = UpstreamModels(engine, tokenizer, load if upstream.score_drift else None)
+    models = UpstreamModels(
+        engine,
+        tokenizer,
+        load if upstream.score_drift else None,
+        {live.folder.path.resolve(): names[TUNED]},
+    )
     return Server(served, models, live, tokenizer, settings, log)
 
 
@@ -157,12 +162,18 @@ class UpstreamModels:
         engine: that asks it.
         tokenizer: of both models.
         load: loads the models of a run's folder into this process, to measure drift with; None: it is not measured.
+        called: what the other server calls the tuned model of a run, by the run's resolved folder; of other runs, it is
+            called as its folder is.
     """
 
     def __init__(
-        self, engine: UpstreamEngine, tokenizer: PreTrainedTokenizerBase, load: Callable[[Path], Chat] | None
+        self,
+        engine: UpstreamEngine,
+        tokenizer: PreTrainedTokenizerBase,
+        load: Callable[[Path], Chat] | None,
+        called: Mapping[Path, str],
     ) -> None:
-        self.engine, self._tokenizer, self._load = engine, tokenizer, load
+        self.engine, self._tokenizer, self._load, self._called = engine, tokenizer, load, called
         self._ends = chat_ends(tokenizer)
         self.checked = _AS_RECORDED
 
@@ -210,17 +221,19 @@ class UpstreamModels:
 
         Args:
             now: the run that is served.
-            new: the run that is to take its place; the other server has its adapter, under the name of its folder.
+            new: the run that is to take its place; the other server has its adapter, under the name of its folder, or
+                under the one that was given when the gateway was opened with it.
             check: whether the answers to its canary set are compared.
 
         Raises:
             ModelError: if the other server hasn't the adapter, or doesn't answer as recorded.
         """
-        problems = self._check(new.folder, new.tuned) if check else self._missing([new.tuned])
+        name = self._name_of(new)
+        problems = self._check(new.folder, name) if check else self._missing([name])
         if problems:
             raise ModelError(
                 f"{self.engine.shown} can't answer for {new.folder.path}: {'; '.join(problems)}",
-                hint=f"have it serve that run's adapter as {new.tuned} (vLLM takes one while it runs at "
+                hint=f"have it serve that run's adapter as {name} (vLLM takes one while it runs at "
                 "/v1/load_lora_adapter: docs/how-to/serve.md); the run before is served on.",
             )
 
@@ -233,7 +246,10 @@ class UpstreamModels:
             on_exchanged: called once, before anything else is asked.
         """
         on_exchanged()
-        self.engine.names[TUNED] = new.tuned
+        self.engine.names[TUNED] = self._name_of(new)
+
+    def _name_of(self, run: LiveRun) -> str:
+        return self._called.get(run.folder.path.resolve(), run.tuned)
 
     @property
     def _base(self) -> list[str]:

@@ -35,7 +35,7 @@ from selfaug.data.sources import Problem, data_files
 from selfaug.errors import ConfigError, DataError, SelfAugError
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 from selfaug.model.running_batch import require_generation
-from selfaug.phases.prepared_folder import prepared_record
+from selfaug.phases.prepared_folder import no_answer_of, prepared_record, require_template
 
 __all__ = [
     "TrainingData",
@@ -45,6 +45,7 @@ __all__ = [
     "load_base_model",
     "load_training_data",
     "read_rows",
+    "require_known_tokens",
     "require_usable_after_training",
     "resolve_device",
     "rows_still_there",
@@ -106,6 +107,8 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
     train, of_train = _encoded(config, template, config.data.train, loaded["train"], tokenizer, max_length)
     warnings = list(train.report.warnings)
     report: dict[str, Any] = {"train": of_train, "max_length": max_length}
+    if config.data.prepared is not None:
+        report["no_answer"] = no_answer_of(Path(config.data.prepared))
     left_out = {"training": train.problems}
     if "replay" in loaded and loaded["replay"].rows:
         train, left_out["replay"], report["replay"] = _with_replay(
@@ -219,15 +222,19 @@ def template_of(config: TrainConfig) -> RetrievalTemplate:
     """The template that the settings name; the built-in one if they name none.
 
     Raises:
-        ConfigError: if its file can't be used.
+        ConfigError: if its file can't be used, or is a prepared folder's and was edited.
         DataError: if it is to come from a folder that was not prepared.
     """
     file, prepared = config.data.template, config.data.prepared
     if file is None:
         return RetrievalTemplate()
-    if prepared is not None and Path(file) == Path(prepared, "template.yaml") and not Path(file).exists():
+    if prepared is None or Path(file) != Path(prepared, "template.yaml"):
+        return RetrievalTemplate.from_file(file)
+    if not Path(file).exists():
         prepared_record(Path(prepared))  # says that it is none of such a folder
-    return RetrievalTemplate.from_file(file)
+    template = RetrievalTemplate.from_file(file)
+    require_template(Path(prepared), template)
+    return template
 
 
 def _sources(config: TrainConfig) -> dict[str, list[str]]:
@@ -513,6 +520,31 @@ def require_usable_after_training(model: PreTrainedModel, settings: LoraSettings
             "an adapter changes one of the two, and merged it would change both.",
             hint="leave it out; `all-linear` takes all layers but these.",
         )
+
+
+def require_known_tokens(model: PreTrainedModel, data: TrainingData) -> None:
+    """Refuse a tokeniser with tokens that the model has no embedding of: computing would end with an index error.
+
+    Args:
+        model: the base model.
+        data: tokeniser and rows.
+
+    Raises:
+        ConfigError: if a row holds such a token, or batches would be padded with one.
+    """
+    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    rows = [*data.train.rows, *(data.eval.rows if data.eval else ())]
+    largest = max(max(row.input_ids) for row in rows)
+    padding = data.tokenizer.pad_token_id or 0
+    if known is None or max(largest, padding) < known:
+        return
+    token, of = (largest, "of the rows") if largest >= known else (padding, "of padding")
+    raise ConfigError(
+        f"the token {data.tokenizer.convert_ids_to_tokens(token)!r} {of} has the id {token:,}, and the model has "
+        f"embeddings of {known:,} tokens, from 0.",
+        hint="take the tokeniser that belongs to the model; or, where tokens were added to it, give the model "
+        "embeddings for them (model.resize_token_embeddings(len(tokenizer))), and save both into one folder.",
+    )
 
 
 def adapter_config(settings: LoraSettings) -> PeftConfig | None:

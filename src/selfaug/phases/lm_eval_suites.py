@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import io
@@ -19,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.errors import ConfigError, DataError
 from selfaug.records import read_lines, read_record, write_lines, write_record
 
-__all__ = ["Benchmark", "benchmark_answers", "require_benchmarks"]
+__all__ = ["Benchmark", "benchmark_answers", "hash_of_tasks", "require_benchmarks"]
 
 _TABLE = "lm-eval"
 
@@ -125,6 +126,23 @@ def benchmark_answers(
     for cache in path.parent.glob(f"{path.stem}_rank*.db*"):  # as lm-eval names it
         cache.unlink()
     return Benchmark(items_found, table)
+
+
+def hash_of_tasks(folder: str) -> str:
+    """SHA-256 of a folder's task files, and of Python and files that they may include; their data are not looked at."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).rglob("*")):
+        if _may_be_of_tasks(file.relative_to(folder)) and file.is_file():
+            digest.update(f"{file.relative_to(folder)}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _may_be_of_tasks(file: Path) -> bool:
+    """Whether a file may be a task, or one that tasks include; lm-eval's are called "_template_yaml" or "belebele"."""
+    named = file.suffix in (".yaml", ".yml", ".py", "") or file.name.endswith("_yaml")
+    hidden = any(part.startswith(".") for part in file.parts)  # such as ".git", in which much changes
+    return named and not hidden
 
 
 def _manager_of(task: str, folder: str | None) -> Any:

@@ -49,7 +49,7 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
     from mlflow.exceptions import MlflowException
 
     folder = RunDir.open(run)
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float | None] = {}
     also = {f"task by {name}": one for name, one in record.get("also", {}).items()}
     for name, suite in (record["suites"] | also).items():
         name = _NOT_IN_NAMES.sub("_", name)
@@ -68,7 +68,9 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
     bounds = {} if record["gate"] is None else {bound["name"]: bound for bound in record["gate"]["bounds"]}
     for name, bound in bounds.items():
         measured = {**bound["value"], "items": bound["items"], "items_needed": bound["items_needed"]}
-        metrics |= {f"gate/{name}/{key}": value for key, value in measured.items() if value is not None}
+        metrics |= {f"gate/{name}/{key}": value for key, value in measured.items()}
+    # A model that is broken drifts by no number, and how many items would decide is not always known.
+    known = {name: value for name, value in metrics.items() if value is not None}
     # How the run would have been evaluated at its end is not how it was here.
     trained = load_config(folder.config).model_dump(mode="json", exclude={"run", "evaluation"})
     gate = {name: {"sense": bound["sense"], "bound": bound["bound"]} for name, bound in bounds.items()}
@@ -81,7 +83,7 @@ def log_evaluation(run: str, record: Mapping[str, Any]) -> str:
                     for name, value in settings.items()
                 }
             )
-            mlflow.log_metrics(metrics)
+            mlflow.log_metrics(known)
             outcome = "no bounds" if record["gate"] is None else record["gate"]["outcome"]
             mlflow.set_tags(
                 {

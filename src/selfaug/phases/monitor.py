@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.core.alert_state import ALERTS, after_silence
+from selfaug.core.alert_state import ALERTS
 from selfaug.data import EncodedRows
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
@@ -28,6 +28,7 @@ from selfaug.monitoring.reference_window import (
     measure_reference_window,
 )
 from selfaug.monitoring.retention import delete_before, delete_expired
+from selfaug.monitoring.standing import standing_state
 from selfaug.monitoring.store import read_kept, read_texts
 from selfaug.phases.chat import open_chat
 from selfaug.phases.inputs import load_training_data
@@ -37,7 +38,7 @@ from selfaug.phases.run_files import load_run_config, require_named_files
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import write_lines, write_text
-from selfaug.registry import Registry
+from selfaug.registry import DEFAULT_REGISTRY, Registry
 from selfaug.rundir import RunDir
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "monitor_status",
     "open_canary_alert",
     "open_monitor",
+    "purge_expired",
     "purge_expired_runs",
     "purge_monitor",
     "record_reference_window",
@@ -244,13 +246,19 @@ def _realign_settings(run: RunDir, config: TrainConfig) -> dict[str, Any] | None
     }
 
 
-def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> dict[str, Any]:
+def monitor_status(
+    run: str | os.PathLike[str],
+    *,
+    registry: str | os.PathLike[str] = DEFAULT_REGISTRY,
+    now: float | None = None,
+) -> dict[str, Any]:
     """What a run's monitor has last written down, and how long ago that was.
 
     What has been kept for its time is deleted first: no server may be running that does.
 
     Args:
         run: folder of a run.
+        registry: the file that says whether another run has taken its place: its alert is over a day later then.
         now: seconds since 1970; None for the clock's.
 
     Raises:
@@ -268,7 +276,7 @@ def monitor_status(run: str | os.PathLike[str], *, now: float | None = None) -> 
     with suppress(SelfAugError, OSError):  # who may only read sees it all the same
         delete_expired(folder.monitor, now=now)
     seconds = max(0.0, now - status["time"])
-    status["state"] = after_silence(status["state"], seconds)
+    status["state"] = standing_state(status["state"], seconds, run, registry)
     reports = sorted((folder.monitor / "alerts").glob("*/record.json"))
     return {**status, "seconds_ago": seconds, "report": str(reports[-1].parent) if reports else None}
 
@@ -307,8 +315,17 @@ def purge_expired_runs(registry: str | os.PathLike[str]) -> None:
         StorageError: if the registry can't be read. A run that can't be written is passed over.
     """
     for version in Registry(registry).versions():
-        with suppress(SelfAugError, OSError):
-            delete_expired(RunDir(version.run).monitor, now=time.time())
+        purge_expired(version.run)
+
+
+def purge_expired(run: str | os.PathLike[str]) -> None:
+    """Delete what a run's monitor has kept for its time. Where there is nothing, or it can't be written, it stays so.
+
+    Args:
+        run: folder of the run; it may be served meanwhile.
+    """
+    with suppress(SelfAugError, OSError):
+        delete_expired(RunDir(run).monitor, now=time.time())
 
 
 def export_texts(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> int:

@@ -38,7 +38,7 @@ RECORD_KIND = "prepare"
 
 _MARKER = "# Made by selfaug prepare."
 
-_READER = 9
+_READER = 10
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 _SETTINGS = "prepare.yaml"
 

@@ -6,14 +6,15 @@ import shlex
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selfaug.errors import DataError
+from selfaug.data.template import RetrievalTemplate
+from selfaug.errors import ConfigError, DataError
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.folder_files import OWN_FILE, folder_files
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.read_document import ENDINGS
 from selfaug.retrieval.retriever import Retriever, own_retriever
 
-__all__ = ["no_answer_of", "outdated_documents", "prepared_record", "prepared_retriever"]
+__all__ = ["no_answer_of", "outdated_documents", "prepared_record", "prepared_retriever", "require_template"]
 
 
 def prepared_record(folder: Path) -> dict[str, Any]:
@@ -51,6 +52,24 @@ def no_answer_of(folder: Path) -> str | None:
         return None
     no_answer: str = read_record(folder / "record.json", "prepare")["settings"]["rows"]["no_answer"]
     return no_answer
+
+
+def require_template(folder: Path, template: RetrievalTemplate) -> None:
+    """Refuse a prepared folder's template that was edited since: a run trained with it could not be asked.
+
+    Raises:
+        ConfigError: if it says something else than the record, where there is one.
+        DataError: if the record is damaged.
+    """
+    record = folder / "record.json"
+    if record.exists() and template.to_dict() != read_record(record, "prepare")["template"]:
+        file = folder / "template.yaml"
+        raise ConfigError(
+            f"{file} was changed since {folder} was prepared: `selfaug ask` would refuse the run, since its prompts "
+            "had another form than those of the folder.",
+            hint=f"prepare anew with it: the same command with --set rows.template={shlex.quote(str(file))} "
+            "--overwrite; or make it what it was.",
+        )
 
 
 def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +62,7 @@ def make_rows(
         config.rows.completion,
         config.split.seed,
         config.rows.follow_ups,
+        titled=isinstance(retriever, Index),
     )
     asked: list[Asked] = []  # of those that are trained on
     of_text: dict[str, str] = {}  # the documents of their passages
@@ -97,7 +98,9 @@ def make_rows(
             "split.validation and split.test. A retriever of your own has to name each passage's `document` by its "
             "path in the folder.",
         )
-    _warn_of_empty_splits(config, rows, splits, on_progress)
+    same_words = _same_words(pairs, words, near_of, index)
+    _tell_same_words(same_words, on_progress)
+    _warn_of_empty_splits(config, rows, splits, bool(same_words), on_progress)
     _tell_near_copies(nearly_the_same, on_progress)
     by_chance = [pair.id for pair in pairs if may_be_chance(pair, gold[pair.id])]
     _tell_of_chance(by_chance, on_progress)
@@ -235,6 +238,33 @@ def _tell_near_copies(sets: Sequence[Sequence[str]], on_progress: Report) -> Non
     on_progress(Progress("warning", message=message))
 
 
+def _same_words(
+    pairs: Sequence[Pair], words: Words, near_of: Mapping[str, Collection[str]], index: Index
+) -> list[str]:
+    """Questions that have the same words, and no document in common; a document and what is nearly the same are one."""
+    alike: dict[frozenset[str], list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        if pair.documents:
+            # "What is it?" and "Who are they?" have no words that count, and are not the same.
+            alike[frozenset(words(pair.question)) or frozenset([pair.question])].append(pair)
+    found = []
+    for asked in alike.values():
+        about = [{min(near_of.get(path) or index.copies_of(path)) for path in one.documents} for one in asked]
+        if not set.intersection(*about):
+            found += [pair.question for pair in asked]
+    return found
+
+
+def _tell_same_words(questions: Sequence[str], on_progress: Report) -> None:
+    if not questions:
+        return
+    message = (
+        f"{len(questions):,} questions have the same words about different documents, such as {questions[0]!r:.80}: no "
+        "search can tell which one is meant, and they stay in one split. Put the company or the period into each."
+    )
+    on_progress(Progress("warning", message=message))
+
+
 def _tell_of_chance(questions: Sequence[str], on_progress: Report) -> None:
     if not questions:
         return
@@ -260,7 +290,11 @@ def _documents_of(pair: Pair, gold: Sequence[Chunk]) -> set[str]:
 
 
 def _warn_of_empty_splits(
-    config: PrepareConfig, rows: Mapping[str, Sequence[Any]], splits: Splits, on_progress: Report
+    config: PrepareConfig,
+    rows: Mapping[str, Sequence[Any]],
+    splits: Splits,
+    same_words: bool,
+    on_progress: Report,
 ) -> None:
     shares = {"validation": config.split.validation, "test": config.split.test}
     together = (
@@ -269,11 +303,13 @@ def _warn_of_empty_splits(
         f"{max(splits.asked, default=0):,}: questions about one document, questions that are alike, and documents that "
         "one question names, whose `evidence` stands in several, or that are copies or nearly so"
     )
+    apart = (
+        "Put the company or the period into questions that have the same words"
+        if same_words
+        else "Ask about more documents, name the `document` that a question is about"
+    )
     for split in (split for split, share in shares.items() if share > 0 and not rows[split]):
-        message = (
-            f"split.{split} is {shares[split]:g}, and no row is in it: {together}. Ask about more documents, name "
-            "the `document` that a question is about, or raise the share."
-        )
+        message = f"split.{split} is {shares[split]:g}, and no row is in it: {together}. {apart}, or raise the share."
         on_progress(Progress("warning", message=message))
 
 

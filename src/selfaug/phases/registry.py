@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.config import load_config
-from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.errors import ConfigError, StorageError
 from selfaug.phases.run_models import hash_of_weights, trained_weights
-from selfaug.registry import CHAMPION, Registry, Version
+from selfaug.registry import CANDIDATE, CHAMPION, Registry, Version
 from selfaug.rundir import RunDir
 
 __all__ = [
-    "DEFAULT_REGISTRY",
     "add_run",
-    "champion_instead_of",
     "champion_move",
     "champion_run",
     "followed_run",
@@ -24,8 +22,6 @@ __all__ = [
     "require_addable",
     "roll_back",
 ]
-
-DEFAULT_REGISTRY = "runs/registry.sqlite"
 
 # No version has a number with more.
 _MOST_DIGITS = 18
@@ -147,24 +143,6 @@ def champion_run(registry: str | os.PathLike[str]) -> str:
     return _champion(registry)[0].run
 
 
-def champion_instead_of(
-    run: str | os.PathLike[str], registry: str | os.PathLike[str] = DEFAULT_REGISTRY
-) -> str | None:
-    """Folder of the champion, if a run is in the registry and is not the champion.
-
-    Args:
-        run: folder of the run.
-        registry: the file; where there is none, or it can't be read, nothing is known.
-    """
-    try:
-        champion = champion_run(registry)
-        entered = {version.run for version in Registry(registry).versions()}
-    except SelfAugError:
-        return None
-    folder = str(Path(run).resolve())
-    return champion if folder in entered and folder != champion else None
-
-
 def champion_move(registry: str | os.PathLike[str]) -> int:
     """The number of the move that made the champion so, without a look at its weights, which takes longer.
 
@@ -187,12 +165,15 @@ def _champion(registry: str | os.PathLike[str]) -> tuple[Version, int]:
 
 
 def registry_status(registry: str | os.PathLike[str]) -> dict[str, Any]:
-    """All versions with the aliases that point to them, and what the champion was."""
+    """All versions with the aliases that point to them, and what the champion was.
+
+    A candidate that was made the champion is none any more, also after a rollback: nothing waits to be promoted.
+    """
     opened = Registry(registry)
-    versions = opened.versions()
-    aliases = {
-        alias: found[0].number for alias in ("champion", "candidate") if (found := opened.current(alias))
-    }
+    versions, champions = opened.versions(), opened.moves(CHAMPION)
+    aliases = {alias: found[0].number for alias in (CHAMPION, CANDIDATE) if (found := opened.current(alias))}
+    if aliases.get(CANDIDATE) in {move.version for move in champions}:
+        del aliases[CANDIDATE]
     return {
         "registry": str(registry),
         "aliases": aliases,
@@ -204,7 +185,7 @@ def registry_status(registry: str | os.PathLike[str]) -> dict[str, Any]:
             }
             for version in versions
         ],
-        "champions": [vars(move) for move in opened.moves(CHAMPION)],
+        "champions": [vars(move) for move in champions],
     }
 
 

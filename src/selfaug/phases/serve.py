@@ -26,7 +26,7 @@ from selfaug.model.running_batch import rows_can_join
 from selfaug.monitoring.webhook import check_address
 from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.live_run import LiveModels, LiveRun
-from selfaug.phases.monitor import purge_expired_runs
+from selfaug.phases.monitor import purge_expired, purge_expired_runs
 from selfaug.phases.registry import champion_move, followed_run
 from selfaug.phases.watching import DriftModels, Watching, WatchSettings
 from selfaug.rundir import RunDir
@@ -63,7 +63,8 @@ class ServeSettings:
         watch: how the run's monitor watches what is answered; None: nobody does.
         registry: whose champion is followed; None: the run is served until the server ends.
         follow_seconds: between two looks at it.
-        retry_seconds: until a champion that could not be served is tried again.
+        retry_seconds: until a champion that could not be served is tried again; twice as long after each time that
+            requests had to wait for it, up to an hour.
         offline: use only what is on this machine.
     """
 
@@ -87,43 +88,60 @@ class ServeSettings:
 
 
 def server_keys(
-    run: str | os.PathLike[str], *, registry: str | None = None, new: bool = False
+    run: str | os.PathLike[str], *, registry: str | None = None, new: bool = False, keep_hours: float = 0.0
 ) -> tuple[ApiKeys, str | None]:
     """Keys of a run's server, and the key itself if it was made now: it can't be shown again.
 
-    `SELFAUG_API_KEY` in the environment is the key, if it is set.
+    `SELFAUG_API_KEY` in the environment is the key, if it is set, and `SELFAUG_OLD_API_KEY` one beside it.
 
     Args:
         run: folder of the run.
         registry: whose champion is followed: the key stays the same then, whatever the run.
-        new: make another key, which takes the place of the one before.
+        new: make another key, which takes the place of those before.
+        keep_hours: for which those before are taken beside a new one.
 
     Raises:
-        ConfigError: if the key of the environment is too short to be one, or has characters that can't be sent.
-        StorageError: if keys can't be read or written.
+        ConfigError: if a key of the environment is too short to be one, has characters that can't be sent, or is an
+            old one without another.
+        StorageError, DataError: if keys can't be read or written.
     """
-    given = os.environ.get("SELFAUG_API_KEY")
-    if given is not None:
-        # As those of clients are: white space around it is often the end of a file's line.
-        given = given.strip()
-        if not (given.isascii() and given.isprintable()):
-            raise ConfigError(
-                "SELFAUG_API_KEY has characters that no client can send: control characters, or others than ASCII's.",
-                hint="unset it and a key is made, or set a long random one.",
-            )
-        if len(given) < _SHORTEST_KEY:
-            raise ConfigError(
-                f"SELFAUG_API_KEY has {len(given)} characters; a key has at least {_SHORTEST_KEY}.",
-                hint="unset it and a key is made, or set a long random one.",
-            )
-        return ApiKeys.of(given), None
+    if own := _keys_of_the_environment():
+        return ApiKeys.of(*own), None
     file = RunDir.open(run).serving / "keys.json" if registry is None else Path(f"{registry}.keys.json")
     if file.exists() and not new:
         return ApiKeys.load(file), None
-    return ApiKeys.make(file)
+    return ApiKeys.make(file, keep_hours=keep_hours)
 
 
+_OWN_KEY, _OLD_KEY = "SELFAUG_API_KEY", "SELFAUG_OLD_API_KEY"
 _SHORTEST_KEY = 16
+
+
+def _keys_of_the_environment() -> list[str]:
+    names = [name for name in (_OWN_KEY, _OLD_KEY) if name in os.environ]
+    if names == [_OLD_KEY]:
+        raise ConfigError(
+            f"{_OLD_KEY} is set without {_OWN_KEY}: it is for a key that another one has replaced.",
+            hint=f"set {_OWN_KEY} to the new key, or unset {_OLD_KEY}.",
+        )
+    return [_key_of_the_environment(name) for name in names]
+
+
+def _key_of_the_environment(name: str) -> str:
+    # As those of clients are: white space around it is often the end of a file's line.
+    key = os.environ[name].strip()
+    hint = "unset it and a key is made, or set a long random one."
+    if name == _OLD_KEY:
+        hint = "unset it, so that it is not taken any more."
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            f"{name} has characters that no client can send: control characters, or others than ASCII's.",
+            hint=hint,
+        )
+    if len(key) < _SHORTEST_KEY:
+        raise ConfigError(f"{name} has {len(key)} characters; a key has at least {_SHORTEST_KEY}.", hint=hint)
+    return key
+
 
 _NO_JOINING = (
     "this model has layers with sliding windows or states of their own: answers are made in batches that none can "
@@ -141,8 +159,11 @@ _AGAIN_SECONDS = 2.0
 _OTHERWISE_SECONDS = 60.0
 """After which another server that did not answer as recorded is asked again, where nobody watches who would."""
 
+_LONGEST_RETRY_SECONDS = 3600.0
+"""After which a champion that could not be served is tried again, however often that was in vain."""
+
 _PURGE_SECONDS = 3600.0
-"""Between two looks at what runs of the registry have kept of requests, also those that aren't served any more."""
+"""Between two looks at what the run that is served, and others of its registry, have kept of requests."""
 
 
 class Models(Protocol):
@@ -296,7 +317,7 @@ class Server:
     def lose(self, reason: str) -> None:
         """End it because its models can't be used any more; `run` raises then, so that whoever started it can again."""
         self._lost = reason
-        self.served.readiness.become(False, reason)
+        self.served.readiness.become(False, reason, "the models can't be used any more")
         self.stop()
 
     @property
@@ -330,7 +351,9 @@ class Server:
             except UpstreamAwayError as error:
                 if str(error) != told:
                     told = str(error)
-                    self.served.readiness.become(False, f"{told}; it is asked again")
+                    self.served.readiness.become(
+                        False, f"{told}; it is asked again", "waiting for the server behind this one"
+                    )
                     self._tell(f"waiting: {told}.")
                 if self._ending.wait(_AGAIN_SECONDS):
                     return [told]
@@ -388,9 +411,12 @@ class Server:
         """Serve the registry's champion, whichever that is. One that can't be is told of once, and tried again."""
         registry = self._settings.registry
         if registry is None:
+            self._purge_hourly()
             return
         seen, again_at, purge_at = 0, math.inf, time.monotonic()
+        retry = self._settings.retry_seconds
         while not self._ended.wait(self._settings.follow_seconds):
+            closings = self.served.gate.closings
             try:
                 if time.monotonic() >= purge_at:
                     purge_at = time.monotonic() + _PURGE_SECONDS
@@ -399,6 +425,8 @@ class Server:
                     continue
                 if (move := champion_move(registry)) == seen and time.monotonic() < again_at:
                     continue
+                if move != seen:
+                    retry = self._settings.retry_seconds
                 seen, again_at = move, math.inf
                 run = followed_run(registry)
                 if Path(run) != self._live.folder.path.resolve():
@@ -410,12 +438,22 @@ class Server:
             except Exception as error:  # whatever it is: the run before is served on
                 # Its folder may still be on its way here. Not at once: a look at its weights hashes all of them. A
                 # server that is away is asked at once: one that gets another adapter is often started anew.
-                wait = 0.0 if isinstance(error, UpstreamAwayError) else self._settings.retry_seconds
+                wait = 0.0 if isinstance(error, UpstreamAwayError) else retry
                 again_at = time.monotonic() + wait
+                if self.served.gate.closings > closings:
+                    # Requests have waited for it, and may again in vain: less and less often.
+                    retry = min(2 * retry, _LONGEST_RETRY_SECONDS)
                 reason = str(error) if isinstance(error, SelfAugError) else f"{type(error).__name__}: {error}"
                 if reason != self.served.readiness.not_followed:
                     self.served.readiness.not_followed = reason
                     self._tell(f"NOT following the registry: {reason}")
+
+    def _purge_hourly(self) -> None:
+        """Delete what the served run has kept for its time. Its monitor does, too, but there may be none."""
+        while True:
+            purge_expired(self._live.folder.path)
+            if self._ended.wait(_PURGE_SECONDS):
+                return
 
     def _watch(self) -> None:
         how, live = self._settings.watch, self._live
@@ -442,7 +480,7 @@ class Server:
         if problems is None:
             readiness.become(True, "the run has no canary set: nothing to check")
         elif problems:
-            readiness.become(False, "; ".join(problems))
+            readiness.become(False, "; ".join(problems), "the canary set did not come back as recorded")
         else:
             readiness.become(True, self._models.checked)
 

@@ -7,7 +7,7 @@ cut off goes on with the next prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ __all__ = [
     "scored_by",
     "select_items",
     "share_cut_off",
+    "share_cut_off_by_level",
     "spread_over_sources",
     "suite_file_prompts",
     "task_prompts",
@@ -90,6 +91,23 @@ class Suite:
     def written(self) -> list[int]:
         """Indices of the prompts that are answered freely."""
         return [index for index, choices in enumerate(self.choices) if not choices]
+
+    def kept(self, rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Rows of a file of answers by id, as of `answers_to`: those that answer the same prompts.
+
+        Ids are of places in a file, which may have been changed since. An answer that was cut off at another limit, or
+        at one that nobody kept, is none to this prompt: it might go on now.
+        """
+        asked = {
+            name: (text, limit) for name, text, limit in zip(self.ids, self.texts, self.limits, strict=True)
+        }
+        return {
+            row["id"]: dict(row)
+            for row in rows
+            if row["id"] in asked
+            and row["prompt"] == asked[row["id"]][0]
+            and not (row.get("cut_off") and row.get("limit") != asked[row["id"]][1])
+        }
 
     def spread(self, count: int | None, *, over_kinds: bool = True) -> Suite:
         """So many of its prompts, chosen as by `evenly`; all for None."""
@@ -338,19 +356,18 @@ def answers_to(
 
     Args:
         suite: what is asked.
-        path: JSONL file with `id`, `prompt`, `answer` and, of those written freely, whether they were `cut_off` at
-            their limit; in the suite's order when all are there.
+        path: JSONL file with `id`, `prompt`, `answer` and, of those written freely, their `limit` in tokens and
+            whether they were `cut_off` there; in the suite's order when all are there.
         model: that is asked.
         tokenizer: its tokeniser.
         batch_size: prompts answered together; when it is cut off, only these answers are lost.
         on_progress: called with answers that are there and all.
     """
-    texts = dict(zip(suite.ids, suite.texts, strict=True))
+    here = set(suite.ids)
     rows: dict[str, dict[str, Any]] = {}
     if path.exists():
-        # Ids are of places in a file: it may have been changed since.
-        kept = (row for row in read_lines(path) if row["prompt"] == texts.get(row["id"], row["prompt"]))
-        rows = {row["id"]: row for row in kept}
+        lines = read_lines(path)
+        rows = {row["id"]: row for row in lines if row["id"] not in here} | suite.kept(lines)
         # Without a last line that a crash cut off: the next one would be joined to it.
         write_lines(path, list(rows.values()))
     missing = [index for index, name in enumerate(suite.ids) if name not in rows]
@@ -361,7 +378,7 @@ def answers_to(
     chosen = [index for index in missing if suite.choices[index]]
     chosen.sort(key=lambda index: len(suite.prompts[index]), reverse=True)
 
-    def keep(index: int, answer: str, **more: bool) -> None:
+    def keep(index: int, answer: str, **more: int) -> None:
         nonlocal there
         name = suite.ids[index]
         rows[name] = {"id": name, "prompt": suite.texts[index], "answer": answer, **more}
@@ -372,7 +389,8 @@ def answers_to(
     def keep_written(place: int, answer: list[int]) -> None:
         index = written[place]
         text = str(tokenizer.decode(answer, skip_special_tokens=True))
-        keep(index, text, cut_off=len(answer) >= suite.limits[index])
+        limit = suite.limits[index]
+        keep(index, text, limit=limit, cut_off=len(answer) >= limit)
 
     generate_greedy_ids(
         model,
@@ -386,7 +404,6 @@ def answers_to(
         batch = chosen[start : start + batch_size]
         for index, answer in zip(batch, _choose(suite, batch, model, tokenizer), strict=True):
             keep(index, answer)
-    here = set(suite.ids)
     ordered = [name for name in rows if name not in here] + suite.ids
     if list(rows) != ordered:
         write_lines(path, [rows[name] for name in ordered])
@@ -405,13 +422,27 @@ def share_cut_off(suite: Suite, path: Path) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def share_cut_off_by_level(items: Sequence[GeneralItem], path: Path) -> dict[str, float]:
+    """As `share_cut_off`, of general requests by their level; without those of which nothing is known."""
+    kept = {row["id"]: row.get("cut_off") for row in read_lines(path)}
+    found: dict[str, list[bool]] = {}
+    for item in items:
+        if (cut := kept.get(item.id)) is not None:
+            found.setdefault(str(item.level), []).append(cut)
+    return {level: sum(cut) / len(cut) for level, cut in found.items()}
+
+
 def _choose(
     suite: Suite,
     batch: Sequence[int],
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[str]:
-    """The likeliest choice of each prompt, by nats per token: a longer one is not at a disadvantage."""
+    """The likeliest choice of each prompt, by nats per token: a longer one is not at a disadvantage.
+
+    Of equals it is the last: the general suite has the right one first, and what a model can't tell apart is no
+    knowledge of it. Where a value is not finite, as of a model that is broken, there is no answer.
+    """
     tokens = [
         [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in suite.choices[i]]
         for i in batch
@@ -424,7 +455,8 @@ def _choose(
     best = []
     for index, choices, nats in zip(batch, tokens, likelihoods, strict=True):
         per_token = [value / len(choice) for value, choice in zip(nats, choices, strict=True)]
-        best.append(suite.choices[index][per_token.index(max(per_token))])
+        likeliest = max(range(len(choices)), key=lambda place: (per_token[place], place))
+        best.append(suite.choices[index][likeliest] if all(map(math.isfinite, per_token)) else "")
     return best
 
 
@@ -436,11 +468,13 @@ class ChosenLevel:
         level: 1 to 3, or None for all.
         scores: of the base model on a few development items of each level; empty if the user chose.
         cut_off: share of its written answers to these that reached their limit; None where it isn't known.
+        cut_off_by_level: the same by level.
     """
 
     level: Level | None
     scores: dict[str, float]
     cut_off: float | None = None
+    cut_off_by_level: dict[str, float] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -489,6 +523,7 @@ def fitting_level(
         max(fitting, default=1),
         {str(level): score for level, score in scores.items()},
         share_cut_off(suite, path),
+        share_cut_off_by_level(items, path),
     )
 
 
@@ -502,18 +537,18 @@ def compare_answers(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> 
 
 
 def compare_sides(
-    suite: Suite, tuned: Sequence[str], base: Sequence[str], no_answer: str | None
+    suite: Suite, tuned: Sequence[str], base: Sequence[str], no_answers: Sequence[str]
 ) -> dict[str, Any]:
     """Value, source and abstention of answers from documents, each as `compare_answers`; those that have rows.
 
     Args:
         suite: of the rows.
         tuned, base: answers.
-        no_answer: what the rows say where there is no answer; None tells it by English phrases.
+        no_answers: as of `sides_of`.
     """
     sides = {}
-    for side in sides_of(no_answer):
-        rows = rows_of_side(side, suite.golds, no_answer)
+    for side in sides_of(no_answers):
+        rows = rows_of_side(side, suite.golds, no_answers)
         scores = [
             [side.score(answers[row].strip(), suite.golds[row], suite.texts[row]) for row in rows]
             for answers in (tuned, base)

@@ -35,6 +35,7 @@ from selfaug.phases.inputs import (
     TrainingData,
     adapter_config,
     load_base_model,
+    require_known_tokens,
     require_usable_after_training,
 )
 from selfaug.phases.model_card import model_card
@@ -176,6 +177,7 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     )
     if not resume:  # what has begun can still be used, with its adapter beside the weights
         require_usable_after_training(model, config.lora)
+    require_known_tokens(model, data)
     identity = base_identity(model, config.model.name)
 
     if resume:
@@ -440,6 +442,7 @@ def _trainer_settings(
         activation_checkpointing=checkpointing,
         packing=settings.packing,
         padding_free=settings.padding_free,
+        train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         # The rows fit already. Packing fills rows up to this length; padding-free refuses to have one.
         max_length=data.max_length if settings.packing else None,
         bf16=mixed and dtype is torch.bfloat16,

@@ -1,4 +1,4 @@
-"""The form of the prompts that a run was trained with, whatever its template file says by now."""
+"""What a run was trained with of its prepared folder, whatever that says by now."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from selfaug.data.template import RetrievalTemplate
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
-__all__ = ["trained_template"]
+__all__ = ["trained_no_answer", "trained_template"]
 
 
 def trained_template(run: RunDir) -> RetrievalTemplate | None:
@@ -17,3 +17,13 @@ def trained_template(run: RunDir) -> RetrievalTemplate | None:
     """
     trained = read_record(run.started, "train-started")["data"]["train"].get("template")
     return None if trained is None else RetrievalTemplate(**trained)
+
+
+def trained_no_answer(run: RunDir) -> str | None:
+    """What its rows said where there was no answer; None where they were not prepared, or an older version trained it.
+
+    Raises:
+        DataError: if the record of the beginning is missing or damaged.
+    """
+    no_answer: str | None = read_record(run.started, "train-started")["data"].get("no_answer")
+    return no_answer

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from selfaug.errors import SelfAugError, StorageError
-from selfaug.eval.checks import Refuses
+from selfaug.eval.checks import declines
 from selfaug.model.reference import FrozenModel
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.canary_alert import CanaryAlert
@@ -47,7 +47,6 @@ _REST = 10.0
 """So many times as long as measuring a reference window took in vain, it is not begun again."""
 
 _ENDINGS = ("_bucket", "_sum", "_count")
-_REFUSES = Refuses()
 
 
 _AWAY = ", all but drift: the models are elsewhere"
@@ -140,7 +139,7 @@ class Watching:
                 request.request_id,
                 request.prompt_ids,
                 request.completion_tokens,
-                refused=_REFUSES.passes(request.answer) if has_answer else None,
+                refused=declines(request.answer) if has_answer else None,
                 format_violation=self._form.fullmatch(request.answer.strip()) is None
                 if self._form is not None and from_documents and has_answer
                 else None,

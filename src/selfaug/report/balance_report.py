@@ -9,6 +9,7 @@ from selfaug.report.charts import scatter_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import bound_block, cut_off_blocks, suites_block
 from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
+from selfaug.wording.evaluation_words import nothing_at_stake
 from selfaug.wording.numbers import bound_points, digits_beside, duration, percent, points, span
 
 __all__ = ["balance_report", "balance_summary", "balance_verdict"]
@@ -107,6 +108,8 @@ def balance_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
         "inconclusive": ("open", f"too few items to say whether that is within the budget of {budget}"),
     }
     outcome, held = outcomes[gate["outcome"]]
+    if gate.get("at_stake") is not None:
+        held = nothing_at_stake(gate)
     value = gate["value"]
     task = record["test"].get("task")
     job = "" if task is None else f"does {percent(task['tuned']['value'])} of the job and "

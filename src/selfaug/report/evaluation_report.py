@@ -44,6 +44,9 @@ __all__ = [
     "suites_block",
 ]
 
+# A loss of the general score that must be ruled out before it is called kept.
+_LARGE_LOSS = 0.1
+
 # Of each suite, so many items are shown: those that changed first.
 _SHOWN_ITEMS = 20
 
@@ -119,7 +122,8 @@ def evaluation_verdict(record: Mapping[str, Any]) -> str:
     elif general["low"] > 0:
         kept = f"it gained {lost} in general ({span(general)})"
     else:
-        kept = f"no change of its general score was shown ({points(general['value'])}, {span(general)})"
+        nor = "" if _is_kept(record) else ", nor that it was kept"
+        kept = f"no change of its general score was shown{nor} ({points(general['value'])}, {span(general)})"
     if "task" not in record["suites"]:
         return f"Without held-out rows, only general requests were asked: {kept}."
     task = record["suites"]["task"]["difference"]["difference"]
@@ -133,15 +137,28 @@ def evaluation_verdict(record: Mapping[str, Any]) -> str:
 
 
 def evaluation_outcome(record: Mapping[str, Any]) -> Outcome:
-    """Learned and nothing shown to be forgotten is good, one of both mixed, none bad; a gate overrules."""
+    """Learned and nothing shown to be forgotten is good, or open where a large loss may have gone unseen; one of both
+    is mixed, none bad; a gate overrules.
+    """
     if record["gate"] is not None:
         gate: dict[str, Outcome] = {"pass": "good", "fail": "bad", "inconclusive": "open"}
         return gate[record["gate"]["outcome"]]
-    kept = record["suites"]["general"]["difference"]["difference"]["high"] >= 0
+    forgotten = record["suites"]["general"]["difference"]["difference"]["high"] < 0
     if "task" not in record["suites"]:
-        return "open" if kept else "bad"
+        return "bad" if forgotten else "open"
     learned = record["suites"]["task"]["difference"]["difference"]["low"] > 0
-    return "good" if kept and learned else "mixed" if kept or learned else "bad"
+    if learned and not forgotten:
+        return "good" if _is_kept(record) else "open"
+    return "bad" if forgotten and not learned else "mixed"
+
+
+def _is_kept(record: Mapping[str, Any]) -> bool:
+    """Whether a gain was shown, or a large loss ruled out, of a base model that had so much to lose."""
+    general = record["suites"]["general"]
+    low = general["difference"]["difference"]["low"]
+    # There is no smallest visible change where so few were asked that none would be seen.
+    could_tell = general["detectable_difference"] is not None and general["base"]["value"] > _LARGE_LOSS
+    return bool(low > 0 or (low >= -_LARGE_LOSS and could_tell))
 
 
 def evaluation_tiles(record: Mapping[str, Any]) -> list[Tile]:

@@ -302,6 +302,11 @@ def _checkpoints(best: Mapping[str, Any]) -> Block:
     """The job's score at each checkpoint, of which the best was taken."""
     title = f"Score of the checkpoints on {best['rows']} rows ({best['scorer']})"
     about = f"The weights are those of step {best['step']}."
+    if not best.get("within", True):  # earlier versions did not write it down
+        about = (
+            "No checkpoint was within selfaug.stop_at_drift; the weights are the last one's, of step "
+            f"{best['step']}."
+        )
     if len(best["scores"]) < 2:  # a point is no curve
         rows = [[Cell(step), Cell(percent(score))] for step, score in best["scores"].items()]
         return Table(title, ["step", "score"], rows, about)

@@ -2,7 +2,8 @@
 
 A chunk carries its document's title and the headings above it, since "Revenue rose to $4 million" alone says neither
 whose nor when. A section longer than a chunk is cut between sentences, with some of them repeated; a table between
-its rows, with its header repeated, or, where that doesn't fit, with the names of the columns in each row.
+its rows, with its header and the unit above it repeated, or, where the header doesn't fit, with the names of the
+columns in each row.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from itertools import zip_longest
 
 from selfaug.retrieval.document import Block, Document
 from selfaug.retrieval.plain_text import UNSPACED
-from selfaug.retrieval.table_text import header_and_rows, labelled_cells
+from selfaug.retrieval.table_text import header_and_rows, labelled_cells, names_unit
 
-__all__ = ["Chunk", "Chunker", "count_words"]
+__all__ = ["Chunk", "Chunker", "count_words", "without_title"]
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """How many tokens each of the texts has."""
@@ -76,6 +77,12 @@ class Chunk:
         return f"{self.heading}\n{self.text}"
 
 
+def without_title(passage: str) -> str:
+    """A chunk's passage without its document's title, which stands above all of them: sections, and the text."""
+    heading, _, text = passage.partition("\n")
+    return f"{heading.partition(_ABOVE)[2]}\n{text}"
+
+
 @dataclass(frozen=True, slots=True)
 class _Piece:
     """What is never cut: a sentence, or a row of a table.
@@ -84,13 +91,24 @@ class _Piece:
         text: of the piece.
         joint: what stands between it and the piece before.
         page: that it is on.
-        header: of a table's row: the lines that a chunk which begins with it needs before it.
+        header: of a table's row: the lines that it needs before it, or before the rows above it.
+        unit: of a table's row: the line above the table, which a chunk that begins with the row needs before all else.
     """
 
     text: str
     joint: str
     page: int | None
     header: str = ""
+    unit: str = ""
+
+    @property
+    def is_led(self) -> bool:
+        """Whether something has to stand before it."""
+        return bool(self.header or self.unit)
+
+    def lead(self, *, begins: bool) -> str:
+        """What stands before it, whether it begins a chunk or a table within one: there its unit is above it."""
+        return "\n".join(filter(None, (self.unit if begins else "", self.header)))
 
 
 class Chunker:
@@ -141,16 +159,16 @@ class Chunker:
 
     def _cut(self, room: int, blocks: Sequence[Block]) -> Iterator[tuple[str, int | None]]:
         """Texts of a section, each within so many tokens, with the page of each."""
-        whole = [piece for block in blocks for piece in self._pieces(block, room)]
+        with_units = zip(blocks, _units(blocks), strict=True)
+        whole = [piece for block, unit in with_units for piece in self._pieces(block, unit, room)]
         if not whole:
             return
-        headers = {piece.header: 0 for piece in whole if piece.header}
-        headers = dict(zip(headers, self._count(list(headers)), strict=True)) if headers else {}
+        leads = self._leads(whole)
         sizes = self._sizes(whole)
         pieces = [
             part
             for piece, size in zip(whole, sizes, strict=True)
-            for part in self._small_enough(piece, size, room - headers.get(piece.header, 0))
+            for part in self._small_enough(piece, size, room - leads.get(piece.lead(begins=True), 0))
         ]
         if pieces != whole:
             sizes = self._sizes(pieces)
@@ -159,8 +177,8 @@ class Chunker:
             used, end, header = 0, start, ""
             while end < len(pieces):
                 more = sizes[end]
-                if pieces[end].header not in ("", header):
-                    more += headers[pieces[end].header]
+                if end == start or pieces[end].header != header:
+                    more += leads.get(pieces[end].lead(begins=end == start), 0)
                 if end > start and used + more > room:
                     break
                 used, header, end = used + more, pieces[end].header, end + 1
@@ -170,24 +188,32 @@ class Chunker:
             yield _joined(pieces[start:end]), pieces[start].page
             start = end if end == len(pieces) else self._go_on(pieces, sizes, start, end, room)
 
+    def _leads(self, pieces: Sequence[_Piece]) -> dict[str, int]:
+        """Tokens of all that may stand before the pieces."""
+        led = (piece for piece in pieces if piece.is_led)
+        leads = dict.fromkeys(
+            lead for piece in led for lead in (piece.lead(begins=True), piece.header) if lead
+        )
+        return dict(zip(leads, self._count(list(leads)), strict=True)) if leads else {}
+
     def _sizes(self, pieces: Sequence[_Piece]) -> list[int]:
         return self._count([piece.joint + piece.text for piece in pieces])
 
     def _go_on(self, pieces: Sequence[_Piece], sizes: Sequence[int], start: int, end: int, room: int) -> int:
         """Where the next chunk begins: at some sentences before the cut. Rows of a table are not repeated."""
-        if pieces[end].header:
+        if pieces[end].is_led:
             return end
         begin, repeated = end, 0
-        while begin > start + 1 and not pieces[begin - 1].header:
+        while begin > start + 1 and not pieces[begin - 1].is_led:
             repeated += sizes[begin - 1]
             if repeated > self._overlap or repeated + sizes[end] > room:
                 break
             begin -= 1
         return begin
 
-    def _pieces(self, block: Block, room: int) -> list[_Piece]:
+    def _pieces(self, block: Block, unit: str, room: int) -> list[_Piece]:
         if block.kind == "table":
-            return self._rows(block, room)
+            return self._rows(block, unit, room)
         whole: list[list[_Piece]] = []  # sentences, each in its lines
         above = ""
         for line in block.text.splitlines():
@@ -202,19 +228,29 @@ class Chunker:
                     whole.append([piece])
         return [piece for lines in whole for piece in _one_sentence(lines)]
 
-    def _rows(self, block: Block, room: int) -> list[_Piece]:
-        """A table's rows beneath its header; where a chunk is too small for both, each names its columns itself."""
+    def _rows(self, block: Block, unit: str, room: int) -> list[_Piece]:
+        """A table's rows beneath its header; where a chunk is too small for both, each names its columns itself.
+
+        A unit that leaves too little room is left out.
+        """
         header, rows = header_and_rows(block.text)
+        above, of_unit, *beneath = self._count([header, f"{unit}\n", *(f"\n{row}" for row in rows)])
+
+        def fits(lead: int) -> bool:
+            return lead <= room // 2 and lead + max(beneath) <= room
+
+        if header and fits(above):
+            return [
+                _Piece(row, "\n", block.page, header, unit if fits(above + of_unit) else "") for row in rows
+            ]
+        unit, space = (unit, room - of_unit) if unit and of_unit <= room // 4 else ("", room)
         if not header:
-            return [_Piece(row, "\n", block.page) for row in rows]
-        above, *beneath = self._count([header, *(f"\n{row}" for row in rows)])
-        if above <= room // 2 and above + max(beneath) <= room:
-            return [_Piece(row, "\n", block.page, header) for row in rows]
+            return [_Piece(row, "\n", block.page, unit=unit) for row in rows]
         return [
-            _Piece(part, "\n", block.page)
+            _Piece(part, "\n", block.page, unit=unit)
             for row in rows
             if (cells := labelled_cells(header, row))
-            for part in self._parts(cells, room)
+            for part in self._parts(cells, space)
         ]
 
     def _parts(self, cells: Sequence[str], room: int) -> Iterator[str]:
@@ -252,7 +288,7 @@ class Chunker:
         between = piece.text[at] if piece.text[at].isspace() else ""
         for text, joint in ((first, piece.joint), (second, between)):
             if text:
-                part = _Piece(text, joint, piece.page, piece.header)
+                part = replace(piece, text=text, joint=joint)
                 yield from self._small_enough(part, self._sizes([part])[0], space)
 
 
@@ -280,6 +316,19 @@ def _sections(document: Document) -> Iterator[tuple[str, list[Block]]]:
             blocks.append(replace(block, kind="text", text=text, level=0))
     if blocks:
         yield _path(document.title, above, sheet), blocks
+
+
+def _units(blocks: Sequence[Block]) -> Iterator[str]:
+    """Of each block the unit in the line right above it, if it is a table; a long table is several blocks in turn."""
+    unit = header = ""
+    for block in blocks:
+        if block.kind != "table":
+            unit, header = block.text if names_unit(block.text) else "", ""
+            yield ""
+            continue
+        names = block.text.partition("\n")[0]
+        unit, header = unit if header in ("", names) else "", names
+        yield unit
 
 
 def _without_captions(blocks: Sequence[Block], names: Sequence[str]) -> Sequence[Block]:
@@ -353,12 +402,13 @@ def _may_begin(text: str) -> bool:
 
 
 def _joined(pieces: Sequence[_Piece]) -> str:
-    """The text of some pieces. A table's header stands before its first row."""
+    """The text of some pieces. A table's header stands before its first row, and its unit where they begin."""
     text, header = "", ""
     for index, piece in enumerate(pieces):
         joint = piece.joint if index else ""
-        if piece.header and piece.header != header:
-            text += ("\n" if index else "") + piece.header
+        lead = piece.lead(begins=not index) if not index or piece.header != header else ""
+        if lead:
+            text += ("\n" if index else "") + lead
             joint = "\n"
         text += joint + piece.text
         header = piece.header

@@ -25,11 +25,13 @@ _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _RAISED = f"{_W}rPr/{_W}vertAlign[@{_W}val='superscript']"
+_OFF = frozenset({"0", "false", "off"})
 _DEEPEST_STYLE = 20
 _WIDEST_SPAN = 100
 
 _WRAPPERS = {_W + name for name in ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")}
 _LEFT_OUT = {_W + name for name in ("del", "moveFrom", "pPr", "rPr", "sectPr")} | {_FALLBACK}
+_LEFT_OUT_RUNS = tuple(f"{_W}rPr/{_W}{name}" for name in ("vanish", "strike", "dstrike"))
 
 
 class _NoteTags(NamedTuple):
@@ -62,10 +64,10 @@ _CHARACTERS = {
 def read_docx(data: bytes) -> tuple[str, list[Block]]:
     """Title, or nothing, and blocks of a Word document.
 
-    Inserted text of tracked changes is read, deleted text is not; headers, footers and comments are left out. Footnotes
-    and endnotes follow the paragraph, list or table that refers to them. Cells that span several rows or columns have
-    their text in each. What a table holds that only arranges the page (of one cell, or with tables in its cells) is
-    read like other parts of the body.
+    Inserted text of tracked changes is read, deleted text is not; what is hidden or struck through is left out, and so
+    are headers, footers and comments. Footnotes and endnotes follow the paragraph, list or table that refers to them.
+    Cells that span several rows or columns have their text in each. What a table holds that only arranges the page (of
+    one cell, or with tables in its cells) is read like other parts of the body.
 
     Raises:
         UnreadableDocument: if it is encrypted, not a Word document, or would unpack to absurd size.
@@ -187,7 +189,7 @@ def _notes_of(element: Any, notes: dict[_Note, str]) -> Iterator[Block]:
         return
     walk = etree.iterwalk(element, events=("start",))
     for _, inner in walk:
-        if inner.tag in _LEFT_OUT:
+        if _is_left_out(inner):
             walk.skip_subtree()
         elif text := notes.pop((inner.tag, inner.get(_W + "id", "")), ""):
             yield Block("text", text)
@@ -256,7 +258,7 @@ def _text_parts(root: Any) -> Iterator[str]:
                 yield "\n"  # a paragraph in a text box or a cell
             elif element.tag == _M + "d":
                 yield ")"
-        elif element.tag in _LEFT_OUT:
+        elif _is_left_out(element):
             walk.skip_subtree()
         elif element.tag in (_W + "t", _M + "t"):
             text = element.text or ""
@@ -269,6 +271,14 @@ def _text_parts(root: Any) -> Iterator[str]:
         elif element.tag in _CHARACTERS:
             before = ""
             yield _CHARACTERS[element.tag]
+
+
+def _is_left_out(element: Any) -> bool:
+    """Whether a part of a paragraph is not for reading: as Word hides it, or struck through."""
+    if element.tag != _W + "r":
+        return element.tag in _LEFT_OUT
+    marks = (element.find(path) for path in _LEFT_OUT_RUNS)
+    return any(mark is not None and _value(mark).lower() not in _OFF for mark in marks)
 
 
 def _is_raised(text: Any) -> bool:

@@ -31,11 +31,11 @@ class Asked:
     signs: Sequence[Sign]
     near: Collection[str] = ()
 
-    def is_answered_by(self, text: str, document: str | None) -> bool:
-        """Whether a passage of a document holds its answer, or could be taken to."""
+    def is_answered_by(self, text: str, document: str | None, *, titled: bool = False) -> bool:
+        """Whether a passage of a document holds its answer, or could be taken to; `titled` as of `has_answer`."""
         of_gold = document in self.near or any(passage.document == document for passage in self.gold)
         return any(passage.text == text for passage in self.gold) or has_answer(
-            self.pair, self.signs, text, of_gold=of_gold
+            self.pair, self.signs, text, of_gold=of_gold, titled=titled
         )
 
 
@@ -89,7 +89,11 @@ def _follow_ups(
         for number, text in enumerate(texts, 1)
         for one in by_text.get(text, ())
         if one.pair.id != row["id"]
-        and not any(one.is_answered_by(other, documents.get(other)) for other in texts if other != text)
+        and not any(
+            one.is_answered_by(other, documents.get(other), titled=form.titled)
+            for other in texts
+            if other != text
+        )
     ]
     chosen = draw.sample(answered, min(form.follow_ups, len(answered)))
     found: list[dict[str, Any]] = []
@@ -99,7 +103,7 @@ def _follow_ups(
         if draw.random() < form.no_answer_share:
             if unanswered is None:
                 near = {documents[text]: None for text in texts if text in by_text}
-                unanswered = _unanswered(row, near, by_document, documents)
+                unanswered = _unanswered(row, near, by_document, documents, form)
             if unanswered:
                 one, gold = unanswered.pop(draw.randrange(len(unanswered))), None
         answer = completion_of(form, one.pair.answer if gold else None, gold)
@@ -112,6 +116,7 @@ def _unanswered(
     near: Iterable[str],
     by_document: Mapping[str, Sequence[Asked]],
     documents: Mapping[str, str],
+    form: RowForm,
 ) -> list[Asked]:
     """Questions about some documents that none of the row's passages answers, each once."""
     found = {one.pair.id: one for document in near for one in by_document.get(document, ())}
@@ -119,5 +124,7 @@ def _unanswered(
         one
         for one in found.values()
         if one.pair.id != row["id"]
-        and not any(one.is_answered_by(text, documents.get(text)) for text in row["context"])
+        and not any(
+            one.is_answered_by(text, documents.get(text), titled=form.titled) for text in row["context"]
+        )
     ]

@@ -9,8 +9,10 @@ from typing import Any
 from lxml import etree
 
 from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.html_surroundings import hide_surroundings
 from selfaug.retrieval.plain_text import GUESSED_ENCODING, caret, known_encoding, tidy, wider_encoding
-from selfaug.retrieval.table_text import MAX_CELLS, Repeated, Rows, table_blocks
+from selfaug.retrieval.table_columns import Cell, joined_columns
+from selfaug.retrieval.table_text import MAX_CELLS, table_blocks
 
 __all__ = ["encoding_of_html", "html_blocks", "read_html"]
 
@@ -20,11 +22,22 @@ _LONGEST_SPAN = 1000
 _LEFT_OUT = frozenset(
     {
         *("script", "style", "noscript", "template", "head", "svg", "math", "iframe", "object", "canvas"),
-        *("audio", "video", "map", "nav", "select", "button", "datalist", "dialog"),
+        *("audio", "video", "map", "nav", "select", "option", "textarea", "button", "datalist", "dialog"),
+        *("del", "s", "strike"),  # what is struck through is not valid any more
         *("ix:header", "ix:hidden"),  # of a filing in inline XBRL: facts that its pages don't show
     }
 )
 _LEFT_OUT_ROLES = frozenset({"navigation", "search", "menu", "menubar", "dialog"})
+_WHOLE = frozenset({"html", "body"})  # what hides them is taken back by a script when the page is loaded
+_LEFT_OUT_STYLES = re.compile(
+    r"(?<![\w-])(?:display:none|visibility:(?:hidden|collapse)|text-decoration(?:-line)?:[^;]*line-through)"
+)
+_FACTS = (
+    ("dei:EntityRegistrantName", "ifrs-full:NameOfReportingEntityOrOtherMeansOfIdentification"),
+    ("dei:DocumentType",),
+    ("dei:DocumentPeriodEndDate",),
+)
+"""Names in inline XBRL of what a filing's title should say: whose it is, what, and of when."""
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _ROW_GROUPS = frozenset({"thead", "tbody", "tfoot"})
 _LISTS = frozenset({"ul", "ol", "menu", "dir"})
@@ -76,6 +89,9 @@ _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 def read_html(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
     """Title, or nothing, and blocks of a page.
 
+    What it hides or strikes through is left out, and so is what stands around its text: header and footer of the site,
+    navigation, and what is beside its articles. The title of a filing in inline XBRL says whose it is, and of when.
+
     Args:
         data: of the file.
         encoding: where the page doesn't say its own, and is not in UTF-8; default: Windows-1252.
@@ -87,8 +103,9 @@ def read_html(data: bytes, encoding: str | None = None) -> tuple[str, list[Block
     root = _parsed(data.decode(named, errors="replace"))
     if root is None:
         return "", []
-    titles = root.xpath("//title[not(ancestor::svg)]")  # a picture has a title of its own
-    return tidy("".join(titles[0].itertext())) if titles else "", list(_Walk().blocks(root))
+    title = _title(root)
+    hide_surroundings(root)
+    return title, list(_Walk().blocks(root))
 
 
 def html_blocks(text: str) -> list[Block]:
@@ -121,6 +138,21 @@ def encoding_of_html(data: bytes) -> str | None:
     except LookupError:
         return known_encoding(data)
     return name
+
+
+def _title(root: Any) -> str:
+    """That of the page; of a filing with the facts that it lacks: many are called `aapl-20230930`, or just 10-K."""
+    titles = root.xpath("//title[not(ancestor::svg)]")  # a picture has a title of its own
+    title = tidy("".join(titles[0].itertext())) if titles else ""
+    facts = (_fact(root, names) for names in _FACTS)
+    missing = ", ".join(fact for fact in facts if fact.casefold() not in title.casefold())
+    return f"{missing}: {title}" if missing and title else missing or title
+
+
+def _fact(root: Any, names: Sequence[str]) -> str:
+    """The first one of these names in inline XBRL; nothing if there is none."""
+    found = (element for name in names for element in root.xpath("//*[@name=$name]", name=name))
+    return next(filter(None, (tidy(_inner_text(element)) for element in found)), "")
 
 
 def _parsed(text: str) -> Any:
@@ -246,8 +278,12 @@ def _is_left_out(element: Any, tag: str) -> bool:
         "hidden" in attributes
         or attributes.get("aria-hidden") == "true"
         or attributes.get("role") in _LEFT_OUT_ROLES
-        or "display:none" in attributes.get("style", "").replace(" ", "")
+        or (tag not in _WHOLE and _is_hidden_by(attributes.get("style", "")))
     )
+
+
+def _is_hidden_by(style: str) -> bool:
+    return _LEFT_OUT_STYLES.search("".join(style.lower().split())) is not None
 
 
 def _is_layout(table: Any) -> bool:
@@ -264,41 +300,38 @@ def _table(table: Any) -> Iterator[Block]:
     for caption in _below(table, "caption"):
         if text := tidy(_inner_text(caption)):
             yield Block("text", text)
-    yield from table_blocks(_grid(table))
+    yield from table_blocks(joined_columns(_grid(table)))
 
 
-def _grid(table: Any) -> Rows:
-    """Texts by row and column; a cell that spans several has its text in each."""
-    rows: Rows = []
-    reaching: dict[
-        int, tuple[str, int]
-    ] = {}  # column: text of a cell from above, and rows that it still covers
+def _grid(table: Any) -> list[list[Cell]]:
+    """Cells by row and column; one that spans several is in each."""
+    rows: list[list[Cell]] = []
+    reaching: dict[int, tuple[Cell, int]] = {}  # column: a cell from above, and rows that it still covers
     cells_so_far = 0
     for row in _below(table, "tr"):
         if _is_hidden_row(row):
             continue
-        cells: list[str] = []
+        cells: list[Cell] = []
 
-        def take_from_above(cells: list[str] = cells) -> None:
+        def take_from_above(cells: list[Cell] = cells) -> None:
             while (left := reaching.get(len(cells))) is not None:
-                text, rows_left = left
+                above, rows_left = left
                 if rows_left > 1:
-                    reaching[len(cells)] = (text, rows_left - 1)
+                    reaching[len(cells)] = (above, rows_left - 1)
                 else:
                     del reaching[len(cells)]
-                cells.append(Repeated(text))
+                cells.append(above)
 
         for cell in row.iterchildren("td", "th"):
             if _is_left_out(cell, cell.tag):
                 continue
             take_from_above()
-            text = _inner_text(cell)
-            down = _span(cell, "rowspan", _LONGEST_SPAN)
-            for _ in range(_span(cell, "colspan", _WIDEST_SPAN)):
+            across, down = _span(cell, "colspan", _WIDEST_SPAN), _span(cell, "rowspan", _LONGEST_SPAN)
+            one = Cell(tidy(_inner_text(cell)), len(rows), len(cells), across)
+            for _ in range(across):
                 if down > 1:
-                    reaching[len(cells)] = (text, down - 1)
-                cells.append(text)
-                text = Repeated(text)
+                    reaching[len(cells)] = (one, down - 1)
+                cells.append(one)
         take_from_above()
         rows.append(cells)
         cells_so_far += len(cells)

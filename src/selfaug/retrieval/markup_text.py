@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import tomllib
 from collections.abc import Iterator
 
 from markdown_it import MarkdownIt
@@ -27,6 +28,8 @@ _OF_FRONT_MATTER = re.compile(
     r"""(?:[\w.-]+|"[^"]+"|'[^']+'|[a-z][a-z ]+)[ \t]*:(?:[ \t]|$)|[ \t#\]}]|-[ \t]|$"""
 )
 _FRONT_TITLE = re.compile(r"^title[ \t]*:[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
+_TOML_FRONT_MATTER = re.compile(r"\A\+{3}[ \t]*\n(.*?)^\+{3}[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
+_STRUCK = re.compile(r"<(/?)(?:del|s|strike)\b", re.IGNORECASE)
 _DEEPEST = 100  # what is nested deeper, markdown-it passes over
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]")
@@ -35,21 +38,31 @@ _SNIFFED_LINES = 30
 
 
 def read_markdown(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
-    """Title of the front matter, or nothing, and blocks.
+    """Title of the front matter (in YAML or TOML), or nothing, and blocks.
 
     Raises:
         UnreadableDocument: if it is not text.
     """
     text = _unix_lines(decode(data, encoding))
-    title = ""
-    front = _FRONT_MATTER.match(text)
-    if front and all(map(_OF_FRONT_MATTER.match, front[1].split("\n"))):
-        text = text[front.end() :]
-        if named := _FRONT_TITLE.search(front[1]):
-            title = tidy(named[1]).strip("\"'")
-    parser = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable("table")
+    title, text = _without_front_matter(text)
+    parser = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable(["table", "strikethrough"])
     parser.block.ruler.at("reference", _reference)
     return title, list(_markdown_blocks(SyntaxTreeNode(parser.parse(text))))
+
+
+def _without_front_matter(text: str) -> tuple[str, str]:
+    """Title of the front matter, or nothing, and what follows it."""
+    front = _FRONT_MATTER.match(text)
+    if front and all(map(_OF_FRONT_MATTER.match, front[1].split("\n"))):
+        named = _FRONT_TITLE.search(front[1])
+        return tidy(named[1]).strip("\"'") if named else "", text[front.end() :]
+    if front := _TOML_FRONT_MATTER.match(text):
+        try:
+            title = tomllib.loads(front[1]).get("title", "")
+        except tomllib.TOMLDecodeError:
+            return "", text
+        return tidy(title) if isinstance(title, str) else "", text[front.end() :]
+    return "", text
 
 
 def _reference(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -185,11 +198,38 @@ def _markdown_rows(table: SyntaxTreeNode) -> Rows:
     return [[_inline_text(cell) for cell in row.children] for row in rows]
 
 
+def _not_struck(node: SyntaxTreeNode) -> Iterator[SyntaxTreeNode]:
+    """The nodes beneath one, without what is struck through in Markdown or HTML."""
+    nodes = list(_without_strikethrough(node))
+    marks = {place: mark for place, inner in enumerate(nodes) if (mark := _struck_mark(inner)) is not None}
+    last_end = max((place for place, mark in marks.items() if mark == "/"), default=-1)
+    is_struck = False
+    for place, inner in enumerate(nodes):
+        if place in marks:  # <s> without an end may be a token that the text is about
+            is_struck = not marks[place] and place < last_end
+        elif not is_struck:
+            yield inner
+
+
+def _without_strikethrough(node: SyntaxTreeNode) -> Iterator[SyntaxTreeNode]:
+    for inner in node.children:
+        if inner.type != "s":
+            yield inner
+            yield from _without_strikethrough(inner)
+
+
+def _struck_mark(node: SyntaxTreeNode) -> str | None:
+    """Of what strikes text through in HTML: nothing for its beginning, "/" for its end; None of all else."""
+    mark = _STRUCK.match(node.content) if node.type == "html_inline" else None
+    return mark and mark[1]
+
+
 def _inline_text(node: SyntaxTreeNode) -> str:
-    """What a reader sees of a heading, paragraph or cell: link texts, alternative texts of images."""
+    """What a reader sees of a heading, paragraph or cell: link texts, alternative texts of images; not what is struck
+    through."""
     parts: list[str] = []
     is_raised = False
-    for inner in node.walk(include_self=False):
+    for inner in _not_struck(node):
         match inner.type:
             case "text" | "code_inline":
                 before = "".join(parts[-3:]) if is_raised else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 
-from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.chunking import Chunk, without_title
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.plain_text import UNSPACED
 
@@ -30,10 +30,22 @@ _BESIDE_SIGN = re.compile(rf"[ |](?=[%)])|(?<=[{_CURRENCY}])[ |](?=\(?\d)")
 _MINUS = r"(?<![\w)])-"
 _NOT_NEGATIVE = rf"(?<!{_MINUS})(?<!{_MINUS}[{_CURRENCY}])"
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n")
+# A dot between thousands only where it can't be a decimal one: "1.234.567", "1.234,5".
 _THOUSANDS = re.compile(
-    r"(?<!\d)(?<!\d[.,])([1-9]\d{0,2}(?:,\d{3}){1,9}|[1-9]\d{0,2}(?: \d{3}){1,9}|[1-9]\d{3,29})(?!\d)"
+    r"(?<!\d)(?<!\d[.,'])([1-9]\d{0,2}(?:(?:,\d{3}){1,9}|(?: \d{3}){1,9}|(?:'\d{3}){1,9}|(?:\.\d{3}){2,9}"
+    r"|\.\d{3}(?=,\d))|[1-9]\d{3,29})(?!\d)"
 )
-_BEFORE_THREE_DIGITS = re.compile(r"(?<=\d)[, ]?(?=(?:\d{3}[, ]?)+$)")
+_BEFORE_THREE_DIGITS = re.compile(r"(?<=\d)[, '.]?(?=(?:\d{3}[, '.]?)+$)")
+# Not after up to three digits and a space: "536 400" is a part of "1 536 400".
+_IN_NO_LONGER = "".join(rf"(?<!(?<![\w.,]){digits} )" for digits in (r"\d", r"\d\d", r"\d\d\d"))
+_SPACES_OF_A_LINE = 2
+_DIGITS_OF_TWO_DOTS = 7
+# Of escaped words: "5%" and "5.0%" are the same, "1%" and "1,000%" are not.
+_NOUGHTS = re.compile(r"(\d)(?:\\\.0+|,00?)?%")
+# "3M" without a currency is the company, and no three.
+_BEFORE_SCALE = re.compile(
+    rf"(?<=\d)(?!(?<=(?<![\w.,{_CURRENCY}])3)m\b)(?=(?:m|mn|mln|mm|bn|tn|million|billion|trillion|mio|mrd)\b)"
+)
 # People type what their keyboard has, and documents have what their program made of it.
 _SIGNS = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b", "'")
@@ -99,10 +111,12 @@ class Sign:
     Attributes:
         document: that it is from.
         words: that all stand in it: the evidence where there is some, and the answer unless it is in words of its own.
+        with_title: whether the chunk that holds them has some of them only in its document's title.
     """
 
     document: str
     words: tuple[str, ...]
+    with_title: bool = False
 
     def stands_in(self, passage: str) -> bool:
         """Whether a passage has all its words, wherever it is from."""
@@ -112,18 +126,19 @@ class Sign:
 def signs_of(pair: Pair, gold: Sequence[Chunk]) -> list[Sign]:
     """The signs of a pair's answer, by what the chunks that hold it have of evidence and answer."""
     found = [
-        Sign(
-            chunk.document,
-            tuple(
-                found for words in (evidence, pair.answer) if words for found in _as_in(chunk.passage, words)
-            ),
-        )
+        _sign(chunk, [words for words in (evidence, pair.answer) if words])
         for chunk in gold
         for evidence in pair.evidence_in(chunk.document)
         if evidence is None or holds(chunk.passage, evidence)
     ]
     # Without words (a place without evidence, beside one that says it otherwise) any passage would have them.
     return [sign for sign in dict.fromkeys(found) if sign.words]
+
+
+def _sign(chunk: Chunk, wanted: Sequence[str]) -> Sign:
+    words = tuple(found for one in wanted for found in _as_in(chunk.passage, one))
+    untitled = without_title(chunk.passage)
+    return Sign(chunk.document, words, not all(holds(untitled, one) for one in words))
 
 
 def signed(words: str) -> tuple[str, str]:
@@ -140,8 +155,9 @@ def holds(passage: str, words: str) -> bool:
     """Whether some words stand in a passage, however they are spaced or quoted, and whatever table they are in.
 
     As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53", nor "12" in "-12".
-    Thousands may be divided by a comma, a space or nothing in either: "1536" stands in "1,536 million". In rows that
-    name their columns the words may leave the names out, as who copies them from the document does.
+    Thousands may be divided by a comma, a space, an apostrophe or nothing in either: "1536" stands in "1,536 million";
+    by a dot, too, where it can't be a decimal one. "5%" is "5.0 %", and "€1.2bn" is "€1.2 bn". In rows that name their
+    columns the words may leave the names out, as who copies them from the document does.
     """
     finder = _finder(words)
     return finder is not None and any(finder.search(text) for text in _plain_forms(passage))
@@ -157,11 +173,11 @@ def _finder(words: str) -> re.Pattern[str] | None:
     before = f"(?<!{_SPACED})" if _IS_SPACED.match(wanted[0]) else ""
     after = f"(?!{_SPACED})" if _IS_SPACED.match(wanted[-1]) else ""
     if wanted[0].isdigit():
-        before += r"(?<!\d[.,])"
+        before += r"(?<!\d[.,'])"
     if wanted[0].isdigit() or wanted[0] in _CURRENCY:
         before += _NOT_NEGATIVE
     if wanted[-1].isdigit():
-        after += r"(?![.,]\d)"
+        after += r"(?![.,']\d)"
     return re.compile(f"{before}{_pattern(wanted)}{after}")
 
 
@@ -179,29 +195,40 @@ def _pattern(wanted: str) -> str:
 
     The words are made to match more rather than the passage plainer: "120 135" may be two figures of a line there.
     """
+    parts = _THOUSANDS.split(wanted)
     return "".join(
-        _number_pattern(part) if number % 2 else re.sub(r"\\[ |]", "[ |]", re.escape(part))
-        for number, part in enumerate(_THOUSANDS.split(wanted))
+        _number_pattern(part, begins=number == 1 and not parts[0])
+        if number % 2
+        else _NOUGHTS.sub(r"\1(?:[.]0+|,00?)?%", re.sub(r"\\[ |]", "[ |]", re.escape(part)))
+        for number, part in enumerate(parts)
     )
 
 
-def _number_pattern(number: str) -> str:
+def _number_pattern(number: str, begins: bool) -> str:
+    """What finds a number of four digits or more, which the words begin with or not."""
+    plain = _BEFORE_THREE_DIGITS.sub("", number)
+    # "120 135 150" is rather three figures of a line, and one more may stand before them.
+    begins = begins and number.count(" ") < _SPACES_OF_A_LINE
+    before_spaced = _IN_NO_LONGER if begins and len(plain) % 3 == 0 else ""
     if " " in number:
         # The words may be of two cells, or two figures of a line, themselves.
-        return _BEFORE_THREE_DIGITS.sub("[, |]?", number)
+        return before_spaced + _BEFORE_THREE_DIGITS.sub("[, |]?", number)
     # One divider throughout: "1,536 200" are two figures, and so are two cells "1" and "536".
-    return f"(?:{'|'.join(_BEFORE_THREE_DIGITS.sub(divider, number) for divider in ('', ',', ' '))})"
+    comma, space, apostrophe, dot = (_BEFORE_THREE_DIGITS.sub(one, number) for one in (",", " ", "'", r"\."))
+    after_dot = r"(?=,\d)" if len(plain) < _DIGITS_OF_TWO_DOTS else ""
+    return f"(?:{plain}|{comma}|{before_spaced}{space}|{apostrophe}|{dot}{after_dot})"
 
 
 def _plain(text: str) -> str:
     """Text without case and doubled spaces, its quotation marks and dashes as a keyboard has them, a bar between cells.
 
     Without spaces before percent signs and closing brackets, and after signs of currencies: filings give each a cell.
+    With one between a figure and the word or letters for its millions.
     """
     if not text.isascii():
         text = unicodedata.normalize("NFC", text).translate(_SIGNS)
     cells = _BETWEEN_CELLS.sub("|", _SPACE.sub(" ", text))
-    return _BESIDE_SIGN.sub("", cells).strip(" |").casefold()
+    return _BEFORE_SCALE.sub(" ", _BESIDE_SIGN.sub("", cells).strip(" |").casefold())
 
 
 def find_gold(pair: Pair, index: Index) -> list[Chunk]:

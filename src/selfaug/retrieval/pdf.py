@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.pdf_aligned_tables import AlignedTable, with_tables
+from selfaug.retrieval.pdf_continued_tables import PdfTable, continued
 from selfaug.retrieval.pdf_lines import Line, PageText, lines_of
-from selfaug.retrieval.pdf_paragraphs import document_style, page_blocks, running_lines
+from selfaug.retrieval.pdf_paragraphs import Style, document_style, page_blocks, running_lines
 from selfaug.retrieval.pdf_rules import ruled_grids
 from selfaug.retrieval.pdf_tables import RuledTable, divided
 from selfaug.retrieval.plain_text import tidy
@@ -21,7 +21,6 @@ from selfaug.retrieval.table_text import table_blocks
 
 __all__ = ["read_pdf", "unread_pages"]
 
-_SAME_BORDER = 3.0  # points
 _PAGES_OF_A_SCAN = 20  # that are looked at, whether it is one
 _NAMED_PAGES = 10
 _NO_TITLE = re.compile(
@@ -29,8 +28,21 @@ _NO_TITLE = re.compile(
 )
 _MADE_BY = re.compile(r"^Microsoft (Word|PowerPoint|Excel) - ")
 
-_Table = RuledTable | AlignedTable
-_Item = Line | _Table
+_Item = Line | PdfTable
+
+
+class _Above(NamedTuple):
+    """What of a page says whether its last table goes on on the next one.
+
+    Attributes:
+        table: the last one.
+        after: lines that follow it.
+        texts: of all lines of the page: one that returns on the next page is a header, and no other table's title.
+    """
+
+    table: PdfTable
+    after: list[Line]
+    texts: set[str]
 
 
 def read_pdf(data: bytes) -> tuple[str, list[Block]]:
@@ -151,16 +163,16 @@ def _blocks(pages: Sequence[Sequence[_Item]], *, without_running_lines: bool) ->
     lines = [[line for item in items for line in _lines_in(item)] for items in pages]
     running = running_lines(lines) if without_running_lines else set()
     style = document_style([line for page in lines for line in page if id(line) not in running])
-    last: _Table | None = None  # that ended the page before
+    above: _Above | None = None  # of the page before
     for number, items in enumerate(pages, start=1):
-        kept = list(_kept(items, running, last))
+        kept = list(_kept(items, running, style, above))
         for item in _grouped(kept):
             if isinstance(item, list):
                 yield from page_blocks(item, number, style)
             else:
                 yield from table_blocks(item.rows, page=number)
         if kept:
-            last = None if isinstance(kept[-1], Line) else kept[-1]
+            above = _last_table(kept)
 
 
 def _lines_in(item: _Item) -> Sequence[Line]:
@@ -169,28 +181,41 @@ def _lines_in(item: _Item) -> Sequence[Line]:
     return item.lines if isinstance(item, AlignedTable) else []
 
 
-def _kept(items: Sequence[_Item], running: set[int], last: _Table | None) -> Iterator[_Item]:
+def _last_table(items: Sequence[_Item]) -> _Above | None:
+    after: list[Line] = []
+    for item in reversed(items):
+        if not isinstance(item, Line):
+            return _Above(item, after[::-1], {line.text for line in items if isinstance(line, Line)})
+        after.append(item)
+    return None
+
+
+def _kept(items: Sequence[_Item], running: set[int], style: Style, above: _Above | None) -> Iterator[_Item]:
     """Lines and tables without running lines. A table that needs the names of the page before takes them.
 
     Aligned tables without names, and those with a running line among their rows, are lines again.
     """
-    begins = True
+    last, between, texts = (above.table, [*above.after], above.texts) if above else (None, [], set())
     for item in items:
         if isinstance(item, Line):
             parts: Sequence[_Item] = [item]
         else:
-            table = _continued(last, item) if last is not None and begins else item
+            table = item if last is None else continued(last, between, item, style)
             certain = isinstance(table, RuledTable) or (
                 table.is_named and not any(id(line) in running for line in table.body)
             )
             parts = [table] if certain else _lines_in(item)
         for part in parts:
-            if id(part) not in running:
-                begins = False
-                yield part
+            if id(part) in running:
+                continue
+            if not isinstance(part, Line):
+                last = None  # only the first table of a page may go on with one
+            elif part.text not in texts:
+                between.append(part)
+            yield part
 
 
-def _grouped(items: Sequence[_Item]) -> Iterator[list[Line] | _Table]:
+def _grouped(items: Sequence[_Item]) -> Iterator[list[Line] | PdfTable]:
     """Tables, and the lines between them together."""
     between: list[Line] = []
     for item in items:
@@ -203,23 +228,6 @@ def _grouped(items: Sequence[_Item]) -> Iterator[list[Line] | _Table]:
         yield item
     if between:
         yield between
-
-
-def _continued(above: _Table, table: _Table) -> _Table:
-    """The table with the header of the one that it continues, if it has the same columns."""
-    if type(above) is not type(table) or (isinstance(table, AlignedTable) and table.is_named):
-        return table
-    same = len(above.across) == len(table.across) and all(
-        abs(left - right) <= _SAME_BORDER for left, right in zip(above.across, table.across, strict=True)
-    )
-    if not same or above.rows[0] == table.rows[0]:
-        return table
-    rows = [above.rows[0], *table.rows]
-    return (
-        replace(table, rows=rows, is_named=True)
-        if isinstance(table, AlignedTable)
-        else replace(table, rows=rows)
-    )
 
 
 def _can_be_loaded(document: Any, number: int) -> bool:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from selfaug.retrieval.pdf_lines import HYPHEN, Line, PageText
 from selfaug.retrieval.table_text import is_figure
 
-__all__ = ["Cell", "CellRow", "Word", "cell_rows", "is_period"]
+__all__ = ["Cell", "CellRow", "Word", "cell_rows", "is_period", "is_value"]
 
 _CELL_GAP = 0.6  # times the size of the letters; a space is a quarter of it, in justified text up to a half
 _THOUSANDS_GAP = 0.5  # times the size; in type of one width, where a space is wider, thousands can't be told
@@ -96,7 +96,7 @@ class Cell:
     @cached_property
     def is_value(self) -> bool:
         """Whether it is a figure, or what stands for one: a dash, "n/a". A year is a name."""
-        return _is_value(self.text)
+        return is_value(self.text)
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,11 @@ class CellRow:
 def is_period(text: str) -> bool:
     """Whether a cell names a year, quarter or day, perhaps with the mark of a footnote."""
     return len(text) < _LONGEST_PERIOD and bool(_PERIOD.fullmatch(_NOTE_MARK.sub("", text)))
+
+
+def is_value(text: str) -> bool:
+    """Whether a text is a figure, or what stands for one: a dash, "n/a". A year is a name."""
+    return bool(_NO_FIGURE.fullmatch(text)) or (is_figure(text) and not is_period(text))
 
 
 def cell_rows(page: PageText, lines: Sequence[Line]) -> list[CellRow]:
@@ -203,7 +208,7 @@ def _taken_out(back: Sequence[tuple[list[Line], Line]], left: float) -> list[lis
 def _is_row(line: Line) -> bool:
     """Whether a line has a label and two figures, or periods, of its own."""
     words = [word for word in line.text.split() if not _CURRENCY.fullmatch(word)]
-    are_figures = [_is_value(word) or is_period(word) for word in words]
+    are_figures = [is_value(word) or is_period(word) for word in words]
     return len(words) > 2 and not are_figures[0] and all(are_figures[-2:])
 
 
@@ -251,13 +256,9 @@ def _pieces(page: PageText, lines: Iterable[Line]) -> Iterator[tuple[Cell, float
 
 def _parted(cell: Cell, size: float) -> Iterable[Cell]:
     """Figures with a single space between them, which are no thousands, each as a cell."""
-    if len(cell.words) == 1 or not all(_is_value(word.text) or is_period(word.text) for word in cell.words):
+    if len(cell.words) == 1 or not all(is_value(word.text) or is_period(word.text) for word in cell.words):
         return (cell,)
     wide = any(right.left - left.right > _THOUSANDS_GAP * size for left, right in pairwise(cell.words))
     return (
         (cell,) if not wide and _ONE_FIGURE.fullmatch(cell.text) else [Cell((word,)) for word in cell.words]
     )
-
-
-def _is_value(text: str) -> bool:
-    return bool(_NO_FIGURE.fullmatch(text)) or (is_figure(text) and not is_period(text))

@@ -14,7 +14,7 @@ from selfaug.retrieval.pdf_lines import HYPHEN, Line
 from selfaug.retrieval.plain_text import tidy
 from selfaug.retrieval.table_text import is_figure
 
-__all__ = ["Style", "document_style", "page_blocks", "running_lines"]
+__all__ = ["Style", "document_style", "is_heading", "page_blocks", "running_lines"]
 
 HEADING_FROM = 1.12
 """Times the size of most letters."""
@@ -40,11 +40,13 @@ class Style:
     """What holds for a whole document.
 
     Attributes:
+        size: of most letters, in points; 0 where there are none.
         levels: of headings, by the size of their letters.
         leading: usual distance of one baseline from the next, as a multiple of the size.
         compounds: words that have a hyphen within a line, in lower case.
     """
 
+    size: float
     levels: dict[float, int]
     leading: float
     compounds: frozenset[str]
@@ -65,6 +67,7 @@ def document_style(lines: Sequence[Line]) -> Style:
     broken = any(HYPHEN in line.text or line.text.endswith("-") for line in lines)
     compounds = (word.lower() for line in lines for word in _COMPOUND.findall(line.text)) if broken else ()
     return Style(
+        body,
         {size: min(level, 6) for level, size in enumerate(sorted(large, reverse=True), start=1)},
         statistics.median(steps) if steps else 1.2,
         frozenset(compounds),
@@ -88,6 +91,11 @@ def _may_be_heading(line: Line) -> bool:
         and any(map(str.isalpha, line.text))
         and not _LEADERS.search(line.text)  # an entry of a table of contents
     )
+
+
+def is_heading(line: Line, style: Style) -> bool:
+    """Whether a line is a heading, or a part of one."""
+    return line.size in style.levels and _may_be_heading(line)
 
 
 def running_lines(pages: Sequence[Sequence[Line]]) -> set[int]:

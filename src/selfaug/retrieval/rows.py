@@ -8,12 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfaug.retrieval.chunking import without_title
 from selfaug.retrieval.pairs import Pair, Sign, holds, signed
 from selfaug.retrieval.retriever import Passage
 
 __all__ = ["RowForm", "completion_of", "has_answer", "make_row"]
 
-_FIGURE = re.compile(r"\d+(?:[.,' \u00a0\u202f]\d{3})*(?:[.,]\d+)?")
+_FIGURE = re.compile(r"\d+(?:[.,'\u2019 \u00a0\u202f]\d{3})*(?:[.,]\d+)?")
 _YEAR = re.compile(r"(?:19|20)\d\d")
 _FEWEST_DIGITS = 3  # of a figure that hardly stands somewhere by chance
 # Of a passage. The first line of a user's own may be a sentence or a row.
@@ -31,6 +32,7 @@ class RowForm:
         completion: has `{answer}`, may have `{sources}`.
         seed: of the places of the gold passages, of which rows have none, and of the further questions.
         follow_ups: most further questions about the same passages.
+        titled: whether each passage begins with its document's title, as chunks of ours do.
     """
 
     passages: int = 5
@@ -39,6 +41,7 @@ class RowForm:
     completion: str = "{answer} {sources}"
     seed: int = 0
     follow_ups: int = 0
+    titled: bool = False
 
 
 def make_row(
@@ -70,8 +73,10 @@ def make_row(
     draw = random.Random(f"{form.seed}:{pair.id}")
     with_gold = pair.answer is not None and draw.random() >= form.no_answer_share
     place, chosen = draw.random(), draw.random()
-    distractors = _distractors(pair, gold, found, near)
-    silent = [passage for passage in distractors if not has_answer(pair, signs, passage.text)]
+    distractors = _distractors(pair, gold, found, form, signs, near)
+    silent = [
+        passage for passage in distractors if not has_answer(pair, signs, passage.text, titled=form.titled)
+    ]
     if with_gold or (pair.answer is not None and not silent):  # a row without any passage is none
         with_gold = True
         passages = distractors[: form.passages - 1]
@@ -100,7 +105,12 @@ def completion_of(form: RowForm, value: str | None, number: int | None) -> str:
 
 
 def _distractors(
-    pair: Pair, gold: Sequence[Passage], found: Sequence[Passage], near: Collection[str]
+    pair: Pair,
+    gold: Sequence[Passage],
+    found: Sequence[Passage],
+    form: RowForm,
+    signs: Sequence[Sign],
+    near: Collection[str],
 ) -> list[Passage]:
     """What was found for the question, and is wrong."""
     right = {passage.text for passage in gold}
@@ -111,35 +121,54 @@ def _distractors(
         if passage.text not in right
         # The same document may say it again, in words that the pair's evidence doesn't know.
         and not (
-            pair.answer is not None and passage.document in of_gold and _says(passage.text, pair.answer, True)
+            passage.document in of_gold
+            and has_answer(pair, signs, passage.text, of_gold=True, titled=form.titled)
         )
     ]
 
 
-def has_answer(pair: Pair, signs: Sequence[Sign], text: str, *, of_gold: bool = False) -> bool:
+def has_answer(
+    pair: Pair, signs: Sequence[Sign], text: str, *, of_gold: bool = False, titled: bool = False
+) -> bool:
     """Whether a passage would make it wrong to say that the passages don't have the answer.
+
+    The title of its document doesn't: "Norvik annual report 2023" stands above passages that say nothing of a purchase
+    which was closed in 2023. It counts where the right passage has the answer nowhere else.
 
     Args:
         pair: question and answer.
         signs: of the answer.
         text: of the passage.
-        of_gold: whether it is from a document that holds the answer: there a small figure alone says it, too.
+        of_gold: whether it is from a document that holds the answer: there small figures alone say it, too.
+        titled: whether it begins with its document's title, as chunks of ours do.
     """
-    return pair.answer is not None and (
-        _says(text, pair.answer, of_gold) or any(sign.stands_in(text) for sign in signs)
+    if pair.answer is None:
+        return False
+    said = without_title(text) if titled else text
+    return _says(said, _beneath_heading(text, titled), pair.answer, of_gold) or any(
+        sign.stands_in(text if sign.with_title else said) for sign in signs
     )
 
 
-def _says(text: str, answer: str, with_small_figures: bool) -> bool:
-    """Whether a passage has an answer's words, or its one figure: a table has "$3,689 million" as 3,689.
+def _beneath_heading(text: str, titled: bool) -> str:
+    if titled:
+        return text.partition("\n")[2]
+    heading = _HEADING.match(text)
+    return text[heading.end() :] if heading else text
 
-    A figure alone is looked for beneath the heading: "2023-05-12: Results" stands above every passage of a document.
+
+def _says(text: str, beneath: str, answer: str, with_small_figures: bool) -> bool:
+    """Whether a passage has an answer's words, or all its figures: a table has "$3,689 million" as 3,689.
+
+    Figures alone are looked for beneath the heading: "2023-05-12: Results" stands above every passage of a document.
     """
     figures = [figure for figure in _FIGURE.findall(answer) if not _YEAR.fullmatch(figure)]
-    heading = _HEADING.match(text)
-    beneath = text[heading.end() :] if heading else text
     if holds(beneath if figures == [answer] else text, answer):
         return True
-    if len(figures) != 1 or not (with_small_figures or sum(map(str.isdigit, figures[0])) >= _FEWEST_DIGITS):
+    if not figures or not (with_small_figures or any(map(_is_long, figures))):
         return False
-    return any(holds(beneath, words) for words in signed(figures[0]))
+    return all(any(holds(beneath, words) for words in signed(figure)) for figure in figures)
+
+
+def _is_long(figure: str) -> bool:
+    return sum(map(str.isdigit, figure)) >= _FEWEST_DIGITS

@@ -17,6 +17,7 @@ __all__ = [
     "header_and_rows",
     "is_figure",
     "labelled_cells",
+    "names_unit",
     "table_blocks",
 ]
 
@@ -37,8 +38,25 @@ class Repeated(str):
 
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 _OUTER_STROKES = re.compile(r"^\||(?<!\\)\|$")
-_NUMBER = re.compile(r"[^\w]*\d[\d\s.,:/%()+-]*\w{0,3}[^\w]*(?:\^\W?\w{1,3}\W*)?")
+_NUMBER = re.compile(r"(?:[A-Z]{1,3}(?=\$))?[^\w]*\d[\d\s.,:/%()+-]*\w{0,3}[^\w]*(?:\^\W?\w{1,3}\W*)?")
 _YEAR = re.compile(r"(?:19|20)\d\d(?:\^\w)?")  # perhaps with the mark of a note
+
+_MOST_CAPTIONS = 6  # one above the other: company, statement, unit, period
+
+_LONGEST_UNIT = 80  # letters of a line that names one
+_UNIT = re.compile(
+    r"[$€£¥₹₩%]|\b(?:T?EUR|USD|GBP|CHF|JPY|CNY|RMB|INR|SEK|NOK|DKK|CAD|AUD|dollars?|euros?|000s?|thousands?|millions?|"
+    r"billions?|crores?|lakhs?|mn|bn|mio|mrd|tsd|tausend|millionen|milliarden|milliers|milliards|miles de|millones|"
+    r"per ?cent|percentages?|prozent)\b",
+    re.IGNORECASE,
+)
+_MONTH = "(?:jan|feb|mar|mär|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-z]*"
+# Digits that are no figure: thousands as a unit, years, quarters, days, and the number of a table.
+_NO_FIGURE = re.compile(
+    rf"\b(?:1[,.'’\s]?)?000s?\b|\b(?:19|20)\d\d\b|\b[qh][1-4]\b|\b\d\d?\.?\s{_MONTH}|\b{_MONTH}\s\d\d?\b"
+    r"|\A\W*[^\W\d]*\s?\d+(?:\.\d+)*[.:)]\s+(?=[^\W\d])",
+    re.IGNORECASE,
+)
 
 
 def table_blocks(
@@ -60,7 +78,7 @@ def table_blocks(
         UnreadableDocument: if it has more than `MAX_CELLS` cells.
     """
     rows = _without_gaps(_tidied(cells))
-    while len(rows) > 2 and _is_caption(rows[0], rows[1]):
+    while len(rows) > 2 and _is_caption(rows[0], _beneath_captions(rows)):
         caption = next(cell for cell in rows[0] if cell)
         if not isinstance(caption, Repeated):  # else it spans several rows, and stands there already
             yield Block("text", caption, page=page, sheet=sheet)
@@ -103,6 +121,16 @@ def is_figure(cell: str) -> bool:
     return len(cell) < 40 and bool(_NUMBER.fullmatch(cell)) and not _YEAR.fullmatch(cell)
 
 
+def names_unit(text: str) -> bool:
+    """Whether a text is a short line that names a unit, as above a table, and no figure: "(in EUR million)"."""
+    return (
+        len(text) <= _LONGEST_UNIT
+        and not any(sign in text for sign in "\n|")
+        and bool(_UNIT.search(text))
+        and not any(map(str.isdigit, _NO_FIGURE.sub("", text)))
+    )
+
+
 def _tidied(cells: Iterable[Sequence[str]]) -> Rows:
     rows: Rows = []
     width = 0
@@ -126,6 +154,18 @@ def _without_gaps(rows: Rows) -> Rows:
 
 def _own_texts(row: Sequence[str]) -> list[str]:
     return [cell for cell in row if cell and not isinstance(cell, Repeated)]
+
+
+def _beneath_captions(rows: Rows) -> list[str]:
+    """What a first row may be the caption of: the next row, or the first of several cells beneath more captions.
+
+    Beneath these most rows have several cells: a list with some remarks beside it has no captions.
+    """
+    for index, row in enumerate(rows[1 : 1 + _MOST_CAPTIONS], start=1):
+        if len(_own_texts(row)) > 1:
+            filled = sum(len(_own_texts(below)) > 1 for below in rows[index:])
+            return row if 2 * filled > len(rows) - index else rows[1]
+    return rows[1]
 
 
 def _is_caption(row: list[str], following: list[str]) -> bool:

@@ -122,6 +122,10 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
+_NEEDS: dict[str, list[dict[str, list[str]]]] = {"/health": [], "/ready": [{}, {"key": []}]}
+"""Where the key is not needed; `/ready` says more with it."""
+
+
 def _description(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
     """The API's description, with the key, and without FastAPI's own form of errors, which is not used."""
     from fastapi.openapi.utils import get_openapi
@@ -141,7 +145,7 @@ def _description(app: FastAPI, served: Served) -> Callable[[], dict[str, Any]]:
                     operation["responses"].pop("422", None)
                     for status, answer in _ERRORS.items():
                         operation["responses"].setdefault(str(status), answer)
-                    operation["security"] = [] if path in ("/health", "/ready") else [{"key": []}]
+                    operation["security"] = _NEEDS.get(path, [{"key": []}])
             components = schema["components"]
             for name in ("ChatRequest", "CompletionRequest"):
                 components["schemas"][name]["properties"]["model"]["enum"] = list(served.names)
@@ -200,13 +204,10 @@ def _operations(app: FastAPI, served: Served, metrics: Metrics) -> None:
         return {"status": "ok"}
 
     @app.get("/ready")
-    async def ready() -> JSONResponse:
-        """The server may get requests."""
-        readiness = served.readiness
-        body = {"ready": readiness.ready, "reason": readiness.reason}
-        if readiness.not_followed:
-            body["not_followed"] = readiness.not_followed
-        return JSONResponse(body, 200 if readiness.ready else 503)
+    async def ready(request: Request) -> JSONResponse:
+        """The server may get requests; why not, it says in detail with the key only."""
+        body = served.readiness.told(trusted=request.state.trusted)
+        return JSONResponse(body, 200 if body["ready"] else 503)
 
     @app.get("/metrics", response_class=Response)
     async def prometheus() -> Response:

@@ -21,12 +21,16 @@ class Gate:
 
     Args:
         most_waiting: requests that may wait for it to open; more are refused.
+
+    Attributes:
+        closings: times that it has been closed.
     """
 
     def __init__(self, most_waiting: int = 64) -> None:
         self._most = most_waiting
         self._changed = threading.Condition()
         self._closed = False
+        self.closings = 0
         self._inside = 0
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -73,6 +77,7 @@ class Gate:
         """Nobody goes in meanwhile; it begins when the engine has all that were let in. Not for the loop's thread."""
         with self._changed:
             self._closed = True
+            self.closings += 1
             self._changed.wait_for(lambda: not self._inside)
         try:
             yield

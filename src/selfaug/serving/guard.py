@@ -29,7 +29,7 @@ __all__ = ["OPEN_PATHS", "Guard", "Limits", "log_line", "without_write_errors"]
 _P = ParamSpec("_P")
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
-"""All that answers without a key."""
+"""All that answers without a key; `/ready` says more with one."""
 
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -155,20 +155,12 @@ class Guard:
             )
 
     def _admit(self, scope: Scope) -> None:
+        refusal = self._refusal_of_who_asks(scope)
+        scope["state"]["trusted"] = refusal is None
         if scope["path"] in OPEN_PATHS:
             return
-        if self._only_here and not names_this_machine(_header(scope, b"host")):
-            raise _RefusedError(
-                421,
-                "without a key, this server answers to localhost and 127.0.0.1 only: ask it by such a name.",
-                "wrong_host",
-            )
-        if self._keys is not None and _key(scope) not in self._keys:
-            raise _RefusedError(
-                401,
-                "this server needs its API key: send `Authorization: Bearer KEY`.",
-                "invalid_api_key",
-            )
+        if refusal is not None:
+            raise refusal
         if scope["method"] == "POST" and (wait := self._rate.wait()) > 0:
             raise _RefusedError(
                 429,
@@ -179,6 +171,21 @@ class Guard:
         length = _header(scope, b"content-length")
         if length.isdigit() and int(length) > self._limits.body_bytes:
             raise self._too_large()
+
+    def _refusal_of_who_asks(self, scope: Scope) -> _RefusedError | None:
+        if self._only_here and not names_this_machine(_header(scope, b"host")):
+            return _RefusedError(
+                421,
+                "without a key, this server answers to localhost and 127.0.0.1 only: ask it by such a name.",
+                "wrong_host",
+            )
+        if self._keys is not None and _key(scope) not in self._keys:
+            return _RefusedError(
+                401,
+                "this server needs its API key: send `Authorization: Bearer KEY`.",
+                "invalid_api_key",
+            )
+        return None
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body, as far as it is allowed to be large and slow; None if the client went away."""

@@ -42,17 +42,39 @@ class Readiness:
     Attributes:
         ready: whether it may get requests.
         reason: why not, or what was checked.
+        plain: the same for who has no key: without folders, addresses and texts of errors.
         not_followed: why the registry's champion is not what is served; empty if it is, or no registry is followed.
     """
 
     ready: bool = False
     reason: str = "starting"
+    plain: str = field(default="starting", compare=False)
     not_followed: str = ""
 
-    def become(self, ready: bool, reason: str) -> None:
-        """Change both; once it is shutting down it stays so."""
+    def become(self, ready: bool, reason: str, plain: str | None = None) -> None:
+        """Change it; once it is shutting down it stays so.
+
+        Args:
+            ready: whether the server may get requests.
+            reason: why not, or what was checked.
+            plain: the same for who has no key; None: there is nothing in it that others may not know.
+        """
         if self.reason != SHUTTING_DOWN:
-            self.ready, self.reason = ready, reason
+            self.ready, self.reason, self.plain = ready, reason, reason if plain is None else plain
+
+    def told(self, *, trusted: bool) -> dict[str, Any]:
+        """What `/ready` answers.
+
+        Args:
+            trusted: whether to who has the key; others learn no folder, no address and no text of an error.
+        """
+        body = {"ready": self.ready, "reason": self.reason if trusted else self.plain}
+        if self.not_followed:
+            body["not_followed"] = self.not_followed if trusted else _NOT_FOLLOWED
+        return body
+
+
+_NOT_FOLLOWED = "the registry's champion is not what is served"
 
 
 @dataclass

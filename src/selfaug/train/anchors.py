@@ -213,12 +213,17 @@ def read_anchors(
         if not line.strip():
             continue
         try:
-            ids = _encode(json.loads(line), tokenizer, template_arguments)
+            row = json.loads(line)
+            ids = _encode(row, tokenizer, template_arguments)
         except (ValueError, TypeError) as error:
             problems.append(f"line {number}: {error}")
             continue
         if any(token >= len(tokenizer) for token in ids):
             problems.append(f"line {number}: holds token ids that this model doesn't have")
+        elif not _are_of_their_text(row, ids, tokenizer):
+            problems.append(
+                f"line {number}: its input_ids are of another tokeniser: here they aren't its text"
+            )
         elif len(ids) < 2:
             problems.append(f"line {number}: has fewer than two tokens, so nothing can be aligned")
         else:
@@ -257,6 +262,19 @@ def _encode(row: Any, tokenizer: PreTrainedTokenizerBase, template_arguments: Ma
     return list(
         tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **template_arguments)
     )
+
+
+def _are_of_their_text(row: dict[str, Any], ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether token ids decode to the text beside them, if there is one.
+
+    White space aside, and one may be more of the text than the other: it has no special tokens in other files than
+    ours, and these may be cut.
+    """
+    text = row.get("text") if "input_ids" in row else None
+    if not isinstance(text, str):
+        return True
+    one, other = ("".join(part.split()) for part in (tokenizer.decode(ids), text))
+    return one in other or other in one
 
 
 class AnchorCollator:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTTrainer
 
@@ -42,6 +43,7 @@ from selfaug.train.dataset_rows import (
     require_serving_prompts,
     with_completions,
 )
+from selfaug.train.length_order import LengthOrder
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.reference_choice import AlignedRows, choose_reference
 from selfaug.train.selfaug_config import SelfAugConfig
@@ -73,7 +75,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         noise_floor: nats per aligned position at step 0; None before it.
         starts_at_reference: whether the first step's alignment is rounding alone: the noise floor.
         anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
-        reference_bytes: bytes that this run added to the reference cache.
+        reference_bytes: bytes that this run added to the reference cache, before it was resumed too.
         anchor_seconds: that the model took to write its anchors; they are part of `seconds`.
 
     Raises:
@@ -286,12 +288,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     hint="start the training anew.",
                 )
             with self.accelerator.autocast():
-                self.reference_bytes = cache.build(
+                self.reference_bytes += cache.build(
                     model,
                     documents,
                     rank=self.accelerator.process_index,
                     processes=self.accelerator.num_processes,
                     barrier=self.accelerator.wait_for_everyone,
+                    from_first=lambda value: broadcast_object_list([value])[0],
                     on_size=lambda size: self.on_cache_size(size, cache.folder),
                     on_progress=self.on_cache_progress,
                 )
@@ -591,6 +594,14 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         finally:
             self.data_collator = collator
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The Trainer's; rows grouped by length come in the same order after resuming."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            return LengthOrder(sampler, seed)
+        return sampler
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The Trainer's; for several processes with empty rows at the end, so that all have as many.
 
@@ -687,6 +698,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "controller": None if self.controller is None else self.controller.state(),
             "anchors": self.anchors,
             "reference": self.reference_kind,
+            "reference_bytes": self.reference_bytes,
             "seconds": self.seconds,
             "anchor_seconds": self.anchor_seconds,
         }
@@ -716,6 +728,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self.args.reference == "auto" and kind not in (None, self.reference_kind):
             # The free disk space, by which "auto" goes, is another now; numbers and memory are to stay the same.
             self._choose_reference(kind)
+        self.reference_bytes = state.get("reference_bytes", 0)
         self._earlier_seconds = state.get("seconds", 0.0)
         self._began = time.monotonic()
         if self.controller is not None and state["controller"] is not None:

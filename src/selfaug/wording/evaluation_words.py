@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfaug.core.cut_off import why_cut_off
+from selfaug.core.cut_off import many_cut_off, why_cut_off
 from selfaug.core.statistics import ASSUMED_DISCORDANCE
 from selfaug.wording.numbers import bound_points, digits_beside, percent, points, span
 
@@ -16,6 +16,7 @@ __all__ = [
     "discordance_in_words",
     "forecast_in_words",
     "level_in_words",
+    "nothing_at_stake",
     "unseen_in_words",
 ]
 
@@ -46,7 +47,8 @@ def unseen_in_words(suite: Mapping[str, Any]) -> str:
 
 
 def cut_off_in_words(suites: Mapping[str, Any], *, base: str, tuned: str) -> str | None:
-    """How many answers reached their limit, by suite; None in records of before it was kept.
+    """How many answers reached their limit, by suite; of general requests of several levels, those levels where it was
+    more than a fifth. None in records of before it was kept.
 
     Args:
         suites: of a record, with `cut_off` of both models.
@@ -55,12 +57,18 @@ def cut_off_in_words(suites: Mapping[str, Any], *, base: str, tuned: str) -> str
     told = []
     for name, shares in _shares_cut_off(suites).items():
         ours = [
-            f"{who} {percent(shares[key])}"
+            f"{who} {percent(shares[key])}{_at_levels(suites[name].get('cut_off_by_level', {}).get(key, {}))}"
             for key, who in (("base", base), ("tuned", tuned))
             if key in shares
         ]
         told.append(f"{name}: {', '.join(ours)}")
     return f"answers that were cut off at their limit: {'; '.join(told)}" if told else None
+
+
+def _at_levels(shares: Mapping[str, float]) -> str:
+    many = many_cut_off(shares) if len(shares) > 1 else {}
+    told = ", ".join(f"level {level} {percent(share)}" for level, share in many.items())
+    return f" ({told})" if told else ""
 
 
 def cut_off_warnings(suites: Mapping[str, Any]) -> list[str]:
@@ -83,8 +91,14 @@ def _shares_cut_off(suites: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def level_in_words(level: Mapping[str, Any]) -> str:
-    """What the base model scores on development items of each level, by which one was chosen."""
-    text = ", ".join(f"level {name} {percent(score)}" for name, score in level["scores"].items())
+    """What the base model scores on development items of each level, by which one was chosen, and where many of these
+    answers were cut off.
+    """
+    many = many_cut_off(level.get("cut_off_by_level", {}))
+    text = ", ".join(
+        f"level {name} {percent(score)}" + (f" ({percent(many[name])} cut off)" if name in many else "")
+        for name, score in level["scores"].items()
+    )
     cut_off = level.get("cut_off")
     return text if cut_off is None else f"{text}; {percent(cut_off)} of its answers cut off at their limit"
 
@@ -96,6 +110,14 @@ def discordance_in_words(measured: float | None) -> str:
     return f"measured: the models differ on {percent(measured)} of them"
 
 
+def nothing_at_stake(bound: Mapping[str, Any]) -> str:
+    """Why a bound on what is lost decides nothing, where all that there is to lose is within it."""
+    return (
+        f"the base model passes only {percent(bound['at_stake'])} of these: it could forget all of it and stay within "
+        "the bound"
+    )
+
+
 def bound_in_words(bound: Mapping[str, Any]) -> str:
     """One bound of a gate, what was measured, and the decision."""
     value = bound["value"]
@@ -104,6 +126,8 @@ def bound_in_words(bound: Mapping[str, Any]) -> str:
         f"{bound['name']}: {points(value['value'], digits=digits)} ({span(value, digits=digits)}), "
         f"{bound['sense']} {bound_points(bound['bound'])} wanted: {bound['outcome']}"
     )
+    if bound.get("at_stake") is not None:
+        return f"{text}; {nothing_at_stake(bound)}"
     if bound["outcome"] == "inconclusive":
         needed = bound["items_needed"]
         text += f"; some {needed:,} items would decide, {bound['items']:,} were measured" if needed else ""

@@ -11,8 +11,8 @@ from selfaug.core.printable import counted
 __all__ = ["ago", "four_digits", "state_meaning"]
 
 _MEANINGS: Mapping[str, str] = {
-    "no_data": "no request has come for a day",
-    "learning": "the first days are looked at; nothing alerts yet",
+    "no_data": "no request has come for a day, or none yet",
+    "learning": "the first days are looked at; what has learnt alerts already, and so does the canary set",
     "ok": "live traffic is like that of training and of the first days",
     "watch": "something is moving; nothing to do yet",
     "drift": "live traffic is not like that of training, or of the first days",

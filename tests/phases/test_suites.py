@@ -1,0 +1,69 @@
+"""Answers: to a multiple choice that a model can't tell apart, and those that are kept in a file."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from selfaug.eval.checks import Chooses
+from selfaug.eval.general_item import GeneralItem
+from selfaug.phases.evaluate import _take_base_answers
+from selfaug.phases.suites import answers_to, general_prompts
+from selfaug.records import read_lines, write_lines
+
+# As in the general suite, the first choice is the right one.
+ITEM = GeneralItem("one", "multiple choice", 1, "Which one?", (Chooses("a"),), 0, ("a", "b", "c", "d"))
+
+
+@pytest.mark.parametrize(("weight", "answer"), [(0.0, "d"), (math.nan, "")])
+def test_a_model_that_can_not_tell_choices_apart_is_not_right(
+    tiny_model_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, weight: float, answer: str
+) -> None:
+    model = LlamaForCausalLM.from_pretrained(tiny_model_dir).eval()
+    with torch.no_grad():
+        model.lm_head.weight.fill_(weight)
+    suite = general_prompts(tiny_tokenizer, [ITEM], {})
+    assert answers_to(suite, tmp_path / "answers.jsonl", model, tiny_tokenizer, 1) == [answer]
+    assert suite.score(0, answer) == 0.0
+
+
+def test_an_answer_that_was_cut_off_at_another_limit_is_made_again(
+    tiny_model_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = LlamaForCausalLM.from_pretrained(tiny_model_dir).eval()  # it never ends an answer by itself
+    short, long = (
+        general_prompts(
+            tiny_tokenizer,
+            [replace(ITEM, id=name, choices=(), max_new_tokens=limit) for name in ("one", "two")],
+            {},
+        )
+        for limit in (3, 6)
+    )
+    file, expected = (
+        tmp_path / "answers.jsonl",
+        answers_to(long, tmp_path / "long.jsonl", model, tiny_tokenizer, 2),
+    )
+    cut = answers_to(short, file, model, tiny_tokenizer, 2)
+    assert all(whole.startswith(part) and whole != part for part, whole in zip(cut, expected, strict=True))
+    lines = read_lines(file)
+    assert [(line["limit"], line["cut_off"]) for line in lines] == [(3, True)] * 2
+    # The second one ended by itself, and has been kept since before limits were.
+    del lines[1]["limit"]
+    lines[1] |= {"answer": "the end", "cut_off": False}
+    write_lines(file, lines)
+    assert answers_to(long, file, model, tiny_tokenizer, 2) == [expected[0], "the end"]
+    assert [line.get("limit") for line in read_lines(file)] == [6, None]
+    # Another evaluation takes it no more than this one does; nor one of which no limit is known.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "own").mkdir()
+    write_lines(tmp_path / "other" / "general-base.jsonl", lines)
+    _take_base_answers(tmp_path / "other", tmp_path / "own", {"general": long})
+    assert [line["answer"] for line in read_lines(tmp_path / "own" / "general-base.jsonl")] == ["the end"]
+    lines[1] |= {"cut_off": True}
+    assert long.kept(lines) == {}
+    assert list(short.kept(lines)) == ["one"]
