@@ -95,7 +95,7 @@ def test_a_run_with_other_weights_is_not_ready_and_says_why(
     assert "canary prompts is not as recorded" in ready.json()["reason"]
     stranger = httpx.get(f"{serving.server.url}/ready", trust_env=False)
     assert stranger.status_code == 503
-    assert stranger.json()["reason"] == "the canary set did not come back as recorded"
+    assert stranger.json()["reason"].startswith("the canary set did not come back as recorded")
     refused = serving.client.post("/v1/completions", json={"model": "copied", "prompt": "x"})
     assert refused.status_code == 503
     # Whoever wants to look at it anyway can.

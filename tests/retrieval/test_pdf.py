@@ -194,7 +194,8 @@ def test_a_table_goes_on_past_headers_and_footnotes_of_its_pages(sentences: int,
 
 
 @pytest.mark.parametrize(
-    "between", [[], ["A note."], [SENTENCE], ["(in millions) 2023"], [("Regions (continued)", "Heading2")]]
+    "between",
+    [[], ["Note: small."], ["(in millions) 2023"], ["Regions, cont."], [("Regions (continued)", "Heading2")]],
 )
 def test_what_may_lie_between_the_parts_of_a_table(between: list[Any]) -> None:
     lines = [body(*([line] if isinstance(line, str) else line)) for line in between]
@@ -211,7 +212,8 @@ def test_what_may_lie_between_the_parts_of_a_table(between: list[Any]) -> None:
     "between",
     [
         ["Costs fell as the board had hoped. " * 12],
-        ["A remark."] * 5,
+        ["Days overdue"],
+        ["Table 7: People by age"],
         ["2021 2022"],
         ["In 2021", "FY21 FY22"],
         [("Staff", "Heading2")],
@@ -226,13 +228,13 @@ def test_figures_after_text_are_of_another_table(between: list[Any]) -> None:
 def test_a_table_with_names_of_its_own_keeps_them() -> None:
     for names in (["Region", "2021", "2022"], ["", "31.12.2021", "31.12.2022"]):
         assert rows_on_page_two(rows=[names, *MORE]) == [names, *MORE]
-        assert rows_on_page_two(body("A note."), rows=[names, *MORE]) == [names, *MORE]
+        assert rows_on_page_two(body("* A note."), rows=[names, *MORE]) == [names, *MORE]
     other = [["Town", "Height", "Depth"], *MORE]
-    assert rows_on_page_two(body("A note."), rows=other) == other
+    assert rows_on_page_two(body("* A note."), rows=other) == other
     # Figures are no names of others, and two columns of another table often have the same borders.
     assert rows_on_page_two(above=MORE, rows=MORE[::-1]) == MORE[::-1]
     pairs = [[["Item", "Price"], ["Salt", "5"]], [["Tin", "7"], ["Oil", "9"]]]
-    assert rows_on_page_two(body("A note."), above=pairs[0], rows=pairs[1]) == pairs[1]
+    assert rows_on_page_two(body("* A note."), above=pairs[0], rows=pairs[1]) == pairs[1]
     assert rows_on_page_two(above=pairs[0], rows=pairs[1]) == [pairs[0][0], *pairs[1]]
 
 

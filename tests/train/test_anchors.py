@@ -321,11 +321,14 @@ def test_anchors_of_another_tokeniser_are_refused(tiny_model_dir: Path, tmp_path
     mine = [
         {"text": "user\nthe revenue?", "input_ids": ids},  # without special tokens
         {"text": "the revenue? the year", "input_ids": tokenizer("the revenue?")["input_ids"]},  # cut
+        # Both at once: cut after special tokens.
+        {"text": "the revenue? the year", "input_ids": tokenizer("<|im_start|>the revenue?")["input_ids"]},
+        {"text": "the re\u0301venue?", "input_ids": tokenizer("the r\u00e9venue?")["input_ids"]},
         {"text": ["the year"], "input_ids": ids},
         {"text": "something else", "prompt": "the year", "completion": "was"},
     ]
     file.write_text("\n".join(json.dumps(row) for row in mine), encoding="utf-8")
-    assert len(read_anchors(file, tokenizer, None)) == 4
+    assert len(read_anchors(file, tokenizer, None)) == 6
     other = [token - 1 for token in tokenizer("the revenue?")["input_ids"]]
     file.write_text(json.dumps({"text": "the revenue?", "input_ids": other}), encoding="utf-8")
     with pytest.raises(DataError) as refused:

@@ -433,6 +433,7 @@ class Server:
                     self.exchange(run)
                     self._tell(f"serving {run}: it is the champion now.")
                 self.served.readiness.not_followed = ""
+                retry = self._settings.retry_seconds
             except EngineError:  # the server ends
                 return
             except Exception as error:  # whatever it is: the run before is served on
@@ -480,7 +481,8 @@ class Server:
         if problems is None:
             readiness.become(True, "the run has no canary set: nothing to check")
         elif problems:
-            readiness.become(False, "; ".join(problems), "the canary set did not come back as recorded")
+            plain = "the canary set did not come back as recorded, or could not be replayed"
+            readiness.become(False, "; ".join(problems), plain)
         else:
             readiness.become(True, self._models.checked)
 

@@ -11,7 +11,7 @@ import pypdfium2.raw as pdfium
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.pdf_aligned_tables import AlignedTable, with_tables
-from selfaug.retrieval.pdf_continued_tables import PdfTable, continued
+from selfaug.retrieval.pdf_continued_tables import PdfTable, continued, returns
 from selfaug.retrieval.pdf_lines import Line, PageText, lines_of
 from selfaug.retrieval.pdf_paragraphs import Style, document_style, page_blocks, running_lines
 from selfaug.retrieval.pdf_rules import ruled_grids
@@ -37,12 +37,12 @@ class _Above(NamedTuple):
     Attributes:
         table: the last one.
         after: lines that follow it.
-        texts: of all lines of the page: one that returns on the next page is a header, and no other table's title.
+        lines: all of the page: one that returns on the next page is a header, and no other table's title.
     """
 
     table: PdfTable
     after: list[Line]
-    texts: set[str]
+    lines: list[Line]
 
 
 def read_pdf(data: bytes) -> tuple[str, list[Block]]:
@@ -185,7 +185,7 @@ def _last_table(items: Sequence[_Item]) -> _Above | None:
     after: list[Line] = []
     for item in reversed(items):
         if not isinstance(item, Line):
-            return _Above(item, after[::-1], {line.text for line in items if isinstance(line, Line)})
+            return _Above(item, after[::-1], [line for line in items if isinstance(line, Line)])
         after.append(item)
     return None
 
@@ -195,12 +195,13 @@ def _kept(items: Sequence[_Item], running: set[int], style: Style, above: _Above
 
     Aligned tables without names, and those with a running line among their rows, are lines again.
     """
-    last, between, texts = (above.table, [*above.after], above.texts) if above else (None, [], set())
+    last, after, lines = (above.table, above.after, above.lines) if above else (None, [], [])
+    before: list[Line] = []
     for item in items:
         if isinstance(item, Line):
             parts: Sequence[_Item] = [item]
         else:
-            table = item if last is None else continued(last, between, item, style)
+            table = item if last is None else continued(last, after, before, item, style)
             certain = isinstance(table, RuledTable) or (
                 table.is_named and not any(id(line) in running for line in table.body)
             )
@@ -210,8 +211,8 @@ def _kept(items: Sequence[_Item], running: set[int], style: Style, above: _Above
                 continue
             if not isinstance(part, Line):
                 last = None  # only the first table of a page may go on with one
-            elif part.text not in texts:
-                between.append(part)
+            elif last is not None and not returns(part, lines):
+                before.append(part)
             yield part
 
 

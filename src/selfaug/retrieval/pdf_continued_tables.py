@@ -14,41 +14,72 @@ from selfaug.retrieval.pdf_paragraphs import Style, is_heading
 from selfaug.retrieval.pdf_tables import RuledTable
 from selfaug.retrieval.table_text import Repeated, Rows
 
-__all__ = ["PdfTable", "continued"]
+__all__ = ["PdfTable", "continued", "returns"]
 
 PdfTable = RuledTable | AlignedTable
 
 _SAME_BORDER = 3.0  # points
+_SAME_PLACE = 2.0  # points
+_SAME_SIZE = 0.5  # points
 # Lines between the parts of a table: headers and footers that differ from page to page, and footnotes, which are set
 # smaller than the text or have a mark. More of them are paragraphs, and what follows may be another table.
 _MOST_LINES = 12
 _MOST_TEXT_LINES = 4
 _NOTE = re.compile(r"\(?(?:\d\d?\)?|[a-z]\))\s|[*†‡§¹²³]|(?i:notes?|sources?|anmerkung(?:en)?|quellen?)\b")
+_UNIT_LINE = re.compile(r"\(.*\)")
+_NUMBERED = re.compile(
+    r"(?:table|tab\.|tabelle|tableau|tabla|exhibit|schedule)\s*[\dA-Z]{1,3}\b", re.IGNORECASE
+)
 _FEWEST_COLUMNS = 3  # with lines between: two columns of another table often have the same borders
 _SAYS_IT_GOES_ON = re.compile(r"\bcont(?:inue[ds]|['’]d|d?\.)|\bFortsetzung\b", re.IGNORECASE)
 
 
-def continued(above: PdfTable, between: Sequence[Line], table: PdfTable, style: Style) -> PdfTable:
+def continued(
+    above: PdfTable, after: Sequence[Line], before: Sequence[Line], table: PdfTable, style: Style
+) -> PdfTable:
     """The table with the names of the one that it continues, if it has the same columns and no names of its own.
 
-    Figures beneath names that are not theirs are worse than figures without any: of what lies between the two pages
-    nothing may be a heading, a paragraph of text or names of columns.
+    Figures beneath names that are not theirs are worse than figures without any: of what lies between the two
+    nothing may be a heading, a paragraph of text, names of columns, or what may be the other one's caption.
 
     Args:
         above: last table of the page before.
-        between: lines after it, and before the other one, without those that both pages have.
+        after: lines of its page after it.
+        before: lines of the other one's page before it, without those that return there.
         table: first one of its page.
         style: of the document.
     """
     names = _names(above.rows)
     if not names or not _same_columns(above, table) or table.rows[0] in names:
         return table
-    if between and (len(above.rows[0]) < _FEWEST_COLUMNS or not _may_lie_between(between, style)):
+    between = [*after, *before]
+    if between and (
+        len(above.rows[0]) < _FEWEST_COLUMNS
+        or not _may_lie_between(between, style)
+        or any(_may_be_caption(line, style) for line in before)
+    ):
         return table
     rows = [*names, *table.rows]
     if isinstance(table, AlignedTable):
         return table if table.is_named else replace(table, rows=rows, is_named=True)
     return replace(table, rows=rows) if _lacks_names(table.rows, directly=not between) else table
+
+
+def returns(line: Line, above: Sequence[Line]) -> bool:
+    """Whether a line of the page before is the same, or a header in its place that counts on: "Part 1", "Part 2"."""
+    return any(
+        line.text == other.text
+        or (
+            abs(line.top - other.top) <= _SAME_PLACE
+            and abs(line.size - other.size) <= _SAME_SIZE
+            and _first_word(line.text) == _first_word(other.text)
+        )
+        for other in above
+    )
+
+
+def _first_word(text: str) -> str:
+    return text.split(maxsplit=1)[0].lower() if text.strip() else ""
 
 
 def _same_columns(above: PdfTable, table: PdfTable) -> bool:
@@ -68,6 +99,13 @@ def _may_lie_between(lines: Sequence[Line], style: Style) -> bool:
         and not any(is_heading(line, style) and not _SAYS_IT_GOES_ON.search(line.text) for line in lines)
         and not any(_names_periods(line.text.split()) for line in lines)
     )
+
+
+def _may_be_caption(line: Line, style: Style) -> bool:
+    """Whether a line above a table may say what the table is of: as large as the text, or numbered."""
+    if _NOTE.match(line.text) or _UNIT_LINE.match(line.text) or _SAYS_IT_GOES_ON.search(line.text):
+        return False
+    return line.size >= style.size or _NUMBERED.match(line.text) is not None
 
 
 def _names_periods(words: Sequence[str]) -> bool:

@@ -45,7 +45,7 @@ _MOST_CAPTIONS = 6  # one above the other: company, statement, unit, period
 
 _LONGEST_UNIT = 80  # letters of a line that names one
 _UNIT = re.compile(
-    r"[$€£¥₹₩%]|\b(?:T?EUR|USD|GBP|CHF|JPY|CNY|RMB|INR|SEK|NOK|DKK|CAD|AUD|dollars?|euros?|000s?|thousands?|millions?|"
+    r"[$€£¥₹₩%]|\b(?:[TK]?EUR|USD|GBP|CHF|JPY|CNY|RMB|INR|SEK|NOK|DKK|CAD|AUD|dollars?|euros?|000s?|thousands?|millions?|"
     r"billions?|crores?|lakhs?|mn|bn|mio|mrd|tsd|tausend|millionen|milliarden|milliers|milliards|miles de|millones|"
     r"per ?cent|percentages?|prozent)\b",
     re.IGNORECASE,

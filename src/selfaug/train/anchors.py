@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from selfaug.train.dataset_rows import document_slices
 
 __all__ = ["AnchorCollator", "read_anchors", "self_anchors", "self_requests", "write_anchors"]
 
+_PART_OF_A_LETTER = "\ufffd"
 _PLACEHOLDER = "\u241fselfaug\u241f"
 _NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 _ROUNDS = 3
@@ -268,13 +270,22 @@ def _are_of_their_text(row: dict[str, Any], ids: list[int], tokenizer: PreTraine
     """Whether token ids decode to the text beside them, if there is one.
 
     White space aside, and one may be more of the text than the other: it has no special tokens in other files than
-    ours, and these may be cut.
+    ours, and these may be cut, within a letter too.
     """
     text = row.get("text") if "input_ids" in row else None
     if not isinstance(text, str):
         return True
-    one, other = ("".join(part.split()) for part in (tokenizer.decode(ids), text))
-    return one in other or other in one
+    given = _bare(text)
+    for skipped in (False, True):
+        decoded = _bare(tokenizer.decode(ids, skip_special_tokens=skipped).strip(_PART_OF_A_LETTER))
+        if decoded in given or given in decoded:
+            return True
+    return False
+
+
+def _bare(text: str) -> str:
+    """Without white space, and with each letter in one form: tokenisers may change that."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
 
 
 class AnchorCollator:
