@@ -147,6 +147,7 @@ def test_pictures_without_data_and_answers_that_are_not_there_are_left_out() -> 
     ("changed", "outcome", "said"),
     [
         ({}, "kept", "97 % of its general answers are in the job's style, after SelfAug only 3 %."),
+        ({"leaks": interval(0.0, 0.0)}, "kept", "in the job's style, after SelfAug none."),
         ({"leaks": interval(0.15)}, "partly", "protects other work only in part"),
         ({"leaks": interval(0.80, 0.18)}, "not shown", "too close to tell apart"),
         ({"leaks": interval(1.2)}, "not shown", "harmed other work more than plain LoRA"),

@@ -103,9 +103,9 @@ def _leak_clause(ours: Mapping[str, float], plain: Mapping[str, float]) -> tuple
             ", and SelfAug protects other work only in part: the job's answer style still got into "
             f"{with_ours} of general answers, against {with_plain} with plain LoRA"
         ), "partly"
+    left = f"only {with_ours}" if ours["value"] else "none"
     return (
-        f", but after plain LoRA {with_plain} of its general answers are in the job's style, "
-        f"after SelfAug only {with_ours}"
+        f", but after plain LoRA {with_plain} of its general answers are in the job's style, after SelfAug {left}"
     ), "kept"
 
 
