@@ -225,3 +225,32 @@ def test_offers_are_counted_in_the_file(tmp_path: Path) -> None:
     again = OfferCount(tmp_path / "offered.bin")
     assert (again.offered, again.dropped) == (3, 1)
     again.close()
+
+
+COUNTING = """
+import sys
+from selfaug.monitoring.offer_count import OfferCount
+count = OfferCount(sys.argv[1])
+count.add(dropped=True)
+print(flush=True)
+while True:
+    count.add(dropped=False)
+"""
+
+
+def test_a_count_never_goes_back_for_who_reads_beside_it(tmp_path: Path) -> None:
+    """What another process reads now is what is there if this one is killed now."""
+    path = tmp_path / "offered.bin"
+    with subprocess.Popen([sys.executable, "-c", COUNTING, str(path)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        reading = OfferCount(path)
+        seen = [reading._numbers[0] for _ in range(300_000)]
+        reading.close()
+        child.kill()
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0] > 0
+    again = OfferCount(path)
+    assert again.offered >= seen[-1]
+    assert again.dropped == 1
+    again.close()

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import mmap
 import os
-import struct
 
 __all__ = ["OfferCount"]
 
-_FORM = struct.Struct("<QQ")
+_BYTES = 16
 
 
 class OfferCount:
@@ -28,19 +27,25 @@ class OfferCount:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if os.fstat(handle).st_size < _FORM.size:
-                os.write(handle, bytes(_FORM.size))  # written, so that the space is there before it is mapped
-            self._memory = mmap.mmap(handle, _FORM.size)
+            if os.fstat(handle).st_size < _BYTES:
+                os.write(handle, bytes(_BYTES))  # written, so that the space is there before it is mapped
+            self._memory = mmap.mmap(handle, _BYTES)
         finally:
             os.close(handle)
-        self.offered, self.dropped = _FORM.unpack_from(self._memory)
+        # Each number is stored at once. `struct` sets the bytes to 0 first: a process that was killed there had
+        # offered nothing.
+        self._numbers = memoryview(self._memory).cast("Q")
+        self.offered, self.dropped = self._numbers
 
     def add(self, *, dropped: bool) -> None:
         """Count one thing that was offered."""
         self.offered += 1
-        self.dropped += dropped
-        _FORM.pack_into(self._memory, 0, self.offered, self.dropped)
+        self._numbers[0] = self.offered
+        if dropped:
+            self.dropped += 1
+            self._numbers[1] = self.dropped
 
     def close(self) -> None:
         """Give the memory back; the numbers stay in the file."""
+        self._numbers.release()
         self._memory.close()
