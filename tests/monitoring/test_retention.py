@@ -128,6 +128,18 @@ def test_runs_of_a_registry_are_looked_at_though_they_are_not_served(stopped: Pa
     assert is_empty(stopped)
 
 
+def is_emptied_by(server: Server, run: Path) -> bool:
+    """Whether a server that follows its registry, or none, deletes what a run keeps."""
+    following = threading.Thread(target=server._follow)
+    following.start()
+    ends = time.monotonic() + 20
+    while not is_empty(run) and time.monotonic() < ends:
+        time.sleep(0.02)
+    server._ended.set()
+    following.join()
+    return is_empty(run)
+
+
 def test_a_server_that_follows_the_registry_looks_at_them(stopped: Path, tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry.sqlite")
     registry.add(stopped, weights="c", base="tiny")
@@ -135,14 +147,7 @@ def test_a_server_that_follows_the_registry_looks_at_them(stopped: Path, tmp_pat
     served: Any = SimpleNamespace(gate=Gate())
     settings = ServeSettings(registry=str(registry.path), follow_seconds=0.01)
     server = Server(served, nothing, nothing, nothing, settings, lambda _: None)
-    following = threading.Thread(target=server._follow)
-    following.start()
-    ends = time.monotonic() + 20
-    while not is_empty(stopped) and time.monotonic() < ends:
-        time.sleep(0.02)
-    server._ended.set()
-    following.join()
-    assert is_empty(stopped)
+    assert is_emptied_by(server, stopped)
 
 
 def test_a_server_without_a_registry_looks_at_the_run_that_it_serves(stopped: Path) -> None:
@@ -150,14 +155,7 @@ def test_a_server_without_a_registry_looks_at_the_run_that_it_serves(stopped: Pa
     nothing: Any = None
     live: Any = SimpleNamespace(folder=RunDir(stopped))
     server = Server(nothing, nothing, live, nothing, ServeSettings(watch=None), lambda _: None)
-    following = threading.Thread(target=server._follow)
-    following.start()
-    ends = time.monotonic() + 20
-    while not is_empty(stopped) and time.monotonic() < ends:
-        time.sleep(0.02)
-    server._ended.set()
-    following.join()
-    assert is_empty(stopped)
+    assert is_emptied_by(server, stopped)
 
 
 def test_a_purge_on_demand_takes_evidence_and_key_too(stopped: Path) -> None:
