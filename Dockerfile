@@ -9,11 +9,17 @@
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -v selfaug-cache:/cache \
 #       -p 127.0.0.1:8000:8000 -e SELFAUG_API_KEY selfaug serve runs/first --host 0.0.0.0
 #
-# For NVIDIA GPUs, choose an index with CUDA builds, and qlora for 4-bit weights; run with --gpus all, and on several
-# GPUs with --ipc=host too, by which their processes talk to each other:
+# For NVIDIA GPUs, choose an index with CUDA builds, and qlora for 4-bit weights; run with --gpus all:
 #
 #   docker build -t selfaug:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 \
 #       --build-arg EXTRAS=gguf,serve,qlora .
+#
+# `selfaug train` alone takes one of them. On several, accelerate starts a process for each, and --ipc=host lets these
+# talk to each other:
+#
+#   docker run --rm --gpus all --ipc=host --user "$(id -u):$(id -g)" -v "$PWD:/work" -v selfaug-cache:/cache \
+#       --entrypoint accelerate selfaug:cuda launch --multi_gpu --num_processes 8 -m selfaug train \
+#       --model Qwen/Qwen2.5-0.5B-Instruct --train rows.jsonl --output runs/ddp
 #
 # It was built with buildah, with Debian's Python in the place of the base image and the CPU build of torch, and trained
 # as another user than its own. Docker itself, and a GPU, were not at hand: serving from it was not tried.

@@ -90,7 +90,7 @@ ADDED = {
 ADDED_IN_PYTHON = {"SelfAugConfig(": "SelfAugConfig(use_cpu=True, max_steps=2, "}
 """Likewise; without a GPU transformers wants to be told so."""
 
-NOT_RUN = ("make ", "pip install ", "ollama ", "python convert_hf_to_gguf.py ")
+NOT_RUN = ("make ", "pip install ", "ollama ", "python LLAMA_CPP/convert_hf_to_gguf.py ")
 """Commands that are left out: they set up, take minutes, or belong to other tools."""
 
 LAUNCHERS = {"accelerate launch": launch_command_parser, "torchrun": get_args_parser}
@@ -367,7 +367,7 @@ def test_the_first_lines_of_the_readme_say_what_its_tables_say() -> None:
         assert sentence in first
 
 
-IN_WORDS = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve"}
+IN_WORDS = {8: "eight", 9: "nine", 10: "ten", 11: "eleven", 12: "twelve", 13: "thirteen", 14: "fourteen"}
 
 
 def seconds_of(time: str) -> int:

@@ -96,6 +96,40 @@ def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:
         entered(Registry(tmp_path / "file" / "registry.sqlite"), "a")
 
 
+def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
+    for version in (0, 1):
+        file = tmp_path / f"{version}.sqlite"
+        with sqlite3.connect(file) as connection:
+            connection.execute("CREATE TABLE theirs (x)")
+            connection.execute(f"PRAGMA user_version = {version}")
+        connection.close()
+        before = file.read_bytes()
+        other = Registry(file)
+        for use in (other.versions, other.current, lambda one=other: entered(one, "a")):
+            with pytest.raises(PathError, match="is no registry"):
+                use()
+        with pytest.raises(PathError, match="is no registry"):
+            other.require_addable("/runs/a", "a")
+        assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("began", [None, "journal_mode = WAL"])
+def test_a_registry_that_was_begun_is_none_yet(tmp_path: Path, began: str | None) -> None:
+    """What a kill in the first `add` leaves: a file with nothing in it."""
+    registry = Registry(tmp_path / "registry.sqlite")
+    registry.path.touch()
+    if began is not None:
+        with sqlite3.connect(registry.path) as connection:
+            connection.execute(f"PRAGMA {began}")
+        connection.close()
+    registry.require_addable("/runs/a", "a")
+    for read in (registry.versions, registry.current, registry.before):
+        with pytest.raises(PathError, match="there is no registry") as caught:
+            read()
+        assert "registry add RUN" in str(caught.value)
+    assert entered(registry, "a") == [1]
+
+
 def test_many_at_once_lose_nothing(registry: Registry) -> None:
     with ThreadPoolExecutor(8) as pool:
         numbers = list(pool.map(lambda n: entered(Registry(registry.path), f"r{n}")[0], range(24)))

@@ -148,7 +148,10 @@ class Registry:
             ConfigError: if the folder is there with other weights.
         """
         folder = str(Path(run).resolve())
-        known = self.versions() if self.path.exists() else []
+        try:
+            known = self.versions() if self.path.exists() else []
+        except _EmptyError:
+            known = []
         for version in known:
             if version.run == folder:
                 _require_weights(version, weights)
@@ -223,13 +226,17 @@ class Registry:
         with self._said():
             connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
             try:
+                # Before anything is written: WAL mode stands in the file.
+                connection.execute("BEGIN")
+                self._is_made(connection)
+                connection.execute("COMMIT")
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute(
                     "PRAGMA synchronous = FULL"
                 )  # a switch that was told of must outlive the power
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute("BEGIN IMMEDIATE")
-                if self._schema_of(connection) == 0:
+                if not self._is_made(connection):
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {_VERSION}")
@@ -241,9 +248,7 @@ class Registry:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         if not self.path.is_file():
-            raise PathError(
-                f"there is no registry {self.path}.", hint="`selfaug registry add RUN` makes one."
-            )
+            raise PathError(_nothing_at(self.path), hint=_MAKE_ONE)
         with self._said():
             connection = sqlite3.connect(
                 f"{self.path.absolute().as_uri()}?mode=ro",
@@ -253,20 +258,31 @@ class Registry:
             )
             try:
                 connection.execute("BEGIN")  # all as of one moment
-                if self._schema_of(connection) == 0:
-                    raise _no_registry(self.path)
+                if not self._is_made(connection):
+                    raise _EmptyError(_nothing_at(self.path), hint=_MAKE_ONE)
                 yield connection
             finally:
                 connection.close()
 
-    def _schema_of(self, connection: sqlite3.Connection) -> int:
+    def _is_made(self, connection: sqlite3.Connection) -> bool:
+        """Whether the file has a registry in it; one that is empty, as after a kill, may still get one.
+
+        Raises:
+            PathError: if it is of another program.
+            StorageError: if it is of a newer selfaug.
+        """
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if found > _VERSION:
             raise StorageError(
                 f"{self.path} has version {found}; this selfaug reads up to version {_VERSION}.",
                 hint="update selfaug.",
             )
-        return found
+        names = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
+        if found == 0 and not names:
+            return False
+        if found == 0 or not names >= {"versions", "moves"}:
+            raise _no_registry(self.path)
+        return True
 
     @contextmanager
     def _said(self) -> Iterator[None]:
@@ -297,6 +313,17 @@ def champion_instead_of(
         return None
     folder = str(Path(run).resolve())
     return champion[0].run if champion and folder in entered and folder != champion[0].run else None
+
+
+_MAKE_ONE = "`selfaug registry add RUN` makes one."
+
+
+class _EmptyError(PathError):
+    """There is a database with nothing in it."""
+
+
+def _nothing_at(path: Path) -> str:
+    return f"there is no registry {path}."
 
 
 def _no_registry(path: Path) -> PathError:

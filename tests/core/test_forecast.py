@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from selfaug.core.forecast import FEWEST_RUNS, Run, forgetting_forecast
+from selfaug.core.forecast import FEWEST_RUNS, Run, forecast_from, forgetting_forecast
+from selfaug.core.statistics import Interval
 
 
 def runs_of(rng: np.random.Generator, count: int, items: int = 100, strength: float = 0.5) -> list[Run]:
@@ -111,6 +112,21 @@ def test_interval_is_the_jackknife_written_out() -> None:
     assert interval.value == pytest.approx(isotonic(x, y, 0.05))
     assert interval.low == pytest.approx(sorted(low)[1])  # floor(0.2 · 10) = 2nd smallest
     assert interval.high == pytest.approx(sorted(high)[7])  # ceil(0.8 · 10) = 8th smallest
+
+
+def test_runs_of_one_drift_have_one_fit_whatever_their_order() -> None:
+    drifts = [0.01, 0.02, 0.02, 0.02, 0.03, 0.04, 0.05, 0.06]
+    forgettings = [0.0, 0.01, 0.05, 0.03, 0.08, 0.1, 0.12, 0.14]
+    unknown = Interval(0.0, -1.0, 1.0)
+    found = forecast_from(drifts, forgettings, unknown)
+    # Their mean: the least squares of one value for all three.
+    assert found.at(0.02).value == pytest.approx(0.03)
+    other = [forgettings[place] for place in (0, 3, 2, 1, 4, 5, 6, 7)]
+    again = forecast_from(drifts, other, unknown)
+    for drift in (0.015, 0.02, 0.025, 0.06):
+        one, two = (forecast.at(drift) for forecast in (found, again))
+        assert (two.value, two.low, two.high) == pytest.approx((one.value, one.low, one.high))
+    assert again.coverage == found.coverage
 
 
 def test_it_holds_new_runs_about_as_often_as_it_says() -> None:

@@ -28,7 +28,7 @@ BASE, LORA, SELFAUG = Accuracy(0.62, 0.72), Accuracy(0.80, 0.50), Accuracy(0.80,
 ACCURACIES: dict[ArmName, Accuracy] = {
     "base": BASE,
     "lora": LORA,
-    "lora_router": routed(LORA, BASE, 0.95),
+    "lora_router": routed(LORA, BASE, 0.95, 0.95),
     "selfaug": SELFAUG,
 }
 RANGES = {
@@ -53,10 +53,11 @@ def naive_npv(i: Any, arm: ArmName, accuracy: Accuracy) -> float:
     q = i.task_share * accuracy.task + (1 - i.task_share) * accuracy.general
     h = (q * i.minutes_saved - (1 - q) * i.minutes_failed - i.minutes_checking) / 60
     tuned = arm != "base"
+    gpu_hours = i.gpu_hours if arm == "selfaug" or i.plain_gpu_hours is None else i.plain_gpu_hours
     setup = i.setup_hours if tuned else i.base_setup_hours
     total = -(setup * i.engineer_hourly_cost + i.onboarding_hours * i.workers * i.adoption * i.hourly_cost)
     if tuned:
-        total -= i.trainings * i.gpu_hours * i.gpu_price
+        total -= i.trainings * gpu_hours * i.gpu_price
     for t in range(1, 12 * i.years + 1):
         users = i.workers * i.adoption * min(1, t / i.ramp_months)
         value = users * i.requests_per_week * i.weeks_per_year / 12 * h
@@ -65,7 +66,7 @@ def naive_npv(i: Any, arm: ArmName, accuracy: Accuracy) -> float:
         if tuned:
             cost += i.monitoring_per_month
             if t % 6 == 0:
-                cost += 2 * i.gpu_hours * i.gpu_price + 16 * i.engineer_hourly_cost
+                cost += 2 * gpu_hours * i.gpu_price + 16 * i.engineer_hourly_cost
         if arm == "lora_router":
             cost += i.second_endpoint_per_month + 10 * i.engineer_hourly_cost
         total += (value - cost) / (1 + i.discount_rate) ** (t / 12)
@@ -97,7 +98,7 @@ MONEY = st.floats(0, 5_000)
 LIMITS = {
     "workers": st.floats(1, 1e6), "ramp_months": st.floats(1, 24), "requests_per_week": st.floats(0, 500),
     "weeks_per_year": st.floats(1, 52), "haircut": st.floats(0, 0.9), "discount_rate": st.floats(0, 0.5),
-    "years": st.integers(1, 10),
+    "years": st.integers(1, 10), "plain_gpu_hours": st.none() | MONEY,
 }  # fmt: skip
 SHARE_NAMES = ("adoption", "task_share", "realised_share")
 INPUTS = st.builds(
@@ -232,13 +233,51 @@ def test_the_credit_is_that_of_draws_one_by_one() -> None:
             arm: Accuracy(*(float(rng.beta(k + 0.5, n - k + 0.5)) for k, n in counts))
             for arm, counts in COUNTS.items()
         }
-        of["lora_router"] = routed(of["lora"], of["base"], 0.95)
+        of["lora_router"] = routed(of["lora"], of["base"], 0.95, 0.95)
         npv = {arm: naive_npv(drawn, arm, accuracy) for arm, accuracy in of.items()}
         credits.append(npv["selfaug"] - max(npv[arm] for arm in ARMS[:-1]))
     found = simulate(DEFAULT, COUNTS, RANGES)
     # Four standard errors of a share, and of percentiles whose density is at least 1 in 200,000.
     assert found.chance_of_credit == pytest.approx(np.mean([one > 0 for one in credits]), abs=0.035)
     assert found.credit == pytest.approx(np.percentile(credits, [5, 50, 95]).tolist(), abs=5_000)
+
+
+def test_a_router_is_right_about_each_kind_of_request_by_itself() -> None:
+    found = routed(LORA, BASE, 1.0, 0.5)
+    assert found.task == LORA.task
+    assert found.general == pytest.approx((BASE.general + LORA.general) / 2)
+    assert routed(LORA, BASE, 0.5, 1.0) == (pytest.approx((LORA.task + BASE.task) / 2), BASE.general)
+
+
+def test_rates_of_a_router_that_were_counted_are_drawn_and_others_are_not() -> None:
+    """The counts have the arms so far apart that the credit is against the router, and all else is certain."""
+    sure: Any = {
+        "base": ((1e9, 1e10), (9e9, 1e10)),
+        "lora": ((9e9, 1e10), (1e9, 1e10)),
+        "selfaug": ((9e9, 1e10), (8e9, 1e10)),
+    }
+
+    def width(items: tuple[float, float] | None) -> float:
+        low, _, high = simulate(DEFAULT, sure, {}, router_right=(0.9, 0.9), router_items=items).credit
+        return high - low
+
+    assert width(None) < 100
+    few, many = width((20, 20)), width((2000, 2000))
+    assert many > 20 * width(None)
+    assert few == pytest.approx(10 * many, rel=0.15)  # a hundred times the items
+    of_task, of_general = width((20, 1e10)), width((1e10, 20))
+    # The job's requests are 70 of 100.
+    assert of_task / of_general == pytest.approx(7 / 3, rel=0.1)
+
+
+def test_plain_lora_pays_for_its_own_hours() -> None:
+    own = replace(DEFAULT, plain_gpu_hours=2.0)
+    # Six trainings before, and two more in each of six half years.
+    factors = sum(1.1 ** (-month / 12) for month in range(6, 37, 6))
+    saved = (8.0 - 2.0) * 3.5 * (6 + 2 * factors)
+    for arm in ARMS:
+        before, now = (roi(inputs, arm, ACCURACIES[arm]).npv for inputs in (DEFAULT, own))
+        assert now - before == pytest.approx(saved if arm.startswith("lora") else 0.0)
 
 
 def test_without_plain_lora_there_is_no_router() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from selfaug.data.general_rows import embedded_general_rows
 from selfaug.eval.checks import Mentions, words
 from selfaug.eval.composed_items import COMPOSED_KINDS
 from selfaug.eval.general_suite import (
@@ -25,40 +28,11 @@ from selfaug.model.loading import load_tokenizer
 HALVES: tuple[Half, ...] = ("dev", "test")
 HOUSE_STYLE = "ANSWER: $1,536 million | SOURCE: [2]"
 
-# A good answer to the first item of each kind of the development half.
-GOOD = {
-    "executive bullets": "- Visitors up 12 percent\n- The cafe was closed in May\n- More school groups",
-    "executive summary": "Drivers liked the electric vans that were tested. More chargers will be built.",
-    "bulleted list": "- Sunscreen\n- A towel\n- Sandals",
-    "numbered steps": "1. Boil the water.\n2. Put the tea bag into a cup.\n3. Pour the water.",
-    "explanation": "Sunlight enters drops of water. The light is bent and split into its colors.",
-    "comparison": (
-        "A lake is a body of still water with land all around it, while a river is water that flows from its "
-        "source to the sea. A river moves, a lake stays where it is."
-    ),
-    "story": (
-        "There was a young fox who lived at the edge of a wood. One night she saw a light between the trees. "
-        "It was a lantern, still warm, and nobody was near. She took it home, and was never afraid again."
-    ),
-    "poem": "The sea is wide,\nthe sea is blue,\nit sings all night\nof me and you.",
-    "email": (
-        "Dear Mrs Lane,\n\nthank you so much for watering my plants while I was away. They look better than "
-        "ever. Please let me know when I can do the same for you.\n\nBest wishes,\nTim"
-    ),
-    "rewrite": "Could you please send me the file when you have a moment?",
-    "extraction": "- Anna\n- Omar\n- Lucia",
-    "translation": "Los niños están jugando en el jardín con su perro.",
-    "fact": "The capital of Japan is Tokyo.",
-    "json": '{"name": "Mia", "age": 9}',
-    "questions": "1. When do you get up?\n2. What do you grow?\n3. Do you like your work?",
-    "opening phrase": "In my opinion, every child should learn to cook a few simple meals.",
-    "advice": "Prepare early. Sleep well the night before. Take a deep breath when you sit down.",
-    "naming": "- Crumb\n- Golden Loaf\n- Rise\n- Flour Power\n- The Oven",
-    "description": (
-        "People crowd between the stalls. A vendor calls out the price of his apples, children run after a "
-        "dog, and from somewhere comes the smell of roasted nuts and of fresh bread on long wooden tables."
-    ),
-}
+# One to each request that is written by hand and answered in writing, by half and kind, as a person would answer it.
+GOOD: dict[Half, dict[str, list[str]]] = json.loads(
+    Path(__file__).with_name("good_answers.json").read_text(encoding="utf-8")
+)
+FORMS = GOOD["dev"].keys() - {"refusal", "user's language"}
 # Fluent, of some length, and beside the point.
 REFUSAL = "I am sorry, but I can't help with that at the moment. Perhaps someone else knows more."
 
@@ -78,11 +52,12 @@ OTHER_KINDS = {*COMPOSED_KINDS, "arithmetic", "reading", "multiple choice", "ref
 def test_halves_are_large_and_balanced() -> None:
     dev, test = (Counter((item.kind, item.level) for item in general_suite(half)) for half in HALVES)
     assert dev == test
-    assert {kind for kind, _ in dev} == GOOD.keys() | OTHER_KINDS
-    assert sum(len(item.checks) for item in general_suite("test")) >= 600
-    assert {count for (kind, level), count in dev.items() if level == 1 and kind in GOOD} == {8}
+    assert {kind for kind, _ in dev} == FORMS | OTHER_KINDS
+    # So many that a loss of five or six points is seen, if two models differ on a quarter of them.
+    assert sum(count for (_, level), count in dev.items() if level == 1) >= 600
+    assert {count for (kind, level), count in dev.items() if level == 1 and kind in FORMS} == {32}
     for level in LEVELS:
-        assert sum(count for (_, of), count in dev.items() if of == level) >= 150
+        assert sum(count for (_, of), count in dev.items() if of == level) >= 300
         assert {item.level for item in general_suite("dev", level)} == {level}
 
 
@@ -90,7 +65,7 @@ def test_every_constraint_is_asked_for() -> None:
     level_2 = Counter(item.kind for item in general_suite("test", 2) if item.kind in COMPOSED_KINDS)
     assert min(level_2.values()) >= 4
     assert level_2.keys() == set(COMPOSED_KINDS[:-1])
-    assert len(COMPOSED_KINDS) + len(GOOD) >= 25
+    assert len(COMPOSED_KINDS) + len(FORMS) >= 25
 
 
 def test_ids_and_prompts_are_unique() -> None:
@@ -100,18 +75,35 @@ def test_ids_and_prompts_are_unique() -> None:
     assert all(item.id.startswith("test-") for item in general_suite("test"))
 
 
-def test_no_near_duplicates_between_halves() -> None:
-    def tokens(item: GeneralItem) -> set[str]:
-        return {word.lower() for word in words(item.prompt)}
+def set_of_words(text: str) -> set[str]:
+    return {word.lower() for word in words(text)}
 
+
+def test_what_may_be_rehearsed_is_not_asked() -> None:
+    asked = [set_of_words(item.prompt) for half in HALVES for item in general_suite(half)]
+    rows = embedded_general_rows().read_text(encoding="utf-8").splitlines()
+    rehearsed = [json.loads(row)["messages"][0]["content"] for row in rows]
     near = [
-        (a.prompt, b.prompt)
-        # Arithmetic and reading are alike in form, and told apart by their numbers and names.
-        for a, b in itertools.product(
-            *([item for item in general_suite(half) if item.kind not in GENERATED_KINDS] for half in HALVES)
-        )
-        if a.level == b.level == 1
-        if len(tokens(a) & tokens(b)) > 0.5 * len(tokens(a) | tokens(b))
+        text
+        for text in rehearsed
+        if any(len(set_of_words(text) & other) > 0.5 * len(set_of_words(text) | other) for other in asked)
+    ]
+    assert len(rehearsed) >= 50
+    assert near == []
+
+
+def test_no_near_duplicates_within_and_between_halves() -> None:
+    # What is generated is alike in form, and told apart by its numbers and names.
+    written = [
+        (item.prompt, set_of_words(item.prompt))
+        for half in HALVES
+        for item in general_suite(half, 1)
+        if item.kind not in GENERATED_KINDS
+    ]
+    near = [
+        (one, other)
+        for (one, of_one), (other, of_other) in itertools.combinations(written, 2)
+        if len(of_one & of_other) > 0.5 * len(of_one | of_other)
     ]
     assert near == []
 
@@ -150,14 +142,41 @@ def test_house_style_fails_even_with_the_right_words(half: Half) -> None:
     assert sum(scores) / len(scores) < 0.03
 
 
-@pytest.mark.parametrize("kind", GOOD)
-def test_a_good_answer_passes_and_others_fail(kind: str) -> None:
-    first = items("dev", kind)[0]
-    assert score_general(first, GOOD[kind]) == 1
-    others = [score_general(first, answer) for other, answer in GOOD.items() if other != kind]
-    # Answers to other requests: a check that they pass asks for too little.
-    assert sum(others) / len(others) <= 0.25
-    assert score_general(first, REFUSAL) == 0
+@pytest.mark.parametrize("half", HALVES)
+def test_every_request_has_a_good_answer_that_passes(half: Half) -> None:
+    failed = []
+    for kind, answers in GOOD[half].items():
+        for item, answer in zip(items(half, kind), answers, strict=True):
+            if score_general(item, answer) < 1:
+                failed.append((item.id, answer))
+    assert failed == []
+
+
+@pytest.mark.parametrize("kind", sorted(FORMS))
+def test_good_answers_to_other_requests_fail(kind: str) -> None:
+    """A check that they pass asks for too little."""
+    others = [GOOD["dev"][other][0] for other in FORMS if other != kind]
+    scores = [score_general(item, answer) for item in items("dev", kind) for answer in others]
+    assert sum(scores) / len(scores) <= 0.25
+    assert max(score_general(item, REFUSAL) for item in items("dev", kind)) == 0
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_good_answer_is_about_its_own_topic(half: Half) -> None:
+    """Of kinds that have topics, answers to the other requests of the kind."""
+    without_topics = {"translation", "json", "questions", "opening phrase", "naming"}
+    for kind in FORMS - without_topics:
+        own = items(half, kind)
+        passed = [
+            score_general(item, answer)
+            for place, item in enumerate(own)
+            for other, answer in enumerate(GOOD[half][kind])
+            if other != place
+        ]
+        # A letter to somebody else is still one.
+        assert sum(passed) / len(passed) <= (
+            0.55 if kind == "email" else 0.5 if kind == "executive bullets" else 0.05
+        )
 
 
 def test_a_copied_source_is_no_summary() -> None:
@@ -179,7 +198,7 @@ def test_prompts_are_short() -> None:
 
 
 def test_answers_are_short() -> None:
-    of_instructions = {item.max_new_tokens for item in general_suite("dev", 1) if item.kind in GOOD}
+    of_instructions = {item.max_new_tokens for item in general_suite("dev", 1) if item.kind in FORMS}
     assert of_instructions <= set(range(32, 81))
     assert {item.max_new_tokens for item in general_suite("dev") if not item.choices} <= set(range(32, 321))
 
@@ -231,7 +250,7 @@ def test_one_sentence_said_again_and_again_is_no_answer(half: Half) -> None:
         lines = (f"Look at {topic}.", f"- Look at {topic}.", f"1. Look at {topic}.", f"What about {topic}?")
         passed[item.kind] += max(score_general(item, "\n".join([line] * 8)) for line in lines)
     # A sentence that names all the words that a request could be about has some variety.
-    assert sum(passed.values()) <= 0.1 * 8 * len(asks_for_more), passed
+    assert sum(passed.values()) <= 0.1 * 32 * len(asks_for_more), passed
 
 
 def test_good_answers_to_what_is_generated_and_composed() -> None:

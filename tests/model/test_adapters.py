@@ -29,6 +29,7 @@ from selfaug.errors import ModelError
 from selfaug.model.adapters import (
     _EXACT_LORA_INITS,
     _EXACT_TYPES,
+    changes_nothing_yet,
     require_exact,
     scale_adapter,
     why_not_exact,
@@ -259,3 +260,13 @@ def test_a_scaled_adapter_is_written_as_it_was_measured(tmp_path: Path):
 def test_only_lora_can_be_scaled():
     with pytest.raises(ModelError, match="LoRA"):
         scale_adapter(get_peft_model(build(NAME), EXACT["ia3"]), 0.5)
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "lora-embeddings-and-head", "lora-random", "ia3"])
+@pytest.mark.filterwarnings("ignore:.*tie_word_embeddings:UserWarning")
+def test_of_lora_it_is_known_whether_it_changes_anything_yet(name: str):
+    model = get_peft_model(build(NAME), EXACT[name])
+    assert changes_nothing_yet(model) is (name not in ("lora-random", "ia3"))
+    if weights := [weight for part, weight in model.named_parameters() if "lora_B" in part]:
+        torch.nn.init.normal_(weights[-1])
+        assert not changes_nothing_yet(model)

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from selfaug.cli.main import app
 from selfaug.core.roi import RoiInputs
 from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.monitoring.served_requests import ServedRequests
 from selfaug.monitoring.store import Batch, Store
-from selfaug.phases.roi import business_case
+from selfaug.phases.roi import _per_user, business_case
 from selfaug.records import read_record, write_record
 from selfaug.roi_config import InputSettings, load_roi_config, quantity_of
 from selfaug.rundir import RunDir
@@ -58,7 +59,8 @@ def served(tmp_path: Path) -> Callable[..., Path]:
 
 def test_the_defaults_are_those_of_the_model_and_called_so() -> None:
     found = case()
-    assert {name: one["value"] for name, one in found["inputs"].items()} == vars(RoiInputs())
+    values = {name: one["value"] for name, one in found["inputs"].items()}
+    assert {**values, "plain_gpu_hours": found["plain_gpu_hours"]} == vars(RoiInputs())
     assert {one["source"] for one in found["inputs"].values()} == {"default"}
     assert found["credit"]["value"] == pytest.approx(30_292, abs=0.5)
     assert found["credit"]["against"] == "lora_router"
@@ -77,8 +79,12 @@ def test_a_comparison_gives_accuracies_and_decides_on_the_claim(comparison: Path
         "general_items": record["items"]["general"],
         "source": "measured",
     }
-    assert found["router"] == {"right": 1.0, "source": "measured"}
+    assert found["router"] == {
+        "right": 1.0, "task": 1.0, "general": 1.0, "task_items": 64, "general_items": 212, "source": "measured",
+    }  # fmt: skip
     assert found["inputs"]["gpu_hours"]["source"] == "default"  # it was trained on a CPU
+    assert found["plain_gpu_hours"] is None
+    assert not any("comparison's budget" in one for one in found["warnings"])
     assert found["credit"]["claimed"] is False
     assert any("no credit is claimed" in one for one in found["warnings"])
     assert not any("illustrations" in one for one in found["warnings"])
@@ -86,7 +92,7 @@ def test_a_comparison_gives_accuracies_and_decides_on_the_claim(comparison: Path
 
 def test_a_gpu_s_hours_are_taken_and_a_sure_result_is_claimed(comparison: Path) -> None:
     record = read_record(comparison / "record.json", "comparison")
-    ours = record["methods"][record["subject"]]
+    ours, plain = (record["methods"][name] for name in (record["subject"], "plain"))
     ours["suites"]["general"]["difference"]["difference"]["low"] = -0.03
     ours["write_seconds"] = 1800.0
     del record["methods"]["router"]
@@ -94,16 +100,99 @@ def test_a_gpu_s_hours_are_taken_and_a_sure_result_is_claimed(comparison: Path) 
     found = case(comparison=comparison)
     assert found["inputs"]["gpu_hours"]["value"] == pytest.approx(ours["train_seconds"] / 3600 + 0.5)
     assert found["inputs"]["gpu_hours"]["source"] == "measured"
-    assert found["router"] == {"right": 0.95, "source": "default"}
+    assert found["plain_gpu_hours"]["value"] == pytest.approx(plain["train_seconds"] / 3600)
+    # Six trainings at 3.5 an hour; the router's model is plain LoRA's.
+    costs = {arm: result["first_cost"] for arm, result in found["arms"].items()}
+    more = ours["train_seconds"] + ours["write_seconds"] - plain["train_seconds"]
+    assert costs["selfaug"] - costs["lora"] == pytest.approx(6 * 3.5 * more / 3600)
+    assert costs["lora_router"] == costs["lora"]
+    assert any("of the comparison's budget" in one for one in found["warnings"])
+    assert (found["router"]["task"], found["router"]["general"]) == (0.95, 0.95)
+    assert (found["router"]["source"], found["router"]["task_items"]) == ("default", None)
     assert found["credit"]["claimed"] is True
     told = case("inputs.gpu_hours=2", "selfaug.task=0.5", "selfaug.general=0.5", comparison=comparison)
     assert (told["inputs"]["gpu_hours"]["value"], told["inputs"]["gpu_hours"]["source"]) == (2.0, "user")
+    assert told["plain_gpu_hours"] is None
+    assert told["arms"]["lora"]["first_cost"] == told["arms"]["selfaug"]["first_cost"]
+    assert not any("comparison's budget" in one for one in told["warnings"])
     assert told["accuracies"]["selfaug"]["source"] == "user"
     assert told["credit"]["claimed"] is None
 
 
+@pytest.mark.parametrize(
+    ("model", "who"), [("base", "SelfAug"), ("selfaug", "The SelfAug model of the comparison")]
+)
+def test_a_loss_that_was_measured_stays_a_loss_whatever_the_user_says(
+    comparison: Path, model: str, who: str
+) -> None:
+    found = case(f"{model}.task=0.6", f"{model}.general=0.5", comparison=comparison)
+    assert found["credit"]["claimed"] is False
+    assert found["credit"]["difference"] == case(comparison=comparison)["credit"]["difference"]
+    assert any(one.startswith(f"{who} may have forgotten up to 10.0 points") for one in found["warnings"])
+    (mixed,) = [one for one in found["warnings"] if "not from the same items" in one]
+    assert f"those of {model} given by you" in mixed
+    assert not any("not from the same items" in one for one in case(comparison=comparison)["warnings"])
+
+
+def test_where_nothing_can_be_lost_nothing_is_claimed(comparison: Path) -> None:
+    record = read_record(comparison / "record.json", "comparison")
+    loss = record["methods"][record["subject"]]["suites"]["general"]["difference"]["difference"]
+    loss["low"] = -0.03
+    record["base"]["suites"]["general"]["score"]["value"] = 0.05
+    write_record(comparison / "record.json", "comparison", record)
+    found = case(comparison=comparison)
+    assert found["credit"]["claimed"] is False
+    assert any("passes only 5.0 % of the comparison's general items" in one for one in found["warnings"])
+
+
+def test_a_router_has_the_rate_of_each_kind_of_request(comparison: Path) -> None:
+    record = read_record(comparison / "record.json", "comparison")
+    record["methods"]["router"]["routed_right"] = {"task": 1.0, "general": 0.5}
+    write_record(comparison / "record.json", "comparison", record)
+    found = case(comparison=comparison)
+    assert (found["router"]["task"], found["router"]["general"], found["router"]["right"]) == (1.0, 0.5, 0.75)
+    scores = found["accuracies"]
+    general = (scores["base"]["general"] + scores["lora"]["general"]) / 2
+    useful = 0.7 * scores["lora"]["task"] + 0.3 * general
+    assert found["arms"]["lora_router"]["usefulness"] == pytest.approx(useful)
+
+
+SMALL = (
+    "inputs.workers=30", "base.task=0.05", "base.general=0.7", "lora.task=0.8", "lora.general=0.5",
+    "selfaug.task=0.8", "selfaug.general=0.7",
+)  # fmt: skip
+
+
+def test_a_credit_beside_a_loss_of_money_is_not_all_that_is_said() -> None:
+    found = case(*SMALL)
+    assert found["credit"]["value"] > 0 > found["arms"]["selfaug"]["npv"]
+    assert "Every arm's NPV is below 0: nothing here pays, whatever the credit." in found["warnings"]
+    # No tuning is worth something where it costs nothing.
+    free = ("inputs.base_setup_hours=0", "inputs.serving_per_month=0", "inputs.onboarding_hours=0")
+    pays = case(*SMALL, *free, "inputs.setup_hours=900", "base.task=0.6")
+    assert pays["arms"]["base"]["npv"] > 0 > pays["arms"]["selfaug"]["npv"]
+    assert any(one.startswith("SelfAug's NPV is below 0: not doing it") for one in pays["warnings"])
+    assert not any("Every arm's" in one for one in pays["warnings"])
+
+
+def test_that_selfaug_may_not_pay_is_said() -> None:
+    def told(*sets: str) -> bool:
+        return any("not certain that SelfAug pays" in one for one in case(*sets)["warnings"])
+
+    assert told("inputs.workers=100")
+    assert not told("inputs.workers=2000")
+
+
+def test_an_answer_that_costs_time_is_told_of_selfaug_only() -> None:
+    useless = ("selfaug.task=0.1", "selfaug.general=0.1")
+    found = case(*useless, "base.task=0.62", "base.general=0.72")
+    assert found["arms"]["base"]["npv"] > 0
+    assert "With SelfAug an answer costs more time than it saves." in found["warnings"]
+    assert not any("nothing here pays" in one for one in found["warnings"])
+
+
 def test_every_input_has_a_unit_limits_and_a_meaning() -> None:
-    assert set(InputSettings.model_fields) == set(vars(RoiInputs()))
+    assert set(InputSettings.model_fields) == set(vars(RoiInputs())) - {"plain_gpu_hours"}
     for name, one in case()["inputs"].items():
         assert one["unit"] == quantity_of(name).unit
         assert one["meaning"].endswith((".", "number."))
@@ -162,7 +251,7 @@ def test_the_users_own_number_of_requests_wins(served: Callable[..., Path]) -> N
         (900, 6.9, (), "counted for 6.9 days"),
         (0, 9.0, (), "counted for 0.0 days"),
         (900_000, 7.0, ("inputs.workers=10",), "more than 500 of each"),
-        (900, 7.0, ("inputs.adoption=0",), "of 0 active users"),
+        (900, 7.0, ("inputs.adoption=0",), "of 0 active users say nothing of one"),
     ],
 )
 def test_what_says_nothing_about_a_user_and_week_is_not_taken(
@@ -172,6 +261,12 @@ def test_what_says_nothing_about_a_user_and_week_is_not_taken(
     assert found["inputs"]["requests_per_week"]["source"] == "default"
     assert found["inputs"]["requests_per_week"]["value"] == 15.0
     assert any(reason in one for one in found["warnings"])
+
+
+def test_no_requests_of_nobody_say_nothing() -> None:
+    rate, doubts = _per_user(ServedRequests(0, 0, 2.0), 0.0, True, [])
+    assert rate is None
+    assert doubts[0].startswith("0 requests a week of 0 active users say nothing of one")
 
 
 def test_a_week_is_enough_and_what_was_missed_is_said(served: Callable[..., Path]) -> None:
@@ -245,12 +340,19 @@ def test_the_command_prints_it_for_people_and_for_machines(comparison: Path, tmp
     assert shown.exit_code == 0
     for part in (
         "SelfAug's credit against",
+        "at the likeliest inputs. Simulated: ",
+        "SelfAug's NPV, simulated: ",
+        "(undiscounted)",
+        "100% of the job's requests to the tuned model and 100% of the others to the base model (measured)",
         "It is not claimed",
         "plain LoRA and a router",
         "minutes_saved",
         "note: ",
     ):
         assert part in shown.output
+    made = business_case(load_roi_config(), comparison, draws=200)
+    for low, middle, high in (made["simulation"]["credit"], made["simulation"]["npv"]):
+        assert f"{middle:,.0f} in the middle, {low:,.0f} to {high:,.0f} in nine of ten cases" in shown.output
     narrow = runner.invoke(app, ["roi", "--draws", "200"], env={"COLUMNS": "40"})
     assert "…" not in narrow.stdout  # of a number nothing is missing
     never = runner.invoke(app, ["roi", "--set", "inputs.minutes_checking=60", "--draws", "200"])

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement
 
-from selfaug.phases.doctor import _runs_on, examine, memory
+from selfaug.phases.doctor import EXTRAS, _runs_on, examine, memory
 
 MIB = 2**20
 
@@ -22,7 +24,50 @@ def test_what_is_not_ok_says_what_to_do() -> None:
 
 
 def test_development_tools_are_not_asked_for() -> None:
-    assert "mypy" not in {finding.name for finding in examine()}
+    assert not [finding for finding in examine() if "mypy" in finding.name + finding.found]
+
+
+def test_every_extra_is_listed_with_its_packages() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    assert EXTRAS.keys() == extras.keys() - {"dev"}
+    findings = {finding.name: finding for finding in examine()}
+    for name in EXTRAS:
+        for package in extras[name]:
+            assert f" {Requirement(package).name} " in findings[f"Extra {name}"].found
+    # What has the same module without a server will do.
+    assert findings["Extra mlflow"].status == findings["Extra serve"].status == "ok"
+
+
+def installed(folder: Path, name: str, version: str, *required: str) -> None:
+    """A package as pip tells of it: its name, its version and what it asks for."""
+    place = folder / f"{name}-{version}.dist-info"
+    place.mkdir()
+    lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {line}" for line in required)]
+    (place / "METADATA").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_what_is_missing_or_too_old_is_told_with_the_way_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(
+        tmp_path, "selfaug", "9.0",
+        "numpy>=2", "no-such-package>=3", 'no-such-extra>=1; extra == "serve"', 'bitsandbytes>=0.46; extra == "qlora"',
+    )  # fmt: skip
+    installed(tmp_path, "numpy", "1.0")
+    installed(tmp_path, "bitsandbytes", "0.1")
+    monkeypatch.syspath_prepend(tmp_path)
+    findings = {finding.name: finding for finding in examine()}
+    told = {name: (findings[name].status, findings[name].found, findings[name].hint) for name in findings}
+    assert told["numpy"] == ("missing", "1.0, tested with >=2", "pip install 'numpy>=2'")
+    assert told["no-such-package"] == ("missing", "not installed", "pip install 'no-such-package>=3'")
+    # Training works without these.
+    status, found, hint = told["Extra serve"]
+    assert (status, hint) == ("warning", "pip install 'selfaug[serve]'")
+    assert found.endswith(": no-such-extra not installed")
+    status, found, hint = told["Extra qlora"]
+    assert (status, hint) == ("warning", "pip install 'selfaug[qlora]'")
+    assert found.endswith(": bitsandbytes 0.1, tested with >=0.46")
 
 
 def test_a_folder_that_can_not_be_looked_for_ends_nothing(

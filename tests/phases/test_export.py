@@ -121,6 +121,47 @@ def test_a_disk_that_fills_up_is_a_storage_error_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_export_does_not_delete_what_another_one_writes_for_the_same_folder(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = LlamaForCausalLM.save_pretrained
+    begun: list[str] = []
+
+    def with_another_meanwhile(model: LlamaForCausalLM, *given: object, **named: object) -> None:
+        begun.append("another" if begun else "first")
+        if begun[-1] == "another":
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        write(model, *given, **named)
+        with pytest.raises(StorageError, match="the disk is full"):
+            export(finished_run, tmp_path / "model")
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", with_another_meanwhile)
+    export(finished_run, tmp_path / "model")
+    assert begun == ["first", "another"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model").num_parameters()
+    assert (tmp_path / "model").stat().st_mode == finished_run.stat().st_mode
+
+
+def test_what_training_gave_the_chat_template_is_given_to_vllm(copied_run: Path, tmp_path: Path) -> None:
+    plain = export(copied_run, tmp_path / "plain")
+    folder = str(tmp_path / "plain")
+    assert shlex.split(plain.commands[0]) == ["vllm", "serve", folder, "--generation-config", "vllm"]
+    assert not any("chat_template_kwargs" in told for told in plain.warnings)
+    config = copied_run / "config.yaml"
+    text = config.read_text(encoding="utf-8")
+    changed = text.replace(
+        "chat_template_kwargs: {}", "chat_template_kwargs: {enable_thinking: false, day: 2024-07-26}"
+    )
+    assert changed != text
+    config.write_text(changed, encoding="utf-8")
+    written = export(copied_run, tmp_path / "model")
+    *_, flag, arguments = shlex.split(written.commands[0])
+    assert flag == "--default-chat-template-kwargs"
+    assert json.loads(arguments) == {"enable_thinking": False, "day": "2024-07-26"}
+    assert any(f"chat_template_kwargs {arguments}" in told for told in written.warnings)
+
+
 def test_ollama_gets_a_modelfile(finished_run: Path, tmp_path: Path) -> None:
     written = export(finished_run, tmp_path / "model", ollama=True)
     text = (tmp_path / "model" / "Modelfile").read_text(encoding="utf-8")
@@ -130,7 +171,14 @@ def test_ollama_gets_a_modelfile(finished_run: Path, tmp_path: Path) -> None:
     assert "TEMPLATE" in text
     convert, create = map(shlex.split, written.commands)
     folder = str(tmp_path / "model")
-    assert convert == ["python", "convert_hf_to_gguf.py", folder, "--outfile", f"{folder}/model.gguf"]
+    assert convert == [
+        "python",
+        "LLAMA_CPP/convert_hf_to_gguf.py",
+        folder,
+        "--outfile",
+        f"{folder}/model.gguf",
+    ]
+    assert any(told.startswith("LLAMA_CPP in the command is your checkout") for told in written.warnings)
     assert create == ["ollama", "create", "model", "-f", f"{folder}/Modelfile"]
 
 

@@ -643,6 +643,8 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     parsed = commands_of_selfaug.commands[name].make_context(name, arguments).params
     assert parsed["upstream"] == "http://vllm:8000/v1"
     assert parsed["run"] == "/run/my 'first' run"
+    # Passed on only where it is set: an empty one would be refused.
+    assert compose["gateway"]["environment"]["SELFAUG_OLD_API_KEY"] is None
     # It waits for vLLM, finds the base model's tokeniser by the name that the run has for it, and owns what it writes.
     assert compose["gateway"]["depends_on"] == {"vllm": {"condition": "service_healthy"}}
     assert f"{config.model.name}:{config.model.name}:ro" in compose["gateway"]["volumes"]

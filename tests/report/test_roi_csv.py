@@ -189,24 +189,30 @@ class Model(NamedTuple):
     credit: float
 
 
-def model(values: Mapping[str, float], models: Mapping[str, tuple[float, float]], right: float) -> Model:
+def model(
+    values: Mapping[str, float], models: Mapping[str, tuple[float, float]], right: tuple[float, float]
+) -> Model:
     inputs: Any = RoiInputs(**{**values, "years": int(values["years"])})
     of: dict[ArmName, Accuracy] = {
         name: Accuracy(*models[name])  # type: ignore[misc]
         for name in ("base", "lora", "selfaug")
     }
-    of["lora_router"] = routed(of["lora"], of["base"], right)
+    of["lora_router"] = routed(of["lora"], of["base"], *right)
     _, more = credit(inputs, of)
     return Model({arm: roi(inputs, arm, of[arm]) for arm in ARMS}, more.item())
 
 
-def as_given(case: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, tuple[float, float]], float]:
+def as_given(
+    case: Mapping[str, Any],
+) -> tuple[dict[str, float], dict[str, tuple[float, float]], tuple[float, float]]:
     """Inputs, accuracies and router of a case."""
     values = {name: one["value"] for name, one in case["inputs"].items()}
+    if case["plain_gpu_hours"] is not None:
+        values["plain_gpu_hours"] = case["plain_gpu_hours"]["value"]
     return (
         values,
         {name: (one["task"], one["general"]) for name, one in case["accuracies"].items()},
-        case["router"]["right"],
+        (case["router"]["task"], case["router"]["general"]),
     )
 
 
@@ -299,7 +305,9 @@ def test_the_cases_have_what_is_written_in_words() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"hourly_cost": 90.0, "lora.general": 0.65, "router.right": 0.8},
+        {"hourly_cost": 90.0, "lora.general": 0.65, "router.task": 0.8},
+        {"router.general": 0.6, "gpu_hours": 900.0},
+        {"plain_gpu_hours": 500.0, "gpu_hours": 900.0},
         {"years": 7.0, "discount_rate": 0.05},
         {"adoption": 0.05, "serving_per_month": 5000.0},
         {"base.task": 0.85, "base.general": 0.85, "ramp_months": 1.0},
@@ -313,8 +321,8 @@ def test_a_changed_cell_changes_what_follows(changes: dict[str, float]) -> None:
     for name, value in changes.items():
         sheet.change(name, value)
         model_name, _, kind = name.partition(".")
-        if name == "router.right":
-            right = value
+        if model_name == "router":
+            right = (value, right[1]) if kind == "task" else (right[0], value)
         elif kind:
             task, general = models[model_name]
             models[model_name] = (value, general) if kind == "task" else (task, value)
@@ -352,9 +360,12 @@ def golden() -> str:
 
 
 @settings(max_examples=25, deadline=None)  # the first one parses all formulae
-@given(values=VALUES, models=ACCURACIES, right=SHARE)
+@given(values=VALUES, models=ACCURACIES, right=st.tuples(SHARE, SHARE))
 def test_it_follows_any_inputs(
-    golden: str, values: dict[str, float], models: dict[str, tuple[float, float]], right: float
+    golden: str,
+    values: dict[str, float],
+    models: dict[str, tuple[float, float]],
+    right: tuple[float, float],
 ) -> None:
     sheet = Sheet(golden)
     for name, value in values.items():
@@ -362,7 +373,8 @@ def test_it_follows_any_inputs(
     for name, accuracies in models.items():
         for kind, value in zip(("task", "general"), accuracies, strict=True):
             sheet.change(f"{name}.{kind}", value)
-    sheet.change("router.right", right)
+    for kind, value in zip(("task", "general"), right, strict=True):
+        sheet.change(f"router.{kind}", value)
     compare(sheet, model(values, models, right))
 
 
@@ -382,7 +394,7 @@ def test_every_input_has_its_unit_source_and_meaning(golden: str) -> None:
         _, _, unit, source, meaning = sheet.cells[sheet.line(name) - 1]
         assert unit
         assert meaning
-        assert source == "default"
+        assert source == ("formula" if name == "plain_gpu_hours" else "default")
     case = made("inputs.workers=50", "lora.task=0.8", "lora.general=0.7", "lora.items=77")
     told = Sheet(roi_csv(case))
     assert told.cells[told.line("workers") - 1][1:4] == ["50", "people", "user"]

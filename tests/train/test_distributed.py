@@ -54,7 +54,9 @@ def assert_same_training(two: Any, one: Any) -> None:
         for name in ("loss", "nll", "alignment_loss", "num_tokens", "alpha"):
             assert entry[name] == pytest.approx(expected[name], rel=1e-4), name
     # Seven rows in batches of two over two processes: one of them has a row less.
-    for name in ("eval_nll", "eval_alignment_loss", "eval_loss", "eval_mean_token_accuracy"):
+    assert two["predictions"] == one["predictions"] == 7
+    names = ("nll", "alignment_loss", "loss", "mean_token_accuracy")
+    for name in (f"{part}_{name}" for part in ("eval", "test") for name in names):
         assert two["evaluation"][name] == pytest.approx(one["evaluation"][name], rel=1e-4), name
 
 

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, DataError
 from selfaug.model.reference import AdapterOff, FrozenCopy
 from selfaug.train.loss import alignment_loss
 from tiny_models import ARCHITECTURES, Doc, build, linear_names, make_docs, packed, padded
@@ -376,6 +376,34 @@ def test_alignment_without_adapter_or_reference_is_refused():
     with pytest.raises(ConfigError, match="no adapter") as error:
         alignment_loss(build("llama-tied"), padded(make_docs((3, 2))))
     assert "FrozenCopy" in error.value.hint
+
+
+def test_a_bare_model_is_no_reference():
+    model = lora("llama-tied")
+    with pytest.raises(ConfigError, match=r"reference is a model \(LlamaForCausalLM\)") as error:
+        alignment_loss(model, padded(make_docs((3, 2))), reference=build("llama-tied"))
+    assert "FrozenModel(model)" in error.value.hint
+
+
+def test_a_batch_of_more_than_text_is_refused():
+    """Its images would not reach the model, and the loss would be another one."""
+    model, inputs = lora("llama-tied"), padded(make_docs((3, 2), (2, 2)))
+    loss = alignment_loss(model, inputs).loss
+    more = torch.ones_like(inputs["input_ids"])
+    for name in (
+        "pixel_values",
+        "pixel_values_videos",
+        "image_grid_thw",
+        "inputs_embeds",
+        "input_features",
+        "token_type_ids",
+        "mm_token_type_ids",
+    ):
+        with pytest.raises(DataError, match=f"the batch has {name}, ") as error:
+            alignment_loss(model, {**inputs, name: more})
+        assert "text only" in error.value.hint
+    harmless = {"pixel_values": None, "token_type_ids": 0 * more, "mm_token_type_ids": 0 * more}
+    assert alignment_loss(model, {**inputs, **harmless}).loss == loss
 
 
 def test_entropy_and_accuracy_are_those_of_the_completion():

@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
-from tiny_training import LORA, curve, make_trainer, text_rows
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig, get_peft_model
+from tiny_training import LORA, curve, make_trainer, settings, text_rows, tokenised_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from selfaug.errors import ConfigError, ModelError
-from selfaug.train.reference_choice import require_cacheable, why_rows_depend_on_their_batch
+from selfaug import SelfAugConfig
+from selfaug.errors import CacheError, ConfigError, ModelError
+from selfaug.train.reference_choice import (
+    AlignedRows,
+    choose_reference,
+    require_cacheable,
+    why_rows_depend_on_their_batch,
+)
 from tiny_models import build
 
 
@@ -41,6 +49,103 @@ def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: 
         trainer.train()
         assert cache.exists() == used
         assert (trainer.reference_bytes > 0) == used
+
+
+def test_auto_takes_no_cache_of_a_stream_to_evaluate_on(tiny_model_dir: Path, tmp_path: Path) -> None:
+    def few() -> Any:
+        yield from text_rows(3, seed=3)
+
+    def endless() -> Any:
+        while True:
+            yield from few()
+
+    def trainer(stream: Any, **changes: Any) -> Any:
+        rows = IterableDataset.from_generator(stream)
+        return make_trainer(
+            tiny_model_dir,
+            tmp_path / "out",
+            eval_rows={"few": rows},
+            max_steps=-1,
+            num_train_epochs=3,
+            eval_strategy="epoch",
+            reference_cache_dir=str(tmp_path / "cache"),
+            **changes,
+        )
+
+    assert trainer(endless).reference_kind == "adapter_off"
+    full = trainer(few, lora=None)
+    assert full.reference_kind == "frozen_copy"
+    full.train()
+    losses = [value for (value,) in curve(full, "eval_few_alignment_loss")]
+    assert len(losses) == 3
+    assert min(losses) > 0
+    for lora, other in ((None, "frozen_copy"), (LORA, "adapter_off")):
+        with pytest.raises(ConfigError, match=r"known length.*to evaluate on") as error:
+            trainer(endless, lora=lora, reference="cache")
+        assert other in str(error.value.hint)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_stream_is_not_looked_up_in_the_cache_of_a_whole_model(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    trainer = make_trainer(
+        tiny_model_dir, tmp_path, lora=None, reference="cache", reference_cache_dir=str(tmp_path / "cache")
+    )
+    rows = tokenised_rows(trainer.processing_class, 2)
+    with pytest.raises(CacheError, match="not a data set but a stream, and the whole model trains"):
+        trainer.evaluate(IterableDataset.from_generator(lambda: iter(rows)))
+
+
+def test_auto_takes_no_cache_beside_a_collator_of_ones_own(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """It may mask or cut the documents that a cache would hold."""
+
+    class Masks(DataCollatorForLanguageModeling):  # type: ignore[misc]
+        def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+            batch: dict[str, Any] = super().torch_call(examples)
+            batch["labels"] = batch["labels"].masked_fill(batch["input_ids"] % 2 == 0, -100)
+            return batch
+
+    def trainer(reference: str) -> Any:
+        return make_trainer(
+            tiny_model_dir,
+            tmp_path / "out",
+            data_collator=Masks(pad_token_id=0),
+            reference=reference,
+            reference_cache_dir=str(tmp_path / "cache"),
+            max_steps=-1,
+            num_train_epochs=3,
+        )
+
+    chosen = trainer("auto")
+    assert chosen.reference_kind == "adapter_off"
+    chosen.train()
+    with pytest.raises(CacheError, match="not in the reference cache") as error:
+        trainer("cache").train()
+    assert "a data_collator of your own" in str(error.value.hint)
+    assert "without an adapter: 'frozen_copy'" in str(error.value.hint)
+
+
+def test_auto_takes_the_cache_of_shards_without_an_adapter(
+    tiny_model_dir: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """A frozen copy is refused there, also where the cache would not pay."""
+    args = SelfAugConfig(
+        **settings(tmp_path / "out", max_steps=1, reference_cache_dir=str(tmp_path / "cache"))
+    )
+    rows = Dataset.from_list(tokenised_rows(tiny_tokenizer, 8))
+
+    def kind(model: Any, rows: Any = rows, **changes: Any) -> str:
+        options = {"compute_dtype": None, "is_sharded": True, **changes}
+        return choose_reference(model, args, AlignedRows(rows, [], []), **options).kind
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
+    assert kind(model) == "cache"
+    assert kind(model, is_sharded=False) == "frozen_copy"
+    for other in ({"rows": rows.to_iterable_dataset()}, {"own_collator": True}):
+        with pytest.raises(ConfigError, match="frozen_copy"):
+            kind(model, **other)
+    assert kind(get_peft_model(model, LoraConfig(**LORA))) == "adapter_off"
 
 
 def rope(kind: str) -> dict[str, Any]:

@@ -485,6 +485,24 @@ def test_a_trained_adapter_is_aligned_to_the_base_model_by_every_reference(
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
 
 
+@pytest.mark.parametrize("is_trained", [False, True])
+def test_a_trained_adapter_has_no_noise_floor(is_trained: bool, tiny_model_dir: Path, tmp_path: Path) -> None:
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_dir), LoraConfig(**LORA))
+    if is_trained:
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    _, trainer = run(model, tmp_path, lora=None, tokenizer=tokenizer, max_steps=1)
+    ((first,),) = curve(trainer, "alignment_loss")
+    if is_trained:
+        assert first > 1e-6
+        assert trainer.noise_floor is None
+        assert curve(trainer, "noise_floor") == []
+    else:
+        assert curve(trainer, "noise_floor") == [(first,)] == [(trainer.noise_floor,)]
+
+
 @pytest.mark.parametrize("layout", [{"padding_free": True}, {"packing": True, "max_length": 64}])
 def test_a_model_that_does_not_keep_packed_rows_apart_is_refused(
     layout: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path

@@ -79,6 +79,8 @@ def make_trainer(
     different: bool = False,
     eval_rows: Any = None,
     callbacks: list[TrainerCallback] | None = None,
+    data_collator: Any = None,
+    formatting_func: Any = None,
     **changes: Any,
 ) -> SFTTrainer:
     """`SelfAugTrainer`, or trl's own trainer if `plain`, of a tiny model; silent.
@@ -93,11 +95,13 @@ def make_trainer(
     trainer = (SFTTrainer if plain else SelfAugTrainer)(
         model=model,
         args=(SFTConfig if plain else SelfAugConfig)(**settings(output_dir, **changes)),
+        data_collator=data_collator,
         train_dataset=Dataset.from_list(text_rows(8)) if rows is None else rows,
         eval_dataset=eval_rows,
         processing_class=tokenizer,
         peft_config=None if lora is None else LoraConfig(**lora),
         callbacks=callbacks,
+        formatting_func=formatting_func,
     )
     if different:
         with torch.no_grad():
@@ -180,12 +184,17 @@ def run_options(options: dict[str, Any]) -> dict[str, Any]:
 
     trainer.on_cache_progress = progress
     trainer.train(resume_from_checkpoint=resume)
-    evaluation = trainer.evaluate() if eval_rows else {}
+    evaluation, predictions = {}, 0
+    if eval_rows:
+        tokenised = Dataset.from_list(tokenised_rows(trainer.processing_class, len(eval_rows), seed=2))
+        predicted = trainer.predict(tokenised)
+        evaluation, predictions = trainer.evaluate() | predicted.metrics, len(predicted.predictions)
     return {
         "gradients": gradients.kept,
         "final": trained(trainer),
         "history": trainer.state.log_history,
         "evaluation": evaluation,
+        "predictions": predictions,
         "reference_bytes": trainer.reference_bytes,
         "cache_batches": cache_batches,
         "processes": trainer.accelerator.num_processes,

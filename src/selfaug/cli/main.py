@@ -445,7 +445,7 @@ def demo(
 
 @app.command(epilog="Example: selfaug doctor --json")
 def doctor(ctx: typer.Context, as_json: Json = False, debug: Debug = False) -> None:
-    """Show versions, devices, memory and disk; what is missing, and how to get it."""
+    """Show versions, extras, devices, memory and disk; what is missing, and how to get it."""
     quiet_libraries(offline=True, debug=debugging(ctx))
     from selfaug.phases.doctor import examine
 

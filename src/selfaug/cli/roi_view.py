@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -26,13 +26,13 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
     console = console or Console(highlight=False)
     more, years = case["credit"], case["inputs"]["years"]["value"]
     simulated = case["simulation"]
-    low, _, high = simulated["credit"]
     console.print(
         f"SelfAug's credit against the best alternative ({ARM_NAMES[more['against']]}): {more['value']:,.0f} in "
-        f"{years} {'year' if years == 1 else 'years'}; in nine of ten simulated cases {low:,.0f} to {high:,.0f}, "
-        f"above 0 in {chance(simulated['chance_of_credit'])}.",
+        f"{years} {'year' if years == 1 else 'years'} at the likeliest inputs. Simulated: "
+        f"{_interval(simulated['credit'])}, above 0 in {chance(simulated['chance_of_credit'])}.",
         soft_wrap=True,
     )
+    console.print(f"SelfAug's NPV, simulated: {_interval(simulated['npv'])}.", soft_wrap=True)
     if more["claimed"] is False:
         console.print("It is not claimed: see below.", soft_wrap=True)
     console.print(_arms(case))
@@ -44,14 +44,26 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
             f"{'taken' if used else 'not taken'} for requests_per_week.",
             soft_wrap=True,
         )
+    router = case["router"]
+    console.print(
+        f"The router sends {router['task']:.0%} of the job's requests to the tuned model and {router['general']:.0%} "
+        f"of the others to the base model ({'measured' if router['source'] == 'measured' else 'assumed'}).",
+        soft_wrap=True,
+    )
     console.print(_sources(case), soft_wrap=True)
     for warning in case["warnings"]:
         console.print(f"note: {warning}", soft_wrap=True)
 
 
+def _interval(percentiles: Sequence[float]) -> str:
+    """The 5th, 50th and 95th percentile of draws."""
+    low, middle, high = percentiles
+    return f"{middle:,.0f} in the middle, {low:,.0f} to {high:,.0f} in nine of ten cases"
+
+
 def _arms(case: Mapping[str, Any]) -> Table:
-    table = Table()
-    for column in ("", "useful", "hours a year", "NPV", "ROI", "pays from"):
+    table = Table(title="At the likeliest inputs", title_justify="left")
+    for column in ("", "useful", "hours a year", "NPV", "ROI", "pays from (undiscounted)"):
         # Folded, not cut off, on a narrow terminal: of a number nothing may be missing.
         table.add_column(column, justify="left" if not column else "right", overflow="fold")
     for arm, result in case["arms"].items():
@@ -81,9 +93,8 @@ def _sources(case: Mapping[str, Any]) -> str:
     """Break-even, and how many of the inputs somebody knows."""
     reached = case["arms"]["selfaug"]["break_even"]
     shown = reached if isinstance(reached, str) else f"from {reached:.1%} of the workers on"
-    found = [
-        one["source"] for one in (*case["inputs"].values(), *case["accuracies"].values(), case["router"])
-    ]
+    known = (*case["inputs"].values(), *case["accuracies"].values(), case["router"], case["plain_gpu_hours"])
+    found = [one["source"] for one in known if one is not None]
     counts = {name: found.count(name) for name in ("measured", "user", "default")}
     return (
         f"Adoption that pays: {shown}. Of {len(found)} inputs, {counts['measured']} are measured, "

@@ -157,6 +157,9 @@ def _isotonic(x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.flo
 
     A lower bound cuts the fit off where it is below.
     """
-    fit = np.maximum(isotonic_regression(y).x, 0.0)
-    found: NDArray[np.float64] = np.interp(at, np.append(0.0, np.maximum(x, 0.0)), np.append(0.0, fit))
+    # A function has one value at a drift, whatever the order of the runs that have it.
+    places, index, counts = np.unique(np.maximum(x, 0.0), return_inverse=True, return_counts=True)
+    means = np.bincount(index, weights=y) / counts
+    fit = np.maximum(isotonic_regression(means, weights=counts).x, 0.0)
+    found: NDArray[np.float64] = np.interp(at, np.append(0.0, places), np.append(0.0, fit))
     return found

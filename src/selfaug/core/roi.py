@@ -74,6 +74,7 @@ class RoiInputs:
         realised_share: of the hours reclaimed, those that become value.
         haircut: taken off the value, for what was overlooked.
         gpu_hours: of a training.
+        plain_gpu_hours: of a training of plain LoRA, with or without a router; None: `gpu_hours`.
         trainings: before the model is deployed.
         gpu_price: currency per hour.
         setup_hours: an engineer's, for a tuned model.
@@ -112,6 +113,7 @@ class RoiInputs:
     support_per_user_month: Value = 2.0
     discount_rate: Value = 0.10
     years: int = 3
+    plain_gpu_hours: Value | None = None
 
 
 class Accuracy(NamedTuple):
@@ -169,10 +171,18 @@ class Swing(NamedTuple):
     high: float
 
 
-def routed(tuned: Accuracy, base: Accuracy, right: Value) -> Accuracy:
-    """Accuracy behind a router that sends a request to the right one of two models with this probability."""
+def routed(tuned: Accuracy, base: Accuracy, right_task: Value, right_general: Value) -> Accuracy:
+    """Accuracy behind a router.
+
+    Args:
+        tuned: of the model for the job.
+        base: of the model for all other requests.
+        right_task: share of the job's requests that it sends to the tuned model.
+        right_general: share of all others that it sends to the base model.
+    """
     return Accuracy(
-        right * tuned.task + (1 - right) * base.task, right * base.general + (1 - right) * tuned.general
+        right_task * tuned.task + (1 - right_task) * base.task,
+        right_general * base.general + (1 - right_general) * tuned.general,
     )
 
 
@@ -251,7 +261,8 @@ def simulate(
     counts: Mapping[Literal["base", "lora", "selfaug"], tuple[tuple[float, float], tuple[float, float]]],
     ranges: Mapping[str, tuple[float, float, float]],
     *,
-    router_right: Value = 0.95,
+    router_right: tuple[float, float] = (0.95, 0.95),
+    router_items: tuple[float, float] | None = None,
     draws: int = 10_000,
     seed: int = 0,
 ) -> Simulation:
@@ -263,7 +274,8 @@ def simulate(
         inputs: what is not drawn.
         counts: useful answers k and items n, for requests of the job and for the others, by arm.
         ranges: lowest, likeliest and highest value by name of the input.
-        router_right: see `routed`.
+        router_right: shares of the job's requests and of the others that are sent to the right model, see `routed`.
+        router_items: on how many requests each was counted, to be drawn as the accuracies are; None: certain.
         draws: how many.
         seed: of the draws.
 
@@ -280,8 +292,12 @@ def simulate(
     for arm in sorted(counts):
         accuracies[arm] = Accuracy(*(rng.beta(k + 0.5, n - k + 0.5, draws) for k, n in counts[arm]))
     if "lora" in accuracies and "base" in accuracies:
+        right: list[Value] = list(router_right)
+        if router_items is not None:
+            counted = zip(router_right, router_items, strict=True)
+            right = [rng.beta(share * n + 0.5, (1 - share) * n + 0.5, draws) for share, n in counted]
         # Made of the two models that were drawn: draws of its own would count the same uncertainty twice.
-        accuracies["lora_router"] = routed(accuracies["lora"], accuracies["base"], router_right)
+        accuracies["lora_router"] = routed(accuracies["lora"], accuracies["base"], *right)
     npv, more = credit(replace(inputs, **drawn), accuracies)
     return Simulation(_percentiles(npv), _percentiles(more), float((more > 0).mean()))
 
@@ -358,7 +374,10 @@ def _cash_flow(inputs: RoiInputs, arm: ArmName, accuracy: Accuracy) -> _CashFlow
     value = (
         users_TD * inputs.requests_per_week * inputs.weeks_per_year / 12 * hours * _value_of_an_hour(inputs)
     )
-    training = inputs.gpu_hours * inputs.gpu_price
+    hours_of_training = inputs.plain_gpu_hours
+    if arm == "selfaug" or hours_of_training is None:
+        hours_of_training = inputs.gpu_hours
+    training = hours_of_training * inputs.gpu_price
     cost = users_TD * inputs.support_per_user_month + inputs.serving_per_month
     first = (inputs.setup_hours if tuned else inputs.base_setup_hours) * engineer
     first = first + inputs.onboarding_hours * active * inputs.hourly_cost

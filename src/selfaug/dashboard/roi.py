@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfaug.errors import SelfAugError
-from selfaug.phases.roi import MOST_FORGOTTEN, business_case
+from selfaug.phases.roi import business_case
 from selfaug.report.charts import ranges_svg
 from selfaug.report.document import Cell, Chart, Table
 from selfaug.report.open_report import explained
@@ -152,7 +152,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
             "arm",
             "net present value",
             "return",
-            "pays back in month",
+            "pays back in month (undiscounted)",
             "adoption that pays",
             "useful answers",
             "hours a year",
@@ -207,6 +207,10 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
                 [[str(row["name"]), f"{row['low']:,.1f}", f"{row['high']:,.1f}"] for row in swings],
             )
         )
+    plain = case["plain_gpu_hours"]
+    named = dict(case["inputs"])
+    if plain is not None:
+        named["plain_gpu_hours"] = {**plain, "low": plain["value"], "high": plain["value"]}
     sources = Table(
         "Where each number comes from",
         ["input", "value", "range", "source"],
@@ -217,7 +221,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
                 Cell("–" if one["low"] == one["high"] else f"{one['low']:,g} to {one['high']:,g}"),
                 Cell(one["source"]),
             ]
-            for name, one in case["inputs"].items()
+            for name, one in named.items()
         ]
         + [
             [
@@ -227,7 +231,8 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
                 Cell(one["source"]),
             ]
             for name, one in case["accuracies"].items()
-        ],
+        ]
+        + [_router(case["router"])],
     )
     against = ARM_NAMES[case["credit"]["against"]]
     return {
@@ -239,8 +244,20 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         "chance": chance(case["simulation"]["chance_of_credit"]),
         "npv": _money(case["arms"]["selfaug"]["npv"]),
         "claimed": case["credit"]["claimed"],
-        "most_forgotten": f"{100 * MOST_FORGOTTEN:.0f} points",
     }
+
+
+def _router(router: Mapping[str, Any]) -> list[Cell]:
+    """What the table of sources says of the router."""
+    items = (
+        "–" if router["task_items"] is None else f"{router['task_items']} and {router['general_items']} items"
+    )
+    return [
+        Cell("requests that the router sends to the right model"),
+        Cell(f"job {100 * router['task']:.0f} %, general {100 * router['general']:.0f} %"),
+        Cell(items),
+        Cell(router["source"]),
+    ]
 
 
 def _money(value: float) -> str:

@@ -188,7 +188,7 @@ _CONSTRAINTS = (
 
 COMPOSED_KINDS = (*(constraint.kind for constraint in _CONSTRAINTS), "four constraints at once")
 
-_PER_REQUEST = 3
+_PER_REQUEST = 2
 _FEWEST_WORDS = 10
 _CONSTRAINTS_AT: dict[Level, int] = {2: 2, 3: 4}
 # Most constraints are kept or not at the answer's end: it has to have one.

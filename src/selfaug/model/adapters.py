@@ -17,6 +17,7 @@ from selfaug.model.hidden import unwrap
 from selfaug.records import make_readable
 
 __all__ = [
+    "changes_nothing_yet",
     "keep_preserved_directions",
     "leaves_base_when_made",
     "scale_adapter",
@@ -66,6 +67,20 @@ def leaves_base_when_made(model: PeftModel) -> bool:
         or getattr(config, "init_lora_weights", None) not in _EXACT_LORA_INITS
         for config in model.peft_config.values()
     )
+
+
+def changes_nothing_yet(model: PeftModel) -> bool:
+    """Whether the adapters are LoRA's as they are made, so that the model is the base model; False for all others.
+
+    ΔW = s·B·A, where B begins as 0.
+    """
+    weights = [weight for name, weight in model.named_parameters() if _is_lora_b(name)]
+    kinds = {str(getattr(one.peft_type, "value", one.peft_type)) for one in model.peft_config.values()}
+    return bool(weights) and kinds == {"LORA"} and not any(bool(weight.any()) for weight in weights)
+
+
+def _is_lora_b(name: str) -> bool:
+    return "lora_B" in name or "lora_embedding_B" in name  # an embedding has its B under a name of its own
 
 
 def _is_merged(model: PeftModel) -> bool:
@@ -129,10 +144,8 @@ def write_scaled_adapter(adapter: Path, scale: float, target: Path) -> None:
     """
     shutil.copytree(adapter, target)
     file = target / "adapter_model.safetensors"
-    # An embedding has its B under a name of its own.
     tensors = {
-        name: tensor * scale if "lora_B" in name or "lora_embedding_B" in name else tensor
-        for name, tensor in load_file(file).items()
+        name: tensor * scale if _is_lora_b(name) else tensor for name, tensor in load_file(file).items()
     }
     save_file(tensors, file, metadata={"format": "pt"})
     make_readable(file)

@@ -648,8 +648,9 @@ class ReferenceCache:
                 raise CacheError(
                     f"a document of {end - begin} tokens is not in the reference cache in {self.folder}.",
                     hint="the cache holds whole documents of the data that it was built for: build it for this data "
-                    "too, don't truncate or split rows afterwards (packing_strategy='wrapped' does), or use "
-                    "reference='adapter_off'.",
+                    "too, don't truncate, mask or split rows afterwards (packing_strategy='wrapped' does, and a "
+                    "data_collator of your own may), or use reference='adapter_off' (without an adapter: "
+                    "'frozen_copy').",
                 )
             rows = (before[begin:end][selected] - before[begin]).numpy()
             out[here[selected]] = torch.from_numpy(self._read(key)[rows])

@@ -84,10 +84,10 @@ class DemoSettings:
     batch_size: int = 4
     rank: int = 16
     learning_rate: float = 1e-3
-    alpha: float = 2.0
+    alpha: float = 4.0
     position_fraction: float = 0.25
-    anchors: int = 96
-    anchor_share: float = 0.75
+    anchors: int = 48
+    anchor_share: float = 0.25
     task_items: int = 64
     general_items: int | None = None
     seed: int = 0
@@ -95,7 +95,7 @@ class DemoSettings:
 
 
 FULL = DemoSettings()
-QUICK = DemoSettings(steps=16, anchors=16, anchor_share=0.25, task_items=16, general_items=24)
+QUICK = DemoSettings(steps=16, anchors=16, task_items=16, general_items=24)
 
 
 def run_demo(

@@ -50,8 +50,8 @@ _TASK_TOKENS = 32
 # Prompts decoded together. Many: on a CPU, decoding waits for the weights, whatever the number of rows.
 _BATCHES = {"task": 32, "general": 128}
 
-# Drift is measured on every so-manieth general prompt: suites of 8 prompts a kind give one of each.
-_EVERY = 8
+# Drift is measured on every so-manieth general prompt: kinds of 32 prompts give two of each.
+_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def ask(
 class DriftMeter:
     """Drift on the reference model's own answers to general prompts: it needs no labels, and style would leak there.
 
-    Every eighth prompt tells it well enough for the time, and half of those for the curve over the steps.
+    Every sixteenth prompt tells it well enough for the time, and half of those for the curve over the steps.
 
     Args:
         base: the reference model.

@@ -16,7 +16,16 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-__all__ = ["Finding", "examine", "memory"]
+__all__ = ["EXTRAS", "Finding", "examine", "memory"]
+
+EXTRAS = {
+    "serve": "`selfaug serve` and `selfaug dashboard`",
+    "gguf": "the demo's and the tutorial's model",
+    "qlora": "model.quantization=4bit",
+    "lm-eval": "`selfaug evaluate --benchmark`",
+    "mlflow": "`selfaug evaluate --mlflow`",
+}
+"""What one can do with each extra; those of development are for the project's own checkout."""
 
 _GIGABYTE = 1e9
 _LOW_DISK = 10 * _GIGABYTE
@@ -45,8 +54,8 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at versions, devices, memory, disk and caches. Downloads nothing."""
-    return [_python(), *_packages(), *_devices(), _memory(), *_folders(), _demo_model()]
+    """Look at versions, extras, devices, memory, disk and caches. Downloads nothing."""
+    return [_python(), *_packages(), *_extras(), *_devices(), _memory(), *_folders(), _demo_model()]
 
 
 def _python() -> Finding:
@@ -55,52 +64,72 @@ def _python() -> Finding:
 
 
 def _packages() -> list[Finding]:
-    """The packages that selfaug asks for, each against its tested floor; extras only where they matter."""
+    """The packages that selfaug can't do without, each against its tested floor."""
     findings = []
-    for line in importlib.metadata.requires("selfaug") or []:
-        requirement = Requirement(line)
-        extra = next((name for name in ("gguf", "qlora") if _only_with(requirement, name)), None)
-        if (
-            requirement.marker is not None
-            and extra is None
-            and not requirement.marker.evaluate({"extra": ""})
-        ):
+    for requirement in _requirements():
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            purpose = {"gguf": "for the demo's model", "qlora": "for model.quantization=4bit"}
-            needed = f"; needed {purpose[extra]}" if extra else ""
-            findings.append(
-                Finding(
-                    requirement.name,
-                    "warning" if extra else "missing",
-                    f"not installed{needed}",
-                    f"pip install 'selfaug[{extra}]'" if extra else f"pip install '{_plain(requirement)}'",
-                )
-            )
-            continue
-        if requirement.specifier.contains(version, prereleases=True):
+        version = _version(requirement.name)
+        if version is not None and _fits(requirement, version):
             findings.append(Finding(requirement.name, "ok", f"{version} (tested: {requirement.specifier})"))
         else:
             findings.append(
                 Finding(
                     requirement.name,
                     "missing",
-                    f"{version}, tested with {requirement.specifier}",
-                    f"pip install '{_plain(requirement)}'",
+                    f"{version}, tested with {requirement.specifier}" if version else "not installed",
+                    f"pip install '{requirement.name}{requirement.specifier}'",
                 )
             )
     return findings
 
 
+def _extras() -> list[Finding]:
+    """What is installed only where it is wanted, each with its packages."""
+    return [_extra(name, purpose) for name, purpose in EXTRAS.items()]
+
+
+def _extra(name: str, purpose: str) -> Finding:
+    told, is_complete = [], True
+    for requirement in (one for one in _requirements() if _only_with(one, name)):
+        version = _version(requirement.name)
+        if version is None:
+            told.append(f"{requirement.name} not installed")
+        elif _fits(requirement, version):
+            told.append(f"{requirement.name} {version}")
+            continue
+        else:
+            told.append(f"{requirement.name} {version}, tested with {requirement.specifier}")
+        is_complete = False
+    return Finding(
+        f"Extra {name}",
+        "ok" if is_complete else "warning",
+        f"for {purpose}: {'; '.join(told)}",
+        "" if is_complete else f"pip install 'selfaug[{name}]'",
+    )
+
+
+def _requirements() -> list[Requirement]:
+    """What selfaug asks for, extras included."""
+    return [Requirement(line) for line in importlib.metadata.requires("selfaug") or []]
+
+
+def _version(package: str) -> str | None:
+    """The version that is installed; None if none is."""
+    # The second one is the same without a server, which logging to one doesn't need.
+    for name in ("mlflow", "mlflow-skinny") if package == "mlflow" else (package,):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return None
+
+
+def _fits(requirement: Requirement, version: str) -> bool:
+    return requirement.specifier.contains(version, prereleases=True)
+
+
 def _only_with(requirement: Requirement, extra: str) -> bool:
     marker = requirement.marker
     return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
-
-
-def _plain(requirement: Requirement) -> str:
-    return f"{requirement.name}{requirement.specifier}"
 
 
 def _devices() -> list[Finding]:

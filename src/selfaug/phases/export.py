@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +123,13 @@ def export(
         model = merge(load_adapter(model.float(), weights)).to(stored)
     # parameters() names tied weights once, as the file does.
     size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
-    partial = target.with_name(f"{target.name}.partial")
+    arguments = config.data.chat_template_kwargs
+    if arguments:
+        warnings.append(
+            f"trained with data.chat_template_kwargs {_as_json(arguments)}, which the folder does not hold: whoever "
+            "loads it with transformers gives them to `apply_chat_template`, or prompts are others than in training."
+        )
+    place: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
@@ -130,7 +138,9 @@ def export(
                 f"the model needs {printable_size(size)}, {target.parent} has {printable_size(free)} free.",
                 hint="free space, or give a folder on another disk with --to.",
             )
-        shutil.rmtree(partial, ignore_errors=True)
+        # Nobody else writes there. The model's own folder is in it, as mkdtemp's is its owner's alone.
+        place = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
+        partial = place / "model"
         # A model that was made for plain text doesn't know what a chat's answers end with.
         if (ends := end_tokens(model, tokenizer)) != end_tokens(model):
             model.generation_config.eos_token_id = sorted(ends)
@@ -138,17 +148,24 @@ def export(
         for file in partial.glob("*.safetensors"):
             make_readable(file)
         tokenizer.save_pretrained(partial)
-        commands = [f"vllm serve {shlex.quote(str(target))} --generation-config vllm"]
+        commands = [_vllm_command(target, arguments)]
         if ollama:
-            text, doubts = modelfile(
-                tokenizer, model, config.data.chat_template_kwargs, trained_length=config.data.max_length
-            )
+            text, doubts = modelfile(tokenizer, model, arguments, trained_length=config.data.max_length)
             write_text(partial / "Modelfile", text)
             warnings += doubts
+            warnings.append(
+                f"{_LLAMA_CPP} in the command is your checkout of https://github.com/ggml-org/llama.cpp."
+            )
             commands = [
                 # A script of llama.cpp. Ollama itself makes other models of safetensors, not for every machine.
                 shlex.join(
-                    ["python", "convert_hf_to_gguf.py", str(target), "--outfile", str(target / _GGUF)]
+                    [
+                        "python",
+                        f"{_LLAMA_CPP}/convert_hf_to_gguf.py",
+                        str(target),
+                        "--outfile",
+                        str(target / _GGUF),
+                    ]
                 ),
                 shlex.join(["ollama", "create", target.name.lower(), "-f", str(target / "Modelfile")]),
             ]
@@ -164,7 +181,8 @@ def export(
             hint="give another folder with --to.",
         ) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)
     return Exported(target, size, step, commands, warnings)
 
 
@@ -176,7 +194,22 @@ def _stored_dtype(folder: str, config: TrainConfig, offline: bool) -> torch.dtyp
     return stored if isinstance(stored, torch.dtype) else torch.float32
 
 
+def _vllm_command(folder: Path, chat_template_kwargs: dict[str, Any]) -> str:
+    """How to serve the folder with what training gave the chat template."""
+    command = ["vllm", "serve", str(folder), "--generation-config", "vllm"]
+    if chat_template_kwargs:
+        command += ["--default-chat-template-kwargs", _as_json(chat_template_kwargs)]
+    return shlex.join(command)
+
+
+def _as_json(chat_template_kwargs: dict[str, Any]) -> str:
+    # YAML has dates, which a template writes as their text.
+    return json.dumps(chat_template_kwargs, default=str)
+
+
 # ---- Ollama
+
+_LLAMA_CPP = "LLAMA_CPP"
 
 _GGUF = "model.gguf"
 

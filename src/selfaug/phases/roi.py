@@ -14,6 +14,8 @@ from selfaug.core.roi import (
     Accuracy,
     ArmName,
     RoiInputs,
+    RoiResult,
+    Simulation,
     credit,
     roi,
     routed,
@@ -40,6 +42,7 @@ _ILLUSTRATION: dict[_Tuned, tuple[float, float]] = {
 }
 _ITEMS = 200
 _ROUTER = 0.95
+_PLAIN_HOURS = "Hours of a GPU in a training of plain LoRA."
 _LEAST_WEEKS = 1.0
 """With less, working days and the others would not be there in their proportion."""
 _MOST_MISSED = 0.01
@@ -66,8 +69,9 @@ def business_case(
 
     Returns:
         `inputs` with unit and meaning, `accuracies` and `router` with the source of each (`"user"`, `"measured"` or
-        `"default"`), `served` with what was counted (None without a run), `arms` with the result of each, `credit`,
-        `simulation`, `tornado`, and `warnings`.
+        `"default"`), `plain_gpu_hours` where plain LoRA's are others than `gpu_hours` (else None), `served` with what
+        was counted (None without a run), `arms` with the result of each, `credit`, `simulation`, `tornado`, and
+        `warnings`.
 
     Raises:
         DataError: if the folder holds no comparison, or not these methods.
@@ -79,34 +83,44 @@ def business_case(
         name: value for name, value in config.inputs if name != "years"
     }
     sources = {name: "user" if name in given else "default" for name in ranges}
-    if "gpu_hours" in measured and "gpu_hours" not in given:
-        ranges["gpu_hours"] = (measured["gpu_hours"],) * 3
-        sources["gpu_hours"] = "measured"
-    served = None if run is None else served_requests(RunDir.open(run).monitor)
     doubts: list[str] = []
+    plain_hours: float | None = None
+    if "gpu_hours" in measured and "gpu_hours" not in given:
+        ours, plain_hours = measured["gpu_hours"]
+        ranges["gpu_hours"] = (ours,) * 3
+        sources["gpu_hours"] = "measured"
+        doubts.append(
+            f"GPU hours are of the comparison's budget: {ours:.2g} a training of SelfAug, {plain_hours:.2g} of plain "
+            "LoRA, with or without a router. If you will train for longer, set inputs.gpu_hours, which counts for all "
+            "of them."
+        )
+    served = None if run is None else served_requests(RunDir.open(run).monitor)
     if served is not None and "requests_per_week" not in given:
         users = ranges["workers"][1] * ranges["adoption"][1]
         drawn = [
             name for name in ("workers", "adoption") if name in given and ranges[name][0] < ranges[name][2]
         ]
-        rate, doubts = _per_user(served, users, {"workers", "adoption"} <= given, drawn)
+        rate, told = _per_user(served, users, {"workers", "adoption"} <= given, drawn)
+        doubts += told
         if rate is not None:
             ranges["requests_per_week"] = (rate,) * 3
             sources["requests_per_week"] = "measured"
     likeliest: dict[str, Any] = {name: mode for name, (_, mode, _) in ranges.items()}
-    inputs = RoiInputs(**likeliest, years=config.inputs.years)
+    inputs = RoiInputs(**likeliest, years=config.inputs.years, plain_gpu_hours=plain_hours)
 
     accuracies, counts, known = _accuracies(config, measured)
-    right, router_source = (
-        (_ROUTER, "default") if measured.get("router") is None else (measured["router"], "measured")
-    )
-    accuracies["lora_router"] = routed(accuracies["lora"], accuracies["base"], right)
+    router = _router(measured)
+    right = router["task"], router["general"]
+    accuracies["lora_router"] = routed(accuracies["lora"], accuracies["base"], *right)
     arms = {arm: roi(inputs, arm, accuracies[arm]) for arm in ARMS}
     best = max(ARMS[:-1], key=lambda arm: arms[arm].npv)
     _, more = credit(inputs, accuracies)
     uncertain = {name: ends for name, ends in ranges.items() if ends[0] < ends[2]}
-    simulated = simulate(inputs, counts, uncertain, router_right=right, draws=draws, seed=seed)
-    lost = measured.get("difference") if known["selfaug"] == known["base"] == "measured" else None
+    items = measured["items"] if router["source"] == "measured" else None
+    simulated = simulate(
+        inputs, counts, uncertain, router_right=right, router_items=items, draws=draws, seed=seed
+    )
+    claimed, refused = _claim(measured, known)
     return {
         "inputs": {
             **{
@@ -128,19 +142,22 @@ def business_case(
             }
             for model in _MODELS
         },
-        "router": {"right": right, "source": router_source},
+        "router": router,
+        "plain_gpu_hours": None if plain_hours is None else {
+            "value": plain_hours, "unit": quantity_of("gpu_hours").unit, "source": "measured", "meaning": _PLAIN_HOURS,
+        },
         "comparison": None if comparison is None else os.fspath(comparison),
         "served": None if run is None or served is None else {"run": os.fspath(run), **asdict(served)},
         "arms": {arm: asdict(result) for arm, result in arms.items()},
         "credit": {
             "value": float(more.item()),
             "against": best,
-            "claimed": None if lost is None else bool(lost["low"] >= -MOST_FORGOTTEN),
-            "difference": lost,
+            "claimed": claimed,
+            "difference": measured.get("difference"),
         },
         "simulation": {**asdict(simulated), "draws": draws, "seed": seed},
         "tornado": [swing._asdict() for swing in tornado(inputs, "selfaug", accuracies["selfaug"], uncertain)],
-        "warnings": [*doubts, *_warnings(arms, known, lost, simulated.credit)],
+        "warnings": [*doubts, *_warnings(arms, known, simulated), *refused],
     }  # fmt: skip
 
 
@@ -168,11 +185,11 @@ def _per_user(
         ]
     a_week = served.requests / served.weeks
     most = quantity_of("requests_per_week").high
-    if a_week > most * users:
+    if not users or a_week > most * users:
+        why = f"are more than {most:g} of each" if users else "say nothing of one"
         return None, [
-            f"{a_week:,.0f} requests a week of {users:,g} active users are more than {most:g} of each: "
-            "requests_per_week is not taken from them. Set inputs.workers and inputs.adoption to those who were "
-            "served, or inputs.requests_per_week."
+            f"{a_week:,.0f} requests a week of {users:,g} active users {why}: requests_per_week is not taken from "
+            "them. Set inputs.workers and inputs.adoption to those who were served, or inputs.requests_per_week."
         ]
     doubts = []
     if not counted:
@@ -242,19 +259,59 @@ def _measured(folder: Path) -> dict[str, Any]:
     }
     right = methods.get("router", {}).get("routed_right")
     if right is not None:
-        # The value model has one probability for both kinds of requests.
-        found["router"] = (right["task"] + right["general"]) / 2
+        found["router"] = right
     if str(record["device"]).startswith("cuda"):  # a CPU's hours aren't a GPU's
-        # What it writes before it trains takes the GPU too.
-        found["gpu_hours"] = (ours["train_seconds"] + ours["write_seconds"]) / 3600
+        # What a method writes before it trains takes the GPU too. The router's tuned model is plain LoRA's.
+        found["gpu_hours"] = tuple(
+            (method["train_seconds"] + method["write_seconds"]) / 3600 for method in (ours, methods["plain"])
+        )
     return found
 
 
+def _router(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """How often the router sends a request to the right model: the job's, all others, and the mean of the two."""
+    right = measured.get("router")
+    task, general = (_ROUTER, _ROUTER) if right is None else (right["task"], right["general"])
+    task_items, general_items = (None, None) if right is None else measured["items"]
+    return {
+        "right": (task + general) / 2,
+        "task": task,
+        "general": general,
+        "task_items": task_items,
+        "general_items": general_items,
+        "source": "default" if right is None else "measured",
+    }
+
+
+def _claim(measured: Mapping[str, Any], sources: Mapping[_Tuned, str]) -> tuple[bool | None, list[str]]:
+    """Whether a credit is claimed for doing without a router, None where nobody knows; and why not.
+
+    The loss was measured item by item against the base model, whatever the user says of how useful answers are. Of
+    scores that the user gives, it may be another model's: then it can refuse the claim, and not grant it.
+    """
+    lost = measured.get("difference")
+    if lost is None:
+        return None, []
+    own = sources["selfaug"] == "measured"
+    most = f"{100 * MOST_FORGOTTEN:.0f}"
+    if lost["low"] < -MOST_FORGOTTEN:
+        return False, [
+            f"{'SelfAug' if own else 'The SelfAug model of the comparison'} may have forgotten up to "
+            f"{-100 * lost['low']:.1f} points of the general score (95 % interval), more than {most}: no credit is "
+            "claimed for doing without a router. More items would decide."
+        ]
+    at_stake = measured["base"][1]
+    if at_stake <= MOST_FORGOTTEN:
+        return False, [
+            f"The base model passes only {100 * at_stake:.1f} % of the comparison's general items: SelfAug could "
+            f"forget all of it and lose no more than {most} points. So nothing is decided, and no credit is claimed "
+            "for doing without a router. Easier items would decide."
+        ]
+    return True if own else None, []
+
+
 def _warnings(
-    arms: Mapping[ArmName, Any],
-    sources: Mapping[_Tuned, str],
-    lost: Mapping[str, float] | None,
-    credit_range: tuple[float, float, float],
+    arms: Mapping[ArmName, RoiResult], sources: Mapping[_Tuned, str], simulated: Simulation
 ) -> list[str]:
     """What a careful reader would object to."""
     warnings = []
@@ -263,6 +320,15 @@ def _warnings(
             f"The accuracies of {', '.join(assumed)} are illustrations, not measurements: give the folder of a "
             "comparison."
         )
+    by_source = {
+        source: [model for model in _MODELS if sources[model] == source] for source in ("measured", "user")
+    }
+    if all(by_source.values()):
+        warnings.append(
+            f"The accuracies of {', '.join(by_source['measured'])} are measured, those of "
+            f"{', '.join(by_source['user'])} given by you: the arms are not from the same items, and what differs "
+            "between items is in the credit too."
+        )
     hours = arms["selfaug"].hours_per_user_week
     if hours > MOST_HOURS_A_WEEK:
         warnings.append(
@@ -270,14 +336,14 @@ def _warnings(
             "in surveys: look at requests_per_week and minutes_saved."
         )
     if hours < 0:
-        warnings.append("An answer costs more time than it saves: nothing here pays.")
-    if lost is not None and lost["low"] < -MOST_FORGOTTEN:
-        warnings.append(
-            f"SelfAug may have forgotten up to {-100 * lost['low']:.1f} points of the general score (95 % interval), "
-            f"more than {100 * MOST_FORGOTTEN:.0f}: no credit is claimed for doing without a router. More items would "
-            "decide."
-        )
-    if credit_range[0] < 0 < credit_range[2]:
+        warnings.append("With SelfAug an answer costs more time than it saves.")
+    if max(arm.npv for arm in arms.values()) < 0:
+        warnings.append("Every arm's NPV is below 0: nothing here pays, whatever the credit.")
+    elif arms["selfaug"].npv < 0:
+        warnings.append("SelfAug's NPV is below 0: not doing it costs less, whatever the credit.")
+    if simulated.npv[0] < 0 < simulated.npv[2]:
+        warnings.append("The NPV's interval holds 0: with these inputs it is not certain that SelfAug pays.")
+    if simulated.credit[0] < 0 < simulated.credit[2]:
         warnings.append(
             "The credit's interval holds 0: with these inputs it is not certain that there is one."
         )

@@ -215,7 +215,8 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
     owner = run.stat()
     head = (
         "# The gateway at port 8000, and vLLM behind it. Keys come from the environment:\n"
-        "#   SELFAUG_API_KEY for clients, SELFAUG_UPSTREAM_KEY between the two, HF_TOKEN where the hub wants one.\n"
+        "#   SELFAUG_API_KEY for clients (16 characters or more; SELFAUG_OLD_API_KEY one that it has replaced),\n"
+        "#   SELFAUG_UPSTREAM_KEY between the two, HF_TOKEN where the hub wants one.\n"
         "# The image `selfaug` is built from the project's Dockerfile: docker build -t selfaug .\n"
         "# vLLM must be 0.19.1 or newer. Neither Docker nor vLLM was at hand to try this.\n"
         "# Requests are watched once the reference window is there. It is measured with the run's own models, once,\n"
@@ -257,6 +258,8 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
             ],
             "environment": {
                 "SELFAUG_API_KEY": "${SELFAUG_API_KEY:?}",
+                # Without a value: as it is outside, and not there where it isn't. An empty key is refused.
+                "SELFAUG_OLD_API_KEY": None,
                 "SELFAUG_UPSTREAM_KEY": "${SELFAUG_UPSTREAM_KEY:?}",
                 "HF_TOKEN": "${HF_TOKEN:-}",
             },

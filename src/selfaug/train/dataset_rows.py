@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice, pairwise
 from typing import Any
 
-from datasets import Dataset, IterableDataset, concatenate_datasets
+from datasets import Dataset, Features, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.core.positions import IGNORED
@@ -22,11 +22,15 @@ __all__ = [
     "document_slices",
     "documents",
     "fill_up",
+    "longest_document",
     "no_prompt_tokens",
     "require_prompt_tokens",
     "require_serving_prompts",
     "with_completions",
 ]
+
+_MASKS = ("completion_mask", "assistant_masks")
+"""Columns of tokenised rows that say which tokens are completion; with both, a token has to be in both."""
 
 _LOOKED_AT = 100
 _LOOKED_AT_FOR_PROMPTS = 1000
@@ -38,6 +42,17 @@ def count_row_tokens(rows: Any) -> int:
         column = rows.with_format("arrow")[:].column("input_ids")
         return sum(int(chunk.value_lengths().to_numpy().sum()) for chunk in column.chunks)
     return sum(len(row["input_ids"]) for row in rows)
+
+
+def longest_document(rows: Dataset) -> int:
+    """Tokens of the longest document of prepared rows."""
+    if "seq_lengths" in rows.column_names:  # of packed rows
+        column = rows.with_format("arrow", columns=["seq_lengths"])[:].column("seq_lengths")
+        lengths = [chunk.flatten() for chunk in column.chunks]
+    else:
+        column = rows.with_format("arrow", columns=["input_ids"])[:].column("input_ids")
+        lengths = [chunk.value_lengths() for chunk in column.chunks]
+    return max((int(chunk.to_numpy(zero_copy_only=False).max(initial=0)) for chunk in lengths), default=0)
 
 
 def document_slices(row: dict[str, Any]) -> list[slice]:
@@ -91,43 +106,94 @@ def no_prompt_tokens(what: str) -> DataError:
     )
 
 
-def with_completions(rows: Any, args: SelfAugConfig) -> Any:
+def with_completions(rows: Any, args: SelfAugConfig, *, is_formatted: bool = False) -> Any:
     """Rows in a form whose prompt trl masks: prompt–completion, or tokenised with labels.
 
     trl trains on every token of messages rows, and ignores a `completion_mask` in tokenised rows unless
-    `completion_only_loss=True`.
+    `completion_only_loss=True`. Chat rows get the settings' `chat_template_kwargs`, if they have none of their own.
+
+    Args:
+        rows: a data set, a stream of rows, or a list.
+        args: the settings.
+        is_formatted: whether trl will make texts of the rows with a `formatting_func`.
 
     Raises:
         DataError: if there are no rows, or rows whose prompt can't be known.
+        ConfigError: if a setting makes every prompt token a completion.
     """
+    rows = _as_dataset(rows)
+    columns = set(rows.column_names or next(iter(rows)))
+    if is_formatted and "input_ids" not in columns:
+        if args.alpha > 0:
+            raise ConfigError(
+                "formatting_func makes plain text of the rows, in which no prompt can be told, so there is nothing to "
+                "align.",
+                hint="leave it out, and give `prompt` and `completion` or `messages`; or set alpha=0 for plain "
+                "fine-tuning.",
+            )
+        return rows
+    _require_prompts(columns, args)
+    masks = [name for name in _MASKS if name in columns]
+    if "input_ids" in columns and masks:
+        rows = rows.map(_labels_from_masks, fn_kwargs={"masks": masks}, remove_columns=masks)
+    elif "messages" in columns and not args.assistant_only_loss and "prompt" not in columns:
+        rows = rows.map(_split_messages, remove_columns=["messages"], features=_split_features(rows))
+    return _with_template_arguments(rows, args)
+
+
+def _as_dataset(rows: Any) -> Any:
+    """Rows as a `Dataset` or an `IterableDataset`, with at least one of them."""
     if rows is None:
         raise DataError("train_dataset is missing.", hint="pass rows as a datasets.Dataset.")
     if isinstance(rows, list):
         rows = Dataset.from_list(rows)
-    if not isinstance(rows, IterableDataset) and len(rows) == 0:
+    if isinstance(rows, dict):
+        raise DataError(
+            f"the rows are a {type(rows).__name__} of {', '.join(map(str, rows))}.",
+            hint="choose a split, as with rows['train']; of columns, Dataset.from_dict(rows) makes a data set.",
+        )
+    if not isinstance(rows, Dataset | IterableDataset):
+        raise DataError(
+            f"the rows are a {type(rows).__name__}, not a datasets.Dataset.",
+            hint="make them one: Dataset.from_list(list(rows)), with a dict for each row.",
+        )
+    if isinstance(rows, Dataset) and len(rows) == 0:
         raise DataError("the data set has no rows.", hint="give at least one row.")
-    columns = set(rows.column_names or next(iter(rows)))
-    if "prompt" in columns and not columns & {"completion", "labels", "completion_mask"}:
+    return rows
+
+
+def _require_prompts(columns: set[str], args: SelfAugConfig) -> None:
+    """Refuse rows of which it can't be known what is prompt and what is completion."""
+    if "prompt" in columns and not columns & {"completion", "labels", *_MASKS}:
         raise DataError(
             f"rows with the columns {sorted(columns)} have a prompt and no completion.",
-            hint="call the column with the answer `completion`.",
+            hint="drop the column `prompt`: the last assistant turn of `messages` is the completion then."
+            if "messages" in columns
+            else "call the column with the answer `completion`.",
         )
-    if {"input_ids", "completion_mask"} <= columns:
-        rows = rows.map(_labels_from_mask, remove_columns=["completion_mask"])
-    elif "messages" in columns and not args.assistant_only_loss and "prompt" not in columns:
-        rows = rows.map(_split_messages, remove_columns=["messages"])
-    elif args.alpha > 0 and not columns & {"labels", "prompt", "messages"}:
+    has_masks = "input_ids" in columns and columns & set(_MASKS)
+    if args.alpha > 0 and not has_masks and not columns & {"labels", "prompt", "messages"}:
         raise DataError(
             f"rows with the columns {sorted(columns)} have no prompt, so there is nothing to align.",
-            hint="give `prompt` and `completion`, `messages`, or `input_ids` with `labels` or `completion_mask`; "
-            "or set alpha=0 for plain fine-tuning.",
+            hint="give `prompt` and `completion`, `messages`, or `input_ids` with `labels`, `completion_mask` or "
+            "`assistant_masks`; or set alpha=0 for plain fine-tuning.",
         )
-    if args.alpha > 0 and args.completion_only_loss is False and "labels" not in columns:
+    if args.alpha > 0 and args.completion_only_loss is False and not columns & {"labels", "assistant_masks"}:
         raise ConfigError(
             "completion_only_loss=False makes every prompt token a completion, so there is nothing to align.",
             hint="leave it out, or set alpha=0.",
         )
-    return rows
+
+
+def _with_template_arguments(rows: Any, args: SelfAugConfig) -> Any:
+    """Chat rows with the settings' arguments of the chat template, in the column that trl takes them from."""
+    if not args.chat_template_kwargs:
+        return rows
+    first = next(iter(rows))
+    is_chat = any(isinstance(first.get(name), list) for name in ("prompt", "messages", "conversations"))
+    if not is_chat or "input_ids" in first or "chat_template_kwargs" in first:
+        return rows
+    return rows.map(_template_arguments, fn_kwargs={"arguments": args.chat_template_kwargs})
 
 
 def require_serving_prompts(rows: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -178,9 +244,25 @@ def _is_plain_chat(row: dict[str, Any]) -> bool:
     )
 
 
-def _labels_from_mask(row: dict[str, Any]) -> dict[str, Any]:
-    pairs = zip(row.get("labels", row["input_ids"]), row["completion_mask"], strict=True)
-    return {"labels": [token if kept else IGNORED for token, kept in pairs]}
+def _template_arguments(row: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"chat_template_kwargs": arguments}
+
+
+def _labels_from_masks(row: dict[str, Any], masks: list[str]) -> dict[str, Any]:
+    tokens = zip(row.get("labels", row["input_ids"]), *(row[name] for name in masks), strict=True)
+    return {"labels": [token if all(kept) else IGNORED for token, *kept in tokens]}
+
+
+def _split_features(rows: Any) -> Features | None:
+    """Types of the columns when messages are split; None for a stream.
+
+    Of new columns, datasets would take them from the first 1,000 rows, where a field of messages may have no value.
+    """
+    if isinstance(rows, IterableDataset):
+        return None
+    others = {name: kind for name, kind in rows.features.items() if name != "messages"}
+    messages = rows.features["messages"]
+    return Features({**others, "prompt": messages, "completion": messages})
 
 
 def _split_messages(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,13 +9,19 @@ from torch import Tensor, nn
 
 from selfaug.core.alignment import Divergence, fused_loss
 from selfaug.core.positions import count_tokens, find_positions
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, DataError
 from selfaug.model.head import find_head, require_verified_head
 from selfaug.model.hidden import hidden_states, unwrap
 from selfaug.model.reference import AdapterOff, Reference
 from selfaug.model.right_padding import mark_needless_mask
 
 __all__ = ["AlignmentLoss", "alignment_loss"]
+
+_OTHER_THAN_TEXT = ("pixel_values", "image_", "inputs_embeds", "input_features")
+"""How names of inputs begin that would make another forward, and that `hidden_states` doesn't hand on."""
+
+_KINDS_OF_TOKENS = ("token_type_ids", "mm_token_type_ids")
+"""Inputs that change nothing as long as they are 0."""
 
 
 class AlignmentLoss(NamedTuple):
@@ -78,10 +84,17 @@ def alignment_loss(
         step: optimizer step, so that each step draws other positions.
 
     Raises:
-        ConfigError: if there is no adapter to switch off and no `reference`.
+        ConfigError: if there is no adapter to switch off and no `reference`, or it is a bare model.
+        DataError: if the batch has more than text: images, sound, embeddings or token types.
         ModelError: if the adapter changes base weights, the model hides its hidden states, or its logits are not what
             they and its head give (looked at once for each model, on a few tokens).
     """
+    _require_text(inputs)
+    if isinstance(reference, nn.Module):
+        raise ConfigError(
+            f"reference is a model ({type(reference).__name__}), not a Reference.",
+            hint="pass reference=FrozenModel(model) (from selfaug.model.reference).",
+        )
     require_verified_head(model, inputs["input_ids"])
     labels, mask, position_ids = inputs["labels"], inputs.get("attention_mask"), inputs.get("position_ids")
     counts = count_tokens(labels, mask, position_ids, align_boundary=align_boundary)
@@ -132,3 +145,18 @@ def alignment_loss(
         temperature=temperature,
     )
     return AlignmentLoss(*fused, counts[0], counts[1], output)
+
+
+def _require_text(inputs: dict[str, Any]) -> None:
+    """Refuse a batch whose loss would be that of a model which doesn't see all of it."""
+    unseen = [
+        name
+        for name, value in inputs.items()
+        if value is not None
+        and (name.startswith(_OTHER_THAN_TEXT) or (name in _KINDS_OF_TOKENS and bool(value.any())))
+    ]
+    if unseen:
+        raise DataError(
+            f"the batch has {', '.join(unseen)}, which would not reach the model: the loss would be another one.",
+            hint="rows are text only: leave these inputs out, with the rows that need them.",
+        )

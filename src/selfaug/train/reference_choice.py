@@ -46,6 +46,10 @@ class AlignedRows:
     evals: list[Any]
     anchors: list[list[int]]
 
+    def has_stream(self) -> bool:
+        """Whether some rows are only seen as they come, and may never end."""
+        return any(isinstance(rows, IterableDataset) for rows in (self.train, *self.evals))
+
     def documents(self) -> Iterator[Document]:
         """The documents of all rows, and the anchors."""
         for rows in (self.train, *self.evals):
@@ -87,16 +91,20 @@ def choose_reference(
     *,
     compute_dtype: torch.dtype | None,
     is_sharded: bool,
+    own_collator: bool = False,
     chosen: str | None = None,
 ) -> ChosenReference:
     """The reference that `args` ask for. Frozen copies and fingerprints are taken here; all processes take part.
 
     Args:
         model: before training, and before it is wrapped.
-        args: the settings; "auto" takes the cache where it pays, and else what needs the least memory.
+        args: the settings; "auto" takes the cache where it pays, and else what needs the least memory. Of shards
+            without an adapter, it takes the cache wherever there can be one.
         aligned: what a cache will have to hold.
         compute_dtype: of autocast; None without.
         is_sharded: whether FSDP or DeepSpeed will cut the model into shards.
+        own_collator: whether the user's collator makes the batches: of other documents than the rows', for all that
+            is known.
         chosen: what "auto" has come to before; None for a choice of its own.
 
     Raises:
@@ -105,9 +113,13 @@ def choose_reference(
     """
     reason = why_not_exact(model) if isinstance(model, PeftModel) else "the model has no adapter"
     kind = args.reference
-    if kind == "auto":
-        pays = chosen is None and _cache_pays(model, args, aligned, compute_dtype, reason)
-        kind = chosen or ("cache" if pays else "frozen_copy" if reason else "adapter_off")
+    if kind == "auto" and chosen is not None:
+        kind = chosen
+    elif kind == "auto":
+        takes_cache = not own_collator and _takes_cache(
+            model, args, aligned, compute_dtype, reason, is_sharded=is_sharded
+        )
+        kind = "cache" if takes_cache else "frozen_copy" if reason else "adapter_off"
     if kind == "adapter_off":
         if not isinstance(model, PeftModel):
             raise ConfigError(
@@ -119,20 +131,21 @@ def choose_reference(
         if is_sharded:
             raise ConfigError(
                 "reference='frozen_copy' keeps a whole second model on each device, which sharding wants to avoid.",
-                hint="use LoRA with reference='adapter_off', or reference='cache' filled by an unsharded run.",
+                hint="use LoRA with reference='adapter_off'; or reference='cache', on data sets of known length.",
             )
         return ChosenReference(kind, FrozenCopy(model))
-    if isinstance(aligned.train, IterableDataset):
+    other = "frozen_copy" if reason else "adapter_off"
+    if aligned.has_stream():
         raise ConfigError(
-            "reference='cache' needs a data set of known length, not an IterableDataset.",
-            hint="make it a datasets.Dataset, or use reference='adapter_off'.",
+            "reference='cache' needs a data set of known length, not an IterableDataset: to train on, and to evaluate "
+            "on.",
+            hint=f"make it a datasets.Dataset, or use reference='{other}'.",
         )
     if reason and isinstance(model, PeftModel):
         raise ConfigError(
             f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
             hint="use reference='frozen_copy', or plain LoRA.",
         )
-    other = "frozen_copy" if reason else "adapter_off"
     require_cacheable(causal_model(model).config, aligned.lengths(), other=other, begun=chosen is not None)
     cache = ReferenceCache.open(
         args.reference_cache_dir,
@@ -213,20 +226,28 @@ def _fingerprint(model: Any, compute_dtype: torch.dtype | None) -> dict[str, str
     return identity[0]
 
 
-def _cache_pays(
+def _takes_cache(
     model: Any,
     args: SelfAugConfig,
     aligned: AlignedRows,
     compute_dtype: torch.dtype | None,
     not_exact: str | None,
+    *,
+    is_sharded: bool,
 ) -> bool:
-    """Whether "auto" takes the cache: three or more passes over the data, room on the disk, and an exact one."""
-    if isinstance(aligned.train, IterableDataset) or (not_exact and isinstance(model, PeftModel)):
+    """Whether "auto" takes the cache: three or more passes over the data, room on the disk, and an exact one.
+
+    Shards without an adapter have no other reference.
+    """
+    if aligned.has_stream() or (not_exact and isinstance(model, PeftModel)):
         return False
-    if _passes(args, len(aligned.train)) < PASSES_THAT_PAY:
+    is_only_one = is_sharded and not_exact is not None
+    if not is_only_one and _passes(args, len(aligned.train)) < PASSES_THAT_PAY:
         return False
     if why_rows_depend_on_their_batch(causal_model(model).config, aligned.lengths()):
         return False
+    if is_only_one:
+        return True
     # A whole cache, or what one of this model lacks that is there already.
     width = model.config.get_text_config().hidden_size
     fits = [

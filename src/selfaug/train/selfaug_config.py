@@ -30,15 +30,16 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
         reference: where the reference model comes from. "adapter_off" needs an adapter that leaves base weights
             exact; "frozen_copy" takes memory for a second model; "cache" keeps hidden states on disk; "auto" takes
             adapter off or a frozen copy, and the cache when three or more passes over the data are planned, it fits
-            on the disk and is exact.
+            on the disk and is exact; not of streams, nor beside a `data_collator` of your own. Where weights are
+            sharded without an adapter, it takes the cache for fewer passes too.
         reference_cache_dir: folder of the cache; None for one in the user's cache folder, named by the model.
         anchors: "self" aligns requests and answers that the reference model writes itself, beside the rows: without
             any data, it keeps what the rows' prompts say nothing about. A path is a JSONL file of such texts; "none"
             aligns the rows' prompts only.
         anchor_count: how many the reference model writes, once, before training.
         anchor_share: anchors that go with a training row; 0.5 is one with every second row.
-        chat_template_kwargs: arguments of the chat template that anchors are written and rendered with, such as
-            `{"enable_thinking": False}`: the same as for the rows.
+        chat_template_kwargs: arguments of the chat template, such as `{"enable_thinking": False}`, that chat rows
+            and anchors are rendered with. Rows with a column `chat_template_kwargs`, as in trl, keep their own.
         weight_penalty: a constraint of the weights, the usual alternative to aligning outputs: so much times the
             squared Frobenius norm of the LoRA adapter's change, summed over layers, is added to the loss.
 
@@ -66,7 +67,7 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
     anchor_count: int = field(default=96, metadata={"help": "Anchors that the reference model writes."})
     anchor_share: float = field(default=0.5, metadata={"help": "Anchors a training row."})
     chat_template_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Arguments of the chat template, for anchors."}
+        default=None, metadata={"help": "Arguments of the chat template."}
     )
     weight_penalty: float = field(default=0.0, metadata={"help": "Times the squared norm of the change."})
 

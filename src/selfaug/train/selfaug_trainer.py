@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_pt_utils import LengthGroupedSampler, nested_truncate
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTTrainer
 
 from selfaug.core.alignment import OutputHead
@@ -26,7 +26,7 @@ from selfaug.core.controller import DriftController
 from selfaug.core.positions import count_tokens
 from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, ConfigError, DataError, StorageError
-from selfaug.model.adapters import keep_preserved_directions
+from selfaug.model.adapters import changes_nothing_yet, keep_preserved_directions
 from selfaug.model.cache import ReferenceCache
 from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
@@ -38,6 +38,7 @@ from selfaug.train.checkpoints import delete_old_checkpoints, read_checkpoint_st
 from selfaug.train.dataset_rows import (
     documents,
     fill_up,
+    longest_document,
     no_prompt_tokens,
     require_prompt_tokens,
     require_serving_prompts,
@@ -64,7 +65,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     Takes what trl's `SFTTrainer` takes, with a `SelfAugConfig` as `args`. Rows are prompt–completion (text or
     messages), messages (the last assistant turn is the completion), or tokenised (`input_ids` with `labels`, or with
-    `completion_mask`, which is always honoured).
+    `completion_mask` or `assistant_masks`, which are always honoured).
 
     Logged beside trl's metrics: `nll` (nats per completion token), `alignment_loss` (nats per aligned position),
     `alpha`, `tokens_per_second`, and with the first step `noise_floor`, the alignment loss while both models are
@@ -72,8 +73,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     nll + alpha · alignment loss.
 
     Attributes:
-        noise_floor: nats per aligned position at step 0; None before it.
-        starts_at_reference: whether the first step's alignment is rounding alone: the noise floor.
+        noise_floor: nats per aligned position at step 0; None before it, and of an adapter that is trained already.
+            Dropout of the base model's own (GPT-2 has some) and NEFTune's noise are in it too.
+        starts_at_reference: whether both models are equal at step 0, so that its alignment is the noise floor.
         anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
         reference_bytes: bytes that this run added to the reference cache, before it was resumed too.
         anchor_seconds: that the model took to write its anchors; they are part of `seconds`.
@@ -111,11 +113,12 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 "compute_loss_func can't be used: the loss is nll plus alignment.",
                 hint="leave it out; `selfaug.alignment_loss` is the loss for a loop of your own.",
             )
-        train_dataset = with_completions(train_dataset, args)
-        if isinstance(eval_dataset, dict):
-            eval_dataset = {name: with_completions(rows, args) for name, rows in eval_dataset.items()}
-        elif eval_dataset is not None:
-            eval_dataset = with_completions(eval_dataset, args)
+        is_formatted = kwargs.get("formatting_func") is not None
+        train_dataset = with_completions(train_dataset, args, is_formatted=is_formatted)
+        if eval_dataset is not None:
+            eval_dataset = _each(
+                eval_dataset, lambda rows: with_completions(rows, args, is_formatted=is_formatted)
+            )
         super().__init__(
             model=model,
             args=args,
@@ -133,6 +136,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         require_serving_prompts(train_dataset, self._tokenizer)
         if self._is_vision_dataset:
             raise DataError("rows with images are not supported.", hint="train on text rows.")
+        self._require_prepared_rows()
+        self._warn_of_long_rows(getattr(text_config, "max_position_embeddings", None))
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
             raise ConfigError(
@@ -174,14 +179,19 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._own_head: OutputHead | None = None
         self._steps_without_prompts = 0
         self.anchors: list[list[int]] = []
-        self.starts_at_reference = True
+        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        # Shards can't be asked whether an adapter changes nothing yet.
+        self.starts_at_reference = not isinstance(model, PeftModel) or (
+            not is_sharded and changes_nothing_yet(model)
+        )
+        self._own_collator = data_collator is not None
         # A text is read as JSON when the settings are made.
         self._template_arguments = cast("dict[str, Any]", args.chat_template_kwargs or {})
         self._anchors_to_write = args.anchors == "self"
         self._at_anchors = False
         self._on_anchor_progress = on_anchor_progress
         # Sharded weights may not be there before the model is wrapped.
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+        if not is_sharded:
             self._check_head(self.model)
             self._check_packing(self.model)
         if args.alpha > 0:
@@ -208,18 +218,53 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self._aligned_rows(),
             compute_dtype=autocast_dtypes.get(self.accelerator.mixed_precision),
             is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            own_collator=self._own_collator,
             chosen=chosen,
         )
         self.reference_kind, self._reference = found.kind, found.reference
         self._cache, self._own_head = found.cache, found.own_head
         self._ready = False
 
+    def _require_prepared_rows(self) -> None:
+        """Refuse data sets of which trl's truncation has left nothing, and training rows that aren't tokenised yet."""
+        if any(isinstance(rows, Dataset) and len(rows) == 0 for rows in (self.train_dataset, *self._evals())):
+            raise DataError(
+                f"max_length={self.args.max_length} leaves no completion token in any row.",
+                hint="raise max_length, or leave it out: rows are not cut then.",
+            )
+        if isinstance(self.train_dataset, IterableDataset):
+            return
+        wanted = {"input_ids", "labels"} if self.args.alpha > 0 else {"input_ids"}
+        if lacking := wanted - self.train_dataset[0].keys():
+            raise ConfigError(
+                f"skip_prepare_dataset leaves rows without {' and '.join(sorted(lacking))}: they are looked at before "
+                "training, when no data_collator has made these of them.",
+                hint="tokenise the rows beforehand, with `labels` of -100 on the prompt; or leave "
+                "skip_prepare_dataset out.",
+            )
+
+    def _warn_of_long_rows(self, window: int | None) -> None:
+        known = [
+            rows
+            for rows in (self.train_dataset, *self._evals())
+            if isinstance(rows, Dataset) and "input_ids" in rows.column_names
+        ]
+        longest = max(map(longest_document, known), default=0)
+        if window is not None and longest > window:
+            logger.warning(
+                "the longest row has %d tokens, and the model was made for %d: set max_length, or leave such rows out",
+                longest,
+                window,
+            )
+
     def _aligned_rows(self) -> AlignedRows:
         """All data sets that the trainer was made with, and the anchors that are there by now."""
+        return AlignedRows(self.train_dataset, self._evals(), self.anchors)
+
+    def _evals(self) -> list[Any]:
+        """The rows of each evaluation that the trainer was made with."""
         evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"eval": self.eval_dataset}
-        return AlignedRows(
-            self.train_dataset, [rows for rows in evals.values() if rows is not None], self.anchors
-        )
+        return [rows for rows in evals.values() if rows is not None]
 
     def cache_bytes_to_write(self, beside: Path, spare: int) -> int:
         """What the reference cache will still take of the disk that a folder is on, in bytes.
@@ -567,9 +612,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             elif isinstance(self.model, PeftModel):
                 self._eval_reference = AdapterOff(self.model)
             else:
+                what = "in the reference cache" if isinstance(rows, Dataset) else "a data set but a stream"
                 raise CacheError(
-                    "these rows are not in the reference cache, and the whole model trains: the reference model is no "
-                    "more.",
+                    f"these rows are not {what}, and the whole model trains: the reference model is no more.",
                     hint="give them as eval_dataset when the trainer is made, or use reference='frozen_copy'.",
                 )
         return self._eval_reference
@@ -615,9 +660,28 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             eval_dataset = self._fill_up(eval_dataset)
         return super().get_eval_dataloader(eval_dataset)
 
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        """The Trainer's; filled up as for `get_eval_dataloader`."""
+        return super().get_test_dataloader(self._fill_up(test_dataset))
+
+    def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
+        """The Trainer's, of prepared rows (`input_ids` and `labels`)."""
+        output: PredictionOutput = super().predict(test_dataset, *args, **kwargs)
+        if not isinstance(test_dataset, Dataset) or not self.args.eval_do_concat_batches:
+            return output
+        # Without the rows that the data set was filled up with.
+        given = {"predictions": output.predictions, "label_ids": output.label_ids}
+        return output._replace(
+            **{
+                name: nested_truncate(value, len(test_dataset))
+                for name, value in given.items()
+                if value is not None
+            }
+        )
+
     def _fill_up(self, rows: Any) -> Any:
         processes = self.accelerator.num_processes
-        if processes == 1 or not isinstance(rows, Dataset):
+        if processes == 1 or not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
             return rows
         return fill_up(rows, self.args.eval_batch_size * processes, self._tokenizer.pad_token_id)
 
@@ -629,10 +693,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         Raises:
             CacheError: with a cache and such rows, if the whole model trains.
         """
-        if isinstance(eval_dataset, dict):
-            eval_dataset = {name: with_completions(rows, self.args) for name, rows in eval_dataset.items()}
-        elif eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = with_completions(eval_dataset, self.args)
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            is_formatted = self._formatting_func is not None
+            eval_dataset = _each(
+                eval_dataset, lambda rows: with_completions(rows, self.args, is_formatted=is_formatted)
+            )
         return super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[no-any-return]
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -743,6 +808,11 @@ class _Prepare(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.trainer.prepare_alignment()
+
+
+def _each(rows: Any, change: Callable[[Any], Any]) -> Any:
+    """A changed data set, or several of them by name."""
+    return {name: change(one) for name, one in rows.items()} if isinstance(rows, dict) else change(rows)
 
 
 def _uses_all_parameters(model: nn.Module) -> bool:

@@ -156,14 +156,25 @@ def _add_inputs(sheet: _Sheet, case: Mapping[str, Any]) -> None:
     sheet.add("inputs", "value", "unit", "source", "meaning")
     for name, one in case["inputs"].items():
         sheet.add_value(name, one["value"], one["unit"], one["source"], one["meaning"])
+    plain = case["plain_gpu_hours"] or {
+        "value": sheet.formula("[gpu_hours]"),
+        "unit": case["inputs"]["gpu_hours"]["unit"],
+        "source": "formula",
+        "meaning": "Of plain LoRA: the same, unless another number is put here.",
+    }
+    sheet.add_value("plain_gpu_hours", plain["value"], plain["unit"], plain["source"], plain["meaning"])
     for model, one in case["accuracies"].items():
         for kind, of in (("task", "requests of the job"), ("general", "all other requests")):
             meaning = f"Useful answers to {of}; {one[f'{kind}_items']:g} items."
             sheet.add_value(f"{model}.{kind}", one[kind], "share", one["source"], meaning)
     router = case["router"]
-    sheet.add_value(
-        "router.right", router["right"], "share", router["source"], "Requests that the router sends to the right model."
-    )  # fmt: skip
+    for kind, meaning in (
+        ("task", "Requests of the job that the router sends to the tuned model"),
+        ("general", "All other requests that the router sends to the base model"),
+    ):
+        items = router[f"{kind}_items"]
+        counted = "." if items is None else f"; {items:g} items."
+        sheet.add_value(f"router.{kind}", router[kind], "share", router["source"], meaning + counted)
     for name, (value, unit, meaning) in _CONSTANTS.items():
         sheet.add_value(name, value, unit, "fixed", meaning)
 
@@ -176,7 +187,6 @@ def _add_arms(sheet: _Sheet) -> None:
     for name, unit, formula, meaning in (
         ("active_users", "people", "[workers]*[adoption]", "After the ramp."),
         ("value_of_an_hour", "currency/hour", "[hourly_cost]*[realised_share]*(1-[haircut])", "That is reclaimed."),
-        ("cost_of_a_training", "currency", "[gpu_hours]*[gpu_price]", ""),
         ("onboarding_of_a_user", "currency", "[onboarding_hours]*[hourly_cost]", ""),
         ("months", "months", f"MIN({most},12*[years])", f"That are counted: no more than {most}."),
     ):  # fmt: skip
@@ -186,7 +196,8 @@ def _add_arms(sheet: _Sheet) -> None:
 
     def accuracy(kind: str) -> Callable[[ArmName], str]:
         right, other = ("lora", "base") if kind == "task" else ("base", "lora")
-        routed = f"[router.right]*[{right}.{kind}]+(1-[router.right])*[{other}.{kind}]"
+        share = f"[router.{kind}]"
+        routed = f"{share}*[{right}.{kind}]+(1-{share})*[{other}.{kind}]"
         return lambda arm: routed if arm == "lora_router" else f"[{arm}.{kind}]"
 
     def of_tuned(tuned: str, base: str, router: str = "") -> Callable[[ArmName], str]:
@@ -206,8 +217,12 @@ def _add_arms(sheet: _Sheet) -> None:
          "{hours of a user and week}*[weeks_per_year]/12*[value_of_an_hour]"),
     ):  # fmt: skip
         sheet.add_arms(name, unit, formula)
+    hours = {"lora": "plain_gpu_hours", "lora_router": "plain_gpu_hours", "selfaug": "gpu_hours"}
+    sheet.add_arms(
+        "cost of a training", "currency", lambda arm: f"[{hours[arm]}]*[gpu_price]" if arm in hours else "0"
+    )
     sheet.add_arms("first cost without users", "currency", of_tuned(
-        "[setup_hours]*[engineer_hourly_cost]+[trainings]*[cost_of_a_training]",
+        "[setup_hours]*[engineer_hourly_cost]+[trainings]*{cost of a training}",
         "[base_setup_hours]*[engineer_hourly_cost]",
     ))  # fmt: skip
     sheet.add_arms(
@@ -219,7 +234,7 @@ def _add_arms(sheet: _Sheet) -> None:
         "+[second_endpoint_per_month]+[router_hours]*[engineer_hourly_cost]",
     ))  # fmt: skip
     sheet.add_arms("training again", "currency", of_tuned(
-        "[trainings_again]*[cost_of_a_training]+[hours_of_training_again]*[engineer_hourly_cost]", "0"
+        "[trainings_again]*{cost of a training}+[hours_of_training_again]*[engineer_hourly_cost]", "0"
     ))  # fmt: skip
 
 
@@ -289,7 +304,7 @@ def _add_results(sheet: _Sheet, heading: int, column: Callable[[str], str], case
     )
     put("NPV", "currency", "{present value of benefits}-{present value of costs}")
     put("ROI", "% of costs", "IF({present value of costs}=0,0,100*{NPV}/{present value of costs})")
-    put("payback month", "month", payback)
+    put("payback month", "month, undiscounted", payback)
     put(
         "NPV at adoption 0",
         "currency",

@@ -1,0 +1,168 @@
+"""Rows in the forms that scripts give them in: what the trainer makes of them, and what it says where it can't."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, IterableDataset
+from tiny_training import make_trainer, settings, text_rows
+from torch.utils.data import TensorDataset
+
+from selfaug import SelfAugConfig
+from selfaug.errors import ConfigError, DataError
+from selfaug.train.dataset_rows import longest_document, with_completions
+
+ASKED: dict[str, str] = {"role": "user", "content": "the revenue of the company"}
+ANSWERED: dict[str, str] = {"role": "assistant", "content": "grew by million"}
+CHAT: dict[str, Any] = {"messages": [ASKED, ANSWERED]}
+
+
+def config(folder: Path, **changes: Any) -> SelfAugConfig:
+    return SelfAugConfig(**settings(folder, **changes))
+
+
+def test_a_field_of_messages_may_be_empty_in_the_first_thousand_rows(tmp_path: Path) -> None:
+    """Of new columns, datasets takes the types from so many rows."""
+    nameless, named = ([{**ASKED, "name": name}, {**ANSWERED, "name": None}] for name in (None, "Ann"))
+    rows = Dataset.from_list([{"messages": nameless, "id": 1}] * 1500 + [{"messages": named, "id": 2}] * 100)
+    split = with_completions(rows, config(tmp_path))
+    assert set(split.column_names) == {"prompt", "completion", "id"}
+    assert split[0]["prompt"] == [{**ASKED, "name": None}]
+    assert split[1599] == {"prompt": named[:1], "completion": named[1:], "id": 2}
+
+
+@pytest.mark.parametrize("form", [Dataset.from_list, lambda rows: IterableDataset.from_generator(rows.copy)])
+def test_a_token_is_completion_if_all_masks_say_so(form: Any, tmp_path: Path) -> None:
+    tokens = {"input_ids": [5, 6, 7, 8]}
+    completion, assistant = {"completion_mask": [0, 1, 1, 1]}, {"assistant_masks": [1, 1, 0, 1]}
+    for columns, labels in (
+        (completion, [-100, 6, 7, 8]),
+        (assistant, [5, 6, -100, 8]),
+        (completion | assistant, [-100, 6, -100, 8]),
+        (completion | assistant | {"labels": [5, -100, 7, 8]}, [-100, -100, -100, 8]),
+    ):
+        rows = with_completions(form([tokens | columns] * 2), config(tmp_path))
+        assert next(iter(rows)) == {**tokens, "labels": labels}
+    # As in trl, it speaks of `completion_mask` alone.
+    rows = with_completions(
+        Dataset.from_list([tokens | assistant]), config(tmp_path, completion_only_loss=False)
+    )
+    assert rows[0]["labels"] == [5, 6, -100, 8]
+    with pytest.raises(ConfigError, match="completion_only_loss=False"):
+        with_completions([tokens | completion], config(tmp_path, completion_only_loss=False))
+
+
+def test_arguments_of_the_chat_template_hold_for_rows(
+    tiny_tokenizer: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = "{% if brief %}in the year {% endif %}" + tokenizer.chat_template
+    trainer = make_trainer(
+        tiny_model_dir,
+        tmp_path,
+        Dataset.from_list([CHAT] * 2),
+        eval_rows={"chat": Dataset.from_list([CHAT]), "text": text_rows(2)},
+        tokenizer=tokenizer,
+        chat_template_kwargs={"brief": True},
+    )
+    brief = tokenizer.apply_chat_template(CHAT["messages"], tokenize=False, brief=True)
+    for rows in (trainer.train_dataset, trainer.eval_dataset["chat"]):
+        assert tokenizer.decode(rows[0]["input_ids"]) == brief
+    assert "in the year <|im_start|>" in brief
+    assert "chat_template_kwargs" not in trainer.eval_dataset["text"].column_names
+
+
+def test_rows_with_arguments_of_the_chat_template_keep_them(tmp_path: Path) -> None:
+    args = config(tmp_path, chat_template_kwargs={"brief": True})
+    own = {"brief": False}
+    split = {"prompt": [ASKED], "completion": [ANSWERED]}
+    stream = IterableDataset.from_generator(lambda: iter([CHAT]))
+    for rows, expected in (
+        ([CHAT], {"brief": True}),
+        (stream, {"brief": True}),
+        ([split], {"brief": True}),
+        ([CHAT | {"chat_template_kwargs": own}], own),
+        ([split | {"input_ids": [3, 4], "labels": [-100, 4]}], None),
+        ([{"prompt": "the revenue", "completion": " grew"}], None),
+    ):
+        row = next(iter(with_completions(rows, args)))
+        assert row.get("chat_template_kwargs") == expected
+
+
+def test_rows_that_are_no_data_set_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    rows = Dataset.from_list(text_rows(2))
+    for given, words, hint in (
+        (DatasetDict(train=rows, test=rows), "DatasetDict of train, test", "choose a split"),
+        (TensorDataset(torch.zeros(2, 2)), "TensorDataset, not a datasets.Dataset", "Dataset.from_list"),
+        ([{"prompt": "of the company", **CHAT}], "no completion", "drop the column `prompt`"),
+        ([{"prompt": "of the company", "answer": "grew"}], "no completion", "`completion`"),
+    ):
+        with pytest.raises(DataError, match=words) as error:
+            with_completions(given, config(tmp_path))
+        assert hint in str(error.value.hint)
+
+
+def test_a_formatting_function_leaves_nothing_to_align(tiny_model_dir: Path, tmp_path: Path) -> None:
+    rows = Dataset.from_list([CHAT] * 2)
+
+    def content(row: dict[str, Any]) -> str:
+        return str(row["messages"][0]["content"])
+
+    with pytest.raises(ConfigError, match="formatting_func makes plain text"):
+        make_trainer(tiny_model_dir, tmp_path, rows, formatting_func=content)
+    options: dict[str, Any] = {"rows": rows, "eval_rows": rows, "formatting_func": content}
+    ours = make_trainer(tiny_model_dir, tmp_path, **options, alpha=0.0)
+    trls = make_trainer(tiny_model_dir, tmp_path, **options, plain=True)
+    assert ours.train_dataset[0]["labels"] == trls.train_dataset[0]["labels"]
+    assert ours.evaluate(rows)["eval_loss"] == pytest.approx(trls.evaluate(rows)["eval_loss"], rel=1e-4)
+    # trl leaves tokens as they are.
+    tokens = [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}]
+    assert with_completions(tokens, config(tmp_path), is_formatted=True)[0] == tokens[0]
+
+
+@pytest.mark.parametrize("part", ["train", "eval"])
+def test_a_limit_that_leaves_no_completion_is_named(part: str, tiny_model_dir: Path, tmp_path: Path) -> None:
+    long = [{"prompt": "the revenue of the company " * 8, "completion": " grew"}] * 2
+    rows = {"train": text_rows(2), "eval": text_rows(2), part: long}
+    with pytest.raises(DataError, match="max_length=30 leaves no completion token in any row"):
+        make_trainer(tiny_model_dir, tmp_path, rows["train"], eval_rows=rows["eval"], max_length=30)
+
+
+@pytest.mark.parametrize(("alpha", "lacking"), [(0.5, "input_ids and labels"), (0.0, "input_ids")])
+def test_rows_that_a_collator_would_tokenise_are_refused(
+    alpha: float, lacking: str, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=f"skip_prepare_dataset leaves rows without {lacking}:"):
+        make_trainer(
+            tiny_model_dir,
+            tmp_path,
+            Dataset.from_list(text_rows(2)),
+            alpha=alpha,
+            data_collator=lambda rows: {},
+            dataset_kwargs={"skip_prepare_dataset": True},
+        )
+
+
+def test_rows_beyond_the_window_of_the_model_are_warned_of(
+    tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short, long = (
+        [{"input_ids": [5] * size, "labels": [-100] * 9 + [5] * (size - 9)}] for size in (256, 257)
+    )
+    with caplog.at_level(logging.WARNING, logger="selfaug"):
+        make_trainer(tiny_model_dir, tmp_path, short, eval_rows=short)
+        assert "tokens, and the model was made for" not in caplog.text
+        make_trainer(tiny_model_dir, tmp_path, short, eval_rows=long)
+    assert "the longest row has 257 tokens, and the model was made for 256" in caplog.text
+
+
+def test_the_longest_document_of_packed_rows_is_a_part_of_one() -> None:
+    rows = [{"input_ids": [5] * 7, "seq_lengths": [3, 4]}, {"input_ids": [5] * 6, "seq_lengths": [1, 5]}]
+    assert longest_document(Dataset.from_list(rows)) == 5
+    assert longest_document(Dataset.from_list(rows).select([0])) == 4
+    assert longest_document(Dataset.from_list(rows).remove_columns("seq_lengths")) == 7
