@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.processes import in_own_process, prepare
 from benchmarks.report import machine, publish, table
+from selfaug.eval.general_suite import general_suite
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
 from selfaug.phases.demo import DemoSettings, train_config, write_data
 from selfaug.phases.demo_evaluation import DriftMeter, ask, model_result, questions, tuned_model
@@ -172,7 +173,8 @@ def main() -> None:
         list(pool.map(go, missing))
     runs = finished()
     text = (
-        f"Development items: {arguments.task_items} questions, {arguments.general_items or 'all'} general prompts. "
+        f"Development items: {arguments.task_items} questions, "
+        f"{arguments.general_items or len(general_suite('dev', 1))} general prompts. "
         f"{shared.steps} steps of {shared.batch_size} rows, rank {shared.rank}, learning rate "
         f"{shared.learning_rate:g}, {shared.position_fraction:.0%} of the positions, {shared.anchors} anchors "
         f"({shared.anchor_share:g} a row). Mean (lowest–highest) over "

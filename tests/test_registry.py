@@ -8,8 +8,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -96,8 +98,20 @@ def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:
         entered(Registry(tmp_path / "file" / "registry.sqlite"), "a")
 
 
+def test_the_first_entry_waits_for_who_reads_the_file(registry: Registry) -> None:
+    """As when two begin it at once: SQLite gives up at once where the file's mode is to change."""
+    registry.path.parent.mkdir()
+    with closing(sqlite3.connect(registry.path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM sqlite_master").fetchall()
+        timer = threading.Timer(0.3, lambda: other.execute("COMMIT"))
+        timer.start()
+        assert entered(registry, "a") == [1]
+        timer.join()
+
+
 def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
-    for version in (0, 1):
+    for version in (0, 1, 78):
         file = tmp_path / f"{version}.sqlite"
         with sqlite3.connect(file) as connection:
             connection.execute("CREATE TABLE theirs (x)")

@@ -34,6 +34,7 @@ CHAMPION, CANDIDATE = "champion", "candidate"
 
 _VERSION = 1
 _BUSY_SECONDS = 10.0
+_BUSY_PAUSE = 0.02
 _SCHEMA = """
 CREATE TABLE versions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL UNIQUE, weights TEXT NOT NULL, base TEXT NOT NULL,
@@ -230,7 +231,7 @@ class Registry:
                 connection.execute("BEGIN")
                 self._is_made(connection)
                 connection.execute("COMMIT")
-                connection.execute("PRAGMA journal_mode = WAL")
+                _take_wal(connection)
                 connection.execute(
                     "PRAGMA synchronous = FULL"
                 )  # a switch that was told of must outlive the power
@@ -271,18 +272,18 @@ class Registry:
             PathError: if it is of another program.
             StorageError: if it is of a newer selfaug.
         """
+        names = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
+        if names and not names >= {"versions", "moves"}:
+            raise _no_registry(self.path)
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if found > _VERSION:
             raise StorageError(
                 f"{self.path} has version {found}; this selfaug reads up to version {_VERSION}.",
                 hint="update selfaug.",
             )
-        names = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
-        if found == 0 and not names:
-            return False
-        if found == 0 or not names >= {"versions", "moves"}:
+        if bool(found) != bool(names):
             raise _no_registry(self.path)
-        return True
+        return bool(names)
 
     @contextmanager
     def _said(self) -> Iterator[None]:
@@ -313,6 +314,19 @@ def champion_instead_of(
         return None
     folder = str(Path(run).resolve())
     return champion[0].run if champion and folder in entered and folder != champion[0].run else None
+
+
+def _take_wal(connection: sqlite3.Connection) -> None:
+    """WAL mode, once nobody else has the file: SQLite does not wait for that, as it does for a transaction."""
+    until = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(_BUSY_PAUSE)
 
 
 _MAKE_ONE = "`selfaug registry add RUN` makes one."

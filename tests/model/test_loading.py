@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig
 
 from selfaug.errors import ModelError
 from selfaug.model.loading import (
@@ -25,6 +25,7 @@ from selfaug.model.loading import (
     load_model,
     load_model_config,
     load_tokenizer,
+    window_of,
 )
 from tiny_models import build
 
@@ -172,6 +173,23 @@ def test_a_config_with_code_of_its_own_runs_it_only_when_told_to(tmp_path):
     with pytest.raises(ModelError, match="can't load the config"):
         context_window(tmp_path)
     assert context_window(tmp_path, trust_remote_code=True) == 77
+
+
+def test_the_window_is_what_yarn_stretches_it_to():
+    def window(size=32, **rope):
+        return window_of(
+            LlamaConfig(max_position_embeddings=size, rope_parameters={"rope_theta": 1e4, **rope})
+        )
+
+    assert window() == 32
+    assert window(rope_type="yarn", factor=4.0, original_max_position_embeddings=32) == 128
+    assert window(rope_type="yarn", factor=4.0, original_max_position_embeddings=8) == 32
+    assert window(rope_type="yarn", factor=4.0) == 128
+    assert window(rope_type="linear", factor=4.0) == 32
+    # Llama 3.2: the factor is of the frequencies, and not of the length that it was trained for.
+    llama = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+    assert window(rope_type="llama3", factor=32.0, **llama) == 32
+    assert window_of(MambaConfig()) is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage"])

@@ -343,8 +343,7 @@ def test_the_command_prints_it_for_people_and_for_machines(comparison: Path, tmp
         "at the likeliest inputs. Simulated: ",
         "SelfAug's NPV, simulated: ",
         "(undiscounted)",
-        "100% of the job's requests to the tuned model and 100% of the others to the base model (measured)",
-        "It is not claimed",
+        "100.0% of the job's requests to the tuned model and 100.0% of the others to the base model (measured)",
         "plain LoRA and a router",
         "minutes_saved",
         "note: ",
@@ -355,6 +354,10 @@ def test_the_command_prints_it_for_people_and_for_machines(comparison: Path, tmp
         assert f"{middle:,.0f} in the middle, {low:,.0f} to {high:,.0f} in nine of ten cases" in shown.output
     narrow = runner.invoke(app, ["roi", "--draws", "200"], env={"COLUMNS": "40"})
     assert "…" not in narrow.stdout  # of a number nothing is missing
+    assert "It is not claimed" not in shown.output  # a router is worth more here: there is nothing to claim
+    useful = ["--set", "selfaug.task=0.99", "--set", "selfaug.general=0.9"]
+    more = runner.invoke(app, ["roi", str(comparison), *useful, "--draws", "200"])
+    assert "It is not claimed: see below." in more.output
     never = runner.invoke(app, ["roi", "--set", "inputs.minutes_checking=60", "--draws", "200"])
     assert "never" in never.output
     settings = tmp_path / "case.yaml"

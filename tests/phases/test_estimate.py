@@ -228,6 +228,20 @@ def test_a_cache_that_auto_takes_is_sized_and_computed_once(
     assert full.weights_bytes == 28_000 * 4  # no frozen copy
 
 
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_shards_without_an_adapter_take_the_cache_as_training_does(
+    name: str, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "true")
+    monkeypatch.setattr("selfaug.phases.estimate._measure", lambda *_: _Measured(0.5, 0.25, 100.0, 10))
+    once = ("train.steps=null", "train.epochs=1", f"selfaug.reference_cache_dir={tmp_path / 'cache'}")
+    full = estimate(settings(tmp_path / "run", *once, "lora.method=full"))
+    assert full.cache_bytes > 0
+    assert full.weights_bytes == 28_000 * 4  # no frozen copy
+    assert estimate(settings(tmp_path / "run", *once)).cache_bytes == 0
+    assert estimate(settings(tmp_path / "run", *once, "lora.method=full", "selfaug.alpha=0")).cache_bytes == 0
+
+
 def test_no_cache_is_taken_where_rows_depend_on_their_batch(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,8 +262,14 @@ def test_no_cache_is_taken_where_rows_depend_on_their_batch(
         named = settings(tmp_path / "run", f"model.name={model}", "train.steps=null", "train.epochs=3")
         assert (estimate(named).cache_bytes > 0) == expected
         if not expected:
+            cached = (f"model.name={model}", "selfaug.reference=cache")
             with pytest.raises(ConfigError, match="of another model than the one that trains"):
-                estimate(settings(tmp_path / "run", f"model.name={model}", "selfaug.reference=cache"))
+                estimate(settings(tmp_path / "run", *cached))
+            monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+            with pytest.raises(ConfigError) as error:
+                estimate(settings(tmp_path / "run", *cached, "lora.method=full"))
+            assert error.value.hint == "leave longer rows out."
+            monkeypatch.delenv("ACCELERATE_USE_FSDP")
 
 
 def test_a_cache_that_is_there_is_taken_and_not_counted_again(

@@ -41,6 +41,18 @@ def test_the_merged_model_gives_the_logits_of_base_and_adapter(
     assert written.step is None
     assert written.size == sum(weight.numel() * 4 for weight in merged.parameters())
     assert not list(tmp_path.glob("*.partial"))
+    assert not any("cut off" in warning for warning in written.warnings)
+
+
+def test_what_a_killed_export_has_left_is_told_and_left(finished_run: Path, tmp_path: Path) -> None:
+    left = tmp_path / "model[1].ab12.partial"
+    (left / "model").mkdir(parents=True)
+    (tmp_path / "model.ab12.partial").mkdir()  # another's
+    written = export(finished_run, tmp_path / "model[1]")
+    assert [warning for warning in written.warnings if "cut off" in warning] == [
+        f"left of an export that was cut off, if none is at work: {left}. Delete it then."
+    ]
+    assert (left / "model").is_dir()
 
 
 @pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch.utils.data import TensorDataset
 
 from selfaug import SelfAugConfig
 from selfaug.errors import ConfigError, DataError
-from selfaug.train.dataset_rows import longest_document, with_completions
+from selfaug.train.dataset_rows import count_row_tokens, longest_document, with_completions
+from tiny_models import build
 
 ASKED: dict[str, str] = {"role": "user", "content": "the revenue of the company"}
 ANSWERED: dict[str, str] = {"role": "assistant", "content": "grew by million"}
@@ -44,7 +46,7 @@ def test_a_token_is_completion_if_all_masks_say_so(form: Any, tmp_path: Path) ->
         (completion, [-100, 6, 7, 8]),
         (assistant, [5, 6, -100, 8]),
         (completion | assistant, [-100, 6, -100, 8]),
-        (completion | assistant | {"labels": [5, -100, 7, 8]}, [-100, -100, -100, 8]),
+        (completion | {"labels": [5, -100, 7, 8]}, [-100, -100, 7, 8]),
     ):
         rows = with_completions(form([tokens | columns] * 2), config(tmp_path))
         assert next(iter(rows)) == {**tokens, "labels": labels}
@@ -55,6 +57,40 @@ def test_a_token_is_completion_if_all_masks_say_so(form: Any, tmp_path: Path) ->
     assert rows[0]["labels"] == [5, 6, -100, 8]
     with pytest.raises(ConfigError, match="completion_only_loss=False"):
         with_completions([tokens | completion], config(tmp_path, completion_only_loss=False))
+
+
+def test_assistant_masks_that_are_left_over_beside_labels_count_for_nothing(tmp_path: Path) -> None:
+    """A chat template without `{% generation %}` makes them of zeros; trl leaves given labels alone, too."""
+    given: dict[str, Any] = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}
+    none = {"assistant_masks": [0, 0, 0, 0]}
+    assert with_completions([given | none] * 2, config(tmp_path))[1]["labels"] == given["labels"]
+    both = with_completions([given | none | {"completion_mask": [0, 0, 0, 1]}], config(tmp_path))
+    assert both[0]["labels"] == [-100, -100, -100, 8]
+
+
+@pytest.mark.parametrize(
+    ("columns", "words", "hint"),
+    [
+        ({"assistant_masks": [0, 0]}, "by assistant_masks", "{% generation %}"),
+        (
+            {"completion_mask": [0, 1], "assistant_masks": [1, 0]},
+            "by completion_mask and assistant_masks",
+            "drop the column",
+        ),
+        ({"completion_mask": [1, 0], "labels": [-100, 6]}, "by completion_mask and labels", "to 1"),
+    ],
+)
+def test_masks_that_leave_nothing_to_learn_are_refused(
+    columns: dict[str, list[int]], words: str, hint: str, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [{"input_ids": [5, 6], **columns}] * 3
+    with pytest.raises(DataError, match=f"no row has a completion token {words}") as error:
+        with_completions(rows, config(tmp_path, max_length=30))
+    assert hint in str(error.value.hint)
+    # A stream may have some later, and so may a data set.
+    with_completions(IterableDataset.from_generator(rows.copy), config(tmp_path))
+    last = {"input_ids": [5, 6], **{name: [1, 1] for name in columns}}
+    assert len(with_completions([*rows, last], config(tmp_path))) == 4
 
 
 def test_arguments_of_the_chat_template_hold_for_rows(
@@ -92,6 +128,46 @@ def test_rows_with_arguments_of_the_chat_template_keep_them(tmp_path: Path) -> N
     ):
         row = next(iter(with_completions(rows, args)))
         assert row.get("chat_template_kwargs") == expected
+
+
+@pytest.mark.parametrize("form", [Dataset.from_list, lambda rows: IterableDataset.from_generator(rows.copy)])
+@pytest.mark.parametrize("arguments", [{"brief": True}, None])
+def test_rows_without_arguments_beside_rows_with_some(
+    form: Any, arguments: dict[str, Any] | None, tiny_tokenizer: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    own = {"brief": False}
+    named, none = CHAT | {"chat_template_kwargs": own}, CHAT | {"chat_template_kwargs": None}
+    args = config(tmp_path, chat_template_kwargs=arguments)
+    first, second = with_completions(form([named, none]), args)
+    assert first["chat_template_kwargs"] == own
+    assert (second["chat_template_kwargs"].get("brief") is True) == (arguments is not None)
+    (only,) = with_completions(form([none]), args)
+    assert only["chat_template_kwargs"] == (arguments or {})
+    make_trainer(tiny_model_dir, tmp_path, form([named, none]), chat_template_kwargs=arguments)
+
+
+def test_arguments_of_the_first_thousand_rows_may_have_other_names(tmp_path: Path) -> None:
+    named, none = (CHAT | {"chat_template_kwargs": own} for own in ({"brief": False}, None))
+    args = config(tmp_path, chat_template_kwargs={"deep": True})
+    rows = with_completions([named] * 1500 + [none], args)
+    assert rows[0]["chat_template_kwargs"] == {"brief": False, "deep": None}
+    assert rows[1500]["chat_template_kwargs"] == {"brief": None, "deep": True}
+
+
+def test_a_later_row_of_a_stream_keeps_its_arguments_of_the_chat_template(tmp_path: Path) -> None:
+    own = {"brief": False}
+    stream = IterableDataset.from_generator(lambda: iter([CHAT, CHAT | {"chat_template_kwargs": own}]))
+    rows = with_completions(stream, config(tmp_path, chat_template_kwargs={"brief": True}))
+    assert [row["chat_template_kwargs"] for row in rows] == [{"brief": True}, own]
+
+
+def test_a_stream_without_rows_is_refused(tmp_path: Path) -> None:
+    for arguments in (None, {"brief": True}):
+        with pytest.raises(DataError, match="no rows"):
+            with_completions(
+                IterableDataset.from_generator(lambda: iter(())),
+                config(tmp_path, chat_template_kwargs=arguments),
+            )
 
 
 def test_rows_that_are_no_data_set_are_refused_with_what_to_do(tmp_path: Path) -> None:
@@ -159,6 +235,38 @@ def test_rows_beyond_the_window_of_the_model_are_warned_of(
         assert "tokens, and the model was made for" not in caplog.text
         make_trainer(tiny_model_dir, tmp_path, short, eval_rows=long)
     assert "the longest row has 257 tokens, and the model was made for 256" in caplog.text
+
+
+def test_yarn_stretches_the_window(
+    tiny_model_dir: Path, tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As in Qwen's recipe for long texts, which leaves `max_position_embeddings` as it was."""
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+    size = {"vocab_size": len(tiny_tokenizer), "max_position_embeddings": 64}
+    model = build("qwen2", **size, rope_parameters=yarn)
+    rows = [{"input_ids": [5] * 256, "labels": [-100] * 9 + [5] * 247}]
+    with caplog.at_level(logging.WARNING, logger="selfaug"):
+        make_trainer(model, tmp_path, rows, lora=None, tokenizer=tiny_tokenizer)
+        assert "tokens, and the model was made for" not in caplog.text
+        longer = [{name: [*ids, 5] for name, ids in rows[0].items()}]
+        make_trainer(model, tmp_path, longer, lora=None, tokenizer=tiny_tokenizer)
+    assert "the longest row has 257 tokens, and the model was made for 256" in caplog.text
+
+
+def test_tokens_of_filtered_rows_are_counted_without_a_copy_of_each() -> None:
+    """Filtering leaves a mapping, through which `datasets` reads row by row."""
+    rows = Dataset.from_list([{"input_ids": [5] * size} for size in (9, 1, 3, 8, 2)])
+    few = rows.filter(lambda row: len(row["input_ids"]) < 9).shuffle(seed=1)
+    assert (longest_document(few), count_row_tokens(few)) == (8, 14)
+    assert (longest_document(few.select([0, 2])), count_row_tokens(rows)) == (
+        max(len(few[number]["input_ids"]) for number in (0, 2)),
+        23,
+    )
+    many = Dataset.from_dict({"input_ids": [[5]] * 40_000}).select(range(39_999, -1, -1))
+    began = time.perf_counter()
+    assert longest_document(many) == 1
+    assert count_row_tokens(many) == 40_000
+    assert time.perf_counter() - began < 0.5  # it took 2 s and more
 
 
 def test_the_longest_document_of_packed_rows_is_a_part_of_one() -> None:

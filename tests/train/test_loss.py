@@ -385,6 +385,24 @@ def test_a_bare_model_is_no_reference():
     assert "FrozenModel(model)" in error.value.hint
 
 
+def test_a_reference_of_ones_own_may_be_a_module():
+    class Own(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def head(self, model):
+            return self.inner.head(model)
+
+        def hidden(self, model, inputs, positions):
+            return self.inner.hidden(model, inputs, positions)
+
+    model, inputs = lora("llama-tied"), padded(make_docs((3, 2)))
+    perturb(model)
+    expected = alignment_loss(model, inputs).loss
+    assert alignment_loss(model, inputs, reference=Own(AdapterOff(model))).loss == expected
+
+
 def test_a_batch_of_more_than_text_is_refused():
     """Its images would not reach the model, and the loss would be another one."""
     model, inputs = lora("llama-tied"), padded(make_docs((3, 2), (2, 2)))
@@ -394,8 +412,11 @@ def test_a_batch_of_more_than_text_is_refused():
         "pixel_values",
         "pixel_values_videos",
         "image_grid_thw",
+        "images",
+        "audio_values",
         "inputs_embeds",
         "input_features",
+        "input_values",
         "token_type_ids",
         "mm_token_type_ids",
     ):

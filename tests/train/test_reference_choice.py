@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -142,10 +143,37 @@ def test_auto_takes_the_cache_of_shards_without_an_adapter(
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.float32)
     assert kind(model) == "cache"
     assert kind(model, is_sharded=False) == "frozen_copy"
-    for other in ({"rows": rows.to_iterable_dataset()}, {"own_collator": True}):
-        with pytest.raises(ConfigError, match="frozen_copy"):
+    stream = rows.to_iterable_dataset()
+    for other, hint in (
+        ({"rows": stream}, "on data sets of known length"),
+        ({"own_collator": True}, "='cache'."),
+    ):
+        with pytest.raises(ConfigError, match="frozen_copy") as error:
             kind(model, **other)
+        assert hint in str(error.value.hint)
     assert kind(get_peft_model(model, LoraConfig(**LORA))) == "adapter_off"
+
+
+def test_hints_for_shards_name_nothing_that_shards_refuse(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    model = build(
+        "llama-untied",
+        vocab_size=len(tiny_tokenizer),
+        rope_parameters=rope("dynamic"),
+        max_position_embeddings=16,
+    )
+    rows = Dataset.from_list([{"input_ids": [5] * 40, "labels": [-100] * 9 + [5] * 31}])
+    pissa = get_peft_model(copy.deepcopy(model), LoraConfig(**LORA, init_lora_weights="pissa"))
+    for reference, one, given, hint in (
+        ("auto", model, rows, "leave out longer rows for reference='cache': the model's rotary embedding"),
+        ("cache", model, rows, "leave longer rows out."),
+        ("cache", model, rows.to_iterable_dataset(), "make it a datasets.Dataset, or use LoRA."),
+        ("cache", pissa, rows, "use plain LoRA."),
+    ):
+        args = SelfAugConfig(**settings(tmp_path, reference=reference))
+        with pytest.raises(ConfigError) as error:
+            choose_reference(one, args, AlignedRows(given, [], []), compute_dtype=None, is_sharded=True)
+        assert hint in str(error.value.hint)
+        assert "use reference='frozen_copy'" not in str(error.value.hint)
 
 
 def rope(kind: str) -> dict[str, Any]:

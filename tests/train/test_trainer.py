@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig, OSFConfig, get_peft_model
+from peft import IA3Config, LoraConfig, OSFConfig, get_peft_model
 from peft.tuners.osf import OSFLayer
 from tiny_training import (
     LORA,
@@ -19,6 +20,7 @@ from tiny_training import (
     curve,
     make_trainer,
     relative,
+    settings,
     text_rows,
     tokenised_rows,
     trained,
@@ -39,7 +41,7 @@ from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
 from selfaug.model.hidden import own_forward
 from selfaug.model.reference import CachedReference
-from selfaug.train.selfaug_trainer import _uses_all_parameters
+from selfaug.train.selfaug_trainer import _uses_all_parameters, _without_added
 from tiny_models import CONFIGS, build
 
 
@@ -503,6 +505,25 @@ def test_a_trained_adapter_has_no_noise_floor(is_trained: bool, tiny_model_dir: 
         assert curve(trainer, "noise_floor") == [(first,)] == [(trainer.noise_floor,)]
 
 
+@pytest.mark.parametrize(
+    "adapter", [LoraConfig(**LORA, init_lora_weights=False), IA3Config(init_ia3_weights=False)]
+)
+def test_an_adapter_that_begins_at_random_has_no_noise_floor(
+    adapter: Any, tiny_model_dir: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    trainer = SelfAugTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_model_dir),
+        args=SelfAugConfig(**settings(tmp_path, max_steps=1)),
+        train_dataset=Dataset.from_list(text_rows(8)),
+        processing_class=tiny_tokenizer,
+        peft_config=adapter,
+    )
+    assert not trainer.starts_at_reference
+    trainer.train()
+    assert trainer.noise_floor is None
+    assert curve(trainer, "alignment_loss")[0][0] > 1e-6
+
+
 @pytest.mark.parametrize("layout", [{"padding_free": True}, {"packing": True, "max_length": 64}])
 def test_a_model_that_does_not_keep_packed_rows_apart_is_refused(
     layout: dict[str, Any], tiny_tokenizer: Any, tmp_path: Path
@@ -579,6 +600,12 @@ def test_rows_that_the_cache_of_a_whole_model_does_not_hold_are_refused(
     with pytest.raises(CacheError, match="not in the reference cache, and the whole model trains") as error:
         trainer.evaluate(unknown)
     assert "eval_dataset" in str(error.value.hint)
+    assert "frozen_copy" in str(error.value.hint)
+    trainer.is_fsdp_enabled = True  # which refuses a frozen copy; sharding itself needs a GPU
+    with pytest.raises(CacheError) as error:
+        trainer.evaluate(unknown)
+    assert str(error.value.hint) == "give them as eval_dataset when the trainer is made."
+    trainer.is_fsdp_enabled = False
     assert trainer.evaluate(known)["eval_alignment_loss"] >= 0
 
 
@@ -700,6 +727,25 @@ def test_evaluation_weighs_tokens_not_batches(tiny_model_dir: Path, tmp_path: Pa
             "eval_mean_token_accuracy",
         ):
             assert result[name] == pytest.approx(whole[name], rel=1e-5)
+
+
+def test_predictions_of_another_shape_than_rows_stay_whole(
+    tiny_model_dir: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """Of completion tokens, one after the other."""
+    rows = Dataset.from_list(tokenised_rows(tiny_tokenizer, 6))
+    completion_tokens = sum(label != -100 for row in rows for label in row["labels"])
+    # Whole batches: of one that is not, accelerate keeps as many entries as it has rows.
+    trainer = make_trainer(tiny_model_dir, tmp_path, per_device_eval_batch_size=3)
+    trainer.preprocess_logits_for_metrics = lambda logits, labels: logits.argmax(-1)[labels != -100]
+    assert trainer.predict(rows).predictions.shape == (completion_tokens,)
+
+
+def test_only_what_has_an_entry_for_each_row_loses_those_that_were_added() -> None:
+    """As several processes add them to a data set of 5 rows."""
+    by_row, by_token = np.arange(16).reshape(8, 2), np.arange(20)
+    found = _without_added((by_row, {"rows": by_row, "tokens": by_token}, [None]), 8, 5)
+    assert [len(found[0]), len(found[1]["rows"]), len(found[1]["tokens"]), found[2]] == [5, 5, 20, [None]]
 
 
 def test_evaluation_changes_nothing_about_training(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
         soft_wrap=True,
     )
     console.print(f"SelfAug's NPV, simulated: {_interval(simulated['npv'])}.", soft_wrap=True)
-    if more["claimed"] is False:
+    if more["claimed"] is False and more["value"] > 0:
         console.print("It is not claimed: see below.", soft_wrap=True)
     console.print(_arms(case))
     console.print(_swings(case))
@@ -46,7 +46,7 @@ def show_roi(case: Mapping[str, Any], console: Console | None = None) -> None:
         )
     router = case["router"]
     console.print(
-        f"The router sends {router['task']:.0%} of the job's requests to the tuned model and {router['general']:.0%} "
+        f"The router sends {router['task']:.1%} of the job's requests to the tuned model and {router['general']:.1%} "
         f"of the others to the base model ({'measured' if router['source'] == 'measured' else 'assumed'}).",
         soft_wrap=True,
     )

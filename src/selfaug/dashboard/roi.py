@@ -243,7 +243,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         "against": against,
         "chance": chance(case["simulation"]["chance_of_credit"]),
         "npv": _money(case["arms"]["selfaug"]["npv"]),
-        "claimed": case["credit"]["claimed"],
+        "refused": case["credit"]["claimed"] is False and case["credit"]["value"] > 0,
     }
 
 
@@ -254,7 +254,7 @@ def _router(router: Mapping[str, Any]) -> list[Cell]:
     )
     return [
         Cell("requests that the router sends to the right model"),
-        Cell(f"job {100 * router['task']:.0f} %, general {100 * router['general']:.0f} %"),
+        Cell(f"job {100 * router['task']:.1f} %, general {100 * router['general']:.1f} %"),
         Cell(items),
         Cell(router["source"]),
     ]

@@ -14,6 +14,7 @@ written by hand, others are composed of these (composed_items.py) or come from a
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
@@ -69,17 +70,20 @@ def general_suite(half: Half, level: Level | None = None) -> list[GeneralItem]:
 
 
 def spread_over_kinds(items: Sequence[GeneralItem], count: int) -> list[GeneralItem]:
-    """So many items, kinds in turn, the executive's request among them."""
+    """So many items, kinds in turn, the executive's request among them; of a kind, evenly over its items."""
     by_kind: dict[str, list[GeneralItem]] = {}
     for item in sorted(items, key=lambda item: item.id != EXECUTIVE_ITEM):
         by_kind.setdefault(item.kind, []).append(item)
-    turns = [
-        kind[turn]
-        for turn in range(max(map(len, by_kind.values())))
-        for kind in by_kind.values()
-        if turn < len(kind)
-    ]
-    return turns[:count]
+    most = max(map(len, by_kind.values()))
+    turns = [kind for turn in range(most) for kind in by_kind if turn < len(by_kind[kind])][:count]
+    asked = Counter(turns)
+    taken: Counter[str] = Counter()
+    spread = []
+    for kind in turns:
+        # The first of a kind are not like all of it: they were written at another time.
+        spread.append(by_kind[kind][taken[kind] * len(by_kind[kind]) // asked[kind]])
+        taken[kind] += 1
+    return spread
 
 
 # What a kind asks of an answer, from the prompt and the words that belong to its topic.

@@ -17,6 +17,7 @@ from selfaug.model.hidden import unwrap
 from selfaug.records import make_readable
 
 __all__ = [
+    "begins_at_random",
     "changes_nothing_yet",
     "keep_preserved_directions",
     "leaves_base_when_made",
@@ -29,6 +30,7 @@ __all__ = [
 # by bit. Anything else is refused until it has been shown.
 _EXACT_TYPES = {"ADALORA", "HRA", "IA3", "LOHA", "LOKR", "LORA", "OFT", "OSF", "VERA"}
 _EXACT_LORA_INITS = {True, False, None, "gaussian", "mica", "orthogonal"}
+_INITS = ("init_lora_weights", "init_ia3_weights", "init_weights")
 
 
 def why_not_exact(model: nn.Module) -> str | None:
@@ -77,6 +79,12 @@ def changes_nothing_yet(model: PeftModel) -> bool:
     weights = [weight for name, weight in model.named_parameters() if _is_lora_b(name)]
     kinds = {str(getattr(one.peft_type, "value", one.peft_type)) for one in model.peft_config.values()}
     return bool(weights) and kinds == {"LORA"} and not any(bool(weight.any()) for weight in weights)
+
+
+def begins_at_random(model: nn.Module) -> bool:
+    """Whether an adapter was asked for that changes the model as soon as it is made, as `init_lora_weights=False`."""
+    configs = getattr(model, "peft_config", {}).values()
+    return any(getattr(config, name, None) is False for config in configs for name in _INITS)
 
 
 def _is_lora_b(name: str) -> bool:

@@ -300,13 +300,26 @@ def load_model_config(
 def context_window(
     model: str | os.PathLike[str], *, trust_remote_code: bool = False, offline: bool = False
 ) -> int | None:
-    """Positions that the model was made for (`max_position_embeddings`), or None if its config doesn't say.
+    """Positions that the model was made for, as `window_of` says.
 
     Raises:
         ModelError: if it can't be loaded.
     """
-    config = load_model_config(model, trust_remote_code=trust_remote_code, offline=offline)
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    return window_of(load_model_config(model, trust_remote_code=trust_remote_code, offline=offline))
+
+
+def window_of(config: PreTrainedConfig) -> int | None:
+    """Positions that a model was made for, or None if its config doesn't say.
+
+    `max_position_embeddings`, or what YaRN stretches the positions to: Qwen's recipe for long texts leaves the first
+    as it was.
+    """
+    text_config = config.get_text_config()
+    window: int | None = getattr(text_config, "max_position_embeddings", None)
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if window is None or rope.get("rope_type") != "yarn" or not rope.get("factor"):
+        return window
+    return max(window, int(rope["factor"] * (rope.get("original_max_position_embeddings") or window)))
 
 
 def _not_loadable(what: str, name: str | os.PathLike[str], error: Exception, offline: bool) -> ModelError:

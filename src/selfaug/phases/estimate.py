@@ -31,7 +31,7 @@ from selfaug.phases.inputs import (
     require_known_tokens,
     require_usable_after_training,
 )
-from selfaug.phases.training_checks import checked_inputs, require_evaluable
+from selfaug.phases.training_checks import checked_inputs, is_sharded, require_evaluable
 from selfaug.rundir import RunDir
 from selfaug.train.reference_choice import require_cacheable, why_rows_depend_on_their_batch
 
@@ -156,7 +156,8 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     most = tokens * hidden * (4 if full else dtype.itemsize)
     sizes = [len(document.input_ids) for document in documents]
     if config.selfaug.reference == "cache" and config.selfaug.alpha > 0:
-        require_cacheable(model_config, sizes, other="frozen_copy" if full else "adapter_off")
+        other = "adapter_off" if not full else None if is_sharded() else "frozen_copy"
+        require_cacheable(model_config, sizes, other=other)
     depends = why_rows_depend_on_their_batch(model_config, sizes)
     reference = _reference(
         config, 0 if depends else passes, most, there.bytes_to_write(documents) if there else most
@@ -346,7 +347,7 @@ def _reference(config: TrainConfig, passes: float, most: int, missing: int) -> s
 
     Args:
         config: the settings.
-        passes: over the rows for which a cache would do.
+        passes: over the rows for which a cache would do; 0 where none can hold them.
         most: bytes of a whole cache.
         missing: bytes that one that is there already would grow by.
     """
@@ -355,6 +356,8 @@ def _reference(config: TrainConfig, passes: float, most: int, missing: int) -> s
         return None
     if settings.reference != "auto":
         return settings.reference
+    if passes and is_sharded() and config.lora.method == "full":
+        return "cache"  # the trainer refuses a frozen copy there, and there is no adapter to switch off
     if passes >= PASSES_THAT_PAY and has_room(min(most, missing), settings.reference_cache_dir):
         return "cache"
     return "frozen_copy" if config.lora.method == "full" else "adapter_off"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shlex
@@ -19,7 +20,7 @@ from selfaug.config import TrainConfig
 from selfaug.core.printable import printable_size
 from selfaug.errors import ModelError, PathError, StorageError
 from selfaug.model.generate import end_tokens
-from selfaug.model.loading import load_adapter, load_model, load_model_config, load_tokenizer
+from selfaug.model.loading import load_adapter, load_model, load_model_config, load_tokenizer, window_of
 from selfaug.model.merging import merge
 from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import require_same_base, trained_weights
@@ -132,11 +133,20 @@ def export(
     place: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # Of an export that was killed the whole model can be left; of one that is at work it must stay.
+        left = ", ".join(
+            str(one) for one in sorted(target.parent.glob(f"{glob.escape(target.name)}.*.partial"))
+        )
+        if left:
+            warnings.append(
+                f"left of an export that was cut off, if none is at work: {left}. Delete it then."
+            )
         free = shutil.disk_usage(target.parent).free
         if size > free:
             raise StorageError(
                 f"the model needs {printable_size(size)}, {target.parent} has {printable_size(free)} free.",
-                hint="free space, or give a folder on another disk with --to.",
+                hint="free space, or give a folder on another disk with --to."
+                + (f" {left}: left of an export that was cut off, if none is at work." if left else ""),
             )
         # Nobody else writes there. The model's own folder is in it, as mkdtemp's is its owner's alone.
         place = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
@@ -261,8 +271,7 @@ def modelfile(
     # Ollama's own default has punished repetition, and greedy answers are the arg max and nothing else here.
     penalty = getattr(generation, "repetition_penalty", None) if sampled else None
     lines.append(f"PARAMETER repeat_penalty {penalty or 1.0}")
-    # A multimodal model has the window in the configuration of its text part.
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    window = window_of(model.config)
     if window:
         lines.append(f"PARAMETER num_ctx {min(window, max(8192, trained_length + _ANSWER_TOKENS))}")
     return "\n".join(lines) + "\n", doubts

@@ -18,7 +18,7 @@ from selfaug.phases.inputs import TrainingData, compute_dtype, load_training_dat
 from selfaug.phases.suites import scored_by, task_prompts
 from selfaug.train.anchors import read_anchors
 
-__all__ = ["CheckedInputs", "checked_inputs", "require_evaluable"]
+__all__ = ["CheckedInputs", "checked_inputs", "is_sharded", "require_evaluable"]
 
 # Where weights lie in pieces on several GPUs, none of them holds a model that could be asked.
 _SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
@@ -57,6 +57,11 @@ def checked_inputs(config: TrainConfig) -> CheckedInputs:
     return CheckedInputs(device, dtype, data)
 
 
+def is_sharded() -> bool:
+    """Whether the launcher has this process hold a part of the weights only (FSDP, DeepSpeed)."""
+    return any(os.environ.get(name, "").lower() == "true" for name in _SHARDED)
+
+
 def require_evaluable(config: TrainConfig) -> None:
     """Refuse what the evaluation at the end would refuse, before anything long; without one, nothing.
 
@@ -67,7 +72,7 @@ def require_evaluable(config: TrainConfig) -> None:
     settings = config.evaluation
     if settings.at_end == "none":
         return
-    if any(os.environ.get(name) == "true" for name in _SHARDED):
+    if is_sharded():
         raise ConfigError(
             "evaluation.at_end: a model that is sharded over processes can't be evaluated in the same command.",
             hint="leave it out, and give `selfaug evaluate RUN` afterwards.",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice, pairwise
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from datasets import Dataset, Features, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
@@ -30,7 +31,10 @@ __all__ = [
 ]
 
 _MASKS = ("completion_mask", "assistant_masks")
-"""Columns of tokenised rows that say which tokens are completion; with both, a token has to be in both."""
+"""Columns of tokenised rows that say which tokens are completion; with both, a token has to be in both.
+
+Beside `labels`, only the first counts: `assistant_masks` are left over there, and trl leaves given labels alone.
+"""
 
 _LOOKED_AT = 100
 _LOOKED_AT_FOR_PROMPTS = 1000
@@ -39,8 +43,7 @@ _LOOKED_AT_FOR_PROMPTS = 1000
 def count_row_tokens(rows: Any) -> int:
     """Tokens of prepared rows."""
     if isinstance(rows, Dataset):  # in a hundredth of the time that one row after the other takes
-        column = rows.with_format("arrow")[:].column("input_ids")
-        return sum(int(chunk.value_lengths().to_numpy().sum()) for chunk in column.chunks)
+        return int(_row_lengths(rows).sum())
     return sum(len(row["input_ids"]) for row in rows)
 
 
@@ -48,11 +51,20 @@ def longest_document(rows: Dataset) -> int:
     """Tokens of the longest document of prepared rows."""
     if "seq_lengths" in rows.column_names:  # of packed rows
         column = rows.with_format("arrow", columns=["seq_lengths"])[:].column("seq_lengths")
-        lengths = [chunk.flatten() for chunk in column.chunks]
+        lengths = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     else:
-        column = rows.with_format("arrow", columns=["input_ids"])[:].column("input_ids")
-        lengths = [chunk.value_lengths() for chunk in column.chunks]
-    return max((int(chunk.to_numpy(zero_copy_only=False).max(initial=0)) for chunk in lengths), default=0)
+        lengths = [_row_lengths(rows)]
+    return max((int(chunk.max(initial=0)) for chunk in lengths), default=0)
+
+
+def _row_lengths(rows: Dataset) -> np.ndarray:
+    """Tokens of each row [rows]."""
+    chunks = rows.data.column("input_ids").chunks
+    lengths = np.concatenate(
+        [np.zeros(0, dtype=np.int64), *(chunk.value_lengths().to_numpy() for chunk in chunks)]
+    )
+    # Of filtered rows, all public ways to a column copy row by row, which for a million takes half a minute and 1 GB.
+    return lengths if rows._indices is None else lengths[rows._indices.column(0).to_numpy()]
 
 
 def document_slices(row: dict[str, Any]) -> list[slice]:
@@ -118,11 +130,13 @@ def with_completions(rows: Any, args: SelfAugConfig, *, is_formatted: bool = Fal
         is_formatted: whether trl will make texts of the rows with a `formatting_func`.
 
     Raises:
-        DataError: if there are no rows, or rows whose prompt can't be known.
+        DataError: if there are no rows, no completion in any, or rows whose prompt can't be known.
         ConfigError: if a setting makes every prompt token a completion.
     """
     rows = _as_dataset(rows)
-    columns = set(rows.column_names or next(iter(rows)))
+    if (first := next(iter(rows), None)) is None:
+        raise DataError("the data set has no rows.", hint="give at least one row.")
+    columns = set(rows.column_names or first)
     if is_formatted and "input_ids" not in columns:
         if args.alpha > 0:
             raise ConfigError(
@@ -133,16 +147,17 @@ def with_completions(rows: Any, args: SelfAugConfig, *, is_formatted: bool = Fal
             )
         return rows
     _require_prompts(columns, args)
-    masks = [name for name in _MASKS if name in columns]
+    masks = [name for name in (_MASKS[:1] if "labels" in columns else _MASKS) if name in columns]
     if "input_ids" in columns and masks:
         rows = rows.map(_labels_from_masks, fn_kwargs={"masks": masks}, remove_columns=masks)
+        _require_completion_tokens(rows, [*masks, "labels"] if "labels" in columns else masks)
     elif "messages" in columns and not args.assistant_only_loss and "prompt" not in columns:
         rows = rows.map(_split_messages, remove_columns=["messages"], features=_split_features(rows))
-    return _with_template_arguments(rows, args)
+    return _with_template_arguments(rows, first, args)
 
 
 def _as_dataset(rows: Any) -> Any:
-    """Rows as a `Dataset` or an `IterableDataset`, with at least one of them."""
+    """Rows as a `Dataset` or an `IterableDataset`."""
     if rows is None:
         raise DataError("train_dataset is missing.", hint="pass rows as a datasets.Dataset.")
     if isinstance(rows, list):
@@ -157,9 +172,22 @@ def _as_dataset(rows: Any) -> Any:
             f"the rows are a {type(rows).__name__}, not a datasets.Dataset.",
             hint="make them one: Dataset.from_list(list(rows)), with a dict for each row.",
         )
-    if isinstance(rows, Dataset) and len(rows) == 0:
-        raise DataError("the data set has no rows.", hint="give at least one row.")
     return rows
+
+
+def _require_completion_tokens(rows: Any, columns: list[str]) -> None:
+    """Refuse a data set whose masks leave nothing to learn; rows of a stream are only seen as they come."""
+    if isinstance(rows, IterableDataset):
+        return
+    if any(label != IGNORED for labels in rows.with_format(None)["labels"] for label in labels):
+        return
+    raise DataError(
+        f"no row has a completion token by {' and '.join(columns)}.",
+        hint="a chat template without {% generation %} gives `assistant_masks` of zeros: drop the column, or give "
+        "`labels`."
+        if "assistant_masks" in columns
+        else "set `completion_mask` to 1 for the tokens of the completion.",
+    )
 
 
 def _require_prompts(columns: set[str], args: SelfAugConfig) -> None:
@@ -185,15 +213,19 @@ def _require_prompts(columns: set[str], args: SelfAugConfig) -> None:
         )
 
 
-def _with_template_arguments(rows: Any, args: SelfAugConfig) -> Any:
+def _with_template_arguments(rows: Any, first: dict[str, Any], args: SelfAugConfig) -> Any:
     """Chat rows with the settings' arguments of the chat template, in the column that trl takes them from."""
-    if not args.chat_template_kwargs:
+    if not args.chat_template_kwargs and "chat_template_kwargs" not in first:
         return rows
-    first = next(iter(rows))
     is_chat = any(isinstance(first.get(name), list) for name in ("prompt", "messages", "conversations"))
-    if not is_chat or "input_ids" in first or "chat_template_kwargs" in first:
+    if not is_chat or "input_ids" in first:
         return rows
-    return rows.map(_template_arguments, fn_kwargs={"arguments": args.chat_template_kwargs})
+    # Also where the first row has its own: those of others may be None, which trl can't take.
+    # A text is read as JSON when the settings are made.
+    arguments = cast("dict[str, Any]", args.chat_template_kwargs or {})
+    return rows.map(
+        _template_arguments, fn_kwargs={"arguments": arguments}, features=_argument_features(rows, arguments)
+    )
 
 
 def require_serving_prompts(rows: Any, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -245,7 +277,17 @@ def _is_plain_chat(row: dict[str, Any]) -> bool:
 
 
 def _template_arguments(row: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    return {"chat_template_kwargs": arguments}
+    own = row.get("chat_template_kwargs")
+    return {"chat_template_kwargs": arguments if own is None else own}
+
+
+def _argument_features(rows: Any, arguments: dict[str, Any]) -> Features | None:
+    """Types of the columns when rows get arguments of the chat template; None for a stream. Why: `_split_features`."""
+    if isinstance(rows, IterableDataset):
+        return None
+    name = "chat_template_kwargs"
+    added, own = Dataset.from_list([{name: arguments}]).features[name], rows.features.get(name)
+    return Features({**rows.features, name: {**added, **own} if isinstance(own, dict) else added})
 
 
 def _labels_from_masks(row: dict[str, Any], masks: list[str]) -> dict[str, Any]:

@@ -17,7 +17,15 @@ from selfaug.model.right_padding import mark_needless_mask
 
 __all__ = ["AlignmentLoss", "alignment_loss"]
 
-_OTHER_THAN_TEXT = ("pixel_values", "image_", "inputs_embeds", "input_features")
+_OTHER_THAN_TEXT = (
+    "pixel_values",
+    "image_",
+    "images",
+    "audio_",
+    "inputs_embeds",
+    "input_features",
+    "input_values",
+)
 """How names of inputs begin that would make another forward, and that `hidden_states` doesn't hand on."""
 
 _KINDS_OF_TOKENS = ("token_type_ids", "mm_token_type_ids")
@@ -90,7 +98,7 @@ def alignment_loss(
             they and its head give (looked at once for each model, on a few tokens).
     """
     _require_text(inputs)
-    if isinstance(reference, nn.Module):
+    if _is_bare_model(reference):
         raise ConfigError(
             f"reference is a model ({type(reference).__name__}), not a Reference.",
             hint="pass reference=FrozenModel(model) (from selfaug.model.reference).",
@@ -145,6 +153,10 @@ def alignment_loss(
         temperature=temperature,
     )
     return AlignmentLoss(*fused, counts[0], counts[1], output)
+
+
+def _is_bare_model(reference: object) -> bool:
+    return isinstance(reference, nn.Module) and not hasattr(reference, "hidden")
 
 
 def _require_text(inputs: dict[str, Any]) -> None:

@@ -131,20 +131,20 @@ def choose_reference(
         if is_sharded:
             raise ConfigError(
                 "reference='frozen_copy' keeps a whole second model on each device, which sharding wants to avoid.",
-                hint="use LoRA with reference='adapter_off'; or reference='cache', on data sets of known length.",
+                hint=f"use LoRA with reference='adapter_off'; or {_cache_instead(model, aligned)}.",
             )
         return ChosenReference(kind, FrozenCopy(model))
-    other = "frozen_copy" if reason else "adapter_off"
+    other = "adapter_off" if not reason else None if is_sharded else "frozen_copy"
     if aligned.has_stream():
         raise ConfigError(
             "reference='cache' needs a data set of known length, not an IterableDataset: to train on, and to evaluate "
             "on.",
-            hint=f"make it a datasets.Dataset, or use reference='{other}'.",
+            hint="make it a datasets.Dataset, or use " + (f"reference='{other}'." if other else "LoRA."),
         )
     if reason and isinstance(model, PeftModel):
         raise ConfigError(
             f"reference='cache' needs the adapter to be switched off exactly: {reason}.",
-            hint="use reference='frozen_copy', or plain LoRA.",
+            hint="use plain LoRA." if is_sharded else "use reference='frozen_copy', or plain LoRA.",
         )
     require_cacheable(causal_model(model).config, aligned.lengths(), other=other, begun=chosen is not None)
     cache = ReferenceCache.open(
@@ -157,20 +157,32 @@ def choose_reference(
     return ChosenReference(kind, None, cache, copy_of_trained_head(model, args.device))
 
 
-def require_cacheable(config: Any, lengths: Iterable[int], *, other: str, begun: bool = False) -> None:
+def _cache_instead(model: Any, aligned: AlignedRows) -> str:
+    """How to come to a cache, as the words of a hint."""
+    if aligned.has_stream():
+        return "reference='cache', on data sets of known length"
+    depends = why_rows_depend_on_their_batch(causal_model(model).config, aligned.lengths())
+    return f"leave out longer rows for reference='cache': {depends}" if depends else "reference='cache'"
+
+
+def require_cacheable(config: Any, lengths: Iterable[int], *, other: str | None, begun: bool = False) -> None:
     """Refuse a reference cache of a model whose hidden states of a row depend on the rows beside it.
 
     Args:
         config: of the model.
         lengths: tokens of each document.
-        other: the reference that is to be taken instead.
+        other: the reference that is to be taken instead; None where there is no other.
         begun: whether the run has the cache already, from before this was known.
 
     Raises:
         ConfigError: if they do.
     """
     if depends := why_rows_depend_on_their_batch(config, lengths):
-        instead = f"use reference='{other}' or 'auto', or leave out longer rows."
+        instead = (
+            f"use reference='{other}' or 'auto', or leave out longer rows."
+            if other
+            else "leave longer rows out."
+        )
         raise ConfigError(
             f"reference='cache' would hold hidden states of another model than the one that trains: {depends}.",
             hint="begin a new run: this one was aligned to such states." if begun else instead,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler, nested_truncate
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTTrainer
 
@@ -26,10 +26,11 @@ from selfaug.core.controller import DriftController
 from selfaug.core.positions import count_tokens
 from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, ConfigError, DataError, StorageError
-from selfaug.model.adapters import changes_nothing_yet, keep_preserved_directions
+from selfaug.model.adapters import begins_at_random, changes_nothing_yet, keep_preserved_directions
 from selfaug.model.cache import ReferenceCache
 from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
+from selfaug.model.loading import window_of
 from selfaug.model.packed_documents import require_documents_apart
 from selfaug.model.reference import AdapterOff, CachedReference, Reference
 from selfaug.rundir import latest_complete_checkpoint
@@ -65,7 +66,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     Takes what trl's `SFTTrainer` takes, with a `SelfAugConfig` as `args`. Rows are prompt–completion (text or
     messages), messages (the last assistant turn is the completion), or tokenised (`input_ids` with `labels`, or with
-    `completion_mask` or `assistant_masks`, which are always honoured).
+    `completion_mask` or `assistant_masks`; the second counts only without `labels`).
 
     Logged beside trl's metrics: `nll` (nats per completion token), `alignment_loss` (nats per aligned position),
     `alpha`, `tokens_per_second`, and with the first step `noise_floor`, the alignment loss while both models are
@@ -73,8 +74,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     nll + alpha · alignment loss.
 
     Attributes:
-        noise_floor: nats per aligned position at step 0; None before it, and of an adapter that is trained already.
-            Dropout of the base model's own (GPT-2 has some) and NEFTune's noise are in it too.
+        noise_floor: nats per aligned position at step 0; None before it, and of an adapter that is trained already or
+            begins at random, and of a PeftModel that isn't plain LoRA as it is made, or is sharded. Dropout of the
+            base model's own (GPT-2 has some) and NEFTune's noise are in it too.
         starts_at_reference: whether both models are equal at step 0, so that its alignment is the noise floor.
         anchors: token ids of each anchor; empty without, and until the model has written them (`prepare_anchors`).
         reference_bytes: bytes that this run added to the reference cache, before it was resumed too.
@@ -137,7 +139,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if self._is_vision_dataset:
             raise DataError("rows with images are not supported.", hint="train on text rows.")
         self._require_prepared_rows()
-        self._warn_of_long_rows(getattr(text_config, "max_position_embeddings", None))
+        self._warn_of_long_rows(window_of(text_config))
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
             raise ConfigError(
@@ -181,8 +183,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self.anchors: list[list[int]] = []
         is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         # Shards can't be asked whether an adapter changes nothing yet.
-        self.starts_at_reference = not isinstance(model, PeftModel) or (
+        self.starts_at_reference = (
             not is_sharded and changes_nothing_yet(model)
+            if isinstance(model, PeftModel)
+            else not begins_at_random(self.model)
         )
         self._own_collator = data_collator is not None
         # A text is read as JSON when the settings are made.
@@ -613,9 +617,12 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 self._eval_reference = AdapterOff(self.model)
             else:
                 what = "in the reference cache" if isinstance(rows, Dataset) else "a data set but a stream"
+                copied = ", or use reference='frozen_copy'"  # which shards refuse
+                if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                    copied = ""
                 raise CacheError(
                     f"these rows are not {what}, and the whole model trains: the reference model is no more.",
-                    hint="give them as eval_dataset when the trainer is made, or use reference='frozen_copy'.",
+                    hint=f"give them as eval_dataset when the trainer is made{copied}.",
                 )
         return self._eval_reference
 
@@ -667,16 +674,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def predict(self, test_dataset: Any, *args: Any, **kwargs: Any) -> PredictionOutput:
         """The Trainer's, of prepared rows (`input_ids` and `labels`)."""
         output: PredictionOutput = super().predict(test_dataset, *args, **kwargs)
-        if not isinstance(test_dataset, Dataset) or not self.args.eval_do_concat_batches:
+        filled = self._fill_up(test_dataset)
+        if filled is test_dataset or not self.args.eval_do_concat_batches:
             return output
-        # Without the rows that the data set was filled up with.
-        given = {"predictions": output.predictions, "label_ids": output.label_ids}
+        sizes = len(filled), len(test_dataset)
         return output._replace(
-            **{
-                name: nested_truncate(value, len(test_dataset))
-                for name, value in given.items()
-                if value is not None
-            }
+            predictions=_without_added(output.predictions, *sizes),
+            label_ids=_without_added(output.label_ids, *sizes),
         )
 
     def _fill_up(self, rows: Any) -> Any:
@@ -813,6 +817,21 @@ class _Prepare(TrainerCallback):  # type: ignore[misc]
 def _each(rows: Any, change: Callable[[Any], Any]) -> Any:
     """A changed data set, or several of them by name."""
     return {name: change(one) for name, one in rows.items()} if isinstance(rows, dict) else change(rows)
+
+
+def _without_added(values: Any, filled: int, given: int) -> Any:
+    """Results without the rows that a data set was filled up with; what has no entry for each row stays whole.
+
+    Args:
+        values: an array, None, or several of them in a tuple, list or mapping.
+        filled: rows with the added ones.
+        given: rows without them.
+    """
+    if isinstance(values, list | tuple):
+        return type(values)(_without_added(one, filled, given) for one in values)
+    if isinstance(values, Mapping):
+        return {name: _without_added(one, filled, given) for name, one in values.items()}
+    return values[:given] if values is not None and len(values) == filled else values
 
 
 def _uses_all_parameters(model: nn.Module) -> bool:
