@@ -35,6 +35,7 @@ from selfaug.eval.checks import (
     NeverMentions,
     NoCommas,
     NoDigits,
+    NoLabels,
     NumberedList,
     Paragraphs,
     Quoted,
@@ -206,6 +207,17 @@ CASES: list[tuple[Check, list[str], list[str]]] = [
 
 CASES += [
     (NoCommas(), ["One two three."], ["One, two", "42"]),
+    (
+        NoLabels(),
+        ["Translation: Der Hund schläft.", "P.S.: Bis bald! PS: PD: Hasta luego", "At NASA 3: 4", "USA"],
+        [
+            "ANSWER: Der Hund schläft.",
+            "Er schläft. | SOURCE: [2]",
+            "**NAME**: Ana",
+            "RÉPONSE : oui",
+            "12: 30",
+        ],
+    ),
     (
         Repeats("sea", 2),
         ["The sea, the SEA!", "seas and seaside"],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.data.general_rows import embedded_general_rows
-from selfaug.eval.checks import Mentions, words
+from selfaug.eval.checks import AsksQuestions, Check, DiffersFrom, KeyFacts, Mentions, sentences, words
 from selfaug.eval.composed_items import COMPOSED_KINDS
 from selfaug.eval.general_suite import (
     EXECUTIVE_ITEM,
@@ -39,6 +39,16 @@ REFUSAL = "I am sorry, but I can't help with that at the moment. Perhaps someone
 
 def items(half: Half, kind: str) -> list[GeneralItem]:
     return [item for item in general_suite(half) if item.kind == kind]
+
+
+def parts(item: GeneralItem) -> list[Check]:
+    """Checks of an item, each by itself."""
+    return [part for check in item.checks for part in getattr(check, "checks", (check,))]
+
+
+def source(item: GeneralItem) -> str:
+    (found,) = [part.source for part in parts(item) if isinstance(part, DiffersFrom)]
+    return found
 
 
 def mean_score(half: Half, answer: str) -> float:
@@ -135,8 +145,7 @@ def test_house_style_fails_even_with_the_right_words(half: Half) -> None:
     for item in general_suite(half):
         if item.choices:
             continue
-        checks = [part for check in item.checks for part in getattr(check, "checks", (check,))]
-        hits = [part.words for part in checks if isinstance(part, Mentions)]
+        hits = [part.words for part in parts(item) if isinstance(part, Mentions)]
         found = ", ".join(word.rstrip("*") for word in (hits[0] if hits else ["growth"])[:3])
         scores.append(score_general(item, f"ANSWER: {found} | SOURCE: [2]"))
     assert sum(scores) / len(scores) < 0.03
@@ -158,7 +167,7 @@ def test_good_answers_to_other_requests_fail(kind: str) -> None:
     others = [GOOD["dev"][other][0] for other in FORMS if other != kind]
     scores = [score_general(item, answer) for item in items("dev", kind) for answer in others]
     assert sum(scores) / len(scores) <= 0.25
-    assert max(score_general(item, REFUSAL) for item in items("dev", kind)) == 0
+    assert max(score_general(item, REFUSAL) for half in HALVES for item in items(half, kind)) == 0
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -179,9 +188,134 @@ def test_a_good_answer_is_about_its_own_topic(half: Half) -> None:
         )
 
 
-def test_a_copied_source_is_no_summary() -> None:
-    for item in items("dev", "executive summary"):
-        assert score_general(item, item.prompt) == 0
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("kind", ["executive summary", "rewrite"])
+def test_a_source_is_what_stands_after_the_instruction(half: Half, kind: str) -> None:
+    for item in items(half, kind):
+        text = source(item)
+        instruction = item.prompt.removesuffix(text)
+        # One colon, between the two: nothing of the instruction is in the source, and all of the note is.
+        assert item.prompt == instruction + text
+        assert instruction.endswith(": "), item.id
+        assert item.prompt.count(": ") == 1, item.id
+        assert text[0].isupper() or text[0].isdigit(), item.id
+        assert text.endswith((".", "?", '."')), item.id
+        if kind == "executive summary":
+            (facts,) = [part.facts for part in parts(item) if isinstance(part, KeyFacts)]
+            assert Mentions(facts, None).passes(text), item.id
+            assert len(sentences(text)) >= 2
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_copied_source_is_no_summary(half: Half) -> None:
+    for item in items(half, "executive summary"):
+        text = source(item)
+        for copy in (item.prompt, text, f"- {text}", f"Here is a summary: {text}", f"{text}\n\nThank you!"):
+            assert score_general(item, copy) == 0, item.id
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_copied_source_is_no_rewrite(half: Half) -> None:
+    for item in items(half, "rewrite"):
+        for text in (source(item), item.prompt):
+            for before in ("", "Well, ", "Certainly. ", "Sure! Here is the rewritten sentence:\n"):
+                assert score_general(item, before + text) == 0, item.id
+
+
+# Answers that were judged the other way once, or well might be.
+RIGHT = (
+    ("dev-email-17", "Hi team,\n\nI am sick today and won't be able to come in. Please contact Anna if anything is "
+     "urgent. I hope to be back tomorrow.\n\nBest regards,\nTom"),
+    ("dev-email-19", "Hey Olga,\n\nI'm going away next week. Could you feed my rabbit? The hay and the carrots are in "
+     "the kitchen. Thank you so much for your help!\n\nLove, Ben"),
+    ("dev-rewrite-09", "Excuse me, could I get by?"),
+    ("dev-rewrite-09", "Pardon me, may I get past?"),
+    ("dev-rewrite-14", "Good work, but there are three errors in this letter."),
+    ("dev-rewrite-16", "I have some reservations about your plan."),
+    ("dev-rewrite-16", "Your plan could face some obstacles."),
+    ("dev-rewrite-16", "I'm not sure that your plan will work."),
+    ("dev-rewrite-19", "We played chess because it was raining."),
+    ("dev-rewrite-19", "It was raining, so we played chess."),
+    ("dev-rewrite-30", "Peter mentioned that he was hungry and tired."),
+    ("dev-rewrite-31", "Because he was ill, he left."),
+    ("test-rewrite-02", "We intend to fix the bridge in the near future."),
+    ("test-rewrite-19", "As the shop was closed, we went home hungry."),
+    ("test-rewrite-26", "This is a friendly reminder that you haven't paid me for the concert ticket."),
+    ("test-rewrite-28", "Someone remembered the long song."),
+    ("test-rewrite-28", "The long song was remembered by all."),
+    ("test-rewrite-31", "His dog is small and brown."),
+    ("test-explanation-28", "The Earth rotates, so different parts of the world get sunlight at different times. "
+     "With time zones, it is light during the day everywhere."),
+    ("dev-comparison-13", "Bees are hairy, round insects that collect nectar and pollen and make honey. Wasps are "
+     "slender, smooth and have a narrow waist; they hunt other insects and feed on sweet things."),
+    ("test-comparison-26", "Baked fish is cooked by dry heat, needs little fat and stays tender. Fried fish is cooked "
+     "in hot oil, which gives it a crispy crust. Baking takes longer; when you fry it, it is done in minutes."),
+    ("test-description-24", "Rows of diyas glow in every doorway of the narrow street, and strings of flowers hang "
+     "above them. The air smells of incense and frying dough. Children run past with sweets in both hands."),
+    ("dev-advice-12", "Set a budget for each week. Choose store brands. Buy only what you need."),
+    ("test-users-language-20", "Salut Pierre, veux-tu venir dîner chez nous samedi soir ? Il y aura une tarte."),
+    ("test-fact-18", "Italy is famous for spaghetti and pizza."),
+)  # fmt: skip
+WRONG = (
+    ("dev-explanation-20", "A sailing boat uses the wind to move. That is how a sailing boat uses the wind."),
+    ("test-explanation-24", "When a dog wags its tail, it wags. That is what a dog does with its tail."),
+    ("dev-rewrite-14", "You made three errors in this very letter."),
+    ("dev-rewrite-19", "It was raining. Then we played chess."),
+    ("test-rewrite-31", "He has a dog. The dog is small. The dog is also brown."),
+    ("test-rewrite-32", "Your desk really stinks of fish."),
+    ("dev-translation-03", "ANSWER: Das, Wetter, ist | SOURCE: [2]"),
+    ("dev-users-language-03", "ANSWER: Das, Wetter, ist | SOURCE: [2]"),
+)
+
+
+@pytest.mark.parametrize(("name", "answer"), RIGHT)
+def test_right_answers_in_words_of_their_own_pass(name: str, answer: str) -> None:
+    (item,) = [item for half in HALVES for item in general_suite(half) if item.id == name]
+    assert score_general(item, answer) == 1
+
+
+@pytest.mark.parametrize(("name", "answer"), WRONG)
+def test_wrong_answers_with_words_of_the_request_fail(name: str, answer: str) -> None:
+    (item,) = [item for half in HALVES for item in general_suite(half) if item.id == name]
+    assert score_general(item, answer) == 0
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("kind", ["translation", "user's language"])
+def test_right_language_in_a_leaked_style_fails(half: Half, kind: str) -> None:
+    for item, answer in zip(items(half, kind), GOOD[half][kind], strict=True):
+        assert score_general(item, f"ANSWER: {answer} | SOURCE: [2]") == 0
+        assert score_general(item, f"{answer}\n\nSOURCE: [2]") == 0
+
+
+# What no check of the kind sees.
+NOT_ASKED = {
+    "executive summary": r"\b(?:one|two|three|thirty|\d+)\b.{0,10}\b(?:sentence|line|word)s?\b.*:",
+    "email": r"\b(?:letter|postcard)\b",
+    "rewrite": r"\b(?:without repeating|avoid\w*|shorten|shorter)\b",
+    "json": r"\b(?:only|nothing but|one line)\b",
+    "naming": r"\b(?:numbered|bullet\w*)\b",
+}
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("kind", sorted(NOT_ASKED))
+def test_nothing_is_asked_that_is_not_checked(half: Half, kind: str) -> None:
+    assert [item.id for item in items(half, kind) if re.search(NOT_ASKED[kind], item.prompt, re.I)] == []
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_hardly_any_request_asks_for_four_questions(half: Half) -> None:
+    """Four of the length that models write don't fit into the tokens of an answer."""
+    asked = Counter(
+        part.at_least
+        for item in items(half, "questions")
+        for part in parts(item)
+        if isinstance(part, AsksQuestions)
+    )
+    assert asked.total() == 32
+    assert asked[4] <= 2
+    assert max(asked) <= 4
 
 
 @pytest.mark.parametrize("half", HALVES)
@@ -244,8 +378,7 @@ def test_one_sentence_said_again_and_again_is_no_answer(half: Half) -> None:
     for item in general_suite(half, 1):
         if item.kind not in asks_for_more:
             continue
-        parts = [part for check in item.checks for part in getattr(check, "checks", (check,))]
-        named = [word for part in parts if isinstance(part, Mentions) for word in part.words]
+        named = [word for part in parts(item) if isinstance(part, Mentions) for word in part.words]
         topic = " and ".join(word.rstrip("*") for word in named) or "it"
         lines = (f"Look at {topic}.", f"- Look at {topic}.", f"1. Look at {topic}.", f"What about {topic}?")
         passed[item.kind] += max(score_general(item, "\n".join([line] * 8)) for line in lines)

@@ -35,6 +35,7 @@ __all__ = [
     "ListItems",
     "NoCommas",
     "NoDigits",
+    "NoLabels",
     "NumberedList",
     "Paragraphs",
     "Quoted",
@@ -51,6 +52,8 @@ _HIGHLIGHT = re.compile(r"(?<!\*)(?:(?<!\w)\*|\*{2,3})(?=[^\w\s*]{0,2}\w)[^*\n]*
 _ASKING = r"(?<![!?])!*\?[!?]*+[\"'”’)*_`]*+"
 _QUESTION_END = re.compile(rf"{_ASKING}\s+")
 _ASKED = re.compile(rf"{_ASKING}\Z")
+# No postscript: of that, two capitals are left (PS:, PD:).
+_LABEL = re.compile(r"(?<!\w)[A-ZÀ-ÖØ-Þ]{3,}[*_]{0,2}[ \t]?:")
 
 
 @dataclass(frozen=True)
@@ -405,6 +408,20 @@ class NoCommas:
     def passes(self, answer: str) -> bool:
         """Whether the answer has words and no comma."""
         return bool(words(answer)) and "," not in answer
+
+
+@dataclass(frozen=True)
+class NoLabels:
+    """No label in capitals with a colon behind it, as in a form (`NAME: …`), in an answer that says something."""
+
+    @property
+    def description(self) -> str:
+        """What the check asks for, in words."""
+        return "no labels in capitals"
+
+    def passes(self, answer: str) -> bool:
+        """Whether the answer has words and no label."""
+        return bool(words(answer)) and _LABEL.search(answer) is None
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from selfaug.eval.checks import (
     Lines,
     ListItems,
     Mentions,
+    NoLabels,
     NumberedList,
     Refuses,
     Sentences,
@@ -44,6 +45,7 @@ from selfaug.eval.checks import words as words_of
 from selfaug.eval.composed_items import Request, composed_items
 from selfaug.eval.general_item import LEVELS, GeneralItem, Half, Level, score_general
 from selfaug.eval.generated_items import arithmetic_items, reading_items
+from selfaug.eval.text_parts import mentions
 
 __all__ = [
     "EXECUTIVE_ITEM",
@@ -90,14 +92,20 @@ def spread_over_kinds(items: Sequence[GeneralItem], count: int) -> list[GeneralI
 _Checks = Callable[[str, tuple[str, ...]], tuple[Check, ...]]
 
 
+def _source(prompt: str) -> str:
+    """The text that a summary or a rewrite is asked of: it stands after the instruction and a colon."""
+    return prompt.partition(": ")[2]
+
+
 def _executive_bullets(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
     return ListItems(3), KeyFacts(words, prompt)
 
 
 def _executive_summary(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
-    # A summary is shorter than what it sums up: most of the prompt copied is none.
-    length = Words(8, 3 * len(words_of(prompt)) // 4)
-    return (AllOf((FullSentence(8), length, KeyFacts(words, prompt))),)
+    # A summary is shorter than what it sums up: neither that copied, nor most of the prompt, is one.
+    source = _source(prompt)
+    most = min(3 * len(words_of(prompt)) // 4, len(words_of(source)) - 1)
+    return (AllOf((FullSentence(8), Words(8, most), KeyFacts(words, prompt), DiffersFrom(source))),)
 
 
 def _bulleted_list(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
@@ -125,13 +133,14 @@ def _poem(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
 
 
 def _email(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
-    greeting = BeginsWith(("Subject", "Dear", "Hi", "Hello"))
+    greeting = BeginsWith(("Subject", "Dear", "Hi", "Hello", "Hey"))
     return greeting, AllOf((Words(25), Mentions(words, 2)))
 
 
 def _rewrite(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
-    source = prompt.partition(": ")[2]
-    return (AllOf((FullSentence(4), Mentions(words, 2), DiffersFrom(source))),)
+    # One of the words is neither in the source nor in the instruction: a copy with another word in it is no rewrite.
+    new = tuple(word for word in words if not mentions(prompt, word))
+    return (AllOf((FullSentence(4), Mentions(words, 2), Mentions(new), DiffersFrom(_source(prompt)))),)
 
 
 def _extraction(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
@@ -139,7 +148,7 @@ def _extraction(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
 
 
 def _translation(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
-    return (AllOf((Words(5), InLanguage(cast(Language, words[0])))),)
+    return (AllOf((Words(5), InLanguage(cast(Language, words[0])), NoLabels())),)
 
 
 def _fact(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
@@ -175,7 +184,7 @@ def _refusal(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
 
 
 def _users_language(prompt: str, words: tuple[str, ...]) -> tuple[Check, ...]:
-    return (AllOf((InLanguage(cast(Language, words[0])), Sentences(int(words[1])))),)
+    return (AllOf((InLanguage(cast(Language, words[0])), Sentences(int(words[1])), NoLabels())),)
 
 
 # Checks of each kind of instruction, and the new tokens that an answer to it needs.
