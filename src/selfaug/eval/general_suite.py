@@ -82,8 +82,10 @@ def spread_over_kinds(items: Sequence[GeneralItem], count: int) -> list[GeneralI
     taken: Counter[str] = Counter()
     spread = []
     for kind in turns:
-        # The first of a kind are not like all of it: they were written at another time.
-        spread.append(by_kind[kind][taken[kind] * len(by_kind[kind]) // asked[kind]])
+        own = by_kind[kind]
+        # From the middle of each part: the first of a kind are not like all of it, they were written at another time.
+        place = (2 * taken[kind] + 1) * len(own) // (2 * asked[kind])
+        spread.append(own[0] if not taken[kind] and own[0].id == EXECUTIVE_ITEM else own[place])
         taken[kind] += 1
     return spread
 
