@@ -71,7 +71,7 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
             "Drift while training",
             "drift (nats per token)",
             "How far the model has moved from the base model, at each checkpoint, "
-            "on an eighth of the general requests.",
+            "on one of 32 general requests.",
             True,
         ),
         (

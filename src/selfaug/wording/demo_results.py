@@ -149,7 +149,7 @@ def demo_rows(record: Mapping[str, Any]) -> list[Row]:
         ),
         row(
             "Drift",
-            "nats per token from the base model, on the base model's own answers to an eighth of the general requests",
+            "nats per token from the base model, on the base model's own answers to one of sixteen general requests",
             lambda of: Cell("0") if of["drift"] is None else _nats(of["drift"]),
         ),
         row("Words per answer", "to the general requests, on average", lambda of: Cell(_words(of["words"]))),
