@@ -55,7 +55,7 @@ def readme_block(record: dict[str, Any]) -> str:
         "(docs/images/demo.svg)",
         f"{demo_verdict(record).text} The base model has no exact answers because nothing in the prompt asks for the "
         "house style. Settings were chosen on development requests (alpha on [all of them]"
-        "(benchmarks/results/demo_alpha.md), and with three seeds when there were [212]"
+        "(benchmarks/results/demo_alpha.md), with one seed, and with three when there were [152]"
         "(benchmarks/results/demo_settings.md); the [boundary](benchmarks/results/demo_boundary.md) at alpha 4); "
         f"{base['general_items']} requests can't show a loss under "
         f"{points(record['detectable_difference'], sign=False)} ({discordance_in_words(record.get('discordance'))}). "
