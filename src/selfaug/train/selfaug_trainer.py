@@ -152,7 +152,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             # transformers has DDP look for unused ones in every step of a PEFT model, which then warns.
             self.accelerator.ddp_handler.find_unused_parameters = False
         if args.weight_penalty > 0:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            if self._is_sharded:
                 raise ConfigError(
                     "weight_penalty needs whole adapter weights on each process, not shards.",
                     hint="leave it at 0, or train without FSDP and DeepSpeed.",
@@ -181,10 +181,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._own_head: OutputHead | None = None
         self._steps_without_prompts = 0
         self.anchors: list[list[int]] = []
-        is_sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
         # Shards can't be asked whether an adapter changes nothing yet.
         self.starts_at_reference = (
-            not is_sharded and changes_nothing_yet(model)
+            not self._is_sharded and changes_nothing_yet(model)
             if isinstance(model, PeftModel)
             else not begins_at_random(self.model)
         )
@@ -195,7 +194,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._at_anchors = False
         self._on_anchor_progress = on_anchor_progress
         # Sharded weights may not be there before the model is wrapped.
-        if not is_sharded:
+        if not self._is_sharded:
             self._check_head(self.model)
             self._check_packing(self.model)
         if args.alpha > 0:
@@ -221,13 +220,18 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self.args,
             self._aligned_rows(),
             compute_dtype=autocast_dtypes.get(self.accelerator.mixed_precision),
-            is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            is_sharded=self._is_sharded,
             own_collator=self._own_collator,
             chosen=chosen,
         )
         self.reference_kind, self._reference = found.kind, found.reference
         self._cache, self._own_head = found.cache, found.own_head
         self._ready = False
+
+    @property
+    def _is_sharded(self) -> bool:
+        """Whether FSDP or DeepSpeed has the model; ZeRO-2, which leaves weights whole, is taken for it too."""
+        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def _require_prepared_rows(self) -> None:
         """Refuse data sets of which trl's truncation has left nothing, and training rows that aren't tokenised yet."""
@@ -618,7 +622,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             else:
                 what = "in the reference cache" if isinstance(rows, Dataset) else "a data set but a stream"
                 copied = ", or use reference='frozen_copy'"  # which shards refuse
-                if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                if self._is_sharded:
                     copied = ""
                 raise CacheError(
                     f"these rows are not {what}, and the whole model trains: the reference model is no more.",
