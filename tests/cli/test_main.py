@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -246,6 +247,51 @@ def test_bad_rows_are_told_with_their_lines(tmp_path: Path, tiny_model_dir: Path
     assert "note: 2 training rows can't be used and are left out:\n" in skipped.stderr
     assert f"  - {file}:2: 'completion' is missing; found 'prompt'\n" in skipped.stderr
     assert f"  - {file}:3: not valid JSON: " in skipped.stderr
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"", ("rows.jsonl is empty",)),
+        (b'{"question": "a", "completion": "b"}\n', ("rows.jsonl:1", "found 'question', 'completion'")),
+        (b'{"prompt": "a", "completion": ""}\n', ("rows.jsonl:1", "completion")),
+        ('{"prompt": "Größe", "completion": "b"}\n'.encode("latin-1"), ("rows.jsonl:1", "UTF-8")),
+        (
+            b'{"prompt": "' + 300 * b"the number " + b'", "completion": "b"}\n',
+            ("rows.jsonl:1", "the window"),
+        ),
+        (
+            b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
+            ("chat template",),
+        ),
+    ],
+    ids=["empty", "wrong names", "no completion", "Latin-1", "longer than the window", "no chat template"],
+)
+def test_train_refuses_bad_data_with_a_hint_and_writes_nothing(
+    tmp_path: Path, tiny_model_dir: Path, written: bytes, said: tuple[str, ...]
+) -> None:
+    model, file, output = tmp_path / "model", tmp_path / "rows.jsonl", tmp_path / "run"
+    shutil.copytree(tiny_model_dir, model)
+    if said == ("chat template",):
+        (model / "chat_template.jinja").unlink()
+    file.write_bytes(written)
+    result = run("train", "--model", str(model), "--train", str(file), "--output", str(output))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    words = " ".join(result.stderr.split())
+    for one in (*said, "Hint:"):
+        assert one in words
+    assert sorted(tmp_path.iterdir()) == [model, file]
+
+
+def test_train_refuses_a_place_that_can_not_be_written_before_it_loads_anything(
+    tiny_model_dir: Path, tiny_rows: Path
+) -> None:
+    result = run("train", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--output", "/proc/run")
+    assert result.exit_code == 1  # the machine's fault
+    words = " ".join(result.stderr.split())
+    assert "can't write into" in words
+    assert "Hint:" in words
 
 
 @pytest.mark.parametrize("command", ["assess", "evaluate", "realign"])

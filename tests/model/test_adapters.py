@@ -30,6 +30,7 @@ from selfaug.model.adapters import (
     _EXACT_LORA_INITS,
     _EXACT_TYPES,
     changes_nothing_yet,
+    fused_outputs,
     require_exact,
     scale_adapter,
     why_not_exact,
@@ -270,3 +271,27 @@ def test_of_lora_it_is_known_whether_it_changes_anything_yet(name: str):
     if weights := [weight for part, weight in model.named_parameters() if "lora_B" in part]:
         torch.nn.init.normal_(weights[-1])
         assert not changes_nothing_yet(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("llama-tied", []),
+        ("lfm2", []),  # its out_proj is called
+        ("qwen3_5_text", []),
+        ("mamba", ["mixer.out_proj"]),
+        ("mamba2", ["mixer.out_proj"]),
+        ("falcon_mamba", ["mixer.out_proj"]),
+        ("falcon_h1", ["mamba.out_proj"]),
+    ],
+)
+def test_layers_that_state_space_kernels_do_not_call(name: str, found: list[str]) -> None:
+    """PEFT refuses an adapter on these; with all other layers the model is made, and switched off it is exact."""
+    model = build(name)
+    assert fused_outputs(model) == found
+    config = LoraConfig(target_modules="all-linear", exclude_modules=found or None, task_type="CAUSAL_LM")
+    peft_model = get_peft_model(model, config)
+    assert why_not_exact(peft_model) is None
+    targets = [key for key, module in peft_model.named_modules() if hasattr(module, "lora_A")]
+    assert targets
+    assert not any(key.endswith(end) for key in targets for end in found)

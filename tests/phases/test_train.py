@@ -18,11 +18,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.model.loading import load_model
 from selfaug.model.reference import AdapterOff
 from selfaug.phases import drift_monitor
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
-from selfaug.phases.estimate import estimate
+from selfaug.phases.estimate import _adapter_parameters, estimate
 from selfaug.phases.export import export
 from selfaug.phases.inputs import load_training_data, require_usable_after_training, training_device
 from selfaug.phases.progress import Progress
@@ -367,10 +368,15 @@ def states_dir(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
 
 
 def test_a_model_of_states_trains_to_the_end(settings: Settings, states_dir: Path, tmp_path: Path) -> None:
-    few = ("train.steps=1", "lora.target_modules=[in_proj]", "selfaug.monitor_prompts=1")
+    few = ("train.steps=1", "lora.target_modules=[all-linear]", "selfaug.monitor_prompts=1")
     config = settings(tmp_path / "run", f"model.name={states_dir}", *few)
     train(config)
     run = RunDir.open(tmp_path / "run")
+    trained = load_file(run.adapter / "adapter_model.safetensors")
+    assert any("in_proj" in name for name in trained)
+    assert not any("out_proj" in name for name in trained)  # its kernels don't call that layer
+    # What was estimated is what was trained.
+    assert _adapter_parameters(load_model(str(states_dir)), config) == sum(map(torch.numel, trained.values()))
     assert run.is_complete()
     _, tuned = load_run_models(run, config, run.adapter, device=torch.device("cpu"), offline=True)
     assert canary_problems(run, tuned, AdapterOff(tuned)) == []

@@ -11,10 +11,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from selfaug.core.alignment import OutputHead
 from selfaug.errors import ConfigError, DataError
+from selfaug.model.adapters import fused_outputs
 from selfaug.model.reference import AdapterOff, FrozenCopy
 from selfaug.train.loss import alignment_loss
-from tiny_models import ARCHITECTURES, Doc, build, linear_names, make_docs, packed, padded
+from tiny_models import ARCHITECTURES, RECURRENT, Doc, build, linear_names, make_docs, packed, padded
 
 SHAPES = ((7, 3), (12, 5), (2, 6), (1, 4))
 
@@ -332,7 +334,24 @@ def test_no_alignment_before_the_first_step(name, dropout):
     gradients(model)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", RECURRENT)
+def test_no_alignment_before_the_first_step_of_models_with_states(name, full):
+    """Their documents can't share a row, so that there are padded batches only."""
+    if full:
+        model = build(name).train()
+    else:
+        model = lora(name, trained=False, exclude_modules=fused_outputs(build(name)) or None)
+    reference = FrozenCopy(model) if full else AdapterOff(model)
+    for side in ("right", "left"):
+        got = alignment_loss(model, padded(make_docs(*SHAPES), side), reference=reference)
+        assert got.alignment_sum.item() == 0.0, side
+        assert got.aligned_positions.item() > 0
+    perturb(model)
+    assert alignment_loss(model, padded(make_docs(*SHAPES)), reference=reference).alignment_sum.item() > 0.01
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *RECURRENT])
 def test_no_alignment_before_the_first_step_in_bf16(name):
     model = build(name, dtype=torch.bfloat16)
     got = alignment_loss(model, padded(make_docs(*SHAPES)), reference=FrozenCopy(model))
@@ -356,6 +375,26 @@ def test_the_first_batch_under_autocast_has_its_gradient(full):
         loss.backward()
         found.append(gradients(model))
     assert distance(*found) == 0
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_each_position_is_projected_once_and_padding_never(side, monkeypatch):
+    """The forward asks the head for one position a row; all else goes through the loss."""
+    model, docs = lora("llama-untied"), make_docs(*SHAPES)
+    inputs = padded(docs, side)
+    alignment_loss(model, inputs)  # the head is looked at once, on the first batch
+    rows = []
+    project = OutputHead.logits
+    monkeypatch.setattr(
+        OutputHead, "logits", lambda head, hidden: rows.append(len(hidden)) or project(head, hidden)
+    )
+    for options, carrying, aligned in (
+        ({}, sum(len(doc.ids) - 1 for doc in docs), sum(max(doc.prompt, 1) for doc in docs)),
+        ({"alpha": 0.0}, sum(len(doc.ids) - doc.prompt for doc in docs), 0),
+    ):
+        rows.clear()
+        alignment_loss(model, inputs, **options)
+        assert sum(rows) == carrying + aligned  # the tuned model's once, the reference model's once
 
 
 def test_alpha_zero_is_plain_fine_tuning_and_needs_no_reference():

@@ -19,6 +19,7 @@ from selfaug.records import make_readable
 __all__ = [
     "begins_at_random",
     "changes_nothing_yet",
+    "fused_outputs",
     "keep_preserved_directions",
     "leaves_base_when_made",
     "scale_adapter",
@@ -57,6 +58,21 @@ def why_not_exact(model: nn.Module) -> str | None:
         if parameter.requires_grad and not is_adapter_tensor(inner, name):
             return f"weights of the base model train too, such as {name}"
     return None
+
+
+def fused_outputs(model: nn.Module) -> list[str]:
+    """Ends of the names of layers whose weight a state-space kernel takes by itself, such as `mixer.out_proj`.
+
+    It is the last layer of a Mamba block, which is known by its A and D. The kernels for training multiply with the
+    weight instead of calling the layer, so that an adapter on it would learn nothing; PEFT refuses it for most models.
+    """
+    return sorted(
+        {
+            f"{name.rpartition('.')[2]}.out_proj"
+            for name, module in model.named_modules()
+            if all(hasattr(module, part) for part in ("A_log", "D", "out_proj"))
+        }
+    )
 
 
 def leaves_base_when_made(model: PeftModel) -> bool:

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from selfaug.config import TrainConfig
 from selfaug.core.alignment import default_chunk_rows
 from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
+from selfaug.model.adapters import fused_outputs
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.loading import load_model_config
 from selfaug.phases.doctor import memory
@@ -445,17 +446,21 @@ def _osf_numbers(model: nn.Module, config: TrainConfig) -> _OsfNumbers:
 def _target_shapes(model: nn.Module, config: TrainConfig, kinds: Collection[str]) -> list[torch.Size]:
     """Shape of each weight that the adapter targets; the output head is no target."""
     targets = config.lora.target_modules
+    every = targets == ["all-linear"]
+    without = fused_outputs(model) if every and config.lora.method == "lora" else []
     head = getattr(model, "get_output_embeddings", lambda: None)()
     return [
         module.weight.shape
         for name, module in model.named_modules()
         if module is not head
         and type(module).__name__ in kinds
-        and (
-            targets == ["all-linear"]
-            or any(name == target or name.endswith(f".{target}") for target in targets)
-        )
+        and (every or _ends_with_one(name, targets))
+        and not _ends_with_one(name, without)
     ]
+
+
+def _ends_with_one(name: str, ends: Iterable[str]) -> bool:
+    return any(f".{name}".endswith(f".{end}") for end in ends)
 
 
 def _free_memory(device: torch.device) -> int | None:
@@ -473,7 +478,7 @@ def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtyp
     )
     require_usable_after_training(model, config.lora)
     require_known_tokens(model, data)
-    adapter = adapter_config(config.lora)
+    adapter = adapter_config(config.lora, model)
     if adapter is not None:
         model = get_peft_model(model, adapter)
     model.train()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, OSFConfig, PeftConfig
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import LoraSettings, ModelSettings, TrainConfig
@@ -33,6 +34,7 @@ from selfaug.data import (
 from selfaug.data.same_prompt import without_held_out
 from selfaug.data.sources import Problem, data_files
 from selfaug.errors import ConfigError, DataError, SelfAugError
+from selfaug.model.adapters import fused_outputs
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 from selfaug.model.running_batch import require_generation
 from selfaug.phases.prepared_folder import no_answer_of, prepared_record, require_template
@@ -547,8 +549,8 @@ def require_known_tokens(model: PreTrainedModel, data: TrainingData) -> None:
     )
 
 
-def adapter_config(settings: LoraSettings) -> PeftConfig | None:
-    """The adapter, or None for full fine-tuning."""
+def adapter_config(settings: LoraSettings, model: nn.Module) -> PeftConfig | None:
+    """The adapter for a model without one, or None for full fine-tuning."""
     if settings.method == "full":
         return None
     targets: str | list[str] = settings.target_modules
@@ -561,6 +563,7 @@ def adapter_config(settings: LoraSettings) -> PeftConfig | None:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
+        exclude_modules=(fused_outputs(model) or None) if targets == "all-linear" else None,
         use_dora=settings.dora,
         task_type="CAUSAL_LM",
     )

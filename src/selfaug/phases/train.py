@@ -238,7 +238,7 @@ def _run(
             train_dataset=data.train.to_dataset(),
             eval_dataset=rows.to_dataset() if (rows := _rows_to_evaluate(config, data)) else None,
             processing_class=data.tokenizer,
-            peft_config=None if going_on else adapter_config(config.lora),
+            peft_config=None if going_on else adapter_config(config.lora, model),
             on_anchor_progress=lambda done, total: on_progress(
                 Progress("anchors written by the base model", done, total)
             ),
