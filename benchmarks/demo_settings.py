@@ -93,7 +93,6 @@ def _table(finished: Sequence[dict[str, Any]]) -> str:
                 "drift, nats": _spread(rows, "drift", lambda value: f"{value:.3f}"),
                 "top-1 agreement, %": _spread(rows, "top1", lambda value: f"{100 * value:.1f}"),
                 "alignment loss, nats": _spread(rows, "alignment_loss", lambda value: f"{value:.4f}"),
-                "training, s": _spread(rows, "seconds", lambda value: f"{value:.0f}"),
             }
             for (alpha, boundary), rows in sorted(groups.items())
         ]

@@ -19,6 +19,21 @@ def problems(
     return "\n".join(error.value.problems)
 
 
+def test_an_empty_name_is_no_name() -> None:
+    """As of a variable that is not set, where a path without a name would be the current folder."""
+    told = problems(flags={"--model": "m", "--train": ["a.jsonl", ""], "--template": ""}).splitlines()
+    assert told == [
+        "--train: data.train is an empty text: perhaps a variable is not set",
+        "--template: data.template is an empty text: perhaps a variable is not set",
+    ]
+    assert "data.prepared is an empty text" in problems(flags={"--prepared": ""})
+    sets = ("data.eval=['']", "data.replay=['']", "evaluation.data=['']", "lora.start_from=''")
+    assert [line.split(":")[0] for line in problems(sets=sets).splitlines()] == [
+        f"--set {one.partition('=')[0]}"
+        for one in ("data.eval", "data.replay", "lora.start_from", "evaluation.data")
+    ]
+
+
 def test_defaults_need_only_a_model_and_rows() -> None:
     config = load_config(None, NEEDED)
     assert config.model.name == "m"
@@ -133,6 +148,44 @@ def test_a_key_given_twice_is_a_problem_and_not_silently_the_last(tmp_path: Path
     file = tmp_path / "run.yaml"
     file.write_text("train:\n  seed: 1\n  seed: 2\n", encoding="utf-8")
     assert problems(file) == f"{file}, line 3: train.seed is given a second time"
+
+
+def test_a_value_has_no_settings_below_it() -> None:
+    given = {"--model": "m", "--train": ["rows.jsonl"]}
+    text = problems(flags=given, sets=("data.train.0=x", "model.name.revision=main", "lora.rank=0"))
+    assert text.splitlines() == [
+        "--set data.train.0: data.train is a list, to be given whole; it has no 0",
+        "--set model.name.revision: model.name is one value; it has no revision",
+        "--set lora.rank: lora.rank should be greater than or equal to 1, got 0",
+    ]
+
+
+def test_numbers_in_yaml_are_what_they_are_on_the_command_line(tmp_path: Path) -> None:
+    """YAML 1.1 takes 010 for eight and 1:30 for ninety."""
+    file = tmp_path / "run.yaml"
+    file.write_text("train: {seed: 010, batch_size: 0x10, steps: +1_000}\n", encoding="utf-8")
+    config = load_config(file, NEEDED)
+    assert (config.train.seed, config.train.batch_size, config.train.steps) == (10, 16, 1000)
+    assert load_config(None, {**NEEDED, "--seed": "010"}).train.seed == 10
+    assert load_config(None, NEEDED, ["train.seed=010"]).train.seed == 10
+    assert "--set train.epochs: train.epochs should be a valid number" in problems(
+        sets=("train.epochs=1:30",)
+    )
+
+
+@pytest.mark.parametrize("text", ["train: &x\n  seed: *x\n", "[" * 5000])
+def test_yaml_without_an_end_is_one_clear_error(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="a part of it holds itself, or too many others") as error:
+        load_config(file)
+    assert "*name" in str(error.value.hint)
+
+
+def test_none_is_no_tracker() -> None:
+    assert load_config(None, NEEDED).train.report_to == []
+    assert load_config(None, NEEDED, ["train.report_to=none"]).train.report_to == []
+    assert load_config(None, NEEDED, ["train.report_to=wandb"]).train.report_to == ["wandb"]
 
 
 @pytest.mark.parametrize(

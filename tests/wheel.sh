@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install a wheel into a fresh venv outside of the checkout, and train a tiny random model with it there.
+# Install a wheel into a fresh venv outside of the checkout; train with it there, and run the demo: some ten minutes.
 # usage: tests/wheel.sh dist/selfaug-VERSION.whl [PYTHON]
 set -euo pipefail
 wheel=$(realpath "$1")
@@ -32,4 +32,6 @@ venv/bin/python -c '
 from selfaug.records import read_record
 assert read_record("runs/wheel/record.json", "train")["steps"] == 1
 '
+venv/bin/selfaug demo --quick --output runs/demo
+test -s runs/demo/report.html
 echo "the wheel works: $(basename "$wheel")"

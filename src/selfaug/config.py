@@ -91,12 +91,13 @@ class DataSettings(Section):
 
     prepared: str | None = Field(
         default=None,
+        min_length=1,
         description="Folder that `selfaug prepare` wrote: its rows for training and validation, and its template, "
         "unless others are given; `selfaug ask` searches its index.",
     )
     train: Strings = Field(min_length=1)
     eval: Strings = Field(default=[])
-    template: str | None = None
+    template: str | None = Field(default=None, min_length=1)
     every_assistant_turn: bool = False
     skip_bad_rows: bool = False
     skip_held_out: bool = Field(
@@ -170,6 +171,7 @@ class LoraSettings(Section):
     )
     start_from: str | None = Field(
         default=None,
+        min_length=1,
         description="Run whose LoRA adapter training goes on from, as `selfaug realign` does; the reference stays the "
         "base model. Rank, layers and dropout must be that run's.",
     )
@@ -273,6 +275,11 @@ class OptimizerSettings(Section):
         default=[],
         description="Trackers by transformers' names (trackio, mlflow, wandb, tensorboard). None by default.",
     )
+
+    @field_validator("report_to")
+    @classmethod
+    def _none_is_no_tracker(cls, names: list[str]) -> list[str]:
+        return [] if names == ["none"] else names
 
     @property
     def kept_checkpoints(self) -> int:

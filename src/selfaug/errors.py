@@ -9,7 +9,7 @@
         └── PathError       exit code 2: a path leads to nothing, or to something else than is wanted
 
 Each says what was given, why it fails and what to do: `message`, then every problem in `problems`
-(all at once), then `hint`.
+(all at once; its text has the first ones), then `hint`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+_PROBLEMS_SHOWN = 20
+"""An error's text has so many problems, and how many more there are."""
+
+
 class SelfAugError(Exception):
     """Base of all errors that are meant for the user's eyes."""
 
@@ -39,7 +43,16 @@ class SelfAugError(Exception):
         super().__init__(message)
 
     def __str__(self) -> str:
-        lines = [self.message, *(f"  - {problem}" for problem in self.problems)]
+        return self.text()
+
+    def text(self, *, every_problem: bool = False) -> str:
+        """Message, problems and hint, a line each; of many problems the first ones unless every one is wanted."""
+        shown = self.problems if every_problem else self.problems[:_PROBLEMS_SHOWN]
+        lines = [self.message, *(f"  - {problem}" for problem in shown)]
+        if more := len(self.problems) - len(shown):
+            lines.append(
+                f"  - and {more:,} more: --debug shows all; in Python, the error's `problems` has them"
+            )
         if self.hint:
             lines.append(f"Hint: {self.hint}")
         return "\n".join(lines)

@@ -115,6 +115,7 @@ class RetrievalSettings(Section):
     )
     glossary: str | None = Field(
         default=None,
+        min_length=1,
         description="Text file of words and phrases that mean the same, a group a line, with commas between them; "
         "`bm25` finds each by the others.",
     )
@@ -157,7 +158,9 @@ class RowSettings(Section):
         "more answers learnt for little more time, where several questions are about one passage.",
     )
     template: str | None = Field(
-        default=None, description="YAML file with the prompt's form; see docs/how-to/retrieval-rows.md."
+        default=None,
+        min_length=1,
+        description="YAML file with the prompt's form; see docs/how-to/retrieval-rows.md.",
     )
 
     _paths = field_validator("template")(from_home)

@@ -46,7 +46,7 @@ def _not_a_bool(value: Any) -> Any:
     return value
 
 
-Strings = Annotated[list[str], BeforeValidator(_as_list)]
+Strings = Annotated[list[Annotated[str, Field(min_length=1)]], BeforeValidator(_as_list)]
 Integer = Annotated[int, BeforeValidator(_not_a_bool)]
 Number = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
 
@@ -109,17 +109,17 @@ def read_settings(
         )
     for flag, value in (flags or {}).items():
         if value is not None:
-            _put(settings, places, form.flags[flag], value, flag)
+            _put(settings, places, form.flags[flag], value, flag, problems)
     for text in sets:
         name, separator, raw = text.partition("=")
         if not separator or not name.strip():
             problems.append(f"--set {text}: should be section.key=value")
             continue
         try:
-            value = yaml.safe_load(raw)
+            value = yaml.load(raw, Loader=_Loader)
         except (yaml.YAMLError, ValueError):
             value = raw  # a text such as "[INST]: x" need not be YAML, and 2024-02-30 is no date
-        _put(settings, places, name.strip(), value, f"--set {name.strip()}")
+        _put(settings, places, name.strip(), value, f"--set {name.strip()}", problems)
     try:
         config = form.kind.model_validate(settings)
     except ValidationError as error:
@@ -165,8 +165,13 @@ def read_yaml(
             hint="give a file that can be read to --config.",
         ) from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        settings = yaml.safe_load(text)
+        lines = list(_lines(yaml.compose(text, Loader=_Loader)))
+        settings = yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise ConfigError(
+            f"{path}: a part of it holds itself, or too many others one in the other.",
+            hint=f"{form} Take out the alias (*name) that stands inside what it is the name of.",
+        ) from error
     except (yaml.YAMLError, ValueError) as error:  # also of a date such as 2024-02-30
         mark = getattr(error, "problem_mark", None)
         at = f", line {mark.line + 1}" if mark else ""
@@ -181,11 +186,25 @@ def read_yaml(
             f"{path} is not a file of settings.",
             hint=form,
         )
-    for keys, line in _lines(node):
+    for keys, line in lines:
         if keys in places:
             problems.append(f"{path}, line {line}: {'.'.join(keys)} is given a second time")
         places[keys] = f"{path}, line {line}"
     return cast("dict[str, Any]", settings)
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes numbers as flags do. In YAML 1.1, 010 is eight and 1:30 is ninety: here they are left for the setting."""
+
+
+_INTEGER = "tag:yaml.org,2002:int"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag != _INTEGER]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _INTEGER, re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"), list("-+0123456789")
+)
 
 
 def _lines(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -198,14 +217,23 @@ def _lines(node: yaml.Node | None, above: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def _put(
-    settings: dict[str, Any], places: dict[tuple[str, ...], str], name: str, value: object, place: str
+    settings: dict[str, Any],
+    places: dict[tuple[str, ...], str],
+    name: str,
+    value: object,
+    place: str,
+    problems: list[str],
 ) -> None:
-    """Set one value by its dotted name."""
+    """Set one value by its dotted name; notes as a problem where that is below something without names."""
     keys = tuple(name.split("."))
     section = settings
-    for key in keys[:-1]:
+    for depth, key in enumerate(keys[:-1], start=1):
         if not isinstance(section.setdefault(key, {}), dict):
-            return  # `selfaug: 5` in the file: stays, and is reported as not being a section
+            if depth > 1:  # `selfaug: 5` in the file stays, and is reported as not being a section
+                above = ".".join(keys[:depth])
+                kind = "a list, to be given whole" if isinstance(section[key], list) else "one value"
+                problems.append(f"{place}: {above} is {kind}; it has no {'.'.join(keys[depth:])}")
+            return
         section = section[key]
     section[keys[-1]] = value
     # What the file said below this key is gone.
@@ -250,6 +278,8 @@ def _problem(detail: ErrorDetails, places: Mapping[tuple[str, ...], str], form: 
         return f"{place}: {name} should be a section with {valid}, got {given!r}"
     message = detail["msg"][0].lower() + detail["msg"][1:]
     message = re.sub(r"^input should be ", "should be ", message)
+    if detail["type"] == "string_too_short" and given == "":
+        return f"{place}: {name} is an empty text: perhaps a variable is not set"
     line = f"{place}: {name} {message}, got {given!r}"
     if detail["type"] == "literal_error" and field is not None:
         close = difflib.get_close_matches(

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import pytest
 from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner, Result
 
+from other_user import as_nobody
 from selfaug.cli.main import app
-from selfaug.cli.terminal import RunProgress, printable
+from selfaug.cli.terminal import RunProgress, outlive_readers, printable, say, say_error
 from selfaug.model.running_batch import NoRoomError
 from selfaug.phases.progress import Progress
 from selfaug.rundir import RunDir
@@ -216,6 +218,56 @@ def test_a_gpu_whose_memory_is_too_small_is_an_error_that_says_what_to_do(
     assert "--debug" not in result.stderr
 
 
+def test_what_nobody_reads_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    outlive_readers()
+    assert sys.stderr is shown, "there is no pipe beneath it"
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w", encoding="latin-1", errors="replace") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        outlive_readers()
+        say("a \N{LEFTWARDS ARROW} \xfc")
+        assert os.read(reader, 100) == b"a ? \xfc\n"
+        os.close(reader)
+        say_error("nobody reads it")
+        with RunProgress() as progress:
+            progress.show(Progress("warning", message="nor this"))
+        sys.stderr.flush()
+    monkeypatch.undo()
+
+
+def test_a_folder_that_may_not_be_entered_is_a_clear_error() -> None:
+    import selfaug.phases.export  # noqa: F401 (which a user who may enter little could not)
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        private = Path(folder, "private")
+        (private / "run").mkdir(parents=True)
+        private.chmod(0)
+        try:
+            with as_nobody():
+                result = run("export", str(private / "run"), "--to", str(private / "model"))
+        finally:
+            private.chmod(0o755)
+    assert result.exit_code == 1
+    assert re.fullmatch(
+        rf"error: {private}/run\S*: permission denied\.\nHint: its permissions, or .* another path\.\n",
+        result.stderr,
+    )
+
+
+def test_a_permission_of_no_file_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("selfaug.phases.chat.open_chat", refused)
+    result = run("chat", "run", "--prompt", "x")
+    assert result.stderr.startswith(
+        "error: PermissionError: [Errno 1] Operation not permitted\nHint: this was"
+    )
+
+
 def test_version_is_that_of_the_package() -> None:
     from importlib.metadata import version
 
@@ -247,6 +299,13 @@ def test_bad_rows_are_told_with_their_lines(tmp_path: Path, tiny_model_dir: Path
     assert "note: 2 training rows can't be used and are left out:\n" in skipped.stderr
     assert f"  - {file}:2: 'completion' is missing; found 'prompt'\n" in skipped.stderr
     assert f"  - {file}:3: not valid JSON: " in skipped.stderr
+    file.write_text('{"prompt": "a"}\n' * 25, encoding="utf-8")
+    arguments = ("preview", "--model", str(tiny_model_dir), "--train", str(file))
+    shown = run(*arguments).stderr
+    assert f"  - {file}:20: " in shown
+    assert f"  - {file}:21: " not in shown
+    assert "  - and 5 more: --debug shows all" in shown
+    assert f"  - {file}:25: " in run(*arguments, "--debug").stderr
 
 
 @pytest.mark.parametrize(
@@ -367,6 +426,24 @@ def test_a_conversation_ends_at_the_end_of_its_input(finished_run: Path) -> None
     shown = run(*arguments, "--prompt", "hello")
     assert "base" in shown.stdout
     assert "tuned" in shown.stdout
+
+
+def test_a_conversation_goes_on_past_the_models_window(finished_run: Path) -> None:
+    arguments = ["chat", str(finished_run), "--max-new-tokens", "3", "--device", "cpu", "--json"]
+    long = "the revenue of the company " * 12
+    result = run(*arguments, input=f"{long}\n{long * 10}\n{long}\n{long}\n{long}\n")
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout.splitlines()) == 4
+    assert re.search(
+        r"error: the question has \d+ tokens; with an answer of 3 they don't fit into the model's window of 256\.",
+        result.stderr,
+    )
+    assert (
+        "note: the oldest 1 question is left out, with the answers: the conversation no longer"
+        in result.stderr
+    )
+    alone = run(*arguments, "--prompt", long * 10)
+    assert (alone.exit_code, "window of 256" in alone.stderr) == (2, True)
 
 
 def test_export_says_where_and_what_is_next(finished_run: Path, tmp_path: Path) -> None:

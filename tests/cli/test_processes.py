@@ -112,6 +112,31 @@ def test_killed_interrupted_and_resumed_gives_what_an_uninterrupted_run_gives(
         assert [line[name] for line in lines[0]] == [line[name] for line in lines[1]], name
 
 
+def test_ctrl_c_saves_a_checkpoint_where_the_reader_of_the_output_is_gone(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    """As under `2>&1 | tee log`: Ctrl-C ends tee first."""
+    run = RunDir(tmp_path / "run")
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        command("train", *arguments, "--set", "train.save_steps=40", "--output", str(run.path)),
+        stdout=writer,
+        stderr=writer,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    os.close(writer)
+    wait_for_lines(process, run.metrics, 3)
+    os.close(reader)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    checkpoint = run.latest_complete_checkpoint()
+    assert checkpoint is not None
+    at = read_lines(run.metrics)[-1]["step"]
+    assert (at < STEPS, checkpoint.name) == (True, f"checkpoint-{at}")
+
+
 def test_two_processes_of_a_launcher_are_one_run(
     tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path
 ) -> None:

@@ -221,6 +221,13 @@ def test_a_drift_that_is_not_a_number_is_a_dash() -> None:
     assert "– (– to –)" in shown("evaluate", 160, drift={"general prompts": broken})
 
 
+def test_a_drift_without_an_interval_has_no_brackets() -> None:
+    few = {"nats": interval(0.25, 0.25, 0.25), "top1_agreement": 0.5, "tokens": 9, "by_tenth": [0.25] * 10}
+    text = shown("evaluate", 160, drift={"general prompts": few})
+    assert "0.2500" in text
+    assert "(0.2500" not in text
+
+
 def test_answers_that_were_cut_off_are_counted_and_it_says_what_to_do() -> None:
     def cut(**shares: tuple[float | None, float | None]) -> dict[str, Any]:
         return {

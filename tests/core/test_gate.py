@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import numpy as np
 import pytest
 
 from selfaug.core.gate import at_least, at_most, overall
-from selfaug.core.statistics import Interval, paired_difference
+from selfaug.core.statistics import Interval, paired_difference, unseen_share
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,55 @@ def test_items_needed_do_decide() -> None:
     whole = 60 * round(result.items_needed / 60 + 0.5)
     assert at_most("forgetting", measure(whole + 60), 0.0, whole).outcome == "fail"
     assert at_most("forgetting", measure(whole // 2), 0.0, whole).outcome == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("items", "better", "bound", "needed"),
+    [
+        (60, 0, 0.02, 183),  # equal answers: 1 - 0.025^(1/n) is at most 0.02 from 183 on
+        (60, 2, 0.02, 70),
+        (100, 1, 0.01, 185),
+    ],
+)
+def test_items_needed_where_none_got_worse_go_with_one_over_their_number(
+    items: int, better: int, bound: float, needed: int
+) -> None:
+    base = np.zeros(items)
+    tuned = (np.arange(items) < better).astype(float)
+
+    def lost(count: int) -> Interval:
+        """Of so many items, if as large a share of them got better."""
+        found = Interval(*(-end for end in astuple(paired_difference(tuned, base, seed=0).difference)))
+        high = found.value + unseen_share(count) * (1 - found.value)
+        return Interval(found.value, found.high, high)
+
+    measured = paired_difference(base, tuned, seed=0).difference
+    assert lost(items).high == pytest.approx(measured.high, rel=1e-12)
+    result = at_most("forgetting", measured, bound, items)
+    assert result.outcome == "inconclusive"
+    assert result.items_needed == needed
+    assert at_most("forgetting", lost(needed), bound, needed).outcome == "pass"
+    assert at_most("forgetting", lost(needed - 1), bound, needed - 1).outcome == "inconclusive"
+    # The same of a gain that is to be at least so large.
+    gain = Interval(-measured.value, -measured.high, -measured.low)
+    assert at_least("gain", gain, -bound, items).items_needed == needed
+
+
+def test_items_needed_where_few_got_worse_and_none_better_are_enough_for_resampling_too() -> None:
+    """What so many leave open is soon nearer than how those scatter that got worse."""
+    base = np.ones(60)
+    tuned = base.copy()
+    tuned[0] = 0
+
+    def measured(times: int) -> Interval:
+        return paired_difference(np.tile(base, times), np.tile(tuned, times), seed=0).difference
+
+    result = at_most("forgetting", measured(1), 0.008, 60)
+    assert result.outcome == "inconclusive"
+    assert result.items_needed is not None
+    whole = math.ceil(result.items_needed / 60)
+    assert at_most("forgetting", measured(whole), 0.008, 60 * whole).outcome == "fail"
+    assert at_most("forgetting", measured(whole // 2), 0.008, 60 * (whole // 2)).outcome == "inconclusive"
 
 
 def test_nothing_is_needed_where_it_is_decided_or_can_not_be() -> None:

@@ -480,9 +480,34 @@ class TestPooledInterval:
         assert 0 <= found.low <= alone.low
         assert alone.high <= found.high <= 1
 
-    def test_refuses_nothing(self) -> None:
+    def test_two_equal_seeds_have_the_interval_of_one(self) -> None:
+        scores = np.array([1.0] * 18 + [0.0] * 2)
+        one, two = (pooled_interval(given, seed=0) for given in (scores, np.stack([scores, scores])))
+        assert (two.value, two.low, two.high) == pytest.approx((0.9, 0.75, 1.0), abs=1e-12)
+        assert (two.low, two.high) == pytest.approx((one.low, one.high), abs=0.01)
+        # Nothing is known of how items scatter, of one seed or of two.
+        of_ones = pooled_interval(np.ones((2, 20)), seed=0)
+        assert of_ones == score_interval(np.ones(20), seed=0)
+        assert of_ones.low == pytest.approx(0.025 ** (1 / 20))
+
+    def test_its_resamples_are_those_of_drawing_seeds_and_items_one_by_one(self) -> None:
+        rng = np.random.default_rng(3)
+        scores = np.clip(rng.random((3, 40)) + np.array([[-0.3], [0.0], [0.3]]), 0, 1)
+        drawn = []
+        for _ in range(20_000):
+            of_seeds, of_items = rng.integers(3, size=3), rng.integers(40, size=40)
+            # Seeds are stretched about the mean of all of them, on the items that were drawn.
+            centre = scores[:, of_items].mean()
+            drawn.append(centre + math.sqrt(3 / 2) * (scores[of_seeds][:, of_items].mean() - centre))
+        low, high = np.quantile(np.clip(drawn, 0, 1), [0.025, 0.975])
+        found = pooled_interval(scores, seed=0, resamples=20_000)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.015)
+
+    def test_refuses_what_is_no_score(self) -> None:
         with pytest.raises(ValueError, match="scores"):
             pooled_interval([[]], seed=0)
+        with pytest.raises(ValueError, match="outside"):  # their mean would be one
+            pooled_interval([[1.5, 0.5], [0.5, 0.5]], seed=0)
 
 
 def test_blocks_bound_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

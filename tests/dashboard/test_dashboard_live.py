@@ -236,7 +236,8 @@ def test_a_part_that_ended_early_names_the_command_that_goes_on_with_it(tmp_path
     assert "the same selfaug balance again goes on with it" in said("deep/balance/b")
     assert "the same selfaug assess again goes on with it" in said("deep/assessment/c")
     assert "the same selfaug demo again goes on with it" in said("deep/demo/d")
-    assert "selfaug train --resume goes on with it" in said("own/run")
+    resume = RunDir(tmp_path / "own" / "run").resume_command
+    assert f"to this run at the moment; {resume} goes on with it" in said("own/run")
 
 
 def test_what_goes_wrong_takes_the_place_of_the_part_that_was_asked_for(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from selfaug.data import RetrievalTemplate, load_rows
@@ -136,8 +139,31 @@ def test_no_further_questions(write_jsonl: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gold", "expected"), [(2, 2), ("1", 1), (None, None), (0, None), (3, None), (True, None), ("$2", None)]
+    "context",
+    [
+        str(["p one", "p two"]),
+        str(["it's one", "p two"]),
+        "['p one'\n 'p two']",  # of a numpy array
+        '["p one",\n "on two\nlines"]',
+        str([{"role": "user"}]),
+    ],
 )
+def test_csv_list_that_is_no_json_is_not_one_passage(tmp_path: Path, context: str) -> None:
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "context", "answer"], ["q", context, "a"]])
+    with pytest.raises(DataError) as caught:
+        load_rows([tmp_path / "rows.csv"])
+    (problem,) = caught.value.problems
+    assert "'context' looks like a list as Python prints it; write it as JSON (json.dumps)" in problem
+
+
+@pytest.mark.parametrize(
+    ("gold", "expected"),
+    [
+        (2, 2), ("1", 1), (2.0, 2), ("1.0", 1), (None, None), (0, None), (3, None), (True, None), ("$2", None),
+        (1.5, None), (float("nan"), None), ("nan", None), ("9" * 400, None),
+    ],
+)  # fmt: skip
 def test_a_retrieval_row_can_say_which_passage_its_answer_is_from(
     write_jsonl: Write, gold: object, expected: int | None
 ) -> None:
@@ -145,6 +171,14 @@ def test_a_retrieval_row_can_say_which_passage_its_answer_is_from(
     row = load_rows([write_jsonl(fields)]).rows[0]
     assert row.retrieval is not None
     assert row.retrieval.gold == expected
+
+
+def test_a_passage_number_is_read_from_a_column_in_which_some_are_missing(tmp_path: Path) -> None:
+    fields = {"question": ["q", "r"], "context": [["a", "b"], ["c"]], "answer": ["x [2]", "none"]}
+    columns = pyarrow.table({**fields, "gold": [2.0, float("nan")]})
+    pyarrow.parquet.write_table(columns, tmp_path / "rows.parquet")
+    golds = [row.retrieval.gold for row in load_rows([tmp_path / "rows.parquet"]).rows if row.retrieval]
+    assert golds == [2, None]
 
 
 def test_null_columns_are_absent(write_jsonl: Write) -> None:
@@ -256,11 +290,34 @@ def test_only_bad_rows_is_an_error_anyway(write_jsonl: Write) -> None:
     assert "--skip-bad-rows" not in str(caught.value.hint)
 
 
-def test_long_list_of_problems_is_cut_and_counted(write_jsonl: Write) -> None:
+def test_long_list_of_problems_is_cut_where_it_is_shown(write_jsonl: Write) -> None:
     with pytest.raises(DataError, match=r"1,025 of 1,025 rows") as caught:
         load_rows([write_jsonl(*[{"a": 1}] * 1025)])
-    assert len(caught.value.problems) == 21
-    assert caught.value.problems[-1] == "and 1,005 more"
+    assert [problem.split(":")[1] for problem in caught.value.problems] == [
+        str(line) for line in range(1, 1026)
+    ]
+    shown = str(caught.value).splitlines()
+    assert len(shown) == 1 + 20 + 1 + 1
+    assert shown[-2].startswith("  - and 1,005 more: --debug shows all")
+    assert len(caught.value.text(every_problem=True).splitlines()) == 1 + 1025 + 1
+
+
+def test_whole_files_are_not_offered_to_be_left_out(write_jsonl: Write, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text('{"items": []}')
+    with pytest.raises(DataError) as caught:
+        load_rows([write_jsonl(GOOD), tmp_path / "other.json"])
+    assert caught.value.hint == "Correct the files."
+
+
+def test_a_file_that_is_named_twice(write_jsonl: Write) -> None:
+    file = write_jsonl(GOOD, GOOD)
+    for sources in ([file, file], [file.parent, file]):
+        with pytest.raises(DataError, match=f"^{file} is named twice") as caught:
+            load_rows(sources, skip_bad_rows=True)
+        assert "a copy of it under another name" in str(caught.value.hint)
+    copy = file.with_name("copy.jsonl")
+    copy.write_bytes(file.read_bytes())
+    assert len(load_rows([file, copy]).rows) == 4
 
 
 def test_second_row_with_an_id_names_the_first(write_jsonl: Write) -> None:

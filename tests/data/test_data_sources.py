@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from selfaug.data import Problem, RawRow, Row, load_rows, read_rows
 from selfaug.data.sources import _records
@@ -246,6 +246,26 @@ def test_missing_file_names_the_nearest_one(tmp_path: Path, write_jsonl: Callabl
     with pytest.raises(DataError, match="does not exist") as caught:
         read_rows(tmp_path / "nowhere" / "train.jsonl")
     assert "no folder" in str(caught.value.hint)
+
+
+def test_an_empty_name_is_not_the_current_folder(
+    write_jsonl: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_jsonl(PAIR).parent)
+    with pytest.raises(DataError, match="an empty name") as caught:
+        read_rows("")
+    assert "perhaps a variable is not set" in str(caught.value.hint)
+    assert len(read_rows(".")[0]) == 1
+
+
+def test_folders_of_other_writers_are_named(tmp_path: Path, write_jsonl: Callable[..., Path]) -> None:
+    rows = Dataset.from_list([PAIR])
+    rows.save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "splits")
+    for name in ("saved", "splits"):
+        with pytest.raises(DataError, match="save_to_disk") as caught:
+            read_rows(tmp_path / name)
+        assert "to_json('rows.jsonl') or to_parquet('rows.parquet')" in str(caught.value.hint)
 
 
 def test_folder_without_data_says_what_it_found(tmp_path: Path) -> None:

@@ -89,3 +89,5 @@ def test_every_bad_line_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}')
     with pytest.raises(DataError, match="UTF-8"):
         read_suite(tmp_path / "latin.jsonl")
+    with pytest.raises(DataError, match="an empty name"):
+        read_suite("")

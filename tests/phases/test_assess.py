@@ -35,9 +35,14 @@ FEW = {"probe_steps": 2, "general_items": 3, "task_items": 4, "max_new_tokens": 
 def test_probe_is_plain_and_what_was_cut_off_goes_on(
     settings: Settings, tiny_rows: Path, tmp_path: Path
 ) -> None:
-    config = settings(tmp_path / "a", f"data.eval={tiny_rows}", "selfaug.alpha=2", "selfaug.anchors=self")
+    planned = ("lora.method=full", "train.learning_rate=1e-5", "train.warmup=100", "train.steps=100")
+    config = settings(
+        tmp_path / "a", f"data.eval={tiny_rows}", "selfaug.alpha=2", "selfaug.anchors=self", *planned
+    )
+    told: list[str] = []
 
     def cut(progress: Progress) -> None:
+        told.append(progress.message)
         if progress.stage == "base: general":
             raise KeyboardInterrupt
 
@@ -51,6 +56,17 @@ def test_probe_is_plain_and_what_was_cut_off_goes_on(
     assert record == read_record(tmp_path / "a" / "record.json", RECORD_KIND)
     probe = read_record(tmp_path / "a" / "probe" / "record.json", "train")
     assert probe["settings"]["selfaug"]["alpha"] == 0
+    # Full fine-tuning is planned: its learning rate is none for an adapter.
+    assert (probe["settings"]["lora"]["method"], probe["settings"]["train"]["learning_rate"]) == (
+        "lora",
+        2e-4,
+    )
+    assert probe["settings"]["train"]["warmup"] == 2
+    said = (
+        "the probe is plain LoRA all the same, at LoRA's default learning rate (0.0002), and full fine-tuning"
+    )
+    assert any(f"lora.method is full: {said}" in message for message in told)
+    assert said[1:] in record["verdict"]
     assert probe["steps"] == record["probe"]["steps"] == 2
     assert set(record["suites"]) == {"task", "general"}
     assert record["surprise"]["rows"] == 24
@@ -111,11 +127,34 @@ def test_the_probe_has_nothing_that_is_against_forgetting(settings: Settings, tm
         tmp_path / "a", "data.replay=embedded", "lora.weight_penalty=0.1", "lora.start_from=runs/before",
         "selfaug.anchors=self", "selfaug.stop_at_drift=0.1", "selfaug.drift_limit=0.01",
     )  # fmt: skip
-    plain = _probe_config(config, RunDir(tmp_path / "a" / "probe"), 4)
+    plain = _probe_config(config, RunDir(tmp_path / "a" / "probe"), 4, rows=24)
     assert plain.data.replay == []
     assert (plain.lora.method, plain.lora.weight_penalty, plain.lora.start_from) == ("lora", 0.0, None)
     assert (plain.selfaug.alpha, plain.selfaug.anchors) == (0.0, "none")
     assert (plain.selfaug.drift_limit, plain.selfaug.stop_at_drift) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("planned", "warmup"),
+    [
+        (["train.warmup=0.1"], 0.1),  # a share of any number of steps
+        (["train.warmup=100", "train.steps=1000"], 4),
+        (["train.warmup=100", "train.steps=100000"], 1),
+        (["train.warmup=2", "train.steps=4"], 2),
+        # 1000 rows in steps of eight, twice.
+        (["train.warmup=50", "train.epochs=2", "train.batch_size=4", "train.gradient_accumulation=2"], 8),
+    ],
+)
+def test_the_probe_warms_up_in_the_same_share_of_its_steps(
+    settings: Settings, tmp_path: Path, planned: list[str], warmup: float
+) -> None:
+    config = settings(tmp_path / "a", "train.learning_rate=1e-3", "lora.method=osf", *planned)
+    if not any("train.steps" in one for one in planned):
+        config = config.model_copy(update={"train": config.train.model_copy(update={"steps": None})})
+    probe = _probe_config(config, RunDir(tmp_path / "a" / "probe"), 40, rows=1000).train
+    assert (probe.warmup, probe.learning_rate) == (warmup, 2e-4)
+    plain = settings(tmp_path / "a", "train.learning_rate=1e-3")
+    assert _probe_config(plain, RunDir(tmp_path / "a" / "probe"), 40, rows=1000).train.learning_rate == 1e-3
 
 
 def test_data_checks(settings: Settings, tmp_path: Path) -> None:
@@ -245,6 +284,7 @@ def suites(low: float, value: float, high: float, gain: float | None = None) -> 
         (suites(-0.1, -0.02, 0.05), "from none: 2.0 points (−5.0 to 10.0); a longer"),
         (suites(-0.6, -0.5, -0.4, gain=0.5), "scores 25 % at the job; the probe learned it (+50 points)"),
         (suites(-0.6, -0.5, -0.4, gain=0.05), "did not measurably learn it (+5 points)"),
+        (suites(-0.6, -0.5, -0.4, gain=-0.003), "did not measurably learn it (+0 points)"),
     ],
 )
 def test_the_verdict_says_what_the_numbers_say(given: dict[str, Any], said: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.errors import DataError, ModelError, StorageError
-from selfaug.phases.chat import open_chat
+from selfaug.phases.chat import TooLongError, open_chat
 
 
 def test_base_and_tuned_answer_and_both_are_greedy(finished_run: Path) -> None:
@@ -26,6 +26,31 @@ def test_a_conversation_goes_on_and_can_start_anew(finished_run: Path) -> None:
     assert [turn["role"] for turn in chat._tuned_turns] == ["user", "assistant"] * 2
     chat.start_anew()
     assert chat._base_turns == chat._tuned_turns == []
+
+
+def test_the_oldest_turns_make_room_where_the_window_is_full(finished_run: Path) -> None:
+    chat = open_chat(finished_run, system="be short", max_new_tokens=2, device="cpu")
+    assert chat.window == 256
+    answers = [chat.ask("the revenue of the company") for _ in range(12)]
+    assert answers[0].dropped == 0
+    assert sum(one.dropped for one in answers) > 0
+    assert chat._base_turns[0::2] == chat._tuned_turns[0::2]
+    assert len(chat._base_turns) == 2 * (12 - sum(one.dropped for one in answers))
+    for turns in (chat._base_turns, chat._tuned_turns):
+        assert len(chat._ids(turns[:-2], "the revenue of the company")) <= 254
+    before = list(chat._tuned_turns)
+    with pytest.raises(
+        TooLongError, match=r"with an answer of 2 they don't fit into the model's window of 256\."
+    ):
+        chat.ask("the revenue of the company " * 100)
+    assert chat._tuned_turns == before
+
+
+def test_a_window_that_nobody_knows_bounds_nothing(finished_run: Path) -> None:
+    chat = open_chat(finished_run, max_new_tokens=2, device="cpu")
+    chat.window = None
+    chat.ask("the revenue of the company")
+    assert chat.ask("the revenue of the company " * 100).dropped == 0
 
 
 def test_a_system_message_that_the_template_refuses_is_told(finished_run: Path) -> None:

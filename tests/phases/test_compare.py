@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from selfaug.core.statistics import detectable_difference, pooled_difference, re
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases import bench
 from selfaug.phases.bench import EvaluationSettings
-from selfaug.phases.compare import RECORD_KIND, CompareSettings, chosen_value, compare
+from selfaug.phases.compare import RECORD_KIND, CompareSettings, _fast_subset, chosen_value, compare
 from selfaug.phases.method_bench import problems_of
 from selfaug.phases.methods import METHODS
 from selfaug.phases.progress import Progress
@@ -47,7 +48,12 @@ SETS = (
 def test_every_method_is_trained_chosen_and_reported(
     settings, writing_model: Path, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
-    config = settings(tmp_path / "comparison", *SETS, f"model.name={writing_model}")
+    general = tmp_path / "general.jsonl"
+    general.write_text(
+        "".join(f'{{"prompt": "Say {word}.", "completion": "{word}"}}\n' for word in ("one", "two")),
+        encoding="utf-8",
+    )
+    config = settings(tmp_path / "comparison", *SETS, f"model.name={writing_model}", f"data.replay={general}")
     record = compare(config, asked, CompareSettings(leak_pattern="million"))
     assert list(record["methods"]) == list(METHODS)
     assert record["not_run"] == []
@@ -69,13 +75,21 @@ def test_every_method_is_trained_chosen_and_reported(
             for suite, items in (("task", 4), ("general", 6)):
                 discordance = row["suites"][suite]["difference"]["discordance"]
                 smallest = detectable_difference(items, discordance=discordance).difference
-                assert seen["suites"][suite] == {"difference": smallest, "discordance": discordance}
+                # In words it is how many items differ for a seed.
+                of_base = record["base"]["suites"][suite]["scores"]
+                by_seed = [
+                    pooled_difference([scores], of_base, seed=0).discordance
+                    for scores in row["suites"][suite]["scores"]
+                ]
+                differ = pytest.approx(sum(by_seed) / 2)
+                assert seen["suites"][suite] == {"difference": smallest, "discordance": differ}
             assert seen == {**seen["suites"]["general"], "method": name, "suites": seen["suites"]}
         assert row["peak_memory_bytes"] > 0
         # A random model never ends an answer by itself; what the router puts together is in no file.
         assert row["suites"]["task"]["cut_off"] == (None if name == "router" else 1.0)
         assert (row["against_subject"] is None) == (name == record["subject"])
-    assert record["methods"]["replay"]["general_rows"] > 0
+    assert record["methods"]["replay"]["general_rows"] == 2  # again and again
+    assert not any(row["reference_cache"] for row in record["methods"].values())
     assert record["methods"]["sa-sft"]["written_rows"] > 0
     assert record["methods"]["router"]["models"] == 2
     assert record["methods"]["router"]["drift"] is None
@@ -351,20 +365,26 @@ def test_held_out_rows_are_left_out_of_all_trainings(
     held_out.write_text(
         "".join(tiny_rows.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8"
     )
-    sets = (f"data.eval={held_out}", "data.skip_held_out=true", "train.best_of_rows=2")
+    sets = (
+        f"data.eval={held_out}", "data.skip_held_out=true", "train.best_of_rows=2", f"data.replay={held_out}",
+    )  # fmt: skip
     config = settings(tmp_path / "comparison", *SETS, *sets)
     told: list[Progress] = []
-    some = CompareSettings(methods=("distilled",), seeds=(0,))
+    some = CompareSettings(methods=("distilled", "replay"), seeds=(0,))
     record = compare(config, replace(asked, test=[str(held_out)]), some, on_progress=told.append)
-    assert len(in_this_process) == 4
+    assert len(in_this_process) == 6
     for name in in_this_process:
         run = read_record(tmp_path / "comparison" / "runs" / name / "record.json", "train")
-        assert run["data"]["asked_by_held_out"] == {"train": 4}
+        # None of the rows to replay is left.
+        replayed = {"replay": 4} if name.startswith("replay") else {}
+        assert run["data"]["asked_by_held_out"] == {"train": 4, **replayed}
+        assert "replay" not in run["data"]
         assert run["data"]["train"]["rows"] == 20
         assert run["evaluation"] == {}  # nothing but the comparison asks them
     # Which rows are reached isn't known, where some are left out: all of them are rewritten.
     written = read_record(tmp_path / "comparison" / "data" / "distilled-seed0.json", "written-data")
     assert written["rows_asked"] == 24
+    assert record["methods"]["replay"]["general_rows"] == 0
     assert record["test_prompts_seen"] == {"dev": 1, "train": 0}
     said = "train.best_of_rows is left out: every run goes to its last step."
     assert said in [progress.message for progress in told if progress.stage == "warning"]
@@ -444,13 +464,16 @@ def test_anchors_of_the_user_are_aligned_and_a_drift_limit_is_said_to_be_left_ou
 ) -> None:
     anchors = tmp_path / "anchors.jsonl"
     anchors.write_text('{"input_ids": [3, 4, 5]}\n{"input_ids": [6, 7, 8]}\n', encoding="utf-8")
+    cached = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}")
     config = settings(
-        tmp_path / "comparison", *SETS, f"selfaug.anchors={anchors}", "selfaug.drift_limit=0.01"
+        tmp_path / "comparison", *SETS, f"selfaug.anchors={anchors}", "selfaug.drift_limit=0.01", *cached
     )
     monkeypatch.setitem(METHODS, "selfaug-anchors", replace(METHODS["selfaug-anchors"], values=(1.0,)))
     told: list[Progress] = []
     some = CompareSettings(methods=("selfaug-anchors",), seeds=(0,))
-    compare(config, asked, some, on_progress=told.append)
+    record = compare(config, asked, some, on_progress=told.append)
+    cost = {name: row["reference_cache"] for name, row in record["methods"].items()}
+    assert cost == {"plain": False, "selfaug-anchors": True}
     assert any("drift_limit is left out" in progress.message for progress in told)
     run = read_record(tmp_path / "comparison" / "runs" / "selfaug-anchors-1-seed0" / "record.json", "train")
     assert run["settings"]["selfaug"]["anchors"] == str(anchors)
@@ -472,6 +495,25 @@ def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
     for part in ("'magic'", "seed", "alpha", "--dev", "LoRA", "regular expression", "names of their own"):
         assert part in text
     assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(("general_items", "items"), [(None, 688), (150, None), (688, 688), (40, None)])
+def test_the_fast_subset_is_the_one_that_evaluate_asks(general_items: int | None, items: int | None) -> None:
+    asked = select_items("test", 1, general_items)
+    runs: list[dict[str, Any]] = [
+        {
+            "half": "test",
+            "general": [float(i % every > 0) for i in range(len(asked))],
+            "base": [1.0] * len(asked),
+        }
+        for every in (2, 5)
+    ]
+    opened: Any = SimpleNamespace(
+        level={"level": 1}, settings=EvaluationSettings(dev=[], test=[], general_items=general_items)
+    )
+    found = _fast_subset(opened, runs)
+    assert (found and (found["items"], found["of_items"])) == (items and (96, items))
+    assert _fast_subset(opened, runs[:1]) is None
 
 
 def test_rule_of_choice() -> None:

@@ -103,7 +103,10 @@ def test_both_models_answer_everything_and_the_record_says_so(
         cut = [row["cut_off"] for row in rows if "cut_off" in row]  # a choice is no answer that could be
         assert record["suites"][name]["cut_off"]["tuned"] == sum(cut) / len(cut)
     assert min(record["suites"][name]["cut_off"]["tuned"] for name in ("task", "general")) < 1
-    assert ["were cut off at their limit" in warning for warning in warnings] == [True]
+    learnt, cut_off = warnings
+    assert learnt.startswith("5 of 5 held-out rows are training rows, too: ")
+    assert record["trained_on"] == {"rows": 5, "of": 5}
+    assert "were cut off at their limit" in cut_off
     assert record["level"]["cut_off"] == 1.0
     assert record["level"]["cut_off_by_level"] == {"1": 1.0, "2": 1.0, "3": 1.0}
     assert record["suites"]["general"]["cut_off_by_level"]["base"] == {"1": 1.0}
@@ -396,7 +399,10 @@ def test_gate_and_its_exit_codes(copied_run: Path) -> None:
     run = str(copied_run)
     code, out, told = command(run, "--max-forgetting", "1", "--min-task-gain", "-1", "--task-items", "3")
     assert code == 0, told
+    assert "! 3 of 3 held-out rows are training rows, too" in out
     assert "gate: pass" in out
+    page = (copied_run / "report.html").read_text(encoding="utf-8")
+    assert "3 of 3 held-out rows are training rows, too" in page
     assert "most changes would likely go unseen" in out
     code, out, _ = command(run, "--min-task-gain", "1", "--task-items", "3", "--overwrite", "--json")
     assert code == 3

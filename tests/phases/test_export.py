@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from selfaug.errors import ModelError, PathError, StorageError
-from selfaug.phases.export import export, modelfile
+from selfaug.phases.export import _ollama_name, export, modelfile
 from selfaug.phases.vllm_launch import export_vllm
 
 
@@ -192,6 +192,14 @@ def test_ollama_gets_a_modelfile(finished_run: Path, tmp_path: Path) -> None:
     ]
     assert any(told.startswith("LLAMA_CPP in the command is your checkout") for told in written.warnings)
     assert create == ["ollama", "create", "model", "-f", f"{folder}/Modelfile"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("My Model", "my-model"), ("_v1.2_", "v1.2"), ("\u6a21\u578b", "model"), ("a" * 100, "a" * 80)],
+)
+def test_ollama_gets_a_name_that_it_takes(folder: str, name: str) -> None:
+    assert _ollama_name(Path("models", folder)) == name
 
 
 def render_go(template: str, messages: list[dict[str, str]]) -> str:

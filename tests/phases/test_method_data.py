@@ -210,7 +210,13 @@ def test_only_rows_that_a_run_trains_on_are_rewritten(
     (tmp_path / "held.jsonl").write_text('{"prompt": "the first?", "completion": "yes"}\n', encoding="utf-8")
     held_out = (f"data.eval={tmp_path / 'held.jsonl'}", "data.skip_held_out=true")
     for seed, more in enumerate(
-        (["train.steps=30"], ["train.packing=true"], ["data.skip_bad_rows=true"], held_out)
+        (
+            ["train.steps=30"],
+            ["train.packing=true"],
+            ["train.group_by_length=true"],
+            ["data.skip_bad_rows=true"],
+            held_out,
+        )
     ):
         assert write(10 + seed, *more)["rows_asked"] == 40
 

@@ -37,6 +37,10 @@ def test_a_row_is_what_training_takes(prepared: Path, tiny_model_dir: Path) -> N
     assert config.data.eval == [str(prepared / "validation.jsonl")]
     assert config.data.template == str(prepared / "template.yaml")
     # Three passages and this model's window: what an answer is from is never left out of its prompt.
+    as_rows = config.data.model_copy(update={"train": [str(prepared)], "eval": []})
+    with pytest.raises(DataError, match="was written by `selfaug prepare`") as caught:
+        load_training_data(config.model_copy(update={"data": as_rows}))
+    assert "give it as --prepared (data.prepared)" in str(caught.value.hint)
     with pytest.raises(DataError, match="of 15 rows can't be used") as caught:
         load_training_data(config)
     assert all("the 3 passages up to the one that the answer is from" in one for one in caught.value.problems)

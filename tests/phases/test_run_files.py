@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
+from other_user import as_nobody
 from selfaug.config import dump_config, load_config
 from selfaug.errors import ConfigError, DataError
 from selfaug.phases.chat import open_chat
@@ -20,7 +21,7 @@ from selfaug.phases.live_run import LiveRun
 from selfaug.phases.monitor import record_reference_window
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RealignSettings, _as_named, _old_scorers, realign, realign_config
-from selfaug.phases.run_files import FOLDER, load_run_config, require_named_files
+from selfaug.phases.run_files import FOLDER, load_run_config, require_named_files, tell_of_changes
 from selfaug.phases.train import train
 from selfaug.phases.vllm_launch import export_vllm
 from selfaug.phases.watching import Watching, WatchSettings
@@ -70,18 +71,6 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunDir:
     write_record(run.started, "train-started", {"data": {}, "model": {}, FOLDER: str(there)})
     monkeypatch.chdir(here)
     return run
-
-
-@contextmanager
-def as_nobody() -> Iterator[None]:
-    """As a user who may enter what everybody may; root enters everything."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
 
 
 def test_who_may_not_enter_the_folder_of_the_training_finds_nothing_there(begun: RunDir) -> None:
@@ -230,6 +219,37 @@ def test_files_are_found_where_the_run_was_started(there: Path, monkeypatch: pyt
     change(run, "data.replay_share=0.2")
     with pytest.raises(DataError, match=r"gone\.jsonl does not exist: it is named by the run's data\.replay"):
         record_reference_window(run.path, device="cpu", overwrite=True)
+    assert not any("is not what it was" in one.message for one in said)
+    write_lines(there / "held-out.jsonl", [{"prompt": "the profit", "completion": "none"}])
+    result = evaluate(run.path, **few, overwrite=True, on_progress=said.append)
+    changed = f"{there / 'held-out.jsonl'} is not what it was when {run.path} was trained."
+    assert changed in [one.message for one in said if one.stage == "warning"]
+    assert result.record["trained_on"] == {"rows": None, "of": 1}  # rows that may have been replayed are gone
+    change(run, "data.replay=[]")
+    said.clear()
+    record_reference_window(run.path, device="cpu", prompts=20, overwrite=True, on_progress=said.append)
+    with pytest.raises(DataError, match=r"new\.jsonl"):
+        realign(run.path, RealignSettings(["new.jsonl"]), on_progress=said.append)
+    assert [one.message for one in said].count(changed) == 2
+
+
+def test_files_that_have_changed_since_the_training_are_named(begun: RunDir) -> None:
+    def changed(*names: str) -> list[str]:
+        told: list[str] = []
+        tell_of_changes(begun, load_run_config(begun), *names, tell=told.append)
+        return told
+
+    there = begun.path.parent
+    files = [there / "rows.jsonl", there / "held-out.jsonl"]
+    known = [{"source": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()} for file in files]
+    started = {"data": {"train": {"sources": known[:1]}, "eval": {"sources": known[1:]}}, FOLDER: str(there)}
+    write_record(begun.started, "train-started", started)
+    assert changed("train", "eval", "replay") == []
+    write_lines(Path("held-out.jsonl"), [{"prompt": "of this folder", "completion": "b"}])
+    files[0].unlink()  # what is gone is told where it is read
+    assert changed("train", "eval") == [f"held-out.jsonl is not what it was when {begun.path} was trained."]
+    begun.started.unlink()
+    assert changed("eval") == []
 
 
 def test_training_goes_on_from_another_folder(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -330,6 +331,24 @@ def test_bad_input_is_one_error_and_nothing_is_written(
     with pytest.raises(kind):
         train(settings(tmp_path / "run", *sets))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("wanb", r"no tracker 'wanb' \(did you mean wandb\?\)"),
+        ("all", "no tracker 'all'"),
+        ("[none, wandb]", "no tracker 'none'"),
+        ("flyte", "`pip install flytekit`"),
+    ],
+)
+def test_a_tracker_that_can_not_be_used_says_which_can(
+    given: str, told: str, tmp_path: Path, settings: Settings
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        train(settings(tmp_path / "run", f"train.report_to={given}"))
+    assert re.search(told, str(error.value))
+    assert f"pip install {given}`" not in str(error.value)
 
 
 def test_rows_without_an_answer_are_refused_before_anything_is_written(

@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 
 from selfaug.core.forecast import Run, forgetting_forecast
+from selfaug.core.statistics import mean_interval
 from selfaug.wording.comparison_results import (
     against_table,
     comparison_notes,
@@ -40,6 +41,19 @@ def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
     assert table is not None
     assert "Below 0.002, the smallest drift that was measured, it is drawn to none" in table.caption
     assert forecast_table({"forecast": None}) is None
+
+
+def test_a_zero_has_no_minus_and_a_drift_of_few_prompts_no_interval() -> None:
+    at = {"0.01": {"value": 0.0, "low": -0.0003, "high": 0.0002}}
+    forecast = {
+        "correlation": {"value": 0.8, "low": 0.5, "high": 0.9}, "drifts": [0.01], "coverage": 0.8, "at": at,
+    }  # fmt: skip
+    table = forecast_table({"forecast": forecast})
+    assert table is not None
+    assert table.rows == [["forgetting", "0.0 (0.0 to 0.0)"]]
+    few = {"nats": asdict(mean_interval([3.0, 3.1, 2.9], [10, 10, 10], seed=0))}
+    costs = costs_table({"methods": {"plain": row_of("plain LoRA", drift=few)}})
+    assert costs.rows[0][2] == "0.300"
 
 
 def test_a_p_value_says_what_it_is_of_and_is_left_out_where_there_is_none() -> None:
@@ -102,6 +116,12 @@ def test_the_tables_have_what_was_measured() -> None:
     assert costs.rows[0] == ["plain LoRA", *drifts, "3 written", "2.0", "2.0", "1"]
     assert costs.rows[2][1:3] == ["–", "–"]
     assert "anchors" not in costs.caption
+    assert "General rows" not in costs.caption
+    assert "cache" not in costs.caption
+    cached = {"plain": row_of("replay", general_rows=5), "selfaug": row_of("SelfAug", reference_cache=True)}
+    caption = costs_table({**record, "methods": cached}).caption
+    assert "General rows are different ones" in caption
+    assert "share a cache of the reference: the first one writes it" in caption
     counted = {"written_rows_cut_off": 1, "anchors": 96, "anchor_seconds": 30.0}
     newer = costs_table({**record, "methods": {"selfaug": row_of("SelfAug", **counted)}})
     assert newer.rows[0][3] == "3 written (1 cut off), 96 anchors"
@@ -160,6 +180,12 @@ def test_the_notes_say_what_can_not_be_seen() -> None:
     assert "A task difference between plain LoRA and the base model under 20 points can't be seen" in said
     assert "differ on 10 % of them); nor a company difference under 30 points (if" in said
     assert "general difference" not in said
+    assert "chosen on development items" not in said
+    two = {name: {"label": name, "seeds": [0]} for name in ("plain", "selfaug", "selfaug-anchors")}
+    said = comparison_notes({**record, "methods": two})
+    assert (
+        "Which SelfAug is tested against the others, without or with self-anchors, was chosen on dev" in said
+    )
     assert "--fast" not in comparison_notes(record)
 
 

@@ -245,6 +245,11 @@ def test_a_comparison_shows_every_method_with_intervals_costs_and_answers(
     assert [tile.name for tile in report.tiles] == ["Task gain", "Retention", "Drift", "Cost of a training"]
     assert report.outcome == "mixed"  # the demo's SelfAug keeps more, and learns the job a little less well
     assert reports["comparison-real"][1].verdict.startswith("SelfAug")
+    drift = next(section for section in report.sections if section.title == "Forgetting and drift")
+    assert drift.about.endswith("each point is a trained run, or the adapter of one scaled down.")
+    correlation = comparison_record()["forecast"]
+    assert f"of the {len(correlation['drifts'])} trained runs." in charts["Forgetting against drift"].about
+    assert len(correlation["drifts"]) < len(charts["Forgetting against drift"].rows)
 
 
 def test_without_its_answers_a_comparison_has_all_the_rest(tmp_path: Path) -> None:
@@ -274,7 +279,12 @@ def test_a_comparison_of_before_has_no_picture_of_drift(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "general", "outcome", "said"),
     [
-        ((-0.1, -0.2, -0.05), (0.3, 0.2, 0.4), "mixed", "learned the job less well than plain LoRA"),
+        (
+            (-0.1, -0.2, -0.05),
+            (0.3, 0.2, 0.4),
+            "mixed",
+            "SelfAug with self-anchors learned the job less well",
+        ),
         ((-0.1, -0.2, -0.05), (0.0, -0.1, 0.1), "bad", "was not shown to keep more of everything else"),
         ((0.1, 0.05, 0.2), (0.3, 0.2, 0.4), "good", "learned the job better than plain LoRA"),
         ((0.0, -0.1, 0.1), (0.3, 0.2, 0.4), "good", "with no difference shown"),
@@ -298,8 +308,8 @@ def test_the_verdict_of_a_comparison(
     ("gains", "outcome", "said"),
     [
         # Too large an alpha keeps everything and learns nothing, and plain LoRA is no better at the job.
-        ((-0.02, -0.02), "mixed", "Neither SelfAug nor plain LoRA was shown to learn the job ("),
-        ((0.0, 0.4), "mixed", "SelfAug was not shown to learn the job, as plain LoRA did ("),
+        ((-0.02, -0.02), "mixed", "Neither SelfAug with self-anchors nor plain LoRA was shown to"),
+        ((0.0, 0.4), "mixed", "SelfAug with self-anchors was not shown to learn the job, as plain LoRA"),
         ((0.01, -0.02), "good", "with no difference shown"),
     ],
 )
@@ -317,7 +327,7 @@ def test_a_comparison_in_which_selfaug_learned_nothing_is_not_as_hoped(
     found, verdict = comparison_verdict(changed)
     assert found == outcome
     assert said in verdict
-    assert ("; SelfAug kept more" in verdict) == ("Neither" in verdict)
+    assert ("; SelfAug with self-anchors kept more" in verdict) == ("Neither" in verdict)
 
 
 def test_the_verdict_says_which_seeds_its_numbers_are_of() -> None:

@@ -19,11 +19,13 @@ def step_end(stop: StopOnSignal) -> TrainerControl:
     return control
 
 
-@pytest.mark.parametrize("sent", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT, signal.SIGTERM]])
+@pytest.mark.parametrize(
+    "sent", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGTERM]]
+)
 def test_signals_end_training_after_the_step(sent: list[int]) -> None:
     told: list[str] = []
     stop = StopOnSignal(lambda: told.append("stopping"))
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     stop.on_train_begin(None, None, None)
     try:
         assert not step_end(stop).should_training_stop
@@ -35,7 +37,7 @@ def test_signals_end_training_after_the_step(sent: list[int]) -> None:
         assert told == ["stopping"]
     finally:
         stop.restore()
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
 
 
 def test_a_second_interrupt_ends_it_at_once() -> None:
@@ -48,3 +50,28 @@ def test_a_second_interrupt_ends_it_at_once() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         stop.restore()
+
+
+def test_a_signal_counts_where_nobody_can_be_told_of_it() -> None:
+    def gone() -> None:
+        raise BrokenPipeError
+
+    stop = StopOnSignal(gone)
+    stop.on_train_begin(None, None, None)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert step_end(stop).should_save
+    finally:
+        stop.restore()
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = StopOnSignal()
+    stop.on_train_begin(None, None, None)
+    try:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not step_end(stop).should_training_stop
+    finally:
+        stop.restore()
+        assert signal.signal(signal.SIGHUP, before) == signal.SIG_IGN

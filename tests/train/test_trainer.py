@@ -365,6 +365,11 @@ def test_rows_that_leave_nothing_to_align_are_an_error(
         SelfAugTrainer(model=model, args=args, train_dataset=rows, processing_class=tiny_tokenizer)
 
 
+def test_nothing_is_reported_to_a_tracker_unless_it_is_asked_for(tmp_path: Path) -> None:
+    args = SelfAugConfig(str(tmp_path), use_cpu=True, bf16=False, activation_checkpointing=False)
+    assert args.report_to == []
+
+
 def test_a_stream_without_prompts_is_an_error_when_it_is_seen(tiny_model_dir: Path, tmp_path: Path) -> None:
     def completions() -> Any:
         yield from [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 200

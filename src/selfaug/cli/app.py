@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 from typer.core import TyperGroup
 
-from selfaug.cli.terminal import say, say_error
-from selfaug.errors import SelfAugError
+from selfaug.cli.terminal import printable, say, say_error
+from selfaug.errors import SelfAugError, StorageError
 
 if TYPE_CHECKING:
     from selfaug.config import LevelName, TrainConfig
@@ -74,7 +74,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except SelfAugError as error:
             _say_traceback(ctx)
-            say_error(str(error))
+            say_error(error.text(every_problem=debugging(ctx)))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as interrupt:
             say(str(interrupt) or "interrupted.")
@@ -95,6 +95,10 @@ class _Commands(TyperGroup):
                 say_error(f"out of GPU memory: {first}")
                 say(_LESS_MEMORY)
                 raise typer.Exit(1) from error
+            if isinstance(error, PermissionError) and error.filename is not None:
+                # Whether something is there can't be asked below a folder that may not be entered.
+                say_error(str(_not_permitted(error)))
+                raise typer.Exit(StorageError.exit_code) from error
             say_error(f"{type(error).__name__}: {first}")
             if not debugging(ctx):
                 say("Hint: this was not expected; run again with --debug for the traceback.")
@@ -105,6 +109,13 @@ _LESS_MEMORY = (
     "Hint: `nvidia-smi` shows what else is on the GPU; a smaller --batch-size, where the command has one, a smaller "
     "model or one trained with model.quantization=4bit needs less; --device cpu needs none."
 )
+
+
+def _not_permitted(error: PermissionError) -> StorageError:
+    return StorageError(
+        f"{printable(str(error.filename))}: {(error.strerror or 'permission denied').lower()}.",
+        hint="its permissions, or those of a folder above it, keep this user out: change them, or give another path.",
+    )
 
 
 def debugging(ctx: Any) -> bool:
@@ -138,7 +149,11 @@ app = typer.Typer(
 
 Debug = Annotated[
     bool,
-    typer.Option("--debug", callback=_remember_debug, help="Show tracebacks and the libraries' own logs."),
+    typer.Option(
+        "--debug",
+        callback=_remember_debug,
+        help="Show tracebacks, all problems of an error, and the libraries' own logs.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Config = Annotated[str | None, typer.Option("--config", metavar="FILE", help="YAML file with settings.")]
@@ -267,8 +282,23 @@ when torch is loaded.
 """
 
 
+def _may_ask_for_more(settings: TrainConfig, scorers: Sequence[str]) -> bool:
+    """Whether code that isn't ours runs, which may load what the settings don't name: the user's, a tracker's."""
+    from selfaug.eval.own_suites import names_function
+
+    evaluation = settings.evaluation
+    scorers = [*scorers, settings.train.best_scorer, evaluation.scorer, *evaluation.also_score]
+    own = any(names_function(name) for name in (*evaluation.suites, *scorers))
+    return own or settings.model.trust_remote_code or bool(settings.train.report_to)
+
+
 def quiet_libraries(
-    settings: TrainConfig | None = None, *, debug: bool, offline: bool = False, rows: Sequence[str] = ()
+    settings: TrainConfig | None = None,
+    *,
+    debug: bool,
+    offline: bool = False,
+    rows: Sequence[str] = (),
+    scorers: Sequence[str] = (),
 ) -> None:
     """Set the libraries up before they are imported: no telemetry, no network unasked, no chatter.
 
@@ -277,6 +307,7 @@ def quiet_libraries(
         debug: leave the libraries' logs as they are.
         offline: refuse the network, where there are no settings to tell.
         rows: sources that are read beside those of the settings.
+        scorers: that are used beside those of the settings.
     """
     environment = os.environ
     if "OMP_WAIT_POLICY" not in environment:
@@ -288,7 +319,8 @@ def quiet_libraries(
         data = settings.data
         names = [settings.model.name, *data.train, *data.eval, *settings.evaluation.data, *rows]
         names += [source for source in data.replay if source != "embedded"]
-        offline = settings.run.offline or all(Path(name).exists() for name in names)
+        all_here = all(Path(name).exists() for name in names) and not _may_ask_for_more(settings, scorers)
+        offline = settings.run.offline or all_here
     if offline:
         environment["HF_HUB_OFFLINE"] = environment["HF_DATASETS_OFFLINE"] = "1"
     if debug:

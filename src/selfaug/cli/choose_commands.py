@@ -127,7 +127,7 @@ def compare(
     }
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
     dev, test = dev or [*preset.dev], test or [*preset.test]
-    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test])
+    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test], scorers=[scorer])
     from selfaug.cli.comparison_view import show_comparison
     from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.bench import EvaluationSettings
@@ -224,7 +224,7 @@ def balance(
     }
     settings, preset = _training(config, flags, sets, demo=demo, debug=debugging(ctx))
     dev, test = dev or [*preset.dev], test or [*preset.test]
-    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test])
+    quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test], scorers=[scorer])
     from selfaug.cli.balance_view import show_balance
     from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.balance import BalanceSettings

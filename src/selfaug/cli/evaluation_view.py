@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.core.printable import printable
+from selfaug.core.trained_on import trained_on_in_words
 from selfaug.wording.evaluation_words import (
     bound_in_words,
     cut_off_in_words,
@@ -18,7 +19,7 @@ from selfaug.wording.evaluation_words import (
     level_in_words,
     unseen_in_words,
 )
-from selfaug.wording.numbers import nats, percent, points, span
+from selfaug.wording.numbers import nats, nats_span, percent, points, span
 
 __all__ = [
     "bound_in_words",
@@ -57,6 +58,8 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
     show_cut_off(record["suites"], console)
     for name, suite in record["suites"].items():
         console.print(Text(printable(f"{name}: {unseen_in_words(suite)}")), soft_wrap=True)
+    if (worth := trained_on_in_words(record.get("trained_on"))) is not None:
+        console.print(Text(f"! {worth}", "bold yellow"), soft_wrap=True)
     if record["gate"] is not None:
         for bound in record["gate"]["bounds"]:
             console.print(Text(bound_in_words(bound)), soft_wrap=True)
@@ -121,13 +124,13 @@ def drift_table(drifts: Mapping[str, Any], name: str = "Drift", *, width: int = 
     for column in ("", "tokens", "drift, nats per token", "same first choice", "highest tenth of the text"):
         table.add_column(column, justify="left" if column == "" else "right")
     for kind, drift in drifts.items():
-        moved = drift["nats"]
+        moved, interval = nats(drift["nats"]["value"], 4), nats_span(drift["nats"], 4)
         tenths = {place: value for place, value in enumerate(drift["by_tenth"]) if value is not None}
         most = max(tenths, key=lambda place: tenths[place], default=None)
         table.add_row(
             Text(printable(kind)),
             f"{drift['tokens']:,}",
-            f"{nats(moved['value'], 4)}{between}({nats(moved['low'], 4)} to {nats(moved['high'], 4)})",
+            f"{moved}{between}({interval})" if interval else moved,
             percent(drift["top1_agreement"]),
             # A model that is broken drifts by no number.
             "–" if most is None else f"{10 * most}–{10 * most + 10}\N{NO-BREAK SPACE}%: {tenths[most]:.4f}",

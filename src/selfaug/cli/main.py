@@ -42,11 +42,20 @@ from selfaug.cli.app import (
     quiet_libraries,
 )
 from selfaug.cli.flags_file import FlagsFile
-from selfaug.cli.terminal import RunProgress, print_json, printable, say, take_any_character
+from selfaug.cli.terminal import (
+    RunProgress,
+    outlive_readers,
+    print_json,
+    printable,
+    say,
+    say_error,
+    take_any_character,
+)
 from selfaug.core.printable import counted, printable_size
 
 if TYPE_CHECKING:
     from selfaug.config import TrainConfig
+    from selfaug.phases.chat import Chat
 
 __all__ = ["app", "main"]
 
@@ -329,13 +338,7 @@ def chat(
     if prompt is not None:
         _show_answers(conversation.ask(prompt), prompt, as_json)
         return
-    say("Ctrl-D ends; an empty line starts a new conversation.")
-    while (line := _read_line()) is not None:
-        if not line.strip():
-            conversation.start_anew()
-            say("new conversation.")
-            continue
-        _show_answers(conversation.ask(line), line, as_json)
+    _talk(conversation, as_json)
 
 
 @app.command(epilog="Example: selfaug export runs/first --to models/first --ollama")
@@ -533,6 +536,30 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def _talk(conversation: Chat, as_json: bool) -> None:
+    """A conversation, until the user ends it."""
+    from selfaug.phases.chat import TooLongError
+
+    say("Ctrl-D ends; an empty line starts a new conversation.")
+    while (line := _read_line()) is not None:
+        if not line.strip():
+            conversation.start_anew()
+            say("new conversation.")
+            continue
+        try:
+            answers = conversation.ask(line)
+        except TooLongError as error:  # the next question need not be
+            say_error(str(error))
+            continue
+        if answers.dropped:
+            left_out = counted(answers.dropped, "question is", "questions are")
+            say(
+                f"note: the oldest {left_out} left out, with the answers: the conversation no longer fits into the "
+                f"model's window of {conversation.window:,} tokens."
+            )
+        _show_answers(answers, line, as_json)
+
+
 def _read_line() -> str | None:
     """A line from the user, or None at the end."""
     if sys.stdin.isatty():
@@ -568,4 +595,5 @@ def _show_answers(answers: Any, prompt: str, as_json: bool) -> None:
 def main() -> None:
     """Entry point of `selfaug` and `python -m selfaug`."""
     take_any_character()
+    outlive_readers()
     app()

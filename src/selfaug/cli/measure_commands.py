@@ -97,7 +97,7 @@ def assess(
         "--offline": offline or None,
     }
     settings = load_settings(config, flags, sets, command="assess")
-    quiet_libraries(settings, debug=debugging(ctx))
+    quiet_libraries(settings, debug=debugging(ctx), scorers=[scorer])
     from selfaug.cli.assessment_view import show_assessment
     from selfaug.cli.pages import write_page
     from selfaug.phases.assess import assess as run_assessment

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RunProgress",
+    "outlive_readers",
     "print_json",
     "printable",
     "say",
@@ -63,6 +64,30 @@ def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
         for one in error.object[error.start : error.end]
     )
     return shown, error.end
+
+
+def outlive_readers() -> None:
+    """Have nothing fail because nobody reads stderr any more: `2>&1 | tee log` dies of Ctrl-C before we do.
+
+    Neither a line of progress, nor what libraries say, nor the last flush is worth a training.
+    """
+    if os.name == "posix" and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_Unread(sys.stderr.fileno(), "w", closefd=False)),
+            encoding=sys.stderr.encoding,
+            errors=sys.stderr.errors,
+            line_buffering=True,
+        )
+
+
+class _Unread(io.FileIO):
+    """A stream whose reader may be gone: a pipe that is closed, a terminal that is hung up."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def print_json(value: Any) -> None:

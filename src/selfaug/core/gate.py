@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from selfaug.core.statistics import Interval
+from selfaug.core.statistics import CONFIDENCE, Interval, Z, unseen_share
 
 __all__ = ["GateResult", "Outcome", "at_least", "at_most", "overall"]
 
@@ -79,9 +79,21 @@ def overall(results: list[GateResult]) -> Outcome:
 
 
 def _needed(outcome: Outcome, value: Interval, bound: float, items: int) -> int | None:
-    """An interval's width goes with one over the square root of the number of items."""
+    """An interval's width goes with one over the square root of the number of items.
+
+    But where no item got worse (or better), that end is what so many items leave open, which goes with one over their
+    number; until what resampling gives is farther.
+    """
+    above = value.value > bound
     distance = abs(value.value - bound)
-    side = value.value - value.low if value.value > bound else value.high - value.value
+    side = value.value - value.low if above else value.high - value.value
     if outcome != "inconclusive" or distance == 0 or not math.isfinite(side / distance):
         return None
-    return max(items + 1, math.ceil(items * (side / distance) ** 2))
+    # As in `paired_difference`: so far the mean could move if all items of a share that none shows went this way.
+    room = 1 + value.value if above else 1 - value.value
+    if not math.isclose(side, unseen_share(items) * room, rel_tol=1e-9):
+        return max(items + 1, math.ceil(items * (side / distance) ** 2))
+    enough = math.log((1 - CONFIDENCE) / 2) / math.log1p(-distance / room)
+    # All differences have one sign: they scatter by no more than if each were 0 or 1.
+    scatter = abs(value.value) * (1 - abs(value.value))
+    return max(items + 1, math.ceil(max(enough, scatter * (Z / distance) ** 2)))

@@ -23,12 +23,14 @@ __all__ = [
     "pooled_interval",
     "retention",
     "score_interval",
+    "unseen_share",
     "wilson_interval",
 ]
 
 CONFIDENCE = 0.95
 
-_Z = float(ndtri(0.5 + CONFIDENCE / 2))
+Z = float(ndtri(0.5 + CONFIDENCE / 2))
+"""Standard deviations from the middle to an end of such an interval, of a normal distribution."""
 
 ASSUMED_DISCORDANCE = 0.2
 """Share of items on which two models are taken to differ where nothing was measured."""
@@ -90,9 +92,9 @@ def wilson_interval(passed: int, n: int) -> Interval:
     if n <= 0 or not 0 <= passed <= n:
         raise ValueError(f"need 0 <= passed <= n and n > 0, got passed={passed}, n={n}.")
     share = passed / n
-    z2 = _Z**2
+    z2 = Z**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
+    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n**2))
     # At the ends the bound is exactly 0 or 1; rounding must not move it across the share.
     return Interval(share, 0.0 if passed == 0 else centre - half, 1.0 if passed == n else centre + half)
 
@@ -181,12 +183,7 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     means = np.round(differences.mean(axis=0), 11)
     if seeds == 1:
         return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
-    draws = np.concatenate(
-        [
-            np.einsum("rs,sn,rn->r", of_seeds, differences, of_items, optimize=True)
-            for of_seeds, of_items in _resampled(seeds, n, seed, resamples)
-        ]
-    )
+    draws = _means_over_seeds(differences, seed, resamples)
     better, worse = int((means > 0).sum()), int((means < 0).sum())
     # Stretched, seeds that are far apart reach beyond what a difference can be.
     interval, p_value = _from_draws(draws.clip(-1, 1), float(means.mean()), better, worse, n)
@@ -202,13 +199,24 @@ def _from_draws(
     # So few items, or equal ones, show nothing of how items scatter.
     unknown = n < _FEWEST_ITEMS or bool(draws.max() - draws.min() <= _ROUNDING)
     if worse == 0 or unknown:
-        low = min(low, mean - _unseen(n) * (1 + mean))
+        low = min(low, mean - unseen_share(n) * (1 + mean))
     if better == 0 or unknown:
-        high = max(high, mean + _unseen(n) * (1 - mean))
+        high = max(high, mean + unseen_share(n) * (1 - mean))
     if better == 0 or worse == 0 or unknown:
         # At this level the end that is widened lies on 0.
         p_value = max(p_value, min(1.0, 2 * (1 + abs(mean)) ** -n))
     return Interval(mean, float(low), float(high)), p_value
+
+
+def _means_over_seeds(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
+    """Means of values [S, N] over resampled seeds and items, [R]."""
+    seeds, items = values.shape
+    return np.concatenate(
+        [
+            np.einsum("rs,sn,rn->r", of_seeds, values, of_items, optimize=True)
+            for of_seeds, of_items in _resampled(seeds, items, seed, resamples)
+        ]
+    )
 
 
 def _resampled(
@@ -247,21 +255,22 @@ def _two_sided(draws: NDArray[np.float64]) -> float:
 def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:
     """Mean of scores in [0, 1] over items and training seeds [S, N], resampled as in `pooled_difference`.
 
+    The interval is no narrower than that of the items' means, with what so few, or equal, items leave open.
+
     Raises:
         ValueError: if there are no items, or a score is outside [0, 1].
     """
     values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"need scores [S, N], got shape {values.shape}.")
+    _scores(values.reshape(-1), "scores")
     of_all = score_interval(values.mean(axis=0), seed=seed, resamples=resamples)
     if len(values) == 1:
         return of_all
-    pooled = pooled_difference(
-        values, np.zeros((1, values.shape[1])), seed=seed, resamples=resamples
-    ).difference
-    return Interval(
-        of_all.value, min(of_all.low, max(pooled.low, 0.0)), max(of_all.high, min(pooled.high, 1.0))
-    )
+    # Stretched, seeds that are far apart reach beyond what a score can be.
+    draws = _means_over_seeds(values, seed, resamples).clip(0, 1)
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(of_all.value, min(of_all.low, float(low)), max(of_all.high, float(high)))
 
 
 def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval | None:
@@ -346,11 +355,11 @@ def detectable_difference(
     if n < _FEWEST_ITEMS:
         return DetectableDifference(None, n, discordance, power)
     z_power = float(ndtri(power))
-    root = math.sqrt(n * (n + z_power**2 - _Z**2))
-    difference = math.sqrt(discordance) * (_Z * n + z_power * root) / (math.sqrt(n) * (n + z_power**2))
+    root = math.sqrt(n * (n + z_power**2 - Z**2))
+    difference = math.sqrt(discordance) * (Z * n + z_power * root) / (math.sqrt(n) * (n + z_power**2))
     if difference >= discordance:
         # ψ = d: the formula is quadratic in √(1 − d).
-        difference = discordance = 1 - ((root - _Z * z_power) / (n + z_power**2)) ** 2
+        difference = discordance = 1 - ((root - Z * z_power) / (n + z_power**2)) ** 2
     return DetectableDifference(difference, n, discordance, power)
 
 
@@ -378,10 +387,10 @@ def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> 
         ValueError: if there are no items, or a score is outside [0, 1].
     """
     values = _scores(scores, "scores")
-    found = mean_interval(values, seed=seed, resamples=resamples)
+    found = _resampled_mean(values, np.ones_like(values), seed, resamples)
     if values.max() - values.min() > _ROUNDING and len(values) >= _FEWEST_ITEMS:
         return found
-    unseen = _unseen(len(values))
+    unseen = unseen_share(len(values))
     return Interval(
         found.value,
         min(found.low, found.value * (1 - unseen)),
@@ -389,7 +398,7 @@ def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> 
     )
 
 
-def _unseen(n: int) -> float:
+def unseen_share(n: int) -> float:
     """Largest share of items of which n show none, at the level of the intervals (Clopper and Pearson, 1934)."""
     return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / n))
 
@@ -399,7 +408,8 @@ def mean_interval(
 ) -> Interval:
     """Mean per unit over items of unequal size, with a bootstrap interval over items.
 
-    For nats per token over sequences: tokens of one sequence are not independent, sequences are.
+    For nats per token over sequences: tokens of one sequence are not independent, sequences are. Fewer than six items,
+    or items of equal means, show nothing of how items scatter: then both ends are the value, and there is no interval.
 
     Args:
         sums: one sum (or score) an item.
@@ -414,11 +424,20 @@ def mean_interval(
     sizes = np.ones_like(totals) if counts is None else np.asarray(counts, dtype=np.float64)
     if totals.ndim != 1 or totals.size == 0 or totals.shape != sizes.shape or sizes.sum() <= 0:
         raise ValueError(f"need one sum and one count an item, got shapes {totals.shape} and {sizes.shape}.")
-    n = len(totals)
+    found = _resampled_mean(totals, sizes, seed, resamples)
+    if len(totals) >= _FEWEST_ITEMS and found.high - found.low > _ROUNDING:
+        return found
+    return Interval(found.value, found.value, found.value)
+
+
+def _resampled_mean(
+    totals: NDArray[np.float64], sizes: NDArray[np.float64], seed: int, resamples: int
+) -> Interval:
+    """Sum of totals over sum of sizes, each of one item, with what resampled items give."""
     means = np.concatenate(
         [
             (draws @ totals) / np.maximum(draws @ sizes, 1e-300)
-            for draws in _drawn_items(np.random.default_rng(seed), n, resamples)
+            for draws in _drawn_items(np.random.default_rng(seed), len(totals), resamples)
         ]
     )
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

@@ -362,8 +362,9 @@ class _Pages:
         left = None if progress.seconds_left is None else duration(progress.seconds_left)
         with explained(entry.folder):
             charts = self._curves.of(entry, lambda: run_curves(RunDir(entry.folder)))
-        command = None if progress.running else outer_command(entry)
-        return {"progress": progress, "left": left, "charts": charts, "command": command}
+        outer = None if progress.running else outer_command(entry)
+        resume = printable(RunDir(entry.folder).resume_command)
+        return {"progress": progress, "left": left, "charts": charts, "outer": outer, "resume": resume}
 
     def _listed(self, request: Request) -> dict[str, Any]:
         query = request.query_params

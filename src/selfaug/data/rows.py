@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfaug.data.sources import Problem, RawRow, problems_error, read_rows, value_kind
 from selfaug.data.template import RetrievalTemplate
+from selfaug.errors import DataError
 
 __all__ = ["FollowUp", "LoadedRows", "RetrievalParts", "Row", "as_read", "load_rows"]
 
@@ -25,6 +27,10 @@ FORMS = {
 
 _FORM_FIELDS = tuple(field for form in FORMS.values() for field in form)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+
+_PYTHON_LIST = re.compile(r"""\[\s*\{?\s*['"].*['"}]\s*\]""", re.DOTALL)
+"""What Python prints of a list of texts or objects; pandas writes that into CSV files."""
+_WHOLE_NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
 # Names that other tools use, and that are too far from ours for difflib.
 _FOREIGN_FIELDS = {
@@ -212,7 +218,8 @@ def load_rows(
         offline: refuse hub data sets.
 
     Raises:
-        DataError: if a row is bad (with `skip_bad_rows`: if every row is), with all problems.
+        DataError: if a row is bad (with `skip_bad_rows`: if every row is), with all problems; or if a file is named
+            twice.
     """
     template = template or RetrievalTemplate()
     rows: list[Row] = []
@@ -220,9 +227,12 @@ def load_rows(
     forms: Counter[str] = Counter()
     places: dict[str, str] = {}
     files: dict[str, str] = {}
+    read: set[str] = set()
     total = unreadable_rows = 0
     for source in sources:
         raw_rows, unreadable = read_rows(source, split=split, offline=offline)
+        _require_new(raw_rows, read)
+        read |= {raw.file for raw in raw_rows}
         problems += unreadable
         unreadable_rows += len(unreadable)
         total += len(raw_rows) + len(unreadable)
@@ -241,20 +251,35 @@ def load_rows(
             rows.append(row)
             forms[form] += 1
     # What couldn't be read at all was found first.
-    hint = _hint(any("UTF-" in one.reason for one in problems), len(problems) > unreadable_rows, bool(rows))
+    hint = _hint(problems, len(problems) > unreadable_rows, bool(rows))
     problems.sort(key=lambda problem: (problem.file, problem.line))
     if problems and (not skip_bad_rows or not rows):
         raise problems_error(f"{len(problems):,} of {total:,} rows can't be used.", problems, hint=hint)
     return LoadedRows(rows, problems, dict(forms))
 
 
-def _hint(not_utf8: bool, fields_are_wrong: bool, some_are_valid: bool) -> str:
-    hints = ["save the file as UTF-8."] if not_utf8 else []
+def _require_new(rows: Sequence[RawRow], files: Set[str]) -> None:
+    """Refuse a file that was read before: its ids would be taken by its own rows.
+
+    Raises:
+        DataError: if one of the rows is of one of the files.
+    """
+    if twice := next((row.file for row in rows if row.file in files), None):
+        raise DataError(
+            f"{twice} is named twice.",
+            hint="name it once; for its rows to count more in training, give a copy of it under another name.",
+        )
+
+
+def _hint(problems: Sequence[Problem], fields_are_wrong: bool, some_are_valid: bool) -> str:
+    hints = ["save the file as UTF-8."] if any("UTF-" in one.reason for one in problems) else []
     if fields_are_wrong:
         forms = "; ".join(" + ".join(fields) for fields in FORMS.values())
         hints.append(f"a row has the fields {forms}.")
-    skip = "; or leave the bad rows out with --skip-bad-rows" if some_are_valid else ""
-    return " ".join([*hints, f"Correct the rows{skip}."])
+    # That a whole file is left out is not what anybody means by it.
+    rows_alone = all(one.line for one in problems)
+    skip = "; or leave the bad rows out with --skip-bad-rows" if some_are_valid and rows_alone else ""
+    return " ".join([*hints, f"Correct the {'rows' if rows_alone else 'files'}{skip}."])
 
 
 def _row(
@@ -269,16 +294,16 @@ def _row(
     if form == "prompt-completion":
         prompt, completion = _prompt_completion(fields["prompt"], fields["completion"])
     elif form == "messages":
-        prompt, completion = _split_messages(_from_csv(raw, fields["messages"]))
+        prompt, completion = _split_messages(_from_csv(raw, fields, "messages"))
     else:
-        passages = _passages(_from_csv(raw, fields["context"]))
+        passages = _passages(_from_csv(raw, fields, "context"))
         retrieval = RetrievalParts(
             _text("question", fields["question"]),
             passages,
             template,
             _gold(fields.get("gold"), len(passages)),
             _text("answer", fields["answer"]),
-            _follow_ups(_from_csv(raw, fields.get("follow_ups")), len(passages)),
+            _follow_ups(_from_csv(raw, fields, "follow_ups"), len(passages)),
         )
         prompt = retrieval.messages(len(retrieval.passages))
         last = retrieval.follow_ups[-1].answer if retrieval.follow_ups else retrieval.answer
@@ -290,7 +315,7 @@ def _row(
         file=raw.file,
         line=raw.line,
         retrieval=retrieval,
-        tools=_tools(_from_csv(raw, fields.get("tools"))),
+        tools=_tools(_from_csv(raw, fields, "tools")),
         every_assistant_turn=bool(retrieval and retrieval.follow_ups)
         or (every_assistant_turn and form == "messages"),
         source=source,
@@ -444,8 +469,13 @@ def _passages(value: object) -> tuple[str, ...]:
 
 
 def _gold(value: object, passages: int) -> int | None:
-    """The number of a passage; None for anything else, since a user's field may have the name."""
-    if isinstance(value, str) and value.isdecimal():  # of a CSV file
+    """The number of a passage; None for anything else, since a user's field may have the name.
+
+    Where rows have none, columns hold floats, and CSV files their texts.
+    """
+    if isinstance(value, str) and _WHOLE_NUMBER.fullmatch(value):
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= passages:
         return None
@@ -485,8 +515,9 @@ def _id(raw: RawRow, value: object) -> str:
     return _encodable("id", str(value))
 
 
-def _from_csv(raw: RawRow, value: object) -> object:
-    """The list that a CSV cell holds as JSON; the cell itself where it holds none."""
+def _from_csv(raw: RawRow, fields: dict[str, Any], name: str) -> object:
+    """A field; of a CSV cell that holds a list as JSON, this list."""
+    value: object = fields.get(name)
     if (
         not isinstance(value, str)
         or not raw.file.lower().endswith(".csv")
@@ -496,5 +527,9 @@ def _from_csv(raw: RawRow, value: object) -> object:
     try:
         items: list[object] = json.loads(value)
     except (ValueError, RecursionError):
+        if _PYTHON_LIST.fullmatch(value.strip()):
+            raise _InvalidRowError(
+                f"{name!r} looks like a list as Python prints it; write it as JSON (json.dumps)"
+            ) from None
         return value  # text that happens to begin with a bracket, such as "[1] ..."
     return items if all(isinstance(item, str | dict) for item in items) else value

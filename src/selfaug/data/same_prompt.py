@@ -11,7 +11,7 @@ from typing import Any
 
 from selfaug.data.rows import Row
 
-__all__ = ["prompt_keys", "without_held_out"]
+__all__ = ["asked_among", "prompt_keys", "without_held_out"]
 
 _MOST_SETTINGS = 5
 """A question comes back with other passages a few times; what is asked in more settings is said everywhere."""
@@ -42,6 +42,14 @@ def without_held_out(held_out: Sequence[Row], *parts: Sequence[Row]) -> list[lis
     keys = iter(prompt_keys([*held_out, *chain(*parts)]))
     known = set(islice(keys, len(held_out)))
     return [[row for row in part if next(keys) not in known] for part in parts]
+
+
+def asked_among(rows: Sequence[Row], others: Sequence[Row]) -> list[bool]:
+    """Whether each row asks what one of the others asks, in the same setting (see `prompt_keys`), and not only the same
+    question.
+    """
+    known = {_asked(row) for row in others}
+    return [_asked(row) in known for row in rows]
 
 
 def _asked(row: Row) -> tuple[bytes, bytes]:

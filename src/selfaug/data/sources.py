@@ -26,9 +26,6 @@ __all__ = [
     "value_kind",
 ]
 
-PROBLEMS_SHOWN = 20
-"""An error prints this many problems; the total is always in its message."""
-
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?(@[\w.:%+\[\]-]+)?")
 _LOOKS_LIKE_A_FILE = re.compile(
@@ -70,11 +67,8 @@ class Problem:
 
 
 def problems_error(message: str, problems: Sequence[Problem], *, hint: str | None = None) -> DataError:
-    """A `DataError` that lists the first problems and says how many more there are."""
-    shown = [str(problem) for problem in problems[:PROBLEMS_SHOWN]]
-    if len(problems) > PROBLEMS_SHOWN:
-        shown.append(f"and {len(problems) - PROBLEMS_SHOWN:,} more")
-    return DataError(message, problems=shown, hint=hint)
+    """A `DataError` with all problems."""
+    return DataError(message, problems=[str(problem) for problem in problems], hint=hint)
 
 
 def read_rows(
@@ -90,8 +84,14 @@ def read_rows(
         offline: refuse hub data sets.
 
     Raises:
-        DataError: if there is no such file or data set, the kind of file is unknown, or it has no rows.
+        DataError: if there is no such file or data set, the name is empty, the kind of file is unknown, it has no rows,
+            or a folder was written by something else than rows are read from.
     """
+    if not str(source):  # a path without a name is the current folder
+        raise DataError(
+            "an empty name was given for a source of rows.",
+            hint="perhaps a variable is not set; name a file, a folder or a hub data set.",
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         return _read_folder(path)
@@ -113,6 +113,7 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def _read_folder(folder: Path) -> tuple[list[RawRow], list[Problem]]:
+    _require_folder_of_rows(folder)
     files = data_files(folder)
     if not files:
         found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
@@ -127,6 +128,25 @@ def _read_folder(folder: Path) -> tuple[list[RawRow], list[Problem]]:
         rows += more_rows
         problems += more_problems
     return rows, problems
+
+
+def _require_folder_of_rows(folder: Path) -> None:
+    """Refuse a folder whose files are not all rows of one kind.
+
+    Raises:
+        DataError: if `selfaug prepare` wrote it, whose test rows are not for training, or `save_to_disk` of datasets.
+    """
+    if (folder / "index" / "index.json").exists() and (folder / "template.yaml").exists():
+        raise DataError(
+            f"{folder} was written by `selfaug prepare`: it has rows to test on beside those to train on.",
+            hint=f"give it as --prepared (data.prepared), or name one of its files, such as {folder / 'train.jsonl'}.",
+        )
+    saved_rows = (folder / "state.json").exists() and any(folder.glob("*.arrow"))
+    if saved_rows or (folder / "dataset_dict.json").exists():
+        raise DataError(
+            f"{folder} was saved by datasets' save_to_disk, which rows can't be read from.",
+            hint="write each split with to_json('rows.jsonl') or to_parquet('rows.parquet'), and give that file.",
+        )
 
 
 def _read_file(path: Path) -> tuple[list[RawRow], list[Problem]]:

@@ -54,6 +54,10 @@ def read_suite(path: str | Path) -> list[SuiteRow]:
     Raises:
         DataError: naming every line that can't be used, and why.
     """
+    if not str(path):  # a path without a name is the current folder
+        raise DataError(
+            "an empty name was given for a suite.", hint="perhaps a variable is not set; name a JSONL file."
+        )
     path = Path(path)
     try:
         lines = path.read_text(encoding="utf-8").split("\n")

@@ -6,6 +6,7 @@ an ordinary run without alignment, in the assessment's folder.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from selfaug.config import LevelName, TrainConfig, training_settings
+from selfaug.config import LevelName, OptimizerSettings, TrainConfig, training_settings
 from selfaug.core.positions import IGNORED
 from selfaug.core.statistics import detectable_difference
 from selfaug.eval.scorers import files_of_scorer, named_scorer
@@ -64,7 +65,8 @@ def assess(
 
     Args:
         config: settings of the training that is planned; its output is the assessment's folder. The probe has neither
-            its alignment, nor its replayed rows, weight penalty, or adapter to start from.
+            its alignment, nor its replayed rows, weight penalty, or adapter to start from. Where something else than
+            LoRA is planned, the probe is LoRA all the same, at LoRA's default learning rate.
         scorer: of the held-out rows, as for `evaluate`.
         probe_steps: optimizer steps of the probe.
         level: of the general suite, as for `evaluate`.
@@ -90,6 +92,8 @@ def assess(
         "probe_steps": probe_steps, "level": level, "general_items": general_items, "task_items": task_items,
         "max_new_tokens": max_new_tokens,
     }  # fmt: skip
+    if (other := _other_method(config)) is not None:
+        on_progress(Progress("warning", message=f"lora.method is {config.lora.method}: {other}"))
     on_progress(Progress("data"))
     # What is replayed is none of the job's rows, and the probe is trained without it.
     data = load_training_data(_without_replay(config))
@@ -137,7 +141,7 @@ def _assessed(
     if probe.is_run() and not probe.started.exists():  # killed while its folder was made
         probe.discard()
     trained = train(
-        _probe_config(config, probe, settings["probe_steps"]),
+        _probe_config(config, probe, settings["probe_steps"], len(data.train.rows)),
         resume=probe.is_run(),
         on_progress=lambda progress: on_progress(_named(progress)),
     )
@@ -170,7 +174,7 @@ def _assessed(
         "budget": proposed_budget(
             detectable_difference(general["items"]).difference, general["base"]["value"]
         ),
-        "verdict": verdict(evaluation["suites"], trained.record["steps"]),
+        "verdict": verdict(evaluation["suites"], trained.record["steps"], _other_method(config)),
         "seconds": work.seconds,
     }
     write_record(folder / "record.json", RECORD_KIND, record)
@@ -222,8 +226,27 @@ def _without_replay(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"replay": []})})
 
 
-def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig:
-    """The planned training for a few steps, as LoRA, without anything that is against forgetting."""
+def _other_method(config: TrainConfig) -> str | None:
+    """What the probe is where the planned training is not LoRA, as a sentence; None where it is."""
+    if config.lora.method == "lora":
+        return None
+    planned = "full fine-tuning" if config.lora.method == "full" else "OSF"
+    return (
+        f"the probe is plain LoRA all the same, at LoRA's default learning rate "
+        f"({OptimizerSettings().learning_rate:g}), and {planned} can forget more than it, or less."
+    )
+
+
+def _probe_config(config: TrainConfig, probe: RunDir, steps: int, rows: int) -> TrainConfig:
+    """The planned training for a few steps, as LoRA, without anything that is against forgetting.
+
+    Args:
+        config: the planned training.
+        probe: where the probe goes.
+        steps: of the probe.
+        rows: that the planned training has, without replayed ones.
+    """
+    train = config.train
     values = config.model_dump()
     values["lora"].update(method="lora", weight_penalty=0.0, start_from=None)
     values["data"]["replay"] = []
@@ -231,6 +254,13 @@ def _probe_config(config: TrainConfig, probe: RunDir, steps: int) -> TrainConfig
         alpha=0.0, drift_limit=None, anchors="none", reference="auto", stop_at_drift=None
     )
     values["train"].update(steps=steps, save_steps=max(1, steps // 2), report_to=[], best_of_rows=0)
+    if config.lora.method != "lora":
+        # What suits all weights is far too little for an adapter, which would then forget nothing.
+        values["train"].update(learning_rate=OptimizerSettings().learning_rate)
+    if train.warmup >= 1:  # in steps: of few, the same share
+        per_step = train.batch_size * train.gradient_accumulation
+        planned = train.steps or math.ceil(math.ceil(rows / per_step) * train.epochs)
+        values["train"].update(warmup=min(train.warmup, max(1, round(train.warmup * steps / planned))))
     values["evaluation"].update(at_end="none")
     values["run"].update(output=str(probe.path), overwrite=False)
     return TrainConfig.model_validate(values)
@@ -254,8 +284,14 @@ def proposed_budget(detectable: float | None, base: float) -> float | None:
     return budget if budget < base else None
 
 
-def verdict(suites: dict[str, Any], steps: int) -> str:
-    """What the assessment says, in a sentence or two, made from its numbers."""
+def verdict(suites: dict[str, Any], steps: int, other_method: str | None = None) -> str:
+    """What the assessment says, in a sentence or three, made from its numbers.
+
+    Args:
+        suites: of the probe's evaluation.
+        steps: of the probe.
+        other_method: what the probe is where the planned training is not LoRA; None where it is.
+    """
     lost = suites["general"]["difference"]["difference"]
     span = f"{_points(-lost['value'])} ({_number(-lost['high'])} to {_number(-lost['low'])})"
     if lost["high"] < 0:
@@ -275,8 +311,10 @@ def verdict(suites: dict[str, Any], steps: int) -> str:
         learned = "learned" if gain["low"] > 0 else "did not measurably learn"
         text += (
             f" The base model scores {100 * base:.0f} % at the job; the probe {learned} it "
-            f"({gain['value'] * 100:+.0f} points).".replace("-", "\N{MINUS SIGN}")
+            f"({round(100 * gain['value']) + 0.0:+.0f} points).".replace("-", "\N{MINUS SIGN}")
         )
+    if other_method is not None:
+        text += f" {other_method[0].upper()}{other_method[1:]}"
     return text
 
 

@@ -9,25 +9,35 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from selfaug.errors import DataError
 from selfaug.model.generate import chat_prompt_ids, generate_greedy, text_prompt_ids
 from selfaug.model.hidden import adapter_off
-from selfaug.model.loading import load_tokenizer
+from selfaug.model.loading import context_window, load_tokenizer
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.rundir import RunDir
 
-__all__ = ["Answers", "Chat", "open_chat"]
+__all__ = ["Answers", "Chat", "TooLongError", "open_chat"]
 
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What both models say to the same prompt."""
+    """What both models say to the same prompt.
+
+    Attributes:
+        dropped: questions, the oldest ones, that were left out for it with their answers.
+    """
 
     base: str
     tuned: str
+    dropped: int = 0
+
+
+class TooLongError(DataError):
+    """A question that doesn't fit into the model's window, be it alone; the conversation is as it was."""
 
 
 @dataclass
@@ -36,6 +46,7 @@ class Chat:
 
     Attributes:
         step: the checkpoint's step, if the run is not complete; else None.
+        window: tokens of prompt and answer together; None if nobody knows.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -46,38 +57,61 @@ class Chat:
     system: str | None = None
     max_new_tokens: int = 256
     step: int | None = None
+    window: int | None = None
     _base_turns: Messages = field(default_factory=list)
     _tuned_turns: Messages = field(default_factory=list)
 
     def ask(self, prompt: str) -> Answers:
         """Both answers; greedy, so the same prompt gives the same answers.
 
+        What no longer fits into the window goes from the beginning, the same of both conversations.
+
         Raises:
+            TooLongError: if the prompt alone doesn't fit.
             DataError: if the chat template refuses the messages, such as a system message.
         """
+        dropped = self._make_room(prompt)
         if self.base is not None:
             base = self._answer(self.base, self._base_turns, prompt)
         else:
             assert isinstance(self.tuned, PeftModel)
             with adapter_off(self.tuned):
                 base = self._answer(self.tuned, self._base_turns, prompt)
-        return Answers(base, self._answer(self.tuned, self._tuned_turns, prompt))
+        return Answers(base, self._answer(self.tuned, self._tuned_turns, prompt), dropped)
 
     def start_anew(self) -> None:
         """Forget what was said."""
         self._base_turns.clear()
         self._tuned_turns.clear()
 
+    def _make_room(self, prompt: str) -> int:
+        """Drop the oldest questions and answers until this prompt fits; returns how many questions."""
+        if self.window is None:
+            return 0
+        room = self.window - self.max_new_tokens
+        if (alone := len(self._ids([], prompt))) > room:
+            raise TooLongError(
+                f"the question has {alone:,} tokens; with an answer of {self.max_new_tokens:,} they don't fit into "
+                f"the model's window of {self.window:,}.",
+                hint="ask in fewer words, or for a shorter answer with --max-new-tokens.",
+            )
+        dropped = 0
+        while max(len(self._ids(turns, prompt)) for turns in (self._base_turns, self._tuned_turns)) > room:
+            del self._base_turns[:2], self._tuned_turns[:2]
+            dropped += 1
+        return dropped
+
     def _answer(self, model: Any, turns: Messages, prompt: str) -> str:
-        opening = [{"role": "system", "content": self.system}] if self.system else []
-        asked = [*turns, {"role": "user", "content": prompt}]
         answer = generate_greedy(
-            model, self.tokenizer, [self._ids([*opening, *asked])], max_new_tokens=self.max_new_tokens
+            model, self.tokenizer, [self._ids(turns, prompt)], max_new_tokens=self.max_new_tokens
         )[0]
-        turns[:] = [*asked, {"role": "assistant", "content": answer}]
+        turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         return answer
 
-    def _ids(self, messages: Messages) -> list[int]:
+    def _ids(self, turns: Messages, prompt: str) -> list[int]:
+        """The prompt after these turns, as the models get it."""
+        opening = [{"role": "system", "content": self.system}] if self.system else []
+        messages = [*opening, *turns, {"role": "user", "content": prompt}]
         if self.tokenizer.chat_template is None:  # a base model, trained on text: the last turn is the prompt
             return text_prompt_ids(self.tokenizer, messages[-1]["content"])
         return chat_prompt_ids(self.tokenizer, messages, **self.chat_template_kwargs)
@@ -100,14 +134,11 @@ def open_chat(
     folder = RunDir.open(run)
     config = load_run_config(folder)
     weights, step = trained_weights(folder, config)
-    tokenizer = load_tokenizer(
-        config.model.name,
-        trust_remote_code=config.model.trust_remote_code,
-        offline=offline or config.run.offline,
-    )
-    base, tuned = load_run_models(
-        folder, config, weights, device=resolve_device(device), offline=offline or config.run.offline
-    )
+    offline = offline or config.run.offline
+    trusted = config.model.trust_remote_code
+    tokenizer = load_tokenizer(config.model.name, trust_remote_code=trusted, offline=offline)
+    window = context_window(config.model.name, trust_remote_code=trusted, offline=offline)
+    base, tuned = load_run_models(folder, config, weights, device=resolve_device(device), offline=offline)
     return Chat(
         tokenizer,
         tuned,
@@ -116,4 +147,5 @@ def open_chat(
         system=system,
         max_new_tokens=max_new_tokens,
         step=step,
+        window=window,
     )

@@ -26,7 +26,7 @@ from selfaug.core.statistics import (
 )
 from selfaug.core.subset import subset_agreement
 from selfaug.errors import ConfigError
-from selfaug.eval.general_suite import FAST_ITEMS, Half, spread_over_kinds
+from selfaug.eval.general_suite import FAST_ITEMS, Half, general_suite, spread_over_kinds
 from selfaug.phases.bench import (
     FOLDERS,
     Answers,
@@ -42,7 +42,6 @@ from selfaug.phases.bench import (
 from selfaug.phases.method_bench import MethodBench, Variant, problems_of
 from selfaug.phases.methods import METHODS, Method
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import select_items
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
 
@@ -398,10 +397,14 @@ def _forecast(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _fast_subset(bench: Bench, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """How well the fast subset of the general suite orders the reported models; None where it is all of it."""
-    items = select_items("test", bench.level["level"], bench.settings.general_items)
+    """How well the fast subset of the general suite orders the reported models; None where it is all of it.
+
+    None, too, where fewer items were asked than the level has: `evaluate --fast` chooses from all of them.
+    """
+    items = general_suite("test", bench.level["level"])
+    asked = bench.settings.general_items
     reported = [run for run in runs if run["half"] == "test"]
-    if len(items) <= FAST_ITEMS or len(reported) < 2:
+    if (asked is not None and asked < len(items)) or len(items) <= FAST_ITEMS or len(reported) < 2:
         return None
     places = {item.id: place for place, item in enumerate(items)}
     chosen = sorted(places[item.id] for item in spread_over_kinds(items, FAST_ITEMS))
@@ -462,14 +465,19 @@ class _Table:
         }
 
     def detectable(self, method: str, suite: str) -> dict[str, Any]:
-        """The smallest difference to the base model that a suite can show, with the discordance of a method."""
-        paired = pooled_difference(
-            self._all_scores(self.answers[method], suite),
-            self._all_scores(self.base_answers, suite),
-            seed=0,
-        )
+        """The smallest difference to the base model that a suite can show, and the discordance of a method.
+
+        The difference is that of the items' means over seeds, which scatter less than a seed's own scores; the
+        discordance is the mean of the seeds' own, which says on how many items two models differ.
+        """
+        scores = self._all_scores(self.answers[method], suite)
+        base = self._all_scores(self.base_answers, suite)
+        paired = pooled_difference(scores, base, seed=0)
         found = detectable_difference(paired.items, discordance=paired.discordance)
-        return {"difference": found.difference, "discordance": paired.discordance}
+        return {
+            "difference": found.difference,
+            "discordance": float(np.mean((np.asarray(scores) - np.asarray(base)) ** 2)),
+        }
 
     def against(self, subject: str, method: Method) -> dict[str, Any]:
         """The subject's scores minus the method's, item by item and seed by seed, over the seeds that both have."""
@@ -528,9 +536,8 @@ class _Table:
         files = [self.bench.written_data(method, variant.seed) for variant in self.variants[method.name]]
         # Later seeds find texts of the first one's rows: what a run needs is what the first one took.
         written = [file[1] for file in files if file is not None]
-        replayed = [
-            record["data"]["replay"]["rows_replayed"] for record in records if "replay" in record["data"]
-        ]
+        # None where all of them ask what held-out rows ask.
+        replayed = [record["data"]["replay"] for record in records if "replay" in record["data"]]
         return {
             "train_seconds": float(np.mean([record["seconds"] for record in records])),
             # Part of them: each run has anchors of its own written.
@@ -539,9 +546,15 @@ class _Table:
             else 0.0,
             "write_seconds": max((one["seconds"] for one in written), default=0.0),
             "peak_memory_bytes": max(record["peak_memory_bytes"] for record in records),
-            "general_rows": max(replayed) if method.name == "replay" else 0,
+            # Where there are too few, they are repeated.
+            "general_rows": max(
+                (min(one["rows_replayed"], one["rows_available"]) for one in replayed), default=0
+            )
+            if method.name == "replay"
+            else 0,
             "written_rows": max((one["rows"] for one in written), default=0),
             "written_rows_asked": max((one.get("rows_asked", 0) for one in written), default=0),
             "written_rows_cut_off": max((one.get("rows_cut_off", 0) for one in written), default=0),
             "anchors": max(record["anchors"] for record in records) if method.trained else 0,
+            "reference_cache": any(record.get("reference") == "cache" for record in records),
         }

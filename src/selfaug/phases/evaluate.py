@@ -23,6 +23,7 @@ from selfaug.config import LevelName, TrainConfig, load_config
 from selfaug.core.forecast import Forecast
 from selfaug.core.gate import at_least, at_most, overall
 from selfaug.core.statistics import Interval
+from selfaug.core.trained_on import trained_on_in_words
 from selfaug.errors import ConfigError, DataError, ModelError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half, Level
@@ -39,7 +40,7 @@ from selfaug.phases.inputs import describe_sources, resolve_device
 from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, hash_of_tasks, require_benchmarks
 from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.phases.progress import Progress
-from selfaug.phases.run_files import load_run_config, require_named_files
+from selfaug.phases.run_files import load_run_config, require_named_files, tell_of_changes
 from selfaug.phases.run_models import (
     TOKENIZER,
     alike_where_known,
@@ -65,6 +66,7 @@ from selfaug.phases.suites import (
     suite_file_prompts,
     task_prompts,
 )
+from selfaug.phases.trained_on import trained_on
 from selfaug.phases.trained_template import trained_no_answer, trained_template
 from selfaug.phases.work_time import WORKED, WorkTime
 from selfaug.records import read_lines, read_record, write_lines, write_record
@@ -168,7 +170,11 @@ def evaluate(
         ConfigError, DataError, ModelError: if scorer, rows, forecast or models can't be used.
     """
     folder = RunDir.open(run)
-    config = load_run_config(folder, lambda told: on_progress(Progress("warning", message=told)))
+
+    def tell(told: str) -> None:
+        on_progress(Progress("warning", message=told))
+
+    config = load_run_config(folder, tell)
     score = named_scorer(scorer)
     others = {name: named_scorer(name) for name in also_score if name != scorer}
     needs_rows = {"--min-task-gain": min_task_gain is not None, "--also-score": bool(others)}
@@ -224,6 +230,7 @@ def evaluate(
     def held_out(tokenizer: PreTrainedTokenizerBase) -> Suite:
         if not data:
             require_named_files(folder, config, "eval", instead="give held-out rows with --data")
+        tell_of_changes(folder, config, "train", *([] if data else ["eval"]), tell=tell)
         return task_prompts(
             config,
             tokenizer,
@@ -261,8 +268,13 @@ def evaluate(
     template = config.data.chat_template_kwargs
     asked: dict[str, Suite] = {}
     other_suites: dict[str, Suite] = {}
+    known_rows: dict[str, int | None] | None = None
     if sources:
         asked["task"] = held_out(tokenizer)
+        ids = [one.partition(": ")[2] for one in asked["task"].ids]
+        known_rows = {"rows": trained_on(config, sources, ids, offline=offline), "of": len(ids)}
+        if (worth := trained_on_in_words(known_rows)) is not None:
+            tell(f"{worth}.")
         other_suites = {name: scored_by(asked["task"], other) for name, other in others.items()}
     for name, file in files.items():
         asked[name] = (
@@ -375,6 +387,7 @@ def evaluate(
                 task: {which: found[which].table for which in MODELS} for task, found in scored.items()
             },
             "sides": sides,
+            "trained_on": known_rows,
             "also": {
                 name: compare_answers(suite, answers["task"]["tuned"], answers["task"]["base"])
                 for name, suite in other_suites.items()

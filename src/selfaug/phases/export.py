@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shlex
 import shutil
 import tempfile
@@ -177,7 +178,7 @@ def export(
                         str(target / _GGUF),
                     ]
                 ),
-                shlex.join(["ollama", "create", target.name.lower(), "-f", str(target / "Modelfile")]),
+                shlex.join(["ollama", "create", _ollama_name(target), "-f", str(target / "Modelfile")]),
             ]
         if target.exists():
             target.rmdir()
@@ -194,6 +195,11 @@ def export(
         if place is not None:
             shutil.rmtree(place, ignore_errors=True)
     return Exported(target, size, step, commands, warnings)
+
+
+def _ollama_name(target: Path) -> str:
+    """The folder's name as Ollama takes one: at most 80 of its letters, the first of them no sign."""
+    return re.sub(r"[^a-z0-9._-]+", "-", target.name.lower())[:80].strip("._-") or "model"
 
 
 def _stored_dtype(folder: str, config: TrainConfig, offline: bool) -> torch.dtype:

@@ -206,11 +206,11 @@ def _asked_anew(messages: Sequence[dict[str, Any]], turn: int) -> list[dict[str,
 def _reached(config: TrainConfig, seed: int, count: int) -> list[int]:
     """Places of those rows, of so many, that a run of this seed trains on within its steps.
 
-    All of them where that isn't known: where rows may be left out, or are packed, which changes their order.
+    All of them where that isn't known: where rows may be left out, or come in another order, packed or by length.
     """
     train, data = config.train, config.data
     may_be_fewer = data.skip_bad_rows or (data.skip_held_out and data.eval)
-    if train.steps is None or train.packing or may_be_fewer:
+    if train.steps is None or train.packing or train.group_by_length or may_be_fewer:
         return list(range(count))
     # As the Trainer draws a run's first epoch; within a second one, every row has been reached.
     order = SeedableRandomSampler(range(count), generator=torch.Generator(), data_seed=seed)

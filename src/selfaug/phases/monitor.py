@@ -34,7 +34,7 @@ from selfaug.phases.chat import open_chat
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import REHEARSAL
-from selfaug.phases.run_files import load_run_config, require_named_files
+from selfaug.phases.run_files import load_run_config, require_named_files, tell_of_changes
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import write_lines, write_text
@@ -111,7 +111,11 @@ def record_reference_window(
         DataError, ModelError, ConfigError: if rows or models can't be loaded.
     """
     folder = RunDir.open(run)
-    config = load_run_config(folder, lambda told: on_progress(Progress("warning", message=told)))
+
+    def tell(told: str) -> None:
+        on_progress(Progress("warning", message=told))
+
+    config = load_run_config(folder, tell)
     adapter = hash_of_weights(trained_weights(folder, config)[0])
     if not overwrite and (folder.monitor / "reference.json").exists():
         window = ReferenceWindow.load(folder.monitor)
@@ -126,6 +130,7 @@ def record_reference_window(
         *(["replay"] if config.data.replay_share > 0 else []),  # else they aren't read
         instead=f"measure the reference window there (selfaug monitor RUN --reference), and copy {folder.monitor}",
     )
+    tell_of_changes(folder, config, "train", "eval", tell=tell)
     # Nothing is trained here.
     changed = {"eval": [*config.data.eval, *data], "skip_held_out": False}
     rows = load_training_data(

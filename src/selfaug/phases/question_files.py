@@ -57,7 +57,11 @@ def load_pairs(
             places[pair.id] = f"{row.file}:{row.line}"
             pairs.append(pair)
     if problems and (not skip_bad_rows or not pairs):
-        skip = "; or leave the bad ones out with --skip-bad-rows" if pairs else ""
+        skip = (
+            "; or leave the bad ones out with --skip-bad-rows"
+            if pairs and all(one.line for one in problems)
+            else ""
+        )
         raise problems_error(
             f"{len(problems):,} of {total:,} question-answer pairs can't be used.",
             problems,

@@ -32,7 +32,7 @@ from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, held_out_before, ho
 from selfaug.phases.inputs import describe_sources, read_rows, resolve_device, template_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.registry import add_run, require_addable
-from selfaug.phases.run_files import load_run_config, place_of
+from selfaug.phases.run_files import load_run_config, place_of, tell_of_changes
 from selfaug.phases.run_models import TOKENIZER, alike_where_known, load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
@@ -272,6 +272,9 @@ def realign(
     named_scorer(settings.scorer)
     old_scorers = _old_scorers(old, old_config, settings)
     trained_weights(old, old_config)
+    tell_of_changes(
+        old, old_config, "train", "eval", tell=lambda told: on_progress(Progress("warning", message=told))
+    )
     if config is None:
         settings, _ = with_held_out_rows(old, settings)
         config = realign_config(

@@ -11,6 +11,7 @@ from typing import Any
 from selfaug.config import TrainConfig, load_config
 from selfaug.data.sources import is_hub_id
 from selfaug.errors import DataError
+from selfaug.phases.inputs import describe_sources
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
@@ -19,6 +20,7 @@ __all__ = [
     "load_run_config",
     "place_of",
     "require_named_files",
+    "tell_of_changes",
     "with_found_files",
     "with_places",
 ]
@@ -131,6 +133,25 @@ def _begun_in(run: RunDir) -> Path | None:
         return None
     folder = read_record(run.started, "train-started").get(FOLDER)
     return None if folder is None else Path(folder)
+
+
+def tell_of_changes(run: RunDir, config: TrainConfig, *names: str, tell: Callable[[str], None]) -> None:
+    """Tell of files with rows of the run's own that are not what they were when it was trained.
+
+    Args:
+        run: a run.
+        config: its settings, from `load_run_config`.
+        names: which settings of `data`.
+        tell: called with each of them.
+    """
+    if not run.started.exists():
+        return
+    begun = read_record(run.started, "train-started").get("data", {})
+    for name in names:
+        known = {one.get("sha256") for one in begun.get(name, {}).get("sources", [])} - {None}
+        for one in describe_sources(getattr(config.data, name)) if known else []:
+            if "sha256" in one and one["sha256"] not in known:
+                tell(f"{one['source']} is not what it was when {run.path} was trained.")
 
 
 def require_named_files(run: RunDir, config: TrainConfig, *names: str, instead: str) -> None:

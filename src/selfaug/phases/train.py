@@ -109,7 +109,7 @@ def train(
         ConfigError, DataError, ModelError: before anything is written.
         StorageError: if the folder is taken, another process trains in it, it can't be written, or the disk is too
             small.
-        Interrupted: after Ctrl-C or SIGTERM, when a checkpoint is saved.
+        Interrupted: after Ctrl-C, SIGTERM or SIGHUP, when a checkpoint is saved.
     """
     first = os.environ.get("RANK", "0") == "0"
     run = RunDir.open(config.run.output) if resume else RunDir(config.run.output)

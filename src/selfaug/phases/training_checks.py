@@ -16,12 +16,17 @@ from selfaug.model.loading import load_tokenizer
 from selfaug.phases.evaluate import FAST_ROWS, require_chat_template, suites_of
 from selfaug.phases.inputs import TrainingData, compute_dtype, load_training_data, training_device
 from selfaug.phases.suites import scored_by, task_prompts
+from selfaug.settings_file import nearest_name
 from selfaug.train.anchors import read_anchors
 
 __all__ = ["CheckedInputs", "checked_inputs", "is_sharded", "require_evaluable"]
 
 # Where weights lie in pieces on several GPUs, none of them holds a model that could be asked.
 _SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+
+
+# Of trackers that are called otherwise.
+_PACKAGES = {"azure_ml": "azureml-core", "flyte": "flytekit"}
 
 
 class CheckedInputs(NamedTuple):
@@ -107,14 +112,18 @@ def require_evaluable(config: TrainConfig) -> None:
 
 
 def _require_trackers(names: list[str]) -> None:
-    from transformers.integrations import get_reporting_integration_callbacks
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
     for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ConfigError(
+                f"train.report_to: there is no tracker {name!r}{nearest_name(name, INTEGRATION_TO_CALLBACK)}.",
+                hint=f"choose among {', '.join(sorted(INTEGRATION_TO_CALLBACK))}; none, alone, is no tracker.",
+            )
         try:
-            for callback in get_reporting_integration_callbacks([name]):
-                callback()
+            INTEGRATION_TO_CALLBACK[name]()
         except (ValueError, RuntimeError, ImportError) as error:
             raise ConfigError(
                 f"train.report_to {name!r} can't be used: {error}",
-                hint=f"run `pip install {name}`, or leave it out.",
+                hint=f"run `pip install {_PACKAGES.get(name, name)}`, or leave it out.",
             ) from error

@@ -10,7 +10,7 @@ from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section
 from selfaug.report.evaluation_report import bound_block, cut_off_blocks, suites_block
 from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
 from selfaug.wording.evaluation_words import nothing_at_stake
-from selfaug.wording.numbers import bound_points, digits_beside, duration, percent, points, span
+from selfaug.wording.numbers import bound_points, decimal, digits_beside, duration, percent, points, span
 
 __all__ = ["balance_report", "balance_summary", "balance_verdict"]
 
@@ -145,7 +145,7 @@ def _front(record: Mapping[str, Any]) -> Chart:
             [
                 f"{point['run']}, adapter {point['scale']:g}",
                 f"{100 * point['task']:.1f} {task_span(point, 1)}".rstrip(), f"{100 * point['general']:.1f}",
-                f"{100 * point['forgetting']:.1f} {forgetting_span(point)}".rstrip(), f"{point['drift']:.3f}",
+                f"{decimal(100 * point['forgetting'])} {forgetting_span(point)}".rstrip(), f"{point['drift']:.3f}",
                 ", ".join(words),
             ]
         )  # fmt: skip

@@ -29,7 +29,7 @@ from selfaug.wording.comparison_results import (
     forecast_table,
     scores_table,
 )
-from selfaug.wording.numbers import duration, percent, points, span
+from selfaug.wording.numbers import decimal, duration, percent, points, span
 
 __all__ = ["comparison_report", "comparison_summary", "comparison_telling_request", "comparison_verdict"]
 
@@ -66,7 +66,11 @@ def comparison_report(record: Mapping[str, Any], folder: Path) -> Report:
     if forecast is not None:
         moved.append(forecast)
     if moved:
-        about = "How much a model forgets goes with how far its output distribution moved: each point is a trained run."
+        scaled = any(run["method"] == "wise-ft" for run in record["runs"])
+        about = (
+            "How much a model forgets goes with how far its output distribution moved: each point is a trained run"
+            + (", or the adapter of one scaled down." if scaled else ".")
+        )
         sections.append(Section("Forgetting and drift", about, moved))
     return Report(
         **vars(comparison_summary(record)),
@@ -102,7 +106,7 @@ def comparison_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
     learned = _has_learned(ours) and plain["against_subject"]["task"]["difference"]["high"] >= 0
     retained = plain["against_subject"]["general"]["difference"]["low"] > 0
     outcome: Outcome = "good" if learned and retained else "mixed" if learned or retained else "bad"
-    who = "it" if _has_learned(ours) or _has_learned(plain) else "SelfAug"
+    who = "it" if _has_learned(ours) or _has_learned(plain) else ours["label"]
     said = f"{_of_the_job(ours, plain)}; {who} {_of_all_else(ours, plain)}{_of_seeds(ours, plain)}."
     return outcome, said
 
@@ -115,17 +119,17 @@ def _has_learned(row: Mapping[str, Any]) -> bool:
 
 def _of_the_job(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     mine, theirs = (percent(row["suites"]["task"]["score"]["value"]) for row in (ours, plain))
-    task = plain["against_subject"]["task"]["difference"]
+    task, label = plain["against_subject"]["task"]["difference"], ours["label"]
     # Two methods that learned nothing, as with too large an alpha, are not shown to differ either.
     if not _has_learned(ours) and not _has_learned(plain):
-        return f"Neither SelfAug nor plain LoRA was shown to learn the job ({mine} and {theirs} of it)"
+        return f"Neither {label} nor plain LoRA was shown to learn the job ({mine} and {theirs} of it)"
     if not _has_learned(ours):
-        return f"SelfAug was not shown to learn the job, as plain LoRA did ({mine} against {theirs})"
+        return f"{label} was not shown to learn the job, as plain LoRA did ({mine} against {theirs})"
     if task["high"] < 0:
-        return f"SelfAug learned the job less well than plain LoRA ({mine} against {theirs})"
+        return f"{label} learned the job less well than plain LoRA ({mine} against {theirs})"
     if task["low"] > 0:
-        return f"SelfAug learned the job better than plain LoRA ({mine} against {theirs})"
-    return f"SelfAug did {mine} of the job and plain LoRA {theirs}, with no difference shown ({span(task)} points)"
+        return f"{label} learned the job better than plain LoRA ({mine} against {theirs})"
+    return f"{label} did {mine} of the job and plain LoRA {theirs}, with no difference shown ({span(task)} points)"
 
 
 def _of_all_else(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
@@ -228,7 +232,7 @@ def _score_charts(record: Mapping[str, Any]) -> list[Block]:
                 intervals_svg(scaled, unit, zero=zero),
                 ["method", unit, "from", "to"],
                 [
-                    [str(row["name"]), *(f"{row[end]:.1f}" for end in ("value", "low", "high"))]
+                    [str(row["name"]), *(decimal(row[end]) for end in ("value", "low", "high"))]
                     for row in scaled
                 ],
             )
@@ -254,7 +258,10 @@ def _drift_chart(record: Mapping[str, Any]) -> list[Chart]:
     correlation = ""
     if record["forecast"] is not None:
         of = record["forecast"]["correlation"]
-        correlation = f" Rank correlation {of['value']:.2f} ({of['low']:.2f} to {of['high']:.2f})."
+        correlation = (
+            f" Rank correlation {of['value']:.2f} ({of['low']:.2f} to {of['high']:.2f}), of the "
+            f"{len(record['forecast']['drifts'])} trained runs."
+        )
     return [
         Chart(
             "Forgetting against drift",
@@ -262,7 +269,7 @@ def _drift_chart(record: Mapping[str, Any]) -> list[Chart]:
             scatter_svg(rows, "drift (nats per token)", "forgetting (points)"),
             ["method", "drift (nats per token)", "forgetting (points)", "items"],
             [
-                [labels.get(method, method), f"{drift:.3f}", f"{100 * forgotten:.1f}", half]
+                [labels.get(method, method), f"{drift:.3f}", decimal(100 * forgotten), half]
                 for method, drift, forgotten, half in found
             ],
         )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfaug.core.trained_on import trained_on_in_words
 from selfaug.eval.general_item import FITTING_SCORE
 from selfaug.records import read_lines
 from selfaug.report.document import (
@@ -30,7 +31,7 @@ from selfaug.wording.evaluation_words import (
     forecast_in_words,
     level_in_words,
 )
-from selfaug.wording.numbers import duration, nats, percent, points, span
+from selfaug.wording.numbers import duration, nats, nats_span, percent, points, span
 
 __all__ = [
     "answer_badges",
@@ -81,6 +82,8 @@ def evaluation_sections(
         suites_block(record["suites"], scorer, tuned=tuned),
         *cut_off_blocks(record["suites"], tuned=tuned),
     ]
+    if (worth := trained_on_in_words(record.get("trained_on"))) is not None:
+        scores.append(Text(f"{worth[0].upper()}{worth[1:]}.", "! trained on"))
     if record.get("also"):
         others = {f"the job ({name})": one for name, one in record["also"].items()}
         scores.append(suites_block(others, scorer, tuned=tuned, title="The job, by other scorers"))
@@ -330,10 +333,7 @@ def _drift_section(record: Mapping[str, Any], tuned: str) -> Section:
                 [
                     Cell(name),
                     Cell(f"{drift['tokens']:,}"),
-                    Cell(
-                        nats(drift["nats"]["value"], 4),
-                        f"{nats(drift['nats']['low'], 4)} to {nats(drift['nats']['high'], 4)}",
-                    ),
+                    Cell(nats(drift["nats"]["value"], 4), nats_span(drift["nats"], 4)),
                     Cell(percent(drift["top1_agreement"])),
                     Cell("", _tenths(drift["by_tenth"]), _bars(drift["by_tenth"])),
                 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -160,11 +161,12 @@ class AfterSave(TrainerCallback):  # type: ignore[misc]
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
-    """Turns Ctrl-C and SIGTERM into a checkpoint after the current step and the end of training.
+    """Turns Ctrl-C, SIGTERM and SIGHUP into a checkpoint after the current step and the end of training.
 
     Under a launcher, a signal to one process stops all of them after the same step: one that stopped alone would
     leave the others waiting for it. A second Ctrl-C stops at once; SIGTERM never does, which a launcher sends after the
-    terminal's Ctrl-C. Signals are taken from the first step on: before it, there is nothing to save.
+    terminal's Ctrl-C. SIGHUP, of a terminal that is closed, stays ignored where it is (`nohup`). Signals are taken from
+    the first step on: before it, there is nothing to save.
 
     Attributes:
         stopping: whether a process was signalled, and training ends because of it.
@@ -181,7 +183,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Take the signals; possible in the main thread only."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _signals():
                 self._previous[number] = signal.signal(number, self._handle)
 
     def on_step_end(
@@ -213,6 +215,17 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
         if number == signal.SIGINT and number in self._received:
             self.restore()
             raise KeyboardInterrupt
-        if not self._received:
-            self._on_signal()
+        first = not self._received
         self._received.add(number)
+        if first:
+            # Whoever is told may be gone, or be in the middle of a line: the step that is interrupted must not fail.
+            with contextlib.suppress(Exception):
+                self._on_signal()
+
+
+def _signals() -> list[int]:
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # which Windows has not
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    return numbers

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from selfaug.core.cut_off import why_cut_off
 from selfaug.core.statistics import holm
 from selfaug.wording.evaluation_words import discordance_in_words
-from selfaug.wording.numbers import percent
+from selfaug.wording.numbers import decimal, percent
 
 __all__ = [
     "NOT_RUN",
@@ -89,6 +89,14 @@ def costs_table(record: Mapping[str, Any]) -> TextTable:
         "Drift in nats per token: on the job's prompts, and on the base model's own answers to general ones. Minutes "
         "and memory are a run's; models are those to be served."
     )
+    if any(method["general_rows"] for method in record["methods"].values()):
+        caption += " General rows are different ones, of which a run of few steps may reach a part."
+    # Earlier records don't say which reference was taken.
+    if any(method.get("reference_cache") for method in record["methods"].values()):
+        caption += (
+            " Runs of SelfAug share a cache of the reference: the first one writes it, a trial perhaps or an earlier "
+            "training, and the minutes of all others are without that."
+        )
     # Earlier records did not count the time of anchors.
     if any(method.get("anchor_seconds") for method in record["methods"].values()):
         caption += (
@@ -145,7 +153,7 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
     smallest, largest = min(forecast["drifts"]), max(forecast["drifts"])
     drifts = [drift for drift in forecast["at"] if float(drift) <= largest]
     cells = [
-        f"{100 * at['value'] + 0.0:.1f} ({100 * at['low'] + 0.0:.1f} to {100 * at['high'] + 0.0:.1f})"
+        f"{decimal(100 * at['value'])} ({decimal(100 * at['low'])} to {decimal(100 * at['high'])})"
         for at in (forecast["at"][drift] for drift in drifts)
     ]
     return TextTable(
@@ -171,6 +179,7 @@ def comparison_notes(record: Mapping[str, Any]) -> str:
         f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; {_seeds(seeds)}"
         f"{', fewer where a row says so' if some_have_fewer else ''}. "
         f"In brackets: 95 % intervals over items{' and seeds' if len(seeds) > 1 else ''}; of drift, over prompts."
+        + _chosen_subject(record)
         + _unseen(record)
         + _fast(record["fast_subset"])
         + _cut_off(record)
@@ -184,6 +193,16 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _own_seeds(record: Mapping[str, Any], seeds: Sequence[int]) -> str:
     """How many seeds a row is of, where it has not all of the comparison."""
     return "" if len(seeds) == len(record["settings"]["seeds"]) else f" ({_seeds(seeds)})"
+
+
+def _chosen_subject(record: Mapping[str, Any]) -> str:
+    """That the tested SelfAug is the better one of two, where both ran."""
+    if not {"selfaug", "selfaug-anchors"} <= record["methods"].keys():
+        return ""
+    return (
+        " Which SelfAug is tested against the others, without or with self-anchors, was chosen on development items, "
+        "too."
+    )
 
 
 def _unseen(record: Mapping[str, Any]) -> str:
@@ -250,7 +269,9 @@ def _nats(drift: Mapping[str, Any] | None) -> str:
     if drift is None:
         return "–"
     nats = drift["nats"]
-    return f"{nats['value']:.3f} ({nats['low']:.3f}–{nats['high']:.3f})"
+    # Of few prompts, or of equal ones, there is no interval.
+    between = "" if nats["low"] == nats["high"] else f" ({nats['low']:.3f}–{nats['high']:.3f})"
+    return f"{nats['value']:.3f}{between}"
 
 
 def _data(method: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from selfaug.wording.numbers import duration, percent, points, span
+from selfaug.wording.numbers import duration, nats_span, percent, points, span
 
 __all__ = [
     "MODELS",
@@ -171,7 +171,7 @@ def _difference(interval: Mapping[str, float]) -> Cell:
 
 
 def _nats(interval: Mapping[str, float]) -> Cell:
-    return Cell(f"{interval['value']:.3f}", f"{interval['low']:.3f} to {interval['high']:.3f}")
+    return Cell(f"{interval['value']:.3f}", nats_span(interval))
 
 
 def _words(count: float) -> str:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["bound_points", "chance", "digits_beside", "duration", "nats", "percent", "points", "span"]
+__all__ = [
+    "bound_points",
+    "chance",
+    "decimal",
+    "digits_beside",
+    "duration",
+    "nats",
+    "nats_span",
+    "percent",
+    "points",
+    "span",
+]
 
 # From here on, in hours.
 _LONG = 3 * 3600
@@ -24,6 +35,11 @@ def chance(share: float) -> str:
     if 0 < share < 1:
         return {"0 %": "<1 %", "100 %": ">99 %"}.get(shown, shown)
     return shown
+
+
+def decimal(number: float) -> str:
+    """A number with one decimal, without a minus before a zero."""
+    return f"{round(number, 1) + 0.0:.1f}"
 
 
 def points(difference: float, *, sign: bool = True, digits: int = 1) -> str:
@@ -64,6 +80,12 @@ def _digits_of(bound: float) -> int:
 def nats(value: float | None, digits: int = 3) -> str:
     """A drift in nats per token; a dash where it is no number, as of a model that is broken."""
     return "\N{EN DASH}" if value is None else f"{value:.{digits}f}"
+
+
+def nats_span(interval: Mapping[str, float | None], digits: int = 3) -> str:
+    """The interval of a drift; empty where there is none: of few prompts, or of equal ones."""
+    low, high = interval["low"], interval["high"]
+    return "" if low is not None and low == high else f"{nats(low, digits)} to {nats(high, digits)}"
 
 
 def duration(seconds: float) -> str:
