@@ -117,7 +117,7 @@ def read_settings(
             continue
         try:
             value = yaml.load(raw, Loader=_Loader)
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             value = raw  # a text such as "[INST]: x" need not be YAML, and 2024-02-30 is no date
         _put(settings, places, name.strip(), value, f"--set {name.strip()}", problems)
     try:
@@ -194,7 +194,7 @@ def read_yaml(
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes numbers as flags do. In YAML 1.1, 010 is eight and 1:30 is ninety: here they are left for the setting."""
+    """Takes integers as flags do. In YAML 1.1, 010 is eight and 1:30 is ninety: here they are left for the setting."""
 
 
 _INTEGER = "tag:yaml.org,2002:int"

@@ -75,6 +75,19 @@ def test_items_needed_where_none_got_worse_go_with_one_over_their_number(
     assert at_least("gain", gain, -bound, items).items_needed == needed
 
 
+def test_items_needed_where_the_first_few_say_little() -> None:
+    """Fewer than six items have both ends open; here they went both ways, so that more of them still scatter."""
+    few = np.array([0.5, -0.5, 0.0, 0.0, 0.0])
+    base, tuned = np.maximum(few, 0), np.maximum(-few, 0)
+    needed = at_most(
+        "forgetting", paired_difference(base, tuned, seed=0).difference, 0.02, len(few)
+    ).items_needed
+    assert needed is not None
+    times = math.ceil(needed / len(few))
+    many = paired_difference(np.tile(base, times), np.tile(tuned, times), seed=0).difference
+    assert at_most("forgetting", many, 0.02, needed).outcome == "pass"
+
+
 def test_items_needed_where_few_got_worse_and_none_better_are_enough_for_resampling_too() -> None:
     """What so many leave open is soon nearer than how those scatter that got worse."""
     base = np.ones(60)

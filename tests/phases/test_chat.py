@@ -39,11 +39,18 @@ def test_the_oldest_turns_make_room_where_the_window_is_full(finished_run: Path)
     for turns in (chat._base_turns, chat._tuned_turns):
         assert len(chat._ids(turns[:-2], "the revenue of the company")) <= 254
     before = list(chat._tuned_turns)
-    with pytest.raises(
-        TooLongError, match=r"with an answer of 2 they don't fit into the model's window of 256\."
-    ):
+    with pytest.raises(TooLongError, match=r"leave no room for an answer in the model's window of 256\."):
         chat.ask("the revenue of the company " * 100)
     assert chat._tuned_turns == before
+
+
+def test_an_answer_as_long_as_the_window_gets_what_the_question_leaves(finished_run: Path) -> None:
+    chat = open_chat(finished_run, max_new_tokens=256, device="cpu")
+    for dropped in (0, 1):
+        answers = chat.ask("the revenue")
+        assert answers.dropped == dropped
+        tokens = chat.tokenizer(answers.tuned, add_special_tokens=False)["input_ids"]
+        assert len(chat._ids([], "the revenue")) + len(tokens) <= 256
 
 
 def test_a_window_that_nobody_knows_bounds_nothing(finished_run: Path) -> None:

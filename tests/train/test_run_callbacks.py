@@ -65,8 +65,9 @@ def test_a_signal_counts_where_nobody_can_be_told_of_it() -> None:
         stop.restore()
 
 
-def test_a_hangup_that_is_ignored_stays_so() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("own", [signal.SIG_IGN, lambda *_: None])
+def test_a_hangup_that_is_ignored_or_taken_stays_so(own: Any) -> None:
+    before = signal.signal(signal.SIGHUP, own)
     stop = StopOnSignal()
     stop.on_train_begin(None, None, None)
     try:
@@ -74,4 +75,4 @@ def test_a_hangup_that_is_ignored_stays_so() -> None:
         assert not step_end(stop).should_training_stop
     finally:
         stop.restore()
-        assert signal.signal(signal.SIGHUP, before) == signal.SIG_IGN
+        assert signal.signal(signal.SIGHUP, before) == own

@@ -95,7 +95,9 @@ class _Commands(TyperGroup):
                 say_error(f"out of GPU memory: {first}")
                 say(_LESS_MEMORY)
                 raise typer.Exit(1) from error
-            if isinstance(error, PermissionError) and error.filename is not None:
+            # Windows calls it so, too, where another program has the file open.
+            shared = getattr(error, "winerror", None) == 32
+            if isinstance(error, PermissionError) and error.filename is not None and not shared:
                 # Whether something is there can't be asked below a folder that may not be entered.
                 say_error(str(_not_permitted(error)))
                 raise typer.Exit(StorageError.exit_code) from error

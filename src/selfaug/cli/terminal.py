@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from selfaug.core.printable import printable
 
@@ -71,13 +71,20 @@ def outlive_readers() -> None:
 
     Neither a line of progress, nor what libraries say, nor the last flush is worth a training.
     """
-    if os.name == "posix" and isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(_Unread(sys.stderr.fileno(), "w", closefd=False)),
-            encoding=sys.stderr.encoding,
-            errors=sys.stderr.errors,
-            line_buffering=True,
-        )
+    if os.name != "posix" or not isinstance(sys.stderr, io.TextIOWrapper):
+        return
+    try:
+        beneath = _Unread(sys.stderr.fileno(), "w", closefd=False)
+    except OSError:  # it is kept in memory
+        return
+    at_once = sys.stderr.write_through  # PYTHONUNBUFFERED, as in many containers
+    sys.stderr = io.TextIOWrapper(
+        cast("io.BufferedWriter", beneath) if at_once else io.BufferedWriter(beneath),
+        encoding=sys.stderr.encoding,
+        errors=sys.stderr.errors,
+        line_buffering=True,
+        write_through=at_once,
+    )
 
 
 class _Unread(io.FileIO):

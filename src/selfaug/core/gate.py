@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from selfaug.core.statistics import CONFIDENCE, Interval, Z, unseen_share
+from selfaug.core.statistics import CONFIDENCE, FEWEST_ITEMS, Interval, Z, unseen_share
 
 __all__ = ["GateResult", "Outcome", "at_least", "at_most", "overall"]
 
@@ -91,7 +91,8 @@ def _needed(outcome: Outcome, value: Interval, bound: float, items: int) -> int 
         return None
     # As in `paired_difference`: so far the mean could move if all items of a share that none shows went this way.
     room = 1 + value.value if above else 1 - value.value
-    if not math.isclose(side, unseen_share(items) * room, rel_tol=1e-9):
+    # Fewer items leave both ends open, whichever way they went.
+    if items < FEWEST_ITEMS or not math.isclose(side, unseen_share(items) * room, rel_tol=1e-9):
         return max(items + 1, math.ceil(items * (side / distance) ** 2))
     enough = math.log((1 - CONFIDENCE) / 2) / math.log1p(-distance / room)
     # All differences have one sign: they scatter by no more than if each were 0 or 1.

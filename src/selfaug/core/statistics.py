@@ -36,7 +36,7 @@ ASSUMED_DISCORDANCE = 0.2
 """Share of items on which two models are taken to differ where nothing was measured."""
 
 # With five items, all of them worse, an exact test still has p = 2 · 0.5⁵ > 0.05.
-_FEWEST_ITEMS = 6
+FEWEST_ITEMS = 6
 
 # Sums of the same differences in another order are equal up to this.
 _ROUNDING = 1e-12
@@ -197,7 +197,7 @@ def _from_draws(
     low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     p_value = _two_sided(draws)
     # So few items, or equal ones, show nothing of how items scatter.
-    unknown = n < _FEWEST_ITEMS or bool(draws.max() - draws.min() <= _ROUNDING)
+    unknown = n < FEWEST_ITEMS or bool(draws.max() - draws.min() <= _ROUNDING)
     if worse == 0 or unknown:
         low = min(low, mean - unseen_share(n) * (1 + mean))
     if better == 0 or unknown:
@@ -301,7 +301,7 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
     shares = kept[below > 0] / below[below > 0]
     low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     # As in `_from_draws`.
-    unknown = len(of_base) < _FEWEST_ITEMS or bool(shares.max() - shares.min() <= _ROUNDING)
+    unknown = len(of_base) < FEWEST_ITEMS or bool(shares.max() - shares.min() <= _ROUNDING)
     if paired.worse == 0 or unknown:
         low = min(low, 1 + paired.difference.low / mean)
     if paired.better == 0 or unknown:
@@ -352,7 +352,7 @@ def detectable_difference(
             f"need n >= 1, 0 <= discordance <= 1 and 0.5 <= power < 1, "
             f"got n={n}, discordance={discordance}, power={power}."
         )
-    if n < _FEWEST_ITEMS:
+    if n < FEWEST_ITEMS:
         return DetectableDifference(None, n, discordance, power)
     z_power = float(ndtri(power))
     root = math.sqrt(n * (n + z_power**2 - Z**2))
@@ -388,7 +388,7 @@ def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> 
     """
     values = _scores(scores, "scores")
     found = _resampled_mean(values, np.ones_like(values), seed, resamples)
-    if values.max() - values.min() > _ROUNDING and len(values) >= _FEWEST_ITEMS:
+    if values.max() - values.min() > _ROUNDING and len(values) >= FEWEST_ITEMS:
         return found
     unseen = unseen_share(len(values))
     return Interval(
@@ -425,7 +425,7 @@ def mean_interval(
     if totals.ndim != 1 or totals.size == 0 or totals.shape != sizes.shape or sizes.sum() <= 0:
         raise ValueError(f"need one sum and one count an item, got shapes {totals.shape} and {sizes.shape}.")
     found = _resampled_mean(totals, sizes, seed, resamples)
-    if len(totals) >= _FEWEST_ITEMS and found.high - found.low > _ROUNDING:
+    if len(totals) >= FEWEST_ITEMS and found.high - found.low > _ROUNDING:
         return found
     return Interval(found.value, found.value, found.value)
 

@@ -88,13 +88,13 @@ class Chat:
         """Drop the oldest questions and answers until this prompt fits; returns how many questions."""
         if self.window is None:
             return 0
-        room = self.window - self.max_new_tokens
-        if (alone := len(self._ids([], prompt))) > room:
+        if (alone := len(self._ids([], prompt))) >= self.window:
             raise TooLongError(
-                f"the question has {alone:,} tokens; with an answer of {self.max_new_tokens:,} they don't fit into "
-                f"the model's window of {self.window:,}.",
-                hint="ask in fewer words, or for a shorter answer with --max-new-tokens.",
+                f"the question has {alone:,} tokens, which leave no room for an answer in the model's window of "
+                f"{self.window:,}.",
+                hint="ask in fewer words.",
             )
+        room = max(self.window - self.max_new_tokens, alone)
         dropped = 0
         while max(len(self._ids(turns, prompt)) for turns in (self._base_turns, self._tuned_turns)) > room:
             del self._base_turns[:2], self._tuned_turns[:2]
@@ -102,9 +102,11 @@ class Chat:
         return dropped
 
     def _answer(self, model: Any, turns: Messages, prompt: str) -> str:
-        answer = generate_greedy(
-            model, self.tokenizer, [self._ids(turns, prompt)], max_new_tokens=self.max_new_tokens
-        )[0]
+        ids = self._ids(turns, prompt)
+        most = (
+            self.max_new_tokens if self.window is None else min(self.max_new_tokens, self.window - len(ids))
+        )
+        answer = generate_greedy(model, self.tokenizer, [ids], max_new_tokens=most)[0]
         turns += [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
         return answer
 

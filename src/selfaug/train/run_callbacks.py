@@ -165,8 +165,9 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
     Under a launcher, a signal to one process stops all of them after the same step: one that stopped alone would
     leave the others waiting for it. A second Ctrl-C stops at once; SIGTERM never does, which a launcher sends after the
-    terminal's Ctrl-C. SIGHUP, of a terminal that is closed, stays ignored where it is (`nohup`). Signals are taken from
-    the first step on: before it, there is nothing to save.
+    terminal's Ctrl-C. SIGHUP, of a terminal that is closed, is taken where nobody has: not under `nohup`, which ignores
+    it, and not from a program with a handler of its own. Signals are taken from the first step on: before it, there is
+    nothing to save.
 
     Attributes:
         stopping: whether a process was signalled, and training ends because of it.
@@ -226,6 +227,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 def _signals() -> list[int]:
     numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # which Windows has not
-    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+    # Ignored under `nohup`; where a program has its own use of it, such as to read its settings anew, it keeps that.
+    if hangup is not None and signal.getsignal(hangup) == signal.SIG_DFL:
         numbers.append(hangup)
     return numbers

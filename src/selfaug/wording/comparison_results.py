@@ -94,8 +94,8 @@ def costs_table(record: Mapping[str, Any]) -> TextTable:
     # Earlier records don't say which reference was taken.
     if any(method.get("reference_cache") for method in record["methods"].values()):
         caption += (
-            " Runs of SelfAug share a cache of the reference: the first one writes it, a trial perhaps or an earlier "
-            "training, and the minutes of all others are without that."
+            " Runs of SelfAug share a cache of the reference: the first one writes that of the rows, a trial perhaps "
+            "or an earlier training, and the minutes of all others are without it."
         )
     # Earlier records did not count the time of anchors.
     if any(method.get("anchor_seconds") for method in record["methods"].values()):
