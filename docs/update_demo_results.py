@@ -54,9 +54,8 @@ def readme_block(record: dict[str, Any]) -> str:
         "![Task against retention, and drift over the steps of training, for plain LoRA and SelfAug]"
         "(docs/images/demo.svg)",
         f"{demo_verdict(record).text} The base model has no exact answers because nothing in the prompt asks for the "
-        "house style. Settings were chosen on development requests (alpha on [all of them]"
-        "(benchmarks/results/demo_alpha.md), with one seed, and with three when there were [152]"
-        "(benchmarks/results/demo_settings.md); the [boundary](benchmarks/results/demo_boundary.md) at alpha 4); "
+        "house style. Settings were chosen on development requests, [alpha](benchmarks/results/demo_alpha.md) and the "
+        "[boundary](benchmarks/results/demo_boundary.md) with three seeds; "
         f"{base['general_items']} requests can't show a loss under "
         f"{points(record['detectable_difference'], sign=False)} ({discordance_in_words(record.get('discordance'))}). "
         f"The run took {duration(record['seconds'])}; `make "

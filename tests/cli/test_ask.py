@@ -120,6 +120,16 @@ def test_questions_that_can_not_be_answered(finished_run: Path, prepared: Path) 
     assert "fewer words" in long
 
 
+def test_an_empty_name_is_no_folder(
+    finished_run: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "an empty name was given" in ask(finished_run, QUESTION, "--prepared", "", code=2)
+    monkeypatch.chdir(prepared)
+    result = run("recall", "", "--questions", "questions.jsonl")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "an empty name was given for the folder of prepared documents" in result.stderr
+
+
 def test_documents_that_are_not_there(finished_run: Path, prepared: Path, tmp_path: Path) -> None:
     assert "was not trained on documents" in ask(finished_run, QUESTION, code=2)
     missing = tmp_path / "nowhere at all"

@@ -16,6 +16,7 @@ import pytest
 from selfaug.data import RetrievalTemplate, load_rows
 from selfaug.data.rows import as_read
 from selfaug.errors import DataError
+from selfaug.phases.question_files import load_pairs
 
 Write = Callable[..., Path]
 
@@ -144,6 +145,10 @@ def test_no_further_questions(write_jsonl: Write) -> None:
         str(["p one", "p two"]),
         str(["it's one", "p two"]),
         "['p one'\n 'p two']",  # of a numpy array
+        "['p one' 'p two' ... 'p eight' 'p nine']",  # of a long one
+        "[{'role': 'user'}\n {'role': 'assistant'}]",
+        "['p one', nan, 'p two']",
+        r"['a \d', 'b']",
         '["p one",\n "on two\nlines"]',
         str([{"role": "user"}]),
     ],
@@ -155,6 +160,17 @@ def test_csv_list_that_is_no_json_is_not_one_passage(tmp_path: Path, context: st
         load_rows([tmp_path / "rows.csv"])
     (problem,) = caught.value.problems
     assert "'context' looks like a list as Python prints it; write it as JSON (json.dumps)" in problem
+
+
+@pytest.mark.parametrize(
+    "context", ['["Buyer"] shall pay ["Seller"]', "['a'] or ['b']", "['a\0', 'b'] ['c']"]
+)
+def test_csv_text_with_brackets_at_both_ends_is_text(tmp_path: Path, context: str) -> None:
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "context", "answer"], ["q", context, "a"]])
+    (row,) = load_rows([tmp_path / "rows.csv"]).rows
+    assert row.retrieval is not None
+    assert row.retrieval.passages == (context,)
 
 
 @pytest.mark.parametrize(
@@ -302,16 +318,53 @@ def test_long_list_of_problems_is_cut_where_it_is_shown(write_jsonl: Write) -> N
     assert len(caught.value.text(every_problem=True).splitlines()) == 1 + 1025 + 1
 
 
-def test_whole_files_are_not_offered_to_be_left_out(write_jsonl: Write, tmp_path: Path) -> None:
-    (tmp_path / "other.json").write_text('{"items": []}')
+WHOLE_FILES = {
+    "other.json": '{"items": []}',
+    "text.json": '"a"',
+    "deep.json": "[" * 100_000,
+    "comma.json": '[{"prompt": "p",}]',
+    "latin.json": "[é]".encode("latin-1"),
+    "wide.jsonl": "{}".encode("utf-16"),
+    "list.jsonl": json.dumps([GOOD, GOOD], indent=1),
+    "line.jsonl": json.dumps([GOOD, GOOD]) + "\n",
+    "twice.csv": "prompt,completion,prompt\na,b,c\n",
+    "bars.csv": "prompt|completion\na|b\n",
+    "quotes.csv": 'prompt,completion\nq,"b"x\n' + "c,d\n" * 3,
+    "rows.parquet": "no parquet",
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_FILES)
+def test_whole_files_are_not_offered_to_be_left_out(write_jsonl: Write, tmp_path: Path, name: str) -> None:
+    content = WHOLE_FILES[name]
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
-        load_rows([write_jsonl(GOOD), tmp_path / "other.json"])
-    assert caught.value.hint == "Correct the files."
+        load_rows([write_jsonl(GOOD, name="good.jsonl"), tmp_path / name])
+    hint = caught.value.hint or ""
+    assert "Correct the files." in hint
+    assert "--skip-bad-rows" not in hint
+    with pytest.raises(DataError) as caught:  # nor with questions about documents
+        load_pairs(
+            [str(write_jsonl({"question": "q", "answer": "a"}, name="q.jsonl")), str(tmp_path / name)], []
+        )
+    assert "--skip-bad-rows" not in (caught.value.hint or "")
 
 
-def test_a_file_that_is_named_twice(write_jsonl: Write) -> None:
+def test_lines_that_are_lists_are_bad_rows(write_jsonl: Write, tmp_path: Path) -> None:
+    for lines in ([[], GOOD], [[], []]):
+        (tmp_path / "lists.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        with pytest.raises(DataError) as caught:
+            load_rows([write_jsonl(GOOD), tmp_path / "lists.jsonl"])
+        assert caught.value.problems[0].endswith("lists.jsonl:1: holds a list, not an object with fields")
+        assert "--skip-bad-rows" in (caught.value.hint or "")
+
+
+def test_a_file_that_is_named_twice(write_jsonl: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_jsonl(GOOD, GOOD)
-    for sources in ([file, file], [file.parent, file]):
+    monkeypatch.chdir(file.parent)
+    link = file.with_name("link")
+    link.symlink_to(file.parent)
+    for sources in ([file, file], [file.parent, file], [file.name, file], [link / file.name, file]):
         with pytest.raises(DataError, match=f"^{file} is named twice") as caught:
             load_rows(sources, skip_bad_rows=True)
         assert "a copy of it under another name" in str(caught.value.hint)

@@ -78,6 +78,7 @@ def test_a_hub_data_set_is_loaded_by_its_name(hub: str, tmp_path: Path) -> None:
         "print(json.dumps([[row.id, row.prompt, row.completion] for row in rows]))"
     )
     there = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    there |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1")
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, **there},
@@ -85,6 +86,7 @@ def test_a_hub_data_set_is_loaded_by_its_name(hub: str, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from selfaug.data import Row, load_rows
-from selfaug.data.same_prompt import prompt_keys, without_held_out
+from selfaug.data.same_prompt import asked_among, prompt_keys, without_held_out
 
 Write = Callable[..., Path]
 
@@ -119,3 +119,49 @@ def test_texts_are_not_kept_twice(
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
+
+
+LONG = chat(user("Hi"), SAID, user("Help me."), SAID, user("Reset my password."))
+FOLLOWED = question("Revenue?", "x y", follow_ups=[{"question": "Profit?", "answer": "b"}])
+
+
+def call(number: int) -> dict[str, Any]:
+    return {**SAID, "content": "", "tool_calls": [{"function": {"name": "add", "arguments": str(number)}}]}
+
+
+@pytest.mark.parametrize(
+    ("asked", "learnt", "known"),
+    [
+        (chat(user("hi "), SAID, user("help me."), SAID, user("reset my  password.")), LONG, True),
+        (chat(user("Hi"), SAID, user("Help me."), SAID, user("Cancel my order.")), LONG, False),
+        (chat(user("Hi")), LONG, True),  # each of its answers was trained
+        (LONG, chat(user("Hi")), False),
+        (chat(SAID, user("Hi")), chat(SAID, user("Hi"), SAID, user("Bye")), True),
+        (chat(system("Be brief."), user("Hi")), chat(user("Hi")), False),
+        (chat(user("Hi"), call(1), user("Go on.")), chat(user("Hi"), call(1), user("go on.")), True),
+        (chat(user("Hi"), call(1), user("Go on.")), chat(user("Hi"), call(2), user("Go on.")), False),
+        (question("profit?", "X  y"), FOLLOWED, True),
+        (question("Revenue?", "x y"), FOLLOWED, True),
+        (question("Revenue?", "z"), FOLLOWED, False),
+        (question("Debts?", "x y"), FOLLOWED, False),
+        (FOLLOWED, question("Profit?", "x y"), True),
+        (FOLLOWED, question("Revenue?", "x y"), False),  # it is the last one that is asked
+        ({"prompt": "REVENUE?", "completion": "a"}, {"prompt": "Revenue?\n", "completion": "b"}, True),
+        ({"prompt": "Revenue?", "completion": "a"}, chat(user("Revenue?")), False),
+    ],
+)  # fmt: skip
+def test_which_prompts_were_learnt(
+    write_jsonl: Write, asked: dict[str, Any], learnt: dict[str, Any], known: bool
+) -> None:
+    one, other = (
+        load_rows([write_jsonl(fields, name=name)], every_assistant_turn=True).rows
+        for name, fields in (("asked.jsonl", asked), ("learnt.jsonl", learnt))
+    )
+    assert asked_among(one, other) == [known]
+
+
+def test_a_turn_that_was_not_trained_was_not_learnt(
+    rows: Callable[[list[dict[str, Any]]], list[Row]],
+) -> None:
+    (long, first) = rows([LONG, chat(user("Hi"))])
+    assert asked_among([first, long], [long]) == [False, True]

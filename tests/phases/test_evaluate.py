@@ -371,6 +371,13 @@ def test_the_same_answers_by_other_scorers(copied_run: Path, monkeypatch: pytest
     assert "The job, by other scorers" in (copied_run / "report.html").read_text(encoding="utf-8")
 
 
+def test_an_empty_name_is_refused_before_the_current_folder_is_read(copied_run: Path) -> None:
+    told: list[Progress] = []
+    with pytest.raises(DataError, match="an empty name was given for a source of rows"):
+        evaluate(copied_run, **{**FEW, "data": [""]}, overwrite=True, on_progress=told.append)
+    assert told == []
+
+
 def test_other_scorers_are_refused_before_anything_is_asked(copied_run: Path) -> None:
     rows = [{"id": "a", "prompt": "the revenue", "completion": " the region"}]
     held_out = copied_run.parent / "words.jsonl"

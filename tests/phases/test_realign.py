@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -122,8 +123,9 @@ def test_held_out_rows_of_every_task_stay_what_the_old_task_is_judged_by(
     old = load_config(RunDir(copied_run).config).data.eval
     second = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=["second-dev.jsonl"])
     assert second.data.eval == [*old, "second-dev.jsonl"]
-    again = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=old)
-    assert again.data.eval == old
+    for spelled in (old, [os.path.relpath(source) for source in old]):
+        again = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=spelled)
+        assert again.data.eval == old
 
 
 def test_the_checkpoint_is_not_chosen_on_rows_that_the_gate_judges_by(

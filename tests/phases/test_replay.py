@@ -155,3 +155,16 @@ def test_a_share_of_nothing_reads_no_source(settings: Settings) -> None:
     data = load_training_data(settings(Path("run"), 'data.replay=["gone.jsonl"]', "data.replay_share=0"))
     assert len(data.train.rows) == TRAINED
     assert "replay" not in data.report
+
+
+def test_a_file_that_another_source_has_too_is_replayed_once(
+    settings: Settings, sources: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Re-alignments gather sources that can be named in several ways."""
+    small, folder, large = map(Path, sources)
+    monkeypatch.chdir(small.parent)
+    named = [str(folder / "two.jsonl"), "small.jsonl", *sources, str(large), f"{folder}/"]
+    sets = (f"data.replay={json.dumps(named)}", "data.replay_share=0.9")
+    report = load_training_data(settings(Path("run"), *sets)).report["replay"]
+    assert [*report["rows_by_source"]] == ["small.jsonl", str(folder), str(large)]
+    assert report["rows_available"] == 3 + 100 + 100

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
-from selfaug.config import TrainConfig
+from other_user import as_nobody
+from selfaug.config import TrainConfig, dump_config
 from selfaug.core.trained_on import trained_on_in_words
+from selfaug.phases.inputs import describe_sources
+from selfaug.phases.realign import realign_config
+from selfaug.phases.run_files import load_run_config, tell_of_changes
 from selfaug.phases.trained_on import trained_on
-from selfaug.records import write_lines
+from selfaug.records import read_record, write_lines, write_record
+from selfaug.rundir import RunDir
 
 Rows = list[dict[str, Any]]
 Found = Callable[..., int | None]
+Begin = Callable[..., RunDir]
+
+CHANGED = "rows have changed since the run was trained"
+UNREADABLE = "not all training rows can be read here"
 
 
 def texts(*prompts: str) -> Rows:
@@ -31,9 +43,42 @@ def found(settings: Callable[..., TrainConfig], tmp_path: Path) -> Found:
             write_lines(files[name], [{**row, "id": str(number)} for number, row in enumerate(own)])
         config = settings(tmp_path / "run", *(f"data.{name}=[{files[name]}]" for name in rows), *sets)
         ids = [str(number) for number in (range(len(held_out)) if asked is None else asked)]
-        return trained_on(config, [str(files["held_out"])], ids, offline=True)
+        record = trained_on(RunDir(tmp_path / "run"), config, [str(files["held_out"])], ids, offline=True)
+        assert record["of"] == len(ids)
+        assert ("why" in record) == (record["rows"] is None)
+        number: int | None = record["rows"]
+        return number
 
     return find
+
+
+@pytest.fixture
+def begin(settings: Callable[..., TrainConfig]) -> Begin:
+    """The folder of a run with these settings, whose training has begun."""
+
+    def make(folder: Path, config: TrainConfig | None = None, *sets: str) -> RunDir:
+        run = RunDir(folder)
+        run.path.mkdir()
+        config = config or settings(folder, *sets)
+        run.config.write_text(run.config_text(dump_config(config)), encoding="utf-8")
+        data = config.data
+        parts = {"train": data.train, "eval": data.eval, "replay": data.replay if data.replay_share else []}
+        described = {name: {"sources": describe_sources(sources)} for name, sources in parts.items()}
+        write_record(run.started, "train-started", {"data": described})
+        return run
+
+    return make
+
+
+def write(file: Path, *prompts: str) -> str:
+    rows = [{"id": str(number), **row} for number, row in enumerate(texts(*prompts))]
+    write_lines(file, rows)
+    return str(file)
+
+
+def look(run: RunDir, held_out: str, asked: int, *, offline: bool = True) -> dict[str, Any]:
+    ids = [str(number) for number in range(asked)]
+    return trained_on(run, load_run_config(run), [held_out], ids, offline=offline)
 
 
 def test_rows_with_the_prompt_of_a_training_row_are_counted(found: Found) -> None:
@@ -50,7 +95,11 @@ def test_rows_of_runs_before_count_too(found: Found) -> None:
     parts = {"train": texts("new"), "replay": texts("old")}
     assert found(texts("new", "old"), **parts) == 2
     assert found(texts("new", "old"), "data.replay_share=0", **parts) == 1  # only kept for later
-    assert found(texts("new", "old"), "data.replay_share=0", "lora.start_from=before", **parts) == 2
+    # Where the run before is gone, its rows are those that `realign` keeps.
+    gone = "lora.start_from=no-run"
+    assert found(texts("new", "old"), "data.replay_share=0", gone, **parts) == 2
+    assert found(texts("new"), gone, train=texts("new")) is None
+    assert found(texts("new"), gone, "data.replay=[embedded]", train=texts("new")) is None
     assert found(texts("new", "old"), "data.replay=[embedded]", train=texts("new")) == 1
 
 
@@ -60,8 +109,115 @@ def test_rows_that_were_left_out_of_training_do_not_count(found: Found) -> None:
     assert found(texts("held out", "new"), "data.skip_held_out=true", **parts) == 1
 
 
-def test_nobody_knows_where_training_rows_are_gone(found: Found, tmp_path: Path) -> None:
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("replayed", [0.0, 0.1])
+def test_what_the_run_before_learnt_counts_whatever_is_held_out_since(
+    begin: Begin, tmp_path: Path, skip: bool, replayed: float
+) -> None:
+    held_out = write(tmp_path / "held-out.jsonl", "old", "new", "other")
+    old = begin(tmp_path / "old", None, f"data.train=[{write(tmp_path / 'old.jsonl', 'old')}]")
+    config = realign_config(
+        old,
+        [write(tmp_path / "new.jsonl", "new", "more")],
+        eval_data=[held_out],
+        rehearsal=replayed,
+        output=str(tmp_path / "new"),
+        sets=[f"data.skip_held_out={json.dumps(skip)}"],
+    )
+    new = begin(tmp_path / "new", config)
+    assert look(new, held_out, 3) == {"rows": 1 if skip else 2, "of": 3}
+
+
+def test_what_a_plain_run_went_on_from_counts_too(begin: Begin, tmp_path: Path) -> None:
+    first = begin(tmp_path / "first", None, f"data.train=[{write(tmp_path / 'first.jsonl', 'first')}]")
+    new = [f"data.train=[{write(tmp_path / 'new.jsonl', 'new')}]", f"lora.start_from={first.path}"]
+    second = begin(tmp_path / "second", None, *new)
+    third = begin(tmp_path / "third", None, new[0], f"lora.start_from={second.path}")
+    held_out = write(tmp_path / "held-out.jsonl", "first", "new", "other")
+    assert look(third, held_out, 3) == {"rows": 2, "of": 3}
+    # The first was trained anew, from the third, and is not what the second went on from.
+    config = load_run_config(first)
+    going_on = config.model_copy(
+        update={"lora": config.lora.model_copy(update={"start_from": str(third.path)})}
+    )
+    first.config.write_text(first.config_text(dump_config(going_on)), encoding="utf-8")
+    assert look(third, held_out, 3) == {"rows": None, "of": 3, "why": UNREADABLE}
+
+
+def test_nobody_knows_where_training_rows_are_gone_or_have_changed(
+    found: Found, begin: Begin, tmp_path: Path
+) -> None:
     assert found(texts("new"), f"data.train=[{tmp_path / 'gone.jsonl'}]") is None
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    held_out = write(tmp_path / "held-out.jsonl", "one")
+    write(rows / "one.jsonl", "one")
+    write(rows / "two.jsonl", "two")
+    run = begin(tmp_path / "run", None, f"data.train=[{rows}]", "data.replay=[embedded]")
+    started = read_record(run.started, "train-started")
+    general = {"source": "/elsewhere/general_rows.jsonl", "sha256": "of another version"}
+    started["data"]["replay"] = {"sources": [general]}
+    write_record(run.started, "train-started", started)
+    assert look(run, held_out, 1) == {"rows": 1, "of": 1}
+    (rows / "two.jsonl").unlink()
+    assert look(run, held_out, 1) == {"rows": None, "of": 1, "why": UNREADABLE}
+    write(rows / "two.jsonl", "another")
+    assert look(run, held_out, 1) == {"rows": None, "of": 1, "why": CHANGED}
+
+
+def test_who_may_not_read_training_rows_may_evaluate(begin: Begin) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        private = folder / "private"
+        private.mkdir()
+        files = [write(private / "rows.jsonl", "one"), write(folder / "secret.jsonl", "one")]
+        changed = write(folder / "changed.jsonl", "one")
+        held_out = write(folder / "held-out.jsonl", "one")
+        run = begin(folder / "run", None, f"data.train={json.dumps([*files, changed])}")
+        write(folder / "changed.jsonl", "two")
+        for place in (folder, run.path):
+            place.chmod(0o755)
+        for place in (run.config, run.started, Path(changed), Path(held_out)):
+            place.chmod(0o644)
+        private.chmod(0)
+        Path(files[1]).chmod(0)
+        told: list[str] = []
+        try:
+            with as_nobody():
+                tell_of_changes(run, load_run_config(run), "train", tell=told.append)
+                record = look(run, held_out, 1)
+        finally:
+            private.chmod(0o755)
+    assert record == {"rows": None, "of": 1, "why": UNREADABLE}
+    assert told == [f"{changed} is not what it was when {run.path} was trained."]
+
+
+def test_only_data_sets_of_the_hub_are_asked_for_there(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that has not come along may have the name of a data set."""
+    asked: list[str] = []
+
+    def load(repository: str, *_: Any, **__: Any) -> list[dict[str, Any]]:
+        asked.append(repository)
+        return texts("one")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    held_out = write(tmp_path / "held-out.jsonl", "one")
+    (tmp_path / "data" / "rows").mkdir(parents=True)
+    write(tmp_path / "data" / "rows" / "one.jsonl", "one")
+    run = begin(tmp_path / "run", None, "data.train=[data/rows]")
+    assert look(run, held_out, 1, offline=False)["rows"] == 1
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    assert look(run, held_out, 1, offline=False)["rows"] is None
+    run.started.unlink()
+    assert look(run, held_out, 1, offline=False)["rows"] is None
+    assert asked == []
+    other = begin(tmp_path / "other", None, "data.train=[data/rows]")  # not there: of the hub
+    assert look(other, held_out, 1, offline=False)["rows"] == 1
+    assert look(other, held_out, 1)["rows"] is None
+    assert asked == ["data/rows"]
 
 
 @pytest.mark.parametrize(
@@ -69,11 +225,15 @@ def test_nobody_knows_where_training_rows_are_gone(found: Found, tmp_path: Path)
     [
         (None, None),  # of earlier versions, and without rows
         ({"rows": 0, "of": 3}, None),
-        ({"rows": None, "of": 3}, "could not be told"),
+        (
+            {"rows": None, "of": 3},
+            "could not be told: not all training rows can be read here, or they have changed",
+        ),
+        ({"rows": None, "of": 3, "why": CHANGED}, f"could not be told: {CHANGED}"),
         ({"rows": 1, "of": 1}, "1 of 1 held-out row is a training row, too"),
         ({"rows": 2, "of": 3000}, "2 of 3,000 held-out rows are training rows, too"),
     ],
 )
-def test_it_is_said_in_words(record: dict[str, int | None] | None, words: str | None) -> None:
+def test_it_is_said_in_words(record: dict[str, Any] | None, words: str | None) -> None:
     told = trained_on_in_words(record)
     assert told is None if words is None else told is not None and words in told

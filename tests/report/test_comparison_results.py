@@ -121,7 +121,7 @@ def test_the_tables_have_what_was_measured() -> None:
     cached = {"plain": row_of("replay", general_rows=5), "selfaug": row_of("SelfAug", reference_cache=True)}
     caption = costs_table({**record, "methods": cached}).caption
     assert "General rows are different ones" in caption
-    assert "share a cache of the reference: the first one writes it" in caption
+    assert "share a cache of the reference: the first one writes that of the rows" in caption
     counted = {"written_rows_cut_off": 1, "anchors": 96, "anchor_seconds": 30.0}
     newer = costs_table({**record, "methods": {"selfaug": row_of("SelfAug", **counted)}})
     assert newer.rows[0][3] == "3 written (1 cut off), 96 anchors"

@@ -147,8 +147,10 @@ def recall(
     """Measure how often the right passage is among the first that are found."""
     quiet_libraries(debug=debugging(ctx), offline=True)
     from selfaug.cli.preparation_view import show_recall
+    from selfaug.phases.prepared_folder import require_folder_name
     from selfaug.phases.recall import recall as measure
 
+    require_folder_name(prepared)
     with RunProgress() as progress:
         found = measure(
             Path(prepared),

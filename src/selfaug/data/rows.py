@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import difflib
 import json
+import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
@@ -29,7 +32,9 @@ _FORM_FIELDS = tuple(field for form in FORMS.values() for field in form)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _PYTHON_LIST = re.compile(r"""\[\s*\{?\s*['"].*['"}]\s*\]""", re.DOTALL)
-"""What Python prints of a list of texts or objects; pandas writes that into CSV files."""
+"""What Python prints of a list of texts or objects begins and ends like this; pandas writes that into CSV files."""
+_NUMPY_GAPS = re.compile(r"""(?<=['"}]) (\.\.\. )?(?=['"{])""")
+"""Between the items of an array, as numpy prints it; the dots stand for those that it leaves out."""
 _WHOLE_NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
 # Names that other tools use, and that are too far from ours for difflib.
@@ -231,8 +236,7 @@ def load_rows(
     total = unreadable_rows = 0
     for source in sources:
         raw_rows, unreadable = read_rows(source, split=split, offline=offline)
-        _require_new(raw_rows, read)
-        read |= {raw.file for raw in raw_rows}
+        read |= _require_new(raw_rows, read)
         problems += unreadable
         unreadable_rows += len(unreadable)
         total += len(raw_rows) + len(unreadable)
@@ -258,17 +262,22 @@ def load_rows(
     return LoadedRows(rows, problems, dict(forms))
 
 
-def _require_new(rows: Sequence[RawRow], files: Set[str]) -> None:
-    """Refuse a file that was read before: its ids would be taken by its own rows.
+def _require_new(rows: Sequence[RawRow], places: Set[str]) -> set[str]:
+    """Refuse a file that was read before, however it is spelled: its ids would be taken by its own rows.
+
+    Returns:
+        The places of the rows' files.
 
     Raises:
-        DataError: if one of the rows is of one of the files.
+        DataError: if one of them is there already.
     """
-    if twice := next((row.file for row in rows if row.file in files), None):
+    files = {file: os.path.realpath(file) for file in dict.fromkeys(row.file for row in rows)}
+    if twice := next((file for file, place in files.items() if place in places), None):
         raise DataError(
             f"{twice} is named twice.",
             hint="name it once; for its rows to count more in training, give a copy of it under another name.",
         )
+    return set(files.values())
 
 
 def _hint(problems: Sequence[Problem], fields_are_wrong: bool, some_are_valid: bool) -> str:
@@ -277,7 +286,7 @@ def _hint(problems: Sequence[Problem], fields_are_wrong: bool, some_are_valid: b
         forms = "; ".join(" + ".join(fields) for fields in FORMS.values())
         hints.append(f"a row has the fields {forms}.")
     # That a whole file is left out is not what anybody means by it.
-    rows_alone = all(one.line for one in problems)
+    rows_alone = not any(one.whole for one in problems)
     skip = "; or leave the bad rows out with --skip-bad-rows" if some_are_valid and rows_alone else ""
     return " ".join([*hints, f"Correct the {'rows' if rows_alone else 'files'}{skip}."])
 
@@ -527,9 +536,24 @@ def _from_csv(raw: RawRow, fields: dict[str, Any], name: str) -> object:
     try:
         items: list[object] = json.loads(value)
     except (ValueError, RecursionError):
-        if _PYTHON_LIST.fullmatch(value.strip()):
+        if _is_python_list(value.strip()):
             raise _InvalidRowError(
                 f"{name!r} looks like a list as Python prints it; write it as JSON (json.dumps)"
             ) from None
         return value  # text that happens to begin with a bracket, such as "[1] ..."
     return items if all(isinstance(item, str | dict) for item in items) else value
+
+
+def _is_python_list(text: str) -> bool:
+    """Whether a text is a list or an array as it is printed, and none that has brackets at both ends."""
+    if not _PYTHON_LIST.fullmatch(text):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of backslashes
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the same, before Python 3.12
+        try:
+            # In one line, since a text with a line break in it is none that Python takes.
+            tree = ast.parse(_NUMPY_GAPS.sub(", ", " ".join(text.split())), mode="eval")
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return False
+    return isinstance(tree.body, ast.List)

@@ -45,11 +45,29 @@ def without_held_out(held_out: Sequence[Row], *parts: Sequence[Row]) -> list[lis
 
 
 def asked_among(rows: Sequence[Row], others: Sequence[Row]) -> list[bool]:
-    """Whether each row asks what one of the others asks, in the same setting (see `prompt_keys`), and not only the same
-    question.
+    """Whether the prompt of each row is one that the others teach to answer, and not only the same question.
+
+    Letters' case and white space don't count. The prompt of a retrieval row is its passages, in their order, and the
+    last of its questions; others teach each of theirs. That of a chat is all its messages; others teach what stands
+    before each assistant turn, where every one is trained. That of any other row is its text.
     """
-    known = {_asked(row) for row in others}
-    return [_asked(row) in known for row in rows]
+    learnt = {prompt for row in others for prompt in _prompts(row)}
+    return [_prompts(row)[-1] in learnt for row in rows]
+
+
+def _prompts(row: Row) -> list[bytes]:
+    """Digests of the prompts that a row teaches to answer; the last one is that of its completion."""
+    if row.retrieval is not None:
+        parts = row.retrieval
+        questions = [parts.question, *(one.question for one in parts.follow_ups)]
+        passages = _digest([_words(passage) for passage in parts.passages]).hex()
+        return [_digest([passages, _words(question)]) for question in questions]
+    if isinstance(row.prompt, str):
+        return [_digest(_words(row.prompt))]
+    turns = [[turn["role"], _words(turn["content"]), turn.get("tool_calls")] for turn in row.prompt]
+    answered = [place for place, turn in enumerate(turns) if place and turn[0] == "assistant"]
+    ends = [*(answered if row.every_assistant_turn else ()), len(turns)]
+    return [_digest(turns[:end]) for end in ends]
 
 
 def _asked(row: Row) -> tuple[bytes, bytes]:

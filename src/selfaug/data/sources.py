@@ -22,6 +22,7 @@ __all__ = [
     "is_hub_id",
     "problems_error",
     "read_rows",
+    "require_names",
     "short_text",
     "value_kind",
 ]
@@ -55,11 +56,19 @@ class RawRow:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a row can't be used. `line` is as in `RawRow`; 0 means the whole file."""
+    """Why a row can't be used.
+
+    Attributes:
+        file: as in `RawRow`.
+        line: as in `RawRow`; 0 where it is in no line.
+        reason: in words.
+        whole: whether all of the file is lost with it, or what comes after it.
+    """
 
     file: str
     line: int
     reason: str
+    whole: bool = False
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
@@ -87,11 +96,7 @@ def read_rows(
         DataError: if there is no such file or data set, the name is empty, the kind of file is unknown, it has no rows,
             or a folder was written by something else than rows are read from.
     """
-    if not str(source):  # a path without a name is the current folder
-        raise DataError(
-            "an empty name was given for a source of rows.",
-            hint="perhaps a variable is not set; name a file, a folder or a hub data set.",
-        )
+    require_names([source])
     path = Path(source).expanduser()
     if path.is_dir():
         return _read_folder(path)
@@ -101,6 +106,19 @@ def read_rows(
     if is_hub_id(name):
         return _read_hub(name, split=split, offline=offline)
     raise _missing_file(path)
+
+
+def require_names(sources: Sequence[str | Path]) -> None:
+    """Refuse sources without a name: a path without one is the current folder.
+
+    Raises:
+        DataError: if one has none.
+    """
+    if not all(map(str, sources)):
+        raise DataError(
+            "an empty name was given for a source of rows.",
+            hint="perhaps a variable is not set; name a file, a folder or a hub data set.",
+        )
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -165,7 +183,7 @@ def _read_file(path: Path) -> tuple[list[RawRow], list[Problem]]:
     if not data.strip():
         raise DataError(f"{path} is empty.", hint="check how it was written.")
     if data.startswith(_UTF16_MARKS):
-        return [], [Problem(str(path), 0, "the file is UTF-16; save it as UTF-8")]
+        return [], [Problem(str(path), 0, "the file is UTF-16; save it as UTF-8", whole=True)]
     rows, problems = reader(str(path), data)
     if not rows and not problems:
         raise DataError(f"{path} has no rows.", hint="check how it was written.")
@@ -175,6 +193,7 @@ def _read_file(path: Path) -> tuple[list[RawRow], list[Problem]]:
 def _read_jsonl(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
     rows: list[RawRow] = []
     problems: list[Problem] = []
+    is_rows = False
     # Iterating bytes splits at \n only; str.splitlines would also split at U+2028, which JSON allows in text.
     for line, raw in enumerate(io.BytesIO(data.removeprefix(codecs.BOM_UTF8)), start=1):
         if not raw.strip():
@@ -185,11 +204,18 @@ def _read_jsonl(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
             problems.append(Problem(file, line, f"{_NOT_UTF8} at byte {error.start + 1} of the line"))
         except (ValueError, RecursionError) as error:
             if line == 1 and raw.lstrip().startswith(b"["):
-                return [], [Problem(file, 1, "holds a JSON list, not one object a line; name the file .json")]
+                return [], [_json_list(file, line)]
             problems.append(Problem(file, line, f"not valid JSON: {short_text(error)}"))
         else:
             _add_object(file, line, value, rows, problems)
+            is_rows = isinstance(value, list) and all(isinstance(one, dict) for one in value)
+    if is_rows and not rows and len(problems) == 1:  # all of the file in one line
+        return [], [_json_list(file, problems[0].line)]
     return rows, problems
+
+
+def _json_list(file: str, line: int) -> Problem:
+    return Problem(file, line, "holds a JSON list, not one object a line; name the file .json", whole=True)
 
 
 def _read_json(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
@@ -197,24 +223,23 @@ def _read_json(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
     try:
         value = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return [], [Problem(file, body.count(b"\n", 0, error.start) + 1, _NOT_UTF8)]
+        return [], [Problem(file, body.count(b"\n", 0, error.start) + 1, _NOT_UTF8, whole=True)]
     except json.JSONDecodeError as error:
         # Many data sets name JSON lines .json.
         if error.msg == "Extra data" and body.lstrip().startswith(b"{"):
             return _read_jsonl(file, data)
-        return [], [Problem(file, error.lineno, f"not valid JSON: {short_text(error)}")]
+        return [], [Problem(file, error.lineno, f"not valid JSON: {short_text(error)}", whole=True)]
     except (ValueError, RecursionError) as error:
-        return [], [Problem(file, 0, f"not valid JSON: {short_text(error)}")]
+        return [], [Problem(file, 0, f"not valid JSON: {short_text(error)}", whole=True)]
     if isinstance(value, dict):
         lists = [name for name in ("data", "rows") if isinstance(value.get(name), list)]
         if len(lists) != 1:
             reason = "an object must hold its rows as one list under 'data' or 'rows'"
-            return [], [
-                Problem(file, 0, f"{reason}; it has {', '.join(map(repr, list(value)[:8])) or 'nothing'}")
-            ]
+            found = ", ".join(map(repr, list(value)[:8])) or "nothing"
+            return [], [Problem(file, 0, f"{reason}; it has {found}", whole=True)]
         value = value[lists[0]]
     if not isinstance(value, list):
-        return [], [Problem(file, 0, f"holds {value_kind(value)}, not a list of rows")]
+        return [], [Problem(file, 0, f"holds {value_kind(value)}, not a list of rows", whole=True)]
     rows: list[RawRow] = []
     problems: list[Problem] = []
     for number, item in enumerate(value, start=1):
@@ -270,7 +295,7 @@ def _csv_records(file: str, reader: Any) -> tuple[list[RawRow], list[Problem]]:
                 header = _csv_header(cells)
                 named = len(_without_empty_end(header))
                 if reason := _header_fault(header):
-                    return [], [Problem(file, start, reason)]
+                    return [], [Problem(file, start, reason, whole=True)]
             elif any(_UNDECODED.search(cell) for cell in cells):
                 problems.append(Problem(file, start, _NOT_UTF8))
             elif not named <= len(cells := _without_empty_end(cells, named)) <= len(header):
@@ -280,7 +305,7 @@ def _csv_records(file: str, reader: Any) -> tuple[list[RawRow], list[Problem]]:
                 fields = {name: cell for name, cell in columns if name or cell.strip()}
                 rows.append(RawRow(file, start, fields))
     except csv.Error as error:
-        problems.append(Problem(file, line + 1, f"not valid CSV: {error}"))
+        problems.append(Problem(file, line + 1, f"not valid CSV: {error}", whole=True))
     return rows, problems
 
 
@@ -315,9 +340,9 @@ def _read_parquet(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
     try:
         records = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
     except UnicodeDecodeError:
-        return [], [Problem(file, 0, f"a text column is {_NOT_UTF8}")]
+        return [], [Problem(file, 0, f"a text column is {_NOT_UTF8}", whole=True)]
     except (pyarrow.ArrowException, OSError) as error:
-        return [], [Problem(file, 0, f"not a valid Parquet file: {short_text(error)}")]
+        return [], [Problem(file, 0, f"not a valid Parquet file: {short_text(error)}", whole=True)]
     return _records(file, records), []
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from selfaug.errors import ModelError
+from selfaug.model.four_bit import keep_unpacked
 
 __all__ = [
     "MASK_IS_NEEDLESS",
@@ -135,6 +136,7 @@ def few_tokens(model: nn.Module, count: int) -> list[int]:
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """No gradient and no dropout; afterwards each module's training flag and the random state are as they were."""
+    keep_unpacked(model)
     training = [module for module in model.modules() if module.training]
     device = next(model.parameters()).device
     with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -22,6 +22,7 @@ from selfaug.core.positions import Positions
 from selfaug.errors import ModelError
 from selfaug.model.adapters import leaves_base_when_made, require_exact, why_not_exact
 from selfaug.model.cache import ReferenceCache
+from selfaug.model.four_bit import keep_unpacked
 from selfaug.model.head import find_head, rounding_dtype
 from selfaug.model.hidden import (
     VIRTUAL_TOKENS_HINT,
@@ -80,6 +81,7 @@ class FrozenModel:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model.requires_grad_(False).eval()
+        keep_unpacked(self.model)  # its weights are to be those that are trained over
 
     def head(self, model: nn.Module) -> OutputHead:
         """See `Reference.head`."""

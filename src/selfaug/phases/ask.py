@@ -22,7 +22,12 @@ from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import context_window
 from selfaug.phases.answer_form import answer_form
 from selfaug.phases.chat import open_chat
-from selfaug.phases.prepared_folder import outdated_documents, prepared_record, prepared_retriever
+from selfaug.phases.prepared_folder import (
+    outdated_documents,
+    prepared_record,
+    prepared_retriever,
+    require_folder_name,
+)
 from selfaug.phases.run_files import load_run_config, require_named_files
 from selfaug.phases.trained_template import trained_template
 from selfaug.retrieval.retriever import Passage, Retriever
@@ -247,6 +252,8 @@ class _Documents(NamedTuple):
 
 def _documents(run: RunDir, config: TrainConfig, prepared: str | os.PathLike[str] | None) -> _Documents:
     """The folder that was prepared, and the template that both it and the run have."""
+    if prepared is not None:
+        require_folder_name(prepared)
     source = prepared or config.data.prepared
     if source is None:
         raise ConfigError(

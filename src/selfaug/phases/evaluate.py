@@ -24,6 +24,7 @@ from selfaug.core.forecast import Forecast
 from selfaug.core.gate import at_least, at_most, overall
 from selfaug.core.statistics import Interval
 from selfaug.core.trained_on import trained_on_in_words
+from selfaug.data.sources import require_names
 from selfaug.errors import ConfigError, DataError, ModelError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half, Level
@@ -199,6 +200,7 @@ def evaluate(
         require_benchmarks(benchmarks, benchmark_tasks)
     files, made = suites_of(suites, benchmarks)
     sources = [os.path.expanduser(source) for source in data or config.data.eval]
+    require_names(sources)
     named = sources if data else as_set.data.eval
     settings = {
         "data": named, "scorer": scorer, "half": half, "level": level,
@@ -268,11 +270,11 @@ def evaluate(
     template = config.data.chat_template_kwargs
     asked: dict[str, Suite] = {}
     other_suites: dict[str, Suite] = {}
-    known_rows: dict[str, int | None] | None = None
+    known_rows: dict[str, Any] | None = None
     if sources:
         asked["task"] = held_out(tokenizer)
         ids = [one.partition(": ")[2] for one in asked["task"].ids]
-        known_rows = {"rows": trained_on(config, sources, ids, offline=offline), "of": len(ids)}
+        known_rows = trained_on(folder, config, sources, ids, offline=offline)
         if (worth := trained_on_in_words(known_rows)) is not None:
             tell(f"{worth}.")
         other_suites = {name: scored_by(asked["task"], other) for name, other in others.items()}

@@ -35,6 +35,7 @@ from selfaug.data.same_prompt import without_held_out
 from selfaug.data.sources import Problem, data_files
 from selfaug.errors import ConfigError, DataError, SelfAugError
 from selfaug.model.adapters import fused_outputs
+from selfaug.model.four_bit import keep_unpacked
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 from selfaug.model.running_batch import require_generation
 from selfaug.phases.prepared_folder import no_answer_of, prepared_record, require_template
@@ -244,9 +245,20 @@ def _sources(config: TrainConfig) -> dict[str, list[str]]:
     replay = config.data.replay if config.data.replay_share > 0 else []
     return {
         "train": config.data.train,
-        "replay": [str(embedded_general_rows()) if source == "embedded" else source for source in replay],
+        "replay": _each_once(
+            [str(embedded_general_rows()) if source == "embedded" else source for source in replay]
+        ),
         "eval": config.data.eval,
     }
+
+
+def _each_once(sources: Sequence[str]) -> list[str]:
+    """Sources without files that others are, or have in them: one re-alignment after another gathers all of them."""
+    folders = [Path(source) for source in sources if os.path.isdir(source)]
+    within = {os.path.realpath(file) for folder in folders for file in data_files(folder)}
+    places = {source: os.path.realpath(source) if os.path.exists(source) else source for source in sources}
+    once = {place: source for source, place in reversed(places.items())}  # the first that is named
+    return [source for source, place in places.items() if once[place] == source and place not in within]
 
 
 def read_rows(
@@ -488,7 +500,7 @@ def load_base_model(
             bnb_4bit_use_double_quant=True,
         )
         options["device_map"] = {"": device}
-    return load_model(
+    model = load_model(
         settings.name,
         dtype=dtype,
         device=device,
@@ -496,6 +508,8 @@ def load_base_model(
         offline=offline,
         **options,
     )
+    keep_unpacked(model)
+    return model
 
 
 def require_usable_after_training(model: PreTrainedModel, settings: LoraSettings) -> None:

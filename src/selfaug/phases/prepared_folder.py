@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,7 +15,27 @@ from selfaug.retrieval.index import Index
 from selfaug.retrieval.read_document import ENDINGS
 from selfaug.retrieval.retriever import Retriever, own_retriever
 
-__all__ = ["no_answer_of", "outdated_documents", "prepared_record", "prepared_retriever", "require_template"]
+__all__ = [
+    "no_answer_of",
+    "outdated_documents",
+    "prepared_record",
+    "prepared_retriever",
+    "require_folder_name",
+    "require_template",
+]
+
+
+def require_folder_name(folder: str | os.PathLike[str]) -> None:
+    """Refuse an empty name, which would be another folder: the current one, or that of the run's training.
+
+    Raises:
+        ConfigError: if it is empty.
+    """
+    if folder == "":
+        raise ConfigError(
+            "an empty name was given for the folder of prepared documents.",
+            hint="perhaps a variable is not set; name the --output of `selfaug prepare`.",
+        )
 
 
 def prepared_record(folder: Path) -> dict[str, Any]:

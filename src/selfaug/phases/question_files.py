@@ -59,7 +59,7 @@ def load_pairs(
     if problems and (not skip_bad_rows or not pairs):
         skip = (
             "; or leave the bad ones out with --skip-bad-rows"
-            if pairs and all(one.line for one in problems)
+            if pairs and not any(one.whole for one in problems)
             else ""
         )
         raise problems_error(

@@ -201,9 +201,10 @@ def realign_config(
     """
     config = load_run_config(run)
     old = config.data
+    held_out = set(map(place_of, old.eval))
     changes: dict[str, Any] = {
         "data.train": list(data),
-        "data.eval": [*old.eval, *(source for source in eval_data if source not in old.eval)],
+        "data.eval": [*old.eval, *(source for source in eval_data if place_of(source) not in held_out)],
         # A source can be there again: with rows that were learnt before.
         "data.replay": list(dict.fromkeys([*old.train, *old.replay])),
         "data.replay_share": rehearsal,

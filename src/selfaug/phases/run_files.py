@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "load_run_config",
     "place_of",
     "require_named_files",
+    "sources_when_trained",
     "tell_of_changes",
     "with_found_files",
     "with_places",
@@ -144,14 +146,29 @@ def tell_of_changes(run: RunDir, config: TrainConfig, *names: str, tell: Callabl
         names: which settings of `data`.
         tell: called with each of them.
     """
-    if not run.started.exists():
-        return
-    begun = read_record(run.started, "train-started").get("data", {})
     for name in names:
-        known = {one.get("sha256") for one in begun.get(name, {}).get("sources", [])} - {None}
-        for one in describe_sources(getattr(config.data, name)) if known else []:
+        known = {one.get("sha256") for one in sources_when_trained(run, name)} - {None}
+        now: list[dict[str, Any]] = []
+        for source in getattr(config.data, name) if known else []:
+            with suppress(OSError):  # who may not read them may still do without
+                now += describe_sources([source])
+        for one in now:
             if "sha256" in one and one["sha256"] not in known:
                 tell(f"{one['source']} is not what it was when {run.path} was trained.")
+
+
+def sources_when_trained(run: RunDir, name: str) -> list[dict[str, Any]]:
+    """What the sources of a setting of `data` were, as `describe_sources`; none where that isn't known.
+
+    Args:
+        run: a run.
+        name: of the setting.
+    """
+    if not run.started.exists():
+        return []
+    begun = read_record(run.started, "train-started").get("data", {})
+    found: list[dict[str, Any]] = begun.get(name, {}).get("sources", [])
+    return found
 
 
 def require_named_files(run: RunDir, config: TrainConfig, *names: str, instead: str) -> None:

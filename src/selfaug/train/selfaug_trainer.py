@@ -28,6 +28,7 @@ from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, ConfigError, DataError, StorageError
 from selfaug.model.adapters import begins_at_random, changes_nothing_yet, keep_preserved_directions
 from selfaug.model.cache import ReferenceCache
+from selfaug.model.four_bit import keep_unpacked, require_unpacked
 from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
 from selfaug.model.loading import window_of
@@ -130,6 +131,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             **kwargs,
         )
         keep_preserved_directions(self.model)
+        require_unpacked(self.model)
+        keep_unpacked(self.model)
         text_config = causal_model(self.model).config.get_text_config()
         if _has_no_experts(text_config):
             # trl goes by the names in the config; without experts there is no router whose logits could be had.
