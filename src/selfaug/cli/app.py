@@ -335,7 +335,16 @@ def quiet_libraries(
     import warnings
 
     warnings.simplefilter("ignore")
-    for name in ("torch", "trl", "peft", "accelerate", "transformers", "datasets", "huggingface_hub", "bitsandbytes"):
+    for name in (
+        "torch",
+        "trl",
+        "peft",
+        "accelerate",
+        "transformers",
+        "datasets",
+        "huggingface_hub",
+        "bitsandbytes",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     with contextlib.suppress(ImportError):  # `selfaug doctor` works without them
         import datasets
