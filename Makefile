@@ -33,7 +33,7 @@ help:
 	@echo "make unit        the tests with coverage"
 	@echo "make docs        write docs/reference anew from the code"
 	@echo "make wheel       build the wheel into dist"
-	@echo "make wheel-test  install the wheel into a fresh venv elsewhere, and train with it there"
+	@echo "make wheel-test  install the wheel into a fresh venv elsewhere, train with it and run the demo there: some six minutes"
 	@echo "make bench       time and memory of one training step, variants side by side"
 	@echo "make soak        half an hour of twice the load that a server can sustain"
 	@echo "make clean       remove what these commands have made; runs are kept"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install a wheel into a fresh venv outside of the checkout; train with it there, and run the demo: some ten minutes.
+# Install a wheel into a fresh venv outside of the checkout; train with it there, and run the demo: some six minutes.
 # usage: tests/wheel.sh dist/selfaug-VERSION.whl [PYTHON]
 set -euo pipefail
 wheel=$(realpath "$1")

@@ -415,7 +415,7 @@ def export(
 def demo(
     ctx: typer.Context,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A smaller taste, in four to seven minutes.")
+        bool, typer.Option("--quick", help="A smaller taste, in some four minutes.")
     ] = False,
     output: Annotated[
         str, typer.Option("--output", metavar="FOLDER", help="Where results are written.")
