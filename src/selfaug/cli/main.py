@@ -414,9 +414,7 @@ def export(
 @app.command(epilog="Example: selfaug demo --quick")
 def demo(
     ctx: typer.Context,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A smaller taste, in some four minutes.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller taste, in some four minutes.")] = False,
     output: Annotated[
         str, typer.Option("--output", metavar="FOLDER", help="Where results are written.")
     ] = "runs/demo",
