@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from selfaug.errors import DataError, ModelError, StorageError
+from selfaug.model.generate import generate_greedy
 from selfaug.phases.chat import TooLongError, open_chat
 
 
@@ -44,13 +46,20 @@ def test_the_oldest_turns_make_room_where_the_window_is_full(finished_run: Path)
     assert chat._tuned_turns == before
 
 
-def test_an_answer_as_long_as_the_window_gets_what_the_question_leaves(finished_run: Path) -> None:
+def test_an_answer_as_long_as_the_window_gets_what_the_question_leaves(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chat = open_chat(finished_run, max_new_tokens=256, device="cpu")
-    for dropped in (0, 1):
-        answers = chat.ask("the revenue")
-        assert answers.dropped == dropped
-        tokens = chat.tokenizer(answers.tuned, add_special_tokens=False)["input_ids"]
-        assert len(chat._ids([], "the revenue")) + len(tokens) <= 256
+    asked: list[int] = []
+
+    def record(*arguments: Any, max_new_tokens: int) -> list[str]:
+        (ids,) = arguments[2]
+        asked.append(len(ids) + max_new_tokens)
+        return generate_greedy(*arguments, max_new_tokens=max_new_tokens)
+
+    monkeypatch.setattr("selfaug.phases.chat.generate_greedy", record)
+    assert [chat.ask("the revenue").dropped for _ in range(2)] == [0, 1]
+    assert asked == [256] * 4
 
 
 def test_a_window_that_nobody_knows_bounds_nothing(finished_run: Path) -> None:

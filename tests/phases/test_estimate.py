@@ -176,9 +176,8 @@ def test_the_adapter_is_counted_for_the_targets_that_it_has(tmp_path: Path, sett
 @pytest.mark.parametrize("preserved", [0.5, 0.3])
 def test_osf_is_counted_as_peft_makes_it(tmp_path: Path, settings: Settings, preserved: float) -> None:
     config = settings(tmp_path / "run", "lora.method=osf", f"lora.preserved={preserved}")
-    model = get_peft_model(
-        AutoModelForCausalLM.from_pretrained(config.model.name), adapter_config(config.lora)
-    )
+    base = AutoModelForCausalLM.from_pretrained(config.model.name)
+    model = get_peft_model(base, adapter_config(config.lora, base))
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     frozen = sum(buffer.numel() for name, buffer in model.named_buffers() if "osf" in name)
     needs = estimate(config)

@@ -171,7 +171,9 @@ def test_a_gateway_measures_drift_with_models_of_its_own(
     prompts = [ask(front, f"What {number}?") for number in range(3)]
     until(lambda: len(rows_of(copied_run)) == 3)
     chat = open_chat(copied_run, device="cpu", offline=True)
-    drift = drift_score(chat.tuned, None)([chat._ids(prompt) for prompt in prompts])
+    drift = drift_score(chat.tuned, None)(
+        [chat._ids(prompt[:-1], prompt[-1]["content"]) for prompt in prompts]
+    )
     assert min(drift) > 0
     assert [measured for _, measured in rows_of(copied_run)] == pytest.approx(drift, rel=1e-3)
     metrics = httpx.get(f"{front.url}/metrics", trust_env=False).text

@@ -10,7 +10,7 @@ from typing import Any
 from selfaug.config import TrainConfig
 from selfaug.data import RetrievalTemplate, Row, embedded_general_rows
 from selfaug.data.same_prompt import asked_among, without_held_out
-from selfaug.errors import DataError, SelfAugError
+from selfaug.errors import SelfAugError
 from selfaug.phases.inputs import describe_sources, read_rows, rows_still_there
 from selfaug.phases.run_files import load_run_config, sources_when_trained
 from selfaug.rundir import RunDir
@@ -18,8 +18,12 @@ from selfaug.rundir import RunDir
 __all__ = ["trained_on"]
 
 
-class _ChangedError(DataError):
+class _ChangedError(Exception):
     """Rows are not what they were when a run was trained on them."""
+
+
+class _GoneError(Exception):
+    """Rows that a run was trained on, or a run that it went on from, are not there any more."""
 
 
 def trained_on(
@@ -47,7 +51,7 @@ def trained_on(
         learnt = _learnt(run, config, offline=offline)
     except _ChangedError:
         return {**unknown, "why": "rows have changed since the run was trained"}
-    except (SelfAugError, OSError):
+    except (SelfAugError, OSError, _GoneError):
         return {**unknown, "why": "not all training rows can be read here"}
     return {**unknown, "rows": sum(asked_among([held_out[name] for name in asked], learnt))}
 
@@ -60,7 +64,7 @@ def _learnt(run: RunDir, config: TrainConfig, *, offline: bool, later: Set[str] 
         later: folders of the runs that went on from it.
 
     Raises:
-        SelfAugError, OSError: if some can't be read, or have changed.
+        SelfAugError, OSError, _GoneError, _ChangedError: if some can't be read, or have changed.
     """
     own = _own_rows(run, config, offline=offline)
     if config.lora.start_from is None:
@@ -68,13 +72,13 @@ def _learnt(run: RunDir, config: TrainConfig, *, offline: bool, later: Set[str] 
     before = RunDir(config.lora.start_from)
     later = later | {os.path.realpath(run.path)}
     if os.path.realpath(before.path) in later:
-        raise DataError(f"{before.path} was trained anew: it is not what {run.path} went on from.")
+        raise _GoneError
     if before.is_run():
         return own + _learnt(before, load_run_config(before), offline=offline, later=later)
     # `realign` keeps what that one was trained on in `data.replay`, and those before it.
     kept = _rows(run, config, "replay", offline=offline)
     if not kept:
-        raise DataError(f"{before.path} is not there any more, nor what it was trained on.")
+        raise _GoneError
     return own + kept
 
 
@@ -96,7 +100,7 @@ def _rows(run: RunDir, config: TrainConfig, part: str, *, offline: bool) -> list
     """Rows of a setting of `data`, where they are those that the run was trained with.
 
     Raises:
-        SelfAugError, OSError: if some can't be read, or have changed.
+        SelfAugError, OSError, _GoneError, _ChangedError: if some can't be read, or have changed.
     """
     sources = [source for source in dict.fromkeys(getattr(config.data, part)) if source != "embedded"]
     begun = sources_when_trained(run, part)
@@ -113,7 +117,7 @@ def _require_unchanged(begun: Sequence[dict[str, Any]], sources: Sequence[str]) 
     """Refuse files that are not those that a run was trained with, as far as that is known.
 
     Raises:
-        DataError, OSError: if one is gone or can't be read.
+        _GoneError, OSError: if one is gone or can't be read.
         _ChangedError: if one has changed.
     """
     before = {one["sha256"]: one["source"] for one in begun if "sha256" in one}
@@ -122,7 +126,7 @@ def _require_unchanged(begun: Sequence[dict[str, Any]], sources: Sequence[str]) 
         raise _ChangedError("files have changed.")
     # Those that come with selfaug are none of the user's.
     if {Path(before[digest]).name for digest in before.keys() - now} - {embedded_general_rows().name}:
-        raise DataError("files are gone.")
+        raise _GoneError
 
 
 def _read(config: TrainConfig, sources: Sequence[str], *, offline: bool) -> list[Row]:
