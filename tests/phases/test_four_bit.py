@@ -1,4 +1,7 @@
-"""QLoRA with bitsandbytes, whose 4-bit weights a CPU can multiply with, too."""
+"""QLoRA with bitsandbytes, whose 4-bit weights a CPU can multiply with, too.
+
+`make unit` runs these in a process of their own, with the bitsandbytes that it has put into a folder for them.
+"""
 
 from __future__ import annotations
 
