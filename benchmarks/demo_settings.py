@@ -1,6 +1,6 @@
 """Chooses the demo's alpha and boundary: trains the demo's run for each setting and seed, and evaluates it.
 
-    python -m benchmarks.demo_settings --alphas 0 0.5 1 2 4 --output benchmarks/results/demo_settings.md
+    python -m benchmarks.demo_settings --alphas 2 4 8 --boundary on --output benchmarks/results/demo_alpha.md
 
 Only development items are looked at (questions and general prompts): the demo reports the test items, on which
 nothing may be chosen. A finished run is one line of `runs.jsonl` in the work folder and is not done again; what was
