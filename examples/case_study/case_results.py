@@ -329,6 +329,16 @@ def _further(rows: Mapping[str, Any]) -> str:
     return f" The {rows['rows']:,} rows to train on ask {further:,} further questions about their passages."
 
 
+def _seconds_in_all(record: Mapping[str, Any]) -> float:
+    """Of all steps; a training that was cut off and went on counts whole, of which its step has the last part."""
+    took = {step["step"]: step["seconds"] for step in record["steps"]}
+    cut_off = [
+        max(0.0, seconds - took.get(f"train {name}", 0.0))
+        for name, seconds in record["train_seconds"].items()
+    ]
+    return float(record["seconds"] + sum(cut_off))
+
+
 def _introduction(record: Mapping[str, Any]) -> str:
     rows, settings, training = record["rows"], record["settings"], record["training"]
     formats = ", ".join(f"{count} {name.upper()}" for name, count in sorted(record["formats"].items()))
@@ -343,8 +353,9 @@ def _introduction(record: Mapping[str, Any]) -> str:
         f"SelfAug with alpha {training['alpha']:g} and {training['anchors']} self-anchors, plain LoRA with alpha 0 "
         f"on the same rows in the same order (training took {duration(seconds['plain'])} and "
         f"{duration(seconds['selfaug'])}{without}). Seed {settings['seed']}, "
-        f"{record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; {duration(record['seconds'])} in "
-        "all. In brackets: 95 % intervals."
+        f"{record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; {duration(_seconds_in_all(record))} in "
+        "all. In brackets: 95 % intervals over questions: those about one report count as independent of each other, "
+        "which they hardly are, so that other reports can differ by more."
     )
     if settings["quick"]:
         return f"**A quick taste: these numbers say nothing about the methods.** {text}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from selfaug.core.statistics import CONFIDENCE, FEWEST_ITEMS, Interval, Z, unseen_share
+from scipy.special import gammaincinv
+
+from selfaug.core.statistics import CONFIDENCE, Interval
 
 __all__ = ["GateResult", "Outcome", "at_least", "at_most", "overall"]
 
@@ -79,22 +82,35 @@ def overall(results: list[GateResult]) -> Outcome:
 
 
 def _needed(outcome: Outcome, value: Interval, bound: float, items: int) -> int | None:
-    """An interval's width goes with one over the square root of the number of items.
+    """Items with which an end of the interval would lie on the bound, if shares stayed as they are.
 
-    But where no item got worse (or better), that end is what so many items leave open, which goes with one over their
-    number; until what resampling gives is farther.
+    An end lies as far from the estimate as if a number of items of a kind had been seen, a Poisson variable: none of
+    them, where what was not seen is all that moves it, and the more, the more what was seen scatters.
     """
     above = value.value > bound
     distance = abs(value.value - bound)
     side = value.value - value.low if above else value.high - value.value
     if outcome != "inconclusive" or distance == 0 or not math.isfinite(side / distance):
         return None
-    # As in `paired_difference`: so far the mean could move if all items of a share that none shows went this way.
-    room = 1 + value.value if above else 1 - value.value
-    # Fewer items leave both ends open, whichever way they went.
-    if items < FEWEST_ITEMS or not math.isclose(side, unseen_share(items) * room, rel_tol=1e-9):
-        return max(items + 1, math.ceil(items * (side / distance) ** 2))
-    enough = math.log((1 - CONFIDENCE) / 2) / math.log1p(-distance / room)
-    # All differences have one sign: they scatter by no more than if each were 0 or 1.
-    scatter = abs(value.value) * (1 - abs(value.value))
-    return max(items + 1, math.ceil(max(enough, scatter * (Z / distance) ** 2)))
+    room = 1 + value.value if above else 1 - value.value  # that an item can move the mean, times their number
+    seen = _inverse(lambda count: _beyond(count) - side * items / room)
+    times = _inverse(lambda share: share * items * distance / room - _beyond(share * seen))
+    return max(items + 1, math.ceil(items * times))
+
+
+def _beyond(seen: float) -> float:
+    """How many more of a kind than were seen there can be in the mean, at the level of the intervals (Poisson)."""
+    return float(gammaincinv(seen + 1, (1 + CONFIDENCE) / 2)) - seen
+
+
+def _inverse(increasing: Callable[[float], float]) -> float:
+    """Where a function that increases from 0 on is 0; 0 where it is above from the beginning."""
+    if increasing(0.0) >= 0:
+        return 0.0
+    below, above = 0.0, 1.0
+    while increasing(above) < 0:
+        below, above = above, 2 * above
+    for _ in range(50):
+        middle = (below + above) / 2
+        below, above = (middle, above) if increasing(middle) < 0 else (below, middle)
+    return above

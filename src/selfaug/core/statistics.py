@@ -23,7 +23,6 @@ __all__ = [
     "pooled_interval",
     "retention",
     "score_interval",
-    "unseen_share",
     "wilson_interval",
 ]
 
@@ -100,23 +99,25 @@ def wilson_interval(passed: int, n: int) -> Interval:
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
-    """Mean of a − b over items, with a bootstrap interval over items and a test.
+    """Mean of a − b over items, with an interval over items and a test.
 
     Both models answer the same items, so the difference is taken item by item: what makes an item hard for
-    both cancels. Items are resampled whole; the percentile interval is reported. Resampling can't know of what
-    it has not seen: if no item got worse (or better), the interval is widened to what n items without a single one
-    leave open, a share of 1 − 0.025^(1/n), as in the exact binomial interval of nothing among n. With fewer than six
-    items, or where all differ by the same, both ends are: these show nothing of how items scatter.
+    both cancels. Items are weighted at random (Dirichlet, all parameters 1: Rubin's Bayesian bootstrap, 1981), beside
+    **one item more** that nobody has seen: for the lower end its difference is −1, for the upper end +1. The ends are
+    the 2.5 and 97.5 % quantiles of these means. This is the bound of Learned-Miller and Thomas (2020, arXiv
+    1905.06208) for the mean of any bounded variable, from both sides. Where items got worse only,
+    the lower end is the exact one of Clopper and Pearson (1934); of many items the interval is the bootstrap's, but for
+    1/n. A plain bootstrap can't know of what it has not seen, and is too narrow where few items differ.
 
-    Where all scores differ by 0 or 1, the p-value is of McNemar's exact test. A test of how many items got better
-    says little of the mean of graded scores: theirs is twice the share of resampled differences on the far side of 0,
-    so that it is under 0.05 where the interval leaves 0 out.
+    Where all scores differ by 0 or 1, the p-value is of McNemar's exact test, under 0.05 where the interval leaves 0
+    out: the means above lie beyond 0 as often as it says. A test of how many items got better says little of the mean
+    of graded scores: theirs is twice the share of the means on the far side of 0.
 
     Args:
         a: one score in [0, 1] an item; the mean over the item's checks if it has several.
         b: scores of the same items in the same order.
         seed: makes the interval reproducible.
-        resamples: bootstrap samples.
+        resamples: drawn means.
 
     Raises:
         ValueError: if there are no items, the lengths differ, or a score is outside [0, 1].
@@ -127,32 +128,31 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     # Rounded, so that 2/3 − 1/3 and 1/3 − 0 are one value, and equal scores differ by exactly 0.
     differences = np.round(scores_a - scores_b, 12)
     n = len(differences)
-    # Resampling n items is a multinomial draw over the distinct differences, of which there are few.
-    values, counts = np.unique(differences, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples) @ values / n
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    interval, p_value = _from_draws(draws, float(differences.mean()), better, worse, n)
-    if np.isin(values, [-1.0, 0.0, 1.0]).all():
+    drawn = _drawn_means(differences, (-1.0, 1.0), seed, resamples)
+    p_value = _two_sided(drawn)
+    if np.isin(differences, [-1.0, 0.0, 1.0]).all():
         # Here, for it takes 40 MB that most who import this module never need.
         from scipy.stats import binomtest
 
         p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    interval = _interval(float(differences.mean()), drawn)
     return PairedDifference(interval, p_value, better, worse, n, float((differences**2).mean()))
 
 
 def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
     """Mean of a − b over items and training seeds, with an interval that covers both.
 
-    Items and seeds are resampled independently of each other (the pigeonhole bootstrap of Owen, 2007): scores of one
-    item under two seeds are not two items. How far a resample's seeds move its mean is stretched by √(S/(S − 1)), for
-    drawing from S seeds shows (S − 1)/S of their variance. Interval and p-value are of the same resampling, so that p
-    is under 0.05 where the interval leaves 0 out. With one seed this is `paired_difference`, and says nothing of other
-    seeds.
+    Items, and one more than were seen, are weighted as in `paired_difference`, and seeds are resampled independently of
+    them (as in the pigeonhole bootstrap of Owen, 2007): scores of one item under two seeds are not two items. How far a
+    resample's seeds move its mean is stretched by √(S/(S − 1)), for drawing from S seeds shows (S − 1)/S of their
+    variance. Interval and p-value are of the same resampling, so that p is under 0.05 where the interval leaves 0 out.
+    With one seed this is `paired_difference`, and says nothing of other seeds.
 
     How far seeds scatter can hardly be seen in two or three of them, and no factor mends that. In simulations of 64 and
-    212 items without any difference, p was under 0.05 in 2 to 4 % where seeds did nothing; with two seeds, in 5 to 8 %
-    where they moved the mean as much as the choice of items does, and in 12 to 16 % where twice as much (7 to 10 % and
-    18 to 22 % unstretched); with three, in 4 to 7 % and 10 to 13 %; with five, in 5 to 6 % and 8 to 9 %.
+    212 items that are right or wrong, without any difference, p was under 0.05 in at most 1 % where seeds did nothing;
+    with two seeds in 1 to 2 % where they moved the mean as much as the choice of items does, and in 8 % where twice as
+    much; with three in under 1 % and 4 to 5 %; with five in up to 3 %, and 2 %.
 
     Args:
         a: scores in [0, 1], a row a seed: [S, N].
@@ -183,79 +183,89 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     means = np.round(differences.mean(axis=0), 11)
     if seeds == 1:
         return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
-    draws = _means_over_seeds(differences, seed, resamples)
-    better, worse = int((means > 0).sum()), int((means < 0).sum())
     # Stretched, seeds that are far apart reach beyond what a difference can be.
-    interval, p_value = _from_draws(draws.clip(-1, 1), float(means.mean()), better, worse, n)
-    return PairedDifference(interval, p_value, better, worse, n, float((means**2).mean()))
+    drawn = tuple(ends.clip(-1, 1) for ends in _means_over_seeds(differences, (-1.0, 1.0), seed, resamples))
+    better, worse = int((means > 0).sum()), int((means < 0).sum())
+    interval = _interval(float(means.mean()), drawn)
+    return PairedDifference(interval, _two_sided(drawn), better, worse, n, float((means**2).mean()))
 
 
-def _from_draws(
-    draws: NDArray[np.float64], mean: float, better: int, worse: int, n: int
-) -> tuple[Interval, float]:
-    """Interval and two-sided p-value of resampled mean differences, with what n items leave open."""
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    p_value = _two_sided(draws)
-    # So few items, or equal ones, show nothing of how items scatter.
-    unknown = n < FEWEST_ITEMS or bool(draws.max() - draws.min() <= _ROUNDING)
-    if worse == 0 or unknown:
-        low = min(low, mean - unseen_share(n) * (1 + mean))
-    if better == 0 or unknown:
-        high = max(high, mean + unseen_share(n) * (1 - mean))
-    if better == 0 or worse == 0 or unknown:
-        # At this level the end that is widened lies on 0.
-        p_value = max(p_value, min(1.0, 2 * (1 + abs(mean)) ** -n))
-    return Interval(mean, float(low), float(high)), p_value
+_Drawn = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Means [R] with one item more: the lowest that there can be, and the highest."""
 
 
-def _means_over_seeds(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
-    """Means of values [S, N] over resampled seeds and items, [R]."""
+def _drawn_means(values: NDArray[np.float64], ends: tuple[float, float], seed: int, resamples: int) -> _Drawn:
+    """Means of values [N] that are weighted at random, with one item more that has the lowest or the highest value."""
+    rng = np.random.default_rng(seed)
+    # Weights of equal values add up to a gamma variable, and there are few different ones.
+    different, counts = np.unique(values, return_counts=True)
+    blocks = []
+    for begin, end in _blocks(len(different), resamples):
+        weights = rng.standard_gamma(np.append(counts, 1), size=(end - begin, len(counts) + 1))
+        weights /= weights.sum(axis=1, keepdims=True)
+        blocks.append((weights[:, :-1] @ different, weights[:, -1].copy()))  # not all of them are kept
+    means, one_more = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return means + ends[0] * one_more, means + ends[1] * one_more
+
+
+def _interval(mean: float, drawn: _Drawn) -> Interval:
+    low = np.quantile(drawn[0], (1 - CONFIDENCE) / 2)
+    high = np.quantile(drawn[1], (1 + CONFIDENCE) / 2)
+    # Of few items the drawn ones may not show that the mean lies between them.
+    return Interval(mean, min(mean, float(low)), max(mean, float(high)))
+
+
+def _two_sided(drawn: _Drawn) -> float:
+    """Twice the share of the drawn means that lie on the side of 0 with fewer of them, 0 itself included."""
+    beyond = min((drawn[0] <= _ROUNDING).sum(), (drawn[1] >= -_ROUNDING).sum())
+    # One more of each, as so many can't show that none is beyond.
+    return float(min(1.0, 2 * (1 + beyond) / (1 + len(drawn[0]))))
+
+
+def _means_over_seeds(
+    values: NDArray[np.float64], ends: tuple[float, float], seed: int, resamples: int
+) -> _Drawn:
+    """As `_drawn_means`, of values [S, N] under resampled seeds."""
     seeds, items = values.shape
-    return np.concatenate(
-        [
-            np.einsum("rs,sn,rn->r", of_seeds, values, of_items, optimize=True)
-            for of_seeds, of_items in _resampled(seeds, items, seed, resamples)
-        ]
-    )
+    blocks = [
+        (np.einsum("rs,sn,rn->r", of_seeds, values, of_items, optimize=True), one_more)
+        for of_seeds, of_items, one_more in _resampled(seeds, items, seed, resamples)
+    ]
+    means, one_more = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    return means + ends[0] * one_more, means + ends[1] * one_more
 
 
 def _resampled(
     seeds: int, items: int, seed: int, resamples: int
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """How much each seed counts in each resample, [R, S], and each item, [R, N], in blocks; each row adds up to 1.
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+    """What each seed counts in each resample, [R, S], each item, [R, N], and one item more, [R]; in blocks.
 
-    Means of S values that are drawn from S values scatter by (S − 1)/S of the variance that they are to show, half of
-    it with two seeds: what a seed counts more or less than 1/S is stretched by √(S/(S − 1)), and can be less than 0.
+    What seeds count adds up to 1, and so does what items count. Means of S values that are drawn from S values scatter
+    by (S − 1)/S of the variance that they are to show, half of it with two seeds: what a seed counts more or less than
+    1/S is stretched by √(S/(S − 1)), and can be less than 0.
     """
     rng = np.random.default_rng(seed)
     of_seeds = np.ones((resamples, 1))
     if seeds > 1:
         drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
         of_seeds = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
-    begin = 0
-    for of_items in _drawn_items(rng, items, resamples):
-        yield of_seeds[begin : begin + len(of_items)], of_items / items
-        begin += len(of_items)
+    for begin, end in _blocks(items, resamples):
+        weights = rng.standard_exponential((end - begin, items + 1))
+        weights /= weights.sum(axis=1, keepdims=True)
+        yield of_seeds[begin:end], weights[:, :-1], weights[:, -1].copy()
 
 
-def _drawn_items(rng: np.random.Generator, items: int, resamples: int) -> Iterator[NDArray[np.int64]]:
-    """How often each item is drawn in each resample, [R, N], in blocks; their sizes change no draw."""
+def _blocks(items: int, resamples: int) -> Iterator[tuple[int, int]]:
+    """Resamples that are drawn at once; how many change no draw."""
     block = max(1, _BLOCK_NUMBERS // items)
     for begin in range(0, resamples, block):
-        yield rng.multinomial(items, np.full(items, 1 / items), size=min(block, resamples - begin))
-
-
-def _two_sided(draws: NDArray[np.float64]) -> float:
-    """Twice the share of the resampled differences that lie on the side of 0 with fewer of them, 0 itself included."""
-    beyond = min((draws <= _ROUNDING).sum(), (draws >= -_ROUNDING).sum())
-    # One more of each, as a resampling of so many can't show that none is beyond.
-    return float(min(1.0, 2 * (1 + beyond) / (1 + len(draws))))
+        yield begin, min(begin + block, resamples)
 
 
 def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:
     """Mean of scores in [0, 1] over items and training seeds [S, N], resampled as in `pooled_difference`.
 
-    The interval is no narrower than that of the items' means, with what so few, or equal, items leave open.
+    The interval is no narrower than that of the items' means.
 
     Raises:
         ValueError: if there are no items, or a score is outside [0, 1].
@@ -268,45 +278,40 @@ def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) ->
     if len(values) == 1:
         return of_all
     # Stretched, seeds that are far apart reach beyond what a score can be.
-    draws = _means_over_seeds(values, seed, resamples).clip(0, 1)
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Interval(of_all.value, min(of_all.low, float(low)), max(of_all.high, float(high)))
+    drawn = tuple(ends.clip(0, 1) for ends in _means_over_seeds(values, (0.0, 1.0), seed, resamples))
+    both = _interval(of_all.value, drawn)
+    return Interval(of_all.value, min(of_all.low, both.low), max(of_all.high, both.high))
 
 
 def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval | None:
-    """Mean of tuned over mean of base, of the same items, resampled whole; None where base scores nothing.
+    """Mean of tuned over mean of base, of the same items; None where base scores nothing.
 
-    Where no item got worse (or better), that end is the paired difference's, as a share of base's mean: resampling
-    can't know of what it has not seen. So are both with fewer than six items, or where all resamples retain the same.
+    Items are weighted as in `paired_difference`; the one more is for the lower end one that base alone gets right, and
+    for the upper end one that tuned alone does.
 
     Args:
         tuned: scores in [0, 1], one an item; or a row a training seed, [S, N], resampled as in `pooled_difference`.
         base: of the same items, [N].
         seed: makes the interval reproducible.
-        resamples: bootstrap samples.
+        resamples: drawn means.
 
     Raises:
-        ValueError: as `pooled_difference` does.
+        ValueError: if there are no items, the shapes don't fit, or a score is outside [0, 1].
     """
     of_base, of_tuned = _scores(base, "base"), np.atleast_2d(np.asarray(tuned, dtype=np.float64))
-    paired = pooled_difference(of_tuned, of_base[None], seed=seed, resamples=resamples)
+    if of_tuned.ndim != 2 or of_tuned.shape[1] != len(of_base):
+        raise ValueError(f"need tuned [S, N] and base [N], got {of_tuned.shape} and {of_base.shape}.")
+    _scores(of_tuned.reshape(-1), "tuned")
     mean = float(of_base.mean())
     if mean == 0:
         return None
-    resampled = [
-        (np.einsum("rs,sn,rn->r", of_seeds, of_tuned, of_items, optimize=True), of_items @ of_base)
-        for of_seeds, of_items in _resampled(len(of_tuned), len(of_base), seed, resamples)
+    blocks = [
+        (np.einsum("rs,sn,rn->r", of_seeds, of_tuned, of_items, optimize=True), of_items @ of_base, one_more)
+        for of_seeds, of_items, one_more in _resampled(len(of_tuned), len(of_base), seed, resamples)
     ]
-    kept, below = (np.concatenate(part) for part in zip(*resampled, strict=True))
-    shares = kept[below > 0] / below[below > 0]
-    low, high = np.quantile(shares, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    # As in `_from_draws`.
-    unknown = len(of_base) < FEWEST_ITEMS or bool(shares.max() - shares.min() <= _ROUNDING)
-    if paired.worse == 0 or unknown:
-        low = min(low, 1 + paired.difference.low / mean)
-    if paired.better == 0 or unknown:
-        high = max(high, 1 + paired.difference.high / mean)
-    return Interval(float(of_tuned.mean()) / mean, max(0.0, float(low)), float(high))
+    kept, below, one_more = (np.concatenate(part) for part in zip(*blocks, strict=True))
+    lowest = (kept / (below + one_more)).clip(min=0)
+    return _interval(float(of_tuned.mean()) / mean, (lowest, (kept + one_more) / below))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -373,34 +378,20 @@ def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:
-    """Mean of scores in [0, 1] with a bootstrap interval over items.
+    """Mean of scores in [0, 1] with an interval over items, as in `paired_difference`: the one more scores 0, or 1.
 
-    If all items score the same, or there are fewer than six, the interval reaches to what so many items leave open, as
-    in `paired_difference`.
+    Of items that are right or wrong this is the exact interval of Clopper and Pearson (1934).
 
     Args:
         scores: one score in [0, 1] an item.
         seed: makes the interval reproducible.
-        resamples: bootstrap samples.
+        resamples: drawn means.
 
     Raises:
         ValueError: if there are no items, or a score is outside [0, 1].
     """
     values = _scores(scores, "scores")
-    found = _resampled_mean(values, np.ones_like(values), seed, resamples)
-    if values.max() - values.min() > _ROUNDING and len(values) >= FEWEST_ITEMS:
-        return found
-    unseen = unseen_share(len(values))
-    return Interval(
-        found.value,
-        min(found.low, found.value * (1 - unseen)),
-        max(found.high, found.value + unseen * (1 - found.value)),
-    )
-
-
-def unseen_share(n: int) -> float:
-    """Largest share of items of which n show none, at the level of the intervals (Clopper and Pearson, 1934)."""
-    return float(1 - ((1 - CONFIDENCE) / 2) ** (1 / n))
+    return _interval(float(values.mean()), _drawn_means(values, (0.0, 1.0), seed, resamples))
 
 
 def mean_interval(
@@ -434,11 +425,8 @@ def _resampled_mean(
     totals: NDArray[np.float64], sizes: NDArray[np.float64], seed: int, resamples: int
 ) -> Interval:
     """Sum of totals over sum of sizes, each of one item, with what resampled items give."""
-    means = np.concatenate(
-        [
-            (draws @ totals) / np.maximum(draws @ sizes, 1e-300)
-            for draws in _drawn_items(np.random.default_rng(seed), len(totals), resamples)
-        ]
-    )
+    rng, n = np.random.default_rng(seed), len(totals)
+    drawn = (rng.multinomial(n, np.full(n, 1 / n), size=end - begin) for begin, end in _blocks(n, resamples))
+    means = np.concatenate([(draws @ totals) / np.maximum(draws @ sizes, 1e-300) for draws in drawn])
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Interval(float(totals.sum() / sizes.sum()), float(low), float(high))
