@@ -6,8 +6,10 @@
 #
 # Serve a run from it, to this machine alone; with the key that SELFAUG_API_KEY holds, else with one that it shows:
 #
-#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/work" -v selfaug-cache:/cache \
+#   docker run --rm --stop-timeout 45 --user "$(id -u):$(id -g)" -v "$PWD:/work" -v selfaug-cache:/cache \
 #       -p 127.0.0.1:8000:8000 -e SELFAUG_API_KEY selfaug serve runs/first --host 0.0.0.0
+#
+# Docker kills after ten seconds otherwise; running answers have thirty, by --drain.
 #
 # For NVIDIA GPUs, choose an index with CUDA builds, and qlora for 4-bit weights; run with --gpus all:
 #

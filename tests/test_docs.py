@@ -32,6 +32,7 @@ from selfaug.phases.train import train
 from selfaug.prepare_config import load_prepare_config
 from selfaug.records import read_record, write_text
 from selfaug.rundir import RunDir
+from selfaug.wording.numbers import span
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
@@ -351,10 +352,12 @@ def test_the_first_lines_of_the_readme_say_what_its_tables_say() -> None:
     step = {row: cells["time of a step"] for row, cells in table_below("What it costs", text).items()}
     cached, anew = (step[f"SelfAug, reference {how}"] for how in ("cached", "made anew (adapter off)"))
     whole = re.search(r"The run took (\d+ min \d+ s)", text)
+    ours = read_record(ROOT / "docs" / "results" / "demo.json", "demo")["results"]["selfaug"]
+    questions, left_open = ours["task_items"], span(ours["exact_against_plain"]["difference"])
     assert whole
     for sentence in (
         f"({exact['SelfAug']} of answers exact, plain LoRA {exact['plain LoRA']}; right source {source['SelfAug']}, "
-        f"plain LoRA {source['plain LoRA']})",
+        f"plain LoRA {source['plain LoRA']}; of {questions} questions, which leave open {left_open} points)",
         f"these pass {passed['SelfAug']} of their checks, the base model's {passed['base model']}, plain LoRA's "
         f"{passed['plain LoRA']}",
         f"leaks into {leaks['SelfAug']} of its other answers instead of {leaks['plain LoRA']}",

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.errors import ConfigError, PathError, StorageError
-from selfaug.registry import CANDIDATE, CHAMPION, Registry
+from selfaug.registry import CANDIDATE, CHAMPION, Registry, champion_instead_of
 
 
 @pytest.fixture
@@ -72,6 +72,33 @@ def test_an_alias_goes_back_step_by_step(registry: Registry) -> None:
         registry.roll_back("other")
     with pytest.raises(ConfigError, match="no version 7"):
         registry.point(CHAMPION, 7)
+
+
+def test_runs_are_found_where_the_registry_was_moved_with_them(tmp_path: Path) -> None:
+    """As in a container, which has both in another place."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    runs = [before / "runs" / "a", before / "elsewhere" / "b"]
+    registry, moved = (Registry(place / "runs" / "registry.sqlite") for place in (before, after))
+    for run in runs:
+        run.mkdir(parents=True)
+        registry.add(run, weights=run.name, base="base")
+    # One of an earlier selfaug does not know; the next change of it writes that down.
+    with closing(sqlite3.connect(registry.path)) as connection, connection:
+        connection.execute("DROP TABLE places")
+    before.rename(after)
+    assert [one.run for one in moved.versions()] == [str(run) for run in runs]
+    after.rename(before)
+    registry.point(CHAMPION, 1)
+    before.rename(after)
+    found = moved.versions()
+    assert [one.run for one in found] == [str(after / "runs" / "a"), str(after / "elsewhere" / "b")]
+    assert [one.entered_as for one in found] == [str(run) for run in runs]
+    assert moved.add(after / "runs" / "a", weights="a", base="base") == found[0]
+    assert champion_instead_of(after / "elsewhere" / "b", moved.path) == str(after / "runs" / "a")
+    # What is where it was entered is taken there; what is nowhere is named as it was entered.
+    runs[0].mkdir(parents=True)
+    shutil.rmtree(after / "elsewhere")
+    assert [(one.run, one.entered_as) for one in moved.versions()] == [(str(run), None) for run in runs]
 
 
 def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 An SQLite file in WAL mode. Every change is one transaction: after a kill there is all of it or nothing. Any number of
 processes may read and write. A version is a number that is never given twice; what an alias pointed to is never
 forgotten, so that a rollback knows where to go.
+
+A run is looked for where it was when it was entered, and where that is gone, by its path from the registry's folder:
+both may be moved together, or be mounted in a container.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfaug.errors import ConfigError, PathError, SelfAugError, StorageError
@@ -46,6 +49,10 @@ CREATE TABLE moves (
 );
 CREATE INDEX moves_of_alias ON moves (alias, number);
 """
+# Apart from the versions: a registry of an earlier selfaug has none yet.
+_PLACES = (
+    "CREATE TABLE IF NOT EXISTS places (version INTEGER PRIMARY KEY REFERENCES versions, run TEXT NOT NULL)"
+)
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,14 @@ class Version:
 
     Attributes:
         number: its name here.
-        run: folder, absolute.
+        run: folder, absolute: where it is now, as far as that is known.
         weights: SHA-256 of the trained weights.
         base: name of the base model.
         parent: the version that it was made from, or None.
         data: what it was trained on, in words.
         note: of whoever added it.
         added: seconds since 1970.
+        entered_as: the folder that it was entered with, if that is gone and `run` is another.
     """
 
     number: int
@@ -71,6 +79,7 @@ class Version:
     data: str
     note: str
     added: float
+    entered_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,15 +135,15 @@ class Registry:
         folder = str(Path(run).resolve())
         with self._writing() as connection:
             if parent is not None:
-                _version(connection, parent)
-            row = connection.execute("SELECT * FROM versions WHERE run = ?", [folder]).fetchone()
-            if row is None:
+                self._version(connection, parent)
+            found = next((one for one in self._versions(connection) if one.run == folder), None)
+            if found is None:
                 row = connection.execute(
                     "INSERT INTO versions (run, weights, base, parent, data, note, added) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *",
                     [folder, weights, base, parent, data, note, time.time()],
                 ).fetchone()
-        found = Version(*row)
+                found = Version(*row)
         _require_weights(found, weights)
         return found
 
@@ -160,7 +169,7 @@ class Registry:
     def versions(self) -> list[Version]:
         """All of them, oldest first."""
         with self._reading() as connection:
-            return [Version(*row) for row in connection.execute("SELECT * FROM versions ORDER BY number")]
+            return self._versions(connection)
 
     def version(self, number: int) -> Version:
         """One of them.
@@ -169,7 +178,7 @@ class Registry:
             ConfigError: if there is no such version.
         """
         with self._reading() as connection:
-            return _version(connection, number)
+            return self._version(connection, number)
 
     def moves(self, alias: str) -> list[Move]:
         """What an alias has pointed to, oldest first."""
@@ -181,7 +190,7 @@ class Registry:
         """What an alias points to, and the move that made it so; None if it was never given."""
         with self._reading() as connection:
             move = _current(connection, alias)
-            return None if move is None else (_version(connection, move.version), move)
+            return None if move is None else (self._version(connection, move.version), move)
 
     def point(self, alias: str, number: int, why: str = "") -> Version:
         """Let an alias point to a version; nothing happens if it does.
@@ -190,7 +199,7 @@ class Registry:
             ConfigError: if there is no such version.
         """
         with self._writing() as connection:
-            version, now = _version(connection, number), _current(connection, alias)
+            version, now = self._version(connection, number), _current(connection, alias)
             if now is None or now.version != number:
                 _move(connection, alias, number, None if now is None else now.number, why)
         return version
@@ -202,7 +211,7 @@ class Registry:
             ConfigError: if there is nothing before.
         """
         with self._reading() as connection:
-            return _version(connection, _before(connection, alias).version)
+            return self._version(connection, _before(connection, alias).version)
 
     def roll_back(self, alias: str = CHAMPION, why: str = "rolled back") -> Version:
         """Let an alias point to what it pointed to before; again, and it goes back one more.
@@ -213,7 +222,41 @@ class Registry:
         with self._writing() as connection:
             before = _before(connection, alias)
             _move(connection, alias, before.version, before.previous, why)
-            return _version(connection, before.version)
+            return self._version(connection, before.version)
+
+    def _versions(self, connection: sqlite3.Connection) -> list[Version]:
+        rows = connection.execute("SELECT * FROM versions ORDER BY number").fetchall()
+        return [self._located(connection, Version(*row)) for row in rows]
+
+    def _version(self, connection: sqlite3.Connection, number: int) -> Version:
+        row = connection.execute("SELECT * FROM versions WHERE number = ?", [number]).fetchone()
+        if row is None:
+            raise ConfigError(
+                f"there is no version {number}.", hint="`selfaug registry` shows which versions there are."
+            )
+        return self._located(connection, Version(*row))
+
+    def _located(self, connection: sqlite3.Connection, version: Version) -> Version:
+        """A version with the folder where its run is now."""
+        # Not Path.is_dir, which raises where a folder can't be looked into, such as another's home in a container.
+        if os.path.isdir(version.run) or "places" not in _tables(connection):
+            return version
+        place = connection.execute("SELECT run FROM places WHERE version = ?", [version.number]).fetchone()
+        moved = None if place is None else os.path.realpath(self._folder() / place[0])
+        if moved is None or not os.path.isdir(moved):
+            return version
+        return replace(version, run=moved, entered_as=version.run)
+
+    def _keep_places(self, connection: sqlite3.Connection) -> None:
+        """Write down where runs are from the registry's folder, as far as that is not known."""
+        unknown = "SELECT number, run FROM versions WHERE number NOT IN (SELECT version FROM places)"
+        for number, run in connection.execute(unknown).fetchall():
+            if os.path.isdir(run):
+                place = os.path.relpath(run, self._folder())
+                connection.execute("INSERT INTO places (version, run) VALUES (?, ?)", [number, place])
+
+    def _folder(self) -> Path:
+        return self.path.resolve().parent
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -241,7 +284,9 @@ class Registry:
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {_VERSION}")
+                connection.execute(_PLACES)
                 yield connection
+                self._keep_places(connection)
                 connection.execute("COMMIT")
             finally:
                 connection.close()  # rolls back what was not committed
@@ -272,7 +317,7 @@ class Registry:
             PathError: if it is of another program.
             StorageError: if it is of a newer selfaug.
         """
-        names = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
+        names = _tables(connection)
         if names and not names >= {"versions", "moves"}:
             raise _no_registry(self.path)
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -352,13 +397,8 @@ def _require_weights(version: Version, weights: str | None) -> None:
         )
 
 
-def _version(connection: sqlite3.Connection, number: int) -> Version:
-    row = connection.execute("SELECT * FROM versions WHERE number = ?", [number]).fetchone()
-    if row is None:
-        raise ConfigError(
-            f"there is no version {number}.", hint="`selfaug registry` shows which versions there are."
-        )
-    return Version(*row)
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
 
 
 def _current(connection: sqlite3.Connection, alias: str) -> Move | None:

@@ -11,16 +11,27 @@ from selfaug.cli.realign_commands import _show
 from selfaug.phases.realign import Realignment
 
 
-def told(capsys: pytest.CaptureFixture[str], version: int | None, registry: str | None) -> list[str]:
-    """The command that it says, as a shell takes it."""
-    record = {"settings": {"scorer": "exact"}, "suites": {}, "gate": {"bounds": []}}
+def shown(
+    capsys: pytest.CaptureFixture[str], version: int | None, registry: str | None, **more: str
+) -> tuple[str, list[str]]:
+    """What it says, and the command after that, as a shell takes it."""
+    record = {"settings": {"scorer": "exact"}, "suites": {}, "gate": {"bounds": []}, **more}
     _show(Realignment(Path("runs/my second"), record, "pass", version), registry)
-    return shlex.split(capsys.readouterr().err.rpartition("serve it: ")[2])
+    said, _, command = capsys.readouterr().err.rpartition("serve it: ")
+    return said, shlex.split(command)
 
 
 def test_the_command_that_it_says_names_the_registry_that_was_given(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     promote = ["selfaug", "registry", "promote"]
-    assert told(capsys, 2, "my runs/all.sqlite") == [*promote, "2", "--registry", "my runs/all.sqlite"]
-    assert told(capsys, None, None) == [*promote, "runs/my second"]
+    assert shown(capsys, 2, "my runs/all.sqlite")[1] == [*promote, "2", "--registry", "my runs/all.sqlite"]
+    assert shown(capsys, None, None)[1] == [*promote, "runs/my second"]
+
+
+def test_that_another_run_is_the_champion_is_said_beside_the_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said, _ = shown(capsys, 3, "r.sqlite", deployed="runs/first", champion_instead="/runs/second")
+    assert "goes on from runs/first, and not from the champion: that is /runs/second." in said
+    assert "champion" not in shown(capsys, None, None)[0]

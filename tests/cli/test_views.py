@@ -15,6 +15,7 @@ from selfaug.cli.assessment_view import show_assessment
 from selfaug.cli.balance_view import show_balance
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.evaluation_view import show_evaluation
+from selfaug.cli.preparation_view import show_recall
 from selfaug.records import read_record
 
 COMPARISON = Path(__file__).parents[2] / "docs" / "results" / "comparison-demo.json"
@@ -55,6 +56,7 @@ BOUND = {
 MEASURED: dict[str, Any] = {
     "settings": {
         "scorer": "numeric",
+        "level": "auto",
         "config": {
             "model": {"name": "Qwen/Qwen3-0.6B"},
             "data": {"prepared": None, "train": ["my rows.jsonl"], "eval": ["held-out.jsonl"]},
@@ -82,7 +84,8 @@ ASSESSMENT: dict[str, Any] = {
     "surprise": {"prompt_nll": 2.4, "completion_nll": 3.2},
     "probe": {"steps": 40},
     "verdict": "Plain LoRA makes this model forget.",
-    "budget": 0.099,
+    "budget": 0.068,
+    "budget_items": 336,
 }
 
 
@@ -175,13 +178,16 @@ def test_an_assessment_says_how_to_go_on() -> None:
         "next:   selfaug train --model Qwen/Qwen3-0.6B --train 'my rows.jsonl' --eval held-out.jsonl --anchors self"
         in text
     )
-    assert "then:   selfaug evaluate runs/first --scorer numeric --max-forgetting 0.099" in text
+    assert "then:   selfaug evaluate runs/first --scorer numeric --max-forgetting 0.068\n" in text
+    assert "less than that the 336 requests that `selfaug evaluate` asks can't show" in text
     assert "completions are new to it in their form" in " ".join(text.split())
     settings = copy.deepcopy(MEASURED["settings"])
     settings["config"]["data"]["template"] = "mine.yaml"
     assert "--eval held-out.jsonl --template mine.yaml --anchors self" in shown(
         "assess", 80, settings=settings
     )
+    settings["level"] = "2"  # the budget is of that level's requests
+    assert "--scorer numeric --level 2 --max-forgetting 0.068\n" in shown("assess", 80, settings=settings)
     settings["config"]["data"]["prepared"] = "data/prepared"
     text = shown("assess", 80, settings=settings, budget=None)
     assert "--prepared data/prepared --anchors" in text
@@ -272,6 +278,43 @@ def test_levels_at_which_many_answers_were_cut_off_are_told() -> None:
     assert "base model 30 %, tuned" in told(suites={"general": {**SUITES["general"], **one}})
     level = {"level": 1, "scores": {"1": 0.6, "2": 0.3}, "cut_off_by_level": {"1": 0.1, "2": 0.35}}
     assert "passes: level 1 60 %, level 2 30 % (35 % cut off)\n" in told(level=level)
+
+
+def test_recall_says_what_it_was_not_measured_on(capsys: pytest.CaptureFixture[str]) -> None:
+    found: dict[str, Any] = {
+        "questions": 4, "at": {"5": {"recall": 0.75, "low": 0.3, "high": 0.95}}, "missed": [],
+        "unnamed": 0, "unnamed_left_out": 0, "left_out": [],
+    }  # fmt: skip
+    bad = [f"pairs.csv:{line}: not valid UTF-8" for line in range(2, 14)]
+    told = []
+    for more in ({}, {"left_out": bad, "unnamed_left_out": 2}, {"unnamed": 4}):
+        show_recall({**found, **more})
+        told.append(" ".join(capsys.readouterr().out.split()))
+    assert told[0].endswith("4 questions, searched in all documents.")
+    assert "Without 2 questions that name no `document`" in told[1]
+    assert "12 questions are left out: pairs.csv:2: not valid UTF-8" in told[1]
+    assert told[1].endswith("pairs.csv:11: not valid UTF-8 and 2 more; --json has all.")
+    assert told[2].endswith("and no bound of what a model can answer.")
+
+
+def test_requests_that_are_the_same_in_several_forms_are_said_to_be() -> None:
+    said = "general: with 212 items, a change under 8.1 points would likely go unseen (if the models differ on 20"
+    same = "some of these requests are the same one under other constraints"
+    composed = {**SUITES["general"], "scores": {"test-composed-2-01": {"base": 1.0, "tuned": 1.0}}}
+    for general, told in ((SUITES["general"], False), (composed, True)):
+        text = shown("evaluate", 160, suites={**SUITES, "general": general}).replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
+        assert said in text
+        assert (same in text) == told
+
+
+def test_what_other_bounds_have_decided_before_stays_beside_the_gate() -> None:
+    assert "decided anew" not in shown("evaluate", 160)
+    before = [{"outcome": "fail", "bounds": [{**BOUND, "bound": 0.03}]}]
+    assert (
+        "gate: decided anew on the same answers; before: fail (forgetting at most 3.0 points)\n"
+    ) in shown("evaluate", 160, gates_before=before)
 
 
 def test_a_bound_of_which_all_could_be_forgotten_says_so() -> None:

@@ -213,7 +213,7 @@ def test_nothing_has_been_watched_yet(tmp_path: Path, clock: Clock, small: Refer
     clock.now += 1
     monitor.work()
     text = client.get("/monitor/run").text
-    assert "No request has come for a day, or none yet." in text
+    assert "No request has come for a day, or none yet; nobody has watched since 2023" in text
     assert "There is nothing to draw yet." in text
     assert "None yet." in text
     monitor.close()
@@ -309,6 +309,11 @@ def test_a_state_from_before_a_day_of_silence_is_no_state_unless_it_is_an_alert(
         monitor._store.commit(Batch(kept={"status": {**status, "state": state}}))
         assert monitor_view(tmp_path, now=clock.now)["tiles"][0].value == state
         assert monitor_view(tmp_path, now=clock.now + 2 * DAY)["tiles"][0].value == after
+    # Sooner than that, nobody knows whether it is still so.
+    monitor._store.commit(Batch(kept={"status": {**status, "state": "ok"}}))
+    views = [monitor_view(tmp_path, now=status["time"] + seconds) for seconds in (60, 900)]
+    assert [view["outcome"] for view in views] == ["good", "open"]
+    assert views[1]["verdict"].startswith("Nobody has watched since 2023-11-1")
     monitor.close()
 
 
@@ -326,7 +331,7 @@ def test_the_alert_of_a_run_that_another_has_replaced_is_over_a_day_later(
     def state(days: float) -> str:
         return str(monitor_view(folder, registry=registry.path, now=clock.now + days * DAY)["tiles"][0].value)
 
-    gone = "No request has come for a day, or none yet."
+    gone = "No request has come for a day, or none yet; nobody has watched since"
     assert state(2) == "drift"
     assert gone not in client.get("/monitor/served").text  # years later
     for one in (folder, tmp_path / "next"):

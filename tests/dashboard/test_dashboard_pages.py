@@ -408,6 +408,9 @@ def test_every_word_is_explained(client: TestClient) -> None:
     shown = flat(client.get("/words"))
     assert all(meaning in shown for meaning in WORDS.values())
     assert word_of("Retention") == "retention"
+    assert "as much was gained as was lost" in WORDS["retention"]  # it is net
+    assert "95 of 100 ranges that are made like this" in WORDS["interval"]
+    assert "given after the test, too" in WORDS["gate"]
     # Each explains the number that it stands beside, with its sign.
     for changes in ("General checks against base", "general − base", "General score"):
         assert word_of(changes) == "change of the general score"

@@ -55,9 +55,10 @@ def with_template(tiny_tokenizer: PreTrainedTokenizerFast) -> Callable[[str | No
 
 @pytest.fixture
 def merging_tokenizer() -> PreTrainedTokenizerFast:
-    """Characters, of which "a" and "b" merge; a beginning token before every text."""
-    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", "a", "b", "c", "ab"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")]))
+    """Characters, of which "a" and "b" merge, and line breaks; a beginning token before every text."""
+    tokens = ["<s>", "</s>", "a", "b", "c", "ab", "\n", "\n\n"]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b"), ("\n", "\n")]))
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")

@@ -26,6 +26,7 @@ from selfaug.data.encode import keeps_earlier_turns
 from selfaug.data.rows import FollowUp, load_rows
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.errors import ConfigError, DataError, ModelError
+from selfaug.model.generate import text_prompt_ids
 from selfaug.model.loading import load_tokenizer
 
 Tokenizer = PreTrainedTokenizerFast
@@ -133,6 +134,8 @@ def test_every_assistant_turn_is_trained_with_its_end(tiny_tokenizer: Tokenizer)
     assert keeps_earlier_turns(tiny_tokenizer)
     only_last = encode_rows([chat_row(USER, first, USER, ANSWER)], tiny_tokenizer, max_length=None).rows[0]
     assert trained_text(only_last, tiny_tokenizer) == "million<|im_end|>\n"
+    weightless = chat_row(USER, {**first, "weight": 0}, USER, ANSWER, every_assistant_turn=True)
+    assert encode_rows([weightless], tiny_tokenizer, max_length=None).rows[0].labels == only_last.labels
 
 
 def test_template_that_opens_thinking_is_refused_and_the_hint_cures_it(thinking_tokenizer: Tokenizer) -> None:
@@ -142,10 +145,23 @@ def test_template_that_opens_thinking_is_refused_and_the_hint_cures_it(thinking_
     assert "serving has '<thi" in caught.value.problems[0]
     assert "training has 'million" in caught.value.problems[0]
     assert "enable_thinking=False" in str(caught.value.hint)
+    no_thinking = {"enable_thinking": False}
     cured = encode_rows(
-        [chat_row(USER, ANSWER)], tokenizer, max_length=None, chat_template_kwargs={"enable_thinking": False}
+        [chat_row(USER, ANSWER)], tokenizer, max_length=None, chat_template_kwargs=no_thinking
     )
     assert trained_text(cured.rows[0], tokenizer) == "million<|im_end|>\n"
+    # A row's own arguments go first, and serving doesn't know them.
+    own = [chat_row(USER, ANSWER, chat_template_kwargs=no_thinking), chat_row(USER, ANSWER, line=2)]
+    for asked, of_all, warned in (
+        (own[:1], {"enable_thinking": True}, True),
+        (own, no_thinking, False),
+    ):
+        encoded = encode_rows(asked, tokenizer, max_length=None, chat_template_kwargs=of_all)
+        assert [row.input_ids for row in encoded.rows] == [cured.rows[0].input_ids] * len(asked)
+        assert (
+            any("1 row has chat_template_kwargs other than" in one for one in encoded.report.warnings)
+            == warned
+        )
 
 
 def test_template_that_strips_the_thinking_of_a_completion_is_refused(thinking_tokenizer: Tokenizer) -> None:
@@ -158,6 +174,35 @@ def test_template_that_strips_the_thinking_of_a_completion_is_refused(thinking_t
             chat_template_kwargs={"enable_thinking": False},
         )
     assert "leaves out or changes the assistant message 1" in caught.value.problems[0]
+
+
+def test_thoughts_where_thinking_is_switched_off(with_template: WithTemplate) -> None:
+    """To switch it off is no advice there. As Qwen3."""
+    template = "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant:' }}"
+    template += "{% if enable_thinking is false %}{{ '<think></think>' }}{% endif %}{% endif %}"
+    rows = [
+        chat_row(USER, {**ANSWER, "content": "<think></think>million"}),
+        chat_row(USER, {**ANSWER, "content": "<think>why</think>million"}, line=2),
+    ]
+    tokenizer = with_template(template)
+    with pytest.raises(DataError, match="1 of 2 rows can't be used") as caught:
+        encode_rows(rows, tokenizer, max_length=None, chat_template_kwargs={"enable_thinking": False})
+    assert "leave it out, or give rows without thoughts" in str(caught.value.hint)
+    assert "try chat_template_kwargs" not in str(caught.value.hint)
+    assert "--skip-bad-rows" in str(caught.value.hint)
+    assert encode_rows(rows, tokenizer, max_length=None).problems == []
+
+
+def test_an_answer_whose_white_space_merges_with_the_prompt(merging_tokenizer: Tokenizer) -> None:
+    tokenizer = merging_tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ 'c\n' + m.content }}{% endfor %}"
+    tokenizer.chat_template += "{% if add_generation_prompt %}{{ 'c\n' }}{% endif %}"
+    user = {"role": "user", "content": "a"}
+    with pytest.raises(DataError, match="1 of 1 rows can't be used") as caught:
+        encode_rows([chat_row(user, {**ANSWER, "content": "\na"})], tokenizer, max_length=None)
+    assert str(caught.value.hint).endswith("take the white space off the answer's beginning.")
+    assert encode_rows([chat_row(user, {**ANSWER, "content": "a"})], tokenizer, max_length=None).rows
 
 
 @pytest.mark.parametrize("prefilled", [True, False])
@@ -288,6 +333,39 @@ def test_template_that_leaves_out_tools_or_calls_is_refused(
         assert "take a chat template that renders all of it" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("written", ["m.tool_calls[0].function.arguments", "m.tool_calls[0].function"])
+@pytest.mark.parametrize(
+    "messages", [[USER, "call"], [USER, "call", GIVEN, ANSWER], [USER, "call", USER, ANSWER]]
+)
+@pytest.mark.parametrize("every_turn", [False, True])
+def test_arguments_that_would_be_written_as_a_text_in_quotes(
+    with_template: WithTemplate, written: str, messages: list[Any], every_turn: bool
+) -> None:
+    """OpenAI's form, JSON in a text, in a template that makes JSON of it, as Qwen2.5's: no server reads such calls."""
+
+    def encoded(arguments: object, filters: str = " | tojson") -> list[str]:
+        template = "{{ tools | tojson }}{% for m in messages %}{{ m.role + ':' + m.content }}"
+        template += f"{{% if m.tool_calls %}}{{{{ 'weather' }}}}{{{{ {written}{filters} }}}}{{% endif %}}"
+        template += (
+            "{{ '<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+        )
+        call = {**CALL, "tool_calls": [{"function": {"name": "weather", "arguments": arguments}}]}
+        turns = [call if turn == "call" else turn for turn in messages]
+        tools = [{**TOOL, "default": "{}"}]
+        row = chat_row(*turns, tools=tools, every_assistant_turn=every_turn)
+        rows = [row, chat_row(USER, ANSWER, tools=tools, line=2)]
+        problems = encode_rows(rows, with_template(template), max_length=None, skip_bad_rows=True).problems
+        return [problem.reason for problem in problems]
+
+    (reason,) = encoded('{"city": "Gr\u00e5by"}')
+    assert reason.endswith(": give the arguments of 'weather' as an object")
+    assert encoded({"city": "Paris"}) == []
+    assert encoded("Paris") == []
+    # Such as DeepSeek's, which wants it so.
+    assert encoded('{"city": "Paris"}', filters=" | string") == []
+    assert encoded("{}", filters=" | string") == []
+
+
 def test_tools_in_another_form_are_the_templates_business(with_template: WithTemplate) -> None:
     template = "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_end|>' }}{% endfor %}"
     template += "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
@@ -341,6 +419,17 @@ def test_beginning_token_is_kept_and_merging_boundary_is_parted(merging_tokenize
     begin, end, a, b, c, _ = range(6)
     assert row.input_ids == [begin, c, a, b, c, end]
     assert row.labels == [IGNORED_LABEL] * 3 + [b, c, end]
+
+
+def test_a_prompt_that_was_rendered_by_hand_gets_no_second_beginning_token(
+    merging_tokenizer: Tokenizer,
+) -> None:
+    rows = [text_row("ca", "bc"), text_row("<s>ca", "bc", 2)]
+    plain, by_hand = encode_rows(rows, merging_tokenizer, max_length=6).rows
+    assert (by_hand.input_ids, by_hand.labels) == (plain.input_ids, plain.labels)
+    for row in rows:
+        assert isinstance(row.prompt, str)
+        assert text_prompt_ids(merging_tokenizer, row.prompt) == prompt_ids(plain)
 
 
 def test_text_without_the_chat_template_is_a_warning(with_template: WithTemplate) -> None:

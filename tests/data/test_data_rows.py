@@ -48,6 +48,17 @@ def test_last_assistant_turn_is_the_completion_and_what_follows_is_cut(write_jso
     assert (row.prompt, row.completion) == (TURNS[:4], TURNS[4:])
 
 
+@pytest.mark.parametrize("every_turn", [False, True])
+def test_turns_of_weight_0_are_not_trained(write_jsonl: Write, every_turn: bool) -> None:
+    """OpenAI's form. The last one that is trained is the completion."""
+    turns = [*TURNS, *TURNS[1:], *TURNS[1:3]]
+    weights = {2: 0, 4: 1, 6: 0.0, 10: False}
+    messages = [turn | ({"weight": weights[at]} if at in weights else {}) for at, turn in enumerate(turns)]
+    row = load_rows([write_jsonl({"messages": messages})], every_assistant_turn=every_turn).rows[0]
+    assert (len(row.prompt), row.completion) == (8, TURNS[4:])
+    assert row.trained_turns() == ([4, 8] if every_turn else [8])
+
+
 def test_every_assistant_turn_only_marks_rows_of_messages(write_jsonl: Write) -> None:
     rows = load_rows([write_jsonl({"messages": TURNS}, GOOD)], every_assistant_turn=True).rows
     assert [row.every_assistant_turn for row in rows] == [True, False]
@@ -197,8 +208,10 @@ def test_a_passage_number_is_read_from_a_column_in_which_some_are_missing(tmp_pa
     assert golds == [2, None]
 
 
-def test_null_columns_are_absent(write_jsonl: Write) -> None:
-    messages = [{**turn, "tool_calls": None} for turn in TURNS]
+@pytest.mark.parametrize("calls", [None, []])
+def test_null_columns_are_absent(write_jsonl: Write, calls: object) -> None:
+    """So are empty lists of calls, of which Llama 3.1's template says that it takes single ones only."""
+    messages = [{**turn, "tool_calls": calls} for turn in TURNS]
     row = load_rows([write_jsonl({**dict.fromkeys(["prompt", "id"]), "messages": messages})]).rows[0]
     assert (row.prompt, row.completion) == (TURNS[:4], TURNS[4:])
 
@@ -208,6 +221,19 @@ def test_tool_calls_need_no_content(write_jsonl: Write) -> None:
     row = load_rows([write_jsonl({"messages": [TURNS[1], call], "tools": [{"name": "f"}]})]).rows[0]
     assert row.completion == [{**call, "content": ""}]
     assert row.tools == [{"name": "f"}]
+
+
+def test_columns_of_objects_may_be_json_in_a_text(tmp_path: Path) -> None:
+    """Columns of Parquet files have one type, so that hub data sets keep tools so."""
+    fields = {**GOOD, "tools": '[{"name": "f"}]', "chat_template_kwargs": '{"brief": true, "deep": null}'}
+    columns = {name: [value, ""] for name, value in fields.items()} | {
+        "completion": ["c", "d"],
+        "prompt": ["p", "q"],
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "rows.parquet")
+    first, second = load_rows([tmp_path / "rows.parquet"]).rows
+    assert (first.tools, first.chat_template_kwargs) == ([{"name": "f"}], {"brief": True})
+    assert (second.tools, second.chat_template_kwargs) == (None, None)
 
 
 USER = {"role": "user", "content": "u"}
@@ -260,6 +286,15 @@ USER = {"role": "user", "content": "u"}
         ({"question": "q", "context": "c", "answer": True}, "'answer' must be text, it is true or false"),
         ({**GOOD, "id": 1.5}, "'id' must be text or a whole number"),
         ({**GOOD, "tools": "f"}, "'tools' must be a list of objects"),
+        ({**GOOD, "tools": "[{'name': 'f'}]"}, "'tools' looks like a list as Python prints it"),
+        ({**GOOD, "chat_template_kwargs": "brief"}, "'chat_template_kwargs' must be an object, it is text"),
+        ({**GOOD, "chat_template_kwargs": {"tools": []}}, "'chat_template_kwargs' can't set tools"),
+        (
+            {"messages": [USER, TURNS[2] | {"weight": 0.5}]},
+            "'messages[1]' has the weight 0.5; it may be 0, for",
+        ),
+        ({"messages": [USER, TURNS[2] | {"weight": 0}]}, "no assistant turn of another weight than 0"),
+        ({"prompt": [USER], "completion": [TURNS[2] | {"weight": 0}]}, "'completion' has the weight 0"),
     ],
 )
 def test_bad_row_is_named_with_file_line_and_reason(
@@ -393,7 +428,7 @@ def test_files_that_each_count_their_rows_go_together(write_jsonl: Write) -> Non
 def test_rows_are_read_again_as_they_were(write_jsonl: Write, tmp_path: Path, every_turn: bool) -> None:
     written = [
         GOOD,
-        {"messages": TURNS, "tools": [{"name": "search"}]},
+        {"messages": TURNS, "tools": [{"name": "search"}], "chat_template_kwargs": {"brief": True}},
         {"question": "q", "context": ["a", "b"], "answer": "x [2]", "gold": 2},
         {"question": "q", "context": ["a", "b"], "answer": "x"},
     ]

@@ -135,6 +135,7 @@ def call(number: int) -> dict[str, Any]:
         (chat(user("hi "), SAID, user("help me."), SAID, user("reset my  password.")), LONG, True),
         (chat(user("Hi"), SAID, user("Help me."), SAID, user("Cancel my order.")), LONG, False),
         (chat(user("Hi")), LONG, True),  # each of its answers was trained
+        (chat(user("Hi")), chat(user("Hi"), {**SAID, "weight": 0}, user("Help me.")), False),
         (LONG, chat(user("Hi")), False),
         (chat(SAID, user("Hi")), chat(SAID, user("Hi"), SAID, user("Bye")), True),
         (chat(system("Be brief."), user("Hi")), chat(user("Hi")), False),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, PreTrainedTokenizerFast
 
 from selfaug.errors import ModelError
 from selfaug.model.loading import (
@@ -104,6 +105,27 @@ def test_a_tokeniser_always_has_a_padding_token(tiny_model_dir, tiny_tokenizer, 
     build("llama-tied").save_pretrained(tmp_path)
     bare.save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).pad_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize(("mark", "corrected"), [("[INST]", True), ("[ASK]", False)])
+def test_a_mistral_tokeniser_splits_as_mistrals_own_does(tmp_path, mark, corrected):
+    """Of files from before transformers 5, which takes other vocabularies on such layers for Mistral's too."""
+    vocabulary = {mark: 0, "A": 1, "b": 2, "Ab": 3, "AbAb": 4}
+    vocabulary |= {f"word {number}": number for number in range(5, 100_002)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [("A", "b"), ("Ab", "Ab")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=mark, additional_special_tokens=[mark]
+    )
+    fast.save_pretrained(tmp_path)
+    described = {"model_type": "mistral", "transformers_version": "4.57.0", "architectures": []}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    assert load_tokenizer(tmp_path).tokenize("AbAb") == (["Ab", "Ab"] if corrected else ["AbAb"])
 
 
 def test_facts_from_the_config(tiny_model_dir):

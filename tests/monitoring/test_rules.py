@@ -96,6 +96,16 @@ def test_a_server_that_nobody_watches_is_an_alert() -> None:
     assert rule["for"] == "30m"  # a restart, and a small reference window, take less
 
 
+def test_a_champion_that_is_not_served_is_an_alert() -> None:
+    (rule,) = (rule for rule in alert_rules() if metrics_of(rule["expr"]) == {metric_names.FOLLOWS})
+    assert rule["expr"] == "min by (instance) (selfaug_follows_champion) == 0"
+    assert rule["for"] == "30m"  # it is tried again after one, two, four minutes and so on
+
+
+def test_the_dashboard_finds_servers_that_nobody_watches_too() -> None:
+    assert f"label_values({metric_names.READY}, instance)" in dashboard_queries()
+
+
 def test_panels_of_the_dashboard_do_not_overlap() -> None:
     board = json.loads(read("grafana_dashboard.json"))
     taken: set[tuple[int, int]] = set()
@@ -113,7 +123,7 @@ def test_panels_of_the_dashboard_do_not_overlap() -> None:
 
 
 def test_the_server_has_the_metrics_that_are_named_as_its_own() -> None:
-    metrics = Metrics(lambda: 1, lambda: 2, lambda: True)
+    metrics = Metrics(lambda: 1, lambda: 2, lambda: True, lambda: True)
     described = re.findall(r"# TYPE (\S+) (\S+)", metrics.text().decode())
     found = dict(described)
     for name in metric_names.SERVER:

@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
+from selfaug.core.statistics import detectable_difference
 from selfaug.errors import ConfigError, DataError, ModelError, StorageError
+from selfaug.eval.general_suite import general_suite
 from selfaug.phases.assess import RECORD_KIND, _probe_config, _surprise, assess, proposed_budget, verdict
 from selfaug.phases.data_checks import AskedRow, asked_rows, check_data, similar_questions
 from selfaug.phases.inputs import load_training_data
@@ -69,6 +71,12 @@ def test_probe_is_plain_and_what_was_cut_off_goes_on(
     assert said[1:] in record["verdict"]
     assert probe["steps"] == record["probe"]["steps"] == 2
     assert set(record["suites"]) == {"task", "general"}
+    # The budget is of what `selfaug evaluate` will ask, not of the three that were asked here.
+    asked_later = len(general_suite("test", record["level"]["level"]))
+    assert record["suites"]["general"]["items"] == 3 < record["budget_items"] == asked_later
+    assert record["budget"] == proposed_budget(
+        detectable_difference(asked_later).difference, record["suites"]["general"]["base"]["value"]
+    )
     assert record["surprise"]["rows"] == 24
     assert 0 < record["surprise"]["completion_nll"] < 20
     leaked = next(finding for finding in record["findings"] if finding["name"] == "leakage")

@@ -57,6 +57,11 @@ def test_the_run_ends_with_the_best_checkpoint_and_it_was_kept(settings: Setting
     assert record["best"]["step"] == 4
     assert any("best checkpoint is that of step 4" in progress.message for progress in told)
     run = tmp_path / "run"
+    # The model never ends an answer by itself.
+    assert [line["task_cut_off"] for line in read_lines(run / "metrics.jsonl") if "task_score" in line] == [
+        1.0
+    ] * 3
+    assert any("(2 answers were cut off at 64 tokens)" in progress.message for progress in told)
     card = (run / "adapter" / "README.md").read_text(encoding="utf-8")
     assert "The weights are those of step 4: the best of 3 checkpoints on 2 held-out rows" in card
     # One checkpoint is kept beside the best.
@@ -214,6 +219,16 @@ def test_the_earliest_of_equals_within_the_bound() -> None:
     callback(lines, 0.05).on_train_begin(SimpleNamespace(output_dir="out"), state, None, model=object())
     assert state.best_model_checkpoint == str(Path("out") / "checkpoint-20")
     assert state.best_metric == 0.8
+
+
+def test_scores_that_are_all_equal_choose_nothing_and_the_last_is_kept() -> None:
+    equal = [{"step": step, "task_score": 0.0, "general_drift": step / 1000} for step in (10, 20, 30)]
+    assert callback(equal, None).best == 10
+    assert callback(equal, None).chosen(30) == 30
+    assert callback(equal, None).report(SimpleNamespace(global_step=30))["step"] == 30
+    assert callback(equal, 0.025).chosen(30) == 10  # the last one is beyond the bound
+    assert callback(equal, 0.001).chosen(30) is None
+    assert callback([*equal, {"step": 40, "task_score": -1.0}], None).chosen(40) == 10
 
 
 def test_a_best_checkpoint_that_is_gone_is_an_error(finished_run: Path, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.loading import load_model_config
-from selfaug.phases.estimate import _Measured, estimate
+from selfaug.phases.estimate import estimate
 from selfaug.phases.inputs import adapter_config, load_training_data
+from selfaug.phases.sample_pass import SamplePass
 from selfaug.phases.train import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -93,8 +94,8 @@ def test_processes_of_a_launcher_share_the_rows(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = ("train.steps=null", "train.epochs=2", "train.gradient_accumulation=1", "selfaug.alpha=0")
-    measured = _Measured(0.5, 0.25, 100.0, 10)
-    monkeypatch.setattr("selfaug.phases.estimate._measure", lambda *_: measured)
+    measured = SamplePass(0.5, 0.25, 100.0, 10)
+    monkeypatch.setattr("selfaug.phases.estimate.time_sample_pass", lambda *_: measured)
     one = estimate(settings(tmp_path / "run", *whole))
     monkeypatch.setenv("WORLD_SIZE", "3")
     three = estimate(settings(tmp_path / "run", *whole))
@@ -150,7 +151,7 @@ def test_full_fine_tuning_in_16_bits_has_copies_of_all_weights(tmp_path: Path, s
 def test_logits_of_a_chunk_and_the_gradient_of_the_head_are_counted(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfaug.phases.estimate._measure", lambda *_: _Measured(0.5, 0.25, 0.0, 10))
+    monkeypatch.setattr("selfaug.phases.estimate.time_sample_pass", lambda *_: SamplePass(0.5, 0.25, 0.0, 10))
     rows = load_training_data(settings(tmp_path / "run")).train.rows
     longest = max(len(row.input_ids) for row in rows)
     config = load_model_config(settings(tmp_path / "run").model.name)
@@ -232,7 +233,9 @@ def test_shards_without_an_adapter_take_the_cache_as_training_does(
     name: str, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "true")
-    monkeypatch.setattr("selfaug.phases.estimate._measure", lambda *_: _Measured(0.5, 0.25, 100.0, 10))
+    monkeypatch.setattr(
+        "selfaug.phases.estimate.time_sample_pass", lambda *_: SamplePass(0.5, 0.25, 100.0, 10)
+    )
     once = ("train.steps=null", "train.epochs=1", f"selfaug.reference_cache_dir={tmp_path / 'cache'}")
     full = estimate(settings(tmp_path / "run", *once, "lora.method=full"))
     assert full.cache_bytes > 0
@@ -297,7 +300,9 @@ def test_a_cache_that_is_there_is_taken_and_not_counted_again(
 def test_in_4_bits_are_only_the_linear_layers_without_the_head(
     tmp_path: Path, settings: Settings, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("selfaug.phases.estimate._measure", lambda *_: _Measured(0.5, 0.25, 100.0, 10))
+    monkeypatch.setattr(
+        "selfaug.phases.estimate.time_sample_pass", lambda *_: SamplePass(0.5, 0.25, 100.0, 10)
+    )
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     linear = sum(
         module.weight.numel() for module in model.model.modules() if isinstance(module, torch.nn.Linear)
@@ -358,7 +363,7 @@ def test_what_training_refuses_before_its_model_an_estimate_refuses_too(
     def not_reached(*_: object, **__: object) -> None:
         raise AssertionError("a model is loaded first")
 
-    for module in ("train", "estimate"):
+    for module in ("train", "sample_pass"):
         monkeypatch.setattr(f"selfaug.phases.{module}.load_base_model", not_reached)
     config = settings(tmp_path / "run", refused)
     for work in (estimate, train):

@@ -18,7 +18,8 @@ from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import LEVELS, general_suite
 from selfaug.phases.drift_suites import measured_drifts
-from selfaug.phases.evaluate import RECORD_KIND, _changed, _compare_benchmarks, _hash_of_items, evaluate
+from selfaug.phases.evaluate import RECORD_KIND, _compare_benchmarks, evaluate
+from selfaug.phases.evaluation_settings import changed_settings, hash_of_items
 from selfaug.phases.lm_eval_suites import Benchmark
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import Suite, spread_over_sources
@@ -253,15 +254,15 @@ def test_a_suite_from_a_function_is_the_same_in_each_process() -> None:
 
     first, second = made("Ask for the salt."), made("Ask for the salt.")
     assert repr(first) != repr(second)  # where the checks lie in memory
-    assert _hash_of_items(first) == _hash_of_items(second) != _hash_of_items(made("Ask for sugar."))
+    assert hash_of_items(first) == hash_of_items(second) != hash_of_items(made("Ask for sugar."))
 
 
 def test_a_source_in_the_home_folder_is_the_same_one_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Earlier versions kept `~` as it was."""
     monkeypatch.setenv("HOME", "/home/ann")
     now = {"data": ["/home/ann/rows.jsonl"], "level": "1"}
-    assert _changed({"data": ["~/rows.jsonl"], "level": "1"}, now) == []
-    assert _changed({"data": ["~/others.jsonl"], "level": "2"}, now) == ["data", "level"]
+    assert changed_settings({"data": ["~/rows.jsonl"], "level": "1"}, now) == []
+    assert changed_settings({"data": ["~/others.jsonl"], "level": "2"}, now) == ["data", "level"]
 
 
 def test_items_of_a_benchmark_are_compared_with_themselves_only() -> None:
@@ -352,7 +353,7 @@ def test_the_same_answers_by_other_scorers(copied_run: Path, monkeypatch: pytest
     first = evaluate(copied_run, **FEW, also_score=["f1", "exact"]).record
     assert list(first["also"]) == ["f1"]  # the scorer itself is there already
     asked: list[str] = []
-    monkeypatch.setattr("selfaug.phases.evaluate.answers_to", lambda *_, **__: asked.append("asked"))
+    monkeypatch.setattr("selfaug.phases.both_models.answers_to", lambda *_, **__: asked.append("asked"))
     own = f"{__name__}:length_of"
     record = evaluate(copied_run, **FEW, also_score=[own]).record
     assert not asked
@@ -435,6 +436,8 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
 ) -> None:
     before = evaluate(copied_run, **FEW).record
     assert before["gate"] is None
+    card = copied_run / "adapter" / "README.md"
+    assert "general requests | 4 |" in card.read_text(encoding="utf-8")
     with monkeypatch.context() as patched:
         patched.setattr("selfaug.phases.evaluate.load_run_models", None)
         gated = evaluate(copied_run, **FEW, max_forgetting=1.0, min_task_gain=1.0)
@@ -442,7 +445,14 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
         assert [bound["name"] for bound in gated.record["gate"]["bounds"]] == ["forgetting", "task gain"]
         assert {**gated.record, "gate": None} == before
         assert read_record(copied_run / "evaluation.json", RECORD_KIND) == gated.record
-        assert evaluate(copied_run, **FEW, max_forgetting=1.0).outcome == "pass"
+        for _ in range(2):  # the same bounds again decide nothing anew
+            anew = evaluate(copied_run, **FEW, max_forgetting=1.0)
+            assert anew.outcome == "pass"
+            assert anew.record["gates_before"] == [gated.record["gate"]]
+        decided = (
+            "Gate: pass (forgetting at most 100 points: pass). Before, on the same answers: fail (forgetting"
+        )
+        assert decided in card.read_text(encoding="utf-8")
         with pytest.raises(StorageError, match=r"already\.") as refused:
             evaluate(copied_run, **FEW)
         assert "--max-forgetting" in str(refused.value.hint)

@@ -47,6 +47,7 @@ def test_the_command_trains_and_shows_what_evaluate_would(
     assert "task (f1)" in result.stdout
     assert f"page: {run.report}" in result.stdout
     assert run.report.exists()
+    assert "| the job, scored by `f1` | 24 |" in (run.adapter / "README.md").read_text(encoding="utf-8")
     record = read_record(run.evaluation, RECORD_KIND)
     assert {name: suite["items"] for name, suite in record["suites"].items()} == {
         "task": 24, "mine": 1, "general": 96

@@ -28,10 +28,12 @@ from selfaug.errors import ConfigError, ModelError, StorageError
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.observation import Observation
 from selfaug.phases.monitor import record_reference_window
+from selfaug.phases.prepare import prepare
 from selfaug.phases.registry import champion_move, followed_run
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.train import train
 from selfaug.phases.watching import WatchSettings
+from selfaug.prepare_config import load_prepare_config
 from selfaug.records import read_record, write_record
 from selfaug.registry import CANDIDATE, Registry
 from selfaug.rundir import RunDir
@@ -167,6 +169,24 @@ def test_and_back_again(
     serving.exchange(copied_run)
     assert ask(client, "champion") == before
     assert client.get("/ready").json()["ready"]
+
+
+def test_documents_that_have_changed_are_told_of_at_the_start_and_with_each_run(
+    copied_run: Path, other_run: Path, tmp_path: Path
+) -> None:
+    documents, prepared = tmp_path / "documents", tmp_path / "prepared"
+    documents.mkdir()
+    for name in ("pumps", "valves"):
+        (documents / f"{name}.md").write_text(f"# {name}\n\nThe revenue of {name} was 4 million.")
+    flags = {"FOLDER": str(documents), "--output": str(prepared)}
+    prepare(load_prepare_config(None, flags, ["documents.processes=1", "rows.passages=2"]))
+    (documents / "new.md").write_text("new")
+    told = "note: 1 document is new, changed or gone since the folder was prepared (new.md)"
+    with running(copied_run, prepared=str(prepared), watch=None, check=False) as (serving, _, said):
+        assert [line.startswith(told) for line in said] == [True]
+        assert "started anew" in said[0]
+        serving.exchange(other_run)
+        assert [line.startswith(told) for line in said] == [True, True]
 
 
 def test_what_is_not_as_trained_does_not_take_its_place(
@@ -453,6 +473,7 @@ def test_a_server_follows_its_registry_there_and_back(
         ready = client.get("/ready").json()
         assert ready["ready"]
         assert f"NOT following the registry: {ready['not_followed']}" in said
+        assert "selfaug_follows_champion 0.0" in client.get("/metrics").text
         assert ask(client, "champion") == before
         # It is tried again: its folder may have been on its way here.
         described.write_bytes(right)
@@ -460,6 +481,7 @@ def test_a_server_follows_its_registry_there_and_back(
         assert ask(client, "champion") == after
         assert sum(line.startswith("NOT following the registry") for line in said) == 1
         soon(lambda: "not_followed" not in client.get("/ready").json())
+        assert "selfaug_follows_champion 1.0" in client.get("/metrics").text
         # The same reason later is said again: it had been mended in between.
         assert registry_command("rollback", *file).exit_code == 0
         soon(lambda: "champion" in server.served.names and ask(client, "champion") == before)
@@ -619,3 +641,19 @@ def test_a_version_that_was_trained_anew_in_its_folder_is_neither_served_nor_rol
     assert "other weights than when it became version 1" in served.stderr
     # A server that has looked at this move already goes on with what it has in memory.
     assert champion_move(registry) == 3  # which is all that is looked at again
+    # Nor is one whose folder is gone; and where the registry was moved with its runs, they are found beside it.
+    assert registry_command("promote", "2", *file).exit_code == 0
+    shutil.rmtree(copied_run)
+    gone = " ".join(registry_command("rollback", *file).stderr.split())
+    assert f"version 1's folder {copied_run.resolve()} is gone" in gone
+    assert "promote another version by its number" in gone
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for one in (second, Path(registry)):
+        one.rename(moved / one.name)
+    file = ("--registry", str(moved / "registry.sqlite"))
+    assert followed_run(file[1]) == str((moved / "second").resolve())
+    assert f"(entered as {second.resolve()})" in registry_command("list", *file).stdout
+    assert (
+        f"{second.resolve()}, where it was entered, is gone" in registry_command("promote", "2", *file).stderr
+    )

@@ -284,6 +284,63 @@ def test_a_server_that_goes_away_is_no_drift(
     assert becomes(True) == "the answers to the canary set are as recorded at training"
 
 
+def fast_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_LOOK_SECONDS", "_AGAIN_SECONDS"):
+        monkeypatch.setattr(serve, name, 0.1)
+
+
+@pytest.mark.parametrize("how", [{"check": False}, {"watch": WatchSettings()}], ids=["unchecked", "watched"])
+def test_a_gateway_is_ready_only_while_the_server_behind_it_has_the_models(
+    copied_run: Path, lives: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
+) -> None:
+    fast_looks(monkeypatch)
+    first = lives(open_server(copied_run, settings(check=False), log=lambda _: None), ApiKeys.of(KEY)).server
+    first.served.window = 255
+    upstream = UpstreamSettings(f"{first.url}/v1", key=KEY)
+    front = open_gateway(copied_run, settings(**how), upstream, log=lambda _: None)
+    assert front.served.window == 256
+    told: list[str] = []
+    lives(front, on_watching=told.append)
+    until(lambda: front.served.window == 255)  # no more than the other server takes
+    ready = front.served.readiness
+    before = ready.reason
+    names = first.served.names
+    first.served.names = {name: model for name, model in names.items() if name != "copied"}
+    until(lambda: not ready.ready)
+    assert "has no copied" in ready.reason
+    assert httpx.get(f"{front.url}/ready", trust_env=False).status_code == 503
+    first.served.names = names
+    until(lambda: ready.ready)
+    assert ready.reason == before
+    first.stop()
+    until(lambda: not ready.ready)
+    assert "does not answer" in ready.reason
+    until(lambda: sum("ready: " in one for one in told) == 3)
+    assert told[-1] == f"NOT ready: {ready.reason}."
+
+
+def test_a_server_that_comes_back_with_other_weights_is_found_out(
+    copied_run: Path, lives: Callable[..., Live], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast_looks(monkeypatch)
+    first = lives(open_server(copied_run, settings(check=False), log=lambda _: None), ApiKeys.of(KEY)).server
+    port = int(first.url.rpartition(":")[2])
+    upstream = UpstreamSettings(f"{first.url}/v1", key=KEY)
+    front = open_gateway(copied_run, settings(watch=WatchSettings()), upstream, log=lambda _: None)
+    assert watched(front, lives)
+    first.stop()
+    until(lambda: not front.served.readiness.ready)
+    file = copied_run / "adapter" / "adapter_model.safetensors"
+    right = file.read_bytes()
+    save_file({name: -40 * weight for name, weight in load_file(file).items()}, file)
+    other = open_server(copied_run, settings(check=False, port=port), log=lambda _: None)
+    file.write_bytes(right)
+    lives(other, ApiKeys.of(KEY))
+    until(lambda: "canary prompts are not as recorded" in front.served.readiness.reason)
+    alert = 'selfaug_alert_state{state="drift"} 1.0'
+    until(lambda: alert in httpx.get(f"{front.url}/metrics", trust_env=False).text)
+
+
 def rows_of(run: Path) -> list[tuple[float | None, float | None]]:
     """Novelty and drift of the requests that the monitor has kept."""
     with contextlib.closing(sqlite3.connect(run / "monitor" / "monitor.sqlite")) as connection:
@@ -504,6 +561,7 @@ def test_an_adapter_that_is_loaded_late_is_found(
 ) -> None:
     monkeypatch.setattr(watching, "_AGAIN_SECONDS", 0.1)
     monkeypatch.setattr(serve, "_OTHERWISE_SECONDS", 0.1)
+    fast_looks(monkeypatch)
     other = open_server(copied_run, settings(check=False), log=lambda _: None)
     lives(other, ApiKeys.of(KEY))
     names = other.served.names
@@ -552,6 +610,17 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
     with pytest.raises(ModelError, match="has no second"):
         front.server.exchange(copy)
     assert next(iter(front.server.served.names)) == "copied"
+    for record, kind, key, problem in (
+        ("started.json", "train-started", "stored_tokenizer_hash", "another tokeniser or chat template"),
+        ("record.json", "train", "stored_weights_hash", "another base model"),
+    ):
+        other = Path(shutil.copytree(copied_run, tmp_path / key / "copied"))
+        trained = read_record(other / record, kind)
+        trained["model"][key] = "another"
+        write_record(other / record, kind, trained)
+        with pytest.raises(ConfigError, match="can't take the place") as refused:
+            front.server.exchange(other)
+        assert problem in refused.value.problems[0]
     same = tmp_path / "elsewhere" / "copied"
     shutil.copytree(copied_run, same)
     front.server.exchange(same)
@@ -654,6 +723,12 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     named = {volume.partition(":")[0] for one in compose.values() for volume in one["volumes"]}
     assert {name for name in named if "/" not in name} == whole["volumes"].keys()
     compile(compose["vllm"]["healthcheck"]["test"][-1], "healthcheck", "exec")
+    # Both come back after a crash and with the machine, no log fills the disk, and running answers may end.
+    for service in compose.values():
+        assert service["restart"] == "unless-stopped"
+        assert service["logging"]["options"]["max-size"]
+    assert compose["gateway"]["stop_grace_period"] == "45s"
+    assert parsed["drain"] < 45
     again = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
     assert "is not empty" in again.stderr
     both = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm", "--ollama"])
@@ -666,6 +741,23 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     assert "--upstream http://127.0.0.1:8001/v1 --no-check" in quantised.stdout
     compose = yaml.safe_load((tmp_path / "q" / "compose.yaml").read_text(encoding="utf-8"))["services"]
     assert "--no-check" in compose["gateway"]["command"]
+    # A base model's folder in the hub's cache has links out of it: what they lead to is there, too.
+    model = Path(config.model.name)
+    assert f"{model}:/model:ro" in compose["vllm"]["volumes"]
+    assert len(compose["vllm"]["volumes"]) == 3
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / "a1", tmp_path / "hub" / "blobs"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(model, blobs)
+    for file in blobs.iterdir():
+        (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
+    (snapshot / "gone").symlink_to("gone")
+    settings_file.write_text(plain.replace(str(model), str(snapshot)), encoding="utf-8")
+    linked = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(tmp_path / "l"), "--vllm"])
+    assert linked.exit_code == 0, linked.output
+    compose = yaml.safe_load((tmp_path / "l" / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    assert {f"{snapshot}:/model:ro", f"{blobs}:/blobs:ro"} <= {*compose["vllm"]["volumes"]}
+    there = {f"{snapshot}:{snapshot}:ro", f"{blobs}:{blobs}:ro"}
+    assert there <= {*compose["gateway"]["volumes"]}
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from report_records import EVALUATION
 from selfaug.config import TrainConfig, load_config
-from selfaug.phases.model_card import model_card
+from selfaug.phases.model_card import model_card, with_evaluation
 from selfaug.phases.train import train
 from selfaug.records import read_record
 
@@ -132,6 +133,36 @@ def test_weights_in_4_bits_and_what_the_prompts_were_made_with_are_told(
     ):
         assert setting in text
     assert "4 bits" not in card(finished_run, record)[1]
+
+
+def test_an_evaluation_is_on_the_card_and_the_words_of_users_stay(
+    finished_run: Path, record: dict[str, Any]
+) -> None:
+    plain = model_card(load_config(finished_run / "config.yaml"), {**record, "evaluation": {}})
+    assert "Not evaluated on held-out rows." in plain
+    found = {**EVALUATION, "settings": {**EVALUATION["settings"], "scorer": "schema:/home/me/a|b.json"}}
+    written = with_evaluation(plain, found)
+    told = written.partition("## Evaluation\n")[2].partition("## Technical Specifications")[0]
+    assert "Not evaluated" not in told
+    for line in (
+        "| the job, scored by `schema:a\\|b.json` | 1 | 60.0 (50.0 to 70.0) | 50.0 (40.0 to 60.0) | "
+        "+50.0 (+20.0 to +80.0) |",
+        "| general requests | 3 | 60.0 (50.0 to 70.0) | 50.0 (40.0 to 60.0) | -5.0 (-10.0 to +2.0) |",
+        "General requests: test half, level 1.",
+        "Gate: inconclusive (forgetting at most 5 points: inconclusive).",
+    ):
+        assert f"\n{line}\n" in told
+    # All else is as it was, twice written or not, with what users have added before and after.
+    assert with_evaluation(written, found) == written
+    theirs = written.replace("## Evaluation\n", "## Evaluation\n\nOur own words.\n\n```sh\n# of ours\n```\n")
+    theirs = theirs.replace("## Technical", "### By people\n\nThey like it.\n\n## Technical")
+    anew = {**found, "gate": None, "trained_on": {"rows": 1, "of": 1}}
+    assert with_evaluation(with_evaluation(theirs, anew), found) == theirs
+    assert "\n**1 of 1 held-out row is a training row, too" in with_evaluation(theirs, anew)
+    general_alone = {**found, "suites": {"general": found["suites"]["general"]}}
+    assert "Not evaluated on held-out rows." in with_evaluation(plain, general_alone)
+    without = plain.replace("## Evaluation", "## Results")
+    assert with_evaluation(without, found) == without
 
 
 def test_a_run_in_the_working_directory_has_its_name(finished_run: Path, record: dict[str, Any]) -> None:

@@ -301,6 +301,22 @@ def test_a_monitor_that_was_left_alone_has_no_data(seen: Path) -> None:
     assert monitor_status(seen, now=time.time() + 2 * DAY)["state"] == "drift"  # nobody has answered it
 
 
+def test_that_all_was_well_is_not_said_of_a_run_that_nobody_watches_any_more(seen: Path) -> None:
+    written(seen, "ok", time=time.time() - 60)
+    assert json.loads(run_command(str(seen), "--json").stdout)["watched"] is True
+    written(seen, "ok", time=time.time() - 3600)
+    shown = run_command(str(seen))
+    assert shown.exit_code == 0
+    assert shown.stdout.startswith("not watched: nobody has watched since 20")
+    assert "the state was ok then" in shown.stdout
+    assert json.loads(run_command(str(seen), "--json").stdout)["watched"] is False
+    written(seen, "drift", time=time.time() - 3600)
+    shown = run_command(str(seen))
+    assert shown.exit_code == 4
+    assert shown.stdout.startswith("drift: live traffic is not like")
+    assert "; nobody has watched since" in shown.stdout
+
+
 def test_what_others_write_is_shown_and_not_obeyed(seen: Path) -> None:
     written(seen, "drift", canary={"passed": False, "why": "\x1b[2J[bold]x"}, last_error="\x1b]0;y")
     shown = run_command(str(seen)).stdout

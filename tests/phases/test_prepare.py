@@ -22,8 +22,9 @@ from selfaug.phases.prepared_folder import outdated_documents
 from selfaug.phases.progress import Progress
 from selfaug.phases.recall import recall
 from selfaug.prepare_config import load_prepare_config
-from selfaug.records import read_record
+from selfaug.records import read_lines, read_record
 from selfaug.retrieval.chunking import count_words
+from selfaug.retrieval.folder_files import PREPARED_MARKER
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.retriever import Passage
 from selfaug.rundir import alone_in
@@ -165,6 +166,54 @@ def test_recall_is_measured_in_all_documents(prepared: Path, questions: Path) ->
     poor = recall(prepared, [str(questions)], depth=2, retriever=f"{__name__}:always_the_same")
     assert poor["at"]["1"]["recall"] == pytest.approx(1 / 24)
     assert len(poor["missed"]) == 23
+    assert (poor["unnamed"], poor["unnamed_left_out"]) == (0, 0)
+
+
+def test_recall_says_which_questions_would_be_measured_against_what_is_found(
+    prepared: Path, questions: Path, tmp_path: Path
+) -> None:
+    """The right passages of a question without a document are those that are found for it."""
+    rows = [json.loads(line) for line in questions.read_text().splitlines()]
+    of_documents = [row for row in rows if row["answer"] is not None]
+    mixed, unnamed = tmp_path / "mixed.jsonl", tmp_path / "unnamed.jsonl"
+    for file, named in ((mixed, 4), (unnamed, 0)):
+        for row in of_documents[named:]:
+            row.pop("document", None)
+        file.write_text("".join(json.dumps(row) + "\n" for row in of_documents))
+        of_documents = [json.loads(line) for line in file.read_text().splitlines()]
+    found = recall(prepared, [str(mixed)], depth=1)
+    assert (found["questions"], found["unnamed"], found["unnamed_left_out"]) == (4, 0, 20)
+    found = recall(prepared, [str(unnamed)], depth=1)
+    assert (found["questions"], found["unnamed"], found["unnamed_left_out"]) == (24, 24, 0)
+
+
+def test_what_has_changed_since_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By size and time of each file as it was read, wherever the working folder is."""
+    folder, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
+    (folder / "notes").mkdir(parents=True)
+    elsewhere.mkdir()
+    for name in ("meanwhile", "copied", "touched", "same"):
+        (folder / "notes" / f"{name}.md").write_text(f"{name} was 5")
+    monkeypatch.chdir(folder)
+    record = prepare(configured(Path("notes"), None, Path("data")))
+    prepared = folder / "data"
+    (folder / "notes" / "meanwhile.md").write_text("meanwhile was 15")
+    (folder / "notes" / "copied.md").write_text("copied was 6")
+    os.utime(folder / "notes" / "copied.md", (1, 1))  # as cp -p does
+    os.utime(folder / "notes" / "touched.md", (2, 2))
+    later = (folder / "notes" / "meanwhile.md").stat().st_mtime + 10
+    os.utime(prepared / "index" / "index.json", (later, later))  # it is written last
+    for place in (folder, elsewhere):
+        monkeypatch.chdir(place)
+        assert outdated_documents(prepared, record) == ["copied.md", "meanwhile.md"]
+    # A folder that was prepared by a version of before says nothing of sizes: what is later than its index is told.
+    listed = prepared / "index" / "documents.jsonl"
+    old = [{"path": one["path"], "digest": one["digest"]} for one in read_lines(listed)]
+    listed.write_text("".join(json.dumps(one) + "\n" for one in old))
+    monkeypatch.chdir(folder)
+    os.utime(folder / "notes" / "same.md", (later + 10, later + 10))
+    del record["documents"]["prepared_in"]
+    assert outdated_documents(prepared, record) == ["same.md"]
 
 
 def always_the_same(question: str, count: int) -> list[Passage]:
@@ -510,13 +559,26 @@ def test_what_prepare_is_given_or_writes_is_no_document(tmp_path: Path) -> None:
     (folder / "glossary.txt").write_text("revenue, sales\n")
     lines = [f"What is the revenue of firm {n}?,${n + 4} million,{name}" for n, name in enumerate(names)]
     (folder / "pairs.csv").write_text("\n".join(["question,answer,document", *lines]))
+    # Of another month and of other runs: they have answers to the same questions.
+    (folder / "january.csv").write_text(
+        "\n".join(["sep=;", 'Id;"Question";Answer', "1;The revenue of firm 1?;5"])
+    )
+    for other, settings, beginning, text in [
+        ("january", "prepare.yaml", PREPARED_MARKER, "card.md"),
+        ("run", "config.yaml", "# A selfaug run. To go on with it:", "report.html"),
+    ]:
+        (folder / other).mkdir()
+        (folder / other / settings).write_text(f"{beginning}\n")
+        (folder / other / text).write_text("What is the revenue of firm 1? $5 million")
     config = configured(
         folder, folder / "pairs.csv", folder / "data", "run.overwrite=true", f"retrieval.glossary={folder}/glossary.txt"
     )  # fmt: skip
     for _ in range(2):
         record = prepare(config)
         assert record["documents"]["in_index"] == 8
-        assert record["documents"]["left_out"].keys() == {"glossary.txt", "pairs.csv", "data"}
+        left_out = record["documents"]["left_out"]
+        assert left_out.keys() == {"glossary.txt", "pairs.csv", "data", "january.csv", "january", "run"}
+        assert "has the columns `question` and `answer`" in left_out["january.csv"]
         # The words of a file's name are found.
         assert record["recall"]["at"]["1"]["recall"] == 1
     assert outdated_documents(folder / "data", record) == []

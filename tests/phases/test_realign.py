@@ -21,6 +21,7 @@ from selfaug.data import RetrievalTemplate, load_rows
 from selfaug.data.rows import as_read
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.phases.held_out import hold_out
+from selfaug.phases.progress import Progress
 from selfaug.phases.realign import (
     RealignSettings,
     _contents_of_scorers,
@@ -32,9 +33,12 @@ from selfaug.phases.realign import (
     realign,
     realign_config,
 )
+from selfaug.phases.registry import add_run
 from selfaug.phases.train import train
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry
+from selfaug.report.document_text import document_markdown
+from selfaug.report.run_report import run_report
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -330,6 +334,32 @@ def test_a_run_that_passes_becomes_the_candidate_and_nothing_is_promoted(
     assert (
         json.loads(again.stdout)["gate"] == json.loads((new / "realignment.json").read_text())["data"]["gate"]
     )
+    assert "not the champion" not in again.stderr
+    # Once it is promoted, the deployed run is not the champion any more, which is as it should be.
+    opened.point(CHAMPION, 2)
+    assert "not the champion" not in run_command(str(copied_run), *data, *lenient).stderr
+    other = opened.add(tmp_path / "other", weights="others", base="tiny")
+    opened.point(CHAMPION, other.number)
+    again = run_command(str(copied_run), *data, *lenient, "--json")
+    assert f"not the champion of {registry}: that is {other.run}" in " ".join(again.stderr.split())
+    assert read_record(new / "realignment.json", "realignment")["champion_instead"] == other.run
+
+
+def test_that_another_run_is_the_champion_is_said_before_training(
+    copied_run: Path, new_rows: Path, tmp_path: Path
+) -> None:
+    registry = tmp_path / "registry.sqlite"
+    add_run(registry, copied_run)
+    other = Registry(registry).add(tmp_path / "other", weights="others", base="tiny")
+    Registry(registry).point(CHAMPION, other.number)
+
+    def stop(progress: Progress) -> None:
+        if "is not the champion" in progress.message:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        realign(copied_run, quick(new_rows, registry=str(registry)), on_progress=stop)
+    assert not Path(f"{copied_run}-realigned").exists()
 
 
 def test_a_run_that_loses_too_much_fails_its_gate(copied_run: Path, new_rows: Path, tmp_path: Path) -> None:
@@ -462,6 +492,13 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
         record = read_record(new / "realignment.json", "realignment")
         assert record["settings"]["max_task_loss"] == -1
         assert record["gate"]["outcome"] == "fail"
+        # The deployed model passes none of the old rows: there is nothing that it could lose.
+        nothing = run_command(str(copied_run), *data, *LENIENT[2:], "--max-task-loss", "0.03")
+        assert nothing.exit_code == 3, nothing.output
+        assert "the deployed model passes only 0\N{NO-BREAK SPACE}% of these" in nothing.stdout
+        page = run_report(RunDir(new))
+        assert "the deployed model passes only" in document_markdown(page)
+        assert page.outcome == "open"
         assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
         other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
         assert other.exit_code == 1

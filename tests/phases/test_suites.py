@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from selfaug.eval.checks import Chooses
+from selfaug.config import TrainConfig
+from selfaug.eval.checks import Chooses, Words
 from selfaug.eval.general_item import GeneralItem
+from selfaug.eval.scorers import named_scorer
 from selfaug.phases.evaluate import _take_base_answers
-from selfaug.phases.suites import answers_to, general_prompts
+from selfaug.phases.suites import answers_to, general_prompts, task_prompts
 from selfaug.records import read_lines, write_lines
 
 # As in the general suite, the first choice is the right one.
@@ -30,6 +33,32 @@ def test_a_model_that_can_not_tell_choices_apart_is_not_right(
     suite = general_prompts(tiny_tokenizer, [ITEM], {})
     assert answers_to(suite, tmp_path / "answers.jsonl", model, tiny_tokenizer, 1) == [answer]
     assert suite.score(0, answer) == 0.0
+
+
+def test_what_follows_the_thoughts_is_scored(
+    settings: Callable[..., TrainConfig], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Of rows of reasoning traces; their limit holds the thoughts, too."""
+    thoughts = "<think>\n" + "the revenue of the company was million " * 8 + "\n</think>\n\n"
+    rows = [{"prompt": "revenue?", "completion": f"{thoughts}42"}, {"prompt": "year?", "completion": "7"}]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    suite = task_prompts(
+        settings(tmp_path),
+        tiny_tokenizer,
+        [str(tmp_path / "rows.jsonl")],
+        score=named_scorer("exact"),
+        items=None,
+        max_new_tokens=None,
+        offline=True,
+    )
+    assert suite.golds == ["42", "7"]
+    longest = len(tiny_tokenizer(rows[0]["completion"])["input_ids"])
+    assert suite.limits == [math.ceil(1.25 * (longest + 1))] * 2  # with the token that ends it
+    for said, score in (("<think>or 41?</think>42", 1.0), ("42", 1.0), ("42</think>41", 0.0)):
+        assert suite.score(0, said) == score
+    short = GeneralItem("two", "written", 1, "Say it in a word.", (Words(1, 1),), 8)
+    general = general_prompts(tiny_tokenizer, [short], {})
+    assert [general.score(0, said) for said in ("<think>so many words</think> Yes", "so many")] == [1.0, 0.0]
 
 
 def test_an_answer_that_was_cut_off_at_another_limit_is_made_again(

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,14 @@ from selfaug.model.reference import AdapterOff
 from selfaug.phases import drift_monitor
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
-from selfaug.phases.estimate import _adapter_parameters, estimate
+from selfaug.phases.estimate import estimate
 from selfaug.phases.export import export
 from selfaug.phases.inputs import load_training_data, require_usable_after_training, training_device
+from selfaug.phases.parameter_counts import adapter_parameters
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import load_run_models
 from selfaug.phases.train import Interrupted, train
-from selfaug.records import read_lines, read_record
+from selfaug.records import read_lines, read_record, write_record
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer, selfaug_trainer
 from tiny_models import build
@@ -223,6 +225,41 @@ def test_a_run_can_not_be_resumed_with_other_settings_or_data(
     assert "training rows are not those" in error.value.problems[0]
 
 
+def test_a_run_is_resumed_with_the_date_that_it_began_on(
+    settings: Settings, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some chat templates write today's date into each prompt."""
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    file = model / "chat_template.jinja"
+    dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }} "
+    file.write_text(dated + file.read_text(encoding="utf-8"), encoding="utf-8")
+
+    class Then(date):
+        @classmethod
+        def today(cls) -> date:
+            return date(2024, 7, 26)
+
+    config = settings(tmp_path / "run", f"model.name={model}", "train.steps=1", "selfaug.monitor_prompts=0")
+    with monkeypatch.context() as then:
+        then.setattr("selfaug.phases.train.date", Then)
+        whole = train(config).record
+    fixed = settings(tmp_path, f"model.name={model}", "data.chat_template_kwargs={date_string: 26 Jul 2024}")
+    assert load_training_data(fixed).report["train"]["digest"] == whole["data"]["train"]["digest"]
+    run = RunDir(tmp_path / "run")
+    run.record.unlink()
+    assert train(config, resume=True).record["weights"] == whole["weights"]
+    # What tells when it began is not there in runs of earlier versions.
+    run.record.unlink()
+    started = read_record(run.started, "train-started")
+    assert started.pop("day") == "2024-07-26"
+    write_record(run.started, "train-started", started)
+    with pytest.raises(ConfigError, match="can't be resumed") as error:
+        train(config, resume=True)
+    assert "writes today's date" in error.value.problems[0]
+    # The adapter's tokeniser is the model's: served tomorrow, it writes that day's date.
+    assert "strftime_now" in (run.adapter / "chat_template.jinja").read_text(encoding="utf-8")
+
+
 def test_checkpoints_that_may_end_a_run_stay_where_they_are(copied_run: Path) -> None:
     run = RunDir(copied_run)
     run.record.unlink()
@@ -395,7 +432,7 @@ def test_a_model_of_states_trains_to_the_end(settings: Settings, states_dir: Pat
     assert any("in_proj" in name for name in trained)
     assert not any("out_proj" in name for name in trained)  # its kernels don't call that layer
     # What was estimated is what was trained.
-    assert _adapter_parameters(load_model(str(states_dir)), config) == sum(map(torch.numel, trained.values()))
+    assert adapter_parameters(load_model(str(states_dir)), config) == sum(map(torch.numel, trained.values()))
     assert run.is_complete()
     _, tuned = load_run_models(run, config, run.adapter, device=torch.device("cpu"), offline=True)
     assert canary_problems(run, tuned, AdapterOff(tuned)) == []

@@ -13,7 +13,7 @@ from selfaug.monitoring.monitor import Monitor
 from selfaug.phases.watching import DriftModels, Watching, WatchSettings
 from selfaug.serving.upstream import UpstreamAwayError
 
-SOON, LATER = 60.0, 86_400.0
+AT_ONCE, SOON, LATER = 2.0, 60.0, 86_400.0
 
 
 class Engine:
@@ -27,14 +27,22 @@ class Stop:
     """Says for how long it was waited, and ends when nothing more is found."""
 
     def __init__(self, found: list[Any]) -> None:
-        self.found, self.waits = found, list[float]()
+        self.found, self.waits, self.ended = found, list[float](), False
 
     def wait(self, seconds: float) -> bool:
         self.waits.append(seconds)
-        return not self.found
+        self.ended = not self.found
+        return self.ended
 
     def is_set(self) -> bool:
-        return False
+        return self.ended
+
+    def clear(self) -> None:
+        pass
+
+    def put_into(self, watching: Watching, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("_stop", "_wake"):
+            monkeypatch.setattr(watching, name, self)
 
 
 @pytest.mark.parametrize("engine", [Engine(), None], ids=["here", "elsewhere"])
@@ -45,7 +53,7 @@ class Stop:
         (None, [[]], [LATER, LATER]),
         (["the adapter is missing"], [["it still is"], []], [SOON, SOON, LATER]),
         ([], [MemoryError(), ["another answer"], [], []], [LATER, SOON, SOON, LATER, LATER]),
-        ([], [UpstreamAwayError("gone"), []], [LATER, SOON, LATER]),
+        ([], [UpstreamAwayError("gone"), []], [LATER, AT_ONCE, LATER]),
     ],
 )
 def test_a_replay_that_showed_something_is_soon_done_again(
@@ -74,7 +82,7 @@ def test_a_replay_that_showed_something_is_soon_done_again(
         on_canary=told.append,
         tell=lambda _: None,
     )
-    monkeypatch.setattr(watching, "_stop", stop)
+    stop.put_into(watching, monkeypatch)
     monkeypatch.setattr(watching, "_take", lambda problems: None)
     watching._watch(first)
     assert stop.waits == waits
@@ -101,7 +109,7 @@ def test_a_monitor_that_could_not_be_opened_is_tried_again_between_replays(
         on_canary=lambda _: None,
         tell=told.append,
     )
-    monkeypatch.setattr(watching, "_stop", stop)
+    stop.put_into(watching, monkeypatch)
     monkeypatch.setattr(watching, "_open", full)
     monkeypatch.setattr(watching, "_alert_of", lambda problems: None)
     watching._watch(None)
@@ -177,7 +185,7 @@ def test_a_schedule_that_is_shorter_than_that_stays_as_it_is(monkeypatch: pytest
         on_canary=lambda _: None,
         tell=lambda _: None,
     )
-    monkeypatch.setattr(watching, "_stop", stop)
+    stop.put_into(watching, monkeypatch)
     monkeypatch.setattr(watching, "_take", lambda problems: None)
     watching._watch(["another answer"])
     assert stop.waits == [5.0, 5.0]

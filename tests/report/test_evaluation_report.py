@@ -12,7 +12,12 @@ from page_checks import Page
 
 from report_records import EVALUATION, HOSTILE, interval, suite, write_run
 from selfaug.records import read_lines, write_lines, write_record
-from selfaug.report.evaluation_report import _farthest, evaluation_outcome, evaluation_verdict
+from selfaug.report.evaluation_report import (
+    _farthest,
+    evaluation_outcome,
+    evaluation_tiles,
+    evaluation_verdict,
+)
 from selfaug.report.open_report import page_of
 from selfaug.rundir import RunDir
 
@@ -59,6 +64,9 @@ def test_the_page_has_what_the_record_says(folder: Path) -> None:
     assert all(f".h{step} {{" in html and f".b{step} {{" in html for step in range(21))
     assert not any(tag in ("script", "link", "img", "iframe") for tag, _ in page.tags)
     assert "Gate: inconclusive" in page.text
+    assert "Decided anew" not in page.text
+    before = {**EVALUATION, "gates_before": [{"outcome": "fail", "bounds": EVALUATION["gate"]["bounds"]}]}
+    assert "before: fail (forgetting at most 5.0 points)." in Page(page_with(folder, before)).text
     assert classes(page, "span", "inconclusive")
     assert "the hardest of which the base model passes 40\N{NO-BREAK SPACE}%" in page.text
     assert _farthest(["\n", " ", " a"], [3.0, 2.0, None]) == "line break 3.00, space 2.00"
@@ -200,6 +208,34 @@ def test_the_verdict_says_what_was_shown(
     assert evaluation_outcome({"suites": suites, "gate": None}) == outcome
     for decided, overruled in (("pass", "good"), ("fail", "bad"), ("inconclusive", "open")):
         assert evaluation_outcome({"suites": suites, "gate": {"outcome": decided}}) == overruled
+
+
+@pytest.mark.parametrize(
+    ("found", "said", "tile"),
+    [
+        (
+            {"rows": 24, "of": 24},
+            "24 of 24 held-out rows are training rows, too",
+            "24 of 24 rows were trained on",
+        ),
+        ({"rows": None, "why": "no"}, "could not be told: no.", "not known whether on rows of the training"),
+    ],
+)
+def test_what_was_learned_of_rows_that_were_trained_on_is_open(
+    found: dict[str, Any], said: str, tile: str
+) -> None:
+    suites = {"task": suite({"a": (0, 1)}, interval(0.95, 0.85, 1.0))}
+    suites["general"] = suite({"a": (1, 1)}, interval(0.0, -0.01, 0.01))
+    record = {"suites": suites, "gate": None, "drift": {}, "trained_on": {"rows": 0, "of": 24}}
+    assert evaluation_outcome(record) == "good"
+    assert evaluation_verdict(record).count(". ") == 0
+    assert not any("!" in note for note in evaluation_tiles(record)[0].notes)
+    record["trained_on"] = found
+    assert evaluation_outcome(record) == "open"
+    assert evaluation_outcome({**record, "gate": {"outcome": "pass"}}) == "open"
+    assert evaluation_outcome({**record, "gate": {"outcome": "fail"}}) == "bad"
+    assert said in evaluation_verdict(record)
+    assert any(tile in note for note in evaluation_tiles(record)[0].notes)
 
 
 @pytest.mark.parametrize(

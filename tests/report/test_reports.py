@@ -213,7 +213,7 @@ def test_what_is_rare_in_a_long_run_is_all_read(tmp_path: Path) -> None:
 def test_a_re_alignment_is_compared_with_the_deployed_run(reports: dict[str, tuple[Path, Report]]) -> None:
     _, report = reports["realigned"]
     assert report.outcome == "open"
-    assert report.verdict.startswith("Against the deployed run runs/old, too few items were asked to say")
+    assert report.verdict.startswith("Against the deployed run runs/old, what was asked doesn't say")
     assert "old task 0.0 points (−1.0 to +1.0), general −1.0 points (−5.0 to +3.0)." in report.verdict
     (section,) = (one for one in report.sections if one.title == "Re-alignment: inconclusive")
     table = section.blocks[0]
@@ -471,7 +471,7 @@ def test_a_demo_has_a_page_of_its_own_and_the_same_numbers_as_text(
         (EVALUATION, None, "open", "The model learned its job"),
         (EVALUATION, REALIGNMENT, "open", "The model learned its job"),
         ({**EVALUATION, "gate": None}, None, "good", "The model learned its job"),
-        ({**EVALUATION, "gate": None}, REALIGNMENT, "open", "too few items were asked to say"),
+        ({**EVALUATION, "gate": None}, REALIGNMENT, "open", "what was asked doesn't say"),
         (
             {**EVALUATION, "gate": None},
             {**REALIGNMENT, "gate": {"outcome": "fail"}},
@@ -492,7 +492,7 @@ def test_a_demo_has_a_page_of_its_own_and_the_same_numbers_as_text(
         ),
         (None, {**REALIGNMENT, "gate": {"outcome": "pass"}}, "good", "this one stays within all bounds"),
         (None, {**REALIGNMENT, "gate": {"outcome": "fail"}}, "bad", "this one is outside of a bound"),
-        (None, REALIGNMENT, "open", "too few items were asked to say"),
+        (None, REALIGNMENT, "open", "what was asked doesn't say"),
         (
             None,
             {

@@ -121,6 +121,39 @@ def test_content_controls_links_and_tracked_changes() -> None:
     ]
 
 
+def test_text_boxes_follow_the_paragraph_that_they_are_anchored_in() -> None:
+    """The year of a box was read as digits of the figure before it."""
+    document = docx.Document()
+    mc = 'xmlns:mc="http://schemas.openxmlformats.org/markup-compatibility/2006"'
+    wps = 'xmlns:wps="http://schemas.microsoft.com/office/word/2010/wordprocessingShape"'
+
+    def box(*paragraphs: str) -> Any:
+        content = f"<w:txbxContent>{''.join(paragraphs)}</w:txbxContent>"
+        shape = f"<w:drawing><wps:wsp><wps:txbx>{content}</wps:txbx></wps:wsp></w:drawing>"
+        old = f"<w:pict>{content}</w:pict>"
+        choice = f"<mc:Choice Requires='wps'>{shape}</mc:Choice><mc:Fallback>{old}</mc:Fallback>"
+        return parse_xml(
+            f"<w:r {nsdecls('w')} {mc} {wps}><mc:AlternateContent>{choice}</mc:AlternateContent></w:r>"
+        )
+
+    def inner(text: str, properties: str = "") -> str:
+        return f"<w:p><w:pPr>{properties}</w:pPr><w:r><w:t>{text}</w:t></w:r></w:p>"
+
+    paragraph = document.add_paragraph("Revenue was 1,536")
+    paragraph._p.append(box(inner("2023 highlights", '<w:outlineLvl w:val="0"/>'), inner("Costs fell.")))
+    paragraph.add_run(" million.")
+    table = document.add_table(rows=2, cols=2)
+    for cell, text in zip(table._cells, ["Year", "Profit", "2023", "5"], strict=True):
+        cell.text = text
+    table.cell(1, 1).paragraphs[0]._p.append(box(inner("7 before tax")))
+    assert read_docx(saved(document))[1] == [
+        Block("text", "Revenue was 1,536 million."),
+        Block("heading", "2023 highlights", level=1),
+        Block("text", "Costs fell."),
+        Block("table", "| Year | Profit |\n| --- | --- |\n| 2023 | 5 7 before tax |"),
+    ]
+
+
 def test_a_style_that_is_based_on_itself_ends() -> None:
     document = docx.Document()
     one, two = document.styles.add_style("One", 1), document.styles.add_style("Two", 1)

@@ -119,6 +119,14 @@ def test_accents_do_not_count_in_any_language() -> None:
     assert Words("french")("d\u00e9veloppement") == Words("french")("d\u00e9velopper")
 
 
+def test_digits_of_all_scripts_are_the_same() -> None:
+    japanese = "\uff12\uff10\uff12\uff13\u5e74\uff13\u6708\u671f"
+    assert Words()(japanese) == Words()("2023\u5e743\u6708\u671f")
+    assert "2023" not in Words(reader=10)(japanese)  # an index of before has them as they are
+    assert Words("arabic")("\u0661\u066c\u0665\u0663\u0666\u066b\u0665") == ["1,536.5"]
+    assert Words()("\uff35\uff33 \uff26\uff39\uff12\uff13") == Words()("US FY2023")
+
+
 def test_an_index_of_before_is_searched_for_the_words_that_it_holds(tmp_path: Path) -> None:
     """Otherwise a search of north_report would find nothing there, where it is one word."""
     text = "The re\u0301sume\u0301 is in north_report, of H1, U.S."

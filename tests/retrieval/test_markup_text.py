@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from selfaug.retrieval import markup_text
@@ -111,6 +113,20 @@ def test_front_matter_is_not_what_stands_between_two_rules(end: str) -> None:
     assert blocks[0] == Block("text", "What matters: a lot of it.")
 
 
+@pytest.mark.parametrize(
+    ("front", "title"),
+    [
+        ("title: >-\n  Annual report\n\n  of 2023\ndate: 2024", "Annual report of 2023"),
+        ("date: 2024\nTitle: 'It''s a report' # a draft", "It's a report"),
+        ("title: Norvik: a report", "Norvik: a report"),
+        ("title: 2023", "2023"),
+        ("title:\ntags: [a]", ""),
+    ],
+)
+def test_titles_in_yaml(front: str, title: str) -> None:
+    assert read_markdown(f"---\n{front}\n---\nText".encode()) == (title, [Block("text", "Text")])
+
+
 def test_front_matter_in_toml() -> None:
     front = '+++\ntitle = "A title"\ntags = [\n  "one",\n]\ndate = 2024-01-01\n\n[params]\nx = 1\n+++\n\nText'
     assert read_markdown(front.encode()) == ("A title", [Block("text", "Text")])
@@ -171,9 +187,19 @@ def test_csv_with_any_delimiter(text: str) -> None:
     )
 
 
-def test_decimal_commas_are_not_delimiters() -> None:
-    (block,) = read_csv(b"Name;Price;Weight\nPump;12,5;3,2\nValve;7,1;2,0")[1]
-    assert block.text.splitlines()[2] == "| Pump | 12,5 | 3,2 |"
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("Name;Price;Weight", "Pump;12,5;3,2"),
+        ("Name;Price, EUR;Weight, kg", "Pump;1.234,5;12,3"),  # as many commas as semicolons in every line
+        ("Revenue, net;Costs, net", "1.234,50;12,3"),
+        ("Name\tPrice, EUR", "Pump\t1,5"),
+    ],
+)
+def test_decimal_commas_are_not_delimiters(header: str, row: str) -> None:
+    (block,) = read_csv(f"{header}\n{row}\n{row}".encode())[1]
+    lines = [re.sub(r"[;\t]", " | ", line) for line in (header, row)]
+    assert block.text.splitlines()[::2] == [f"| {line} |" for line in lines]
 
 
 def test_long_csv_repeats_its_header() -> None:

@@ -48,6 +48,42 @@ def drawn(draw: Callable[[Canvas], None], **how: object) -> bytes:
     return file.getvalue()
 
 
+def in_fonts(*pages: tuple[str, str]) -> bytes:
+    """A PDF with a line a page: in Helvetica, in a font of numbered shapes, or in letters that are drawn (Type 3)."""
+    codes = [f"{code:03o}" for code in range(128)]
+    names = " ".join(f"/a{code}" for code in codes)
+    procedures = " ".join(f"/a{code} 6 0 R" for code in codes)
+    shape = "600 0 0 0 600 700 d1 0 0 500 600 re f"
+    objects = [
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        f"<< /Type /Pages /Count {len(pages)} "
+        f"/Kids [{' '.join(f'{number} 0 R' for number in range(8, 8 + 2 * len(pages), 2))}] >>",
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+        "<< /Type /Font /Subtype /Type0 /BaseFont /Own /Encoding /Identity-H /DescendantFonts [5 0 R] >>",
+        "<< /Type /Font /Subtype /CIDFontType2 /BaseFont /Own /FontDescriptor 7 0 R /DW 600 "
+        "/CIDSystemInfo << /Registry (Adobe) /Ordering (Identity) /Supplement 0 >> >>",
+        f"<< /Length {len(shape)} >>\nstream\n{shape}\nendstream",
+        "<< /Type /FontDescriptor /FontName /Own /Flags 4 /FontBBox [0 0 600 700] >>",
+    ]
+    drawn_letters = (
+        f"<< /Type /Font /Subtype /Type3 /FontBBox [0 0 600 700] /FontMatrix [0.001 0 0 0.001 0 0] /FirstChar 0 "
+        f"/LastChar 127 /Widths [{'600 ' * 128}] /Encoding << /Differences [0 {names}] >> "
+        f"/CharProcs << {procedures} >> >>"
+    )
+    fonts = f"<< /Helvetica 3 0 R /Numbered 4 0 R /Drawn {drawn_letters} >>"
+    for font, text in pages:
+        numbers = "".join(f"{ord(letter) - 29:04x}" for letter in text) if font == "Numbered" else ""
+        content = f"BT /{font} 6 Tf 72 700 Td <{numbers or text.encode().hex()}> Tj ET"
+        objects += [
+            f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents {len(objects) + 2} 0 R "
+            f"/Resources << /Font {fonts} >> >>",
+            f"<< /Length {len(content)} >>\nstream\n{content}\nendstream",
+        ]
+    parts = [f"{number} 0 obj\n{one}\nendobj\n" for number, one in enumerate(objects, start=1)]
+    # Without a table of where they are: pdfium looks for them.
+    return "".join(["%PDF-1.5\n", *parts, "trailer\n<< /Root 1 0 R >>\n%%EOF\n"]).encode()
+
+
 def body(text: str, style: str = "BodyText") -> Paragraph:
     return Paragraph(text, STYLES[style])
 
@@ -469,6 +505,44 @@ def test_scanned_pages_among_others_are_named_and_the_others_are_read() -> None:
 def test_where_no_page_is_missing_there_is_nothing_to_say() -> None:
     data = partly_scanned("tt-t")
     assert unread_pages(data, blocks(data)) == ""
+
+
+def test_pages_whose_letters_cant_be_told_are_named_and_not_read() -> None:
+    """They were read as what pdfium takes the numbers of the letters for: 5HYHQXH for Revenue."""
+    order = {letter: chr(33 + number) for number, letter in enumerate(dict.fromkeys(SENTENCE))}
+    text, renumbered = SENTENCE.strip(), "".join(map(order.__getitem__, SENTENCE))
+    data = in_fonts(("Helvetica", text), ("Numbered", text), ("Drawn", text), ("Drawn", renumbered))
+    found = blocks(data)
+    assert [(block.page, block.text) for block in found] == [(1, text), (3, text)]
+    reason = "text whose letters can't be told, since its fonts don't say them"
+    assert unread_pages(data, found) == f"2 of 4 pages are {reason}, and need OCR first: 2, 4"
+    with pytest.raises(UnreadableDocument, match=f"{reason}; needs OCR first"):
+        read_pdf(in_fonts(("Numbered", text)))
+
+
+def test_what_is_filled_into_a_form_is_read_with_its_labels() -> None:
+    def draw(canvas: Canvas) -> None:
+        def fill(name: str, x: int, y: int, value: str, **how: object) -> None:
+            canvas.acroForm.textfield(
+                tooltip=name, name=name, value=value, x=x, y=y, width=90, height=20, **how
+            )
+
+        canvas.drawString(72, 700, "Revenue:")
+        fill("a", 130, 694, "1,536 million")
+        canvas.drawString(250, 700, "Costs")
+        fill("b", 300, 694, "1,402 million")
+        canvas.drawString(72, 650, "Country")
+        canvas.acroForm.choice(
+            value="Norway", options=["Norway", "Peru"], name="c", x=72, y=625, width=90, height=20
+        )
+        fill("Auditor", 300, 500, "Ann Bo")  # by the name that a reader is shown
+        fill("d", 300, 450, "")
+        fill("e", 300, 400, "secret", fieldFlags="password")
+
+    found = blocks(drawn(draw))
+    assert found[-1] == Block(
+        "text", "Revenue: 1,536 million\nCosts: 1,402 million\nCountry: Norway\nAuditor: Ann Bo", page=1
+    )
 
 
 def test_damaged_pages_are_named() -> None:

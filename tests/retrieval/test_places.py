@@ -10,6 +10,7 @@ import pytest
 
 from selfaug.errors import DataError
 from selfaug.phases.question_files import load_pairs
+from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.pairs import Pair, Place, find_gold
 
@@ -47,7 +48,8 @@ def test_each_place_has_words_of_its_own(make_index: Make) -> None:
 
 def test_places_in_a_file(tmp_path: Path) -> None:
     places = [
-        {"document": "2023.md", "evidence": "61", "page": 2, "section": "Profit"},
+        # As pandas writes whole numbers where another row has none.
+        {"document": "2023.md", "evidence": "61", "page": 2.0, "section": "Profit"},
         {"document": "2024.md"},
     ]
     file = tmp_path / "pairs.jsonl"
@@ -81,6 +83,33 @@ def test_a_document_is_known_however_its_accents_are_written(tmp_path: Path) -> 
     file.write_text(json.dumps({"question": "Profit?", "answer": "61", "document": composed[5:]}))
     ((pair,), _) = load_pairs([str(file)], {decomposed, decomposed.partition("/")[2]})
     assert pair.documents == (decomposed.partition("/")[2],)
+
+
+@pytest.mark.parametrize("of_a_file", ["a\nb\t.md", "K\udcfchler.md", "a\\b.md"])
+def test_a_document_is_known_by_any_name(tmp_path: Path, of_a_file: str) -> None:
+    """The index shows line breaks and bytes that aren't UTF-8 as codes, with backslashes that are no path's."""
+    folder, file = tmp_path / "folder", tmp_path / "pairs.jsonl"
+    folder.mkdir()
+    (folder / of_a_file).write_text("61")
+    (shown,) = folder_files(folder, lambda *_: None)
+    for named in (of_a_file, shown, f"./{shown}"):
+        file.write_text(json.dumps({"question": "Profit?", "answer": "61", "document": named}))
+        ((pair,), _) = load_pairs([str(file)], {shown, "a/b.md"})
+        assert pair.documents == (shown,)
+    file.write_text(json.dumps({"question": "Profit?", "answer": "61", "document": "x\\b.md"}))
+    ((pair,), _) = load_pairs([str(file)], {"x/b.md", "a/b.md"})
+    assert pair.documents == ("x/b.md",)
+
+
+def test_questions_that_are_not_utf8_are_to_be_saved_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.csv"
+    file.write_bytes(
+        "question,answer,document\nUms\u00e4tze?,61,2023.md\nProfit?,61,2023.md\n".encode("cp1252")
+    )
+    with pytest.raises(DataError, match="1 of 2 question-answer pairs") as caught:
+        load_pairs([str(file)], set(FIRM))
+    hint = caught.value.hint or ""
+    assert 0 <= hint.find("save the file as UTF-8 first (in Excel: CSV UTF-8)") < hint.find("--skip-bad-rows")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_nothing_to_read_starts_no_process(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("selfaug.retrieval.reading_processes._Process", fail)
     assert read_all(folder, {"a.txt": read.digest}) == (
-        [Read("a.txt", read.digest, None)],
+        [replace(read, document=None)],
         FolderReport(unchanged=1),
     )
     (folder / "a.txt").unlink()

@@ -84,6 +84,33 @@ FIRM = {
         ("EUR 1536,5", "1.536,5", True),
         ("a rate of 1.536", "1536", False),
         ("a rate of 1.536", "1.536", True),
+        # A decimal comma or point, where the number can't be read in two ways.
+        ("| Umsatz | 1,234.5 |", "1.234,5", True),
+        ("| Umsatz | 1234.5 |", "1.234,5 ", True),
+        ("EUR 1 234,5", "1,234.5", True),
+        ("CHF 1\u2019234.5", "1.234,5", True),
+        ("EUR 1.234.567,8", "1,234,567.8", True),
+        ("| Marge | 12.5% |", "12,5 %", True),
+        ("eine Marge von 12,5 %", "12.5%", True),
+        ("EUR 1234,56", "1234.56", True),
+        ("a rate of 1,234", "1.234", False),
+        ("EUR 1.234", "1,234", False),
+        ("EUR 1234,567", "1234.567", False),
+        ("EUR 1,234.56", "1.234,5", False),
+        ("Anteil 112,5", "12.5", False),
+        ("Anteil 12,55", "12.5", False),
+        ("Stand 12,5,6", "12.5", False),
+        ("am 31,12.2023", "31.12", False),
+        ("Revenue^1,2 rose", "1.2", False),
+        ("Revenue^1,2 rose", "Revenue^1,2", True),
+        # Digits of other scripts and of full width.
+        (
+            "\uff12\uff10\uff12\uff13\u5e74\uff13\u6708\u671f \uff11\uff0c\uff15\uff13\uff16\uff0e\uff15",
+            "1,536.5",
+            True,
+        ),
+        ("revenue of 1,536", "\u0661\u066c\u0665\u0663\u0666", True),
+        ("5\uff0c6", "6", True),  # a list
         # Not the end of a longer number.
         ("revenue was 1 536 400", "536 400", False),
         ("revenue was 1 536 400", "536,400", False),
@@ -251,6 +278,9 @@ def test_a_page_narrows_the_gold(make_index: Make, tmp_path: Path) -> None:
     assert pages(2) == [1, 2]  # the chunk before may go on over the page's end
     assert pages(4) == [3]
     assert pages(1) == [1]
+    # A DOCX file has none: the page is that of a print, and says nothing.
+    printed = Pair("q", "Revenue?", "36 people", ("alder.md",), page=3)
+    assert [found.id for found in find_gold(printed, make_index(FIRM))] == ["alder.md#1"]
 
 
 def test_whether_the_right_passage_is_one_by_chance(make_index: Make) -> None:
@@ -271,6 +301,7 @@ def test_whether_the_right_passage_is_one_by_chance(make_index: Make) -> None:
 
     assert by_chance("12")
     assert not by_chance("12 plants")  # the same sentence in two passages
+    assert by_chance("12", page=3)  # the file has no pages
     assert not by_chance("12", evidence="runs 12")
     assert not by_chance("12", places=(Place("a.md", "runs 12"),))
     assert not by_chance("5 ships")
@@ -438,6 +469,8 @@ def test_a_figure_in_a_table_is_the_answer_too(make_index: Make) -> None:
         ("| Revenue | -3\u2019689 | 12 |", "3\u2019689 million, or 12 % more", False, True),
         ("| Revenue | 3,689 | 11 |", "$3,689 million, 12 % more", True, False),
         ("| Staff | 7 |", "in 2022 and 2023", True, False),
+        ("| Umsatz | 1,234.5 |", "1.234,5 Mio. \u20ac", False, True),
+        ("| Marge | 12.5% |", "12,5 % in \uff12\uff10\uff12\uff13", False, True),
     ],
 )
 def test_all_figures_in_a_table_are_the_answer_too(

@@ -22,6 +22,7 @@ from selfaug.serving.served import Readiness
 
 CHUNK = bytes(65_536)
 GET = b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n"
+POST = b"POST /small HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n"
 
 
 class Endless:
@@ -30,7 +31,7 @@ class Endless:
     def __init__(self) -> None:
         self.chunks, self.ended = 0, threading.Event()
         routes = [
-            Route("/small", self._small),
+            Route("/small", self._small, methods=["GET", "POST"]),
             Route("/large", self._large),
             Route("/endless", self._endless),
         ]
@@ -132,6 +133,23 @@ def test_neither_do_headers_that_come_a_byte_at_a_time_behind_an_answer(begin: B
 
         with pytest.raises(ConnectionError):
             drip()
+
+
+def test_a_connection_between_two_requests_stays_for_longer_than_headers_may_take(begin: Begin) -> None:
+    assert ConnectionLimits().idle_seconds > 60  # what AWS's load balancer keeps one for
+    server = begin(head_seconds=0.2, idle_seconds=0.8)
+    with connected(server) as connection:
+        # Of the second one the body comes behind its answer: that is no beginning of another request.
+        for sent, rest in (GET, b""), (POST, b"abc"), (GET, b""):
+            connection.sendall(sent)
+            answer = b""
+            while not answer.endswith(b"here"):
+                answer += connection.recv(4096)
+            connection.sendall(rest)
+            time.sleep(0.4)
+        began = time.monotonic()
+        assert ended(connection)
+        assert time.monotonic() - began < 5
 
 
 def test_a_request_that_is_answered_slowly_has_its_time(begin: Begin, endless: Endless) -> None:

@@ -38,6 +38,44 @@ def test_a_field_of_messages_may_be_empty_in_the_first_thousand_rows(tmp_path: P
     assert split[1599] == {"prompt": named[:1], "completion": named[1:], "id": 2}
 
 
+def _calls(name: str, **arguments: Any) -> dict[str, Any]:
+    call = {"type": "function", "function": {"name": name, "arguments": arguments}}
+    parameters = {"type": "object", "properties": {field: {"type": "string"} for field in arguments}}
+    tool = {"type": "function", "function": {"name": name, "parameters": parameters}}
+    return {"messages": [ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}], "tools": [tool]}
+
+
+CALLS = [_calls("weather", city="Paris"), _calls("convert", amount=5)]
+
+
+@pytest.mark.parametrize(
+    "form", [list, Dataset.from_list, lambda rows: Dataset.from_list(rows).to_iterable_dataset()]
+)
+def test_no_row_gets_the_arguments_of_another_ones_tool_calls(
+    form: Any, tiny_tokenizer: Any, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """Arrow fills them in as null: one object has the fields of all."""
+    args = config(tmp_path)
+    rows = with_completions(form(CALLS), args)
+    assert [row["prompt"] + row["completion"] for row in rows] == [row["messages"] for row in CALLS]
+    assert [row["tools"] for row in rows] == [row["tools"] for row in CALLS]
+    if form is list:
+        # Also where the first row has none; and a null that the user has written is the row's own.
+        given = _calls("convert", amount=None)
+        (_, row) = with_completions([CHAT, given], args)
+        assert row["completion"] == given["messages"][1:]
+        assert row["tools"] == given["tools"]
+        tokenizer = copy.deepcopy(tiny_tokenizer)
+        tokenizer.chat_template = (
+            "{{ tools | tojson }}{% for message in messages %}{{ message | tojson }}{% endfor %}"
+        )
+        trainer = make_trainer(tiny_model_dir, tmp_path, form(CALLS), tokenizer=tokenizer)
+        for row, trained in zip(CALLS, trainer.train_dataset, strict=True):
+            assert tokenizer.decode(trained["input_ids"]).startswith(
+                tokenizer.apply_chat_template(row["messages"], tools=row["tools"], tokenize=False)
+            )
+
+
 @pytest.mark.parametrize("form", [Dataset.from_list, lambda rows: IterableDataset.from_generator(rows.copy)])
 def test_a_token_is_completion_if_all_masks_say_so(form: Any, tmp_path: Path) -> None:
     tokens = {"input_ids": [5, 6, 7, 8]}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from datasets import Dataset, IterableDataset
 from peft import IA3Config, LoraConfig, OSFConfig, get_peft_model
 from peft.tuners.osf import OSFLayer
@@ -684,6 +685,25 @@ def test_experts_may_leave_parameters_unused() -> None:
     """And so may what looks at images, of which there are none."""
     for name in CONFIGS:
         assert _uses_all_parameters(build(name)) == (name not in ("qwen3-moe", "gemma3-multimodal"))
+
+
+def test_a_model_with_a_part_of_a_vision_tower_can_be_sharded(tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """Gemma 3 names layers of a whole SigLIP, and accelerate refuses those that it doesn't find."""
+    trainer = make_trainer(
+        build("gemma3-multimodal"),
+        tmp_path,
+        [{"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}] * 2,
+        tokenizer=tiny_tokenizer,
+        lora={"r": 4, "target_modules": ["o_proj"]},
+    )
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    plugin.set_auto_wrap_policy(trainer.model)
+    sharded = {
+        type(module).__name__
+        for module in trainer.model.modules()
+        if plugin.auto_wrap_policy(module=module, recurse=False, nonwrapped_numel=0)
+    }
+    assert sharded > {"Gemma3DecoderLayer", "SiglipEncoderLayer"}
 
 
 def test_nothing_is_printed(tiny_model_dir: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import drift_table, show_cut_off, suites_table
 from selfaug.core.printable import printable
-from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.evaluation_words import budget_items_in_words, discordance_in_words
 
 __all__ = ["show_assessment"]
 
@@ -50,13 +50,13 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
     budget = record["budget"]
     if budget is None:
         console.print(
-            "budget: none proposed: the general requests are too few, or too hard for the base model, to show a loss",
+            "budget: none proposed: the base model passes too few of the general requests to show a loss",
             soft_wrap=True,
         )
     else:
         console.print(
-            f"budget: {100 * budget:.1f} points of forgetting; less than that these requests can't show "
-            f"({discordance_in_words(None)})",
+            f"budget: {100 * budget:.1f} points of forgetting; less than that {budget_items_in_words(record)} can't "
+            f"show ({discordance_in_words(None)})",
             soft_wrap=True,
         )
     for told in _next(record):
@@ -67,7 +67,8 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
 
 def _next(record: Mapping[str, Any]) -> list[str]:
     """Commands that go on from here, with the same rows and the proposed budget."""
-    config, scorer = record["settings"]["config"], record["settings"]["scorer"]
+    settings = record["settings"]
+    config, scorer, level = settings["config"], settings["scorer"], settings["level"]
     data = config["data"]
     given = {"--model": [config["model"]["name"]]}
     given |= {"--train": data["train"], "--eval": data["eval"]}
@@ -80,5 +81,6 @@ def _next(record: Mapping[str, Any]) -> list[str]:
     told = [f"next:   {shlex.join(train)}"]
     if record["budget"] is not None:
         gate = ["selfaug", "evaluate", "runs/first", "--scorer", scorer]
+        gate += [] if level == "auto" else ["--level", level]
         told.append(f"then:   {shlex.join([*gate, '--max-forgetting', format(record['budget'], 'g')])}")
     return told

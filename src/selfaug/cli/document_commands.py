@@ -240,12 +240,8 @@ def ask(
             say(f"note: {whose} cites {named}; the prompt had {counted(len(answer.passages), 'passage')}.")
     if answer.dropped:
         say(f"note: passages that were found and didn't fit into the prompt: {answer.dropped}.")
-    if assistant.documents.outdated:
-        outdated = assistant.documents.outdated
-        say(
-            f"note: {counted(len(outdated), 'document is', 'documents are')} new, changed or gone since the folder was "
-            f"prepared ({outdated[0]}); `selfaug prepare --overwrite` reads what has changed."
-        )
+    if outdated := assistant.documents.outdated_in_words():
+        say(f"note: {outdated}.")
 
 
 def _models(base: bool) -> list[str]:

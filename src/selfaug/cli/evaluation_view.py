@@ -16,6 +16,7 @@ from selfaug.wording.evaluation_words import (
     cut_off_in_words,
     cut_off_warnings,
     forecast_in_words,
+    gates_before_in_words,
     level_in_words,
     unseen_in_words,
 )
@@ -66,6 +67,8 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         styles = {"pass": "bold green", "fail": "bold red", "inconclusive": "bold yellow"}
         outcome = record["gate"]["outcome"]
         console.print(Text(f"gate: {outcome}", styles[outcome]))
+        if (before := gates_before_in_words(record.get("gates_before", []))) is not None:
+            console.print(Text(f"gate: {before}"), soft_wrap=True)
 
 
 def show_cut_off(

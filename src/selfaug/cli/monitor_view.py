@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from selfaug.core.alert_state import holds
 from selfaug.core.printable import printable
-from selfaug.wording.monitor_words import ago, four_digits, state_meaning
+from selfaug.wording.monitor_words import ago, four_digits, standing_in_words, webhook_in_words
 
 __all__ = ["reference_in_words", "show_monitor", "signals_table"]
 
@@ -36,11 +37,12 @@ def show_monitor(status: Mapping[str, Any], console: Console | None = None) -> N
     console = console or Console(highlight=False)
     state = status["state"]
     at = datetime.fromtimestamp(status["time"], UTC)
-    head = Text(f"{state}: ", _STYLES[state])
-    head.append(state_meaning(state, status), "default")
+    seconds = status["seconds_ago"]
+    head = Text(f"{state}: ", _STYLES[state]) if holds(state, seconds) else Text("not watched: ", "yellow")
+    head.append(standing_in_words(state, status, seconds), "default")
     console.print(head, soft_wrap=True)
     console.print(
-        f"as of {at:%Y-%m-%d %H:%M:%S} UTC, {ago(status['seconds_ago'])}; adapter {printable(status['adapter'][:12])}",
+        f"as of {at:%Y-%m-%d %H:%M:%S} UTC, {ago(seconds)}; adapter {printable(status['adapter'][:12])}",
         soft_wrap=True,
     )
     console.print(signals_table(status["signals"]))
@@ -63,6 +65,8 @@ def show_monitor(status: Mapping[str, Any], console: Console | None = None) -> N
     if status["canary"]["passed"] is False:
         told = f"the canary set did not come back: {printable(status['canary']['why'])}"
         console.print(Text(told, "bold red"), soft_wrap=True)
+    if told := webhook_in_words(status.get("webhook")):
+        console.print(Text(printable(told), "bold red"), soft_wrap=True)
     if status["last_error"]:
         console.print(f"last error of the monitor: {printable(status['last_error'])}", soft_wrap=True)
     if status["report"] is not None:

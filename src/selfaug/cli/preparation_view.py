@@ -11,6 +11,7 @@ from rich.table import Table
 
 from selfaug.cli.terminal import printable
 from selfaug.core.printable import counted
+from selfaug.phases.preparation_card import said_of_unnamed
 
 if TYPE_CHECKING:
     from selfaug.retrieval.retriever import Passage
@@ -52,17 +53,29 @@ def show_preparation(record: Mapping[str, Any], folder: Path) -> None:
 
 
 def show_recall(recall: Mapping[str, Any]) -> None:
-    """Recall by depth, and questions that are missed."""
+    """Recall by depth, and questions that are missed, or were left out.
+
+    Args:
+        recall: as `measure_recall` gives it; what `selfaug recall` found also has `left_out`.
+    """
     console = Console()
     table = Table("passages", "a right one among them", "95 % interval")
     for k, at in recall["at"].items():
         table.add_row(k, f"{100 * at['recall']:.1f} %", f"{100 * at['low']:.1f} to {100 * at['high']:.1f} %")
     console.print(table)
     console.print(f"{counted(recall['questions'], 'question')}, searched in all documents.", highlight=False)
+    if unnamed := said_of_unnamed(recall):
+        console.print(unnamed, highlight=False, markup=False)
     if recall["missed"]:
         shown = ", ".join(recall["missed"][:_SHOWN])
         more = f" and {len(recall['missed']) - _SHOWN:,} more" if len(recall["missed"]) > _SHOWN else ""
         console.print(f"not found: {printable(shown)}{more}", highlight=False, markup=False)
+    if left_out := recall.get("left_out"):
+        console.print(f"{counted(len(left_out), 'question is', 'questions are')} left out:", highlight=False)
+        for reason in left_out[:_SHOWN]:
+            console.print(f"  {printable(reason)}", highlight=False, markup=False)
+        if len(left_out) > _SHOWN:
+            console.print(f"  and {len(left_out) - _SHOWN:,} more; --json has all.", highlight=False)
 
 
 def show_passages(passages: Sequence[Passage], cited: Sequence[int]) -> None:

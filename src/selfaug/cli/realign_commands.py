@@ -239,10 +239,12 @@ def _show(found: Realignment, registry: str | None) -> None:
     if counts := [counted(left_out[part], kind) for part, kind in kinds.items() if left_out.get(part)]:
         console.print(Text(f"not trained on, because held-out rows ask the same: {', '.join(counts)}"))
     for bound in record["gate"]["bounds"]:
-        console.print(Text(bound_in_words(bound)), soft_wrap=True)
+        console.print(Text(bound_in_words(bound, before="deployed model")), soft_wrap=True)
     if unmeasured := record["gate"].get("unmeasured"):
         console.print(Text(f"not measured, for want of held-out rows: {', '.join(unmeasured)}"))
     console.print(Text(f"gate: {found.outcome}"))
+    if champion := record.get("champion_instead"):
+        say(f"note: it goes on from {record['deployed']}, and not from the champion: that is {champion}.")
     named = [] if registry is None else ["--registry", registry]
     if found.version is not None:
         command = shlex.join(["selfaug", "registry", "promote", str(found.version), *named])

@@ -8,7 +8,17 @@ from typing import Literal
 
 from selfaug.core.change_detection import STEP, WINDOW
 
-__all__ = ["ALERTS", "STATES", "AlertLevel", "State", "after_silence", "next_level", "worst"]
+__all__ = [
+    "ALERTS",
+    "STATES",
+    "UNWATCHED_AFTER",
+    "AlertLevel",
+    "State",
+    "after_silence",
+    "holds",
+    "next_level",
+    "worst",
+]
 
 State = Literal["no_data", "learning", "ok", "watch", "drift", "realign"]
 
@@ -26,6 +36,9 @@ REALIGN_AFTER = 86_400.0
 """Seconds in drift. An incident of some hours calls for a look, not for training."""
 QUIET_AFTER = 86_400.0
 """Seconds without a value, and there is no data, unless there is an alert."""
+UNWATCHED_AFTER = 600.0
+"""Seconds without a sign of life of the monitor, and nobody watches. It gives one each minute, unless it measures a
+batch of prompts, each of which waits for a busy server."""
 LONGEST_PAUSE = QUIET_AFTER / 4
 """Seconds between two values that count as time in drift at most: nothing has shown that it lasted any longer."""
 
@@ -82,6 +95,16 @@ def after_silence(state: State, seconds: float) -> State:
         seconds: since then.
     """
     return "no_data" if seconds > QUIET_AFTER and state not in ALERTS else state
+
+
+def holds(state: State, seconds: float) -> bool:
+    """Whether a state still says something: that all was well then doesn't, where nobody has watched since.
+
+    Args:
+        state: as it is now.
+        seconds: since the monitor's last sign of life.
+    """
+    return seconds <= UNWATCHED_AFTER or state == "no_data" or state in ALERTS
 
 
 def worst(states: Iterable[State]) -> State:

@@ -183,8 +183,7 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     means = np.round(differences.mean(axis=0), 11)
     if seeds == 1:
         return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
-    # Stretched, seeds that are far apart reach beyond what a difference can be.
-    drawn = tuple(ends.clip(-1, 1) for ends in _means_over_seeds(differences, (-1.0, 1.0), seed, resamples))
+    drawn = _means_over_seeds(differences, (-1.0, 1.0), seed, resamples)
     better, worse = int((means > 0).sum()), int((means < 0).sum())
     interval = _interval(float(means.mean()), drawn)
     return PairedDifference(interval, _two_sided(drawn), better, worse, n, float((means**2).mean()))
@@ -232,7 +231,8 @@ def _means_over_seeds(
         for of_seeds, of_items, one_more in _resampled(seeds, items, seed, resamples)
     ]
     means, one_more = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    return means + ends[0] * one_more, means + ends[1] * one_more
+    # Stretched, seeds that are far apart reach beyond what a mean can be.
+    return (means + ends[0] * one_more).clip(*ends), (means + ends[1] * one_more).clip(*ends)
 
 
 def _resampled(
@@ -277,9 +277,7 @@ def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) ->
     of_all = score_interval(values.mean(axis=0), seed=seed, resamples=resamples)
     if len(values) == 1:
         return of_all
-    # Stretched, seeds that are far apart reach beyond what a score can be.
-    drawn = tuple(ends.clip(0, 1) for ends in _means_over_seeds(values, (0.0, 1.0), seed, resamples))
-    both = _interval(of_all.value, drawn)
+    both = _interval(of_all.value, _means_over_seeds(values, (0.0, 1.0), seed, resamples))
     return Interval(of_all.value, min(of_all.low, both.low), max(of_all.high, both.high))
 
 

@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from selfaug.core.alert_state import holds
 from selfaug.monitoring.standing import standing_state
 from selfaug.monitoring.store import read_changes, read_kept
 from selfaug.registry import DEFAULT_REGISTRY
 from selfaug.report.charts import lines_svg, states_svg
 from selfaug.report.document import Cell, Chart, Section, Table, Text, Tile
-from selfaug.wording.monitor_words import ago, four_digits, state_meaning
+from selfaug.wording.monitor_words import ago, four_digits, standing_in_words, webhook_in_words
 
 __all__ = ["monitor_view"]
 
@@ -47,14 +48,16 @@ def monitor_view(
     status = kept.get("status")
     if status is None:
         return {"outcome": "open", "verdict": "No request has been watched yet.", "tiles": [], "sections": []}
-    state = standing_state(status["state"], now - status["time"], folder, registry)
-    meaning = state_meaning(state, status)
-    outcome, verdict = _OUTCOMES.get(state, "open"), f"{meaning[:1].upper()}{meaning[1:]}."
+    seconds = now - status["time"]
+    state = standing_state(status["state"], seconds, folder, registry)
+    meaning = standing_in_words(state, status, seconds)
+    outcome = _OUTCOMES.get(state, "open") if holds(state, seconds) else "open"
+    verdict = f"{meaning[:1].upper()}{meaning[1:]}."
     counts, canary = status["counts"], status["canary"]
     requests = counts["processed"] - counts["votes"] - counts["canaries"]
     drift = next((one for one in status["signals"] if one["name"] == "drift"), None)
     tiles = [
-        Tile("State", state.replace("_", " "), [ago(now - status["time"])]),
+        Tile("State", state.replace("_", " "), [ago(seconds)]),
         Tile("Requests watched", f"{requests:,}", [f"drift measured on {status['coverage']:.2%}"]),
         Tile(
             "Drift of live prompts",
@@ -70,6 +73,8 @@ def monitor_view(
     notes = [
         Text(f"{one['name'].replace('_', ' ')}: {one['note']}") for one in status["signals"] if one["note"]
     ]
+    if told := webhook_in_words(status.get("webhook")):
+        notes.append(Text(f"{told[:1].upper()}{told[1:]}."))
     if status["last_error"]:
         notes.append(Text(f"Last error of the monitor: {status['last_error']}"))
     trace = kept.get("trace") or []

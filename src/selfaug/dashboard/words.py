@@ -7,10 +7,12 @@ __all__ = ["WORDS", "word_of"]
 WORDS: dict[str, str] = {
     "base model": "The model as it was before training, frozen: what the tuned model is compared with.",
     "tuned model": "The model after training for the job.",
-    "task gain": "By how many percentage points the tuned model scores better at the job than the base model, on rows "
-    "that it was not trained on.",
+    "task gain": "By how many percentage points the tuned model scores better at the job than the base model, on "
+    "held-out rows. Where some of these were trained on, too, it is said: then the number is also of what the model "
+    "remembers.",
     "retention": "What is left of the general score: score of the tuned model divided by score of the base model, on "
-    "requests that have nothing to do with the job. 100 % means that nothing was forgotten.",
+    "requests that have nothing to do with the job. 100 % means that as much was gained as was lost, or that nothing "
+    "changed.",
     "forgetting": "Score of the base model minus score of the tuned model on general requests, in percentage points.",
     "general score": "Share of the checks on general requests that are passed: following instructions, knowledge, "
     "arithmetic, reading, refusals. They have nothing to do with the job.",
@@ -24,10 +26,13 @@ WORDS: dict[str, str] = {
     "token. SelfAug adds it to the loss, times alpha.",
     "alpha": "Weight of the alignment loss. 0 is plain fine-tuning; more keeps the model closer to what it was.",
     "budget": "The forgetting that you allow.",
-    "interval": "Where the number would likely be if the same test were made again with other questions: in 95 of 100 "
-    "cases the true value is inside.",
+    "interval": "A range around a measured number, as wide as so few questions make it uncertain. If the test were "
+    "made again and again, each time with other questions of the same kind, 95 of 100 ranges that are made like this "
+    "would hold the true value; whether this one does, nobody knows.",
     "leaks": "Share of general answers that carry the style of the job where nobody asked for it.",
-    "gate": "A decision made before the test: pass, fail, or inconclusive, with the number of items that would decide.",
+    "gate": "Bounds on what may be forgotten and what must be gained, and whether the whole measured interval keeps "
+    "them: pass, fail, or inconclusive, with the number of items that would decide. Bounds can be given after the "
+    "test, too, on the same answers: what earlier ones decided is shown beside.",
     "canary set": "Fixed prompts whose drift is recorded at training, and must come back exactly from the server.",
     "CUSUM": "A sum of small deviations of live traffic from training's. One bad request is noise; when the sum "
     "passes its limit, traffic has changed.",

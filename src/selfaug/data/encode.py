@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from selfaug.core.printable import counted
-from selfaug.data.rows import Row
+from selfaug.data.rows import OWN_TEMPLATE_ARGUMENTS, Row
 from selfaug.data.sources import Problem, problems_error, short_text
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.errors import ConfigError, DataError, ModelError
@@ -42,6 +42,14 @@ _TEMPLATE_HINT = (
     "strips its thinking: try chat_template_kwargs such as enable_thinking=False, or give the tokeniser "
     "another chat template."
 )
+_THOUGHTS_HINT = (
+    "enable_thinking=False is for answers without thoughts, and these rows have some: leave it out, or give rows "
+    "without thoughts."
+)
+_SPACE_HINT = (
+    "an answer that begins with white space merges with the end of its prompt: take the white space off the answer's "
+    "beginning."
+)
 _EARLIER_HINT = (
     "with this template one answer a row can be learnt: make rows without follow_ups (`selfaug prepare` with "
     "--follow-ups 0), or leave --every-assistant-turn out; or take a template that keeps earlier turns, as some do "
@@ -49,12 +57,22 @@ _EARLIER_HINT = (
 )
 _LENGTH_HINT = (
     "raise max_length where it is less than the model's own window, shorten these rows (of `selfaug prepare`: by "
-    "fewer --passages, or a smaller --chunk-tokens), or leave them out with --skip-bad-rows."
+    "fewer --passages, or a smaller --chunk-tokens)."
 )
 _LEFT_OUT_HINT = (
     "the model would be trained on less than the row says: take a chat template that renders all of it (tools and "
     "their calls, too), or rows without it."
 )
+_ARGUMENTS_HINT = (
+    "OpenAI's form has the `function.arguments` of a call as JSON in a text, and this chat template would write quotes "
+    "and backslashes around it: make objects of them (json.loads)."
+)
+_SKIP_HINT = "On the command line, --skip-bad-rows leaves these rows out."
+_HINTS = (
+    _TEMPLATE_HINT, _THOUGHTS_HINT, _SPACE_HINT, _EARLIER_HINT, _LEFT_OUT_HINT, _ARGUMENTS_HINT, _LENGTH_HINT
+)  # fmt: skip
+"""In the order in which they are told."""
+
 _NO_TOKENS = "the completion has no tokens"
 _NOT_PARTED = (
     "the end of the prompt and the start of the completion merge into one token, and this tokeniser can't "
@@ -62,8 +80,6 @@ _NOT_PARTED = (
 )
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 """Fields of an assistant message in which data sets keep its thoughts, apart from its content."""
-
-_OWN_ARGUMENTS = {"conversation", "messages", "add_generation_prompt", "tokenize", "tools", "return_dict"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +173,9 @@ def encode_rows(
     Messages go through the chat template; of retrieval rows, special tokens that stand in questions and passages are
     written so that they are none (`without_special_tokens`). The tokens of the prompt, rendered as for serving (with
     the generation prompt), are required to begin the tokens of the whole row. Text is tokenised as it is, with
-    the tokeniser's beginning token before the prompt, if it has one, and its end token after the completion;
-    where the last characters of the prompt and the first of the completion would merge into one token, they
-    are tokenised apart, because serving tokenises the prompt alone.
+    the tokeniser's beginning token before the prompt, if it has one that the prompt doesn't begin with, and its end
+    token after the completion; where the last characters of the prompt and the first of the completion would merge
+    into one token, they are tokenised apart, because serving tokenises the prompt alone.
 
     A retrieval row that is too long loses whole passages from the end, never the question and never its first
     passage; nor, where the row says which one it is, the passage that its answer is from, or one before it: the
@@ -171,7 +187,8 @@ def encode_rows(
         max_length: most tokens in a row, prompt and completion together; None for no limit.
         on_long: "drop_passages" as said; "refuse" shortens nothing.
         skip_bad_rows: leave out rows that don't fit or can't be rendered, and return their problems.
-        chat_template_kwargs: further arguments of the chat template, to be the same in serving.
+        chat_template_kwargs: further arguments of the chat template, to be the same in serving. A row's own go before
+            them, and are warned of: serving doesn't know them.
 
     Raises:
         DataError: if a row doesn't fit or can't be rendered (with `skip_bad_rows`: if none is left), with all
@@ -196,21 +213,17 @@ def encode_rows(
     refused = [_problem(draft, draft.reason) for draft in drafts if draft.reason]
     problems = sorted(refused + too_long, key=lambda problem: (problem.file, problem.line))
     if problems and (not skip_bad_rows or not encoded):
-        hints = {
-            _TEMPLATE_HINT: any(draft.mismatch for draft in drafts),
-            _EARLIER_HINT: any(draft.earlier_differs for draft in drafts),
-            _LEFT_OUT_HINT: any(draft.left_out for draft in drafts),
-            _LENGTH_HINT: bool(too_long),
-        }
+        found = {*(draft.hint for draft in drafts), *([_LENGTH_HINT] if too_long else ())}
+        hints = [*(hint for hint in _HINTS if hint in found), *([_SKIP_HINT] if encoded else ())]
         raise problems_error(
-            f"{len(problems):,} of {len(rows):,} rows can't be used.",
-            problems,
-            hint=" ".join(hint for hint, helps in hints.items() if helps) or None,
+            f"{len(problems):,} of {len(rows):,} rows can't be used.", problems, hint=" ".join(hints) or None
         )
     if not encoded:
         raise DataError("there are no rows to encode.", hint="give at least one row.")
     of_text = sum(draft.task.is_text() for draft in drafts if draft.spans)
-    report = _report(encoded, of_text, len(too_long), len(refused), _warnings(drafts, tokenizer))
+    report = _report(
+        encoded, of_text, len(too_long), len(refused), _warnings(drafts, tokenizer, template_arguments)
+    )
     return EncodedRows(encoded, report, problems)
 
 
@@ -227,7 +240,7 @@ def _check_arguments(
         )
     if on_long not in ("drop_passages", "refuse"):
         raise ConfigError(f"on_long is {on_long!r}.", hint="give 'drop_passages' or 'refuse'.")
-    if clash := sorted(_OWN_ARGUMENTS & template_arguments.keys()):
+    if clash := sorted(OWN_TEMPLATE_ARGUMENTS & template_arguments.keys()):
         raise ConfigError(
             f"chat_template_kwargs can't set {', '.join(clash)}: selfaug sets it itself.",
             hint="leave it out.",
@@ -272,7 +285,7 @@ class _Task:
 class _Draft:
     """Tokens of a task, with the half-open spans that carry nll.
 
-    There are no spans where the row is too long, or can't be rendered for the reason given.
+    There are no spans where the row is too long, or can't be rendered for the reason given; the hint helps then.
     """
 
     task: _Task
@@ -281,9 +294,7 @@ class _Draft:
     spans: list[tuple[int, int]] = field(default_factory=list)
     too_long: bool = False
     reason: str = ""
-    mismatch: bool = False
-    earlier_differs: bool = False
-    left_out: bool = False
+    hint: str = ""
     inserted: str = ""
     unended: bool = False
     unreasoned: bool = False
@@ -331,7 +342,11 @@ class _Encoder:
         return drafts
 
     def _length(self, draft: _Draft) -> int:
-        return len(draft.ids) + (len(self._leading) + 1 if draft.task.is_text() else 0)
+        return len(draft.ids) + (len(self._leading_of(draft.ids)) + 1 if draft.task.is_text() else 0)
+
+    def _leading_of(self, ids: list[int]) -> list[int]:
+        """What is put before the tokens of a text: nothing where a prompt that was rendered by hand begins with it."""
+        return [] if _begins(ids, self._leading) else self._leading
 
     def _tokenize(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -352,12 +367,7 @@ class _Encoder:
         if isinstance(prompt, str):
             assert isinstance(row.completion, str)
             return [_Turn(prompt, prompt + row.completion)]
-        messages = [*prompt, *row.completion]
-        trained = [len(messages) - 1]
-        if row.every_assistant_turn:
-            trained = [
-                index for index, message in enumerate(messages) if message["role"] == "assistant" and index
-            ]
+        messages, trained = [*prompt, *row.completion], row.trained_turns()
         try:
             turns = [
                 _Turn(
@@ -368,9 +378,15 @@ class _Encoder:
         except _template_errors() as error:
             draft.reason = f"the chat template refuses the row: {short_text(error)}"
             return []
-        draft.reason = _unfaithful(row, messages, trained, turns)
-        draft.left_out = bool(draft.reason)
-        if draft.reason:
+        if left_out := _unfaithful(row, messages, trained, turns):
+            draft.reason, draft.hint = left_out, _LEFT_OUT_HINT
+            return []
+        if (name := _quoted_arguments(messages, trained, turns)) is not None:
+            draft.reason = (
+                "the chat template writes the arguments of a call as a text in quotes: "
+                f"give the arguments of {name!r} as an object"
+            )
+            draft.hint = _ARGUMENTS_HINT
             return []
         draft.unreasoned = _lacks_reasoning([messages[index] for index in trained], turns)
         _note_additions(draft, turns[-1], messages[-1]["content"].strip())
@@ -382,7 +398,7 @@ class _Encoder:
             tools=row.tools,
             add_generation_prompt=for_generation,
             tokenize=False,
-            **self._template_arguments,
+            **row.template_arguments(self._template_arguments),
         )
         return text
 
@@ -391,16 +407,16 @@ class _Encoder:
         # The end of the last turn is the end of the row, which is tokenised already.
         parts = [[text for turn in row for text in (turn.prompt, turn.whole)][:-1] for _, row in drafts]
         tokens = iter(self._tokenize([text for texts in parts for text in texts]))
-        for (draft, _), texts in zip(drafts, parts, strict=True):
-            self._set_spans(draft, [*(next(tokens) for _ in texts), draft.ids])
+        for (draft, turns), texts in zip(drafts, parts, strict=True):
+            self._set_spans(draft, turns, [*(next(tokens) for _ in texts), draft.ids])
 
-    def _set_spans(self, draft: _Draft, parts: list[list[int]]) -> None:
-        for prompt, whole in zip(parts[::2], parts[1::2], strict=True):
+    def _set_spans(self, draft: _Draft, turns: list[_Turn], parts: list[list[int]]) -> None:
+        for turn, prompt, whole in zip(turns, parts[::2], parts[1::2], strict=True):
             if not _begins(draft.ids, prompt) or not _begins(draft.ids, whole):
                 # By itself the turn is faithful; with others after it, the template changes it.
-                draft.earlier_differs = whole is not parts[-1] and _begins(whole, prompt)
-                draft.mismatch = not draft.earlier_differs
-                draft.reason = self._difference(prompt, whole, draft)
+                earlier_differs = whole is not parts[-1] and _begins(whole, prompt)
+                draft.hint = _EARLIER_HINT if earlier_differs else self._mismatch_hint(draft.task.row, turn)
+                draft.reason = self._difference(prompt, whole, draft, earlier_differs)
                 return
         spans = [(len(prompt), len(whole)) for prompt, whole in zip(parts[::2], parts[1::2], strict=True)]
         if all(start < end for start, end in spans):
@@ -408,12 +424,20 @@ class _Encoder:
         else:
             draft.reason = _NO_TOKENS
 
-    def _difference(self, prompt: list[int], whole: list[int], draft: _Draft) -> str:
-        alone = whole if draft.earlier_differs else prompt
+    def _mismatch_hint(self, row: Row, turn: _Turn) -> str:
+        """What helps where the prompt in serving doesn't begin what is trained."""
+        # As text it does: only their tokens merge.
+        if turn.whole.startswith(turn.prompt) and turn.whole[len(turn.prompt) :][:1].isspace():
+            return _SPACE_HINT
+        thinks = row.template_arguments(self._template_arguments).get("enable_thinking") is not False
+        return _TEMPLATE_HINT if thinks or not _has_thoughts(row) else _THOUGHTS_HINT
+
+    def _difference(self, prompt: list[int], whole: list[int], draft: _Draft, earlier_differs: bool) -> str:
+        alone = whole if earlier_differs else prompt
         pairs = zip(alone, draft.ids, strict=False)
         at = next((index for index, (one, other) in enumerate(pairs) if one != other), len(draft.ids))
         shown, trained = self._show(alone[at : at + 4]), self._show(draft.ids[at : at + 4])
-        if draft.earlier_differs:
+        if earlier_differs:
             return (
                 f"the chat template renders an earlier answer differently from a last one at token {at}: as the last "
                 f"one it has {shown}, before another turn {trained}"
@@ -446,8 +470,9 @@ class _Encoder:
             if len(draft.ids) == len(prompt):
                 draft.reason = _NO_TOKENS
                 continue
-            start = len(self._leading) + len(prompt)
-            draft.ids = self._leading + draft.ids + ([] if draft.ids[-1] == end else [end])
+            leading = self._leading_of(prompt)
+            start = len(leading) + len(prompt)
+            draft.ids = leading + draft.ids + ([] if draft.ids[-1] == end else [end])
             # Tokenised apart it may be longer than it was as a whole.
             draft.too_long = max_length is not None and len(draft.ids) > max_length
             draft.spans = [] if draft.too_long else [(start, len(draft.ids))]
@@ -463,8 +488,10 @@ def _note_additions(draft: _Draft, turn: _Turn, content: str) -> None:
         draft.unended = not after.strip()
 
 
-def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What the user should know about how completions are rendered, and of rows that the template doesn't render."""
+def _warnings(
+    drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase, template_arguments: Mapping[str, Any]
+) -> list[str]:
+    """What the user should know about how rows are rendered, and of rows that the template doesn't render."""
     inserted = Counter(draft.inserted for draft in drafts if draft.inserted)
     unended = sum(draft.unended for draft in drafts)
     unreasoned = sum(draft.unreasoned for draft in drafts)
@@ -482,6 +509,16 @@ def _warnings(drafts: Sequence[_Draft], tokenizer: PreTrainedTokenizerBase) -> l
         warnings.append(
             f"the chat template leaves out the reasoning ({', '.join(_REASONING)}) of {counted(unreasoned, 'row')}; "
             "the model is trained to answer without it."
+        )
+    own = sum(
+        draft.task.row.template_arguments(template_arguments) != template_arguments
+        for draft in drafts
+        if draft.spans and not draft.task.is_text()
+    )
+    if own:
+        warnings.append(
+            f"{counted(own, 'row has', 'rows have')} chat_template_kwargs other than the run's "
+            "(data.chat_template_kwargs), with which `selfaug chat` and `selfaug serve` make their prompts."
         )
     if bare := rows_without_template((draft.task.row for draft in drafts if draft.spans), tokenizer):
         warnings.append(
@@ -522,7 +559,7 @@ def keeps_earlier_turns(tokenizer: PreTrainedTokenizerBase) -> bool:
     """
     turns = [{"role": role, "content": "a"} for role in ("user", "assistant", "user", "assistant")]
     row = Row("", turns[:-1], turns[-1:], "", 0, every_assistant_turn=True)
-    return not _Encoder(tokenizer, {}).encode([_Task(row)], None)[0].earlier_differs
+    return _Encoder(tokenizer, {}).encode([_Task(row)], None)[0].hint != _EARLIER_HINT
 
 
 def _begins(ids: list[int], part: list[int]) -> bool:
@@ -572,11 +609,50 @@ def _is_rendered(message: dict[str, Any], prompt: str) -> bool:
     return message["role"] == "tool" and _squash(json.dumps(content, ensure_ascii=False)[1:-1]) in prompt
 
 
-def _tool_names(described: object) -> list[str]:
-    """Names in a list of tools or of calls, as far as it has the usual form."""
+def _quoted_arguments(messages: list[dict[str, Any]], trained: list[int], turns: list[_Turn]) -> str | None:
+    """The name of a called function whose arguments, JSON in a text, the template writes as JSON of this text.
+
+    No server reads such a call. Other templates write the text as it stands, and want it so.
+    """
+    texts = [
+        (index, function)
+        for index, message in enumerate(messages)
+        for function in _functions(message.get("tool_calls"))
+        if isinstance(function.get("arguments"), str)
+    ]
+    if not texts:
+        return None
+    prompt = _squash(turns[-1].prompt)
+    written = {
+        index: _squash(turn.whole).removeprefix(_squash(turn.prompt))
+        for index, turn in zip(trained, turns, strict=True)
+    }
+    for index, function in texts:
+        arguments = _parsed(function["arguments"])
+        # A "{}" in quotes may stand elsewhere in the prompt, as in the description of a tool.
+        if not isinstance(arguments, dict) or (not arguments and index not in written):
+            continue
+        if _squash(json.dumps(function["arguments"], ensure_ascii=False)) in written.get(index, prompt):
+            return str(function.get("name"))
+    return None
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _functions(described: object) -> list[dict[str, Any]]:
+    """Functions in a list of tools or of calls, as far as it has the usual form."""
     entries = described if isinstance(described, list) else []
     functions = [entry.get("function", entry) for entry in entries if isinstance(entry, dict)]
-    names = [function.get("name") for function in functions if isinstance(function, dict)]
+    return [function for function in functions if isinstance(function, dict)]
+
+
+def _tool_names(described: object) -> list[str]:
+    names = [function.get("name") for function in _functions(described)]
     return [name for name in names if isinstance(name, str)]
 
 
@@ -593,6 +669,13 @@ def _lacks_reasoning(trained: list[dict[str, Any]], turns: list[_Turn]) -> bool:
         if any(texts) and not any(text in whole for text in texts if text):
             return True
     return False
+
+
+def _has_thoughts(row: Row) -> bool:
+    """Whether an answer has thoughts, in a field of its own or in its content."""
+    turns = [turn for turn in (*row.prompt, *row.completion) if isinstance(turn, dict)]
+    answers = [turn for turn in turns if turn["role"] == "assistant"]
+    return any("</think>" in turn["content"] or any(map(turn.get, _REASONING)) for turn in answers)
 
 
 def _squash(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import json
@@ -10,7 +11,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,15 @@ from selfaug.data.sources import Problem, RawRow, problems_error, read_rows, val
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError
 
-__all__ = ["FollowUp", "LoadedRows", "RetrievalParts", "Row", "as_read", "load_rows"]
+__all__ = [
+    "OWN_TEMPLATE_ARGUMENTS",
+    "FollowUp",
+    "LoadedRows",
+    "RetrievalParts",
+    "Row",
+    "as_read",
+    "load_rows",
+]
 
 FORMS = {
     "prompt-completion": ("prompt", "completion"),
@@ -30,6 +39,11 @@ FORMS = {
 
 _FORM_FIELDS = tuple(field for form in FORMS.values() for field in form)
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+
+OWN_TEMPLATE_ARGUMENTS = frozenset(
+    {"conversation", "messages", "add_generation_prompt", "tokenize", "tools", "return_dict"}
+)
+"""Arguments of the chat template that are set here, and that no `chat_template_kwargs` may set."""
 
 _PYTHON_LIST = re.compile(r"""\[\s*\{?\s*['"].*['"}]\s*\]""", re.DOTALL)
 """What Python prints of a list of texts or objects begins and ends like this; pandas writes that into CSV files."""
@@ -133,6 +147,7 @@ class Row:
         tools: descriptions of tools for the chat template.
         every_assistant_turn: the assistant turns in `prompt` are trained too.
         source: that it was loaded from, as `load_rows` was given it.
+        chat_template_kwargs: arguments of the chat template for this row alone; None where it has none of its own.
     """
 
     id: str
@@ -144,6 +159,22 @@ class Row:
     tools: list[dict[str, Any]] | None = None
     every_assistant_turn: bool = False
     source: str = ""
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    def template_arguments(self, of_all: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the chat template: the row's own go before those of all rows."""
+        return {**of_all, **(self.chat_template_kwargs or {})}
+
+    def trained_turns(self) -> list[int]:
+        """Places of the trained turns among the messages of prompt and completion; the completion is the last one.
+
+        Only of a row of messages. A turn of weight 0 is not trained, nor is one without a prompt before it.
+        """
+        assert isinstance(self.prompt, list)
+        last = len(self.prompt)
+        if not self.every_assistant_turn:
+            return [last]
+        return [*(at for at, message in enumerate(self.prompt) if at and _is_trained(message)), last]
 
     def prompt_for(self, plain: Callable[[str], str], keep: int | None = None) -> str | list[dict[str, Any]]:
         """The prompt that becomes tokens.
@@ -176,7 +207,11 @@ def as_read(row: Row) -> dict[str, Any]:
         fields["messages"] = [*row.prompt, *row.completion]
     else:
         fields |= {"prompt": row.prompt, "completion": row.completion}
-    return fields if row.tools is None else {**fields, "tools": row.tools}
+    if row.tools is not None:
+        fields["tools"] = row.tools
+    if row.chat_template_kwargs is not None:
+        fields["chat_template_kwargs"] = row.chat_template_kwargs
+    return fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +241,15 @@ def load_rows(
     Forms of a row, by its fields:
 
     - `prompt` and `completion`, both text, or both messages (the completion is one assistant message);
-    - `messages`: the last assistant turn is the completion, what follows it is cut off;
+    - `messages`: the last assistant turn is the completion, what follows it is cut off; an assistant turn may have
+      OpenAI's `weight`, and is not trained where it is 0;
     - `question`, `context` (text, or a list of passages) and `answer`, put into `template`; may have `gold`, the
       number of the passage that the answer is from, and `follow_ups`: a list of further questions about the same
       passages, each with `question`, `answer` and, if known, `gold`. Every answer is trained then.
 
-    An `id` is optional, other fields are ignored. In CSV files `messages`, `follow_ups`, and `context` where it is a
-    list, are written as JSON.
+    An `id` is optional, and so are `tools` (a list, also as JSON in a text) and `chat_template_kwargs` (an object, also
+    as JSON), the row's own arguments of the chat template. Other fields are ignored. In CSV files `messages`,
+    `follow_ups`, and `context` where it is a list, are written as JSON.
 
     Args:
         sources: as for `read_rows`.
@@ -324,10 +361,11 @@ def _row(
         file=raw.file,
         line=raw.line,
         retrieval=retrieval,
-        tools=_tools(_from_csv(raw, fields, "tools")),
+        tools=_tools(_list_from_text("tools", fields.get("tools"))),
         every_assistant_turn=bool(retrieval and retrieval.follow_ups)
         or (every_assistant_turn and form == "messages"),
         source=source,
+        chat_template_kwargs=_template_arguments(fields.get("chat_template_kwargs")),
     )
 
 
@@ -402,6 +440,8 @@ def _prompt_completion(
                 "'completion' must be one assistant message; for more turns use 'messages'"
             )
         _not_empty_turn("completion", completion_messages[0])
+        if not _is_trained(completion_messages[0]):
+            raise _InvalidRowError("'completion' has the weight 0, so there is nothing to train")
         return prompt_messages, completion_messages
     raise _InvalidRowError(
         "'prompt' and 'completion' must both be text or both be lists of messages, "
@@ -413,11 +453,12 @@ def _split_messages(value: object) -> tuple[list[dict[str, Any]], list[dict[str,
     if not isinstance(value, list):
         raise _InvalidRowError(f"'messages' must be a list of messages, it is {value_kind(value)}")
     messages = _messages("messages", value)
-    last = max(
-        (index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None
-    )
+    last = max((index for index, message in enumerate(messages) if _is_trained(message)), default=None)
     if last is None:
-        raise _InvalidRowError("'messages' has no assistant turn")
+        weightless = any(message["role"] == "assistant" for message in messages)
+        raise _InvalidRowError(
+            "'messages' has no assistant turn" + (" of another weight than 0" if weightless else "")
+        )
     if last == 0:
         raise _InvalidRowError("'messages' has no prompt before its assistant turn")
     for index, message in enumerate(messages[: last + 1]):
@@ -446,8 +487,15 @@ def _message(name: str, value: object) -> dict[str, Any]:
         )
         meant = f"; did you mean {near!r}?" if near else f"; roles are {', '.join(_ROLES)}"
         raise _InvalidRowError(f"{name!r} has the unknown role {role!r}{meant}")
+    if role == "assistant" and message.get("weight", 1) not in (0, 1):
+        raise _InvalidRowError(
+            f"{name!r} has the weight {message['weight']!r}; it may be 0, for a turn that is not trained, or 1"
+        )
+    # Some templates take a turn with an empty list of calls for one that calls a tool.
+    if not message.get("tool_calls"):
+        message.pop("tool_calls", None)
     # An assistant turn that calls a tool may come without content.
-    if role == "assistant" and message.get("tool_calls"):
+    elif role == "assistant":
         message.setdefault("content", "")
     if "content" not in message:
         raise _InvalidRowError(f"{name!r} has no 'content'")
@@ -459,6 +507,11 @@ def _message(name: str, value: object) -> dict[str, Any]:
     if role == "user" and not message["content"].strip():
         raise _InvalidRowError(f"the content of {name!r} is empty")
     return message
+
+
+def _is_trained(message: dict[str, Any]) -> bool:
+    """Whether it is an assistant turn that may be trained: none that OpenAI's `weight` takes out."""
+    return bool(message["role"] == "assistant" and message.get("weight", 1) != 0)
 
 
 def _not_empty_turn(name: str, message: dict[str, Any]) -> None:
@@ -516,6 +569,23 @@ def _tools(value: object) -> list[dict[str, Any]] | None:
     raise _InvalidRowError(f"'tools' must be a list of objects, it is {value_kind(value)}")
 
 
+def _template_arguments(value: object) -> dict[str, Any] | None:
+    if isinstance(value, str):
+        # What is no JSON is refused as the text that it is.
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(value or "null")
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise _InvalidRowError(f"'chat_template_kwargs' must be an object, it is {value_kind(value)}")
+    arguments = {str(name): item for name, item in value.items() if item is not None}
+    if clash := sorted(OWN_TEMPLATE_ARGUMENTS & arguments.keys()):
+        raise _InvalidRowError(
+            f"'chat_template_kwargs' can't set {', '.join(clash)}: selfaug sets it itself; leave it out"
+        )
+    return arguments or None
+
+
 def _id(raw: RawRow, value: object) -> str:
     if value is None or value == "":
         return f"{raw.file}:{raw.line}"
@@ -527,11 +597,12 @@ def _id(raw: RawRow, value: object) -> str:
 def _from_csv(raw: RawRow, fields: dict[str, Any], name: str) -> object:
     """A field; of a CSV cell that holds a list as JSON, this list."""
     value: object = fields.get(name)
-    if (
-        not isinstance(value, str)
-        or not raw.file.lower().endswith(".csv")
-        or not value.lstrip().startswith("[")
-    ):
+    return _list_from_text(name, value) if raw.file.lower().endswith(".csv") else value
+
+
+def _list_from_text(name: str, value: object) -> object:
+    """The list of texts or objects that a text holds as JSON; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
         return value
     try:
         items: list[object] = json.loads(value)

@@ -65,9 +65,7 @@ def _prompts(row: Row) -> list[bytes]:
     if isinstance(row.prompt, str):
         return [_digest(_words(row.prompt))]
     turns = [[turn["role"], _words(turn["content"]), turn.get("tool_calls")] for turn in row.prompt]
-    answered = [place for place, turn in enumerate(turns) if place and turn[0] == "assistant"]
-    ends = [*(answered if row.every_assistant_turn else ()), len(turns)]
-    return [_digest(turns[:end]) for end in ends]
+    return [_digest(turns[:end]) for end in row.trained_turns()]
 
 
 def _asked(row: Row) -> tuple[bytes, bytes]:

@@ -16,6 +16,7 @@ from typing import Any
 from selfaug.errors import DataError
 
 __all__ = [
+    "NOT_UTF8",
     "Problem",
     "RawRow",
     "data_files",
@@ -36,7 +37,8 @@ _SEPARATOR = re.compile(r'"?sep=([^\r\n"])(?="?\r?(?:\n|$))', re.IGNORECASE)
 """The first line of a CSV file that says what separates its cells, for spreadsheets."""
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """What `errors="surrogateescape"` makes of bytes that aren't UTF-8."""
-_NOT_UTF8 = "not valid UTF-8"
+NOT_UTF8 = "not valid UTF-8"
+"""What the reason of such a `Problem` begins with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ def _read_jsonl(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
         try:
             value = json.loads(raw.decode("utf-8"))
         except UnicodeDecodeError as error:
-            problems.append(Problem(file, line, f"{_NOT_UTF8} at byte {error.start + 1} of the line"))
+            problems.append(Problem(file, line, f"{NOT_UTF8} at byte {error.start + 1} of the line"))
         except (ValueError, RecursionError) as error:
             if line == 1 and raw.lstrip().startswith(b"["):
                 return [], [_json_list(file, line)]
@@ -223,7 +225,7 @@ def _read_json(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
     try:
         value = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return [], [Problem(file, body.count(b"\n", 0, error.start) + 1, _NOT_UTF8, whole=True)]
+        return [], [Problem(file, body.count(b"\n", 0, error.start) + 1, NOT_UTF8, whole=True)]
     except json.JSONDecodeError as error:
         # Many data sets name JSON lines .json.
         if error.msg == "Extra data" and body.lstrip().startswith(b"{"):
@@ -297,7 +299,7 @@ def _csv_records(file: str, reader: Any) -> tuple[list[RawRow], list[Problem]]:
                 if reason := _header_fault(header):
                     return [], [Problem(file, start, reason, whole=True)]
             elif any(_UNDECODED.search(cell) for cell in cells):
-                problems.append(Problem(file, start, _NOT_UTF8))
+                problems.append(Problem(file, start, NOT_UTF8))
             elif not named <= len(cells := _without_empty_end(cells, named)) <= len(header):
                 problems.append(Problem(file, start, f"has {len(cells)} cells, the header has {len(header)}"))
             else:
@@ -326,7 +328,7 @@ def _without_empty_end(cells: list[str], least: int = 0) -> list[str]:
 
 def _header_fault(header: list[str]) -> str | None:
     if any(_UNDECODED.search(name) for name in header):
-        return _NOT_UTF8
+        return NOT_UTF8
     if len(header) == 1 and "|" in header[0]:
         return "the cells must be separated by commas, semicolons or tabs"
     twice = sorted({name for name in header if name and header.count(name) > 1})
@@ -340,7 +342,7 @@ def _read_parquet(file: str, data: bytes) -> tuple[list[RawRow], list[Problem]]:
     try:
         records = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
     except UnicodeDecodeError:
-        return [], [Problem(file, 0, f"a text column is {_NOT_UTF8}", whole=True)]
+        return [], [Problem(file, 0, f"a text column is {NOT_UTF8}", whole=True)]
     except (pyarrow.ArrowException, OSError) as error:
         return [], [Problem(file, 0, f"not a valid Parquet file: {short_text(error)}", whole=True)]
     return _records(file, records), []

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from selfaug.core.digits import plain_digits
+from selfaug.retrieval.plain_text import UNSPACED
+
 __all__ = [
     "CITATION",
     "LENGTHS",
@@ -43,12 +46,27 @@ class Quantity:
     unsure: bool = False
 
 
+# German and French, which write a decimal comma. "Billion" is English here: 10**9.
+_SCALES_WITH_COMMA = {
+    "tsd": 10**3, "tausend": 10**3, "millionen": 10**6,
+    "mrd": 10**9, "milliarde": 10**9, "milliarden": 10**9, "billionen": 10**12,
+    "millier": 10**3, "milliers": 10**3, "milliard": 10**9, "milliards": 10**9,
+}  # fmt: skip
+# Chinese and Japanese.
+_SCALES_UNSPACED = {
+    "千": 10**3, "万": 10**4, "萬": 10**4, "百万": 10**6, "百萬": 10**6, "千万": 10**7,
+    "億": 10**8, "亿": 10**8, "兆": 10**12, "万亿": 10**12,
+}  # fmt: skip
 SCALES = {
     "thousand": 10**3, "k": 10**3,
-    "million": 10**6, "millions": 10**6, "mn": 10**6, "mm": 10**6, "m": 10**6, "mio": 10**6,
-    "billion": 10**9, "billions": 10**9, "bn": 10**9, "b": 10**9,
+    "million": 10**6, "millions": 10**6, "mn": 10**6, "mm": 10**6, "m": 10**6, "mio": 10**6, "mln": 10**6,
+    "billion": 10**9, "billions": 10**9, "bn": 10**9, "b": 10**9, "mld": 10**9,
     "trillion": 10**12, "trillions": 10**12, "tn": 10**12,
+    **_SCALES_WITH_COMMA, **_SCALES_UNSPACED,
 }  # fmt: skip
+_ABBREVIATED = ("mio", "mrd", "tsd", "mln", "mld")  # may have a full stop
+# Scales only where a currency follows.
+_BEFORE_CURRENCY = {"t": 10**3, "md": 10**9, "mds": 10**9}
 # Codes and signs stand before an amount, or after it.
 _CODES = {
     "USD": "USD US$", "EUR": "EUR", "GBP": "GBP", "JPY": "JPY JP¥", "CHF": "CHF", "CNY": "CNY RMB CN¥",
@@ -62,9 +80,9 @@ _SIGNS = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY|CNY", "₹": "INR", 
 SIGNS = "".join(_SIGNS)
 # Singulars, of which the plural has an s more, and plurals that have not.
 _CURRENCIES = {
-    "USD": ("dollar", "US dollar", "U.S. dollar", "American dollar"),
+    "USD": ("dollar", "US dollar", "U.S. dollar", "American dollar", "US-Dollar"),
     "EUR": ("euro",), "GBP": ("pounds sterling", "British pound"), "GBP|pound": ("pound",),
-    "JPY": ("yen", "Japanese yen"), "CHF": ("franc", "Swiss franc"),
+    "JPY": ("yen", "Japanese yen"), "CHF": ("franc", "Swiss franc", "Franken"),
     "CNY": ("yuan", "renminbi", "Chinese yuan"), "INR": ("rupee", "Indian rupee"),
     "CAD": ("Canadian dollar",), "AUD": ("Australian dollar",), "NZD": ("New Zealand dollar",),
     "HKD": ("Hong Kong dollar",), "SGD": ("Singapore dollar",), "TWD": ("Taiwan dollar", "New Taiwan dollar"),
@@ -72,6 +90,10 @@ _CURRENCIES = {
     "MXN": ("Mexican peso",), "ZAR": ("rand", "South African rand"), "PLN": ("zloty", "złoty", "Polish zloty"),
     "SEK": ("krona", "kronor", "Swedish krona", "Swedish kronor"), "NOK|DKK": ("krone", "kroner"),
     "NOK": ("Norwegian krone", "Norwegian kroner"), "DKK": ("Danish krone", "Danish kroner"),
+}  # fmt: skip
+_MONEY_UNSPACED = {
+    "円": "JPY", "日元": "JPY", "元": "CNY|HKD|TWD", "人民元": "CNY", "港元": "HKD",
+    "美元": "USD", "米ドル": "USD", "ドル": "USD", "欧元": "EUR", "ユーロ": "EUR",
 }  # fmt: skip
 _LENGTHS = {
     "millimetre": ("millimetre", "millimeter"), "centimetre": ("centimetre", "centimeter", "cm"),
@@ -103,7 +125,7 @@ def _forms(names: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 _SPELLED_CODES = {code.upper(): unit for unit, codes in _CODES.items() for code in codes.split()}
 _BY_CODE = {**_SPELLED_CODES, **_LETTER_DOLLARS}
-_MONEY = {**_SIGNS, **_BY_CODE, **_forms(_CURRENCIES)}
+_MONEY = {**_SIGNS, **_BY_CODE, **_forms(_CURRENCIES), **_MONEY_UNSPACED}
 UNITS = {
     **_MONEY,
     "%": "%", "PERCENT": "%", "PER CENT": "%", "PERCENTAGE POINT": "%", "PERCENTAGE POINTS": "%", "PP": "%",
@@ -125,10 +147,20 @@ _BEFORE = rf"(?:{_CODE}(?:\s?[{SIGNS}])?\s?|[{SIGNS}]\s?)"
 _DOLLARS = _any_of(name for name in _MONEY if name[-1] == "$")
 _AFTER = (
     # "5 euro cents" are no euros.
-    rf"(?:%|(?:{_any_of(name for name in UNITS if name[-1].isalpha())})\b(?!\s+cents?\b)|[{SIGNS[1:]}](?!\d)|"
+    rf"(?:%|{_any_of(_MONEY_UNSPACED)}|"
+    rf"(?:{_any_of(name for name in UNITS if name[-1].isalpha())})\b(?!\s+cents?\b)|[{SIGNS[1:]}](?!\d)|"
     rf"(?:{_DOLLARS})(?!\s?[\d.(]))"
 )
 _MEASURE = rf"(?:{_any_of(_BY_MEASURE)})(?![\w-])"
+_OF_UNSPACED = _any_of(_SCALES_UNSPACED)
+_SCALE = (
+    rf"(?:(?:{_any_of(SCALES.keys() - _SCALES_UNSPACED.keys())})(?![A-Za-z])|{_OF_UNSPACED}|"
+    # "5 T€", "5 MEUR", "5 Md€"
+    rf"[tkm](?=€|(?-i:{_any_of(code for code in _SPELLED_CODES if code.isalpha())})\b)|mds?(?=\s?{_AFTER}))"
+)
+_FULL_STOP = rf"(?:(?<={'|'.join(_ABBREVIATED)})\.(?=\s?{_AFTER}))?"
+# "1兆2,345億": what of a number stands behind its first scale.
+_FURTHER = rf"(?:(?<=[{''.join({name[-1]: '' for name in _SCALES_UNSPACED})}])\d[\d,]*(?:{_OF_UNSPACED})?)*"
 MINUS = "-−–\u2010\u2011"  # the last two are hyphens, which may forbid a break of the line
 _AMOUNT = re.compile(
     rf"""
@@ -137,9 +169,12 @@ _AMOUNT = re.compile(
     (?P<open>\()?
     (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{MINUS}])?)?
     (?:(?<=\()(?P<sign3>[{MINUS}]))?
-    (?(before)|(?<![\w.,]))
+    (?(before)|(?<![^\W{UNSPACED}])(?<![.,]))
     (?P<number>
-        (?!0,)\d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?
+        [1-9]\d{{0,2}}(?:\.\d{{3}})+,\d+
+      | [1-9]\d{{0,2}}(?:\.\d{{3}}){{2,}}(?!\d)
+      | \d{{1,3}},\d{{4,}}(?=\s?(?:{_SCALE}|{_AFTER}))
+      | (?!0,)\d{{1,3}}(?:,\d{{3}})+(?!\d)(?:\.\d+)?
       | \d{{1,2}}(?:,\d{{2}})+,\d{{3}}(?!\d)(?:\.\d+)?
       | \d{{1,3}}(?:['’]\d{{3}})+(?!\d)(?:\.\d+)?
       | \d{{1,3}}(?:[\u00a0\u202f\u2009]\d{{3}})+(?!\d)(?:[.,]\d+)?
@@ -149,8 +184,8 @@ _AMOUNT = re.compile(
     )
     (?!\d|(?:st|nd|rd|th)\b|[.,]\d)
     (?P<close>\))?
-    (?:\s?-?(?P<scale>{"|".join(sorted(SCALES, key=len, reverse=True))})(?![A-Za-z]))?
-    (?:\s?(?P<after>{_AFTER})|[\s\-\u2010\u2011]?(?P<measure>{_MEASURE}))?
+    (?:\s?-?(?P<scale>{_SCALE})(?P<further>{_FURTHER}){_FULL_STOP})?
+    (?:\s?(?:d['’])?(?P<after>{_AFTER})|[\s\-\u2010\u2011]?(?P<measure>{_MEASURE}))?
     (?P<close2>\))?
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -197,6 +232,7 @@ _NO_AMOUNT = re.compile(
     rf"(?<![\d.,])\d{{1,2}}\s+{_MONTH}(?:,?\s+\d{{4}}\b)?|\b{_MONTH}\s+\d{{1,2}}\b{_NOT_OF_AN_AMOUNT}(?:,\s*\d{{4}}\b)?|"
     rf"\b{_MONTH}\s+(?:of\s+)?{_YEAR_OF}|\bQ[1-4]\s*(?:of\s+)?(?:FY\s?)?{_YEAR_OF}|"
     rf"\b(?:FY|fiscal(?:\s+year)?)\s?{_YEAR_OF}|\b10-[KQ]\b|"
+    r"(?:\d{4}年)?\d{1,2}月(?:\d{1,2}日|期)?|第\d+|"
     rf"\b(?:passages?|pages?|sections?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
     rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
@@ -237,6 +273,8 @@ _WORD_BEFORE = re.compile(rf"\b(?:{'|'.join([*_ONES, *_TENS, 'hundred'])})\s*$",
 _LONGEST_BEFORE = 20
 _LARGEST_WORD = 100  # "division one (1,234)" doesn't
 _RANGE = re.compile(rf"\s*(?:[{MINUS}]|to|and)\s*", re.IGNORECASE)
+_POINTS_BETWEEN_THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}")
+_PART = re.compile(rf"(\d[\d,]*)({_OF_UNSPACED}|)")
 
 
 def parse_quantities(text: str, *, years: bool = False, metres: bool = False) -> list[Quantity]:
@@ -251,7 +289,7 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
         years: take what is written like a year ("1950") for an amount too.
         metres: take "m" and "mm" for lengths where no other unit is given, rather than for millions.
     """
-    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), text.translate(_SAME_LETTERS))
+    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), plain_digits(text.translate(_SAME_LETTERS)))
     found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
     quantities: list[Quantity] = []
     for index, match in enumerate(found):
@@ -264,9 +302,10 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
         scale = _scale(scaled)
         if metres and unit is None and scaled and scaled.lower() in _LENGTH_OR_SCALE:
             unit, scale = _LENGTH_OR_SCALE[scaled.lower()], Decimal(1)
-        number = _decimal(match["number"])
+        number = _decimal(match["number"], (scaled or "").lower(), unit)
         value, places = Decimal(number), len(number.partition(".")[2])
         unit, scale = _in_percent(unit, scale)
+        further, last_scale = _further(match["further"] or "")
         # "(340 employees)" is an aside.
         in_parentheses = match["open"] and (match["close"] or (match["close2"] and not match["measure"]))
         start = match.start()
@@ -285,9 +324,9 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
             negative = True
         quantities.append(
             Quantity(
-                (-value if negative else value) * scale,
+                (-1 if negative else 1) * (value * scale + further),
                 unit,
-                Decimal(1).scaleb(-places) * scale,
+                last_scale or Decimal(1).scaleb(-places) * scale,
                 match.start(),
                 match.end(),
                 unsure,
@@ -320,10 +359,30 @@ def _joins(text: str, first: re.Match[str], second: re.Match[str]) -> Literal["w
     return None
 
 
-def _decimal(number: str) -> str:
-    """A number as Python reads it. A comma before one or two last digits, or after a zero, is a decimal comma."""
+def _decimal(number: str, scale: str, unit: str | None) -> str:
+    """A number as Python reads it.
+
+    A comma before one or two last digits or more than three, after a zero or after points between thousands is a
+    decimal one. Before three digits it is so where the scale is a word of a language that writes it; there a point
+    divides thousands, but for Switzerland.
+    """
     number = re.sub(r"[\u00a0\u202f\u2009'’]", "", number)
-    return re.sub(r",(?=\d{1,2}$)|(?<=^0),", ".", number).replace(",", "")
+    of_commas = scale in _SCALES_WITH_COMMA and unit != "CHF"
+    if _POINTS_BETWEEN_THOUSANDS.fullmatch(number) or (
+        (of_commas or (scale == "mio" and unit != "CHF")) and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", number)
+    ):
+        return number.replace(".", "").replace(",", ".")
+    decimal = r",(?=\d{1,3}$)" if of_commas else r",(?=(?:\d{1,2}|\d{4,})$)|(?<=^0),"
+    return re.sub(decimal, ".", number).replace(",", "")
+
+
+def _further(parts: str) -> tuple[Decimal, Decimal | None]:
+    """What stands behind the first scale of a number such as "1兆2,345億", and its last scale; None without any."""
+    value, scale = Decimal(0), None
+    for digits, name in _PART.findall(parts):
+        scale = _scale(name)
+        value += Decimal(digits.replace(",", "")) * scale
+    return value, scale
 
 
 def _is_year(match: re.Match[str]) -> bool:
@@ -332,7 +391,7 @@ def _is_year(match: re.Match[str]) -> bool:
 
 
 def _scale(name: str | None) -> Decimal:
-    return Decimal({**SCALES, **_WORD_SCALES}[name.lower()] if name else 1)
+    return Decimal({**SCALES, **_WORD_SCALES, **_BEFORE_CURRENCY}[name.lower()] if name else 1)
 
 
 def _unit(match: re.Match[str]) -> str | None:

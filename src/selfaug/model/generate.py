@@ -88,9 +88,15 @@ def chat_prompt_ids(
 
 
 def text_prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a text, without a chat template."""
+    """Token ids of a text, without a chat template.
+
+    As in training, a text that begins with the tokeniser's beginning token, as a prompt that was rendered by hand does,
+    gets no second one.
+    """
     with _TOKENISING:
-        ids = tokenizer(text)["input_ids"]
+        before, ids = (list(tokenizer(part)["input_ids"]) for part in ("", text))
+    if ids[: 2 * len(before)] == 2 * before:
+        ids = ids[len(before) :]
     return [int(token) for token in ids]
 
 

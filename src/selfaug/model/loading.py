@@ -154,15 +154,30 @@ def load_tokenizer(
         ModelError: if there is none.
     """
     name = resolve_name(model)
+    source: dict[str, Any] = {
+        "trust_remote_code": trust_remote_code,
+        "local_files_only": offline or Path(name).is_dir(),
+    }
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, trust_remote_code=trust_remote_code, local_files_only=offline or Path(name).is_dir()
-        )
+        tokenizer = AutoTokenizer.from_pretrained(name, **source)
+        if _splits_as_mistral_does_not(tokenizer):
+            tokenizer = AutoTokenizer.from_pretrained(name, **source, fix_mistral_regex=True)
     except (OSError, ValueError) as error:
         raise _not_loadable("tokeniser", model, error, offline) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _splits_as_mistral_does_not(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a tokeniser of Mistral's splits words and numbers as Llama 3's does, as tokenizer.json says.
+
+    Files from before transformers 5 say it. transformers then sets a mark and warns, where mistral-common, with which
+    the models were trained, splits otherwise. It goes by the config alone, and so takes models of the same layers with
+    a vocabulary of their own for Mistral's too: these have no `[INST]`.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return getattr(backend, "fix_mistral_regex", None) is False and "[INST]" in tokenizer.get_vocab()
 
 
 def load_model(

@@ -21,7 +21,8 @@ from selfaug.core.alert_state import STATES, State
 from selfaug.errors import StorageError
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import Alert, write_alert
-from selfaug.monitoring.monitor import PROCESSED, MonitorSettings, Sample
+from selfaug.monitoring.metric_names import Sample
+from selfaug.monitoring.monitor import PROCESSED, MonitorSettings
 from selfaug.monitoring.signals import StateChange
 from selfaug.monitoring.store import FILE, Batch, Store, read_kept
 from selfaug.monitoring.webhook import Webhook
@@ -41,6 +42,7 @@ class CanaryAlert:
         adapter: which weights are served.
         settings: of the monitor that there will be: for how long it keeps what an earlier one has kept.
         webhook: URL that is told of changes of state.
+        tell: called with what the user should know about the webhook, as that of `Webhook`.
         clock: seconds since 1970.
 
     Raises:
@@ -56,12 +58,13 @@ class CanaryAlert:
         adapter: str,
         settings: MonitorSettings | None = None,
         webhook: str | None = None,
+        tell: Callable[[str], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder, self._run, self._adapter, self._clock = Path(folder), run, adapter, clock
         self._settings = settings or MonitorSettings()
         self._state: State = "drift" if _is_alert(self._folder) else "no_data"
-        self._webhook = None if webhook is None else Webhook(webhook)
+        self._webhook = None if webhook is None else Webhook(webhook, tell=tell)
 
     def tell(self, problems: Sequence[str]) -> None:
         """Say what a replay has found.
@@ -92,11 +95,16 @@ class CanaryAlert:
                 )
 
     def metrics(self) -> list[Sample]:
-        """The state for Prometheus, while there is an alert."""
+        """The state for Prometheus, while there is an alert, and the webhook's messages."""
+        told = [] if self._webhook is None else self._webhook.metrics()
         if self._state == "no_data":
-            return []
+            return told
         return [
-            Sample(metric_names.ALERT_STATE, {"state": name}, float(name == self._state)) for name in STATES
+            *(
+                Sample(metric_names.ALERT_STATE, {"state": name}, float(name == self._state))
+                for name in STATES
+            ),
+            *told,
         ]
 
     def close(self, timeout: float = 5.0) -> None:
@@ -147,6 +155,7 @@ class CanaryAlert:
             "coverage": 0.0,
             "reference": {"prompts": 0, "held out": 0, "training": 0},
             "settings": asdict(self._settings),
+            "webhook": None if self._webhook is None else self._webhook.status(),
             "last_error": "",
         }
 

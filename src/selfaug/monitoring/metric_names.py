@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["HISTOGRAMS", "METRICS", "SERVER"]
+from typing import NamedTuple
+
+__all__ = ["HISTOGRAMS", "METRICS", "SERVER", "Sample"]
 
 REQUEST_DURATION = "gen_ai_server_request_duration_seconds"
 TIME_TO_FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
@@ -13,6 +15,7 @@ REQUESTS = "selfaug_requests_total"
 WAITING = "selfaug_requests_waiting"
 RUNNING = "selfaug_requests_running"
 READY = "selfaug_ready"
+FOLLOWS = "selfaug_follows_champion"
 
 WATCHING = "selfaug_monitor_watching"
 PROMPT_DRIFT = "selfaug_prompt_drift_nats"
@@ -23,6 +26,7 @@ SIGNAL_REFERENCE = "selfaug_signal_reference"
 SIGNAL_THRESHOLD_SHARE = "selfaug_signal_threshold_ratio"
 OBSERVATIONS = "selfaug_monitor_observations_total"
 SCORING_SECONDS = "selfaug_monitor_scoring_seconds_total"
+WEBHOOK_MESSAGES = "selfaug_webhook_messages_total"
 
 HISTOGRAMS = (REQUEST_DURATION, TIME_TO_FIRST_TOKEN, TIME_PER_OUTPUT_TOKEN, TOKEN_USAGE, PROMPT_DRIFT)
 """These have the endings _bucket, _sum and _count. The server's labels are those of OpenTelemetry's conventions for
@@ -36,6 +40,7 @@ SERVER = (
     WAITING,
     RUNNING,
     READY,
+    FOLLOWS,
 )
 """Those that are the server's own; the others are of who watches it, all but the first from `Monitor.metrics`."""
 
@@ -48,6 +53,7 @@ METRICS: dict[str, str] = {
     WAITING: "Requests that have not begun.",
     RUNNING: "Requests that are being answered.",
     READY: "1 if the server answers as the record says it should.",
+    FOLLOWS: "0 while the registry's champion can't be served, else 1: also where no registry is followed.",
     WATCHING: "1 if the traffic is watched, 0 while there is no monitor: it could not be opened, or not yet.",
     PROMPT_DRIFT: "Drift of sampled prompts, nats per prompt token.",
     ALERT_STATE: "1 for the state that the monitor is in, by state; 0 for the others.",
@@ -57,5 +63,14 @@ METRICS: dict[str, str] = {
     SIGNAL_THRESHOLD_SHARE: "A detector's statistic over its threshold, by signal; at 1 it alarms.",
     OBSERVATIONS: "Requests and votes by adapter and outcome: offered, dropped, processed, lost, scored, thinned.",
     SCORING_SECONDS: "Seconds that drift was computed for.",
+    WEBHOOK_MESSAGES: "Messages to the webhook, by outcome: sent, or failed after all attempts.",
 }
 """Name and meaning."""
+
+
+class Sample(NamedTuple):
+    """One number for Prometheus: a name of these, with the ending of a histogram's part, and labels."""
+
+    name: str
+    labels: dict[str, str]
+    value: float

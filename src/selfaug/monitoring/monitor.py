@@ -29,6 +29,7 @@ from selfaug.errors import SelfAugError, StorageError
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import EVIDENCE_ROWS, Alert, write_alert
 from selfaug.monitoring.kept_text import kept_text
+from selfaug.monitoring.metric_names import Sample
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.offer_count import OfferCount
 from selfaug.monitoring.prompt_hashes import KEY_FILE, PromptHashes
@@ -38,7 +39,7 @@ from selfaug.monitoring.signals import LEARNING_DAYS, SIGNALS, SignalName, Signa
 from selfaug.monitoring.store import Batch, Row, Store
 from selfaug.monitoring.webhook import Webhook
 
-__all__ = ["Monitor", "MonitorSettings", "Sample", "lowest_priority"]
+__all__ = ["Monitor", "MonitorSettings", "lowest_priority"]
 
 _ADAPTER_DIGITS = 12
 """Of the hash of its weights, as `selfaug monitor` shows it."""
@@ -101,14 +102,6 @@ class MonitorSettings:
     most_bytes: int | None = 2 << 30
 
 
-class Sample(NamedTuple):
-    """One number for Prometheus: a name of `metric_names`, with the ending of a histogram's part, and labels."""
-
-    name: str
-    labels: dict[str, str]
-    value: float
-
-
 class _Vote(NamedTuple):
     request_id: str
     up: bool
@@ -152,6 +145,7 @@ class Monitor:
         canary: what of the canary set has not come back, as far as it has been replayed already: empty if all has;
             None if it has not been. Without it, a monitor that begins while the set fails would say at first that all
             is well again.
+        tell: called with what the user should know about the webhook, as that of `Webhook`.
         realign: settings that are written as realign.yaml on an alert.
         clock: seconds since 1970.
         compute_clock: seconds of computing, of which the difference before and after is what a call of `score` took.
@@ -172,6 +166,7 @@ class Monitor:
         settings: MonitorSettings | None = None,
         webhook: str | None = None,
         canary: Sequence[str] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
         realign: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
         compute_clock: Callable[[], float] = time.perf_counter,
@@ -207,7 +202,7 @@ class Monitor:
             learning_days=self._settings.learning_days,
         )
         self._open()
-        self._webhook = None if webhook is None else Webhook(webhook)
+        self._webhook = None if webhook is None else Webhook(webhook, tell=tell)
         self._thread: threading.Thread | None = None
         if threaded:
             self._thread = threading.Thread(target=self._work_on, name="selfaug-monitor", daemon=True)
@@ -324,6 +319,7 @@ class Monitor:
             "coverage": counts["scored"] / requests,
             "reference": self._window.summary(),
             "settings": asdict(self._settings),
+            "webhook": None if self._webhook is None else self._webhook.status(),
             "last_error": self._last_error,
         }
 
@@ -372,7 +368,7 @@ class Monitor:
             for name, count in self.counts().items()
         ]
         samples.append(Sample(metric_names.SCORING_SECONDS, {}, self._scoring_seconds))
-        return samples
+        return samples if self._webhook is None else samples + self._webhook.metrics()
 
     def close(self, timeout: float = 5.0) -> None:
         """Stop; commit what waits, without measuring its drift. Waits for so many seconds at most."""

@@ -1,4 +1,4 @@
-"""Tells a URL of changes of state, in the background: nothing waits for it, and its failure changes nothing."""
+"""Tells a URL of changes of state, in the background: nothing waits for it, and its failure is only told."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import contextlib
 import json
 import queue
 import threading
+import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any
 
 from selfaug.errors import ConfigError
+from selfaug.monitoring import metric_names
+from selfaug.monitoring.metric_names import Sample
 
 __all__ = ["Webhook", "check_address"]
 
 _WAITING = 32
 """Messages that wait at most; the newest is dropped then."""
+
+_NO_ROOM = f"{_WAITING} messages wait already"
 
 
 def check_address(url: str) -> None:
@@ -47,22 +52,34 @@ class Webhook:
         url: http or https.
         timeout: seconds for one attempt.
         pauses: seconds before each further attempt.
+        tell: called with what the user should know, in whichever thread: that a message was given up and why, unless
+            that was said of the one before; and that one was taken after that.
 
     Attributes:
         sent: messages that were taken.
         failed: messages that were given up, or had no room.
+        last_failure: why the last one of these was, without the URL, which may have a secret in it; empty if none was.
 
     Raises:
         ConfigError: if the URL is none of http or https.
     """
 
-    def __init__(self, url: str, *, timeout: float = 5.0, pauses: Sequence[float] = (1.0, 5.0, 25.0)) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        pauses: Sequence[float] = (1.0, 5.0, 25.0),
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
         check_address(url)
-        self._url, self._timeout, self._pauses = url, timeout, pauses
+        self._url, self._timeout, self._pauses, self._tell = url, timeout, pauses, tell
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING)
         self._stop = threading.Event()
         self.sent = self.failed = 0
+        self.last_failure = self._told = ""
+        self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="selfaug-webhook", daemon=True)
         self._thread.start()
 
@@ -71,7 +88,16 @@ class Webhook:
         try:
             self._waiting.put_nowait(json.dumps(message).encode())
         except queue.Full:
-            self.failed += 1
+            self._count(_NO_ROOM)
+
+    def metrics(self) -> list[Sample]:
+        """Its messages for Prometheus, by what became of them."""
+        counts = (("sent", self.sent), ("failed", self.failed))
+        return [Sample(metric_names.WEBHOOK_MESSAGES, {"outcome": name}, count) for name, count in counts]
+
+    def status(self) -> dict[str, Any]:
+        """The same, and why the last one that failed did, as JSON."""
+        return {"sent": self.sent, "failed": self.failed, "last_failure": self.last_failure}
 
     def close(self, timeout: float = 5.0) -> None:
         """Send what waits, one attempt each, for so many seconds at most."""
@@ -82,23 +108,31 @@ class Webhook:
 
     def _run(self) -> None:
         while (message := self._waiting.get()) is not None:
-            if self._delivered(message):
-                self.sent += 1
-            else:
-                self.failed += 1
+            self._count(self._failure(message))
             if self._stop.is_set() and self._waiting.empty():
                 return
 
-    def _delivered(self, message: bytes) -> bool:
-        for pause in (*self._pauses, None):
-            if self._attempt(message):
-                return True
-            if pause is None or self._stop.is_set():
-                return False
-            self._stop.wait(pause)
-        return False
+    def _count(self, failure: str) -> None:
+        """A message was taken, or was not for this reason."""
+        with self._counting:
+            if failure:
+                self.failed, self.last_failure = self.failed + 1, failure
+            else:
+                self.sent += 1
+            changed, self._told = failure != self._told, failure
+        if changed:
+            self._tell(f"webhook NOT told: {failure}" if failure else "webhook told again.")
 
-    def _attempt(self, message: bytes) -> bool:
+    def _failure(self, message: bytes) -> str:
+        """Why a message was not taken after all attempts; empty if it was."""
+        for pause in self._pauses:
+            failure = self._attempt(message)
+            if not failure or self._stop.is_set():
+                return failure
+            self._stop.wait(pause)
+        return self._attempt(message)
+
+    def _attempt(self, message: bytes) -> str:
         request = urllib.request.Request(
             self._url,
             data=message,
@@ -106,10 +140,16 @@ class Webhook:
         )
         try:
             with self._opener.open(request, timeout=self._timeout):
-                return True
-        except (
-            OSError,
-            HTTPException,
-            ValueError,
-        ):  # the network, a status from 300 on, a reply that is no HTTP
-            return False
+                return ""
+        except urllib.error.HTTPError as error:  # from 300 on
+            error.close()
+            return f"HTTP {error.code}"
+        except (OSError, HTTPException, ValueError) as error:  # the network, a reply that is no HTTP
+            return _in_words(error)
+
+
+def _in_words(error: Exception) -> str:
+    """What went wrong, without the URL: only what the system says of it, and otherwise the kind of error alone."""
+    cause = getattr(error, "reason", error)  # urllib's own error is around that of the network
+    said = getattr(cause, "strerror", None)
+    return f"{type(cause).__name__}: {said}" if said else type(cause).__name__

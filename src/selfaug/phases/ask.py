@@ -13,6 +13,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
+from selfaug.core.printable import counted
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
@@ -90,6 +91,15 @@ class DocumentPrompts:
 
     def __post_init__(self) -> None:
         self._plain = without_special_tokens(self.tokenizer)
+
+    def outdated_in_words(self) -> str:
+        """That documents aren't as they were prepared, and what helps; empty if they are."""
+        if not self.outdated:
+            return ""
+        return (
+            f"{counted(len(self.outdated), 'document is', 'documents are')} new, changed or gone since the folder was "
+            f"prepared ({self.outdated[0]}); `selfaug prepare --overwrite` reads what has changed"
+        )
 
     def prompt(self, question: str, max_new_tokens: int) -> tuple[list[int], list[Passage], int]:
         """Token ids, the passages in them, and how many passages didn't fit: whole ones go from the end.

@@ -30,7 +30,7 @@ from selfaug.phases.inputs import (
     resolve_device,
 )
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import spread_over_sources, task_prompts
+from selfaug.phases.suites import select_items, spread_over_sources, task_prompts
 from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -156,7 +156,7 @@ def _assessed(
             on_progress=on_progress,
         ).record
 
-    general = evaluation["suites"]["general"]
+    to_be_asked = len(select_items("test", evaluation["level"]["level"], None))
     record = {
         "settings": settings,
         "data": data.report,
@@ -170,10 +170,14 @@ def _assessed(
             "seconds": trained.record["seconds"],
             "nll": trained.record["final"]["nll"],
         },
-        # For a training that keeps more than the probe does: how many answers it will change isn't known.
+        # Of all requests that `selfaug evaluate` asks, however few were asked here. For a training that keeps more than
+        # the probe does: how many answers it will change isn't known.
         "budget": proposed_budget(
-            detectable_difference(general["items"]).difference, general["base"]["value"]
+            detectable_difference(to_be_asked).difference,
+            evaluation["suites"]["general"]["base"]["value"],
         ),
+        "budget_items": to_be_asked,
+        "trained_on": evaluation.get("trained_on"),
         "verdict": verdict(evaluation["suites"], trained.record["steps"], _other_method(config)),
         "seconds": work.seconds,
     }
@@ -273,7 +277,7 @@ def _named(progress: Progress) -> Progress:
 
 
 def proposed_budget(detectable: float | None, base: float) -> float | None:
-    """Forgetting to allow, a share: what the general requests can show at all, and no less than two points.
+    """Forgetting to allow, a share: what the requests of the gate can show at all, and no less than two points.
 
     A smaller budget could not be told from none. None if there are too few items to see anything, or if the base
     model's score is no larger than the budget would be: then it could forget everything and keep it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from transformers import (
 )
 
 from selfaug.config import TrainConfig
+from selfaug.core.printable import counted
 from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.scorers import named_scorer
-from selfaug.model.generate import generate_greedy
+from selfaug.model.generate import end_tokens, generate_greedy_ids
 from selfaug.model.hidden import causal_model
 from selfaug.phases.drift_monitor import DriftMonitor
 from selfaug.phases.inputs import TrainingData
@@ -36,7 +38,6 @@ from selfaug.train import SelfAugTrainer
 __all__ = ["BestCheckpoint", "best_checkpoint", "load_adapter_weights", "take_best"]
 
 _BATCH = 32
-_ANSWER_TOKENS = 64
 _WEIGHTS = "adapter_model.safetensors"
 
 
@@ -85,11 +86,23 @@ class BestCheckpoint(TrainerCallback):  # type: ignore[misc]
         eligible = [step for step in sorted(self.scores) if self._is_within(step)]
         return max(eligible, key=lambda step: (self.scores[step], -step), default=None)
 
+    def chosen(self, last: int) -> int | None:
+        """Step that the run ends with: `best`, but the last where the scores tell no checkpoint from another.
+
+        Only at the end: an earlier one of equals is kept until then, and the last one is always there.
+
+        Args:
+            last: step of the last checkpoint.
+        """
+        equal = len(set(self.scores.values())) == 1
+        return last if equal and last in self.scores and self._is_within(last) else self.best
+
     def report(self, state: TrainerState) -> dict[str, Any]:
         """For the run's record."""
+        chosen = self.chosen(state.global_step)
         return {
-            "step": state.global_step if self.best is None else self.best,
-            "within": self.best is not None,
+            "step": state.global_step if chosen is None else chosen,
+            "within": chosen is not None,
             "seconds": self.seconds,
             "scores": {str(step): score for step, score in sorted(self.scores.items())},
         }
@@ -123,14 +136,19 @@ class BestCheckpoint(TrainerCallback):  # type: ignore[misc]
 
     def _measure(self, model: nn.Module, state: TrainerState) -> None:
         began = time.monotonic()
-        answers = generate_greedy(
-            causal_model(model),
-            self._tokenizer,
+        asked = causal_model(model)
+        answers = generate_greedy_ids(
+            asked,
             self._suite.prompts,
+            eos_ids=end_tokens(asked, self._tokenizer),
             max_new_tokens=self._suite.limits,
             batch_size=_BATCH,
         )
-        scores = [self._suite.score(index, answer) for index, answer in enumerate(answers)]
+        scores = [
+            self._suite.score(index, self._tokenizer.decode(answer, skip_special_tokens=True))
+            for index, answer in enumerate(answers)
+        ]
+        cut_off = sum(len(answer) >= limit for answer, limit in zip(answers, self._suite.limits, strict=True))
         self.seconds += time.monotonic() - began
         step = state.global_step
         # Rounding may let processes on GPUs of two kinds answer differently, and all take the same checkpoint.
@@ -139,7 +157,7 @@ class BestCheckpoint(TrainerCallback):  # type: ignore[misc]
         if drift is not None:
             self.drifts[step] = drift
         if state.is_world_process_zero:
-            self._log({"step": step, "task_score": self.scores[step]})
+            self._log({"step": step, "task_score": self.scores[step], "task_cut_off": cut_off / len(answers)})
 
     def _is_within(self, step: int) -> bool:
         return self._bound is None or self.drifts.get(step, 0.0) <= self._bound
@@ -179,22 +197,30 @@ def best_checkpoint(
         config.data.eval,
         score=named_scorer(config.train.best_scorer),
         items=config.train.best_of_rows,
-        max_new_tokens=_ANSWER_TOKENS,
+        max_new_tokens=None,
         offline=config.run.offline,
+        day=data.day,
     )
+    # A row's completion fits, as a row is no longer than that; what a model writes on beyond it need not.
+    room = [data.max_length - len(prompt) for prompt in suite.prompts]
+    suite = replace(suite, limits=[min(pair) for pair in zip(suite.limits, room, strict=True)])
 
-    choice = choice_of_rows(config.train.best_of_rows)
+    # What scores of an earlier version, which asked otherwise, are not to be compared with.
+    choice = {**choice_of_rows(config.train.best_of_rows), "task_limit": max(suite.limits)}
 
     def log(found: dict[str, Any]) -> None:
         append_line(run.metrics, {**found, **choice})
         told = f"score on {len(suite.ids)} held-out rows at step {found['step']}: {found['task_score']:.3f}"
+        if cut_off := round(found["task_cut_off"] * len(suite.ids)):
+            told += (
+                f" ({counted(cut_off, 'answer was', 'answers were')} cut off at {max(suite.limits):,} tokens)"
+            )
         on_progress(Progress("score", message=told))
 
     def drift(step: int) -> float | None:
         return None if monitor is None else monitor.drift(step)
 
     lines = read_lines(run.metrics) if run.metrics.exists() else []
-    # Scores of rows that an earlier version chose otherwise are not to be compared with those to come.
     scored = [line for line in lines if "task_score" not in line or choice.items() <= line.items()]
     return BestCheckpoint(suite, data.tokenizer, scored, drift, config.selfaug.stop_at_drift, log)
 
@@ -202,13 +228,16 @@ def best_checkpoint(
 def take_best(trainer: SelfAugTrainer, run: RunDir, best: BestCheckpoint) -> str:
     """Put the best checkpoint's adapter into the model; what to tell about it."""
     last = trainer.state.global_step
-    if best.best is None:
+    chosen = best.chosen(last)
+    if chosen is None:
         return f"no checkpoint is within selfaug.stop_at_drift: the last one, step {last}, is kept."
-    if best.best != last:
-        load_adapter_weights(trainer.model, run.checkpoints / f"checkpoint-{best.best}")
+    if chosen != best.best:
+        return f"all checkpoints have the same score, {best.scores[last]:.3f}: the last one, step {last}, is kept."
+    if chosen != last:
+        load_adapter_weights(trainer.model, run.checkpoints / f"checkpoint-{chosen}")
         # What was evaluated last were the last weights.
         trainer.state.log_history = [logs for logs in trainer.state.log_history if "eval_nll" not in logs]
-    return f"the best checkpoint is that of step {best.best}, with a score of {best.scores[best.best]:.3f}."
+    return f"the best checkpoint is that of step {chosen}, with a score of {best.scores[chosen]:.3f}."
 
 
 def load_adapter_weights(model: PeftModel, checkpoint: Path) -> None:

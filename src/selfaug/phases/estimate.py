@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import get_peft_model
-from torch import nn
 from transformers import AutoModelForCausalLM
 from trl import pack_dataset
 
@@ -21,17 +18,12 @@ from selfaug.config import TrainConfig
 from selfaug.core.alignment import default_chunk_rows
 from selfaug.core.printable import printable_size
 from selfaug.errors import StorageError
-from selfaug.model.adapters import fused_outputs
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.loading import load_model_config
 from selfaug.phases.doctor import memory
-from selfaug.phases.inputs import (
-    TrainingData,
-    adapter_config,
-    load_base_model,
-    require_known_tokens,
-    require_usable_after_training,
-)
+from selfaug.phases.inputs import TrainingData
+from selfaug.phases.parameter_counts import OsfNumbers, adapter_parameters, osf_numbers, quantized_parameters
+from selfaug.phases.sample_pass import SamplePass, time_sample_pass
 from selfaug.phases.training_checks import checked_inputs, is_sharded, require_evaluable
 from selfaug.rundir import RunDir
 from selfaug.train.reference_choice import require_cacheable, why_rows_depend_on_their_batch
@@ -40,7 +32,6 @@ __all__ = ["Estimate", "estimate"]
 
 # A model this small is loaded and timed; the others are only calculated.
 _MEASURE_SHARE_OF_MEMORY = 0.3
-_SAMPLE_TOKENS = 512
 
 _BYTES_IN_4_BITS = 0.55
 """Of a quantised parameter, its share of the scales included."""
@@ -101,16 +92,6 @@ class Estimate:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """One forward and backward pass over a sample."""
-
-    seconds_per_token: float
-    reference_seconds_per_token: float
-    saved_bytes_per_token: float
-    tokens: int
-
-
 def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _: None) -> Estimate:
     """Estimate memory, time and disk of a run.
 
@@ -128,6 +109,133 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
     on_stage("data")
     device, dtype, data = checked_inputs(config)
     on_stage("model")
+    run = _known(config, device, dtype, data)
+    weights, optimizer = _weights(run), _optimizer(run)
+    free = _free_memory(device)
+    sample = None
+    loaded = weights.amount * (2 if config.model.quantization == "none" else 1)
+    if free is None or loaded < free * _MEASURE_SHARE_OF_MEMORY:
+        on_stage("measuring")
+        sample = time_sample_pass(config, data, device, dtype)
+    activations = _activations(run, sample)
+    time, disk, cache = _time(run, sample), _disk(run), _cache(run)
+    memory = int((weights.amount + optimizer.amount + activations.amount) * 1.1)
+    disk_free = _free_disk(config)
+    warnings = [*taken, *data.warnings]
+    if free is not None and memory > free:
+        fewer_bits = config.model.quantization == "none" and not run.stored_quantized
+        warnings.append(
+            f"needs {printable_size(memory)} of memory, {printable_size(free)} are free: lower train.batch_size, "
+            f"{'' if fewer_bits else 'or '}set train.gradient_checkpointing=true"
+            f"{', or model.quantization=4bit' if fewer_bits else ''}."
+        )
+    if disk.amount + cache.amount > disk_free:
+        warnings.append(
+            f"needs {printable_size(disk.amount + cache.amount)} of disk, {printable_size(disk_free)} are free."
+        )
+    parts = (_structure(run), weights, optimizer, _rows(run), activations, time, disk, cache)
+    return Estimate(
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        processes=run.processes,
+        rows=len(data.train.rows),
+        tokens=run.tokens,
+        steps=run.steps,
+        parameters=run.parameters,
+        trainable=run.trainable,
+        weights_bytes=int(weights.amount),
+        optimizer_bytes=int(optimizer.amount),
+        activations_bytes=int(activations.amount),
+        memory_bytes=memory,
+        memory_free_bytes=free,
+        seconds=None if sample is None else time.amount,
+        disk_bytes=int(disk.amount),
+        cache_bytes=int(cache.amount),
+        disk_free_bytes=disk_free,
+        how=[line for part in parts for line in part.how],
+        warnings=warnings,
+    )
+
+
+# ---- what is known of the run
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the parts of an estimate are added up from.
+
+    Attributes:
+        config, device, dtype, data: of the training.
+        architecture: name of the model's class.
+        parameters: of the model.
+        trainable: of these, or of the adapter, what is trained.
+        quantized: parameters that are loaded in 4 bits.
+        osf: numbers of an OSF adapter; None for others.
+        stored_quantized: whether the model's files are.
+        layers, hidden, vocabulary: sizes of the model.
+        checkpointing: whether activations are made anew in the backward pass.
+        lengths: tokens of each sequence that a batch is made of.
+        tokens: in the rows, and in the anchors that go with them.
+        processes: that the launcher has started.
+        steps: optimizer steps.
+        passes: over the rows.
+        documents: that a reference cache holds.
+        there: a cache that has some of them already.
+        reference: where the reference model comes from; None without alignment.
+    """
+
+    config: TrainConfig
+    device: torch.device
+    dtype: torch.dtype
+    data: TrainingData
+    architecture: str
+    parameters: int
+    trainable: int
+    quantized: int
+    osf: OsfNumbers | None
+    stored_quantized: bool
+    layers: int
+    hidden: int
+    vocabulary: int
+    checkpointing: bool
+    lengths: list[int]
+    tokens: int
+    processes: int
+    steps: int
+    passes: float
+    documents: list[Document]
+    there: ReferenceCache | None
+    reference: str | None
+
+    @property
+    def full(self) -> bool:
+        """Whether all weights are trained, in float32."""
+        return self.config.lora.method == "full"
+
+    @property
+    def width(self) -> int:
+        """Bytes of a weight."""
+        return 4 if self.full else self.dtype.itemsize
+
+    @property
+    def half(self) -> bool:
+        """Whether products are in 16 bits."""
+        return self.dtype is not torch.float32
+
+    @property
+    def missing(self) -> list[Document]:
+        """What a cache has to be given yet."""
+        return self.there.missing(self.documents) if self.there else self.documents
+
+
+class _Part(NamedTuple):
+    """Bytes (or seconds), and how they were come by."""
+
+    amount: float
+    how: list[str]
+
+
+def _known(config: TrainConfig, device: torch.device, dtype: torch.dtype, data: TrainingData) -> _Known:
     model_config = load_model_config(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
@@ -137,195 +245,49 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
             model_config, trust_remote_code=config.model.trust_remote_code
         )
     parameters = sum(weight.numel() for weight in skeleton.parameters())
-    full = config.lora.method == "full"
-    trainable = parameters if full else _adapter_parameters(skeleton, config)
-    osf = _osf_numbers(skeleton, config) if config.lora.method == "osf" else None
-
-    settings = config.train
+    settings, full = config.train, config.lora.method == "full"
     checkpointing = settings.gradient_checkpointing
-    if checkpointing == "auto":
-        checkpointing = parameters >= 1_000_000_000
-    lengths = _sequence_lengths(data, config)
-    rows, tokens = len(data.train.rows), sum(len(row.input_ids) for row in data.train.rows)
+    lengths, tokens = _sequence_lengths(data, config), sum(len(row.input_ids) for row in data.train.rows)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = settings.batch_size * settings.gradient_accumulation * processes
     steps = settings.steps or math.ceil(math.ceil(len(lengths) / per_step) * settings.epochs)
     passes = settings.epochs if settings.steps is None else steps * per_step / len(lengths)
-    layers, hidden = text_config.num_hidden_layers, text_config.hidden_size
     documents = _documents(data, config)
-    there = _cache_there(config, type(skeleton).__name__, hidden, dtype, documents)
-    most = tokens * hidden * (4 if full else dtype.itemsize)
+    there = _cache_there(config, type(skeleton).__name__, text_config.hidden_size, dtype, documents)
     sizes = [len(document.input_ids) for document in documents]
     if config.selfaug.reference == "cache" and config.selfaug.alpha > 0:
         other = "adapter_off" if not full else None if is_sharded() else "frozen_copy"
         require_cacheable(model_config, sizes, other=other)
     depends = why_rows_depend_on_their_batch(model_config, sizes)
+    most = tokens * text_config.hidden_size * (4 if full else dtype.itemsize)
     reference = _reference(
         config, 0 if depends else passes, most, there.bytes_to_write(documents) if there else most
     )
-    missing = there.missing(documents) if there else documents
-    states = sum(document.rows for document in missing)
-
-    how = [f"parameters: counted in the model's structure ({type(skeleton).__name__}), without its weights"]
-    if processes > 1:
-        how.append(
-            f"processes: {processes:,} share the rows; memory is of each, with whole weights (not sharded)"
-        )
-    width = 4 if full else dtype.itemsize
-    quantized = _quantized_parameters(skeleton) if config.model.quantization == "4bit" else 0
-    weights = int(quantized * _BYTES_IN_4_BITS + (parameters - quantized) * width)
-    each = f"{width} bytes a parameter"
-    if quantized:
-        each = f"{_BYTES_IN_4_BITS:g} bytes a parameter of linear layers, {width} of embeddings, head and the rest"
-    if reference == "frozen_copy":
-        weights *= 2
-        how.append(f"weights: tuned model and frozen reference model, {each} each")
-    elif reference == "adapter_off":
-        how.append(f"weights: {each}; the reference is the same weights without the adapter")
-    else:
-        how.append(f"weights: {each}")
-    stored_quantized = getattr(model_config, "quantization_config", None) is not None
-    if stored_quantized:
-        how.append("weights: the model is stored quantised, and is counted as if it were not: it takes less")
-    if osf is not None:
-        weights += 4 * (trainable + osf.frozen)
-        how.append(
-            "weights: beside them, OSF has the singular directions that it trains, their first values, and U or V of "
-            "those that it preserves, 4 bytes a number"
-        )
-    half = dtype is not torch.float32
-    if full and half:
-        weights += 2 * parameters
-        how.append("weights: copies in 16 bits that autocast keeps for a step, 2 bytes a parameter")
-    optimizer = trainable * 12
-    if config.evaluation.at_end != "none":
-        how.append("the evaluation at the end is not counted")
-    how.append("optimizer: gradient and two moments of Adam, 4 bytes each a trained parameter")
-    if processes > 1:
-        optimizer += trainable * 4
-        how.append("optimizer: gradients once more, as they are exchanged, 4 bytes a trained parameter")
-
-    free = _free_memory(device)
-    measured = None
-    if (
-        free is None
-        or weights * (2 if config.model.quantization == "none" else 1) < free * _MEASURE_SHARE_OF_MEMORY
-    ):
-        on_stage("measuring")
-        measured = _measure(config, data, device, dtype)
-    longest = settings.batch_size * max(lengths)
-    if settings.packing:
-        how.append(
-            f"steps: {rows:,} rows are packed into {len(lengths):,} of at most {data.max_length:,} tokens"
-        )
     if config.selfaug.anchors != "none":
-        tokens += int(config.selfaug.anchor_share * rows * _ANCHOR_TOKENS)
-        how.append(
-            f"anchors: {config.selfaug.anchor_share:g} a row, counted as {_ANCHOR_TOKENS} tokens each; writing them "
-            "is not counted"
-        )
-    if checkpointing:  # which has one layer's OSF factors at a time
-        activations = longest * hidden * dtype.itemsize * (layers + 40)
-        how.append(
-            "activations: gradient checkpointing keeps one hidden state a layer, and one layer in full, "
-            "for a micro-batch of the longest rows"
-        )
-    elif measured is not None:
-        activations = int(longest * measured.saved_bytes_per_token)
-        how.append(
-            f"activations: bytes kept for the backward pass, measured on {measured.tokens} tokens, "
-            "for a micro-batch of the longest rows"
-        )
-    else:
-        activations = longest * hidden * dtype.itemsize * layers * 17
-        how.append("activations: 17 hidden states a layer and token, for a micro-batch of the longest rows")
-    if osf is not None and not checkpointing:
-        activations += 4 * osf.joined
-        how.append("activations: OSF joins its factors in each pass, and keeps them for the backward pass")
-    vocabulary = text_config.vocab_size
-    # Logits, and their logarithms.
-    chunk = 2 * 4 * vocabulary * min(longest, default_chunk_rows(device, vocabulary))
-    activations += chunk * (2 if reference else 1)
-    how.append(
-        f"activations: logits of one chunk of positions, of {'both models' if reference else 'the model'}"
-    )
-    if full:
-        # The sum over chunks, and a product or what is handed on of it; for products in 16 bits a copy of the head.
-        activations += vocabulary * hidden * (10 if half else 8)
-        how.append("activations: gradient of the head, which is made beside the others")
-    memory = int((weights + optimizer + activations) * 1.1)
-
-    seconds = None
-    if measured is not None:
-        shared = tokens / processes
-        again = measured.reference_seconds_per_token * shared  # a forward pass over all rows
-        seconds = (measured.seconds_per_token * shared + (again if checkpointing else 0)) * passes
-        if reference:
-            to_build = states / max(1, sum(document.rows for document in documents))
-            seconds += again * (to_build if reference == "cache" else passes)
-        how.append(
-            f"time: one forward and backward pass, and one of the reference model"
-            f"{' (once, for the cache)' if reference == 'cache' else ''}, timed on "
-            f"{measured.tokens} tokens, for {shared * passes:,.0f} tokens"
-            f"{' of each process' if processes > 1 else ''}; saving and evaluating not counted"
-        )
-    else:
-        how.append("time: not measured: the model is too large to load for an estimate")
-
-    disk = trainable * 4 * (3 * (settings.kept_checkpoints + 1) + 1)
-    how.append(
-        f"disk: {settings.kept_checkpoints + 1} checkpoints (weights and two moments, 4 bytes each), "
-        "and the result"
-    )
-    cache = 0
-    if reference == "cache":
-        how.append("reference cache: one hidden state a prompt token of all rows, those to evaluate on too")
-        if there and len(missing) < len(documents):
-            how.append(
-                f"reference cache: {there.folder} has {len(documents) - len(missing):,} of {len(documents):,} "
-                "different rows already, if its model has these weights, which training compares"
-            )
-        if config.selfaug.anchors == "self":
-            states += config.selfaug.anchor_count * _ANCHOR_TOKENS
-            how.append(f"reference cache: {_ANCHOR_TOKENS} of each anchor")
-        cache = states * hidden * dtype.itemsize
-    folder = next(
-        parent for parent in (Path(config.run.output).absolute(), *Path(config.run.output).absolute().parents)
-        if parent.exists()
-    )  # fmt: skip
-    disk_free = shutil.disk_usage(folder).free
-    warnings = [*taken, *data.warnings]
-    if free is not None and memory > free:
-        fewer_bits = config.model.quantization == "none" and not stored_quantized
-        warnings.append(
-            f"needs {printable_size(memory)} of memory, {printable_size(free)} are free: lower train.batch_size, "
-            f"{'' if fewer_bits else 'or '}set train.gradient_checkpointing=true"
-            f"{', or model.quantization=4bit' if fewer_bits else ''}."
-        )
-    if disk + cache > disk_free:
-        warnings.append(
-            f"needs {printable_size(disk + cache)} of disk, {printable_size(disk_free)} are free."
-        )
-    return Estimate(
-        device=str(device),
-        dtype=str(dtype).removeprefix("torch."),
-        processes=processes,
-        rows=rows,
-        tokens=tokens,
-        steps=steps,
+        tokens += int(config.selfaug.anchor_share * len(data.train.rows) * _ANCHOR_TOKENS)
+    return _Known(
+        config=config,
+        device=device,
+        dtype=dtype,
+        data=data,
+        architecture=type(skeleton).__name__,
         parameters=parameters,
-        trainable=trainable,
-        weights_bytes=weights,
-        optimizer_bytes=optimizer,
-        activations_bytes=activations,
-        memory_bytes=memory,
-        memory_free_bytes=free,
-        seconds=seconds,
-        disk_bytes=disk,
-        cache_bytes=cache,
-        disk_free_bytes=disk_free,
-        how=how,
-        warnings=warnings,
+        trainable=parameters if full else adapter_parameters(skeleton, config),
+        quantized=quantized_parameters(skeleton) if config.model.quantization == "4bit" else 0,
+        osf=osf_numbers(skeleton, config) if config.lora.method == "osf" else None,
+        stored_quantized=getattr(model_config, "quantization_config", None) is not None,
+        layers=text_config.num_hidden_layers,
+        hidden=text_config.hidden_size,
+        vocabulary=text_config.vocab_size,
+        checkpointing=parameters >= 1_000_000_000 if checkpointing == "auto" else checkpointing,
+        lengths=lengths,
+        tokens=tokens,
+        processes=processes,
+        steps=steps,
+        passes=passes,
+        documents=documents,
+        there=there,
+        reference=reference,
     )
 
 
@@ -395,72 +357,159 @@ def _cache_there(
     )
 
 
-def _quantized_parameters(model: nn.Module) -> int:
-    """Numbers that bitsandbytes stores in 4 bits: weights of linear layers, without the output head."""
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    weights: list[Any] = [
-        module.weight
-        for module in model.modules()
-        if module is not head and type(module).__name__ in ("Linear", "Conv1D")
-    ]
-    return sum(weight.numel() for weight in weights)
+# ---- the parts
 
 
-def _adapter_parameters(model: nn.Module, config: TrainConfig) -> int:
-    """Two factors for each linear layer that the adapter targets."""
-    lora = config.lora
-    if lora.method == "osf":
-        return _osf_numbers(model, config).trained
-    return sum(
-        lora.rank * (one + other) + (max(one, other) if lora.dora else 0)
-        # GPT-2's Conv1D is a linear layer with its weight transposed.
-        for one, other in _target_shapes(model, config, {"Linear", "Conv1D"})
+def _structure(run: _Known) -> _Part:
+    how = [f"parameters: counted in the model's structure ({run.architecture}), without its weights"]
+    if run.processes > 1:
+        how.append(
+            f"processes: {run.processes:,} share the rows; memory is of each, with whole weights (not sharded)"
+        )
+    return _Part(run.parameters, how)
+
+
+def _weights(run: _Known) -> _Part:
+    """Memory of the weights, of a frozen copy, and of what lies beside them for a whole step."""
+    weights = int(run.quantized * _BYTES_IN_4_BITS + (run.parameters - run.quantized) * run.width)
+    each = f"{run.width} bytes a parameter"
+    if run.quantized:
+        each = f"{_BYTES_IN_4_BITS:g} bytes a parameter of linear layers, {run.width} of embeddings, head and the rest"
+    how = [f"weights: {each}"]
+    if run.reference == "frozen_copy":
+        weights *= 2
+        how = [f"weights: tuned model and frozen reference model, {each} each"]
+    elif run.reference == "adapter_off":
+        how = [f"weights: {each}; the reference is the same weights without the adapter"]
+    if run.stored_quantized:
+        how.append("weights: the model is stored quantised, and is counted as if it were not: it takes less")
+    if run.osf is not None:
+        weights += 4 * (run.trainable + run.osf.frozen)
+        how.append(
+            "weights: beside them, OSF has the singular directions that it trains, their first values, and U or V of "
+            "those that it preserves, 4 bytes a number"
+        )
+    if run.full and run.half:
+        weights += 2 * run.parameters
+        how.append("weights: copies in 16 bits that autocast keeps for a step, 2 bytes a parameter")
+    return _Part(weights, how)
+
+
+def _optimizer(run: _Known) -> _Part:
+    optimizer = run.trainable * 12
+    how = []
+    if run.config.evaluation.at_end != "none":
+        how.append("the evaluation at the end is not counted")
+    how.append("optimizer: gradient and two moments of Adam, 4 bytes each a trained parameter")
+    if run.processes > 1:
+        optimizer += run.trainable * 4
+        how.append("optimizer: gradients once more, as they are exchanged, 4 bytes a trained parameter")
+    return _Part(optimizer, how)
+
+
+def _rows(run: _Known) -> _Part:
+    """What rows are made into."""
+    settings, rows, how = run.config.selfaug, len(run.data.train.rows), []
+    if run.config.train.packing:
+        how.append(
+            f"steps: {rows:,} rows are packed into {len(run.lengths):,} of at most {run.data.max_length:,} tokens"
+        )
+    if settings.anchors != "none":
+        how.append(
+            f"anchors: {settings.anchor_share:g} a row, counted as {_ANCHOR_TOKENS} tokens each; writing them "
+            "is not counted"
+        )
+    return _Part(run.tokens, how)
+
+
+def _activations(run: _Known, sample: SamplePass | None) -> _Part:
+    """Memory of one micro-batch of the longest rows."""
+    how = []
+    longest = run.config.train.batch_size * max(run.lengths)
+    if run.checkpointing:  # which has one layer's OSF factors at a time
+        activations = longest * run.hidden * run.dtype.itemsize * (run.layers + 40)
+        how.append(
+            "activations: gradient checkpointing keeps one hidden state a layer, and one layer in full, "
+            "for a micro-batch of the longest rows"
+        )
+    elif sample is not None:
+        activations = int(longest * sample.saved_bytes_per_token)
+        how.append(
+            f"activations: bytes kept for the backward pass, measured on {sample.tokens} tokens, "
+            "for a micro-batch of the longest rows"
+        )
+    else:
+        activations = longest * run.hidden * run.dtype.itemsize * run.layers * 17
+        how.append("activations: 17 hidden states a layer and token, for a micro-batch of the longest rows")
+    if run.osf is not None and not run.checkpointing:
+        activations += 4 * run.osf.joined
+        how.append("activations: OSF joins its factors in each pass, and keeps them for the backward pass")
+    # Logits, and their logarithms.
+    chunk = 2 * 4 * run.vocabulary * min(longest, default_chunk_rows(run.device, run.vocabulary))
+    activations += chunk * (2 if run.reference else 1)
+    how.append(
+        f"activations: logits of one chunk of positions, of {'both models' if run.reference else 'the model'}"
+    )
+    if run.full:
+        # The sum over chunks, and a product or what is handed on of it; for products in 16 bits a copy of the head.
+        activations += run.vocabulary * run.hidden * (10 if run.half else 8)
+        how.append("activations: gradient of the head, which is made beside the others")
+    return _Part(activations, how)
+
+
+def _time(run: _Known, sample: SamplePass | None) -> _Part:
+    """Seconds of training."""
+    if sample is None:
+        return _Part(math.nan, ["time: not measured: the model is too large to load for an estimate"])
+    shared = run.tokens / run.processes
+    again = sample.reference_seconds_per_token * shared  # a forward pass over all rows
+    seconds = (sample.seconds_per_token * shared + (again if run.checkpointing else 0)) * run.passes
+    if run.reference:
+        states = sum(document.rows for document in run.documents)
+        to_build = sum(document.rows for document in run.missing) / max(1, states)
+        seconds += again * (to_build if run.reference == "cache" else run.passes)
+    how = (
+        f"time: one forward and backward pass, and one of the reference model"
+        f"{' (once, for the cache)' if run.reference == 'cache' else ''}, timed on "
+        f"{sample.tokens} tokens, for {shared * run.passes:,.0f} tokens"
+        f"{' of each process' if run.processes > 1 else ''}; saving and evaluating not counted"
+    )
+    return _Part(seconds, [how])
+
+
+def _disk(run: _Known) -> _Part:
+    """Disk of checkpoints and final weights."""
+    kept = run.config.train.kept_checkpoints
+    disk = run.trainable * 4 * (3 * (kept + 1) + 1)
+    return _Part(
+        disk,
+        [f"disk: {kept + 1} checkpoints (weights and two moments, 4 bytes each), and the result"],
     )
 
 
-class _OsfNumbers(NamedTuple):
-    """Numbers that PEFT's OSF holds beside the base weights.
-
-    Attributes:
-        trained: U, S and V of the singular directions that aren't preserved.
-        frozen: their first values, and U or V of the preserved ones, whichever isn't square.
-        joined: U and V of the trained ones and of their first values side by side, as a forward pass makes them.
-    """
-
-    trained: int
-    frozen: int
-    joined: int
-
-
-def _osf_numbers(model: nn.Module, config: TrainConfig) -> _OsfNumbers:
-    trained = frozen = joined = 0
-    for one, other in _target_shapes(model, config, {"Linear"}):  # it leaves other layers as they are
-        preserved = int(min(one, other) * config.lora.preserved)
-        rank = min(one, other) - preserved
-        trained += rank * (one + other + 1)
-        frozen += rank * (one + other + 1) + (preserved * max(one, other) if one != other else 0)
-        joined += 2 * rank * (one + other)
-    return _OsfNumbers(trained, frozen, joined)
+def _cache(run: _Known) -> _Part:
+    """Disk that the reference cache grows by."""
+    if run.reference != "cache":
+        return _Part(0, [])
+    how = ["reference cache: one hidden state a prompt token of all rows, those to evaluate on too"]
+    missing, documents = run.missing, len(run.documents)
+    states = sum(document.rows for document in missing)
+    if run.there and len(missing) < documents:
+        how.append(
+            f"reference cache: {run.there.folder} has {documents - len(missing):,} of {documents:,} "
+            "different rows already, if its model has these weights, which training compares"
+        )
+    if run.config.selfaug.anchors == "self":
+        states += run.config.selfaug.anchor_count * _ANCHOR_TOKENS
+        how.append(f"reference cache: {_ANCHOR_TOKENS} of each anchor")
+    return _Part(states * run.hidden * run.dtype.itemsize, how)
 
 
-def _target_shapes(model: nn.Module, config: TrainConfig, kinds: Collection[str]) -> list[torch.Size]:
-    """Shape of each weight that the adapter targets; the output head is no target."""
-    targets = config.lora.target_modules
-    every = targets == ["all-linear"]
-    without = fused_outputs(model) if every and config.lora.method == "lora" else []
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return [
-        module.weight.shape
-        for name, module in model.named_modules()
-        if module is not head
-        and type(module).__name__ in kinds
-        and (every or _ends_with_one(name, targets))
-        and not _ends_with_one(name, without)
-    ]
-
-
-def _ends_with_one(name: str, ends: Iterable[str]) -> bool:
-    return any(f".{name}".endswith(f".{end}") for end in ends)
+def _free_disk(config: TrainConfig) -> int:
+    """Bytes, where the run's folder will be."""
+    output = Path(config.run.output).absolute()
+    folder = next(place for place in (output, *output.parents) if place.exists())
+    return shutil.disk_usage(folder).free
 
 
 def _free_memory(device: torch.device) -> int | None:
@@ -468,66 +517,3 @@ def _free_memory(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0]
     known = memory()
     return None if known is None else known[0]
-
-
-def _measure(config: TrainConfig, data: TrainingData, device: torch.device, dtype: torch.dtype) -> _Measured:
-    """Time a forward and backward pass on a row of median length, cut to a sample's."""
-    full = config.lora.method == "full"
-    model: Any = load_base_model(
-        config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
-    )
-    require_usable_after_training(model, config.lora)
-    require_known_tokens(model, data)
-    adapter = adapter_config(config.lora, model)
-    if adapter is not None:
-        model = get_peft_model(model, adapter)
-    model.train()
-    ids = sorted((row.input_ids for row in data.train.rows), key=len)[len(data.train.rows) // 2]
-    # Told apart from the weights by their shapes.
-    widths = {size for weight in model.parameters() for size in weight.shape}
-    osf_shapes: set[tuple[int, ...]] = set()
-    if config.lora.method == "osf":  # its factors are joined by two, in every pass anew
-        pairs = [weight.shape for weight in model.parameters() if weight.requires_grad and weight.ndim == 2]
-        osf_shapes = {shape for one, other in pairs for shape in ((2 * one, other), (one, 2 * other))}
-        osf_shapes |= {shape[::-1] for shape in osf_shapes}
-        widths |= {size for shape in osf_shapes for size in shape}
-    length = min(len(ids), _SAMPLE_TOKENS)
-    while length in widths and length > 2:
-        length -= 1
-    batch = torch.tensor([ids[:length]], device=device)
-    own = {weight.data_ptr() for weight in model.parameters()}
-    # Autocast keeps copies of the weights in 16 bits; they don't grow with the batch.
-    copied = {shape for weight in model.parameters() for shape in (weight.shape, weight.shape[::-1])}
-    saved: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        is_copy = full and tensor.dtype is not torch.float32 and tensor.shape in copied
-        if tensor.data_ptr() not in own and not is_copy and tuple(tensor.shape) not in osf_shapes:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    autocast = torch.autocast(
-        device.type, dtype, enabled=dtype is not torch.float32 and (full or device.type == "cuda")
-    )
-    # The first pass is warm-up, and tells what is kept for the backward pass. Logits of all tokens are left
-    # out: this model call keeps them, training works on the head in chunks.
-    with autocast, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(batch, labels=batch).loss.backward()
-    logits = batch.shape[1] * model.config.get_text_config().vocab_size
-    kept = sum(size for size in saved.values() if size not in (2 * logits, 4 * logits))
-    timed = []
-    for backward in (True, False):
-        begin = _clock(device)
-        with autocast, torch.set_grad_enabled(backward):
-            loss = model(batch, labels=batch).loss
-            if backward:
-                loss.backward()
-        timed.append((_clock(device) - begin) / batch.shape[1])
-    return _Measured(timed[0], timed[1], kept / batch.shape[1], batch.shape[1])
-
-
-def _clock(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()

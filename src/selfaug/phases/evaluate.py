@@ -6,10 +6,8 @@ an evaluation that was cut off goes on with the next prompts.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,39 +23,34 @@ from selfaug.core.gate import at_least, at_most, overall
 from selfaug.core.statistics import Interval
 from selfaug.core.trained_on import trained_on_in_words
 from selfaug.data.sources import require_names
-from selfaug.errors import ConfigError, DataError, ModelError, StorageError
+from selfaug.errors import ConfigError, ModelError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half, Level
-from selfaug.eval.own_suites import names_function, own_suite
-from selfaug.eval.scorers import Scorer, files_of_scorer, named_scorer
+from selfaug.eval.scorers import Scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import context_window, load_tokenizer
-from selfaug.model.reference import FrozenModel
 from selfaug.model.stored_weights import stored_tokenizer_hash
-from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
+from selfaug.phases.both_models import DRIFT_SO_FAR, MODELS, BothModels, answers_file
+from selfaug.phases.drift_suites import OWN_ANSWERS
+from selfaug.phases.evaluation_settings import Questions, changed_settings, suites_of
 from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
-from selfaug.phases.inputs import describe_sources, resolve_device
-from selfaug.phases.lm_eval_suites import Benchmark, benchmark_answers, hash_of_tasks, require_benchmarks
+from selfaug.phases.inputs import resolve_device
+from selfaug.phases.lm_eval_suites import Benchmark, require_benchmarks
+from selfaug.phases.model_card import write_evaluation_on_card
 from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_files import load_run_config, require_named_files, tell_of_changes
 from selfaug.phases.run_models import (
     TOKENIZER,
-    alike_where_known,
-    hash_of_weights,
     load_run_models,
     trained_alike,
     trained_weights,
 )
 from selfaug.phases.suites import (
     Suite,
-    answers_to,
-    choice_of_rows,
     compare_answers,
     compare_scores,
     compare_sides,
-    fitting_level,
     general_prompts,
     level_of,
     scored_by,
@@ -78,22 +71,13 @@ __all__ = [
     "FAST_ROWS",
     "RECORD_KIND",
     "Evaluation",
-    "digests_of",
     "evaluate",
     "require_chat_template",
-    "suites_of",
 ]
 
 RECORD_KIND = "evaluation"
 
-MODELS = ("base", "tuned")
-
 _STARTED = "started.json"
-_DRIFT_SO_FAR = "drift-so-far.jsonl"
-
-_TASK_FILES = "benchmark_files"
-
-_RESERVED = {"task", "general"}
 
 FAST_ROWS = 32
 """Rows that are asked beside the fast subset of the general suite."""
@@ -178,18 +162,7 @@ def evaluate(
     config = load_run_config(folder, tell)
     score = named_scorer(scorer)
     others = {name: named_scorer(name) for name in also_score if name != scorer}
-    needs_rows = {"--min-task-gain": min_task_gain is not None, "--also-score": bool(others)}
-    if any(needs_rows.values()) and not (data or config.data.eval):
-        given = " and ".join(name for name, needs in needs_rows.items() if needs)
-        raise ConfigError(
-            f"{given}: needs held-out rows, and the run was trained without any.",
-            hint="give them with --data.",
-        )
-    if config.is_chosen_on(data):
-        raise ConfigError(
-            "the run's checkpoint was chosen on rows of data.eval (train.best_of_rows), which can't be reported on.",
-            hint="give others with --data.",
-        )
+    _require_reportable_rows(config, data, with_gain=min_task_gain is not None, with_others=bool(others))
     as_set = load_config(folder.config)  # with names as they are, wherever their files are found from here
     foretold = None if forecast is None else read_forecast(forecast, as_set.model.name)
     chosen = level_of(level)
@@ -201,23 +174,11 @@ def evaluate(
     files, made = suites_of(suites, benchmarks)
     sources = [os.path.expanduser(source) for source in data or config.data.eval]
     require_names(sources)
-    named = sources if data else as_set.data.eval
-    settings = {
-        "data": named, "scorer": scorer, "half": half, "level": level,
-        "suites": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items()
-                   if Path(file).is_file()}
-        | {name: _hash_of_items(items) for name, items in made.items()},
-        "benchmarks": list(benchmarks), "benchmark_tasks": benchmark_tasks, "benchmark_items": benchmark_items,
-        "general_items": general_items, "task_items": task_items, "max_new_tokens": max_new_tokens, "step": step,
-        "weights": hash_of_weights(weights), **choice_of_rows(task_items),
-        TOKENIZER: stored_tokenizer_hash(config.model.name),
-    }  # fmt: skip
-    if benchmarks and benchmark_tasks is not None:
-        settings[_TASK_FILES] = hash_of_tasks(benchmark_tasks)
-    judges = {one for name, file in files.items() if name not in made for one in _judges_of(file)}
-    contents = digests_of([*sources, *files_of_scorer(scorer), *sorted(judges)])
-    name_of = dict(zip(sources, named, strict=True))
-    contents = {name_of.get(source, source): digests for source, digests in contents.items()}
+    questions = Questions(
+        sources, sources if data else as_set.data.eval, scorer, half, level, files, made, benchmarks, benchmark_tasks,
+        benchmark_items, general_items, task_items, max_new_tokens,
+    )  # fmt: skip
+    settings, contents = questions.settings(config.model.name, weights, step), questions.contents()
     work = folder.samples / "evaluation"
     spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
@@ -255,6 +216,7 @@ def evaluate(
                 forecast,
                 foretold,
                 lambda: _scored_anew(held_out(tokenizer_of_model()), others, work) if others else {},
+                tell,
             )
         _require_same(folder, work, settings)
     on_progress(Progress("data"))
@@ -264,12 +226,7 @@ def evaluate(
     require_chat_template(
         tokenizer, config.model.name, then=f"name that folder in {folder.config}, at model.name"
     )
-    window = context_window(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
-    )
-    template = config.data.chat_template_kwargs
     asked: dict[str, Suite] = {}
-    other_suites: dict[str, Suite] = {}
     known_rows: dict[str, Any] | None = None
     if sources:
         asked["task"] = held_out(tokenizer)
@@ -277,109 +234,42 @@ def evaluate(
         known_rows = trained_on(folder, config, sources, ids, offline=offline)
         if (worth := trained_on_in_words(known_rows)) is not None:
             tell(f"{worth}.")
-        other_suites = {name: scored_by(asked["task"], other) for name, other in others.items()}
-    for name, file in files.items():
-        asked[name] = (
-            general_prompts(tokenizer, made[name], template)
-            if name in made
-            else suite_file_prompts(tokenizer, read_suite(file), max_new_tokens, template, window=window)
-        )
+    otherwise = {name: scored_by(asked["task"], other) for name, other in others.items()}
+    asked |= _own_suites(questions, config, tokenizer, offline)
     resolved = resolve_device(device)
     known = None if base_from is None else _evaluated_alike(base_from, folder, config, settings, resolved)
     on_progress(Progress("model"))
     base, tuned = load_run_models(folder, config, weights, device=resolved, offline=offline)
     if overwrite and replaced.entries():
         replaced.move()  # not before all of this has worked
+    template = config.data.chat_template_kwargs
+    models = BothModels(base, tuned, tokenizer, template, batch_size, work, on_progress)
     with replaced.settled(), _opened(work, settings, spent):
-
-        def report(stage: str) -> Callable[[int, int], None]:
-            return lambda done, total: on_progress(Progress(stage, done, total))
-
         if chosen is None:
-            with _answering(base, tuned, "base") as model:
-                chosen = fitting_level(
-                    work / "level-base.jsonl",
-                    model,
-                    tokenizer,
-                    template,
-                    batch_size,
-                    report("base: which level"),
-                )
+            chosen = models.fitting_level()
             for warning in chosen.warnings:
-                on_progress(Progress("warning", message=warning))
+                tell(warning)
             if forecast is not None and (why := other_level(forecast, chosen.level)):
-                on_progress(Progress("warning", message=f"no forecast is made: {why}"))
+                tell(f"no forecast is made: {why}")
                 foretold = None
         general_requests = select_items(half, chosen.level, general_items)
         asked["general"] = general_prompts(tokenizer, general_requests, template)
         if known is not None:
             _take_base_answers(known, work, asked)
 
-        answers: dict[str, dict[str, list[str]]] = {}
-        for name, suite in asked.items():
-            answers[name] = {}
-            for which in MODELS:
-                with _answering(base, tuned, which) as model:
-                    answers[name][which] = answers_to(
-                        suite,
-                        work / f"{name}-{which}.jsonl",
-                        model,
-                        tokenizer,
-                        batch_size,
-                        report(f"{which}: {name}"),
-                    )
-        scored: dict[str, dict[str, Benchmark]] = {}
-        for task in benchmarks:
-            scored[task] = {}
-            for which in MODELS:
-                on_progress(Progress(f"{which}: {task}", message=f"{which} model: {task}, through lm-eval"))
-                with _answering(base, tuned, which) as model:
-                    scored[task][which] = benchmark_answers(
-                        model,
-                        tokenizer,
-                        task,
-                        work / f"{task}-{which}.jsonl",
-                        folder=benchmark_tasks,
-                        items=benchmark_items,
-                        batch_size=batch_size,
-                        template_arguments=template,
-                    )
-        drifts, most_drifted = measured_drifts(
-            tuned,
-            None if base is None else FrozenModel(base),
-            tokenizer,
-            asked,
-            answers["general"]["base"],
-            work / _DRIFT_SO_FAR,
-            report,
-        )
+        answers = models.answers(asked)
+        scored = models.benchmarks(benchmarks, benchmark_tasks, benchmark_items)
+        drifts, most_drifted = models.drifts(asked, answers["general"]["base"])
         write_lines(work / "drift.jsonl", most_drifted)
 
         results = {
-            name: {
-                **compare_answers(suite, answers[name]["tuned"], answers[name]["base"]),
-                "cut_off": {which: share_cut_off(suite, work / f"{name}-{which}.jsonl") for which in MODELS},
-                "own_limits": name == "general" or name in made,
-            }
-            for name, suite in asked.items()
+            **_compared(asked, answers, general_requests, made, work),
+            **{task: _compare_benchmarks(task, **found) for task, found in scored.items()},
         }
-        results["general"]["cut_off_by_level"] = {
-            which: share_cut_off_by_level(general_requests, work / f"general-{which}.jsonl")
-            for which in MODELS
-        }
-        results |= {task: _compare_benchmarks(task, **found) for task, found in scored.items()}
-        sides: dict[str, Any] = {}
-        if config.data.prepared is not None and "task" in asked:
-            sides = compare_sides(
-                asked["task"],
-                answers["task"]["tuned"],
-                answers["task"]["base"],
-                # The model's own words, and those of rows that were prepared anew since.
-                list(filter(None, (trained_no_answer(folder), no_answer_of(Path(config.data.prepared))))),
-            )
         differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
         gate = _gate(differences, results["general"]["base"].value, max_forgetting, min_task_gain)
-        data_of_record = {
+        drift = drifts.get(OWN_ANSWERS, {"nats": None})["nats"]
+        record = {
             "run": str(folder.path),
             "settings": settings,
             "contents": contents,
@@ -388,32 +278,128 @@ def evaluate(
             "benchmarks": {
                 task: {which: found[which].table for which in MODELS} for task, found in scored.items()
             },
-            "sides": sides,
+            "sides": _sides(folder, config, asked["task"], answers["task"]) if "task" in asked else {},
             "trained_on": known_rows,
             "also": {
                 name: compare_answers(suite, answers["task"]["tuned"], answers["task"]["base"])
-                for name, suite in other_suites.items()
+                for name, suite in otherwise.items()
             },
             "drift": drifts,
             "forecast": None
-            if foretold is None
-            or OWN_ANSWERS not in drifts
-            or not math.isfinite(drifts[OWN_ANSWERS]["nats"].value)
-            else expected_forgetting(foretold, drifts[OWN_ANSWERS]["nats"].value),
+            if foretold is None or drift is None or not math.isfinite(drift.value)
+            else expected_forgetting(foretold, drift.value),
             "gate": gate,
             "device": str(resolved),
             "threads": torch.get_num_threads(),
             "seconds": spent.seconds,
         }
-        evaluation = _written(folder, data_of_record, gate)
-        (work / _DRIFT_SO_FAR).unlink(missing_ok=True)
+        evaluation = _written(folder, record, gate, tell)
+        (work / DRIFT_SO_FAR).unlink(missing_ok=True)
         return evaluation
 
 
-def _written(run: RunDir, record: dict[str, Any], gate: Mapping[str, Any] | None) -> Evaluation:
-    """The evaluation with this record, which is written, and with what this command's bounds say."""
+def _require_reportable_rows(
+    config: TrainConfig, data: Sequence[str], *, with_gain: bool, with_others: bool
+) -> None:
+    """Refuse what needs held-out rows without any, and rows on which the run's checkpoint was chosen.
+
+    Args:
+        config: of the run.
+        data: sources that were named; those that the run evaluated on if empty.
+        with_gain: whether there is a bound on the task's gain.
+        with_others: whether answers are scored otherwise, too.
+
+    Raises:
+        ConfigError: if there are none, or they were chosen on.
+    """
+    needs_rows = {"--min-task-gain": with_gain, "--also-score": with_others}
+    if any(needs_rows.values()) and not (data or config.data.eval):
+        given = " and ".join(name for name, needs in needs_rows.items() if needs)
+        raise ConfigError(
+            f"{given}: needs held-out rows, and the run was trained without any.",
+            hint="give them with --data.",
+        )
+    if config.is_chosen_on(data):
+        raise ConfigError(
+            "the run's checkpoint was chosen on rows of data.eval (train.best_of_rows), which can't be reported on.",
+            hint="give others with --data.",
+        )
+
+
+def _own_suites(
+    questions: Questions, config: TrainConfig, tokenizer: PreTrainedTokenizerBase, offline: bool
+) -> dict[str, Suite]:
+    """Prompts of the user's own suites, by name."""
+    template = config.data.chat_template_kwargs
+    window = context_window(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
+    )
+    return {
+        name: general_prompts(tokenizer, questions.made[name], template)
+        if name in questions.made
+        else suite_file_prompts(
+            tokenizer, read_suite(file), questions.max_new_tokens, template, window=window
+        )
+        for name, file in questions.files.items()
+    }
+
+
+def _compared(
+    asked: Mapping[str, Suite],
+    answers: Mapping[str, Mapping[str, list[str]]],
+    general_requests: Sequence[GeneralItem],
+    made: Mapping[str, list[GeneralItem]],
+    work: Path,
+) -> dict[str, dict[str, Any]]:
+    """By suite, for the record: scores, their difference, and which answers were cut off at their limit.
+
+    Args:
+        asked: suites by name.
+        answers: by suite and model.
+        general_requests: of the suite "general".
+        made: suites whose items have limits of their own, as the general requests do.
+        work: folder of the answers.
+    """
+    results = {
+        name: {
+            **compare_answers(suite, answers[name]["tuned"], answers[name]["base"]),
+            "cut_off": {which: share_cut_off(suite, answers_file(work, name, which)) for which in MODELS},
+            "own_limits": name == "general" or name in made,
+        }
+        for name, suite in asked.items()
+    }
+    results["general"]["cut_off_by_level"] = {
+        which: share_cut_off_by_level(general_requests, answers_file(work, "general", which))
+        for which in MODELS
+    }
+    return results
+
+
+def _sides(
+    run: RunDir, config: TrainConfig, suite: Suite, answers: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    """What answers to prepared rows are worth side by side: value, sources, abstention; empty for other rows."""
+    if config.data.prepared is None:
+        return {}
+    # The model's own words, and those of rows that were prepared anew since.
+    no_answers = list(filter(None, (trained_no_answer(run), no_answer_of(Path(config.data.prepared)))))
+    return compare_sides(suite, answers["tuned"], answers["base"], no_answers)
+
+
+def _written(
+    run: RunDir, record: dict[str, Any], gate: Mapping[str, Any] | None, tell: Callable[[str], None]
+) -> Evaluation:
+    """The evaluation with this record, which is written, there and on the model card, and with what this command's
+    bounds say.
+    """
     write_record(run.evaluation, RECORD_KIND, record)
-    return Evaluation(read_record(run.evaluation, RECORD_KIND), None if gate is None else gate["outcome"])
+    written = read_record(run.evaluation, RECORD_KIND)
+    if record["settings"]["step"] is None:  # else it is of a checkpoint, which has no card
+        try:
+            write_evaluation_on_card(run, written)
+        except StorageError as error:  # the numbers are there, and count
+            tell(f"the model card is as it was before: {error.message}")
+    return Evaluation(written, None if gate is None else gate["outcome"])
 
 
 def _decided_anew(
@@ -425,8 +411,10 @@ def _decided_anew(
     forecast: str | None,
     foretold: Forecast | None,
     also: Callable[[], dict[str, Any]],
+    tell: Callable[[str], None],
 ) -> Evaluation:
-    """The evaluation that is there with other bounds, scorers or another forecast: answers and drift stay as they are.
+    """The evaluation that is there with other bounds, scorers or another forecast: answers and drift stay as they are,
+    and so does, as `gates_before`, what other bounds have decided.
 
     Raises:
         StorageError: if there is nothing to decide anew, or the evaluation has other settings, or is of files that have
@@ -435,7 +423,7 @@ def _decided_anew(
     """
     record = read_record(run.evaluation, RECORD_KIND)
     # Whichever rows were asked, the record says so, and its answers stay.
-    changed = [name for name in _changed(record["settings"], settings) if name != "task_choice"]
+    changed = [name for name in changed_settings(record["settings"], settings) if name != "task_choice"]
     known = record.get("contents", {})  # there are none in older records
     stale = sorted(file for file in contents if known.get(file, contents[file]) != contents[file])
     if stale and not changed:
@@ -458,6 +446,8 @@ def _decided_anew(
             "--min-task-gain) or other scorers (--also-score); or use --overwrite.",
         )
     if gate is not None:
+        if record["gate"] not in (None, gate):
+            record["gates_before"] = [*record.get("gates_before", []), record["gate"]]
         record["gate"] = gate
     # Null where the model is broken, and drifts by no number.
     moved = record["drift"].get(OWN_ANSWERS, {"nats": {"value": None}})["nats"]["value"]
@@ -465,44 +455,7 @@ def _decided_anew(
         _require_level(forecast, record["level"]["level"])
         record["forecast"] = expected_forgetting(foretold, moved)
     record["also"] = record.get("also", {}) | scored
-    return _written(run, record, gate)
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of the settings that differ."""
-    # Of earlier versions, which kept the home folder's sign as it was.
-    before = {**before, "data": [os.path.expanduser(source) for source in before.get("data", [])]}
-    changed = [key for key in now if before.get(key) != now[key]]
-    if alike_where_known(before.get(TOKENIZER), now.get(TOKENIZER)):
-        changed = [key for key in changed if key != TOKENIZER]
-    if _TASK_FILES not in before and before.get("benchmark_tasks") == now.get("benchmark_tasks"):
-        changed = [key for key in changed if key != _TASK_FILES]  # of earlier versions, which didn't keep it
-    return sorted(changed)
-
-
-def digests_of(sources: Sequence[str]) -> dict[str, list[str]]:
-    """SHA-256 of each file that rows, or the schema of a scorer, are read from; by source.
-
-    There are none of a hub data set, nor of a file that is gone: what was evaluated can be decided on without it.
-    """
-    digests = {
-        name: [one["sha256"] for one in describe_sources([name]) if "sha256" in one] for name in sources
-    }
-    return {name: found for name, found in digests.items() if found}
-
-
-def _judges_of(suite: str) -> list[str]:
-    """Files that the scorers in a suite's lines read; none of one that can't be read any more, nor has to be."""
-    try:
-        return [file for row in read_suite(suite) for file in row.judged_by]
-    except DataError:
-        return []
-
-
-def _hash_of_items(items: Sequence[GeneralItem]) -> str:
-    """The same in each process: a check of the user's own may be shown by where it lies in memory."""
-    shown = re.sub(r" at 0x[0-9a-fA-F]+", "", repr(items))
-    return hashlib.sha256(shown.encode()).hexdigest()
+    return _written(run, record, gate, tell)
 
 
 def _compare_benchmarks(task: str, base: Benchmark, tuned: Benchmark) -> dict[str, Any]:
@@ -533,7 +486,7 @@ def _scored_anew(suite: Suite, scorers: Mapping[str, Scorer], work: Path) -> dic
     suites = {name: scored_by(suite, scorer) for name, scorer in scorers.items()}
     answers = {}
     for which in MODELS:
-        file = work / f"task-{which}.jsonl"
+        file = answers_file(work, "task", which)
         kept = {row["id"]: row for row in read_lines(file)} if file.exists() else {}
         asked = zip(suite.ids, suite.texts, strict=True)
         if any(name not in kept or kept[name]["prompt"] != text for name, text in asked):
@@ -579,32 +532,6 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase, model: str, *, the
         )
 
 
-def suites_of(
-    suites: Sequence[str], benchmarks: Sequence[str] = ()
-) -> tuple[dict[str, str], dict[str, list[GeneralItem]]]:
-    """Suites of the user's by name, and the items of those that a function makes.
-
-    Args:
-        suites: JSONL files, or functions as `module:function`.
-        benchmarks: whose names are taken.
-
-    Raises:
-        ConfigError: if two have the same name, or a function can't be used.
-    """
-    files = {_suite_name(suite): suite for suite in suites}
-    if len(files) < len(suites) or (_RESERVED | set(benchmarks)) & files.keys():
-        raise ConfigError(
-            "suites must have names of their own, other than task, general and the benchmarks': "
-            f"{', '.join(map(str, suites))}.",
-            hint="rename a file: its name without the ending is the suite's.",
-        )
-    return files, {name: own_suite(suite) for name, suite in files.items() if names_function(suite)}
-
-
-def _suite_name(suite: str) -> str:
-    return suite.partition(":")[2] if names_function(suite) else Path(suite).stem
-
-
 def _evaluated_alike(
     run: str | os.PathLike[str],
     asking: RunDir,
@@ -625,7 +552,7 @@ def _evaluated_alike(
     other = RunDir.open(run)
     other_config = load_run_config(other)
     record = read_record(other.evaluation, RECORD_KIND)
-    differ = [key for key in _changed(record["settings"], settings) if key not in ("step", "weights")]
+    differ = [key for key in changed_settings(record["settings"], settings) if key not in ("step", "weights")]
     # Another one may have lain under the same name: each run agrees with the weights that it was trained on.
     if other_config.model != config.model or not trained_alike(asking, other):
         differ.append("base model")
@@ -644,17 +571,17 @@ def _evaluated_alike(
 def _take_base_answers(source: Path, work: Path, asked: dict[str, Suite]) -> None:
     """Copy the answers to the same prompts, unless this evaluation has begun with its own."""
     for name, suite in asked.items():
-        file, own = f"{name}-base.jsonl", work / f"{name}-base.jsonl"
-        if own.exists() or not (source / file).exists():
+        own, theirs = (answers_file(folder, name, "base") for folder in (work, source))
+        if own.exists() or not theirs.exists():
             continue
-        write_lines(own, list(suite.kept(read_lines(source / file)).values()))
+        write_lines(own, list(suite.kept(read_lines(theirs)).values()))
 
 
 def _require_same(run: RunDir, work: Path, settings: dict[str, Any]) -> None:
     """Refuse where there are the answers of an evaluation with other settings."""
     if (work / _STARTED).exists():
         before = read_record(work / _STARTED, "evaluation-started")
-        changed = _changed(before, settings)
+        changed = changed_settings(before, settings)
         if changed:
             raise StorageError(
                 f"{run.path} has an evaluation that was cut off, with another {', '.join(changed)}.",
@@ -690,18 +617,6 @@ def _opened(work: Path, settings: dict[str, Any], spent: WorkTime) -> Iterator[N
         yield
     finally:
         spent.keep()
-
-
-@contextmanager
-def _answering(base: Any, tuned: Any, model: str) -> Iterator[Any]:
-    """The model of that name."""
-    if model == "tuned":
-        yield tuned
-    elif base is not None:
-        yield base
-    else:
-        with adapter_off(tuned):
-            yield tuned
 
 
 def _gate(

@@ -19,8 +19,9 @@ from selfaug.monitoring.webhook import check_address
 from selfaug.phases.canary import recorded_canary
 from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.inputs import resolve_device
-from selfaug.phases.live_run import LiveRun
+from selfaug.phases.live_run import LiveRun, not_exchangeable, tokenizer_problems
 from selfaug.phases.run_files import load_run_config
+from selfaug.phases.run_models import trained_alike
 from selfaug.phases.serve import Server, ServeSettings, context_of
 from selfaug.phases.watching import DriftModels
 from selfaug.rundir import RunDir
@@ -33,6 +34,9 @@ from selfaug.serving.upstream import AnswerEnds, UpstreamAwayError, UpstreamEngi
 __all__ = ["UpstreamSettings", "open_gateway"]
 
 _SECONDS, _CONNECT_SECONDS = 60.0, 5.0
+
+_LIST_SECONDS = 10.0
+"""For the list of its models, which a server has at hand."""
 
 _AWAY = (502, 503, 504)
 """Statuses of a server, or of a proxy before it, that will be there."""
@@ -108,11 +112,12 @@ def open_gateway(
         max_running=settings.max_batch,
         max_waiting=settings.max_waiting,
     )
+    own_window = context_of(settings, config)
     served = Served(
         engine=engine,
         text_ids=partial(text_prompt_ids, tokenizer),
         vocabulary=len(tokenizer),
-        window=context_of(settings, config),
+        window=own_window,
         max_tokens=settings.max_tokens,
         request_seconds=settings.request_seconds,
         most_at_once=settings.max_batch + settings.max_waiting,
@@ -120,12 +125,17 @@ def open_gateway(
         has_base=upstream.has_base,
     )
     live.serve_by(served, tokenizer)
+
+    def within(tokens: int) -> None:
+        served.window = min(own_window, tokens)
+
     load = partial(open_chat, device=settings.device, offline=settings.offline)
     models = UpstreamModels(
         engine,
         tokenizer,
         load if upstream.score_drift else None,
         {live.folder.path.resolve(): names[TUNED]},
+        within,
     )
     return Server(served, models, live, tokenizer, settings, log)
 
@@ -164,6 +174,7 @@ class UpstreamModels:
         load: loads the models of a run's folder into this process, to measure drift with; None: it is not measured.
         called: what the other server calls the tuned model of a run, by the run's resolved folder; of other runs, it is
             called as its folder is.
+        on_window: called with the tokens that prompt and answer may have together there, each time that it says so.
     """
 
     def __init__(
@@ -172,8 +183,10 @@ class UpstreamModels:
         tokenizer: PreTrainedTokenizerBase,
         load: Callable[[Path], Chat] | None,
         called: Mapping[Path, str],
+        on_window: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.engine, self._tokenizer, self._load, self._called = engine, tokenizer, load, called
+        self._on_window = on_window
         self._ends = chat_ends(tokenizer)
         self.checked = _AS_RECORDED
 
@@ -187,6 +200,14 @@ class UpstreamModels:
             UpstreamAwayError: if it doesn't answer.
         """
         return self._check(run, self.engine.names[TUNED])
+
+    def missing(self) -> list[str]:
+        """What the other server lacks of what it is asked for; nothing is generated for it.
+
+        Raises:
+            UpstreamAwayError: if it doesn't answer.
+        """
+        return self._missing(list(self.engine.names.values()))
 
     def _check(self, run: RunDir, tuned: str) -> list[str] | None:
         problems = self._missing([*self._base, tuned])
@@ -217,7 +238,9 @@ class UpstreamModels:
         return loaded
 
     def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
-        """Refuse a run that the other server can't answer for; nothing is changed.
+        """Refuse a run that the other server, or this one, can't answer for; nothing is changed.
+
+        Number formats and methods are the other server's own: what they make of the run is seen in its answers.
 
         Args:
             now: the run that is served.
@@ -226,8 +249,14 @@ class UpstreamModels:
             check: whether the answers to its canary set are compared.
 
         Raises:
+            ConfigError: if the run was trained on another base model, or with another tokeniser or chat template than
+                the one that is served, with which this server goes on.
             ModelError: if the other server hasn't the adapter, or doesn't answer as recorded.
         """
+        unlike = [] if trained_alike(now.folder, new.folder) else ["it was trained on another base model"]
+        unlike += tokenizer_problems(now, new)
+        if unlike:
+            raise not_exchangeable(new, unlike)
         name = self._name_of(new)
         problems = self._check(new.folder, name) if check else self._missing([name])
         if problems:
@@ -258,14 +287,16 @@ class UpstreamModels:
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         try:
-            found = _content(self._ask("GET", "/models"))
-            there = {one["id"] for one in found["data"]}
+            cards = _content(self._ask("GET", "/models", seconds=_LIST_SECONDS))["data"]
+            there = {one["id"]: one for one in cards}
         except UpstreamAwayError:
             raise
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
             return [f"{self.engine.shown}/models can't be read: {type(error).__name__}: {error}"]
         lacking = [name for name in names if name not in there]
         if not lacking:
+            if (window := _window(there, names)) is not None:
+                self._on_window(window)
             return []
         return [f"{self.engine.shown} has no {' and no '.join(lacking)}; it has {', '.join(sorted(there))}"]
 
@@ -311,14 +342,16 @@ class UpstreamModels:
         self.engine.ends.were_taken(ends)
         return answer
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = _SECONDS
+    ) -> httpx.Response:
         try:
             found = httpx.request(
                 method,
                 f"{self.engine.url}{path}",
                 json=body,
                 headers=self.engine.headers,
-                timeout=httpx.Timeout(_SECONDS, connect=_CONNECT_SECONDS),
+                timeout=httpx.Timeout(seconds, connect=_CONNECT_SECONDS),
                 trust_env=False,
             )
         except httpx.TransportError as error:
@@ -330,6 +363,18 @@ class UpstreamModels:
         if found.status_code in _AWAY:
             raise UpstreamAwayError(f"{self.engine.shown} does not answer yet: status {found.status_code}")
         return found
+
+
+def _window(cards: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> int | None:
+    """The fewest tokens of context that a server says its models have, vLLM in `max_model_len`; None if it doesn't.
+
+    Args:
+        cards: of all its models, by name. vLLM's of an adapter says nothing of it, but names the base model.
+        names: of those that are asked for.
+    """
+    parents = [parent for name in names if isinstance(parent := cards[name].get("parent"), str)]
+    found = [cards[name].get("max_model_len") for name in (*names, *parents) if name in cards]
+    return min((one for one in found if type(one) is int and one > 0), default=None)
 
 
 def _content(found: httpx.Response) -> Any:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
+import json
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +59,14 @@ __all__ = [
     "template_of",
     "trained_rows",
     "training_device",
+    "writes_date",
 ]
 
 _PROBLEMS_SHOWN = 3
 """A warning names this many rows that were left out, beside how many there are."""
+
+_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+"""How a chat template has today's date, in a form such as "%d %b %Y" (Llama 3.2, gpt-oss)."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ class TrainingData:
         max_length: most tokens in a row: the setting, or the model's window if that is less.
         report: counts and hashes, for the record.
         warnings: what the user should know.
+        day: as given to `load_training_data`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -80,15 +89,19 @@ class TrainingData:
     max_length: int
     report: dict[str, Any]
     warnings: list[str]
+    day: date | None = None
 
 
-def load_training_data(config: TrainConfig, template: RetrievalTemplate | None = None) -> TrainingData:
+def load_training_data(
+    config: TrainConfig, template: RetrievalTemplate | None = None, day: date | None = None
+) -> TrainingData:
     """Read, validate and encode the rows.
 
     Args:
         config: the settings.
         template: of a run that has begun, from `trained_template`: its file may say something else by now. None reads
             the file that the settings name.
+        day: that a chat template writes into prompts as today's; None for today.
 
     Raises:
         DataError, ModelError, ConfigError: if rows, tokeniser or template can't be used.
@@ -99,6 +112,7 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
     window = context_window(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
+    rendering = tokenizer if day is None else _on_day(tokenizer, day)
     max_length = min(config.data.max_length, window or config.data.max_length)
     template = template or template_of(config)
     loaded = {
@@ -107,7 +121,7 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
     asked_by_held_out = None
     if config.data.skip_held_out and config.data.eval:
         loaded, asked_by_held_out = _without_held_out(config, template, loaded)
-    train, of_train = _encoded(config, template, config.data.train, loaded["train"], tokenizer, max_length)
+    train, of_train = _encoded(config, template, config.data.train, loaded["train"], rendering, max_length)
     warnings = list(train.report.warnings)
     report: dict[str, Any] = {"train": of_train, "max_length": max_length}
     if config.data.prepared is not None:
@@ -115,7 +129,7 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
     left_out = {"training": train.problems}
     if "replay" in loaded and loaded["replay"].rows:
         train, left_out["replay"], report["replay"] = _with_replay(
-            config, template, loaded["replay"], train, tokenizer, max_length
+            config, template, loaded["replay"], train, rendering, max_length
         )
     if asked_by_held_out is not None:
         report["asked_by_held_out"] = asked_by_held_out
@@ -123,7 +137,7 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
     evaluation = None
     if config.data.eval:
         evaluation, report["eval"] = _encoded(
-            config, template, config.data.eval, loaded["eval"], tokenizer, max_length
+            config, template, config.data.eval, loaded["eval"], rendering, max_length
         )
         left_out["evaluation"] = evaluation.problems
         known = {_digest_row(row.input_ids) for row in train.rows}
@@ -141,7 +155,22 @@ def load_training_data(config: TrainConfig, template: RetrievalTemplate | None =
                 "`selfaug preview` shows them."
             )
     warnings += [_left_out(name, problems) for name, problems in left_out.items() if problems]
-    return TrainingData(tokenizer, train, evaluation, max_length, report, warnings)
+    return TrainingData(tokenizer, train, evaluation, max_length, report, warnings, day)
+
+
+def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template may write today's date into prompts."""
+    return "strftime_now" in str(tokenizer.chat_template)
+
+
+def _on_day(tokenizer: PreTrainedTokenizerBase, day: date) -> PreTrainedTokenizerBase:
+    """A tokeniser whose chat template takes a day for today: what is resumed tomorrow has the prompts of today."""
+    template = tokenizer.chat_template
+    if not isinstance(template, str) or not writes_date(tokenizer):
+        return tokenizer
+    rendering = copy.copy(tokenizer)
+    rendering.chat_template = _NOW.sub(lambda now: json.dumps(day.strftime(now[2])), template)
+    return rendering
 
 
 def _without_held_out(

@@ -30,7 +30,7 @@ from selfaug.serving.lanes import rows_can_mix
 from selfaug.serving.served import FoundPrompt, Served
 from selfaug.serving.watcher import Answered
 
-__all__ = ["ALIAS", "LiveModels", "LiveRun", "tuned_name"]
+__all__ = ["ALIAS", "LiveModels", "LiveRun", "not_exchangeable", "tokenizer_problems", "tuned_name"]
 
 ALIAS = "champion"
 """The name by which clients ask for whatever model is the current one."""
@@ -151,6 +151,10 @@ class LiveModels:
         """Gives the models that drift is measured with: those that answer."""
         return lambda: (self.tuned, self.base)
 
+    def missing(self) -> list[str]:
+        """None of them: they are in this process."""
+        return []
+
     def require_exchangeable(self, now: LiveRun, new: LiveRun, *, check: bool) -> None:
         """Refuse a run that can't take the place of another while the server runs; nothing is changed.
 
@@ -191,7 +195,7 @@ class LiveModels:
         try:
             self.engine.use_adapter(name)
             if self.engine.mixes and not rows_can_mix(tuned):
-                raise _not_exchangeable(new, ["its adapter is not plain LoRA"])
+                raise not_exchangeable(new, ["its adapter is not plain LoRA"])
             problems = self.check(new.folder) if check else None
             if problems:
                 raise ModelError(
@@ -213,14 +217,26 @@ def _require_exchangeable(now: LiveRun, new: LiveRun) -> None:
     trained = [read_record(run.folder.started, "train-started")["model"] for run in (now, new)]
     if any(trained[0][key] != trained[1][key] for key in ("weights_hash", "dtype")):
         problems.append("it was trained on another base model, or in another number format")
-    # The server goes on with the tokeniser that it has loaded.
-    if not alike_where_known(*(one.get("stored_tokenizer_hash") for one in trained)):
-        problems.append("it was trained with another tokeniser or chat template of its base model")
+    problems += tokenizer_problems(now, new)
     if problems:
-        raise _not_exchangeable(new, problems)
+        raise not_exchangeable(new, problems)
 
 
-def _not_exchangeable(new: LiveRun, problems: list[str]) -> ConfigError:
+def tokenizer_problems(now: LiveRun, new: LiveRun) -> list[str]:
+    """Why a run can't be served with the tokeniser of another, which its server goes on with; empty if it can.
+
+    Args:
+        now: the run that is served.
+        new: the run that is to take its place.
+    """
+    trained = [read_record(run.folder.started, "train-started")["model"] for run in (now, new)]
+    if alike_where_known(*(one.get("stored_tokenizer_hash") for one in trained)):
+        return []
+    return ["it was trained with another tokeniser or chat template of its base model"]
+
+
+def not_exchangeable(new: LiveRun, problems: list[str]) -> ConfigError:
+    """The error for a run that can't take the place of another while the server runs, for these reasons."""
     return ConfigError(
         f"{new.folder.path} can't take the place of the run that is served while the server runs.",
         problems=problems,

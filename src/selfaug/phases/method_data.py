@@ -152,7 +152,12 @@ def write_distilled_rows(
         path.with_name(f"distilled{_PARTS}"),
         model,
         tokenizer,
-        [chat_prompt_ids(tokenizer, messages, **config.data.chat_template_kwargs) for messages in asked],
+        [
+            chat_prompt_ids(
+                tokenizer, messages, **rows[place].template_arguments(config.data.chat_template_kwargs)
+            )
+            for (place, _), messages in zip(turns, asked, strict=True)
+        ],
         end_tokens(model, tokenizer),
         max_new_tokens,
         on_progress,
@@ -186,11 +191,9 @@ def _messages(row: Row, plain: Callable[[str], str]) -> list[dict[str, Any]]:
 
 def _learnt_turns(row: Row, messages: Sequence[Mapping[str, Any]]) -> list[int]:
     """Places of the assistant turns that are trained: the last one, or all; those with a text and a request before."""
-    last = len(messages) - 1
-    first = 1 if row.every_assistant_turn else last
     return [
         place
-        for place in range(first, last + 1)
+        for place in (row.trained_turns() if isinstance(row.prompt, list) else [len(messages) - 1])
         if messages[place]["role"] == "assistant"
         and all(isinstance(one.get("content"), str) for one in messages[place - 1 : place + 1])
     ]

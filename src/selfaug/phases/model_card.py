@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import yaml
 
 from selfaug.config import TrainConfig, dump_config
+from selfaug.core.trained_on import trained_on_in_words
+from selfaug.eval.scorers import files_of_scorer
 from selfaug.model.loading import DEMO_MODEL
+from selfaug.records import write_text
+from selfaug.rundir import RunDir
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "with_evaluation", "write_evaluation_on_card"]
 
 _ADAPTERS = {"lora": "a LoRA adapter", "osf": "an OSF adapter (orthogonal subspace fine-tuning)"}
 
@@ -39,6 +44,14 @@ forgetting; it does not rule it out."""
 
 _NOT_ALIGNED_LIMITS = "What the base model could do may be forgotten."
 
+_NOT_EVALUATED = "Not evaluated on held-out rows."
+
+_COMPARED = "### Compared with the Base Model"
+
+# To the next heading of its level. A line with a single # can be a comment in code of the user's.
+_EVALUATION_SECTION = re.compile(r"^## Evaluation[ \t]*\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+_COMPARED_PART = re.compile(rf"^{_COMPARED}[ \t]*\n.*?(?=^##|\Z)", re.MULTILINE | re.DOTALL)
+
 
 def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
     """Text of the card.
@@ -58,7 +71,7 @@ def model_card(config: TrainConfig, record: dict[str, Any]) -> str:
     front["library_name"] = "peft" if adapter else "transformers"
     front["tags"] = ["selfaug", *([method] if adapter else [])]
     final, data = record["final"], record["data"]["train"]
-    evaluation = "Not evaluated on held-out rows."
+    evaluation = _NOT_EVALUATED
     if record["evaluation"]:
         evaluation = (
             f"On {record['data']['eval']['rows']:,} held-out rows: "
@@ -145,6 +158,102 @@ SHA-256 of the settings: `{record["settings_sha256"]}`
 
 {versions}
 """
+
+
+def write_evaluation_on_card(run: RunDir, record: Mapping[str, Any]) -> None:
+    """Write `with_evaluation` into the card of a complete run, if it has one that can be read.
+
+    Args:
+        run: its folder.
+        record: data of its evaluation's record.
+
+    Raises:
+        StorageError: if the card can't be written; it is as it was then.
+    """
+    for folder in (run.adapter, run.model):
+        card = folder / "README.md"
+        try:
+            text = card.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            continue
+        write_text(card, with_evaluation(text, record))
+
+
+def with_evaluation(card: str, record: Mapping[str, Any]) -> str:
+    """The card with what an evaluation found, in a part of its own under Evaluation, in place of an earlier one.
+
+    All else stays as it is, for users edit their cards; so does a card without that heading.
+
+    Args:
+        card: its text.
+        record: data of the evaluation's record.
+    """
+    section = _EVALUATION_SECTION.search(card)
+    if section is None:
+        return card
+    told, part = section[1], _compared(record)
+    if "task" in record["suites"]:
+        told = told.replace(f"{_NOT_EVALUATED}\n", "")
+    if _COMPARED_PART.search(told):
+        told = _COMPARED_PART.sub(lambda _: part, told, count=1)
+    else:
+        told = f"{told.rstrip()}\n\n{part}"
+    return f"{card[: section.start(1)]}\n{told.lstrip()}{card[section.end(1) :]}"
+
+
+def _compared(record: Mapping[str, Any]) -> str:
+    """Scores of both models, and what was decided by them."""
+    settings, level = record["settings"], record["level"]["level"]
+    half = "test" if settings["half"] == "test" else "development"
+    rows = [
+        f"| {_asked(name, settings['scorer'])} | {suite['items']:,} | {_share(suite['base'])} | "
+        f"{_share(suite['tuned'])} | {_difference(suite['difference']['difference'])} |"
+        for name, suite in record["suites"].items()
+    ]
+    paragraphs = [
+        _COMPARED,
+        "Written by `selfaug evaluate`, which replaces this part. Both models were asked the same; scores in percent, "
+        "differences in percentage points, each with its 95 % interval.",
+        "\n".join(
+            [
+                "| asked | items | base model | tuned model | difference, item by item |",
+                "|---|---:|---|---|---|",
+                *rows,
+            ]
+        ),
+        f"General requests: {half} half, {'all levels' if level is None else f'level {level}'}.",
+    ]
+    if (worth := trained_on_in_words(record.get("trained_on"))) is not None:
+        paragraphs.append(f"**{worth[0].upper()}{worth[1:]}.**")
+    if record["gate"] is not None:
+        gates = [record["gate"], *reversed(record.get("gates_before", []))]
+        now, *before = (f"{gate['outcome']} ({'; '.join(map(_bound, gate['bounds']))})" for gate in gates)
+        decided = f" Before, on the same answers: {', '.join(before)}." if before else ""
+        paragraphs.append(f"Gate: {now}.{decided}")
+    return "\n\n".join(paragraphs) + "\n\n"
+
+
+def _asked(suite: str, scorer: str) -> str:
+    """What a suite is called, for a cell of a table."""
+    if suite == "general":
+        return "general requests"
+    for file in files_of_scorer(scorer):
+        scorer = scorer.replace(file, Path(file).name)
+    name = f"the job, scored by `{scorer}`" if suite == "task" else f"`{suite}`"
+    return name.replace("|", "\\|")
+
+
+def _bound(bound: Mapping[str, Any]) -> str:
+    return f"{bound['name']} {bound['sense']} {100 * bound['bound']:g} points: {bound['outcome']}"
+
+
+def _share(interval: Mapping[str, float]) -> str:
+    return f"{100 * interval['value']:.1f} ({100 * interval['low']:.1f} to {100 * interval['high']:.1f})"
+
+
+def _difference(interval: Mapping[str, float]) -> str:
+    value, low, high = (round(100 * interval[end], 1) + 0.0 for end in ("value", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _code(base: str, adapter: bool) -> str:
@@ -238,6 +347,12 @@ def _chosen(record: dict[str, Any]) -> str:
         return (
             " No checkpoint was within selfaug.stop_at_drift; the weights are the last one's, of step "
             f"{best['step']:,}."
+        )
+    scores = best["scores"]
+    if len(scores) > 1 and len(set(scores.values())) == 1 and best["step"] == max(map(int, scores)):
+        return (
+            f" The weights are those of step {best['step']:,}, the last one: all {len(scores)} checkpoints have the "
+            f"same score on {best['rows']:,} held-out rows ({best['scorer']})."
         )
     return (
         f" The weights are those of step {best['step']:,}: the best of {len(best['scores'])} checkpoints on "

@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.core.alert_state import ALERTS
+from selfaug.core.alert_state import ALERTS, UNWATCHED_AFTER
 from selfaug.data import EncodedRows
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
@@ -176,6 +176,7 @@ def open_monitor(
     webhook: str | None = None,
     measure: bool = True,
     canary: Sequence[str] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
     compute_clock: Callable[[], float] = time.perf_counter,
     on_progress: Callable[[Progress], None] = lambda _: None,
@@ -190,6 +191,7 @@ def open_monitor(
         measure: whether a reference window that is missing, or is another adapter's, is measured; else whatever is
             there is taken.
         canary: what of the canary set has not come back, as for `Monitor`.
+        tell: called with what the user should know about the webhook.
         clock: seconds since 1970.
         compute_clock: seconds of computing, as for `Monitor`.
         on_progress: called while the reference window is measured.
@@ -210,6 +212,7 @@ def open_monitor(
         settings=settings,
         webhook=webhook,
         canary=canary,
+        tell=tell,
         realign=_realign_settings(folder, load_config(folder.config)),
         clock=clock,
         compute_clock=compute_clock,
@@ -217,7 +220,11 @@ def open_monitor(
 
 
 def open_canary_alert(
-    run: str | os.PathLike[str], *, settings: MonitorSettings | None = None, webhook: str | None = None
+    run: str | os.PathLike[str],
+    *,
+    settings: MonitorSettings | None = None,
+    webhook: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> CanaryAlert:
     """What tells of a run's canary set while the run has no monitor.
 
@@ -225,6 +232,7 @@ def open_canary_alert(
         run: folder of the run that is served.
         settings: of its monitor.
         webhook: URL that is told of changes of state.
+        tell: called with what the user should know about the webhook.
 
     Raises:
         StorageError: if the run or what was written there can't be read.
@@ -237,6 +245,7 @@ def open_canary_alert(
         adapter=hash_of_weights(weights),
         settings=settings,
         webhook=webhook,
+        tell=tell,
     )
 
 
@@ -283,7 +292,12 @@ def monitor_status(
     seconds = max(0.0, now - status["time"])
     status["state"] = standing_state(status["state"], seconds, run, registry)
     reports = sorted((folder.monitor / "alerts").glob("*/record.json"))
-    return {**status, "seconds_ago": seconds, "report": str(reports[-1].parent) if reports else None}
+    return {
+        **status,
+        "seconds_ago": seconds,
+        "watched": seconds <= UNWATCHED_AFTER,
+        "report": str(reports[-1].parent) if reports else None,
+    }
 
 
 def is_alert(status: dict[str, Any]) -> bool:

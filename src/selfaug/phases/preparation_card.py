@@ -9,7 +9,7 @@ from selfaug.core.printable import counted
 from selfaug.data.template import RetrievalTemplate
 from selfaug.retrieval.follow_ups import turns_of
 
-__all__ = ["preparation_card"]
+__all__ = ["preparation_card", "said_of_unnamed"]
 
 _SHOWN = 20
 
@@ -126,7 +126,25 @@ def _recall(record: Mapping[str, Any]) -> str:
         for k, at in recall["at"].items()
     ]
     told = f"Searching all documents for {recall['questions']:,} questions that have an answer:"
-    return f"## Recall\n\n{told}\n\n" + "\n".join(lines) + _glossary(record)
+    unnamed = said_of_unnamed(recall)
+    return f"## Recall\n\n{told}\n\n" + "\n".join(lines) + (unnamed and f"\n\n{unnamed}") + _glossary(record)
+
+
+def said_of_unnamed(recall: Mapping[str, Any]) -> str:
+    """What recall says of questions without a document; nothing where all have one.
+
+    Args:
+        recall: as `measure_recall` gives it.
+    """
+    if recall["unnamed"]:
+        return (
+            "None of them names a `document`: their right passages are some of those that the search itself finds, so "
+            "that these shares are too high, and no bound of what a model can answer."
+        )
+    if not recall["unnamed_left_out"]:
+        return ""
+    left_out = counted(recall["unnamed_left_out"], "question that names", "questions that name")
+    return f"Without {left_out} no `document`: what is right for such a one is looked for among what the search finds."
 
 
 def _glossary(record: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from selfaug.phases.question_files import load_pairs
 from selfaug.prepare_config import PrepareConfig, dump_prepare_config
 from selfaug.records import write_lines, write_record, write_text
 from selfaug.retrieval.chunking import Chunk, Chunker, count_words
-from selfaug.retrieval.folder_files import folder_files
+from selfaug.retrieval.folder_files import PREPARED_MARKER, PREPARED_SETTINGS, folder_files
 from selfaug.retrieval.follow_ups import turns_of
 from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.index import Index, IndexWriter
@@ -36,11 +37,8 @@ __all__ = ["RECORD_KIND", "prepare"]
 
 RECORD_KIND = "prepare"
 
-_MARKER = "# Made by selfaug prepare."
-
-_READER = 10
+_READER = 11
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
-_SETTINGS = "prepare.yaml"
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 
@@ -123,6 +121,7 @@ def _prepared(
         "settings": config.model_dump(mode="json"),
         "documents": {
             "folder": config.documents.folder,
+            "prepared_in": os.getcwd(),
             "in_index": len(index.documents),
             "chunks": len(index),
             **read.to_dict(),
@@ -155,11 +154,11 @@ def _prepared(
 
 def _open(folder: Path, config: PrepareConfig) -> None:
     """Make the folder, or take one that was prepared before, which stays as it is."""
-    settings, record = folder / _SETTINGS, folder / "record.json"
+    settings, record = folder / PREPARED_SETTINGS, folder / "record.json"
     if folder.exists() and not folder.is_dir():
         raise PathError(f"{folder} is a file, not a folder.", hint="give another --output.")
     if folder.is_dir() and without_lock(folder):
-        marked = settings.is_file() and settings.read_text(encoding="utf-8").startswith(_MARKER)
+        marked = settings.is_file() and settings.read_text(encoding="utf-8").startswith(PREPARED_MARKER)
         if not marked:
             raise StorageError(
                 f"{folder} is not empty and was not made by selfaug prepare.", hint="give another --output."
@@ -183,13 +182,13 @@ def _begin_anew(folder: Path, config: PrepareConfig) -> None:
     try:
         for name in ("record.json", *(f"{split}.jsonl" for split in SPLITS)):
             (folder / name).unlink(missing_ok=True)
-        write_text(folder / _SETTINGS, _settings_text(config))
+        write_text(folder / PREPARED_SETTINGS, _settings_text(config))
     except OSError as error:
         raise _not_writable(folder, error) from error
 
 
 def _settings_text(config: PrepareConfig) -> str:
-    return f"{_MARKER}\n{dump_prepare_config(config)}"
+    return f"{PREPARED_MARKER}\n{dump_prepare_config(config)}"
 
 
 def _not_writable(folder: Path, error: OSError) -> StorageError:
@@ -269,7 +268,9 @@ def _make_index(
             on_progress=lambda done, total: on_progress(Progress("reading documents", done, total)),
             own=_own_files(config),
         ):
-            named = {"path": read.path, "digest": read.digest}
+            named = {
+                "path": read.path, "digest": read.digest, "size": read.size, "modified": read.modified
+            }  # fmt: skip
             if read.document is None:
                 yield {**writer.before[read.path], **named}, None
                 if missing := writer.before[read.path].get("missing"):

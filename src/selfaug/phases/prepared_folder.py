@@ -10,9 +10,11 @@ from typing import Any
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
 from selfaug.records import read_lines, read_record
+from selfaug.retrieval.document import UnreadableDocument
 from selfaug.retrieval.folder_files import OWN_FILE, folder_files
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.read_document import ENDINGS
+from selfaug.retrieval.read_folder import digest_of
 from selfaug.retrieval.retriever import Retriever, own_retriever
 
 __all__ = [
@@ -94,12 +96,12 @@ def require_template(folder: Path, template: RetrievalTemplate) -> None:
 
 
 def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:
-    """Documents that are new, changed or gone since they were prepared, as far as names and times tell.
+    """Documents that are new, changed or gone since they were prepared, as far as names, sizes and times tell.
 
     None where there are no documents any more: prepared data may have been moved to another machine.
     """
-    documents = Path(record["documents"]["folder"])
-    if not documents.is_dir():
+    documents = _folder_of_documents(record)
+    if documents is None:
         return []
     own = [documents / path for path, reason in record["documents"]["left_out"].items() if reason == OWN_FILE]
     files = {
@@ -107,15 +109,38 @@ def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:
         for name, file in folder_files(documents, lambda path, reason: None, own).items()
         if PurePosixPath(name).suffix.lower() in ENDINGS
     }
-    known = {one["path"] for one in read_lines(folder / "index" / "documents.jsonl")}
-    known |= record["documents"]["unreadable"].keys()
+    read = {one["path"]: one for one in read_lines(folder / "index" / "documents.jsonl")}
+    known = read.keys() | record["documents"]["unreadable"].keys()
     prepared_at = (folder / "index" / "index.json").stat().st_mtime
-    changed = {name for name in files.keys() & known if _changed_after(files[name], prepared_at)}
+    changed = {
+        name for name in files.keys() & known if _is_changed(files[name], read.get(name, {}), prepared_at)
+    }
     return sorted(changed | (files.keys() ^ known))
 
 
-def _changed_after(file: Path, moment: float) -> bool:
+def _folder_of_documents(record: dict[str, Any]) -> Path | None:
+    """The documents' folder: from here, or from where they were prepared; None if it is in neither place."""
+    named = record["documents"]["folder"]
+    places = [Path(named), Path(record["documents"].get("prepared_in", ""), named)]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _is_changed(file: Path, read: dict[str, Any], prepared_at: float) -> bool:
+    """Whether a file is another than the one that was read.
+
+    Args:
+        file: as it is now.
+        read: what the index says of it; without its size, of folders that an older version prepared and of files that
+            could not be read, only what was changed after the index had been written is found.
+        prepared_at: when that was, in seconds.
+    """
     try:
-        return file.stat().st_mtime > moment
-    except OSError:  # gone in this moment
+        now = file.stat()
+        if "size" not in read:
+            return now.st_mtime > prepared_at
+        if now.st_size != read["size"]:
+            return True
+        # A copy may have another time, and what it was copied over the same.
+        return bool(now.st_mtime_ns != read["modified"] and digest_of(file, now.st_size) != read["digest"])
+    except (OSError, UnreadableDocument):  # gone in this moment
         return True

@@ -322,11 +322,22 @@ def measure_recall(
 ) -> dict[str, Any]:
     """How often a right passage is among the first that are found, in all documents.
 
+    Of a question without a document, the right passages are some of those that a search finds for it, and one whose
+    answer is not among these is no question with an answer here: they would make the search look better than it is.
+    They are left out where others name documents.
+
     Returns:
-        `questions` (those that have an answer), `at` (by depth: share, and its 95 % Wilson interval), and `missed`:
-        the ids of the questions whose passage is not found at all.
+        `questions` (those that have an answer), `at` (by depth: share, and its 95 % Wilson interval), `missed`: the
+        ids of the questions whose passage is not found at all, `unnamed`: how many of `questions` name no document,
+        and `unnamed_left_out`: how many were left out for that.
     """
-    asked = [pair for pair in pairs if pair.answer is not None and gold[pair.id]]
+    answered = [pair for pair in pairs if pair.answer is not None and gold[pair.id]]
+    named = [pair for pair in answered if pair.documents]
+    asked = named or answered
+    unnamed = {
+        "unnamed": 0 if named else len(asked),
+        "unnamed_left_out": len(answered) - len(asked),
+    }
     places: list[int | None] = []
     for done, pair in enumerate(asked, 1):
         found = retriever.search(pair.question, depth)
@@ -335,7 +346,7 @@ def measure_recall(
         if done % 100 == 0:
             on_progress(Progress("measuring recall", done, len(asked)))
     if not asked:
-        return {"questions": 0, "at": {}, "missed": []}
+        return {"questions": 0, "at": {}, "missed": [], **unnamed}
     at = {}
     for k in sorted({*_DEPTHS, depth}):
         if k <= depth:
@@ -343,4 +354,4 @@ def measure_recall(
             interval = wilson_interval(hits, len(asked))
             at[str(k)] = {"recall": hits / len(asked), "low": interval.low, "high": interval.high}
     missed = [pair.id for pair, place in zip(asked, places, strict=True) if place is None]
-    return {"questions": len(asked), "at": at, "missed": missed}
+    return {"questions": len(asked), "at": at, "missed": missed, **unnamed}

@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from selfaug.data.sources import Problem, RawRow, problems_error, read_rows, value_kind
+from selfaug.data.sources import NOT_UTF8, Problem, RawRow, problems_error, read_rows, value_kind
+from selfaug.retrieval.folder_files import shown_name
 from selfaug.retrieval.pairs import Pair, Place
 
 __all__ = ["load_pairs"]
@@ -19,6 +20,8 @@ _HINT = (
     "a pair has `question`, `answer` (null where the documents don't have it), and where it stands: `document`, "
     "`evidence` or `page` if you know them; or a list of `places`"
 )
+
+_IN_UTF8 = "save the file as UTF-8 first (in Excel: CSV UTF-8); "
 
 
 def load_pairs(
@@ -62,10 +65,11 @@ def load_pairs(
             if pairs and not any(one.whole for one in problems)
             else ""
         )
+        undecoded = any(one.reason.startswith(NOT_UTF8) for one in problems)
         raise problems_error(
             f"{len(problems):,} of {total:,} question-answer pairs can't be used.",
             problems,
-            hint=f"{_HINT}{skip}.",
+            hint=f"{_IN_UTF8 * undecoded}{_HINT}{skip}.",
         )
     return pairs, problems
 
@@ -141,17 +145,20 @@ def _named(fields: dict[str, Any]) -> list[str]:
 
 
 def _document(name: str, documents: Collection[str], by_name: dict[str, list[str]]) -> str:
-    path = name.replace("\\", "/").removeprefix("./")
-    if path in documents:
-        return path
-    found = by_name.get(_composed(path), [])
-    # As a file's name alone it can be that of others too.
-    found = [one for one in found if _composed(one) == _composed(path)] or found
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise ValueError(f"document {name!r} could be {' or '.join(found[:3])}; give its path")
-    near = difflib.get_close_matches(path, sorted(documents), n=1)
+    # As it is; as the index has names with line breaks and bytes that aren't UTF-8; and as Windows writes paths.
+    ways = [way.removeprefix("./") for way in (name, shown_name(name), name.replace("\\", "/"))]
+    for path in ways:
+        if path in documents:
+            return path
+    for path in ways:
+        found = by_name.get(_composed(path), [])
+        # As a file's name alone it can be that of others too.
+        found = [one for one in found if _composed(one) == _composed(path)] or found
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise ValueError(f"document {name!r} could be {' or '.join(found[:3])}; give its path")
+    near = difflib.get_close_matches(ways[-1], sorted(documents), n=1)
     did_you_mean = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"there is no document {name!r} that can be read{did_you_mean}")
 
@@ -163,7 +170,8 @@ def _composed(name: str) -> str:
 
 def _page(value: object) -> int:
     try:
-        page = int(str(value))
+        # pandas writes whole numbers as "12.0" where one of the column is missing.
+        page = int(str(value).removesuffix(".0"))
     except ValueError:
         page = 0
     if page < 1:

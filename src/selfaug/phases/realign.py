@@ -27,7 +27,7 @@ from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
 from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
-from selfaug.phases.evaluate import digests_of
+from selfaug.phases.evaluation_settings import digests_of
 from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, held_out_before, hold_out
 from selfaug.phases.inputs import describe_sources, read_rows, resolve_device, template_of
 from selfaug.phases.progress import Progress
@@ -48,7 +48,7 @@ from selfaug.phases.suites import (
 from selfaug.phases.train import train
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import read_record, write_record
-from selfaug.registry import CANDIDATE, Registry
+from selfaug.registry import CANDIDATE, Registry, champion_instead_of
 from selfaug.rundir import RunDir
 
 __all__ = [
@@ -296,13 +296,34 @@ def realign(
         _require_same_rows(new, config)
     if settings.registry is not None:  # not only after hours of training
         require_addable(settings.registry, old.path, planned=new.path)
+    champion = _other_champion(old, new, settings.registry)
+    if champion is not None:
+        on_progress(
+            Progress(
+                "warning",
+                message=f"{old.path} is not the champion of {settings.registry}: that is {champion}. What that one has "
+                "learnt, the new run won't know.",
+            )
+        )
     train(config, resume=new.is_run(), on_progress=on_progress)
     if new.realignment.exists():
         record = _decided_anew(new, read_record(new.realignment, RECORD_KIND), settings, config)
     else:
         record = _compared(old, old_config, old_scorers, new, config, settings, on_progress)
+    if champion is not None and record.get("champion_instead") != champion:
+        record = {**record, "champion_instead": champion}
+        write_record(new.realignment, RECORD_KIND, record)
     outcome = record["gate"]["outcome"]
     return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
+
+
+def _other_champion(old: RunDir, new: RunDir, registry: str | None) -> str | None:
+    """Folder of the registry's champion, where the deployed run was entered and is not it; None if there is no other.
+
+    The new run itself may be it by now, where a finished comparison is decided anew.
+    """
+    champion = None if registry is None else champion_instead_of(old.path, registry)
+    return None if champion == str(new.path.resolve()) else champion
 
 
 def _require_last_checkpoint(new: RunDir) -> None:
@@ -570,6 +591,7 @@ def _compared(
         for name, suite in suites.items()
     }
     differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
+    deployed = {name: suite["base"].value for name, suite in results.items()}
     write_record(
         new.realignment,
         RECORD_KIND,
@@ -585,17 +607,20 @@ def _compared(
             "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
             "level": asdict(level),
             "suites": results,
-            "gate": _gate(differences, settings),
+            "gate": _gate(differences, deployed, settings),
         },
     )
     return read_record(new.realignment, RECORD_KIND)
 
 
-def _gate(differences: Mapping[str, Mapping[str, Any]], settings: RealignSettings) -> dict[str, Any]:
+def _gate(
+    differences: Mapping[str, Mapping[str, Any]], deployed: Mapping[str, float], settings: RealignSettings
+) -> dict[str, Any]:
     """What the bounds say, for the record.
 
     Args:
         differences: fields of a `PairedDifference` by suite, as a record has them.
+        deployed: the deployed model's scores, shares: more it can't lose.
         settings: with the bounds.
     """
     bounds = []
@@ -603,7 +628,8 @@ def _gate(differences: Mapping[str, Mapping[str, Any]], settings: RealignSetting
         if name in differences:
             gained = Interval(**differences[name]["difference"])
             lost = Interval(-gained.value, -gained.high, -gained.low)
-            bounds.append(at_most(f"loss, {name}", lost, most, differences[name]["items"]))
+            items, at_stake = differences[name]["items"], deployed[name]
+            bounds.append(at_most(f"loss, {name}", lost, most, items, at_stake=at_stake))
     if _NEW in differences:
         new = differences[_NEW]
         bounds.append(
@@ -635,7 +661,12 @@ def _decided_anew(
     """
     _require_asked_alike(new, record["settings"], settings, config)
     _require_judged_alike(new, record)
-    gate = _gate({name: suite["difference"] for name, suite in record["suites"].items()}, settings)
+    suites = record["suites"]
+    gate = _gate(
+        {name: suite["difference"] for name, suite in suites.items()},
+        {name: suite["base"]["value"] for name, suite in suites.items()},
+        settings,
+    )
     bounds = {name: getattr(settings, name) for name in _BOUNDS}
     decided = {**record, "settings": {**record["settings"], **bounds}, "gate": gate}
     if decided != record:

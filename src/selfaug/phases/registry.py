@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from selfaug.config import load_config
-from selfaug.errors import ConfigError, StorageError
+from selfaug.errors import ConfigError, PathError, StorageError
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.registry import CANDIDATE, CHAMPION, Registry, Version
 from selfaug.rundir import RunDir
@@ -181,7 +180,7 @@ def registry_status(registry: str | os.PathLike[str]) -> dict[str, Any]:
             {
                 **vars(version),
                 "aliases": [alias for alias, number in aliases.items() if number == version.number],
-                "is_there": Path(version.run).is_dir(),
+                "is_there": os.path.isdir(version.run),
             }
             for version in versions
         ],
@@ -190,7 +189,16 @@ def registry_status(registry: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _require_unchanged(version: Version) -> None:
-    if _weights(RunDir.open(version.run)) != version.weights:
+    try:
+        run = RunDir.open(version.run)
+    except PathError as error:
+        raise StorageError(
+            f"version {version.number}'s folder {version.run} "
+            f"{'holds no run any more' if os.path.isdir(version.run) else 'is gone'}.",
+            hint="restore it, there or in the same place from the registry's folder, or promote another version by its "
+            "number: `selfaug registry` shows which versions there are.",
+        ) from error
+    if _weights(run) != version.weights:
         raise StorageError(
             f"{version.run} has other weights than when it became version {version.number}.",
             hint="put those weights back, promote another version, or enter what is there as a run of its own: "

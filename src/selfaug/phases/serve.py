@@ -157,7 +157,15 @@ _AGAIN_SECONDS = 2.0
 """After which models that were away are asked again."""
 
 _OTHERWISE_SECONDS = 60.0
-"""After which another server that did not answer as recorded is asked again, where nobody watches who would."""
+"""After which another server that did not answer as recorded is asked again."""
+
+_LOOK_SECONDS = 15.0
+"""Between two looks whether another server still has its models."""
+
+_LOOKS_IN_VAIN = 2
+"""After so many in a row its models are missing: under load, it may be slow to say so once."""
+
+_WAITING_FOR_IT = "waiting for the server behind this one"
 
 _LONGEST_RETRY_SECONDS = 3600.0
 """After which a champion that could not be served is tried again, however often that was in vain."""
@@ -177,6 +185,10 @@ class Models(Protocol):
 
     def check(self, run: RunDir) -> list[str] | None:
         """What the canary set of a run shows; None if it has none. UpstreamAwayError if they aren't there yet."""
+        ...
+
+    def missing(self) -> list[str]:
+        """Which of them aren't there, found at little cost. UpstreamAwayError if the server that has them isn't."""
         ...
 
     def for_drift(self, run: RunDir) -> Callable[[], DriftModels] | None:
@@ -285,6 +297,7 @@ class Server:
         self._tell, on_ready = without_write_errors(on_watching), without_write_errors(on_ready)
         if self._here is not None and not rows_can_join(self._here.tuned):
             self._tell(_NO_JOINING)
+        self._tell_of_documents()
         self._watch()
         checking = threading.Thread(target=self._become_ready, args=[on_ready], daemon=True)
         checking.start()
@@ -339,8 +352,8 @@ class Server:
         on_ready(readiness)
         self._start_watching(problems)
         self._checked.set()
-        if self._watching is None and self._here is None:
-            self._ask_again(problems)
+        if self._here is None:
+            self._look_after_models(problems)
 
     def _replayed_canary(self) -> list[str] | None:
         """What the canary set shows, once there are models that it can be asked of."""
@@ -351,26 +364,63 @@ class Server:
             except UpstreamAwayError as error:
                 if str(error) != told:
                     told = str(error)
-                    self.served.readiness.become(
-                        False, f"{told}; it is asked again", "waiting for the server behind this one"
-                    )
+                    self.served.readiness.become(False, f"{told}; it is asked again", _WAITING_FOR_IT)
                     self._tell(f"waiting: {told}.")
                 if self._ending.wait(_AGAIN_SECONDS):
                     return [told]
             except Exception as error:  # whatever it is: the server says it instead of ending
                 return [_not_replayed(error)]
 
-    def _ask_again(self, problems: list[str] | None) -> None:
-        """Ask another server until it answers as recorded: it may still be loading the adapter."""
-        while problems and not self._ending.wait(_OTHERWISE_SECONDS):
+    def _look_after_models(self, problems: list[str] | None) -> None:
+        """Be ready only while another server has the models.
+
+        It may go, be started anew without the adapter that it was given, or be loading it still. When it has them
+        again, the canary set says whether they are those of the run.
+
+        Args:
+            problems: what the canary set showed at the start.
+        """
+        readiness = self.served.readiness
+        # Who wants no check may have a server that doesn't list its models.
+        known, in_vain = self._settings.check, 0
+        replay_at, pause = time.monotonic() + _OTHERWISE_SECONDS, 0.0
+        while not self._ending.wait(pause):
             with self._exchanging:  # about whichever run is served then
+                was_ready = readiness.ready
                 try:
-                    problems = self._models.check(self._live.folder)
+                    missing = self._models.missing()
+                    is_due = in_vain >= _LOOKS_IN_VAIN or (problems and time.monotonic() >= replay_at)
+                    if known and is_due and not missing:
+                        problems = self._replayed_again()
+                        replay_at = time.monotonic() + _OTHERWISE_SECONDS
                 except UpstreamAwayError as error:
-                    problems = [str(error)]
-                except Exception as error:
-                    problems = [_not_replayed(error)]
-                self._judge(problems)
+                    missing = [str(error)]
+                if not missing:
+                    known, in_vain = True, 0
+                else:
+                    in_vain += 1
+                    if known and in_vain >= _LOOKS_IN_VAIN:
+                        readiness.become(False, "; ".join(missing), _WAITING_FOR_IT)
+            if readiness.ready != was_ready and readiness.reason != SHUTTING_DOWN:
+                self._tell(f"{'ready' if readiness.ready else 'NOT ready'}: {readiness.reason}.")
+            pause = _AGAIN_SECONDS if in_vain or problems else _LOOK_SECONDS
+
+    def _replayed_again(self) -> list[str] | None:
+        """What the canary set shows now; be ready or not by it. UpstreamAwayError if there are no models again."""
+        if not self._settings.check:
+            self.served.readiness.become(True, _NOT_CHECKED)
+            return None
+        problems: list[str] | None
+        try:
+            problems = self._models.check(self._live.folder)
+        except UpstreamAwayError:
+            raise
+        except Exception as error:
+            problems = [_not_replayed(error)]
+        self._judge(problems)
+        if problems and self._watching is not None:
+            self._watching.replay_soon()  # so that the monitor, too, knows it before the day is over
+        return problems
 
     def exchange(self, run: str | os.PathLike[str]) -> None:
         """Serve another run from now on, without a failed request; called from another thread than `run`.
@@ -405,7 +455,14 @@ class Server:
                     self.served.readiness.become(True, _NOT_CHECKED)
                 if before is not None:
                     self._watch()
+            self._tell_of_documents()
             self._start_watching(problems, after=before)
+
+    def _tell_of_documents(self) -> None:
+        """Say where answers are from documents that have changed since: who answers has read them at the start."""
+        documents = self._live.documents
+        if documents is not None and (outdated := documents.outdated_in_words()):
+            self._tell(f"note: {outdated}, and a server that is started anew serves it.")
 
     def _follow(self) -> None:
         """Serve the registry's champion, whichever that is. One that can't be is told of once, and tried again."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,17 @@ __all__ = [
     "suite_file_prompts",
     "task_prompts",
     "training_prompts",
+    "without_thoughts",
 ]
 
 # Items of each level that tell which one fits.
 _PROBE_ITEMS = 24
+
+# Where the longest completion decides, an answer may have so many times its tokens, and no fewer than these.
+_ROOM = 1.25
+_LEAST_ROOM = 64
+
+_END_OF_THOUGHTS = "</think>"
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,8 @@ class Suite:
         prompts: token ids.
         limits: most new tokens of each answer; 0 where a choice is the answer.
         choices: of each prompt: texts of which one is the answer; empty where it is written freely.
-        score: of an answer, by the prompt's index, in [0, 1].
-        golds: completions of the task's rows; empty for other suites.
+        score: of an answer, by the prompt's index, in [0, 1]; of what follows its thoughts.
+        golds: completions of the task's rows without thoughts; empty for other suites.
         kinds: of the general requests; empty for other suites.
     """
 
@@ -184,9 +192,10 @@ def task_prompts(
     *,
     score: Scorer,
     items: int | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     offline: bool,
     template: RetrievalTemplate | None = None,
+    day: date | None = None,
 ) -> Suite:
     """Held-out rows, read as training rows are: the same template, window and checks.
 
@@ -196,21 +205,22 @@ def task_prompts(
         sources: of the rows.
         score: of an answer, given the row's completion.
         items: how many rows, evenly over the sources and over each; None for all.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer; None for a quarter more than the longest completion of these rows.
         offline: use only what is on this machine.
         template: that the run was trained with; None reads the file that the settings name.
+        day: that a chat template writes into prompts as today's; None for today.
 
     Raises:
         DataError: if the rows can't be used.
     """
-    every = _held_out_rows(config, sources, offline=offline, template=template)
+    every = _held_out_rows(config, sources, offline=offline, template=template, day=day)
     places = spread_over_sources([row.source for row in every], items)
     rows = [every[place] for place in places]
     prompts = [_prompt(row) for row in rows]
-    golds = [
-        tokenizer.decode(row.input_ids[len(prompt) :], skip_special_tokens=True).strip()
-        for row, prompt in zip(rows, prompts, strict=True)
-    ]
+    completions = [row.input_ids[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
+    if max_new_tokens is None:
+        longest = max(map(len, completions), default=0)
+        max_new_tokens = max(_LEAST_ROOM, math.ceil(_ROOM * longest))
     suite = Suite(
         # Ids need not be unique in files of the user's. Among all rows, the number tells which ones were chosen.
         ids=[f"{place}: {row.id}" for place, row in zip(places, rows, strict=True)],
@@ -219,9 +229,22 @@ def task_prompts(
         limits=[max_new_tokens] * len(rows),
         choices=[()] * len(rows),
         score=lambda index, answer: 0.0,
-        golds=golds,
+        golds=[
+            without_thoughts(tokenizer.decode(completion, skip_special_tokens=True).strip())
+            for completion in completions
+        ],
     )
     return scored_by(suite, score)
+
+
+def without_thoughts(text: str) -> str:
+    """What a completion or an answer says after its thoughts; as it is where no `</think>` ends any.
+
+    A model that reasons words its thoughts anew each time, and whoever asks it isn't shown them: neither the task's
+    scores nor the checks of the general requests are of them.
+    """
+    _, end, said = text.rpartition(_END_OF_THOUGHTS)
+    return said.strip() if end else text
 
 
 def _prompt(row: EncodedRow) -> list[int]:
@@ -258,7 +281,9 @@ def scored_by(suite: Suite, score: Scorer) -> Suite:
         )
     return replace(
         suite,
-        score=lambda index, answer: score(answer.strip(), suite.golds[index], suite.texts[index]),
+        score=lambda index, answer: score(
+            without_thoughts(answer.strip()), suite.golds[index], suite.texts[index]
+        ),
     )
 
 
@@ -268,6 +293,7 @@ def _held_out_rows(
     *,
     offline: bool,
     template: RetrievalTemplate | None = None,
+    day: date | None = None,
 ) -> list[EncodedRow]:
     """Rows, read as the training rows of a run are; arguments as of `task_prompts`.
 
@@ -277,7 +303,7 @@ def _held_out_rows(
     as_rows = config.data.model_copy(update={"train": list(sources), "eval": [], "replay": []})
     in_run = config.run.model_copy(update={"offline": offline})
     read = config.model_copy(update={"data": as_rows, "run": in_run})
-    return load_training_data(read, template).train.rows
+    return load_training_data(read, template, day).train.rows
 
 
 def general_prompts(
@@ -290,7 +316,7 @@ def general_prompts(
         prompts=[chat_prompt_ids(tokenizer, item.prompt, **template_arguments) for item in items],
         limits=[item.max_new_tokens for item in items],
         choices=[item.choices for item in items],
-        score=lambda index, answer: score_general(items[index], answer),
+        score=lambda index, answer: score_general(items[index], without_thoughts(answer)),
         kinds=[item.kind for item in items],
     )
 
@@ -339,7 +365,7 @@ def suite_file_prompts(
         prompts=prompts,
         limits=[0 if row.choices else max_new_tokens for row in rows],
         choices=[row.choices for row in rows],
-        score=lambda index, answer: rows[index].score(answer),
+        score=lambda index, answer: rows[index].score(without_thoughts(answer)),
     )
 
 
@@ -550,7 +576,10 @@ def compare_sides(
     for side in sides_of(no_answers):
         rows = rows_of_side(side, suite.golds, no_answers)
         scores = [
-            [side.score(answers[row].strip(), suite.golds[row], suite.texts[row]) for row in rows]
+            [
+                side.score(without_thoughts(answers[row].strip()), suite.golds[row], suite.texts[row])
+                for row in rows
+            ]
             for answers in (tuned, base)
         ]
         if rows:

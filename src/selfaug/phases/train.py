@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from selfaug.phases.inputs import (
     load_base_model,
     require_known_tokens,
     require_usable_after_training,
+    writes_date,
 )
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
@@ -60,6 +62,8 @@ from selfaug.train.run_callbacks import (
 __all__ = ["RECORD_KIND", "Interrupted", "TrainResult", "train"]
 
 RECORD_KIND = "train"
+
+_DAY = "day"
 
 # From here on the activations of a batch, and not the weights, are what fills a GPU.
 _CHECKPOINTING_FROM = 1_000_000_000
@@ -166,7 +170,9 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
         RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
 
     on_progress(Progress("data"))
-    device, dtype, data = checked_inputs(config)
+    # A chat template may write today's date into prompts: what is resumed has that of its beginning.
+    day = _day_of(run) if resume else date.today()
+    device, dtype, data = checked_inputs(config, day)
     for warning in data.warnings:
         on_progress(Progress("warning", message=warning))
     on_progress(Progress("model"))
@@ -190,9 +196,8 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     try:
         if main and not resume:
             write_text(run.config, run.config_text(dump_config(config)))
-            write_record(
-                run.started, "train-started", {"data": data.report, "model": identity, FOLDER: os.getcwd()}
-            )
+            began = {"data": data.report, "model": identity, FOLDER: os.getcwd(), _DAY: str(day)}
+            write_record(run.started, "train-started", began)
         return _run(config, run, data, model, identity, device, dtype, resume, main, on_progress)
     except Exception:
         # Some things show only when the trainer is made, or when its reference is: then there is nothing to go on from.
@@ -226,29 +231,7 @@ def _run(
         keep_metrics_until(run.metrics, step)
         where = f"from step {step}" if checkpoint else "from the start: there is no complete checkpoint"
         on_progress(Progress("warning", message=f"resuming {run.path} {where}."))
-    # The adapter's first weights are drawn when the trainer is made.
-    set_seed(config.train.seed)
-    going_on = config.lora.start_from is not None
-    if going_on:
-        model = _with_trained_adapter(config, model, identity, resume)
-    try:
-        trainer = SelfAugTrainer(
-            model=model,
-            args=_trainer_settings(config, run, device, dtype, identity["parameters"], data),
-            train_dataset=data.train.to_dataset(),
-            eval_dataset=rows.to_dataset() if (rows := _rows_to_evaluate(config, data)) else None,
-            processing_class=data.tokenizer,
-            peft_config=None if going_on else adapter_config(config.lora, model),
-            on_anchor_progress=lambda done, total: on_progress(
-                Progress("anchors written by the base model", done, total)
-            ),
-        )
-    except ValueError as error:  # how trl, peft and transformers refuse settings
-        raise ConfigError(
-            f"training can't be set up: {error}",
-            hint="change that setting; `selfaug train --help` shows the flags, and --set reaches the rest.",
-        ) from error
-    trainer.starts_at_reference = not going_on
+    trainer = _trainer(config, run, data, model, identity, device, dtype, resume, on_progress)
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     _require_space(run, trainable, config, trainer)
     monitor = drift_monitor(trainer, run, data, config, on_progress)
@@ -259,27 +242,9 @@ def _run(
         else:
             trainer.prepare_anchors()
     stop = StopOnSignal(lambda: on_progress(Progress("warning", message=_STOPPING)))
-    for quiet in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(quiet)
-    trainer.add_callback(MetricsFile(run.metrics))
-    trainer.add_callback(PlanFile(run.plan))
-    trainer.add_callback(
-        StepReport(lambda step, steps, logs: on_progress(Progress("training", step, steps, logs)))
-    )
-    if main:
-        trainer.add_callback(AfterSave(run.replaced.settle))
-    if monitor is not None:
-        trainer.add_callback(monitor)
-    if best is not None:  # after the monitor, whose drift it goes by
-        trainer.add_callback(best)
+    _add_callbacks(trainer, run, main, monitor, best, on_progress)
     trainer.add_callback(stop)
     trainer.add_callback(NotANumber())
-    trainer.on_cache_size = lambda size, folder: on_progress(  # type: ignore[method-assign]
-        Progress("reference cache", message=f"the reference cache takes {printable_size(size)} in {folder}.")
-    )
-    trainer.on_cache_progress = lambda done, total: on_progress(  # type: ignore[method-assign]
-        Progress("reference cache", done, total)
-    )
 
     began = time.monotonic()
     try:
@@ -325,6 +290,78 @@ def _run(
     write_record(run.record, RECORD_KIND, record)
     run.replaced.settle()
     return TrainResult(run.path, record)
+
+
+def _trainer(
+    config: TrainConfig,
+    run: RunDir,
+    data: TrainingData,
+    model: Any,
+    identity: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    resume: bool,
+    on_progress: Callable[[Progress], None],
+) -> SelfAugTrainer:
+    """The trainer with its adapter: a new one, or that of the run that training goes on from.
+
+    Raises:
+        ConfigError: if the settings can't be trained with.
+    """
+    # The adapter's first weights are drawn when the trainer is made.
+    set_seed(config.train.seed)
+    going_on = config.lora.start_from is not None
+    if going_on:
+        model = _with_trained_adapter(config, model, identity, resume)
+    try:
+        trainer = SelfAugTrainer(
+            model=model,
+            args=_trainer_settings(config, run, device, dtype, identity["parameters"], data),
+            train_dataset=data.train.to_dataset(),
+            eval_dataset=rows.to_dataset() if (rows := _rows_to_evaluate(config, data)) else None,
+            processing_class=data.tokenizer,
+            peft_config=None if going_on else adapter_config(config.lora, model),
+            on_anchor_progress=lambda done, total: on_progress(
+                Progress("anchors written by the base model", done, total)
+            ),
+        )
+    except ValueError as error:  # how trl, peft and transformers refuse settings
+        raise ConfigError(
+            f"training can't be set up: {error}",
+            hint="change that setting; `selfaug train --help` shows the flags, and --set reaches the rest.",
+        ) from error
+    trainer.starts_at_reference = not going_on
+    return trainer
+
+
+def _add_callbacks(
+    trainer: SelfAugTrainer,
+    run: RunDir,
+    main: bool,
+    monitor: DriftMonitor | None,
+    best: BestCheckpoint | None,
+    on_progress: Callable[[Progress], None],
+) -> None:
+    """What writes down and tells how training goes, and what looks at the model at each checkpoint."""
+    for quiet in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(quiet)
+    trainer.add_callback(MetricsFile(run.metrics))
+    trainer.add_callback(PlanFile(run.plan))
+    trainer.add_callback(
+        StepReport(lambda step, steps, logs: on_progress(Progress("training", step, steps, logs)))
+    )
+    if main:
+        trainer.add_callback(AfterSave(run.replaced.settle))
+    if monitor is not None:
+        trainer.add_callback(monitor)
+    if best is not None:  # after the monitor, whose drift it goes by
+        trainer.add_callback(best)
+    trainer.on_cache_size = lambda size, folder: on_progress(  # type: ignore[method-assign]
+        Progress("reference cache", message=f"the reference cache takes {printable_size(size)} in {folder}.")
+    )
+    trainer.on_cache_progress = lambda done, total: on_progress(  # type: ignore[method-assign]
+        Progress("reference cache", done, total)
+    )
 
 
 def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, Any], resume: bool) -> Any:
@@ -514,6 +551,11 @@ def _require_same_data(
     problems = []
     if _digests(started["data"], "train", "replay") != _digests(data.report, "train", "replay"):
         problems.append("the training rows are not those that the run began with")
+        if data.day is None and writes_date(data.tokenizer):
+            problems[0] += (
+                ", perhaps since the chat template writes today's date into prompts; earlier versions did not write "
+                "down when a run began"
+            )
     if config.train.best_of_rows > 0 and _digests(started["data"], "eval") != _digests(data.report, "eval"):
         problems.append(
             "the held-out rows, by which its checkpoint is chosen (train.best_of_rows), are not those that the run "
@@ -525,6 +567,12 @@ def _require_same_data(
         raise ConfigError(
             f"{run.path} can't be resumed:", problems=problems, hint="begin a new run with another --output."
         )
+
+
+def _day_of(run: RunDir) -> date | None:
+    """The day that a run began on; None where an earlier version began it, which did not write it down."""
+    day = read_record(run.started, "train-started").get(_DAY)
+    return None if day is None else date.fromisoformat(day)
 
 
 def _digests(report: Mapping[str, Any], *parts: str) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.loading import load_tokenizer
-from selfaug.phases.evaluate import FAST_ROWS, require_chat_template, suites_of
+from selfaug.phases.evaluate import FAST_ROWS, require_chat_template
+from selfaug.phases.evaluation_settings import suites_of
 from selfaug.phases.inputs import TrainingData, compute_dtype, load_training_data, training_device
 from selfaug.phases.suites import scored_by, task_prompts
 from selfaug.settings_file import nearest_name
@@ -43,8 +45,12 @@ class CheckedInputs(NamedTuple):
     data: TrainingData
 
 
-def checked_inputs(config: TrainConfig) -> CheckedInputs:
+def checked_inputs(config: TrainConfig, day: date | None = None) -> CheckedInputs:
     """Refuse what can't be used, before anything long; what is read for that is returned.
+
+    Args:
+        config: the settings.
+        day: that a chat template writes into prompts as today's; None for today.
 
     Raises:
         ConfigError: if scorer, trackers, device, dtype, template or anchors can't be used.
@@ -54,7 +60,7 @@ def checked_inputs(config: TrainConfig) -> CheckedInputs:
     _require_trackers(config.train.report_to)
     device = training_device(config.model.device)
     dtype = compute_dtype(config, device)
-    data = load_training_data(config)
+    data = load_training_data(config, day=day)
     if config.selfaug.anchors not in ("none", "self"):  # the trainer, which has the model, reads them again
         read_anchors(
             Path(config.selfaug.anchors), data.tokenizer, data.max_length, config.data.chat_template_kwargs

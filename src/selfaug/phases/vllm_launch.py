@@ -8,6 +8,7 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -200,17 +201,18 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
     else:
         model, adapter, loaded = models.base, [f"{models.tuned}=/adapter"], ["./adapter:/adapter:ro"]
         if Path(model).is_dir():
-            loaded.append(f"{model}:/model:ro")
+            loaded += _volumes(Path(model), "/model")
             model = "/model"
     # Found there under the names that the settings have.
     named = load_config(RunDir(run).config)
     needed = [
-        f"{Path(found).resolve()}:{posixpath.normpath(posixpath.join(_WORKING_FOLDER, name))}:ro"
+        volume
         for found, name in (
             (config.model.name, named.model.name),
             (config.data.prepared, named.data.prepared),
         )
         if found is not None and name is not None and Path(found).is_dir()
+        for volume in _volumes(Path(found).resolve(), _joined(_WORKING_FOLDER, name))
     ]
     owner = run.stat()
     head = (
@@ -246,6 +248,7 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
                 # A large model is downloaded and loaded first.
                 "start_period": "60m",
             },
+            **_kept_running(),
         },
         "gateway": {
             "image": "selfaug",
@@ -266,7 +269,9 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
             "volumes": [f"{run}:/run/{run.name}", *needed, "cache:/cache"],
             "ports": ["127.0.0.1:8000:8000"],
             "depends_on": {"vllm": {"condition": "service_healthy"}},
-            "restart": "on-failure",
+            # Docker would kill it after ten seconds; running answers have thirty, by --drain.
+            "stop_grace_period": "45s",
+            **_kept_running(),
         },
     }  # fmt: skip
     whole = {"services": services, "volumes": {"huggingface": None, "cache": None}}
@@ -274,3 +279,40 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
 
 
 _ASK_HEALTH = "import urllib.request as r; r.urlopen('http://localhost:8000/health', timeout=4)"
+
+
+def _kept_running() -> dict[str, Any]:
+    """How a service outlives a crash, a restart of the machine, and its own log."""
+    return {
+        # Docker's own restart is no failure: `on-failure` would not start it again.
+        "restart": "unless-stopped",
+        "logging": {"driver": "json-file", "options": {"max-size": "20m", "max-file": "5"}},
+    }
+
+
+def _volumes(folder: Path, inside: str) -> list[str]:
+    """What puts a folder into a container, and what links in it lead to: the hub's cache has files of that kind.
+
+    Args:
+        folder: here, resolved.
+        inside: its path there.
+    """
+    places = {inside: folder}
+    for entry in folder.rglob("*"):
+        here, there = entry, _joined(inside, entry.relative_to(folder).as_posix())
+        while entry.exists() and here.is_symlink():
+            target = os.readlink(here)
+            here = Path(os.path.normpath(here.parent / target))
+            there = _joined(posixpath.dirname(there), target)
+            if here.is_relative_to(folder):
+                continue
+            if posixpath.dirname(there) == "/":  # where no folder can be mounted
+                places[there] = here.resolve()
+            else:
+                places[posixpath.dirname(there)] = here.parent.resolve()
+    return [f"{here}:{there}:ro" for there, here in places.items()]
+
+
+def _joined(folder: str, path: str) -> str:
+    """A path in a container that starts at a folder there."""
+    return posixpath.normpath(posixpath.join(folder, path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
@@ -18,8 +19,8 @@ from selfaug.eval.checks import declines
 from selfaug.model.reference import FrozenModel
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.canary_alert import CanaryAlert
-from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS
-from selfaug.monitoring.monitor import Monitor, MonitorSettings, Sample, lowest_priority
+from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS, Sample
+from selfaug.monitoring.monitor import Monitor, MonitorSettings, lowest_priority
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.reference_window import Score
 from selfaug.monitoring.store import add_vote, has_request
@@ -42,6 +43,9 @@ _REMEMBERED = 100_000
 _AGAIN_SECONDS = 60.0
 """After which the canary set is replayed again where it was not as recorded, or could not be replayed; and after which
 the monitor is opened again where that failed."""
+
+_AWAY_SECONDS = 2.0
+"""After which it is replayed again where the server that has the models did not answer."""
 
 _REST = 10.0
 """So many times as long as measuring a reference window took in vain, it is not begun again."""
@@ -118,6 +122,8 @@ class Watching:
         self._open_after: float | None = None
         self._answered: OrderedDict[str, None] = OrderedDict()
         self._stop, self._cancellation = threading.Event(), Cancellation()
+        # Set for what ends a pause: the end of all, or that the canary set is wanted.
+        self._wake = threading.Event()
         self._telling = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -204,7 +210,12 @@ class Watching:
         """From now on it uses no model, and nothing that it finds changes anything. Waits for nothing."""
         with self._telling:
             self._stop.set()
+        self._wake.set()
         self._cancellation.cancel()
+
+    def replay_soon(self) -> None:
+        """Replay the canary set as soon as nothing else is being done, not only when it is time. Waits for nothing."""
+        self._wake.set()
 
     def close(self) -> None:
         """End; what waits is committed, without its drift."""
@@ -231,18 +242,18 @@ class Watching:
 
     def _watch(self, problems: list[str] | None) -> None:
         """Open the monitor, and replay the canary set from time to time, whether there is a monitor or not."""
-        again_soon, found = bool(problems), problems
+        # What is missing may soon be there: an adapter that another server still loads, memory that the answers needed
+        # which were running. Until it is looked at again, no request is answered.
+        wait, found, away = _AGAIN_SECONDS if problems else math.inf, problems, False
         while True:
             try:
-                self._take(problems)
-                # What is missing may soon be there: an adapter that another server still loads, memory that the answers
-                # needed which were running. Until it is looked at again, no request is answered.
-                wait = self._settings.canary_seconds
-                if self._waited(min(wait, _AGAIN_SECONDS) if again_soon else wait, found):
+                if not away:
+                    self._take(problems)
+                if self._waited(min(wait, self._settings.canary_seconds), found):
                     return
             except EngineError:  # it ends
                 return
-            problems, again_soon = None, False
+            problems, wait, away = None, math.inf, False
             if self._check is None:
                 continue
             try:
@@ -251,11 +262,11 @@ class Watching:
                 return
             except UpstreamAwayError as error:  # nothing is known of the models: no drift, and not ready
                 self._tell_canary([str(error)])
-                again_soon = True
+                wait, away = _AWAY_SECONDS, True
                 continue
             except Exception as error:
                 problems = [f"the canary set can't be replayed: {type(error).__name__}: {error}"]
-            again_soon, found = bool(problems), problems
+            wait, found = _AGAIN_SECONDS if problems else math.inf, problems
             self._tell_canary(problems)
 
     def _waited(self, seconds: float, problems: list[str] | None) -> bool:
@@ -265,11 +276,18 @@ class Watching:
         """
         while self._open_after is not None and self._open_after < seconds:
             wait = self._open_after
-            if self._stop.wait(wait):
-                return True
+            if self._woken(wait):
+                return self._stop.is_set()
             seconds -= wait
             self._open_monitor(problems)
-        return self._stop.wait(seconds)
+        self._woken(seconds)
+        return self._stop.is_set()
+
+    def _woken(self, seconds: float) -> bool:
+        """Wait for so long. Whether something has ended that before."""
+        woken = self._wake.wait(seconds)
+        self._wake.clear()  # before it is looked at what was wanted: that is set before
+        return woken
 
     def _take(self, problems: list[str] | None) -> None:
         """What a replay has found goes to the monitor, and where there is none yet, to whom it concerns."""
@@ -289,7 +307,7 @@ class Watching:
             if self._alert is None:
                 settings = self._settings
                 self._alert = open_canary_alert(
-                    self._run, settings=settings.monitor, webhook=settings.webhook
+                    self._run, settings=settings.monitor, webhook=settings.webhook, tell=self._tell
                 )
             self._alert.tell(problems)
         except Exception as error:  # whatever it is: requests are answered all the same
@@ -363,6 +381,7 @@ class Watching:
             webhook=settings.webhook,
             measure=as_trained and not self._without,
             canary=problems,
+            tell=self._tell,
             compute_clock=time.perf_counter if engine is None else lambda: engine.job_seconds,
             on_progress=progress,
         )

@@ -29,6 +29,8 @@ from selfaug.wording.evaluation_words import (
     cut_off_in_words,
     cut_off_warnings,
     forecast_in_words,
+    forms_in_words,
+    gates_before_in_words,
     level_in_words,
 )
 from selfaug.wording.numbers import duration, nats, nats_span, percent, points, span
@@ -82,6 +84,11 @@ def evaluation_sections(
         suites_block(record["suites"], scorer, tuned=tuned),
         *cut_off_blocks(record["suites"], tuned=tuned),
     ]
+    scores += [
+        Text(f"{name}: {forms}.")
+        for name, suite in record["suites"].items()
+        if (forms := forms_in_words(suite)) is not None
+    ]
     if (worth := trained_on_in_words(record.get("trained_on"))) is not None:
         scores.append(Text(f"{worth[0].upper()}{worth[1:]}.", "! trained on"))
     if record.get("also"):
@@ -91,7 +98,12 @@ def evaluation_sections(
         sides = {f"the job: {name}": side for name, side in record["sides"].items()}
         scores.append(suites_block(sides, scorer, tuned=tuned, title="The job, side by side"))
     sections = [
-        Section("Scores", "Both models were asked the same. In small print: 95 % intervals.", scores),
+        Section(
+            "Scores",
+            "Both models were asked the same. In small print: 95 % intervals over the items, each taken as independent "
+            "of the others: several questions about one document tell less than as many about different ones.",
+            scores,
+        ),
     ]
     benchmarks = [row for tables in record.get("benchmarks", {}).values() for row in _benchmark_rows(tables)]
     if benchmarks:
@@ -100,7 +112,9 @@ def evaluation_sections(
         )
     if record["gate"] is not None:
         bounds = [bound_block(one) for one in record["gate"]["bounds"]]
-        sections.append(Section(f"Gate: {record['gate']['outcome']}", "", bounds))
+        before = gates_before_in_words(record.get("gates_before", []))
+        about = "" if before is None else f"{before[0].upper()}{before[1:]}."
+        sections.append(Section(f"Gate: {record['gate']['outcome']}", about, bounds))
     sections.append(_drift_section(record, tuned))
     drifted = folder / "drift.jsonl"
     if drifted.exists() and (heated := _heated(read_lines(drifted))):
@@ -116,7 +130,7 @@ def evaluation_sections(
 
 
 def evaluation_verdict(record: Mapping[str, Any]) -> str:
-    """One sentence: what the model learned, and what it forgot, as far as the items can tell."""
+    """What the model learned, and what it forgot, as far as the items can tell; and whether rows were trained on."""
     general = record["suites"]["general"]["difference"]["difference"]
     lost = points(abs(general["value"]), sign=False)
     if general["high"] < 0:
@@ -136,13 +150,21 @@ def evaluation_verdict(record: Mapping[str, Any]) -> str:
         learned = f"The model became worse at its job ({points(task['value'])}, {span(task)})"
     else:
         learned = f"It was not shown that the model learned its job ({points(task['value'])}, {span(task)})"
-    return f"{learned}; {kept}."
+    worth = trained_on_in_words(record.get("trained_on"))
+    remembered = "" if worth is None else f" {worth[0].upper()}{worth[1:]}."
+    return f"{learned}; {kept}.{remembered}"
 
 
 def evaluation_outcome(record: Mapping[str, Any]) -> Outcome:
     """Learned and nothing shown to be forgotten is good, or open where a large loss may have gone unseen; one of both
-    is mixed, none bad; a gate overrules.
+    is mixed, none bad; a gate overrules. What is good on rows that were trained on is open, too.
     """
+    outcome = _outcome_of_numbers(record)
+    remembered = trained_on_in_words(record.get("trained_on")) is not None
+    return "open" if outcome == "good" and remembered else outcome
+
+
+def _outcome_of_numbers(record: Mapping[str, Any]) -> Outcome:
     if record["gate"] is not None:
         gate: dict[str, Outcome] = {"pass": "good", "fail": "bad", "inconclusive": "open"}
         return gate[record["gate"]["outcome"]]
@@ -171,7 +193,8 @@ def evaluation_tiles(record: Mapping[str, Any]) -> list[Tile]:
     if "task" in suites:
         gain = suites["task"]["difference"]["difference"]
         models = f"base {percent(suites['task']['base']['value'])}, tuned {percent(suites['task']['tuned']['value'])}"
-        tiles.append(Tile("Task gain", points(gain["value"]), [f"95 %: {span(gain)}", models]))
+        notes = [f"95 %: {span(gain)}", models, *_known_rows(record.get("trained_on"))]
+        tiles.append(Tile("Task gain", points(gain["value"]), notes))
     general = suites["general"]
     lost = general["difference"]["difference"]
     if isinstance(kept := general.get("retention"), Mapping):
@@ -185,6 +208,17 @@ def evaluation_tiles(record: Mapping[str, Any]) -> list[Tile]:
         name, drift = own
         tiles.append(Tile("Drift", nats(drift["nats"]["value"]), ["nats per token", f"on {name}"]))
     return tiles
+
+
+def _known_rows(found: Mapping[str, Any] | None) -> list[str]:
+    """What is said in few words of rows that were trained on; see `trained_on_in_words`."""
+    if trained_on_in_words(found) is None or found is None:
+        return []
+    return [
+        "! not known whether on rows of the training"
+        if found["rows"] is None
+        else f"! {found['rows']:,} of {found['of']:,} rows were trained on"
+    ]
 
 
 def evaluation_provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -222,9 +256,9 @@ def answer_badges(score: float | None, *, leaks: bool = False) -> list[str]:
     ]
 
 
-def bound_block(bound: Mapping[str, Any]) -> Text:
-    """One bound of a gate and what became of it."""
-    return Text(bound_in_words(bound), _OUTCOMES[bound["outcome"]])
+def bound_block(bound: Mapping[str, Any], *, before: str = "base model") -> Text:
+    """One bound of a gate and what became of it; arguments as of `bound_in_words`."""
+    return Text(bound_in_words(bound, before=before), _OUTCOMES[bound["outcome"]])
 
 
 def cut_off_blocks(suites: Mapping[str, Any], *, tuned: str, base: str = "base model") -> list[Text]:

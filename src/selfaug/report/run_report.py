@@ -43,7 +43,8 @@ _TAIL_BYTES = 20_000
 _REALIGNED: dict[str, tuple[Outcome, str]] = {
     "pass": ("good", "this one stays within all bounds"),
     "fail": ("bad", "this one is outside of a bound"),
-    "inconclusive": ("open", "too few items were asked to say whether this one stays within all bounds"),
+    # Too few items, or nothing that the deployed run could lose.
+    "inconclusive": ("open", "what was asked doesn't say whether this one stays within all bounds"),
 }
 
 # The best first.
@@ -336,7 +337,7 @@ def _realignment(record: Mapping[str, Any]) -> Section:
                 title="Against the deployed run",
             ),
             *cut_off_blocks(record["suites"], base="deployed run", tuned="this run"),
-            *(bound_block(one) for one in gate["bounds"]),
+            *(bound_block(one, before="deployed model") for one in gate["bounds"]),
         ],
     )
 

@@ -23,6 +23,7 @@ _T = TypeVar("_T")
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_BOX = _W + "txbxContent"  # what a text box holds
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _RAISED = f"{_W}rPr/{_W}vertAlign[@{_W}val='superscript']"
 _OFF = frozenset({"0", "false", "off"})
@@ -65,7 +66,8 @@ def read_docx(data: bytes) -> tuple[str, list[Block]]:
     """Title, or nothing, and blocks of a Word document.
 
     Inserted text of tracked changes is read, deleted text is not; what is hidden or struck through is left out, and so
-    are headers, footers and comments. Footnotes and endnotes follow the paragraph, list or table that refers to them.
+    are headers, footers and comments. Footnotes and endnotes follow the paragraph, list or table that refers to them,
+    and what is in a text box follows the paragraph that it is anchored in.
     Cells that span several rows or columns have their text in each. What a table holds that only arranges the page (of
     one cell, or with tables in its cells) is read like other parts of the body.
 
@@ -198,7 +200,7 @@ def _notes_of(element: Any, notes: dict[_Note, str]) -> Iterator[Block]:
 def _body_elements(parent: Any) -> Iterator[Any]:
     """Paragraphs and tables, also those in content controls (a table of contents is one) and tracked changes.
 
-    Instead of a table that only arranges the page: those in its cells.
+    After a paragraph: those in its text boxes. Instead of a table that only arranges the page: those in its cells.
     """
     waiting = list(reversed(parent))
     while waiting:
@@ -207,8 +209,24 @@ def _body_elements(parent: Any) -> Iterator[Any]:
             waiting.extend(inner for cell in reversed(list(_cells(element))) for inner in reversed(cell))
         elif element.tag in (_W + "p", _W + "tbl"):
             yield element
+            if element.tag == _W + "p":
+                waiting.extend(inner for box in reversed(_boxes(element)) for inner in reversed(box))
         elif element.tag in _WRAPPERS:
             waiting.extend(reversed(element))
+
+
+def _boxes(paragraph: Any) -> list[Any]:
+    """What its text boxes hold; those within another one are found in that one's paragraphs."""
+    found: list[Any] = []
+    if next(paragraph.iter(_BOX), None) is None:  # as in most
+        return found
+    walk = etree.iterwalk(paragraph, events=("start",))
+    for _, element in walk:
+        if element.tag == _BOX:
+            found.append(element)
+        if element.tag == _BOX or _is_left_out(element):
+            walk.skip_subtree()
+    return found
 
 
 def _is_layout(table: Any) -> bool:
@@ -249,17 +267,21 @@ def _paragraph_text(paragraph: Any) -> str:
 
 
 def _text_parts(root: Any) -> Iterator[str]:
+    """Of a cell with its text boxes; those of a paragraph are parts of the body themselves."""
     walk = etree.iterwalk(root, events=("start", "end"))
     before, is_raised = "", False  # the text before, and whether it is superscript
     for event, element in walk:
         if event == "end":
             if element.tag == _W + "p" and element is not root:
                 before = ""
-                yield "\n"  # a paragraph in a text box or a cell
+                yield "\n"  # a paragraph in a cell
             elif element.tag == _M + "d":
                 yield ")"
-        elif _is_left_out(element):
+        elif _is_left_out(element) or (element.tag == _BOX and root.tag == _W + "p"):
             walk.skip_subtree()
+        elif element.tag == _BOX:
+            before = ""
+            yield "\n"
         elif element.tag in (_W + "t", _M + "t"):
             text = element.text or ""
             goes_on, is_raised = is_raised, _is_raised(element)

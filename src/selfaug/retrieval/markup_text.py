@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 
+import yaml
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, reference
 from markdown_it.tree import SyntaxTreeNode
@@ -27,13 +28,14 @@ _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)",
 _OF_FRONT_MATTER = re.compile(
     r"""(?:[\w.-]+|"[^"]+"|'[^']+'|[a-z][a-z ]+)[ \t]*:(?:[ \t]|$)|[ \t#\]}]|-[ \t]|$"""
 )
-_FRONT_TITLE = re.compile(r"^title[ \t]*:[ \t]*(.+)$", re.MULTILINE | re.IGNORECASE)
+# With the lines that go on with it: they are further in.
+_FRONT_TITLE = re.compile(r"^title[ \t]*:[ \t]*(.*)(?:\n(?:[ \t].*)?)*", re.MULTILINE | re.IGNORECASE)
 _TOML_FRONT_MATTER = re.compile(r"\A\+{3}[ \t]*\n(.*?)^\+{3}[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _STRUCK = re.compile(r"<(/?)(?:del|s|strike)\b", re.IGNORECASE)
 _DEEPEST = 100  # what is nested deeper, markdown-it passes over
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]")
-_DELIMITERS = (",", ";", "\t", "|")
+_DELIMITERS = (";", "\t", "|", ",")
 _SNIFFED_LINES = 30
 
 
@@ -55,7 +57,7 @@ def _without_front_matter(text: str) -> tuple[str, str]:
     front = _FRONT_MATTER.match(text)
     if front and all(map(_OF_FRONT_MATTER.match, front[1].split("\n"))):
         named = _FRONT_TITLE.search(front[1])
-        return tidy(named[1]).strip("\"'") if named else "", text[front.end() :]
+        return _yaml_title(named) if named else "", text[front.end() :]
     if front := _TOML_FRONT_MATTER.match(text):
         try:
             title = tomllib.loads(front[1]).get("title", "")
@@ -63,6 +65,16 @@ def _without_front_matter(text: str) -> tuple[str, str]:
             return "", text
         return tidy(title) if isinstance(title, str) else "", text[front.end() :]
     return "", text
+
+
+def _yaml_title(named: re.Match[str]) -> str:
+    """Title in YAML; what is none ("title: Norvik: a report") as it stands there."""
+    try:
+        # This loader makes nothing but texts, and lists and dictionaries of them.
+        (title,) = yaml.load(named[0], Loader=yaml.BaseLoader).values()
+    except (yaml.YAMLError, RecursionError):
+        title = None
+    return tidy(title) if isinstance(title, str) else tidy(named[1]).strip("\"'")
 
 
 def _reference(state: StateBlock, start: int, end: int, silent: bool) -> bool:
@@ -115,13 +127,17 @@ def _records(text: str, delimiter: str) -> Iterator[list[str]]:
 
 
 def _delimiter(text: str) -> str:
-    """The one that divides the first lines into the same number of cells, and into most of them."""
+    """The one that divides the first lines into the same number of cells, and into most of them.
+
+    A comma only where no other one is as regular: in numbers it may be the decimal one.
+    """
     sample = "\n".join(text.split("\n", _SNIFFED_LINES)[:_SNIFFED_LINES])
 
-    def regularity(delimiter: str) -> tuple[float, int]:
+    def regularity(delimiter: str) -> tuple[float, bool, int]:
         widths = [len(row) for row in csv.reader(io.StringIO(sample), delimiter=delimiter) if row]
         usual = max(widths, key=widths.count, default=1)
-        return (widths.count(usual) / len(widths), usual) if usual > 1 else (0.0, 1)
+        share = widths.count(usual) / len(widths) if usual > 1 else 0.0
+        return share, delimiter != ",", usual
 
     try:
         return max(_DELIMITERS, key=regularity)

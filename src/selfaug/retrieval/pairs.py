@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 
+from selfaug.core.digits import plain_digits
 from selfaug.retrieval.chunking import Chunk, without_title
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.plain_text import UNSPACED
@@ -33,8 +34,11 @@ _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n")
 # A dot between thousands only where it can't be a decimal one: "1.234.567", "1.234,5".
 _THOUSANDS = re.compile(
     r"(?<!\d)(?<!\d[.,'])([1-9]\d{0,2}(?:(?:,\d{3}){1,9}|(?: \d{3}){1,9}|(?:'\d{3}){1,9}|(?:\.\d{3}){2,9}"
-    r"|\.\d{3}(?=,\d))|[1-9]\d{3,29})(?!\d)"
+    r"|\.\d{3}(?=,\d))|[1-9]\d{3,29})(?!\d)([.,]\d+(?!\d|[.,]\d))?"
 )
+# Not of "5.0%", which is 5% below. With a note's mark before it, "1,2" is two marks.
+_SMALL_DECIMAL = re.compile(r"(?<![\d.,'^])(\d{1,3})(?![.,]00?%)[.,](\d{1,2})(?!\d|[.,]\d)")
+_MOST_DECIMALS = 2  # with one divider alone: "1.234" may be a thousand
 _BEFORE_THREE_DIGITS = re.compile(r"(?<=\d)[, '.]?(?=(?:\d{3}[, '.]?)+$)")
 # Not after up to three digits and a space: "536 400" is a part of "1 536 400".
 _IN_NO_LONGER = "".join(rf"(?<!(?<![\w.,]){digits} )" for digits in (r"\d", r"\d\d", r"\d\d\d"))
@@ -156,8 +160,10 @@ def holds(passage: str, words: str) -> bool:
 
     As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53", nor "12" in "-12".
     Thousands may be divided by a comma, a space, an apostrophe or nothing in either: "1536" stands in "1,536 million";
-    by a dot, too, where it can't be a decimal one. "5%" is "5.0 %", and "€1.2bn" is "€1.2 bn". In rows that name their
-    columns the words may leave the names out, as who copies them from the document does.
+    by a dot, too, where it can't be a decimal one. Where a number can't be read in two ways, its decimal point may be a
+    comma in either: "1,234.5" is "1.234,5", and "12.5" is "12,5". "5%" is "5.0 %", and "€1.2bn" is "€1.2 bn". Digits of
+    all scripts are the same. In rows that name their columns the words may leave the names out, as who copies them from
+    the document does.
     """
     finder = _finder(words)
     return finder is not None and any(finder.search(text) for text in _plain_forms(passage))
@@ -196,27 +202,58 @@ def _pattern(wanted: str) -> str:
     The words are made to match more rather than the passage plainer: "120 135" may be two figures of a line there.
     """
     parts = _THOUSANDS.split(wanted)
-    return "".join(
-        _number_pattern(part, begins=number == 1 and not parts[0])
-        if number % 2
-        else _NOUGHTS.sub(r"\1(?:[.]0+|,00?)?%", re.sub(r"\\[ |]", "[ |]", re.escape(part)))
-        for number, part in enumerate(parts)
-    )
+    found = [_text_pattern(parts[0])]
+    for place in range(1, len(parts), 3):
+        number, decimals, text = parts[place : place + 3]
+        begins = place == 1 and not parts[0]
+        found += [_number_pattern(number, decimals or "", begins), _text_pattern(text)]
+    return "".join(found)
 
 
-def _number_pattern(number: str, begins: bool) -> str:
-    """What finds a number of four digits or more, which the words begin with or not."""
+def _text_pattern(text: str) -> str:
+    """What finds plain words without numbers of four digits or more."""
+    parts = _SMALL_DECIMAL.split(text)
+    found = [_literal(parts[0])]
+    for place in range(1, len(parts), 3):
+        whole, decimals, after = parts[place : place + 3]
+        found += [rf"(?:{whole}\.{decimals}|(?<!\^){whole},{decimals})", _literal(after)]
+    return "".join(found)
+
+
+def _literal(text: str) -> str:
+    return _NOUGHTS.sub(r"\1(?:[.]0+|,00?)?%", re.sub(r"\\[ |]", "[ |]", re.escape(text)))
+
+
+def _number_pattern(number: str, decimals: str, begins: bool) -> str:
+    """What finds a number of four digits or more, with its decimals, which the words begin with or not."""
     plain = _BEFORE_THREE_DIGITS.sub("", number)
     # "120 135 150" is rather three figures of a line, and one more may stand before them.
     begins = begins and number.count(" ") < _SPACES_OF_A_LINE
     before_spaced = _IN_NO_LONGER if begins and len(plain) % 3 == 0 else ""
+    as_they_are = re.escape(decimals)
+    of_point, of_comma, of_either = (
+        [divider + decimals[1:] for divider in (r"\.", ",", "[.,]")]
+        if _is_decimal(number, decimals)
+        else [as_they_are] * 3
+    )
     if " " in number:
         # The words may be of two cells, or two figures of a line, themselves.
-        return before_spaced + _BEFORE_THREE_DIGITS.sub("[, |]?", number)
+        return before_spaced + _BEFORE_THREE_DIGITS.sub("[, |]?", number) + of_either
     # One divider throughout: "1,536 200" are two figures, and so are two cells "1" and "536".
     comma, space, apostrophe, dot = (_BEFORE_THREE_DIGITS.sub(one, number) for one in (",", " ", "'", r"\."))
     after_dot = r"(?=,\d)" if len(plain) < _DIGITS_OF_TWO_DOTS else ""
-    return f"(?:{plain}|{comma}|{before_spaced}{space}|{apostrophe}|{dot}{after_dot})"
+    return (
+        f"(?:{plain}{of_either}|{comma}{of_point}|{before_spaced}{space}{of_either}|{apostrophe}{of_either}"
+        f"|{dot}{after_dot}{of_comma})"
+    )
+
+
+def _is_decimal(number: str, decimals: str) -> bool:
+    """Whether what stands behind a number of four digits or more can be nothing but its decimals."""
+    divider = next((one for one in ",.'" if one in number), None)
+    if divider is None:
+        return 0 < len(decimals) <= 1 + _MOST_DECIMALS
+    return bool(decimals) and decimals[0] != divider
 
 
 def _plain(text: str) -> str:
@@ -226,7 +263,7 @@ def _plain(text: str) -> str:
     With one between a figure and the word or letters for its millions.
     """
     if not text.isascii():
-        text = unicodedata.normalize("NFC", text).translate(_SIGNS)
+        text = plain_digits(unicodedata.normalize("NFC", text).translate(_SIGNS))
     cells = _BETWEEN_CELLS.sub("|", _SPACE.sub(" ", text))
     return _BEFORE_SCALE.sub(" ", _BESIDE_SIGN.sub("", cells).strip(" |").casefold())
 
@@ -266,7 +303,8 @@ def may_be_chance(pair: Pair, gold: Sequence[Chunk]) -> bool:
         pair: the question.
         gold: what `find_gold` found for it.
     """
-    if pair.answer is None or pair.evidence is not None or pair.page is not None or pair.places:
+    on_a_page = pair.page is not None and any(chunk.page is not None for chunk in gold)
+    if pair.answer is None or pair.evidence is not None or on_a_page or pair.places:
         return False
     return len({_saying(chunk.text, pair.answer) for chunk in gold}) > 1
 
@@ -304,6 +342,13 @@ def _with_words(chunks: Sequence[Chunk], words: str) -> list[Chunk]:
 
 
 def _of_page(chunks: Sequence[Chunk], page: int) -> list[Chunk]:
-    """Chunks that may have words of a page: those that begin on it, and the last before it, of each document."""
+    """Chunks that may have words of a page: those that begin on it, and the last before it, of each document.
+
+    Of a document without pages, all of its own: the page is that of a print.
+    """
+    paged = {chunk.document for chunk in chunks if chunk.page is not None}
     before = {chunk.document: chunk for chunk in chunks if chunk.page is not None and chunk.page < page}
-    return [*before.values(), *(chunk for chunk in chunks if chunk.page == page)]
+    return [
+        *before.values(),
+        *(chunk for chunk in chunks if chunk.page == page or chunk.document not in paged),
+    ]

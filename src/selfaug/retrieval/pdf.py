@@ -12,7 +12,8 @@ import pypdfium2.raw as pdfium
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.pdf_aligned_tables import AlignedTable, with_tables
 from selfaug.retrieval.pdf_continued_tables import PdfTable, continued, returns
-from selfaug.retrieval.pdf_lines import Line, PageText, lines_of
+from selfaug.retrieval.pdf_fields import field_lines, form_of
+from selfaug.retrieval.pdf_lines import Line, PageText, has_unknown_letters, lines_of
 from selfaug.retrieval.pdf_paragraphs import Style, document_style, page_blocks, running_lines
 from selfaug.retrieval.pdf_rules import ruled_grids
 from selfaug.retrieval.pdf_tables import RuledTable, divided
@@ -22,6 +23,7 @@ from selfaug.retrieval.table_text import table_blocks
 __all__ = ["read_pdf", "unread_pages"]
 
 _PAGES_OF_A_SCAN = 20  # that are looked at, whether it is one
+_UNKNOWN_LETTERS = "text whose letters can't be told, since its fonts don't say them"
 _NAMED_PAGES = 10
 _NO_TITLE = re.compile(
     r"\(?(anonymous|unspecified|untitled|title|document ?\d*)\)?|.*\.\w{2,5}|", re.IGNORECASE
@@ -29,6 +31,18 @@ _NO_TITLE = re.compile(
 _MADE_BY = re.compile(r"^Microsoft (Word|PowerPoint|Excel) - ")
 
 _Item = Line | PdfTable
+
+
+class _Page(NamedTuple):
+    """What is on a page.
+
+    Attributes:
+        items: lines and tables in reading order.
+        fields: a line for each field of a form that is filled in.
+    """
+
+    items: list[_Item]
+    fields: list[str]
 
 
 class _Above(NamedTuple):
@@ -46,22 +60,25 @@ class _Above(NamedTuple):
 
 
 def read_pdf(data: bytes) -> tuple[str, list[Block]]:
-    """Title, or nothing, and blocks of a PDF.
+    """Title, or nothing, and blocks of a PDF; what is filled into the fields of its form follows the text of the page.
 
-    Pages that can't be loaded, and pages without text among others that have some, are passed over:
-    `unread_pages` names them.
+    Pages that can't be loaded, pages without text among others that have some, and pages whose letters can't be told
+    are passed over: `unread_pages` names them.
 
     Raises:
-        UnreadableDocument: if it is encrypted, damaged, or has no text because it was scanned.
+        UnreadableDocument: if it is encrypted, damaged, or has no text because it was scanned or its letters can't be
+            told.
     """
     document = _opened(data)
     try:
-        pages = [_page_items(document, number) for number in range(len(document))]
+        with form_of(document) as form:
+            pages = [_page(document, number, form) for number in range(len(document))]
         # The only text of a scan is often a stamp on each page; that of drawings is a title on each page.
         blocks = list(_blocks(pages, without_running_lines=True))
-        if not blocks and any(
-            _has_picture(document, number) for number in range(min(len(document), _PAGES_OF_A_SCAN))
-        ):
+        first_pages = range(min(len(document), _PAGES_OF_A_SCAN)) if not blocks else ()
+        if any(_shows_unknown_letters(document, number) for number in first_pages):
+            raise UnreadableDocument(f"{_UNKNOWN_LETTERS}; needs OCR first")
+        if any(_has_picture(document, number) for number in first_pages):
             raise UnreadableDocument("scanned; needs OCR first")
         blocks = blocks or list(_blocks(pages, without_running_lines=False))
         if not blocks:
@@ -84,17 +101,23 @@ def unread_pages(data: bytes, blocks: Sequence[Block]) -> str:
     try:
         count = len(document)
         read = {block.page for block in blocks}
-        scanned, damaged = [], []
+        scanned, unknown, damaged = [], [], []
         for number in range(count):
             if number + 1 in read:
                 continue
             if not _can_be_loaded(document, number):
                 damaged.append(number + 1)
+            elif _shows_unknown_letters(document, number):
+                unknown.append(number + 1)
             elif _has_picture(document, number):
                 scanned.append(number + 1)
     finally:
         document.close()
-    reasons = {"pictures without text, which need OCR first if they are scans": scanned, "damaged": damaged}
+    reasons = {
+        "pictures without text, which need OCR first if they are scans": scanned,
+        f"{_UNKNOWN_LETTERS}, and need OCR first": unknown,
+        "damaged": damaged,
+    }
     return "; ".join(
         f"{len(pages):,} of {count:,} pages are {reason}: {_ranges(pages)}"
         for reason, pages in reasons.items()
@@ -128,20 +151,23 @@ def _opened(data: bytes) -> Any:
         raise UnreadableDocument("damaged: it can't be opened as PDF") from error
 
 
-def _page_items(document: Any, number: int) -> list[_Item]:
-    """Lines and tables of a page in reading order; none if it can't be loaded."""
+def _page(document: Any, number: int, form: Any) -> _Page:
+    """What is on a page; nothing if it can't be loaded, or its letters can't be told."""
     try:
         page = document[number]
     except pypdfium2.PdfiumError:
-        return []
+        return _Page([], [])
     try:
         textpage = page.get_textpage()
         try:
-            return _items(page, PageText(textpage, page.get_rotation()))
+            if has_unknown_letters(textpage):
+                return _Page([], [])
+            items = _items(page, PageText(textpage, page.get_rotation()))
+            return _Page(items, field_lines(page, textpage, form))
         finally:
             textpage.close()
     except pypdfium2.PdfiumError:
-        return []
+        return _Page([], [])
     finally:
         page.close()
 
@@ -159,12 +185,12 @@ def _items(page: Any, text: PageText) -> list[_Item]:
     return found
 
 
-def _blocks(pages: Sequence[Sequence[_Item]], *, without_running_lines: bool) -> Iterator[Block]:
-    lines = [[line for item in items for line in _lines_in(item)] for items in pages]
+def _blocks(pages: Sequence[_Page], *, without_running_lines: bool) -> Iterator[Block]:
+    lines = [[line for item in page.items for line in _lines_in(item)] for page in pages]
     running = running_lines(lines) if without_running_lines else set()
     style = document_style([line for page in lines for line in page if id(line) not in running])
     above: _Above | None = None  # of the page before
-    for number, items in enumerate(pages, start=1):
+    for number, (items, fields) in enumerate(pages, start=1):
         kept = list(_kept(items, running, style, above))
         for item in _grouped(kept):
             if isinstance(item, list):
@@ -173,6 +199,8 @@ def _blocks(pages: Sequence[Sequence[_Item]], *, without_running_lines: bool) ->
                 yield from table_blocks(item.rows, page=number)
         if kept:
             above = _last_table(kept)
+        if fields:
+            yield Block("text", "\n".join(fields), page=number)
 
 
 def _lines_in(item: _Item) -> Sequence[Line]:
@@ -237,6 +265,19 @@ def _can_be_loaded(document: Any, number: int) -> bool:
     except pypdfium2.PdfiumError:
         return False
     return True
+
+
+def _shows_unknown_letters(document: Any, number: int) -> bool:
+    try:
+        page = document[number]
+        textpage = page.get_textpage()
+    except pypdfium2.PdfiumError:
+        return False
+    try:
+        return has_unknown_letters(textpage)
+    finally:
+        textpage.close()
+        page.close()
 
 
 def _has_picture(document: Any, number: int) -> bool:

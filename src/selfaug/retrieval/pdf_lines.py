@@ -13,7 +13,7 @@ import pypdfium2.raw as pdfium
 
 from selfaug.retrieval.plain_text import caret
 
-__all__ = ["HYPHEN", "Line", "PageText", "lines_of"]
+__all__ = ["HYPHEN", "Line", "PageText", "has_unknown_letters", "lines_of"]
 
 HYPHEN = "\ufffe"
 """What pdfium writes for a hyphen at the end of a line; it joins that line with the next one."""
@@ -30,6 +30,13 @@ _RAISED_BY = 0.15  # times the size of the letters before it
 _RAISED_AT_MOST = 0.8
 _RAISED_SIZE = 0.9
 _TOUCHING = 0.25
+
+# Of a page, to see whether its fonts say which letters they have; more of them where many don't.
+_FEW_LETTERS = 30
+_MORE_LETTERS = 300
+_LIKE_TEXT = 0.6
+_CONTROL_CODES = 0.02
+_FILLS = frozenset(map(ord, " .,"))  # a table of contents may be mostly leaders
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +76,38 @@ class _Superscript(NamedTuple):
     last: int
     resumes: int
     baseline: float
+
+
+def has_unknown_letters(textpage: Any) -> bool:
+    """Whether most of what a page shows can't be told: its fonts have shapes, and don't say of which letters.
+
+    pdfium takes the number of a letter in its font for the letter then: "5HYHQXH" for "Revenue". In the bitmap fonts of
+    old TeX, and in some others, it is the letter all the same; so the numbers have to look otherwise than text.
+    """
+    places, unmapped = _unmapped(textpage, _FEW_LETTERS)
+    if 2 * len(unmapped) <= len(places):
+        return False
+    _, unmapped = _unmapped(textpage, _MORE_LETTERS)
+    codes = [(index, int(pdfium.FPDFText_GetUnicode(textpage, index))) for index in unmapped]
+    codes = [(index, code) for index, code in codes if code not in _FILLS]
+    like_text = sum(code < 128 and chr(code).isalnum() for _, code in codes)
+    if like_text < _LIKE_TEXT * len(codes):
+        return True
+    control = sum(code < 32 and not _is_bitmap(textpage, index) for index, code in codes)
+    return control > _CONTROL_CODES * len(codes)
+
+
+def _unmapped(textpage: Any, at_least: int) -> tuple[range, list[int]]:
+    """Some characters of a page, and those of them that no font names."""
+    places = range(0, textpage.count_chars(), max(textpage.count_chars() // at_least, 1))
+    return places, [index for index in places if pdfium.FPDFText_HasUnicodeMapError(textpage, index) == 1]
+
+
+def _is_bitmap(textpage: Any, index: int) -> bool:
+    """Whether a character's font is one of drawn letters (Type 3): these fonts alone have no name."""
+    shown = pdfium.FPDFText_GetTextObject(textpage, index)
+    font = pdfium.FPDFTextObj_GetFont(shown) if shown else None
+    return bool(font) and pdfium.FPDFFont_GetBaseFontName(font, None, 0) <= 1
 
 
 class PageText:

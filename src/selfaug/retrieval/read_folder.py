@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.read_document import ENDINGS, MAX_BYTES, read_document, too_large
 from selfaug.retrieval.reading_processes import Reader, ReadingProcesses
 
-__all__ = ["MEMORY_BYTES", "FolderReport", "Read", "read_folder"]
+__all__ = ["MEMORY_BYTES", "FolderReport", "Read", "digest_of", "read_folder"]
 
 MEMORY_BYTES = 750_000_000
 """Of a reading process, unless the caller says otherwise.
@@ -40,11 +41,15 @@ class Read:
         path: relative to the folder, with forward slashes.
         digest: SHA-256 of the file, in hexadecimal.
         document: None if the file is unchanged and was not read again.
+        size: of the file before it was read, in bytes.
+        modified: when it was last changed before it was read, in nanoseconds since 1970.
     """
 
     path: str
     digest: str
     document: Document | None
+    size: int
+    modified: int
 
 
 @dataclass
@@ -170,6 +175,7 @@ class _Reading:
         self._max_bytes = max_bytes
         self._order: deque[str] = deque()
         self._outcomes: dict[str, Read | str] = {}
+        self._found: dict[str, os.stat_result] = {}
 
     def in_order(self, pool: ReadingProcesses, ahead: int) -> Iterator[tuple[str, Read | str]]:
         """Paths, and what was read or why nothing was."""
@@ -181,14 +187,19 @@ class _Reading:
             if not pool.is_busy:
                 return
             for name, outcome in pool.finished():
-                self._outcomes[name] = (
-                    Read(name, outcome.digest, outcome) if isinstance(outcome, Document) else outcome
-                )
+                if isinstance(outcome, Document):
+                    self._outcomes[name] = self._read(name, outcome.digest, outcome)
+                else:
+                    self._outcomes[name] = outcome
 
     def _finished(self) -> Iterator[tuple[str, Read | str]]:
         while self._order and self._order[0] in self._outcomes:
             name = self._order.popleft()
             yield name, self._outcomes.pop(name)
+
+    def _read(self, name: str, digest: str, document: Document | None) -> Read:
+        found = self._found.pop(name)
+        return Read(name, digest, document, found.st_size, found.st_mtime_ns)
 
     def _take_next(self, pool: ReadingProcesses) -> bool:
         """Take up the next file; False if there is none."""
@@ -197,28 +208,45 @@ class _Reading:
             return False
         self._order.append(name)
         try:
-            digest = _digest(file, self._max_bytes) if name in self._known else None
+            # Before the file is read: one that is changed meanwhile is not taken for what was read.
+            self._found[name] = _stat(file)
+            digest = digest_of(file, self._max_bytes) if name in self._known else None
         except UnreadableDocument as error:
             self._outcomes[name] = str(error)
             return True
         if digest is not None and digest == self._known[name]:
-            self._outcomes[name] = Read(name, digest, None)
+            self._outcomes[name] = self._read(name, digest, None)
         else:
             pool.read(file, name)
         return True
 
 
-def _digest(file: Path, max_bytes: int) -> str:
+def digest_of(file: Path, max_bytes: int = MAX_BYTES) -> str:
     """SHA-256 of a file, in hexadecimal.
+
+    Args:
+        file: any file.
+        max_bytes: a larger one is not read.
 
     Raises:
         UnreadableDocument: if it can't be read, or is too large.
     """
+    size = _stat(file).st_size
+    if size > max_bytes:
+        raise UnreadableDocument(too_large(size, max_bytes))
     try:
-        size = file.stat().st_size
-        if size > max_bytes:
-            raise UnreadableDocument(too_large(size, max_bytes))
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise UnreadableDocument(f"can't be opened: {(error.strerror or str(error)).lower()}") from error
+        raise _not_opened(error) from error
+
+
+def _stat(file: Path) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as error:
+        raise _not_opened(error) from error
+
+
+def _not_opened(error: OSError) -> UnreadableDocument:
+    return UnreadableDocument(f"can't be opened: {(error.strerror or str(error)).lower()}")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from selfaug.core.digits import plain_digits
 from selfaug.retrieval.chunking import without_title
 from selfaug.retrieval.pairs import Pair, Sign, holds, signed
 from selfaug.retrieval.retriever import Passage
@@ -162,6 +163,7 @@ def _says(text: str, beneath: str, answer: str, with_small_figures: bool) -> boo
 
     Figures alone are looked for beneath the heading: "2023-05-12: Results" stands above every passage of a document.
     """
+    answer = plain_digits(answer)
     figures = [figure for figure in _FIGURE.findall(answer) if not _YEAR.fullmatch(figure)]
     if holds(beneath if figures == [answer] else text, answer):
         return True

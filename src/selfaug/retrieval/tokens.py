@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 import bm25s
 import Stemmer
 
+from selfaug.core.digits import plain_digits
 from selfaug.errors import ConfigError
 from selfaug.retrieval.glossary import Glossary
 from selfaug.retrieval.plain_text import UNSPACED
@@ -68,6 +69,7 @@ _PERIODS_AND_HALVES: _Periods = (
 # By the `reader` in their settings: indexes before these hold other words, and are searched for those.
 _FIRST_READER_WITH_NAMES_IN_PARTS = 3
 _FIRST_READER_WITHOUT_ACCENTS = 9
+_FIRST_READER_WITH_PLAIN_DIGITS = 11
 
 
 class Words:
@@ -75,9 +77,10 @@ class Words:
 
     Periods are written alike: "2Q23" and "the second quarter of 2023" as "Q2 2023", "1H23" as "H1 2023", "fiscal 2023"
     and "FY23" as "FY 2023", "FY98" as "FY 1998". Accents don't count, but in endings that have some. "US" and "IT" in
-    capitals are not "us" and "it". A name such as X300 is found by its parts too, and a file's name such as
-    north_report is two words. Of scripts without spaces between words each two letters that follow one another are a
-    word. Words and phrases of a glossary are found by what they mean as well.
+    capitals are not "us" and "it". Digits of all scripts are the same, and so are letters of full width. A name such as
+    X300 is found by its parts too, and a file's name such as north_report is two words. Of scripts without spaces
+    between words each two letters that follow one another are a word. Words and phrases of a glossary are found by what
+    they mean as well.
 
     Args:
         language: English name of the documents' language; None compares words as they are.
@@ -97,7 +100,7 @@ class Words:
         reader: int | None = None,
     ) -> None:
         self.language = language
-        reader = _FIRST_READER_WITHOUT_ACCENTS if reader is None else reader
+        reader = _FIRST_READER_WITH_PLAIN_DIGITS if reader is None else reader
         with_accents = reader < _FIRST_READER_WITHOUT_ACCENTS
         self._whole = _QUARTER if with_accents else _QUARTER_OR_HALF
         if reader < _FIRST_READER_WITH_NAMES_IN_PARTS:
@@ -107,6 +110,8 @@ class Words:
         else:
             # Endings of other languages may have accents: these go after them.
             self._split = _split_without_accents if language in (None, "english") else _split
+        if reader >= _FIRST_READER_WITH_PLAIN_DIGITS:
+            self._split = partial(_split_plain_digits, self._split)
         self._stem: Callable[[str], str] = str
         self._left_out: frozenset[str] = frozenset()
         if language is not None:
@@ -162,6 +167,10 @@ def _split(text: str) -> list[str]:
 
 def _split_without_accents(text: str) -> list[str]:
     return _words_of(_without_accents(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
+
+
+def _split_plain_digits(split: Callable[[str], list[str]], text: str) -> list[str]:
+    return split(plain_digits(text))
 
 
 def _split_with_accents(text: str) -> list[str]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import math
 import operator
 import re
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 __all__ = ["cell_text"]
 
@@ -27,6 +29,8 @@ _LITERAL = "\0"  # stands for a quoted text while the places of digits are looke
 _PLACES = re.compile(r"(?P<whole>[#0?][#0?,]*)(?:\.(?P<decimals>[#0?]*)(?P<thousands>,*))?")
 _MINUS = re.compile(r"[-(]")
 _TOO_SPECIAL = re.compile(r"[eE@/]")  # scientific notation, text and fractions
+_ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")  # how Excel writes a character that XML has no place for
+_EXACT = Context(prec=1000)  # more digits than any number has with as many decimals as a format can ask for
 _ABBREVIATED_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 
 
@@ -49,7 +53,7 @@ def cell_text(value: object, number_format: str) -> str:
         return _time_text(value)
     if isinstance(value, datetime.timedelta):
         return _duration_text(value)
-    return str(value)
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), str(value))
 
 
 def _number_text(value: float, number_format: str) -> str:
@@ -116,10 +120,14 @@ def _before_digits(text: str) -> str:
 def _digits(amount: float, whole: str, decimals: str) -> str:
     """An amount with as many decimals as there are 0s, and as many more, if not zero, as there are other places.
 
-    Before the decimal point there are as many digits as there are 0s, too: codes begin with some.
+    Before the decimal point there are as many digits as there are 0s, too: codes begin with some. As in Excel, an
+    amount has 15 digits, and a half is rounded up: 0.285 is 0.29, though its double is a little less.
     """
+    if not math.isfinite(amount):
+        return str(amount)
     width = whole.count("0") + (len(decimals) + 1 if decimals else 0)
-    text = f"{amount:0{width}{',' if ',' in whole else ''}.{len(decimals)}f}"
+    rounded = Decimal(f"{amount:.15g}").quantize(Decimal((0, (1,), -len(decimals))), ROUND_HALF_UP, _EXACT)
+    text = f"{rounded:0{width}{',' if ',' in whole else ''}f}"
     for place in reversed(decimals):
         if place == "0" or not text.endswith("0"):
             break

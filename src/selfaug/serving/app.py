@@ -53,6 +53,7 @@ def create_app(
         lambda: served.engine.waiting + served.gate.waiting,
         lambda: served.engine.running,
         lambda: served.readiness.ready,
+        lambda: not served.readiness.not_followed,
         lambda: [] if served.watcher is None else served.watcher.families(),
     )
     _errors(app)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 __all__ = ["ConnectionLimits", "LimitedConnection", "most_connections"]
@@ -35,11 +36,15 @@ class ConnectionLimits:
     Attributes:
         head_seconds: from a connection's beginning, or the first byte of a further request, to the end of the
             request's headers.
+        idle_seconds: between the end of an answer and the first byte of the next request. Longer than load balancers
+            keep a connection (that of AWS 60 seconds): one that sends a request into the closing gets nothing for it,
+            and tells its client 502.
         unread_seconds: in which a client reads nothing of what waits for it.
         most: connections at once; None for `most_connections()`. Further ones are closed at once.
     """
 
     head_seconds: float = 15.0
+    idle_seconds: float = 75.0
     unread_seconds: float = 30.0
     most: int | None = None
 
@@ -47,7 +52,7 @@ class ConnectionLimits:
 class LimitedConnection(H11Protocol):
     """uvicorn's connection, which ends where the client sends no request, or doesn't read the answer.
 
-    uvicorn's own timer is for connections between two requests only.
+    uvicorn's own timer is for connections between two requests only, and ends with the first byte that comes then.
 
     Args:
         limits: of a connection.
@@ -57,6 +62,7 @@ class LimitedConnection(H11Protocol):
     def __init__(self, limits: ConnectionLimits, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._limits = limits
+        self.timeout_keep_alive = limits.idle_seconds  # type: ignore[assignment]  # any number of seconds will do
         self._most = most_connections() if limits.most is None else limits.most
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -75,7 +81,11 @@ class LimitedConnection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Something of a request is here."""
         super().data_received(data)
-        self._time_head()
+        if self._is_between_requests():
+            self._stop_head_timer()
+            self._time_idleness()
+        else:
+            self._time_head()
 
     def pause_writing(self) -> None:
         """The client reads too slowly."""
@@ -92,6 +102,17 @@ class LimitedConnection(H11Protocol):
         super().connection_lost(exc)
         self._stop_head_timer()
         self._stop_unread_timer()
+
+    def _is_between_requests(self) -> bool:
+        """Whether what has come was the rest of a request that was answered before all of it was here."""
+        answered = self.cycle is not None and self.cycle.response_complete
+        return answered and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
+    def _time_idleness(self) -> None:
+        if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def _time_head(self) -> None:
         """Let the timer run while no request is being answered. What is sent in between does not set it back."""

@@ -120,7 +120,6 @@ class HttpServer(EndedBySignals):
                 access_log=False,
                 server_header=False,
                 lifespan="off",
-                timeout_keep_alive=15,
                 timeout_graceful_shutdown=max(1, round(drain_seconds)),
             )
         )

@@ -25,6 +25,7 @@ class Metrics:
         waiting: requests that have not begun.
         running: requests that are being answered.
         ready: whether the server is ready.
+        follows: whether what is served is the registry's champion, or no registry is followed.
         watched: metrics of whoever watches the traffic.
     """
 
@@ -33,6 +34,7 @@ class Metrics:
         waiting: Callable[[], int],
         running: Callable[[], int],
         ready: Callable[[], bool],
+        follows: Callable[[], bool],
         watched: Callable[[], Sequence[Family]] = lambda: (),
     ) -> None:
         self.registry = CollectorRegistry()
@@ -61,6 +63,11 @@ class Metrics:
             ("selfaug_requests_waiting", "Requests that have not begun.", waiting),
             ("selfaug_requests_running", "Requests that are being answered.", running),
             ("selfaug_ready", "1 if the server answers as the record says it should.", ready),
+            (
+                "selfaug_follows_champion",
+                "0 while the registry's champion can't be served, else 1.",
+                follows,
+            ),
         ):
             Gauge(name, text, registry=self.registry).set_function(_number(value))
         self.registry.register(_Watched(watched))

@@ -8,8 +8,9 @@ from itertools import accumulate, islice, pairwise
 from typing import Any, cast
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, concatenate_datasets
+from datasets import Dataset, Features, IterableDataset, Json, List, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
+from trl.trainer.utils import remove_none_values
 
 from selfaug.core.positions import IGNORED
 from selfaug.data.encode import encode_rows
@@ -35,6 +36,9 @@ _MASKS = ("completion_mask", "assistant_masks")
 
 Beside `labels`, only the first counts: `assistant_masks` are left over there, and trl leaves given labels alone.
 """
+
+_CHATS = ("messages", "prompt", "completion", "tools")
+"""Columns with messages, and with the tools that these may call."""
 
 _LOOKED_AT = 100
 _LOOKED_AT_FOR_PROMPTS = 1000
@@ -133,7 +137,7 @@ def with_completions(rows: Any, args: SelfAugConfig, *, is_formatted: bool = Fal
         DataError: if there are no rows, no completion in any, or rows whose prompt can't be known.
         ConfigError: if a setting makes every prompt token a completion.
     """
-    rows = _as_dataset(rows)
+    rows = _with_calls_as_given(_as_dataset(rows))
     if (first := next(iter(rows), None)) is None:
         raise DataError("the data set has no rows.", hint="give at least one row.")
     columns = set(rows.column_names or first)
@@ -161,7 +165,7 @@ def _as_dataset(rows: Any) -> Any:
     if rows is None:
         raise DataError("train_dataset is missing.", hint="pass rows as a datasets.Dataset.")
     if isinstance(rows, list):
-        rows = Dataset.from_list(rows)
+        rows = _from_list(rows)
     if isinstance(rows, dict):
         raise DataError(
             f"the rows are a {type(rows).__name__} of {', '.join(map(str, rows))}.",
@@ -173,6 +177,57 @@ def _as_dataset(rows: Any) -> Any:
             hint="make them one: Dataset.from_list(list(rows)), with a dict for each row.",
         )
     return rows
+
+
+def _from_list(rows: list[dict[str, Any]]) -> Dataset:
+    """Rows of a list as a data set, with messages that call tools, and the tools, as they are given.
+
+    Arrow would give each object the fields of all: `{"city": "Paris"}` beside `{"amount": 5}` would become a call with
+    an amount that is null, and be trained so.
+    """
+    given = {name: [row.get(name) for row in rows] for name in _CHATS if any(name in row for row in rows)}
+    given = {name: values for name, values in given.items() if any(_has_calls(name, one) for one in values)}
+    if not given:
+        return Dataset.from_list(rows)
+    columns = {name: [row.get(name) for row in rows] for name in rows[0] if name not in given}
+    return Dataset.from_dict(
+        columns | given,
+        features=Features({**Dataset.from_dict(columns).features, **dict.fromkeys(given, List(Json()))}),
+    )
+
+
+def _has_calls(column: str, value: Any) -> bool:
+    """Whether a row's value in a column is tools, or messages of which some call tools."""
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        return False
+    return bool(value) if column == "tools" else any("tool_calls" in message for message in value)
+
+
+def _with_calls_as_given(rows: Any) -> Any:
+    """Rows whose messages that call tools, and tools, lack what is null in them.
+
+    Arrow has added it (see `_from_list`), or has what was null from the beginning: that can't be told any more.
+    """
+    kinds = rows.features
+    if kinds is not None:
+        columns = [name for name in _CHATS if _is_of_arrow(name, kinds.get(name))]
+    else:  # a stream
+        first: dict[str, Any] = next(iter(rows), {})
+        columns = [name for name in _CHATS if _has_calls(name, first.get(name))]
+    if not columns:
+        return rows
+    features = None if kinds is None else Features({**kinds, **dict.fromkeys(columns, List(Json()))})
+    return rows.map(_without_nulls, fn_kwargs={"columns": columns}, features=features)
+
+
+def _is_of_arrow(column: str, kind: Any) -> bool:
+    """Whether a column's type is of tools, or of messages that call tools, with one set of fields for all."""
+    fields = getattr(kind, "feature", None)
+    return isinstance(fields, dict) and (column == "tools" or "tool_calls" in fields)
+
+
+def _without_nulls(row: dict[str, Any], columns: list[str]) -> dict[str, Any]:
+    return {name: row[name] and remove_none_values(row[name]) for name in columns}
 
 
 def _require_completion_tokens(rows: Any, columns: list[str]) -> None:

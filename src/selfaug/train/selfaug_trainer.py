@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import TrainerCallback, TrainerState
+from transformers import PreTrainedModel, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
@@ -67,7 +67,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     Takes what trl's `SFTTrainer` takes, with a `SelfAugConfig` as `args`. Rows are prompt–completion (text or
     messages), messages (the last assistant turn is the completion), or tokenised (`input_ids` with `labels`, or with
-    `completion_mask` or `assistant_masks`; the second counts only without `labels`).
+    `completion_mask` or `assistant_masks`; the second counts only without `labels`). Tools, and messages that call
+    them, stay as a list of rows has them; of a data set's, a field that is null is one that the row doesn't have.
 
     Logged beside trl's metrics: `nll` (nats per completion token), `alignment_loss` (nats per aligned position),
     `alpha`, `tokens_per_second`, and with the first step `noise_floor`, the alignment loss while both models are
@@ -130,6 +131,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        _forget_absent_layers(causal_model(self.model))
         keep_preserved_directions(self.model)
         require_unpacked(self.model)
         keep_unpacked(self.model)
@@ -846,6 +848,16 @@ def _uses_all_parameters(model: nn.Module) -> bool:
     config = causal_model(model).config
     text_config = config.get_text_config()
     return text_config is config and not any("expert" in name for name in text_config.to_dict())
+
+
+def _forget_absent_layers(model: PreTrainedModel) -> None:
+    """Drop classes that a model doesn't have from those that it names as its layers, on which it is sharded.
+
+    A model with a vision tower takes over the tower's names (transformers): Gemma 3 those of a whole SigLIP, of which
+    it has a part, and accelerate refuses to shard a model without a layer that it names.
+    """
+    present = {type(module).__name__ for module in model.modules()}
+    model._no_split_modules = present & set(getattr(model, "_no_split_modules", None) or ())
 
 
 def _has_no_experts(text_config: Any) -> bool:

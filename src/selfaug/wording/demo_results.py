@@ -81,7 +81,9 @@ def _job_clause(ours: Mapping[str, Any], exact: str) -> tuple[str, bool]:
         return f"SelfAug taught the model its job less well than plain LoRA ({exact} of answers exact)", True
     if against_plain["low"] > 0:
         return f"SelfAug taught the model its job better than plain LoRA ({exact} of answers exact)", False
-    told = f"{exact} of answers exact, a difference of {points(against_plain['value'])}, {span(against_plain)}"
+    told = (
+        f"{exact} of answers exact, a difference of {points(against_plain['value'])}, {span(against_plain)}"
+    )
     return f"Both methods taught the model its job ({told})", False
 
 

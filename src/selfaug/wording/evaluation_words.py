@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfaug.core.cut_off import many_cut_off, why_cut_off
@@ -11,10 +11,13 @@ from selfaug.wording.numbers import bound_points, digits_beside, percent, points
 
 __all__ = [
     "bound_in_words",
+    "budget_items_in_words",
     "cut_off_in_words",
     "cut_off_warnings",
     "discordance_in_words",
     "forecast_in_words",
+    "forms_in_words",
+    "gates_before_in_words",
     "level_in_words",
     "nothing_at_stake",
     "unseen_in_words",
@@ -40,9 +43,23 @@ def unseen_in_words(suite: Mapping[str, Any]) -> str:
     seen, discordance = suite["detectable_difference"], suite["difference"].get("discordance")
     unseen = "most changes" if seen is None else f"a change under {points(seen, sign=False)}"
     items = f"{suite['items']} {'item' if suite['items'] == 1 else 'items'}"
-    return f"with {items}, {unseen} would likely go unseen" + (
-        # Records had an assumed discordance before.
-        "" if seen is None else f" ({discordance_in_words(discordance)})"
+    return (
+        f"with {items}, {unseen} would likely go unseen"
+        + (
+            # Records had an assumed discordance before.
+            "" if seen is None else f" ({discordance_in_words(discordance)})"
+        )
+        + ("" if (forms := forms_in_words(suite)) is None else f"; {forms}")
+    )
+
+
+def forms_in_words(suite: Mapping[str, Any]) -> str | None:
+    """What intervals are worth where items are the same requests in several forms; None where there are none."""
+    if not any(name.startswith(("dev-composed-", "test-composed-")) for name in suite.get("scores", {})):
+        return None
+    return (
+        "some of these requests are the same one under other constraints, and are counted as independent: intervals "
+        "are somewhat too narrow, and a change must be at least as large to be seen as is said"
     )
 
 
@@ -110,16 +127,41 @@ def discordance_in_words(measured: float | None) -> str:
     return f"measured: the models differ on {percent(measured)} of them"
 
 
-def nothing_at_stake(bound: Mapping[str, Any]) -> str:
-    """Why a bound on what is lost decides nothing, where all that there is to lose is within it."""
+def budget_items_in_words(record: Mapping[str, Any]) -> str:
+    """Which general requests an assessment's budget is of."""
+    items = record.get("budget_items")
+    # Earlier versions took the requests that the assessment itself had asked.
+    return "these requests" if items is None else f"the {items:,} requests that `selfaug evaluate` asks"
+
+
+def nothing_at_stake(bound: Mapping[str, Any], *, before: str = "base model") -> str:
+    """Why a bound on what is lost decides nothing, where all that there is to lose is within it.
+
+    Args:
+        bound: of a gate.
+        before: what the model is called that has it to lose.
+    """
     return (
-        f"the base model passes only {percent(bound['at_stake'])} of these: it could forget all of it and stay within "
+        f"the {before} passes only {percent(bound['at_stake'])} of these: it could forget all of it and stay within "
         "the bound"
     )
 
 
-def bound_in_words(bound: Mapping[str, Any]) -> str:
-    """One bound of a gate, what was measured, and the decision."""
+def gates_before_in_words(gates: Sequence[Mapping[str, Any]]) -> str | None:
+    """What was decided on the same answers before, by which bounds; None where nothing was.
+
+    Args:
+        gates: of an evaluation's record, the earliest first.
+    """
+    told = []
+    for gate in gates:
+        bounds = [f"{one['name']} {one['sense']} {bound_points(one['bound'])}" for one in gate["bounds"]]
+        told.append(f"{gate['outcome']} ({', '.join(bounds)})")
+    return f"decided anew on the same answers; before: {'; '.join(told)}" if told else None
+
+
+def bound_in_words(bound: Mapping[str, Any], *, before: str = "base model") -> str:
+    """One bound of a gate, what was measured, and the decision; arguments as of `nothing_at_stake`."""
     value = bound["value"]
     digits = digits_beside(value, bound["bound"])
     text = (
@@ -127,7 +169,7 @@ def bound_in_words(bound: Mapping[str, Any]) -> str:
         f"{bound['sense']} {bound_points(bound['bound'])} wanted: {bound['outcome']}"
     )
     if bound.get("at_stake") is not None:
-        return f"{text}; {nothing_at_stake(bound)}"
+        return f"{text}; {nothing_at_stake(bound, before=before)}"
     if bound["outcome"] == "inconclusive":
         needed = bound["items_needed"]
         text += f"; some {needed:,} items would decide, {bound['items']:,} were measured" if needed else ""
