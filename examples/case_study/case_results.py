@@ -354,8 +354,8 @@ def _introduction(record: Mapping[str, Any]) -> str:
         f"on the same rows in the same order (training took {duration(seconds['plain'])} and "
         f"{duration(seconds['selfaug'])}{without}). Seed {settings['seed']}, "
         f"{record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; "
-        f"{duration(_seconds_in_all(record))} in all. In brackets: 95 % intervals over questions: those about one report count as independent of each other, "
-        "which they hardly are, so that other reports can differ by more."
+        f"{duration(_seconds_in_all(record))} in all. In brackets: 95 % intervals over questions: those about one "
+        "report count as independent of each other, which they hardly are, so that other reports can differ by more."
     )
     if settings["quick"]:
         return f"**A quick taste: these numbers say nothing about the methods.** {text}"
