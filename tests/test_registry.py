@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.errors import ConfigError, PathError, StorageError
+from selfaug.phases.registry import promote
 from selfaug.registry import CANDIDATE, CHAMPION, Registry, champion_instead_of
 
 
@@ -87,9 +88,17 @@ def test_runs_are_found_where_the_registry_was_moved_with_them(tmp_path: Path) -
         connection.execute("DROP TABLE places")
     before.rename(after)
     assert [one.run for one in moved.versions()] == [str(run) for run in runs]
+    with pytest.raises(StorageError, match="is gone") as gone:
+        promote(moved.path, "1")
+    assert "there, or promote another version" in str(gone.value.hint)
     after.rename(before)
     registry.point(CHAMPION, 1)
     before.rename(after)
+    (after / "runs" / "a").rename(tmp_path / "a")
+    with pytest.raises(StorageError, match="is gone") as gone:
+        promote(moved.path, "1")
+    assert "there or in the same place from the registry's folder, or" in str(gone.value.hint)
+    (tmp_path / "a").rename(after / "runs" / "a")
     found = moved.versions()
     assert [one.run for one in found] == [str(after / "runs" / "a"), str(after / "elsewhere" / "b")]
     assert [one.entered_as for one in found] == [str(run) for run in runs]
@@ -99,6 +108,27 @@ def test_runs_are_found_where_the_registry_was_moved_with_them(tmp_path: Path) -
     runs[0].mkdir(parents=True)
     shutil.rmtree(after / "elsewhere")
     assert [(one.run, one.entered_as) for one in moved.versions()] == [(str(run), None) for run in runs]
+
+
+def test_runs_are_found_where_the_registry_was_moved_alone_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "before" / "runs" / "a"
+    run.mkdir(parents=True)
+    first = Registry(run.parent / "registry.sqlite")
+    first.add(run, weights="a", base="base")
+    alone = Registry(tmp_path / "before" / "registry.sqlite")
+    first.path.rename(alone.path)
+    alone.point(CHAMPION, 1)
+    (tmp_path / "before").rename(tmp_path / "after")
+    moved = Registry(tmp_path / "after" / "registry.sqlite")
+    assert moved.version(1).run == str(tmp_path / "after" / "runs" / "a")
+
+    def on_another_drive(*_: object) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", on_another_drive)
+    assert not moved.has_place(moved.add(tmp_path, weights="b", base="base").number)
 
 
 def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:

@@ -180,6 +180,14 @@ class Registry:
         with self._reading() as connection:
             return self._version(connection, number)
 
+    def has_place(self, number: int) -> bool:
+        """Whether it is written down where a version's run is from the registry's folder: what finds it after a move.
+
+        An earlier selfaug wrote that down of none; any change does, of those whose folder is there.
+        """
+        with self._reading() as connection:
+            return self._place(connection, number) is not None
+
     def moves(self, alias: str) -> list[Move]:
         """What an alias has pointed to, oldest first."""
         with self._reading() as connection:
@@ -239,21 +247,31 @@ class Registry:
     def _located(self, connection: sqlite3.Connection, version: Version) -> Version:
         """A version with the folder where its run is now."""
         # Not Path.is_dir, which raises where a folder can't be looked into, such as another's home in a container.
-        if os.path.isdir(version.run) or "places" not in _tables(connection):
+        if os.path.isdir(version.run) or (place := self._place(connection, version.number)) is None:
             return version
-        place = connection.execute("SELECT run FROM places WHERE version = ?", [version.number]).fetchone()
-        moved = None if place is None else os.path.realpath(self._folder() / place[0])
-        if moved is None or not os.path.isdir(moved):
-            return version
-        return replace(version, run=moved, entered_as=version.run)
+        moved = os.path.realpath(self._folder() / place)
+        return replace(version, run=moved, entered_as=version.run) if os.path.isdir(moved) else version
+
+    def _place(self, connection: sqlite3.Connection, number: int) -> str | None:
+        """Where a version's run was from the registry's folder; None where nobody wrote that down."""
+        if "places" not in _tables(connection):
+            return None
+        found = connection.execute("SELECT run FROM places WHERE version = ?", [number]).fetchone()
+        return None if found is None else str(found[0])
 
     def _keep_places(self, connection: sqlite3.Connection) -> None:
-        """Write down where runs are from the registry's folder, as far as that is not known."""
-        unknown = "SELECT number, run FROM versions WHERE number NOT IN (SELECT version FROM places)"
-        for number, run in connection.execute(unknown).fetchall():
+        """Write down where runs are from the registry's folder now: it may have been moved alone."""
+        for number, run in connection.execute("SELECT number, run FROM versions").fetchall():
             if os.path.isdir(run):
-                place = os.path.relpath(run, self._folder())
-                connection.execute("INSERT INTO places (version, run) VALUES (?, ?)", [number, place])
+                try:
+                    place = os.path.relpath(run, self._folder())
+                except ValueError:  # on another drive of Windows
+                    continue
+                connection.execute(
+                    "INSERT INTO places (version, run) VALUES (?, ?) "
+                    "ON CONFLICT (version) DO UPDATE SET run = excluded.run WHERE run != excluded.run",
+                    [number, place],
+                )
 
     def _folder(self) -> Path:
         return self.path.resolve().parent

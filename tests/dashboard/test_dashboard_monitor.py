@@ -313,6 +313,7 @@ def test_a_state_from_before_a_day_of_silence_is_no_state_unless_it_is_an_alert(
     monitor._store.commit(Batch(kept={"status": {**status, "state": "ok"}}))
     views = [monitor_view(tmp_path, now=status["time"] + seconds) for seconds in (60, 900)]
     assert [view["outcome"] for view in views] == ["good", "open"]
+    assert [view["tiles"][0].value for view in views] == ["ok", "not watched"]
     assert views[1]["verdict"].startswith("Nobody has watched since 2023-11-1")
     monitor.close()
 

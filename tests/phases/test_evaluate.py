@@ -453,6 +453,15 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
             "Gate: pass (forgetting at most 100 points: pass). Before, on the same answers: fail (forgetting"
         )
         assert decided in card.read_text(encoding="utf-8")
+        # As an earlier version wrote it down: with less of a bound, and with intervals that were too narrow.
+        undecided = evaluate(copied_run, **FEW, min_task_gain=-0.01)
+        assert undecided.outcome == "inconclusive"
+        earlier = read_record(copied_run / "evaluation.json", RECORD_KIND)
+        del earlier["gate"]["bounds"][0]["at_stake"]
+        interval = earlier["suites"]["task"]["difference"]["difference"]
+        interval.update(low=interval["value"], high=interval["value"])
+        write_record(copied_run / "evaluation.json", RECORD_KIND, earlier)
+        assert evaluate(copied_run, **FEW, min_task_gain=-0.01) == undecided
         with pytest.raises(StorageError, match=r"already\.") as refused:
             evaluate(copied_run, **FEW)
         assert "--max-forgetting" in str(refused.value.hint)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2 as httpx
@@ -285,8 +286,92 @@ def test_a_server_that_goes_away_is_no_drift(
 
 
 def fast_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_LOOK_SECONDS", "_AGAIN_SECONDS"):
+    for name in ("_LOOK_SECONDS", "_AGAIN_SECONDS", "_PATIENCE_SECONDS"):
         monkeypatch.setattr(serve, name, 0.1)
+
+
+class Looks:
+    """The models of a server that says one thing after another of them, the clock, and the end when all is said."""
+
+    checked = "as recorded"
+
+    def __init__(self, said: list[Any], found: list[str]) -> None:
+        self.said, self.found, self.now = list(said), found, 1000.0
+        self.pauses, self.replays = list[float](), 0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        self.pauses.append(seconds)
+        self.now += seconds
+        return not self.said
+
+    def missing(self) -> list[str]:
+        said: Any = self.said.pop(0)
+        if isinstance(said, Exception):
+            raise said
+        return said  # type: ignore[no-any-return]
+
+    def check(self, run: object) -> list[str]:
+        self.replays += 1
+        return self.found
+
+
+AWAY, GONE = UpstreamAwayError("it is away"), ["it has no adapter"]
+
+
+@pytest.mark.parametrize(
+    ("said", "found", "more", "told", "replays", "pauses"),
+    [
+        ([AWAY, AWAY, []], [], {}, [], 0, [0, 2, 2, 15]),  # under load
+        (
+            [AWAY] * 11 + [[]],
+            [],
+            {},
+            ["NOT ready: it is away.", "ready: as recorded."],
+            1,
+            [0, *[2] * 11, 15],
+        ),
+        ([GONE, []], [], {}, ["NOT ready: it has no adapter.", "ready: as recorded."], 1, [0, 2, 15]),
+        # It may have no list of its models, which nobody asked for.
+        ([AWAY] * 20, [], {"check": False}, [], 0, [0, *[15] * 20]),
+        ([[]] * 40, ["wrong"], {}, ["NOT ready: wrong."], 1, [0, *[2] * 40]),
+        ([[]] * 160, ["wrong"], {}, ["NOT ready: wrong."], 7, [0, *[2] * 150, *[15] * 10]),
+        ([[]] * 40, ["wrong"], {"watch": WatchSettings()}, ["NOT ready: wrong."], 0, [0, *[2] * 40]),
+    ],
+    ids=[
+        "slow",
+        "away",
+        "gone",
+        "without a list",
+        "otherwise",
+        "otherwise for long",
+        "otherwise and watched",
+    ],
+)
+def test_looks_after_the_models_of_another_server(
+    monkeypatch: pytest.MonkeyPatch,
+    said: list[Any],
+    found: list[str],
+    more: dict[str, Any],
+    told: list[str],
+    replays: int,
+    pauses: list[float],
+) -> None:
+    looks, heard = Looks(said, found), list[str]()
+    some: Any = SimpleNamespace(readiness=Readiness(True), folder=SimpleNamespace(path="run"), documents=None)
+    models: Any = looks
+    server = Server(some, models, some, some, settings(**more), lambda _: None)
+    monkeypatch.setattr(serve, "time", looks)
+    monkeypatch.setattr(server, "_ending", looks)
+    monkeypatch.setattr(server, "_tell", heard.append)
+    server._watching = some if "watch" in more else None
+    server._checked.set()
+    if found:
+        server._judge(found)  # who watches finds it, and it is told all the same
+    server._look_after_models(found)
+    assert (heard, looks.replays, looks.pauses) == (told, replays, pauses)
 
 
 @pytest.mark.parametrize("how", [{"check": False}, {"watch": WatchSettings()}], ids=["unchecked", "watched"])
@@ -424,11 +509,14 @@ class Refusing:
 
     def __init__(self, url: str) -> None:
         outer = self
-        self.refused = 0
+        self.refused, self.status = 0, 0
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._answer(b"")
+                if outer.status:
+                    self._send(outer.status, b"")
+                else:
+                    self._answer(b"")
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
@@ -476,6 +564,12 @@ def test_the_canary_set_is_asked_of_a_server_that_takes_no_ids_of_ends(
         assert front.readiness == Readiness(True, "the answers to the canary set are as recorded at training")
         ask(front.server, "What?")
         assert before.refused == 1
+        # It has too much to do now; a list that can't be read says nothing of the models either.
+        models = front.server._models
+        for before.status, message in ((429, "status 429"), (401, "can't be read")):
+            with pytest.raises(UpstreamAwayError, match=message):
+                models.missing()
+        assert "status 401" in str(models.check(RunDir(copied_run)))  # but is one's own mistake, at the start
     finally:
         before.stop()
 
@@ -610,14 +704,24 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
     with pytest.raises(ModelError, match="has no second"):
         front.server.exchange(copy)
     assert next(iter(front.server.served.names)) == "copied"
-    for record, kind, key, problem in (
-        ("started.json", "train-started", "stored_tokenizer_hash", "another tokeniser or chat template"),
-        ("record.json", "train", "stored_weights_hash", "another base model"),
+    tokenizer, base = "another tokeniser or chat template", "another base model"
+    before: dict[str, Any] = {"stored_weights_hash": None, "weights_hash": "another"}  # of an earlier selfaug
+    for number, (record, kind, changed, problem) in enumerate(
+        (
+            ("started.json", "train-started", {"stored_tokenizer_hash": "another"}, tokenizer),
+            ("record.json", "train", {"stored_weights_hash": "another"}, base),
+            ("record.json", "train", before, base),
+            # The same weights are others in another number format.
+            ("record.json", "train", before | {"dtype": "another"}, None),
+        )
     ):
-        other = Path(shutil.copytree(copied_run, tmp_path / key / "copied"))
+        other = Path(shutil.copytree(copied_run, tmp_path / f"{number}" / "copied"))
         trained = read_record(other / record, kind)
-        trained["model"][key] = "another"
+        trained["model"].update(changed)
         write_record(other / record, kind, trained)
+        if problem is None:
+            front.server.exchange(other)
+            continue
         with pytest.raises(ConfigError, match="can't take the place") as refused:
             front.server.exchange(other)
         assert problem in refused.value.problems[0]
@@ -751,13 +855,22 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     for file in blobs.iterdir():
         (snapshot / file.name).symlink_to(f"../../blobs/{file.name}")
     (snapshot / "gone").symlink_to("gone")
+    # Some links in the folder lead elsewhere in a container that has it under another name.
+    names = [file.name for file in blobs.iterdir()]
+    for number, to in enumerate((names[0], f"../a1/{names[0]}", str(snapshot / names[0]))):
+        (snapshot / f"again-{number}").symlink_to(to)
     settings_file.write_text(plain.replace(str(model), str(snapshot)), encoding="utf-8")
     linked = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(tmp_path / "l"), "--vllm"])
     assert linked.exit_code == 0, linked.output
     compose = yaml.safe_load((tmp_path / "l" / "compose.yaml").read_text(encoding="utf-8"))["services"]
-    assert {f"{snapshot}:/model:ro", f"{blobs}:/blobs:ro"} <= {*compose["vllm"]["volumes"]}
-    there = {f"{snapshot}:{snapshot}:ro", f"{blobs}:{blobs}:ro"}
-    assert there <= {*compose["gateway"]["volumes"]}
+    # Nothing else is: not the folder around it.
+    blob = blobs / names[0]
+    assert {one for one in compose["vllm"]["volumes"] if one.startswith(str(tmp_path))} == {
+        f"{snapshot}:/model:ro", f"{blob}:/a1/{names[0]}:ro", f"{blob}:{snapshot / names[0]}:ro",
+        *(f"{blobs / name}:/blobs/{name}:ro" for name in names),
+    }  # fmt: skip
+    there = {f"{snapshot}:{snapshot}:ro", *(f"{blobs / name}:{blobs / name}:ro" for name in names)}
+    assert {one for one in compose["gateway"]["volumes"] if one.startswith(str(snapshot.parents[1]))} == there
 
 
 @pytest.mark.parametrize(

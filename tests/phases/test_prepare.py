@@ -191,7 +191,7 @@ def test_what_has_changed_since_is_known(tmp_path: Path, monkeypatch: pytest.Mon
     """By size and time of each file as it was read, wherever the working folder is."""
     folder, elsewhere = tmp_path / "work", tmp_path / "elsewhere"
     (folder / "notes").mkdir(parents=True)
-    elsewhere.mkdir()
+    (elsewhere / "notes").mkdir(parents=True)  # of the same name, with other documents
     for name in ("meanwhile", "copied", "touched", "same"):
         (folder / "notes" / f"{name}.md").write_text(f"{name} was 5")
     monkeypatch.chdir(folder)

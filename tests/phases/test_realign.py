@@ -343,6 +343,9 @@ def test_a_run_that_passes_becomes_the_candidate_and_nothing_is_promoted(
     again = run_command(str(copied_run), *data, *lenient, "--json")
     assert f"not the champion of {registry}: that is {other.run}" in " ".join(again.stderr.split())
     assert read_record(new / "realignment.json", "realignment")["champion_instead"] == other.run
+    opened.point(CHAMPION, 1)
+    assert run_command(str(copied_run), *data, *lenient).exit_code == 0
+    assert "champion_instead" not in read_record(new / "realignment.json", "realignment")
 
 
 def test_that_another_run_is_the_champion_is_said_before_training(
@@ -499,6 +502,15 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
         page = run_report(RunDir(new))
         assert "the deployed model passes only" in document_markdown(page)
         assert page.outcome == "open"
+        # Intervals of an earlier version, which were too narrow, decide nothing: the items' scores do.
+        interval = record["suites"]["new task"]["difference"]["difference"]
+        low = interval["low"]
+        interval["low"] = interval["value"]
+        write_record(new / "realignment.json", "realignment", record)
+        undecided = run_command(str(copied_run), *data, *LENIENT[:4], "--min-new-gain", "-0.01")
+        assert undecided.exit_code == 3, undecided.output
+        record = read_record(new / "realignment.json", "realignment")
+        assert record["suites"]["new task"]["difference"]["difference"]["low"] == low
         assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
         other = run_command(str(copied_run), *data, *LENIENT, "--scorer", "f1")
         assert other.exit_code == 1

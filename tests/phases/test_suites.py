@@ -16,7 +16,7 @@ from selfaug.eval.checks import Chooses, Words
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.scorers import named_scorer
 from selfaug.phases.evaluate import _take_base_answers
-from selfaug.phases.suites import answers_to, general_prompts, task_prompts
+from selfaug.phases.suites import answers_to, general_prompts, task_prompts, without_thoughts
 from selfaug.records import read_lines, write_lines
 
 # As in the general suite, the first choice is the right one.
@@ -54,8 +54,9 @@ def test_what_follows_the_thoughts_is_scored(
     assert suite.golds == ["42", "7"]
     longest = len(tiny_tokenizer(rows[0]["completion"])["input_ids"])
     assert suite.limits == [math.ceil(1.25 * (longest + 1))] * 2  # with the token that ends it
-    for said, score in (("<think>or 41?</think>42", 1.0), ("42", 1.0), ("42</think>41", 0.0)):
-        assert suite.score(0, said) == score
+    said = {"<think>or 41?</think>42": 1.0, "42": 1.0, "42</think>41": 0.0}
+    assert {answer: suite.score(0, answer) for answer in said} == said
+    assert without_thoughts("\n<think>\nIt may be 42") == ""  # cut off
     short = GeneralItem("two", "written", 1, "Say it in a word.", (Words(1, 1),), 8)
     general = general_prompts(tiny_tokenizer, [short], {})
     assert [general.score(0, said) for said in ("<think>so many words</think> Yes", "so many")] == [1.0, 0.0]

@@ -189,3 +189,32 @@ def test_a_schedule_that_is_shorter_than_that_stays_as_it_is(monkeypatch: pytest
     monkeypatch.setattr(watching, "_take", lambda problems: None)
     watching._watch(["another answer"])
     assert stop.waits == [5.0, 5.0]
+
+
+def test_an_end_at_the_last_moment_of_a_pause_is_no_reason_for_another_pause(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    waits = list[float | None]()
+
+    class LastMoment(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            watching.cancel()
+            return False
+
+    watching = Watching(
+        tmp_path,
+        None,
+        None,
+        form=None,
+        settings=WatchSettings(),
+        check=None,
+        on_canary=lambda _: None,
+        tell=lambda _: None,
+    )
+    monkeypatch.setattr(watching, "_wake", LastMoment())
+    monkeypatch.setattr(watching, "_open_monitor", lambda problems: pytest.fail("it has ended"))
+    watching._open_after = SOON
+    assert watching._waited(LATER, None)
+    assert watching._waited(SOON, None)
+    assert waits == [SOON]

@@ -119,6 +119,7 @@ def test_front_matter_is_not_what_stands_between_two_rules(end: str) -> None:
         ("title: >-\n  Annual report\n\n  of 2023\ndate: 2024", "Annual report of 2023"),
         ("date: 2024\nTitle: 'It''s a report' # a draft", "It's a report"),
         ("title: Norvik: a report", "Norvik: a report"),
+        ("title: Norvik\u2028report: 2023", "Norvik report: 2023"),
         ("title: 2023", "2023"),
         ("title:\ntags: [a]", ""),
     ],

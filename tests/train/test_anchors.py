@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_training import Gradients, curve, make_trainer, relative, run_options, text_rows, trained
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from selfaug.core.positions import IGNORED
@@ -260,6 +261,14 @@ def test_files_of_every_form(tiny_model_dir: Path, tmp_path: Path) -> None:
     assert first == tokenizer.apply_chat_template(chat, tokenize=True, return_dict=False)
     assert read_anchors(file, tokenizer, 5)[0] == first[:5]
     tokenizer.chat_template = None
+    file.write_text(json.dumps(rows[0]), encoding="utf-8")
+    assert read_anchors(file, tokenizer, None) == [tokenizer("revenue?12")["input_ids"]]
+    # A text that begins with the beginning token gets no second one.
+    begin = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin[0]} $A", special_tokens=[begin]
+    )
+    rows[0]["prompt"] = f"{begin[0]}revenue?"
     file.write_text(json.dumps(rows[0]), encoding="utf-8")
     assert read_anchors(file, tokenizer, None) == [tokenizer("revenue?12")["input_ids"]]
 

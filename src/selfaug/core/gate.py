@@ -15,6 +15,8 @@ __all__ = ["GateResult", "Outcome", "at_least", "at_most", "overall"]
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
+_MANY = 5
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -95,6 +97,8 @@ def _needed(outcome: Outcome, value: Interval, bound: float, items: int) -> int 
     room = 1 + value.value if above else 1 - value.value  # that an item can move the mean, times their number
     seen = _inverse(lambda count: _beyond(count) - side * items / room)
     times = _inverse(lambda share: share * items * distance / room - _beyond(share * seen))
+    if seen > _MANY:  # where some got better and some worse, such ends scatter as a normal variable does
+        times = max(times, ((side - room / items) / distance) ** 2)
     return max(items + 1, math.ceil(items * times))
 
 

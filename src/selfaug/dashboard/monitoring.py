@@ -51,13 +51,14 @@ def monitor_view(
     seconds = now - status["time"]
     state = standing_state(status["state"], seconds, folder, registry)
     meaning = standing_in_words(state, status, seconds)
-    outcome = _OUTCOMES.get(state, "open") if holds(state, seconds) else "open"
+    known = holds(state, seconds)
+    outcome = _OUTCOMES.get(state, "open") if known else "open"
     verdict = f"{meaning[:1].upper()}{meaning[1:]}."
     counts, canary = status["counts"], status["canary"]
     requests = counts["processed"] - counts["votes"] - counts["canaries"]
     drift = next((one for one in status["signals"] if one["name"] == "drift"), None)
     tiles = [
-        Tile("State", state.replace("_", " "), [ago(seconds)]),
+        Tile("State", state.replace("_", " ") if known else "not watched", [ago(seconds)]),
         Tile("Requests watched", f"{requests:,}", [f"drift measured on {status['coverage']:.2%}"]),
         Tile(
             "Drift of live prompts",

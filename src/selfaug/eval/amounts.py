@@ -162,13 +162,17 @@ _FULL_STOP = rf"(?:(?<={'|'.join(_ABBREVIATED)})\.(?=\s?{_AFTER}))?"
 # "1兆2,345億": what of a number stands behind its first scale.
 _FURTHER = rf"(?:(?<=[{''.join({name[-1]: '' for name in _SCALES_UNSPACED})}])\d[\d,]*(?:{_OF_UNSPACED})?)*"
 MINUS = "-−–\u2010\u2011"  # the last two are hyphens, which may forbid a break of the line
+_TRIANGLES = "△▲"  # of Japanese accounts; a minus that stands directly before its number
 _AMOUNT = re.compile(
     rf"""
-    (?:(?<![\w.,)\]%{SIGNS[1:]}])(?P<sign>[{MINUS}+]\s?|(?<!double\s)\b(?:minus|negative)\s))?
+    (?P<sign>
+        [{_TRIANGLES}]
+      | (?<![\w.,)\]%{SIGNS[1:]}])(?:[{MINUS}+]\s?|(?<!double\s)\b(?:minus|negative)\s)
+    )?
     (?:(?<![A-Za-z])(?P<outer>{_BEFORE})(?=\())?
     (?P<open>\()?
-    (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{MINUS}])?)?
-    (?:(?<=\()(?P<sign3>[{MINUS}]))?
+    (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{MINUS}{_TRIANGLES}])?)?
+    (?:(?<=\()(?P<sign3>[{MINUS}{_TRIANGLES}]))?
     (?(before)|(?<![^\W{UNSPACED}])(?<![.,]))
     (?P<number>
         [1-9]\d{{0,2}}(?:\.\d{{3}})+,\d+
@@ -266,8 +270,9 @@ _WORD_AMOUNT = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# Letters that patterns take for "I", "i", "s" and "K" where case is ignored, but tables of names don't.
-_SAME_LETTERS = str.maketrans("\u0130\u0131\u017f\u212a", "IisK")
+# Letters that patterns take for "I", "i", "s" and "K" where case is ignored, but tables of names don't. Parentheses of
+# full width become others: they are no sign of a loss, as those of ASCII are.
+_READ_AS = str.maketrans("\u0130\u0131\u017f\u212a\uff08\uff09", "IisK\u3014\u3015")
 # "thirty (30) days": the figure repeats the word.
 _WORD_BEFORE = re.compile(rf"\b(?:{'|'.join([*_ONES, *_TENS, 'hundred'])})\s*$", re.IGNORECASE)
 _LONGEST_BEFORE = 20
@@ -280,29 +285,29 @@ _PART = re.compile(rf"(\d[\d,]*)({_OF_UNSPACED}|)")
 def parse_quantities(text: str, *, years: bool = False, metres: bool = False) -> list[Quantity]:
     """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
 
-    An amount after "minus" or "negative" is negative, and one in parentheses, as in accounts ("(1,234)"), unless it is
-    a percentage in running text or repeats a word ("thirty (30) days"). The first end of a range has the scale and the
-    unit of the second ("3–5 million").
+    An amount after "minus", "negative" or a triangle ("△1,234") is negative, and one in parentheses, as in accounts
+    ("(1,234)"), unless it is a percentage in running text or repeats a word ("thirty (30) days"). The first end of a
+    range has the scale and the unit of the second ("3–5 million").
 
     Args:
         text: any text.
         years: take what is written like a year ("1950") for an amount too.
         metres: take "m" and "mm" for lengths where no other unit is given, rather than for millions.
     """
-    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), plain_digits(text.translate(_SAME_LETTERS)))
+    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), plain_digits(text.translate(_READ_AS)))
     found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
     quantities: list[Quantity] = []
     for index, match in enumerate(found):
-        scaled, unit = match["scale"], _unit(match)
+        scaled, written, unit = match["scale"], _written_scale(match), _unit(match)
         # "15% and 5 million euros": what has its unit behind it is complete.
         if index + 1 < len(found) and not match["after"] and _joins(blank, match, found[index + 1]):
             following = found[index + 1]
-            scaled = scaled or following["scale"]
+            scaled, written = scaled or following["scale"], written or _written_scale(following)
             unit = unit or _unit(following)
         scale = _scale(scaled)
         if metres and unit is None and scaled and scaled.lower() in _LENGTH_OR_SCALE:
             unit, scale = _LENGTH_OR_SCALE[scaled.lower()], Decimal(1)
-        number = _decimal(match["number"], (scaled or "").lower(), unit)
+        number = _decimal(match["number"], written, unit)
         value, places = Decimal(number), len(number.partition(".")[2])
         unit, scale = _in_percent(unit, scale)
         further, last_scale = _further(match["further"] or "")
@@ -364,12 +369,19 @@ def _decimal(number: str, scale: str, unit: str | None) -> str:
 
     A comma before one or two last digits or more than three, after a zero or after points between thousands is a
     decimal one. Before three digits it is so where the scale is a word of a language that writes it; there a point
-    divides thousands, but for Switzerland.
+    divides thousands, but for Switzerland. So it does before "Mio." and before "Mio" of euros; "3.456 mio" is less than
+    four million.
+
+    Args:
+        number: as it is written.
+        scale: as it is written, with its full stop; empty without one.
+        unit: of the amount.
     """
     number = re.sub(r"[\u00a0\u202f\u2009'’]", "", number)
-    of_commas = scale in _SCALES_WITH_COMMA and unit != "CHF"
+    of_commas = scale.rstrip(".").lower() in _SCALES_WITH_COMMA and unit != "CHF"
+    of_points = of_commas or (scale == "Mio." and unit != "CHF") or (scale == "Mio" and unit == "EUR")
     if _POINTS_BETWEEN_THOUSANDS.fullmatch(number) or (
-        (of_commas or (scale == "mio" and unit != "CHF")) and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", number)
+        of_points and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", number)
     ):
         return number.replace(".", "").replace(",", ".")
     decimal = r",(?=\d{1,3}$)" if of_commas else r",(?=(?:\d{1,2}|\d{4,})$)|(?<=^0),"
@@ -383,6 +395,12 @@ def _further(parts: str) -> tuple[Decimal, Decimal | None]:
         scale = _scale(name)
         value += Decimal(digits.replace(",", "")) * scale
     return value, scale
+
+
+def _written_scale(match: re.Match[str]) -> str:
+    """The scale as it is written, with its full stop; empty without one."""
+    scale, end = match["scale"] or "", match.end("scale")
+    return f"{scale}." if scale and match.string[end : end + 1] == "." else scale
 
 
 def _is_year(match: re.Match[str]) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,11 @@ class CanaryAlert:
         self._folder, self._run, self._adapter, self._clock = Path(folder), run, adapter, clock
         self._settings = settings or MonitorSettings()
         self._state: State = "drift" if _is_alert(self._folder) else "no_data"
-        self._webhook = None if webhook is None else Webhook(webhook, tell=tell)
+        self._written: float | None = None  # when the status was
+        self._writing = threading.Lock()
+        self._webhook = (
+            None if webhook is None else Webhook(webhook, tell=tell, on_failure=self._keep_failure)
+        )
 
     def tell(self, problems: Sequence[str]) -> None:
         """Say what a replay has found.
@@ -118,6 +123,7 @@ class CanaryAlert:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with (
+                self._writing,
                 FileLock(self._folder / "monitor.lock").acquire(timeout=0),
                 closing(Store(self._folder)) as store,
             ):
@@ -127,6 +133,7 @@ class CanaryAlert:
                         kept={"status": self._status(change, problems)},
                     )
                 )
+                self._written = change.time
             if changed and problems:
                 why = "; ".join(problems)
                 alert = Alert(change.time, self._run, self._adapter, change, [], _NO_COUNTS, [], None, why)
@@ -141,6 +148,22 @@ class CanaryAlert:
                 hint="free space, or change the folder's permissions.",
             ) from error
         return None
+
+    def _keep_failure(self) -> None:
+        """Write into the status that a message failed: it was sent when the status was there already.
+
+        Where that can't be written, the next replay that fails does it.
+        """
+        assert self._webhook is not None
+        with (
+            suppress(Timeout, OSError, sqlite3.Error, StorageError),
+            self._writing,
+            FileLock(self._folder / "monitor.lock").acquire(timeout=0),
+            closing(Store(self._folder)) as store,
+        ):
+            status = store.kept("status")
+            if status is not None and status["time"] == self._written:  # else it is a monitor's by now
+                store.commit(Batch(kept={"status": {**status, "webhook": self._webhook.status()}}))
 
     def _status(self, change: StateChange, problems: Sequence[str]) -> dict[str, Any]:
         """As `Monitor.status`, of a monitor that has seen nothing."""

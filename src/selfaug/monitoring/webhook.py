@@ -54,6 +54,7 @@ class Webhook:
         pauses: seconds before each further attempt.
         tell: called with what the user should know, in whichever thread: that a message was given up and why, unless
             that was said of the one before; and that one was taken after that.
+        on_failure: called for each message that was given up or had no room, in whichever thread.
 
     Attributes:
         sent: messages that were taken.
@@ -71,9 +72,11 @@ class Webhook:
         timeout: float = 5.0,
         pauses: Sequence[float] = (1.0, 5.0, 25.0),
         tell: Callable[[str], None] = lambda _: None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         check_address(url)
         self._url, self._timeout, self._pauses, self._tell = url, timeout, pauses, tell
+        self._on_failure = on_failure
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING)
         self._stop = threading.Event()
@@ -120,6 +123,8 @@ class Webhook:
             else:
                 self.sent += 1
             changed, self._told = failure != self._told, failure
+        if failure:
+            self._on_failure()
         if changed:
             self._tell(f"webhook NOT told: {failure}" if failure else "webhook told again.")
 

@@ -51,6 +51,7 @@ from selfaug.phases.suites import (
     compare_answers,
     compare_scores,
     compare_sides,
+    compared_anew,
     general_prompts,
     level_of,
     scored_by,
@@ -414,7 +415,7 @@ def _decided_anew(
     tell: Callable[[str], None],
 ) -> Evaluation:
     """The evaluation that is there with other bounds, scorers or another forecast: answers and drift stay as they are,
-    and so does, as `gates_before`, what other bounds have decided.
+    and so does, as `gates_before`, what was decided otherwise. Intervals are made anew from the items' scores.
 
     Raises:
         StorageError: if there is nothing to decide anew, or the evaluation has other settings, or is of files that have
@@ -431,22 +432,25 @@ def _decided_anew(
             f"{run.path} was evaluated before {', '.join(stale)} changed: its numbers are of what was in there then.",
             hint="use --overwrite to evaluate it by what is in there now.",
         )
-    gate = _gate(
-        {name: suite["difference"] for name, suite in record["suites"].items()},
-        record["suites"]["general"]["base"]["value"],
-        max_forgetting,
-        min_task_gain,
-    )
     scored = {} if changed else also()
-    if changed or (gate is None and foretold is None and not scored):
+    bounded = max_forgetting is not None or min_task_gain is not None
+    if changed or not (bounded or foretold is not None or scored):
         other = f", with another {', '.join(changed)}" if changed else ""
         raise StorageError(
             f"{run.path} has an evaluation already{other}.",
             hint=f"look at {run.evaluation}; with the same settings, give bounds for its gate (--max-forgetting, "
             "--min-task-gain) or other scorers (--also-score); or use --overwrite.",
         )
+    for part in ("suites", "sides", "also"):  # older records have not all of them
+        record[part] = {name: compared_anew(one) for name, one in record.get(part, {}).items()}
+    gate = _gate(
+        {name: suite["difference"] for name, suite in record["suites"].items()},
+        record["suites"]["general"]["base"]["value"],
+        max_forgetting,
+        min_task_gain,
+    )
     if gate is not None:
-        if record["gate"] not in (None, gate):
+        if record["gate"] is not None and _decision(record["gate"]) != _decision(gate):
             record["gates_before"] = [*record.get("gates_before", []), record["gate"]]
         record["gate"] = gate
     # Null where the model is broken, and drifts by no number.
@@ -454,8 +458,13 @@ def _decided_anew(
     if forecast is not None and foretold is not None and moved is not None:
         _require_level(forecast, record["level"]["level"])
         record["forecast"] = expected_forgetting(foretold, moved)
-    record["also"] = record.get("also", {}) | scored
+    record["also"] |= scored
     return _written(run, record, gate, tell)
+
+
+def _decision(gate: Mapping[str, Any]) -> tuple[str, list[tuple[str, str, float]]]:
+    """What a gate of a record has decided, by which bounds; the rest, versions of selfaug say in different ways."""
+    return gate["outcome"], [(one["name"], one["sense"], one["bound"]) for one in gate["bounds"]]
 
 
 def _compare_benchmarks(task: str, base: Benchmark, tuned: Benchmark) -> dict[str, Any]:

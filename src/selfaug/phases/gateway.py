@@ -21,7 +21,7 @@ from selfaug.phases.chat import Chat, open_chat
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.live_run import LiveRun, not_exchangeable, tokenizer_problems
 from selfaug.phases.run_files import load_run_config
-from selfaug.phases.run_models import trained_alike
+from selfaug.phases.run_models import trained_otherwise
 from selfaug.phases.serve import Server, ServeSettings, context_of
 from selfaug.phases.watching import DriftModels
 from selfaug.rundir import RunDir
@@ -38,8 +38,8 @@ _SECONDS, _CONNECT_SECONDS = 60.0, 5.0
 _LIST_SECONDS = 10.0
 """For the list of its models, which a server has at hand."""
 
-_AWAY = (502, 503, 504)
-"""Statuses of a server, or of a proxy before it, that will be there."""
+_AWAY = (429, 502, 503, 504)
+"""Statuses of a server, or of a proxy before it, that will answer later."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,10 @@ _BEYOND_END = 2
 """Tokens that are asked for beyond an answer's last one: its end, and one that only an answer without an end has."""
 
 
+class _NoListError(UpstreamAwayError):
+    """What came is no list of models: the key may be wrong, or the server has none."""
+
+
 class UpstreamModels:
     """The models that another server has.
 
@@ -205,9 +209,9 @@ class UpstreamModels:
         """What the other server lacks of what it is asked for; nothing is generated for it.
 
         Raises:
-            UpstreamAwayError: if it doesn't answer.
+            UpstreamAwayError: if it doesn't answer, or not with a list of its models.
         """
-        return self._missing(list(self.engine.names.values()))
+        return self._lacking(list(self.engine.names.values()), self._cards())
 
     def _check(self, run: RunDir, tuned: str) -> list[str] | None:
         problems = self._missing([*self._base, tuned])
@@ -253,7 +257,8 @@ class UpstreamModels:
                 the one that is served, with which this server goes on.
             ModelError: if the other server hasn't the adapter, or doesn't answer as recorded.
         """
-        unlike = [] if trained_alike(now.folder, new.folder) else ["it was trained on another base model"]
+        differs = trained_otherwise((now.folder, now.config), (new.folder, new.config))
+        unlike = ["it was trained on another base model"] if differs else []
         unlike += tokenizer_problems(now, new)
         if unlike:
             raise not_exchangeable(new, unlike)
@@ -287,12 +292,22 @@ class UpstreamModels:
 
     def _missing(self, names: Sequence[str]) -> list[str]:
         try:
+            there = self._cards()
+        except _NoListError as error:
+            return [str(error)]
+        return self._lacking(names, there)
+
+    def _cards(self) -> dict[str, dict[str, Any]]:
+        """What the other server says of each of its models, by name. UpstreamAwayError if it says nothing."""
+        try:
             cards = _content(self._ask("GET", "/models", seconds=_LIST_SECONDS))["data"]
-            there = {one["id"]: one for one in cards}
-        except UpstreamAwayError:
-            raise
+            return {one["id"]: one for one in cards}
         except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
-            return [f"{self.engine.shown}/models can't be read: {type(error).__name__}: {error}"]
+            raise _NoListError(
+                f"{self.engine.shown}/models can't be read: {type(error).__name__}: {error}"
+            ) from error
+
+    def _lacking(self, names: Sequence[str], there: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lacking = [name for name in names if name not in there]
         if not lacking:
             if (window := _window(there, names)) is not None:

@@ -119,9 +119,12 @@ def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:
 
 
 def _folder_of_documents(record: dict[str, Any]) -> Path | None:
-    """The documents' folder: from here, or from where they were prepared; None if it is in neither place."""
+    """The documents' folder: from where they were prepared, or from here; None if it is in neither place.
+
+    Here may be a folder of the same name with other documents. Older records don't say where they were prepared.
+    """
     named = record["documents"]["folder"]
-    places = [Path(named), Path(record["documents"].get("prepared_in", ""), named)]
+    places = [Path(record["documents"].get("prepared_in", ""), named), Path(named)]
     return next((place for place in places if place.is_dir()), None)
 
 

@@ -21,7 +21,7 @@ from selfaug.config import EvaluationSettings, LevelName, TrainConfig, load_conf
 from selfaug.core.gate import Outcome, at_least, at_most, overall
 from selfaug.core.statistics import Interval
 from selfaug.data import rows_without_template
-from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.errors import ConfigError, DataError, SelfAugError, StorageError
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
@@ -31,13 +31,14 @@ from selfaug.phases.evaluation_settings import digests_of
 from selfaug.phases.held_out import HELD_OUT_SHARE, HeldOut, held_out_before, hold_out
 from selfaug.phases.inputs import describe_sources, read_rows, resolve_device, template_of
 from selfaug.phases.progress import Progress
-from selfaug.phases.registry import add_run, require_addable
+from selfaug.phases.registry import add_run, champion_run, require_addable
 from selfaug.phases.run_files import load_run_config, place_of, tell_of_changes
 from selfaug.phases.run_models import TOKENIZER, alike_where_known, load_run_models, trained_weights
 from selfaug.phases.suites import (
     Suite,
     answers_to,
     compare_answers,
+    compared_anew,
     fitting_level,
     general_prompts,
     level_of,
@@ -310,8 +311,13 @@ def realign(
         record = _decided_anew(new, read_record(new.realignment, RECORD_KIND), settings, config)
     else:
         record = _compared(old, old_config, old_scorers, new, config, settings, on_progress)
-    if champion is not None and record.get("champion_instead") != champion:
-        record = {**record, "champion_instead": champion}
+    told = dict(record)
+    if champion is not None:
+        told["champion_instead"] = champion
+    elif _is_champion(old, settings.registry):
+        told.pop("champion_instead", None)
+    if told != record:
+        record = told
         write_record(new.realignment, RECORD_KIND, record)
     outcome = record["gate"]["outcome"]
     return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
@@ -324,6 +330,14 @@ def _other_champion(old: RunDir, new: RunDir, registry: str | None) -> str | Non
     """
     champion = None if registry is None else champion_instead_of(old.path, registry)
     return None if champion == str(new.path.resolve()) else champion
+
+
+def _is_champion(old: RunDir, registry: str | None) -> bool:
+    """Whether the deployed run is the registry's champion; not where there is none, or nobody can say."""
+    try:
+        return registry is not None and champion_run(registry) == str(old.path.resolve())
+    except SelfAugError:
+        return False
 
 
 def _require_last_checkpoint(new: RunDir) -> None:
@@ -654,21 +668,22 @@ def _outcome(of_bounds: Outcome, unmeasured: Sequence[str], settings: RealignSet
 def _decided_anew(
     new: RunDir, record: dict[str, Any], settings: RealignSettings, config: TrainConfig
 ) -> dict[str, Any]:
-    """The comparison that is there, by the bounds of now: both models' answers stay as they are.
+    """The comparison that is there, by the bounds of now: both models' answers stay as they are, and intervals are made
+    anew from the items' scores.
 
     Raises:
         StorageError: if they were asked something else.
     """
     _require_asked_alike(new, record["settings"], settings, config)
     _require_judged_alike(new, record)
-    suites = record["suites"]
+    suites = {name: compared_anew(suite) for name, suite in record["suites"].items()}
     gate = _gate(
         {name: suite["difference"] for name, suite in suites.items()},
         {name: suite["base"]["value"] for name, suite in suites.items()},
         settings,
     )
     bounds = {name: getattr(settings, name) for name in _BOUNDS}
-    decided = {**record, "settings": {**record["settings"], **bounds}, "gate": gate}
+    decided = {**record, "settings": {**record["settings"], **bounds}, "suites": suites, "gate": gate}
     if decided != record:
         write_record(new.realignment, RECORD_KIND, decided)
     return read_record(new.realignment, RECORD_KIND)

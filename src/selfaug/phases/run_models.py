@@ -29,6 +29,7 @@ __all__ = [
     "require_same_base",
     "trained_alike",
     "trained_base",
+    "trained_otherwise",
     "trained_weights",
 ]
 
@@ -133,6 +134,24 @@ def trained_alike(one: RunDir, other: RunDir) -> bool:
     # As they are stored, whatever they were loaded as. Older records don't have that hash.
     stored = {base.get("stored_weights_hash") for base in bases}
     return len(stored) == 1 if None not in stored else bases[0]["weights_hash"] == bases[1]["weights_hash"]
+
+
+def trained_otherwise(one: tuple[RunDir, TrainConfig], other: tuple[RunDir, TrainConfig]) -> bool:
+    """Whether records show that two runs' base models have other weights; where they can't, that is not known.
+
+    Args:
+        one, other: a run and its settings. Number formats may differ.
+    """
+    bases = [trained_base(run) for run, _ in (one, other)]
+    if not alike_where_known(*(base.get("stored_weights_hash") for base in bases)):
+        return True
+    if None not in {base.get("stored_weights_hash") for base in bases}:
+        return False
+    # As they were loaded: in another number format, or quantised on another device, the same weights are others.
+    is_comparable = bases[0]["dtype"] == bases[1]["dtype"] and all(
+        config.model.quantization == "none" for _, config in (one, other)
+    )
+    return is_comparable and bases[0]["weights_hash"] != bases[1]["weights_hash"]
 
 
 def alike_where_known(one: str | None, other: str | None) -> bool:

@@ -162,8 +162,11 @@ _OTHERWISE_SECONDS = 60.0
 _LOOK_SECONDS = 15.0
 """Between two looks whether another server still has its models."""
 
-_LOOKS_IN_VAIN = 2
-"""After so many in a row its models are missing: under load, it may be slow to say so once."""
+_PATIENCE_SECONDS = 20.0
+"""After which its models are missing where every look since has failed: under load, it may be slow to say so."""
+
+_SOON_SECONDS = 300.0
+"""For which a server in trouble is asked again soon; later as rarely as any other."""
 
 _WAITING_FOR_IT = "waiting for the server behind this one"
 
@@ -188,7 +191,7 @@ class Models(Protocol):
         ...
 
     def missing(self) -> list[str]:
-        """Which of them aren't there, found at little cost. UpstreamAwayError if the server that has them isn't."""
+        """Which of them aren't there, found at little cost. UpstreamAwayError if the server that has them can't say."""
         ...
 
     def for_drift(self, run: RunDir) -> Callable[[], DriftModels] | None:
@@ -235,7 +238,7 @@ class Server:
         self._settings, self._log = settings, log
         self._watching: Watching | None = None
         self._tell: Callable[[str], None] = lambda _: None
-        self._exchanging = threading.Lock()
+        self._exchanging, self._judging = threading.Lock(), threading.Lock()
         self._ending, self._ended, self._checked = threading.Event(), threading.Event(), threading.Event()
         self._lost = ""
         self._server: HttpServer | None = None
@@ -380,35 +383,37 @@ class Server:
         Args:
             problems: what the canary set showed at the start.
         """
-        readiness = self.served.readiness
         # Who wants no check may have a server that doesn't list its models.
-        known, in_vain = self._settings.check, 0
+        known, gone = self._settings.check, False
+        failing_since = troubled_since = math.inf
         replay_at, pause = time.monotonic() + _OTHERWISE_SECONDS, 0.0
         while not self._ending.wait(pause):
             with self._exchanging:  # about whichever run is served then
-                was_ready = readiness.ready
                 try:
-                    missing = self._models.missing()
-                    is_due = in_vain >= _LOOKS_IN_VAIN or (problems and time.monotonic() >= replay_at)
-                    if known and is_due and not missing:
+                    missing, can_say = self._models.missing(), True
+                    # What does not come back is replayed by who watches, where somebody does.
+                    is_late = self._watching is None and problems and time.monotonic() >= replay_at
+                    if known and not missing and (gone or is_late):
                         problems = self._replayed_again()
                         replay_at = time.monotonic() + _OTHERWISE_SECONDS
                 except UpstreamAwayError as error:
-                    missing = [str(error)]
+                    missing, can_say = [str(error)], False
+                now = time.monotonic()
                 if not missing:
-                    known, in_vain = True, 0
+                    known, gone, failing_since = True, False, math.inf
                 else:
-                    in_vain += 1
-                    if known and in_vain >= _LOOKS_IN_VAIN:
-                        readiness.become(False, "; ".join(missing), _WAITING_FOR_IT)
-            if readiness.ready != was_ready and readiness.reason != SHUTTING_DOWN:
-                self._tell(f"{'ready' if readiness.ready else 'NOT ready'}: {readiness.reason}.")
-            pause = _AGAIN_SECONDS if in_vain or problems else _LOOK_SECONDS
+                    failing_since = min(failing_since, now)
+                    gone = gone or can_say or now - failing_since >= _PATIENCE_SECONDS
+                    if known and gone:
+                        self._become(False, "; ".join(missing), _WAITING_FOR_IT)
+            in_trouble = known and bool(missing or not self.served.readiness.ready)
+            troubled_since = min(troubled_since, now) if in_trouble else math.inf
+            pause = _AGAIN_SECONDS if 0 <= now - troubled_since < _SOON_SECONDS else _LOOK_SECONDS
 
     def _replayed_again(self) -> list[str] | None:
         """What the canary set shows now; be ready or not by it. UpstreamAwayError if there are no models again."""
         if not self._settings.check:
-            self.served.readiness.become(True, _NOT_CHECKED)
+            self._become(True, _NOT_CHECKED)
             return None
         problems: list[str] | None
         try:
@@ -452,7 +457,7 @@ class Server:
                 if settings.check:
                     self._judge(problems)
                 else:
-                    self.served.readiness.become(True, _NOT_CHECKED)
+                    self._become(True, _NOT_CHECKED)
                 if before is not None:
                     self._watch()
             self._tell_of_documents()
@@ -534,14 +539,23 @@ class Server:
 
     def _judge(self, problems: list[str] | None) -> None:
         """Be ready or not, by what a replay of the canary set has shown."""
-        readiness = self.served.readiness
         if problems is None:
-            readiness.become(True, "the run has no canary set: nothing to check")
+            self._become(True, "the run has no canary set: nothing to check")
         elif problems:
             plain = "the canary set did not come back as recorded, or could not be replayed"
-            readiness.become(False, "; ".join(problems), plain)
+            self._become(False, "; ".join(problems), plain)
         else:
-            readiness.become(True, self._models.checked)
+            self._become(True, self._models.checked)
+
+    def _become(self, ready: bool, reason: str, plain: str | None = None) -> None:
+        """Be ready or not, and tell where that is new: of the start, `on_ready` tells."""
+        readiness = self.served.readiness
+        with self._judging:
+            was_ready = readiness.ready
+            readiness.become(ready, reason, plain)
+            is_new = readiness.ready != was_ready and readiness.reason != SHUTTING_DOWN
+        if is_new and self._checked.is_set():
+            self._tell(f"{'ready' if ready else 'NOT ready'}: {reason}.")
 
 
 def _not_replayed(error: Exception) -> str:

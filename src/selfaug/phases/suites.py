@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,14 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.cut_off import why_cut_off
-from selfaug.core.statistics import detectable_difference, paired_difference, retention, score_interval
+from selfaug.core.statistics import (
+    Interval,
+    PairedDifference,
+    detectable_difference,
+    paired_difference,
+    retention,
+    score_interval,
+)
 from selfaug.data.encode import EncodedRow
 from selfaug.data.sources import Problem, problems_error
 from selfaug.data.template import RetrievalTemplate
@@ -47,6 +54,7 @@ __all__ = [
     "compare_answers",
     "compare_scores",
     "compare_sides",
+    "compared_anew",
     "fitting_level",
     "general_prompts",
     "level_of",
@@ -68,7 +76,7 @@ _PROBE_ITEMS = 24
 _ROOM = 1.25
 _LEAST_ROOM = 64
 
-_END_OF_THOUGHTS = "</think>"
+_BEGINNING_OF_THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
 
 
 @dataclass(frozen=True)
@@ -238,13 +246,15 @@ def task_prompts(
 
 
 def without_thoughts(text: str) -> str:
-    """What a completion or an answer says after its thoughts; as it is where no `</think>` ends any.
+    """What a completion or an answer says after its thoughts; as it is where it has none.
 
-    A model that reasons words its thoughts anew each time, and whoever asks it isn't shown them: neither the task's
-    scores nor the checks of the general requests are of them.
+    One that was cut off within its thoughts says nothing. A model that reasons words its thoughts anew each time, and
+    whoever asks it isn't shown them: neither the task's scores nor the checks of the general requests are of them.
     """
     _, end, said = text.rpartition(_END_OF_THOUGHTS)
-    return said.strip() if end else text
+    if end:
+        return said.strip()
+    return "" if text.lstrip().startswith(_BEGINNING_OF_THOUGHTS) else text
 
 
 def _prompt(row: EncodedRow) -> list[int]:
@@ -602,3 +612,21 @@ def compare_scores(ids: Sequence[str], tuned: Sequence[float], base: Sequence[fl
             name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)
         },
     }
+
+
+def compared_anew(compared: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison of a record as `compare_scores` makes it now: an earlier version may have had other intervals.
+
+    What else the record says of it, such as which answers were cut off, stays; and so does all of it where there are no
+    scores of the items.
+    """
+    scores = compared.get("scores")
+    if not scores:
+        return dict(compared)
+    tuned, base = ([of_item[which] for of_item in scores.values()] for which in ("tuned", "base"))
+    anew = compare_scores(list(scores), tuned, base)
+    as_read = {
+        name: asdict(one) if isinstance(one, Interval | PairedDifference) else one
+        for name, one in anew.items()
+    }
+    return {**compared, **as_read}

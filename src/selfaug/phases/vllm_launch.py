@@ -205,7 +205,7 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
             model = "/model"
     # Found there under the names that the settings have.
     named = load_config(RunDir(run).config)
-    needed = [
+    needed = dict.fromkeys(  # Docker refuses one that is there twice
         volume
         for found, name in (
             (config.model.name, named.model.name),
@@ -213,7 +213,7 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
         )
         if found is not None and name is not None and Path(found).is_dir()
         for volume in _volumes(Path(found).resolve(), _joined(_WORKING_FOLDER, name))
-    ]
+    )
     owner = run.stat()
     head = (
         "# The gateway at port 8000, and vLLM behind it. Keys come from the environment:\n"
@@ -298,18 +298,17 @@ def _volumes(folder: Path, inside: str) -> list[str]:
         inside: its path there.
     """
     places = {inside: folder}
-    for entry in folder.rglob("*"):
-        here, there = entry, _joined(inside, entry.relative_to(folder).as_posix())
-        while entry.exists() and here.is_symlink():
-            target = os.readlink(here)
-            here = Path(os.path.normpath(here.parent / target))
-            there = _joined(posixpath.dirname(there), target)
-            if here.is_relative_to(folder):
-                continue
-            if posixpath.dirname(there) == "/":  # where no folder can be mounted
-                places[there] = here.resolve()
-            else:
-                places[posixpath.dirname(there)] = here.parent.resolve()
+    for link in folder.rglob("*"):
+        if not link.is_symlink() or not link.exists():
+            continue
+        target = os.readlink(link)
+        here = Path(os.path.normpath(link.parent / target))
+        there = _joined(_joined(inside, link.parent.relative_to(folder).as_posix()), target)
+        # One within the folder may lead elsewhere there: an absolute one, or one through the folder's own name.
+        holds = here.is_relative_to(folder) and there == _joined(inside, here.relative_to(folder).as_posix())
+        if not holds:
+            # Alone: whatever else is beside it is nobody's business there.
+            places[there] = link.resolve()
     return [f"{here}:{there}:ro" for there, here in places.items()]
 
 

@@ -280,14 +280,16 @@ class Watching:
                 return self._stop.is_set()
             seconds -= wait
             self._open_monitor(problems)
-        self._woken(seconds)
+        if not self._stop.is_set():
+            self._woken(seconds)
         return self._stop.is_set()
 
     def _woken(self, seconds: float) -> bool:
-        """Wait for so long. Whether something has ended that before."""
+        """Wait for so long. Whether something has ended that before, or all ends."""
         woken = self._wake.wait(seconds)
-        self._wake.clear()  # before it is looked at what was wanted: that is set before
-        return woken
+        if woken:  # else what is set just now would be lost
+            self._wake.clear()  # before it is looked at what was wanted: that is set before
+        return woken or self._stop.is_set()
 
     def _take(self, problems: list[str] | None) -> None:
         """What a replay has found goes to the monitor, and where there is none yet, to whom it concerns."""

@@ -72,7 +72,7 @@ def _yaml_title(named: re.Match[str]) -> str:
     try:
         # This loader makes nothing but texts, and lists and dictionaries of them.
         (title,) = yaml.load(named[0], Loader=yaml.BaseLoader).values()
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, ValueError, RecursionError):  # a line separator in it begins another key
         title = None
     return tidy(title) if isinstance(title, str) else tidy(named[1]).strip("\"'")
 

@@ -37,7 +37,7 @@ _THOUSANDS = re.compile(
     r"|\.\d{3}(?=,\d))|[1-9]\d{3,29})(?!\d)([.,]\d+(?!\d|[.,]\d))?"
 )
 # Not of "5.0%", which is 5% below. With a note's mark before it, "1,2" is two marks.
-_SMALL_DECIMAL = re.compile(r"(?<![\d.,'^])(\d{1,3})(?![.,]00?%)[.,](\d{1,2})(?!\d|[.,]\d)")
+_SMALL_DECIMAL = re.compile(r"(?<![\d.,'^])(\d{1,3})(?![.,]00?%)([.,])(\d{1,2})(?!\d|[.,]\d)")
 _MOST_DECIMALS = 2  # with one divider alone: "1.234" may be a thousand
 _BEFORE_THREE_DIGITS = re.compile(r"(?<=\d)[, '.]?(?=(?:\d{3}[, '.]?)+$)")
 # Not after up to three digits and a space: "536 400" is a part of "1 536 400".
@@ -46,9 +46,20 @@ _SPACES_OF_A_LINE = 2
 _DIGITS_OF_TWO_DOTS = 7
 # Of escaped words: "5%" and "5.0%" are the same, "1%" and "1,000%" are not.
 _NOUGHTS = re.compile(r"(\d)(?:\\\.0+|,00?)?%")
+_SCALES = "m|mn|mln|mm|bn|tn|million|billion|trillion|mio|mrd"
 # "3M" without a currency is the company, and no three.
-_BEFORE_SCALE = re.compile(
-    rf"(?<=\d)(?!(?<=(?<![\w.,{_CURRENCY}])3)m\b)(?=(?:m|mn|mln|mm|bn|tn|million|billion|trillion|mio|mrd)\b)"
+_BEFORE_SCALE = re.compile(rf"(?<=\d)(?!(?<=(?<![\w.,{_CURRENCY}])3)m\b)(?=(?:{_SCALES})\b)")
+# In plain text, a comma that divides decimals, and no list, as what stands beside the number says.
+_CODES = "usd|eur|gbp|jpy|chf|cny|inr|cad|aud|nzd|hkd|sgd|sek|nok|dkk|pln|brl|mxn|zar|krw"
+_UNITS = (
+    rf"{_SCALES}|thousand|tsd|teur|millionen|milliarden?|millions|milliards?|md|mld|{_CODES}|euros?|dollars?|pounds?|yen|"
+    r"francs?|franken|percent|per cent|percentage points?|prozent|prozentpunkte|basis points?|bps|pp|times|x|years?|"
+    r"months?|days?|hours?|jahre|monate|tage|stunden|kg|g|t|tons?|tonnes?|tonnen|km|cm|miles?|[kmgt]?wh?|shares|aktien"
+)
+_DECIMAL_COMMA = re.compile(
+    rf"(?<![\d.,'^])(?:(?<=[{_CURRENCY}])|(?<=[{_CURRENCY}][(-])|(?<=\b(?:{_CODES}))|(?<=\b(?:{_CODES})[ |])"
+    rf"|(?=\d{{1,3}},\d\)?[ |]?(?:[%‰{_CURRENCY}円元千万萬億亿兆]|(?:{_UNITS})\b)))"
+    r"(\d{1,3}),(\d)(?!\d|[.,]\d)"
 )
 # People type what their keyboard has, and documents have what their program made of it.
 _SIGNS = str.maketrans(
@@ -161,7 +172,8 @@ def holds(passage: str, words: str) -> bool:
     As words of their own: "36 million" doesn't stand in "1,536 million", nor "1.5" in "1.53", nor "12" in "-12".
     Thousands may be divided by a comma, a space, an apostrophe or nothing in either: "1536" stands in "1,536 million";
     by a dot, too, where it can't be a decimal one. Where a number can't be read in two ways, its decimal point may be a
-    comma in either: "1,234.5" is "1.234,5", and "12.5" is "12,5". "5%" is "5.0 %", and "€1.2bn" is "€1.2 bn". Digits of
+    comma in either: "1,234.5" is "1.234,5", and "12.5%" is "12,5 %". "1.2" is "1,2" only beside a currency, scale or
+    unit: elsewhere that may be a list ("ranked 1,2 and 3"). "5%" is "5.0 %", and "€1.2bn" is "€1.2 bn". Digits of
     all scripts are the same. In rows that name their columns the words may leave the names out, as who copies them from
     the document does.
     """
@@ -190,10 +202,11 @@ def _finder(words: str) -> re.Pattern[str] | None:
 @lru_cache(maxsize=1 << 12)
 def _plain_forms(passage: str) -> tuple[str, ...]:
     """A passage in plain text, and without what stands between words that a person copies: names of columns that its
-    rows have, marks of notes."""
+    rows have, marks of notes; and each with a decimal point for a comma that is a decimal one by what is beside it."""
     without_names = _COLUMN_NAME.sub(" | ", passage)
     texts = (passage, without_names, _NOTE_MARK.sub("", without_names))
-    return tuple(dict.fromkeys(map(_plain, texts)))
+    plain = [_plain(text) for text in texts]
+    return tuple(dict.fromkeys(plain + [_DECIMAL_COMMA.sub(r"\1.\2", text) for text in plain]))
 
 
 def _pattern(wanted: str) -> str:
@@ -214,9 +227,12 @@ def _text_pattern(text: str) -> str:
     """What finds plain words without numbers of four digits or more."""
     parts = _SMALL_DECIMAL.split(text)
     found = [_literal(parts[0])]
-    for place in range(1, len(parts), 3):
-        whole, decimals, after = parts[place : place + 3]
-        found += [rf"(?:{whole}\.{decimals}|(?<!\^){whole},{decimals})", _literal(after)]
+    for place in range(1, len(parts), 4):
+        whole, divider, decimals, after = parts[place : place + 4]
+        # "Ranked 1,2 and 3" has no 1.2; a comma that is a decimal one is a point in a form of the passage.
+        of_list = divider == "." and len(decimals) == 1
+        with_comma = "" if of_list else rf"|(?<!\^){whole},{decimals}"
+        found += [rf"(?:{whole}\.{decimals}{with_comma})", _literal(after)]
     return "".join(found)
 
 

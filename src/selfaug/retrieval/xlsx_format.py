@@ -127,7 +127,8 @@ def _digits(amount: float, whole: str, decimals: str) -> str:
         return str(amount)
     width = whole.count("0") + (len(decimals) + 1 if decimals else 0)
     rounded = Decimal(f"{amount:.15g}").quantize(Decimal((0, (1,), -len(decimals))), ROUND_HALF_UP, _EXACT)
-    text = f"{rounded:0{width}{',' if ',' in whole else ''}f}"
+    padding = f"0{width}" if width else ""  # a Decimal takes no width of zero
+    text = f"{rounded:{padding}{',' if ',' in whole else ''}f}"
     for place in reversed(decimals):
         if place == "0" or not text.endswith("0"):
             break

@@ -38,7 +38,7 @@ class ConnectionLimits:
             request's headers.
         idle_seconds: between the end of an answer and the first byte of the next request. Longer than load balancers
             keep a connection (that of AWS 60 seconds): one that sends a request into the closing gets nothing for it,
-            and tells its client 502.
+            and tells its client 502. From half of the most connections on it is `head_seconds` at most.
         unread_seconds: in which a client reads nothing of what waits for it.
         most: connections at once; None for `most_connections()`. Further ones are closed at once.
     """
@@ -62,7 +62,6 @@ class LimitedConnection(H11Protocol):
     def __init__(self, limits: ConnectionLimits, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._limits = limits
-        self.timeout_keep_alive = limits.idle_seconds  # type: ignore[assignment]  # any number of seconds will do
         self._most = most_connections() if limits.most is None else limits.most
         self._head_timer: asyncio.TimerHandle | None = None
         self._unread_timer: asyncio.TimerHandle | None = None
@@ -87,6 +86,11 @@ class LimitedConnection(H11Protocol):
         else:
             self._time_head()
 
+    def on_response_complete(self) -> None:
+        """An answer has ended: uvicorn's timer for connections between two requests begins."""
+        self._set_idle_seconds()
+        super().on_response_complete()
+
     def pause_writing(self) -> None:
         """The client reads too slowly."""
         super().pause_writing()
@@ -108,8 +112,16 @@ class LimitedConnection(H11Protocol):
         answered = self.cycle is not None and self.cycle.response_complete
         return answered and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
+    def _set_idle_seconds(self) -> None:
+        """Have connections between two requests make room before there is none left for others."""
+        limits = self._limits
+        is_crowded = 2 * len(self.connections) >= self._most
+        seconds = min(limits.idle_seconds, limits.head_seconds) if is_crowded else limits.idle_seconds
+        self.timeout_keep_alive = seconds  # type: ignore[assignment]  # any number of seconds will do
+
     def _time_idleness(self) -> None:
         if self.timeout_keep_alive_task is None and not self.transport.is_closing():
+            self._set_idle_seconds()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

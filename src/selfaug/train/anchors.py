@@ -22,7 +22,13 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError, DataError, ModelError
-from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids, sample_ids
+from selfaug.model.generate import (
+    chat_prompt_ids,
+    end_tokens,
+    generate_greedy_ids,
+    sample_ids,
+    text_prompt_ids,
+)
 from selfaug.model.hidden import causal_model, reference_mode
 from selfaug.records import write_lines
 from selfaug.train.dataset_rows import document_slices
@@ -254,7 +260,7 @@ def _encode(row: Any, tokenizer: PreTrainedTokenizerBase, template_arguments: Ma
         messages = row["prompt"] + row["completion"]
     if messages is None and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         if tokenizer.chat_template is None:
-            return list(tokenizer(row["prompt"] + row["completion"])["input_ids"])
+            return text_prompt_ids(tokenizer, row["prompt"] + row["completion"])
         messages = [
             {"role": "user", "content": row["prompt"]},
             {"role": "assistant", "content": row["completion"]},
