@@ -172,8 +172,8 @@ def load_tokenizer(
 def _splits_as_mistral_does_not(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether a tokeniser of Mistral's splits words and numbers as Llama 3's does, as tokenizer.json says.
 
-    Files from before transformers 5 say it. transformers then sets a mark and warns, where mistral-common, with which
-    the models were trained, splits otherwise. It goes by the config alone, and so takes models of the same layers with
+    Files from before transformers 5 say it. transformers then sets a mark, and warns that the models were trained
+    with another split. It goes by the config alone, and so takes models of the same layers with
     a vocabulary of their own for Mistral's too: these have no `[INST]`.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
