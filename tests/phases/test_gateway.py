@@ -308,10 +308,10 @@ class Looks:
         return not self.said
 
     def missing(self) -> list[str]:
-        said: Any = self.said.pop(0)
+        said: list[str] | Exception = self.said.pop(0)
         if isinstance(said, Exception):
             raise said
-        return said  # type: ignore[no-any-return]
+        return said
 
     def check(self, run: object) -> list[str]:
         self.replays += 1
