@@ -420,7 +420,9 @@ class Server:
             problems = self._models.check(self._live.folder)
         except UpstreamAwayError:
             raise
-        except Exception as error:  # whatever it is: what can't be checked is not ready, and is looked at again
+        except (
+            Exception
+        ) as error:  # whatever it is: what can't be checked is not ready, and is looked at again
             problems = [_not_replayed(error)]
         self._judge(problems)
         if problems and self._watching is not None:
