@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,15 @@ from selfaug.core.printable import counted
 from selfaug.data.rows import OWN_TEMPLATE_ARGUMENTS, Row
 from selfaug.data.sources import Problem, problems_error, short_text
 from selfaug.data.special_tokens import without_special_tokens
+from selfaug.data.template_checks import (
+    REASONING,
+    Turn,
+    has_thoughts,
+    lacks_reasoning,
+    quoted_arguments,
+    template_errors,
+    unfaithful,
+)
 from selfaug.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
@@ -78,8 +86,6 @@ _NOT_PARTED = (
     "the end of the prompt and the start of the completion merge into one token, and this tokeniser can't "
     "part them; move the space from the prompt's end to the completion's start"
 )
-_REASONING = ("reasoning_content", "thinking", "reasoning")
-"""Fields of an assistant message in which data sets keep its thoughts, apart from its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,14 +306,6 @@ class _Draft:
     unreasoned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A trained turn as text: up to where generation starts, and up to its end."""
-
-    prompt: str
-    whole: str
-
-
 class _Encoder:
     """Renders and tokenises tasks in batches."""
 
@@ -361,34 +359,34 @@ class _Encoder:
         )["input_ids"]
         return ids
 
-    def _turns(self, draft: _Draft) -> list[_Turn]:
+    def _turns(self, draft: _Draft) -> list[Turn]:
         """Texts of the trained turns, the last one last; none, with a reason, if they can't be rendered."""
         row, prompt = draft.task.row, draft.task.row.prompt_for(self.plain, draft.task.keep)
         if isinstance(prompt, str):
             assert isinstance(row.completion, str)
-            return [_Turn(prompt, prompt + row.completion)]
+            return [Turn(prompt, prompt + row.completion)]
         messages, trained = [*prompt, *row.completion], row.trained_turns()
         try:
             turns = [
-                _Turn(
+                Turn(
                     self._render(row, messages[:index], True), self._render(row, messages[: index + 1], False)
                 )
                 for index in trained
             ]
-        except _template_errors() as error:
+        except template_errors() as error:
             draft.reason = f"the chat template refuses the row: {short_text(error)}"
             return []
-        if left_out := _unfaithful(row, messages, trained, turns):
+        if left_out := unfaithful(row, messages, trained, turns):
             draft.reason, draft.hint = left_out, _LEFT_OUT_HINT
             return []
-        if (name := _quoted_arguments(messages, trained, turns)) is not None:
+        if (name := quoted_arguments(messages, trained, turns)) is not None:
             draft.reason = (
                 "the chat template writes the arguments of a call as a text in quotes: "
                 f"give the arguments of {name!r} as an object"
             )
             draft.hint = _ARGUMENTS_HINT
             return []
-        draft.unreasoned = _lacks_reasoning([messages[index] for index in trained], turns)
+        draft.unreasoned = lacks_reasoning([messages[index] for index in trained], turns)
         _note_additions(draft, turns[-1], messages[-1]["content"].strip())
         return turns
 
@@ -402,7 +400,7 @@ class _Encoder:
         )
         return text
 
-    def _finish_chat(self, drafts: Sequence[tuple[_Draft, list[_Turn]]]) -> None:
+    def _finish_chat(self, drafts: Sequence[tuple[_Draft, list[Turn]]]) -> None:
         """Set the spans of chat rows, after checking that the tokens of each part begin the whole row's."""
         # The end of the last turn is the end of the row, which is tokenised already.
         parts = [[text for turn in row for text in (turn.prompt, turn.whole)][:-1] for _, row in drafts]
@@ -410,7 +408,7 @@ class _Encoder:
         for (draft, turns), texts in zip(drafts, parts, strict=True):
             self._set_spans(draft, turns, [*(next(tokens) for _ in texts), draft.ids])
 
-    def _set_spans(self, draft: _Draft, turns: list[_Turn], parts: list[list[int]]) -> None:
+    def _set_spans(self, draft: _Draft, turns: list[Turn], parts: list[list[int]]) -> None:
         for turn, prompt, whole in zip(turns, parts[::2], parts[1::2], strict=True):
             if not _begins(draft.ids, prompt) or not _begins(draft.ids, whole):
                 # By itself the turn is faithful; with others after it, the template changes it.
@@ -424,13 +422,13 @@ class _Encoder:
         else:
             draft.reason = _NO_TOKENS
 
-    def _mismatch_hint(self, row: Row, turn: _Turn) -> str:
+    def _mismatch_hint(self, row: Row, turn: Turn) -> str:
         """What helps where the prompt in serving doesn't begin what is trained."""
         # As text it does: only their tokens merge.
         if turn.whole.startswith(turn.prompt) and turn.whole[len(turn.prompt) :][:1].isspace():
             return _SPACE_HINT
         thinks = row.template_arguments(self._template_arguments).get("enable_thinking") is not False
-        return _TEMPLATE_HINT if thinks or not _has_thoughts(row) else _THOUGHTS_HINT
+        return _TEMPLATE_HINT if thinks or not has_thoughts(row) else _THOUGHTS_HINT
 
     def _difference(self, prompt: list[int], whole: list[int], draft: _Draft, earlier_differs: bool) -> str:
         alone = whole if earlier_differs else prompt
@@ -454,7 +452,7 @@ class _Encoder:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def _finish_text(self, drafts: Sequence[tuple[_Draft, _Turn]], max_length: int | None) -> None:
+    def _finish_text(self, drafts: Sequence[tuple[_Draft, Turn]], max_length: int | None) -> None:
         """Set ids and spans of text rows."""
         end = self._tokenizer.eos_token_id
         for (draft, turn), prompt in zip(
@@ -478,7 +476,7 @@ class _Encoder:
             draft.spans = [] if draft.too_long else [(start, len(draft.ids))]
 
 
-def _note_additions(draft: _Draft, turn: _Turn, content: str) -> None:
+def _note_additions(draft: _Draft, turn: Turn, content: str) -> None:
     """Note what the template puts before the completion, and whether it puts anything after it."""
     added = turn.whole[len(turn.prompt) :]
     # Where the prompt is no prefix, the row is refused for it.
@@ -507,7 +505,7 @@ def _warnings(
         )
     if unreasoned:
         warnings.append(
-            f"the chat template leaves out the reasoning ({', '.join(_REASONING)}) of {counted(unreasoned, 'row')}; "
+            f"the chat template leaves out the reasoning ({', '.join(REASONING)}) of {counted(unreasoned, 'row')}; "
             "the model is trained to answer without it."
         )
     own = sum(
@@ -568,118 +566,6 @@ def _begins(ids: list[int], part: list[int]) -> bool:
 
 def _find(ids: list[int], part: list[int]) -> int:
     return next((at for at in range(len(ids)) if ids[at : at + len(part)] == part), 0)
-
-
-def _template_errors() -> tuple[type[Exception], ...]:
-    """What a chat template raises: on purpose, or because a message isn't as it expects."""
-    import jinja2
-
-    return (jinja2.TemplateError, TypeError, ValueError, KeyError)
-
-
-def _unfaithful(row: Row, messages: list[dict[str, Any]], trained: list[int], turns: list[_Turn]) -> str:
-    """What the template leaves out of the row; empty if nothing.
-
-    Whitespace aside: templates trim. The text of assistant turns that aren't trained is left alone: models that
-    reason strip their thinking from earlier turns on purpose.
-    """
-    prompt, before = _squash(turns[-1].prompt), messages[: trained[-1]]
-    for index, message in enumerate(before):
-        if message["role"] != "assistant" and not _is_rendered(message, prompt):
-            return f"the chat template leaves out or changes the {message['role']} message {index}"
-    calls = [name for message in before for name in _tool_names(message.get("tool_calls"))]
-    if name := _unnamed([*_tool_names(row.tools), *calls], prompt):
-        return f"the chat template leaves out the tool {name!r}, or a call of it"
-    for index, turn in zip(trained, turns, strict=True):
-        message, whole = messages[index], _squash(turn.whole)
-        if _squash(message["content"]) not in whole:
-            return f"the chat template leaves out or changes the assistant message {index}, which is trained"
-        # What is called stands in the prompt already, where the tools are described.
-        written = whole.removeprefix(_squash(turn.prompt))
-        if name := _unnamed(_tool_names(message.get("tool_calls")), written):
-            return f"the chat template leaves out the call of {name!r} in message {index}, which is trained"
-    return ""
-
-
-def _is_rendered(message: dict[str, Any], prompt: str) -> bool:
-    content = message["content"]
-    if _squash(content) in prompt:
-        return True
-    # Some templates, such as Llama 3.1's, write as JSON what a tool has given.
-    return message["role"] == "tool" and _squash(json.dumps(content, ensure_ascii=False)[1:-1]) in prompt
-
-
-def _quoted_arguments(messages: list[dict[str, Any]], trained: list[int], turns: list[_Turn]) -> str | None:
-    """The name of a called function whose arguments, JSON in a text, the template writes as JSON of this text.
-
-    No server reads such a call. Other templates write the text as it stands, and want it so.
-    """
-    texts = [
-        (index, function)
-        for index, message in enumerate(messages)
-        for function in _functions(message.get("tool_calls"))
-        if isinstance(function.get("arguments"), str)
-    ]
-    if not texts:
-        return None
-    prompt = _squash(turns[-1].prompt)
-    written = {
-        index: _squash(turn.whole).removeprefix(_squash(turn.prompt))
-        for index, turn in zip(trained, turns, strict=True)
-    }
-    for index, function in texts:
-        arguments = _parsed(function["arguments"])
-        # A "{}" in quotes may stand elsewhere in the prompt, as in the description of a tool.
-        if not isinstance(arguments, dict) or (not arguments and index not in written):
-            continue
-        if _squash(json.dumps(function["arguments"], ensure_ascii=False)) in written.get(index, prompt):
-            return str(function.get("name"))
-    return None
-
-
-def _parsed(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _functions(described: object) -> list[dict[str, Any]]:
-    """Functions in a list of tools or of calls, as far as it has the usual form."""
-    entries = described if isinstance(described, list) else []
-    functions = [entry.get("function", entry) for entry in entries if isinstance(entry, dict)]
-    return [function for function in functions if isinstance(function, dict)]
-
-
-def _tool_names(described: object) -> list[str]:
-    names = [function.get("name") for function in _functions(described)]
-    return [name for name in names if isinstance(name, str)]
-
-
-def _unnamed(names: list[str], text: str) -> str | None:
-    """The first of the names that the text, without whitespace, has less often."""
-    return next((name for name, count in Counter(names).items() if text.count(_squash(name)) < count), None)
-
-
-def _lacks_reasoning(trained: list[dict[str, Any]], turns: list[_Turn]) -> bool:
-    """Whether the template leaves out with which thoughts a trained turn came about; of several texts it takes one."""
-    for message, turn in zip(trained, turns, strict=True):
-        texts = [_squash(text) for key in _REASONING if isinstance(text := message.get(key), str)]
-        whole = _squash(turn.whole)
-        if any(texts) and not any(text in whole for text in texts if text):
-            return True
-    return False
-
-
-def _has_thoughts(row: Row) -> bool:
-    """Whether an answer has thoughts, in a field of its own or in its content."""
-    turns = [turn for turn in (*row.prompt, *row.completion) if isinstance(turn, dict)]
-    answers = [turn for turn in turns if turn["role"] == "assistant"]
-    return any("</think>" in turn["content"] or any(map(turn.get, _REASONING)) for turn in answers)
-
-
-def _squash(text: str) -> str:
-    return "".join(text.split())
 
 
 def _shorten(drafts: list[_Draft], encoder: _Encoder, max_length: int) -> None:
