@@ -15,6 +15,7 @@ from scipy.stats import beta, binom, binomtest, norm
 from selfaug.core import statistics
 from selfaug.core.statistics import (
     _resampled,
+    design_effect,
     detectable_difference,
     holm,
     mean_interval,
@@ -39,6 +40,120 @@ def exact_bounds(passed: int, n: int) -> tuple[float, float]:
     low = beta.ppf(0.025, passed, n - passed + 1) if passed else 0.0
     high = beta.ppf(0.975, passed + 1, n - passed) if passed < n else 1.0
     return float(low), float(high)
+
+
+class TestClusters:
+    """Items that hang together, against loops over clusters."""
+
+    # Ragged: of one item, of two, of seven.
+    CLUSTERS = ("a", "b", "b", "c", "c", "c", "c", "c", "c", "c", "d", "d", "e", "f", "f", "f")
+    A = (1, 0, 0.5, 1, 1, 1, 1, 0, 1, 1, 0, 0, 1, 0.25, 0, 1)
+    B = (1, 1, 0.5, 0, 0, 1, 0, 0, 0, 1, 0, 1, 1, 0.5, 0, 1)
+
+    def test_the_design_effect_is_the_ratio_of_the_two_variances(self) -> None:
+        differences = [a - b for a, b in zip(self.A, self.B, strict=True)]
+        n, mean, clusters = len(differences), sum(differences) / len(differences), sorted(set(self.CLUSTERS))
+        between = within = 0.0
+        for cluster in clusters:
+            own = [d for d, c in zip(differences, self.CLUSTERS, strict=True) if c == cluster]
+            between += (sum(own) - mean * len(own)) ** 2
+        for difference in differences:
+            within += (difference - mean) ** 2
+        expected = (len(clusters) / (len(clusters) - 1)) * (between / n**2) / (within / n**2)
+        assert design_effect(differences, self.CLUSTERS) == pytest.approx(expected, rel=1e-12)
+        assert paired_difference(
+            self.A, self.B, seed=0, clusters=self.CLUSTERS
+        ).design_effect == pytest.approx(expected, rel=1e-9)
+
+    @pytest.mark.parametrize(
+        ("values", "clusters", "effect"),
+        [
+            ([1, 1, 0, 0, 1, 1], "aabbcc", 2.0),  # equal within: three items
+            (
+                [1, 0, 1, 0, 1, 0],
+                "aabbcc",
+                1.0,
+            ),  # equal between: more than so many tell, which is not believed
+            ([0, 0, 0, 0], "aabb", 1.0),
+            ([1, 0, 1, 1], "aaaa", 4.0),  # one document says nothing of others
+            ([1, 0, 1, 1], "abcd", 1.0),
+            ([1, 0, 1, 1], None, 1.0),
+        ],
+    )
+    def test_design_effects_at_the_edges(
+        self, values: list[float], clusters: str | None, effect: float
+    ) -> None:
+        assert design_effect(values, clusters) == pytest.approx(effect)
+
+    def test_clusters_are_weighted_whole_with_an_unseen_item_of_the_design_effects_size(self) -> None:
+        differences = np.subtract(self.A, self.B)
+        unseen = design_effect(differences, self.CLUSTERS)
+        rng, means = np.random.default_rng(5), []
+        for _ in range(20_000):
+            weights = {cluster: rng.exponential() for cluster in sorted(set(self.CLUSTERS))}
+            total = one_more = unseen * rng.exponential()
+            moved = 0.0
+            for difference, cluster in zip(differences, self.CLUSTERS, strict=True):
+                total += weights[cluster]
+                moved += weights[cluster] * difference
+            means.append(((moved - one_more) / total, (moved + one_more) / total))
+        low, high = np.quantile([low for low, _ in means], 0.025), np.quantile([up for _, up in means], 0.975)
+        found = paired_difference(self.A, self.B, seed=0, clusters=self.CLUSTERS)
+        assert (found.difference.low, found.difference.high) == pytest.approx((low, high), abs=0.015)
+        assert (found.clusters, found.items) == (6, 16)
+        beyond = min(np.mean([low <= 0 for low, _ in means]), np.mean([up >= 0 for _, up in means]))
+        assert found.p_value == pytest.approx(min(1.0, 2 * beyond), abs=0.02)
+
+    def test_copies_of_items_tell_no_more_than_the_items(self) -> None:
+        rng = np.random.default_rng(1)
+        a, b = rng.integers(0, 2, 40), rng.integers(0, 2, 40)
+        once = paired_difference(a, b, seed=0)
+        thrice = paired_difference(
+            np.repeat(a, 3), np.repeat(b, 3), seed=0, clusters=[*np.repeat(range(40), 3)]
+        )
+        assert thrice.design_effect == pytest.approx(3 * 40 / 39, rel=0.03)
+        for end in ("value", "low", "high"):
+            assert getattr(thrice.difference, end) == pytest.approx(getattr(once.difference, end), abs=0.006)
+        score, of_copies = (
+            score_interval(a, seed=0),
+            score_interval(np.repeat(a, 3), seed=0, clusters=[*np.repeat(range(40), 3)]),
+        )
+        assert (of_copies.low, of_copies.high) == pytest.approx((score.low, score.high), abs=0.01)
+
+    def test_items_that_share_nothing_are_as_before(self) -> None:
+        names = list(range(len(self.A)))
+        assert paired_difference(self.A, self.B, seed=0, clusters=names) == paired_difference(
+            self.A, self.B, seed=0
+        )
+        assert paired_difference(self.A, self.B, seed=0).clusters is None
+
+    def test_clusters_widen_pooled_scores_and_retention_too(self) -> None:
+        rng = np.random.default_rng(2)
+        of_cluster = rng.random((2, 12)) < 0.6
+        scores, clusters = np.repeat(of_cluster, 5, axis=1).astype(float), [*np.repeat(range(12), 5)]
+        base = np.repeat(rng.random(12) < 0.7, 5).astype(float)
+        for interval in (
+            lambda told: pooled_interval(scores, seed=0, clusters=told),
+            lambda told: pooled_difference(scores, base, seed=0, clusters=told).difference,
+            lambda told: retention(scores, base, seed=0, clusters=told),
+        ):
+            together, apart = interval(clusters), interval(None)
+            assert together.value == pytest.approx(apart.value)
+            assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+    def test_what_can_be_seen_is_what_so_many_independent_items_show(self) -> None:
+        told = detectable_difference(120, design_effect=3.0)
+        assert told.difference == detectable_difference(40).difference
+        assert told.items == 120
+        assert detectable_difference(12, design_effect=3.0).difference is None
+
+    def test_what_does_not_fit_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="a cluster for each of 2 items, got 1"):
+            paired_difference([1, 0], [0, 0], seed=0, clusters=["a"])
+        with pytest.raises(ValueError, match="at least one"):
+            design_effect([], None)
+        with pytest.raises(ValueError, match=r"design_effect=0\.5"):
+            detectable_difference(20, design_effect=0.5)
 
 
 class TestWilsonInterval:

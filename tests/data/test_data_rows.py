@@ -236,6 +236,23 @@ def test_columns_of_objects_may_be_json_in_a_text(tmp_path: Path) -> None:
     assert (second.tools, second.chat_template_kwargs) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("fields", "cluster"),
+    [
+        ({"documents": ["b.pdf", "a.pdf"]}, "a.pdf, b.pdf"),
+        ({"documents": ["a.pdf"], "cluster": "customer 7"}, "customer 7"),
+        ({"cluster": 7}, "7"),
+        ({"documents": []}, ""),
+        ({"documents": [{"id": 1}], "cluster": True}, ""),  # a user's fields of these names
+        ({"cluster": None}, ""),
+    ],
+)
+def test_what_rows_hang_together_with(write_jsonl: Write, fields: dict[str, object], cluster: str) -> None:
+    (row,) = load_rows([write_jsonl({**GOOD, **fields})]).rows
+    assert row.cluster == cluster
+    assert load_rows([write_jsonl(as_read(row))]).rows[0].cluster == cluster
+
+
 USER = {"role": "user", "content": "u"}
 
 

@@ -368,6 +368,21 @@ def test_answers_to_what_has_its_result_at_the_end_may_be_longer() -> None:
 
 
 @pytest.mark.parametrize("half", HALVES)
+def test_forms_of_one_request_are_one_cluster(half: Half) -> None:
+    """With the request itself, which is of level 1; their prompts begin with its words."""
+    items = general_suite(half)
+    by_id = {item.id: item for item in items}
+    forms = [item for item in items if item.request]
+    assert {item.kind for item in forms} == set(COMPOSED_KINDS)
+    for item in forms:
+        request = by_id[item.request]
+        assert (request.level, request.cluster, item.cluster) == (1, request.id, request.id)
+        assert item.prompt.startswith(f"{request.prompt} ")
+    sizes = Counter(item.cluster for item in items)
+    assert Counter(sizes.values()) == {5: len(forms) // 4, 1: len(items) - 5 * len(forms) // 4}
+
+
+@pytest.mark.parametrize("half", HALVES)
 def test_one_sentence_said_again_and_again_is_no_answer(half: Half) -> None:
     """The right words in a loop: as many items, sentences, questions and words as are asked for, and all the same."""
     asks_for_more = {

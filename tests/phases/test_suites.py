@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,14 @@ from selfaug.eval.checks import Chooses, Words
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.scorers import named_scorer
 from selfaug.phases.evaluate import _take_base_answers
-from selfaug.phases.suites import answers_to, general_prompts, task_prompts, without_thoughts
+from selfaug.phases.suites import (
+    answers_to,
+    compare_answers,
+    compared_anew,
+    general_prompts,
+    task_prompts,
+    without_thoughts,
+)
 from selfaug.records import read_lines, write_lines
 
 # As in the general suite, the first choice is the right one.
@@ -60,6 +67,45 @@ def test_what_follows_the_thoughts_is_scored(
     short = GeneralItem("two", "written", 1, "Say it in a word.", (Words(1, 1),), 8)
     general = general_prompts(tiny_tokenizer, [short], {})
     assert [general.score(0, said) for said in ("<think>so many words</think> Yes", "so many")] == [1.0, 0.0]
+
+
+def test_questions_about_one_document_hang_together(
+    settings: Callable[..., TrainConfig], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """As rows of `selfaug prepare` say it; rows that say nothing are each on their own."""
+    about = [["a.md"]] * 4 + [["b.md"]] * 3 + [["a.md", "b.md"], [], None, None]
+    rows = [
+        {"prompt": f"question {number}?", "completion": str(number), "documents": documents}
+        for number, documents in enumerate(about)
+    ]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    every = task_prompts(
+        settings(tmp_path),
+        tiny_tokenizer,
+        [str(tmp_path / "rows.jsonl")],
+        score=named_scorer("exact"),
+        items=None,
+        max_new_tokens=8,
+        offline=True,
+    )
+    assert every.together[:8] == ["a.md"] * 4 + ["b.md"] * 3 + ["a.md, b.md"]
+    assert len(set(every.together[8:])) == 3
+    # All of one document lost, and nothing else.
+    right = list(map(str, range(len(about))))
+    compared = compare_answers(every, ["no"] * 4 + right[4:], right)
+    paired = compared["difference"]
+    assert (paired.clusters, paired.items) == (6, 11)
+    assert paired.design_effect > 2
+    apart = compare_answers(replace(every, clusters=[]), ["no"] * 4 + right[4:], right)
+    assert apart["difference"].clusters is None
+    assert paired.difference.low < apart["difference"].difference.low
+    assert compared["detectable_difference"] is None  # of as many as five
+    assert "clusters" not in apart
+    # From the record it is the same.
+    assert compared_anew(compared) == compared | {
+        key: asdict(compared[key]) for key in ("base", "tuned", "difference", "retention")
+    }
+    assert len(every.spread(5).together) == 5
 
 
 def test_an_answer_that_was_cut_off_at_another_limit_is_made_again(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ __all__ = [
     "DetectableDifference",
     "Interval",
     "PairedDifference",
+    "design_effect",
     "detectable_difference",
     "holm",
     "mean_interval",
@@ -72,6 +73,10 @@ class PairedDifference:
     discordance: float
     """Mean squared difference: where scores are 0 or 1, the share of items on which a and b differ. Pooled over seeds,
     of the items' means."""
+    clusters: int | None = None
+    """Clusters of items, if some items share one."""
+    design_effect: float = 1.0
+    """So many of these items tell as much as one that hangs together with no other: see `design_effect`."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,14 @@ def wilson_interval(passed: int, n: int) -> Interval:
     return Interval(share, 0.0 if passed == 0 else centre - half, 1.0 if passed == n else centre + half)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+    resamples: int = 10_000,
+) -> PairedDifference:
     """Mean of a − b over items, with an interval over items and a test.
 
     Both models answer the same items, so the difference is taken item by item: what makes an item hard for
@@ -118,10 +130,19 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     out (but for the draws): the means above lie beyond 0 as often as it says. A test of how many items got better says
     little of the mean of graded scores: theirs is twice the share of the means on the far side of 0.
 
+    **Clusters** are items that hang together: questions about one document, one request in several forms. Then whole
+    clusters are weighted (as in the cluster bootstrap, Field and Welsh 2007), the item that nobody has seen counts as
+    `design_effect` items, and the p-value is of the resampling. This is no exact bound any more. In simulations of 20
+    and 60 clusters of some six items, of which 5 to 20 % changed, the true mean lay beyond an end in at most 3 % where
+    a twentieth of the variance was between clusters (4 % with items taken as independent), in at most 6 % where a fifth
+    was (3 to 10 %), and in at most 7 % where half was (7 to 19 %), but in 16 % with 20 clusters of which few changed:
+    nothing shows then how far further ones scatter.
+
     Args:
         a: one score in [0, 1] an item; the mean over the item's checks if it has several.
         b: scores of the same items in the same order.
         seed: makes the interval reproducible.
+        clusters: what each item belongs to; None where none hangs together with another one.
         resamples: drawn means.
 
     Raises:
@@ -134,18 +155,27 @@ def paired_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     differences = np.round(scores_a - scores_b, 12)
     n = len(differences)
     better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    drawn = _drawn_means(differences, (-1.0, 1.0), seed, resamples)
+    together = _together(clusters, differences)
+    drawn = _drawn_means(differences, (-1.0, 1.0), seed, resamples, together)
     p_value = _two_sided(drawn)
-    if np.isin(differences, [-1.0, 0.0, 1.0]).all():
+    if together is None and np.isin(differences, [-1.0, 0.0, 1.0]).all():
         # Here, for it takes 40 MB that most who import this module never need.
         from scipy.stats import binomtest
 
         p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
     interval = _interval(float(differences.mean()), drawn)
-    return PairedDifference(interval, p_value, better, worse, n, float((differences**2).mean()))
+    discordance = float((differences**2).mean())
+    return PairedDifference(interval, p_value, better, worse, n, discordance, *_told(together))
 
 
-def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int = 10_000) -> PairedDifference:
+def pooled_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+    resamples: int = 10_000,
+) -> PairedDifference:
     """Mean of a − b over items and training seeds, with an interval that covers both.
 
     Items, and one more than were seen, are weighted as in `paired_difference`, and seeds are resampled independently of
@@ -163,6 +193,7 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
         a: scores in [0, 1], a row a seed: [S, N].
         b: of the same items; one row [1, N] where it does not depend on the seed.
         seed: makes interval and p-value reproducible.
+        clusters: of the items, [N], as of `paired_difference`.
         resamples: bootstrap samples.
 
     Returns:
@@ -187,11 +218,69 @@ def pooled_difference(a: ArrayLike, b: ArrayLike, *, seed: int, resamples: int =
     seeds, n = differences.shape
     means = np.round(differences.mean(axis=0), 11)
     if seeds == 1:
-        return paired_difference(scores_a[0], scores_b[0], seed=seed, resamples=resamples)
-    drawn = _means_over_seeds(differences, (-1.0, 1.0), seed, resamples)
+        return paired_difference(scores_a[0], scores_b[0], seed=seed, clusters=clusters, resamples=resamples)
+    together = _together(clusters, means)
+    drawn = _means_over_seeds(differences, (-1.0, 1.0), seed, resamples, together)
     better, worse = int((means > 0).sum()), int((means < 0).sum())
     interval = _interval(float(means.mean()), drawn)
-    return PairedDifference(interval, _two_sided(drawn), better, worse, n, float((means**2).mean()))
+    discordance = float((means**2).mean())
+    return PairedDifference(interval, _two_sided(drawn), better, worse, n, discordance, *_told(together))
+
+
+def design_effect(values: ArrayLike, clusters: Sequence[Hashable] | None) -> float:
+    """How many items in clusters tell as much of the mean as one that hangs together with no other (Kish 1965).
+
+    The variance of the mean over whole clusters (of the ratio of their sums to their sizes, with K/(K − 1) for K
+    clusters) over that of as many independent items; at least 1, and at most what it is where the items of a cluster
+    are all equal, which is taken for a single cluster.
+
+    Args:
+        values: one an item, [N]: scores, or differences of scores.
+        clusters: what each item belongs to; None where none hangs together with another one.
+
+    Raises:
+        ValueError: if there are no values, or the lengths differ.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or numbers.size == 0:
+        raise ValueError(f"need one value an item, and at least one; got shape {numbers.shape}.")
+    together = _together(clusters, numbers)
+    return 1.0 if together is None else together.unseen
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Items in clusters: the cluster of each, [N], how many there are, and how many items one unseen counts as."""
+
+    of_item: NDArray[np.intp]
+    clusters: int
+    unseen: float
+
+
+def _together(clusters: Sequence[Hashable] | None, values: NDArray[np.float64]) -> _Together | None:
+    """None where no two items share a cluster."""
+    if clusters is None:
+        return None
+    if len(clusters) != len(values):
+        raise ValueError(f"need a cluster for each of {len(values)} items, got {len(clusters)}.")
+    numbers: dict[Hashable, int] = {}
+    of_item = np.array([numbers.setdefault(one, len(numbers)) for one in clusters], dtype=np.intp)
+    if len(numbers) == len(values):
+        return None
+    n, sizes = len(values), np.bincount(of_item)
+    most = float((sizes**2).sum() / n)
+    if len(sizes) == 1:
+        return _Together(of_item, 1, most)
+    around = values - values.mean()
+    independent = float((around**2).sum())
+    between = float((np.bincount(of_item, around) ** 2).sum()) * len(sizes) / (len(sizes) - 1)
+    effect = between / independent if independent > _ROUNDING else 1.0
+    return _Together(of_item, len(sizes), min(max(effect, 1.0), most))
+
+
+def _told(together: _Together | None) -> tuple[int | None, float]:
+    """Of a `PairedDifference`: clusters and design effect."""
+    return (None, 1.0) if together is None else (together.clusters, together.unseen)
 
 
 # Where values are right and wrong or little more, more draws cost little, and ends hardly depend on them.
@@ -201,8 +290,16 @@ _Drawn = tuple[NDArray[np.float64], NDArray[np.float64]]
 """Means [R] with one item more: the lowest that there can be, and the highest."""
 
 
-def _drawn_means(values: NDArray[np.float64], ends: tuple[float, float], seed: int, resamples: int) -> _Drawn:
+def _drawn_means(
+    values: NDArray[np.float64],
+    ends: tuple[float, float],
+    seed: int,
+    resamples: int,
+    together: _Together | None,
+) -> _Drawn:
     """Means of values [N] that are weighted at random, with one item more that has the lowest or the highest value."""
+    if together is not None:
+        return _means_over_seeds(values[None], ends, seed, resamples, together)
     rng = np.random.default_rng(seed)
     # Weights of equal values add up to a gamma variable, and there are few different ones.
     different, counts = np.unique(values, return_counts=True)
@@ -232,13 +329,17 @@ def _two_sided(drawn: _Drawn) -> float:
 
 
 def _means_over_seeds(
-    values: NDArray[np.float64], ends: tuple[float, float], seed: int, resamples: int
+    values: NDArray[np.float64],
+    ends: tuple[float, float],
+    seed: int,
+    resamples: int,
+    together: _Together | None,
 ) -> _Drawn:
     """As `_drawn_means`, of values [S, N] under resampled seeds."""
     seeds, items = values.shape
     blocks = [
         (np.einsum("rs,sn,rn->r", of_seeds, values, of_items, optimize=True), one_more)
-        for of_seeds, of_items, one_more in _resampled(seeds, items, seed, resamples)
+        for of_seeds, of_items, one_more in _resampled(seeds, items, seed, resamples, together)
     ]
     means, one_more = (np.concatenate(part) for part in zip(*blocks, strict=True))
     # Stretched, seeds that are far apart reach beyond what a mean can be.
@@ -246,7 +347,7 @@ def _means_over_seeds(
 
 
 def _resampled(
-    seeds: int, items: int, seed: int, resamples: int
+    seeds: int, items: int, seed: int, resamples: int, together: _Together | None = None
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
     """What each seed counts in each resample, [R, S], each item, [R, N], and one item more, [R]; in blocks.
 
@@ -260,7 +361,11 @@ def _resampled(
         drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
         of_seeds = 1 / seeds + math.sqrt(seeds / (seeds - 1)) * (drawn - 1 / seeds)
     for begin, end in _blocks(items, resamples):
-        weights = rng.standard_exponential((end - begin, items + 1))
+        drawn_weights = items if together is None else together.clusters
+        weights = rng.standard_exponential((end - begin, drawn_weights + 1))
+        if together is not None:
+            one_more = together.unseen * weights[:, -1:]
+            weights = np.concatenate([weights[:, together.of_item], one_more], axis=1)
         weights /= weights.sum(axis=1, keepdims=True)
         yield of_seeds[begin:end], weights[:, :-1], weights[:, -1].copy()
 
@@ -272,10 +377,16 @@ def _blocks(items: int, resamples: int) -> Iterator[tuple[int, int]]:
         yield begin, min(begin + block, resamples)
 
 
-def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:
+def pooled_interval(
+    scores: ArrayLike,
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+    resamples: int = 10_000,
+) -> Interval:
     """Mean of scores in [0, 1] over items and training seeds [S, N], resampled as in `pooled_difference`.
 
-    The interval is no narrower than that of the items' means.
+    The interval is no narrower than that of the items' means. `clusters` as of `paired_difference`.
 
     Raises:
         ValueError: if there are no items, or a score is outside [0, 1].
@@ -284,14 +395,23 @@ def pooled_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) ->
     if values.ndim != 2 or values.size == 0:
         raise ValueError(f"need scores [S, N], got shape {values.shape}.")
     _scores(values.reshape(-1), "scores")
-    of_all = score_interval(values.mean(axis=0), seed=seed, resamples=resamples)
+    means = values.mean(axis=0)
+    of_all = score_interval(means, seed=seed, clusters=clusters, resamples=resamples)
     if len(values) == 1:
         return of_all
-    both = _interval(of_all.value, _means_over_seeds(values, (0.0, 1.0), seed, resamples))
+    drawn = _means_over_seeds(values, (0.0, 1.0), seed, resamples, _together(clusters, means))
+    both = _interval(of_all.value, drawn)
     return Interval(of_all.value, min(of_all.low, both.low), max(of_all.high, both.high))
 
 
-def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval | None:
+def retention(
+    tuned: ArrayLike,
+    base: ArrayLike,
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+    resamples: int = 10_000,
+) -> Interval | None:
     """Mean of tuned over mean of base, of the same items; None where base scores nothing.
 
     Items are weighted as in `paired_difference`; the one more is for the lower end one that base alone gets right, and
@@ -301,6 +421,7 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
         tuned: scores in [0, 1], one an item; or a row a training seed, [S, N], resampled as in `pooled_difference`.
         base: of the same items, [N].
         seed: makes the interval reproducible.
+        clusters: of the items, [N], as of `paired_difference`.
         resamples: drawn means.
 
     Raises:
@@ -313,9 +434,10 @@ def retention(tuned: ArrayLike, base: ArrayLike, *, seed: int, resamples: int = 
     mean = float(of_base.mean())
     if mean == 0:
         return None
+    together = _together(clusters, of_tuned.mean(axis=0) - of_base)
     blocks = [
         (np.einsum("rs,sn,rn->r", of_seeds, of_tuned, of_items, optimize=True), of_items @ of_base, one_more)
-        for of_seeds, of_items, one_more in _resampled(len(of_tuned), len(of_base), seed, resamples)
+        for of_seeds, of_items, one_more in _resampled(len(of_tuned), len(of_base), seed, resamples, together)
     ]
     kept, below, one_more = (np.concatenate(part) for part in zip(*blocks, strict=True))
     lowest = (kept / (below + one_more)).clip(min=0)
@@ -342,7 +464,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def detectable_difference(
-    n: int, *, discordance: float = ASSUMED_DISCORDANCE, power: float = 0.8
+    n: int, *, discordance: float = ASSUMED_DISCORDANCE, power: float = 0.8, design_effect: float = 1.0
 ) -> DetectableDifference:
     """The smallest paired difference that n items show with the given power, two-sided at 5 %.
 
@@ -358,20 +480,22 @@ def detectable_difference(
             squared difference. `PairedDifference.discordance` where it was measured. The more the two models change
             places, the larger a difference must be to stand out.
         power: probability that a true difference of this size is found.
+        design_effect: so many of the items tell as much as one: `PairedDifference.design_effect`.
 
     Raises:
-        ValueError: if n < 1, or discordance or power are outside their range.
+        ValueError: if n < 1, the design effect is less than 1, or discordance or power are outside their range.
     """
-    if n < 1 or not 0 <= discordance <= 1 or not 0.5 <= power < 1:
+    if n < 1 or design_effect < 1 or not 0 <= discordance <= 1 or not 0.5 <= power < 1:
         raise ValueError(
-            f"need n >= 1, 0 <= discordance <= 1 and 0.5 <= power < 1, "
-            f"got n={n}, discordance={discordance}, power={power}."
+            f"need n >= 1, 0 <= discordance <= 1, 0.5 <= power < 1 and design_effect >= 1, "
+            f"got n={n}, discordance={discordance}, power={power}, design_effect={design_effect}."
         )
-    if n < FEWEST_ITEMS:
+    independent = n / design_effect
+    if independent < FEWEST_ITEMS:
         return DetectableDifference(None, n, discordance, power)
-    difference, changed = _connor(n, discordance, power)
+    difference, changed = _connor(independent, discordance, power)
     for _ in range(_ROUNDS):
-        difference, changed = _connor(n - 1 / difference, discordance, power)
+        difference, changed = _connor(independent - 1 / difference, discordance, power)
     return DetectableDifference(difference, n, changed, power)
 
 
@@ -396,7 +520,13 @@ def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:
     return scores
 
 
-def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> Interval:
+def score_interval(
+    scores: ArrayLike,
+    *,
+    seed: int,
+    clusters: Sequence[Hashable] | None = None,
+    resamples: int = 10_000,
+) -> Interval:
     """Mean of scores in [0, 1] with an interval over items, as in `paired_difference`: the one more scores 0, or 1.
 
     Of items that are right or wrong this is, but for the draws, the exact interval of Clopper and Pearson (1934).
@@ -404,13 +534,15 @@ def score_interval(scores: ArrayLike, *, seed: int, resamples: int = 10_000) -> 
     Args:
         scores: one score in [0, 1] an item.
         seed: makes the interval reproducible.
+        clusters: of the items, as of `paired_difference`.
         resamples: drawn means.
 
     Raises:
         ValueError: if there are no items, or a score is outside [0, 1].
     """
     values = _scores(scores, "scores")
-    return _interval(float(values.mean()), _drawn_means(values, (0.0, 1.0), seed, resamples))
+    drawn = _drawn_means(values, (0.0, 1.0), seed, resamples, _together(clusters, values))
+    return _interval(float(values.mean()), drawn)
 
 
 def mean_interval(

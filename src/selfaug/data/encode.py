@@ -99,6 +99,7 @@ class EncodedRow:
         dropped_passages: indexes from 0 of the passages that didn't fit.
         dropped_text: these passages as they would have stood in the prompt.
         source: as in `Row`.
+        cluster: as in `Row`.
     """
 
     id: str
@@ -107,6 +108,7 @@ class EncodedRow:
     dropped_passages: list[int] = field(default_factory=list)
     dropped_text: str = ""
     source: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -637,10 +639,10 @@ def _finish(draft: _Draft, plain: Callable[[str], str]) -> EncodedRow:
     row, keep = draft.task.row, draft.task.keep
     retrieval = row.retrieval
     if retrieval is None or keep is None:
-        return EncodedRow(row.id, draft.ids, labels, source=row.source)
+        return EncodedRow(row.id, draft.ids, labels, source=row.source, cluster=row.cluster)
     dropped = list(range(keep, len(retrieval.passages)))
     text = retrieval.template.separator.join(retrieval.format_passage(index, plain) for index in dropped)
-    return EncodedRow(row.id, draft.ids, labels, dropped, text, row.source)
+    return EncodedRow(row.id, draft.ids, labels, dropped, text, row.source, row.cluster)
 
 
 def _report(

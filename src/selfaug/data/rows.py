@@ -148,6 +148,7 @@ class Row:
         every_assistant_turn: the assistant turns in `prompt` are trained too.
         source: that it was loaded from, as `load_rows` was given it.
         chat_template_kwargs: arguments of the chat template for this row alone; None where it has none of its own.
+        cluster: what the row hangs together with, such as the document that it is about; empty if nobody knows.
     """
 
     id: str
@@ -160,6 +161,7 @@ class Row:
     every_assistant_turn: bool = False
     source: str = ""
     chat_template_kwargs: dict[str, Any] | None = None
+    cluster: str = ""
 
     def template_arguments(self, of_all: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the chat template: the row's own go before those of all rows."""
@@ -211,6 +213,8 @@ def as_read(row: Row) -> dict[str, Any]:
         fields["tools"] = row.tools
     if row.chat_template_kwargs is not None:
         fields["chat_template_kwargs"] = row.chat_template_kwargs
+    if row.cluster:
+        fields["cluster"] = row.cluster
     return fields
 
 
@@ -248,7 +252,9 @@ def load_rows(
       passages, each with `question`, `answer` and, if known, `gold`. Every answer is trained then.
 
     An `id` is optional, and so are `tools` (a list, also as JSON in a text) and `chat_template_kwargs` (an object, also
-    as JSON), the row's own arguments of the chat template. Other fields are ignored. In CSV files `messages`,
+    as JSON), the row's own arguments of the chat template. Rows of one `cluster` (text or a number), or else about the
+    same `documents` (as `selfaug prepare` writes them), hang together: intervals of scores go by it. Other fields are
+    ignored. In CSV files `messages`,
     `follow_ups`, and `context` where it is a list, are written as JSON.
 
     Args:
@@ -366,6 +372,7 @@ def _row(
         or (every_assistant_turn and form == "messages"),
         source=source,
         chat_template_kwargs=_template_arguments(fields.get("chat_template_kwargs")),
+        cluster=_cluster(fields),
     )
 
 
@@ -592,6 +599,17 @@ def _id(raw: RawRow, value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _InvalidRowError(f"'id' must be text or a whole number, it is {value_kind(value)}")
     return _encodable("id", str(value))
+
+
+def _cluster(fields: dict[str, Any]) -> str:
+    """Empty for what can't be read as one: a user's fields may have the names."""
+    value = fields.get("cluster")
+    if isinstance(value, str | int | float) and not isinstance(value, bool) and value == value:  # no NaN
+        return str(value).strip()
+    documents = fields.get("documents")
+    if isinstance(documents, list) and all(isinstance(one, str) for one in documents):
+        return ", ".join(sorted(documents))
+    return ""
 
 
 def _from_csv(raw: RawRow, fields: dict[str, Any], name: str) -> object:

@@ -20,6 +20,7 @@ __all__ = [
     "UNITS",
     "Quantity",
     "parse_quantities",
+    "read_triangles",
     "units_agree",
 ]
 
@@ -162,17 +163,20 @@ _FULL_STOP = rf"(?:(?<={'|'.join(_ABBREVIATED)})\.(?=\s?{_AFTER}))?"
 # "1兆2,345億": what of a number stands behind its first scale.
 _FURTHER = rf"(?:(?<=[{''.join({name[-1]: '' for name in _SCALES_UNSPACED})}])\d[\d,]*(?:{_OF_UNSPACED})?)*"
 MINUS = "-−–\u2010\u2011"  # the last two are hyphens, which may forbid a break of the line
-_TRIANGLES = "△▲"  # of Japanese accounts; a minus that stands directly before its number
+_MINUS_TRIANGLE = "△"  # of Japanese accounts; a minus that stands directly before its number
+_OTHER_TRIANGLE = "▲"  # the same there, while elsewhere it says that something rose
+_DOWN = "▼"
+_OF_JAPAN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff¥￥]|\b(?:yen|JPY)\b", re.IGNORECASE)
 _AMOUNT = re.compile(
     rf"""
     (?P<sign>
-        [{_TRIANGLES}]
+        {_MINUS_TRIANGLE}
       | (?<![\w.,)\]%{SIGNS[1:]}])(?:[{MINUS}+]\s?|(?<!double\s)\b(?:minus|negative)\s)
     )?
     (?:(?<![A-Za-z])(?P<outer>{_BEFORE})(?=\())?
     (?P<open>\()?
-    (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{MINUS}{_TRIANGLES}])?)?
-    (?:(?<=\()(?P<sign3>[{MINUS}{_TRIANGLES}]))?
+    (?:(?<![A-Za-z])(?P<before>{_BEFORE})(?P<sign2>[{MINUS}{_MINUS_TRIANGLE}])?)?
+    (?:(?<=\()(?P<sign3>[{MINUS}{_MINUS_TRIANGLE}]))?
     (?(before)|(?<![^\W{UNSPACED}])(?<![.,]))
     (?P<number>
         [1-9]\d{{0,2}}(?:\.\d{{3}})+,\d+
@@ -237,8 +241,24 @@ _NO_AMOUNT = re.compile(
     rf"\b{_MONTH}\s+(?:of\s+)?{_YEAR_OF}|\bQ[1-4]\s*(?:of\s+)?(?:FY\s?)?{_YEAR_OF}|"
     rf"\b(?:FY|fiscal(?:\s+year)?)\s?{_YEAR_OF}|\b10-[KQ]\b|"
     r"(?:\d{4}年)?\d{1,2}月(?:\d{1,2}日|期)?|第\d+|"
-    rf"\b(?:passages?|pages?|sections?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
+    rf"\b(?:passages?|pages?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
     rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
+    re.IGNORECASE,
+)
+# "12", "12.3", "12a", "12(1)(b)": all of it or nothing.
+_OF_PART = r"(?>\d+(?:[a-e](?!\w))?(?:\.\d+(?:[a-e](?!\w))?)*(?:\(\w{1,4}\))*)(?!\w)"
+_OF_PARTS = rf"{_OF_PART}(?:(?:\s*,\s*|{_TO}){_OF_PART})*(?:{_AND}|{_TO}){_OF_PART}"
+_PART_VERBS = r"(?:exhibit|issue|schedule)"
+# "Section 12.3", "Articles 12 and 14", "version 3" name something; "of the tickets 12 are open" states an amount. What
+# is a verb too ("they issue 12 licences") is a name after some prepositions, or with a capital letter.
+_NAMED_PART = re.compile(
+    r"(?:(?:\b(?:(?:sub-?)?(?:clauses|paragraphs|sections)|articles|annexes|appendices|chapters|versions|tickets|steps|"
+    rf"(?:in|see|from|of|per|under)\s+{_PART_VERBS}s|(?-i:Exhibits|Issues|Schedules))\s+|§{{1,2}}\s*){_OF_PARTS}|"
+    rf"(?:\b(?:(?:sub-?)?(?:clause|paragraph|section)|article|annex|appendix|chapter|version|ticket|step|sections|"
+    rf"(?:in|see|from|of|per|under)\s+{_PART_VERBS}|{_PART_VERBS}(?=\s+(?:#|no\.|number\b))|"
+    r"(?-i:Exhibit|EXHIBIT|Issue|ISSUE|Schedule|SCHEDULE))"
+    rf"{_NUMBERED}\s+#?|§\s*){_OF_PART}(?:[{MINUS}]{_OF_PART})?"
+    rf"){_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
 )
 _ONES = {
@@ -282,19 +302,27 @@ _POINTS_BETWEEN_THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{
 _PART = re.compile(rf"(\d[\d,]*)({_OF_UNSPACED}|)")
 
 
-def parse_quantities(text: str, *, years: bool = False, metres: bool = False) -> list[Quantity]:
+def parse_quantities(
+    text: str, *, years: bool = False, metres: bool = False, parts: bool = False
+) -> list[Quantity]:
     """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
 
-    An amount after "minus", "negative" or a triangle ("△1,234") is negative, and one in parentheses, as in accounts
-    ("(1,234)"), unless it is a percentage in running text or repeats a word ("thirty (30) days"). The first end of a
-    range has the scale and the unit of the second ("3–5 million").
+    Nor are the numbers of clauses, versions, tickets and the like ("Section 12.3").
+
+    An amount after "minus", "negative" or a triangle ("△1,234"; "▲" as in `read_triangles`) is negative, and one in
+    parentheses, as in accounts ("(1,234)"), unless it is a percentage in running text or repeats a word ("thirty (30)
+    days"). The first end of a range has the scale and the unit of the second ("3–5 million").
 
     Args:
         text: any text.
         years: take what is written like a year ("1950") for an amount too.
         metres: take "m" and "mm" for lengths where no other unit is given, rather than for millions.
+        parts: take the numbers of clauses, versions and the like for amounts too.
     """
-    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), plain_digits(text.translate(_READ_AS)))
+    (text,) = read_triangles(text)
+    blank = plain_digits(text.translate(_READ_AS))
+    for pattern in (_NO_AMOUNT,) if parts else (_NO_AMOUNT, _NAMED_PART):
+        blank = pattern.sub(lambda match: " " * len(match[0]), blank)
     found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
     quantities: list[Quantity] = []
     for index, match in enumerate(found):
@@ -338,6 +366,17 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
             )
         )
     return quantities or [_in_words(match) for match in _WORD_AMOUNT.finditer(blank)]
+
+
+def read_triangles(*texts: str) -> list[str]:
+    """Texts that belong together, with △ for each ▲ that is a minus.
+
+    It is one where a text has letters of Japanese, or yen, and none has ▼ for what fell. Chinese shares these letters.
+    """
+    whole = "\n".join(texts)
+    if _OTHER_TRIANGLE in whole and _DOWN not in whole and _OF_JAPAN.search(whole):
+        return [text.replace(_OTHER_TRIANGLE, _MINUS_TRIANGLE) for text in texts]
+    return list(texts)
 
 
 def _in_words(match: re.Match[str]) -> Quantity:

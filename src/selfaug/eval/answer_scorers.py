@@ -24,10 +24,12 @@ from selfaug.eval.amounts import (
     UNITS,
     Quantity,
     parse_quantities,
+    read_triangles,
     units_agree,
 )
 from selfaug.eval.plain_latex import plain_latex
 from selfaug.eval.results import boxed_amount, result_among
+from selfaug.retrieval.plain_text import UNSPACED
 
 __all__ = [
     "CitationScores",
@@ -55,6 +57,14 @@ _IN_WORDS_MINUS = re.compile(rf"(?<!double\s)\b(?:minus|negative)\s+(?=[.\d{SIGN
 
 # The points of "U.S." and "p.m.", and the apostrophe of "O'Neill", but not of "Lima's".
 _WITHIN_WORDS = re.compile(r"(?<=\b[^\W\d_])\.(?=[^\W\d_]\b)|(?<=[^\W\d_])['’](?=[^\W\d_])(?!s\b)")
+_UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
+_KANA = re.compile("[\u3041-\u30ff\u31f0-\u31ff]")
+_KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+_IDEOGRAPHS = "\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # of Chinese and Japanese
+_ALPHABETS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+_LETTER_ALONE = re.compile(
+    "|".join(f"(?<![{letters}])[{letters}](?![{letters}])" for letters in (_KATAKANA, _IDEOGRAPHS))
+)
 
 
 def normalize_answer(text: str) -> str:
@@ -65,6 +75,8 @@ def normalize_answer(text: str) -> str:
     known", and "Lima's" has "Lima" in it), other symbols stay ("C+", "$5"), and numbers stay what they are: their
     decimal point, sign and "%" are kept, so that "12.5%" is neither "5" nor "-12.5%". A text of articles or of
     punctuation alone is kept too: the answer "A" is no empty one.
+
+    Each letter of scripts that put no spaces between words (Japanese, Chinese, Thai) is a word of its own.
     """
     words = _plain(text).split()
     return " ".join([word for word in words if word not in _ARTICLES] or words)
@@ -79,8 +91,8 @@ def _plain(text: str) -> str:
     for match in _OF_A_NUMBER.finditer(text):
         kept += [_without_punctuation(text[end : match.start()]), _KEPT_SIGNS.get(match[0], match[0])]
         end = match.end()
-    plain = " ".join("".join([*kept, _without_punctuation(text[end:])]).split())
-    return plain or " ".join(text.split())
+    plain = _UNSPACED_RUN.sub(_letters_apart, "".join([*kept, _without_punctuation(text[end:])]))
+    return " ".join(plain.split()) or " ".join(text.split())
 
 
 _KEPT_SIGNS = {"%": " % "} | dict.fromkeys(MINUS, "-")
@@ -90,14 +102,27 @@ def _without_punctuation(text: str) -> str:
     return "".join(" " if unicodedata.category(sign)[0] == "P" or sign in "−`" else sign for sign in text)
 
 
+def _letters_apart(run: re.Match[str]) -> str:
+    """A run of letters with spaces between them; marks of vowels and tones stay at their letter."""
+    apart = "".join(sign if unicodedata.category(sign)[0] == "M" else f" {sign}" for sign in run[0])
+    return f"{apart} "
+
+
 def exact_match(answer: str, golds: Sequence[str]) -> bool:
     """Whether the normalised answer is one of the golds."""
     return normalize_answer(answer) in {normalize_answer(gold) for gold in golds}
 
 
 def contains(answer: str, gold: str) -> bool:
-    """Whether the gold's words are in the answer, in their order and next to each other; both normalised."""
+    """Whether the gold's words are in the answer, in their order and next to each other; both normalised.
+
+    Where no spaces divide words, the gold's letters are looked for, though they may be a part of another word (京都 of
+    東京都). A single ideograph or katakana is found in Japanese only where none of its kind is beside it: 東 is not in
+    東京, and not in 東側 either. In Chinese it is found anywhere, as is a single letter of Thai.
+    """
     wanted = normalize_answer(gold)
+    if _LETTER_ALONE.fullmatch(wanted) and _KANA.search(answer):
+        return wanted in _LETTER_ALONE.findall(unicodedata.normalize("NFKC", answer))
     # Articles are what is asked for: "The answer is A."
     only_articles = set(wanted.split()) <= _ARTICLES
     return f" {wanted} " in f" {_plain(answer) if only_articles else normalize_answer(answer)} "
@@ -177,6 +202,9 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     A percentage is met by no fraction: "0.5" may be half a percent. A gold below 1 without a unit is met by "36%" for
     "0.36".
 
+    The number of a clause, a version or the like is no amount, unless gold is one ("clause 12.1"), or gold has no unit
+    and neither has an amount of the answer: "12.1" is met by "Clause 12.1, of 30 days".
+
     Args:
         answer: any text.
         gold: a text with one amount, or with a range's two.
@@ -191,38 +219,54 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     )
     if year := _YEAR.fullmatch(gold):
         return set(re.findall(r"(?<!\d)(?:19|20)\d\d\b", answer)) == {year[1]}
-    if not parse_quantities(gold, years=True):
+    answer, gold = read_triangles(answer, gold)
+    wanted = parse_quantities(gold, years=True)
+    if not wanted and not parse_quantities(gold, years=True, parts=True):
         raise DataError(
             f"the right answer {gold[:80]!r} states no amount.",
             hint="score it as text, or by `numeric-or-f1` where some right answers are amounts and others aren't.",
         )
-    text = _committed_part(answer)
+    if wanted and _meets(answer, gold, tolerance, parts=False):
+        return True
+    may_be_a_part = not any(quantity.unit for quantity in wanted) and all(
+        quantity.unit for quantity in parse_quantities(answer)
+    )
+    return (not wanted or may_be_a_part) and _meets(answer, gold, tolerance, parts=True)
+
+
+def _meets(answer: str, gold: str, tolerance: float, *, parts: bool) -> bool:
+    """Whether what an answer calls its answer states gold's amount, `parts` as of `parse_quantities`."""
+    text = _committed_part(answer, parts)
     readings = (False, True) if _tells_a_length(text) or _tells_a_length(gold) else (False,)
-    return any(_agrees(text, gold, tolerance, metres) for metres in readings)
+    return any(_agrees(text, gold, tolerance, metres, parts) for metres in readings)
 
 
 def _tells_a_length(text: str) -> bool:
     return any(quantity.unit in LENGTHS for quantity in parse_quantities(text))
 
 
-def _agrees(text: str, gold: str, tolerance: float, metres: bool) -> bool:
+def _agrees(text: str, gold: str, tolerance: float, metres: bool, parts: bool) -> bool:
     """Whether a text states the amount of gold, where "m" stands for metres or for millions in both."""
-    wanted = parse_quantities(gold, metres=metres) or parse_quantities(gold, years=True, metres=metres)
+    wanted = parse_quantities(gold, metres=metres, parts=parts) or parse_quantities(
+        gold, years=True, metres=metres, parts=parts
+    )
     # An amount may be written like a year ("1950" for "1,950"); most numbers that are, are years.
     return any(
-        _states(text, parse_quantities(text, years=years, metres=metres), wanted, tolerance)
+        _states(text, parse_quantities(text, years=years, metres=metres, parts=parts), wanted, tolerance)
         for years in (False, True)
     )
 
 
-def _committed_part(answer: str) -> str:
+def _committed_part(answer: str, parts: bool) -> str:
     """What an answer calls its answer; all of it where it does so of nothing that could be one."""
     box = boxed_amount(answer)
     fall = "down " if box and _tells_a_fall(answer, *box.span()) else ""
     committed = list(_COMMITTED.finditer(answer))
     if box and (not committed or committed[-1].start() < box.start()):
         return fall + box["rest"]
-    if committed and (parse_quantities(committed[-1]["rest"], years=True) or abstains(committed[-1][0])):
+    if committed and (
+        parse_quantities(committed[-1]["rest"], years=True, parts=parts) or abstains(committed[-1][0])
+    ):
         return committed[-1]["rest"]
     return fall + box["rest"] if box else answer
 
@@ -241,7 +285,7 @@ def numeric_or_f1(answer: str, gold: str) -> float:
 def _is_amount(gold: str) -> bool:
     if _YEAR.fullmatch(gold):
         return True
-    amounts = parse_quantities(gold)
+    amounts = parse_quantities(gold, parts=True)
     if not amounts:
         return False
     if any(sign.isdigit() for sign in gold):
@@ -308,7 +352,10 @@ def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
     """Precision, recall and F1 of the numbered sources that an answer cites.
 
     They are cited like `[2]`, `[1, 3]`, `[1-3]`, `[Passage 2]`, `(Source 2)`, `passage 2` or `Sources: 1 and 3`, and
-    numbered from 1: `arr[0]` cites none.
+    numbered from 1: `[0]` cites none. Nor do brackets in code, between backticks, unless it is nothing but sources or a
+    block around the whole answer; and what is directly behind a name of code is no source: `argv`, `args`, `arr`, a
+    small letter, or a name with an underscore ("max_tokens[2]"). Elsewhere it is one, as in "Europe[2]", so that
+    "row[2]" is one too where no backticks are.
 
     An answer that cites nothing has precision 0, unless gold cites nothing either: then all are 1.
 
@@ -326,11 +373,33 @@ def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
     return CitationScores(precision, recall, 2 * hits / (len(cited) + len(right)))
 
 
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
+# "10 g[3]" is a weight, and "Lima's[3]" is a word.
+_SUBSCRIPT = re.compile(r"(?:[^\W_]_[^\W_]+|\b(?:argv|args|arr)|(?<!\d\s)(?<![^\s(=+,])[a-z])\[")
+_SUBSCRIPT_OF_CODE = re.compile(r"[\w\])]\[")
+_NO_BRACKET = "\0"
+
+
+def _without_subscripts(text: str) -> str:
+    """A text in which lists and subscripts of code have another sign for their bracket, so that none is a source."""
+
+    def closed(found: re.Match[str]) -> str:
+        return found[0].replace("[", _NO_BRACKET)
+
+    def of_code(found: re.Match[str]) -> str:
+        if found[0].startswith("```") and found[0].strip() == text.strip():
+            return _SUBSCRIPT_OF_CODE.sub(closed, found[0])
+        only_sources = not CITATION.sub("", found[0]).strip("`,; \n")
+        return found[0] if only_sources else closed(found)
+
+    return _SUBSCRIPT.sub(closed, _CODE.sub(of_code, text))
+
+
 def same_value(answer: str, gold: str) -> bool:
     """Whether an answer is the gold but for case, spaces, and which sources it cites: the value, in its form."""
 
     def bare(text: str) -> str:
-        return "".join(CITATION.sub("", text).split()).casefold()
+        return "".join(CITATION.sub("", _without_subscripts(text)).split()).casefold()
 
     return bare(answer) == bare(gold)
 
@@ -338,7 +407,7 @@ def same_value(answer: str, gold: str) -> bool:
 def cited_sources(text: str) -> set[int]:
     """Numbers of the sources that a text cites, as in `citation_scores`."""
     found: set[int] = set()
-    for match in CITATION.finditer(text):
+    for match in CITATION.finditer(_without_subscripts(text)):
         for first, last in _SOURCES.findall(match["marks"] or match["several"] or match["one"]):
             begin, end = int(first), int(last or first)
             # A span of more is none of sources.
@@ -349,6 +418,9 @@ def cited_sources(text: str) -> set[int]:
 # ---- what stands in the context
 
 _SHORTEST_WORD = 4
+# What stands for words where no spaces divide them. Hiragana are left out, as short words are: particles and endings
+# are written in it.
+_PIECE = re.compile(rf"(?=([{_IDEOGRAPHS}{_KATAKANA}]{{2}}|[{_ALPHABETS}]{{{_SHORTEST_WORD}}}))")
 
 
 def groundedness(answer: str, context: str) -> float:
@@ -356,22 +428,41 @@ def groundedness(answer: str, context: str) -> float:
 
     The lower of two shares: of its words of four letters and more, and of its amounts, each of which has to stand in
     the context with the same unit, in any scale; an answer may round it, but not add digits. An amount that the answer
-    computed is not grounded. An answer without words or amounts is: it claims nothing.
+    computed is not grounded. An answer without words or amounts is, and so is one that says that there is none: it
+    claims nothing.
+
+    Where no spaces divide words, two ideographs or katakana in a row stand for one, or four letters of Thai and the
+    like.
     """
-    known = set(normalize_answer(context).split())
+    if abstains(answer):
+        return 1.0
+    answer, context = read_triangles(answer, context)
+    amounts = parse_quantities(answer, parts=True)
+    known = {*normalize_answer(context).split(), *_pieces(context)}
     words = [
         word
         for word in normalize_answer(answer).split()
         # Words of amounts count with these.
         if len(word) >= _SHORTEST_WORD and word.isalpha() and word not in SCALES and word.upper() not in UNITS
     ]
-    amounts, stated = parse_quantities(answer), parse_quantities(context)
+    words += _pieces(_without_amounts(answer, amounts))
     shares = [1.0]
     if words:
         shares.append(sum(word in known for word in words) / len(words))
     if amounts:
+        stated = parse_quantities(context, parts=True)
         shares.append(sum(_stands_in(amount, answer, stated, context) for amount in amounts) / len(amounts))
     return min(shares)
+
+
+def _pieces(text: str) -> list[str]:
+    return _PIECE.findall(unicodedata.normalize("NFKC", text))
+
+
+def _without_amounts(text: str, amounts: Sequence[Quantity]) -> str:
+    ends = [0, *(amount.end for amount in amounts)]
+    starts = [*(amount.start for amount in amounts), len(text)]
+    return " ".join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 def _stands_in(amount: Quantity, answer: str, stated: Sequence[Quantity], context: str) -> bool:

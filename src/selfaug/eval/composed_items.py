@@ -46,10 +46,12 @@ class Request:
     """What constraints are added to.
 
     Attributes:
+        item: id of the item that makes it without them.
         prompt: the user's words.
         words: of its topic.
     """
 
+    item: str
     prompt: str
     words: tuple[str, ...]
 
@@ -228,6 +230,7 @@ def composed_items(half: Half, requests: Sequence[Request]) -> list[GeneralItem]
                     prompt=" ".join([request.prompt, *(text for text, _ in made)]),
                     checks=checks,
                     max_new_tokens=_TOKENS[level],
+                    request=request.item,
                 )
             )
     return items

@@ -30,6 +30,7 @@ class GeneralItem:
         checks: of the answer.
         max_new_tokens: that an answer needs; 0 where one of the choices is the answer.
         choices: of a multiple choice: the answer is the one that the model finds likeliest.
+        request: id of the item whose request this one makes under constraints; empty if it is none of them.
     """
 
     id: str
@@ -39,6 +40,12 @@ class GeneralItem:
     checks: tuple[Check, ...]
     max_new_tokens: int
     choices: tuple[str, ...] = ()
+    request: str = ""
+
+    @property
+    def cluster(self) -> str:
+        """What this item shares with others: forms of one request succeed or fail together more often than not."""
+        return self.request or self.id
 
 
 def score_general(item: GeneralItem, answer: str) -> float:

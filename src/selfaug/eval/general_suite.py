@@ -225,7 +225,9 @@ def _items(half: Half) -> tuple[GeneralItem, ...]:
     text = files("selfaug.eval").joinpath(f"general_{half}.json").read_text(encoding="utf-8")
     written: dict[str, list[dict[str, Any]]] = json.loads(text)
     requests = [
-        Request(row["prompt"], tuple(row["words"])) for kind in _COMPOSED_WITH for row in written[kind]
+        Request(_name(half, kind, number), row["prompt"], tuple(row["words"]))
+        for kind in _COMPOSED_WITH
+        for number, row in enumerate(written[kind], start=1)
     ]
     return (
         *(
@@ -240,7 +242,7 @@ def _items(half: Half) -> tuple[GeneralItem, ...]:
 
 
 def _item(half: Half, kind: str, number: int, row: dict[str, Any]) -> GeneralItem:
-    name = f"{half}-{kind.replace(' ', '-').replace(chr(39), '')}-{number:02d}"
+    name = _name(half, kind, number)
     level: Level = row.get("level", 1)
     if "choices" in row:  # the first one is right; the model is never shown them in an order
         choices = tuple(row["choices"])
@@ -249,3 +251,7 @@ def _item(half: Half, kind: str, number: int, row: dict[str, Any]) -> GeneralIte
     return GeneralItem(
         name, kind, level, row["prompt"], checks(row["prompt"], tuple(row["words"])), max_new_tokens
     )
+
+
+def _name(half: Half, kind: str, number: int) -> str:
+    return f"{half}-{kind.replace(' ', '-').replace(chr(39), '')}-{number:02d}"

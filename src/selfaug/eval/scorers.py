@@ -9,7 +9,7 @@ citations                  F1 of the numbered sources
 citation-precision         how many of the cited sources are right ones
 citation-recall            how many of the right sources are cited
 abstains                   the answer says that there is none exactly where the right one does
-grounded                   how much of the answer stands in the prompt, whatever the right answer is
+grounded                   how much of the answer stands in the prompt; all, where it says that there is none
 regex:PATTERN              the whole answer has a form
 schema:FILE                the answer is JSON that a JSON schema accepts
 module:function            a function of the user's, of answer and right answer, and of the prompt if it wants
@@ -29,10 +29,11 @@ from typing import Any
 import jsonschema
 
 from selfaug.errors import ConfigError, DataError
-from selfaug.eval.amounts import CITATION
+from selfaug.eval.amounts import CITATION, parse_quantities
 from selfaug.eval.answer_scorers import (
     abstains,
     citation_scores,
+    cited_sources,
     contains,
     exact_match,
     groundedness,
@@ -62,6 +63,15 @@ def _last_number(text: str) -> list[str]:
     return (numbers(CITATION.sub(" ", text)) or numbers(text))[-1:]
 
 
+def _grounded(answer: str, gold: str, prompt: str) -> float:
+    """How much of an answer stands in the prompt; all of it where it says in the rows' own words that there is none.
+
+    Those are known by the right answer: it states no amount and cites no source.
+    """
+    own_words = same_value(answer, gold) and not parse_quantities(gold) and not cited_sources(gold)
+    return 1.0 if own_words else groundedness(answer, prompt)
+
+
 SCORERS: dict[str, Scorer] = {
     "exact": lambda answer, gold, prompt: float(exact_match(answer, [gold])),
     "f1": lambda answer, gold, prompt: token_f1(answer, [gold]),
@@ -74,7 +84,7 @@ SCORERS: dict[str, Scorer] = {
     "citation-precision": lambda answer, gold, prompt: citation_scores(answer, gold).precision,
     "citation-recall": lambda answer, gold, prompt: citation_scores(answer, gold).recall,
     "abstains": lambda answer, gold, prompt: float(abstains(answer) == abstains(gold)),
-    "grounded": lambda answer, gold, prompt: groundedness(answer, prompt),
+    "grounded": _grounded,
 }
 """Those that need nothing but their name."""
 

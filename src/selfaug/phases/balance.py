@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +29,7 @@ from selfaug.core.gate import at_most
 from selfaug.core.pareto import knee, pareto_front
 from selfaug.core.statistics import Interval, PairedDifference, paired_difference, score_interval
 from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.file_lock import FileLock
 from selfaug.model.cache import PASSES_THAT_PAY, Document, has_room
 from selfaug.phases.bench import (
     FOLDERS,
@@ -589,7 +590,7 @@ class _Search:
             scores["general"],
             base["general"] - scores["general"],
             sum(drift["nats"]) / sum(drift["tokens"]),
-            score_interval(scores_of(task, answers["task"]), seed=0),
+            score_interval(scores_of(task, answers["task"]), seed=0, clusters=task.together),
             _lost(bench, part, answers).difference,
         )
 
@@ -603,7 +604,10 @@ def _lost(bench: Bench, part: str, answers: Mapping[str, Sequence[str]]) -> Pair
     """What the general score is below the base model's, item by item."""
     general, base = bench.suites[part]["general"], bench.kept("base", part)
     return paired_difference(
-        scores_of(general, base["general"]), scores_of(general, answers["general"]), seed=0
+        scores_of(general, base["general"]),
+        scores_of(general, answers["general"]),
+        seed=0,
+        clusters=general.together,
     )
 
 

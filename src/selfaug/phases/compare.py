@@ -433,7 +433,11 @@ class _Table:
         cut_off = self.bench.bench.cut_off("base", "test")
         return {
             "suites": {
-                name: {"score": pooled_interval(scores, seed=0), "scores": scores, "cut_off": cut_off[name]}
+                name: {
+                    "score": pooled_interval(scores, seed=0, clusters=self.suites[name].together),
+                    "scores": scores,
+                    "cut_off": cut_off[name],
+                }
                 for name, scores in (
                     (name, self._all_scores(self.base_answers, name)) for name in self.suites
                 )
@@ -447,10 +451,11 @@ class _Table:
         suites = {}
         for name in self.suites:
             scores, base = self._all_scores(answers, name), self._all_scores(self.base_answers, name)
+            together = self.suites[name].together
             suites[name] = {
-                "score": pooled_interval(scores, seed=0),
-                "difference": pooled_difference(scores, base, seed=0),
-                "retention": retention(scores, base[0], seed=0),
+                "score": pooled_interval(scores, seed=0, clusters=together),
+                "difference": pooled_difference(scores, base, seed=0, clusters=together),
+                "retention": retention(scores, base[0], seed=0, clusters=together),
                 "by_seed": [float(np.mean(of_seed)) for of_seed in scores],
                 "scores": scores,
                 "cut_off": _mean_of_known([of_seed[name] for of_seed in cut_off]),
@@ -472,8 +477,10 @@ class _Table:
         """
         scores = self._all_scores(self.answers[method], suite)
         base = self._all_scores(self.base_answers, suite)
-        paired = pooled_difference(scores, base, seed=0)
-        found = detectable_difference(paired.items, discordance=paired.discordance)
+        paired = pooled_difference(scores, base, seed=0, clusters=self.suites[suite].together)
+        found = detectable_difference(
+            paired.items, discordance=paired.discordance, design_effect=paired.design_effect
+        )
         return {
             "difference": found.difference,
             "discordance": float(np.mean((np.asarray(scores) - np.asarray(base)) ** 2)),
@@ -489,8 +496,12 @@ class _Table:
             )
             answers += [by_seed[seed] for seed in seeds]
         return {
-            name: pooled_difference(*(self._all_scores(answers, name) for answers in given.values()), seed=0)
-            for name in self.suites
+            name: pooled_difference(
+                *(self._all_scores(answers, name) for answers in given.values()),
+                seed=0,
+                clusters=suite.together,
+            )
+            for name, suite in self.suites.items()
         }
 
     def _all_scores(self, answers: Sequence[Answers], name: str) -> list[list[float]]:
@@ -501,12 +512,13 @@ class _Table:
         """Share of the general answers, freely written, that carry the job's style."""
         if self.pattern is None:
             return None
-        written = self.suites["general"].written
+        general = self.suites["general"]
         found = [
-            [float(self.pattern.search(given["general"][index]) is not None) for index in written]
+            [float(self.pattern.search(given["general"][index]) is not None) for index in general.written]
             for given in answers
         ]
-        return pooled_interval(found, seed=0)
+        together = general.together
+        return pooled_interval(found, seed=0, clusters=[together[index] for index in general.written])
 
     def _drift(self, method: Method, on: DriftOn) -> dict[str, Any] | None:
         """Over all seeds; prompts are what is resampled."""

@@ -92,6 +92,8 @@ class Suite:
         score: of an answer, by the prompt's index, in [0, 1]; of what follows its thoughts.
         golds: completions of the task's rows without thoughts; empty for other suites.
         kinds: of the general requests; empty for other suites.
+        clusters: what each prompt hangs together with, such as the document that it is about, or an empty text; empty
+            where nothing is known of any.
     """
 
     ids: list[str]
@@ -102,6 +104,13 @@ class Suite:
     score: Callable[[int, str], float] = field(repr=False)
     golds: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
+    clusters: list[str] = field(default_factory=list)
+
+    @property
+    def together(self) -> list[str]:
+        """The cluster of each prompt; one of its own where none is known."""
+        clusters = self.clusters or [""] * len(self.ids)
+        return [cluster or name for cluster, name in zip(clusters, self.ids, strict=True)]
 
     @property
     def written(self) -> list[int]:
@@ -140,6 +149,7 @@ class Suite:
             score=lambda index, answer: self.score(chosen[index], answer),
             golds=[self.golds[i] for i in chosen] if self.golds else [],
             kinds=[self.kinds[i] for i in chosen] if self.kinds else [],
+            clusters=[self.clusters[i] for i in chosen] if self.clusters else [],
         )
 
     def evenly(self, indices: Sequence[int], count: int, *, over_kinds: bool = True) -> list[int]:
@@ -241,6 +251,7 @@ def task_prompts(
             without_thoughts(tokenizer.decode(completion, skip_special_tokens=True).strip())
             for completion in completions
         ],
+        clusters=[row.cluster for row in rows],
     )
     return scored_by(suite, score)
 
@@ -328,6 +339,7 @@ def general_prompts(
         choices=[item.choices for item in items],
         score=lambda index, answer: score_general(items[index], without_thoughts(answer)),
         kinds=[item.kind for item in items],
+        clusters=[item.cluster for item in items],
     )
 
 
@@ -569,6 +581,7 @@ def compare_answers(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> 
         suite.ids,
         [suite.score(index, answer) for index, answer in enumerate(tuned)],
         [suite.score(index, answer) for index, answer in enumerate(base)],
+        suite.together,
     )
 
 
@@ -585,32 +598,37 @@ def compare_sides(
     sides = {}
     for side in sides_of(no_answers):
         rows = rows_of_side(side, suite.golds, no_answers)
-        scores = [
+        of_tuned, of_base = (
             [
                 side.score(without_thoughts(answers[row].strip()), suite.golds[row], suite.texts[row])
                 for row in rows
             ]
             for answers in (tuned, base)
-        ]
+        )
         if rows:
-            sides[side.name] = compare_scores([suite.ids[row] for row in rows], *scores)
+            ids, clusters = ([of_all[row] for row in rows] for of_all in (suite.ids, suite.together))
+            sides[side.name] = compare_scores(ids, of_tuned, of_base, clusters)
     return sides
 
 
-def compare_scores(ids: Sequence[str], tuned: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
-    """As `compare_answers`, from scores of the same items."""
-    of_base, of_tuned = (score_interval(scores, seed=0) for scores in (base, tuned))
-    paired = paired_difference(tuned, base, seed=0)
+def compare_scores(
+    ids: Sequence[str], tuned: Sequence[float], base: Sequence[float], clusters: Sequence[str] = ()
+) -> dict[str, Any]:
+    """As `compare_answers`, from scores of the same items and the cluster of each, if any are known."""
+    together = list(clusters) if len(set(clusters)) < len(clusters) else None
+    of_base, of_tuned = (score_interval(scores, seed=0, clusters=together) for scores in (base, tuned))
+    paired = paired_difference(tuned, base, seed=0, clusters=together)
+    seen = detectable_difference(len(ids), discordance=paired.discordance, design_effect=paired.design_effect)
+    scores = {name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)}
     return {
         "items": len(ids),
         "base": of_base,
         "tuned": of_tuned,
         "difference": paired,
-        "retention": retention(tuned, base, seed=0),
-        "detectable_difference": detectable_difference(len(ids), discordance=paired.discordance).difference,
-        "scores": {
-            name: {"base": one, "tuned": other} for name, one, other in zip(ids, base, tuned, strict=True)
-        },
+        "retention": retention(tuned, base, seed=0, clusters=together),
+        "detectable_difference": seen.difference,
+        "scores": scores,
+        **({} if together is None else {"clusters": together}),
     }
 
 
@@ -624,7 +642,7 @@ def compared_anew(compared: Mapping[str, Any]) -> dict[str, Any]:
     if not scores:
         return dict(compared)
     tuned, base = ([of_item[which] for of_item in scores.values()] for which in ("tuned", "base"))
-    anew = compare_scores(list(scores), tuned, base)
+    anew = compare_scores(list(scores), tuned, base, compared.get("clusters", ()))
     as_read = {
         name: asdict(one) if isinstance(one, Interval | PairedDifference) else one
         for name, one in anew.items()

@@ -100,8 +100,8 @@ def evaluation_sections(
     sections = [
         Section(
             "Scores",
-            "Both models were asked the same. In small print: 95 % intervals over the items, each taken as independent "
-            "of the others: several questions about one document tell less than as many about different ones.",
+            "Both models were asked the same. In small print: 95 % intervals over the items, or over clusters of them "
+            "where it is known which hang together: questions about one document, one request in several forms.",
             scores,
         ),
     ]

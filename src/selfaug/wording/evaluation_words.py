@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfaug.core.cut_off import many_cut_off, why_cut_off
+from selfaug.core.printable import counted
 from selfaug.core.statistics import ASSUMED_DISCORDANCE
 from selfaug.wording.numbers import bound_points, digits_beside, percent, points, span
 
@@ -43,6 +44,8 @@ def unseen_in_words(suite: Mapping[str, Any]) -> str:
     seen, discordance = suite["detectable_difference"], suite["difference"].get("discordance")
     unseen = "most changes" if seen is None else f"a change under {points(seen, sign=False)}"
     items = f"{suite['items']} {'item' if suite['items'] == 1 else 'items'}"
+    if (clusters := suite["difference"].get("clusters")) is not None:
+        items += f" in {counted(clusters, 'cluster')}"
     return (
         f"with {items}, {unseen} would likely go unseen"
         + (
@@ -54,7 +57,12 @@ def unseen_in_words(suite: Mapping[str, Any]) -> str:
 
 
 def forms_in_words(suite: Mapping[str, Any]) -> str | None:
-    """What intervals are worth where items are the same requests in several forms; None where there are none."""
+    """What the intervals of an earlier version are worth where items are the same requests in several forms.
+
+    None where there are none, and where intervals go by these clusters.
+    """
+    if suite["difference"].get("clusters") is not None:
+        return None
     if not any(name.startswith(("dev-composed-", "test-composed-")) for name in suite.get("scores", {})):
         return None
     return (
