@@ -39,10 +39,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str) -> 
     }
 
 
-def collate(rows: list[dict[str, torch.Tensor]], pad: int) -> dict[str, torch.Tensor]:
-    """Rows of one length, padded on the right."""
+def collate(rows: list[dict[str, torch.Tensor]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:
+    """Rows of one length, padded on the right, where the model is."""
     fill = {"input_ids": pad, "labels": -100, "attention_mask": 0}
-    return {name: pad_sequence([row[name] for row in rows], True, value) for name, value in fill.items()}
+    return {
+        name: pad_sequence([row[name] for row in rows], True, value).to(device)
+        for name, value in fill.items()
+    }
 
 
 def train(
@@ -62,7 +65,7 @@ def train(
     history = []
     for step in range(steps):
         groups = [encoded[i : i + micro_batch] for i in range(0, len(encoded), micro_batch)]
-        batches = [collate(group, tokenizer.pad_token_id) for group in groups]
+        batches = [collate(group, tokenizer.pad_token_id, model.device) for group in groups]
         # Counted over the whole step: the split into micro-batches then changes nothing.
         counts = sum(count_tokens(batch["labels"], batch["attention_mask"]) for batch in batches)
         completion_tokens, aligned_positions = counts.tolist()

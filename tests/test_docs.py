@@ -88,8 +88,8 @@ ADDED = {
 }
 """Arguments that are added to a command; the longest that fits."""
 
-ADDED_IN_PYTHON = {"SelfAugConfig(": "SelfAugConfig(use_cpu=True, max_steps=2, "}
-"""Likewise; without a GPU transformers wants to be told so."""
+ADDED_IN_PYTHON = {"SelfAugConfig(": "SelfAugConfig(max_steps=2, "}
+"""Likewise."""
 
 NOT_RUN = ("make ", "pip install ", "ollama ", "python LLAMA_CPP/convert_hf_to_gguf.py ")
 """Commands that are left out: they set up, take minutes, or belong to other tools."""

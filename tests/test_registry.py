@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from other_user import as_nobody
 from selfaug.errors import ConfigError, PathError, StorageError
 from selfaug.phases.registry import promote
 from selfaug.registry import CANDIDATE, CHAMPION, Registry, champion_instead_of
@@ -153,6 +155,18 @@ def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="can't write into"):
         entered(Registry(tmp_path / "file" / "registry.sqlite"), "a")
+
+
+def test_it_can_be_read_where_its_folder_can_not_be_written() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        registry = Registry(Path(folder) / "registry.sqlite")
+        entered(registry, "a")
+        registry.path.chmod(0o644)
+        Path(folder).chmod(0o755)
+        with as_nobody():
+            assert [version.run for version in registry.versions()] == ["/runs/a"]
+            with pytest.raises(StorageError, match="can't be used"):
+                entered(registry, "b")
 
 
 def test_the_first_entry_waits_for_who_reads_the_file(registry: Registry) -> None:

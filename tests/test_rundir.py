@@ -4,9 +4,9 @@ import errno
 import os
 from pathlib import Path
 
+import filelock
 import pytest
 
-from selfaug import rundir
 from selfaug.errors import StorageError
 from selfaug.rundir import RunDir, alone_in, holder_of
 
@@ -196,7 +196,7 @@ def test_a_file_system_without_locks_holds_nothing(
     def without(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(rundir.FileLock, "acquire", without)
+    monkeypatch.setattr(filelock.FileLock, "acquire", without)
     with alone_in(tmp_path / "run", "is being trained", hint=""):
         assert holder_of(tmp_path / "run") is None
         with alone_in(tmp_path / "run", "is being trained", hint=""):

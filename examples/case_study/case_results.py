@@ -11,7 +11,7 @@ from typing import Any
 from executive import executive_suite
 
 from selfaug.core.printable import printable
-from selfaug.core.statistics import paired_difference, score_interval, wilson_interval
+from selfaug.core.statistics import paired_difference, score_interval
 from selfaug.eval.amounts import parse_quantities
 from selfaug.eval.answer_scorers import numeric_match, same_value
 from selfaug.eval.general_suite import general_suite
@@ -86,7 +86,9 @@ def collect(folder: Path, settings: Mapping[str, Any]) -> tuple[Record, dict[str
         "results": {
             model: _result(model, evaluations, answers[model], rows, executive) for model in MODELS
         },
-        "detectable_difference": evaluations["plain"]["suites"][executive]["detectable_difference"],
+        # Reports that the questions are about; evaluations of before intervals went by them don't say.
+        "clusters": evaluations["selfaug"]["suites"]["task"]["difference"].get("clusters"),
+        "detectable_difference": evaluations["selfaug"]["suites"][executive]["detectable_difference"],
         "questions_side_by_side": _questions_side_by_side(answers, rows),
         "requests_side_by_side": _requests_side_by_side(answers, prompts[executive], evaluations, executive),
         "from_documents": read_lines(folder / "from_documents.jsonl"),
@@ -132,7 +134,9 @@ def _result(
     """One column of the table: every share with its interval."""
     evaluation = evaluations["plain" if model == "base" else model]
     which = "base" if model == "base" else "tuned"
-    given = [(answers["task"][name], row["value"]) for name, row in rows.items() if row["value"] is not None]
+    asked = {name: row for name, row in rows.items() if row["value"] is not None}
+    given = [(answers["task"][name], row["value"]) for name, row in asked.items()]
+    reports = [", ".join(row["documents"]) for row in asked.values()]
     stated = [holds(answer, value) for answer, value in given]
     amounts = [says(answer, value) for answer, value in given]
     scores = evaluation["suites"][executive]["scores"]
@@ -143,11 +147,10 @@ def _result(
     return {
         "label": MODELS[model],
         "sides": {
-            name: _share([score[which] for score in side["scores"].values()])
-            for name, side in evaluation["sides"].items()
+            name: {**side[which], "items": side["items"]} for name, side in evaluation["sides"].items()
         },
-        "stated": _share(stated) if stated else None,
-        "amounts": _share(amounts) if amounts else None,
+        "stated": _share(stated, reports) if stated else None,
+        "amounts": _share(amounts, reports) if amounts else None,
         "executive": asdict(score_interval([score[which] for score in scores.values()], seed=0)),
         "executive_items": len(scores),
         "executive_difference": None if model == "base" else _difference(scores),
@@ -171,9 +174,9 @@ def says(answer: str, value: str) -> bool:
     return numeric_match(answer, value) if parse_quantities(value, years=True) else holds(answer, value)
 
 
-def _share(passed: Sequence[float]) -> Record:
+def _share(passed: Sequence[float], clusters: Sequence[str] | None = None) -> Record:
     """A share of items that are right or wrong, and how many there are."""
-    interval = wilson_interval(round(sum(passed)), len(passed))
+    interval = score_interval(passed, seed=0, clusters=clusters)
     return {"value": interval.value, "low": interval.low, "high": interval.high, "items": len(passed)}
 
 
@@ -339,6 +342,16 @@ def _seconds_in_all(record: Mapping[str, Any]) -> float:
     return float(record["seconds"] + sum(cut_off))
 
 
+def _resampled(record: Mapping[str, Any]) -> str:
+    """What the intervals are over."""
+    if (clusters := record.get("clusters")) is None:
+        return (
+            "questions: those about one report count as independent of each other, which they hardly are, so that "
+            "other reports can differ by more"
+        )
+    return f"items; of questions, over the {clusters} reports that they are about"
+
+
 def _introduction(record: Mapping[str, Any]) -> str:
     rows, settings, training = record["rows"], record["settings"], record["training"]
     formats = ", ".join(f"{count} {name.upper()}" for name, count in sorted(record["formats"].items()))
@@ -354,8 +367,7 @@ def _introduction(record: Mapping[str, Any]) -> str:
         f"on the same rows in the same order (training took {duration(seconds['plain'])} and "
         f"{duration(seconds['selfaug'])}{without}). Seed {settings['seed']}, "
         f"{record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; "
-        f"{duration(_seconds_in_all(record))} in all. In brackets: 95 % intervals over questions: those about one "
-        "report count as independent of each other, which they hardly are, so that other reports can differ by more."
+        f"{duration(_seconds_in_all(record))} in all. In brackets: 95 % intervals over {_resampled(record)}."
     )
     if settings["quick"]:
         return f"**A quick taste: these numbers say nothing about the methods.** {text}"
@@ -428,8 +440,10 @@ def _request(shown: Mapping[str, Any]) -> str:
 def _deployed(asked: Sequence[Record]) -> Record:
     """Shares of the questions as they are answered in use, where the search decides which passages there are."""
 
+    reports = [", ".join(one["documents"]) for one in asked]
+
     def share(passed: Iterable[bool]) -> Record:
-        return asdict(wilson_interval(sum(passed), len(asked)))
+        return asdict(score_interval([float(one) for one in passed], seed=0, clusters=reports))
 
     def of_right_document(one: Record) -> bool:
         cited = {one["passages"][number - 1]["document"] for number in one["cited"]}

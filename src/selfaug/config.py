@@ -80,7 +80,7 @@ class ModelSettings(Section):
     )
     quantization: Literal["none", "4bit"] = Field(
         default="none",
-        description="Load the base weights in 4 bits (QLoRA); needs the extra `qlora` and CUDA.",
+        description="Load the base weights in 4 bits (QLoRA); needs the extra `qlora`, and is meant for an NVIDIA GPU.",
     )
 
     _paths = field_validator("name")(from_home)

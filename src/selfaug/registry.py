@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from selfaug.errors import ConfigError, PathError, SelfAugError, StorageError
+from selfaug.sqlite_reading import open_for_reading
 
 __all__ = [
     "CANDIDATE",
@@ -232,6 +233,13 @@ class Registry:
             _move(connection, alias, before.version, before.previous, why)
             return self._version(connection, before.version)
 
+    def withdraw(self, alias: str, number: int) -> None:
+        """Let an alias that points to a version point to what it pointed to before, if to anything."""
+        with self._writing() as connection:
+            now = _current(connection, alias)
+            if now is not None and now.version == number:
+                connection.execute("DELETE FROM moves WHERE number = ?", [now.number])
+
     def _versions(self, connection: sqlite3.Connection) -> list[Version]:
         rows = connection.execute("SELECT * FROM versions ORDER BY number").fetchall()
         return [self._located(connection, Version(*row)) for row in rows]
@@ -314,12 +322,7 @@ class Registry:
         if not self.path.is_file():
             raise PathError(_nothing_at(self.path), hint=_MAKE_ONE)
         with self._said():
-            connection = sqlite3.connect(
-                f"{self.path.absolute().as_uri()}?mode=ro",
-                uri=True,
-                timeout=_BUSY_SECONDS,
-                isolation_level=None,
-            )
+            connection = open_for_reading(self.path, busy_seconds=_BUSY_SECONDS)
             try:
                 connection.execute("BEGIN")  # all as of one moment
                 if not self._is_made(connection):

@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from selfaug.errors import StorageError
+from selfaug.file_lock import FileLock, NoLocksError
 
 __all__ = ["HIDDEN", "Replaced", "delete"]
 
@@ -164,6 +165,11 @@ class Replaced:
             lock.acquire(timeout=_SECONDS_TO_WAIT)
         except Timeout:
             return False
+        except NoLocksError as error:  # then nothing would tell whether who replaces it still lives
+            raise StorageError(
+                f"the {self._what} in {self.folder} can't be replaced: {error.message}",
+                hint="choose another --output, or delete what is there yourself.",
+            ) from error
         except OSError as error:  # a folder that can only be read
             raise StorageError(
                 f"the {self._what} that --overwrite has replaced is in {self.path}, and {self.folder} can't be "

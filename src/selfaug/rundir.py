@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from selfaug.core.printable import printable
 from selfaug.errors import PathError, StorageError
+from selfaug.file_lock import FileLock, NoLocksError
 from selfaug.replaced import HIDDEN, Replaced, delete
 
 __all__ = [
@@ -45,7 +46,7 @@ def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
     """Have a folder for this process alone until the block ends; the system takes it back from one that is killed.
 
     A folder that can't be written is not held: whoever writes into it next says why that can't be. Nor is one on a file
-    system without locks: a file of our own in their place would outlive a process that is killed.
+    system without locks, where one who trains alone loses nothing by that.
 
     Args:
         folder: made if it isn't there, and gone again at the end if nothing has come into it.
@@ -56,7 +57,7 @@ def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
         StorageError: if another process has it.
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
-    lock = _lock(folder)
+    lock = FileLock(folder / _LOCK)
     held = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +67,7 @@ def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
         (folder / _LOCK).write_text(f"{os.getpid()}\n", encoding="utf-8")
     except Timeout as error:
         raise StorageError(f"{folder} {doing} by {holder}.", hint=hint) from error
-    except (OSError, NotImplementedError):
+    except (OSError, NoLocksError):
         pass
     try:
         yield
@@ -86,16 +87,12 @@ def holder_of(folder: Path) -> str | None:
         return None
     holder = _told_in(folder)
     try:
-        with _lock(folder).acquire(timeout=0):
+        with FileLock(folder / _LOCK).acquire(timeout=0):
             return None
     except Timeout:
         return holder
-    except (OSError, NotImplementedError):  # a folder that can only be read, or no locks
+    except (OSError, NoLocksError):  # a folder that can only be read, or no locks
         return None
-
-
-def _lock(folder: Path) -> FileLock:
-    return FileLock(folder / _LOCK, fallback_to_soft=False)
 
 
 def without_lock(folder: Path) -> list[Path]:

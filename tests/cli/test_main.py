@@ -503,6 +503,7 @@ def test_with_everything_on_this_machine_no_hub_is_asked(
         ("\u202eevil", "\\u202eevil"),
         ("two\nlines\tand a tab", "two\nlines\tand a tab"),
         ("Zürich 東京 👩\u200d💻", "Zürich 東京 👩\u200d💻"),
+        ("می\u200cخواهم\u200b", "می\u200cخواهم\\u200b"),
         ("\ud800", "\\ud800"),
     ],
 )

@@ -26,7 +26,10 @@ def test_the_command_that_it_says_names_the_registry_that_was_given(
 ) -> None:
     promote = ["selfaug", "registry", "promote"]
     assert shown(capsys, 2, "my runs/all.sqlite")[1] == [*promote, "2", "--registry", "my runs/all.sqlite"]
-    assert shown(capsys, None, None)[1] == [*promote, "runs/my second"]
+    said, command = shown(capsys, None, None)
+    assert command == [*promote, "runs/my second"]
+    # Whoever gave no --output has to be told.
+    assert f"the new run is runs/my second, the decision {Path('runs/my second/realignment.json')}\n" in said
 
 
 def test_that_another_run_is_the_champion_is_said_beside_the_command(

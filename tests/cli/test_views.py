@@ -216,7 +216,8 @@ def test_a_comparison_is_told_alike_on_narrow_and_wide_terminals() -> None:
 
 
 def test_a_balance_shows_intervals_and_what_opens_its_result() -> None:
-    text = shown("balance", 160)
+    text = shown("balance", 160, test_prompts_seen={"dev": 0, "train": 3})
+    assert "! 3 of 64 held-out rows are training rows, too" in text
     assert "90\N{NO-BREAK SPACE}% (78 to 96)" in text
     assert "0.0 (−10.0 to +10.0)" in text
     assert "next:   selfaug serve runs/b/best\n  or:   selfaug export runs/b/best --to models/b\n" in text

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import beta
 
 from selfaug.core.roi import (
     ARMS,
@@ -304,6 +305,16 @@ def test_each_input_alone_moves_the_value_the_farthest_first() -> None:
     assert swings[-1].low == swings[-1].high == pytest.approx(156_645, abs=0.5)
     adoption = next(swing for swing in swings if swing.name == "adoption")
     assert adoption.low < 156_645 < adoption.high
+
+
+def test_accuracies_of_few_items_move_the_value_too() -> None:
+    few: Any = ((19.2, 24), (170, 200))
+    task, general = tornado(DEFAULT, "selfaug", Accuracy(0.80, 0.85), {}, few)
+    assert (task.name, general.name) == ("selfaug.task", "selfaug.general")
+    ends = beta(19.2 + 0.5, 24 - 19.2 + 0.5).ppf([0.1, 0.9])
+    expected = [naive_npv(DEFAULT, "selfaug", Accuracy(end, 0.85)) for end in ends]
+    assert [task.low, task.high] == pytest.approx(expected)
+    assert 0 < general.high - general.low < task.high - task.low
 
 
 @pytest.mark.parametrize("ranges", [{"adoptoin": (0.0, 0.1, 0.2)}, {"years": (1.0, 2.0, 3.0)}])

@@ -287,6 +287,19 @@ def test_a_record_of_another_shape_takes_no_page_down(tmp_path: Path, runs_root:
     assert 'href="/run/whole"' in looking_at(tmp_path).get("/explain").text
 
 
+def test_the_newest_result_is_the_newest_of_any_kind(tmp_path: Path) -> None:
+    write_comparison(tmp_path / "comparison", comparison_record())
+    write_run(tmp_path / "evaluated", evaluation=EVALUATION)
+    write_balance(tmp_path / "balance")
+    write_run(tmp_path / "trained")
+    for age, name in enumerate(("trained", "balance", "evaluated", "comparison")):
+        for file in (tmp_path / name).rglob("*"):
+            os.utime(file, (1.7e9 - age, 1.7e9 - age))
+    for newest in ("balance", "evaluated", "comparison"):
+        assert f"The newest result: {newest} " in flat(looking_at(tmp_path).get("/"))
+        shutil.rmtree(tmp_path / newest)
+
+
 def test_each_phase_counts_what_its_page_lists(tmp_path: Path) -> None:
     write_balance(tmp_path / "balance")
     best = write_run(tmp_path / "balance" / "best")

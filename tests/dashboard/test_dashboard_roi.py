@@ -281,7 +281,20 @@ def test_costs_of_nothing_and_of_all_money(client: TestClient) -> None:
     assert len(values_by_arm(shown(client, **free))) == 4
     dear = {"gpu_hours": "1e12", "trainings": "1e12", "gpu_price": "1e12", "serving_per_month": "1e12"}
     assert len(values_by_arm(shown(client, **dear))) == 4
-    assert "never" in shown(client, **dear).text_content()
+    assert "not within 3 years" in shown(client, **dear).text_content()
+    # All digits before the point.
+    assert "28,800,000" in shown(client, gpu_hours="28800000").text_content()
+
+
+def test_a_comparison_that_is_the_directory_itself_can_be_chosen(tmp_path: Path) -> None:
+    write_comparison(tmp_path, comparison_record())
+    looks = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://127.0.0.1:8321")
+    (link,) = parser.fromstring(looks.get("/run/").text).xpath("//a[text()='What that is worth']/@href")
+    form = parser.fromstring(looks.get(link).text)
+    assert form.xpath("//select[@id='comparison']/option/@value") == ["", "."]
+    assert form.xpath("//select[@id='comparison']/option[@selected]/@value") == ["."]
+    assert "are illustrations" not in form.text_content()
+    assert "one currency" in form.xpath("//*[@id='about-hourly_cost']")[0].text_content()
 
 
 def test_only_what_was_found_is_read(tmp_path: Path, runs_root: Path) -> None:

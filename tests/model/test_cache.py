@@ -27,7 +27,8 @@ from peft import LoraConfig, get_peft_model
 
 from selfaug.core.positions import find_positions
 from selfaug.errors import CacheError, StorageError
-from selfaug.model.cache import Document, ReferenceCache
+from selfaug.file_lock import FileLock
+from selfaug.model.cache import Document, ReferenceCache, _segment_name, has_room
 from selfaug.model.fingerprint import fingerprint
 from tiny_models import build, make_docs, packed, padded
 
@@ -365,6 +366,22 @@ def test_two_processes_share_the_work_as_ranks_and_do_it_once_otherwise(tmp_path
     assert abs(one - two) < 0.1 * total
     assert sorted([alone, beside]) == [0, total]
     assert content(shared) == content(raced) == whole
+
+
+def test_a_build_that_waits_for_another_says_so(tmp_path, model, caplog):
+    cache = ReferenceCache.open(tmp_path / "cache", model)
+    docs = documents(3)
+    begun = threading.Event()
+
+    def other_run() -> None:
+        with FileLock(cache.folder / f"{_segment_name(document.key for document in docs)}.lock"):
+            begun.set()
+            time.sleep(0.3)
+
+    threading.Thread(target=other_run).start()
+    begun.wait()
+    assert cache.build(model, docs) > 0
+    assert f"another run computes these rows for the reference cache in {cache.folder}" in caplog.text
 
 
 def test_a_rank_that_is_late_to_look_shares_the_work_all_the_same(tmp_path):
@@ -705,7 +722,12 @@ def test_a_folder_that_can_not_be_written_is_refused(tmp_path, model):
     with nobody(), pytest.raises(StorageError, match="can't write") as error:
         ReferenceCache.open(closed / "cache", model)
     assert "reference_cache_dir" in error.value.hint
+    # reference="auto" goes by this: below a folder of others that may not be entered, too.
+    with nobody():
+        assert not has_room(1, closed / "cache" / "within")
+    assert has_room(1, closed.parent / "cache" / "within")
     assert list(closed.iterdir()) == []
+    assert [entry.name for entry in tmp_path.iterdir()] == ["closed"]
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="can't write"):
         ReferenceCache.open(tmp_path / "file", model)

@@ -5,22 +5,25 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import os
 import shutil
+import stat
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, PreTrainedTokenizerFast
 
-from selfaug.errors import ModelError
+from selfaug.errors import ModelError, StorageError
+from selfaug.model import loading
 from selfaug.model.loading import (
     DEMO_MODEL,
     _cpu_multiplies_bf16_faster,
     architecture,
     best_dtype,
-    cache_dir,
     context_window,
     demo_model_path,
     load_model,
@@ -28,6 +31,7 @@ from selfaug.model.loading import (
     load_tokenizer,
     window_of,
 )
+from selfaug.user_cache import cache_dir
 from tiny_models import build
 
 
@@ -236,6 +240,32 @@ def test_the_cache_folder_is_the_users_unless_said_otherwise(monkeypatch, tmp_pa
     assert cache_dir() == tmp_path / ".cache" / "selfaug"
     monkeypatch.setenv("SELFAUG_CACHE", "/somewhere")
     assert cache_dir() == Path("/somewhere")
+    monkeypatch.delenv("SELFAUG_CACHE")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(
+        os, "getuid", lambda: 2**31 - 2
+    )  # as in a container: a user whom the system doesn't know
+    with pytest.raises(StorageError, match="no home folder") as error:
+        cache_dir()
+    assert "SELFAUG_CACHE" in str(error.value.hint)
+
+
+def test_the_demo_model_is_converted_under_a_name_of_its_own(tiny_model_dir, monkeypatch, tmp_path):
+    """The number of a process is the same in every container; what a killed one has left stays."""
+    left = tmp_path / f"{DEMO_MODEL}.{os.getpid()}.partial"
+    left.mkdir()
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "model.gguf").touch()
+    monkeypatch.setenv("SELFAUG_CACHE", str(tmp_path))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(package / "x.py")))
+    tokenizer, model = load_tokenizer(tiny_model_dir), build("llama-tied")
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", lambda *_, **__: tokenizer)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: model)
+    assert demo_model_path() == tmp_path / DEMO_MODEL
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [DEMO_MODEL, left.name, "package"]
+    assert list(left.iterdir()) == []
+    assert stat.S_IMODE((tmp_path / DEMO_MODEL).stat().st_mode) == stat.S_IMODE(package.stat().st_mode)
 
 
 def test_a_demo_model_that_was_converted_is_found_without_its_package(tiny_model_dir, monkeypatch, tmp_path):

@@ -156,6 +156,16 @@ def test_a_frozen_copy_of_an_adapter_that_does_not_begin_as_the_base_model_is_re
     assert "FrozenModel(base)" in error.value.hint
 
 
+def test_an_adapter_that_transformers_has_put_in_is_refused(tmp_path):
+    """The model stays a plain one, as which nobody would switch it off."""
+    model = build("llama-untied")
+    cache = ReferenceCache.open(tmp_path, model)
+    model.add_adapter(LoraConfig(**TARGETS))
+    for make in (FrozenCopy, lambda model: cache.build(model, documents(DOCS))):
+        with pytest.raises(ModelError, match="transformers itself has put an adapter"):
+            make(model)
+
+
 def test_a_frozen_copy_of_virtual_tokens_is_refused():
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     with pytest.raises(ModelError, match="virtual tokens are random") as error:

@@ -102,7 +102,7 @@ def test_a_prompt_that_there_is_no_room_for_leaves_the_rows_as_they_were(
 
     model = tiny(LlamaConfig)
     prompts = [[5, 6, 7, 8], [9, 10]]
-    wanted = [torch.stack(alone(model, prompt, 4)) for prompt in [*prompts, [11] * 60]]
+    wanted = [torch.stack(alone(model, prompt, 5)) for prompt in [*prompts, [11] * 60]]
     batch = RunningBatch(model)
     found = [batch.join(prompts)]
     found.append(batch.step(found[-1].argmax(-1)))
@@ -114,11 +114,23 @@ def test_a_prompt_that_there_is_no_room_for_leaves_the_rows_as_they_were(
     assert all(layer._buffers[0].shape[2] <= 5 + _ROOM for layer in batch._cache.layers)
     found.append(batch.step(found[-1].argmax(-1)))
     joined = batch.join([[11] * 60])
-    found.append(batch.step(torch.cat([found[-1], joined]).argmax(-1)))
+    # Nor does a next token that there is no room for.
+    chosen = torch.cat([found[-1], joined]).argmax(-1)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch._cache.layers[failing], "update", full)
+        with pytest.raises(NoRoomError, match="CUDA out of memory"):
+            batch.step(chosen)
+    found.append(batch.step(chosen))
+    # Rows are let go of without room for a copy of the others.
+    with monkeypatch.context() as patched:
+        patched.setattr(batch._cache.layers[failing], "_take", full)
+        batch.keep([0, 2])
+    last = batch.step(found[-1][[0, 2]].argmax(-1))
     for row in (0, 1):
-        steps = torch.stack([logits[row] for logits in found])
-        torch.testing.assert_close(steps, wanted[row], atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(torch.stack([joined[0], found[-1][2]]), wanted[2][:2], atol=2e-5, rtol=1e-4)
+        steps = [logits[row] for logits in found] + [last[0]] * (row == 0)
+        torch.testing.assert_close(torch.stack(steps), wanted[row][: len(steps)], atol=2e-5, rtol=1e-4)
+    of_third = torch.stack([joined[0], found[-1][2], last[1]])
+    torch.testing.assert_close(of_third, wanted[2][:3], atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()

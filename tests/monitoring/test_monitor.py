@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,11 +21,20 @@ from simulated import ALL, DAY, Clock, Prompts, run, score, simulated, window
 from selfaug.core.alert_state import STATES
 from selfaug.errors import ConfigError, StorageError
 from selfaug.monitoring import metric_names
-from selfaug.monitoring.monitor import Monitor, MonitorSettings
+from selfaug.monitoring.monitor import Monitor, MonitorSettings, lowest_priority
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.served_requests import served_requests
 from selfaug.monitoring.signals import Signals
-from selfaug.monitoring.store import Batch, Store, add_vote, purge, read_changes, read_kept, read_texts
+from selfaug.monitoring.store import (
+    Batch,
+    Store,
+    acknowledge,
+    add_vote,
+    purge,
+    read_changes,
+    read_kept,
+    read_texts,
+)
 from selfaug.records import read_lines, read_record
 from selfaug.wording.monitor_words import state_meaning
 
@@ -312,6 +323,32 @@ def test_an_alert_freezes_its_evidence_and_proposes_a_realignment(tmp_path: Path
     run(monitor, clock, draws(300, Prompts(6), factor=3.0))
     assert len(list((tmp_path / "monitor" / "alerts").iterdir())) == 1
     assert len(read_lines(alert / "evidence.jsonl")) == len(rows)
+    # But another signal that alerts meanwhile is another thing to know.
+    run(monitor, clock, draws(150, Prompts(7), factor=3.0, unseen=True))
+    _, second = sorted((tmp_path / "monitor" / "alerts").iterdir())
+    assert read_record(second / "record.json", "drift-report")["change"]["signal"] == "novelty"
+
+
+def test_an_alert_that_is_acknowledged_ends_and_the_next_one_is_an_alert_again(
+    tmp_path: Path, clock: Clock
+) -> None:
+    folder = tmp_path / "monitor"
+    monitor = learnt(tmp_path, clock, Prompts())
+    acknowledge(folder, ["drift", "thumbs_down"], time=clock.now)  # there is none yet
+    assert run(monitor, clock, draws(200, Prompts(5), factor=3.0), name="moved")[-1] == "drift"
+    acknowledge(folder, ["drift"], time=clock.now)
+    clock.now += 60
+    monitor.work()
+    assert monitor.state() == "ok"
+    view = next(view for view in monitor.status()["signals"] if view["name"] == "drift")
+    assert (view["state"], view["statistic"]) == ("ok", 0)
+    last = [(one["signal"], one["before"], one["after"]) for one in read_changes(folder, 2)]
+    assert last == [("drift", "drift", "ok"), ("monitor", "drift", "ok")]
+    # What it has learnt stays, over a restart too.
+    monitor.close()
+    monitor = simulated(folder, clock, settings=SHORT)
+    assert run(monitor, clock, draws(200, Prompts(6), factor=3.0), name="again")[-1] == "drift"
+    assert len(list((folder / "alerts").iterdir())) == 2
 
 
 # ---- cost
@@ -437,9 +474,38 @@ def test_what_the_canary_set_shows_is_never_dropped(tmp_path: Path, clock: Clock
         monitor.offer(Observation(f"{number}", [1, 2, 3], 5))
     monitor.canary(False, "another answer")
     monitor.vote("0", True)
-    assert monitor.counts()["dropped"] == 2
+    assert monitor.counts()["dropped"] == 1
     monitor.work()
     assert monitor.state() == "drift"
+    assert monitor.counts()["votes"] == 1
+    balance(monitor)
+
+
+def test_what_comes_while_a_prompt_waits_to_be_measured_is_not_dropped(tmp_path: Path, clock: Clock) -> None:
+    """As on a server that is never idle, where each prompt waits for its turn: it is asked meanwhile."""
+    waited: list[tuple[int, int]] = []
+
+    def busy(prompts: list[list[int]]) -> list[float]:
+        committed = read_kept(tmp_path, ["status"])[1]["votes"]
+        waited.append((monitor._queue.qsize(), committed))
+        for _ in prompts:
+            for number in range(300):
+                clock.now += 0.1
+                monitor.offer(Observation(f"{clock.now}-{number}", [5, 6, 7], 5))
+            monitor.vote(f"{clock.now}", True)
+        return score(prompts)
+
+    settings = MonitorSettings(sample=0.05, scored_per_hour=1e6, taken_per_hour=10, batch_size=1)
+    monitor = simulated(tmp_path, clock, settings=settings, score=busy)
+    for number in range(900):
+        monitor.offer(Observation(f"first-{number}", [1, 2, 3], 5))
+    monitor.vote("first-3", True)
+    while len(waited) < 5:
+        monitor.work()
+    # All that came before is written down before the next prompt waits.
+    assert waited == [(0, 1 + number) for number in range(5)]
+    counts = monitor.counts()
+    assert (counts["dropped"], counts["lost"]) == (0, 0)
     balance(monitor)
 
 
@@ -583,6 +649,36 @@ def test_on_a_full_disk_no_text_is_deleted(
     store = Store(tmp_path)
     assert len(store.history("novelty", "adapter-1", None)[0]) == 3
     store.close()
+
+
+def test_a_store_that_another_process_has_is_waited_for_and_no_count_goes_down(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor = simulated(tmp_path, clock)
+    run(monitor, clock, draws(5, Prompts()))
+    other = sqlite3.connect(tmp_path / "monitor.sqlite", isolation_level=None)
+    monitor._store._connection.execute("PRAGMA busy_timeout = 1")
+    commit, shown, fails = monitor._store.commit, list[int](), 1
+
+    def seen(batch: Batch) -> int:
+        shown.append(monitor.counts()["processed"])
+        if len(shown) > fails and other.in_transaction:
+            other.rollback()
+        return commit(batch)
+
+    monkeypatch.setattr(monitor._store, "commit", seen)
+    for fails, written, lost in ((1, 6, 0), (2, 6, 1)):
+        clock.now += 1
+        other.execute("BEGIN IMMEDIATE")  # as another writer that takes long
+        monitor.offer(Observation(f"{fails}", [1, 2, 3], 5))
+        monitor.work()
+        assert (monitor.counts()["processed"], monitor.counts()["lost"]) == (written, lost)
+        if other.in_transaction:
+            other.rollback()
+        assert shown == [5 if fails == 1 else 6] * 2
+        shown.clear()
+    other.close()
+    monitor.close()
 
 
 def test_a_report_that_finds_no_room_is_written_later(tmp_path: Path, clock: Clock) -> None:
@@ -806,6 +902,16 @@ def test_the_thread_does_it_all_and_waits_for_nothing(tmp_path: Path) -> None:
 
 
 # ---- metrics
+
+
+def test_another_programs_priority_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Off Linux, the number of a thread is nobody's or another process's."""
+    lowered: list[tuple[int, ...]] = []
+    monkeypatch.setattr(os, "setpriority", lambda *given: lowered.append(given))
+    lowest_priority()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    lowest_priority()
+    assert lowered == [(os.PRIO_PROCESS, threading.get_native_id(), 19)]
 
 
 def test_metrics_are_those_that_are_named(tmp_path: Path, clock: Clock) -> None:

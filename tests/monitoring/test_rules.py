@@ -76,6 +76,11 @@ def test_rules_have_the_monitors_meaning() -> None:
     rules = {rule["alert"]: rule for rule in alert_rules()}
     assert 'state=~"drift|realign"' in rules["SelfAugDrift"]["expr"]
     assert "for" not in rules["SelfAugDrift"]  # the monitor has its own hysteresis
+    # One signal's alert, however long it lasts, does not hide another one's.
+    assert rules["SelfAugSignalDrift"]["expr"] == (
+        'max by (instance, signal) (selfaug_signal_state{state=~"drift|realign"}) == 1'
+    )
+    assert "for" not in rules["SelfAugSignalDrift"]
     for rule in rules.values():
         assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
         assert rule["labels"]["severity"] in ("info", "warning", "critical")

@@ -138,6 +138,32 @@ def test_a_loss_that_was_measured_stays_a_loss_whatever_the_user_says(
     assert not any("not from the same items" in one for one in case(comparison=comparison)["warnings"])
 
 
+def test_a_loss_that_is_shown_is_told_as_one(comparison: Path) -> None:
+    record = read_record(comparison / "record.json", "comparison")
+    suite = record["methods"][record["subject"]]["suites"]["general"]
+    suite["difference"]["difference"] = {"value": -0.25, "low": -0.32, "high": -0.18}
+    write_record(comparison / "record.json", "comparison", record)
+    found = case(comparison=comparison)
+    (said,) = [one for one in found["warnings"] if "no credit is claimed" in one]
+    assert said.startswith(
+        "SelfAug has forgotten 25.0 points of the general score (95 % interval 18.0 to 32.0), "
+    )
+    assert "More items" not in said
+
+
+def test_test_rows_that_were_trained_on_or_chosen_on_are_told(comparison: Path) -> None:
+    record = read_record(comparison / "record.json", "comparison")
+    write_record(
+        comparison / "record.json", "comparison", {**record, "test_prompts_seen": {"dev": 1, "train": 64}}
+    )
+    told = "\n".join(case(comparison=comparison)["warnings"])
+    assert "64 of 64 held-out rows are training rows, too" in told
+    assert "1 of 64 test rows is a development row, too, by which settings were chosen" in told
+    # The scores of a model that the user has given are others.
+    own = [f"{model}.{kind}=0.5" for model in ("base", "lora", "selfaug") for kind in ("task", "general")]
+    assert not any("training rows" in one for one in case(*own, comparison=comparison)["warnings"])
+
+
 def test_where_nothing_can_be_lost_nothing_is_claimed(comparison: Path) -> None:
     record = read_record(comparison / "record.json", "comparison")
     loss = record["methods"][record["subject"]]["suites"]["general"]["difference"]["difference"]
@@ -311,6 +337,20 @@ def test_money_is_in_any_currency() -> None:
         assert rupiahs["arms"][arm]["npv"] == pytest.approx(16_000 * of_arm["npv"])
 
 
+@pytest.mark.parametrize(
+    ("sets", "told"),
+    [
+        (("inputs.hourly_cost=4000",), True),
+        (("inputs.hourly_cost=90",), False),
+        ((), False),
+    ],
+)
+def test_two_currencies_are_asked_about(sets: tuple[str, ...], told: bool) -> None:
+    found = [one for one in case(*sets)["warnings"] if "one currency" in one]
+    assert len(found) == told
+    assert all("engineer_hourly_cost, gpu_price, serving_per_month" in one for one in found)
+
+
 def test_all_wrong_settings_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         load_roi_config(
@@ -362,8 +402,14 @@ def test_the_command_prints_it_for_people_and_for_machines(comparison: Path, tmp
     useful = ["--set", "selfaug.task=0.99", "--set", "selfaug.general=0.9"]
     more = runner.invoke(app, ["roi", str(comparison), *useful, "--draws", "200"])
     assert "It is not claimed: see below." in more.output
-    never = runner.invoke(app, ["roi", "--set", "inputs.minutes_checking=60", "--draws", "200"])
-    assert "never" in never.output
+    # Nothing is left that swings but what was counted.
+    sure = {name: InputSettings.model_fields[name].default[1] for name, one in case()["inputs"].items()
+            if one["low"] < one["high"]} | {"minutes_checking": 60.0}  # fmt: skip
+    sets = [part for name, value in sure.items() for part in ("--set", f"inputs.{name}={value}")]
+    never = runner.invoke(app, ["roi", *sets, "--draws", "200"], env={"COLUMNS": "120"})
+    assert "not within 3 years" in never.output
+    assert "SelfAug's useful answers, the job" in never.output
+    assert "SelfAug's useful answers, other requests" in never.output
     settings = tmp_path / "case.yaml"
     settings.write_text("inputs:\n  workers: 500\n", encoding="utf-8")
     as_json = runner.invoke(app, ["roi", "--config", str(settings), "--json", "--draws", "200"])

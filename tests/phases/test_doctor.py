@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from selfaug import __version__
 from selfaug.phases.doctor import EXTRAS, _runs_on, examine, memory
 
 MIB = 2**20
@@ -15,6 +17,7 @@ MIB = 2**20
 def test_this_machine_can_train() -> None:
     findings = {finding.name: finding for finding in examine()}
     assert {"Python", "torch", "trl", "CPU", "Memory", "Cache folder", "Demo model"} <= findings.keys()
+    assert findings["selfaug"].found.startswith(f"{__version__} (")
     assert findings["torch"].status == "ok"
     assert not [finding for finding in findings.values() if finding.status == "missing"]
 
@@ -88,6 +91,16 @@ def test_a_cache_folder_that_can_not_be_written_is_found(
     cache = next(finding for finding in examine() if finding.name == "Cache folder")
     assert cache.status == "missing"
     assert "SELFAUG_CACHE" in cache.hint
+
+
+def test_a_user_without_a_home_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("SELFAUG_CACHE", "HF_HOME", "HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)
+    found = {finding.name: finding for finding in examine()}
+    for name, variable in (("Cache folder", "SELFAUG_CACHE"), ("Hub cache", "HF_HOME")):
+        assert found[name].status == "missing"
+        assert variable in found[name].hint
 
 
 def limited(root: Path, groups: dict[str, tuple[object, int]], version: int, own: str, cached: int) -> None:

@@ -788,7 +788,7 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     target = tmp_path / "with space"
     result = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(target), "--vllm"])
     assert result.exit_code == 0, result.output
-    assert "--upstream http://127.0.0.1:8001/v1\n" in result.stdout
+    assert "--upstream http://127.0.0.1:8001/v1 --max-batch 256 --max-waiting 256\n" in result.stdout
     config = load_config(copied_run / "config.yaml")
     arguments = started_vllm(target, tmp_path)
     assert arguments[:2] == ["serve", config.model.name]
@@ -842,7 +842,7 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     settings_file.write_text(plain.replace("quantization: none", "quantization: 4bit"), encoding="utf-8")
     quantised = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(tmp_path / "q"), "--vllm"])
     assert "vLLM serves the full ones" in quantised.stderr
-    assert "--upstream http://127.0.0.1:8001/v1 --no-check" in quantised.stdout
+    assert "--max-waiting 256 --no-check\n" in quantised.stdout
     compose = yaml.safe_load((tmp_path / "q" / "compose.yaml").read_text(encoding="utf-8"))["services"]
     assert "--no-check" in compose["gateway"]["command"]
     # A base model's folder in the hub's cache has links out of it: what they lead to is there, too.
@@ -871,6 +871,9 @@ def test_the_launch_of_vllm(copied_run: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     there = {f"{snapshot}:{snapshot}:ro", *(f"{blobs / name}:{blobs / name}:ro" for name in names)}
     assert {one for one in compose["gateway"]["volumes"] if one.startswith(str(snapshot.parents[1]))} == there
+    (copied_run / "record.json").unlink()
+    unfinished = CliRunner().invoke(app, ["export", str(copied_run), "--to", str(tmp_path / "u"), "--vllm"])
+    assert f"{copied_run} is not complete; this is its checkpoint at step 6." in unfinished.stderr
 
 
 @pytest.mark.parametrize(
@@ -890,7 +893,7 @@ def test_what_vllm_loads_no_adapter_of_is_merged_for_it(
     assert result.exit_code == 0, result.output
     assert told in result.stderr
     assert "the base model, where it is wanted, needs another server" in result.stderr
-    assert "--upstream http://127.0.0.1:8001/v1 --upstream-no-base\n" in result.stdout
+    assert "--max-waiting 256 --upstream-no-base\n" in result.stdout
     # The weights are those that the run answers with.
     chat = open_chat(run, device="cpu", offline=True)
     ids = torch.arange(3, 30)[None]

@@ -13,7 +13,9 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.data import load_rows
 from selfaug.errors import StorageError
 from selfaug.phases.held_out import HeldOut, held_out_before, hold_out
-from selfaug.phases.inputs import load_training_data
+from selfaug.phases.inputs import describe_sources, load_training_data
+from selfaug.records import write_record
+from selfaug.rundir import RunDir
 
 
 @pytest.fixture
@@ -30,8 +32,11 @@ def plain(count: int, name: str = "a") -> list[dict[str, Any]]:
     return [{"prompt": f"{name} {number}?", "completion": f"{number}"} for number in range(count)]
 
 
-def split(config: TrainConfig, data: list[str], folder: Path, share: float = 0.1) -> HeldOut:
-    return hold_out(config, data, folder, share=share, offline=True)
+def split(
+    config: TrainConfig, data: list[str], folder: Path, share: float = 0.1, run: RunDir | None = None
+) -> HeldOut:
+    # Of a run that is not there, it isn't known what its files were.
+    return hold_out(run or RunDir(folder / "gone"), config, data, folder, share=share, offline=True)
 
 
 def prompts(sources: list[str]) -> list[str]:
@@ -116,9 +121,7 @@ def test_no_row_is_lost_to_held_out_ones_of_the_same_division(
         return written(tmp_path / name, rows)
 
     old, new = asked("old.jsonl", "ABCD"), asked("new.jsonl", "EFGH")
-    found = hold_out(
-        settings(Path("run"), f'data.train=["{old}"]'), [new], tmp_path / "rows", share=0.3, offline=True
-    )
+    found = split(settings(Path("run"), f'data.train=["{old}"]'), [new], tmp_path / "rows", share=0.3)
     assert found.rows == 30
     sets = {
         "train": found.data,
@@ -159,6 +162,28 @@ def test_what_was_held_out_or_learnt_before_is_not_held_out_again(
     answered = [{**row, "completion": "none"} for row in plain(400)]
     again = split(deployed, [written(tmp_path / "again.jsonl", answered)], tmp_path / "fourth")
     assert (again.rows, again.of, again.known) == (36, 360, 40)
+
+
+def test_rows_that_came_after_the_training_are_new_wherever_they_stand(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    """In a new file of the folder that the run was trained with, behind its rows, or in a file that is another now."""
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    first = written(exports / "first.jsonl", plain(300))
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    begun = {"data": {"train": {"sources": describe_sources([str(exports)])}}}
+    write_record(run.started, "train-started", begun)
+    deployed = with_old_rows(config, [str(exports)], [])
+    second = written(exports / "second.jsonl", [*plain(300, "b"), *plain(100)])
+    written(exports / "first.jsonl", [*plain(300), *plain(200, "c")])
+    found = split(deployed, [second, first], tmp_path / "rows", run=run)
+    assert (found.rows, found.of, found.known, found.changed) == (50, 500, 400, [])
+    # Where nobody knows any more what was learnt, that is said.
+    written(exports / "first.jsonl", plain(300)[::-1])
+    found = split(deployed, [first], tmp_path / "more", run=run)
+    assert (found.rows, found.of, found.known, found.changed) == (30, 300, 0, [first])
 
 
 def test_a_question_with_other_passages_and_a_chat_that_went_on_are_on_one_side(

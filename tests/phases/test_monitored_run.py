@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from selfaug.data import RetrievalTemplate, load_rows
 from selfaug.errors import StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.model.generate import chat_prompt_ids
+from selfaug.model.loading import load_tokenizer
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.store import Batch, Store, read_kept
 from selfaug.phases.chat import Chat, open_chat
+from selfaug.phases.inputs import on_day
 from selfaug.phases.monitor import (
     drift_score,
     monitor_status,
@@ -33,6 +36,7 @@ from selfaug.phases.monitor import (
     record_reference_window,
     write_rules,
 )
+from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -92,6 +96,42 @@ def test_it_is_measured_once_and_again_for_another_adapter(copied_run: Path) -> 
     other = record_reference_window(copied_run, score=lambda prompts: [0.5] * len(prompts))
     assert other.drift.tolist() == [0.5] * 48
     assert other.adapter != first.adapter
+
+
+def test_a_date_that_the_chat_template_writes_is_nothing_novel(
+    copied_run: Path, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """As Llama 3.2's does: the reference window is measured once, and each day has another date."""
+    model = Path(shutil.copytree(tiny_model_dir, tmp_path / "model"))
+    template = model / "chat_template.jinja"
+    template.write_text(
+        "{{ strftime_now('%d %b %Y') }}\n" + template.read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    run = RunDir(copied_run)
+    settings = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    settings["model"]["name"] = str(model)
+    run.config.write_text(run.config_text(yaml.safe_dump(settings)), encoding="utf-8")
+
+    def score(prompts: list[list[int]]) -> list[float]:
+        return [0.5] * len(prompts)
+
+    window = record_reference_window(copied_run, score=score)
+    tokenizer, now = load_tokenizer(str(model), offline=True), time.time()
+    clock = [now]
+    monitor = open_monitor(copied_run, score, settings=MonitorSettings(sample=0.0), clock=lambda: clock[0])
+    prompts = []
+    for clock[0] in (now, now + 40 * DAY, now + 400 * DAY):
+        dated = on_day(tokenizer, date.fromtimestamp(clock[0]))
+        prompts.append(chat_prompt_ids(dated, "revenue of company 7?"))
+        monitor.offer(Observation(f"{clock[0]}", prompts[-1], 5))
+    monitor.close()
+    store = Store(run.monitor)
+    found = store.history("novelty", window.adapter, None)[1].tolist()
+    store.close()
+    assert len(set(map(tuple, prompts))) == 3
+    assert len(found) == 3
+    assert len(set(found)) == 1
+    assert found[0] < window.sketch.novelty(prompts[1])
 
 
 def test_prompts_are_watched_with_the_runs_own_models(watched: Monitor, copied_run: Path, chat: Chat) -> None:
@@ -348,6 +388,23 @@ def test_different_things_at_once_are_refused(copied_run: Path, flags: list[str]
     result = run_command(str(copied_run), *flags)
     assert result.exit_code == 2
     assert "different things" in result.stderr
+
+
+def test_an_alert_that_is_dealt_with_can_be_ended(seen: Path) -> None:
+    kept, _ = read_kept(seen / "monitor", ["status"])
+    signals = [
+        {**one, "state": "drift" if one["name"] == "thumbs_down" else "ok"}
+        for one in kept["status"]["signals"]
+    ]
+    written(seen, "drift", signals=signals)
+    refused = run_command(str(seen), "--acknowledge", "novelty")
+    assert refused.exit_code == 2
+    assert "thumbs_down alerts" in refused.stderr
+    assert "within a minute" in run_command(str(seen), "--acknowledge", "thumbs down").stdout
+    assert list(read_kept(seen / "monitor", ["acknowledged"])[0]["acknowledged"]) == ["thumbs_down"]
+    written(seen, "drift", signals=signals, time=time.time() - 3600)
+    found = json.loads(run_command(str(seen), "--acknowledge", "all", "--json").stdout)
+    assert found == {"acknowledged": ["thumbs_down"], "watched": False}
 
 
 def test_a_run_that_is_not_served_has_no_state(copied_run: Path) -> None:

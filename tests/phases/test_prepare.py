@@ -680,6 +680,22 @@ def test_the_encoding_of_texts_can_be_said(tmp_path: Path) -> None:
     assert texts == {**dict.fromkeys(texts, "Zakład w Łodzi"), "d.html": "größer"}
 
 
+def test_documents_that_share_a_title_are_told(tmp_path: Path) -> None:
+    """Contracts of one template have its title: no passage says whose it is."""
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    contract = "---\ntitle: Master Services Agreement\n---\nThe fee of {} is ${} million in {}."
+    for name, year in (("acme", 2021), ("norvik", 2022), ("copy", 2022)):
+        (folder / f"{name}.md").write_text(contract.format(name if name != "copy" else "norvik", year, year))
+    for name in ("draft", "final"):  # nearly the same
+        (folder / f"{name}.md").write_text(f"# Norvik\n\n{'Its margin of 2,023 plants rose. ' * 9}{name}")
+    told: list[Progress] = []
+    prepare(configured(folder, None, tmp_path / "data"), on_progress=told.append)
+    (message,) = (progress.message for progress in told if progress.stage == "warning")
+    assert message.startswith("2 documents have the title of another one that is not the same: ")
+    assert "'Master Services Agreement' of acme.md, copy.md. " in message
+
+
 @pytest.mark.parametrize(
     ("name", "problem"),
     [

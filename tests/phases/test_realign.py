@@ -559,12 +559,14 @@ def test_a_share_of_the_rows_is_held_out_where_prompts_come_again(tmp_path: Path
     rows = [{"prompt": f"the revenue of {n // 5}?", "completion": f"{n}"} for n in range(1000)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     config = load_config(None, {"--model": "tiny", "--train": ["old.jsonl"]})
-    found = hold_out(config, [str(file)], tmp_path / "rows", share=0.1, offline=True)
+    found = hold_out(RunDir(tmp_path), config, [str(file)], tmp_path / "rows", share=0.1, offline=True)
     assert (found.rows, found.of) == (100, 1000)
     apart, kept = ({row["prompt"] for row in read_lines(name)} for name in (*found.eval_data, *found.data))
     assert (len(apart), apart & kept) == (20, set())
     file.write_text("".join(json.dumps({**row, "prompt": "one"}) + "\n" for row in rows), encoding="utf-8")
-    assert hold_out(config, [str(file)], tmp_path / "none", share=0.1, offline=True).rows == 0
+    assert (
+        hold_out(RunDir(tmp_path), config, [str(file)], tmp_path / "none", share=0.1, offline=True).rows == 0
+    )
 
 
 def test_nothing_passes_on_a_task_without_rows_unless_that_is_wanted(
@@ -597,6 +599,11 @@ def test_nothing_passes_on_a_task_without_rows_unless_that_is_wanted(
     record = read_record(new / "realignment.json", "realignment")
     assert (record["gate"]["outcome"], record["settings"]["allow_unmeasured"]) == ("pass", True)
     assert Registry(registry).current(CANDIDATE) is not None
+    # What passes no more is no candidate any more.
+    strict = run_command(*command)
+    assert strict.exit_code == 3, strict.output
+    assert "version 2 does not pass any more" in strict.stderr
+    assert Registry(registry).current(CANDIDATE) is None
 
 
 @pytest.mark.parametrize("of_bounds", ["pass", "fail", "inconclusive"])

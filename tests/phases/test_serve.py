@@ -33,8 +33,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 class Serving:
     def __init__(self, server: Server, keys: ApiKeys, key: str) -> None:
         self.server = server
-        self.told = threading.Event()
-        self.thread = threading.Thread(target=server.run, args=[keys, lambda _: self.told.set()], daemon=True)
+        self.told, self.said = threading.Event(), list[str]()
+        self.thread = threading.Thread(
+            target=server.run, args=[keys, lambda _: self.told.set(), self.said.append], daemon=True
+        )
         self.thread.start()
         assert self.told.wait(60)
         self.client = httpx.Client(
@@ -130,9 +132,14 @@ def test_a_run_from_before_canary_sets_is_served(copied_run: Path, serve: Callab
     ready = serve(copied_run).client.get("/ready").json()
     assert ready == {"ready": True, "reason": "the run has no canary set: nothing to check"}
     (copied_run / "canary.json").write_text("{broken")
-    damaged = serve(copied_run).client.get("/ready")
+    (copied_run / "record.json").unlink()
+    served = serve(copied_run)
+    damaged = served.client.get("/ready")
     assert damaged.status_code == 503
     assert "can't be replayed" in damaged.json()["reason"]
+    # Nor is it as it would be at its end: who serves it is told.
+    halfway = f"note: {copied_run} is not complete; the tuned model is its checkpoint at step 6."
+    assert served.said == [halfway]
 
 
 def test_a_fully_trained_model_is_served_beside_its_base(

@@ -73,7 +73,7 @@ def test_questions_about_one_document_hang_together(
     settings: Callable[..., TrainConfig], tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """As rows of `selfaug prepare` say it; rows that say nothing are each on their own."""
-    about = [["a.md"]] * 4 + [["b.md"]] * 3 + [["a.md", "b.md"], [], None, None]
+    about = [["a.md"]] * 4 + [["b.md"]] * 3 + [["b.md", "a.md"], [], None, None]
     rows = [
         {"prompt": f"question {number}?", "completion": str(number), "documents": documents}
         for number, documents in enumerate(about)
@@ -88,13 +88,13 @@ def test_questions_about_one_document_hang_together(
         max_new_tokens=8,
         offline=True,
     )
-    assert every.together[:8] == ["a.md"] * 4 + ["b.md"] * 3 + ["a.md, b.md"]
+    assert every.together[:8] == ["a.md"] * 4 + ["b.md"] * 3 + ["b.md"]
     assert len(set(every.together[8:])) == 3
     # All of one document lost, and nothing else.
     right = list(map(str, range(len(about))))
     compared = compare_answers(every, ["no"] * 4 + right[4:], right)
     paired = compared["difference"]
-    assert (paired.clusters, paired.items) == (6, 11)
+    assert (paired.clusters, paired.items) == (5, 11)
     assert paired.design_effect > 2
     apart = compare_answers(replace(every, clusters=[]), ["no"] * 4 + right[4:], right)
     assert apart["difference"].clusters is None

@@ -143,8 +143,13 @@ def test_the_model_card_has_the_headings_of_the_hub_and_no_paths(finished_run: P
 
 @pytest.mark.parametrize("cut_off", [False, True])
 def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
-    finished_run: Path, copied_run: Path, settings: Settings, cut_off: bool
+    finished_run: Path, copied_run: Path, cut_off: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # On a device for which "auto" is another dtype than where the run began.
+    kept = copied_run / "config.yaml"
+    kept.write_text(kept.read_text().replace("dtype: float32", "dtype: auto"))
+    for module in ("inputs", "train"):
+        monkeypatch.setattr(f"selfaug.phases.{module}.best_dtype", lambda _: torch.bfloat16)
     # As if killed: after step 4's checkpoint; or while step 6's was written, which lacks its last file.
     (copied_run / "record.json").unlink()
     shutil.rmtree(copied_run / "adapter")
@@ -154,10 +159,10 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
         shutil.rmtree(copied_run / "checkpoints" / "checkpoint-6")
     with (copied_run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 7, "nl')
-    config = load_config(finished_run / "config.yaml", {"--output": str(copied_run)})
     told: list[Progress] = []
-    train(config, resume=True, on_progress=told.append)
-    assert any("from step 4" in progress.message for progress in told)
+    train(load_config(kept, {"--output": str(copied_run)}), resume=True, on_progress=told.append)
+    for said in ("from step 4", "began in float32 and goes on in it"):
+        assert any(said in progress.message for progress in told)
     assert same(weights(copied_run), weights(finished_run))
     resumed, whole = (read_lines(run / "metrics.jsonl") for run in (copied_run, finished_run))
     assert [(line["step"], line.get("nll")) for line in resumed] == [
@@ -172,6 +177,10 @@ def test_without_a_complete_checkpoint_a_resumed_run_starts_from_the_beginning(
     (copied_run / "record.json").unlink()
     shutil.rmtree(copied_run / "adapter")
     shutil.rmtree(copied_run / "checkpoints")
+    # Begun by an earlier version, which did not write these down.
+    started = read_record(copied_run / "started.json", "train-started")
+    assert (started.pop("dtype"), started.pop("processes")) == ("torch.float32", 1)
+    write_record(copied_run / "started.json", "train-started", started)
     train(load_config(finished_run / "config.yaml", {"--output": str(copied_run)}), resume=True)
     assert same(weights(copied_run), weights(finished_run))
     assert len(read_lines(copied_run / "metrics.jsonl")) == len(read_lines(finished_run / "metrics.jsonl"))
@@ -208,14 +217,19 @@ def test_a_complete_run_has_nothing_to_resume(finished_run: Path, settings: Sett
     assert (finished_run / "record.json").read_bytes() == before
 
 
-def test_a_run_can_not_be_resumed_with_other_settings_or_data(
-    copied_run: Path, settings: Settings, tmp_path: Path, tiny_rows: Path
+def test_a_run_can_not_be_resumed_with_other_settings_processes_or_data(
+    copied_run: Path, tmp_path: Path, tiny_rows: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copied_run / "record.json").unlink()
     file = copied_run / "config.yaml"
     with pytest.raises(ConfigError, match="can't be resumed with other settings") as error:
         train(load_config(file, {"--output": str(copied_run), "--alpha": 2, "--seed": 1}), resume=True)
     assert [problem.partition(":")[0] for problem in error.value.problems] == ["selfaug.alpha", "train.seed"]
+    with monkeypatch.context() as launched:
+        launched.setenv("WORLD_SIZE", "2")
+        with pytest.raises(ConfigError, match="trained by 1 process, and 2") as error:
+            train(load_config(file, {"--output": str(copied_run)}), resume=True)
+    assert "start 1 again" in str(error.value.hint)
     changed = tmp_path / "changed.jsonl"
     changed.write_text(
         tiny_rows.read_text(encoding="utf-8").replace("14 million", "15 million"), encoding="utf-8"
@@ -801,7 +815,7 @@ def test_an_adapter_that_training_goes_on_from_keeps_its_form(
 ) -> None:
     going_on = (f"lora.start_from={finished_run}", "lora.dropout=0.1")
     with pytest.raises(ConfigError, match="training can't go on from") as refused:
-        train(settings(tmp_path / "run", *going_on))
+        train(settings(tmp_path / "run", *going_on, "model.dtype=bfloat16"))  # the same weights all the same
     assert refused.value.problems == ["lora.dropout is 0.1 here and 0.0 there"]
     assert not (tmp_path / "run").exists()
     # Earlier versions began such runs: these go on.

@@ -116,6 +116,8 @@ def test_a_monitor_that_could_not_be_opened_is_tried_again_between_replays(
     assert stop.waits == [60.0, 60.0, 30.0] * 2 + [60.0]
     # What the last replay has found is what the monitor begins with.
     assert opened == [None] * 3 + [[]] * 4
+    # It measures one prompt at a time: each may wait for a busy server, and what comes meanwhile waits for it.
+    assert watching._monitor_settings().batch_size == 1
     assert told == ["NOT watched: OSError: no space left"]
     assert [family.samples for family in watching.families()] == [[("selfaug_monitor_watching", {}, 0.0)]]
 

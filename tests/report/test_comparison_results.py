@@ -166,6 +166,7 @@ def test_the_notes_say_what_can_not_be_seen() -> None:
         "fast_subset": None, "methods": {"plain": {"label": "plain LoRA", "seeds": [0]}},
     }  # fmt: skip
     assert "task 5, general 7; 1 seed." in comparison_notes(record)
+    assert "task 5 in 2 clusters, general 7;" in comparison_notes({**record, "clusters": {"task": 2}})
     said = comparison_notes(record).replace("\N{NO-BREAK SPACE}", " ")
     assert "between plain LoRA and the base model under 12 points can't be seen" in said
     assert "(measured: the models differ on 35 % of them)" in said

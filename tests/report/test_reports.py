@@ -37,6 +37,7 @@ from selfaug.report.open_report import kind_of, page_of, report_on, summary_of
 from selfaug.report.page import document_page
 from selfaug.report.run_report import logged, run_verdict
 from selfaug.rundir import RunDir
+from selfaug.wording.comparison_results import comparison_notes
 
 
 @pytest.fixture(scope="module")
@@ -298,10 +299,54 @@ def test_the_verdict_of_a_comparison(
     changed = comparison_record()
     against = changed["methods"]["plain"]["against_subject"]
     against["task"]["difference"], against["general"]["difference"] = interval(*task), interval(*general)
+    own = changed["methods"][changed["subject"]]["suites"]["general"]["difference"]
+    own["difference"] = interval(-0.02, -0.08, 0.05)
     found, verdict = comparison_verdict(changed)
     assert found == outcome
     assert said in verdict
     assert verdict.count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("own", "seen", "outcome", "said"),
+    [
+        ((-0.25, -0.32, -0.18), {"dev": 0, "train": 0}, "mixed", "of everything else, though it forgot, too: gen"),
+        ((-0.04, -0.14, 0.06), {"dev": 0, "train": 0}, "open", "else, though it is not shown that it lost little: "),
+        ((-0.02, -0.08, 0.05), {"dev": 0, "train": 0}, "good", "it kept more of everything else: general"),
+        ((-0.02, -0.08, 0.05), {"dev": 9, "train": 0}, "good", "it kept more of everything else: general"),
+        ((-0.02, -0.08, 0.05), {"dev": 0, "train": 9}, "open", ". 9 of 64 held-out rows are training rows, too: "),
+    ],
+)  # fmt: skip
+def test_a_comparison_is_as_hoped_only_if_little_was_forgotten_and_nothing_remembered(
+    own: tuple[float, ...], seen: dict[str, int], outcome: str, said: str
+) -> None:
+    changed = comparison_record()
+    changed["test_prompts_seen"] = seen
+    against = changed["methods"]["plain"]["against_subject"]
+    against["task"]["difference"], against["general"]["difference"] = (
+        interval(0.0, -0.1, 0.1),
+        interval(0.3, 0.2, 0.4),
+    )
+    changed["methods"][changed["subject"]]["suites"]["general"]["difference"]["difference"] = interval(*own)
+    found, verdict = comparison_verdict(changed)
+    assert found == outcome
+    assert said in verdict
+    notes = comparison_notes(changed)
+    assert ("training rows, too" in notes) == bool(seen["train"])
+    assert ("9 of 64 test rows are development rows, too" in notes) == bool(seen["dev"])
+
+
+def test_rows_that_were_chosen_on_are_told_where_it_is_said_what_is_chosen_on_what(tmp_path: Path) -> None:
+    seen = {"dev": 1, "train": 1}
+    write_record(tmp_path / "record.json", "comparison", {**comparison_record(), "test_prompts_seen": seen})
+    balance = write_balance(tmp_path / "balance", {**balance_record(), "test_prompts_seen": seen})
+    for folder, items in ((tmp_path, 64), (balance, 1)):
+        chosen = dict(report_on(folder).provenance)["what is chosen on what"]
+        rows = "1 test row" if items == 1 else f"{items} test rows"
+        assert f". But 1 of {rows} is a development row, too, by which settings were chosen" in chosen
+    told = document_markdown(report_on(balance))
+    assert "! trained on" in told
+    assert "Nothing was chosen on these" not in told
 
 
 @pytest.mark.parametrize(
@@ -310,7 +355,7 @@ def test_the_verdict_of_a_comparison(
         # Too large an alpha keeps everything and learns nothing, and plain LoRA is no better at the job.
         ((-0.02, -0.02), "mixed", "Neither SelfAug with self-anchors nor plain LoRA was shown to"),
         ((0.0, 0.4), "mixed", "SelfAug with self-anchors was not shown to learn the job, as plain LoRA"),
-        ((0.01, -0.02), "good", "with no difference shown"),
+        ((0.01, -0.02), "open", "with no difference shown"),  # it may have lost 10.2 points
     ],
 )
 def test_a_comparison_in_which_selfaug_learned_nothing_is_not_as_hoped(
@@ -382,6 +427,10 @@ def test_the_verdict_of_a_balance(outcome: str, found: str, said: str) -> None:
     assert made[1].endswith(
         "the base model passes only 3\N{NO-BREAK SPACE}% of these: it could forget all of it and stay within the bound."
     )
+    known = {**balance_record(outcome), "test_prompts_seen": {"dev": 0, "train": 1}}
+    made = balance_verdict(known)
+    assert made[0] == {"good": "open"}.get(found, found)
+    assert f"{said} 1 of 1 held-out row is a training row, too: the task's score says" in made[1]
     without = balance_record(outcome)
     del without["test"]["task"]
     assert balance_verdict(without)[1].startswith("The chosen setting forgets 5.0 points")

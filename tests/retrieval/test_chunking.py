@@ -333,18 +333,24 @@ def test_a_long_heading_is_shortened_in_its_middle() -> None:
     assert set(words(chunks[0].heading)) - {"…"} <= set(
         words(f"Report > First > {long}")
     )  # no parts of words
+    # What its middle says is text of its section, once.
+    assert " ".join(chunk.text for chunk in chunks).count("word150") == 1
+    below = [
+        chunk.text
+        for chunk in Chunker(96, 0, exactly).chunks(document(heading(long), heading("Sub", 2), text("x")))
+    ]
+    assert " ".join(below) == f"{long}\nx"
 
 
 def test_a_heading_without_spaces_is_shortened_too() -> None:
     def by_letters(texts: list[str]) -> list[int]:
         return [len(one) for one in texts]
 
-    (chunk,) = Chunker(64, 8, by_letters).chunks(
-        document(heading("x" * 500), text("Words."), title="y" * 500)
-    )
-    assert len(chunk.passage) <= 64
-    assert chunk.heading.startswith("yyyy")
-    assert chunk.heading.endswith("xxxx")
+    chunks = Chunker(64, 0, by_letters).chunks(document(heading("x" * 500), text("Words."), title="y" * 500))
+    assert max(len(chunk.passage) for chunk in chunks) <= 64
+    assert chunks[0].heading.startswith("yyyy")
+    assert chunks[0].heading.endswith("xxxx")
+    assert "".join(chunk.text for chunk in chunks).replace("\n", "") == "y" * 500 + "x" * 500 + "Words."
 
 
 def test_a_heading_that_fits_stays_as_it_is() -> None:
@@ -430,15 +436,24 @@ def test_an_overlap_of_more_than_half_is_refused() -> None:
         Chunker(64, 33)
 
 
+@pytest.mark.parametrize("mark", ["1. ", "  12.3. ", "iv. ", "A. "])
+def test_a_clause_is_not_cut_behind_its_number(mark: str) -> None:
+    chunks = Chunker(32, 0, exactly).chunks(
+        document(text(f"{'word ' * 28}ends.\n{mark}The term is two years."))
+    )
+    assert [chunk.text for chunk in chunks][1:] == [f"{mark}The term is two years."]
+
+
 def test_abbreviated_numbers_and_names_are_not_the_ends_of_sentences() -> None:
     (chunk,) = Chunker(64, 8, exactly).chunks(document(text("It was $1.5 million, i.e. less. Then it rose.")))
     assert chunk.text == "It was $1.5 million, i.e. less. Then it rose."
 
 
 HEADER = set("|hk-:;")
+OF_HEADINGS = set("xyz")
 BLOCKS = st.lists(
     st.one_of(
-        st.builds(heading, st.text("ab c", min_size=1, max_size=300), st.integers(1, 4)),
+        st.builds(heading, st.text("xy z", min_size=1, max_size=300), st.integers(1, 4)),
         # "!": no text is a heading again, which would be left out.
         st.builds(text, st.text("ab. C\n!", max_size=400).map(lambda written: f"{written}!")),
         st.integers(1, 30).map(
@@ -464,10 +479,17 @@ def test_chunks_are_short_enough_and_lose_nothing(blocks: list[Block], limit: in
         part for block in blocks for part in ([block, text("!")] if block.kind == "heading" else [block])
     ]
     found = Chunker(limit, 0, count).chunks(document(*beneath, title="T"))
-    assert "".join(word for chunk in found for word in words(chunk.text) if word not in HEADER) == "".join(
+    said = [word for chunk in found for word in words(chunk.text) if word not in HEADER]
+    assert "".join(word for word in said if not OF_HEADINGS.issuperset(word)) == "".join(
         word
         for block in beneath
         if block.kind != "heading"
         for word in words(block.text)
         if word not in HEADER
     )
+    # Headings that are too long to be whole above a passage are text.
+    text_of_headings = "".join(word for word in said if OF_HEADINGS.issuperset(word))
+    for block in beneath:
+        if block.kind == "heading":
+            whole_above = any(" ".join(block.text.split()) in chunk.heading for chunk in found)
+            assert whole_above or "".join(block.text.split()) in text_of_headings

@@ -57,7 +57,7 @@ def test_headings_paragraphs_lists_and_tables_keep_their_order() -> None:
         Block("heading", "Handbook of the plant", level=1),
         Block("heading", "Pumps", level=1),
         Block("text", "Pumps are checked\nevery week."),
-        Block("text", "- Close the valve.\n- Read the pressure."),
+        Block("text", "- Close the valve.\n1. Read the pressure."),
         Block(
             "table",
             "| Pump | 2023 | 2024 |\n| --- | --- | --- |\n| P1 | 12.5 | 13.1 |\n| P\\|2 | 7.0 | 8.2 |",
@@ -334,3 +334,119 @@ def test_tables_that_arrange_the_page_are_read_as_its_parts() -> None:
         Block("text", "Left of it"),
         Block("table", "| Year | Profit |\n| --- | --- |\n| 2023 | 5 |"),
     ]
+
+
+def with_lists(document: Any, kind: str, *lists: str, levels: tuple[str, ...]) -> None:
+    """Give a document a kind of lists, described by its levels, and lists of it with these properties, by number."""
+    numbering = document.part.numbering_part.element
+    described = "".join(f'<w:lvl w:ilvl="{place}">{level}</w:lvl>' for place, level in enumerate(levels))
+    numbering.append(
+        parse_xml(f'<w:abstractNum {nsdecls("w")} w:abstractNumId="{kind}">{described}</w:abstractNum>')
+    )
+    for one in lists:
+        name, _, override = one.partition(" ")
+        numbering.append(
+            parse_xml(
+                f'<w:num {nsdecls("w")} w:numId="{name}"><w:abstractNumId w:val="{kind}"/>{override}</w:num>'
+            )
+        )
+
+
+def level(written: str, text: str, start: int = 1, more: str = "") -> str:
+    return f'<w:start w:val="{start}"/><w:numFmt w:val="{written}"/>{more}<w:lvlText w:val="{text}"/>'
+
+
+def numbered(document: Any, text: str, name: str, depth: int = 0, style: str | None = None) -> Any:
+    paragraph = document.add_paragraph(text, style=style)
+    properties = f'<w:numPr {nsdecls("w")}><w:ilvl w:val="{depth}"/><w:numId w:val="{name}"/></w:numPr>'
+    paragraph._p.get_or_add_pPr().append(parse_xml(properties))
+    return paragraph
+
+
+def texts(document: Any) -> list[str]:
+    return [line for block in read_docx(saved(document))[1] for line in block.text.split("\n")]
+
+
+def test_clauses_have_the_numbers_that_word_shows() -> None:
+    """ "Subject to clause 2.1" pointed nowhere: the numbers are in no paragraph's text."""
+    document = docx.Document()
+    linked = '<w:pStyle w:val="{}"/>'
+    levels = (
+        level("decimal", "%1.", more=linked.format("Heading1")),
+        level("decimal", "%1.%2", more=linked.format("Heading2")),
+        level("lowerLetter", "(%3)"),
+        level("lowerRoman", "(%4)"),
+    )
+    with_lists(document, "90", "91", levels=levels)
+    for style in ("Heading 1", "Heading 2"):  # their levels are known by the list alone
+        document.styles[style]._element.get_or_add_pPr().append(
+            parse_xml(f'<w:numPr {nsdecls("w")}><w:numId w:val="91"/></w:numPr>')
+        )
+    own = document.styles.add_style("Clause", 1)
+    own.base_style = document.styles["Heading 2"]
+    document.add_heading("Term", 1)
+    document.add_paragraph("Initial term", style="Clause")
+    numbered(document, "It is two years,", "91", 2)
+    numbered(document, "from signing", "91", 3)
+    numbered(document, "or from delivery,", "91", 3)
+    numbered(document, "and is renewed.", "91", 2)
+    document.add_heading("Renewal", 2)
+    numbered(document, "By a year.", "91", 2)
+    document.add_heading("", 1)  # is shown with its number, and so is counted
+    document.add_heading("Fees", 1)
+    numbered(document, "A heading without a number", "0", style="Heading 2")
+    table = document.add_table(rows=2, cols=2)
+    for cell, text in zip(table._cells, ["Clause", "Fee", "", "5"], strict=True):
+        cell.text = text
+    table.cell(1, 0).paragraphs[0].style = own
+    document.add_heading("Late fees", 2)
+    assert texts(document) == [
+        *("1. Term", "1.1 Initial term", "    (a) It is two years,", "      (i) from signing"),
+        *("      (ii) or from delivery,", "    (b) and is renewed.", "1.2 Renewal", "    (a) By a year."),
+        *("3. Fees", "A heading without a number"),
+        *("| Clause | Fee |", "| --- | --- |", "| 3.1 | 5 |", "3.2 Late fees"),
+    ]
+
+
+def test_lists_of_word_go_on_or_begin_anew_and_count_in_its_formats() -> None:
+    document = docx.Document()
+    levels = (
+        level("upperRoman", "Article %1", 4),
+        level("decimalZero", "%1-%2", more="<w:isLgl/>"),
+        level("upperLetter", "%3)", 26, '<w:lvlRestart w:val="0"/>'),
+        level("bullet", "\uf0b7"),
+        level("none", ""),
+        level("chineseCounting", "第%6条"),
+    )
+    anew = '<w:lvlOverride w:ilvl="0"><w:startOverride w:val="1"/></w:lvlOverride>'
+    with_lists(document, "90", "91", "92", f"93 {anew}", levels=levels)
+    for name, depth in [
+        *(("91", 0), ("91", 1), ("91", 2), ("92", 0), ("92", 1), ("92", 2)),  # of one kind: they are one list
+        *(("93", 0), ("93", 0), ("93", 3), ("93", 4), ("93", 5), ("94", 0)),
+    ]:
+        numbered(document, "x", name, depth)
+    # Of a kind that is a style's, and with a paragraph between that is deleted.
+    document.styles.element.append(
+        parse_xml(
+            f'<w:style {nsdecls("w")} w:type="numbering" w:styleId="Clauses"><w:pPr><w:numPr><w:numId w:val="93"/>'
+            "</w:numPr></w:pPr></w:style>"
+        )
+    )
+    with_lists(document, "95", "96", levels=())
+    kind = document.part.numbering_part.element[-2]
+    kind.append(parse_xml(f'<w:numStyleLink {nsdecls("w")} w:val="Clauses"/>'))
+    deleted = f'<w:rPr {nsdecls("w")}><w:del w:id="1" w:author="a"/></w:rPr>'
+    numbered(document, "", "96")._p.pPr.append(parse_xml(deleted))
+    numbered(document, "x", "96")
+    assert [line.strip() for line in texts(document)] == [
+        *("Article IV x", "4-1 x", "Z) x", "Article V x", "5-1 x", "AA) x"),
+        *("Article I x", "Article II x", "- x", "x", "第1条 x", "- x", "Article III x"),
+    ]
+
+
+@pytest.mark.parametrize("title", ["Document1", "NDA_template.dotx", "Word Document"])
+def test_a_title_that_word_put_there_is_none(title: str) -> None:
+    document = docx.Document()
+    document.core_properties.title = title
+    document.add_paragraph("text")
+    assert read_docx(saved(document))[0] == ""

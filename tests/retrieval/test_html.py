@@ -348,3 +348,46 @@ def test_without_a_heading_of_the_first_level_those_of_the_second_are_the_main_o
 def test_a_page_that_a_script_shows_when_it_is_loaded_is_read() -> None:
     page = b"<html style='visibility:hidden'><body style='display: none'><p>text</p><p style='display:none'>no</p>"
     assert read_html(page) == ("", [Block("text", "text")])
+
+
+def test_ordered_lists_have_their_numbers() -> None:
+    """ "As step 4 says" pointed nowhere, where each item had a bullet."""
+    assert html_blocks(
+        "<ol start=3><li>a</li><li hidden>no</li><li><p>b</p><p>more</p><ol type=a><li>x</li><li value=28>y</li></ol>"
+        "</li></ol><p>-</p><ol reversed><li>two</li><li>one</li></ol><p>-</p><ol type=I start=9><li>x<li type=A>y</ol>"
+        "<p>-</p><ol style='list-style: none'><li>x</ol><p>-</p><ol style='list-style-type:lower-roman'><li>x</ol>"
+        "<p>-</p><ol start=x><li>x</ol>"
+    )[::2] == [
+        Block("text", "3. a\n4. b\n  more\n  a. x\n  ab. y"),
+        Block("text", "2. two\n1. one"),
+        Block("text", "IX. x\nJ. y"),
+        Block("text", "- x"),
+        Block("text", "i. x"),
+        Block("text", "1. x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ("pip install x<br>x --serve", ["pip install x", "x --serve"]),
+        ("<code><span>a<br></span><span>  b<br></span><span><br></span>c</code>", ["a", "  b", "", "c"]),
+        ("<div>a</div>\n<div>  b</div><div><br></div><div>c</div>", ["a", "  b", "", "c"]),
+        ("<ol><li>a</li><li>b <b>c</b></li></ol>", ["a", "b c"]),
+    ],
+)
+def test_lines_of_code_that_elements_make_stay_lines(code: str, lines: list[str]) -> None:
+    assert html_blocks(f"<pre>{code}</pre>") == [Block("text", "\n".join(lines))]
+
+
+def test_formulas_are_in_their_sentence_once() -> None:
+    parts = "<mrow> <msup><mn>2</mn><mrow><mi>n</mi><mo>+</mo><mn>1</mn></mrow></msup> </mrow>"
+    tex = "<annotation encoding='application/x-tex'>2^{n+1}</annotation>"
+    katex = f"<span><math><semantics>{parts}{tex}</semantics></math></span><span aria-hidden=true>2n+1</span>"
+    assert html_blocks(f"<p>The delay is {katex} seconds.</p>") == [
+        Block("text", "The delay is 2^{n+1} seconds.")
+    ]
+    plain = f"<math><mfrac>{parts}<msqrt><mn>3</mn></msqrt></mfrac><mo>=</mo><mi>x</mi></math>"
+    assert html_blocks(f"<table><tr><td>{plain}</td><td>7</td></tr></table>") == [
+        Block("text", "2^(n+1)/√3=x | 7")
+    ]

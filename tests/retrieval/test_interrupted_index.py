@@ -118,6 +118,31 @@ def test_a_file_that_can_not_be_read_is_an_error_of_storage(tmp_path: Path) -> N
         IndexWriter(tmp_path / "index", SETTINGS)
 
 
+def test_what_can_not_be_deleted_of_a_replaced_index_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a server has it mapped over NFS: each file that is deleted stays under another name until it ends."""
+    folder = tmp_path / "index"
+    rmtree = shutil.rmtree
+
+    def leaves_some(place: Path, **_: Any) -> None:
+        for file in place.glob("*.jsonl"):
+            file.rename(place / f".nfs{file.name}")
+
+    with monkeypatch.context() as mapped:
+        mapped.setattr(shutil, "rmtree", leaves_some)
+        for name in ("one.md", "two.md", "three.md"):
+            rmtree(folder.with_name(".index.partial"), ignore_errors=True)
+            write(folder, {name: ["A text."]})
+    left = list(tmp_path.glob(".index.before.*"))
+    assert len(left) == 2
+    folder.rename(tmp_path / "away")
+    assert IndexWriter(folder, SETTINGS).known == {}  # none of them is taken for an index
+    write(folder, {"four.md": ["A text."]})
+    assert [one["path"] for one in Index(folder).documents] == ["four.md"]
+    assert not list(tmp_path.glob(".index.before*"))
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

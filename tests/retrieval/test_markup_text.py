@@ -203,6 +203,16 @@ def test_decimal_commas_are_not_delimiters(header: str, row: str) -> None:
     assert block.text.splitlines()[::2] == [f"| {line} |" for line in lines]
 
 
+def test_what_is_quoted_divides_no_cells() -> None:
+    """A ticket's stack trace has a tab in each of its lines, and is longer than what is looked at."""
+    trace = "Steps:\njava.lang.Error, x\n" + "\tat com.norvik.Search\n" * 60
+    tickets = f'id,title,description,owner\n4711,"Crash, on login","{trace}",Ann\n4712,Slow search,None,Bob\n'
+    lines = read_csv(tickets.encode())[1][0].text.splitlines()
+    assert lines[0] == "| id | title | description | owner |"
+    assert lines[2].startswith("| 4711 | Crash, on login | Steps: java.lang.Error")
+    assert lines[3] == "| 4712 | Slow search | None | Bob |"
+
+
 def test_long_csv_repeats_its_header() -> None:
     rows = "\n".join(f"item {number},{number}" for number in range(ROWS_PER_BLOCK + 5))
     first, second = read_csv(f"Name,Price\n{rows}".encode())[1]

@@ -66,6 +66,21 @@ def test_another_year_of_one_template_is_no_copy() -> None:
     assert not alike(document(report(1, figures=1)), document(report(1, figures=2)))
 
 
+def test_contracts_of_one_template_are_no_copies() -> None:
+    """The numbers of their clauses were most of their figures."""
+    clauses = [
+        f"{first}.{second}{'.' * (second % 2)} The Supplier keeps to clauses {first}.1, {first}.2 and § 20.5."
+        for first in range(1, 20)
+        for second in range(1, 6)
+    ]
+    one = document(*clauses, "The fee is $250,000 from 2023.", "12.5 million are insured, of which 1.5.")
+    other = document(*clauses, "The fee is $310,000 from 2024.", "11.5 million are insured, of which 2.5.")
+    assert not alike(one, other)
+    assert alike(
+        one, document(*[f"- {clause}" for clause in clauses], one.blocks[-2].text, one.blocks[-1].text)
+    )
+
+
 def test_the_same_figures_in_other_words_are_no_copy() -> None:
     assert not alike(document(report(1, figures=1)), document(report(2, figures=1)))
 

@@ -389,6 +389,43 @@ def test_a_prompt_that_memory_does_not_suffice_for_fails_alone(
         hook.remove()
 
 
+def test_the_answer_that_came_last_gives_way_where_memory_does_not_suffice_for_all(
+    engine: EmbeddedEngine,
+    tuned: PeftModel,
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
+        if given["input_ids"].shape == (2, 1):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    first, second = prompts_of(2)
+
+    async def both() -> str:
+        async with aclosing(engine.generate("tuned", first, Sampling(40))) as made:
+            text = (await anext(made)).text
+            with pytest.raises(EngineError, match="beside what is being answered") as refused:
+                await answer(engine, "tuned", second, Sampling(40))
+            assert (refused.value.status, engine.running) == (503, 1)
+            assert refused.value.retry_after > 0
+            return text + "".join([piece.text async for piece in made])
+
+    engine._ends = frozenset()
+    step = engine._lanes[0].step
+
+    def slow(token_ids: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)  # the first is still being answered when the second comes
+        return step(token_ids)
+
+    monkeypatch.setattr(engine._lanes[0], "step", slow)
+    expected = generate_greedy_ids(tuned, [first], eos_ids=frozenset(), max_new_tokens=40)[0]
+    hook = tuned.register_forward_pre_hook(ask, with_kwargs=True)
+    try:
+        assert asyncio.run(both()) == tiny_tokenizer.decode(expected, skip_special_tokens=True)
+    finally:
+        hook.remove()
+
+
 def test_an_engine_whose_gpu_is_lost_says_so_and_stops(
     tuned: PeftModel, tiny_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

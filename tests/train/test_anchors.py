@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import Gradients, curve, make_trainer, relative, run_options, text_rows, trained
+from tiny_training import LORA, Gradients, curve, make_trainer, relative, run_options, text_rows, trained
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -224,6 +224,19 @@ def test_trainer_writes_them_with_the_adapter_off_and_keeps_them(
     other = make_trainer(tiny_model_dir, tmp_path / "b", anchors=str(tmp_path / "anchors.jsonl"), **options)
     other.train()
     assert relative(trained(other), trained(trainer)) == 0.0
+
+
+def test_the_reference_writes_them_where_the_adapter_has_taken_something_out(
+    chat_model: tuple[Any, Any], tmp_path: Path
+) -> None:
+    """Of the base weights: with PiSSA switched off, the model is a damaged one."""
+    base, tokenizer = chat_model
+    trainer = make_trainer(
+        copy.deepcopy(base), tmp_path, tokenizer=tokenizer, anchors="self", anchor_count=2,
+        lora={**LORA, "init_lora_weights": "pissa"},
+    )  # fmt: skip
+    trainer.prepare_anchors()
+    assert trainer.anchors == self_anchors(base, tokenizer, 2, seed=trainer.args.seed)
 
 
 def test_models_that_can_not_write_requests_are_refused(tiny_model_dir: Path) -> None:

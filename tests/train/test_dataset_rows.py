@@ -97,6 +97,20 @@ def test_a_token_is_completion_if_all_masks_say_so(form: Any, tmp_path: Path) ->
         with_completions([tokens | completion], config(tmp_path, completion_only_loss=False))
 
 
+@pytest.mark.parametrize("form", [Dataset.from_list, lambda rows: IterableDataset.from_generator(rows.copy)])
+def test_what_rows_are_padded_with_is_cut_off(form: Any, tmp_path: Path) -> None:
+    """Else it would be aligned, and counted as prompt where no token is one."""
+    bare = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}
+    right = {"input_ids": [5, 6, 7, 0], "labels": [-100, 6, 7, -100], "attention_mask": [1, 1, 1, 0]}
+    left = {"input_ids": [0, 0, 5, 6, 7], "labels": [-100] * 3 + [6, 7], "attention_mask": [0, 0, 1, 1, 1]}
+    for given in ([right, left], [left | {"completion_mask": [0, 0, 0, 1, 1]}]):
+        for rows in (form(given), form(given).with_format("torch")):
+            for row in with_completions(rows, config(tmp_path)):
+                assert row == bare | {"attention_mask": [1, 1, 1]}
+    unpadded = form([bare | {"attention_mask": [1, 1, 1]}])
+    assert next(iter(with_completions(unpadded, config(tmp_path))))["labels"] == bare["labels"]
+
+
 def test_assistant_masks_that_are_left_over_beside_labels_count_for_nothing(tmp_path: Path) -> None:
     """A chat template without `{% generation %}` makes them of zeros; trl leaves given labels alone, too."""
     given: dict[str, Any] = {"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import fcntl
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +19,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from selfaug import SelfAugConfig
 from selfaug.errors import CacheError, ConfigError, ModelError
+from selfaug.train import reference_choice
 from selfaug.train.reference_choice import (
     AlignedRows,
     choose_reference,
@@ -34,6 +37,12 @@ def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_pa
         make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="cache")
     with pytest.raises(ConfigError, match="needs an adapter"):
         make_trainer(tiny_model_dir, tmp_path, lora=None, reference="adapter_off")
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model.add_adapter(LoraConfig(**LORA))
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    with pytest.raises(ModelError, match="transformers itself has put an adapter") as error:
+        make_trainer(model, tmp_path, lora=None, tokenizer=tokenizer)
+    assert "PeftModel.from_pretrained" in str(error.value.hint)
 
 
 def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -50,6 +59,32 @@ def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: 
         trainer.train()
         assert cache.exists() == used
         assert (trainer.reference_bytes > 0) == used
+
+
+def test_a_cache_that_can_not_be_had_is_not_taken_and_not_computed(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()  # a folder within it can't be made, by root either
+    more: dict[str, Any] = {"max_steps": -1, "num_train_epochs": 3}
+    trainer = make_trainer(
+        tiny_model_dir, tmp_path / "out", reference_cache_dir=str(tmp_path / "file"), **more
+    )
+    assert trainer.reference_kind == "adapter_off"
+    more["reference_cache_dir"] = str(tmp_path / "cache")
+    with monkeypatch.context() as nowhere:
+        nowhere.setattr(fcntl, "flock", without_locks)
+        assert make_trainer(tiny_model_dir, tmp_path / "out", **more).reference_kind == "adapter_off"
+    monkeypatch.setattr(reference_choice, "_machines", lambda: ["one", "two"])
+    assert make_trainer(tiny_model_dir, tmp_path / "out", **more).reference_kind == "adapter_off"
+    trainer = make_trainer(tiny_model_dir, tmp_path / "out", reference="cache", **more)
+    with pytest.raises(ConfigError, match=r"several machines \(one, two\)") as error:
+        trainer.train()
+    assert "--steps 1" in str(error.value.hint)
+    assert not list((tmp_path / "cache").glob("segment-*"))
+
+
+def without_locks(*_: Any) -> None:
+    raise OSError(errno.ENOSYS, "Function not implemented")
 
 
 def test_auto_takes_no_cache_of_a_stream_to_evaluate_on(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -256,7 +256,9 @@ def test_what_a_kill_left_of_a_checkpoint_is_deleted_before_complete_ones(
     assert sorted(one.name for one in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
 
 
-def test_resuming_with_another_alpha_or_drift_limit_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_alpha_drift_limit_or_number_of_processes_is_refused(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
     """Alpha goes on from the checkpoint's: another one that is given would not be taken."""
     options: dict[str, Any] = {**SAVING, "max_steps": 1}
     make_trainer(tiny_model_dir, tmp_path, alpha=0.25, drift_limit=0.1, **options).train()
@@ -272,6 +274,11 @@ def test_resuming_with_another_alpha_or_drift_limit_is_refused(tiny_model_dir: P
     file = tmp_path / "checkpoint-1" / CHECKPOINT_STATE
     state = json.loads(file.read_text())
     assert state.pop("settings") == {"alpha": 0.25, "drift_limit": 0.1}
+    assert state["processes"] == 1
+    file.write_text(json.dumps({**state, "processes": 4}))
+    with pytest.raises(ConfigError, match="trained by 4 processes, and 1 would go on"):
+        trainer.restore(tmp_path / "checkpoint-1")
+    del state["processes"]
     file.write_text(json.dumps(state))
     trainer.restore(tmp_path / "checkpoint-1")
 

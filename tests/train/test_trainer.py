@@ -37,12 +37,14 @@ from transformers import (
     Qwen3MoeForCausalLM,
     TrainerCallback,
 )
+from transformers.trainer_utils import EvalPrediction
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
 from selfaug.model.hidden import own_forward
 from selfaug.model.reference import CachedReference
-from selfaug.train.selfaug_trainer import _uses_all_parameters, _without_added
+from selfaug.train.selfaug_trainer import _of_given_rows, _uses_all_parameters, _without_added
 from tiny_models import CONFIGS, build
 
 
@@ -306,7 +308,13 @@ def test_forms_of_rows_that_mean_the_same_train_the_same(
     ]
     chats = [_chat(row) for row in text]
     groups = [
-        {"text": text, "labels": labelled, "completion_mask": masked, "a Dataset": Dataset.from_list(text)},
+        {
+            "text": text,
+            "labels": labelled,
+            "completion_mask": masked,
+            "a Dataset": Dataset.from_list(text),
+            "tensors": Dataset.from_list(labelled).with_format("torch"),
+        },
         {
             "prompt and completion messages": [{"prompt": p, "completion": c} for p, c in chats],
             "messages": [{"messages": p + c} for p, c in chats],
@@ -366,9 +374,14 @@ def test_rows_that_leave_nothing_to_align_are_an_error(
         SelfAugTrainer(model=model, args=args, train_dataset=rows, processing_class=tiny_tokenizer)
 
 
-def test_nothing_is_reported_to_a_tracker_unless_it_is_asked_for(tmp_path: Path) -> None:
-    args = SelfAugConfig(str(tmp_path), use_cpu=True, bf16=False, activation_checkpointing=False)
+def test_settings_that_are_left_out(tmp_path: Path) -> None:
+    """No tracker; on the CPU, where there is nothing else; and less nll is better."""
+    args = SelfAugConfig(str(tmp_path), activation_checkpointing=False, metric_for_best_model="eval_nll")
     assert args.report_to == []
+    assert args.use_cpu is not torch.accelerator.is_available()
+    assert args.greater_is_better is False
+    given = SelfAugConfig(**settings(tmp_path, metric_for_best_model="nll", greater_is_better=True))
+    assert given.greater_is_better
 
 
 def test_a_stream_without_prompts_is_an_error_when_it_is_seen(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -377,6 +390,27 @@ def test_a_stream_without_prompts_is_an_error_when_it_is_seen(tiny_model_dir: Pa
 
     with pytest.raises(DataError, match="last 10 steps have no prompt tokens"):
         run(tiny_model_dir, tmp_path, IterableDataset.from_generator(completions), max_steps=20)
+
+
+def test_a_stream_may_end_before_the_steps_do(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """It begins again; in between, the Trainer asks for the steps that are left."""
+    rows = IterableDataset.from_generator(lambda: iter(text_rows(8)))
+    _, trainer = run(tiny_model_dir, tmp_path, rows, max_steps=12)
+    assert len(curve(trainer, "alignment_loss")) == 12
+
+
+def test_a_collator_that_makes_completions_of_all_tokens_is_an_error(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    collator = DataCollatorForLanguageModeling(pad_token_id=0)
+
+    def learn_all(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = collator(rows)
+        return {**batch, "labels": batch["input_ids"]}
+
+    with pytest.raises(DataError, match="last 10 steps have no prompt tokens") as error:
+        run(tiny_model_dir, tmp_path, data_collator=learn_all, max_steps=20)
+    assert "leave data_collator out" in str(error.value.hint)
 
 
 def test_a_mask_of_completions_counts_beside_labels_too(
@@ -491,6 +525,15 @@ def test_a_trained_adapter_is_aligned_to_the_base_model_by_every_reference(
         losses += curve(trainer, "alignment_loss")[0]
     assert losses[0] > 1e-3
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+
+
+def test_a_model_that_is_spread_over_devices_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """As trl loads one by its name where a process sees two GPUs."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    model.hf_device_map = {"model": 0, "lm_head": 1}
+    with pytest.raises(ConfigError, match=r"spread over 2 devices \(0, 1\)") as error:
+        make_trainer(model, tmp_path, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir))
+    assert "CUDA_VISIBLE_DEVICES=0" in str(error.value.hint)
 
 
 @pytest.mark.parametrize("is_trained", [False, True])
@@ -664,6 +707,24 @@ def test_evaluating_and_saving_are_no_time_of_training(tiny_model_dir: Path, tmp
     assert min(rates) > lengths / seconds  # a step of milliseconds
 
 
+def test_every_step_is_logged_once_whatever_a_callback_logs(tiny_model_dir: Path, tmp_path: Path) -> None:
+    """On the main process alone, perhaps: then it must not add up over all processes."""
+
+    class Notes(TrainerCallback):
+        def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+            trainer.log({"note": 1.0})
+
+    trainer = make_trainer(tiny_model_dir, tmp_path, callbacks=[Notes()], max_steps=3)
+    trainer.train()
+    assert len(curve(trainer, "note")) == 3
+    assert curve(trainer, "note", "nll") == []
+    assert len(curve(trainer, "grad_norm", "nll", "tokens_per_second")) == 3
+    # What comes after the last log is in that of the whole training.
+    _, other = run(tiny_model_dir, tmp_path, max_steps=3, logging_steps=2)
+    assert "train_runtime" in other.state.log_history[-1]
+    assert curve(other, "nll")[1][0] == pytest.approx(curve(trainer, "nll")[2][0], abs=1e-6)
+
+
 def test_checkpoints_have_no_forms_to_fill_in(tiny_model_dir: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tiny_model_dir, tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
     trainer.train()
@@ -771,6 +832,10 @@ def test_only_what_has_an_entry_for_each_row_loses_those_that_were_added() -> No
     by_row, by_token = np.arange(16).reshape(8, 2), np.arange(20)
     found = _without_added((by_row, {"rows": by_row, "tokens": by_token}, [None]), 8, 5)
     assert [len(found[0]), len(found[1]["rows"]), len(found[1]["tokens"]), found[2]] == [5, 5, 20, [None]]
+    # With `batch_eval_metrics`, they are in the last batch.
+    compute = _of_given_rows(lambda found, **_: {"rows": len(found.predictions)}, 8, 5)
+    results = (compute(EvalPrediction(by_row, by_row), compute_result=last) for last in (False, True))
+    assert [result["rows"] for result in results] == [8, 5]
 
 
 def test_evaluation_changes_nothing_about_training(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -841,6 +906,24 @@ def test_mixed_precision_on_the_cpu(tiny_model_dir: Path, tmp_path: Path) -> Non
         assert 1e-6 < difference < 0.03  # bf16 was used, and is near
     _, equal = run(tiny_model_dir, tmp_path / "d", bf16=True, max_steps=1)
     assert equal.noise_floor == 0.0
+
+
+def test_evaluation_in_16_bits_leaves_the_model_where_it_is_asked(
+    tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """On a GPU, transformers would move it when training begins."""
+    has_gpu = torch.cuda.is_available()
+    trainer = make_trainer(
+        tiny_model_dir,
+        tmp_path,
+        reference="frozen_copy",
+        bf16_full_eval=True,
+        use_cpu=not has_gpu,
+        eval_rows=text_rows(2, seed=3),
+    )
+    assert trainer.model.device.type == ("cuda" if has_gpu else "cpu")
+    assert trainer._reference.model.device == trainer.model.device
+    assert trainer.evaluate()["eval_nll"] > 0
 
 
 def test_after_training_under_autocast_the_model_can_be_asked_as_it_will_be_loaded(

@@ -187,6 +187,7 @@ def run_options(options: dict[str, Any]) -> dict[str, Any]:
     evaluation, predictions = {}, 0
     if eval_rows:
         tokenised = Dataset.from_list(tokenised_rows(trainer.processing_class, len(eval_rows), seed=2))
+        trainer.compute_metrics = lambda found: {"rows": [len(found.predictions), len(found.label_ids)]}
         predicted = trainer.predict(tokenised)
         evaluation, predictions = trainer.evaluate() | predicted.metrics, len(predicted.predictions)
     return {

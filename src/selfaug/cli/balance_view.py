@@ -13,6 +13,7 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import bound_in_words, show_cut_off, suites_table
 from selfaug.core.printable import printable
+from selfaug.core.seen_prompts import seen_in_words
 from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
 from selfaug.wording.numbers import percent, points
 
@@ -52,6 +53,8 @@ def show_balance(record: Mapping[str, Any], output: Path, console: Console | Non
     )
     show_cut_off(record["test"], console, tuned="chosen point")
     console.print(Text(bound_in_words(record["test_gate"])), soft_wrap=True)
+    for told in seen_in_words(record, record["test"].get("task", {}).get("items", 0)):
+        console.print(Text(f"! {told}", "bold yellow"), soft_wrap=True)
     console.print(
         Text(printable(f"run:    {output / record['best']}\nkept:   {output / 'record.json'}")),
         soft_wrap=True,

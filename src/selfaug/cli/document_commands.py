@@ -103,9 +103,9 @@ def prepare(
         sets or [],
     )
     named = settings.documents.tokenizer
-    quiet_libraries(
-        debug=debugging(ctx), offline=settings.run.offline or named is None or Path(named).exists()
-    )
+    # A retriever of the user's own may load a model by its name.
+    all_here = settings.retrieval.retriever == "bm25" and (named is None or Path(named).exists())
+    quiet_libraries(debug=debugging(ctx), offline=settings.run.offline or all_here)
     from selfaug.cli.preparation_view import show_preparation
     from selfaug.phases.prepare import prepare as run_preparation
 
@@ -145,12 +145,15 @@ def recall(
     debug: Debug = False,
 ) -> None:
     """Measure how often the right passage is among the first that are found."""
-    quiet_libraries(debug=debugging(ctx), offline=True)
-    from selfaug.cli.preparation_view import show_recall
-    from selfaug.phases.prepared_folder import require_folder_name
-    from selfaug.phases.recall import recall as measure
+    from selfaug.phases.prepared_folder import prepared_record, require_folder_name
 
     require_folder_name(prepared)
+    used = retriever or prepared_record(Path(prepared))["retrieval"]["retriever"]
+    # One of the user's own may load a model by its name.
+    quiet_libraries(debug=debugging(ctx), offline=used == "bm25")
+    from selfaug.cli.preparation_view import show_recall
+    from selfaug.phases.recall import recall as measure
+
     with RunProgress() as progress:
         found = measure(
             Path(prepared),

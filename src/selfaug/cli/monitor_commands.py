@@ -81,6 +81,14 @@ def monitor(
         float,
         typer.Option("--older-than", metavar="DAYS", min=0, help="With --purge: what is younger stays."),
     ] = 0.0,
+    acknowledge: Annotated[
+        str | None,
+        typer.Option(
+            "--acknowledge",
+            metavar="SIGNAL",
+            help="End the alert of a signal that is dealt with (all: of each), instead of waiting for quiet.",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="With --reference and --rules: replace what is there.")
     ] = False,
@@ -91,7 +99,13 @@ def monitor(
     debug: Debug = False,
 ) -> None:
     """Show whether live traffic is like training's; exit code 4 if it has drifted."""
-    different = (("--purge", purge), ("--rules", rules), ("--texts", texts), ("--reference", reference))
+    different = (
+        ("--purge", purge),
+        ("--rules", rules),
+        ("--texts", texts),
+        ("--reference", reference),
+        ("--acknowledge", acknowledge),
+    )
     chosen = [name for name, on in different if on]
     if len(chosen) > 1 or (chosen and watch):
         raise ConfigError(
@@ -146,6 +160,8 @@ def monitor(
             typer.echo(
                 f"{texts}: {counted(count, 'text')}, redacted; people may still be named. With answers, they are rows."
             )
+    elif acknowledge is not None:
+        _acknowledge(run, acknowledge, as_json)
     else:
         _measure_reference(run, data or [], prompts, device, offline, overwrite, as_json)
 
@@ -155,6 +171,17 @@ def _champion(registry: str | None) -> str:
 
     assert registry is not None
     return champion_run(registry)
+
+
+def _acknowledge(run: str, signal: str, as_json: bool) -> None:
+    from selfaug.phases.monitor import acknowledge_alerts
+
+    signals, watched = acknowledge_alerts(run, signal)
+    if as_json:
+        print_json({"acknowledged": signals, "watched": watched})
+        return
+    when = "within a minute" if watched else "when the run is served again: nobody watches it now"
+    typer.echo(f"acknowledged: {', '.join(signals)}. That alert ends {when}.")
 
 
 def _measure_reference(

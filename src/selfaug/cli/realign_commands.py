@@ -62,7 +62,7 @@ def realign(
     ] = 0.1,
     output: Annotated[
         str | None,
-        typer.Option("--output", metavar="FOLDER", help="Of the new run. Default: beside the old one."),
+        typer.Option("--output", metavar="FOLDER", help="Of the new run. Default: RUN-realigned."),
     ] = None,
     rehearsal: Annotated[
         float,
@@ -194,6 +194,11 @@ def _say_what_is_not_measured(
             f"{held_out.known:,} of {held_out.of + held_out.known:,} rows are not new: held-out rows ask the same, or "
             "the deployed run was trained on them."
         )
+    if held_out is not None and held_out.changed:
+        say(
+            f"{', '.join(held_out.changed)}: not what it was when the deployed run was trained, so its rows count as "
+            "new, those that the run has learnt too. --eval-data names held-out rows that it has not."
+        )
     if held_out is not None and held_out.rows:
         say(
             f"{held_out.rows:,} of {held_out.of:,} new rows are held out, to measure the new task by: "
@@ -225,6 +230,7 @@ def _show(found: Realignment, registry: str | None) -> None:
 
     from selfaug.cli.evaluation_view import bound_in_words, show_cut_off, suites_table
     from selfaug.core.printable import counted, printable
+    from selfaug.rundir import RunDir
 
     console = Console(highlight=False)
     names = {"base": "deployed", "tuned": "re-aligned"}
@@ -243,6 +249,7 @@ def _show(found: Realignment, registry: str | None) -> None:
     if unmeasured := record["gate"].get("unmeasured"):
         console.print(Text(f"not measured, for want of held-out rows: {', '.join(unmeasured)}"))
     console.print(Text(f"gate: {found.outcome}"))
+    say(f"the new run is {found.run}, the decision {RunDir(found.run).realignment}")
     if champion := record.get("champion_instead"):
         say(f"note: it goes on from {record['deployed']}, and not from the champion: that is {champion}.")
     named = [] if registry is None else ["--registry", registry]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from selfaug.wording.numbers import chance
-from selfaug.wording.roi_words import ARM_NAMES
+from selfaug.wording.roi_words import ARM_NAMES, not_within, swing_name
 
 __all__ = ["show_roi"]
 
@@ -74,7 +74,7 @@ def _arms(case: Mapping[str, Any]) -> Table:
             f"{result['hours_per_year']:,.0f}",
             f"{result['npv']:,.0f}",
             f"{result['roi']:.0%}",
-            "never" if month is None else f"month {month}",
+            not_within(case["inputs"]["years"]["value"]) if month is None else f"month {month}",
         )
     return table
 
@@ -85,7 +85,7 @@ def _swings(case: Mapping[str, Any]) -> Table:
     table.add_column("10th", justify="right", overflow="fold")
     table.add_column("90th", justify="right", overflow="fold")
     for swing in case["tornado"][:_MOST_SWINGS]:
-        table.add_row(swing["name"], f"{swing['low']:,.0f}", f"{swing['high']:,.0f}")
+        table.add_row(swing_name(swing["name"]), f"{swing['low']:,.0f}", f"{swing['high']:,.0f}")
     return table
 
 

@@ -37,8 +37,7 @@ REALIGN_AFTER = 86_400.0
 QUIET_AFTER = 86_400.0
 """Seconds without a value, and there is no data, unless there is an alert."""
 UNWATCHED_AFTER = 600.0
-"""Seconds without a sign of life of the monitor, and nobody watches. It gives one each minute, unless it measures a
-batch of prompts, each of which waits for a busy server."""
+"""Seconds without a sign of life of the monitor, and nobody watches. It gives one each minute."""
 LONGEST_PAUSE = QUIET_AFTER / 4
 """Seconds between two values that count as time in drift at most: nothing has shown that it lasted any longer."""
 

@@ -31,9 +31,12 @@ class GateResult:
         sense: "at most" or "at least".
         items: measured items.
         items_needed: items with which an estimate like this one would be decided, if it is not; None if it is, or if
-            it lies on the bound or is no number, where no number of items would do.
+            it lies on the bound or is no number, where no number of items would do; nor would items of the same single
+            cluster.
         at_stake: all that there was to lose, a share, where even that stays within the bound, so that nothing is
             decided; else None.
+        clusters: of the measured items, by which the interval goes; None where none share one.
+        clusters_needed: that so many items as are needed are in, as many in each as were measured.
     """
 
     name: str
@@ -44,10 +47,18 @@ class GateResult:
     items: int
     items_needed: int | None
     at_stake: float | None = None
+    clusters: int | None = None
+    clusters_needed: int | None = None
 
 
 def at_most(
-    name: str, value: Interval, bound: float, items: int, *, at_stake: float | None = None
+    name: str,
+    value: Interval,
+    bound: float,
+    items: int,
+    *,
+    at_stake: float | None = None,
+    clusters: int | None = None,
 ) -> GateResult:
     """Whether the value is at most the bound.
 
@@ -58,17 +69,22 @@ def at_most(
         items: measured items.
         at_stake: of a loss, all that there is to lose: the score before. Where that is within the bound, nothing is
             decided, but for a bound of 1, which allows everything to whoever gives it.
+        clusters: of the items, by which the interval goes; None where none share one.
     """
     if at_stake is not None and at_stake <= bound < 1:
-        return GateResult(name, "inconclusive", value, bound, "at most", items, None, at_stake)
+        return GateResult(name, "inconclusive", value, bound, "at most", items, None, at_stake, clusters)
     outcome: Outcome = "pass" if value.high <= bound else "fail" if value.low > bound else "inconclusive"
-    return GateResult(name, outcome, value, bound, "at most", items, _needed(outcome, value, bound, items))
+    needed = _needed(outcome, value, bound, items, clusters)
+    return GateResult(name, outcome, value, bound, "at most", items, needed[0], None, clusters, needed[1])
 
 
-def at_least(name: str, value: Interval, bound: float, items: int) -> GateResult:
-    """Whether the value is at least the bound."""
+def at_least(
+    name: str, value: Interval, bound: float, items: int, *, clusters: int | None = None
+) -> GateResult:
+    """Whether the value is at least the bound; arguments as of `at_most`."""
     outcome: Outcome = "pass" if value.low >= bound else "fail" if value.high < bound else "inconclusive"
-    return GateResult(name, outcome, value, bound, "at least", items, _needed(outcome, value, bound, items))
+    needed = _needed(outcome, value, bound, items, clusters)
+    return GateResult(name, outcome, value, bound, "at least", items, needed[0], None, clusters, needed[1])
 
 
 def overall(results: list[GateResult]) -> Outcome:
@@ -83,8 +99,10 @@ def overall(results: list[GateResult]) -> Outcome:
     return "fail" if "fail" in outcomes else "inconclusive" if "inconclusive" in outcomes else "pass"
 
 
-def _needed(outcome: Outcome, value: Interval, bound: float, items: int) -> int | None:
-    """Items with which an end of the interval would lie on the bound, if shares stayed as they are.
+def _needed(
+    outcome: Outcome, value: Interval, bound: float, items: int, clusters: int | None
+) -> tuple[int | None, int | None]:
+    """Items with which an end of the interval would lie on the bound, if shares stayed as they are, and their clusters.
 
     An end lies as far from the estimate as if a number of items of a kind had been seen, a Poisson variable: none of
     them, where what was not seen is all that moves it, and the more, the more what was seen scatters.
@@ -92,14 +110,15 @@ def _needed(outcome: Outcome, value: Interval, bound: float, items: int) -> int 
     above = value.value > bound
     distance = abs(value.value - bound)
     side = value.value - value.low if above else value.high - value.value
-    if outcome != "inconclusive" or distance == 0 or not math.isfinite(side / distance):
-        return None
+    if outcome != "inconclusive" or distance == 0 or not math.isfinite(side / distance) or clusters == 1:
+        return None, None
     room = 1 + value.value if above else 1 - value.value  # that an item can move the mean, times their number
     seen = _inverse(lambda count: _beyond(count) - side * items / room)
     times = _inverse(lambda share: share * items * distance / room - _beyond(share * seen))
     if seen > _MANY:  # where some got better and some worse, such ends scatter as a normal variable does
         times = max(times, ((side - room / items) / distance) ** 2)
-    return max(items + 1, math.ceil(items * times))
+    needed = max(items + 1, math.ceil(items * times))
+    return needed, None if clusters is None else math.ceil(needed * clusters / items)
 
 
 def _beyond(seen: float) -> float:

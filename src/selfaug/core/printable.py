@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import unicodedata
 
-__all__ = ["counted", "printable", "printable_size"]
+__all__ = ["counted", "printable", "printable_number", "printable_size"]
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_JOINS_EMOJI = "\u200d"
+_SIX_DIGITS = 1e5  # from here on, all of them are before the point
+# Without these, words of Persian and of India are spelt wrong, and one emoji becomes several.
+_JOINERS = "\u200c\u200d"
 
 
 def printable(text: str) -> str:
@@ -18,10 +20,15 @@ def printable(text: str) -> str:
     """
     return "".join(
         character
-        if character in "\n\t" or character == _JOINS_EMOJI or unicodedata.category(character) not in _UNSEEN
+        if character in "\n\t" or character in _JOINERS or unicodedata.category(character) not in _UNSEEN
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def printable_number(value: float) -> str:
+    """Six digits, or all of those before the point: 28,800,000 and not 2.88e+07."""
+    return f"{value:,.6g}" if abs(value) < _SIX_DIGITS else f"{value:,.0f}"
 
 
 def printable_size(size: float) -> str:

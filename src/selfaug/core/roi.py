@@ -51,6 +51,9 @@ HOURS_OF_TRAINING_AGAIN = 16
 ROUTER_HOURS = 10
 """An engineer's in a month, for the router's upkeep."""
 
+_SWUNG_TO = (0.1, 0.9)
+"""Percentiles of an input that is moved alone."""
+
 Value = float | NDArray[np.float64]
 """One value, or draws: [D]."""
 
@@ -137,7 +140,8 @@ class RoiResult:
         costs: present value, the first cost included.
         npv: benefits − costs.
         roi: npv / costs.
-        payback_month: first month after which the sum of all months, not discounted, stays at 0 or above; None: never.
+        payback_month: first month after which the sum of all months, not discounted, stays at 0 or above; None: none
+            within `years`, which doesn't say that there is none later.
         break_even: least adoption that pays, `"always"` (at none, too) or `"never"` (not at 100 % either).
     """
 
@@ -164,7 +168,10 @@ class Simulation:
 
 
 class Swing(NamedTuple):
-    """An arm's NPV with one input at its 10th and at its 90th percentile, and all others as they are."""
+    """An arm's NPV with one input at its 10th and at its 90th percentile, and all others as they are.
+
+    An accuracy's name is that of the arm and its kind, such as `"selfaug.task"`.
+    """
 
     name: str
     low: float
@@ -307,14 +314,17 @@ def tornado(
     arm: ArmName,
     accuracy: Accuracy,
     ranges: Mapping[str, tuple[float, float, float]],
+    counts: tuple[tuple[float, float], tuple[float, float]] | None = None,
 ) -> list[Swing]:
-    """How far each uncertain input alone moves an arm's NPV; the farthest first.
+    """How far each uncertain input, and each accuracy, alone moves an arm's NPV; the farthest first.
 
     Args:
         inputs: the others.
         arm: which.
         accuracy: of it.
-        ranges: lowest, likeliest and highest value by name of the input.
+        ranges: lowest, likeliest and highest value by name of the input, distributed as in `simulate`.
+        counts: of the arm, as there: useful answers k and items n, for requests of the job and for the others; None:
+            its accuracies are certain.
 
     Raises:
         ValueError: for an input that there is not, or a range that is not in order.
@@ -330,10 +340,14 @@ def tornado(
         ends = [low, high]
         if span:
             shape = 1 + 4 * (mode - low) / span, 1 + 4 * (high - mode) / span
-            ends = [low + span * float(betaincinv(*shape, share)) for share in (0.1, 0.9)]
+            ends = [low + span * float(betaincinv(*shape, share)) for share in _SWUNG_TO]
         changed: list[dict[str, Any]] = [{name: end} for end in ends]
         npv = [float(_npv(replace(inputs, **change), arm, accuracy).item()) for change in changed]
         swings.append(Swing(name, *npv))
+    for kind, (k, n) in () if counts is None else zip(Accuracy._fields, counts, strict=True):
+        shares = [float(betaincinv(k + 0.5, n - k + 0.5, share)) for share in _SWUNG_TO]
+        npv = [float(_npv(inputs, arm, accuracy._replace(**{kind: share})).item()) for share in shares]
+        swings.append(Swing(f"{arm}.{kind}", *npv))
     return sorted(swings, key=lambda swing: -abs(swing.high - swing.low))
 
 

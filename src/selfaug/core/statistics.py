@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 __all__ = [
     "ASSUMED_DISCORDANCE",
@@ -131,12 +131,10 @@ def paired_difference(
     little of the mean of graded scores: theirs is twice the share of the means on the far side of 0.
 
     **Clusters** are items that hang together: questions about one document, one request in several forms. Then whole
-    clusters are weighted (as in the cluster bootstrap, Field and Welsh 2007), the item that nobody has seen counts as
-    `design_effect` items, and the p-value is of the resampling. This is no exact bound any more. In simulations of 20
-    and 60 clusters of some six items, of which 5 to 20 % changed, the true mean lay beyond an end in at most 3 % where
-    a twentieth of the variance was between clusters (4 % with items taken as independent), in at most 6 % where a fifth
-    was (3 to 10 %), and in at most 7 % where half was (7 to 19 %), but in 16 % with 20 clusters of which few changed:
-    nothing shows then how far further ones scatter.
+    clusters are weighted (as in the cluster bootstrap, Field and Welsh 2007), what moves the mean is stretched by
+    √((K + 1)/(K − 1)) and Student's t with K − 1 degrees of freedom for the normal variable (K clusters), the item that
+    nobody has seen counts as `design_effect` items, and the p-value is of the resampling. This is no exact bound any
+    more: SIMULATED
 
     Args:
         a: one score in [0, 1] an item; the mean over the item's checks if it has several.
@@ -256,6 +254,14 @@ class _Together:
     clusters: int
     unseen: float
 
+    @property
+    def stretch(self) -> float:
+        """What random weights of so few scatter less than their mean does, and a normal variable than Student's t."""
+        if self.clusters == 1:
+            return 1.0
+        drawn = math.sqrt((self.clusters + 1) / (self.clusters - 1))
+        return drawn * float(stdtrit(self.clusters - 1, 0.5 + CONFIDENCE / 2)) / Z
+
 
 def _together(clusters: Sequence[Hashable] | None, values: NDArray[np.float64]) -> _Together | None:
     """None where no two items share a cluster."""
@@ -337,12 +343,14 @@ def _means_over_seeds(
 ) -> _Drawn:
     """As `_drawn_means`, of values [S, N] under resampled seeds."""
     seeds, items = values.shape
-    blocks = [
-        (np.einsum("rs,sn,rn->r", of_seeds, values, of_items, optimize=True), one_more)
-        for of_seeds, of_items, one_more in _resampled(seeds, items, seed, resamples, together)
-    ]
+    blocks = []
+    for of_seeds, of_items, one_more in _resampled(seeds, items, seed, resamples, together):
+        if together is not None:
+            equal = of_items.mean(axis=1, keepdims=True)
+            of_items = equal + together.stretch * (of_items - equal)
+        blocks.append((np.einsum("rs,sn,rn->r", of_seeds, values, of_items, optimize=True), one_more))
     means, one_more = (np.concatenate(part) for part in zip(*blocks, strict=True))
-    # Stretched, seeds that are far apart reach beyond what a mean can be.
+    # Stretched, seeds or clusters that are far apart reach beyond what a mean can be.
     return (means + ends[0] * one_more).clip(*ends), (means + ends[1] * one_more).clip(*ends)
 
 
@@ -415,7 +423,8 @@ def retention(
     """Mean of tuned over mean of base, of the same items; None where base scores nothing.
 
     Items are weighted as in `paired_difference`; the one more is for the lower end one that base alone gets right, and
-    for the upper end one that tuned alone does.
+    for the upper end one that tuned alone does. Weights of clusters are not stretched, so that some base score is left
+    to divide by.
 
     Args:
         tuned: scores in [0, 1], one an item; or a row a training seed, [S, N], resampled as in `pooled_difference`.

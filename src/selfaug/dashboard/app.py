@@ -396,13 +396,19 @@ class _Pages:
         }
 
     def _newest(self) -> tuple[Entry, Answers | None] | None:
-        """The result that stands first: of the last comparison or demo, or of the last evaluated run."""
-        read = [one for one in self._library.entries() if one.summary is not None and one.inside is None]
-        several = [one for one in read if one.kind in ("comparison", "demo")]
-        found = [*several, *(one for one in read if one.is_evaluated)]
-        if not found:
+        """The result that stands first: the last comparison, demo, balance or evaluated run."""
+        newest = next(
+            (
+                one
+                for one in self._library.entries()
+                if one.summary is not None
+                and one.inside is None
+                and (one.kind in ("comparison", "demo", "balance") or one.is_evaluated)
+            ),
+            None,
+        )
+        if newest is None:
             return None
-        newest = found[0]
         try:
             return newest, self._requests.of(newest, lambda: telling_request(newest.folder))
         except (SelfAugError, OSError):  # it has changed since it was listed
@@ -438,7 +444,8 @@ class _Pages:
         ]  # fmt: skip
 
     def _roi(self, request: Request) -> dict[str, Any]:
-        comparisons = {entry.path: entry.folder for entry in self._comparisons()}
+        # The directory itself has no path, and in the form nothing stands for no comparison.
+        comparisons = {entry.path or ".": entry.folder for entry in self._comparisons()}
         with self._lock:
             return roi_view(request.query_params, comparisons)
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from selfaug.core.printable import printable_number
 from selfaug.errors import SelfAugError
 from selfaug.phases.roi import business_case
 from selfaug.report.charts import ranges_svg
@@ -15,7 +16,7 @@ from selfaug.report.document import Cell, Chart, Table
 from selfaug.report.open_report import explained
 from selfaug.roi_config import InputSettings, Quantity, RoiConfig, load_roi_config
 from selfaug.wording.numbers import chance
-from selfaug.wording.roi_words import ARM_NAMES
+from selfaug.wording.roi_words import ARM_NAMES, not_within, swing_name
 
 __all__ = ["Slider", "roi_view"]
 
@@ -162,7 +163,11 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
                 Cell(ARM_NAMES[name]),
                 Cell(_money(arm["npv"])),
                 Cell(f"{100 * arm['roi']:,.0f} %"),
-                Cell("never" if arm["payback_month"] is None else str(arm["payback_month"])),
+                Cell(
+                    not_within(case["inputs"]["years"]["value"])
+                    if arm["payback_month"] is None
+                    else str(arm["payback_month"])
+                ),
                 Cell(
                     arm["break_even"]
                     if isinstance(arm["break_even"], str)
@@ -181,7 +186,7 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
     ]
     swings = [
         {
-            "name": one["name"].replace("_", " "),
+            "name": swing_name(one["name"]).replace("_", " "),
             "key": "selfaug",
             "low": one["low"] / 1e3,
             "high": one["high"] / 1e3,
@@ -195,18 +200,15 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
             ranges_svg(drawn, "thousands"),
             ["", "5th", "50th", "95th"],
             [[str(row["name"]), *(f"{row[end]:,.1f}" for end in ("low", "value", "high"))] for row in drawn],
-        )
+        ),
+        Chart(
+            "What matters most",
+            "Net present value of SelfAug with one input at its 10th and 90th percentile, in thousands.",
+            ranges_svg(swings, "thousands", at=case["arms"]["selfaug"]["npv"] / 1e3),
+            ["input", "at its 10th", "at its 90th"],
+            [[str(row["name"]), f"{row['low']:,.1f}", f"{row['high']:,.1f}"] for row in swings],
+        ),
     ]
-    if swings:
-        charts.append(
-            Chart(
-                "What matters most",
-                "Net present value of SelfAug with one input at its 10th and 90th percentile, in thousands.",
-                ranges_svg(swings, "thousands", at=case["arms"]["selfaug"]["npv"] / 1e3),
-                ["input", "at its 10th", "at its 90th"],
-                [[str(row["name"]), f"{row['low']:,.1f}", f"{row['high']:,.1f}"] for row in swings],
-            )
-        )
     plain = case["plain_gpu_hours"]
     named = dict(case["inputs"])
     if plain is not None:
@@ -217,8 +219,12 @@ def _result(case: Mapping[str, Any]) -> dict[str, Any]:
         [
             [
                 Cell(name.replace("_", " ")),
-                Cell(f"{one['value']:,g}"),
-                Cell("–" if one["low"] == one["high"] else f"{one['low']:,g} to {one['high']:,g}"),
+                Cell(printable_number(one["value"])),
+                Cell(
+                    "–"
+                    if one["low"] == one["high"]
+                    else f"{printable_number(one['low'])} to {printable_number(one['high'])}"
+                ),
                 Cell(one["source"]),
             ]
             for name, one in named.items()

@@ -252,10 +252,10 @@ def load_rows(
       passages, each with `question`, `answer` and, if known, `gold`. Every answer is trained then.
 
     An `id` is optional, and so are `tools` (a list, also as JSON in a text) and `chat_template_kwargs` (an object, also
-    as JSON), the row's own arguments of the chat template. Rows of one `cluster` (text or a number), or else about the
-    same `documents` (as `selfaug prepare` writes them), hang together: intervals of scores go by it. Other fields are
-    ignored. In CSV files `messages`,
-    `follow_ups`, and `context` where it is a list, are written as JSON.
+    as JSON), the row's own arguments of the chat template. Rows of one `cluster` (text or a number, as
+    `selfaug prepare` writes it), or else with the same first one of `documents`, hang together: intervals of scores go
+    by it. Other fields are ignored. In CSV files `messages`, `follow_ups`, and `context` where it is a list, are
+    written as JSON.
 
     Args:
         sources: as for `read_rows`.
@@ -607,8 +607,9 @@ def _cluster(fields: dict[str, Any]) -> str:
     if isinstance(value, str | int | float) and not isinstance(value, bool) and value == value:  # no NaN
         return str(value).strip()
     documents = fields.get("documents")
-    if isinstance(documents, list) and all(isinstance(one, str) for one in documents):
-        return ", ".join(sorted(documents))
+    # The first one is the question's own: others quote it, and would put its questions into clusters apart.
+    if isinstance(documents, list) and documents and isinstance(documents[0], str):
+        return documents[0]
     return ""
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "fused_outputs",
     "keep_preserved_directions",
     "leaves_base_when_made",
+    "require_adapters_of_peft",
     "scale_adapter",
     "why_not_exact",
     "write_scaled_adapter",
@@ -109,6 +110,25 @@ def _is_lora_b(name: str) -> bool:
 
 def _is_merged(model: PeftModel) -> bool:
     return any(getattr(module, "merged_adapters", None) for module in model.modules())
+
+
+def require_adapters_of_peft(model: nn.Module) -> None:
+    """Refuse a reference model with adapters in it that nobody here would switch off.
+
+    transformers puts them in itself (`load_adapter`, `add_adapter`, `from_pretrained` of an adapter's folder), and the
+    model stays a plain one: taken as it is, the tuned model would be its own reference.
+
+    Raises:
+        ModelError: with the way to load it by PEFT.
+    """
+    inner = unwrap(model)
+    if not isinstance(inner, PeftModel) and getattr(inner, "_hf_peft_config_loaded", False):
+        raise ModelError(
+            "transformers itself has put an adapter into the model (load_adapter, add_adapter, or from_pretrained of "
+            "an adapter's folder), so that it can't be told from the reference model.",
+            hint="load the base model; for a new adapter, pass peft_config=…, and one that is there load as "
+            "PeftModel.from_pretrained(base, folder, is_trainable=True).",
+        )
 
 
 def require_exact(model: nn.Module) -> None:

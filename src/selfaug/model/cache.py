@@ -21,8 +21,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,21 +35,27 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 import xxhash
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfaug.core.positions import Positions, document_spans, find_positions
 from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, StorageError
+from selfaug.file_lock import FileLock
+from selfaug.model.adapters import require_adapters_of_peft
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
-from selfaug.model.loading import cache_dir
 from selfaug.records import is_failed_write
+from selfaug.user_cache import cache_dir
 
 __all__ = ["PASSES_THAT_PAY", "Document", "ReferenceCache", "has_room"]
 
+logger = logging.getLogger(__name__)
+
 _VERSION = 1
+
+_TRIED = ".writable."
 
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
 
@@ -161,7 +169,7 @@ class ReferenceCache:
         width = int(inner.get_output_embeddings().weight.shape[-1])
         if folder is None:
             name = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
-            folder = cache_dir() / "reference" / name
+            folder = _users_caches() / name
         path = Path(folder)
         described = {"version": _VERSION, "identity": identity, "width": width, "dtype": str(dtype)}
         try:
@@ -169,9 +177,9 @@ class ReferenceCache:
             with FileLock(path / ".lock"):
                 if (path / "cache.json").exists():
                     cls._require_same(path, described)
-                # A write that was cut off leaves its partial file.
+                # A write that was cut off leaves its partial file, and other processes may look for room.
                 elif any(
-                    entry.name != ".lock" and not entry.name.startswith(".cache.json.")
+                    entry.name != ".lock" and not entry.name.startswith((".cache.json.", _TRIED))
                     for entry in path.iterdir()
                 ):
                     raise CacheError(
@@ -197,7 +205,11 @@ class ReferenceCache:
             identity: what `fingerprint` says of the model, or some of it.
         """
         found = []
-        for path in [Path(folder)] if folder else sorted((cache_dir() / "reference").glob("*")):
+        paths: list[Path] = [Path(folder)] if folder else []
+        if not folder:
+            with contextlib.suppress(OSError, StorageError):  # a folder that can't be looked into, or none
+                paths = sorted(_users_caches().iterdir())
+        for path in paths:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, CacheError):
                 described = json.loads((path / "cache.json").read_text(encoding="utf-8"))
                 dtype = getattr(torch, described["dtype"].removeprefix("torch."))
@@ -334,7 +346,9 @@ class ReferenceCache:
 
         Raises:
             StorageError: before anything is computed, if it does not fit on the disk or can't be written.
+            ModelError: if transformers itself has put an adapter into the model.
         """
+        require_adapters_of_peft(model)
         todo = self.missing(documents)
         if rank == 0 and todo:
             self._close_cut_off_builds(todo)
@@ -353,7 +367,7 @@ class ReferenceCache:
         lock = FileLock(self.folder / f"{name}.lock")
         try:
             if rank == 0:
-                lock.acquire()  # another run that builds the same documents is waited for
+                self._take_or_wait(lock)
             barrier()
             if not (self.folder / f"{name}.json").exists():
                 self._build_segment(model, name, todo, batch_tokens, rank, processes, barrier, on_progress)
@@ -365,6 +379,16 @@ class ReferenceCache:
                 lock.release()
         self._load_segments()
         return self.size_of(todo)
+
+    def _take_or_wait(self, lock: FileLock) -> None:
+        """Another run that builds the same documents is waited for."""
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning(
+                "another run computes these rows for the reference cache in %s: waiting for it", self.folder
+            )
+            lock.acquire()
 
     def _build_segment(
         self,
@@ -658,11 +682,33 @@ class ReferenceCache:
 
 
 def has_room(size: int, folder: str | os.PathLike[str] | None) -> bool:
-    """Whether so many bytes more in a cache leave half of what is free; `folder` as for `ReferenceCache.open`."""
-    path = Path(folder or cache_dir())
-    while not path.exists():
-        path = path.parent
-    return size <= shutil.disk_usage(path).free // 2
+    """Whether a cache can be kept there that leaves, grown by so many bytes, half of what is free.
+
+    Not where nothing can be written, or no file locked. That is tried: root may write everywhere, for all that one is
+    told.
+
+    Args:
+        size: bytes.
+        folder: as for `ReferenceCache.open`.
+    """
+    try:
+        existing = _nearest(Path(folder) if folder else _users_caches())
+        with (
+            tempfile.TemporaryDirectory(dir=existing, prefix=_TRIED) as tried,
+            FileLock(Path(tried) / ".lock"),
+        ):
+            return size <= shutil.disk_usage(existing).free // 2
+    except (OSError, StorageError):
+        return False
+
+
+def _users_caches() -> Path:
+    return cache_dir() / "reference"
+
+
+def _nearest(path: Path) -> Path:
+    """A folder, or of those above it the first that is there, as far as this user can see."""
+    return next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

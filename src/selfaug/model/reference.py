@@ -20,7 +20,12 @@ from torch import Tensor, nn
 from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import Positions
 from selfaug.errors import ModelError
-from selfaug.model.adapters import leaves_base_when_made, require_exact, why_not_exact
+from selfaug.model.adapters import (
+    leaves_base_when_made,
+    require_adapters_of_peft,
+    require_exact,
+    why_not_exact,
+)
 from selfaug.model.cache import ReferenceCache
 from selfaug.model.four_bit import keep_unpacked
 from selfaug.model.head import find_head, rounding_dtype
@@ -100,10 +105,12 @@ class FrozenCopy(FrozenModel):
     With an adapter that changes base weights when it is made, the copy is of the model as it is now.
 
     Raises:
-        ModelError: if that is not the base model, because the adapter begins as something else than none.
+        ModelError: if that is not the base model, because the adapter begins as something else than none, or
+            transformers itself has put one in.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        require_adapters_of_peft(model)
         _require_no_virtual_tokens(model)
         super().__init__(copy.deepcopy(model))
         self._adapter_is_off = why_not_exact(self.model) is None

@@ -29,7 +29,8 @@ _ROOM = 64
 
 
 class NoRoomError(torch.OutOfMemoryError):
-    """A GPU's memory doesn't suffice for prompts that were to join a batch, whose rows are as they were."""
+    """A GPU's memory doesn't suffice for prompts that were to join a batch, or for its rows' next tokens: the rows are
+    as they were."""
 
 
 class RunningBatch:
@@ -132,13 +133,25 @@ class RunningBatch:
             over: rows that are as long as they may be, and only carried along until they are taken out: they stay at
                 their last position, for the next one may be beyond the model's window.
             arguments: as for `join`.
+
+        Raises:
+            NoRoomError: if a GPU's memory doesn't suffice, and all layers of the cache are plain. Others can't take a
+                token back: there, it is torch's own error.
         """
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self), 1)], dim=1)
+        mask = torch.cat([self._mask, self._mask.new_ones(len(self), 1)], dim=1)
         forward = torch.ones_like(self._positions)
         if over:
             forward[list(over)] = 0
-        self._positions = self._positions + forward
-        output = self._forward(token_ids[:, None], self._mask, self._positions, self._cache, arguments)
+        positions = self._positions + forward
+        try:
+            output = self._forward(token_ids[:, None], mask, positions, self._cache, arguments)
+        except torch.OutOfMemoryError as error:
+            if not self.open:
+                raise
+            for layer in self._cache.layers:
+                layer.take_back(self.width)
+            raise NoRoomError(str(error)) from error
+        self._mask, self._positions = mask, positions
         return self._last(output)
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -207,9 +220,25 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
             self._show(self._start, end)
         return self.keys, self.values
 
+    def take_back(self, width: int) -> None:
+        """Only the first columns are there again, whether the layer has taken a token in beyond them or not."""
+        self._show(self._start, self._start + width)
+
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows of the batch only."""
-        self._take(self.keys[indices], self.values[indices])
+        """Keep these rows of the batch only: in place, if they are in order, where memory has no room for a copy."""
+        rows = indices.tolist()
+        try:
+            self._take(self.keys[indices], self.values[indices])
+            return
+        except torch.OutOfMemoryError:
+            if rows != sorted(rows):
+                raise
+        for buffer in self._buffers:
+            for place, row in enumerate(rows):
+                if place != row:
+                    buffer[place] = buffer[row]
+        self._buffers = [buffer[: len(rows)] for buffer in self._buffers]
+        self._show(self._start, self._end)
 
     def drop_left(self, columns: int) -> None:
         """The first columns are nobody's any more."""

@@ -16,10 +16,11 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from selfaug.core.alert_state import STATES, State
 from selfaug.errors import StorageError
+from selfaug.file_lock import FileLock
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import Alert, write_alert
 from selfaug.monitoring.metric_names import Sample

@@ -11,6 +11,7 @@ import math
 import os
 import queue
 import sqlite3
+import sys
 import threading
 import time
 from bisect import bisect_left
@@ -22,10 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from selfaug.core.alert_state import ALERTS, STATES, State
 from selfaug.errors import SelfAugError, StorageError
+from selfaug.file_lock import FileLock
 from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import EVIDENCE_ROWS, Alert, write_alert
 from selfaug.monitoring.kept_text import kept_text
@@ -36,7 +38,7 @@ from selfaug.monitoring.prompt_hashes import KEY_FILE, PromptHashes
 from selfaug.monitoring.reference_window import ReferenceWindow, Score
 from selfaug.monitoring.retention import delete_files_before
 from selfaug.monitoring.signals import LEARNING_DAYS, SIGNALS, SignalName, Signals, StateChange
-from selfaug.monitoring.store import Batch, Row, Store
+from selfaug.monitoring.store import ACKNOWLEDGED, Batch, Row, Store
 from selfaug.monitoring.webhook import Webhook
 
 __all__ = ["Monitor", "MonitorSettings", "lowest_priority"]
@@ -53,6 +55,8 @@ _TRACE_EVERY = 900.0
 _MOST_TRACED = 2880
 """Points: thirty days of them."""
 _PURGE_EVERY = 3600.0
+_MOST_PENDING = 32
+"""Sampled prompts that wait for compute at most."""
 _WAITS_FOR_SCORE = 600.0
 """Seconds that a sampled prompt waits for compute; then it is kept without its drift."""
 _DRIFT_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -83,7 +87,7 @@ class MonitorSettings:
         compute_share: most of the time that measuring may take.
         taken_per_hour: most further requests in an hour that the other signals look at.
         batch_size: prompts measured at once.
-        queue_size: things that wait at most; more are dropped.
+        queue_size: requests that wait at most; more are dropped.
         learning_days: days before a signal can alert.
         keep_texts: keep prompts and answers as redacted text.
         keep_days: days after which requests, texts, votes and evidence are deleted.
@@ -147,6 +151,8 @@ class Monitor:
             is well again.
         tell: called with what the user should know about the webhook, as that of `Webhook`.
         realign: settings that are written as realign.yaml on an alert.
+        undated: takes a date that is another one each day out of a prompt of some time, in seconds since 1970, as it
+            was taken out of the reference window's.
         clock: seconds since 1970.
         compute_clock: seconds of computing, of which the difference before and after is what a call of `score` took.
         threaded: whether a thread works in the background; else `work` is called.
@@ -168,6 +174,7 @@ class Monitor:
         canary: Sequence[str] | None = None,
         tell: Callable[[str], None] = lambda _: None,
         realign: Mapping[str, Any] | None = None,
+        undated: Callable[[Sequence[int], float], Sequence[int]] = lambda prompt, _: prompt,
         clock: Callable[[], float] = time.time,
         compute_clock: Callable[[], float] = time.perf_counter,
         threaded: bool = True,
@@ -175,7 +182,7 @@ class Monitor:
         self._settings = settings or MonitorSettings()
         self._folder, self._run, self._realign = Path(folder), run, realign
         self._window, self._adapter, self._score = window, window.adapter, score
-        self._clock, self._compute_clock = clock, compute_clock
+        self._undated, self._clock, self._compute_clock = undated, clock, compute_clock
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[float, Any]] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -276,7 +283,8 @@ class Monitor:
         self._put(observation)
 
     def vote(self, request_id: str, up: bool) -> None:
-        """Hand over a user's thumb, up or down; only the first for a request counts. As quick as `offer`."""
+        """Hand over a user's thumb, up or down; only the first for a request counts. As quick as `offer`, and never
+        dropped for want of room."""
         self._put(_Vote(request_id, up))
 
     def canary(self, passed: bool, why: str = "") -> None:
@@ -288,8 +296,10 @@ class Monitor:
             with self._lock:
                 if self._closed:
                     return
-                # What the canary set has shown is never too much: it is little, and the state depends on it.
-                full = self._queue.qsize() >= self._settings.queue_size and not isinstance(thing, _Canary)
+                # Votes were promised to whoever gave them, and what the canary set shows decides the state: both are
+                # little.
+                never_dropped = isinstance(thing, _Vote | _Canary)
+                full = self._queue.qsize() >= self._settings.queue_size and not never_dropped
                 self._offers.add(dropped=full)
                 if not full:
                     self._queue.put((self._clock(), thing))
@@ -306,7 +316,11 @@ class Monitor:
 
     def status(self) -> dict[str, Any]:
         """Everything that is shown, as JSON: state, signals, counts, coverage. See `selfaug monitor --json`."""
-        counts = self.counts()
+        return self._status(self._counts)
+
+    def _status(self, processed: Mapping[str, int]) -> dict[str, Any]:
+        """The status, with other counts of what was processed than those of now."""
+        counts = self._counts_with(processed)
         requests = max(1, counts["processed"] - counts["votes"] - counts["canaries"])
         return {
             "time": self._clock(),
@@ -330,10 +344,13 @@ class Monitor:
         unanswered (nothing was found), scored, thinned (beyond what is looked at in an hour), and of the sampled ones
         those not scored: over_hour, over_compute, score_failed.
         """
+        return self._counts_with(self._counts)
+
+    def _counts_with(self, processed: Mapping[str, int]) -> dict[str, int]:
         return {
             "offered": self._offers.offered,
             "dropped": self._offers.dropped,
-            **{name: self._counts[name] for name in PROCESSED},
+            **{name: processed.get(name, 0) for name in PROCESSED},
         }
 
     def metrics(self) -> list[Sample]:
@@ -407,6 +424,9 @@ class Monitor:
     def work(self, *, score: bool = True) -> bool:
         """Do what is to be done now. Never raises; what fails is counted as lost.
 
+        Drift is measured only once all that waited is committed: on a busy server it takes long, and meanwhile more
+        comes.
+
         Args:
             score: whether drift may be measured; else prompts that wait for it are kept without.
 
@@ -419,12 +439,19 @@ class Monitor:
                 things.append(self._queue.get_nowait())
             except queue.Empty:
                 break
+        self._do(partial(self._take, things))
+        if not score:
+            self._do(self._wait_no_longer)
+        elif len(things) < _AT_ONCE:
+            self._do(self._measure)  # also where the first has failed, as on a full disk
+        return bool(things)
+
+    def _do(self, step: Callable[[], None]) -> None:
         try:
-            self._take(things, score)
+            step()
         except Exception as error:
             self._last_error = type(error).__name__
             self._count_rest_as_lost()
-        return bool(things)
 
     def _count_rest_as_lost(self) -> None:
         """What was offered, and is neither counted otherwise nor waiting."""
@@ -435,7 +462,7 @@ class Monitor:
         self._counts["lost"] += lost
         self._unwritten["lost"] += lost
 
-    def _take(self, things: list[tuple[float, Any]], score: bool) -> None:
+    def _take(self, things: list[tuple[float, Any]]) -> None:
         """Everything that one batch of things brings about, in its order."""
         now = self._clock()
         if now < self._latest:  # the clock was set back: nothing waits until it is where it was
@@ -458,12 +485,41 @@ class Monitor:
             else:
                 done["canaries"] += 1
                 self._canary = thing
-        rows += self._measured(now, done) if score else self._unmeasured(now, done)
-        if not (rows or done or self._untold or now >= self._next_beat):
-            return
+        if rows or done or self._untold or now >= self._next_beat:
+            self._keep(now, rows, done, votes)
+
+    def _measure(self) -> None:
+        """Measure the drift of prompts that wait for it, if it is time; keep those that have waited too long."""
+        now = self._clock()
+        done: Counter[str] = Counter()
+        rows: list[Row] = []
+        if self._pending and now >= self._next_score:
+            rows += self._measured(now, done)
+        while self._pending and now - self._pending[0][0] > _WAITS_FOR_SCORE:
+            rows += self._unmeasured(done, 1)
+        if rows:
+            self._next_views = now  # the views of before have only just been made
+            self._keep(self._clock(), rows, done)
+
+    def _wait_no_longer(self) -> None:
+        """Keep prompts that wait for their drift without it."""
+        if self._pending:
+            done: Counter[str] = Counter()
+            rows = self._unmeasured(done, len(self._pending))
+            self._keep(self._clock(), rows, done)
+
+    def _keep(
+        self,
+        now: float,
+        rows: list[Row],
+        done: Counter[str],
+        votes: Mapping[str, tuple[float, bool]] | None = None,
+    ) -> None:
+        """Give values to the signals, write all down, and tell of changes."""
+        changes = self._acknowledged(now) if now >= self._next_views else []
         self._next_beat = now + _HEARTBEAT
-        new = {name: vote for name, vote in votes.items() if not self._store.has_voted(name)}
-        changes = self._update(rows, [*self._missed_votes, *new.values()])
+        new = {name: vote for name, vote in (votes or {}).items() if not self._store.has_voted(name)}
+        changes += self._update(rows, [*self._missed_votes, *new.values()])
         self._missed_votes = []
         overall = self._state(now)
         if overall != self._overall:
@@ -478,6 +534,15 @@ class Monitor:
             self._commit(batch, done)
         finally:  # also on a full disk
             self._tell(now, changes)
+
+    def _acknowledged(self, now: float) -> list[StateChange]:
+        """End alerts that someone has dealt with, and has said so since they began."""
+        try:
+            times: Mapping[str, float] = self._store.kept(ACKNOWLEDGED) or {}
+        except StorageError as error:  # signals take their values all the same
+            self._last_error = type(error).__name__
+            return []
+        return self._signals.acknowledge(times, now)
 
     def _purge(self, now: float) -> None:
         """Delete what has been kept for its time. What fails is tried again with the next heartbeat."""
@@ -501,7 +566,7 @@ class Monitor:
         if answered and int.from_bytes(digest, "little") < self._settings.sample * 2**64:
             # Nothing predicts the first token: a prompt of one has no drift.
             if len(observation.prompt_ids) > 1 and self._scored.take(at):
-                if len(self._pending) < 4 * self._settings.batch_size:
+                if len(self._pending) < _MOST_PENDING:
                     self._pending.append((at, observation))
                     return None
                 done["over_compute"] += 1
@@ -516,35 +581,31 @@ class Monitor:
         return self._row(at, observation, None) if taken else None
 
     def _measured(self, now: float, done: Counter[str]) -> list[Row]:
-        """Rows of those whose drift was measured now, and of those that have waited too long."""
+        """Rows of those whose drift is measured now: as many as are measured at once."""
         rows: list[Row] = []
-        if self._pending and now >= self._next_score:
-            count = min(len(self._pending), self._settings.batch_size)
-            chosen = [self._pending.popleft() for _ in range(count)]
-            began = self._compute_clock()
-            drifts: list[float | None]
-            try:
-                drifts = list(self._score([list(thing.prompt_ids) for _, thing in chosen]))
-                if len(drifts) != count:
-                    raise ValueError(f"{len(drifts)} drifts of {count} prompts")
-            except Exception as error:
-                self._last_error = type(error).__name__
-                drifts = [None] * count
-            seconds = self._compute_clock() - began
-            self._scoring_seconds += seconds
-            self._next_score = now + seconds / max(self._settings.compute_share, 1e-9)
-            for (at, thing), drift in zip(chosen, drifts, strict=True):
-                usable = drift is not None and math.isfinite(drift)
-                done["scored" if usable else "score_failed"] += 1
-                done["processed"] += 1
-                rows.append(self._row(at, thing, drift if usable else None))
-        while self._pending and now - self._pending[0][0] > _WAITS_FOR_SCORE:
-            rows += self._unmeasured(now, done, most=1)
+        count = min(len(self._pending), self._settings.batch_size)
+        chosen = [self._pending.popleft() for _ in range(count)]
+        began = self._compute_clock()
+        drifts: list[float | None]
+        try:
+            drifts = list(self._score([list(thing.prompt_ids) for _, thing in chosen]))
+            if len(drifts) != count:
+                raise ValueError(f"{len(drifts)} drifts of {count} prompts")
+        except Exception as error:
+            self._last_error = type(error).__name__
+            drifts = [None] * count
+        seconds = self._compute_clock() - began
+        self._scoring_seconds += seconds
+        self._next_score = now + seconds / max(self._settings.compute_share, 1e-9)
+        for (at, thing), drift in zip(chosen, drifts, strict=True):
+            usable = drift is not None and math.isfinite(drift)
+            done["scored" if usable else "score_failed"] += 1
+            done["processed"] += 1
+            rows.append(self._row(at, thing, drift if usable else None))
         return rows
 
-    def _unmeasured(self, now: float, done: Counter[str], most: int | None = None) -> list[Row]:
-        """Rows of those that wait for their drift, without it."""
-        count = len(self._pending) if most is None else most
+    def _unmeasured(self, done: Counter[str], count: int) -> list[Row]:
+        """Rows of so many that wait for their drift, without it."""
         chosen = [self._pending.popleft() for _ in range(count)]
         done["over_compute"] += count
         done["processed"] += count
@@ -560,7 +621,7 @@ class Monitor:
             prompt_hash,
             len(observation.prompt_ids),
             observation.completion_tokens,
-            self._window.sketch.novelty(observation.prompt_ids),
+            self._window.sketch.novelty(self._undated(observation.prompt_ids, at)),
             observation.refused,
             observation.format_violation,
             observation.empty_retrieval,
@@ -611,17 +672,13 @@ class Monitor:
         }
         if lessons != self._lessons:
             batch.kept["lessons"] = lessons
-        counts_before = Counter(self._counts)
-        self._counts += done
-        batch.kept["status"] = status = self.status()
+        counts = self._counts + done
+        batch.kept["status"] = status = self._status(counts)
         trace = self._traced(status)
         if trace is not self._trace:
             batch.kept["trace"] = trace
-        try:
-            self._write(batch)
-        except BaseException:
-            self._counts = counts_before
-            raise
+        self._write(batch)
+        self._counts = counts  # not before: what is shown never goes down
         self._lessons, self._trace = lessons, trace
         self._unwritten.clear()
         self._untold.clear()
@@ -630,14 +687,17 @@ class Monitor:
         """Commit a batch; in a full store, or on a full disk, without its texts: numbers matter more.
 
         In a full store the oldest texts make room for later ones. On a full disk they stay: others may fill what would
-        be free then, and they don't come back.
+        be free then, and they don't come back. Where another process has the file, it is tried once more.
         """
         try:
             self._store.commit(batch)
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            if error.sqlite_errorcode not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
                 raise
             self._last_error = type(error).__name__
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                self._store.commit(batch)
+                return
             if self._store.is_full_for(batch):
                 self._store.delete_oldest_texts(_AT_ONCE)  # as many as a batch can bring
             batch.rows = [replace(row, text=None) for row in batch.rows]
@@ -659,10 +719,14 @@ class Monitor:
         return [*trace, point][-_MOST_TRACED:]
 
     def _tell(self, now: float, changes: list[StateChange]) -> None:
-        """Write down what is known at the beginning of an alert, and tell the webhook of every change."""
-        alert = next((one for one in changes if one.signal == "monitor" and one.after in ALERTS), None)
-        if alert is not None and alert.before not in ALERTS:
-            self._unreported, self._next_report = self._frozen(now, alert), now
+        """Write down what is known at the beginning of each alert, and tell the webhook of every change.
+
+        Also where another signal has alerted before: that may go on for months, and says nothing of this one.
+        """
+        alerts = [one for one in changes if one.after in ALERTS and one.before not in ALERTS]
+        if alerts:
+            of_all = next((one for one in alerts if one.signal == "monitor"), alerts[0])
+            self._unreported, self._next_report = self._frozen(now, of_all), now
         place = self._report(now)
         if self._webhook is not None:
             for one in changes:
@@ -710,8 +774,10 @@ class Monitor:
 
 
 def lowest_priority() -> None:
-    """Give way to all other threads from now on, where a thread has a priority of its own, as on Linux."""
-    with suppress(OSError, AttributeError):
+    """Give way to all other threads from now on; on Linux alone, where a thread has a priority of its own."""
+    if sys.platform != "linux":
+        return  # the number of a thread may be that of another program's process there
+    with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 

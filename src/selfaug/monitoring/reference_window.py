@@ -158,6 +158,7 @@ def measure_reference_window(
     adapter: str,
     prompts: int = WANTED_PROMPTS,
     batch_size: int = 32,
+    undated: Callable[[Sequence[int]], Sequence[int]] = lambda prompt: prompt,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> ReferenceWindow:
     """Measure the drift of held-out prompts, and of training prompts where those are too few.
@@ -169,6 +170,7 @@ def measure_reference_window(
         adapter: which weights `score` measures.
         prompts: how many are wanted.
         batch_size: prompts given to `score` at once.
+        undated: takes a date out of a prompt that is another one each day: else each live prompt would be novel.
         on_progress: called with prompts measured and prompts to measure.
 
     Raises:
@@ -189,11 +191,11 @@ def measure_reference_window(
     for begin in range(0, len(chosen), batch_size):
         drift += score(chosen[begin : begin + batch_size])
         on_progress(len(drift), len(chosen))
-    sketch = NoveltySketch.of(training)
+    sketch = NoveltySketch.of(map(undated, training))
     return ReferenceWindow(
         np.asarray([len(row) for row in chosen], dtype=np.int64),
         np.asarray(drift, dtype=np.float64),
-        np.asarray([sketch.novelty(row) for row in chosen], dtype=np.float64),
+        np.asarray([sketch.novelty(undated(row)) for row in chosen], dtype=np.float64),
         {"held out": len(unseen), "training": len(seen)},
         adapter,
         sketch,

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from selfaug.core.alert_state import (
+    ALERTS,
     LONGEST_PAUSE,
     WATCH_FROM,
     AlertLevel,
@@ -273,6 +274,15 @@ class _Signal:
         threshold = None if self.detector is None else self.detector.threshold
         return StateChange(time, self.name, before, level.state, statistic, threshold)
 
+    def acknowledge(self, time: float, now: float) -> list[StateChange]:
+        """End its alert, if that began before a time, and look anew from now on; what it has learnt stays."""
+        since = self.level.since
+        if self.detector is None or self.level.state not in ALERTS or since is None or since > time:
+            return []
+        self.detector = self.fresh(self.detector.threshold)
+        self._since_step = 0
+        return [self._move(AlertLevel("ok"), now)]
+
     def state(self, now: float) -> State:
         """Its state, or that it has no data."""
         return after_silence(self.level.state, math.inf if self.last is None else now - self.last)
@@ -497,6 +507,23 @@ class Signals:
         of = np.asarray(values, dtype=np.float64)
         prompts = np.zeros_like(of) if lengths is None else np.asarray(lengths, dtype=np.float64)
         return self._of[name].update(np.asarray(times, dtype=np.float64), of, prompts)
+
+    def acknowledge(self, times: Mapping[str, float], now: float) -> list[StateChange]:
+        """End alerts that someone has dealt with: quiet alone ends that of a signal with few values only after months.
+
+        Args:
+            times: when somebody has said so, in seconds, by signal. What began later is another alert.
+            now: in seconds.
+
+        Returns:
+            How states changed.
+        """
+        return [
+            change
+            for name, signal in self._of.items()
+            if name in times
+            for change in signal.acknowledge(times[name], now)
+        ]
 
     def state(self, now: float) -> State:
         """The state of all together: the worst alert; else learning, if a signal of what comes in is; else ok."""

@@ -19,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfaug.errors import StorageError
+from selfaug.sqlite_reading import open_for_reading
 
 __all__ = [
+    "ACKNOWLEDGED",
     "Batch",
     "Row",
     "Store",
+    "acknowledge",
     "add_vote",
     "has_older",
     "has_request",
@@ -34,6 +37,8 @@ __all__ = [
 ]
 
 FILE = "monitor.sqlite"
+ACKNOWLEDGED = "acknowledged"
+"""What is kept of signals whose alerts someone has dealt with: when, in seconds since 1970."""
 _VERSION = 1
 _DAY = 86_400.0
 _BUSY_SECONDS = 5.0
@@ -404,6 +409,24 @@ def add_vote(folder: str | os.PathLike[str], request_id: str, up: bool, *, time:
     return True
 
 
+def acknowledge(folder: str | os.PathLike[str], signals: Sequence[str], *, time: float) -> None:
+    """Write down that someone has dealt with alerts; the monitor that has the file, or opens it next, ends them.
+
+    Args:
+        folder: of the monitor.
+        signals: whose alerts.
+        time: seconds since 1970.
+
+    Raises:
+        StorageError: if there is no such file, or it can't be written.
+    """
+    path = Path(folder) / FILE
+    _require(path)
+    with closing(Store(folder)) as store, _said(path):
+        before = store.kept(ACKNOWLEDGED) or {}
+        store.commit(Batch(kept={ACKNOWLEDGED: {**before, **dict.fromkeys(signals, time)}}))
+
+
 def _adapter_of(path: Path, request_id: str) -> str | None:
     """Whose answer a request got; None if it is not kept."""
     if not path.is_file():
@@ -502,9 +525,7 @@ def _said(path: Path) -> Iterator[None]:
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, while a server may be writing."""
     with _said(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_SECONDS, isolation_level=None
-        )
+        connection = open_for_reading(path, busy_seconds=_BUSY_SECONDS)
         try:
             yield connection
         finally:

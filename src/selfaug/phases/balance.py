@@ -702,7 +702,14 @@ def _confirmed(bench: Bench, search: _Search, chosen: Point, max_forgetting: flo
     }
     lost = _lost(bench, "test", answers)
     at_stake = test["general"]["base"].value
-    gate = at_most("forgetting", lost.difference, max_forgetting, lost.items, at_stake=at_stake)
+    gate = at_most(
+        "forgetting",
+        lost.difference,
+        max_forgetting,
+        lost.items,
+        at_stake=at_stake,
+        clusters=lost.clusters,
+    )
     drift = bench.drift(turned, "test") or {"nats": [], "tokens": []}
     return {
         "test": test,

@@ -194,6 +194,11 @@ def _compared(
         },
         "level": evaluated.level,
         "items": {name: len(suite.ids) for name, suite in table.suites.items()},
+        "clusters": {
+            name: clusters
+            for name, suite in table.suites.items()
+            if (clusters := len(set(suite.together))) < len(suite.ids)
+        },
         "test_prompts_seen": evaluated.seen,
         "detectable_difference": {
             **table.detectable(subject or "plain", "general"),

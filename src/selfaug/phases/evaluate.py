@@ -647,8 +647,16 @@ def _gate(
         general = differences["general"]
         gained = Interval(**general["difference"])
         lost = Interval(-gained.value, -gained.high, -gained.low)
-        bounds.append(at_most("forgetting", lost, max_forgetting, general["items"], at_stake=general_base))
+        clusters = general.get("clusters")
+        bounds.append(
+            at_most(
+                "forgetting", lost, max_forgetting, general["items"], at_stake=general_base, clusters=clusters
+            )
+        )
     if min_task_gain is not None:
         task = differences["task"]
-        bounds.append(at_least("task gain", Interval(**task["difference"]), min_task_gain, task["items"]))
+        found = Interval(**task["difference"])
+        bounds.append(
+            at_least("task gain", found, min_task_gain, task["items"], clusters=task.get("clusters"))
+        )
     return {"outcome": overall(bounds), "bounds": [asdict(one) for one in bounds]} if bounds else None

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from selfaug.config import TrainConfig
 from selfaug.data.rows import Row, as_read
 from selfaug.data.same_prompt import prompt_keys
+from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import StorageError
-from selfaug.phases.inputs import read_rows, rows_still_there, template_of
-from selfaug.phases.run_files import place_of
+from selfaug.phases.inputs import describe_sources, read_rows, rows_still_there, template_of
+from selfaug.phases.run_files import place_of, sources_when_trained
 from selfaug.records import read_lines, write_lines
+from selfaug.rundir import RunDir
 
 __all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "held_out_before", "hold_out"]
 
@@ -37,6 +41,8 @@ class HeldOut:
         of: how many new rows there are, but for those that are `known`.
         known: how many ask what was held out before, or were learnt before, answer and all; 0 for a run that has
             begun: only its division counts then.
+        changed: files that the deployed run was trained with and that have changed since: which of their rows it has
+            learnt is not known, so none counts as `known` for that.
     """
 
     data: list[str]
@@ -44,9 +50,11 @@ class HeldOut:
     rows: int
     of: int
     known: int = 0
+    changed: list[str] = field(default_factory=list)
 
 
 def hold_out(
+    run: RunDir,
     config: TrainConfig,
     data: Sequence[str],
     folder: Path,
@@ -60,7 +68,8 @@ def hold_out(
     completion: that would measure what it knows already.
 
     Args:
-        config: of the deployed run: how rows are read, and which ones were held out and learnt before.
+        run: the deployed run: it knows what its files were when it was trained.
+        config: its settings: how rows are read, and which ones were held out and learnt before.
         data: sources of the new rows; each stays one of its own, of which old rows are drawn later.
         folder: where a file for each side of each source is written.
         share: of all rows; at least 20 and at most 500 rows are held out, or none if there are too few.
@@ -72,12 +81,12 @@ def hold_out(
     """
     config = _read_offline(config, offline)
     rows = _read(config, data)
-    keys, known = _keys(config, rows)
+    keys, known, changed = _keys(run, config, rows)
     new = [key for key in keys if key not in known]
     chosen = _chosen(new, min(_MOST, round(share * len(new))))
     held_out = [row for row, key in zip(rows, keys, strict=True) if key in chosen]
     if len(held_out) < LEAST_HELD_OUT:
-        return HeldOut(list(data), [], 0, len(new), len(rows) - len(new))
+        return HeldOut(list(data), [], 0, len(new), len(rows) - len(new), changed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -91,6 +100,7 @@ def hold_out(
         len(held_out),
         len(new),
         len(rows) - len(new),
+        changed,
     )
 
 
@@ -141,11 +151,12 @@ def _read(config: TrainConfig, sources: Sequence[str]) -> list[Row]:
     return read_rows(config, template_of(config), sources).rows
 
 
-def _keys(config: TrainConfig, rows: Sequence[Row]) -> tuple[list[bytes], set[bytes]]:
-    """What each new row asks; and what of that was held out before, or learnt with the same completion."""
+def _keys(run: RunDir, config: TrainConfig, rows: Sequence[Row]) -> tuple[list[bytes], set[bytes], list[str]]:
+    """What each new row asks; what of that was held out before, or learnt with the same completion; and the files of
+    which nobody knows what was learnt."""
     template = template_of(config)
     held_out = rows_still_there(config, template, config.data.eval)
-    learnt = rows_still_there(config, template, [*config.data.train, *config.data.replay])
+    learnt, changed = _learnt(run, config, template)
     keys = prompt_keys([*held_out, *learnt, *rows])
     of_held_out, of_learnt, of_new = (
         keys[: len(held_out)],
@@ -154,7 +165,53 @@ def _keys(config: TrainConfig, rows: Sequence[Row]) -> tuple[list[bytes], set[by
     )
     answered = {(key, _answer(row)) for key, row in zip(of_learnt, learnt, strict=True)}
     known_now = {key for key, row in zip(of_new, rows, strict=True) if (key, _answer(row)) in answered}
-    return of_new, {*of_held_out, *known_now}
+    return of_new, {*of_held_out, *known_now}, changed
+
+
+def _learnt(run: RunDir, config: TrainConfig, template: RetrievalTemplate) -> tuple[list[Row], list[str]]:
+    """Rows that a run was trained on, and its files that are not what they were then.
+
+    Of a JSONL file that has only got longer since, the rows that it had then. A file that is new, as next month's in a
+    folder, has none. Where it isn't known what the files were, they are taken as they are.
+    """
+    rows: list[Row] = []
+    changed: list[str] = []
+    for part in ("train", "replay"):
+        before = {one["sha256"]: one for one in sources_when_trained(run, part) if "sha256" in one}
+        sources = list(dict.fromkeys(getattr(config.data, part)))
+        if not before:
+            rows += rows_still_there(config, template, sources)
+            continue
+        for source in sources:
+            files = [{"source": source}]
+            with suppress(OSError):  # as for rows that can't be read
+                files = describe_sources([source])
+            for now in files:
+                found = rows_still_there(config, template, [now["source"]])
+                if "sha256" not in now or now["sha256"] in before:  # a data set of the hub has no hash
+                    rows += found
+                elif same := [one for one in before.values() if _name(one) == _name(now)]:
+                    lines = max(_lines_before(Path(now["source"]), one) for one in same)
+                    rows += [row for row in found if row.line <= lines]
+                    if not lines:
+                        changed.append(now["source"])
+    return rows, list(dict.fromkeys(changed))
+
+
+def _name(described: dict[str, Any]) -> str:
+    """Of a file, wherever it lies: it may be named from another folder."""
+    return Path(described["source"]).name
+
+
+def _lines_before(file: Path, before: dict[str, Any]) -> int:
+    """Lines that a JSONL file had, if it still begins with all of them; else 0."""
+    if file.suffix.lower() != ".jsonl":
+        return 0
+    with file.open("rb") as stream:
+        start = stream.read(before["bytes"])
+    if hashlib.sha256(start).hexdigest() != before["sha256"]:
+        return 0
+    return start.count(b"\n") + (not start.endswith(b"\n"))
 
 
 def _answer(row: Row) -> str:
@@ -174,8 +231,8 @@ def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str) 
 
 
 def _without_ids(rows: Iterable[dict[str, Any]]) -> Counter[str]:
-    """What is in the rows, however often: ids may be of where their file lay."""
-    return Counter(json.dumps({**row, "id": None}, sort_keys=True) for row in rows)
+    """What is in the rows, however often: ids may be of where their file lay, and earlier files have no clusters."""
+    return Counter(json.dumps({**row, "id": None, "cluster": None}, sort_keys=True) for row in rows)
 
 
 def _chosen(keys: Iterable[bytes], count: int) -> set[bytes]:

@@ -51,6 +51,7 @@ __all__ = [
     "describe_sources",
     "load_base_model",
     "load_training_data",
+    "on_day",
     "read_rows",
     "require_known_tokens",
     "require_usable_after_training",
@@ -112,7 +113,7 @@ def load_training_data(
     window = context_window(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
-    rendering = tokenizer if day is None else _on_day(tokenizer, day)
+    rendering = tokenizer if day is None else on_day(tokenizer, day)
     max_length = min(config.data.max_length, window or config.data.max_length)
     template = template or template_of(config)
     loaded = {
@@ -163,7 +164,7 @@ def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
     return "strftime_now" in str(tokenizer.chat_template)
 
 
-def _on_day(tokenizer: PreTrainedTokenizerBase, day: date) -> PreTrainedTokenizerBase:
+def on_day(tokenizer: PreTrainedTokenizerBase, day: date) -> PreTrainedTokenizerBase:
     """A tokeniser whose chat template takes a day for today: what is resumed tomorrow has the prompts of today."""
     template = tokenizer.chat_template
     if not isinstance(template, str) or not writes_date(tokenizer):

@@ -56,6 +56,7 @@ class LiveRun:
         config: of the run.
         base: name of the base model: as the run's settings have it, wherever its folder is found from here.
         weights: of the adapter, or of the whole model.
+        step: of the checkpoint that they are, if the run is not complete; else None.
         documents: that questions are answered from; None if there are none.
     """
 
@@ -63,6 +64,7 @@ class LiveRun:
     config: TrainConfig
     base: str
     weights: Path
+    step: int | None
     documents: DocumentPrompts | None
 
     @classmethod
@@ -86,7 +88,7 @@ class LiveRun:
         if prepared is not None or config.data.prepared is not None:
             documents = open_documents(folder.path, tokenizer, prepared=prepared, offline=offline)
         base = load_config(folder.config).model.name
-        return cls(folder, config, base, trained_weights(folder, config)[0], documents)
+        return cls(folder, config, base, *trained_weights(folder, config), documents)
 
     @property
     def tuned(self) -> str:

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import date
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import nn
 from selfaug.config import TrainConfig, load_config
 from selfaug.core.alert_state import ALERTS, UNWATCHED_AFTER
 from selfaug.data import EncodedRows
-from selfaug.errors import SelfAugError, StorageError
+from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
+from selfaug.model.loading import load_tokenizer
 from selfaug.model.reference import FrozenModel, Reference
 from selfaug.monitoring.canary_alert import CanaryAlert
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
@@ -29,8 +31,9 @@ from selfaug.monitoring.reference_window import (
 )
 from selfaug.monitoring.retention import delete_before, delete_expired
 from selfaug.monitoring.standing import standing_state
-from selfaug.monitoring.store import read_kept, read_texts
+from selfaug.monitoring.store import acknowledge, read_kept, read_texts
 from selfaug.phases.chat import open_chat
+from selfaug.phases.dated_prompts import Undated
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import REHEARSAL
@@ -43,6 +46,7 @@ from selfaug.rundir import RunDir
 
 __all__ = [
     "RULE_FILES",
+    "acknowledge_alerts",
     "drift_score",
     "export_texts",
     "is_alert",
@@ -133,6 +137,7 @@ def record_reference_window(
     tell_of_changes(folder, config, "train", "eval", tell=tell)
     # Nothing is trained here.
     changed = {"eval": [*config.data.eval, *data], "skip_held_out": False}
+    today = date.today()
     rows = load_training_data(
         config.model_copy(
             update={
@@ -141,7 +146,9 @@ def record_reference_window(
             }
         ),
         trained_template(folder),
+        today,
     )
+    undated = Undated(rows.tokenizer, **config.data.chat_template_kwargs)
     if score is None:
         on_progress(Progress("model"))
         chat = open_chat(run, device=device, offline=offline)
@@ -152,6 +159,7 @@ def record_reference_window(
         score,
         adapter=adapter,
         prompts=prompts,
+        undated=lambda prompt: undated(prompt, today),
         on_progress=lambda done, total: on_progress(Progress("drift of the reference window", done, total)),
     )
     window.save(folder.monitor)
@@ -198,12 +206,18 @@ def open_monitor(
 
     Raises:
         StorageError, DataError, ConfigError: if the run has no rows to compare with, or can't be written.
+        ModelError: if the tokeniser can't be loaded.
     """
     folder = RunDir.open(run)
     if measure:
         window = record_reference_window(run, score=score, on_progress=on_progress)
     else:
         window = ReferenceWindow.load(folder.monitor)
+    config = load_run_config(folder)
+    tokenizer = load_tokenizer(
+        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
+    )
+    undated = Undated(tokenizer, **config.data.chat_template_kwargs)
     return Monitor(
         folder.monitor,
         window,
@@ -213,7 +227,8 @@ def open_monitor(
         webhook=webhook,
         canary=canary,
         tell=tell,
-        realign=_realign_settings(folder, load_config(folder.config)),
+        realign=_realign_settings(folder, config),
+        undated=lambda prompt, time: undated(prompt, date.fromtimestamp(time)),
         clock=clock,
         compute_clock=compute_clock,
     )
@@ -303,6 +318,36 @@ def monitor_status(
 def is_alert(status: dict[str, Any]) -> bool:
     """Whether the state calls for someone to act."""
     return status["state"] in ALERTS
+
+
+def acknowledge_alerts(run: str | os.PathLike[str], signal: str) -> tuple[list[str], bool]:
+    """Say that someone has dealt with the alert of a signal: the monitor ends it, and looks anew.
+
+    The process that watches the run does so within a minute; where none does, the next one that watches it.
+
+    Args:
+        run: folder of a run.
+        signal: its name; "all" for all that alert.
+
+    Returns:
+        Names of the signals, and whether the run is being watched.
+
+    Raises:
+        StorageError: if nothing has been watched yet, or it can't be written.
+        ConfigError: if no such signal alerts.
+    """
+    status = monitor_status(run)
+    alerting = [one["name"] for one in status["signals"] if one["state"] in ALERTS]
+    wanted = signal.strip().replace(" ", "_").replace("-", "_")
+    chosen = alerting if wanted == "all" else [name for name in alerting if name == wanted]
+    if not chosen:
+        raise ConfigError(
+            f"there is no alert of {'any signal' if wanted == 'all' else signal}: "
+            f"{', '.join(alerting) or 'no signal'} alerts.",
+            hint="name one that does. What the canary set has raised ends when it comes back as recorded.",
+        )
+    acknowledge(RunDir(run).monitor, chosen, time=time.time())
+    return chosen, status["watched"]
 
 
 def purge_monitor(run: str | os.PathLike[str], *, older_than_days: float = 0.0) -> int:

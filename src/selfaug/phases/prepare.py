@@ -27,7 +27,7 @@ from selfaug.retrieval.folder_files import PREPARED_MARKER, PREPARED_SETTINGS, f
 from selfaug.retrieval.follow_ups import turns_of
 from selfaug.retrieval.glossary import read_glossary
 from selfaug.retrieval.index import Index, IndexWriter
-from selfaug.retrieval.near_copies import sketch_of
+from selfaug.retrieval.near_copies import near_copies, sketch_of
 from selfaug.retrieval.read_folder import FolderReport, read_folder
 from selfaug.retrieval.retriever import Retriever, own_retriever
 from selfaug.retrieval.tokens import Words
@@ -37,8 +37,10 @@ __all__ = ["RECORD_KIND", "prepare"]
 
 RECORD_KIND = "prepare"
 
-_READER = 11
+_READER = 12
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
+
+_NAMED_TITLES, _NAMED_DOCUMENTS = 3, 3
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 
@@ -293,6 +295,7 @@ def _make_index(
             )
         # First: an answer may stand in no passage because its document can't be read.
         _tell(config, report, on_progress)
+        _warn_of_titles(config, index, on_progress)
         on_whole(index)
 
     writer.write(documents(), on_whole=whole)
@@ -319,6 +322,33 @@ def _warn_of_lost(config: PrepareConfig, lost: Sequence[str], on_progress: Repor
         f"{gone} not there any more: {', '.join(lost[:5])}{', ...' * (len(lost) > 5)}; the index has no passages of "
         f"{'it' if len(lost) == 1 else 'them'}. If that should not be, look whether all of {config.documents.folder} "
         "is mounted, and prepare anew."
+    )
+    on_progress(Progress("warning", message=message))
+
+
+def _warn_of_titles(config: PrepareConfig, index: Index, on_progress: Report) -> None:
+    """Different documents with one title, as of a template, look the same above their passages."""
+    by_title: dict[str, dict[str, dict[str, Any]]] = {}  # by digest: the first of the same files
+    for document in index.documents:
+        by_title.setdefault(document["title"], {}).setdefault(document["digest"], document)
+    shared = {}
+    for title, documents in by_title.items():
+        sketches = {digest: document.get("sketch", "") for digest, document in documents.items()}
+        similar = config.split.similar_documents
+        near = near_copies(sketches, similar) if len(documents) > 1 and similar is not None else []
+        if len(documents) > 1 and not any(len(same) == len(documents) for same in near):
+            shared[title] = [document["path"] for document in documents.values()]
+    if not shared:
+        return
+    shown = "; ".join(
+        f"{title!r:.80} of {', '.join(paths[:_NAMED_DOCUMENTS])}{', ...' * (len(paths) > _NAMED_DOCUMENTS)}"
+        for title, paths in list(shared.items())[:_NAMED_TITLES]
+    )
+    message = (
+        f"{sum(map(len, shared.values())):,} documents have the title of another one that is not the same: {shown}"
+        f"{'; ...' * (len(shared) > _NAMED_TITLES)}. Neither a search nor a model can tell their passages apart by it. "
+        "Give each one of its own: in its properties, its <title> or front matter, or, without a title there, by its "
+        "first heading or its file's name."
     )
     on_progress(Progress("warning", message=message))
 

@@ -82,6 +82,8 @@ def make_rows(
         else:
             near_gold = {path for chunk in gold[pair.id] for path in near_of.get(chunk.document, ())}
             rows[split].append(make_row(pair, right, found, form, signs, near_gold))
+            if (home := _home_of(pair, gold[pair.id])) is not None:
+                rows[split][-1]["cluster"] = min({home, *index.copies_of(home), *near_of.get(home, ())})
             if split == "train":
                 passages = {passage.text: passage.document for passage in (*right, *found)}
                 of_text |= {text: passages[text] for text in rows[split][-1]["context"]}
@@ -287,6 +289,12 @@ def _documents_of(pair: Pair, gold: Sequence[Chunk]) -> set[str]:
     if not pair.documents and pair.evidence is None:
         return {chunk.document for chunk in gold[:1]}
     return {*pair.documents, *(chunk.document for chunk in gold)}
+
+
+def _home_of(pair: Pair, gold: Sequence[Chunk]) -> str | None:
+    """The document that a pair is about first of all: questions about one hang together."""
+    named = [*pair.documents, *(chunk.document for chunk in gold[:1])]
+    return named[0] if named else None
 
 
 def _warn_of_empty_splits(

@@ -21,7 +21,7 @@ from selfaug.config import EvaluationSettings, LevelName, TrainConfig, load_conf
 from selfaug.core.gate import Outcome, at_least, at_most, overall
 from selfaug.core.statistics import Interval
 from selfaug.data import rows_without_template
-from selfaug.errors import ConfigError, DataError, SelfAugError, StorageError
+from selfaug.errors import ConfigError, DataError, PathError, SelfAugError, StorageError
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import load_tokenizer
@@ -162,7 +162,7 @@ def with_held_out_rows(
         if found is None:
             return settings, None
     else:
-        found = hold_out(config, settings.data, folder, share=settings.hold_out, offline=offline)
+        found = hold_out(run, config, settings.data, folder, share=settings.hold_out, offline=offline)
     return replace(settings, data=found.data, eval_data=found.eval_data), found
 
 
@@ -320,6 +320,14 @@ def realign(
         record = told
         write_record(new.realignment, RECORD_KIND, record)
     outcome = record["gate"]["outcome"]
+    if outcome != "pass" and (number := _withdrawn(new, settings.registry)) is not None:
+        on_progress(
+            Progress(
+                "warning",
+                message=f"version {number} does not pass any more: it is the candidate of {settings.registry} no "
+                "longer.",
+            )
+        )
     return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
 
 
@@ -510,6 +518,7 @@ def _joined(parts: Sequence[Suite]) -> Suite:
         choices=[choices for part in parts for choices in part.choices],
         score=lambda index, answer: places[index][0].score(places[index][1], answer),
         golds=[gold for part in parts for gold in part.golds],
+        clusters=[part.clusters[index] if part.clusters else "" for part, index in places],
     )
 
 
@@ -643,11 +652,15 @@ def _gate(
             gained = Interval(**differences[name]["difference"])
             lost = Interval(-gained.value, -gained.high, -gained.low)
             items, at_stake = differences[name]["items"], deployed[name]
-            bounds.append(at_most(f"loss, {name}", lost, most, items, at_stake=at_stake))
+            clusters = differences[name].get("clusters")
+            bounds.append(at_most(f"loss, {name}", lost, most, items, at_stake=at_stake, clusters=clusters))
     if _NEW in differences:
         new = differences[_NEW]
+        found = Interval(**new["difference"])
         bounds.append(
-            at_least("gain, new task", Interval(**new["difference"]), settings.min_new_gain, new["items"])
+            at_least(
+                "gain, new task", found, settings.min_new_gain, new["items"], clusters=new.get("clusters")
+            )
         )
     unmeasured = [task for task in (_OLD, _NEW) if task not in differences]
     return {
@@ -733,6 +746,22 @@ def _require_judged_alike(new: RunDir, record: Mapping[str, Any]) -> None:
             hint=f"put back what was in there then; or delete {new.realignment.name}, and the same command judges the "
             "kept answers by what is in there now.",
         )
+
+
+def _withdrawn(new: RunDir, registry: str | None) -> int | None:
+    """Take back that a run is the candidate, as it passed by other bounds; its version, or None if it was not."""
+    if registry is None:
+        return None
+    opened = Registry(registry)
+    try:
+        candidate = opened.current(CANDIDATE)
+    except PathError:  # there is no registry yet
+        return None
+    if candidate is None or candidate[0].run != str(new.path.resolve()):
+        return None
+    number = candidate[0].number
+    opened.withdraw(CANDIDATE, number)
+    return number
 
 
 def _registered(old: RunDir, new: RunDir, settings: RealignSettings, outcome: str) -> int | None:

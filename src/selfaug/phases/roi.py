@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from selfaug.core.printable import printable_number
 from selfaug.core.roi import (
     ARMS,
     MOST_HOURS_A_WEEK,
@@ -22,6 +23,7 @@ from selfaug.core.roi import (
     simulate,
     tornado,
 )
+from selfaug.core.seen_prompts import seen_in_words
 from selfaug.errors import DataError
 from selfaug.monitoring.served_requests import ServedRequests, served_requests
 from selfaug.records import read_record
@@ -45,6 +47,8 @@ _ROUTER = 0.95
 _PLAIN_HOURS = "Hours of a GPU in a training of plain LoRA."
 _LEAST_WEEKS = 1.0
 """With less, working days and the others would not be there in their proportion."""
+_MOST_APART = 10.0
+"""Times that a worker's hour and an engineer's differ before they are taken for amounts in two currencies."""
 _MOST_MISSED = 0.01
 """Share of the requests that a monitor may have missed without a word here."""
 
@@ -105,6 +109,7 @@ def business_case(
         if rate is not None:
             ranges["requests_per_week"] = (rate,) * 3
             sources["requests_per_week"] = "measured"
+    doubts += _currencies(ranges, sources)
     likeliest: dict[str, Any] = {name: mode for name, (_, mode, _) in ranges.items()}
     inputs = RoiInputs(**likeliest, years=config.inputs.years, plain_gpu_hours=plain_hours)
 
@@ -121,6 +126,8 @@ def business_case(
         inputs, counts, uncertain, router_right=right, router_items=items, draws=draws, seed=seed
     )
     claimed, refused = _claim(measured, known)
+    if "measured" in known.values():
+        doubts += [f"Of the comparison whose scores these are: {one}" for one in measured["seen"]]
     return {
         "inputs": {
             **{
@@ -156,7 +163,10 @@ def business_case(
             "difference": measured.get("difference"),
         },
         "simulation": {**asdict(simulated), "draws": draws, "seed": seed},
-        "tornado": [swing._asdict() for swing in tornado(inputs, "selfaug", accuracies["selfaug"], uncertain)],
+        "tornado": [
+            swing._asdict()
+            for swing in tornado(inputs, "selfaug", accuracies["selfaug"], uncertain, counts["selfaug"])
+        ],
         "warnings": [*doubts, *_warnings(arms, known, simulated), *refused],
     }  # fmt: skip
 
@@ -188,14 +198,15 @@ def _per_user(
     if not users or a_week > most * users:
         why = f"are more than {most:g} of each" if users else "say nothing of one"
         return None, [
-            f"{a_week:,.0f} requests a week of {users:,g} active users {why}: requests_per_week is not taken from "
-            "them. Set inputs.workers and inputs.adoption to those who were served, or inputs.requests_per_week."
+            f"{a_week:,.0f} requests a week of {printable_number(users)} active users {why}: requests_per_week is "
+            "not taken from them. Set inputs.workers and inputs.adoption to those who were served, or "
+            "inputs.requests_per_week."
         ]
     doubts = []
     if not counted:
         doubts.append(
-            f"The log has no users: its {a_week:,.0f} requests a week are divided by {users:,g}, which nobody has "
-            "counted. Set inputs.workers and inputs.adoption to those who were served."
+            f"The log has no users: its {a_week:,.0f} requests a week are divided by {printable_number(users)}, which "
+            "nobody has counted. Set inputs.workers and inputs.adoption to those who were served."
         )
     if drawn:
         names = " and ".join(f"inputs.{name}" for name in drawn)
@@ -209,6 +220,23 @@ def _per_user(
             "requests_per_week is too low by as much."
         )
     return a_week / users, doubts
+
+
+def _currencies(ranges: Mapping[str, tuple[float, float, float]], sources: Mapping[str, str]) -> list[str]:
+    """That some amounts seem to be in the user's currency, and others still in that of the defaults."""
+    money = [name for name in ranges if quantity_of(name).unit.startswith("currency")]
+    given = any(sources[name] == "user" for name in money)
+    # Nothing is as much in any currency.
+    left = [name for name in money if sources[name] == "default" and ranges[name][1]]
+    hours = {name: ranges[name][1] for name in ("hourly_cost", "engineer_hourly_cost")}
+    apart = 0 < _MOST_APART * min(hours.values()) < max(hours.values())
+    if not (apart and given and left):
+        return []
+    told = " and ".join(f"{name} is {printable_number(value)}" for name, value in hours.items())
+    return [
+        f"{told}: are these in one currency? All money must be, and these are still the defaults, in dollars: "
+        f"{', '.join(left)}."
+    ]
 
 
 def _accuracies(
@@ -256,6 +284,7 @@ def _measured(folder: Path) -> dict[str, Any]:
         "selfaug": scores(ours["suites"]),
         "items": (record["items"]["task"], record["items"]["general"]),
         "difference": ours["suites"]["general"]["difference"]["difference"],
+        "seen": seen_in_words(record, record["items"]["task"]),
     }
     right = methods.get("router", {}).get("routed_right")
     if right is not None:
@@ -293,10 +322,17 @@ def _claim(measured: Mapping[str, Any], sources: Mapping[_Tuned, str]) -> tuple[
     if lost is None:
         return None, []
     own = sources["selfaug"] == "measured"
+    who = "SelfAug" if own else "The SelfAug model of the comparison"
     most = f"{100 * MOST_FORGOTTEN:.0f}"
+    if lost["high"] < -MOST_FORGOTTEN:
+        return False, [
+            f"{who} has forgotten {-100 * lost['value']:.1f} points of the general score (95 % interval "
+            f"{-100 * lost['high']:.1f} to {-100 * lost['low']:.1f}), more than {most}: no credit is claimed for doing "
+            "without a router."
+        ]
     if lost["low"] < -MOST_FORGOTTEN:
         return False, [
-            f"{'SelfAug' if own else 'The SelfAug model of the comparison'} may have forgotten up to "
+            f"{who} may have forgotten up to "
             f"{-100 * lost['low']:.1f} points of the general score (95 % interval), more than {most}: no credit is "
             "claimed for doing without a router. More items would decide."
         ]

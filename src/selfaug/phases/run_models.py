@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "hashes_of_weights",
     "load_run_models",
     "require_same_base",
+    "same_weights",
     "trained_alike",
     "trained_base",
     "trained_otherwise",
@@ -130,10 +132,16 @@ def trained_base(run: RunDir) -> dict[str, Any]:
 
 def trained_alike(one: RunDir, other: RunDir) -> bool:
     """Whether two runs were trained on base models with the same weights, as far as their records tell."""
-    bases = [trained_base(one), trained_base(other)]
-    # As they are stored, whatever they were loaded as. Older records don't have that hash.
-    stored = {base.get("stored_weights_hash") for base in bases}
-    return len(stored) == 1 if None not in stored else bases[0]["weights_hash"] == bases[1]["weights_hash"]
+    return same_weights(trained_base(one), trained_base(other))
+
+
+def same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two base models have the same weights, by what `base_identity` says of them.
+
+    As they are stored, whatever they were loaded as. Older records don't have that hash.
+    """
+    stored = {one.get("stored_weights_hash"), other.get("stored_weights_hash")}
+    return len(stored) == 1 if None not in stored else bool(one["weights_hash"] == other["weights_hash"])
 
 
 def trained_otherwise(one: tuple[RunDir, TrainConfig], other: tuple[RunDir, TrainConfig]) -> bool:

@@ -300,7 +300,7 @@ class Server:
         self._tell, on_ready = without_write_errors(on_watching), without_write_errors(on_ready)
         if self._here is not None and not rows_can_join(self._here.tuned):
             self._tell(_NO_JOINING)
-        self._tell_of_documents()
+        self._tell_of_run()
         self._watch()
         checking = threading.Thread(target=self._become_ready, args=[on_ready], daemon=True)
         checking.start()
@@ -462,12 +462,20 @@ class Server:
                     self._become(True, _NOT_CHECKED)
                 if before is not None:
                     self._watch()
-            self._tell_of_documents()
+            self._tell_of_run()
             self._start_watching(problems, after=before)
 
-    def _tell_of_documents(self) -> None:
-        """Say where answers are from documents that have changed since: who answers has read them at the start."""
-        documents = self._live.documents
+    def _tell_of_run(self) -> None:
+        """Say where a run is served as it was halfway, or from documents that have changed since.
+
+        Who answers has read the documents at the start.
+        """
+        live = self._live
+        if live.step is not None:
+            self._tell(
+                f"note: {live.folder.path} is not complete; the tuned model is its checkpoint at step {live.step}."
+            )
+        documents = live.documents
         if documents is not None and (outdated := documents.outdated_in_words()):
             self._tell(f"note: {outdated}, and a server that is started anew serves it.")
 

@@ -25,7 +25,7 @@ from selfaug.core.printable import printable_size
 from selfaug.data import EncodedRows
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.general_suite import FAST_ITEMS
-from selfaug.model.loading import load_adapter
+from selfaug.model.loading import best_dtype, load_adapter
 from selfaug.model.memory import peak_memory, release_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
 from selfaug.phases.canary import write_canary
@@ -43,12 +43,19 @@ from selfaug.phases.inputs import (
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_files import FOLDER, with_found_files, with_places
-from selfaug.phases.run_models import base_identity, hashes_of_weights, trained_weights
+from selfaug.phases.run_models import (
+    base_identity,
+    hashes_of_weights,
+    same_weights,
+    trained_base,
+    trained_weights,
+)
 from selfaug.phases.training_checks import checked_inputs, require_evaluable
 from selfaug.records import is_failed_write, make_readable, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
 from selfaug.train.anchors import write_anchors
+from selfaug.train.checkpoints import require_processes
 from selfaug.train.run_callbacks import (
     AfterSave,
     MetricsFile,
@@ -63,7 +70,8 @@ __all__ = ["RECORD_KIND", "Interrupted", "TrainResult", "train"]
 
 RECORD_KIND = "train"
 
-_DAY = "day"
+# What a run's beginning tells one that is resumed.
+_DAY, _DTYPE, _PROCESSES = "day", "dtype", "processes"
 
 # From here on the activations of a batch, and not the weights, are what fills a GPU.
 _CHECKPOINTING_FROM = 1_000_000_000
@@ -166,13 +174,18 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
         if run.is_complete():
             on_progress(Progress("warning", message=f"{run.path} is complete already; nothing to train."))
             return TrainResult(run.path, read_record(run.record, RECORD_KIND))
+        require_processes(str(run.path), _begun(run).get(_PROCESSES), _processes())
     elif main:
         RunDir.require_free(config.run.output, overwrite=config.run.overwrite)
 
     on_progress(Progress("data"))
     # A chat template may write today's date into prompts: what is resumed has that of its beginning.
     day = _day_of(run) if resume else date.today()
-    device, dtype, data = checked_inputs(config, day)
+    device, dtype, data = checked_inputs(_in_dtype_of(run, config) if resume else config, day)
+    if resume and config.model.dtype == "auto" and dtype is not best_dtype(device):
+        name = str(dtype).removeprefix("torch.")
+        told = f"{run.path} began in {name} and goes on in it, though it is not the fastest on this device."
+        on_progress(Progress("warning", message=told))
     for warning in data.warnings:
         on_progress(Progress("warning", message=warning))
     on_progress(Progress("model"))
@@ -196,7 +209,14 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     try:
         if main and not resume:
             write_text(run.config, run.config_text(dump_config(config)))
-            began = {"data": data.report, "model": identity, FOLDER: os.getcwd(), _DAY: str(day)}
+            began = {
+                "data": data.report,
+                "model": identity,
+                FOLDER: os.getcwd(),
+                _DAY: str(day),
+                _DTYPE: str(dtype),
+                _PROCESSES: _processes(),
+            }
             write_record(run.started, "train-started", began)
         return _run(config, run, data, model, identity, device, dtype, resume, main, on_progress)
     except Exception:
@@ -380,7 +400,7 @@ def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, A
         for name in ("method", "rank", "alpha", "target_modules", "dora", *(() if resume else ("dropout",)))
         if getattr(config.lora, name) != getattr(before_config.lora, name)
     ]
-    if read_record(before.started, "train-started")["model"]["weights_hash"] != identity["weights_hash"]:
+    if not same_weights(trained_base(before), identity):
         problems.append("it was trained on another base model")
     if problems:
         raise ConfigError(
@@ -414,7 +434,7 @@ def _prepare_anchors(
     def digest() -> str:
         return hashlib.sha256(made_with + run.anchors.read_bytes()).hexdigest()
 
-    started = read_record(run.started, "train-started")
+    started = _begun(run)
     before = started.get("anchors")
     there = None
     if before and run.anchors.exists() and digest() == before["digest"]:
@@ -547,7 +567,7 @@ def _require_same_settings(run: RunDir, config: TrainConfig) -> None:
 def _require_same_data(
     run: RunDir, config: TrainConfig, data: TrainingData, identity: dict[str, Any]
 ) -> None:
-    started = read_record(run.started, "train-started")
+    started = _begun(run)
     problems = []
     if _digests(started["data"], "train", "replay") != _digests(data.report, "train", "replay"):
         problems.append("the training rows are not those that the run began with")
@@ -571,8 +591,30 @@ def _require_same_data(
 
 def _day_of(run: RunDir) -> date | None:
     """The day that a run began on; None where an earlier version began it, which did not write it down."""
-    day = read_record(run.started, "train-started").get(_DAY)
+    day = _begun(run).get(_DAY)
     return None if day is None else date.fromisoformat(day)
+
+
+def _in_dtype_of(run: RunDir, config: TrainConfig) -> TrainConfig:
+    """The settings, where "auto" is the dtype that a run began in: another kind of device would take another.
+
+    Of all weights trained, earlier versions did not write that down.
+    """
+    begun = _begun(run)
+    dtype = begun.get(_DTYPE) or (None if config.lora.method == "full" else begun["model"].get("dtype"))
+    if config.model.dtype != "auto" or dtype is None:
+        return config
+    model = config.model.model_copy(update={"dtype": dtype.removeprefix("torch.")})
+    return config.model_copy(update={"model": model})
+
+
+def _begun(run: RunDir) -> dict[str, Any]:
+    return read_record(run.started, "train-started")
+
+
+def _processes() -> int:
+    """How many a launcher has started for this training, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _digests(report: Mapping[str, Any], *parts: str) -> list[Any]:

@@ -28,6 +28,9 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's --max-lora-rank takes."""
 
 
+_MANY = ("--max-batch", "256", "--max-waiting", "256")
+"""Of the gateway: vLLM answers more requests at once than a server that loads the models itself."""
+
 _WORKING_FOLDER = "/work"
 """Where the image of the project's Dockerfile works: relative paths of a run's settings are taken from there."""
 
@@ -71,10 +74,12 @@ def export_vllm(
     folder, target = RunDir.open(run), Path(to)
     config = load_run_config(folder)
     require_new_folder(target)
-    weights, _ = trained_weights(folder, config)
+    weights, step = trained_weights(folder, config)
     why = _no_adapter(config)
     models = _Models.of(folder, config, merged=why is not None)
-    options, warnings = [], []
+    options, warnings = [*_MANY], []
+    if step is not None:
+        warnings.append(f"{folder.path} is not complete; this is its checkpoint at step {step}.")
     if why is not None:
         options.append("--upstream-no-base")
         warnings.append(f"{why}: it is merged, and the base model, where it is wanted, needs another server.")
@@ -257,7 +262,7 @@ def _compose(models: _Models, run: Path, config: TrainConfig, options: list[str]
             "user": f"{owner.st_uid}:{owner.st_gid}",
             "command": [
                 "serve", f"/run/{run.name}", "--host", "0.0.0.0", "--upstream", "http://vllm:8000/v1",
-                "--max-batch", "256", "--max-waiting", "256", "--rate-limit", "600", *options,
+                "--rate-limit", "600", *options,
             ],
             "environment": {
                 "SELFAUG_API_KEY": "${SELFAUG_API_KEY:?}",

@@ -378,8 +378,7 @@ class Watching:
         return open_monitor(
             self._run,
             lambda prompts: self._score(prompts),
-            # Without models no request is sampled: none would wait for a measurement that can't come.
-            settings=replace(settings.monitor, sample=0.0) if self._without else settings.monitor,
+            settings=self._monitor_settings(),
             webhook=settings.webhook,
             measure=as_trained and not self._without,
             canary=problems,
@@ -387,6 +386,12 @@ class Watching:
             compute_clock=time.perf_counter if engine is None else lambda: engine.job_seconds,
             on_progress=progress,
         )
+
+    def _monitor_settings(self) -> MonitorSettings:
+        # Each prompt may wait for a busy engine, and the monitor with it: what comes meanwhile waits for one only.
+        settings = replace(self._settings.monitor, batch_size=1)
+        # Without models no request is sampled: none would wait for a measurement that can't come.
+        return replace(settings, sample=0.0) if self._without else settings
 
     def _load(self) -> None:
         """Get the models, unless it has them or could not have them. Without them all but drift is watched."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from selfaug.core.seen_prompts import chosen_on_in_words, rows_trained_on
+from selfaug.core.trained_on import trained_on_in_words
 from selfaug.report.charts import scatter_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import bound_block, cut_off_blocks, suites_block
@@ -39,6 +41,9 @@ def balance_report(record: Mapping[str, Any]) -> Report:
         *cut_off_blocks(record["test"], tuned="chosen point"),
         bound_block(record["test_gate"]),
     ]
+    if remembered := _remembered(record):
+        on_test.append(Text(remembered, "! trained on"))
+    chosen_on = chosen_on_in_words(record, _test_rows(record))
     level = record["level"]
     return Report(
         **vars(balance_summary(record)),
@@ -48,7 +53,11 @@ def balance_report(record: Mapping[str, Any]) -> Report:
                 "Points are on development items, on which they were chosen: the best of so many is so by luck, too.",
                 [*told, _front(record)],
             ),
-            Section("The chosen point on test items", "Nothing was chosen on these.", on_test),
+            Section(
+                "The chosen point on test items",
+                "Nothing was chosen on these." if chosen_on is None else f"{chosen_on}.",
+                on_test,
+            ),
             Section(
                 "Settings that were tried", "Scores on some of the development items.", [_trials(record)]
             ),
@@ -59,7 +68,11 @@ def balance_report(record: Mapping[str, Any]) -> Report:
             ("score of the job", record["settings"]["scorer"]),
             ("budget", f"{bound_points(record['settings']['max_forgetting'])} of forgetting"),
             ("general requests", f"level {level['level']}" if level.get("level") else "all levels"),
-            ("what is chosen on what", "Chosen on development items, reported on test items."),
+            (
+                "what is chosen on what",
+                "Chosen on development items, reported on test items."
+                + ("" if chosen_on is None else f" But {chosen_on}."),
+            ),
             ("machine", record["device"]),
             ("time", duration(record["seconds"])),
         ],
@@ -100,6 +113,7 @@ def balance_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
     """One sentence: what the chosen setting does on test items, and whether the budget holds.
 
     One that was not shown to have learned the job is not as hoped: whatever learns nothing stays within every budget.
+    Where test rows were trained on, another sentence says so, and what is good on these is open.
     """
     gate, budget = record["test_gate"], bound_points(record["settings"]["max_forgetting"])
     outcomes: dict[str, tuple[Outcome, str]] = {
@@ -120,7 +134,21 @@ def balance_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
     if gain is not None and gain["low"] <= 0:
         outcome = "mixed" if outcome == "good" else outcome
         held += f"; it was not shown to have learned the job ({points(gain['value'])}, {span(gain)})"
-    return outcome, f"The chosen setting {job}{forgets}: {held}."
+    remembered = _remembered(record)
+    if outcome == "good" and remembered:
+        outcome = "open"
+    return outcome, f"The chosen setting {job}{forgets}: {held}. {remembered}".rstrip()
+
+
+def _test_rows(record: Mapping[str, Any]) -> int:
+    task = record["test"].get("task")
+    return 0 if task is None else task["items"]
+
+
+def _remembered(record: Mapping[str, Any]) -> str:
+    """That test rows were trained on, as a sentence; empty where none were, or nobody has counted."""
+    worth = trained_on_in_words(rows_trained_on(record, _test_rows(record)))
+    return "" if worth is None else f"{worth[0].upper()}{worth[1:]}."
 
 
 def _settings(settings: Mapping[str, float]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from selfaug.core.seen_prompts import chosen_on_in_words, rows_trained_on
+from selfaug.core.trained_on import trained_on_in_words
 from selfaug.records import read_lines
 from selfaug.report.charts import intervals_svg, scatter_svg
 from selfaug.report.document import (
@@ -22,6 +24,7 @@ from selfaug.report.document import (
     Tile,
     of_texts,
 )
+from selfaug.report.evaluation_report import evaluation_outcome
 from selfaug.wording.comparison_results import (
     against_table,
     comparison_notes,
@@ -93,22 +96,42 @@ def comparison_summary(record: Mapping[str, Any]) -> Summary:
 
 
 def comparison_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
-    """One sentence on SelfAug against plain LoRA, the disappointing included, and its outcome."""
+    """One sentence on SelfAug against plain LoRA, the disappointing included, and its outcome.
+
+    What is good against plain LoRA is no better than SelfAug's own evaluation: it may have forgotten much, too. Where
+    test rows were trained on, another sentence says so, and what is good on these is open.
+    """
     methods, subject = record["methods"], record["subject"]
     plain = methods["plain"]
+    trained_on = rows_trained_on(record, record["items"]["task"])
+    worth = trained_on_in_words(trained_on)
+    remembered = "" if worth is None else f" {worth[0].upper()}{worth[1:]}."
     if subject is None:
         lost = plain["suites"]["general"]["difference"]["difference"]
         return "open", (
             f"SelfAug was not compared; plain LoRA does {percent(plain['suites']['task']['score']['value'])} of the "
-            f"job and changes the general score by {points(lost['value'])} ({span(lost)})."
+            f"job and changes the general score by {points(lost['value'])} ({span(lost)}).{remembered}"
         )
     ours = methods[subject]
     learned = _has_learned(ours) and plain["against_subject"]["task"]["difference"]["high"] >= 0
     retained = plain["against_subject"]["general"]["difference"]["low"] > 0
     outcome: Outcome = "good" if learned and retained else "mixed" if learned or retained else "bad"
+    alone = _alone(record, ours)
+    if outcome == "good":
+        outcome = evaluation_outcome({**alone, "trained_on": trained_on})
     who = "it" if _has_learned(ours) or _has_learned(plain) else ours["label"]
-    said = f"{_of_the_job(ours, plain)}; {who} {_of_all_else(ours, plain)}{_of_seeds(ours, plain)}."
-    return outcome, said
+    kept = _of_all_else(ours, plain, evaluation_outcome(alone))
+    return outcome, f"{_of_the_job(ours, plain)}; {who} {kept}{_of_seeds(ours, plain)}.{remembered}"
+
+
+def _alone(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """A tested SelfAug against the base model alone, as an evaluation's record has it."""
+    general = {
+        **row["suites"]["general"],
+        "base": record["base"]["suites"]["general"]["score"],
+        "detectable_difference": record["detectable_difference"]["difference"],
+    }
+    return {"gate": None, "suites": {"task": row["suites"]["task"], "general": general}}
 
 
 def _has_learned(row: Mapping[str, Any]) -> bool:
@@ -132,12 +155,19 @@ def _of_the_job(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     return f"{label} did {mine} of the job and plain LoRA {theirs}, with no difference shown ({span(task)} points)"
 
 
-def _of_all_else(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
+def _of_all_else(ours: Mapping[str, Any], plain: Mapping[str, Any], alone: Outcome) -> str:
     mine, theirs = (row["suites"]["general"]["difference"]["difference"] for row in (ours, plain))
     general = plain["against_subject"]["general"]["difference"]
     changes = f"general score {points(mine['value'])} ({span(mine)}) against {points(theirs['value'])} ({span(theirs)})"
     if general["low"] > 0:
-        return f"kept more of everything else: {changes}"
+        though = (
+            ", though it forgot, too"
+            if mine["high"] < 0
+            else ", though it is not shown that it lost little"
+            if alone == "open"
+            else ""
+        )
+        return f"kept more of everything else{though}: {changes}"
     if general["high"] < 0:
         return f"kept less of everything else: {changes}"
     return f"was not shown to keep more of everything else: {changes}"
@@ -328,6 +358,7 @@ def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     settings, environment = record["settings"], record["environment"]
     level = record["level"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    chosen_on = chosen_on_in_words(record, record["items"]["task"])
     return [
         ("model", settings["config"]["model"]["name"]),
         ("rows", ", ".join(map(str, settings["config"]["data"]["train"]))),
@@ -336,7 +367,8 @@ def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("general requests", f"level {level['level']}" if level.get("level") else "all levels"),
         (
             "what is chosen on what",
-            "Each method's setting was chosen on development items and is reported on test items.",
+            "Each method's setting was chosen on development items and is reported on test items."
+            + ("" if chosen_on is None else f" But {chosen_on}."),
         ),
         ("seeds", ", ".join(map(str, settings["seeds"]))),
         ("steps", str(settings["config"]["train"]["steps"] or "by epochs")),

@@ -35,6 +35,8 @@ _LEAST_WORDS = 4  # of a line that may go on in the next one; lines of fewer are
 _LONGEST_SENTENCE = (
     600  # letters over several lines; longer ones are verse and transcripts, whose lines stay as they are
 )
+# What stands before an item or a clause: "1. ", "12.3. ", "b. ", "iv. ".
+_MARK = re.compile(r"\s*(?:\d{1,3}(?:\.\d{1,3})*|[^\W\d_]|[ivxl]{2,6}|[IVXL]{2,6})\.\s+")
 _OPENING = "\"'“‘„«([¿¡"
 _ABOVE = " > "
 _CELL_END = "; "
@@ -130,12 +132,19 @@ class Chunker:
         """The document's chunks, in reading order.
 
         A heading with nothing beneath it is text of the section above: a brochure's figures often stand in large type.
+        One that is too long to be whole above the passages is text of its own section, once.
         """
         found: list[Chunk] = []
         seen: dict[str, int] = {}
-        for path, blocks in _sections(document):
-            heading, tokens = self._short_enough(path)
+        told: set[tuple[str, ...]] = set()
+        for names, blocks in _sections(document):
+            heading, tokens = self._short_enough(_ABOVE.join(names))
             own = _without_captions(blocks, heading.split(_ABOVE))
+            # A heading that can't be whole here is text of its section, too: some people's are whole clauses.
+            paths = [tuple(names[: place + 1]) for place, name in enumerate(names) if name not in heading]
+            cut = [path[-1] for path in paths if path not in told]
+            told.update(paths)
+            own = [*(Block("text", name, page=blocks[0].page) for name in cut), *own]
             for text, page in self._cut(self._limit - tokens - 1, own):
                 content = "\x1f".join((document.path, heading, text))
                 again = seen[content] = seen.get(content, -1) + 1  # the same words twice in one place
@@ -292,8 +301,8 @@ class Chunker:
                 yield from self._small_enough(part, self._sizes([part])[0], space)
 
 
-def _sections(document: Document) -> Iterator[tuple[str, list[Block]]]:
-    """The blocks under each heading, with the path of headings to it."""
+def _sections(document: Document) -> Iterator[tuple[list[str], list[Block]]]:
+    """The blocks under each heading, with the title and the headings above them."""
     above: list[tuple[int, str]] = []
     blocks: list[Block] = []
     sheet: str | None = None
@@ -355,14 +364,14 @@ def _is_bare(block: Block, following: Block | None) -> bool:
     )
 
 
-def _path(title: str, above: Iterable[tuple[int, str]], sheet: str | None) -> str:
+def _path(title: str, above: Iterable[tuple[int, str]], sheet: str | None) -> list[str]:
     names = [title, *([sheet] if sheet else []), *(text for _, text in above)]
     # A first heading is often the title again, or its end: "norvik_2023: Summary".
-    return _ABOVE.join(
+    return [
         name
         for index, name in enumerate(names)
         if name and name not in names[:index] and not title.endswith(f": {name}")
-    )
+    ]
 
 
 def _shortened(heading: str, length: int) -> str:
@@ -375,7 +384,8 @@ def _sentences(line: str) -> Iterator[tuple[str, str]]:
     """Sentences of a line, each with what joins it to what is before; the line's indentation stays with the first."""
     joint, start = "\n", 0
     line = line.rstrip()
-    for end in _SENTENCE_END.finditer(line):
+    mark = _MARK.match(line)
+    for end in _SENTENCE_END.finditer(line, mark.end() if mark else 0):
         if _may_begin(line[end.end() : end.end() + 2]):
             yield joint, line[start : end.end()].rstrip()
             joint, start = " " if line[end.end() - 1].isspace() else "", end.end()

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import docx
 from docx.oxml import parse_xml
 from lxml import etree
 
 from selfaug.retrieval.document import Block
+from selfaug.retrieval.docx_numbers import BULLET, ParagraphNumbers
+from selfaug.retrieval.docx_styles import W as _W
+from selfaug.retrieval.docx_styles import bases_of, value, with_bases
 from selfaug.retrieval.docx_symbols import symbol
 from selfaug.retrieval.office_zip import check_office_zip
-from selfaug.retrieval.plain_text import caret, tidy
+from selfaug.retrieval.plain_text import caret, said_title, tidy
 from selfaug.retrieval.table_text import Repeated, Rows, table_blocks
 
 __all__ = ["read_docx"]
 
-_T = TypeVar("_T")
-
-_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _BOX = _W + "txbxContent"  # what a text box holds
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _RAISED = f"{_W}rPr/{_W}vertAlign[@{_W}val='superscript']"
 _OFF = frozenset({"0", "false", "off"})
-_DEEPEST_STYLE = 20
 _WIDEST_SPAN = 100
 
 _WRAPPERS = {_W + name for name in ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")}
@@ -67,7 +65,8 @@ def read_docx(data: bytes) -> tuple[str, list[Block]]:
 
     Inserted text of tracked changes is read, deleted text is not; what is hidden or struck through is left out, and so
     are headers, footers and comments. Footnotes and endnotes follow the paragraph, list or table that refers to them,
-    and what is in a text box follows the paragraph that it is anchored in.
+    and what is in a text box follows the paragraph that it is anchored in. Lists, clauses and headings have the numbers
+    that Word shows.
     Cells that span several rows or columns have their text in each. What a table holds that only arranges the page (of
     one cell, or with tables in its cells) is read like other parts of the body.
 
@@ -77,68 +76,49 @@ def read_docx(data: bytes) -> tuple[str, list[Block]]:
     check_office_zip(data, ".docx", "word/")
     document = docx.Document(io.BytesIO(data))
     body = document.element.body
-    styles = _paragraph_styles(document.styles.element)
-    title = tidy(document.core_properties.title or "")
-    return title, list(_blocks(body, styles, _notes(document.part)))
+    styles = document.styles.element
+    numbers = ParagraphNumbers(_numbering(document.part), styles)
+    title = said_title(tidy(document.core_properties.title or ""))
+    return title, list(_blocks(body, _heading_levels(styles), numbers, _notes(document.part)))
 
 
-@dataclass(frozen=True)
-class _Styles:
-    """What paragraph styles mean, by their ids: levels of headings, and which make lists."""
-
-    levels: Mapping[str, int]
-    lists: frozenset[str]
-
-
-def _paragraph_styles(styles: Any) -> _Styles:
-    levels: dict[str, int] = {}
-    lists: dict[str, bool] = {}
-    bases: dict[str, str] = {}
+def _heading_levels(styles: Any) -> dict[str, int]:
+    """Levels of the paragraph styles that make headings, by the styles' ids."""
+    own: dict[str, int] = {}
+    identities: list[str] = []
     for style in styles.iter(_W + "style"):
         identity = style.get(_W + "styleId", "")
-        name = _value(style.find(_W + "name")).lower()  # in English, whatever the language of the document
-        properties = style.find(_W + "pPr")
-        level = _outline_level(properties)
-        if base := _value(style.find(_W + "basedOn")):
-            bases[identity] = base
+        identities.append(identity)
+        name = value(style.find(_W + "name")).lower()  # in English, whatever the language of the document
+        level = _outline_level(style.find(_W + "pPr"))
         if name == "title":
-            levels[identity] = 1
+            own[identity] = 1
         elif name.startswith("heading ") and name[8:].isdecimal():
-            levels[identity] = int(name[8:])
+            own[identity] = int(name[8:])
         elif level is not None:
-            levels[identity] = level
-        if properties is not None and properties.find(_W + "numPr") is not None:
-            lists[identity] = True
-    return _Styles(
-        {identity: level for identity, level in _inherited(levels, bases).items() if level > 0},
-        frozenset(_inherited(lists, bases)),
-    )
-
-
-def _inherited(own: Mapping[str, _T], bases: Mapping[str, str]) -> dict[str, _T]:
-    """Each style's own value, or that of the nearest style that it is based on."""
-    found: dict[str, _T] = {}
-    for identity in {*own, *bases}:
-        step: str | None = identity
-        for _ in range(_DEEPEST_STYLE):  # damaged files have styles that are based on themselves
-            if step is None or step in own:
-                break
-            step = bases.get(step)
-        if step is not None and step in own:
-            found[identity] = own[step]
-    return found
+            own[identity] = level
+    bases = bases_of(styles)
+    nearest = {
+        identity: next((own[style] for style in with_bases(identity, bases) if style in own), 0)
+        for identity in identities
+    }
+    return {identity: level for identity, level in nearest.items() if level > 0}
 
 
 def _outline_level(properties: Any) -> int | None:
     """From 1; 0 for body text; None where nothing is said."""
     if properties is None:
         return None
-    value = _value(properties.find(_W + "outlineLvl"))
-    return (int(value) + 1) % 10 if value.isdecimal() else None
+    level = value(properties.find(_W + "outlineLvl"))
+    return (int(level) + 1) % 10 if level.isdecimal() else None
 
 
-def _value(element: Any) -> str:
-    return "" if element is None else element.get(_W + "val") or ""
+def _numbering(part: Any) -> Any:
+    """What says how the document's lists are numbered; None if there is nothing."""
+    for relation in part.rels.values():
+        if relation.reltype.endswith("/numbering") and not relation.is_external:
+            return parse_xml(relation.target_part.blob)
+    return None
 
 
 def _notes(part: Any) -> dict[_Note, str]:
@@ -155,24 +135,27 @@ def _notes(part: Any) -> dict[_Note, str]:
     return found
 
 
-def _blocks(body: Any, styles: _Styles, notes: dict[_Note, str]) -> Iterator[Block]:
+def _blocks(
+    body: Any, levels: Mapping[str, int], numbers: ParagraphNumbers, notes: dict[_Note, str]
+) -> Iterator[Block]:
     items: list[str] = []  # of the list that is being read
     item_notes: list[Block] = []
     for element in _body_elements(body):
         own_notes = list(_notes_of(element, notes))
         if element.tag == _W + "tbl":
-            paragraphs: Iterator[Block] = table_blocks(_table_rows(element))
+            paragraphs: Iterator[Block] = table_blocks(_table_rows(element, numbers))
         else:
             text = _paragraph_text(element)
+            mark = numbers.next(element, has_text=bool(text))
             if not text and not own_notes:
                 continue
-            properties = element.find(_W + "pPr")
-            level = _level(properties, styles)
-            depth = _list_depth(properties, styles)
-            if text and not level and depth is not None:
-                items.append("  " * depth + "- " + text)
+            level = _level(element.find(_W + "pPr"), levels)
+            if text and not level and mark is not None:
+                items.append("  " * mark.depth + mark.text + text)
                 item_notes += own_notes
                 continue
+            if text and mark is not None and mark.text != BULLET:
+                text = mark.text + text
             paragraphs = iter([Block("heading" if level else "text", text, level=level)] if text else [])
         if items:
             yield Block("text", "\n".join(items))
@@ -239,26 +222,11 @@ def _cells(table: Any) -> Iterator[Any]:
         yield from _children(row, _W + "tc")
 
 
-def _level(properties: Any, styles: _Styles) -> int:
+def _level(properties: Any, levels: Mapping[str, int]) -> int:
     if properties is None:
         return 0
     level = _outline_level(properties)
-    if level is None:
-        level = styles.levels.get(_value(properties.find(_W + "pStyle")), 0)
-    return level
-
-
-def _list_depth(properties: Any, styles: _Styles) -> int | None:
-    """Of a list's item, from 0; None for other paragraphs."""
-    if properties is None:
-        return None
-    numbering = properties.find(_W + "numPr")
-    if numbering is None:
-        return 0 if _value(properties.find(_W + "pStyle")) in styles.lists else None
-    if _value(numbering.find(_W + "numId")) == "0":  # numbering switched off
-        return None
-    depth = _value(numbering.find(_W + "ilvl"))
-    return min(int(depth), 8) if depth.isdecimal() else 0
+    return levels.get(value(properties.find(_W + "pStyle")), 0) if level is None else level
 
 
 def _paragraph_text(paragraph: Any) -> str:
@@ -266,8 +234,9 @@ def _paragraph_text(paragraph: Any) -> str:
     return "\n".join(line for line in map(tidy, lines) if line)
 
 
-def _text_parts(root: Any) -> Iterator[str]:
-    """Of a cell with its text boxes; those of a paragraph are parts of the body themselves."""
+def _text_parts(root: Any, numbers: ParagraphNumbers | None = None) -> Iterator[str]:
+    """Of a cell with its text boxes, and the numbers of its paragraphs if these are counted; the boxes of a paragraph
+    are parts of the body themselves."""
     walk = etree.iterwalk(root, events=("start", "end"))
     before, is_raised = "", False  # the text before, and whether it is superscript
     for event, element in walk:
@@ -279,6 +248,9 @@ def _text_parts(root: Any) -> Iterator[str]:
                 yield ")"
         elif _is_left_out(element) or (element.tag == _BOX and root.tag == _W + "p"):
             walk.skip_subtree()
+        elif element.tag == _W + "p" and element is not root and numbers is not None:
+            mark = numbers.next(element)
+            yield mark.text if mark is not None and mark.text != BULLET else ""
         elif element.tag == _BOX:
             before = ""
             yield "\n"
@@ -300,14 +272,14 @@ def _is_left_out(element: Any) -> bool:
     if element.tag != _W + "r":
         return element.tag in _LEFT_OUT
     marks = (element.find(path) for path in _LEFT_OUT_RUNS)
-    return any(mark is not None and _value(mark).lower() not in _OFF for mark in marks)
+    return any(mark is not None and value(mark).lower() not in _OFF for mark in marks)
 
 
 def _is_raised(text: Any) -> bool:
     return text.getparent().find(_RAISED) is not None
 
 
-def _table_rows(table: Any) -> Rows:
+def _table_rows(table: Any, numbers: ParagraphNumbers) -> Rows:
     rows: Rows = []
     above: list[str] = []  # what a cell that is merged with the one above it continues
     for row in _children(table, _W + "tr"):
@@ -319,9 +291,10 @@ def _table_rows(table: Any) -> Rows:
             if properties is not None:
                 span = max(_number(properties.find(_W + "gridSpan")), 1)
                 merge = properties.find(_W + "vMerge")
-            text = "".join(_text_parts(cell))
-            if merge is not None and _value(merge) != "restart" and len(cells) < len(above):
-                text = Repeated(above[len(cells)])
+            if merge is not None and value(merge) != "restart" and len(cells) < len(above):
+                text: str = Repeated(above[len(cells)])
+            else:
+                text = "".join(_text_parts(cell, numbers))
             cells += [text, *[Repeated(text)] * (span - 1)]
         rows.append(cells)
         above = cells
@@ -340,5 +313,5 @@ def _children(parent: Any, tag: str) -> Iterator[Any]:
 
 
 def _number(element: Any) -> int:
-    value = _value(element)
-    return min(int(value), _WIDEST_SPAN) if value.isdecimal() else 0
+    number = value(element)
+    return min(int(number), _WIDEST_SPAN) if number.isdecimal() else 0

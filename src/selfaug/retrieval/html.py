@@ -9,6 +9,8 @@ from typing import Any
 from lxml import etree
 
 from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.html_formulas import formula
+from selfaug.retrieval.html_numbers import ListNumbers
 from selfaug.retrieval.html_surroundings import hide_surroundings
 from selfaug.retrieval.plain_text import GUESSED_ENCODING, caret, known_encoding, tidy, wider_encoding
 from selfaug.retrieval.table_columns import Cell, joined_columns
@@ -21,7 +23,7 @@ _LONGEST_SPAN = 1000
 
 _LEFT_OUT = frozenset(
     {
-        *("script", "style", "noscript", "template", "head", "svg", "math", "iframe", "object", "canvas"),
+        *("script", "style", "noscript", "template", "head", "svg", "iframe", "object", "canvas"),
         *("audio", "video", "map", "nav", "select", "option", "textarea", "button", "datalist", "dialog"),
         *("del", "s", "strike"),  # what is struck through is not valid any more
         *("ix:header", "ix:hidden"),  # of a filing in inline XBRL: facts that its pages don't show
@@ -67,6 +69,7 @@ _INLINE = frozenset(
             "kbd",
             "label",
             "mark",
+            "math",
             "meter",
             "nobr",
             "output",
@@ -172,8 +175,7 @@ class _Walk:
     def __init__(self) -> None:
         self._parts: list[str] = []
         self._items: list[str] = []
-        self._depth = 0  # of lists
-        self._item_begins = False
+        self._numbers: list[ListNumbers] = []  # of the lists that are open
 
     def blocks(self, root: Any) -> Iterator[Block]:
         """Blocks beneath an element."""
@@ -199,6 +201,9 @@ class _Walk:
                     yield from self._list()
                     yield Block("text", text)
                 walk.skip_subtree()
+            elif tag == "math":
+                self._parts.append(formula(element))
+                walk.skip_subtree()
             else:
                 yield from self._start(element, tag)
         yield from self._paragraph()
@@ -211,8 +216,10 @@ class _Walk:
             yield from self._paragraph()
             if tag in _HEADINGS:
                 yield from self._list()
-            self._depth += tag in _LISTS
-            self._item_begins = self._item_begins or tag == "li"
+            if tag in _LISTS:
+                self._numbers.append(ListNumbers(element))
+            elif tag == "li" and self._numbers:
+                self._numbers[-1].begin(element)
         elif _is_raised(element, tag):
             self._parts.append(_caret(self._parts, element))
         if element.text:
@@ -227,8 +234,8 @@ class _Walk:
         elif not _is_inline(tag) and tag not in _LEFT_OUT and tag != "br":
             yield from self._paragraph()
             if tag in _LISTS:
-                self._depth = max(self._depth - 1, 0)
-                if self._depth == 0:
+                del self._numbers[-1:]
+                if not self._numbers:
                     yield from self._list()
         if element.tail:
             self._parts.append(element.tail)
@@ -237,10 +244,9 @@ class _Walk:
         """What was read since the last paragraph: an item in a list, else a block."""
         text = _lines("".join(self._parts))
         self._parts.clear()
-        if text and self._depth:
-            mark = "- " if self._item_begins else "  "
-            self._items.append("  " * (min(self._depth, 9) - 1) + mark + text.replace("\n", " "))
-            self._item_begins = False
+        if text and self._numbers:
+            indent = "  " * (min(len(self._numbers), 9) - 1)
+            self._items.append(indent + self._numbers[-1].mark() + text.replace("\n", " "))
         elif text:
             yield Block("text", text)
 
@@ -359,6 +365,9 @@ def _inner_text(element: Any) -> str:
         tag = inner.tag if isinstance(inner.tag, str) else ""
         if event == "start" and _is_left_out(inner, tag):
             walk.skip_subtree()
+        elif event == "start" and tag == "math":
+            parts.append(formula(inner))
+            walk.skip_subtree()
         elif event == "start":
             parts.append(_caret(parts, inner) if _is_raised(inner, tag) else "" if _is_inline(tag) else " ")
             parts.append(inner.text or "")
@@ -368,7 +377,18 @@ def _inner_text(element: Any) -> str:
 
 
 def _verbatim(element: Any) -> str:
-    lines = (line.rstrip() for line in "".join(element.itertext()).splitlines())
+    """Lines as they stand in the source, and those that elements in it make."""
+    parts: list[str] = []
+    for event, inner in etree.iterwalk(element, events=("start", "end")):
+        tag = inner.tag if isinstance(inner.tag, str) else ""
+        is_line = not _is_inline(tag) and inner is not element
+        if is_line and tag != "br" and parts and not parts[-1].endswith("\n"):
+            parts.append("\n")
+        if event == "start":
+            parts += filter(None, ["\n" if tag == "br" else "", inner.text])
+        elif inner is not element and inner.tail and not (is_line and tag != "br" and inner.tail.isspace()):
+            parts.append(inner.tail)
+    lines = (line.rstrip() for line in "".join(parts).splitlines())
     return "\n".join(lines).strip("\n")
 
 

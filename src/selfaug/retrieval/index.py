@@ -18,7 +18,9 @@ from __future__ import annotations
 import json
 import mmap
 import shutil
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +32,7 @@ from bm25s.tokenization import Tokenized
 from selfaug.errors import DataError, StorageError
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.retrieval.chunking import Chunk
+from selfaug.retrieval.near_copies import near_copies
 from selfaug.retrieval.read_so_far import ReadSoFar
 from selfaug.retrieval.retriever import Passage
 from selfaug.retrieval.tokens import Words
@@ -43,6 +46,8 @@ _TITLE_WEIGHT = 2.0
 # Of BM25: how much less a word counts in a longer text, from 0 to 1. Low, because a chunk of a title and a line, which
 # is short, seldom answers anything; and titles are all short.
 _CHUNK_B, _TITLE_B = 0.4, 0.3
+# Documents that have so much in common, by `near_copies`, are one report in two formats, say.
+_NEARLY_THE_SAME = 0.7
 
 
 class Index:
@@ -111,7 +116,9 @@ class Index:
     def search(self, question: str, count: int, *, within: Collection[str] | None = None) -> list[Passage]:
         """The passages that share most with the question, the best first; only those that share a word.
 
-        The same passage, of a copy of its document too, comes once: it would take others' room in a prompt.
+        The same passage, of a copy or near copy of its document too, comes once: it would take others' room in a
+        prompt. Of documents that only share their title and this passage it comes for each: an answer has to name the
+        one that says it.
 
         Args:
             question: in words.
@@ -121,16 +128,25 @@ class Index:
         scores = self._scores(question, within)
         if scores is None or count < 1:
             return []
-        found: dict[tuple[str, str], Passage] = {}
+        found: list[Passage] = []
+        said: dict[tuple[str, str], list[int]] = {}  # the documents of what is found
         asked, looked_at = count, 0
         while True:
             best = self._best(scores, asked)
             for number in best[looked_at:]:
                 chunk = self.chunk(number)
-                passage = Passage(chunk.passage, chunk.document, chunk.id, chunk.page, float(scores[number]))
-                found.setdefault(self._what_it_says(number, chunk), passage)
+                document, others = (
+                    int(self._owners[number]),
+                    said.setdefault(self._what_it_says(number, chunk), []),
+                )
+                if any(self._are_copies(document, other) for other in others):
+                    continue
+                others.append(document)
+                found.append(
+                    Passage(chunk.passage, chunk.document, chunk.id, chunk.page, float(scores[number]))
+                )
             if len(found) >= count or len(best) < asked:
-                return list(found.values())[:count]
+                return found[:count]
             asked, looked_at = 2 * asked, asked
 
     def ranked(
@@ -147,6 +163,14 @@ class Index:
         document = self.documents[self._owners[number]]
         first = self.documents[self._numbers[self._copies[document["digest"]][0]]]
         return first["title"] + chunk.heading.removeprefix(document["title"]), chunk.text
+
+    def _are_copies(self, one: int, other: int) -> bool:
+        """Whether two documents, by their numbers, are the same one, the same file, or nearly the same."""
+        documents = (self.documents[one], self.documents[other])
+        if documents[0]["digest"] == documents[1]["digest"]:
+            return True
+        sketches = {document["path"]: document.get("sketch", "") for document in documents}
+        return bool(near_copies(sketches, _NEARLY_THE_SAME))
 
     def _scores(self, question: str, within: Collection[str] | None) -> Any:
         """Of each chunk, float32; None where nothing can be found."""
@@ -199,9 +223,11 @@ class IndexWriter:
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._folder, self._settings = folder, dict(settings)
         self._partial = folder.with_name(f".{folder.name}.partial")
-        self._before = folder.with_name(f".{folder.name}.before")
-        if self._before.exists() and not folder.exists():  # a kill came between the two renamings
-            self._before.rename(folder)
+        if not folder.exists():  # perhaps a kill came between the two renamings
+            for before in self._replaced():
+                if (before / "index.json").exists():
+                    before.rename(folder)
+                    break
         self._old: Index | None = None
         if (folder / "index.json").exists():
             try:
@@ -302,11 +328,34 @@ class IndexWriter:
 
     def _take_its_place(self) -> None:
         """The new index under the old one's name; after a kill in between there is none, until one is written again."""
-        shutil.rmtree(self._before, ignore_errors=True)
+        self._delete_replaced()
         if self._folder.exists():
-            self._folder.rename(self._before)
+            # A name that nothing has: what a server has mapped can't be deleted everywhere (NFS, Windows).
+            self._folder.rename(f"{self._kept_as()}.{time.time_ns()}")
         self._partial.rename(self._folder)
-        shutil.rmtree(self._before, ignore_errors=True)
+        self._delete_replaced()
+
+    def _delete_replaced(self) -> None:
+        """As far as that goes now; the next index tries again."""
+        for before in self._replaced():
+            with suppress(OSError):
+                (before / "index.json").unlink()  # first: what is left of it is not taken for an index
+            shutil.rmtree(before, ignore_errors=True)
+
+    def _replaced(self) -> list[Path]:
+        """What is there of indices that newer ones have replaced, or were about to; the latest first."""
+        name = self._kept_as().name
+        return sorted(
+            (
+                one
+                for one in self._folder.parent.glob(".*")
+                if one.name == name or one.name.startswith(f"{name}.")
+            ),
+            reverse=True,
+        )
+
+    def _kept_as(self) -> Path:
+        return self._folder.with_name(f".{self._folder.name}.before")
 
 
 class _WordCounts:

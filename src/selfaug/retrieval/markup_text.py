@@ -37,6 +37,9 @@ _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 _INVISIBLE = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f\ufeff]")
 _DELIMITERS = (";", "\t", "|", ",")
 _SNIFFED_LINES = 30
+_SNIFFED_CHARACTERS = 1_000_000
+# A cell with a line break or what divides others in it; in a ticket's cell there may be a hundred lines of code.
+_QUOTED_CELL = re.compile(r'(?:^|(?<=[;\t|,]))"(?:[^"]|"")*"(?=[;\t|,]|$)', re.MULTILINE)
 
 
 def read_markdown(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
@@ -129,9 +132,10 @@ def _records(text: str, delimiter: str) -> Iterator[list[str]]:
 def _delimiter(text: str) -> str:
     """The one that divides the first lines into the same number of cells, and into most of them.
 
-    A comma only where no other one is as regular: in numbers it may be the decimal one.
+    A comma only where no other one is as regular: in numbers it may be the decimal one. What is quoted divides nothing.
     """
-    sample = "\n".join(text.split("\n", _SNIFFED_LINES)[:_SNIFFED_LINES])
+    unquoted = _QUOTED_CELL.sub("", text[:_SNIFFED_CHARACTERS])
+    sample = "\n".join(unquoted.split("\n", _SNIFFED_LINES)[:_SNIFFED_LINES])
 
     def regularity(delimiter: str) -> tuple[float, bool, int]:
         widths = [len(row) for row in csv.reader(io.StringIO(sample), delimiter=delimiter) if row]

@@ -33,6 +33,14 @@ _Numbers = npt.NDArray[np.uint64]
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _RUN = 3  # words; of longer runs a workbook, which repeats titles and cuts tables, has fewer in common with its PDF
 _FIGURE = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+# Numbers of clauses, the same in all contracts of one template: before a text, and behind a word that refers to one.
+_CLAUSE = r"\d{1,2}(?:\.\d{1,2})+(?!\d)"
+_CLAUSE_NUMBER = re.compile(
+    rf"^[ \t]*(?:[#*-]+[ \t]+)?{_CLAUSE}(?=[.):]?[ \t]+(?:[\"“„«']?[^\W\da-z_]|\([a-z]{{1,4}}\)))"
+    rf"|(?i:\b(?:sub-?)?(?:clause|section|article|schedule|paragraph|annex|appendix|artikel|abschnitt|ziffer|absatz)s?"
+    rf"|§)[ \t\xa0]*{_CLAUSE}(?:(?:,|[ ]?[-–]|[ ](?:and|or|to|und|oder|bis))[ ]?{_CLAUSE})*",
+    re.MULTILINE,
+)
 _FEWEST_DIGITS = 3  # smaller whole numbers are in every document
 
 _SIZE = 128  # values of a set's sketch: a similarity of 0.7 is estimated within 0.04, one standard deviation
@@ -99,9 +107,10 @@ def _words(document: Document) -> Iterator[str]:
 
 
 def _figures(document: Document) -> Iterator[str]:
-    """Figures with several digits or with decimals, without what divides thousands and zeros at their end."""
+    """Figures with several digits or with decimals, without what divides thousands and zeros at their end; no clauses'
+    numbers."""
     for block in document.blocks:
-        for figure in _matches(_FIGURE, block.text):
+        for figure in _matches(_FIGURE, _CLAUSE_NUMBER.sub("", block.text)):
             whole, _, decimals = figure.replace(",", "").partition(".")
             if decimals or len(whole) >= _FEWEST_DIGITS:
                 yield f"{whole}.{decimals.rstrip('0')}"

@@ -54,7 +54,10 @@ _CODES = "usd|eur|gbp|jpy|chf|cny|inr|cad|aud|nzd|hkd|sgd|sek|nok|dkk|pln|brl|mx
 _UNITS = (
     rf"{_SCALES}|thousand|tsd|teur|millionen|milliarden?|millions|milliards?|md|mld|{_CODES}|euros?|dollars?|pounds?|yen|"
     r"francs?|franken|percent|per cent|percentage points?|prozent|prozentpunkte|basis points?|bps|pp|times|x|years?|"
-    r"months?|days?|hours?|jahre|monate|tage|stunden|kg|g|t|tons?|tonnes?|tonnen|km|cm|miles?|[kmgt]?wh?|shares|aktien"
+    r"months?|days?|hours?|jahre|monate|tage|stunden|kg|g|t|tons?|tonnes?|tonnen|km|cm|miles?|[kmgt]?wh?|shares|aktien|"
+    # Of computers.
+    r"[kmgtp]i?b|[kmgt]i?bit|[kmgt]?bps|bytes?|bits?|[kmgt]?hz|ms|[\u03bcn]s|seconds?|sekunden?|minutes?|minuten?|"
+    r"fps|rpm|px"
 )
 _DECIMAL_COMMA = re.compile(
     rf"(?<![\d.,'^])(?:(?<=[{_CURRENCY}])|(?<=[{_CURRENCY}][(-])|(?<=\b(?:{_CODES}))|(?<=\b(?:{_CODES})[ |])"

@@ -17,7 +17,7 @@ from selfaug.retrieval.pdf_lines import Line, PageText, has_unknown_letters, lin
 from selfaug.retrieval.pdf_paragraphs import Style, document_style, page_blocks, running_lines
 from selfaug.retrieval.pdf_rules import ruled_grids
 from selfaug.retrieval.pdf_tables import RuledTable, divided
-from selfaug.retrieval.plain_text import tidy
+from selfaug.retrieval.plain_text import said_title, tidy
 from selfaug.retrieval.table_text import table_blocks
 
 __all__ = ["read_pdf", "unread_pages"]
@@ -25,9 +25,6 @@ __all__ = ["read_pdf", "unread_pages"]
 _PAGES_OF_A_SCAN = 20  # that are looked at, whether it is one
 _UNKNOWN_LETTERS = "text whose letters can't be told, since its fonts don't say them"
 _NAMED_PAGES = 10
-_NO_TITLE = re.compile(
-    r"\(?(anonymous|unspecified|untitled|title|document ?\d*)\)?|.*\.\w{2,5}|", re.IGNORECASE
-)
 _MADE_BY = re.compile(r"^Microsoft (Word|PowerPoint|Excel) - ")
 
 _Item = Line | PdfTable
@@ -85,7 +82,7 @@ def read_pdf(data: bytes) -> tuple[str, list[Block]]:
             raise UnreadableDocument("no text on its pages")
         title = tidy(document.get_metadata_dict().get("Title", ""))
         title = _MADE_BY.sub("", title)
-        return "" if _NO_TITLE.fullmatch(title) else title, blocks
+        return said_title(title), blocks
     finally:
         document.close()
 

@@ -7,7 +7,16 @@ import re
 
 from selfaug.retrieval.document import UnreadableDocument
 
-__all__ = ["GUESSED_ENCODING", "UNSPACED", "caret", "decode", "known_encoding", "tidy", "wider_encoding"]
+__all__ = [
+    "GUESSED_ENCODING",
+    "UNSPACED",
+    "caret",
+    "decode",
+    "known_encoding",
+    "said_title",
+    "tidy",
+    "wider_encoding",
+]
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -44,6 +53,14 @@ _BEFORE_CARET = re.compile(r"(?:[\d%)]|[^\W\d_]{3})\Z")  # of a unit (km2) the l
 _AFTER_CARET = re.compile(
     r"[-+\u2212\u2013]?\d|[a-df-np-z](?![^\W\d_])", re.IGNORECASE
 )  # 2e and 1o are ordinals
+
+# What programs put into a file's properties, and the file that it was made from.
+_NO_TITLE = re.compile(
+    r"\(?(anonymous|unspecified|untitled( (document|workbook|spreadsheet))?|title|template|(word )?document ?\d*"
+    r"|dokument ?\d*|documento ?\d*|(work)?book ?\d*|spreadsheet ?\d*|mappe ?\d*|classeur ?\d*|libro ?\d*)\)?"
+    r"|.*\.[a-z]\w{1,4}|",
+    re.IGNORECASE,
+)
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\uffff\ud800-\udfff]"
@@ -121,3 +138,12 @@ def tidy(text: str) -> str:
     if not text.isascii():
         text = _LIGATURE.sub(lambda found: _LIGATURES[found.group()], text)
     return " ".join(_UNSEEN.sub("", text).split())
+
+
+def said_title(title: str) -> str:
+    """The title in a file's properties; empty where it is only what a program or the file's template put there.
+
+    Args:
+        title: in one line.
+    """
+    return "" if _NO_TITLE.fullmatch(title) else title

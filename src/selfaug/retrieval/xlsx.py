@@ -18,7 +18,7 @@ import openpyxl
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.office_zip import check_office_zip
-from selfaug.retrieval.plain_text import tidy
+from selfaug.retrieval.plain_text import said_title, tidy
 from selfaug.retrieval.table_text import MAX_CELLS, Repeated, Rows, is_figure, table_blocks
 from selfaug.retrieval.xlsx_format import cell_text
 from selfaug.retrieval.xlsx_sheet import MergedCell, merged_cells, uncalculated_formulas
@@ -48,7 +48,7 @@ def read_xlsx(data: bytes) -> tuple[str, list[Block]]:
     check_office_zip(data, ".xlsx", "xl/")
     with closing(_opened(data)) as workbook:
         blocks = [block for sheet in _visible_sheets(workbook) for block in _sheet_blocks(sheet)]
-        return tidy(workbook.properties.title or ""), blocks
+        return said_title(tidy(workbook.properties.title or "")), blocks
 
 
 def formulas_without_value(data: bytes) -> str:

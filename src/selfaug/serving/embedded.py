@@ -389,9 +389,8 @@ class EmbeddedEngine:
         """Let requests join, and make one more token of each."""
         rows = self._rows[lane]
         self._drop_cancelled(lane)
-        if rows:
-            tokens = torch.tensor([request.token for request in rows], device=lane.device)
-            self._take(lane, list(rows), lane.step(tokens))
+        if (logits_NV := self._stepped(lane)) is not None:
+            self._take(lane, list(rows), logits_NV)
         joining = self._joining(lane)
         if joining:
             rows += joining
@@ -402,6 +401,19 @@ class EmbeddedEngine:
                 self._turn_away(joining, beside=self.running)
             else:
                 self._take(lane, joining, logits_NV)
+
+    def _stepped(self, lane: Lane) -> Tensor | None:
+        """Logits of each row's next token. Rows that the GPU's memory doesn't suffice for are given up before: those
+        that came last, as with prompts that don't fit beside the others."""
+        rows = self._rows[lane]
+        while rows:
+            tokens = torch.tensor([request.token for request in rows], device=lane.device)
+            with contextlib.suppress(NoRoomError):
+                return lane.step(tokens)
+            last = rows[-1]
+            self._keep(lane, list(range(len(rows) - 1)))
+            self._turn_away([last], beside=self.running)
+        return None
 
     def _joining(self, lane: Lane) -> list[_Request]:
         """Requests whose turn it is: first come, first served."""
@@ -500,7 +512,7 @@ class EmbeddedEngine:
         return TokenChance(text, logprob, token_bytes(self._tokenizer, token, text))
 
     def _turn_away(self, requests: Sequence[_Request], *, beside: int) -> None:
-        """Fail requests whose prompts the GPU's memory doesn't suffice for; those that it has begun on go on."""
+        """Fail requests whose prompts or answers the GPU's memory doesn't suffice for; the others go on."""
         why = "the GPU's memory doesn't suffice for this prompt"
         failure = (
             EngineError(f"{why} beside what is being answered", 503, retry_after=self._expected_wait())
@@ -512,6 +524,12 @@ class EmbeddedEngine:
 
     def _fail(self, lane: Lane, error: Exception) -> None:
         failure = EngineError(f"{type(error).__name__} while answering")
+        if isinstance(error, torch.OutOfMemoryError):
+            failure = EngineError(
+                "the GPU's memory doesn't suffice for all that is being answered",
+                503,
+                retry_after=self._expected_wait(),
+            )
         failure.__cause__ = error
         for request in self._rows[lane]:
             request.tell(failure)

@@ -11,10 +11,16 @@ from typing import Any
 
 from transformers.trainer_utils import sort_checkpoints
 
+from selfaug.core.printable import counted
 from selfaug.errors import ConfigError, StorageError
 from selfaug.rundir import CHECKPOINT_STATE
 
-__all__ = ["delete_old_checkpoints", "read_checkpoint_state", "write_checkpoint_state"]
+__all__ = [
+    "delete_old_checkpoints",
+    "read_checkpoint_state",
+    "require_processes",
+    "write_checkpoint_state",
+]
 
 
 def write_checkpoint_state(folder: Path, state: Mapping[str, Any]) -> None:
@@ -49,6 +55,26 @@ def read_checkpoint_state(folder: Path, settings: Mapping[str, float | None]) ->
             hint="resume with the checkpoint's; for others, start a training of its own from its weights.",
         )
     return state
+
+
+def require_processes(what: str, before: int | None, now: int) -> None:
+    """Refuse to go on with another number of processes: a step would see other rows, and epochs other steps.
+
+    Args:
+        what: is gone on with.
+        before: processes that have trained it; None where an earlier version has, which didn't write that down.
+        now: processes that are to go on.
+
+    Raises:
+        ConfigError: if they are others.
+    """
+    if before not in (None, now):
+        raise ConfigError(
+            f"{what} was trained by {counted(before, 'process', 'processes')}, and {now} would go on with it: each "
+            "step would see other rows, and the end come at another step.",
+            hint=f"start {before} again (--nproc-per-node of torchrun, --num_processes of `accelerate launch`); for "
+            "another number, begin anew.",
+        )
 
 
 def delete_old_checkpoints(latest: Path, limit: int | None, best: str | None) -> None:

@@ -20,6 +20,7 @@ from selfaug.model.cache import Document
 from selfaug.train.selfaug_config import SelfAugConfig
 
 __all__ = [
+    "count_added",
     "count_row_tokens",
     "document_slices",
     "documents",
@@ -96,6 +97,12 @@ def fill_up(rows: Dataset, multiple: int, pad_token_id: int) -> Dataset:
     return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
 
 
+def count_added(rows: Dataset) -> int:
+    """How many rows at the end are empty, as `fill_up` adds them."""
+    count_for_something = np.flatnonzero(_row_lengths(rows) > 1)
+    return len(rows) - (int(count_for_something[-1]) + 1 if count_for_something.size else 0)
+
+
 def require_prompt_tokens(rows: Any) -> None:
     """Refuse prepared rows without any prompt token: the alignment would vanish without a word.
 
@@ -113,12 +120,21 @@ def require_prompt_tokens(rows: Any) -> None:
     raise no_prompt_tokens("the training rows")
 
 
-def no_prompt_tokens(what: str) -> DataError:
-    """The error of rows, named in the plural, that have nothing to align."""
+def no_prompt_tokens(what: str, *, own_collator: bool = False) -> DataError:
+    """The error of rows, named in the plural, that have nothing to align.
+
+    Args:
+        what: the rows.
+        own_collator: whether a collator of the user's has made batches of them.
+    """
+    instead = (
+        "leave data_collator out, or have it keep the rows' `labels`, which are -100 on the prompt"
+        if own_collator
+        else "give rows as prompt and completion, or as messages that end with the assistant's turn"
+    )
     return DataError(
         f"{what} have no prompt tokens: every token is a completion, so there is nothing to align.",
-        hint="give rows as prompt and completion, or as messages that end with the assistant's turn, or set "
-        "alpha=0 for plain fine-tuning.",
+        hint=f"{instead}, or set alpha=0 for plain fine-tuning.",
     )
 
 
@@ -126,7 +142,8 @@ def with_completions(rows: Any, args: SelfAugConfig, *, is_formatted: bool = Fal
     """Rows in a form whose prompt trl masks: prompt–completion, or tokenised with labels.
 
     trl trains on every token of messages rows, and ignores a `completion_mask` in tokenised rows unless
-    `completion_only_loss=True`. Chat rows get the settings' `chat_template_kwargs`, if they have none of their own.
+    `completion_only_loss=True`; it ignores an `attention_mask` always: what tokenised rows are padded with is cut off.
+    Chat rows get the settings' `chat_template_kwargs`, if they have none of their own.
 
     Args:
         rows: a data set, a stream of rows, or a list.
@@ -151,6 +168,8 @@ def with_completions(rows: Any, args: SelfAugConfig, *, is_formatted: bool = Fal
             )
         return rows
     _require_prompts(columns, args)
+    if {"input_ids", "attention_mask"} <= columns and _may_be_padded(rows):
+        rows = rows.map(_without_padding)
     masks = [name for name in (_MASKS[:1] if "labels" in columns else _MASKS) if name in columns]
     if "input_ids" in columns and masks:
         rows = rows.map(_labels_from_masks, fn_kwargs={"masks": masks}, remove_columns=masks)
@@ -161,7 +180,7 @@ def with_completions(rows: Any, args: SelfAugConfig, *, is_formatted: bool = Fal
 
 
 def _as_dataset(rows: Any) -> Any:
-    """Rows as a `Dataset` or an `IterableDataset`."""
+    """Rows as a `Dataset` or an `IterableDataset` of lists."""
     if rows is None:
         raise DataError("train_dataset is missing.", hint="pass rows as a datasets.Dataset.")
     if isinstance(rows, list):
@@ -176,7 +195,9 @@ def _as_dataset(rows: Any) -> Any:
             f"the rows are a {type(rows).__name__}, not a datasets.Dataset.",
             hint="make them one: Dataset.from_list(list(rows)), with a dict for each row.",
         )
-    return rows
+    # Not in a format of torch's or numpy's, which hides columns, and of which trl would make tensors anew.
+    has_transform = isinstance(rows, Dataset) and rows.format["type"] == "custom"
+    return rows if has_transform else rows.with_format(None)
 
 
 def _from_list(rows: list[dict[str, Any]]) -> Dataset:
@@ -348,6 +369,22 @@ def _argument_features(rows: Any, arguments: dict[str, Any]) -> Features | None:
 def _labels_from_masks(row: dict[str, Any], masks: list[str]) -> dict[str, Any]:
     tokens = zip(row.get("labels", row["input_ids"]), *(row[name] for name in masks), strict=True)
     return {"labels": [token if all(kept) else IGNORED for token, *kept in tokens]}
+
+
+def _may_be_padded(rows: Any) -> bool:
+    """Whether an attention mask has a 0 somewhere, or may have: of filtered rows, those left out are looked at too."""
+    if isinstance(rows, IterableDataset):
+        return True
+    # As arrow has them: row by row, it would take minutes for a million.
+    chunks = rows.data.column("attention_mask").chunks
+    return any(not chunk.flatten().to_numpy(zero_copy_only=False).all() for chunk in chunks)
+
+
+def _without_padding(row: dict[str, Any]) -> dict[str, Any]:
+    """A tokenised row's columns of tokens where its attention mask is not 0."""
+    mask = row["attention_mask"]
+    present = [name for name in ("input_ids", "attention_mask", "labels", *_MASKS) if name in row]
+    return {name: [one for one, kept in zip(row[name], mask, strict=True) if kept] for name in present}
 
 
 def _split_features(rows: Any) -> Features | None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from datasets import IterableDataset
 from peft import PeftModel
 
 from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError
-from selfaug.model.adapters import why_not_exact
+from selfaug.model.adapters import require_adapters_of_peft, why_not_exact
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model
@@ -28,6 +29,7 @@ __all__ = [
     "ChosenReference",
     "choose_reference",
     "require_cacheable",
+    "require_one_machine",
     "why_rows_depend_on_their_batch",
 ]
 
@@ -110,7 +112,9 @@ def choose_reference(
     Raises:
         ConfigError: if what is asked for can't be with this model, these rows or shards.
         StorageError: if a cache has no room, or can't be written.
+        ModelError: if the model's adapter can't be switched off, or a copy would not be the base model.
     """
+    require_adapters_of_peft(model)
     reason = why_not_exact(model) if isinstance(model, PeftModel) else "the model has no adapter"
     kind = args.reference
     if kind == "auto" and chosen is not None:
@@ -247,7 +251,7 @@ def _takes_cache(
     *,
     is_sharded: bool,
 ) -> bool:
-    """Whether "auto" takes the cache: three or more passes over the data, room on the disk, and an exact one.
+    """Whether "auto" takes the cache: three or more passes, room on the disk, one machine, and an exact one.
 
     Shards without an adapter have no other reference.
     """
@@ -260,6 +264,8 @@ def _takes_cache(
         return False
     if is_only_one:
         return True
+    if len(_machines()) > 1:
+        return False
     # A whole cache, or what one of this model lacks that is there already.
     width = model.config.get_text_config().hidden_size
     fits = [
@@ -267,6 +273,30 @@ def _takes_cache(
     ]
     broadcast_object_list(fits)  # all processes go the same way: they take the fingerprint together
     return fits[0] or _is_there_with_room(model, args.reference_cache_dir, aligned, compute_dtype)
+
+
+def require_one_machine(cache: ReferenceCache, documents: list[Document]) -> None:
+    """Refuse to compute what a cache lacks by processes on several machines; all processes take part.
+
+    They write side by side into the same pages of its files, and machines that share a folder over a network don't see
+    each other's before theirs are on the disk: a part would be lost.
+
+    Raises:
+        ConfigError: if they are on several, and something is missing.
+    """
+    machines = _machines()
+    if len(machines) > 1 and cache.missing(documents):
+        raise ConfigError(
+            f"the reference cache in {cache.folder} lacks rows, and can't be computed by processes on several machines "
+            f"({', '.join(machines)}).",
+            hint="compute it on one of them first, by the same training with one step (--steps 1, or max_steps=1): all "
+            "of them can read it then. Or use another reference: 'adapter_off' with an adapter, 'frozen_copy' without.",
+        )
+
+
+def _machines() -> list[str]:
+    """Names of those that the processes run on; all processes take part."""
+    return sorted(set(gather_object([socket.gethostname()])))
 
 
 def _passes(args: SelfAugConfig, rows: int) -> float:

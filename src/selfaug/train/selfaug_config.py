@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from transformers.utils import is_torch_xla_available
 from trl import SFTConfig
 
 from selfaug.errors import ConfigError
@@ -17,7 +19,8 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
     """trl's `SFTConfig` and the settings of the alignment.
 
     `max_length` is None here (trl: 1024): trl cuts long rows at the end, where a retrieval prompt has its question
-    and every row its completion.
+    and every row its completion. `use_cpu` is True where there is no GPU (trl: an error, unless `bf16` is given), and
+    a `metric_for_best_model` that ends with "nll" is better when it is less.
 
     Attributes:
         alpha: weight of the alignment; 0 is plain supervised fine-tuning. With `drift_limit`, where alpha starts.
@@ -124,4 +127,14 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
                 problems=problems,
                 hint="the docstring of SelfAugConfig says what each is.",
             )
+        by_nll = (self.metric_for_best_model or "").endswith("nll")
+        if by_nll and self.greater_is_better is None:  # type: ignore[has-type]
+            self.greater_is_better = False  # transformers takes for a loss what is called so
+        if self.bf16 is None and not self.fp16 and not _has_accelerator():
+            # trl takes bf16 where it isn't told, which transformers refuses on a CPU that nobody has asked for.
+            self.use_cpu = True
         super().__post_init__()
+
+
+def _has_accelerator() -> bool:
+    return bool(torch.accelerator.is_available() or is_torch_xla_available())

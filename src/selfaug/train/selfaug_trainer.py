@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput
 from trl import SFTTrainer
 
 from selfaug.core.alignment import OutputHead
@@ -33,11 +33,17 @@ from selfaug.model.head import require_verified_head
 from selfaug.model.hidden import causal_model
 from selfaug.model.loading import window_of
 from selfaug.model.packed_documents import require_documents_apart
-from selfaug.model.reference import AdapterOff, CachedReference, Reference
+from selfaug.model.reference import AdapterOff, CachedReference, FrozenCopy, Reference
 from selfaug.rundir import latest_complete_checkpoint
 from selfaug.train.anchors import AnchorCollator, read_anchors, self_anchors
-from selfaug.train.checkpoints import delete_old_checkpoints, read_checkpoint_state, write_checkpoint_state
+from selfaug.train.checkpoints import (
+    delete_old_checkpoints,
+    read_checkpoint_state,
+    require_processes,
+    write_checkpoint_state,
+)
 from selfaug.train.dataset_rows import (
+    count_added,
     documents,
     fill_up,
     longest_document,
@@ -48,7 +54,7 @@ from selfaug.train.dataset_rows import (
 )
 from selfaug.train.length_order import LengthOrder
 from selfaug.train.loss import AlignmentLoss, alignment_loss
-from selfaug.train.reference_choice import AlignedRows, choose_reference
+from selfaug.train.reference_choice import AlignedRows, choose_reference, require_one_machine
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.weight_penalty import lora_change
 
@@ -57,7 +63,7 @@ __all__ = ["SelfAugTrainer"]
 logger = logging.getLogger(__name__)
 
 _MOST_STEPS_WITHOUT_PROMPTS = 10
-"""So many steps of a stream without one prompt token, and there will be none."""
+"""So many steps of a stream, or of a collator of the user's, without one prompt token, and there will be none."""
 
 _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
@@ -67,8 +73,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     Takes what trl's `SFTTrainer` takes, with a `SelfAugConfig` as `args`. Rows are prompt–completion (text or
     messages), messages (the last assistant turn is the completion), or tokenised (`input_ids` with `labels`, or with
-    `completion_mask` or `assistant_masks`; the second counts only without `labels`). Tools, and messages that call
-    them, stay as a list of rows has them; of a data set's, a field that is null is one that the row doesn't have.
+    `completion_mask` or `assistant_masks`; the second counts only without `labels`), without what their
+    `attention_mask` says is padding. Tools, and messages that call them, stay as a list of rows has them; of a data
+    set's, a field that is null is one that the row doesn't have.
 
     Logged beside trl's metrics: `nll` (nats per completion token), `alignment_loss` (nats per aligned position),
     `alpha`, `tokens_per_second`, and with the first step `noise_floor`, the alignment loss while both models are
@@ -92,6 +99,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     _name = "SelfAug"
     eval_dataset: Any
     data_collator: Any
+    compute_metrics: Any
 
     def __init__(
         self,
@@ -131,6 +139,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        _require_one_device(causal_model(self.model))
+        if (args.bf16_full_eval or args.fp16_full_eval) and not self._is_sharded:
+            # transformers moves it when training begins; here it is asked, and copied, before.
+            self._move_model_to_device(self.model, args.device)
         _forget_absent_layers(causal_model(self.model))
         keep_preserved_directions(self.model)
         require_unpacked(self.model)
@@ -303,7 +315,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if there is None and self.accelerator.is_main_process:
             began = time.monotonic()
             anchors = self_anchors(
-                self.model,
+                self._anchor_writer,
                 self._tokenizer,
                 self.args.anchor_count,
                 seed=self.args.seed,
@@ -314,6 +326,15 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         broadcast_object_list(written)
         self._take_anchors(*written[0])
         self._earlier_seconds += self.anchor_seconds
+
+    @property
+    def _anchor_writer(self) -> Any:
+        """The reference model, or the tuned one, whose adapter is switched off for writing."""
+        if isinstance(self._reference, FrozenCopy):
+            # Without PEFT's wrapper, nobody switches its adapter off: where making that took something out of the base
+            # weights (PiSSA, OLoRA), both together are the reference.
+            return causal_model(self._reference.model)
+        return self.model
 
     def _take_anchors(self, anchors: list[list[int]], seconds: float) -> None:
         self.anchors, self.anchor_seconds, self._anchors_to_write = anchors, seconds, False
@@ -345,6 +366,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     "reference already.",
                     hint="start the training anew.",
                 )
+            require_one_machine(cache, documents)
             with self.accelerator.autocast():
                 self.reference_bytes += cache.build(
                     model,
@@ -363,7 +385,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """Refuse a model whose logits would come out wrong; for a stream, the loss does so at its first batch."""
         if isinstance(self.train_dataset, IterableDataset):
             return
-        ids = torch.tensor([self.train_dataset[0]["input_ids"]], device=self.args.device)
+        # A data set with a transform of its own may have them as a tensor already.
+        ids = torch.as_tensor(self.train_dataset[0]["input_ids"], device=self.args.device)[None]
         with self.accelerator.autocast():
             require_verified_head(model, ids)
 
@@ -408,26 +431,32 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             except StopIteration:
                 break
         # Added up where they are, and fetched once: on a GPU each fetch waits for all that was begun.
-        is_stream = self.args.alpha > 0 and isinstance(self.train_dataset, IterableDataset)
-        counts = torch.zeros(3, dtype=torch.int64, device=device)
+        are_unseen = self.args.alpha > 0 and (
+            self._own_collator or isinstance(self.train_dataset, IterableDataset)
+        )
+        counts = torch.zeros(4, dtype=torch.int64, device=device)
+        counts[3] = len(batches)
         for batch in batches:
             for part in (batch, batch.get("anchors")):
                 if part is not None:
                     counts[:2] += _count(part, self.args.align_boundary).to(device)
-            if is_stream:  # without the boundary: a document that is all completion has one too
+            if are_unseen:  # without the boundary: a document that is all completion has one too
                 counts[2] += _count(batch, False)[1].to(device)
         counts = self.accelerator.reduce(counts, "sum") // self._tp_size
-        completion_tokens, aligned_positions, within_prompts = counts.tolist()
+        completion_tokens, aligned_positions, within_prompts, batches_of_all = counts.tolist()
         self._counts = (float(completion_tokens), float(aligned_positions))
-        if is_stream:
-            self._check_stream(within_prompts)
+        # After the last row of a stream, the Trainer asks for more until the steps are full: those have no batches.
+        if are_unseen and batches_of_all:
+            self._check_unseen_rows(within_prompts)
         return batches, counts[0]
 
-    def _check_stream(self, within_prompts: int) -> None:
-        """What `require_prompt_tokens` does, for rows that are only seen as they come."""
+    def _check_unseen_rows(self, within_prompts: int) -> None:
+        """What `require_prompt_tokens` does, for rows that are only seen as they come, or as a collator makes them."""
         self._steps_without_prompts = 0 if within_prompts else self._steps_without_prompts + 1
         if self._steps_without_prompts == _MOST_STEPS_WITHOUT_PROMPTS:
-            raise no_prompt_tokens(f"the rows of the last {self._steps_without_prompts} steps")
+            raise no_prompt_tokens(
+                f"the rows of the last {self._steps_without_prompts} steps", own_collator=self._own_collator
+            )
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -570,18 +599,20 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     # ---- logs, evaluation, checkpoints
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the metrics since the last log; all processes must call it."""
+        """Log the metrics since the last log; a callback may call it on one process alone."""
         if self.model.training:
-            self._finish_step()
             now = (time.perf_counter(), float(self._total_train_tokens))
             if self._clock is not None and now[1] > self._clock[1]:
                 rate = (now[1] - self._clock[1]) / (now[0] - self._clock[0])
                 self._metrics["train"]["tokens_per_second"] = [rate]
-            self._clock = now
+                self._clock = now
         super().log(logs, start_time)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         """The Trainer's; evaluating and saving, with what callbacks do then, is no time of `tokens_per_second`."""
+        # Here, where all processes come by: the last step is in the last log, that of the whole training, too.
+        if self.control.should_log or self.control.should_training_stop:
+            self._finish_step()
         began = time.perf_counter()
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if self._clock is not None:
@@ -595,7 +626,15 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._eval_rows, self._eval_reference = dataloader.dataset, None
         if self._cache is not None:
             self.prepare_anchors()  # it is built once, for them too; and here the model is not wrapped yet
-        output = super().evaluation_loop(*args, **kwargs)
+        compute_metrics = self.compute_metrics
+        if compute_metrics is not None and (added := self._added_rows()):
+            # Where batches are told one by one, the added rows are in the last one.
+            whole = self._whole_batch if self.args.batch_eval_metrics else len(self._eval_rows)
+            self.compute_metrics = _of_given_rows(compute_metrics, whole, whole - added)
+        try:
+            output = super().evaluation_loop(*args, **kwargs)
+        finally:
+            self.compute_metrics = compute_metrics
         prefix = kwargs.get("metric_key_prefix", "eval")
         if self._eval_sums:
             metrics, _ = self._reduce(torch.stack(self._eval_sums).sum(0))
@@ -693,10 +732,22 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         )
 
     def _fill_up(self, rows: Any) -> Any:
-        processes = self.accelerator.num_processes
-        if processes == 1 or not isinstance(rows, Dataset) or "input_ids" not in rows.column_names:
+        if not self._has_to_be_filled(rows):
             return rows
-        return fill_up(rows, self.args.eval_batch_size * processes, self._tokenizer.pad_token_id)
+        return fill_up(rows, self._whole_batch, self._tokenizer.pad_token_id)
+
+    def _added_rows(self) -> int:
+        """How many empty rows the rows of this evaluation were filled up with."""
+        return count_added(self._eval_rows) if self._has_to_be_filled(self._eval_rows) else 0
+
+    def _has_to_be_filled(self, rows: Any) -> bool:
+        several = self.accelerator.num_processes > 1
+        return several and isinstance(rows, Dataset) and "input_ids" in rows.column_names
+
+    @property
+    def _whole_batch(self) -> int:
+        """Rows that all processes evaluate at once."""
+        return int(self.args.eval_batch_size * self.accelerator.num_processes)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The Trainer's; takes rows of every form that the trainer takes.
@@ -770,6 +821,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with the limit, which they lacked a moment ago
         state = {
             "settings": self._alignment_settings(),
+            "processes": self.accelerator.num_processes,
             "alpha": self._alpha,
             "noise_floor": self.noise_floor,
             "total_train_tokens": self._total_train_tokens,
@@ -789,6 +841,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _load_state(self, folder: Path) -> None:
         state = read_checkpoint_state(folder, self._alignment_settings())
+        require_processes(str(folder), state.get("processes"), self.accelerator.num_processes)
         self._alpha = state["alpha"]
         self.noise_floor = state["noise_floor"]
         self._total_train_tokens = state["total_train_tokens"]
@@ -843,11 +896,37 @@ def _without_added(values: Any, filled: int, given: int) -> Any:
     return values[:given] if values is not None and len(values) == filled else values
 
 
+def _of_given_rows(
+    compute_metrics: Callable[..., dict[str, Any]], filled: int, given: int
+) -> Callable[..., dict[str, Any]]:
+    """A user's metrics, of results without the rows that a data set was filled up with; see `_without_added`."""
+
+    def compute(found: EvalPrediction, **named: Any) -> dict[str, Any]:
+        if named.get("compute_result", True):  # with `batch_eval_metrics`, False but for the last batch
+            parts = ("predictions", "label_ids", "inputs", "losses")
+            found = EvalPrediction(*(_without_added(getattr(found, one), filled, given) for one in parts))
+        return compute_metrics(found, **named)
+
+    return compute
+
+
 def _uses_all_parameters(model: nn.Module) -> bool:
     """Whether every parameter takes part in every step: in text models without experts that some step may not ask."""
     config = causal_model(model).config
     text_config = config.get_text_config()
     return text_config is config and not any("expert" in name for name in text_config.to_dict())
+
+
+def _require_one_device(model: PreTrainedModel) -> None:
+    """Refuse a model that is spread over devices, as trl loads one by its name where a process sees several GPUs."""
+    devices = sorted(map(str, set((getattr(model, "hf_device_map", None) or {}).values())))
+    if len(devices) > 1:
+        raise ConfigError(
+            f"the model is spread over {len(devices)} devices ({', '.join(devices)}), and the alignment needs it whole "
+            "on one.",
+            hint="let the process see one GPU (CUDA_VISIBLE_DEVICES=0); to train on several, start a process for each "
+            "with torchrun or `accelerate launch`.",
+        )
 
 
 def _forget_absent_layers(model: PreTrainedModel) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from selfaug.core.cut_off import why_cut_off
+from selfaug.core.printable import counted
+from selfaug.core.seen_prompts import seen_in_words
 from selfaug.core.statistics import holm
 from selfaug.wording.evaluation_words import discordance_in_words
 from selfaug.wording.numbers import decimal, percent
@@ -176,14 +178,22 @@ def comparison_notes(record: Mapping[str, Any]) -> str:
     seeds = record["settings"]["seeds"]
     some_have_fewer = any(len(method["seeds"]) < len(seeds) for method in record["methods"].values())
     return (
-        f"Test items: {', '.join(f'{name} {count}' for name, count in record['items'].items())}; {_seeds(seeds)}"
+        f"Test items: {', '.join(_items(record, name) for name in record['items'])}; {_seeds(seeds)}"
         f"{', fewer where a row says so' if some_have_fewer else ''}. "
         f"In brackets: 95 % intervals over items{' and seeds' if len(seeds) > 1 else ''}; of drift, over prompts."
+        + "".join(f" {one}" for one in seen_in_words(record, record["items"].get("task", 0)))
         + _chosen_subject(record)
         + _unseen(record)
         + _fast(record["fast_subset"])
         + _cut_off(record)
     )
+
+
+def _items(record: Mapping[str, Any], suite: str) -> str:
+    """How many there are of a suite, and in how many clusters, by which its intervals go, where some share one."""
+    clusters = record.get("clusters", {}).get(suite)
+    within = "" if clusters is None else f" in {counted(clusters, 'cluster')}"
+    return f"{suite} {record['items'][suite]}{within}"
 
 
 def _seeds(seeds: Sequence[int]) -> str:

@@ -180,5 +180,10 @@ def bound_in_words(bound: Mapping[str, Any], *, before: str = "base model") -> s
         return f"{text}; {nothing_at_stake(bound, before=before)}"
     if bound["outcome"] == "inconclusive":
         needed = bound["items_needed"]
-        text += f"; some {needed:,} items would decide, {bound['items']:,} were measured" if needed else ""
+        measured, more = f"{bound['items']:,}", f"{needed:,} items" if needed else ""
+        if (clusters := bound.get("clusters")) is not None:
+            measured += f" in {counted(clusters, 'cluster')}"
+            more += f" in {bound['clusters_needed']:,} clusters" if needed else ""
+        text += f"; some {more} would decide, {measured} were measured" if needed else ""
+        text += "; items of one cluster say nothing of others" if clusters == 1 else ""
     return text

@@ -289,7 +289,7 @@ def _add_results(sheet: _Sheet, heading: int, column: Callable[[str], str], case
 
     def payback(arm: ArmName) -> str:
         last = f"MAX({column(f'{arm}.month below 0')})"
-        return f'IF({last}>=[months],"never",{last}+1)'
+        return f'IF({last}>=[months],"not within "&[months]&" months",{last}+1)'
 
     sheet.extend(lines["arm"], *(ARM_NAMES[arm] for arm in ARMS), "unit")
     put(

@@ -1,12 +1,13 @@
-"""What the arms of a business case are called where people read of them."""
+"""What a business case's arms, swings and late paybacks are called where people read of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from selfaug.core.printable import counted
 from selfaug.core.roi import ArmName
 
-__all__ = ["ARM_NAMES"]
+__all__ = ["ARM_NAMES", "not_within", "swing_name"]
 
 ARM_NAMES: Mapping[ArmName, str] = {
     "base": "no tuning",
@@ -14,3 +15,16 @@ ARM_NAMES: Mapping[ArmName, str] = {
     "lora_router": "plain LoRA and a router",
     "selfaug": "SelfAug",
 }
+
+_KINDS = {"task": "the job", "general": "other requests"}
+
+
+def not_within(years: int) -> str:
+    """What stands for the month of a payback that these years don't reach: nobody has looked beyond them."""
+    return f"not within {counted(years, 'year')}"
+
+
+def swing_name(name: str) -> str:
+    """What an input that the tornado moves is called: an accuracy in words, any other by its name as a setting."""
+    arm, _, kind = name.partition(".")
+    return f"{ARM_NAMES[arm]}'s useful answers, {_KINDS[kind]}" if kind else name  # type: ignore[index]

@@ -1,0 +1,48 @@
+"""Test rows of a comparison or a balance that were trained on, or chosen on, by their prompts; in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfaug.core.printable import counted
+from selfaug.core.trained_on import trained_on_in_words
+
+__all__ = ["chosen_on_in_words", "rows_trained_on", "seen_in_words"]
+
+
+def rows_trained_on(record: Mapping[str, Any], items: int) -> dict[str, int] | None:
+    """How many were trained on, as `trained_on_in_words` takes it; None in records of before they were counted.
+
+    Args:
+        record: data of a comparison's or a balance's record.
+        items: test rows of the job.
+    """
+    seen = record.get("test_prompts_seen")
+    return None if seen is None else {"rows": seen["train"], "of": items}
+
+
+def chosen_on_in_words(record: Mapping[str, Any], items: int) -> str | None:
+    """What test rows say that are development rows, too; None where there are none, or nobody has counted.
+
+    Args:
+        record, items: as of `rows_trained_on`.
+    """
+    seen = record.get("test_prompts_seen")
+    if seen is None or not seen["dev"]:
+        return None
+    are = "is a development row" if seen["dev"] == 1 else "are development rows"
+    return (
+        f"{seen['dev']:,} of {counted(items, 'test row')} {are}, too, by which settings were chosen: expect less on "
+        "other rows"
+    )
+
+
+def seen_in_words(record: Mapping[str, Any], items: int) -> list[str]:
+    """Both, as sentences; empty where no test row is meant.
+
+    Args:
+        record, items: as of `rows_trained_on`.
+    """
+    told = trained_on_in_words(rows_trained_on(record, items)), chosen_on_in_words(record, items)
+    return [f"{one[0].upper()}{one[1:]}." for one in told if one is not None]
