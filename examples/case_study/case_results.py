@@ -86,8 +86,7 @@ def collect(folder: Path, settings: Mapping[str, Any]) -> tuple[Record, dict[str
         "results": {
             model: _result(model, evaluations, answers[model], rows, executive) for model in MODELS
         },
-        # Reports that the questions are about; evaluations of before intervals went by them don't say.
-        "clusters": evaluations["selfaug"]["suites"]["task"]["difference"].get("clusters"),
+        "clusters": len({row["documents"][0] for row in rows.values() if row["documents"]}),
         "detectable_difference": evaluations["selfaug"]["suites"][executive]["detectable_difference"],
         "questions_side_by_side": _questions_side_by_side(answers, rows),
         "requests_side_by_side": _requests_side_by_side(answers, prompts[executive], evaluations, executive),
@@ -136,7 +135,7 @@ def _result(
     which = "base" if model == "base" else "tuned"
     asked = {name: row for name, row in rows.items() if row["value"] is not None}
     given = [(answers["task"][name], row["value"]) for name, row in asked.items()]
-    reports = [", ".join(row["documents"]) for row in asked.values()]
+    reports = [row["documents"][0] for row in asked.values()]
     stated = [holds(answer, value) for answer, value in given]
     amounts = [says(answer, value) for answer, value in given]
     scores = evaluation["suites"][executive]["scores"]
@@ -440,7 +439,7 @@ def _request(shown: Mapping[str, Any]) -> str:
 def _deployed(asked: Sequence[Record]) -> Record:
     """Shares of the questions as they are answered in use, where the search decides which passages there are."""
 
-    reports = [", ".join(one["documents"]) for one in asked]
+    reports = [(one["documents"] or [str(place)])[0] for place, one in enumerate(asked)]
 
     def share(passed: Iterable[bool]) -> Record:
         return asdict(score_interval([float(one) for one in passed], seed=0, clusters=reports))

@@ -25,6 +25,18 @@ def test_outcomes(low: float, high: float, most: str, least: str) -> None:
     assert at_least("gain", value, 0.05, 100).outcome == least
 
 
+def test_items_needed_are_in_as_many_more_clusters() -> None:
+    value = Interval(0.04, 0.0, 0.09)
+    apart, together = (at_most("forgetting", value, 0.05, 120, clusters=clusters) for clusters in (None, 20))
+    assert (apart.clusters, apart.clusters_needed) == (None, None)
+    assert apart.items_needed == together.items_needed
+    assert together.items_needed is not None
+    assert together.clusters_needed == math.ceil(together.items_needed / 6)
+    # More questions about the same document say nothing of others.
+    alone = at_least("gain", value, 0.05, 120, clusters=1)
+    assert (alone.outcome, alone.items_needed, alone.clusters_needed) == ("inconclusive", None, None)
+
+
 def test_items_needed_do_decide() -> None:
     """The same scores, so many times over, have an interval that clears the bound; half as many have not."""
     scores = np.array([1.0] * 6 + [-1.0] * 4 + [0.0] * 50)

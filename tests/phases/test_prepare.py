@@ -61,6 +61,11 @@ def test_a_row_is_what_training_takes(prepared: Path, tiny_model_dir: Path) -> N
         else:
             assert row["answer"] == f"{row['value']} [{row['gold']}]"
             assert row["value"] in row["context"][row["gold"] - 1]
+        # Where a question names no document, it hangs together with others about the one that its answer is from.
+        if row["documents"] or row["gold"] is not None:
+            assert row["cluster"] in (
+                row["documents"] or [path.name for path in prepared.parent.rglob("*.md")]
+            )
 
 
 def test_files_of_one_heading_are_told_apart_by_their_names(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from selfaug.errors import SelfAugError
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.phases.inputs import on_day, writes_date
 
@@ -45,7 +46,10 @@ class Undated:
         """From the first token that is another one on another day to the last."""
         if not writes_date(self._tokenizer):
             return []
-        own, *others = (self._rendered(one) for one in (day, *_OTHER_DAYS))
+        try:
+            own, *others = (self._rendered(one) for one in (day, *_OTHER_DAYS))
+        except SelfAugError:  # a template that wants other messages: requests are watched all the same
+            return []
         begin = min(_alike(own, other) for other in others)
         end = min(_alike(own[::-1], other[::-1]) for other in others)
         return own[begin : len(own) - end]

@@ -472,9 +472,12 @@ class Server:
         """
         live = self._live
         if live.step is not None:
-            self._tell(
-                f"note: {live.folder.path} is not complete; the tuned model is its checkpoint at step {live.step}."
+            said = (
+                "of which step the other server's model is, is not known here"
+                if self._here is None
+                else f"the tuned model is its checkpoint at step {live.step}"
             )
+            self._tell(f"note: {live.folder.path} is not complete; {said}.")
         documents = live.documents
         if documents is not None and (outdated := documents.outdated_in_words()):
             self._tell(f"note: {outdated}, and a server that is started anew serves it.")

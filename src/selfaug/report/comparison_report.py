@@ -24,7 +24,7 @@ from selfaug.report.document import (
     Tile,
     of_texts,
 )
-from selfaug.report.evaluation_report import evaluation_outcome
+from selfaug.report.evaluation_report import LARGE_LOSS, evaluation_outcome
 from selfaug.wording.comparison_results import (
     against_table,
     comparison_notes,
@@ -116,11 +116,10 @@ def comparison_verdict(record: Mapping[str, Any]) -> tuple[Outcome, str]:
     learned = _has_learned(ours) and plain["against_subject"]["task"]["difference"]["high"] >= 0
     retained = plain["against_subject"]["general"]["difference"]["low"] > 0
     outcome: Outcome = "good" if learned and retained else "mixed" if learned or retained else "bad"
-    alone = _alone(record, ours)
     if outcome == "good":
-        outcome = evaluation_outcome({**alone, "trained_on": trained_on})
+        outcome = evaluation_outcome({**_alone(record, ours), "trained_on": trained_on})
     who = "it" if _has_learned(ours) or _has_learned(plain) else ours["label"]
-    kept = _of_all_else(ours, plain, evaluation_outcome(alone))
+    kept = _of_all_else(ours, plain, record["base"]["suites"]["general"]["score"]["value"])
     return outcome, f"{_of_the_job(ours, plain)}; {who} {kept}{_of_seeds(ours, plain)}.{remembered}"
 
 
@@ -155,18 +154,18 @@ def _of_the_job(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     return f"{label} did {mine} of the job and plain LoRA {theirs}, with no difference shown ({span(task)} points)"
 
 
-def _of_all_else(ours: Mapping[str, Any], plain: Mapping[str, Any], alone: Outcome) -> str:
+def _of_all_else(ours: Mapping[str, Any], plain: Mapping[str, Any], base: float) -> str:
     mine, theirs = (row["suites"]["general"]["difference"]["difference"] for row in (ours, plain))
     general = plain["against_subject"]["general"]["difference"]
     changes = f"general score {points(mine['value'])} ({span(mine)}) against {points(theirs['value'])} ({span(theirs)})"
     if general["low"] > 0:
-        though = (
-            ", though it forgot, too"
-            if mine["high"] < 0
-            else ", though it is not shown that it lost little"
-            if alone == "open"
-            else ""
-        )
+        though = ""
+        if mine["high"] < 0:
+            though = ", though it forgot, too"
+        elif base <= LARGE_LOSS:
+            though = f", though the base model passes but {percent(base)} of it, so that little could be lost"
+        elif mine["low"] < -LARGE_LOSS:
+            though = ", though it is not shown that it lost little"
         return f"kept more of everything else{though}: {changes}"
     if general["high"] < 0:
         return f"kept less of everything else: {changes}"

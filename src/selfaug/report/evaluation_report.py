@@ -36,6 +36,7 @@ from selfaug.wording.evaluation_words import (
 from selfaug.wording.numbers import duration, nats, nats_span, percent, points, span
 
 __all__ = [
+    "LARGE_LOSS",
     "answer_badges",
     "bound_block",
     "cut_off_blocks",
@@ -47,8 +48,8 @@ __all__ = [
     "suites_block",
 ]
 
-# A loss of the general score that must be ruled out before it is called kept.
-_LARGE_LOSS = 0.1
+LARGE_LOSS = 0.1
+"""A loss of the general score that must be ruled out before it is called kept, a share."""
 
 # Of each suite, so many items are shown: those that changed first.
 _SHOWN_ITEMS = 20
@@ -182,8 +183,8 @@ def _is_kept(record: Mapping[str, Any]) -> bool:
     general = record["suites"]["general"]
     low = general["difference"]["difference"]["low"]
     # There is no smallest visible change where so few were asked that none would be seen.
-    could_tell = general["detectable_difference"] is not None and general["base"]["value"] > _LARGE_LOSS
-    return bool(low > 0 or (low >= -_LARGE_LOSS and could_tell))
+    could_tell = general["detectable_difference"] is not None and general["base"]["value"] > LARGE_LOSS
+    return bool(low > 0 or (low >= -LARGE_LOSS and could_tell))
 
 
 def evaluation_tiles(record: Mapping[str, Any]) -> list[Tile]:
