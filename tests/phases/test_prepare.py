@@ -699,6 +699,7 @@ def test_documents_that_share_a_title_are_told(tmp_path: Path) -> None:
     (message,) = (progress.message for progress in told if progress.stage == "warning")
     assert message.startswith("2 documents have the title of another one that is not the same: ")
     assert "'Master Services Agreement' of acme.md, copy.md. " in message
+    assert "is shown once, as the first one's" in message
 
 
 @pytest.mark.parametrize(
@@ -748,10 +749,17 @@ def test_documents_that_are_gone_are_told(reports: Path, tmp_path: Path) -> None
     for company in (7, 8, 9):
         shutil.rmtree(folder / f"c{company}")
     (folder / "c1" / "2023.md").rename(folder / "moved.md")
+    # By an index of before, too, of which nothing can be kept.
+    made = json.loads((tmp_path / "data" / "index" / "index.json").read_text())
+    made["data"]["settings"]["reader"] -= 1
+    (tmp_path / "data" / "index" / "index.json").write_text(json.dumps(made))
     told: list[Progress] = []
     prepare(configured(folder, None, tmp_path / "data", "run.overwrite=true"), on_progress=told.append)
     warned = [one.message for one in told if "not there any more" in one.message]
     assert len(warned) == 1
+    assert [
+        one.stage for one in told if "read anew, since this selfaug reads documents otherwise" in one.message
+    ] == ["warning"]
     # What has only been moved is still in the index.
     assert "6 documents" in warned[0]
     assert "c7/2023.md, c7/2024.md, c8/2023.md, c8/2024.md, c9/2023.md, ...;" in warned[0]

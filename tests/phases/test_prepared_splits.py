@@ -14,7 +14,7 @@ import pytest
 from company_reports import COMPANIES, configured, revenue, rows_of
 from selfaug.data.template import RetrievalTemplate
 from selfaug.phases.preparation_card import preparation_card
-from selfaug.phases.prepare import prepare
+from selfaug.phases.prepare import _READER, prepare
 from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.index import Index
@@ -329,10 +329,27 @@ def test_a_document_goes_where_its_near_copy_was(template_reports: tuple[Path, P
                 json.dumps({"question": f"And {name}?", "answer": str(year), "document": name}) + "\n"
             )
     asked.write_text("".join(lines))
-    record = prepare(configured(folder, asked, output, *HALVES, "run.overwrite=true"))
+    told: list[Progress] = []
+    config = configured(folder, asked, output, *HALVES, "run.overwrite=true")
+    kept = (output / "splits.json").read_text()
+    record = prepare(config, on_progress=told.append)
     new = {name: split for name, split in record["splits"].items() if name.endswith("html")}
     assert new == {name.replace("docx", "html"): split for name, split in before.items()}
     assert len(record["near_copies"]) == 6
+    assert not any("can't be told for sure" in one.message for one in told)
+    # Of files that are gone another reader made other sketches, and nobody says which one.
+    of_before = json.loads(kept)
+    assert set(of_before["data"].pop("readers").values()) == {_READER}
+    sketches = of_before["data"]["sketches"]
+    of_before["data"]["sketches"] = {name: sketch.swapcase() for name, sketch in sketches.items()}
+    (output / "splits.json").write_text(json.dumps(of_before))
+    elsewhere = prepare(config, on_progress=told.append)["splits"]
+    (message,) = (one.message for one in told if "can't be told for sure" in one.message)
+    gone = [name for number, name in enumerate(before) if number % 2 == 0 and before[name] == "train"]
+    assert message.startswith(f"{len(gone)} file")
+    named = [name for name, split in elsewhere.items() if name in message]
+    assert named
+    assert all(elsewhere[name] != "train" for name in named)
 
 
 def test_an_index_from_before_near_copies_is_made_anew(

@@ -17,6 +17,7 @@ from lxml.etree import XMLSyntaxError
 
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.docx import read_docx
+from selfaug.retrieval.plain_text import said_title
 
 
 def saved(document: Any) -> bytes:
@@ -399,12 +400,18 @@ def test_clauses_have_the_numbers_that_word_shows() -> None:
     for cell, text in zip(table._cells, ["Clause", "Fee", "", "5"], strict=True):
         cell.text = text
     table.cell(1, 0).paragraphs[0].style = own
+    for row in table.add_row(), table.add_row():  # of the first all is deleted, of the second one paragraph
+        row.cells[0].paragraphs[0].style = own
+    table.rows[2]._tr.get_or_add_trPr().append(parse_xml(f'<w:del {nsdecls("w")} w:id="1" w:author="a"/>'))
+    gone = f'<w:rPr {nsdecls("w")}><w:del w:id="2" w:author="a"/></w:rPr>'
+    table.cell(3, 0).paragraphs[0]._p.pPr.append(parse_xml(gone))
+    table.cell(3, 1).text = "6"
     document.add_heading("Late fees", 2)
     assert texts(document) == [
         *("1. Term", "1.1 Initial term", "    (a) It is two years,", "      (i) from signing"),
         *("      (ii) or from delivery,", "    (b) and is renewed.", "1.2 Renewal", "    (a) By a year."),
         *("3. Fees", "A heading without a number"),
-        *("| Clause | Fee |", "| --- | --- |", "| 3.1 | 5 |", "3.2 Late fees"),
+        *("| Clause | Fee |", "| --- | --- |", "| 3.1 | 5 |", "|  | 6 |", "3.2 Late fees"),
     ]
 
 
@@ -450,3 +457,10 @@ def test_a_title_that_word_put_there_is_none(title: str) -> None:
     document.core_properties.title = title
     document.add_paragraph("text")
     assert read_docx(saved(document))[0] == ""
+
+
+@pytest.mark.parametrize(
+    "title", ["Agreement with Booking.com", "Guide to Node.js", "ASP.NET", "Norvik Co.Ltd"]
+)
+def test_a_title_that_ends_in_a_name_with_a_dot_is_one(title: str) -> None:
+    assert said_title(title) == title

@@ -367,6 +367,25 @@ def test_ordered_lists_have_their_numbers() -> None:
     ]
 
 
+def test_numbers_stand_before_what_items_begin_with() -> None:
+    table = (
+        "<table><tr><td><ol><li>a</li><li hidden>no<li>b<ul><li>c</ul><li>d</ol></td><td>7</td></tr></table>"
+    )
+    assert html_blocks(
+        "<ol><li><h3>Fees</h3><p>They are due.</p></li><li><h3>Term</h3><p>Two years.</p><p>More.</p></li>"
+        f"<li><pre>pip install</pre>Run it.</li><li>{table}</li></ol><ul><li><h3>Notes</h3><p>None.</p></li></ul>"
+    ) == [
+        *(Block("heading", "1. Fees", level=3), Block("text", "They are due.")),
+        *(Block("heading", "2. Term", level=3), Block("text", "Two years.\nMore.\n3.")),
+        *(Block("text", "pip install"), Block("text", "Run it.\n4.")),
+        *(
+            Block("text", "1. a 2. b c 3. d | 7"),
+            Block("heading", "Notes", level=3),
+            Block("text", "- None."),
+        ),
+    ]
+
+
 @pytest.mark.parametrize(
     ("code", "lines"),
     [
@@ -391,3 +410,29 @@ def test_formulas_are_in_their_sentence_once() -> None:
     assert html_blocks(f"<table><tr><td>{plain}</td><td>7</td></tr></table>") == [
         Block("text", "2^(n+1)/√3=x | 7")
     ]
+    wiki = f"<span class='mwe-math-mathml-inline' style='display: none;'><math>{parts}{tex}</math></span><img alt=x>"
+    assert html_blocks(f"<p>It is {wiki}.</p>") == [Block("text", "It is 2^{n+1}.")]
+
+
+@pytest.mark.parametrize(
+    ("math", "text"),
+    [
+        ("<mn>4</mn><mstyle><mfrac><mn>1</mn><mn>2</mn></mfrac></mstyle><mn>3</mn>", "4 1/2 3"),
+        ("<mn>1</mn><mn>0</mn><mi>x</mi><msup><mn>2</mn><mn>3</mn></msup><mn>4</mn>", "10x2^3 4"),
+        ("<mroot><mn>8</mn><mn>3</mn></mroot>", "root(8, 3)"),
+        (
+            "<mo>(</mo><mtable><mtr><mtd><mn>1</mn></mtd><mtd><mfrac><mn>2</mn><mn>3</mn></mfrac></mtd></mtr>"
+            "<mtr><mtd><mn>4</mn></mtd></mtr></mtable><mo>)</mo>",
+            "(1 2/3; 4)",
+        ),
+        ("<mfrac><mn>1</mn><mfrac><mn>2</mn><mn>3</mn></mfrac></mfrac>", "1/(2/3)"),
+        ("<msqrt><mi>a</mi><mo>+</mo><mi>b</mi></msqrt>", "√(a+b)"),
+        (
+            "<msup><mrow><mo>(</mo><mi>a</mi><mo>)</mo></mrow><mn>2</mn></msup><mtext> if&nbsp;</mtext><mi>b</mi>",
+            "(a)^2 if b",
+        ),
+        ("<mn>2</mn><mfenced><mi>a</mi><mrow><mi>b</mi> + </mrow></mfenced>", "2(a, b+)"),
+    ],
+)
+def test_formulas_without_tex_keep_their_numbers_apart(math: str, text: str) -> None:
+    assert html_blocks(f"<math>{math}</math>") == [Block("text", text)]

@@ -237,6 +237,22 @@ def test_a_titles_year_is_no_answer_where_a_text_has_it(tmp_path: Path) -> None:
     assert len(find_gold(Pair("q", "Which report is it?", "Annual report", ("a.md",)), index)) == 3
 
 
+def test_a_clauses_number_is_no_answer_where_a_text_has_it(make_index: Make) -> None:
+    """Each contract of three clauses answered "3", and a question about its years was said to be ambiguous."""
+    texts = ["2. Term of\n3. Fees are due.", "1) It lasts 3 years.\n(3) It ends.", "iv. Notice\n 7. Law"]
+    dates = ["3. March it is.", "It ends on 3. March."]
+    index = make_index({"a.md": texts, "b.md": dates})
+
+    def found(answer: str, document: str = "a.md") -> tuple[list[str], bool]:
+        pair = Pair("q", "How long?", answer, (document,))
+        gold = find_gold(pair, index)
+        return [chunk.text for chunk in gold], may_be_chance(pair, gold)
+
+    assert found("3") == ([texts[1]], False)
+    assert found("7") == ([texts[2]], False)
+    assert found("3. March", "b.md")[0] == dates
+
+
 def test_copies_of_a_document_hold_its_answers(tmp_path: Path) -> None:
     """The passages of a copy were distractors: [1] was right, and [2], which said the same, wrong."""
     IndexWriter(tmp_path / "index", SETTINGS).write(

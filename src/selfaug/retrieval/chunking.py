@@ -19,7 +19,7 @@ from selfaug.retrieval.document import Block, Document
 from selfaug.retrieval.plain_text import UNSPACED
 from selfaug.retrieval.table_text import header_and_rows, labelled_cells, names_unit
 
-__all__ = ["Chunk", "Chunker", "count_words", "without_title"]
+__all__ = ["Chunk", "Chunker", "count_words", "is_mark", "without_marks", "without_title"]
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """How many tokens each of the texts has."""
@@ -36,7 +36,11 @@ _LONGEST_SENTENCE = (
     600  # letters over several lines; longer ones are verse and transcripts, whose lines stay as they are
 )
 # What stands before an item or a clause: "1. ", "12.3. ", "b. ", "iv. ".
-_MARK = re.compile(r"\s*(?:\d{1,3}(?:\.\d{1,3})*|[^\W\d_]|[ivxl]{2,6}|[IVXL]{2,6})\.\s+")
+_NUMBER = r"(?:\d{1,3}(?:\.\d{1,3})*|[^\W\d_]|[ivxl]{2,6}|[IVXL]{2,6})"
+_MARK = re.compile(rf"\s*{_NUMBER}\.\s+")
+# Of lines, also "(a) " and "1) ".
+_MARKS = re.compile(rf"^[ \t]*\(?{_NUMBER}[.)][ \t]+", re.MULTILINE)
+_MARK_ALONE = re.compile(rf"\(?{_NUMBER}[.)]?")
 _OPENING = "\"'“‘„«([¿¡"
 _ABOVE = " > "
 _CELL_END = "; "
@@ -83,6 +87,16 @@ def without_title(passage: str) -> str:
     """A chunk's passage without its document's title, which stands above all of them: sections, and the text."""
     heading, _, text = passage.partition("\n")
     return f"{heading.partition(_ABOVE)[2]}\n{text}"
+
+
+def is_mark(words: str) -> bool:
+    """Whether some words may be the number or letter of an item or clause: "3" and "(a)" may, "3. March" may not."""
+    return _MARK_ALONE.fullmatch(words.strip()) is not None
+
+
+def without_marks(text: str) -> str:
+    """A text without the numbers and letters of its items and clauses, which stand at the beginnings of lines."""
+    return _MARKS.sub("", text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,8 +218,13 @@ def _is_layout(table: Any) -> bool:
 
 
 def _cells(table: Any) -> Iterator[Any]:
-    for row in _children(table, _W + "tr"):
+    for row in _rows(table):
         yield from _children(row, _W + "tc")
+
+
+def _rows(table: Any) -> Iterator[Any]:
+    """Without those that tracked changes delete."""
+    return (row for row in _children(table, _W + "tr") if row.find(f"{_W}trPr/{_W}del") is None)
 
 
 def _level(properties: Any, levels: Mapping[str, int]) -> int:
@@ -249,7 +254,7 @@ def _text_parts(root: Any, numbers: ParagraphNumbers | None = None) -> Iterator[
         elif _is_left_out(element) or (element.tag == _BOX and root.tag == _W + "p"):
             walk.skip_subtree()
         elif element.tag == _W + "p" and element is not root and numbers is not None:
-            mark = numbers.next(element)
+            mark = numbers.next(element, has_text=bool(_paragraph_text(element)))
             yield mark.text if mark is not None and mark.text != BULLET else ""
         elif element.tag == _BOX:
             before = ""
@@ -282,7 +287,7 @@ def _is_raised(text: Any) -> bool:
 def _table_rows(table: Any, numbers: ParagraphNumbers) -> Rows:
     rows: Rows = []
     above: list[str] = []  # what a cell that is merged with the one above it continues
-    for row in _children(table, _W + "tr"):
+    for row in _rows(table):
         cells: list[str] = []
         cells += [""] * _number(row.find(f"{_W}trPr/{_W}gridBefore"))
         for cell in _children(row, _W + "tc"):

@@ -31,6 +31,7 @@ _LEFT_OUT = frozenset(
 )
 _LEFT_OUT_ROLES = frozenset({"navigation", "search", "menu", "menubar", "dialog"})
 _WHOLE = frozenset({"html", "body"})  # what hides them is taken back by a script when the page is loaded
+_FORMULA_OF_WIKI = "mwe-math-mathml"  # class of what MediaWiki hides, since it shows the formula as a picture
 _LEFT_OUT_STYLES = re.compile(
     r"(?<![\w-])(?:display:none|visibility:(?:hidden|collapse)|text-decoration(?:-line)?:[^;]*line-through)"
 )
@@ -192,12 +193,14 @@ class _Walk:
                 walk.skip_subtree()
             elif tag == "table" and not _is_layout(element):
                 yield from self._paragraph()
+                self._number_alone()
                 yield from self._list()
                 yield from _table(element)
                 walk.skip_subtree()
             elif tag == "pre":
                 yield from self._paragraph()
                 if text := _verbatim(element):
+                    self._number_alone()
                     yield from self._list()
                     yield Block("text", text)
                 walk.skip_subtree()
@@ -230,7 +233,8 @@ class _Walk:
             text = tidy("".join(self._parts).replace(_BREAK, " "))
             self._parts.clear()
             if text:
-                yield Block("heading", text, level=_HEADINGS[tag])
+                number = self._numbers[-1].number() if self._numbers else ""
+                yield Block("heading", number + text, level=_HEADINGS[tag])
         elif not _is_inline(tag) and tag not in _LEFT_OUT and tag != "br":
             yield from self._paragraph()
             if tag in _LISTS:
@@ -245,10 +249,17 @@ class _Walk:
         text = _lines("".join(self._parts))
         self._parts.clear()
         if text and self._numbers:
-            indent = "  " * (min(len(self._numbers), 9) - 1)
-            self._items.append(indent + self._numbers[-1].mark() + text.replace("\n", " "))
+            self._items.append(self._indent() + self._numbers[-1].mark() + text.replace("\n", " "))
         elif text:
             yield Block("text", text)
+
+    def _number_alone(self) -> None:
+        """That of an item which begins with a table or with code, in a line of its own."""
+        if self._numbers and (number := self._numbers[-1].number()):
+            self._items.append(self._indent() + number.rstrip())
+
+    def _indent(self) -> str:
+        return "  " * (min(len(self._numbers), 9) - 1)
 
     def _list(self) -> Iterator[Block]:
         if self._items:
@@ -284,7 +295,11 @@ def _is_left_out(element: Any, tag: str) -> bool:
         "hidden" in attributes
         or attributes.get("aria-hidden") == "true"
         or attributes.get("role") in _LEFT_OUT_ROLES
-        or (tag not in _WHOLE and _is_hidden_by(attributes.get("style", "")))
+        or (
+            tag not in _WHOLE
+            and _FORMULA_OF_WIKI not in attributes.get("class", "")
+            and _is_hidden_by(attributes.get("style", ""))
+        )
     )
 
 
@@ -359,7 +374,9 @@ def _span(cell: Any, name: str, most: int) -> int:
 
 
 def _inner_text(element: Any) -> str:
+    """Of a cell or caption, with the numbers of its ordered lists."""
     parts: list[str] = []
+    lists: list[tuple[Any, ListNumbers]] = []  # that are open
     walk = etree.iterwalk(element, events=("start", "end"))
     for event, inner in walk:
         tag = inner.tag if isinstance(inner.tag, str) else ""
@@ -370,8 +387,15 @@ def _inner_text(element: Any) -> str:
             walk.skip_subtree()
         elif event == "start":
             parts.append(_caret(parts, inner) if _is_raised(inner, tag) else "" if _is_inline(tag) else " ")
+            if tag in _LISTS:
+                lists.append((inner, ListNumbers(inner)))
+            elif tag == "li" and lists:
+                lists[-1][1].begin(inner)
+                parts.append(lists[-1][1].number())
             parts.append(inner.text or "")
         elif inner is not element:
+            if lists and inner is lists[-1][0]:
+                lists.pop()
             parts.append(("" if _is_inline(tag) else " ") + (inner.tail or ""))
     return "".join(parts)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from lxml import etree
 
@@ -21,6 +24,20 @@ _BETWEEN = {
     "mover": ("^",),
     "munderover": ("_", "^"),
 }
+_ROWS = frozenset({"mtr", "mlabeledtr"})
+_HAS_PARENTHESES = re.compile(r"\([^()]*\)")
+
+
+class _Part(NamedTuple):
+    """A part of a formula in a line.
+
+    Attributes:
+        text: of it.
+        kind: "fraction"; "row" of several parts; "other" that are built of parts; or "token", which are not.
+    """
+
+    text: str
+    kind: str
 
 
 def formula(math: Any) -> str:
@@ -32,29 +49,68 @@ def formula(math: Any) -> str:
     for annotation in math.iterdescendants("annotation"):
         if annotation.get("encoding", "").lower() == "application/x-tex":
             return tidy("".join(annotation.itertext()))
-    parts: list[str] = []
+    opened: list[list[_Part]] = [[]]  # of each element that has begun and not ended: its parts
     walk = etree.iterwalk(math, events=("start", "end"))
     for event, element in walk:
-        if event == "start" and element.tag in _ANNOTATIONS:
-            walk.skip_subtree()
-        elif event == "start":
-            root = "√" if element.tag == "msqrt" else ""
-            parts += [_before(element), "(" if _is_group(element) else "", root, tidy(element.text or "")]
-        else:
-            parts.append(")" if _is_group(element) else "")
-            parts.append(tidy(element.tail or "") if element is not math else "")
-    return "".join(parts)
+        if event == "start":
+            text = _text(element)
+            opened.append([_Part(text, "token")] if text else [])
+            if element.tag in _ANNOTATIONS:
+                opened[-1].clear()
+                walk.skip_subtree()
+            continue
+        part = _in_a_line(element, opened.pop())
+        after = tidy(element.tail or "") if element is not math else ""
+        opened[-1].append(_Part(part.text + after, "row") if after else part)
+    return opened[0][0].text
 
 
-def _is_group(element: Any) -> bool:
-    """Whether it has to be held together in a line: several parts of a power, or beneath a fraction's bar."""
-    parent = element.getparent()
-    of_part = parent is not None and (parent.tag in _BETWEEN or parent.tag == "msqrt")
-    return of_part and element.tag == "mrow" and len(element) > 1
+def _text(element: Any) -> str:
+    text = element.text or ""
+    if element.tag != "mtext":
+        return tidy(text)
+    # " if " keeps its spaces: nothing else divides it from what is beside it.
+    return f"{' ' * text[:1].isspace()}{tidy(text)}{' ' * text[-1:].isspace()}"
 
 
-def _before(element: Any) -> str:
-    parent = element.getparent()
-    signs = _BETWEEN.get(parent.tag, ()) if parent is not None else ()
-    place = sum(1 for _ in element.itersiblings(preceding=True)) if signs else 0
-    return signs[place - 1] if 0 < place <= len(signs) else ""
+def _in_a_line(element: Any, parts: Sequence[_Part]) -> _Part:
+    tag = element.tag
+    if tag == "msqrt":
+        return _Part("√" + _held_together(_row(parts)), "other")
+    if tag == "mroot":
+        return _Part(f"root({', '.join(part.text for part in parts)})", "other")
+    if tag in _BETWEEN:
+        signs = ("", *_BETWEEN[tag])
+        written = [
+            (signs[place] if place < len(signs) else "") + _held_together(part)
+            for place, part in enumerate(parts)
+        ]
+        return _Part("".join(written), "fraction" if tag == "mfrac" else "other")
+    if tag == "mfenced":
+        inner = ", ".join(part.text for part in parts)
+        return _Part(element.get("open", "(") + inner + element.get("close", ")"), "row")
+    if tag in _ROWS:
+        return _Part(" ".join(part.text for part in parts), "row")
+    if tag == "mtable":
+        return _Part("; ".join(part.text for part in parts), "row")
+    return _row(parts)
+
+
+def _held_together(part: _Part) -> str:
+    """In parentheses what is of several parts, as that of a power, or beneath a fraction's bar."""
+    has_some = part.kind in ("row", "fraction") and not _HAS_PARENTHESES.fullmatch(part.text)
+    return f"({part.text})" if has_some else part.text
+
+
+def _row(parts: Sequence[_Part]) -> _Part:
+    """Parts beside one another, with a space where two numbers would be read as one: four and a half is not 41/2."""
+    shown = [part for part in parts if part.text]
+    if len(shown) < 2:
+        return shown[0] if shown else _Part("", "token")
+    text = shown[0].text
+    for before, part in pairwise(shown):
+        divided = part.kind == "fraction" or (
+            part.text[0].isdigit() and (before.kind, part.kind) != ("token", "token")
+        )
+        text += (" " if divided and text[-1].isdigit() else "") + part.text
+    return _Part(text, "row")

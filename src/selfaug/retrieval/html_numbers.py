@@ -50,11 +50,11 @@ class ListNumbers:
         if first is None:
             first = sum(1 for _ in element.iterchildren("li")) if self._step < 0 else 1
         self._next = first
-        self._mark = _NO_MARK
+        self._mark = self._further = _NO_MARK  # `_further`: of an item's paragraphs but for the first
 
     def begin(self, item: Any) -> None:
         """The next item begins."""
-        self._mark = _BULLET
+        self._mark, self._further = _BULLET, _NO_MARK
         if not self._has_numbers:
             return
         said = _number(item.get("value"))
@@ -65,8 +65,15 @@ class ListNumbers:
 
     def mark(self) -> str:
         """What stands before the next paragraph: the number or bullet of its item, which the item's first one has."""
-        mark, self._mark = self._mark, _NO_MARK
+        mark, self._mark = self._mark, self._further
         return mark
+
+    def number(self) -> str:
+        """Of an item that begins with what is no paragraph, as a heading; a bullet stays for the next paragraph."""
+        if not self._mark.strip() or self._mark == _BULLET:
+            return ""
+        number, self._mark, self._further = self._mark, "", ""
+        return number
 
 
 def _number(text: str | None) -> int | None:

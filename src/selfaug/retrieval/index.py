@@ -32,7 +32,6 @@ from bm25s.tokenization import Tokenized
 from selfaug.errors import DataError, StorageError
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.retrieval.chunking import Chunk
-from selfaug.retrieval.near_copies import near_copies
 from selfaug.retrieval.read_so_far import ReadSoFar
 from selfaug.retrieval.retriever import Passage
 from selfaug.retrieval.tokens import Words
@@ -46,8 +45,6 @@ _TITLE_WEIGHT = 2.0
 # Of BM25: how much less a word counts in a longer text, from 0 to 1. Low, because a chunk of a title and a line, which
 # is short, seldom answers anything; and titles are all short.
 _CHUNK_B, _TITLE_B = 0.4, 0.3
-# Documents that have so much in common, by `near_copies`, are one report in two formats, say.
-_NEARLY_THE_SAME = 0.7
 
 
 class Index:
@@ -116,9 +113,8 @@ class Index:
     def search(self, question: str, count: int, *, within: Collection[str] | None = None) -> list[Passage]:
         """The passages that share most with the question, the best first; only those that share a word.
 
-        The same passage, of a copy or near copy of its document too, comes once: it would take others' room in a
-        prompt. Of documents that only share their title and this passage it comes for each: an answer has to name the
-        one that says it.
+        The same passage, of another document too, comes once, the first one's: it would take others' room in a prompt,
+        where a model could not tell which is whose.
 
         Args:
             question: in words.
@@ -128,25 +124,16 @@ class Index:
         scores = self._scores(question, within)
         if scores is None or count < 1:
             return []
-        found: list[Passage] = []
-        said: dict[tuple[str, str], list[int]] = {}  # the documents of what is found
+        found: dict[tuple[str, str], Passage] = {}
         asked, looked_at = count, 0
         while True:
             best = self._best(scores, asked)
             for number in best[looked_at:]:
                 chunk = self.chunk(number)
-                document, others = (
-                    int(self._owners[number]),
-                    said.setdefault(self._what_it_says(number, chunk), []),
-                )
-                if any(self._are_copies(document, other) for other in others):
-                    continue
-                others.append(document)
-                found.append(
-                    Passage(chunk.passage, chunk.document, chunk.id, chunk.page, float(scores[number]))
-                )
+                passage = Passage(chunk.passage, chunk.document, chunk.id, chunk.page, float(scores[number]))
+                found.setdefault(self._what_it_says(number, chunk), passage)
             if len(found) >= count or len(best) < asked:
-                return found[:count]
+                return list(found.values())[:count]
             asked, looked_at = 2 * asked, asked
 
     def ranked(
@@ -163,14 +150,6 @@ class Index:
         document = self.documents[self._owners[number]]
         first = self.documents[self._numbers[self._copies[document["digest"]][0]]]
         return first["title"] + chunk.heading.removeprefix(document["title"]), chunk.text
-
-    def _are_copies(self, one: int, other: int) -> bool:
-        """Whether two documents, by their numbers, are the same one, the same file, or nearly the same."""
-        documents = (self.documents[one], self.documents[other])
-        if documents[0]["digest"] == documents[1]["digest"]:
-            return True
-        sketches = {document["path"]: document.get("sketch", "") for document in documents}
-        return bool(near_copies(sketches, _NEARLY_THE_SAME))
 
     def _scores(self, question: str, within: Collection[str] | None) -> Any:
         """Of each chunk, float32; None where nothing can be found."""
@@ -215,6 +194,9 @@ class IndexWriter:
     Attributes:
         known: digests by path of documents whose chunks can be kept.
         before: what is known of the same documents.
+        listed: digests by path of all documents that were in the older index, or had been read; of one with other
+            settings, too.
+        reads_otherwise: whether the older index was made when documents were read otherwise.
 
     Raises:
         StorageError: if what was read can't be looked up.
@@ -228,14 +210,13 @@ class IndexWriter:
                 if (before / "index.json").exists():
                     before.rename(folder)
                     break
-        self._old: Index | None = None
+        old: Index | None = None
         if (folder / "index.json").exists():
-            try:
+            with suppress(DataError):  # damaged: made anew
                 old = Index(folder)
-            except DataError:
-                old = None  # damaged: made anew
-            if old is not None and _of_chunks(old.settings) == _of_chunks(self._settings):
-                self._old = old
+        self.reads_otherwise = old is not None and old.settings.get("reader") != self._settings.get("reader")
+        can_be_kept = old is not None and _of_chunks(old.settings) == _of_chunks(self._settings)
+        self._old = old if can_be_kept else None
         try:
             self._read = ReadSoFar(folder.with_name(f".{folder.name}.read.jsonl"), _of_chunks(self._settings))
         except OSError as error:
@@ -243,6 +224,8 @@ class IndexWriter:
         self.before = {one["path"]: one for one in self._old.documents} if self._old else {}
         self.before |= self._read.documents
         self.known = {path: one["digest"] for path, one in self.before.items()}
+        in_old = {} if old is None else {one["path"]: one["digest"] for one in old.documents}
+        self.listed = {**in_old, **self.known}
 
     def write(
         self,

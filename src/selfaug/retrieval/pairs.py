@@ -7,10 +7,9 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from operator import attrgetter
 
 from selfaug.core.digits import plain_digits
-from selfaug.retrieval.chunking import Chunk, without_title
+from selfaug.retrieval.chunking import Chunk, is_mark, without_marks, without_title
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.plain_text import UNSPACED
 
@@ -331,6 +330,8 @@ def may_be_chance(pair: Pair, gold: Sequence[Chunk]) -> bool:
 def _saying(text: str, words: str) -> str:
     """The first sentence or row of a text that has some words; all of it if none has: two chunks may share it."""
     sentences = _SENTENCE.split(text)
+    if is_mark(words):
+        sentences = _SENTENCE.split(without_marks(text)) + sentences
     return next((one.strip() for wanted in signed(words) for one in sentences if holds(one, wanted)), text)
 
 
@@ -350,11 +351,16 @@ def _of_place(chunks: Sequence[Chunk], answer: str, place: Place) -> list[Chunk]
 def _with_words(chunks: Sequence[Chunk], words: str) -> list[Chunk]:
     """The chunks that have some words; with a minus before them only if none has them without.
 
-    In their headings only if no text has them: a title's year is in every chunk.
+    In the numbers of items and clauses ("3. Fees") only if no text has them elsewhere, and in headings only if no text
+    has them at all: a title's year is in every chunk.
     """
-    for words_of in (attrgetter("text"), attrgetter("passage")):
+    texts = [chunk.text for chunk in chunks]
+    places = [texts, [chunk.passage for chunk in chunks]]
+    if is_mark(words):
+        places.insert(0, [without_marks(text) for text in texts])
+    for looked_in in places:
         for wanted in signed(words):
-            found = [chunk for chunk in chunks if holds(words_of(chunk), wanted)]
+            found = [chunk for chunk, text in zip(chunks, looked_in, strict=True) if holds(text, wanted)]
             if found:
                 return found
     return []

@@ -58,7 +58,7 @@ _AFTER_CARET = re.compile(
 _NO_TITLE = re.compile(
     r"\(?(anonymous|unspecified|untitled( (document|workbook|spreadsheet))?|title|template|(word )?document ?\d*"
     r"|dokument ?\d*|documento ?\d*|(work)?book ?\d*|spreadsheet ?\d*|mappe ?\d*|classeur ?\d*|libro ?\d*)\)?"
-    r"|.*\.[a-z]\w{1,4}|",
+    r"|.*\.(docx?|docm|dotx?|dotm|rtf|odt|xlsx?|xlsm|xltx?|ods|pptx?|pdf|indd|qxd|tmp|tex|dvi|html?|txt)|",
     re.IGNORECASE,
 )
 

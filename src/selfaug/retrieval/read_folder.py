@@ -63,7 +63,7 @@ class FolderReport:
         incomplete: what is missing of documents that were read, by path.
         unsupported: paths by ending, of files that no reader is for.
         left_out: reasons by path, of links that leave the folder, folders that can't be opened, and own files.
-        gone: paths that were known, and are there no more.
+        gone: paths that were listed, and are there no more.
         lost: those of them whose file is under no other path either.
     """
 
@@ -106,6 +106,7 @@ def read_folder(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     reader: Reader | None = None,
     own: Collection[Path] = (),
+    listed: Mapping[str, str] | None = None,
 ) -> Iterator[Read]:
     """Documents of a folder and its subfolders, in the order of their paths.
 
@@ -123,6 +124,7 @@ def read_folder(
         on_progress: called with the number of files finished and of all of them.
         reader: what reads a file, instead of `read_document`; importable by another process.
         own: files and folders that are no documents, wherever they are.
+        listed: digests by path of all files that were there before; default: `known`.
 
     Raises:
         DataError: if there is no such folder.
@@ -131,7 +133,8 @@ def read_folder(
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}.", hint="check the path.")
     files = _supported(folder_files(folder, report.left_out.__setitem__, own), report)
-    report.gone += sorted(known.keys() - files.keys())
+    listed = known if listed is None else listed
+    report.gone += sorted(listed.keys() - files.keys())
     found: set[str] = set()
     reading = _Reading(files, known, max_bytes)
     on_progress(0, len(files))
@@ -152,7 +155,7 @@ def read_folder(
                 yield outcome
             else:
                 report.unreadable[path] = outcome
-    report.lost += [path for path in report.gone if known[path] not in found]
+    report.lost += [path for path in report.gone if listed[path] not in found]
 
 
 def _supported(files: Mapping[str, Path], report: FolderReport) -> dict[str, Path]:

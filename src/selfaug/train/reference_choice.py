@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from datasets import IterableDataset
 from peft import PeftModel
@@ -16,7 +17,7 @@ from peft import PeftModel
 from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import IGNORED
 from selfaug.errors import ConfigError
-from selfaug.model.adapters import require_adapters_of_peft, why_not_exact
+from selfaug.model.adapters import why_not_exact
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model
@@ -114,7 +115,6 @@ def choose_reference(
         StorageError: if a cache has no room, or can't be written.
         ModelError: if the model's adapter can't be switched off, or a copy would not be the base model.
     """
-    require_adapters_of_peft(model)
     reason = why_not_exact(model) if isinstance(model, PeftModel) else "the model has no adapter"
     kind = args.reference
     if kind == "auto" and chosen is not None:
@@ -275,28 +275,42 @@ def _takes_cache(
     return fits[0] or _is_there_with_room(model, args.reference_cache_dir, aligned, compute_dtype)
 
 
-def require_one_machine(cache: ReferenceCache, documents: list[Document]) -> None:
+def require_one_machine(cache: ReferenceCache, documents: list[Document], *, is_sharded: bool) -> None:
     """Refuse to compute what a cache lacks by processes on several machines; all processes take part.
 
     They write side by side into the same pages of its files, and machines that share a folder over a network don't see
     each other's before theirs are on the disk: a part would be lost.
 
+    Args:
+        cache: of this training.
+        documents: all that it has to hold.
+        is_sharded: whether FSDP or DeepSpeed has the model, which leaves no room for a frozen copy.
+
     Raises:
-        ConfigError: if they are on several, and something is missing.
+        ConfigError: on all processes, if they are on several machines, and something is missing for one of them.
     """
     machines = _machines()
-    if len(machines) > 1 and cache.missing(documents):
+    # For the same reason, one machine may see all of a cache where another lacks a part.
+    if len(machines) > 1 and any(_from_all(bool(cache.missing(documents)))):
+        without_adapter = "train LoRA for it" if is_sharded else "'frozen_copy' without"
         raise ConfigError(
             f"the reference cache in {cache.folder} lacks rows, and can't be computed by processes on several machines "
             f"({', '.join(machines)}).",
             hint="compute it on one of them first, by the same training with one step (--steps 1, or max_steps=1): all "
-            "of them can read it then. Or use another reference: 'adapter_off' with an adapter, 'frozen_copy' without.",
+            f"of them can read it then. Or use another reference: 'adapter_off' with an adapter, {without_adapter}.",
         )
 
 
 def _machines() -> list[str]:
     """Names of those that the processes run on; all processes take part."""
-    return sorted(set(gather_object([socket.gethostname()])))
+    return sorted(set(_from_all(socket.gethostname())))
+
+
+def _from_all(value: Any) -> list[Any]:
+    """What each process calls this with, for all of them."""
+    # accelerate gathers nothing on a TPU, of one process either.
+    found: list[Any] = gather_object([value]) if PartialState().num_processes > 1 else [value]
+    return found
 
 
 def _passes(args: SelfAugConfig, rows: int) -> float:

@@ -26,7 +26,12 @@ from selfaug.core.controller import DriftController
 from selfaug.core.positions import count_tokens
 from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, ConfigError, DataError, StorageError
-from selfaug.model.adapters import begins_at_random, changes_nothing_yet, keep_preserved_directions
+from selfaug.model.adapters import (
+    begins_at_random,
+    changes_nothing_yet,
+    keep_preserved_directions,
+    require_adapters_of_peft,
+)
 from selfaug.model.cache import ReferenceCache
 from selfaug.model.four_bit import keep_unpacked, require_unpacked
 from selfaug.model.head import require_verified_head
@@ -125,6 +130,11 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 "compute_loss_func can't be used: the loss is nll plus alignment.",
                 hint="leave it out; `selfaug.alignment_loss` is the loss for a loop of your own.",
             )
+        takes_only_peft = args.alpha > 0 or kwargs.get("peft_config") is not None
+        if takes_only_peft and isinstance(model, nn.Module):
+            require_adapters_of_peft(
+                model
+            )  # before trl puts another adapter into it, and the first one is lost
         is_formatted = kwargs.get("formatting_func") is not None
         train_dataset = with_completions(train_dataset, args, is_formatted=is_formatted)
         if eval_dataset is not None:
@@ -139,6 +149,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             eval_dataset=eval_dataset,
             **kwargs,
         )
+        if takes_only_peft:
+            require_adapters_of_peft(self.model)  # trl may have loaded it by the name of an adapter's folder
         _require_one_device(causal_model(self.model))
         if (args.bf16_full_eval or args.fp16_full_eval) and not self._is_sharded:
             # transformers moves it when training begins; here it is asked, and copied, before.
@@ -196,7 +208,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._is_saving = False
         self._cache: ReferenceCache | None = None
         self._own_head: OutputHead | None = None
-        self._steps_without_prompts = 0
+        self._steps_without_prompts: int | None = 0  # None once a prompt was seen
         self.anchors: list[list[int]] = []
         # Shards can't be asked whether an adapter changes nothing yet.
         self.starts_at_reference = (
@@ -366,7 +378,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     "reference already.",
                     hint="start the training anew.",
                 )
-            require_one_machine(cache, documents)
+            require_one_machine(cache, documents, is_sharded=self._is_sharded)
             with self.accelerator.autocast():
                 self.reference_bytes += cache.build(
                     model,
@@ -431,8 +443,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             except StopIteration:
                 break
         # Added up where they are, and fetched once: on a GPU each fetch waits for all that was begun.
-        are_unseen = self.args.alpha > 0 and (
-            self._own_collator or isinstance(self.train_dataset, IterableDataset)
+        are_unseen = (
+            self.args.alpha > 0
+            and self._steps_without_prompts is not None
+            and (self._own_collator or isinstance(self.train_dataset, IterableDataset))
         )
         counts = torch.zeros(4, dtype=torch.int64, device=device)
         counts[3] = len(batches)
@@ -451,11 +465,17 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         return batches, counts[0]
 
     def _check_unseen_rows(self, within_prompts: int) -> None:
-        """What `require_prompt_tokens` does, for rows that are only seen as they come, or as a collator makes them."""
-        self._steps_without_prompts = 0 if within_prompts else self._steps_without_prompts + 1
+        """What `require_prompt_tokens` does, for rows that are only seen as they come, or as a collator makes them.
+
+        One prompt token is enough, as there: later steps may be without, where few rows have a prompt.
+        """
+        if within_prompts or self._steps_without_prompts is None:
+            self._steps_without_prompts = None
+            return
+        self._steps_without_prompts += 1
         if self._steps_without_prompts == _MOST_STEPS_WITHOUT_PROMPTS:
             raise no_prompt_tokens(
-                f"the rows of the last {self._steps_without_prompts} steps", own_collator=self._own_collator
+                f"the rows of the first {self._steps_without_prompts} steps", own_collator=self._own_collator
             )
 
     def training_step(
@@ -702,6 +722,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             return LengthOrder(sampler, seed)
         return sampler
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        """The Trainer's; for several processes in the rows' own order, also where training rows go by length.
+
+        By length, the empty rows would come anywhere, and not at the end, from where results are cut off.
+        """
+        return None if self.accelerator.num_processes > 1 else super()._get_eval_sampler(eval_dataset)
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The Trainer's; for several processes with empty rows at the end, so that all have as many.
 
@@ -769,7 +796,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
 
         Raises:
             StorageError: if there is none, or the one that is named is not complete.
-            ConfigError: if it was trained with another `alpha` or `drift_limit`.
+            ConfigError: if it was trained with another `alpha` or `drift_limit`, or by another number of processes.
         """
         if resume_from_checkpoint is True:
             latest = latest_complete_checkpoint(self.args.output_dir)
@@ -779,20 +806,20 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 )
             resume_from_checkpoint = str(latest)
         if resume_from_checkpoint:
-            self._load_state(Path(resume_from_checkpoint))
+            self._load_state(Path(resume_from_checkpoint), trains_on=True)
         self.prepare_anchors()
         self._clock = None
         self._began = time.monotonic()
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def restore(self, checkpoint: Path) -> None:
-        """Take a checkpoint's weights and state without training on.
+        """Take a checkpoint's weights and state without training on: another number of processes may.
 
         Raises:
             StorageError: if it is not complete.
             ConfigError: if it was trained with another `alpha` or `drift_limit`.
         """
-        self._load_state(checkpoint)
+        self._load_state(checkpoint, trains_on=False)
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
 
@@ -824,6 +851,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             "processes": self.accelerator.num_processes,
             "alpha": self._alpha,
             "noise_floor": self.noise_floor,
+            "steps_without_prompts": self._steps_without_prompts,
             "total_train_tokens": self._total_train_tokens,
             "controller": None if self.controller is None else self.controller.state(),
             "anchors": self.anchors,
@@ -839,11 +867,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         """What alpha goes by from here on, which another value could not change on the way without a word."""
         return {"alpha": self.args.alpha, "drift_limit": self.args.drift_limit}
 
-    def _load_state(self, folder: Path) -> None:
+    def _load_state(self, folder: Path, *, trains_on: bool) -> None:
         state = read_checkpoint_state(folder, self._alignment_settings())
-        require_processes(str(folder), state.get("processes"), self.accelerator.num_processes)
+        if trains_on:
+            require_processes(str(folder), state.get("processes"), self.accelerator.num_processes)
         self._alpha = state["alpha"]
         self.noise_floor = state["noise_floor"]
+        self._steps_without_prompts = state.get("steps_without_prompts", 0)
         self._total_train_tokens = state["total_train_tokens"]
         # Not written anew: on another machine the model could write others.
         anchors = state.get("anchors", [])
@@ -920,6 +950,13 @@ def _uses_all_parameters(model: nn.Module) -> bool:
 def _require_one_device(model: PreTrainedModel) -> None:
     """Refuse a model that is spread over devices, as trl loads one by its name where a process sees several GPUs."""
     devices = sorted(map(str, set((getattr(model, "hf_device_map", None) or {}).values())))
+    if len(devices) > 1 and {"cpu", "disk"} & set(devices):
+        raise ConfigError(
+            f"the model doesn't fit on the GPU: it is spread over {', '.join(devices)}, and the alignment needs it whole "
+            "on one device.",
+            hint='load it in half the bytes, with model_init_kwargs={"dtype": "bfloat16"} in the SelfAugConfig, or in 4 '
+            "bits, with a quantization_config and LoRA; or take a smaller model.",
+        )
     if len(devices) > 1:
         raise ConfigError(
             f"the model is spread over {len(devices)} devices ({', '.join(devices)}), and the alignment needs it whole "
