@@ -71,6 +71,15 @@ def test_an_alias_goes_back_step_by_step(registry: Registry) -> None:
     current = registry.current(CANDIDATE)
     assert current is not None
     assert current[0].number == a
+    # What was withdrawn brings back nothing that it took the place of, and is not forgotten.
+    registry.point(CANDIDATE, b)
+    registry.withdraw(CANDIDATE, a)
+    assert registry.current(CANDIDATE) is not None
+    registry.withdraw(CANDIDATE, b)
+    assert registry.current(CANDIDATE) is None
+    registry.point(CANDIDATE, b)
+    assert [move.version for move in registry.moves(CANDIDATE)] == [a, b, b]
+    assert registry.current(CANDIDATE) is not None
     with pytest.raises(ConfigError, match="nothing is other yet"):
         registry.roll_back("other")
     with pytest.raises(ConfigError, match="no version 7"):

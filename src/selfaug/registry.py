@@ -2,7 +2,7 @@
 
 An SQLite file in WAL mode. Every change is one transaction: after a kill there is all of it or nothing. Any number of
 processes may read and write. A version is a number that is never given twice; what an alias pointed to is never
-forgotten, so that a rollback knows where to go.
+forgotten, so that a rollback knows where to go. One that was withdrawn points to nothing until it is given again.
 
 A run is looked for where it was when it was entered, and where that is gone, by its path from the registry's folder:
 both may be moved together, or be mounted in a container.
@@ -53,6 +53,9 @@ CREATE INDEX moves_of_alias ON moves (alias, number);
 # Apart from the versions: a registry of an earlier selfaug has none yet.
 _PLACES = (
     "CREATE TABLE IF NOT EXISTS places (version INTEGER PRIMARY KEY REFERENCES versions, run TEXT NOT NULL)"
+)
+_WITHDRAWN = (
+    "CREATE TABLE IF NOT EXISTS withdrawn (move INTEGER PRIMARY KEY REFERENCES moves, time REAL NOT NULL)"
 )
 
 
@@ -196,7 +199,7 @@ class Registry:
             return [Move(*row) for row in rows]
 
     def current(self, alias: str = CHAMPION) -> tuple[Version, Move] | None:
-        """What an alias points to, and the move that made it so; None if it was never given."""
+        """What an alias points to, and the move that made it so; None if it was never given, or was withdrawn."""
         with self._reading() as connection:
             move = _current(connection, alias)
             return None if move is None else (self._version(connection, move.version), move)
@@ -234,11 +237,14 @@ class Registry:
             return self._version(connection, before.version)
 
     def withdraw(self, alias: str, number: int) -> None:
-        """Let an alias that points to a version point to what it pointed to before, if to anything."""
+        """Let an alias that points to a version point to nothing; nothing happens if it points to another one.
+
+        Not to the one before, which that version has taken the place of, or which was withdrawn itself.
+        """
         with self._writing() as connection:
             now = _current(connection, alias)
             if now is not None and now.version == number:
-                connection.execute("DELETE FROM moves WHERE number = ?", [now.number])
+                connection.execute("INSERT INTO withdrawn VALUES (?, ?)", [now.number, time.time()])
 
     def _versions(self, connection: sqlite3.Connection) -> list[Version]:
         rows = connection.execute("SELECT * FROM versions ORDER BY number").fetchall()
@@ -311,6 +317,7 @@ class Registry:
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {_VERSION}")
                 connection.execute(_PLACES)
+                connection.execute(_WITHDRAWN)
                 yield connection
                 self._keep_places(connection)
                 connection.execute("COMMIT")
@@ -423,10 +430,20 @@ def _tables(connection: sqlite3.Connection) -> set[str]:
 
 
 def _current(connection: sqlite3.Connection, alias: str) -> Move | None:
+    """The last move of an alias, unless it was withdrawn."""
     row = connection.execute(
         "SELECT * FROM moves WHERE alias = ? ORDER BY number DESC LIMIT 1", [alias]
     ).fetchone()
-    return None if row is None else Move(*row)
+    if row is None:
+        return None
+    move = Move(*row)
+    return None if _is_withdrawn(connection, move) else move
+
+
+def _is_withdrawn(connection: sqlite3.Connection, move: Move) -> bool:
+    if "withdrawn" not in _tables(connection):
+        return False
+    return connection.execute("SELECT 1 FROM withdrawn WHERE move = ?", [move.number]).fetchone() is not None
 
 
 def _before(connection: sqlite3.Connection, alias: str) -> Move:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import resource
@@ -368,16 +369,24 @@ def test_two_processes_share_the_work_as_ranks_and_do_it_once_otherwise(tmp_path
     assert content(shared) == content(raced) == whole
 
 
-def test_a_build_that_waits_for_another_says_so(tmp_path, model, caplog):
+def test_a_build_that_waits_for_another_says_so(tmp_path, model, caplog, monkeypatch):
     cache = ReferenceCache.open(tmp_path / "cache", model)
     docs = documents(3)
-    begun = threading.Event()
+    begun, said = threading.Event(), threading.Event()
 
     def other_run() -> None:
         with FileLock(cache.folder / f"{_segment_name(document.key for document in docs)}.lock"):
             begun.set()
-            time.sleep(0.3)
+            said.wait(30)
 
+    emit = caplog.handler.emit
+
+    def emit_and_tell(record: logging.LogRecord) -> None:
+        emit(record)
+        if "another run computes" in record.getMessage():
+            said.set()
+
+    monkeypatch.setattr(caplog.handler, "emit", emit_and_tell)
     threading.Thread(target=other_run).start()
     begun.wait()
     assert cache.build(model, docs) > 0

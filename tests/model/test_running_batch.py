@@ -120,6 +120,9 @@ def test_a_prompt_that_there_is_no_room_for_leaves_the_rows_as_they_were(
         patched.setattr(batch._cache.layers[failing], "update", full)
         with pytest.raises(NoRoomError, match="CUDA out of memory"):
             batch.step(chosen)
+        patched.setattr(torch, "ones_like", full)  # the positions
+        with pytest.raises(NoRoomError, match="CUDA out of memory"):
+            batch.step(chosen)
     found.append(batch.step(chosen))
     # Rows are let go of without room for a copy of the others.
     with monkeypatch.context() as patched:

@@ -266,6 +266,9 @@ def test_a_drift_that_nobody_measures_is_not_waited_for(tmp_path: Path, clock: C
     assert (states[700], states[-1]) == ("learning", "ok")
     states = run(monitor, clock, draws(300, Prompts(), unseen=True), name="moved")
     assert "drift" in states
+    of_signals = [one.labels["signal"] for one in monitor.metrics() if one.name == metric_names.SIGNAL_STATE]
+    assert "novelty" in of_signals
+    assert "drift" not in of_signals  # an alert from when it was measured would never end
     clock.now += 2 * DAY
     monitor.close()
     quiet = simulated(tmp_path / "quiet", clock, settings=settings)
@@ -336,7 +339,8 @@ def test_an_alert_that_is_acknowledged_ends_and_the_next_one_is_an_alert_again(
     monitor = learnt(tmp_path, clock, Prompts())
     acknowledge(folder, ["drift", "thumbs_down"], time=clock.now)  # there is none yet
     assert run(monitor, clock, draws(200, Prompts(5), factor=3.0), name="moved")[-1] == "drift"
-    acknowledge(folder, ["drift"], time=clock.now)
+    # Values that were offered before may come later, as here all of them: their alert is another one.
+    acknowledge(folder, ["drift"], time=clock.now + DAY)
     clock.now += 60
     monitor.work()
     assert monitor.state() == "ok"
@@ -405,6 +409,13 @@ def test_a_prompt_does_not_wait_for_compute_for_ever(tmp_path: Path, clock: Cloc
     clock.now += 601
     monitor.work()
     assert (monitor.counts()["processed"], monitor.counts()["over_compute"]) == (1, 1)
+    # As many can wait as are measured at once.
+    many = simulated(tmp_path / "many", clock, settings=replace(ALL, batch_size=40, scored_per_hour=2000))
+    many._next_score = float("inf")
+    for number in range(100):
+        many.offer(Observation(f"{number}", [1, 2, 3], 5))
+    many.work()
+    assert (len(many._pending), many.counts()["over_compute"]) == (100, 0)
 
 
 def test_a_clock_that_is_set_back_stops_nothing(tmp_path: Path, clock: Clock) -> None:

@@ -166,6 +166,24 @@ def test_texts_are_redacted_and_a_purge_leaves_nothing_of_them_in_the_file(tmp_p
     monitor.close()
 
 
+def test_who_writes_has_its_turn_while_another_process_purges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleting takes long where there is much: a monitor would wait in vain, and lose votes that were promised."""
+    store, left = Store(tmp_path), []
+    store.commit(Batch(rows=[row(number) for number in range(50)]))
+
+    def write(_: float) -> None:
+        store.commit(Batch(counts={"processed": 1}))
+        left.append(len(rows_of(tmp_path)))
+
+    monkeypatch.setattr("selfaug.monitoring.store._PURGED_AT_ONCE", 20)
+    monkeypatch.setattr("selfaug.monitoring.store.sleep", write)
+    assert purge(tmp_path, 1e12) == 50
+    assert left == [30, 10]
+    store.close()
+
+
 def test_rows_are_deleted_after_their_time(tmp_path: Path) -> None:
     clock = Clock()
     monitor = simulated(tmp_path, clock, settings=MonitorSettings(keep_days=2, learning_days=1))

@@ -187,6 +187,10 @@ def test_rows_that_came_after_the_training_are_new_wherever_they_stand(
     written(exports / "first.jsonl", plain(300)[::-1])
     found = split(deployed, [first], tmp_path / "more", run=run)
     assert (found.rows, found.of, found.known, found.changed) == (30, 300, 0, [first])
+    # So is a file that is gone: its rows may be in one of another name.
+    Path(first).rename(exports / "all.jsonl")
+    found = split(deployed, [second], tmp_path / "gone", run=run)
+    assert (found.known, found.changed) == (0, [first])
 
 
 def test_a_question_with_other_passages_and_a_chat_that_went_on_are_on_one_side(

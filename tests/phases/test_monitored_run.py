@@ -132,6 +132,16 @@ def test_a_date_that_the_chat_template_writes_is_nothing_novel(
     assert len(found) == 3
     assert len(set(found)) == 1
     assert found[0] < window.sketch.novelty(prompts[1])
+    # Without the base model's tokeniser, all else is watched.
+    model.rename(tmp_path / "elsewhere")
+    told: list[str] = []
+    without = open_monitor(
+        copied_run, score, settings=MonitorSettings(sample=0.0), tell=told.append, offline=True
+    )
+    without.offer(Observation("without", prompts[-1], 5))
+    without.close()
+    assert without.counts()["processed"] == 4
+    assert "a date that the chat template writes into prompts counts as novel" in told[0]
 
 
 def test_prompts_are_watched_with_the_runs_own_models(watched: Monitor, copied_run: Path, chat: Chat) -> None:

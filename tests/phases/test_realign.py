@@ -30,6 +30,7 @@ from selfaug.phases.realign import (
     _output,
     _require_judged_alike,
     _require_trained_form,
+    _withdrawn,
     realign,
     realign_config,
 )
@@ -603,6 +604,11 @@ def test_nothing_passes_on_a_task_without_rows_unless_that_is_wanted(
     strict = run_command(*command)
     assert strict.exit_code == 3, strict.output
     assert "version 2 does not pass any more" in strict.stderr
+    assert Registry(registry).current(CANDIDATE) is None
+    # Where it is the champion by now, that is what has to be said.
+    Registry(registry).point(CANDIDATE, 2)
+    Registry(registry).point(CHAMPION, 2)
+    assert "is still served; `selfaug registry rollback" in str(_withdrawn(RunDir(new), str(registry)))
     assert Registry(registry).current(CANDIDATE) is None
 
 

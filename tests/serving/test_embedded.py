@@ -17,6 +17,7 @@ from serving_fixtures import tiny_pair
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import generate_greedy_ids
+from selfaug.model.running_batch import NoRoomError
 from selfaug.phases.monitor import drift_score
 from selfaug.serving import embedded
 from selfaug.serving.embedded import Cancellation, EmbeddedEngine, _Job
@@ -424,6 +425,22 @@ def test_the_answer_that_came_last_gives_way_where_memory_does_not_suffice_for_a
         assert asyncio.run(both()) == tiny_tokenizer.decode(expected, skip_special_tokens=True)
     finally:
         hook.remove()
+
+
+@pytest.mark.parametrize("kind", [NoRoomError, torch.OutOfMemoryError])
+def test_an_answer_that_has_the_memory_to_itself_is_told_what_would_fit(
+    kind: type[Exception], engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether its token can be taken back, as with plain layers, or not, as with sliding windows."""
+
+    def full(token_ids: torch.Tensor) -> torch.Tensor:
+        raise kind("CUDA out of memory.")
+
+    engine._ends = frozenset()
+    monkeypatch.setattr(engine._lanes[0], "step", full)
+    with pytest.raises(EngineError, match="answer as long as this one: ask for fewer tokens") as refused:
+        asyncio.run(answer(engine, "tuned", prompts_of(1)[0], Sampling(8)))
+    assert refused.value.status == 413
 
 
 def test_an_engine_whose_gpu_is_lost_says_so_and_stops(

@@ -57,7 +57,8 @@ def assert_same_training(two: Any, one: Any, *, padding_free: bool = False) -> N
         # Seven rows in batches of two over two processes: one of them has a row less.
         assert two["predictions"] == one["predictions"] == 7
         for name in ("eval_rows", "test_rows"):
-            assert two["evaluation"][name] == one["evaluation"][name] == [7, 7]
+            assert two["evaluation"][name] == one["evaluation"][name]
+            assert len(one["evaluation"][name]) == 8
     names = ("nll", "alignment_loss", "loss", "mean_token_accuracy")
     for name in (f"{part}_{name}" for part in ("eval", "test") for name in names):
         assert two["evaluation"][name] == pytest.approx(one["evaluation"][name], rel=1e-4), name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import fcntl
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,13 +18,14 @@ from tiny_training import LORA, curve, make_trainer, settings, text_rows, tokeni
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from selfaug import SelfAugConfig
+from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, ModelError
 from selfaug.train import reference_choice
 from selfaug.train.reference_choice import (
     AlignedRows,
     choose_reference,
     require_cacheable,
+    require_one_machine,
     why_rows_depend_on_their_batch,
 )
 from tiny_models import build
@@ -40,9 +42,20 @@ def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_pa
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     model.add_adapter(LoraConfig(**LORA))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    with pytest.raises(ModelError, match="transformers itself has put an adapter") as error:
-        make_trainer(model, tmp_path, lora=None, tokenizer=tokenizer)
-    assert "PeftModel.from_pretrained" in str(error.value.hint)
+    for changes in ({"lora": None}, {}, {"alpha": 0.0}):
+        with pytest.raises(ModelError, match="transformers itself has put an adapter") as error:
+            make_trainer(model, tmp_path, tokenizer=tokenizer, **changes)
+        assert "PeftModel.from_pretrained" in str(error.value.hint)
+    shutil.copytree(tiny_model_dir, tmp_path / "both")
+    model.save_pretrained(tmp_path / "both")  # the adapter alone
+    with pytest.raises(ModelError, match="transformers itself has put an adapter"):
+        SelfAugTrainer(
+            model=str(tmp_path / "both"),
+            args=SelfAugConfig(**settings(tmp_path, alpha=0.0)),
+            train_dataset=Dataset.from_list(text_rows(2)),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(**LORA),
+        )
 
 
 def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -80,7 +93,13 @@ def test_a_cache_that_can_not_be_had_is_not_taken_and_not_computed(
     with pytest.raises(ConfigError, match=r"several machines \(one, two\)") as error:
         trainer.train()
     assert "--steps 1" in str(error.value.hint)
+    assert "'frozen_copy' without" in str(error.value.hint)
     assert not list((tmp_path / "cache").glob("segment-*"))
+    # Of shards without an adapter, where another machine alone doesn't see all of the cache.
+    monkeypatch.setattr(reference_choice, "_from_all", lambda value: [value, True])
+    with pytest.raises(ConfigError, match="several machines") as error:
+        require_one_machine(trainer._cache, [], is_sharded=True)
+    assert str(error.value.hint).endswith("use LoRA, with reference='adapter_off'.")
 
 
 def without_locks(*_: Any) -> None:

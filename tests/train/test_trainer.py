@@ -374,11 +374,16 @@ def test_rows_that_leave_nothing_to_align_are_an_error(
         SelfAugTrainer(model=model, args=args, train_dataset=rows, processing_class=tiny_tokenizer)
 
 
-def test_settings_that_are_left_out(tmp_path: Path) -> None:
-    """No tracker; on the CPU, where there is nothing else; and less nll is better."""
+def test_settings_that_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No tracker; on the CPU, where there is nothing else, in the faster type; and less nll is better."""
+    has_gpu = torch.accelerator.is_available()
+    monkeypatch.setattr("selfaug.train.selfaug_config.best_dtype", lambda _: torch.float32)
     args = SelfAugConfig(str(tmp_path), activation_checkpointing=False, metric_for_best_model="eval_nll")
     assert args.report_to == []
-    assert args.use_cpu is not torch.accelerator.is_available()
+    assert (args.use_cpu, args.bf16) == (not has_gpu, has_gpu)
+    assert ("no GPU found: training on the CPU" in caplog.text) is not has_gpu
     assert args.greater_is_better is False
     given = SelfAugConfig(**settings(tmp_path, metric_for_best_model="nll", greater_is_better=True))
     assert given.greater_is_better
@@ -388,7 +393,7 @@ def test_a_stream_without_prompts_is_an_error_when_it_is_seen(tiny_model_dir: Pa
     def completions() -> Any:
         yield from [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 200
 
-    with pytest.raises(DataError, match="last 10 steps have no prompt tokens"):
+    with pytest.raises(DataError, match="first 10 steps have no prompt tokens"):
         run(tiny_model_dir, tmp_path, IterableDataset.from_generator(completions), max_steps=20)
 
 
@@ -408,9 +413,13 @@ def test_a_collator_that_makes_completions_of_all_tokens_is_an_error(
         batch: dict[str, Any] = collator(rows)
         return {**batch, "labels": batch["input_ids"]}
 
-    with pytest.raises(DataError, match="last 10 steps have no prompt tokens") as error:
+    with pytest.raises(DataError, match="first 10 steps have no prompt tokens") as error:
         run(tiny_model_dir, tmp_path, data_collator=learn_all, max_steps=20)
     assert "leave data_collator out" in str(error.value.hint)
+    # Few rows with a prompt are enough.
+    trainer = make_trainer(tiny_model_dir, tmp_path, data_collator=collator)
+    for within_prompts in (0, 3, *[0] * 12):
+        trainer._check_unseen_rows(within_prompts)
 
 
 def test_a_mask_of_completions_counts_beside_labels_too(
@@ -528,12 +537,16 @@ def test_a_trained_adapter_is_aligned_to_the_base_model_by_every_reference(
 
 
 def test_a_model_that_is_spread_over_devices_is_refused(tiny_model_dir: Path, tmp_path: Path) -> None:
-    """As trl loads one by its name where a process sees two GPUs."""
+    """As trl loads one by its name where a process sees two GPUs, or one that is too small."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    model.hf_device_map = {"model": 0, "lm_head": 1}
-    with pytest.raises(ConfigError, match=r"spread over 2 devices \(0, 1\)") as error:
-        make_trainer(model, tmp_path, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir))
-    assert "CUDA_VISIBLE_DEVICES=0" in str(error.value.hint)
+    for devices, words, hint in (
+        ((0, 1), r"spread over 2 devices \(0, 1\)", "CUDA_VISIBLE_DEVICES=0"),
+        (("cuda:0", "cpu"), r"doesn't fit on the GPU.* \(cpu, cuda:0\)", '{"dtype": "bfloat16"}'),
+    ):
+        model.hf_device_map = dict(zip(("model", "lm_head"), devices, strict=True))
+        with pytest.raises(ConfigError, match=words) as error:
+            make_trainer(model, tmp_path, lora=None, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir))
+        assert hint in str(error.value.hint)
 
 
 @pytest.mark.parametrize("is_trained", [False, True])
@@ -909,10 +922,18 @@ def test_mixed_precision_on_the_cpu(tiny_model_dir: Path, tmp_path: Path) -> Non
 
 
 def test_evaluation_in_16_bits_leaves_the_model_where_it_is_asked(
-    tiny_model_dir: Path, tmp_path: Path
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a GPU, transformers would move it when training begins."""
     has_gpu = torch.cuda.is_available()
+    moved = []
+    move = SelfAugTrainer._move_model_to_device
+
+    def recorded(trainer: Any, model: Any, device: Any) -> None:
+        moved.append((model, device))
+        move(trainer, model, device)
+
+    monkeypatch.setattr(SelfAugTrainer, "_move_model_to_device", recorded)
     trainer = make_trainer(
         tiny_model_dir,
         tmp_path,
@@ -921,6 +942,7 @@ def test_evaluation_in_16_bits_leaves_the_model_where_it_is_asked(
         use_cpu=not has_gpu,
         eval_rows=text_rows(2, seed=3),
     )
+    assert moved == [(trainer.model, trainer.args.device)]
     assert trainer.model.device.type == ("cuda" if has_gpu else "cpu")
     assert trainer._reference.model.device == trainer.model.device
     assert trainer.evaluate()["eval_nll"] > 0

@@ -21,6 +21,7 @@ from transformers import (
     ProgressCallback,
     TrainerCallback,
 )
+from transformers.trainer_utils import EvalPrediction
 from trl import SFTConfig, SFTTrainer
 
 from selfaug import SelfAugConfig, SelfAugTrainer
@@ -187,7 +188,13 @@ def run_options(options: dict[str, Any]) -> dict[str, Any]:
     evaluation, predictions = {}, 0
     if eval_rows:
         tokenised = Dataset.from_list(tokenised_rows(trainer.processing_class, len(eval_rows), seed=2))
-        trainer.compute_metrics = lambda found: {"rows": [len(found.predictions), len(found.label_ids)]}
+        trainer.args.train_sampling_strategy = "group_by_length"  # transformers evaluates in that order, too
+
+        def metrics(found: EvalPrediction) -> dict[str, Any]:
+            rows = sorted([int(label) for label in row if label >= 0] for row in found.label_ids)
+            return {"rows": [len(found.predictions), *rows]}
+
+        trainer.compute_metrics = metrics
         predicted = trainer.predict(tokenised)
         evaluation, predictions = trainer.evaluate() | predicted.metrics, len(predicted.predictions)
     return {

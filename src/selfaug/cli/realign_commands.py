@@ -196,8 +196,9 @@ def _say_what_is_not_measured(
         )
     if held_out is not None and held_out.changed:
         say(
-            f"{', '.join(held_out.changed)}: not what it was when the deployed run was trained, so its rows count as "
-            "new, those that the run has learnt too. --eval-data names held-out rows that it has not."
+            f"{', '.join(held_out.changed)}: not what it was when the deployed run was trained, or not there any more, "
+            "so its rows count as new, those that the run has learnt too. --eval-data names held-out rows that it has "
+            "not."
         )
     if held_out is not None and held_out.rows:
         say(

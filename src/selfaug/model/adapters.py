@@ -116,8 +116,8 @@ def require_adapters_of_peft(model: nn.Module) -> None:
     """Refuse a reference model with adapters in it that nobody here would switch off.
 
     transformers puts them in itself (`load_adapter`, `add_adapter`, `from_pretrained` of an adapter's folder), and the
-    model stays a plain one: taken as it is, the tuned model would be its own reference. PEFT puts another into it in the
-    first one's place, or beside it.
+    model stays a plain one: taken as it is, the tuned model would be its own reference. With an adapter of PEFT's
+    around it, the first one is replaced, or stays beside it.
 
     Raises:
         ModelError: with the way to load it by PEFT.

@@ -138,12 +138,12 @@ class RunningBatch:
             NoRoomError: if a GPU's memory doesn't suffice, and all layers of the cache are plain. Others can't take a
                 token back: there, it is torch's own error.
         """
-        mask = torch.cat([self._mask, self._mask.new_ones(len(self), 1)], dim=1)
-        forward = torch.ones_like(self._positions)
-        if over:
-            forward[list(over)] = 0
-        positions = self._positions + forward
         try:
+            mask = torch.cat([self._mask, self._mask.new_ones(len(self), 1)], dim=1)
+            forward = torch.ones_like(self._positions)
+            if over:
+                forward[list(over)] = 0
+            positions = self._positions + forward
             output = self._forward(token_ids[:, None], mask, positions, self._cache, arguments)
         except torch.OutOfMemoryError as error:
             if not self.open:

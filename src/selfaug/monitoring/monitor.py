@@ -56,7 +56,7 @@ _MOST_TRACED = 2880
 """Points: thirty days of them."""
 _PURGE_EVERY = 3600.0
 _MOST_PENDING = 32
-"""Sampled prompts that wait for compute at most."""
+"""Sampled prompts that wait for compute at most, or four times as many as are measured at once."""
 _WAITS_FOR_SCORE = 600.0
 """Seconds that a sampled prompt waits for compute; then it is kept without its drift."""
 _DRIFT_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -361,10 +361,12 @@ class Monitor:
         ]
         for view in self._views:
             labels = {"signal": view.name}
-            samples += [
-                Sample(metric_names.SIGNAL_STATE, {**labels, "state": name}, float(name == view.state))
-                for name in STATES
-            ]
+            # A drift that is measured no longer has the state of then: nothing would ever end its alert.
+            if view.name in self._signals.watched:
+                samples += [
+                    Sample(metric_names.SIGNAL_STATE, {**labels, "state": name}, float(name == view.state))
+                    for name in STATES
+                ]
             if view.value is not None:
                 samples.append(Sample(metric_names.SIGNAL_VALUE, labels, view.value))
             if view.reference is not None:
@@ -566,7 +568,7 @@ class Monitor:
         if answered and int.from_bytes(digest, "little") < self._settings.sample * 2**64:
             # Nothing predicts the first token: a prompt of one has no drift.
             if len(observation.prompt_ids) > 1 and self._scored.take(at):
-                if len(self._pending) < _MOST_PENDING:
+                if len(self._pending) < max(_MOST_PENDING, 4 * self._settings.batch_size):
                     self._pending.append((at, observation))
                     return None
                 done["over_compute"] += 1

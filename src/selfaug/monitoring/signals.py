@@ -134,6 +134,7 @@ class _Signal:
         self.level = AlertLevel("learning")
         self.detector: Detector | None = None
         self.note = ""
+        self.acknowledged: float | None = None  # when someone has last said that its alert is dealt with
         self._learning_seconds = learning_days * 86_400
         self._since_step = 0
         self._learning: list[tuple[Floats, Floats]] = []
@@ -275,8 +276,13 @@ class _Signal:
         return StateChange(time, self.name, before, level.state, statistic, threshold)
 
     def acknowledge(self, time: float, now: float) -> list[StateChange]:
-        """End its alert, if that began before a time, and look anew from now on; what it has learnt stays."""
-        since = self.level.since
+        """End its alert, if that began before a time, and look anew from now on; what it has learnt stays.
+
+        Each time ends one alert at most: values from before it may come later, and an alert that they raise is another.
+        """
+        if time == self.acknowledged:
+            return []
+        self.acknowledged, since = time, self.level.since
         if self.detector is None or self.level.state not in ALERTS or since is None or since > time:
             return []
         self.detector = self.fresh(self.detector.threshold)
@@ -315,6 +321,7 @@ class _Signal:
             "first": self.first,
             "last": self.last,
             "level": asdict(self.level),
+            "acknowledged": self.acknowledged,
             "since_step": self._since_step,
             "detector": None if self.detector is None else self.detector.state(),
         }
@@ -341,6 +348,7 @@ class _Signal:
         """
         self.values, self.first, self.last = snapshot["values"], snapshot["first"], snapshot["last"]
         self.level, self._since_step = AlertLevel(**snapshot["level"]), snapshot["since_step"]
+        self.acknowledged = snapshot.get("acknowledged")  # an earlier selfaug kept none
         if snapshot["detector"] is None:  # it was learning: the lessons are another adapter's
             lessons = None
         if lessons is not None:
@@ -488,7 +496,12 @@ class Signals:
             "completion_length": _Ranks("completion_length", None, True, **common("completion_length")),
             **{name: _Rate(name, **common(name)) for name in RATES},
         }
-        self._watched = [name for name in SIGNALS if name != "drift" or scored_per_hour > 0]
+        self._watched = tuple(name for name in SIGNALS if name != "drift" or scored_per_hour > 0)
+
+    @property
+    def watched(self) -> tuple[SignalName, ...]:
+        """The signals that have a part in the state of all together."""
+        return self._watched
 
     def update(
         self, name: SignalName, times: ArrayLike, values: ArrayLike, lengths: ArrayLike | None = None
@@ -512,7 +525,8 @@ class Signals:
         """End alerts that someone has dealt with: quiet alone ends that of a signal with few values only after months.
 
         Args:
-            times: when somebody has said so, in seconds, by signal. What began later is another alert.
+            times: when somebody has said so, in seconds, by signal. What began later is another alert; so is what
+                begins once the one of that time has ended.
             now: in seconds.
 
         Returns:

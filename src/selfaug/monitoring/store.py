@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,9 @@ ACKNOWLEDGED = "acknowledged"
 _VERSION = 1
 _DAY = 86_400.0
 _BUSY_SECONDS = 5.0
+_PURGED_AT_ONCE = 2000
+_PURGE_PAUSE = 0.15
+"""Seconds: who waits for the file asks for it every tenth of a second."""
 _MOST_BESIDE_TEXTS = 4 << 20
 """Bytes that a batch needs for all but its texts: its rows, and the course of the detectors."""
 
@@ -292,25 +296,44 @@ class Store:
     def purge(self, before: float) -> int:
         """Delete rows, texts and votes from before a time, so that they can't be read from the file any more.
 
+        In pieces: a monitor that writes meanwhile gets its turn between two of them.
+
         Returns:
             How many requests were deleted.
 
         Raises:
-            sqlite3.Error: if that fails.
+            sqlite3.Error: if that fails; some may be deleted then.
         """
+        deleted = 0
+        for table in ("texts", "votes", "rows"):
+            while found := self._older(table, before):
+                gone = self._delete(table, found, before)
+                deleted += gone if table == "rows" else 0
+                if len(found) < _PURGED_AT_ONCE:
+                    break
+                sleep(_PURGE_PAUSE)
+        # Old pages are in the log until it is written back and cut.
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return deleted
+
+    def _older(self, table: str, before: float) -> list[int]:
+        """What is to be deleted next: looked for before the file is taken, as that may mean reading all of it."""
+        query = f"SELECT rowid FROM {table} WHERE time < ? LIMIT ?"
+        return [int(row[0]) for row in self._connection.execute(query, (before, _PURGED_AT_ONCE))]
+
+    def _delete(self, table: str, rows: Sequence[int], before: float) -> int:
+        """Delete rows of a table, all of them or none; a number may be another row's by now."""
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
-            deleted = connection.execute("DELETE FROM rows WHERE time < ?", (before,)).rowcount
-            connection.execute("DELETE FROM texts WHERE time < ?", (before,))
-            connection.execute("DELETE FROM votes WHERE time < ?", (before,))
+            deleted = connection.executemany(
+                f"DELETE FROM {table} WHERE rowid = ? AND time < ?", [(row, before) for row in rows]
+            ).rowcount
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        # Old pages are in the log until it is written back and cut.
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return int(deleted)
 
     def is_full_for(self, batch: Batch) -> bool:

@@ -41,8 +41,8 @@ class HeldOut:
         of: how many new rows there are, but for those that are `known`.
         known: how many ask what was held out before, or were learnt before, answer and all; 0 for a run that has
             begun: only its division counts then.
-        changed: files that the deployed run was trained with and that have changed since: which of their rows it has
-            learnt is not known, so none counts as `known` for that.
+        changed: files that the deployed run was trained with and that have changed since, or are not there any more:
+            which of the rows it has learnt is not known, so none counts as `known` for that.
     """
 
     data: list[str]
@@ -172,7 +172,8 @@ def _learnt(run: RunDir, config: TrainConfig, template: RetrievalTemplate) -> tu
     """Rows that a run was trained on, and its files that are not what they were then.
 
     Of a JSONL file that has only got longer since, the rows that it had then. A file that is new, as next month's in a
-    folder, has none. Where it isn't known what the files were, they are taken as they are.
+    folder, has none, and where a file of then is gone, its rows may be in that one. Where it isn't known what the files
+    were, they are taken as they are.
     """
     rows: list[Row] = []
     changed: list[str] = []
@@ -182,6 +183,7 @@ def _learnt(run: RunDir, config: TrainConfig, template: RetrievalTemplate) -> tu
         if not before:
             rows += rows_still_there(config, template, sources)
             continue
+        met: set[str] = set()
         for source in sources:
             files = [{"source": source}]
             with suppress(OSError):  # as for rows that can't be read
@@ -190,11 +192,15 @@ def _learnt(run: RunDir, config: TrainConfig, template: RetrievalTemplate) -> tu
                 found = rows_still_there(config, template, [now["source"]])
                 if "sha256" not in now or now["sha256"] in before:  # a data set of the hub has no hash
                     rows += found
+                    met.add(now.get("sha256", ""))
                 elif same := [one for one in before.values() if _name(one) == _name(now)]:
-                    lines = max(_lines_before(Path(now["source"]), one) for one in same)
-                    rows += [row for row in found if row.line <= lines]
-                    if not lines:
+                    lines = {one["sha256"]: _lines_before(Path(now["source"]), one) for one in same}
+                    most = max(lines.values())
+                    rows += [row for row in found if row.line <= most]
+                    if not most:
                         changed.append(now["source"])
+                    met |= {one for one, count in lines.items() if count or not most}
+        changed += [one["source"] for digest, one in before.items() if digest not in met]
     return rows, list(dict.fromkeys(changed))
 
 

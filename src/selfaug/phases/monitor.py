@@ -184,6 +184,7 @@ def open_monitor(
     webhook: str | None = None,
     measure: bool = True,
     canary: Sequence[str] | None = None,
+    offline: bool = False,
     tell: Callable[[str], None] = lambda _: None,
     clock: Callable[[], float] = time.time,
     compute_clock: Callable[[], float] = time.perf_counter,
@@ -199,26 +200,25 @@ def open_monitor(
         measure: whether a reference window that is missing, or is another adapter's, is measured; else whatever is
             there is taken.
         canary: what of the canary set has not come back, as for `Monitor`.
-        tell: called with what the user should know about the webhook.
+        offline: use only what is on this machine.
+        tell: called with what the user should know about the webhook, and where the tokeniser can't be loaded: then
+            prompts are watched with the dates that are in them.
         clock: seconds since 1970.
         compute_clock: seconds of computing, as for `Monitor`.
         on_progress: called while the reference window is measured.
 
     Raises:
         StorageError, DataError, ConfigError: if the run has no rows to compare with, or can't be written.
-        ModelError: if the tokeniser can't be loaded.
+        ModelError: if the reference window has to be measured, and the tokeniser can't be loaded.
     """
     folder = RunDir.open(run)
     if measure:
-        window = record_reference_window(run, score=score, on_progress=on_progress)
+        window = record_reference_window(run, score=score, offline=offline, on_progress=on_progress)
     else:
         window = ReferenceWindow.load(folder.monitor)
     config = load_run_config(folder)
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-    )
-    undated = Undated(tokenizer, **config.data.chat_template_kwargs)
-    return Monitor(
+    undated, problem = _undated(config, offline or config.run.offline)
+    monitor = Monitor(
         folder.monitor,
         window,
         score,
@@ -228,10 +228,27 @@ def open_monitor(
         canary=canary,
         tell=tell,
         realign=_realign_settings(folder, config),
-        undated=lambda prompt, time: undated(prompt, date.fromtimestamp(time)),
+        undated=undated,
         clock=clock,
         compute_clock=compute_clock,
     )
+    if problem:
+        tell(problem)
+    return monitor
+
+
+def _undated(
+    config: TrainConfig, offline: bool
+) -> tuple[Callable[[Sequence[int], float], Sequence[int]], str]:
+    """What takes the day's date out of a prompt, and why that can't be done, or "": prompts stay as they are then."""
+    model = config.model
+    try:
+        tokenizer = load_tokenizer(model.name, trust_remote_code=model.trust_remote_code, offline=offline)
+    except Exception as error:  # whatever it is: all else is watched without the tokeniser
+        problem = f"a date that the chat template writes into prompts counts as novel: {error}"
+        return (lambda prompt, _: prompt), problem
+    undated = Undated(tokenizer, **config.data.chat_template_kwargs)
+    return (lambda prompt, time: undated(prompt, date.fromtimestamp(time))), ""
 
 
 def open_canary_alert(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -49,7 +50,7 @@ from selfaug.phases.suites import (
 from selfaug.phases.train import train
 from selfaug.phases.trained_template import trained_template
 from selfaug.records import read_record, write_record
-from selfaug.registry import CANDIDATE, Registry, champion_instead_of
+from selfaug.registry import CANDIDATE, CHAMPION, Registry, champion_instead_of
 from selfaug.rundir import RunDir
 
 __all__ = [
@@ -320,14 +321,8 @@ def realign(
         record = told
         write_record(new.realignment, RECORD_KIND, record)
     outcome = record["gate"]["outcome"]
-    if outcome != "pass" and (number := _withdrawn(new, settings.registry)) is not None:
-        on_progress(
-            Progress(
-                "warning",
-                message=f"version {number} does not pass any more: it is the candidate of {settings.registry} no "
-                "longer.",
-            )
-        )
+    if outcome != "pass" and (told_of := _withdrawn(new, settings.registry)) is not None:
+        on_progress(Progress("warning", message=told_of))
     return Realignment(new.path, record, outcome, _registered(old, new, settings, outcome))
 
 
@@ -748,20 +743,27 @@ def _require_judged_alike(new: RunDir, record: Mapping[str, Any]) -> None:
         )
 
 
-def _withdrawn(new: RunDir, registry: str | None) -> int | None:
-    """Take back that a run is the candidate, as it passed by other bounds; its version, or None if it was not."""
+def _withdrawn(new: RunDir, registry: str | None) -> str | None:
+    """Take back that a run is the candidate, as it passed by other bounds; what the user should know of a run that does
+    not pass, or None if it is neither candidate nor champion."""
     if registry is None:
         return None
-    opened = Registry(registry)
+    opened, folder = Registry(registry), str(new.path.resolve())
     try:
-        candidate = opened.current(CANDIDATE)
+        candidate, champion = opened.current(CANDIDATE), opened.current(CHAMPION)
     except PathError:  # there is no registry yet
         return None
-    if candidate is None or candidate[0].run != str(new.path.resolve()):
+    number = candidate[0].number if candidate is not None and candidate[0].run == folder else None
+    if number is not None:
+        opened.withdraw(CANDIDATE, number)
+    if champion is not None and champion[0].run == folder:
+        return (
+            f"version {champion[0].number} does not pass: it is the champion of {registry}, and is still served; "
+            f"`selfaug registry rollback --registry {shlex.quote(registry)}` takes the one before it."
+        )
+    if number is None:
         return None
-    number = candidate[0].number
-    opened.withdraw(CANDIDATE, number)
-    return number
+    return f"version {number} does not pass any more: it is the candidate of {registry} no longer."
 
 
 def _registered(old: RunDir, new: RunDir, settings: RealignSettings, outcome: str) -> int | None:

@@ -544,6 +544,7 @@ class Server:
                 check=partial(self._models.check, live.folder) if self._settings.check else None,
                 on_canary=self._judge,
                 tell=self._tell,
+                offline=self._settings.offline,
             )
 
     def _start_watching(self, problems: list[str] | None, after: Watching | None = None) -> None:

@@ -94,6 +94,7 @@ class Watching:
         check: replays the canary set: what is not as recorded, or None if there is none. None: it is not replayed.
         on_canary: called with what later replays find.
         tell: called with what the user should know.
+        offline: use only what is on this machine.
     """
 
     def __init__(
@@ -107,8 +108,10 @@ class Watching:
         check: Callable[[], list[str] | None] | None,
         on_canary: Callable[[list[str] | None], None],
         tell: Callable[[str], None],
+        offline: bool = False,
     ) -> None:
         self._run, self._engine, self._form, self._settings = run, engine, form, settings
+        self._offline = offline
         self._check, self._on_canary, self._tell = check, on_canary, tell
         self._models, self._using = models, threading.Lock()
         self._score: Score = _no_score
@@ -382,6 +385,7 @@ class Watching:
             webhook=settings.webhook,
             measure=as_trained and not self._without,
             canary=problems,
+            offline=self._offline,
             tell=self._tell,
             compute_clock=time.perf_counter if engine is None else lambda: engine.job_seconds,
             on_progress=progress,

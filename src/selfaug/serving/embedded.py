@@ -398,7 +398,7 @@ class EmbeddedEngine:
                 logits_NV = lane.join([r.prompt for r in joining], [r.model for r in joining])
             except NoRoomError:
                 del rows[-len(joining) :]
-                self._turn_away(joining, beside=self.running)
+                self._turn_away(joining, beside=self.running + len(joining) - 1)
             else:
                 self._take(lane, joining, logits_NV)
 
@@ -513,27 +513,33 @@ class EmbeddedEngine:
 
     def _turn_away(self, requests: Sequence[_Request], *, beside: int) -> None:
         """Fail requests whose prompts or answers the GPU's memory doesn't suffice for; the others go on."""
-        why = "the GPU's memory doesn't suffice for this prompt"
-        failure = (
-            EngineError(f"{why} beside what is being answered", 503, retry_after=self._expected_wait())
-            if beside
-            else EngineError(f"{why}: send a shorter one", 413)
-        )
         for request in requests:
-            request.tell(failure)
+            request.tell(self._no_room(request, beside=beside))
+
+    def _no_room(self, request: _Request, *, beside: int) -> EngineError:
+        what, instead = "this prompt", "send a shorter one"
+        if request.made:
+            what = "an answer as long as this one"
+            instead = "ask for fewer tokens (`max_tokens`), or send a shorter prompt"
+        why = f"the GPU's memory doesn't suffice for {what}"
+        if beside:
+            return EngineError(f"{why} beside what is being answered", 503, retry_after=self._expected_wait())
+        return EngineError(f"{why}: {instead}", 413)
 
     def _fail(self, lane: Lane, error: Exception) -> None:
-        failure = EngineError(f"{type(error).__name__} while answering")
-        if isinstance(error, torch.OutOfMemoryError):
+        failure, rows = EngineError(f"{type(error).__name__} while answering"), self._rows[lane]
+        if isinstance(error, torch.OutOfMemoryError) and len(rows) == self.running == 1:
+            failure = self._no_room(rows[0], beside=0)
+        elif isinstance(error, torch.OutOfMemoryError):
             failure = EngineError(
                 "the GPU's memory doesn't suffice for all that is being answered",
                 503,
                 retry_after=self._expected_wait(),
             )
         failure.__cause__ = error
-        for request in self._rows[lane]:
+        for request in rows:
             request.tell(failure)
-        self._rows[lane].clear()
+        rows.clear()
         if not self._lose(lane, error):
             lane.clear()
 

@@ -292,12 +292,14 @@ def require_one_machine(cache: ReferenceCache, documents: list[Document], *, is_
     machines = _machines()
     # For the same reason, one machine may see all of a cache where another lacks a part.
     if len(machines) > 1 and any(_from_all(bool(cache.missing(documents)))):
-        without_adapter = "train LoRA for it" if is_sharded else "'frozen_copy' without"
+        other = "LoRA, with reference='adapter_off'"
+        if not is_sharded:
+            other = "another reference: 'adapter_off' with an adapter, 'frozen_copy' without"
         raise ConfigError(
             f"the reference cache in {cache.folder} lacks rows, and can't be computed by processes on several machines "
             f"({', '.join(machines)}).",
             hint="compute it on one of them first, by the same training with one step (--steps 1, or max_steps=1): all "
-            f"of them can read it then. Or use another reference: 'adapter_off' with an adapter, {without_adapter}.",
+            f"of them can read it then. Or use {other}.",
         )
 
 

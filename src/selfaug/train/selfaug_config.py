@@ -24,8 +24,8 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
 
     `max_length` is None here (trl: 1024): trl cuts long rows at the end, where a retrieval prompt has its question
     and every row its completion. `use_cpu` is True where there is no GPU (trl: an error, unless `bf16` is given), and
-    `bf16` on a CPU only where that is faster than float32. A `metric_for_best_model` that ends with "nll" is better when
-    it is less.
+    `bf16` on a CPU only where that is faster than float32. A `metric_for_best_model` that ends with "nll" is better
+    when it is less.
 
     Attributes:
         alpha: weight of the alignment; 0 is plain supervised fine-tuning. With `drift_limit`, where alpha starts.
@@ -135,13 +135,15 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
         by_nll = (self.metric_for_best_model or "").endswith("nll")
         if by_nll and self.greater_is_better is None:  # type: ignore[has-type]
             self.greater_is_better = False  # transformers takes for a loss what is called so
-        if self.bf16 is None and not self.fp16 and (self.use_cpu or not _has_accelerator()):
+        goes_by_trl = self.bf16 is None and not self.fp16  # type: ignore[has-type]
+        was_asked_for = self.use_cpu  # type: ignore[has-type]
+        if goes_by_trl and (was_asked_for or not _has_accelerator()):
             # trl takes bf16 where it isn't told, which transformers refuses on a CPU that nobody has asked for, and
             # which takes eight times the time where the CPU only emulates it.
             self.bf16 = best_dtype("cpu") is torch.bfloat16
-            if not self.use_cpu:
+            self.use_cpu = True
+            if not was_asked_for:
                 logger.warning("no GPU found: training on the CPU")
-                self.use_cpu = True
         super().__post_init__()
 
 

@@ -150,7 +150,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             **kwargs,
         )
         if takes_only_peft:
-            require_adapters_of_peft(self.model)  # trl may have loaded it by the name of an adapter's folder
+            require_adapters_of_peft(self.model)  # trl loads one that is in the model's folder
         _require_one_device(causal_model(self.model))
         if (args.bf16_full_eval or args.fp16_full_eval) and not self._is_sharded:
             # transformers moves it when training begins; here it is asked, and copied, before.
@@ -950,20 +950,22 @@ def _uses_all_parameters(model: nn.Module) -> bool:
 def _require_one_device(model: PreTrainedModel) -> None:
     """Refuse a model that is spread over devices, as trl loads one by its name where a process sees several GPUs."""
     devices = sorted(map(str, set((getattr(model, "hf_device_map", None) or {}).values())))
-    if len(devices) > 1 and {"cpu", "disk"} & set(devices):
+    if len(devices) < 2:
+        return
+    spread = (
+        f"spread over {len(devices)} devices ({', '.join(devices)}), and the alignment needs it whole on one."
+    )
+    if {"cpu", "disk"} & set(devices):
         raise ConfigError(
-            f"the model doesn't fit on the GPU: it is spread over {', '.join(devices)}, and the alignment needs it whole "
-            "on one device.",
-            hint='load it in half the bytes, with model_init_kwargs={"dtype": "bfloat16"} in the SelfAugConfig, or in 4 '
-            "bits, with a quantization_config and LoRA; or take a smaller model.",
+            f"the model doesn't fit on the GPU: it is {spread}",
+            hint='load it in half the bytes, with model_init_kwargs={"dtype": "bfloat16"} in the SelfAugConfig, or in '
+            "4 bits, with a quantization_config and LoRA; or take a smaller model.",
         )
-    if len(devices) > 1:
-        raise ConfigError(
-            f"the model is spread over {len(devices)} devices ({', '.join(devices)}), and the alignment needs it whole "
-            "on one.",
-            hint="let the process see one GPU (CUDA_VISIBLE_DEVICES=0); to train on several, start a process for each "
-            "with torchrun or `accelerate launch`.",
-        )
+    raise ConfigError(
+        f"the model is {spread}",
+        hint="let the process see one GPU (CUDA_VISIBLE_DEVICES=0); to train on several, start a process for each "
+        "with torchrun or `accelerate launch`.",
+    )
 
 
 def _forget_absent_layers(model: PreTrainedModel) -> None:
