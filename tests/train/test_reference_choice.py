@@ -48,7 +48,10 @@ def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_pa
         assert "PeftModel.from_pretrained" in str(error.value.hint)
     shutil.copytree(tiny_model_dir, tmp_path / "both")
     model.save_pretrained(tmp_path / "both")  # the adapter alone
-    with pytest.raises(ModelError, match="transformers itself has put an adapter"):
+    with (
+        pytest.warns(UserWarning, match="a second time|multiple adapters"),
+        pytest.raises(ModelError, match="transformers itself has put an adapter"),
+    ):
         SelfAugTrainer(
             model=str(tmp_path / "both"),
             args=SelfAugConfig(**settings(tmp_path, alpha=0.0)),
