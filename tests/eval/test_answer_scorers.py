@@ -96,7 +96,7 @@ def test_coarser_answers_need_a_tolerance() -> None:
 
 
 @pytest.mark.parametrize(
-    "gold", ["no number here", "5 May 2023", "March 2023", "Q3 2023", "FY 2023", "fiscal 2023"]
+    "gold", ["no number here", "5 May 2023", "March 2023", "Q3 2023", "FY 2023", "fiscal 2023", "Section 12"]
 )
 def test_a_gold_without_an_amount_is_an_error(gold: str) -> None:
     with pytest.raises(DataError, match="states no amount"):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -736,6 +737,36 @@ def test_a_purge_that_fails_is_tried_again(tmp_path: Path, clock: Clock) -> None
     monitor.work()
     assert other.execute("SELECT count(*) FROM rows").fetchone() == (0,)
     other.close()
+    monitor.close()
+
+
+def test_what_comes_while_there_is_much_to_purge_is_committed_between_its_pieces(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a start with fewer days; a monitor that ends meanwhile leaves the rest to the next one."""
+
+    def counted() -> list[int]:
+        with closing(sqlite3.connect(tmp_path / "monitor.sqlite")) as other:
+            return [
+                other.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("rows", "votes")
+            ]
+
+    monkeypatch.setattr("selfaug.monitoring.store._PURGED_AT_ONCE", 20)
+    monitor = simulated(tmp_path, clock)
+    run(monitor, clock, draws(50, Prompts()), every=1.0)
+    monitor.close()
+    clock.now += 2 * DAY
+    monitor = simulated(tmp_path, clock, settings=replace(ALL, keep_days=1.0))
+    for number, left in enumerate((30, 10), 1):
+        monitor.vote(f"{number}", True)
+        monitor.work()
+        assert counted() == [left, number]
+    monitor.vote("last", True)
+    monitor.close()
+    assert counted() == [10, 3]
+    monitor = simulated(tmp_path, clock, settings=replace(ALL, keep_days=1.0))
+    monitor.work()
+    assert counted() == [0, 3]
     monitor.close()
 
 

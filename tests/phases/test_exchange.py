@@ -136,7 +136,7 @@ def test_a_run_takes_the_place_of_another_under_load(
         answers = [one for future in asking for one in future.result()]
     assert before != after
     assert all(one in (before, after) for one in answers)
-    assert len(answers) > 12
+    assert len(answers) > 6  # each of the six has asked, and one again
     assert ask(client, "second") == after
     assert ask(client, serving.served.base) == base
     gone = client.post("/v1/completions", json={"model": "copied", "prompt": PROMPT})

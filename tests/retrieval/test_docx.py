@@ -93,6 +93,17 @@ def test_merged_cells_have_their_text_in_each_row_and_column() -> None:
     ]
 
 
+def test_a_merged_cell_that_begins_in_a_deleted_row_goes_on_below() -> None:
+    document = docx.Document()
+    table = document.add_table(rows=4, cols=2)
+    table.cell(2, 0).merge(table.cell(3, 0)).text = "P2"
+    for place, text in {(0, 0): "Pump", (0, 1): "low", (1, 0): "P1", (1, 1): "1.5", (3, 1): "3.5"}.items():
+        table.cell(*place).text = text
+    table.rows[2]._tr.get_or_add_trPr().append(parse_xml(f'<w:del {nsdecls("w")} w:id="1" w:author="a"/>'))
+    (block,) = read_docx(saved(document))[1]
+    assert block.text.splitlines() == ["| Pump | low |", "| --- | --- |", "| P1 | 1.5 |", "| P2 | 3.5 |"]
+
+
 def test_headings_by_style_of_ones_own_and_by_outline_level() -> None:
     document = docx.Document()
     style = document.styles.add_style("Chapter", 1)
@@ -451,7 +462,9 @@ def test_lists_of_word_go_on_or_begin_anew_and_count_in_its_formats() -> None:
     ]
 
 
-@pytest.mark.parametrize("title", ["Document1", "NDA_template.dotx", "Word Document"])
+@pytest.mark.parametrize(
+    "title", ["Document1", "NDA_template.dotx", "Word Document", "Q3 results.pptm", "flyer.ai"]
+)
 def test_a_title_that_word_put_there_is_none(title: str) -> None:
     document = docx.Document()
     document.core_properties.title = title
@@ -460,7 +473,8 @@ def test_a_title_that_word_put_there_is_none(title: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "title", ["Agreement with Booking.com", "Guide to Node.js", "ASP.NET", "Norvik Co.Ltd"]
+    "title",
+    ["Agreement with Booking.com", "Guide to Node.js", "ASP.NET", "Norvik Co.Ltd", "Agreement with C3.ai"],
 )
 def test_a_title_that_ends_in_a_name_with_a_dot_is_one(title: str) -> None:
     assert said_title(title) == title

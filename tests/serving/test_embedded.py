@@ -390,6 +390,44 @@ def test_a_prompt_that_memory_does_not_suffice_for_fails_alone(
         hook.remove()
 
 
+@pytest.mark.parametrize(
+    ("lengths", "statuses"),
+    [([60, 60], [413, 413]), ([20, 60, 20], [None, 413, None]), ([30, 30], [None, None])],
+    ids=["none fits", "one does not fit", "not at once"],
+)
+def test_of_prompts_that_come_together_each_that_fits_alone_is_answered(
+    lengths: list[int], statuses: list[int | None], engine: EmbeddedEngine, tuned: PeftModel
+) -> None:
+    """Nothing else is being answered: to come again later would not help."""
+
+    def ask(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
+        if given["input_ids"].numel() > 50:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    async def status(length: int) -> int | None:
+        try:
+            await answer(engine, "tuned", [7] * length, Sampling(2))
+        except EngineError as error:
+            return error.status
+        return None
+
+    with all_at_once(engine) as go:
+
+        async def crowd() -> list[int | None]:
+            asked = [asyncio.create_task(status(length)) for length in lengths]
+            while engine.waiting < len(lengths):
+                await asyncio.sleep(0.001)
+            go()
+            return list(await asyncio.gather(*asked))
+
+        hook = tuned.register_forward_pre_hook(ask, with_kwargs=True)
+        try:
+            assert asyncio.run(crowd()) == statuses
+        finally:
+            hook.remove()
+    assert (engine.waiting, engine.running) == (0, 0)
+
+
 def test_the_answer_that_came_last_gives_way_where_memory_does_not_suffice_for_all(
     engine: EmbeddedEngine,
     tuned: PeftModel,

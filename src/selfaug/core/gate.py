@@ -9,7 +9,7 @@ from typing import Literal
 
 from scipy.special import gammaincinv
 
-from selfaug.core.statistics import CONFIDENCE, Interval
+from selfaug.core.statistics import CONFIDENCE, Interval, cluster_stretch
 
 __all__ = ["GateResult", "Outcome", "at_least", "at_most", "overall"]
 
@@ -113,12 +113,25 @@ def _needed(
     if outcome != "inconclusive" or distance == 0 or not math.isfinite(side / distance) or clusters == 1:
         return None, None
     room = 1 + value.value if above else 1 - value.value  # that an item can move the mean, times their number
+    if clusters is None:
+        return max(items + 1, math.ceil(items * _times(side, distance, room, items))), None
+    # The more clusters there are, the less their interval is stretched.
+    few, enough = clusters, clusters + math.ceil(clusters * _times(side, distance, room, items))
+    while enough - few > 1:
+        some = (few + enough) // 2
+        narrower = side * cluster_stretch(some) / cluster_stretch(clusters)
+        decided = clusters * _times(narrower, distance, room, items) <= some
+        few, enough = (few, some) if decided else (some, enough)
+    return math.ceil(items * enough / clusters), enough
+
+
+def _times(side: float, distance: float, room: float, items: int) -> float:
+    """How many times as many items would do, where an end lies so far from the estimate."""
     seen = _inverse(lambda count: _beyond(count) - side * items / room)
     times = _inverse(lambda share: share * items * distance / room - _beyond(share * seen))
     if seen > _MANY:  # where some got better and some worse, such ends scatter as a normal variable does
         times = max(times, ((side - room / items) / distance) ** 2)
-    needed = max(items + 1, math.ceil(items * times))
-    return needed, None if clusters is None else math.ceil(needed * clusters / items)
+    return times
 
 
 def _beyond(seen: float) -> float:

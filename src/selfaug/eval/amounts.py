@@ -15,6 +15,7 @@ __all__ = [
     "CITATION",
     "LENGTHS",
     "MINUS",
+    "NAMED_PART",
     "SCALES",
     "SIGNS",
     "UNITS",
@@ -241,7 +242,7 @@ _NO_AMOUNT = re.compile(
     rf"\b{_MONTH}\s+(?:of\s+)?{_YEAR_OF}|\bQ[1-4]\s*(?:of\s+)?(?:FY\s?)?{_YEAR_OF}|"
     rf"\b(?:FY|fiscal(?:\s+year)?)\s?{_YEAR_OF}|\b10-[KQ]\b|"
     r"(?:\d{4}年)?\d{1,2}月(?:\d{1,2}日|期)?|第\d+|"
-    rf"\b(?:passages?|pages?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
+    rf"\b(?:passages?|pages?|sections?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
     rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
 )
@@ -251,8 +252,9 @@ _OF_PARTS = rf"{_OF_PART}(?:(?:\s*,\s*|{_TO}){_OF_PART})*(?:{_AND}|{_TO}){_OF_PA
 _PART_VERBS = r"(?:exhibit|issue|schedule)"
 # "Section 12.3", "Articles 12 and 14", "version 3" name something; "of the tickets 12 are open" states an amount. What
 # is a verb too ("they issue 12 licences") is a name after some prepositions, or with a capital letter. "Repeat the step
-# 3 times", "Issue 500 shares" and "Clause 3-30 days" state amounts.
-_NAMED_PART = re.compile(
+# 3 times", "Issue 500 shares" and "Clause 3-30 days" state amounts. Scorers leave these out where they can't be meant:
+# `parse_quantities` has them, but for whole sections.
+NAMED_PART = re.compile(
     r"(?:(?:\b(?:(?:sub-?)?(?:clauses|paragraphs|sections)|articles|annexes|appendices|chapters|versions|tickets|steps|"
     rf"(?:in|see|from|of|per|under)\s+{_PART_VERBS}s|(?-i:Exhibits|Issues|Schedules))\s+|§{{1,2}}\s*){_OF_PARTS}|"
     rf"(?:\b(?:(?:sub-?)?(?:clause|paragraph|section)|article|annex|appendix|chapter|version|ticket|step|sections|"
@@ -303,12 +305,8 @@ _POINTS_BETWEEN_THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{
 _PART = re.compile(rf"(\d[\d,]*)({_OF_UNSPACED}|)")
 
 
-def parse_quantities(
-    text: str, *, years: bool = False, metres: bool = False, parts: bool = False
-) -> list[Quantity]:
+def parse_quantities(text: str, *, years: bool = False, metres: bool = False) -> list[Quantity]:
     """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
-
-    Nor are the numbers of clauses, versions, tickets and the like ("Section 12.3").
 
     An amount after "minus", "negative" or a triangle ("△1,234"; "▲" as in `read_triangles`) is negative, and one in
     parentheses, as in accounts ("(1,234)"), unless it is a percentage in running text or repeats a word ("thirty (30)
@@ -318,12 +316,9 @@ def parse_quantities(
         text: any text.
         years: take what is written like a year ("1950") for an amount too.
         metres: take "m" and "mm" for lengths where no other unit is given, rather than for millions.
-        parts: take the numbers of clauses, versions and the like for amounts too.
     """
     (text,) = read_triangles(text)
-    blank = plain_digits(text.translate(_READ_AS))
-    for pattern in (_NO_AMOUNT,) if parts else (_NO_AMOUNT, _NAMED_PART):
-        blank = pattern.sub(lambda match: " " * len(match[0]), blank)
+    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), plain_digits(text.translate(_READ_AS)))
     found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
     quantities: list[Quantity] = []
     for index, match in enumerate(found):

@@ -19,6 +19,7 @@ from selfaug.eval.amounts import (
     CITATION,
     LENGTHS,
     MINUS,
+    NAMED_PART,
     SCALES,
     SIGNS,
     UNITS,
@@ -197,15 +198,6 @@ _BEFORE_AMOUNTS = frozenset((
 _HOW_MANY = re.compile(r"[*_\s]*(?:sources|passages)[*_\s]*+(?::[*_\s]*+)?(\d{1,3})[.*_\s]*", re.IGNORECASE)
 _MOST_AMOUNT_WORDS = 3
 """Longer right answers are sentences in which numbers occur."""
-# "The answer is in Section 4": where it stands.
-_WHERE = re.compile(r"\W*(?:(?:found|given|stated)\s+)?(?:at|from|in|on|under)\b", re.IGNORECASE)
-# What belongs to the number before it, and what is counted: "Step 12 of 15", "§ 12 Abs. 3", "issue #12 has 3 votes".
-_OF_NUMBER = re.compile(
-    r"\d\S{0,9}(?:\s*/\s*|\s+(?:(?:out\s+)?of(?:\s+the)?|abs\.|absatz)\s+)\Z", re.IGNORECASE
-)
-_OF_NUMBER_REACH = 30
-_WHOLE_SECTION = re.compile(r"\bsections?\s+\d+\b(?!\.\d)", re.IGNORECASE)
-_COUNTS = re.compile(r"\s+(?!does\b|this\b)[a-z]{3,}s\b")
 
 
 def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
@@ -228,9 +220,9 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     A percentage is met by no fraction: "0.5" may be half a percent. A gold below 1 without a unit is met by "36%" for
     "0.36".
 
-    The number of a clause, a version or the like is no amount, unless gold is one ("clause 12.1", "Step 3 of 5"), or
-    gold has no unit and the answer states no other bare number: "12.1" is met by "Clause 12.1, of 30 days". Where gold
-    has a measure besides ("Clause 7: 30 days"), or is a sentence, the answer may leave the clause out.
+    Where gold has a unit and names no clause, version or the like, an answer is right too if it is without all that it
+    names so ("Clause 12.1", "Article 12"). Else such numbers are amounts as any other, but for those of whole sections:
+    "12" is met by "Step 12 sets it to 5", as it may be the step that is asked for.
 
     Args:
         answer: any text.
@@ -248,99 +240,46 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
         return set(re.findall(r"(?<!\d)(?:19|20)\d\d\b", answer)) == {year[1]}
     answer, gold = read_triangles(answer, gold)
     wanted = parse_quantities(gold, years=True)
-    wanted_with_parts = parse_quantities(gold, years=True, parts=True)
-    if not wanted_with_parts:
+    if not wanted:
         raise DataError(
             f"the right answer {gold[:80]!r} states no amount.",
             hint="score it as text, or by `numeric-or-f1` where some right answers are amounts and others aren't.",
         )
-    if wanted != wanted_with_parts:
-        if _meets(_committed_part(answer, parts=True), gold, tolerance, parts=True):
-            return True
-        text = _committed_part(answer, parts=False)
-        may_leave_out = _may_leave_out_parts(gold, wanted) and _names_no_other(text, gold)
-        return may_leave_out and _meets(text, gold, tolerance, parts=False)
-    without_unit = not any(quantity.unit for quantity in wanted)
-    text = _committed_part(answer, parts=without_unit)
-    return _meets(text, gold, tolerance, parts=False) or (
-        without_unit and _may_answer_by_a_part(text, gold) and _meets(text, gold, tolerance, parts=True)
-    )
+    if _meets(answer, gold, tolerance):
+        return True
+    is_measured = all(quantity.unit for quantity in wanted) and NAMED_PART.search(gold) is None
+    return is_measured and _meets(NAMED_PART.sub(" ", answer), gold, tolerance)
 
 
-def _may_leave_out_parts(gold: str, amounts: Sequence[Quantity]) -> bool:
-    """Whether a gold that names a part states its amounts beside: "Clause 7: 30 days", not "Step 3 of 5".
-
-    "Article 6 and 14 days" are two things.
-    """
-    if gold.rstrip().endswith("."):
-        return bool(amounts)
-    return any(quantity.unit for quantity in amounts) and re.search(r"\band\b", gold) is None
-
-
-def _names_no_other(text: str, gold: str) -> bool:
-    """Whether a text names no clause or the like, or those of gold too."""
-    named = _named_parts(text)
-    return not named or _named_parts(gold) <= named
-
-
-def _named_parts(text: str) -> set[Decimal]:
-    amounts = {quantity.start for quantity in parse_quantities(text, years=True)}
-    return {
-        quantity.value
-        for quantity in parse_quantities(text, years=True, parts=True)
-        if quantity.start not in amounts
-    }
-
-
-def _may_answer_by_a_part(text: str, gold: str) -> bool:
-    """Whether no other number of a text could be meant where the number of a clause or the like could.
-
-    What counts something is not meant, unless gold does so too, or where a section is named, whose number is small as
-    counts are: "Section 3 names 5 sites".
-    """
-    counts_may_be_meant = _COUNTS.search(gold) or _WHOLE_SECTION.search(text)
-    return all(
-        quantity.unit
-        or (not counts_may_be_meant and _COUNTS.match(text, quantity.end))
-        or _OF_NUMBER.search(text, max(0, quantity.start - _OF_NUMBER_REACH), quantity.start)
-        for quantity in parse_quantities(text)
-    )
-
-
-def _meets(text: str, gold: str, tolerance: float, *, parts: bool) -> bool:
-    """Whether a text states gold's amount, `parts` as of `parse_quantities`."""
+def _meets(answer: str, gold: str, tolerance: float) -> bool:
+    text = _committed_part(answer)
     readings = (False, True) if _tells_a_length(text) or _tells_a_length(gold) else (False,)
-    return any(_agrees(text, gold, tolerance, metres, parts) for metres in readings)
+    return any(_agrees(text, gold, tolerance, metres) for metres in readings)
 
 
 def _tells_a_length(text: str) -> bool:
     return any(quantity.unit in LENGTHS for quantity in parse_quantities(text))
 
 
-def _agrees(text: str, gold: str, tolerance: float, metres: bool, parts: bool) -> bool:
+def _agrees(text: str, gold: str, tolerance: float, metres: bool) -> bool:
     """Whether a text states the amount of gold, where "m" stands for metres or for millions in both."""
-    wanted = parse_quantities(gold, metres=metres, parts=parts) or parse_quantities(
-        gold, years=True, metres=metres, parts=parts
-    )
+    wanted = parse_quantities(gold, metres=metres) or parse_quantities(gold, years=True, metres=metres)
     # An amount may be written like a year ("1950" for "1,950"); most numbers that are, are years.
     return any(
-        _states(text, parse_quantities(text, years=years, metres=metres, parts=parts), wanted, tolerance)
+        _states(text, parse_quantities(text, years=years, metres=metres), wanted, tolerance)
         for years in (False, True)
     )
 
 
-def _committed_part(answer: str, *, parts: bool) -> str:
+def _committed_part(answer: str) -> str:
     """What an answer calls its answer; all of it where it does so of nothing that could be one."""
     box = boxed_amount(answer)
     fall = "down " if box and _tells_a_fall(answer, *box.span()) else ""
     committed = list(_COMMITTED.finditer(answer))
     if box and (not committed or committed[-1].start() < box.start()):
         return fall + box["rest"]
-    if committed:
-        rest = committed[-1]["rest"]
-        parts = parts and not _WHERE.match(rest)
-        if parse_quantities(rest, years=True, parts=parts) or abstains(committed[-1][0]):
-            return rest
+    if committed and (parse_quantities(committed[-1]["rest"], years=True) or abstains(committed[-1][0])):
+        return committed[-1]["rest"]
     return fall + box["rest"] if box else answer
 
 
@@ -358,7 +297,7 @@ def numeric_or_f1(answer: str, gold: str) -> float:
 def _is_amount(gold: str) -> bool:
     if _YEAR.fullmatch(gold):
         return True
-    amounts = parse_quantities(gold, parts=True)
+    amounts = parse_quantities(gold)
     if not amounts:
         return False
     if any(sign.isdigit() for sign in gold):
@@ -509,7 +448,7 @@ def groundedness(answer: str, context: str) -> float:
     if abstains(answer):
         return 1.0
     answer, context = read_triangles(answer, context)
-    amounts = parse_quantities(answer, parts=True)
+    amounts = parse_quantities(answer)
     known = {*normalize_answer(context).split(), *_pieces(context)}
     words = [
         word
@@ -522,7 +461,7 @@ def groundedness(answer: str, context: str) -> float:
     if words:
         shares.append(sum(word in known for word in words) / len(words))
     if amounts:
-        stated = parse_quantities(context, parts=True)
+        stated = parse_quantities(context)
         shares.append(sum(_stands_in(amount, answer, stated, context) for amount in amounts) / len(amounts))
     return min(shares)
 
@@ -654,15 +593,14 @@ _ONLY = re.compile(
     re.IGNORECASE,
 )
 
-# "But it is probably version 3.2", up to the number.
-_CLAIMED = re.compile(
-    r"\b(?:it(?:\s+(?:is|was)|'s)|(?:the|my)\s+answer\s+is|I\s+(?:think|believe|guess)|"
-    r"(?:could|may|might|must|should)\s+be|apparently|likely|maybe|perhaps|presumably|probably)\s+"
-    r"(?:(?:apparently|in|it\s+is|it's|likely|most|of|perhaps|presumably|probably|the|to\s+be|under)\s+){0,3}+"
-    r"(?:[\w-]+\s+(?:(?:numbers?|nos?\.?)\s+)?#?|§{1,2}\s*)\Z",
+# "But it is probably version 3.2": a clause or the like is what was asked for.
+_CLAIMED_PART = re.compile(
+    r"(?:\b(?:(?:it|this|that|which)(?:\s+(?:is|was)|'s)|(?:could|may|might|must|should|would)\s+be|"
+    r"answer(?:\s+is)?|I\s+(?:think|believe|guess)|apparently|likely|maybe|perhaps|presumably|probably)[:*_]*\s+)"
+    r"(?:(?:apparently|in|it\s+is|it's|likely|most|of|perhaps|presumably|probably|the|to\s+be|under)\s+){0,3}"
+    rf"(?:{NAMED_PART.pattern})",
     re.IGNORECASE,
 )
-_CLAIM_REACH = 80
 
 
 def abstains(answer: str) -> bool:
@@ -670,8 +608,9 @@ def abstains(answer: str) -> bool:
 
     "Not stated" says so of anything; "not included", "not available", "cannot find" and the like only where documents
     or information are named beside, as things are not included either. A text that goes on to state an amount after
-    "but", or in another clause, has answered, unless it says that the documents only mention that. So has one that
-    claims the number of a clause or the like ("but it is probably version 3.2").
+    "but", or in another clause, has answered, unless it says that the documents only mention that. The number of a
+    clause, a version or the like is such an amount only where it is claimed ("but it is probably version 3.2"), which
+    that of a whole section never is.
     """
     answer = _OF_WHICH.sub(r"\1", answer.replace("’", "'"))
     if _NOTHING_ELSE.fullmatch(answer):
@@ -682,20 +621,15 @@ def abstains(answer: str) -> bool:
     start = max((one.end() for one in _BUT.finditer(answer[: match.start()])), default=0)
     after = _BUT.search(answer, match.end())
     others = [_ONLY.sub("", part) for part in (answer[:start], answer[after.end() :] if after else "")]
-    return not any(_claims_an_amount(part) for part in others)
-
-
-def _claims_an_amount(part: str) -> bool:
-    """Whether a part of an answer states an amount, or that what was asked for is a clause or the like."""
-    amounts = parse_quantities(part)
-    if any(_OF_DOCUMENTS.match(part, quantity.end) is None for quantity in amounts):
+    if not any(_states_an_amount(part) for part in others):
         return True
-    known = {quantity.start for quantity in amounts}
-    return any(
-        quantity.start not in known
-        and _CLAIMED.search(part, max(0, quantity.start - _CLAIM_REACH), quantity.start)
-        for quantity in parse_quantities(part, parts=True)
+    return not any(
+        _CLAIMED_PART.search(part) or _states_an_amount(NAMED_PART.sub(" ", part)) for part in others
     )
+
+
+def _states_an_amount(part: str) -> bool:
+    return any(_OF_DOCUMENTS.match(part, quantity.end) is None for quantity in parse_quantities(part))
 
 
 # "I checked all three documents": no amount that was asked for.

@@ -27,7 +27,7 @@ def boxed_amount(text: str) -> re.Match[str] | None:
     if len({"".join(box["rest"].split()) for box in boxes}) != 1:
         return None
     content = boxes[-1]["rest"]
-    amounts = parse_quantities(content) or parse_quantities(content, parts=True)
+    amounts = parse_quantities(content)
     if not amounts and not parse_quantities(_BOX.sub(" ", text)):
         amounts = parse_quantities(content, years=True)
     if len(amounts) != 1 or _COMPUTED.search(content[: amounts[0].start] + content[amounts[0].end :]):

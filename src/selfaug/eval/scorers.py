@@ -29,7 +29,7 @@ from typing import Any
 import jsonschema
 
 from selfaug.errors import ConfigError, DataError
-from selfaug.eval.amounts import CITATION, parse_quantities
+from selfaug.eval.amounts import CITATION, NAMED_PART, parse_quantities
 from selfaug.eval.answer_scorers import (
     abstains,
     citation_scores,
@@ -68,8 +68,8 @@ def _grounded(answer: str, gold: str, prompt: str) -> float:
 
     Those are known by the right answer: it states no amount, names no clause or the like, and cites no source.
     """
-    amounts = parse_quantities(gold, parts=True)
-    own_words = same_value(answer, gold) and not amounts and not cited_sources(gold)
+    claims = parse_quantities(gold) or NAMED_PART.search(gold) or cited_sources(gold)
+    own_words = same_value(answer, gold) and not claims
     return 1.0 if own_words else groundedness(answer, prompt)
 
 

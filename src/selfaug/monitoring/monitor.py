@@ -16,7 +16,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -192,6 +192,7 @@ class Monitor:
         self._taken = _Allowance(self._settings.taken_per_hour)
         self._next_score = self._next_beat = self._next_views = self._next_purge = float("-inf")
         self._latest = float("-inf")
+        self._purging: Iterator[int] = iter(())
         self._unwritten: Counter[str] = Counter()
         self._untold: list[StateChange] = []
         self._unreported: Alert | None = None
@@ -426,11 +427,12 @@ class Monitor:
     def work(self, *, score: bool = True) -> bool:
         """Do what is to be done now. Never raises; what fails is counted as lost.
 
-        Drift is measured only once all that waited is committed: on a busy server it takes long, and meanwhile more
-        comes.
+        What takes long has to wait until what was taken from the queue is committed, for meanwhile more comes: a piece
+        of what is to be deleted, and the drift, which is measured only once nothing waits.
 
         Args:
-            score: whether drift may be measured; else prompts that wait for it are kept without.
+            score: whether drift may be measured; else prompts that wait for it are kept without, and nothing is
+                deleted: the monitor is about to end.
 
         Returns:
             Whether there was anything in the queue.
@@ -444,7 +446,9 @@ class Monitor:
         self._do(partial(self._take, things))
         if not score:
             self._do(self._wait_no_longer)
-        elif len(things) < _AT_ONCE:
+            return bool(things)
+        self._purge()
+        if len(things) < _AT_ONCE:
             self._do(self._measure)  # also where the first has failed, as on a full disk
         return bool(things)
 
@@ -470,8 +474,6 @@ class Monitor:
         if now < self._latest:  # the clock was set back: nothing waits until it is where it was
             self._next_score = self._next_beat = self._next_views = self._next_purge = self._next_report = now
         self._latest = now
-        if now >= self._next_purge:  # before anything is written: it makes room
-            self._purge(now)
         done: Counter[str] = Counter()
         rows: list[Row] = []
         votes: dict[str, tuple[float, bool]] = {}
@@ -546,20 +548,27 @@ class Monitor:
             return []
         return self._signals.acknowledge(times, now)
 
-    def _purge(self, now: float) -> None:
-        """Delete what has been kept for its time. What fails is tried again with the next heartbeat."""
+    def _purge(self) -> None:
+        """Delete a piece of what has been kept for its time: there may be much after a change of that time."""
+        now = self._clock()
+        if next(self._purging, None) is None and now >= self._next_purge:
+            self._purging = self._purged(now)
+            next(self._purging, None)
+
+    def _purged(self, now: float) -> Iterator[int]:
+        """Delete all of it, piece by piece. What fails is tried again with the next heartbeat."""
         self._next_purge = now + _PURGE_EVERY
         before = now - self._settings.keep_days * 86_400
-        deleting: tuple[Callable[[float], object], ...] = (
-            self._store.purge,
-            partial(delete_files_before, self._folder, now=now),
-        )
-        for delete in deleting:
-            try:
-                delete(before)
-            except Exception as error:  # whatever it is: requests are watched all the same
-                self._last_error = type(error).__name__
-                self._next_purge = now + _HEARTBEAT
+        try:
+            delete_files_before(self._folder, before, now=now)
+        except Exception as error:  # whatever it is: requests are watched all the same
+            self._last_error = type(error).__name__
+            self._next_purge = now + _HEARTBEAT
+        try:
+            yield from self._store.purging(before)
+        except Exception as error:
+            self._last_error = type(error).__name__
+            self._next_purge = now + _HEARTBEAT
 
     def _sorted(self, at: float, observation: Observation, done: Counter[str]) -> Row | None:
         """Let a sampled request wait for its drift, leave one out that is too many, or make its row."""
@@ -688,8 +697,9 @@ class Monitor:
     def _write(self, batch: Batch) -> None:
         """Commit a batch; in a full store, or on a full disk, without its texts: numbers matter more.
 
-        In a full store the oldest texts make room for later ones. On a full disk they stay: others may fill what would
-        be free then, and they don't come back. Where another process has the file, it is tried once more.
+        In a full store what is over its time makes room, and else the oldest texts do for later ones. On a full disk
+        they stay: others may fill what would be free then, and they don't come back. Where another process has the
+        file, it is tried once more.
         """
         try:
             self._store.commit(batch)
@@ -700,6 +710,8 @@ class Monitor:
             if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 self._store.commit(batch)
                 return
+            if self._store.is_full_for(batch):
+                self._purge()
             if self._store.is_full_for(batch):
                 self._store.delete_oldest_texts(_AT_ONCE)  # as many as a batch can bring
             batch.rows = [replace(row, text=None) for row in batch.rows]

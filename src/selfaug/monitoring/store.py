@@ -293,13 +293,17 @@ class Store:
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()[::-1]]
 
-    def purge(self, before: float) -> int:
+    def purging(self, before: float, *, pause: float = 0.0) -> Iterator[int]:
         """Delete rows, texts and votes from before a time, so that they can't be read from the file any more.
 
-        In pieces: a monitor that writes meanwhile gets its turn between two of them.
+        In pieces, one for each value, as it may take long: who asks for the next one may write before.
 
-        Returns:
-            How many requests were deleted.
+        Args:
+            before: seconds since 1970.
+            pause: seconds between two pieces, in which another process may write.
+
+        Yields:
+            How many requests the piece has deleted.
 
         Raises:
             sqlite3.Error: if that fails; some may be deleted then.
@@ -311,10 +315,12 @@ class Store:
                 deleted += gone if table == "rows" else 0
                 if len(found) < _PURGED_AT_ONCE:
                     break
-                sleep(_PURGE_PAUSE)
+                yield deleted
+                deleted = 0
+                sleep(pause)
         # Old pages are in the log until it is written back and cut.
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return deleted
+        yield deleted
 
     def _older(self, table: str, before: float) -> list[int]:
         """What is to be deleted next: looked for before the file is taken, as that may mean reading all of it."""
@@ -379,7 +385,7 @@ def purge(folder: str | os.PathLike[str], before: float) -> int:
     store = Store(folder)
     try:
         with _said(path):
-            return store.purge(before)
+            return sum(store.purging(before, pause=_PURGE_PAUSE))
     finally:
         store.close()
 

@@ -173,7 +173,10 @@ def _assessed(
         # Of all requests that `selfaug evaluate` asks, however few were asked here. For a training that keeps more than
         # the probe does: how many answers it will change isn't known.
         "budget": proposed_budget(
-            detectable_difference(to_be_asked).difference,
+            detectable_difference(
+                to_be_asked,
+                design_effect=evaluation["suites"]["general"]["difference"].get("design_effect", 1.0),
+            ).difference,
             evaluation["suites"]["general"]["base"]["value"],
         ),
         "budget_items": to_be_asked,

@@ -218,13 +218,14 @@ def _is_layout(table: Any) -> bool:
 
 
 def _cells(table: Any) -> Iterator[Any]:
-    for row in _rows(table):
-        yield from _children(row, _W + "tc")
+    for row in _children(table, _W + "tr"):
+        if not _is_deleted(row):
+            yield from _children(row, _W + "tc")
 
 
-def _rows(table: Any) -> Iterator[Any]:
-    """Without those that tracked changes delete."""
-    return (row for row in _children(table, _W + "tr") if row.find(f"{_W}trPr/{_W}del") is None)
+def _is_deleted(row: Any) -> bool:
+    """Whether tracked changes delete a row."""
+    return row.find(f"{_W}trPr/{_W}del") is not None
 
 
 def _level(properties: Any, levels: Mapping[str, int]) -> int:
@@ -287,7 +288,9 @@ def _is_raised(text: Any) -> bool:
 def _table_rows(table: Any, numbers: ParagraphNumbers) -> Rows:
     rows: Rows = []
     above: list[str] = []  # what a cell that is merged with the one above it continues
-    for row in _rows(table):
+    for row in _children(table, _W + "tr"):
+        # Also of a row that is left out: a cell that begins in it may go on below. Its paragraphs have no numbers.
+        is_deleted = _is_deleted(row)
         cells: list[str] = []
         cells += [""] * _number(row.find(f"{_W}trPr/{_W}gridBefore"))
         for cell in _children(row, _W + "tc"):
@@ -299,9 +302,10 @@ def _table_rows(table: Any, numbers: ParagraphNumbers) -> Rows:
             if merge is not None and value(merge) != "restart" and len(cells) < len(above):
                 text: str = Repeated(above[len(cells)])
             else:
-                text = "".join(_text_parts(cell, numbers))
+                text = "".join(_text_parts(cell, None if is_deleted else numbers))
             cells += [text, *[Repeated(text)] * (span - 1)]
-        rows.append(cells)
+        if not is_deleted:
+            rows.append(cells)
         above = cells
     return rows
 

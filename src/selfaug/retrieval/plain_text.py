@@ -58,7 +58,9 @@ _AFTER_CARET = re.compile(
 _NO_TITLE = re.compile(
     r"\(?(anonymous|unspecified|untitled( (document|workbook|spreadsheet))?|title|template|(word )?document ?\d*"
     r"|dokument ?\d*|documento ?\d*|(work)?book ?\d*|spreadsheet ?\d*|mappe ?\d*|classeur ?\d*|libro ?\d*)\)?"
-    r"|.*\.(docx?|docm|dotx?|dotm|rtf|odt|xlsx?|xlsm|xltx?|ods|pptx?|pdf|indd|qxd|tmp|tex|dvi|html?|txt)|",
+    r"|.*\.(docx?|docm|dotx?|dotm|rtf|odt|wpd|wps|pages|xlsx?|xlsm|xlsb|xltx?|ods|csv|pptx?|pptm|pps[xm]?|potx?|odp|pdf"
+    r"|indd|qxd|qxp|pub|cdr|pmd|e?ps|tmp|tex|dvi|html?|txt|md)"
+    r"|\S*\.(ai|fm)|",  # "Agreement with C3.ai" names a company
     re.IGNORECASE,
 )
 

@@ -387,20 +387,34 @@ class EmbeddedEngine:
 
     def _advance(self, lane: Lane) -> None:
         """Let requests join, and make one more token of each."""
-        rows = self._rows[lane]
         self._drop_cancelled(lane)
         if (logits_NV := self._stepped(lane)) is not None:
-            self._take(lane, list(rows), logits_NV)
+            self._take(lane, list(self._rows[lane]), logits_NV)
         joining = self._joining(lane)
         if joining:
-            rows += joining
-            try:
-                logits_NV = lane.join([r.prompt for r in joining], [r.model for r in joining])
-            except NoRoomError:
-                del rows[-len(joining) :]
-                self._turn_away(joining, beside=self.running + len(joining) - 1)
-            else:
-                self._take(lane, joining, logits_NV)
+            self._join(lane, joining)
+
+    def _join(self, lane: Lane, joining: list[_Request]) -> None:
+        """Make the first token of each. Those that don't fit beside what is being answered are turned away.
+
+        Where nothing is, waiting would not help: the longest of them is tried alone, as the others may fit without it.
+        """
+        rows = self._rows[lane]
+        rows += joining
+        try:
+            logits_NV = lane.join([r.prompt for r in joining], [r.model for r in joining])
+        except NoRoomError:
+            del rows[-len(joining) :]
+        else:
+            self._take(lane, joining, logits_NV)
+            return
+        # Not above: until there, the error keeps what has found no room.
+        if len(joining) == 1 or self.running:
+            self._turn_away(joining, beside=self.running)
+            return
+        longest = max(joining, key=lambda request: len(request.prompt))
+        self._put_back([request for request in joining if request is not longest])
+        self._join(lane, [longest])
 
     def _stepped(self, lane: Lane) -> Tensor | None:
         """Logits of each row's next token. Rows that the GPU's memory doesn't suffice for are given up before: those
@@ -442,6 +456,12 @@ class EmbeddedEngine:
                 room, longest = room - 1, width
         self._queue.extendleft(reversed(left))
         return joining
+
+    def _put_back(self, requests: Sequence[_Request]) -> None:
+        """They have not begun after all, and come before those that came later."""
+        self._queue.extendleft(reversed(requests))
+        with self._lock:
+            self._waiting += len(requests)
 
     def _begun(self) -> None:
         with self._lock:
