@@ -24,6 +24,7 @@ _COLUMN_NAME = re.compile(r"(?:; |(?<=\n))(?:[^;\n]*?: )?")
 _NOTE_MARK = re.compile(r"(?<!\b10)\^(?:[1-9]\d?|[a-z])(?:,(?:[1-9]\d?|[a-z]))*(?!\w)", re.IGNORECASE)
 _SPACED = rf"[^\W{UNSPACED}]"  # a letter or digit that is beside others only in the same word
 _IS_SPACED = re.compile(_SPACED)
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _CURRENCY = "$€£¥₩₹₽₺₪₫₴"
 _BESIDE_SIGN = re.compile(rf"[ |](?=[%)])|(?<=[{_CURRENCY}])[ |](?=\(?\d)")
 # A minus that belongs to what follows: in "12-36" and "(a)-36" it doesn't.
@@ -179,19 +180,28 @@ def holds(passage: str, words: str) -> bool:
     all scripts are the same. In rows that name their columns the words may leave the names out, as who copies them from
     the document does.
     """
-    finder = _finder(words)
-    return finder is not None and any(finder.search(text) for text in _plain_forms(passage))
+    forms = _plain_forms(passage)
+    finder = _finder(words, any(map(_has_unspaced, forms)))
+    return finder is not None and any(finder.search(text) for text in forms)
+
+
+def _has_unspaced(text: str) -> bool:
+    return not text.isascii() and _UNSPACED.search(text) is not None
 
 
 # The same words are looked for in many passages, and many words in the same ones.
 @lru_cache(maxsize=1 << 14)
-def _finder(words: str) -> re.Pattern[str] | None:
-    """What finds some words in plain text; None without any."""
+def _finder(words: str, beside_unspaced: bool) -> re.Pattern[str] | None:
+    """What finds some words in plain text, which has letters of scripts without spaces or not; None without any.
+
+    Where it has none, the same is found by a pattern that is made five times as fast.
+    """
     wanted = _plain(words)
     if not wanted:
         return None
-    before = f"(?<!{_SPACED})" if _IS_SPACED.match(wanted[0]) else ""
-    after = f"(?!{_SPACED})" if _IS_SPACED.match(wanted[-1]) else ""
+    letter = _SPACED if beside_unspaced else r"\w"
+    before = f"(?<!{letter})" if _IS_SPACED.match(wanted[0]) else ""
+    after = f"(?!{letter})" if _IS_SPACED.match(wanted[-1]) else ""
     if wanted[0].isdigit():
         before += r"(?<!\d[.,'])"
     if wanted[0].isdigit() or wanted[0] in _CURRENCY:
