@@ -7,10 +7,12 @@ come from the comparison's record, which is kept beside the table.
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from published import RESULTS, ROOT, finished, keep_record, put_block
 
+from selfaug.core.statistics import pooled_difference
 from selfaug.phases.compare import RECORD_KIND
 from selfaug.records import read_record, write_text
 from selfaug.wording.comparison_results import (
@@ -178,13 +180,20 @@ def readme_block(record: dict[str, Any], longer: dict[str, dict[str, Any]]) -> s
     ]
     if longer:
         parts += [
-            f"After {steps} steps SelfAug has learnt less of the job. With more of them, SelfAug with self-anchors "
-            "beside plain LoRA:",
+            f"After {steps} steps SelfAug has learnt less of the job. With more of them, beside plain LoRA:",
             markdown(
                 TextTable(
                     "",
-                    ["steps, seeds", "exact", "plain LoRA's", "difference", "general − base", "leaks"],
-                    [_longer(name, one) for name, one in longer.items()],
+                    [
+                        "steps, seeds, requests",
+                        "",
+                        "exact",
+                        "plain LoRA's",
+                        "difference",
+                        "general − base",
+                        "leaks",
+                    ],
+                    [row for name, one in longer.items() for row in _longer(name, one)],
                 )
             ),
         ]
@@ -202,19 +211,26 @@ def _readme_row(method: dict[str, Any], needs: str) -> list[str]:
     ]
 
 
-def _longer(name: str, record: dict[str, Any]) -> list[str]:
-    """SelfAug beside plain LoRA where both have had the steps to learn the job."""
-    ours, plain = record["methods"][record["subject"]], record["methods"]["plain"]
-    against = plain["against_subject"]["task"]["difference"]
-    lost = ours["suites"]["general"]["difference"]["difference"]
-    return [
-        f"[{record['settings']['config']['train']['steps']}, {len(ours['seeds'])}](docs/results/comparison-{name}.md)",
-        _percent(ours["suites"]["task"]["score"]["value"]),
-        _percent(plain["suites"]["task"]["score"]["value"]),
-        _with_interval(against),
-        _with_interval(lost),
-        _percent(ours["leaks"]["value"]),
-    ]
+def _longer(name: str, record: dict[str, Any]) -> list[list[str]]:
+    """SelfAug, without and with self-anchors, beside plain LoRA, where both have had more steps."""
+    methods, plain = record["methods"], record["methods"]["plain"]
+    settings, requests = record["settings"]["config"], record["items"]["general"]
+    steps, alpha = settings["train"]["steps"], settings["selfaug"]["alpha"]
+    rows = []
+    for ours in (methods[one] for one in ("selfaug", "selfaug-anchors") if one in methods):
+        scores = (method["suites"]["task"]["scores"] for method in (ours, plain))
+        rows.append(
+            [
+                f"[{steps}, {len(ours['seeds'])}, {requests}](docs/results/comparison-{name}.md)",
+                f"{ours['label']}, alpha {alpha * ours['value']:g}",
+                _percent(ours["suites"]["task"]["score"]["value"]),
+                _percent(plain["suites"]["task"]["score"]["value"]),
+                _with_interval(asdict(pooled_difference(*scores, seed=0).difference)),
+                _with_interval(ours["suites"]["general"]["difference"]["difference"]),
+                _percent(ours["leaks"]["value"]),
+            ]
+        )
+    return rows
 
 
 def _percent(share: float) -> str:
