@@ -14,10 +14,10 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binom, binomtest, norm, t
 
 from selfaug.core import statistics
+from selfaug.core.detectable import detectable_difference
 from selfaug.core.statistics import (
     _resampled,
     design_effect,
-    detectable_difference,
     holm,
     mean_interval,
     paired_difference,

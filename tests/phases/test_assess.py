@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
-from selfaug.core.statistics import detectable_difference
+from selfaug.core.detectable import detectable_difference
 from selfaug.errors import ConfigError, DataError, ModelError, StorageError
 from selfaug.eval.general_suite import general_suite
 from selfaug.phases.assess import RECORD_KIND, _probe_config, _surprise, assess, proposed_budget, verdict

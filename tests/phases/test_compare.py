@@ -20,7 +20,11 @@ from typer.testing import CliRunner
 from scripts import script
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
-from selfaug.core.statistics import detectable_difference, pooled_difference, retention
+from selfaug.core.detectable import detectable_difference
+from selfaug.core.statistics import (
+    pooled_difference,
+    retention,
+)
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases import bench
 from selfaug.phases.bench import EvaluationSettings

@@ -33,6 +33,18 @@ async def answer(
     return "".join(piece.text for piece in pieces), pieces
 
 
+def slow_down(engine: EmbeddedEngine, seconds: float = 0.02) -> None:
+    """Make each step of the engine, which the test has to itself, take longer."""
+    lane = engine._lanes[0]
+    step = lane.step
+
+    def slow(token_ids: torch.Tensor) -> torch.Tensor:
+        time.sleep(seconds)
+        return step(token_ids)
+
+    lane.step = slow  # type: ignore[method-assign]
+
+
 def prompts_of(count: int, seed: int = 0) -> list[list[int]]:
     rng = random.Random(seed)
     return [[rng.randrange(3, 280) for _ in range(rng.choice((2, 5, 17, 40)))] for _ in range(count)]
@@ -302,13 +314,7 @@ def test_what_waits_is_bounded_and_those_that_left_make_room(
 ) -> None:
     engine = EmbeddedEngine(tuned, None, tiny_tokenizer, max_batch=1, max_waiting=2)
     engine._ends = frozenset()
-    step = engine._lanes[0].step
-
-    def slow(token_ids: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.05)
-        return step(token_ids)
-
-    engine._lanes[0].step = slow  # type: ignore[method-assign]
+    slow_down(engine, 0.05)
     prompt = prompts_of(1)[0]
 
     async def crowd() -> None:
@@ -354,18 +360,10 @@ def test_a_prompt_that_memory_does_not_suffice_for_fails_alone(
     engine: EmbeddedEngine,
     tuned: PeftModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def ask(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
         if given["input_ids"].shape[1] > 50:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    lane = engine._lanes[0]
-    step = lane.step
-
-    def slow(token_ids: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.02)  # it is still being answered when the long prompt comes
-        return step(token_ids)
 
     async def both() -> str:
         async with aclosing(engine.generate("tuned", short, Sampling(40))) as made:
@@ -379,7 +377,7 @@ def test_a_prompt_that_memory_does_not_suffice_for_fails_alone(
     short = prompts_of(1)[0]
     engine._ends = frozenset()
     expected = generate_greedy_ids(tuned, [short], eos_ids=frozenset(), max_new_tokens=40)[0]
-    monkeypatch.setattr(lane, "step", slow)
+    slow_down(engine)  # it is still being answered when the long prompt comes
     hook = tuned.register_forward_pre_hook(ask, with_kwargs=True)
     try:
         assert asyncio.run(both()) == tiny_tokenizer.decode(expected, skip_special_tokens=True)
@@ -432,7 +430,6 @@ def test_the_answer_that_came_last_gives_way_where_memory_does_not_suffice_for_a
     engine: EmbeddedEngine,
     tuned: PeftModel,
     tiny_tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def ask(_: object, __: object, given: dict[str, torch.Tensor]) -> None:
         if given["input_ids"].shape == (2, 1):
@@ -450,13 +447,7 @@ def test_the_answer_that_came_last_gives_way_where_memory_does_not_suffice_for_a
             return text + "".join([piece.text async for piece in made])
 
     engine._ends = frozenset()
-    step = engine._lanes[0].step
-
-    def slow(token_ids: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.02)  # the first is still being answered when the second comes
-        return step(token_ids)
-
-    monkeypatch.setattr(engine._lanes[0], "step", slow)
+    slow_down(engine)  # the first is still being answered when the second comes
     expected = generate_greedy_ids(tuned, [first], eos_ids=frozenset(), max_new_tokens=40)[0]
     hook = tuned.register_forward_pre_hook(ask, with_kwargs=True)
     try:

@@ -44,7 +44,8 @@ from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
 from selfaug.model.hidden import own_forward
 from selfaug.model.reference import CachedReference
-from selfaug.train.selfaug_trainer import _of_given_rows, _uses_all_parameters, _without_added
+from selfaug.train.model_checks import uses_all_parameters
+from selfaug.train.selfaug_trainer import _of_given_rows, _without_added
 from tiny_models import CONFIGS, build
 
 
@@ -758,7 +759,7 @@ def test_unused_parameters_are_looked_for_only_where_there_can_be_some(
 def test_experts_may_leave_parameters_unused() -> None:
     """And so may what looks at images, of which there are none."""
     for name in CONFIGS:
-        assert _uses_all_parameters(build(name)) == (name not in ("qwen3-moe", "gemma3-multimodal"))
+        assert uses_all_parameters(build(name)) == (name not in ("qwen3-moe", "gemma3-multimodal"))
 
 
 def test_a_model_with_a_part_of_a_vision_tower_can_be_sharded(tiny_tokenizer: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from selfaug.cli.evaluation_view import bound_in_words, show_cut_off, suites_table
 from selfaug.core.printable import printable
-from selfaug.core.seen_prompts import seen_in_words
+from selfaug.core.trained_on import seen_in_words
 from selfaug.wording.balance_words import bend_in_words, choice_in_words, forgetting_span, task_span
 from selfaug.wording.numbers import percent, points
 

@@ -1,4 +1,4 @@
-"""Uncertainty of scores: intervals, paired differences, and how small a difference a test set can show."""
+"""Uncertainty of scores: intervals and paired differences, of items on their own and in clusters."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtrit
 
 __all__ = [
-    "ASSUMED_DISCORDANCE",
-    "DetectableDifference",
     "Interval",
     "PairedDifference",
     "cluster_stretch",
     "design_effect",
-    "detectable_difference",
     "holm",
     "mean_interval",
     "paired_difference",
@@ -33,17 +30,11 @@ CONFIDENCE = 0.95
 Z = float(ndtri(0.5 + CONFIDENCE / 2))
 """Standard deviations from the middle to an end of such an interval, of a normal distribution."""
 
-ASSUMED_DISCORDANCE = 0.2
-"""Share of items on which two models are taken to differ where nothing was measured."""
-
 ASSUMED_CORRELATION = 0.1
 """Of two items of a cluster, at least, for what nobody has seen: where few items differ, nothing shows more."""
 
 # With five items, all of them worse, an exact test still has p = 2 · 0.5⁵ > 0.05.
 FEWEST_ITEMS = 6
-
-# The correction's difference is then what it was before, to 1e-9.
-_ROUNDS = 60
 
 # Sums of the same differences in another order are equal up to this.
 _ROUNDING = 1e-12
@@ -82,17 +73,6 @@ class PairedDifference:
     design_effect: float = 1.0
     """So many of these items tell as much as one that hangs together with no other: see `design_effect`; with what few
     clusters add to it (`cluster_stretch`, squared)."""
-
-
-@dataclass(frozen=True)
-class DetectableDifference:
-    """The smallest mean paired difference that a set of items shows, and under which assumptions."""
-
-    difference: float | None
-    """None if not even a change of every item in the same direction would be shown."""
-    items: int
-    discordance: float
-    power: float
 
 
 def wilson_interval(passed: int, n: int) -> Interval:
@@ -139,11 +119,11 @@ def paired_difference(
     clusters are weighted as well (as in the cluster bootstrap, Field and Welsh 2007), what moves the mean is stretched
     (`cluster_stretch`), and the item that nobody has seen counts as the design effect, or as that of a correlation of
     0.1 within clusters where less is measured. Of these means and those of the items on their own, the outer ends hold,
-    and the larger p-value. This is no exact bound any more. In simulations of 3
-    to 60 clusters of some six items, of which 5 to 20 % changed, the true mean lay beyond an end in at most 2 % where a
-    twentieth of the variance was between clusters (4 % with items taken as independent), and in at most 3 % where a
-    fifth was (9 %) or half (17 %); but in 7 % where half was, and few of 60 clusters changed, all for the worse:
-    nothing shows then how far further ones scatter.
+    and the larger p-value. This is no exact bound any more. In simulations of 3 to 60 clusters of some six items, of
+    which 5 to 20 % changed, the true mean lay beyond an end in at most 2 % where a twentieth of the variance was
+    between clusters (4 % with items taken as independent), and in at most 3 % where a fifth was (9 %) or half (17 %);
+    but in 7.5 % where half was, and few of 60 clusters changed, all for the worse: nothing shows then how far further
+    ones scatter.
 
     Args:
         a: one score in [0, 1] an item; the mean over the item's checks if it has several.
@@ -170,10 +150,7 @@ def paired_difference(
         from scipy.stats import binomtest
 
         p_value = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
-    if together is not None:
-        drawn = _means_over_seeds(differences[None], (-1.0, 1.0), seed, resamples, together)
-        interval = _outer(interval, _interval(interval.value, drawn))
-        p_value = max(p_value, _two_sided(drawn))
+    interval, p_value = _with_clusters(interval, p_value, differences[None], seed, resamples, together)
     discordance = float((differences**2).mean())
     return PairedDifference(interval, p_value, better, worse, n, discordance, *_told(together))
 
@@ -232,10 +209,7 @@ def pooled_difference(
     together = _together(clusters, means)
     drawn = _means_over_seeds(differences, (-1.0, 1.0), seed, resamples)
     interval, p_value = _interval(float(means.mean()), drawn), _two_sided(drawn)
-    if together is not None:
-        drawn = _means_over_seeds(differences, (-1.0, 1.0), seed, resamples, together)
-        interval = _outer(interval, _interval(interval.value, drawn))
-        p_value = max(p_value, _two_sided(drawn))
+    interval, p_value = _with_clusters(interval, p_value, differences, seed, resamples, together)
     better, worse = int((means > 0).sum()), int((means < 0).sum())
     discordance = float((means**2).mean())
     return PairedDifference(interval, p_value, better, worse, n, discordance, *_told(together))
@@ -304,6 +278,21 @@ def _together(clusters: Sequence[Hashable] | None, values: NDArray[np.float64]) 
     between = float((np.bincount(of_item, around) ** 2).sum()) * len(sizes) / (len(sizes) - 1)
     effect = min(max(between / independent if independent > _ROUNDING else 1.0, 1.0), most)
     return _Together(of_item, len(sizes), effect, max(effect, 1 + ASSUMED_CORRELATION * (most - 1)))
+
+
+def _with_clusters(
+    interval: Interval,
+    p_value: float,
+    differences: NDArray[np.float64],
+    seed: int,
+    resamples: int,
+    together: _Together | None,
+) -> tuple[Interval, float]:
+    """What differences [S, N] show of items on their own, or by their clusters if those show less."""
+    if together is None:
+        return interval, p_value
+    drawn = _means_over_seeds(differences, (-1.0, 1.0), seed, resamples, together)
+    return _outer(interval, _interval(interval.value, drawn)), max(p_value, _two_sided(drawn))
 
 
 def _told(together: _Together | None) -> tuple[int | None, float]:
@@ -501,54 +490,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted_M = np.empty_like(p_M)
     adjusted_M[order] = np.maximum.accumulate(p_M[order] * np.arange(len(p_M), 0, -1)).clip(max=1.0)
     return [float(p) for p in adjusted_M]
-
-
-def detectable_difference(
-    n: int, *, discordance: float = ASSUMED_DISCORDANCE, power: float = 0.8, design_effect: float = 1.0
-) -> DetectableDifference:
-    """The smallest paired difference that n items show with the given power, two-sided at 5 %.
-
-    Solves Connor's (1987) sample size formula of McNemar's test for the difference d:
-    `n d² = (z_α √ψ + z_β √(ψ − d²))²`, with ψ the discordance, and n − 1/d for n, since the test is exact and changes
-    are whole: without that correction for continuity the power is 0.76 to 0.79 instead of 0.8, and 0.4 with six items;
-    with it, it is 0.79 to 0.87, and 0.7 with six. No more items can get worse on balance than change at all, so ψ is at
-    least d: where fewer differ, all changes are taken to go the same way.
-
-    Args:
-        n: items.
-        discordance: share of items on which the two models differ, in either direction; of graded scores, their mean
-            squared difference. `PairedDifference.discordance` where it was measured. The more the two models change
-            places, the larger a difference must be to stand out.
-        power: probability that a true difference of this size is found.
-        design_effect: so many of the items tell as much as one: `PairedDifference.design_effect`.
-
-    Raises:
-        ValueError: if n < 1, the design effect is less than 1, or discordance or power are outside their range.
-    """
-    if n < 1 or design_effect < 1 or not 0 <= discordance <= 1 or not 0.5 <= power < 1:
-        raise ValueError(
-            f"need n >= 1, 0 <= discordance <= 1, 0.5 <= power < 1 and design_effect >= 1, "
-            f"got n={n}, discordance={discordance}, power={power}, design_effect={design_effect}."
-        )
-    independent = n / design_effect
-    if independent < FEWEST_ITEMS:
-        return DetectableDifference(None, n, discordance, power)
-    difference, changed = _connor(independent, discordance, power)
-    for _ in range(_ROUNDS):
-        difference, changed = _connor(independent - 1 / difference, discordance, power)
-    return DetectableDifference(difference, n, changed, power)
-
-
-def _connor(n: float, discordance: float, power: float) -> tuple[float, float]:
-    """Connor's difference, and the discordance, which is at least that."""
-    z_power = float(ndtri(power))
-    root = math.sqrt(max(0.0, n * (n + z_power**2 - Z**2)))
-    difference = math.sqrt(discordance) * (Z * n + z_power * root) / (math.sqrt(n) * (n + z_power**2))
-    if difference < discordance:
-        return difference, discordance
-    # ψ = d: the formula is quadratic in √(1 − d).
-    difference = 1 - (max(0.0, root - Z * z_power) / (n + z_power**2)) ** 2
-    return difference, difference
 
 
 def _scores(values: ArrayLike, name: str) -> NDArray[np.float64]:

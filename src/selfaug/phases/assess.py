@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from selfaug.config import LevelName, OptimizerSettings, TrainConfig, training_settings
+from selfaug.core.detectable import detectable_difference
 from selfaug.core.positions import IGNORED
-from selfaug.core.statistics import detectable_difference
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.memory import release_memory
 from selfaug.phases.bench import content_of_base, contents_of

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from selfaug.config import TrainConfig, training_settings
+from selfaug.core.detectable import detectable_difference
 from selfaug.core.forecast import FEWEST_RUNS, Run, forgetting_forecast
 from selfaug.core.statistics import (
-    detectable_difference,
     mean_interval,
     pooled_difference,
     pooled_interval,

@@ -18,7 +18,10 @@ from typing import Any
 import torch
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.core.statistics import detectable_difference, paired_difference
+from selfaug.core.detectable import detectable_difference
+from selfaug.core.statistics import (
+    paired_difference,
+)
 from selfaug.data.market_reports import market_report_rows, market_report_template
 from selfaug.errors import StorageError
 from selfaug.eval.general_suite import Half

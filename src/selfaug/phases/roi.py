@@ -23,7 +23,7 @@ from selfaug.core.roi import (
     simulate,
     tornado,
 )
-from selfaug.core.seen_prompts import seen_in_words
+from selfaug.core.trained_on import seen_in_words
 from selfaug.errors import DataError
 from selfaug.monitoring.served_requests import ServedRequests, served_requests
 from selfaug.records import read_record

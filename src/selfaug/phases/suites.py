@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.cut_off import why_cut_off
+from selfaug.core.detectable import detectable_difference
 from selfaug.core.statistics import (
     Interval,
     PairedDifference,
-    detectable_difference,
     paired_difference,
     retention,
     score_interval,

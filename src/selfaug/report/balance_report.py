@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfaug.core.seen_prompts import chosen_on_in_words, rows_trained_on
-from selfaug.core.trained_on import trained_on_in_words
+from selfaug.core.trained_on import chosen_on_in_words, rows_trained_on, trained_on_in_words
 from selfaug.report.charts import scatter_svg
 from selfaug.report.document import Block, Cell, Chart, Outcome, Report, Section, Summary, Table, Text, Tile
 from selfaug.report.evaluation_report import bound_block, cut_off_blocks, suites_block

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from selfaug.core.seen_prompts import chosen_on_in_words, rows_trained_on
-from selfaug.core.trained_on import trained_on_in_words
+from selfaug.core.trained_on import chosen_on_in_words, rows_trained_on, trained_on_in_words
 from selfaug.records import read_lines
 from selfaug.report.charts import intervals_svg, scatter_svg
 from selfaug.report.document import (

@@ -133,10 +133,11 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
                 hint="the docstring of SelfAugConfig says what each is.",
             )
         by_nll = (self.metric_for_best_model or "").endswith("nll")
-        if by_nll and self.greater_is_better is None:  # type: ignore[has-type]
+        given: Any = self  # trl's fields have no types here
+        if by_nll and given.greater_is_better is None:
             self.greater_is_better = False  # transformers takes for a loss what is called so
-        type_is_open = self.bf16 is None and not self.fp16  # type: ignore[has-type]
-        was_asked_for = self.use_cpu  # type: ignore[has-type]
+        type_is_open = given.bf16 is None and not given.fp16
+        was_asked_for = given.use_cpu
         if type_is_open and (was_asked_for or not _has_accelerator()):
             # trl takes bf16 where it isn't told, which transformers refuses on a CPU that nobody has asked for, and
             # which takes eight times the time where the CPU only emulates it.

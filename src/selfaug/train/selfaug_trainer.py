@@ -15,7 +15,7 @@ from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from transformers import PreTrainedModel, TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput
@@ -59,6 +59,12 @@ from selfaug.train.dataset_rows import (
 )
 from selfaug.train.length_order import LengthOrder
 from selfaug.train.loss import AlignmentLoss, alignment_loss
+from selfaug.train.model_checks import (
+    forget_absent_layers,
+    has_no_experts,
+    require_one_device,
+    uses_all_parameters,
+)
 from selfaug.train.reference_choice import AlignedRows, choose_reference, require_one_machine
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.weight_penalty import lora_change
@@ -69,8 +75,6 @@ logger = logging.getLogger(__name__)
 
 _MOST_STEPS_WITHOUT_PROMPTS = 10
 """So many steps of a stream, or of a collator of the user's, without one prompt token, and there will be none."""
-
-_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
 class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
@@ -151,16 +155,16 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         )
         if takes_only_peft:
             require_adapters_of_peft(self.model)  # trl loads one that is in the model's folder
-        _require_one_device(causal_model(self.model))
+        require_one_device(causal_model(self.model))
         if (args.bf16_full_eval or args.fp16_full_eval) and not self._is_sharded:
             # transformers moves it when training begins; here it is asked, and copied, before.
             self._move_model_to_device(self.model, args.device)
-        _forget_absent_layers(causal_model(self.model))
+        forget_absent_layers(causal_model(self.model))
         keep_preserved_directions(self.model)
         require_unpacked(self.model)
         keep_unpacked(self.model)
         text_config = causal_model(self.model).config.get_text_config()
-        if _has_no_experts(text_config):
+        if has_no_experts(text_config):
             # trl goes by the names in the config; without experts there is no router whose logits could be had.
             self.aux_loss_enabled = False
             text_config.output_router_logits = False
@@ -177,7 +181,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             )
         # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
-        if args.ddp_find_unused_parameters is None and _uses_all_parameters(self.model):
+        if args.ddp_find_unused_parameters is None and uses_all_parameters(self.model):
             # transformers has DDP look for unused ones in every step of a PEFT model, which then warns.
             self.accelerator.ddp_handler.find_unused_parameters = False
         if args.weight_penalty > 0:
@@ -938,50 +942,6 @@ def _of_given_rows(
         return compute_metrics(found, **named)
 
     return compute
-
-
-def _uses_all_parameters(model: nn.Module) -> bool:
-    """Whether every parameter takes part in every step: in text models without experts that some step may not ask."""
-    config = causal_model(model).config
-    text_config = config.get_text_config()
-    return text_config is config and not any("expert" in name for name in text_config.to_dict())
-
-
-def _require_one_device(model: PreTrainedModel) -> None:
-    """Refuse a model that is spread over devices, as trl loads one by its name where a process sees several GPUs."""
-    devices = sorted(map(str, set((getattr(model, "hf_device_map", None) or {}).values())))
-    if len(devices) < 2:
-        return
-    spread = (
-        f"spread over {len(devices)} devices ({', '.join(devices)}), and the alignment needs it whole on one."
-    )
-    if {"cpu", "disk"} & set(devices):
-        raise ConfigError(
-            f"the model doesn't fit on the GPU: it is {spread}",
-            hint='load it in half the bytes, with model_init_kwargs={"dtype": "bfloat16"} in the SelfAugConfig, or in '
-            "4 bits, with a quantization_config and LoRA; or take a smaller model.",
-        )
-    raise ConfigError(
-        f"the model is {spread}",
-        hint="let the process see one GPU (CUDA_VISIBLE_DEVICES=0); to train on several, start a process for each "
-        "with torchrun or `accelerate launch`.",
-    )
-
-
-def _forget_absent_layers(model: PreTrainedModel) -> None:
-    """Drop classes that a model doesn't have from those that it names as its layers, on which it is sharded.
-
-    A model with a vision tower takes over the tower's names (transformers): Gemma 3 those of a whole SigLIP, of which
-    it has a part, and accelerate refuses to shard a model without a layer that it names.
-    """
-    present = {type(module).__name__ for module in model.modules()}
-    model._no_split_modules = present & set(getattr(model, "_no_split_modules", None) or ())
-
-
-def _has_no_experts(text_config: Any) -> bool:
-    """Whether the config of a family with experts says that this model has none."""
-    counts = [getattr(text_config, name, None) for name in _EXPERT_COUNTS]
-    return 0 in counts and not any(counts)
 
 
 def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:

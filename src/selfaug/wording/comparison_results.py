@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from selfaug.core.cut_off import why_cut_off
 from selfaug.core.printable import counted
-from selfaug.core.seen_prompts import seen_in_words
 from selfaug.core.statistics import holm
+from selfaug.core.trained_on import seen_in_words
 from selfaug.wording.evaluation_words import discordance_in_words
 from selfaug.wording.numbers import decimal, percent
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from selfaug.core.cut_off import many_cut_off, why_cut_off
+from selfaug.core.detectable import ASSUMED_DISCORDANCE
 from selfaug.core.printable import counted
-from selfaug.core.statistics import ASSUMED_DISCORDANCE
 from selfaug.wording.numbers import bound_points, digits_beside, percent, points, span
 
 __all__ = [

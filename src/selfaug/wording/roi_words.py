@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from selfaug.core.printable import counted
 from selfaug.core.roi import ArmName
@@ -27,4 +28,4 @@ def not_within(years: int) -> str:
 def swing_name(name: str) -> str:
     """What an input that the tornado moves is called: an accuracy in words, any other by its name as a setting."""
     arm, _, kind = name.partition(".")
-    return f"{ARM_NAMES[arm]}'s useful answers, {_KINDS[kind]}" if kind else name  # type: ignore[index]
+    return f"{ARM_NAMES[cast('ArmName', arm)]}'s useful answers, {_KINDS[kind]}" if kind else name

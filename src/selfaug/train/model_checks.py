@@ -1,0 +1,59 @@
+"""What the trainer asks of a model before it trains: where it lies, which layers it has, which parameters take part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from selfaug.errors import ConfigError
+from selfaug.model.hidden import causal_model
+
+__all__ = ["forget_absent_layers", "has_no_experts", "require_one_device", "uses_all_parameters"]
+
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+
+
+def uses_all_parameters(model: nn.Module) -> bool:
+    """Whether every parameter takes part in every step: in text models without experts that some step may not ask."""
+    config = causal_model(model).config
+    text_config = config.get_text_config()
+    return text_config is config and not any("expert" in name for name in text_config.to_dict())
+
+
+def require_one_device(model: PreTrainedModel) -> None:
+    """Refuse a model that is spread over devices, as trl loads one by its name where a process sees several GPUs."""
+    devices = sorted(map(str, set((getattr(model, "hf_device_map", None) or {}).values())))
+    if len(devices) < 2:
+        return
+    spread = (
+        f"spread over {len(devices)} devices ({', '.join(devices)}), and the alignment needs it whole on one."
+    )
+    if {"cpu", "disk"} & set(devices):
+        raise ConfigError(
+            f"the model doesn't fit on the GPU: it is {spread}",
+            hint='load it in half the bytes, with model_init_kwargs={"dtype": "bfloat16"} in the SelfAugConfig, or in '
+            "4 bits, with a quantization_config and LoRA; or take a smaller model.",
+        )
+    raise ConfigError(
+        f"the model is {spread}",
+        hint="let the process see one GPU (CUDA_VISIBLE_DEVICES=0); to train on several, start a process for each "
+        "with torchrun or `accelerate launch`.",
+    )
+
+
+def forget_absent_layers(model: PreTrainedModel) -> None:
+    """Drop classes that a model doesn't have from those that it names as its layers, on which it is sharded.
+
+    A model with a vision tower takes over the tower's names (transformers): Gemma 3 those of a whole SigLIP, of which
+    it has a part, and accelerate refuses to shard a model without a layer that it names.
+    """
+    present = {type(module).__name__ for module in model.modules()}
+    model._no_split_modules = present & set(getattr(model, "_no_split_modules", None) or ())
+
+
+def has_no_experts(text_config: Any) -> bool:
+    """Whether the config of a family with experts says that this model has none."""
+    counts = [getattr(text_config, name, None) for name in _EXPERT_COUNTS]
+    return 0 in counts and not any(counts)
