@@ -362,16 +362,26 @@ def test_what_no_report_says(written: list[Any]) -> None:
 def test_the_command_writes_questions_as_lines(
     written: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "write_reports", lambda folder: written)
+    monkeypatch.setattr(questions, "write_reports", lambda folder, companies: written)
     questions.main([str(tmp_path)])
     for name, least in (("questions", 2000), ("unanswerable", 120)):
         rows = [
             json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
         ]
         assert len(rows) >= least
-    for command in (questions.main, reports.main):
-        with pytest.raises(SystemExit, match="give one folder"):
-            command([])
+    with pytest.raises(SystemExit, match="give one folder"):
+        reports.main([])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        questions.main([str(tmp_path), "--companies", "0"])
+
+
+def test_a_smaller_collection_is_about_fewer_companies(drafts: list[Any]) -> None:
+    fewer = reports.draft_reports(companies=8)
+    assert {draft.company for draft in fewer if draft.company} == set(list(world.COMPANIES)[:8])
+    # The first companies' reports, as in the whole collection; and overviews of their sectors alone.
+    assert fewer[0] == drafts[0]
+    assert sum(draft.path.startswith("sectors/") for draft in fewer) == 4
+    assert len(fewer) < len(drafts) / 2
 
 
 # ---- the executive's requests

@@ -99,7 +99,7 @@ def test_the_whole_case_study_goes_on_where_it_was_cut_off(
 
     written = read_record(folder / "record.json", case_results.RECORD_KIND)
     assert case_results.result_page(written) == (folder / "result.md").read_text(encoding="utf-8")
-    assert written["documents"] == sum(written["formats"].values()) == 99
+    assert written["documents"] == sum(written["formats"].values()) == 46
     for name in ("base", "plain", "selfaug"):
         result = written["results"][name]
         assert result["sides"]["value"]["items"] == result["amounts"]["items"] == 3

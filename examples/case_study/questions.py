@@ -1,12 +1,13 @@
 """Questions about the case study's reports, with answers and the places that hold them; and some without an answer.
 
-python examples/case_study/questions.py FOLDER
+python examples/case_study/questions.py FOLDER [--companies COUNT]
 
 writes the reports into FOLDER/reports, and FOLDER/questions.jsonl and FOLDER/unanswerable.jsonl beside them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
@@ -278,10 +279,19 @@ def _unknown(rng: random.Random, why: str) -> tuple[str, tuple[str, str, str]]:
 
 
 def main(arguments: list[str]) -> None:
-    if len(arguments) != 1:
-        sys.exit("give one folder to write into: python examples/case_study/questions.py FOLDER")
-    folder = Path(arguments[0])
-    reports = write_reports(folder / "reports")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where everything is written")
+    parser.add_argument(
+        "--companies",
+        type=int,
+        choices=range(1, len(COMPANIES) + 1),
+        default=len(COMPANIES),
+        metavar="COUNT",
+        help="that the reports cover, for a smaller collection",
+    )
+    given = parser.parse_args(arguments)
+    folder: Path = given.folder
+    reports = write_reports(folder / "reports", companies=given.companies)
     for name, rows in (("questions", questions(reports)), ("unanswerable", unanswerable(reports))):
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8", newline="\n")

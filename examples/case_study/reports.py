@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -108,40 +108,42 @@ class Report:
     facts: tuple[Fact, ...]
 
 
-def write_reports(folder: Path, seed: int = 0) -> list[Report]:
+def write_reports(folder: Path, seed: int = 0, companies: int = len(COMPANIES)) -> list[Report]:
     """Write the collection, and say what is in it.
 
     Args:
         folder: made if it isn't there; files of the same names are overwritten.
         seed: of words and layouts; the figures don't depend on it.
+        companies: that are covered, the first so many; four of a sector follow each other.
     """
-    return [_report(draft, write_draft(draft, Path(folder))) for draft in draft_reports(seed)]
+    return [_report(draft, write_draft(draft, Path(folder))) for draft in draft_reports(seed, companies)]
 
 
-def draft_reports(seed: int = 0) -> list[Draft]:
+def draft_reports(seed: int = 0, companies: int = len(COMPANIES)) -> list[Draft]:
     """The collection before it is written."""
     formats = cycle(_FORMATS)
+    covered = list(COMPANIES.values())[:companies]
     return [
-        *(annual_report(*about, next(formats), seed) for about in _annual()),
+        *(annual_report(*about, next(formats), seed) for about in _annual(covered)),
         *(
             quarterly_report(company, period, next(formats), seed)
-            for company, period in zip(list(COMPANIES.values())[:_QUARTERLY], cycle(_QUARTERS), strict=False)
+            for company, period in zip(covered[:_QUARTERLY], cycle(_QUARTERS), strict=False)
         ),
-        *(sector_overview(*about, next(formats), seed) for about in _overviews()),
+        *(sector_overview(*about, next(formats), seed) for about in _overviews(covered)),
         *(memo(topic, next(formats), seed) for topic in MEMOS),
     ]
 
 
-def _annual() -> Iterator[tuple[Company, int]]:
-    for company in COMPANIES.values():
+def _annual(covered: Sequence[Company]) -> Iterator[tuple[Company, int]]:
+    for company in covered:
         for year in range(company.first_year, LAST_YEAR + 1):
             yield company, year
 
 
-def _overviews() -> Iterator[tuple[str, int]]:
-    yield from _OVERVIEWS
-    covered = {company.sector for company in COMPANIES.values()}
-    yield from ((sector, LAST_YEAR) for sector in SECTORS if sector in covered)
+def _overviews(covered: Sequence[Company]) -> Iterator[tuple[str, int]]:
+    sectors = {company.sector for company in covered}
+    yield from (about for about in _OVERVIEWS if about[0] in sectors)
+    yield from ((sector, LAST_YEAR) for sector in SECTORS if sector in sectors)
 
 
 def _report(draft: Draft, pages: dict[str, int]) -> Report:

@@ -28,6 +28,7 @@ from typing import Any
 
 import questions
 from case_results import RECORD_KIND, collect, result_page
+from world import COMPANIES
 
 from selfaug.cli.app import INTERRUPTED, going_on
 from selfaug.errors import SelfAugError
@@ -62,6 +63,7 @@ class CaseSettings:
         half: "test" asks test rows and all requests of the executive; "dev", to choose settings on, validation rows
             and the development half of the requests.
         model: that is trained.
+        companies: that the reports cover.
         answerable: questions asked of which the passages have the answer.
         unanswerable: questions asked of which they don't.
         general_items: general requests of the embedded suite.
@@ -75,6 +77,7 @@ class CaseSettings:
     seed: int = 0
     half: Half = "test"
     model: str = DEMO_MODEL
+    companies: int = len(COMPANIES)
     answerable: int = 120
     unanswerable: int = 30
     general_items: int = 48
@@ -94,6 +97,7 @@ class CaseSettings:
 FULL = CaseSettings()
 QUICK = CaseSettings(
     quick=True,
+    companies=8,
     answerable=8,
     unanswerable=4,
     general_items=8,
@@ -121,7 +125,7 @@ def run_case_study(folder: Path, settings: CaseSettings = FULL, *, overwrite: bo
 
     if not (folder / "prepared" / "record.json").exists():
         with _timed(folder, "write"):
-            questions.main([str(folder)])
+            questions.main([str(folder), "--companies", str(settings.companies)])
         run("prepare")
     write_lines(folder / "asked.jsonl", _asked(folder, settings))
     if not (folder / "assessment" / "record.json").exists():
