@@ -65,6 +65,26 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
+@pytest.fixture
+def spacing_tokenizer() -> PreTrainedTokenizerFast:
+    """Puts a space before every text, as Llama 2 does; " b" is one token."""
+    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", "▁", "a", "b", "▁b"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "b")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(scope="session")
+def with_byte_tokens() -> PreTrainedTokenizerFast:
+    """As SentencePiece's vocabularies: a byte of what they don't have is a token."""
+    vocabulary = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "t", "h", "e", " ", "\ufffd"]
+    ids = {token: place for place, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.BPE(ids, [], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
     """Folder with a random Llama (2 layers, width 32, 256 positions, tied head) and `tiny_tokenizer`."""

@@ -26,7 +26,7 @@ from selfaug.cli.main import app
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import RetrievalTemplate
 from selfaug.eval.suite_files import read_suite
-from selfaug.phases import balance, method_bench
+from selfaug.phases import balance_search, method_bench
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
 from selfaug.prepare_config import load_prepare_config
@@ -207,7 +207,7 @@ def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
             settings.unlink()
         return read_record(run.record, "train")
 
-    for module in (method_bench, balance):
+    for module in (method_bench, balance_search):
         monkeypatch.setattr(module, "train_in_own_process", run)
 
 

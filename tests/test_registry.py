@@ -121,6 +121,40 @@ def test_runs_are_found_where_the_registry_was_moved_with_them(tmp_path: Path) -
     assert [(one.run, one.entered_as) for one in moved.versions()] == [(str(run), None) for run in runs]
 
 
+def test_a_folder_that_was_moved_with_a_link_in_its_place_is_the_same(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    registry = Registry(before / "registry.sqlite")
+    for name in ("a", "b"):
+        (before / name).mkdir(parents=True)
+        registry.add(before / name, weights=name, base="base")
+    registry.point(CHAMPION, 2)
+    before.rename(after)
+    before.symlink_to(after)
+    assert registry.add(before / "a", weights="a", base="base").number == 1
+    for refuses in (registry.add, registry.require_addable):
+        with pytest.raises(ConfigError, match="is version 1 already, with other weights"):
+            refuses(after / "a", weights="c", **({"base": "base"} if refuses == registry.add else {}))
+    # An earlier selfaug has entered it a second time, by the other path.
+    with closing(sqlite3.connect(registry.path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO versions (run, weights, base, data, note, added) VALUES (?, 'anew', 'base', '', '', 0)",
+            [str(after / "a")],
+        )
+    for number, weights in ((1, "a"), (3, "anew")):
+        assert registry.add(after / "a", weights=weights, base="base").number == number
+        registry.require_addable(after / "a", weights)
+    with pytest.raises(ConfigError, match="is version 3 already, with other weights"):
+        registry.require_addable(after / "a", None)
+    assert champion_instead_of(before / "a", registry.path) == str(after / "b")
+    assert champion_instead_of(before / "b", registry.path) is None
+    # Their places from the registry's folder are still those beside it.
+    before.unlink()
+    after.rename(tmp_path / "elsewhere")
+    assert Registry(tmp_path / "elsewhere" / "registry.sqlite").version(1).run == str(
+        tmp_path / "elsewhere" / "a"
+    )
+
+
 def test_runs_are_found_where_the_registry_was_moved_alone_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     CohereConfig,
     Gemma2Config,
     Gemma3Config,
@@ -17,6 +16,7 @@ from transformers import (
     GPTNeoXConfig,
     GraniteConfig,
     LlamaConfig,
+    Mistral3Config,
     PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -24,6 +24,8 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
 )
+
+from selfaug.model.loading import auto_class
 
 VOCABULARY = 131
 _SIZES: dict[str, Any] = {
@@ -59,6 +61,21 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
             "patch_size": 14,
         },
         mm_tokens_per_image=4,
+    ),
+    "mistral3": lambda: Mistral3Config(
+        text_config={**_GROUPED, "model_type": "mistral", "head_dim": 8},
+        vision_config={
+            "model_type": "pixtral",
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+            "head_dim": 8,
+        },
+        image_token_index=130,
+        spatial_merge_size=1,
     ),
     "cohere-scale": lambda: CohereConfig(**_GROUPED, logit_scale=0.3),
     "granite-scale": lambda: GraniteConfig(**_GROUPED, logits_scaling=4.0, tie_word_embeddings=True),
@@ -112,7 +129,7 @@ def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **cha
     for key, value in changes.items():
         setattr(config, key, value)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
+    model = auto_class(config).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:

@@ -161,7 +161,7 @@ class LoraSettings(Section):
     target_modules: Strings = Field(
         default=["all-linear"],
         description="Layers with an adapter, by the ends of their names; `all-linear` takes all but the head, "
-        "and but the last one of Mamba blocks, whose kernels take its weight alone.",
+        "and but those layers of Mamba blocks whose weight is taken alone, by kernels or otherwise.",
     )
     dora: bool = Field(default=False, description="DoRA: magnitude and direction of the weights apart.")
     weight_penalty: Annotated[Number, Field(ge=0)] = Field(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +65,7 @@ class Version:
 
     Attributes:
         number: its name here.
-        run: folder, absolute: where it is now, as far as that is known.
+        run: folder, absolute and without links: where it is now, as far as that is known.
         weights: SHA-256 of the trained weights.
         base: name of the base model.
         parent: the version that it was made from, or None.
@@ -140,7 +140,7 @@ class Registry:
         with self._writing() as connection:
             if parent is not None:
                 self._version(connection, parent)
-            found = next((one for one in self._versions(connection) if one.run == folder), None)
+            found = _entered(self._versions(connection), folder, weights)
             if found is None:
                 row = connection.execute(
                     "INSERT INTO versions (run, weights, base, parent, data, note, added) "
@@ -148,7 +148,6 @@ class Registry:
                     [folder, weights, base, parent, data, note, time.time()],
                 ).fetchone()
                 found = Version(*row)
-        _require_weights(found, weights)
         return found
 
     def require_addable(self, run: str | os.PathLike[str], weights: str | None) -> None:
@@ -166,9 +165,7 @@ class Registry:
             known = self.versions() if self.path.exists() else []
         except _EmptyError:
             known = []
-        for version in known:
-            if version.run == folder:
-                _require_weights(version, weights)
+        _entered(known, folder, weights)
 
     def versions(self) -> list[Version]:
         """All of them, oldest first."""
@@ -261,7 +258,10 @@ class Registry:
     def _located(self, connection: sqlite3.Connection, version: Version) -> Version:
         """A version with the folder where its run is now."""
         # Not Path.is_dir, which raises where a folder can't be looked into, such as another's home in a container.
-        if os.path.isdir(version.run) or (place := self._place(connection, version.number)) is None:
+        if os.path.isdir(version.run):
+            # Whoever moved it may have left a link in its place.
+            return replace(version, run=os.path.realpath(version.run))
+        if (place := self._place(connection, version.number)) is None:
             return version
         moved = os.path.realpath(self._folder() / place)
         return replace(version, run=moved, entered_as=version.run) if os.path.isdir(moved) else version
@@ -278,7 +278,7 @@ class Registry:
         for number, run in connection.execute("SELECT number, run FROM versions").fetchall():
             if os.path.isdir(run):
                 try:
-                    place = os.path.relpath(run, self._folder())
+                    place = os.path.relpath(os.path.realpath(run), self._folder())
                 except ValueError:  # on another drive of Windows
                     continue
                 connection.execute(
@@ -417,12 +417,24 @@ def _no_registry(path: Path) -> PathError:
     return PathError(f"{path} is no registry.", hint="name another file.")
 
 
-def _require_weights(version: Version, weights: str | None) -> None:
-    if version.weights != weights:
-        raise ConfigError(
-            f"{version.run} is version {version.number} already, with other weights: it was trained anew since.",
-            hint="train into a folder of its own, so that a rollback finds what was served.",
-        )
+def _entered(versions: Sequence[Version], folder: str, weights: str | None) -> Version | None:
+    """The version that a folder is, with these weights; None where the folder is none.
+
+    An earlier selfaug could enter one folder twice, by another path to it.
+
+    Raises:
+        ConfigError: if it has other weights.
+    """
+    found = [one for one in versions if one.run == folder]
+    if not found:
+        return None
+    for version in found:
+        if version.weights == weights:
+            return version
+    raise ConfigError(
+        f"{folder} is version {found[-1].number} already, with other weights: it was trained anew since.",
+        hint="train into a folder of its own, so that a rollback finds what was served.",
+    )
 
 
 def _tables(connection: sqlite3.Connection) -> set[str]:

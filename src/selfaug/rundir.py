@@ -126,6 +126,7 @@ class RunDir:
         self.path = Path(path)
         self.config = self.path / "config.yaml"
         self.started = self.path / "started.json"
+        self.learnt = self.path / "learnt.json"
         self.plan = self.path / "plan.json"
         self.record = self.path / "record.json"
         self.metrics = self.path / "metrics.jsonl"

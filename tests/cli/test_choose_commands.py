@@ -47,6 +47,30 @@ def test_the_page_is_where_the_settings_say(
     assert pages == [str(tmp_path / "X")]
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, "assess"])
+def test_processes_of_a_launcher_are_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    given = [command, "--model", "m", "--train", "rows.jsonl", "--output", str(tmp_path / "output")]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert f"2 processes of `selfaug {command}`" in result.stderr
+    assert ("CUDA_VISIBLE_DEVICES" in result.stderr) == (command == "balance")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_is_balanced_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("selfaug.cli.pages.write_page", lambda _: None)
+    monkeypatch.setattr("selfaug.phases.balance.balance", lambda *of, **_: given.append(of) or {})
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    result = CliRunner().invoke(app, ["balance", "--demo", "--output", ".", "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert given[0][1].dev == [str(tmp_path / "here-data" / "data" / "dev.jsonl")]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_sigterm_stops_as_ctrl_c_does(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []

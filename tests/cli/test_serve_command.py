@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import pytest
@@ -116,7 +117,8 @@ def test_an_old_key_is_kept_beside_a_new_one_only(finished_run: Path) -> None:
 
 def test_a_new_key_and_the_one_before_are_both_taken(copied_run: Path) -> None:
     _, old = server_keys(copied_run)
-    process = start(str(copied_run), "--no-check", "--no-monitor", "--new-key", "--keep-old-key", "24")
+    flags = ("--no-check", "--no-monitor", "--new-key", "--keep-old-key", "24", "--keep-alive", "1")
+    process = start(str(copied_run), *flags)
     until = told(process, "the key before is taken as well, until ")
     assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC\.$", until)
     url = told(process, "listening: ").removeprefix("listening: ").partition(";")[0]
@@ -126,6 +128,11 @@ def test_a_new_key_and_the_one_before_are_both_taken(copied_run: Path) -> None:
     for key in (old, new):
         headers = {"authorization": f"Bearer {key}"}
         assert httpx.get(f"{url}/models", headers=headers, trust_env=False).status_code == 200
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as kept:
+        kept.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        while kept.recv(4096):  # it ends a second after the answer
+            pass
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from selfaug.cli.balance_view import show_balance
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.evaluation_view import show_evaluation
 from selfaug.cli.preparation_view import show_recall
+from selfaug.config import load_config, training_settings
 from selfaug.records import read_record
 
 COMPARISON = Path(__file__).parents[2] / "docs" / "results" / "comparison-demo.json"
@@ -188,10 +190,47 @@ def test_an_assessment_says_how_to_go_on() -> None:
     )
     settings["level"] = "2"  # the budget is of that level's requests
     assert "--scorer numeric --level 2 --max-forgetting 0.068\n" in shown("assess", 80, settings=settings)
-    settings["config"]["data"]["prepared"] = "data/prepared"
+    # What was given beside prepared documents counts; the rest is taken from there.
+    data = settings["config"]["data"]
+    data |= {"prepared": "data/prepared", "train": ["data/prepared/train.jsonl"]}
     text = shown("assess", 80, settings=settings, budget=None)
-    assert "--prepared data/prepared --anchors" in text
+    assert "--prepared data/prepared --eval held-out.jsonl --template mine.yaml --anchors" in text
     assert "then:" not in text
+    data |= {"train": ["my.jsonl"], "eval": ["data/prepared/validation.jsonl"]}
+    data["template"] = "data/prepared/template.yaml"
+    text = shown("assess", 80, settings=settings, budget=None)
+    assert "--prepared data/prepared --train my.jsonl --anchors" in text
+
+
+def test_the_commands_after_an_assessment_have_its_settings() -> None:
+    flags = {
+        "--model": "m",
+        "--train": ["one.jsonl", "two.jsonl"],
+        "--max-length": 4096,
+        "--learning-rate": 4e-5,
+    }
+    sets = [
+        "data.chat_template_kwargs={enable_thinking: false}", "model.quantization=4bit", "data.skip_bad_rows=true",
+        "train.report_to=[tracker]",
+    ]  # fmt: skip
+    planned = training_settings(load_config(None, flags, sets))
+    settings = {**MEASURED["settings"], "config": planned, "max_new_tokens": 300}
+    text = shown("assess", 80, settings=settings)
+    assert "evaluate runs/first --scorer numeric --max-new-tokens 300 --max-forgetting" in text
+    words = shlex.split(re.findall("next: *selfaug train (.*)", text)[0])
+    given: dict[str, Any] = {}
+    for flag, value in zip(words[::2], words[1::2], strict=True):
+        given.setdefault(flag, []).append(value)
+    sets = given.pop("--set")
+    train = given.pop("--train")
+    printed = load_config(None, {"--train": train} | {flag: one for flag, (one,) in given.items()}, sets)
+    planned["selfaug"]["anchors"] = "self"
+    assert training_settings(printed) == planned
+    # Without alignment, self-anchors would be refused.
+    planned["selfaug"].update(anchors="none", alpha=0.0)
+    assert "alpha" not in shown("assess", 80, settings=settings)
+    planned["selfaug"]["anchors"] = "mine.jsonl"
+    assert "--anchors mine.jsonl --set" in shown("assess", 80, settings=settings)
 
 
 def test_a_comparison_is_told_alike_on_narrow_and_wide_terminals() -> None:
@@ -216,7 +255,11 @@ def test_a_comparison_is_told_alike_on_narrow_and_wide_terminals() -> None:
 
 
 def test_a_balance_shows_intervals_and_what_opens_its_result() -> None:
-    text = shown("balance", 160, test_prompts_seen={"dev": 0, "train": 3})
+    text = shown("balance", 160, test_prompts_seen={"dev": 0, "train": 3, "dev_trained_on": 5})
+    assert (
+        "! 5 development rows are training rows, too: settings were chosen for what the models remember."
+        in text
+    )
     assert "! 3 of 64 held-out rows are training rows, too" in text
     assert "90\N{NO-BREAK SPACE}% (78 to 96)" in text
     assert "0.0 (−10.0 to +10.0)" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 THINKING_TEMPLATE = (
@@ -61,14 +61,4 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b"), ("\n", "\n")]))
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
-
-
-@pytest.fixture
-def spacing_tokenizer() -> PreTrainedTokenizerFast:
-    """Puts a space before every text, as Llama 2 does; " b" is one token."""
-    vocabulary = {token: index for index, token in enumerate(["<s>", "</s>", "▁", "a", "b", "▁b"])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("▁", "b")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always", split=False)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")

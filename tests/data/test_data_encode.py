@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from selfaug.data import (
     RetrievalParts,
     RetrievalTemplate,
     Row,
+    encode,
     encode_rows,
 )
 from selfaug.data.encode import keeps_earlier_turns
@@ -593,11 +595,35 @@ def test_report_counts_tokens_and_lengths(tiny_tokenizer: Tokenizer) -> None:
     assert report.to_dict()["rows"] == 21
 
 
-def test_data_set_has_exactly_ids_and_labels(tiny_tokenizer: Tokenizer) -> None:
-    encoded = encode_rows([chat_row(USER, ANSWER)], tiny_tokenizer, max_length=None)
+@pytest.mark.parametrize("chunk_tokens", [1 << 28, 20])
+def test_data_set_has_exactly_ids_and_labels(
+    tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, chunk_tokens: int
+) -> None:
+    monkeypatch.setattr(encode, "_CHUNK_TOKENS", chunk_tokens)
+    rows = [chat_row(USER, ANSWER), *(text_row("the " * line, " year", line) for line in range(2, 9))]
+    encoded = encode_rows(rows, tiny_tokenizer, max_length=None)
     dataset = encoded.to_dataset()
     assert dataset.column_names == ["input_ids", "labels"]
-    assert dataset[0] == {"input_ids": encoded.rows[0].input_ids, "labels": encoded.rows[0].labels}
+    assert dataset.to_list() == [{"input_ids": row.input_ids, "labels": row.labels} for row in encoded.rows]
+    assert (dataset.data.column("labels").num_chunks > 1) == (chunk_tokens == 20)
+    assert dataset._fingerprint == encoded.to_dataset()._fingerprint
+    assert (
+        dataset._fingerprint != dataclasses.replace(encoded, rows=encoded.rows[1:]).to_dataset()._fingerprint
+    )
+
+
+def test_a_token_takes_four_bytes(tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists of them take 48 with their labels: 96 GB for 200,000 rows of 8k tokens."""
+    monkeypatch.setattr(encode, "_BATCH_CHARACTERS", 1 << 15)
+    rows = [text_row("the year " * 1000, " million", line) for line in range(1, 100)]
+    tracemalloc.start()
+    encoded = encode_rows(rows, tiny_tokenizer, max_length=None)
+    kept, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tokens = encoded.report.prompt_tokens + encoded.report.completion_tokens
+    assert kept < 5 * tokens
+    assert most < 9 * tokens
+    assert encoded.to_dataset().data.nbytes < 9 * tokens
 
 
 @pytest.mark.parametrize(

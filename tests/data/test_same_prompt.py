@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 
 from selfaug.data import Row, load_rows
-from selfaug.data.same_prompt import asked_among, prompt_keys, without_held_out
+from selfaug.data.same_prompt import (
+    asked_among,
+    learnt_prompts,
+    prompt_keys,
+    without_held_out,
+    without_rows_of,
+)
 
 Write = Callable[..., Path]
 
@@ -54,6 +60,7 @@ def chat(*turns: dict[str, str]) -> dict[str, Any]:
         ({"prompt": "Revenue?", "completion": "a"}, {"prompt": "Profit?", "completion": "a"}, False),
         (chat(system("Say something.")), chat(system("Say something.")), True),
         (chat(system("Say something.")), chat(system("Say nothing.")), False),
+        ({"prompt": "Wo liegt Ko\u0308ln?", "completion": "a"}, question("Wo liegt K\u00f6ln?", "x"), True),
     ],
 )  # fmt: skip
 def test_what_asks_the_same(
@@ -158,11 +165,19 @@ def test_which_prompts_were_learnt(
         load_rows([write_jsonl(fields, name=name)], every_assistant_turn=True).rows
         for name, fields in (("asked.jsonl", asked), ("learnt.jsonl", learnt))
     )
-    assert asked_among(one, other) == [known]
+    assert asked_among(one, learnt_prompts(other)) == [known]
 
 
 def test_a_turn_that_was_not_trained_was_not_learnt(
     rows: Callable[[list[dict[str, Any]]], list[Row]],
 ) -> None:
     (long, first) = rows([LONG, chat(user("Hi"))])
-    assert asked_among([first, long], [long]) == [False, True]
+    assert asked_among([first, long], learnt_prompts([long])) == [False, True]
+
+
+def test_a_standard_question_about_another_contract_is_another_row(
+    rows: Callable[[list[dict[str, Any]]], list[Row]],
+) -> None:
+    old = rows([question("Is it signed?", name, "Yes.") for name in ("a", "b", "c")])
+    new = rows([question("Is it signed? ", "b", "Yes."), question("Is it signed?", "c", "No.")])
+    assert without_rows_of(new, old) == [old[0], old[2]]

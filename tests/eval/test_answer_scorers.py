@@ -134,6 +134,18 @@ def test_an_answer_that_says_there_is_none_has_not_answered_elsewhere() -> None:
     assert not numeric_match("It was $5 million in 2021.\nThe answer is not stated.", "$5 million")
 
 
+def test_an_answer_that_is_a_clause_has_not_answered_elsewhere() -> None:
+    assert not numeric_match("Clause 7 speaks of 30 days. The answer is clause 9.", "30 days")
+    assert not numeric_match("It was 30 days. Final answer: Section 4.2.", "30 days")
+    assert numeric_match("Clause 7 speaks of 60 days. The answer is under clause 9: 30 days.", "30 days")
+    assert numeric_match("The answer is based on clause 12. It is 30 days.", "30 days")
+    for answer in (
+        "Answer: Section 12.3\nThe period is 30 days.",
+        "Answer: Version 3 | 30 days, by version 3",
+    ):
+        assert numeric_match(answer, "30 days")
+
+
 @pytest.mark.parametrize(
     "part",
     [

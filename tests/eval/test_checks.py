@@ -502,6 +502,28 @@ def test_degenerate_answers_are_checked_at_once(text: str) -> None:
     assert time.process_time() - began < 20
 
 
+@pytest.mark.parametrize(
+    ("text", "word", "mentioned"),
+    [
+        ("首都は東京です", "東京", True),
+        ("答案是北京。", "北京", True),
+        ("東京です", "東", False),
+        ("不可以", "可以", False),
+        ("iPhoneを買う", "iphone", True),
+        ("수도는 서울입니다", "서울", True),
+    ],
+)
+def test_words_are_found_where_no_spaces_divide_them(text: str, word: str, mentioned: bool) -> None:
+    assert Mentions((word,)).passes(text) == mentioned
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("はい。いいえ。", 2), ("「はい。」と言った。次！", 2), ("本当！？うん。 はい。", 3)]
+)
+def test_sentences_end_without_a_space_behind_them(text: str, count: int) -> None:
+    assert len(checks.sentences(text)) == count
+
+
 def test_counts_and_mentions_refuse_what_can_not_hold() -> None:
     with pytest.raises(ValueError, match="at_least"):
         Words(0)

@@ -94,6 +94,32 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(tmp_path):
     )
 
 
+def test_batches_are_smaller_of_long_sequences_and_where_memory_is_too_small(tmp_path, monkeypatch):
+    model, shapes = adapted("qwen2"), []
+    whole = measure_drift(model, SEQUENCES)
+    monkeypatch.setattr("selfaug.eval.drift._MOST_TOKENS", 30)
+    room = 18
+
+    def ask(_module, _args, given) -> None:
+        assert given.get("attention_mask") is None  # [B, 1, T, T] it would be
+        shapes.append(tuple(given["input_ids"].shape))
+        if given["input_ids"].numel() > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.get_base_model().register_forward_pre_hook(ask, with_kwargs=True)
+    small = measure_drift(model, SEQUENCES, keep_in=tmp_path / "kept.jsonl")
+    # Each for the reference and the tuned model. Of nine and eleven tokens, two fit by the number, not by the memory.
+    assert shapes == [(3, 4), (3, 4), (2, 11), (1, 9), (1, 9), (1, 11), (1, 11), (1, 17), (1, 17)]
+    for mine, theirs in zip(small.per_token, whole.per_token, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5, abs=2e-6)
+    shapes.clear()
+    assert measure_drift(model, SEQUENCES, keep_in=tmp_path / "kept.jsonl") == small
+    assert shapes == [(2, 11)]
+    room = 16
+    with pytest.raises(torch.OutOfMemoryError):
+        measure_drift(model, SEQUENCES)
+
+
 def test_no_drift_before_training():
     model = get_peft_model(build("qwen3"), LoraConfig(target_modules=["q_proj"], lora_dropout=0.5)).train()
     state = torch.get_rng_state()

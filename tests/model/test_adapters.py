@@ -10,8 +10,10 @@ import torch
 from peft import (
     AdaLoraConfig,
     BOFTConfig,
+    EvaConfig,
     HRAConfig,
     IA3Config,
+    KasaConfig,
     LNTuningConfig,
     LoHaConfig,
     LoKrConfig,
@@ -24,13 +26,17 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
+from peft.tuners.lora.config import BdLoraConfig, MontecloraConfig, VeloraConfig
+from torch import nn
 
 from selfaug.errors import ModelError
 from selfaug.model.adapters import (
     _EXACT_LORA_INITS,
+    _EXACT_LORA_VARIANTS,
     _EXACT_TYPES,
+    _lora_variants,
     changes_nothing_yet,
-    fused_outputs,
+    fused_layers,
     require_exact,
     scale_adapter,
     why_not_exact,
@@ -40,7 +46,8 @@ from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import reference_mode
 from selfaug.model.reference import AdapterOff, FrozenCopy, FrozenModel
 from selfaug.train.loss import alignment_loss
-from tiny_models import build, linear_names, make_docs, padded
+from selfaug.train.model_checks import uses_all_parameters
+from tiny_models import RECURRENT, build, linear_names, make_docs, padded
 
 NAME = "llama-untied"
 INPUTS = padded(make_docs((5, 3), (9, 4)))
@@ -53,11 +60,21 @@ EXACT: dict[str, PeftConfig] = {
     "dora": LoraConfig(**LM, use_dora=True),
     "lora-bias": LoraConfig(**LM, lora_bias=True),
     "lora-random": LoraConfig(**LM, init_lora_weights=False),
+    "lora-eva": LoraConfig(**LM, init_lora_weights="eva", eva_config=EvaConfig()),
     "lora-gaussian": LoraConfig(**LM, init_lora_weights="gaussian"),
     "lora-mica": LoraConfig(**LM, init_lora_weights="mica"),
     "lora-orthogonal": LoraConfig(**LM, init_lora_weights="orthogonal"),
     "lora-head": LoraConfig(**LM, modules_to_save=["lm_head"]),
     "lora-embeddings-and-head": LoraConfig(**LM, modules_to_save=["lm_head", "embed_tokens"]),
+    "lora-tokens": LoraConfig(**LM, trainable_token_indices=[3, 4]),
+    "alora": LoraConfig(**LM, alora_invocation_tokens=INPUTS["input_ids"][0, :1].tolist()),
+    "bdlora": LoraConfig(
+        task_type="CAUSAL_LM",
+        target_modules=["q_proj", "o_proj"],
+        use_bdlora=BdLoraConfig(target_modules_bd_a=["q_proj"], target_modules_bd_b=["o_proj"], nblocks=2),
+    ),
+    "monteclora": LoraConfig(**LM, monteclora_config=MontecloraConfig()),
+    "velora": LoraConfig(**LM, velora_config=VeloraConfig()),
     "adalora": AdaLoraConfig(**LM, total_step=10, init_r=6, target_r=3),
     "loha": LoHaConfig(**LM),
     "lokr": LoKrConfig(**LM),
@@ -72,6 +89,7 @@ REFUSED: dict[str, PeftConfig] = {
     "pissa": LoraConfig(**LM, init_lora_weights="pissa"),
     "pissa, fast": LoraConfig(**LM, init_lora_weights="pissa_niter_4"),
     "olora": LoraConfig(**LM, init_lora_weights="olora"),
+    "kasa": LoraConfig(**LM, kasa_config=KasaConfig()),
     "bias of all": LoraConfig(**LM, bias="all"),
     "repeated layers": LoraConfig(**LM, layer_replication=[(0, 2), (0, 2)]),
     "bias of lora's layers": LoraConfig(**LM, bias="lora_only"),
@@ -101,6 +119,7 @@ def train(model, steps: int = 3) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.lora_bias=True")  # it can't be merged, which is not wanted here
+@pytest.mark.filterwarnings("ignore:lora with eva")  # of PEFT: memory, where it looks for its weights
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", EXACT)
 def test_base_weights_stay_exact(kind, dtype):
@@ -140,8 +159,9 @@ def test_lora_on_expert_tensors():
 def test_every_type_that_is_called_exact_is_shown():
     shown = {config.peft_type.value for config in EXACT.values()}
     assert shown == _EXACT_TYPES
-    inits = {c.init_lora_weights for c in EXACT.values() if isinstance(c, LoraConfig)}
-    assert inits == _EXACT_LORA_INITS - {None}
+    loras = [config for config in EXACT.values() if isinstance(config, LoraConfig)]
+    assert {config.init_lora_weights for config in loras} == _EXACT_LORA_INITS - {None}
+    assert set().union(*map(_lora_variants, loras)) == _EXACT_LORA_VARIANTS
 
 
 @pytest.mark.filterwarnings("ignore")  # PEFT's own, about what we refuse
@@ -161,6 +181,7 @@ def test_the_others_are_refused_with_a_hint(kind):
     [
         ("llama-untied", REFUSED["pissa"]),
         ("llama-untied", REFUSED["olora"]),
+        ("llama-untied", REFUSED["kasa"]),
         ("llama-untied", REFUSED["repeated layers"]),
         ("phi-bias", LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], bias="all")),
     ],
@@ -279,19 +300,45 @@ def test_of_lora_it_is_known_whether_it_changes_anything_yet(name: str):
         ("llama-tied", []),
         ("lfm2", []),  # its out_proj is called
         ("qwen3_5_text", []),
-        ("mamba", ["mixer.out_proj"]),
+        ("mamba", ["mixer.dt_proj", "mixer.out_proj", "mixer.x_proj"]),
         ("mamba2", ["mixer.out_proj"]),
-        ("falcon_mamba", ["mixer.out_proj"]),
+        ("falcon_mamba", ["mixer.dt_proj", "mixer.out_proj", "mixer.x_proj"]),
         ("falcon_h1", ["mamba.out_proj"]),
     ],
 )
 def test_layers_that_state_space_kernels_do_not_call(name: str, found: list[str]) -> None:
     """PEFT refuses an adapter on these; with all other layers the model is made, and switched off it is exact."""
     model = build(name)
-    assert fused_outputs(model) == found
+    assert fused_layers(model) == found
     config = LoraConfig(target_modules="all-linear", exclude_modules=found or None, task_type="CAUSAL_LM")
     peft_model = get_peft_model(model, config)
     assert why_not_exact(peft_model) is None
     targets = [key for key, module in peft_model.named_modules() if hasattr(module, "lora_A")]
     assert targets
     assert not any(key.endswith(end) for key in targets for end in found)
+
+
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern")  # PEFT's own, of MiniMax
+@pytest.mark.parametrize("name", RECURRENT)
+def test_all_that_trains_of_a_recurrent_model_has_a_gradient(name: str) -> None:
+    """DDP waits for those that have none, unless it is told to look for them."""
+
+    def without_gradient(exclude: list[str]) -> tuple[nn.Module, list[str]]:
+        config = LoraConfig(
+            target_modules="all-linear", exclude_modules=exclude or None, task_type="CAUSAL_LM"
+        )
+        model = get_peft_model(build(name), config).train()
+        alignment_loss(model, INPUTS, reference=FrozenModel(build(name, seed=1))).loss.backward()
+        return model, [
+            one for one, weight in model.named_parameters() if weight.requires_grad and weight.grad is None
+        ]
+
+    fused = fused_layers(build(name))
+    model, without = without_gradient(fused)
+    assert without == []
+    assert uses_all_parameters(model) == (name != "minimax")  # which has experts
+    if "mixer.dt_proj" in fused:
+        model, without = without_gradient(["mixer.out_proj"])
+        assert without
+        assert all("dt_proj" in one for one in without)
+        assert not uses_all_parameters(model)

@@ -57,3 +57,27 @@ def test_special_tokens_are_no_text(tiny_tokenizer: PreTrainedTokenizerFast) -> 
     answer = AnswerText(tiny_tokenizer)
     ids = tiny_tokenizer("the<|im_start|>year")["input_ids"]
     assert "".join(map(answer.add, ids)) + answer.end() == "theyear"
+
+
+def test_what_goes_on_with_a_text_keeps_its_first_space(
+    spacing_tokenizer: PreTrainedTokenizerFast, tiny_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    before, ids = (spacing_tokenizer(text)["input_ids"] for text in ("ab" * 9, "b a"))
+    for prompt, text in ((), "b a"), (before, " b a"):
+        answer = AnswerText(spacing_tokenizer, [], prompt)
+        assert "".join(map(answer.add, ids)) + answer.end() == text
+    # The rest of a character that the text before begins is no text, what comes then is.
+    face, rest = tiny_tokenizer("🙂")["input_ids"], tiny_tokenizer("ab")["input_ids"]
+    answer = AnswerText(tiny_tokenizer, [], face[:2])
+    told = "".join(map(answer.add, [*face[2:], *rest])) + answer.end()
+    assert told == tiny_tokenizer.decode([*face[2:], *rest])
+
+
+def test_characters_of_byte_tokens_are_whole(with_byte_tokens: PreTrainedTokenizerFast) -> None:
+    """A run of byte tokens that begins within a character would be told as none of it."""
+    prompt, answer = "the \u09ac\u09be", "\N{PARTY POPPER}\N{PARTY POPPER}\n\u09ac\u09be\u0982 the"
+    before, ids = (with_byte_tokens(text)["input_ids"] for text in (prompt, answer))
+    for start in ([], before):
+        text = AnswerText(with_byte_tokens, before=start)
+        assert text.goes_on == bool(start)
+        assert "".join([*map(text.add, ids), text.end()]) == answer

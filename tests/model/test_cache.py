@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +29,8 @@ from peft import LoraConfig, get_peft_model
 from selfaug.core.positions import find_positions
 from selfaug.errors import CacheError, StorageError
 from selfaug.file_lock import FileLock
-from selfaug.model.cache import Document, ReferenceCache, _segment_name, has_room
+from selfaug.model.cache import Document, ReferenceCache, _checksum, _segment_name
+from selfaug.model.disk_room import has_room
 from selfaug.model.fingerprint import fingerprint
 from tiny_models import build, make_docs, packed, padded
 
@@ -393,6 +394,87 @@ def test_a_build_that_waits_for_another_says_so(tmp_path, model, caplog, monkeyp
     assert f"another run computes these rows for the reference cache in {cache.folder}" in caplog.text
 
 
+def as_two_ranks(
+    folder: Path, docs: list[Document], heard: Callable[[object], None] = lambda _: None
+) -> ReferenceCache:
+    """Build in two threads as the two ranks of one run; `heard` is called with what the first gives both."""
+    meeting, models, given = threading.Barrier(2), [build("llama-tied") for _ in range(2)], [None]
+
+    def barrier() -> None:
+        meeting.wait(10)
+
+    def fill(rank: int) -> None:
+        def from_first(value):
+            if rank == 0:
+                heard(value)
+                given[0] = value
+            barrier()
+            found = given[0]
+            barrier()
+            return found
+
+        ReferenceCache.open(folder, models[rank]).build(
+            models[rank],
+            docs,
+            batch_tokens=64,
+            rank=rank,
+            processes=2,
+            barrier=barrier,
+            from_first=from_first,
+        )
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(fill, range(2)))
+    return ReferenceCache.open(folder, models[0])
+
+
+def test_ranks_hear_that_the_first_one_copies_or_waits(tmp_path, model, monkeypatch):
+    """They would give up after half an hour in one call."""
+    monkeypatch.setattr("selfaug.model.cache._TURN", 0)
+    docs = documents(60)
+    cut_off(tmp_path, model, docs[:50], after=25)
+    copied, synced = int(finished(tmp_path).sum()), []
+    monkeypatch.setattr("selfaug.model.cache._PIECE", 1)
+    monkeypatch.setattr("selfaug.model.cache._sync", lambda file: synced.append(Path(file.name).suffixes))
+    waiting, told = threading.Event(), 0
+
+    def heard(value: object) -> None:
+        nonlocal told
+        told += value is True
+        if told == 50 + copied + 3:  # each document looked at, those copied, and some for the lock
+            waiting.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(tmp_path / f"{_segment_name(document.key for document in docs[50:])}.lock"):
+            building = pool.submit(as_two_ranks, tmp_path, docs[50:], heard)
+            assert waiting.wait(10)
+        assert building.result(30).verify() == copied + 10
+    assert synced.count([".bin"]) == copied + 1  # nor does one piece take longer than a turn
+
+
+def test_ranks_share_the_check_of_what_is_finished(tmp_path, model, whole, monkeypatch):
+    ReferenceCache.open(tmp_path, model)
+    for name, data in whole.items():
+        if name.endswith(".bin"):
+            (tmp_path / name).write_bytes(data)
+    data = next(path for path in tmp_path.glob("segment-*.bin") if ".done" not in path.name)
+    rows = np.cumsum([0, *(doc.rows for doc in documents(COUNT))])
+    with open(data, "r+b") as file:
+        for damaged in (20, 21):  # one of each rank's
+            file.seek(int(rows[damaged]) * 32 * 4)
+            file.write(bytes(64))
+    checked = []
+
+    def count(states: NDArray[np.uint8]) -> int:
+        checked.append(len(states))
+        return _checksum(states)
+
+    monkeypatch.setattr("selfaug.model.cache._checksum", count)
+    as_two_ranks(tmp_path, documents(COUNT))
+    assert COUNT < len(checked) < 1.5 * COUNT  # those of the two batches that are computed anew, too
+    assert content(tmp_path) == whole
+
+
 def test_a_rank_that_is_late_to_look_shares_the_work_all_the_same(tmp_path):
     meeting = threading.Barrier(2)
     docs, models = documents(COUNT), [build("llama-tied") for _ in range(2)]
@@ -442,16 +524,21 @@ def test_ranks_agree_on_what_is_missing_where_another_run_finishes_some_between_
             nonlocal visits
             visits += 1
             meeting.wait(30)
-            if rank == 1 and visits == 1:
+            if (
+                rank == 1 and visits == 2
+            ):  # the second, before which the first one has closed what was cut off
                 looked.wait(30)
                 caches[2].build(models[2], docs[:5])
 
-        def from_first(keys: list[bytes]) -> list[bytes]:
+        def from_first(value):
             if rank == 0:
-                given.append(keys)
-                looked.set()
+                given.append(value)
+                if isinstance(value, list):
+                    looked.set()
             meeting.wait(30)
-            return given[0]
+            found = given[-1]
+            meeting.wait(30)
+            return found
 
         return caches[rank].build(
             models[rank],
@@ -570,21 +657,68 @@ def test_a_folder_with_other_things_in_it_is_refused(tmp_path, model):
 # -- disk ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
-    """A file system of 256 kB, outside of what pytest cleans up."""
+@contextmanager
+def mounted(*options: str) -> Iterator[Path]:
+    """A file system in memory, outside of what pytest cleans up."""
     folder = Path(tempfile.mkdtemp(prefix="selfaug-small-disk-"))
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
+    done = subprocess.run(["mount", *options, "none", str(folder)], capture_output=True, check=False)
+    if done.returncode:
         folder.rmdir()
-        pytest.skip("can't mount a small disk here")
+        pytest.skip("can't mount a disk here")
     try:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)  # memory maps are still open
         folder.rmdir()
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 256 kB."""
+    with mounted("-t", "tmpfs", "-o", "size=256k") as folder:
+        yield folder
+
+
+def test_where_no_space_can_be_reserved_nothing_is_written_for_it(tmp_path, model, monkeypatch):
+    """As on NFS before 4.2, where a byte in each block would take hours."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", lambda _: usage)  # ramfs says nothing
+    monkeypatch.setattr(os, "posix_fallocate", lambda *_: pytest.fail("writes into every block"))
+    with mounted("-t", "ramfs") as folder:
+        cache = ReferenceCache.open(folder, model)
+        cache.build(model, documents(20))
+        assert cache.verify() == 20
+
+
+def test_a_cut_off_build_stays_where_the_disk_is_full_before_all_of_it_is_copied(
+    small_disk, model, monkeypatch
+):
+    """As with a quota, of which `disk_usage` says nothing, where no space can be reserved."""
+    usage, docs = shutil.disk_usage(small_disk)._replace(free=10**9), documents(130)
+    monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("selfaug.model.disk_room.take_space", lambda *_: False)
+    cut_off(small_disk, model, docs[:120], after=100)
+    before = content(small_disk)
+    cache = ReferenceCache.open(small_disk, model)
+    cache.build(model, docs[120:])
+    assert cache.verify() == 10
+    assert before.items() <= content(small_disk).items()
+    assert len(names(small_disk)) == 2
+
+
+def test_room_that_could_not_be_reserved_is_not_there_yet(tmp_path, model, monkeypatch):
+    cache = cut_off(tmp_path, model, documents(60))
+    data = next(path for path in tmp_path.glob("segment-*.bin") if ".done" not in path.name)
+    size = data.stat().st_size
+    assert cache.unfinished_bytes(documents(60)) == size
+    os.truncate(data, 0)
+    os.truncate(data, size)
+    assert cache.unfinished_bytes(documents(60)) == 0
+    usage = shutil.disk_usage(tmp_path)._replace(free=size - 1)
+    monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", lambda _: usage)
+    with Tokens(model) as ran, pytest.raises(StorageError, match="the reference cache needs"):
+        cache.build(model, documents(60))
+    assert ran.count == 0
 
 
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_computed(small_disk, model):
@@ -608,7 +742,7 @@ def test_room_is_asked_for_what_is_missing_and_has_not_been_reserved(tmp_path, m
 
     def free(size: int) -> None:
         usage = shutil.disk_usage(tmp_path)._replace(free=size)
-        monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: usage)
+        monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", lambda _: usage)
 
     free(size - 1)
     with pytest.raises(StorageError, match="the reference cache needs"):
@@ -642,7 +776,7 @@ def test_room_of_a_cut_off_build_of_other_rows_does_not_count_and_is_freed(tmp_p
     assert cache.unfinished_bytes(docs[:80]) == cache.size_of(docs[:80])
     assert cache.unfinished_bytes(docs[:70]) == cache.size_of(docs[:80])  # as without the anchors
     assert cache.unfinished_bytes(docs[1:]) == 0
-    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", used)
+    monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", used)
     assert used(tmp_path).free < cache.size_of(docs[40:])
     cache.require_room(docs[40:], tokens)
     monkeypatch.undo()
@@ -655,7 +789,7 @@ def test_a_cut_off_build_stays_where_the_disk_has_no_room_to_keep_it(tmp_path, m
     tokens = sum(len(doc.input_ids) for doc in docs)
     cache = cut_off(tmp_path, model, docs[:80])
     before, usage = content(tmp_path), shutil.disk_usage(tmp_path)._replace(free=0)
-    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", lambda _: usage)
     with pytest.raises(StorageError, match="the reference cache needs"):
         cache.require_room(docs[80:], tokens)
     assert content(tmp_path) == before

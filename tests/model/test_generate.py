@@ -345,6 +345,23 @@ def test_memory_that_runs_out_between_two_tokens_loses_no_answer(monkeypatch: py
     assert max(steps[3:9]) <= steps[2] // 2
 
 
+def test_short_prompts_go_together_again_where_memory_was_too_small_for_long_ones() -> None:
+    model, prompts = tiny_llama(), prompts_of([40, 39, 38, 37, *[2] * 14])
+    expected = generate_greedy_ids(model, prompts, eos_ids=frozenset(), max_new_tokens=4)
+    together: list[int] = []
+
+    def ask(_: Any, __: Any, given: dict[str, Any]) -> None:
+        together.append(len(given["input_ids"]))
+        if given["attention_mask"].numel() > 132:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.register_forward_pre_hook(ask, with_kwargs=True)
+    answers = generate_greedy_ids(model, prompts, eos_ids=frozenset(), max_new_tokens=4, batch_size=12)
+    assert answers == expected
+    assert together[:3] == [12, 6, 3]
+    assert together[-1] == 12
+
+
 def test_one_prompt_that_memory_does_not_suffice_for_is_an_error() -> None:
     model = tiny_llama()
     with memory_for(model, 0), pytest.raises(torch.OutOfMemoryError):

@@ -7,7 +7,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, RecurrentGemmaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaForCausalLM,
+    MiniCPM3Config,
+    PreTrainedConfig,
+    RecurrentGemmaConfig,
+    xLSTMConfig,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from selfaug import alignment_loss
@@ -94,6 +101,41 @@ def test_the_bound_of_logits_is_found_under_recurrent_gemmas_name_too():
     own = model(**batch, use_cache=False)
     torch.testing.assert_close(result.nll_sum / result.completion_tokens, own.loss, rtol=1e-5, atol=1e-5)
     assert float(result.alignment_sum.detach()) == pytest.approx(0.0, abs=1e-6)
+
+
+_SIZES = {"vocab_size": 131, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+_LATENT = {
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "softcap"),
+    [
+        # Divides by what its config calls logits_scaling before the head.
+        (
+            MiniCPM3Config(
+                **_SIZES, **_LATENT, num_attention_heads=4, intermediate_size=48, dim_model_base=16
+            ),
+            None,
+        ),
+        (xLSTMConfig(**_SIZES, num_heads=2, chunk_size=16, output_logit_soft_cap=2.0), 2.0),
+    ],
+)
+def test_a_head_that_another_name_or_place_of_a_factor_would_change(
+    config: PreTrainedConfig, softcap: float | None
+):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.normal_()
+    head = find_head(model)
+    assert (head.scale, head.softcap) == (1.0, softcap)
+    verify_head(model, head, padded(DOCS))
 
 
 @pytest.mark.parametrize(

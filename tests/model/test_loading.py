@@ -15,7 +15,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    Mistral3ForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    T5Config,
+)
 
 from selfaug.errors import ModelError, StorageError
 from selfaug.model import loading
@@ -143,6 +151,19 @@ def test_a_folder_that_is_not_a_model(tmp_path, load):
     with pytest.raises(ModelError, match=r"no config\.json \(found: notes\.txt\)") as error:
         load(tmp_path)
     assert "safetensors" in error.value.hint
+
+
+def test_a_model_that_reads_images_too_is_loaded_where_its_text_alone_trains(tmp_path):
+    build("mistral3").save_pretrained(tmp_path)
+    assert isinstance(load_model(tmp_path), Mistral3ForConditionalGeneration)
+
+
+@pytest.mark.parametrize("config", [T5Config(), Qwen2_5_VLConfig()])
+def test_a_model_that_is_no_causal_language_model_is_refused(tmp_path, config):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=f"'{config.model_type}'.*continues text") as error:
+        load_model(tmp_path)
+    assert "reads text alone" in error.value.hint
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere", "models/a/b"])

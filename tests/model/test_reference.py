@@ -11,6 +11,7 @@ from peft import (
     BOFTConfig,
     C3AConfig,
     FourierFTConfig,
+    KasaConfig,
     LNTuningConfig,
     LoraConfig,
     PeftConfig,
@@ -166,6 +167,20 @@ def test_an_adapter_that_transformers_has_put_in_is_refused(tmp_path):
             make(model)
 
 
+def test_a_frozen_copy_of_an_adapter_that_lost_a_part_of_the_base_model_is_refused():
+    """With its adapter, too, the model is another one."""
+    model = get_peft_model(build("llama-untied"), LoraConfig(**TARGETS, kasa_config=KasaConfig()))
+    inputs = {"input_ids": BATCHES["right"]["input_ids"]}
+    assert not torch.allclose(model(**inputs).logits, build("llama-untied")(**inputs).logits, atol=0.01)
+    with pytest.raises(ModelError, match="kasa_config takes the smallest singular values") as error:
+        FrozenCopy(model)
+    assert "use plain LoRA" in error.value.hint
+    model = adapted("llama-untied")
+    model.peft_config["default"].init_lora_weights = "loftq"  # PEFT makes it by bitsandbytes' kernels
+    with pytest.raises(ModelError, match="'loftq' rounds"):
+        FrozenCopy(model)
+
+
 def test_a_frozen_copy_of_virtual_tokens_is_refused():
     config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     with pytest.raises(ModelError, match="virtual tokens are random") as error:
@@ -258,7 +273,7 @@ def test_a_document_that_is_not_in_the_cache_is_an_error(tmp_path: Path):
         assert "adapter_off" in error.value.hint
 
 
-def test_remembered_hidden_states_are_of_the_same_batch_and_positions_and_asked_for_once():
+def test_remembered_hidden_states_are_of_the_same_rows_and_positions_and_asked_for_once():
     base, calls = build("llama-untied"), []
     base.model.register_forward_hook(lambda *_: calls.append(1))
     remembered, model = Remembered(FrozenModel(base)), adapted("llama-untied")
@@ -272,4 +287,9 @@ def test_remembered_hidden_states_are_of_the_same_batch_and_positions_and_asked_
             assert len(calls) == before
             assert torch.equal(FrozenModel(base).hidden(model, batch, positions), first)
     assert len(calls) == 8  # 4 different questions, each asked of the model here once too
+    for name in ("left", "wide", "alone"):  # the same rows in other batches
+        positions = positions_of(BATCHES[name])
+        found = remembered.hidden(model, BATCHES[name], positions)
+        torch.testing.assert_close(found, FrozenModel(base).hidden(model, BATCHES[name], positions))
+    assert len(calls) == 11
     assert remembered.head(model).weight is find_head(base).weight

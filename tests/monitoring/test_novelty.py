@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from simulated import Prompts
 
 from selfaug.errors import DataError
+from selfaug.monitoring import novelty
 from selfaug.monitoring.novelty import NoveltySketch
 
 PROMPT = st.lists(st.integers(0, 5), min_size=0, max_size=30)
@@ -42,6 +44,19 @@ def test_collisions_are_few() -> None:
     sketch = NoveltySketch.of(training)
     fresh = [sketch.novelty(rng.integers(0, 50_000, size=400).tolist()) for _ in range(50)]
     assert 0.85 < np.mean(fresh) < 1  # one bit in eight is set at most
+
+
+def test_hashes_of_many_prompts_are_merged_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    text = rng.integers(0, 50_000, size=2000)
+    first = NoveltySketch.of([number, *text] for number in range(200))
+    monkeypatch.setattr(novelty, "_FEWEST_MERGED", 4000)
+    tracemalloc.start()
+    sketch = NoveltySketch.of([number, *text] for number in range(200))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (sketch._halves == first._halves).all()
+    assert most < 1_000_000  # all of them are 3 MB, in 8 bytes each
 
 
 def test_training_prompts_and_live_ones_of_their_kind_are_measured_alike() -> None:

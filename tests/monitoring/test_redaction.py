@@ -24,6 +24,15 @@ from selfaug.monitoring.redaction import redacted
             "-----BEGIN RSA PRIVATE KEY-----\nMIIE\nabc\n-----END RSA PRIVATE KEY----- end",
             "[key] end",
         ),
+        ("電話は03-1234-5678です", "電話は[number]です"),
+        ("电话13812345678请联系", "电话[number]请联系"),
+        ("身份证11010119900307423X。", "身份证[number]。"),
+        ("010-1234-5678입니다", "[number]입니다"),
+        ("IPは192.168.1.10です", "IPは[address]です"),
+        ("口座DE89370400440532013000です", "口座[iban]です"),
+        ("Tél. : 06\u00a012\u00a034\u202f56\u202f78", "Tél. : [number]"),
+        ("０３－１２３４－５６７８、１２円", "[number]、１２円"),
+        ("Tel. 03–1234–5678, 2019–2020 (56–50)", "Tel. [number], 2019–2020 (56–50)"),
     ],
 )
 def test_what_identifies_is_replaced(text: str, kept: str) -> None:
@@ -87,6 +96,15 @@ SECRETS = {
     "2001:db8:1:2::/64": "[address]/64",
     "::ffff:192.168.10.4": "::ffff:[address]",
     "00:1a:2b:3c:4d:5e": "[address]",
+    "mot de passe : soleil": "[key]",
+    "le mot de passe est hunter22": "le [key]",
+    "contraseña: girasol": "[key]",
+    "senha: abacaxi": "[key]",
+    "hasło: abcdef": "[key]",
+    "şifre: abcdef": "[key]",
+    "密码：abcd1234，谢谢": "[key]，谢谢",
+    "パスワードはhunter22です": "[key]です",
+    "비밀번호는 hunter22입니다": "[key]입니다",
 }
 PROSE = [
     "The secret ingredient is salt",
@@ -112,6 +130,8 @@ PROSE = [
     "std::abs, face::add and feed::decade",
     "The meeting is at 12:30:45",
     "see http://example.org:8080/a",
+    "パスワードは秘密です",
+    "la contraseña es sensible a mayúsculas",
 ]
 
 
@@ -153,6 +173,7 @@ def test_sentences_about_secrets_stay(text: str) -> None:
         "+1 (",
         "\\",
         "key ",
+        "１２３４５６７a",
     ],
 )
 def test_no_prompt_holds_up_the_server(part: str) -> None:

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from company_reports import configured, write_questions, write_reports
 from selfaug.eval.general_suite import GeneralItem
-from selfaug.phases import balance, bench, method_bench, method_data
+from selfaug.phases import balance_search, bench, method_bench, method_data
 from selfaug.phases.bench import EvaluationSettings
 from selfaug.phases.prepare import prepare
 from selfaug.phases.suites import select_items
@@ -59,7 +59,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         done.append(folder.name)
         return train(config).record
 
-    for module in (method_bench, balance):
+    for module in (method_bench, balance_search):
         monkeypatch.setattr(module, "train_in_own_process", run)
     return done
 

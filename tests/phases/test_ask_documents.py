@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from company_reports import configured
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.errors import ConfigError, DataError
 from selfaug.phases.ask import open_assistant
+from selfaug.phases.live_run import _find
 from selfaug.phases.prepare import prepare
 from selfaug.phases.train import train
+from selfaug.phases.trained_template import TEMPLATE, trained_template
 from selfaug.retrieval.retriever import Passage
+from selfaug.rundir import RunDir
+from selfaug.serving.generation import TUNED
+from selfaug.serving.served import Served
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -63,6 +70,14 @@ def test_passages_that_do_not_fit_are_dropped_from_the_end(trained: Path) -> Non
     fewer = assistant.ask(question)
     assert fewer.passages == whole.passages[: len(fewer.passages)]
     assert len(fewer.passages) + fewer.dropped == 3
+    # Nor those that don't fit where fewer tokens are served than the documents' prompts may have.
+    documents = assistant.documents
+    documents.window = 1000
+    prompt, passages, _ = documents.prompt(question, 8)
+    served = Served(cast(Any, None), lambda text: [], vocabulary=9, window=len(prompt) + 7)
+    found = _find(documents, served)(question, 8, TUNED)
+    assert 1 <= len(found.sources) < len(passages)
+    assert len(found.prompt) + 8 <= served.window
     assistant.documents.window = 20
     with pytest.raises(DataError, match="don't fit into 20"):
         assistant.ask(question)
@@ -103,3 +118,19 @@ def test_only_the_form_that_was_trained_is_asked(
     started.write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="was not trained on retrieval rows"):
         open_assistant(copied_run, prepared=prepared, device="cpu")
+    # One that was re-aligned with other rows alone has learnt such ones before, or has rehearsed them.
+    run, template = RunDir(copied_run), trained_template(RunDir(trained))
+    assert template is not None
+    going_on = load_config(run.config, {}, [f"lora.start_from={trained}"])
+    run.config.write_text(run.config_text(dump_config(going_on)), encoding="utf-8")
+    assert trained_template(run) == template
+    # It says so itself, too: it may be taken elsewhere without that one.
+    content["data"][TEMPLATE] = template.to_dict()
+    started.write_text(json.dumps(content))
+    gone = load_config(run.config, {}, ["lora.start_from=gone"])
+    run.config.write_text(run.config_text(dump_config(gone)), encoding="utf-8")
+    assert trained_template(run) == template
+    rehearsed = replace(template, separator=" / ")
+    content["data"]["data"]["replay"] = {"template": rehearsed.to_dict()}
+    started.write_text(json.dumps(content))
+    assert trained_template(run) == rehearsed

@@ -14,6 +14,7 @@ from threading import Event, current_thread, main_thread
 from types import SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from filelock import FileLock
@@ -27,12 +28,15 @@ from selfaug.cli.balance_view import show_balance
 from selfaug.cli.main import app
 from selfaug.config import load_config
 from selfaug.core.pareto import pareto_front
-from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.data import EncodedRow
+from selfaug.errors import ConfigError, DivergedError, SelfAugError, StorageError
 from selfaug.model.reference import AdapterOff
 from selfaug.phases import balance as balance_module
-from selfaug.phases.balance import BalanceSettings, Point, _beyond, _finalists, balance, chosen_point
+from selfaug.phases import balance_search
+from selfaug.phases.balance import BalanceSettings, Point, _finalists, balance, chosen_point
+from selfaug.phases.balance_search import Search, beyond
 from selfaug.phases.bench import EvaluationSettings
-from selfaug.phases.canary import canary_problems, write_canary
+from selfaug.phases.canary import canary_problems, write_canary, write_canary_anew
 from selfaug.phases.chat import open_chat
 from selfaug.phases.evaluate import evaluate
 from selfaug.phases.export import export
@@ -124,6 +128,7 @@ def test_the_chosen_point_is_a_run_like_any_other(
 ) -> None:
     monkeypatch.setattr("selfaug.phases.train.write_canary", write_canary)  # which the fixture leaves out
     monkeypatch.setattr(balance_module, "chosen_point", lambda points, _: (points[1], "of the test"))
+    monkeypatch.setattr(balance_module, "_cache_pays", lambda *_: True)
     # A file that the point is chosen on, spelled otherwise, and another one.
     chosen_on, others = tmp_path / "link.jsonl", tmp_path / "others.jsonl"
     chosen_on.symlink_to(tiny_rows)
@@ -135,6 +140,13 @@ def test_the_chosen_point_is_a_run_like_any_other(
     )  # fmt: skip
     few = replace(FEW, trials=1, finalists=1)
     told: list[Progress] = []
+    written: list[str] = []
+
+    def write(run: RunDir, *others: Any) -> None:
+        written.append(run.path.name)
+        write_canary_anew(run, *others)
+
+    monkeypatch.setattr("selfaug.phases.turned_run.write_canary_anew", write)
     record = balance(settings(tmp_path / "balance", *sets), asked, few, on_progress=told.append)
     warnings = [progress.message for progress in told if progress.stage == "warning"]
     assert warnings[0] == "selfaug.stop_at_drift is left out: every run goes to its last step."
@@ -151,7 +163,10 @@ def test_the_chosen_point_is_a_run_like_any_other(
     assert (of_users.selfaug.monitor_prompts, of_users.selfaug.stop_at_drift) == (3, 9)
     assert (of_users.train.keep_checkpoints, of_users.train.eval_steps) == (4, 5)
     assert of_users.train.report_to == ["tracker"]
-    assert load_config(trained.config).selfaug.stop_at_drift is None
+    of_trials = load_config(trained.config)
+    assert of_trials.selfaug.stop_at_drift is None
+    # The cache is that of all trials.
+    assert (of_trials.selfaug.reference, of_users.selfaug.reference) == ("cache", "auto")
     card = (best.adapter / "README.md").read_text(encoding="utf-8")
     assert "# Model Card for best" in card
     assert "scale 0.5" in card
@@ -171,22 +186,29 @@ def test_the_chosen_point_is_a_run_like_any_other(
     ).record
     assert evaluated["suites"]["task"]["items"] == 2
 
-    # It is kept as it is where it is chosen again; and another one does not take its place, now that it is evaluated.
+    # It is kept as it is where it is chosen again; and another one does not take its place, but comes beside it.
     record = balance(settings(tmp_path / "balance", *sets), asked, replace(few, scales=(0.5, 0.25)))
     assert [point["scale"] for point in record["points"]] == [1.0, 0.5, 0.25]
     assert best.evaluation.exists()
     monkeypatch.setattr(balance_module, "chosen_point", lambda points, _: (points[0], "of the test"))
     more = replace(few, trials=2, scales=(0.5, 0.25))
-    with pytest.raises(StorageError, match=r"still has the evaluation\.json, samples of the earlier one"):
-        balance(settings(tmp_path / "balance", *sets), asked, more)
-    for name in ("evaluation.json", "samples"):
-        (best.path / name).rename(tmp_path / name)
-    in_this_process.clear()
-    record = balance(settings(tmp_path / "balance", *sets), asked, more)
-    assert in_this_process == []
+    before = {file: file.read_bytes() for file in best.path.rglob("*") if file.is_file()}
+    told.clear()
+    record = balance(settings(tmp_path / "balance", *sets), asked, more, on_progress=told.append)
     assert len(record["trials"]) == 2
-    assert read_record(best.record, "train")["dial"] == {"run": record["points"][0]["run"], "scale": 1.0}
-    assert "scale 1" in (best.adapter / "README.md").read_text(encoding="utf-8")
+    assert {file: file.read_bytes() for file in best.path.rglob("*") if file.is_file()} == before
+    assert record["best"] == "best-2"
+    assert "best/ stays as it is, for who uses it: the point that is chosen now is best-2/." in [
+        progress.message for progress in told
+    ]
+    warnings = [progress.message for progress in told if progress.stage == "warning"]
+    assert warnings[-1] == "best-2/ was chosen on rows of data.eval; give others with --data."
+    # Which a later --overwrite knows, if the process is killed before its end.
+    assert written == [".best.new", ".best.new"]
+    later = RunDir.open(tmp_path / "balance" / "best-2")
+    assert load_config(later.config).run.output == str(later.path)
+    assert read_record(later.record, "train")["dial"] == {"run": record["points"][0]["run"], "scale": 1.0}
+    assert "scale 1" in (later.adapter / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_finished_search_goes_on_with_more_trials_and_keeps_its_points(
@@ -243,21 +265,26 @@ def test_cut_off_anywhere_it_goes_on(
             raise CutError
 
     if where == "training":
-        kept = balance_module.train_in_own_process
+        kept = balance_search.train_in_own_process
 
         def fail(config, stage, on_progress):
             if "trial 2" in stage:
                 raise CutError
             return kept(config, stage, on_progress)
 
-        balance_module.train_in_own_process = fail  # the fixture takes it back
+        balance_search.train_in_own_process = fail  # the fixture takes it back
     with pytest.raises(CutError):
         balance(config, asked, few, on_progress=cut)
     if where == "training":
-        balance_module.train_in_own_process = kept
+        balance_search.train_in_own_process = kept
     before = list(in_this_process)
-    with pytest.raises(StorageError, match="other settings: max_forgetting"):
+    with pytest.raises(
+        StorageError, match=r"other settings: max_forgetting is 0\.5 there, not 0\.4"
+    ) as bound:
         balance(config, asked, replace(few, max_forgetting=0.4))
+    assert "all trials are trained anew" in str(bound.value.hint)
+    with pytest.raises(StorageError, match="other settings: max_forgetting, seed"):
+        balance(config, asked, replace(few, max_forgetting=0.4, seed=1))
     more = replace(few, trials=3)
     record = balance(config, asked, more)
     assert len(record["trials"]) == 3
@@ -283,35 +310,42 @@ def test_two_processes_share_the_search(tiny_model_dir: Path, tiny_rows: Path, t
     assert len(list((output / "runs").glob("alpha-*"))) == 3
 
 
-def test_a_trial_that_fails_is_told_and_the_first_one_ends_it(
+def test_trials_that_fail_are_told_tried_again_and_end_it_when_three_in_a_row_have_not_diverged(
     settings,
     asked: EvaluationSettings,
     tmp_path: Path,
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kept = balance_module.train_in_own_process
+    kept = balance_search.train_in_own_process
     calls = 0
 
-    def fail_at(number: int) -> None:
-        def run(*arguments: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == number:
-                raise SelfAugError("the loss is not finite")
+    def run(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
             return kept(*arguments)
+        raise DivergedError("the loss is not finite") if calls == 2 else SelfAugError("the disk is full")
 
-        monkeypatch.setattr(balance_module, "train_in_own_process", run)
-
-    fail_at(2)
-    record = balance(settings(tmp_path / "a", *SETS), asked, replace(FEW, finalists=1))
-    assert len(record["trials"]) == 2
-    assert [trial["error"] for trial in record["failed_trials"]] == ["the loss is not finite"]
-    assert record["test_prompts_seen"] == {"dev": 4, "train": 4}  # all are of one file
-    calls = 0
-    fail_at(1)
-    with pytest.raises(SelfAugError, match="not finite"):
-        balance(settings(tmp_path / "b", *SETS), asked, FEW)
+    monkeypatch.setattr(balance_search, "train_in_own_process", run)
+    config, few = settings(tmp_path / "balance", *SETS), replace(FEW, trials=5, finalists=1, scales=())
+    told: list[Progress] = []
+    with pytest.raises(SelfAugError, match="the disk is full"):
+        balance(config, asked, few, on_progress=told.append)
+    said = "; the search goes on with other settings."
+    assert [said in progress.message for progress in told].count(True) == 3
+    assert calls == 5
+    # All are tried again. That they fail once more is due to their settings.
+    record = balance(config, asked, few, on_progress=told.append)
+    assert calls == 9
+    assert len(record["trials"]) == 1
+    assert [trial["error"] for trial in record["failed_trials"]] == ["the disk is full"] * 4
+    assert record["test_prompts_seen"] == {"dev": 4, "train": 4, "dev_trained_on": 4}  # all are of one file
+    failed = "4 settings failed: the same command with more --trials than 5 tries again"
+    assert told[-1].message == f"{failed}."
+    with pytest.raises(StorageError, match="finished balance") as finished:
+        balance(config, asked, few)
+    assert f"{failed}; or look at" in str(finished.value.hint)
 
 
 def test_another_processs_failed_trial_does_not_end_it_while_the_own_settings_are_trained(
@@ -322,7 +356,7 @@ def test_another_processs_failed_trial_does_not_end_it_while_the_own_settings_ar
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, few = settings(tmp_path / "balance", *SETS), replace(FEW, trials=2, finalists=1, scales=())
-    kept, failed, others = balance_module.train_in_own_process, Event(), []
+    kept, failed, others = balance_search.train_in_own_process, Event(), []
 
     with ThreadPoolExecutor() as pool:
 
@@ -335,7 +369,7 @@ def test_another_processs_failed_trial_does_not_end_it_while_the_own_settings_ar
                 assert failed.wait(200)
             return kept(*arguments)
 
-        monkeypatch.setattr(balance_module, "train_in_own_process", run)
+        monkeypatch.setattr(balance_search, "train_in_own_process", run)
         record = balance(config, asked, few)
         assert others[0].result() == record
     assert [trial["settings"]["alpha"] for trial in record["trials"]] == [1.0]
@@ -350,21 +384,24 @@ def test_own_settings_that_fail_beside_another_processs_trial_are_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config, few = settings(tmp_path / "balance", *SETS), replace(FEW, trials=2, finalists=1, scales=())
-    kept, own, other = balance_module.train_in_own_process, Event(), Event()
+    kept, own, other = balance_search.train_in_own_process, Event(), Event()
 
     def run(*arguments: Any) -> Any:
         if current_thread() is not main_thread():
             own.set()
             assert other.wait(200)
             raise SelfAugError("the disk is full")
-        other.set()
         return kept(*arguments)
 
-    monkeypatch.setattr(balance_module, "train_in_own_process", run)
+    def show(progress: Progress) -> None:
+        if progress.message == "other processes are still trying settings; waiting for them.":
+            other.set()
+
+    monkeypatch.setattr(balance_search, "train_in_own_process", run)
     with ThreadPoolExecutor() as pool:
         first = pool.submit(balance, config, asked, few)
         assert own.wait(200)
-        record = balance(config, asked, few)
+        record = balance(config, asked, few, on_progress=show)
         assert first.result() == record
     assert [trial["settings"]["alpha"] == 1.0 for trial in record["trials"]] == [False]
     assert [trial["settings"]["alpha"] for trial in record["failed_trials"]] == [1.0]
@@ -404,7 +441,7 @@ def test_own_settings_that_failed_for_a_passing_reason_are_tried_again(
 
     for _ in range(2):
         with monkeypatch.context() as patch:
-            patch.setattr(balance_module, "train_in_own_process", fail)
+            patch.setattr(balance_search, "train_in_own_process", fail)
             with pytest.raises(SelfAugError, match="the disk is full"):
                 balance(config, asked, few)
     record = balance(config, asked, few)
@@ -420,7 +457,7 @@ def test_a_search_without_a_result_is_an_error_that_says_what_failed(
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(balance_module._Search, "run", lambda _: None)
+    monkeypatch.setattr(Search, "run", lambda _: None)
     with pytest.raises(SelfAugError, match="no trial could be trained"):
         balance(settings(tmp_path / "balance", *SETS), asked, FEW)
 
@@ -431,6 +468,7 @@ def test_a_reference_cache_is_shared_where_it_pays_and_has_room(
     base = SimpleNamespace(config=LlamaConfig(hidden_size=32))
     bench: Any = SimpleNamespace(folder=tmp_path, device=torch.device("cpu"), base=base)
     config = settings(tmp_path, *SETS)  # 2 steps of 4 rows, of 24
+    monkeypatch.setattr(EncodedRow, "input_ids", None)  # a list of all rows would have ten times their memory
     asked: list[int] = []
 
     def reference(trials: int, room: bool) -> str:
@@ -446,7 +484,7 @@ def test_a_reference_cache_is_shared_where_it_pays_and_has_room(
     assert reference(8, room=True) == "auto"
     assert reference(9, room=True) == "cache"
     assert reference(9, room=False) == "auto"
-    tokens = sum(len(row.input_ids) for row in load_training_data(config).train.rows)
+    tokens = sum(len(row.ids) for row in load_training_data(config).train.rows)
     assert 0.8 * tokens < asked[-1] / (32 * 4) < tokens
     # Once a trial has begun, the others are as it is, whatever the cache has left of the disk.
     (tmp_path / "trials").mkdir()
@@ -477,23 +515,71 @@ def test_rows_that_have_changed_are_refused_and_overwrite_begins_anew(
         balance(settings(tmp_path / "balance", *SETS), asked, few)
     assert caught.value.problems == [f"--dev {dev}"]
     in_this_process.clear()
+    later, users = tmp_path / "balance" / "best-2", tmp_path / "balance" / "best-1"
+    for folder in (later, users):
+        folder.mkdir()
+        write_record(folder / "record.json", "train", {"dial": {"run": "one", "scale": 0.5}})
+    for name in ("best-1", "best-2024-05-01", "best-3"):  # no choice is called so, or has no record
+        users = users.rename(users.with_name(name))
+        if name == "best-3":
+            (users / "record.json").unlink()
+        with pytest.raises(StorageError, match=f"selfaug did not write: {name}\\."):
+            balance(settings(tmp_path / "balance", *SETS), asked, few, overwrite=True)
+    users.rmdir()
     balance(settings(tmp_path / "balance", *SETS), asked, few, overwrite=True)
     assert len(in_this_process) == 1
+    assert not later.exists()
 
 
+@pytest.mark.parametrize("output", ["../balance", "."])
 def test_a_balance_that_another_process_works_on_is_not_replaced(
-    settings, asked: EvaluationSettings, tmp_path: Path
+    settings, asked: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     locks = tmp_path / "balance" / "locks"
     locks.mkdir(parents=True)
     (locks / "worker-12-34.lock").touch()  # of one that was killed
+    monkeypatch.chdir(locks.parent)
     with (
         FileLock(locks / "worker-77-1.lock"),
         pytest.raises(StorageError, match=r"another process \(PID 77\) works on the balance") as caught,
     ):
-        balance(settings(tmp_path / "balance", *SETS), asked, FEW, overwrite=True)
+        balance(settings(Path(output), *SETS), asked, FEW, overwrite=True)
     assert "leave out --overwrite" in str(caught.value.hint)
     assert locks.is_dir()
+    assert (tmp_path / ".balance.lock").exists()
+
+
+def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    with FileLock(tmp_path / "lock") as held:
+
+        def show(progress: Progress) -> None:
+            told.append(progress.message)
+            held.release()
+
+        for _ in range(2):  # the second time, nobody has it
+            with balance_module._waited_for(tmp_path / "lock", "waiting", show):
+                pass
+    assert told == ["waiting"]
+
+
+def test_a_shorter_trial_warms_up_in_the_same_share_and_one_that_was_begun_goes_on(
+    settings, tmp_path: Path
+) -> None:
+    (tmp_path / "trials").mkdir()
+    bench: Any = SimpleNamespace(folder=tmp_path)
+    for warmup, steps, expected in (("100", 400, 50), ("1", 400, 1), ("0.1", 400, 0.1)):
+        config = settings(tmp_path, f"train.steps={steps}", f"train.warmup={warmup}")
+        search = Search(bench, FEW, config, "worker")
+        half = optuna.trial.FixedTrial({**search._own(), "steps": 0.5})
+        made = search._suggested(half)  # type: ignore[arg-type]
+        assert (made.train.steps, made.train.warmup) == (200, expected)
+        # As an earlier version began it.
+        begun = made.model_copy(update={"train": config.train})
+        file = search._config_file(Path(made.run.output).name)
+        file.write_text(begun.model_dump_json(), encoding="utf-8")
+        assert search._suggested(half) == begun  # type: ignore[arg-type]
+        file.unlink()
 
 
 def test_a_drift_limit_is_searched_where_it_is_set(
@@ -518,8 +604,8 @@ def test_rule_of_choice() -> None:
     # 25/50 - 24/50 is on a bound of 0.02, and a little beyond it as a float: to all that go by it.
     on = 25 / 50 - 24 / 50
     assert chosen_point([point(0.9, on), point(0.8, 0.0)], 0.02)[0].forgetting == on > 0.02
-    assert _beyond(on, 0.02) == 0.0
-    assert _beyond(0.021, 0.02) == pytest.approx(0.001)
+    assert beyond(on, 0.02) == 0.0
+    assert beyond(0.021, 0.02) == pytest.approx(0.001)
     trials = [
         {"run": name, "task": task, "general": 0.5 - lost, "forgetting": lost}
         for name, task, lost in (("on", 0.9, on), ("within", 0.8, 0.0), ("beyond", 0.95, 0.1))

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from selfaug.config import load_config
-from selfaug.errors import SelfAugError, StorageError
+from selfaug.errors import DivergedError, SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.phases import bench as bench_module
 from selfaug.phases.bench import (
@@ -23,10 +24,12 @@ from selfaug.phases.bench import (
     EvaluationSettings,
     choices,
     contents_of_sources,
+    open_bench,
     said_of_left_out,
     to_the_last_step,
 )
 from selfaug.phases.inputs import load_base_model
+from selfaug.phases.progress import Progress
 from selfaug.phases.suites import Suite
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import write_lines, write_record
@@ -156,11 +159,41 @@ def test_drift_is_measured_on_requests_of_every_kind(settings, tmp_path: Path) -
 def test_what_was_begun_goes_on_with_its_own_choice(settings, tmp_path: Path) -> None:
     asked = EvaluationSettings(dev=["dev"], test=["test"])
     config = settings(tmp_path / "run", "data.eval=held.jsonl")
-    assert choices(config, asked, None) == {"general_choice": "evenly over kinds"}
+    today = date.today().isoformat()
+    assert choices(config, asked, None) == {"general_choice": "evenly over kinds", "day": today}
     assert choices(config, asked, {"dev": ["dev"]}) == {}
-    assert choices(config, asked, {"general_choice": "evenly over kinds"}) == choices(config, asked, None)
+    for begun in (
+        {"general_choice": "evenly over kinds"},
+        {"general_choice": "evenly over kinds", "day": "2001-02-03"},
+    ):
+        assert choices(config, asked, begun) == begun
     skipping = settings(tmp_path / "run", "data.eval=held.jsonl", "data.skip_held_out=true")
     assert choices(skipping, asked, {"dev": ["dev"]}) == {"held_out": "not trained on"}
+
+
+def test_prompts_have_the_day_that_the_folder_was_begun_on_and_those_that_were_trained_on_are_counted(
+    settings, tiny_model_dir: Path, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    model, folder = tmp_path / "model", tmp_path / "bench"
+    shutil.copytree(tiny_model_dir, model)
+    template = model / "chat_template.jinja"
+    dated = "{{ strftime_now('%d %b %Y') }}\n" + template.read_text(encoding="utf-8")
+    template.write_text(dated, encoding="utf-8")
+    rows = [str(tiny_rows)]
+    asked = EvaluationSettings(rows, rows, level="1", general_items=2, task_items=2, max_new_tokens=2)
+    told: list[Progress] = []
+
+    def opened(chosen: dict[str, str]) -> Bench:
+        config = settings(tmp_path / "run", f"model.name={model}")
+        return open_bench(folder, config, asked, folder.mkdir, lambda _: None, told.append, chosen)
+
+    bench = opened({"day": "2001-02-03"})
+    assert bench.day == date(2001, 2, 3)
+    for suites in bench.suites.values():
+        assert all("03 Feb 2001" in bench.tokenizer.decode(suite.prompts[0]) for suite in suites.values())
+    assert bench.seen == {"dev": 2, "train": 2, "dev_trained_on": 2}
+    warnings = [progress.message for progress in told if progress.stage == "warning"]
+    assert warnings[1].startswith("of 2 prompts of --dev, 2 are among the training rows")
 
 
 def test_evaluations_are_switched_off_only_where_held_out_rows_stay(settings, tmp_path: Path) -> None:
@@ -270,7 +303,7 @@ def test_a_drift_that_is_not_a_number_is_told_with_its_run(settings, tmp_path: P
     with torch.no_grad():
         next(weight for name, weight in model.named_parameters() if "lora_B" in name).fill_(torch.nan)
     for _ in range(2):  # the batches that are kept of it are null
-        with pytest.raises(SelfAugError, match=r"the drift of full-2-seed0 in .* is not a number") as caught:
+        with pytest.raises(DivergedError, match=r"the drift of full-2-seed0 in .* is not a number") as caught:
             bench._measure_drift("test", "full-2-seed0", model, "task")
         assert "learning_rate" in str(caught.value.hint)
     assert not list((tmp_path / "drift").glob("*.json"))

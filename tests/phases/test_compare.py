@@ -61,7 +61,7 @@ def test_every_method_is_trained_chosen_and_reported(
     record = compare(config, asked, CompareSettings(leak_pattern="million"))
     assert list(record["methods"]) == list(METHODS)
     assert record["not_run"] == []
-    assert record["test_prompts_seen"] == {"dev": 4, "train": 4}  # all are of one file
+    assert record["test_prompts_seen"] == {"dev": 4, "train": 4, "dev_trained_on": 4}  # all are of one file
     trained = [method for method in METHODS.values() if method.trained]
     # Two values on the first seed, and the chosen one on the second.
     assert len(in_this_process) == 2 * len(trained) + len(trained)
@@ -310,10 +310,12 @@ def test_other_content_under_the_same_names_is_refused(
     plain = CompareSettings(methods=("plain",), seeds=(0,))
     told: list[Progress] = []
     record = compare(config, asked, plain, on_progress=told.append)
-    assert record["test_prompts_seen"] == {"dev": 4, "train": 4}
+    assert record["test_prompts_seen"] == {"dev": 4, "train": 4, "dev_trained_on": 4}
     assert [one.message for one in told if one.stage == "warning"] == [
         "of 4 test prompts, 4 are among those of --dev and 4 among the training rows: their scores say less of prompts "
-        "that are new."
+        "that are new.",
+        "of 4 prompts of --dev, 4 are among the training rows: what is chosen on them is chosen for what models "
+        "remember.",
     ]
     more = CompareSettings(methods=("plain",), seeds=(0, 1))
     in_this_process.clear()
@@ -389,7 +391,7 @@ def test_held_out_rows_are_left_out_of_all_trainings(
     written = read_record(tmp_path / "comparison" / "data" / "distilled-seed0.json", "written-data")
     assert written["rows_asked"] == 24
     assert record["methods"]["replay"]["general_rows"] == 0
-    assert record["test_prompts_seen"] == {"dev": 1, "train": 0}
+    assert record["test_prompts_seen"] == {"dev": 1, "train": 0, "dev_trained_on": 3}
     said = "train.best_of_rows is left out: every run goes to its last step."
     assert said in [progress.message for progress in told if progress.stage == "warning"]
     # Earlier versions trained on them: what they have begun is not gone on with.

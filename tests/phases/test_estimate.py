@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.model.loading import load_model_config
-from selfaug.phases.estimate import estimate
+from selfaug.phases.estimate import Estimate, estimate
 from selfaug.phases.inputs import adapter_config, load_training_data
+from selfaug.phases.pass_cost import pass_cost
 from selfaug.phases.sample_pass import SamplePass
 from selfaug.phases.train import train
 
@@ -43,6 +45,79 @@ def test_an_evaluation_at_the_end_is_said_not_to_be_counted(tmp_path: Path, sett
     assert said not in estimate(settings(tmp_path / "run")).how
 
 
+def test_measuring_the_loss_on_many_rows_takes_longer_than_training(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_out = tmp_path / "held.jsonl"
+    row = json.dumps({"prompt": "one two three", "completion": "yes"}) + "\n"
+    held_out.write_text(row * 200)
+    monkeypatch.setattr(
+        "selfaug.phases.estimate.time_sample_pass", lambda *_: SamplePass(0.75, 0.25, 1.0, 10)
+    )
+
+    def needs(*sets: str) -> Estimate:
+        return estimate(settings(tmp_path / "run", f"data.eval={held_out}", "train.steps=6", *sets))
+
+    never, often, last = (needs(f"train.eval_steps={steps}") for steps in (0, 2, 100))
+    assert never.seconds is not None
+    assert often.seconds is not None
+    assert last.seconds is not None
+    assert often.seconds - never.seconds == pytest.approx(3 * (last.seconds - never.seconds))
+    assert any("measuring the loss on 200 held-out rows 3 times takes" in told for told in often.warnings)
+    assert not any("measuring the loss" in told for told in never.warnings)
+    # Both models run over them; without alignment one does.
+    alone, alone_never = (needs(f"train.eval_steps={steps}", "selfaug.alpha=0").seconds for steps in (2, 0))
+    assert alone is not None
+    assert alone_never is not None
+    assert often.seconds - never.seconds == pytest.approx(2 * (alone - alone_never))
+
+
+def test_attention_in_long_rows_is_counted(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = []
+    for tokens in (10_000, 5):  # of the timed row
+        timed = SamplePass(0.75, 0.25, 1.0, tokens)
+        monkeypatch.setattr("selfaug.phases.estimate.time_sample_pass", lambda *_, timed=timed: timed)
+        seconds.append(estimate(settings(tmp_path / "run")).seconds or 0)
+    assert 0 < 2 * seconds[0] < seconds[1]
+
+
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_multiplications_are_those_that_the_model_makes(kind: str) -> None:
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}
+    made = CONFIG_MAPPING[kind](**sizes, **heads, **(experts if kind == "mixtral" else {}))
+    model = AutoModelForCausalLM.from_config(
+        made, attn_implementation="eager", experts_implementation="eager"
+    )
+    cost = pass_cost(model, made)
+    for length in (8, 64):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.arange(length)[None] % 64)
+        of_attention = float(cost.per_token(length)) - cost.weights
+        # Plain attention multiplies with what stands behind a token, too. Norms aren't counted there.
+        made_ones = counter.get_total_flops() / 2 / length
+        assert made_ones == pytest.approx(cost.weights + 2 * of_attention, rel=0.02)
+
+
+def test_layers_that_look_back_no_further_or_have_a_state() -> None:
+    made = CONFIG_MAPPING["gemma3_text"](num_hidden_layers=6, sliding_window=100)
+    full, sliding = made.layer_types.count("full_attention"), made.layer_types.count("sliding_attention")
+    assert (full, sliding) == (1, 5)
+    with torch.device("meta"):
+        cost = pass_cost(AutoModelForCausalLM.from_config(made), made)
+    before = (cost.per_token([100, 1_000_000]) - cost.weights) / 2 / made.num_attention_heads / made.head_dim
+    assert before == pytest.approx([50 * (full + sliding), 500_000 * full + 100 * sliding], rel=1e-3)
+    states = CONFIG_MAPPING["mamba2"](
+        num_hidden_layers=1, hidden_size=32, num_heads=2, head_dim=32, vocab_size=64
+    )
+    with torch.device("meta"):
+        flat = pass_cost(AutoModelForCausalLM.from_config(states), states)
+    assert flat.per_token([1, 1_000_000]) == pytest.approx([flat.weights] * 2)
+
+
 def test_steps_follow_from_rows_and_epochs(tmp_path: Path, settings: Settings) -> None:
     assert estimate(settings(tmp_path / "run", "train.steps=null", "train.epochs=2")).steps == 12
 
@@ -63,15 +138,26 @@ def test_packed_rows_are_counted_as_training_packs_them(tmp_path: Path, settings
     assert together.steps == train(settings(tmp_path / "run", *packing)).record["steps"] < apart.steps
 
 
-def test_a_cache_is_estimated_for_rows_that_are_evaluated(tmp_path: Path, settings: Settings) -> None:
+def test_a_cache_is_estimated_for_rows_that_are_evaluated(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "selfaug.phases.estimate.time_sample_pass", lambda *_: SamplePass(0.75, 0.25, 1.0, 10)
+    )
     held_out = tmp_path / "held.jsonl"
     held_out.write_text(json.dumps({"prompt": "one two three", "completion": "yes"}) + "\n")
     few = ("selfaug.reference=cache", f"selfaug.reference_cache_dir={tmp_path / 'cache'}")
-    plain, evaluated, never = (
-        estimate(settings(tmp_path / "run", *few, *more)).cache_bytes
-        for more in ((), (f"data.eval={held_out}",), (f"data.eval={held_out}", "train.eval_steps=0"))
+    plain, never, once, twice = (
+        estimate(settings(tmp_path / "run", *few, *more))
+        for more in ((), *((f"data.eval={held_out}", f"train.eval_steps={steps}") for steps in (0, 6, 3)))
     )
-    assert plain == never < evaluated
+    assert plain.cache_bytes == never.cache_bytes < once.cache_bytes == twice.cache_bytes
+    assert plain.seconds == never.seconds
+    assert never.seconds is not None
+    assert once.seconds is not None
+    assert twice.seconds is not None
+    # The reference model runs over them once, for the cache.
+    assert once.seconds - never.seconds == pytest.approx(2 * (twice.seconds - once.seconds))
 
 
 def test_replayed_rows_are_counted(tmp_path: Path, settings: Settings, tiny_rows: Path) -> None:
@@ -282,7 +368,7 @@ def test_a_cache_that_is_there_is_taken_and_not_counted_again(
     train(settings(tmp_path / "built", folder, "selfaug.reference=cache", "train.steps=1"))
     assert estimate(settings(tmp_path / "run", folder, "selfaug.reference=cache")).cache_bytes == 0
     usage = shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", lambda _: usage)
     needs = estimate(settings(tmp_path / "run", *passes))
     assert needs.cache_bytes == 0
     assert any("once, for the cache" in line for line in needs.how)

@@ -558,6 +558,14 @@ def test_a_run_that_did_not_pass_its_gate_is_promoted_and_that_is_said(
 ) -> None:
     file = ("--registry", str(tmp_path / "registry.sqlite"))
     realigned = copied_run / "realignment.json"
+    settings = copied_run / "config.yaml"
+    compared = "goes on from runs/first, and was not compared"
+    assert "goes on from" not in registry_command("promote", str(copied_run), *file).stderr
+    settings.write_text(
+        settings.read_text(encoding="utf-8").replace("start_from: null", "start_from: runs/first"),
+        encoding="utf-8",
+    )
+    assert compared in registry_command("promote", str(copied_run), *file).stderr
     for outcome, note in (("pass", ""), ("fail", "(fail)"), ("inconclusive", "(inconclusive)")):
         write_record(realigned, "realignment", {"gate": {"outcome": outcome}})
         result = registry_command("promote", str(copied_run), *file)

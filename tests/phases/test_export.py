@@ -301,7 +301,9 @@ def test_the_frame_of_a_system_message_that_is_always_there_stays(
 def test_a_model_that_was_made_for_plain_text_stops_where_its_chats_end(
     copied_run: Path, tiny_model_dir: Path, tiny_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
+    """And one that reads images too keeps what says how they become tokens."""
     base = Path(shutil.copytree(tiny_model_dir, tmp_path / "base"))
+    (base / "processor_config.json").write_text('{"patch_size": 14}', encoding="utf-8")
     ends = json.loads((base / "generation_config.json").read_text(encoding="utf-8"))
     (base / "generation_config.json").write_text(json.dumps({**ends, "eos_token_id": 7}), encoding="utf-8")
     config = copied_run / "config.yaml"
@@ -309,6 +311,8 @@ def test_a_model_that_was_made_for_plain_text_stops_where_its_chats_end(
     export(copied_run, tmp_path / "merged", ollama=True)
     written = json.loads((tmp_path / "merged" / "generation_config.json").read_text(encoding="utf-8"))
     assert written["eos_token_id"] == [tiny_tokenizer.eos_token_id, 7]
+    assert (tmp_path / "merged" / "processor_config.json").read_text() == '{"patch_size": 14}'
+    assert not (tmp_path / "merged" / "preprocessor_config.json").exists()
     assert 'PARAMETER stop "<|im_end|>"' in (tmp_path / "merged" / "Modelfile").read_text(encoding="utf-8")
 
 

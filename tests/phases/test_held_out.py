@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import load_rows
+from selfaug.data.same_prompt import learnt_prompts
+from selfaug.data.sources import describe_sources
 from selfaug.errors import StorageError
 from selfaug.phases.held_out import HeldOut, held_out_before, hold_out
-from selfaug.phases.inputs import describe_sources, load_training_data
+from selfaug.phases.inputs import load_training_data
+from selfaug.phases.learnt import write_learnt
 from selfaug.records import write_record
 from selfaug.rundir import RunDir
 
@@ -176,7 +180,10 @@ def test_rows_that_came_after_the_training_are_new_wherever_they_stand(
     first = written(exports / "first.jsonl", plain(300))
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
-    begun = {"data": {"train": {"sources": describe_sources([str(exports)])}}}
+    general = {"source": "/elsewhere/general_rows.jsonl", "bytes": 1, "sha256": "of those of selfaug"}
+    begun = {
+        "data": {"train": {"sources": describe_sources([str(exports)])}, "replay": {"sources": [general]}}
+    }
     write_record(run.started, "train-started", begun)
     deployed = with_old_rows(config, [str(exports)], [])
     second = written(exports / "second.jsonl", [*plain(300, "b"), *plain(100)])
@@ -191,6 +198,42 @@ def test_rows_that_came_after_the_training_are_new_wherever_they_stand(
     Path(first).rename(exports / "all.jsonl")
     found = split(deployed, [second], tmp_path / "gone", run=run)
     assert (found.known, found.changed) == (0, [first])
+
+
+def test_what_is_kept_for_later_was_learnt_by_the_run_before(config: TrainConfig, tmp_path: Path) -> None:
+    """One that rehearsed nothing has learnt none of the rows that came into the folder since."""
+    exports = tmp_path / "exports"
+    exports.mkdir()
+    january = written(exports / "january.jsonl", plain(100))
+    first, second = (RunDir(tmp_path / name) for name in ("first", "second"))
+    for run in (first, second):
+        run.path.mkdir()
+    settings = dump_config(with_old_rows(config, [str(exports)], []))
+    first.config.write_text(first.config_text(settings), encoding="utf-8")
+    begun = {"train": {"sources": describe_sources([str(exports)])}}
+    write_record(first.started, "train-started", {"data": begun})
+    write_record(second.started, "train-started", {"data": {}})
+    data = {"train": [written(tmp_path / "new.jsonl", plain(10, "c"))], "replay": [str(exports)], "eval": []}
+    deployed = config.model_copy(
+        update={
+            "data": config.data.model_copy(update=data),
+            "lora": config.lora.model_copy(update={"start_from": str(first.path)}),
+        }
+    )
+    march = written(exports / "march.jsonl", plain(300, "b"))
+    found = split(deployed, [january, march], tmp_path / "rows", run=second)
+    assert (found.rows, found.of, found.known, found.changed) == (30, 300, 100, [])
+    # Nor has one that has rehearsed rows of the folder learnt all that stands in it.
+    replayed = {"train": {}, "replay": {"sources": describe_sources([str(exports)])}}
+    write_record(second.started, "train-started", {"data": replayed})
+    assert split(deployed, [january, march], tmp_path / "all", run=second).known == 400
+    write_learnt(second, b"".join(learnt_prompts(load_rows([january]).rows)))
+    assert split(deployed, [january, march], tmp_path / "some", run=second).known == 100
+    second.learnt.unlink()
+    write_record(second.started, "train-started", {"data": {}})
+    # Where that run is gone, nobody knows, and all of them may have been learnt.
+    shutil.rmtree(first.path)
+    assert split(deployed, [march], tmp_path / "none", run=second).known == 300
 
 
 def test_a_question_with_other_passages_and_a_chat_that_went_on_are_on_one_side(

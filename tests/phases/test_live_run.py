@@ -24,7 +24,7 @@ class Watcher:
 class Nothing:
     """Documents that nothing is found in."""
 
-    def prompt(self, question: str, _: int) -> Any:
+    def prompt(self, question: str, _: int, **__: Any) -> Any:
         raise NothingFoundError(f"no passage shares a word with {question!r}.")
 
 

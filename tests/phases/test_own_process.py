@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from selfaug.errors import SelfAugError, StorageError
+from selfaug.errors import DivergedError, SelfAugError, StorageError
 from selfaug.phases import own_process
 from selfaug.phases.own_process import _often_saved, train_in_own_process
 from selfaug.phases.progress import Progress
@@ -118,6 +118,12 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[subprocess.Po
         return begun
 
     return put
+
+
+def test_a_training_that_has_diverged_is_told_apart(settings, tmp_path: Path, child) -> None:
+    child("import sys; print('training has diverged', file=sys.stderr); raise SystemExit(5)")
+    with pytest.raises(DivergedError, match=r"one failed \(exit code 5\): training has diverged"):
+        train_in_own_process(settings(tmp_path / "runs" / "one"), "one")
 
 
 def test_one_process_trains_a_run_at_a_time(settings, copied_run: Path, tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from array import array
 
 from rich.console import Console
 from transformers import PreTrainedTokenizerFast
 
-from selfaug.data import IGNORED_LABEL, EncodedRow
+from selfaug.data import EncodedRow
 from selfaug.phases.preview import Preview, preview_rows, visible
 
 Tokenizer = PreTrainedTokenizerFast
@@ -16,7 +17,8 @@ Tokenizer = PreTrainedTokenizerFast
 
 def row_of(prompt: str, completion: str, tokenizer: Tokenizer, **fields: object) -> EncodedRow:
     first, second = tokenizer(prompt)["input_ids"], tokenizer(completion)["input_ids"]
-    return EncodedRow("r\x1b1", first + second, [IGNORED_LABEL] * len(first) + second, **fields)  # type: ignore[arg-type]
+    ids = array("i", first + second)
+    return EncodedRow("r\x1b1", ids, [(len(first), len(ids))], **fields)  # type: ignore[arg-type]
 
 
 def printed(preview: Preview, *, colour: bool) -> str:
@@ -54,9 +56,8 @@ def test_record_has_every_token_once_with_its_kind(tiny_tokenizer: Tokenizer) ->
 
 
 def test_each_trained_turn_has_a_boundary(tiny_tokenizer: Tokenizer) -> None:
-    ids = tiny_tokenizer("abcdef")["input_ids"]
-    labels = [IGNORED_LABEL, ids[1], IGNORED_LABEL, IGNORED_LABEL, ids[4], ids[5]]
-    record = preview_rows([EncodedRow("r", ids, labels)], tiny_tokenizer).record
+    row = EncodedRow("r", array("i", tiny_tokenizer("abcdef")["input_ids"]), [(1, 2), (4, 6)])
+    record = preview_rows([row], tiny_tokenizer).record
     kinds = [piece["kind"] for piece in record["rows"][0]["tokens"]]
     assert kinds == ["boundary", "completion", "prompt", "boundary", "completion", "completion"]
 

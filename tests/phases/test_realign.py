@@ -19,23 +19,26 @@ from selfaug.cli.main import app
 from selfaug.config import dump_config, load_config
 from selfaug.data import RetrievalTemplate, load_rows
 from selfaug.data.rows import as_read
-from selfaug.errors import ConfigError, DataError, StorageError
+from selfaug.errors import ConfigError, DataError, ModelError, StorageError
 from selfaug.phases.held_out import hold_out
 from selfaug.phases.progress import Progress
-from selfaug.phases.realign import (
-    RealignSettings,
+from selfaug.phases.realign import RealignSettings, _output, _withdrawn, realign, realign_config
+from selfaug.phases.realign_checks import (
+    judged_by_both,
+    other_documents,
+    require_trained_form,
+    require_trained_template,
+)
+from selfaug.phases.realign_comparison import (
     _contents_of_scorers,
-    _old_scorers,
     _outcome,
-    _output,
     _require_judged_alike,
-    _require_trained_form,
-    _withdrawn,
-    realign,
-    realign_config,
+    old_task_scorers,
+    old_task_sources,
 )
 from selfaug.phases.registry import add_run
 from selfaug.phases.train import train
+from selfaug.phases.trained_template import TEMPLATE
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry
 from selfaug.report.document_text import document_markdown
@@ -94,7 +97,9 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "adapter" / "adapter_model.safetensors")
 
 
-def test_it_goes_on_from_the_deployed_adapter(copied_run: Path, new_rows: Path, tmp_path: Path) -> None:
+def test_it_goes_on_from_the_deployed_adapter(
+    copied_run: Path, new_rows: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """With a learning rate of nothing it is the deployed adapter, and its alignment what the deployed run has moved."""
     config = realign_config(
         RunDir(copied_run), [str(new_rows)], sets=["train.steps=2", "train.learning_rate=1.0e-30"]
@@ -102,6 +107,9 @@ def test_it_goes_on_from_the_deployed_adapter(copied_run: Path, new_rows: Path, 
     record = train(config).record
     new = Path(config.run.output)
     assert new == copied_run.with_name("copied-realigned")
+    assert "adapter changes the model" not in caplog.text  # as is meant
+    # The form of its prompts is known where the deployed run is not there any more.
+    assert read_record(new / "started.json", "train-started")[TEMPLATE] == RetrievalTemplate().to_dict()
     before, after = weights(copied_run), weights(new)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -131,6 +139,62 @@ def test_held_out_rows_of_every_task_stay_what_the_old_task_is_judged_by(
     for spelled in (old, [os.path.relpath(source) for source in old]):
         again = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=spelled)
         assert again.data.eval == old
+        assert "both judged by" in str(judged_by_both(again.data.eval, spelled))
+    assert judged_by_both(old, ["second-dev.jsonl"]) is None
+    # Next month's file in the folder that the old task is judged by.
+    assert f"both judged by {new_rows}" in str(judged_by_both([str(new_rows.parent)], [str(new_rows)]))
+    # Others can stand for the deployed run's.
+    moved = ["data.eval=[moved.jsonl]"]
+    third = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=["second-dev.jsonl"], sets=moved)
+    assert third.data.eval == ["moved.jsonl", "second-dev.jsonl"]
+    settings = RealignSettings(["second.jsonl"], eval_data=["second-dev.jsonl"])
+    config = load_config(RunDir(copied_run).config)
+    assert [old_task_sources(config, one, settings) for one in (second, third)] == [old, ["moved.jsonl"]]
+    # So they can where the new rows have taken the place of the deployed run's.
+    fourth = realign_config(RunDir(copied_run), ["second.jsonl"], eval_data=old, sets=moved)
+    assert fourth.data.eval == ["moved.jsonl", *old]
+    assert old_task_sources(config, fourth, replace(settings, eval_data=old)) == ["moved.jsonl"]
+    assert old_task_sources(config, again, replace(settings, eval_data=old)) == old
+
+
+def test_what_can_not_be_judged_is_refused_before_training(
+    copied_run: Path, new_rows: Path, held_out: Path
+) -> None:
+    with pytest.raises(DataError, match="16 of 16 held-out rows can't be scored so"):
+        realign(copied_run, quick(new_rows, eval_data=[str(held_out)], scorer="numeric", task_items=None))
+    run = RunDir(copied_run)
+    record = read_record(run.record, "train")
+    record["model"]["stored_tokenizer_hash"] = "another"
+    write_record(run.record, "train", record)
+    with pytest.raises(ModelError, match="has another tokeniser or chat template than when") as caught:
+        realign(copied_run, quick(new_rows))
+    assert "train anew" in str(caught.value.hint)
+    content = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    content["data"]["eval"] = ["gone.jsonl"]
+    run.config.write_text(run.config_text(yaml.safe_dump(content)), encoding="utf-8")
+    with pytest.raises(
+        DataError, match=r"gone\.jsonl does not exist: it is named by the run's data\.eval"
+    ) as gone:
+        realign(copied_run, quick(new_rows))
+    assert "--set data.eval=[FILE]" in str(gone.value.hint)
+    assert not Path(f"{copied_run}-realigned").exists()
+
+
+def test_new_rows_of_other_documents_are_told_of(copied_run: Path, tmp_path: Path) -> None:
+    for name in ("reports", "reports-2"):
+        (tmp_path / name / "index").mkdir(parents=True)
+        for file in ("record.json", "index/index.json", "train.jsonl"):
+            (tmp_path / name / file).touch()
+    before, after, alone = (
+        str(tmp_path / name) for name in ("reports/train.jsonl", "reports-2/train.jsonl", "new.jsonl")
+    )
+    config = load_config(RunDir(copied_run).config)
+    assert other_documents(config, [after]) is None
+    data = config.data.model_copy(update={"prepared": str(tmp_path / "reports")})
+    config = config.model_copy(update={"data": data})
+    assert other_documents(config, [before, alone, "owner/name"]) is None
+    told = str(other_documents(config, [alone, after]))
+    assert f"--set data.prepared={os.path.relpath(tmp_path / 'reports-2')}" in told
 
 
 def test_the_checkpoint_is_not_chosen_on_rows_that_the_gate_judges_by(
@@ -235,7 +299,8 @@ def test_whose_scorer_old_rows_have(copied_run: Path, monkeypatch: pytest.Monkey
     source = config.data.eval[0]
 
     def scorers(**more: Any) -> dict[str, str]:
-        return _old_scorers(run, config, RealignSettings(["new.jsonl"], scorer="f1", **more))
+        settings = RealignSettings(["new.jsonl"], scorer="f1", **more)
+        return old_task_scorers(run, config, settings, config.data.eval)
 
     assert scorers() == {source: "f1"}
     # That of an evaluation, or of the one at the end of training, if these rows were evaluated.
@@ -274,14 +339,22 @@ def test_held_out_rows_are_beside_a_run_in_the_home_folder(
 
 
 def test_a_folder_that_was_killed_while_it_was_made_is_made_again(
-    copied_run: Path, new_rows: Path, tmp_path: Path
+    copied_run: Path, new_rows: Path, held_out: Path, tmp_path: Path
 ) -> None:
+    """With the deployed run's base model and held-out rows where they are now."""
+    old = RunDir(copied_run)
+    content = yaml.safe_load(old.config.read_text(encoding="utf-8"))
+    moved = [f"model.name={content['model']['name']}", f"data.eval=[{held_out}]"]
+    content["model"]["name"], content["data"]["eval"] = "gone", ["gone.jsonl"]
+    old.config.write_text(old.config_text(yaml.safe_dump(content)), encoding="utf-8")
     config = realign_config(
-        RunDir(copied_run), [str(new_rows)], output=str(tmp_path / "new"), sets=["train.steps=1"]
+        old, [str(new_rows)], output=str(tmp_path / "new"), sets=["train.steps=1", *moved]
     )
     new = RunDir.create(tmp_path / "new")
     new.config.write_text(new.config_text(dump_config(config)), encoding="utf-8")
-    assert realign(copied_run, quick(new_rows), config=config).run == new.path
+    found = realign(copied_run, quick(new_rows), config=config)
+    assert (found.run, set(found.record["suites"])) == (new.path, {"old task", "general"})
+    assert found.record["scorers"] == {str(held_out): "exact"}
 
 
 def test_resumed_it_is_as_if_it_had_not_been_cut_off(
@@ -490,7 +563,7 @@ def test_a_finished_comparison_is_decided_by_the_bounds_of_now(
     assert run_command(str(copied_run), *data, *LENIENT).exit_code == 0
     new = copied_run.with_name("copied-realigned")
     with monkeypatch.context() as patched:
-        patched.setattr("selfaug.phases.realign.answers_to", None)
+        patched.setattr("selfaug.phases.realign_comparison.answers_to", None)
         strict = run_command(str(copied_run), *data, *LENIENT[2:], "--max-task-loss", "-1")
         assert strict.exit_code == 3, strict.output
         record = read_record(new / "realignment.json", "realignment")
@@ -630,6 +703,13 @@ def test_what_it_can_not_go_on_from(copied_run: Path, new_rows: Path, tmp_path: 
     with pytest.raises(ConfigError, match="can't go on from") as refused:
         train(config)
     assert len(refused.value.problems) == 2
+    record = read_record(copied_run / "record.json", "train")
+    record["model"]["stored_weights_hash"] = "another"
+    write_record(copied_run / "record.json", "train", record)
+    config = realign_config(RunDir(copied_run), [str(new_rows)], output=str(tmp_path / "new"))
+    with pytest.raises(ModelError, match="has other weights than the base model that") as other:
+        train(config)
+    assert "put those weights back" in str(other.value.hint)
     assert not (tmp_path / "new").exists()
     with pytest.raises(ConfigError, match="not valid") as combination:
         realign_config(RunDir(copied_run), [str(new_rows)], sets=["lora.method=full"])
@@ -670,6 +750,48 @@ def test_prompts_of_another_form_are_refused(copied_run: Path, new_rows: Path) -
     assert not Path(f"{copied_run}-realigned").exists()
 
 
+def test_documents_that_the_new_run_could_not_be_asked_about_are_refused(
+    copied_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "index").mkdir()
+    for file in ("index/index.json", "train.jsonl"):
+        (tmp_path / file).touch()
+    run = RunDir(copied_run)
+    config = realign_config(run, ["new.jsonl"], sets=[f"data.prepared={tmp_path}"])
+    template = RetrievalTemplate()
+    write_record(tmp_path / "record.json", "prepare", {"template": template.to_dict()})
+    require_trained_template(run, config)
+    other = replace(template, separator=" / ").to_dict()
+    write_record(tmp_path / "record.json", "prepare", {"template": other})
+    with pytest.raises(ConfigError, match="was prepared for prompts of another form"):
+        require_trained_template(run, config)
+    require_trained_template(run, realign_config(run, ["new.jsonl"], sets=["data.prepared=null"]))
+
+
+@pytest.mark.parametrize(("words", "told"), [(None, True), ("Keine Angabe.", False)])
+def test_what_the_deployed_run_says_where_there_is_no_answer_is_known(
+    copied_run: Path, new_rows: Path, tmp_path: Path, words: str | None, told: bool
+) -> None:
+    """The rows of other documents may say it in other words."""
+    run = RunDir(copied_run)
+    started = read_record(run.started, "train-started")
+    started["data"]["no_answer"] = words
+    write_record(run.started, "train-started", started)
+    held_out = tmp_path / "held-out.jsonl"
+    write_lines(held_out, [{**read_lines(new_rows)[0], "answer": "Keine Angabe."}])
+    said: list[str] = []
+
+    def until_training(progress: Progress) -> None:
+        said.append(progress.message)
+        if progress.stage == "data":
+            raise KeyboardInterrupt
+
+    settings = quick(new_rows, eval_data=[str(held_out)], scorer="abstains", old_scorer="exact")
+    with pytest.raises(KeyboardInterrupt):
+        realign(copied_run, settings, on_progress=until_training)
+    assert any("abstains" in message for message in said) == told
+
+
 def test_plain_text_is_refused_where_none_was_trained_on(
     copied_run: Path, new_rows: Path, tmp_path: Path
 ) -> None:
@@ -683,7 +805,7 @@ def test_plain_text_is_refused_where_none_was_trained_on(
     rendered = {"prompt": "<|im_start|>user\nthe revenue?", "completion": "none"}
     file.write_text(json.dumps(rendered) + "\n", encoding="utf-8")
     config = realign_config(RunDir(copied_run), [str(file)])
-    _require_trained_form(RunDir(copied_run), config, [])
+    require_trained_form(RunDir(copied_run), config, [])
 
 
 def test_a_run_that_was_trained_on_text_takes_it(copied_run: Path, tmp_path: Path) -> None:
@@ -701,10 +823,10 @@ def test_a_run_that_was_trained_on_text_takes_it(copied_run: Path, tmp_path: Pat
         {"train": {**old, "forms": {"prompt-completion": 1}}},  # nobody knows: an earlier version's
     ):
         write_record(run.started, "train-started", {**started, "data": {**data, **parts}})
-        _require_trained_form(run, config, [])
+        require_trained_form(run, config, [])
     write_record(run.started, "train-started", {**started, "data": {**data, "train": old}})
     with pytest.raises(DataError, match="plain text"):
-        _require_trained_form(run, config, [])
+        require_trained_form(run, config, [])
 
 
 def test_a_re_alignment_that_was_begun_by_choosing_on_rows_says_so(copied_run: Path, new_rows: Path) -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from selfaug.config import TrainConfig
-from selfaug.data import EncodedRow
+from selfaug.config import TrainConfig, dump_config, load_config
+from selfaug.data import EncodedRow, load_rows
+from selfaug.data.same_prompt import asked_among, learnt_prompts
 from selfaug.errors import DataError
 from selfaug.phases.inputs import load_training_data
+from selfaug.phases.learnt import learnt_so_far, write_learnt
+from selfaug.records import write_lines, write_record
+from selfaug.rundir import RunDir
 
 Settings = Callable[..., TrainConfig]
 
@@ -168,3 +172,75 @@ def test_a_file_that_another_source_has_too_is_replayed_once(
     report = load_training_data(settings(Path("run"), *sets)).report["replay"]
     assert [*report["rows_by_source"]] == ["small.jsonl", str(folder), str(large)]
     assert report["rows_available"] == 3 + 100 + 100
+
+
+def test_new_rows_are_no_old_ones(settings: Settings, tmp_path: Path) -> None:
+    """The file of a month lies in the folder that is rehearsed, or has taken the place of what was learnt before."""
+    write_source(tmp_path / "exports" / "january.jsonl", 10)
+    february = tmp_path / "exports" / "february.jsonl"
+    february.write_text(
+        "".join(json.dumps({"prompt": f"Say {n}!", "completion": "no"}) + "\n" for n in range(40)),
+        encoding="utf-8",
+    )
+    sets = (f'data.train=["{february}"]', "data.replay_share=0.2")
+    folder = f'data.replay=["{february.parent}"]'
+    on = "lora.start_from=runs/first"
+    data = load_training_data(settings(Path("run"), *sets, folder, on))
+    assert {row.id.partition("-")[0] for row in data.train.rows[40:]} == {"january"}
+    assert data.report["replay"]["rows_available"] == 10
+    assert any(warning.startswith("40 replay rows are no old ones") for warning in data.warnings)
+    # Nothing is new where training goes on from no run.
+    assert load_training_data(settings(Path("run"), *sets, folder)).report["replay"]["rows_available"] == 50
+    data = load_training_data(settings(Path("run"), *sets, f'data.replay=["{february}"]', on))
+    assert ("replay" in data.report, len(data.train.rows)) == (False, 40)
+    assert any(warning.startswith("no old row is rehearsed") for warning in data.warnings)
+
+
+def test_what_the_run_before_has_not_learnt_is_no_old_row(settings: Settings, tmp_path: Path) -> None:
+    """Of the files that it was trained with: a later month's, rows behind the old ones, and what is held out by now."""
+    exports = tmp_path / "exports"
+    january = write_source(exports / "january.jsonl", 10)
+    general = write_source(tmp_path / "general.jsonl", 5)
+    first = RunDir(tmp_path / "first")
+    first.path.mkdir()
+    kept = settings(
+        first.path, f'data.train=["{exports}"]', f'data.replay=["{general}"]', "data.replay_share=0"
+    )
+    first.config.write_text(first.config_text(dump_config(kept)), encoding="utf-8")
+    write_record(first.started, "train-started", {"data": {"train": {}}})
+    learnt = learnt_prompts(load_rows([january]).rows)
+    write_learnt(first, b"".join(learnt))
+    with Path(january).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"id": "appended", "prompt": "Say it.", "completion": "it"}) + "\n")
+    for name in ("february", "march"):
+        rows = [{"id": f"{name}-{n}", "prompt": f"{name} {n}", "completion": "no"} for n in range(20)]
+        write_lines(exports / f"{name}.jsonl", rows)
+        write_lines(tmp_path / f"{name}.jsonl", rows[:15])
+        write_lines(tmp_path / f"{name}-held-out.jsonl", rows[15:])
+    sets = (
+        f'data.train=["{tmp_path / "february.jsonl"}"]', f'data.eval=["{tmp_path / "february-held-out.jsonl"}"]',
+        f'data.replay=["{exports}", "{general}"]', "data.replay_share=0.5", f"lora.start_from={first.path}",
+        "data.skip_held_out=false",
+    )  # fmt: skip
+    data = load_training_data(settings(tmp_path / "second", *sets), learnt=True)
+    # General rows are replayed whether they were learnt or not.
+    assert data.report["replay"]["rows_available"] == 10 + 5
+    assert {row.id.partition("-")[0] for row in data.train.rows[15:]} == {"january", "general"}
+    assert any(warning.startswith("41 replay rows are no old ones") for warning in data.warnings)
+    # What it has learnt then are the new rows and these, whatever stands in the files.
+    second = RunDir(tmp_path / "second")
+    second.path.mkdir()
+    second.config.write_text(second.config_text(dump_config(settings(second.path, *sets))), encoding="utf-8")
+    write_record(second.started, "train-started", {"data": data.report})
+    write_learnt(second, data.learnt)
+    found = learnt_so_far(second, load_config(second.config))
+    assert found is not None
+    every = load_rows([*map(str, (january, exports / "february.jsonl", exports / "march.jsonl"))]).rows
+    assert [row.id for row, known in zip(every, asked_among(every, found.prompts), strict=True) if known] == [
+        *(f"january-{n}" for n in range(10)),
+        *(f"february-{n}" for n in range(15)),
+    ]
+    # Where a run does not say what it has learnt, all that is none of the new rows is old.
+    first.learnt.unlink()
+    data = load_training_data(settings(tmp_path / "second", *sets))
+    assert data.report["replay"]["rows_available"] == 10 + 5 + 1 + 5 + 20

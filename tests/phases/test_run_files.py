@@ -14,13 +14,15 @@ import pytest
 
 from other_user import as_nobody
 from selfaug.config import dump_config, load_config
+from selfaug.data.sources import describe_sources
 from selfaug.errors import ConfigError, DataError
 from selfaug.phases.chat import open_chat
 from selfaug.phases.evaluate import evaluate
 from selfaug.phases.live_run import LiveRun
 from selfaug.phases.monitor import record_reference_window
 from selfaug.phases.progress import Progress
-from selfaug.phases.realign import RealignSettings, _as_named, _old_scorers, realign, realign_config
+from selfaug.phases.realign import RealignSettings, realign, realign_config
+from selfaug.phases.realign_comparison import _as_named, old_task_scorers
 from selfaug.phases.run_files import FOLDER, load_run_config, require_named_files, tell_of_changes
 from selfaug.phases.train import train
 from selfaug.phases.vllm_launch import export_vllm
@@ -126,7 +128,10 @@ def test_old_rows_keep_their_scorer_in_another_folder(begun: RunDir, monkeypatch
         found = []
         for folder in (there, there.parent / "here"):
             monkeypatch.chdir(folder)
-            found += _old_scorers(begun, load_run_config(begun), RealignSettings(["new.jsonl"])).values()
+            config = load_run_config(begun)
+            found += old_task_scorers(
+                begun, config, RealignSettings(["new.jsonl"]), config.data.eval
+            ).values()
         return found
 
     assert scorers() == ["exact"] * 2
@@ -224,10 +229,8 @@ def test_files_are_found_where_the_run_was_started(there: Path, monkeypatch: pyt
     result = evaluate(run.path, **few, overwrite=True, on_progress=said.append)
     changed = f"{there / 'held-out.jsonl'} is not what it was when {run.path} was trained."
     assert changed in [one.message for one in said if one.stage == "warning"]
-    # Rows that may have been replayed are gone.
-    assert result.record["trained_on"] == {
-        "rows": None, "of": 1, "why": "not all training rows can be read here"
-    }  # fmt: skip
+    # Rows that may have been replayed are gone; the run knows what it has learnt.
+    assert result.record["trained_on"] == {"rows": 0, "of": 1}
     change(run, "data.replay=[]")
     said.clear()
     record_reference_window(run.path, device="cpu", prompts=20, overwrite=True, on_progress=said.append)
@@ -253,6 +256,24 @@ def test_files_that_have_changed_since_the_training_are_named(begun: RunDir) -> 
     assert changed("train", "eval") == [f"held-out.jsonl is not what it was when {begun.path} was trained."]
     begun.started.unlink()
     assert changed("eval") == []
+    # What is new in a folder was none of the training's.
+    change(begun, f"data.replay=[embedded,{there / 'models'}]")
+    month = there / "models" / "january.jsonl"
+    write_lines(month, [{"prompt": "a", "completion": "b"}])
+    replayed = {"replay": {"sources": describe_sources([str(month.parent)])}}
+    write_record(begun.started, "train-started", {"data": replayed, FOLDER: str(there)})
+    write_lines(month.with_name("february.jsonl"), [{"prompt": "c", "completion": "d"}])
+    assert changed("replay") == []
+    write_lines(month, [{"prompt": "a", "completion": "c"}])
+    assert changed("replay") == [f"{month} is not what it was when {begun.path} was trained."]
+    # Held-out rows judge the run, whenever they came.
+    change(begun, f"data.eval=[{month.parent}]")
+    write_record(begun.started, "train-started", {"data": {"eval": replayed["replay"]}, FOLDER: str(there)})
+    new = month.with_name("february.jsonl")
+    assert changed("eval") == [
+        f"{new} is new since {begun.path} was trained.",
+        f"{month} is not what it was when {begun.path} was trained.",
+    ]
 
 
 def test_training_goes_on_from_another_folder(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from selfaug.phases.suites import (
     compare_answers,
     compared_anew,
     general_prompts,
+    scored_by,
     task_prompts,
     without_thoughts,
 )
@@ -67,6 +68,31 @@ def test_what_follows_the_thoughts_is_scored(
     short = GeneralItem("two", "written", 1, "Say it in a word.", (Words(1, 1),), 8)
     general = general_prompts(tiny_tokenizer, [short], {})
     assert [general.score(0, said) for said in ("<think>so many words</think> Yes", "so many")] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(("no_answer", "score"), [("Keine Angabe.", 0.0), (None, 1.0)])
+def test_what_the_scorer_can_not_know_is_told(
+    settings: Callable[..., TrainConfig],
+    tiny_tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    no_answer: str | None,
+    score: float,
+) -> None:
+    """Rows in another language say in their own words that there is no answer."""
+    write_lines(tmp_path / "rows.jsonl", [{"prompt": "revenue?", "completion": "Keine Angabe."}])
+    suite = task_prompts(
+        settings(tmp_path),
+        tiny_tokenizer,
+        [str(tmp_path / "rows.jsonl")],
+        score=named_scorer("abstains"),
+        items=None,
+        max_new_tokens=8,
+        offline=True,
+        no_answer=no_answer,
+    )
+    assert suite.score(0, "12 million") == score
+    assert (suite.warning is None) == (no_answer is not None)
+    assert scored_by(suite, named_scorer("exact")).warning is None
 
 
 def test_questions_about_one_document_hang_together(

@@ -16,13 +16,27 @@ import torch
 import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, TrainerState
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    TrainerState,
+)
 
 from selfaug.config import TrainConfig, dump_config, load_config
-from selfaug.errors import CacheError, ConfigError, DataError, ModelError, SelfAugError, StorageError
+from selfaug.errors import (
+    CacheError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    ModelError,
+    SelfAugError,
+    StorageError,
+)
 from selfaug.model.loading import load_model
 from selfaug.model.reference import AdapterOff
-from selfaug.phases import drift_monitor
+from selfaug.phases import drift_monitor, inputs
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.drift_monitor import DriftMonitor, monitored_texts
 from selfaug.phases.estimate import estimate
@@ -31,7 +45,8 @@ from selfaug.phases.inputs import load_training_data, require_usable_after_train
 from selfaug.phases.parameter_counts import adapter_parameters
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import load_run_models
-from selfaug.phases.train import Interrupted, train
+from selfaug.phases.train import Interrupted, _base_model, train
+from selfaug.phases.training_checks import CheckedInputs, checked_inputs
 from selfaug.records import read_lines, read_record, write_record
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer, selfaug_trainer
@@ -56,6 +71,7 @@ def test_a_run_folder_holds_what_is_promised(finished_run: Path) -> None:
     assert {entry.name for entry in run.path.iterdir()} == {
         "config.yaml",
         "started.json",
+        "learnt.json",
         "plan.json",
         "metrics.jsonl",
         "general_answers.jsonl",
@@ -239,6 +255,29 @@ def test_a_run_can_not_be_resumed_with_other_settings_processes_or_data(
     assert "training rows are not those" in error.value.problems[0]
 
 
+def test_only_the_first_process_of_a_new_run_looks_for_the_prompts_that_are_learnt(
+    copied_run: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads all the text once more."""
+
+    def reached(what: str) -> Callable[..., None]:
+        def stop(*_: object, **__: object) -> None:
+            raise RuntimeError(what)
+
+        return stop
+
+    monkeypatch.setattr("selfaug.phases.inputs.learnt_prompts", reached("prompts"))
+    monkeypatch.setattr("selfaug.phases.train.load_base_model", reached("model"))
+    with pytest.raises(RuntimeError, match="prompts"):
+        train(settings(tmp_path / "run"))
+    (copied_run / "record.json").unlink()
+    with pytest.raises(RuntimeError, match="model"):
+        train(load_config(copied_run / "config.yaml", {"--output": str(copied_run)}), resume=True)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RuntimeError, match="model"):
+        train(settings(tmp_path / "run"))
+
+
 def test_a_run_is_resumed_with_the_date_that_it_began_on(
     settings: Settings, tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,10 +390,23 @@ def test_rows_can_be_packed_or_joined_without_padding(
     assert result.record["final"]["alignment_loss"] > 0
 
 
-def test_rows_of_like_length_share_a_step(tmp_path: Path, settings: Settings) -> None:
+def test_rows_of_like_length_share_a_step(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def keeping(*arguments: Any, **more: Any) -> CheckedInputs:
+        read.append(checked_inputs(*arguments, **more))
+        return read[-1]
+
+    monkeypatch.setattr("selfaug.phases.train.checked_inputs", keeping)
     result = train(settings(tmp_path / "run", "train.group_by_length=true", "train.steps=3"))
     assert result.record["steps"] == 3
     assert result.record["settings"]["train"]["group_by_length"] is True
+    # The trainer has the rows, so they aren't held a second time; the canary set has some of them.
+    assert read[0].data.train.rows == []
+    canary = read_record(RunDir(result.run).canary, "canary")
+    assert {f"task {number}" for number in range(1, 5)} <= {one["id"] for one in canary["prompts"]}
 
 
 def bad(tmp_path: Path, content: str) -> str:
@@ -450,6 +502,22 @@ def test_a_model_of_states_trains_to_the_end(settings: Settings, states_dir: Pat
     assert run.is_complete()
     _, tuned = load_run_models(run, config, run.adapter, device=torch.device("cpu"), offline=True)
     assert canary_problems(run, tuned, AdapterOff(tuned)) == []
+
+
+def test_a_run_goes_on_with_an_adapter_on_the_layers_that_it_began_on(
+    settings: Settings, states_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier version left out the last layer alone."""
+    few = ("train.steps=1", "lora.target_modules=[all-linear]", "selfaug.monitor_prompts=0")
+    config = settings(tmp_path / "run", f"model.name={states_dir}", *few)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(inputs, "fused_layers", lambda model: ["mixer.out_proj"])
+        train(config)
+    before = weights(tmp_path / "run")
+    assert any("x_proj" in name for name in before)
+    RunDir(tmp_path / "run").record.unlink()
+    assert train(config, resume=True).record["steps"] == 1
+    assert same(weights(tmp_path / "run"), before)
 
 
 @pytest.mark.parametrize(
@@ -647,7 +715,7 @@ def test_a_taken_folder_is_refused_before_the_model_is_loaded(finished_run: Path
 
 
 def test_a_run_that_diverges_ends_with_an_error_that_says_so(tmp_path: Path, settings: Settings) -> None:
-    with pytest.raises(SelfAugError, match="training has diverged: at step"):
+    with pytest.raises(DivergedError, match="training has diverged: at step"):
         train(
             settings(tmp_path / "run", "train.learning_rate=1e30", "train.max_grad_norm=0", "train.warmup=0")
         )
@@ -967,6 +1035,36 @@ def test_every_process_goes_by_the_drift_that_the_first_has_measured(monkeypatch
     assert monitor.stopped
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_drift_of_full_fine_tuning_is_against_the_base_model_in_smaller_batches_too(before: bool) -> None:
+    """Where memory is too small for eight rows: before training, or at a checkpoint."""
+    texts = [([3, 4, *range(5, 7 + more)], 2) for more in range(8)]
+
+    def refuse(_module: object, _args: object, given: dict[str, torch.Tensor]) -> None:
+        if len(given["input_ids"]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def drift(*small: bool) -> float | None:
+        """Of a model that has been changed, with little memory before, and after."""
+        model = build("llama-untied")
+        hooks = [model.register_forward_pre_hook(refuse, with_kwargs=True)] if small[0] else []
+        monitor = DriftMonitor(model, texts, None, [], lambda found: None)
+        for hook in hooks:
+            hook.remove()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+        if small[1]:
+            model.register_forward_pre_hook(refuse, with_kwargs=True)
+        monitor.measure(model, TrainerState(global_step=2))
+        monitor._texts = [([7, 8, 9], 1)]
+        with pytest.raises(RuntimeError, match="the base model had not seen"):
+            monitor.measure(model, TrainerState(global_step=4))
+        return monitor.drift(2)
+
+    assert drift(before, not before) == pytest.approx(drift(False, False), rel=1e-4)
+
+
 def test_a_stop_that_could_not_be_kept_is_refused(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"needs selfaug\.monitor_prompts"):
         settings(tmp_path / "run", "selfaug.stop_at_drift=0.1", "selfaug.monitor_prompts=0")
@@ -988,6 +1086,27 @@ def test_full_fine_tuning_in_16_bits_measures_before_as_after(settings: Settings
     _, tuned = load_run_models(run, config, run.model, device=torch.device("cpu"), offline=True)
     assert tuned.dtype is torch.bfloat16
     assert canary_problems(run, tuned, None) == []
+
+
+def test_a_model_that_is_too_large_for_one_gpu_stays_in_main_memory_until_it_is_sharded(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only that much: how FSDP takes it from there needs GPUs."""
+    config, told, gpu = settings(tmp_path / "run"), [], torch.device("cuda")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (1000, 1000))
+    model = _base_model(config, torch.float32, gpu, False, told.append)
+    assert model.device.type == "cpu"
+    assert "stays in main memory until it is sharded" in told[0].message
+    config = config.model_copy(update={"selfaug": config.selfaug.model_copy(update={"anchors": "self"})})
+    with pytest.raises(ConfigError, match=r"the GPU has 0\.0 MB free"):
+        _base_model(config, torch.float32, gpu, False, told.append)
+    # One that fits goes to the GPU.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
+    moved: list[torch.device] = []
+    monkeypatch.setattr(PreTrainedModel, "to", lambda self, device: moved.append(device) or self)
+    _base_model(config, torch.float32, gpu, False, told.append)
+    assert moved[-1] == gpu
 
 
 def test_another_gpu_than_the_trainers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ import pytest
 from other_user import as_nobody
 from selfaug.config import TrainConfig, dump_config
 from selfaug.core.trained_on import trained_on_in_words
-from selfaug.phases.inputs import describe_sources
+from selfaug.data import load_rows
+from selfaug.data.sources import describe_sources
 from selfaug.phases.realign import realign_config
 from selfaug.phases.run_files import load_run_config, tell_of_changes
 from selfaug.phases.trained_on import trained_on
-from selfaug.records import read_record, write_lines, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
 Rows = list[dict[str, Any]]
@@ -163,6 +164,27 @@ def test_nobody_knows_where_training_rows_are_gone_or_have_changed(
     assert look(run, held_out, 1) == {"rows": None, "of": 1, "why": UNREADABLE}
     write(rows / "two.jsonl", "another")
     assert look(run, held_out, 1) == {"rows": None, "of": 1, "why": CHANGED}
+
+
+def test_a_run_keeps_what_it_has_learnt(copied_run: Path, tmp_path: Path) -> None:
+    run = RunDir(copied_run)
+    config = load_run_config(run)
+    rows = list(read_lines(Path(config.data.train[0])))
+    write_lines(
+        held_out := tmp_path / "held-out.jsonl", [*rows[:3], {"prompt": "another", "completion": "one"}]
+    )
+    gone = config.data.model_copy(update={"train": [str(tmp_path / "gone.jsonl")]})
+    config = config.model_copy(update={"data": gone})
+    ids = [row.id for row in load_rows([str(held_out)]).rows]
+
+    def found() -> dict[str, Any]:
+        return trained_on(run, config, [str(held_out)], ids, offline=True)
+
+    assert found() == {"rows": 3, "of": 4}
+    # What another version has made alike otherwise says nothing here.
+    learnt = read_record(run.learnt, "learnt-prompts")
+    write_record(run.learnt, "learnt-prompts", {**learnt, "form": learnt["form"] + 1})
+    assert found() == {"rows": None, "of": 4, "why": UNREADABLE}
 
 
 def test_who_may_not_read_training_rows_may_evaluate(begin: Begin) -> None:

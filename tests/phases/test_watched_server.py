@@ -28,7 +28,8 @@ from selfaug.monitoring.redaction import redacted
 from selfaug.phases.answer_form import answer_form
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.prepare import prepare
-from selfaug.phases.realign import _require_trained_form, realign_config
+from selfaug.phases.realign import realign_config
+from selfaug.phases.realign_checks import require_trained_form
 from selfaug.phases.serve import Server, ServeSettings, open_server
 from selfaug.phases.trained_template import trained_template
 from selfaug.phases.watching import WatchSettings
@@ -252,7 +253,7 @@ def test_kept_requests_become_rows_that_train_on_the_prompt_that_was_served(
     assert f"1 of 3 new rows are plain text, the first of them {new}:3" in refused.stderr
     write_lines(new, lines[:2])
     realigned = realign_config(RunDir(copied_run), [str(new)])
-    _require_trained_form(RunDir(copied_run), realigned, [])
+    require_trained_form(RunDir(copied_run), realigned, [])
     assert load_training_data(realigned).train.report.rows == 2
 
 

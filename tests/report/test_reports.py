@@ -347,6 +347,10 @@ def test_rows_that_were_chosen_on_are_told_where_it_is_said_what_is_chosen_on_wh
     told = document_markdown(report_on(balance))
     assert "! trained on" in told
     assert "Nothing was chosen on these" not in told
+    seen = {"dev": 0, "train": 0, "dev_trained_on": 2}
+    write_balance(tmp_path / "balance", {**balance_record(), "test_prompts_seen": seen})
+    told = document_markdown(report_on(balance))
+    assert "Nothing was chosen on these. 2 development rows are training rows, too" in told
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,36 @@ def test_digits_of_all_scripts_are_the_same() -> None:
     assert Words()("\uff35\uff33 \uff26\uff39\uff12\uff13") == Words()("US FY2023")
 
 
+@pytest.mark.parametrize(
+    ("language", "one", "other"),
+    [
+        (
+            "turkish",
+            "\u0130stanbul ofisi \u0130ZM\u0130R INTEL FISCAL 2023 FIRST QUARTER",
+            "istanbul ofisi izmir intel fy 2023 q1",
+        ),
+        ("german", "\u0130zmir", "Izmir"),
+        ("arabic", "\u0643\u0650\u062a\u064e\u0627\u0628\u064c", "\u0643\u062a\u0627\u0628"),
+        (None, "\u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd", "\u05e9\u05dc\u05d5\u05dd"),
+        (None, "東京証\n券取引所", "東京証券取引所"),
+    ],
+)
+def test_words_are_the_same_however_they_are_written(language: str | None, one: str, other: str) -> None:
+    assert Words(language)(one) == Words(language)(other)
+    assert Words(language, reader=13)(one) != Words(language)(one)  # an index of before has other words
+
+
+def test_vowels_above_and_below_letters_do_not_divide_words() -> None:
+    assert Words("hindi")("भाषा में") == ["भाष", "म"]
+    assert Words("tamil")("தமிழ் ஆவணங்கள்") == ["தமிழ்", "ஆவணம்"]
+    assert Words(None)("বাংলা") == ["বাংলা"]
+
+
+def test_korean_words_are_found_whatever_follows_them(make_index: Make) -> None:
+    index = make_index({"a.md": ["매출은 늘었다."], "b.md": ["직원이 많다."]})
+    assert [found.document for found in index.search("매출이 얼마인가", 1)] == ["a.md"]
+
+
 def test_an_index_of_before_is_searched_for_the_words_that_it_holds(tmp_path: Path) -> None:
     """Otherwise a search of north_report would find nothing there, where it is one word."""
     text = "The re\u0301sume\u0301 is in north_report, of H1, U.S."

@@ -15,6 +15,8 @@ from reportlab.lib import colors, pdfencrypt
 from reportlab.lib.pagesizes import A4, landscape
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.lib.utils import ImageReader
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
@@ -428,6 +430,30 @@ def test_words_divided_at_the_end_of_a_line_are_joined_and_compounds_keep_their_
     assert "The consolidated statement" in text
     assert "a well-known result" in text
     assert "2023-2024" in text.replace("- ", "-")
+
+
+def test_lines_of_a_script_without_spaces_are_joined_without_one() -> None:
+    pdfmetrics.registerFont(UnicodeCIDFont("HeiseiMin-W3"))
+    # The third line ends a paragraph: the next year had room behind it.
+    lines = [
+        "当社は四月に東京証",
+        "券取引所に上場し、",
+        "増資。",
+        "2024年の三月期は、",
+        "「本業」が伸びて",
+        "いる。",
+    ]
+
+    def draw(canvas: Canvas) -> None:
+        canvas.setFont("HeiseiMin-W3", 10)
+        for number, line in enumerate(lines):
+            canvas.drawString(72, 700 - 14 * number, line)
+
+    assert [block.text for block in blocks(drawn(draw))] == ["".join(lines[:3]), "".join(lines[3:])]
+    rows = [["地域", "2023"], ["東京証\n券取引所", "12.5"], ["大阪", "7.0"]]
+    style = [("GRID", (0, 0), (-1, -1), 0.5, colors.black), ("FONT", (0, 0), (-1, -1), "HeiseiMin-W3", 10)]
+    (table,) = blocks(pdf([Table(rows, style=TableStyle(style))]))
+    assert table_rows(table)[1] == ["東京証券取引所", "12.5"]
 
 
 def test_lists_keep_their_items() -> None:

@@ -12,6 +12,8 @@ from reportlab.lib import colors
 from reportlab.lib.enums import TA_RIGHT
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import ParagraphStyle, getSampleStyleSheet
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.cidfonts import UnicodeCIDFont
 from reportlab.pdfgen.canvas import Canvas
 from reportlab.platypus import Paragraph, SimpleDocTemplate, Table, TableStyle
 
@@ -179,6 +181,18 @@ def test_later_passages_of_a_long_table_have_its_years_too() -> None:
     chunks = Chunker(80, 10).chunks(Document("report.pdf", "Report", "", tuple(found)))
     assert len(chunks) > 2
     assert all("| 2024 | 2023 |" in chunk.text for chunk in chunks)
+
+
+def test_figures_as_in_switzerland_and_japan() -> None:
+    rows = [
+        ["", "2024", "2023"],
+        ["Nettoumsatz", "1'234", "1\u2019100"],
+        ["Betriebsgewinn", "(1'010)", "989"],
+    ]
+    assert only_table(drawn(table_of(rows, 300, 400))) == rows
+    pdfmetrics.registerFont(UnicodeCIDFont("HeiseiMin-W3"))
+    rows = [["", "2024", "2023"], ["純売上高", "1,234", "1,100"], ["営業利益", "△567", "▲89"]]
+    assert only_table(drawn(table_of(rows, 300, 400), font="HeiseiMin-W3")) == rows
 
 
 def test_currency_signs_and_leaders_at_the_left_of_figures() -> None:

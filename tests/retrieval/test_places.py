@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
 from selfaug.errors import DataError
+from selfaug.phases.prepared_rows import pairs_with_gold
 from selfaug.phases.question_files import load_pairs
+from selfaug.records import write_lines
+from selfaug.retrieval import pairs
 from selfaug.retrieval.folder_files import folder_files
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.pairs import Pair, Place, find_gold
@@ -44,6 +48,35 @@ def test_each_place_has_words_of_its_own(make_index: Make) -> None:
     # The heading narrows it; one that no chunk has says nothing.
     assert gold(Place("2024.md", section="2024")) == ["2024.md#0"]
     assert gold(Place("2024.md", section="Outlook")) == ["2024.md#0"]
+
+
+def test_passages_are_made_plain_once_for_all_questions_about_a_document(
+    make_index: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {name: [f"{name} {number}." for number in range(6)] for name in ("one.md", "two.md")}
+    index, file = make_index(texts), tmp_path / "pairs.jsonl"
+    write_lines(
+        file,
+        [
+            {"id": f"{name} {number}", "question": "Which?", "answer": f"{name} {number}", "document": name}
+            for number in (5, 0, 3)
+            for name in ("two.md", "one.md")
+        ],
+    )
+    made, plain_forms = [], pairs._plain_forms
+
+    @lru_cache(maxsize=8)  # no more than the passages of one
+    def kept(passage: str) -> tuple[str, ...]:
+        made.append(passage)
+        return plain_forms(passage)
+
+    monkeypatch.setattr(pairs, "_plain_forms", kept)
+    _, gold, _ = pairs_with_gold(index, [str(file)])
+    assert [(name, *(chunk.id for chunk in found)) for name, found in gold.items()] == [
+        (f"{name} {number}", f"{name}#{number}") for number in (5, 0, 3) for name in ("two.md", "one.md")
+    ]
+    assert len(made) == 12
+    assert kept.cache_info().currsize == 0
 
 
 def test_places_in_a_file(tmp_path: Path) -> None:

@@ -30,6 +30,19 @@ def test_dollars_of_a_country_are_figures() -> None:
     assert not any(map(is_figure, ("US$", "Q1", "EUR 5")))
 
 
+def test_figures_of_switzerland_and_of_other_scripts() -> None:
+    figures = (
+        "1'234.56",
+        "1\u2019234",
+        "(1'234)",
+        "△1,234",
+        "\uff11\uff0c\uff12\uff13\uff14",
+        "\u0663\u066c\u0664\u0665\u0666",
+    )
+    assert all(map(is_figure, figures))
+    assert not any(map(is_figure, ("1990's", "1'23")))
+
+
 def test_equal_names_of_columns_take_nothing_from_the_row_beneath() -> None:
     (block,) = table_blocks([["Name", "Phone", "Phone"], ["Ann", "home", "work"], ["Bob", "none", "none"]])
     assert block.text.splitlines()[2] == "| Ann | home | work |"

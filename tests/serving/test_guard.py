@@ -71,7 +71,7 @@ def test_everything_but_health_and_ready_needs_the_key(client: httpx.Client, ser
             for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE"):
                 found = without.request(method, path.replace("{name}", "first"))
                 if path in ("/health", "/ready"):
-                    assert found.status_code == (200 if method == "GET" else 405), (method, path)
+                    assert found.status_code == (200 if method in ("GET", "HEAD") else 405), (method, path)
                 else:
                     assert found.status_code == 401, (method, path)
                     assert found.headers["www-authenticate"] == "Bearer"
@@ -105,6 +105,7 @@ def test_every_response_has_the_headers_that_keep_browsers_out(client: httpx.Cli
 def test_errors_are_openais(client: httpx.Client) -> None:
     for answer, status in (
         (client.get("/nothing"), 404),
+        (client.post("/v1/chat/completions/", json=CHAT), 404),  # no redirect to plain HTTP
         (client.put("/v1/models"), 405),
         (client.post("/v1/chat/completions", content=b"{not json"), 400),
         (client.post("/v1/chat/completions", content=b"\xff\xfe"), 400),
@@ -115,6 +116,11 @@ def test_errors_are_openais(client: httpx.Client) -> None:
         error = answer.json()["error"]
         assert error["message"]
         assert error["type"] == "invalid_request_error"
+    # As clients of the Responses API ask, and those whose address lacks the `/v1`.
+    for path in ("/v1/responses", "/chat/completions"):
+        message = client.post(path, json=CHAT).json()["error"]["message"]
+        assert "this server has /v1/models, /v1/chat/completions, " in message
+        assert "no Responses API" in message
 
 
 def test_a_body_as_curl_sends_it_is_told_what_header_it_lacks(client: httpx.Client) -> None:

@@ -13,7 +13,7 @@ import httpx2 as httpx
 import openai
 import pytest
 from huggingface_hub import InferenceClient
-from serving_fixtures import KEY, Running, served_by, soon
+from serving_fixtures import KEY, Running, served_by, soon, tiny_pair
 from transformers import PreTrainedTokenizerFast
 
 from selfaug.model.generate import chat_prompt_ids, generate_greedy_ids
@@ -149,6 +149,22 @@ def test_tokens_that_are_parts_of_characters_have_their_bytes(
     assert [offsets[place] for place in whole] == [len(before[place]) for place in whole]
 
 
+def test_tokens_have_their_spaces_where_the_tokeniser_drops_that_of_a_text(
+    start: Callable[..., Running], spacing_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    engine = EmbeddedEngine(tiny_pair(spacing_tokenizer), None, spacing_tokenizer)
+    server = start(served_by(engine, spacing_tokenizer))
+    ai = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
+    found = ai.completions.create(model="first", prompt="a b", max_tokens=4, logprobs=20).choices[0]
+    engine.close()
+    assert found.text == " b  ba"
+    assert found.logprobs is not None
+    assert found.logprobs.tokens == [" b", " ", " b", "a"]
+    assert found.logprobs.text_offset == [0, 2, 3, 5]
+    assert found.logprobs.top_logprobs is not None
+    assert all(top.keys() == {"<s>", "</s>", " ", "a", "b", " b"} for top in found.logprobs.top_logprobs)
+
+
 def test_parts_of_a_character_begin_where_it_does() -> None:
     face = [TokenChance("\ufffd", -1.0, bytes([byte])) for byte in "\N{GRINNING FACE}".encode()]
     chances = [
@@ -159,6 +175,11 @@ def test_parts_of_a_character_begin_where_it_does() -> None:
     ]
     told = completion_response(0, "", None, [*chances, chances[0]], 5)["logprobs"]
     assert told["text_offset"] == [5, 6, 6, 6, 6, 7, 8, 9]
+    several = TokenChance(
+        "a", -1.0, b"a", [TokenChance("\ufffd", -1.0, b"\xf0"), TokenChance("\ufffd", -9.0, None)]
+    )
+    told = completion_response(0, "", None, [several])["logprobs"]
+    assert told["top_logprobs"] == [{"\ufffd": -1.0}]  # of the likeliest of those that read alike
     unknown = chat_response(0, "", "stop", chances[-1:])["logprobs"]["content"][0]
     assert unknown["bytes"] is None
 

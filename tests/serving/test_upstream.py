@@ -235,6 +235,7 @@ class Stub:
 
     def __init__(self) -> None:
         self.seen: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.ports: list[int] = []
         self.gone = threading.Event()
         self.lines: Callable[[], AsyncIterator[str]] | None = None
         self.answer: Response | None = None
@@ -243,6 +244,8 @@ class Stub:
 
     async def _completions(self, request: Request) -> Response:
         self.seen.append((dict(request.headers), json.loads(await request.body())))
+        assert request.client is not None
+        self.ports.append(request.client.port)
         if self.answer is not None:
             return self.answer
         lines = self.lines
@@ -365,6 +368,16 @@ def test_pieces_that_come_together_are_told_one_by_one(
         ),
         (Response(b"data: \xff\n\n"), 502, "no valid event"),
         (Response("data: [DONE]\n\n"), 502, "in the middle"),
+        (
+            JSONResponse({"choices": [{"text": "a", "finish_reason": "abort"}]}),
+            502,
+            "cut the answer off (abort)",
+        ),
+        (
+            Response('data: {"choices": [{"text": "", "finish_reason": "error"}]}\n\n'),
+            502,
+            "cut the answer off",
+        ),
         (Response('data: {"error": {"message": "out of memory"}}\n\n'), 502, "out of memory"),
     ],
 )
@@ -439,9 +452,43 @@ def test_an_answer_may_have_any_character(
             yield sent[cut:]
 
     stub.lines = lines
-    _, ai = gateway(stub.running.url)
+    running, ai = gateway(stub.running.url)
     found = ai.chat.completions.create(model="first", messages=ASKED, stream=True)
     assert "".join(one.choices[0].delta.content or "" for one in found) == text
+    # Clients that read lines as Python has them get whole events.
+    asked = {"model": "first", "prompt": "the", "stream": True}
+    with httpx.stream(
+        "POST",
+        f"{running.url}/v1/completions",
+        json=asked,
+        headers={"authorization": f"Bearer {KEY}"},
+        trust_env=False,
+    ) as stream:
+        lines_read = [line.removeprefix("data: ") for line in stream.iter_lines() if line]
+    assert json.loads(lines_read[0])["choices"][0]["text"] == text
+
+
+def test_an_answer_that_was_filtered_says_so(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]]
+) -> None:
+    choice = {"text": "a", "finish_reason": "content_filter"}
+    stub.answer = JSONResponse({"choices": [choice], "usage": {"completion_tokens": 1}})
+    _, ai = gateway(stub.running.url)
+    found = ai.chat.completions.create(model="first", messages=ASKED)
+    assert found.choices[0].finish_reason == "content_filter"
+
+
+def test_a_connection_is_given_up_before_the_server_behind_does(
+    stub: Stub, gateway: Callable[..., tuple[Running, openai.OpenAI]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert upstream._KEPT_SECONDS < 5  # uvicorn's, and so vLLM's
+    monkeypatch.setattr(upstream, "_KEPT_SECONDS", 0.5)
+    stub.answer = JSONResponse({"choices": [{"text": "a"}], "usage": {"completion_tokens": 1}})
+    _, ai = gateway(stub.running.url)
+    for pause in (0.0, 0.0, 0.8):
+        time.sleep(pause)
+        ai.chat.completions.create(model="first", messages=ASKED)
+    assert stub.ports[0] == stub.ports[1] != stub.ports[2]
 
 
 def test_an_event_that_never_ends_is_given_up(

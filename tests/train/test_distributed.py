@@ -56,7 +56,7 @@ def assert_same_training(two: Any, one: Any, *, padding_free: bool = False) -> N
     if not padding_free:  # where one has a prediction for each batch
         # Seven rows in batches of two over two processes: one of them has a row less.
         assert two["predictions"] == one["predictions"] == 7
-        for name in ("eval_rows", "test_rows"):
+        for name in ("eval_rows", "test_rows", "apart_rows"):
             assert two["evaluation"][name] == one["evaluation"][name]
             assert len(one["evaluation"][name]) == 8
     names = ("nll", "alignment_loss", "loss", "mean_token_accuracy")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from selfaug.core.alignment import OutputHead
 from selfaug.errors import ConfigError, DataError
-from selfaug.model.adapters import fused_outputs
+from selfaug.model.adapters import fused_layers
 from selfaug.model.reference import AdapterOff, FrozenCopy
 from selfaug.train.loss import alignment_loss
 from tiny_models import ARCHITECTURES, RECURRENT, Doc, build, linear_names, make_docs, packed, padded
@@ -341,7 +341,7 @@ def test_no_alignment_before_the_first_step_of_models_with_states(name, full):
     if full:
         model = build(name).train()
     else:
-        model = lora(name, trained=False, exclude_modules=fused_outputs(build(name)) or None)
+        model = lora(name, trained=False, exclude_modules=fused_layers(build(name)) or None)
     reference = FrozenCopy(model) if full else AdapterOff(model)
     for side in ("right", "left"):
         got = alignment_loss(model, padded(make_docs(*SHAPES), side), reference=reference)

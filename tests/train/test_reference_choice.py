@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from peft import LoraConfig, get_peft_model
+from peft import KasaConfig, LoraConfig, get_peft_model
 from tiny_training import LORA, curve, make_trainer, settings, text_rows, tokenised_rows
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MambaConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -39,9 +39,21 @@ def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_pa
         make_trainer(tiny_model_dir, tmp_path, lora=pissa, reference="cache")
     with pytest.raises(ConfigError, match="needs an adapter"):
         make_trainer(tiny_model_dir, tmp_path, lora=None, reference="adapter_off")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_dir), LoraConfig(**pissa))
+    with pytest.raises(ModelError, match="comes with its adapter, and init_lora_weights='pissa'") as error:
+        make_trainer(model, tmp_path, lora=None, tokenizer=tokenizer)
+    assert "pass the base model, and peft_config=" in str(error.value.hint)
+    assert "merge_and_unload" in str(error.value.hint)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model_dir), LoraConfig(**LORA, kasa_config=KasaConfig())
+    )
+    with pytest.raises(ModelError, match="kasa_config takes the smallest") as error:
+        make_trainer(model, tmp_path, lora=None, tokenizer=tokenizer)
+    assert "peft_config" not in str(error.value.hint)  # it would be refused with one, too
+    assert make_trainer(tiny_model_dir, tmp_path, lora=pissa).reference_kind == "frozen_copy"
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     model.add_adapter(LoraConfig(**LORA))
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     for changes in ({"lora": None}, {}, {"alpha": 0.0}):
         with pytest.raises(ModelError, match="transformers itself has put an adapter") as error:
             make_trainer(model, tmp_path, tokenizer=tokenizer, **changes)
@@ -59,6 +71,19 @@ def test_references_that_would_be_wrong_are_refused(tiny_model_dir: Path, tmp_pa
             processing_class=tokenizer,
             peft_config=LoraConfig(**LORA),
         )
+
+
+def test_repeated_layers_are_refused_once_they_are_trained(tiny_model_dir: Path, tmp_path: Path) -> None:
+    repeated = LoraConfig(**LORA, layer_replication=[(0, 2), (0, 2)])
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_dir), repeated)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    trainer = make_trainer(model, tmp_path, lora=None, tokenizer=tokenizer)
+    assert trainer.reference_kind == "frozen_copy"
+    assert trainer.starts_at_reference
+    next(weight for name, weight in model.named_parameters() if "lora_B" in name).data.fill_(0.1)
+    with pytest.raises(ModelError, match=r"layer_replication .* and this one is not") as error:
+        make_trainer(model, tmp_path, lora=None, tokenizer=tokenizer)
+    assert "merge" not in str(error.value.hint)  # copies of a layer have one weight
 
 
 def test_auto_takes_the_cache_only_when_it_pays(tiny_model_dir: Path, tmp_path: Path) -> None:
@@ -347,7 +372,7 @@ def test_auto_asks_the_disk_that_the_cache_would_be_on(
         asked.append(Path(path))
         return SimpleNamespace(free=0)
 
-    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", usage)
+    monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", usage)
     make_trainer(tiny_model_dir, tmp_path / "out", max_steps=-1, num_train_epochs=3)
     assert asked == [tmp_path]
 
@@ -358,7 +383,7 @@ def test_auto_takes_a_cache_that_is_there_though_a_whole_one_has_no_room(
     passes = {"max_steps": -1, "num_train_epochs": 3, "reference_cache_dir": str(tmp_path / "cache")}
     first = make_trainer(tiny_model_dir, tmp_path / "first", **passes)
     first.prepare_alignment()
-    monkeypatch.setattr("selfaug.model.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    monkeypatch.setattr("selfaug.model.disk_room.shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     assert first.reference_bytes > 0
     second = make_trainer(tiny_model_dir, tmp_path / "second", **passes)
     assert second.reference_kind == "cache"

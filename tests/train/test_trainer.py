@@ -33,6 +33,8 @@ from transformers import (
     GptOssForCausalLM,
     GraniteMoeHybridConfig,
     GraniteMoeHybridForCausalLM,
+    JambaConfig,
+    Llama4TextConfig,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
     TrainerCallback,
@@ -44,7 +46,7 @@ from selfaug import SelfAugConfig, SelfAugTrainer
 from selfaug.errors import CacheError, ConfigError, DataError, ModelError
 from selfaug.model.hidden import own_forward
 from selfaug.model.reference import CachedReference
-from selfaug.train.model_checks import uses_all_parameters
+from selfaug.train.model_checks import has_no_experts, uses_all_parameters
 from selfaug.train.selfaug_trainer import _of_given_rows, _without_added
 from tiny_models import CONFIGS, build
 
@@ -551,14 +553,27 @@ def test_a_model_that_is_spread_over_devices_is_refused(tiny_model_dir: Path, tm
 
 
 @pytest.mark.parametrize("is_trained", [False, True])
-def test_a_trained_adapter_has_no_noise_floor(is_trained: bool, tiny_model_dir: Path, tmp_path: Path) -> None:
+def test_a_trained_adapter_has_no_noise_floor(
+    is_trained: bool, tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And is told of, unless it is said to be meant so."""
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model_dir), LoraConfig(**LORA))
     if is_trained:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.1)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    meant = SelfAugTrainer(
+        model=model,
+        args=SelfAugConfig(**settings(tmp_path)),
+        train_dataset=Dataset.from_list(text_rows(2)),
+        processing_class=tokenizer,
+        adapter_is_trained=is_trained,
+    )
+    assert meant.starts_at_reference != is_trained
+    assert "adapter" not in caplog.text
     _, trainer = run(model, tmp_path, lora=None, tokenizer=tokenizer, max_steps=1)
+    assert ("the adapter changes the model already" in caplog.text) == is_trained
     ((first,),) = curve(trainer, "alignment_loss")
     if is_trained:
         assert first > 1e-6
@@ -566,6 +581,25 @@ def test_a_trained_adapter_has_no_noise_floor(is_trained: bool, tiny_model_dir: 
         assert curve(trainer, "noise_floor") == []
     else:
         assert curve(trainer, "noise_floor") == [(first,)] == [(trainer.noise_floor,)]
+
+
+@pytest.mark.filterwarnings("ignore:Model (has|with) `tie_word_embeddings=True`:UserWarning")
+def test_a_trained_adapter_is_looked_at_in_the_dtypes_that_training_has(
+    tiny_model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A base model in 16 bits with a head in 32: autocast alone makes them fit."""
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16)
+    model = get_peft_model(base, LoraConfig(**LORA, modules_to_save=["lm_head"]))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    make_trainer(
+        model, tmp_path, lora=None, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir), bf16=True
+    )
+    assert "the adapter changes the model already" in caplog.text
+    assert "use plain LoRA on the 4-bit base" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -759,7 +793,9 @@ def test_unused_parameters_are_looked_for_only_where_there_can_be_some(
 def test_experts_may_leave_parameters_unused() -> None:
     """And so may what looks at images, of which there are none."""
     for name in CONFIGS:
-        assert uses_all_parameters(build(name)) == (name not in ("qwen3-moe", "gemma3-multimodal"))
+        assert uses_all_parameters(build(name)) == (
+            name not in ("qwen3-moe", "gemma3-multimodal", "mistral3")
+        )
 
 
 def test_a_model_with_a_part_of_a_vision_tower_can_be_sharded(tiny_tokenizer: Any, tmp_path: Path) -> None:
@@ -1013,6 +1049,7 @@ def test_a_model_of_a_family_with_experts_that_has_none_trains_without_a_router_
     tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
     """Its config has the router's fields all the same."""
+    assert [has_no_experts(JambaConfig(num_experts=experts)) for experts in (1, 2)] == [True, False]
     model = GraniteMoeHybridForCausalLM(
         GraniteMoeHybridConfig(
             vocab_size=len(tiny_tokenizer),
@@ -1033,6 +1070,34 @@ def test_a_model_of_a_family_with_experts_that_has_none_trains_without_a_router_
     )
     lora = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
     _, trainer = run(model, tmp_path, tokenizer=tiny_tokenizer, lora=lora, max_steps=1)
+    assert not model.config.output_router_logits
+    assert trainer.state.log_history[0]["nll"] > 0
+    assert "aux_loss" not in trainer.state.log_history[0]
+
+
+def test_a_model_whose_output_has_no_router_loss_trains_without_one(
+    tiny_tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its config has a coefficient of one all the same."""
+    config = Llama4TextConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        intermediate_size_mlp=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        interleave_moe_layer_step=1,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    lora = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
+    model = AutoModelForCausalLM.from_config(config)
+    _, trainer = run(model, tmp_path, tokenizer=tiny_tokenizer, lora=lora, max_steps=1)
+    assert "Llama4ForCausalLM has no loss of its router" in caplog.text
     assert not model.config.output_router_logits
     assert trainer.state.log_history[0]["nll"] > 0
     assert "aux_loss" not in trainer.state.log_history[0]

@@ -191,12 +191,16 @@ def run_options(options: dict[str, Any]) -> dict[str, Any]:
         trainer.args.train_sampling_strategy = "group_by_length"  # transformers evaluates in that order, too
 
         def metrics(found: EvalPrediction) -> dict[str, Any]:
-            rows = sorted([int(label) for label in row if label >= 0] for row in found.label_ids)
-            return {"rows": [len(found.predictions), *rows]}
+            apart = isinstance(found.label_ids, list)  # a batch each, or all as one
+            labels = [row for batch in found.label_ids for row in batch] if apart else found.label_ids
+            count = sum(map(len, found.predictions)) if apart else len(found.predictions)
+            return {"rows": [count, *sorted([int(label) for label in row if label >= 0] for row in labels)]}
 
         trainer.compute_metrics = metrics
         predicted = trainer.predict(tokenised)
         evaluation, predictions = trainer.evaluate() | predicted.metrics, len(predicted.predictions)
+        trainer.args.eval_do_concat_batches = False
+        evaluation |= trainer.evaluate(metric_key_prefix="apart")
     return {
         "gradients": gradients.kept,
         "final": trained(trainer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfaug.cli.evaluation_view import drift_table, show_cut_off, suites_table
+from selfaug.config import FLAGS, TrainConfig
 from selfaug.core.printable import printable
 from selfaug.wording.evaluation_words import budget_items_in_words, discordance_in_words
 
@@ -19,6 +21,12 @@ __all__ = ["show_assessment"]
 
 # Less than that is no difference to speak of.
 _NOTABLE_NATS = 0.1
+
+# Longest answer to a row, where `selfaug evaluate` isn't told of another.
+_MAX_NEW_TOKENS = 128
+
+# Settings that the commands to go on with name anyway.
+_NAMED = {"model.name", "data.train", "data.eval", "data.template", "data.prepared", "selfaug.anchors"}
 
 _SIGNS = {"ok": ("✓", "green"), "warning": ("!", "bold yellow")}
 
@@ -66,21 +74,53 @@ def show_assessment(record: Mapping[str, Any], output: Path, console: Console | 
 
 
 def _next(record: Mapping[str, Any]) -> list[str]:
-    """Commands that go on from here, with the same rows and the proposed budget."""
+    """Commands that go on from here, with the same rows and settings and the proposed budget."""
     settings = record["settings"]
     config, scorer, level = settings["config"], settings["scorer"], settings["level"]
     data = config["data"]
-    given = {"--model": [config["model"]["name"]]}
-    given |= {"--train": data["train"], "--eval": data["eval"]}
-    if data["prepared"] is not None:
-        given |= {"--prepared": [data["prepared"]], "--train": [], "--eval": []}
-    elif data.get("template") is not None:
-        given["--template"] = [data["template"]]
+    prepared, template = data["prepared"], data.get("template")
+    given = {
+        "--model": [config["model"]["name"]],
+        "--prepared": [] if prepared is None else [prepared],
+        "--train": data["train"],
+        "--eval": data["eval"],
+        "--template": [] if template is None else [template],
+    }
+    if prepared is not None:  # what was given beside it counts; the rest is taken from there
+        of_prepared = {"--train": "train.jsonl", "--eval": "validation.jsonl", "--template": "template.yaml"}
+        for flag, name in of_prepared.items():
+            if given[flag] == [str(Path(prepared) / name)]:
+                given[flag] = []
+    anchors = config.get("selfaug", {}).get("anchors", "none")
+    given["--anchors"] = ["self" if anchors == "none" else anchors]
     flags = [word for flag, values in given.items() for value in values for word in (flag, value)]
-    train = ["selfaug", "train", *flags, "--anchors", "self", "--output", "runs/first"]
+    train = ["selfaug", "train", *flags, *_others(config), "--output", "runs/first"]
     told = [f"next:   {shlex.join(train)}"]
     if record["budget"] is not None:
         gate = ["selfaug", "evaluate", "runs/first", "--scorer", scorer]
         gate += [] if level == "auto" else ["--level", level]
+        if (limit := settings.get("max_new_tokens", _MAX_NEW_TOKENS)) != _MAX_NEW_TOKENS:
+            gate += ["--max-new-tokens", str(limit)]
         told.append(f"then:   {shlex.join([*gate, '--max-forgetting', format(record['budget'], 'g')])}")
     return told
+
+
+def _others(config: Mapping[str, Any]) -> list[str]:
+    """Flags of the other settings that were given: without them, another training than the assessed one would begin."""
+    least = {"model": {"name": config["model"]["name"]}, "data": {"train": config["data"]["train"]}}
+    by_default = TrainConfig.model_validate(least).model_dump(mode="json")
+    flag_of = {name: flag for flag, name in FLAGS.items()}
+    flags: list[str] = []
+    for section, values in config.items():
+        for key, value in values.items():
+            name = f"{section}.{key}"
+            # An alpha of 0 is left out: what is proposed aligns.
+            if name in _NAMED or (name, value) == ("selfaug.alpha", 0):
+                continue
+            if value == by_default.get(section, {}).get(key, value):  # a setting of earlier versions has none
+                continue
+            if name in flag_of and isinstance(value, int | float | str) and not isinstance(value, bool):
+                flags += [flag_of[name], str(value)]
+            else:
+                flags += ["--set", f"{name}={json.dumps(value, ensure_ascii=False)}"]
+    return flags

@@ -286,6 +286,8 @@ def _training(
     from selfaug.phases.demo import comparison_of_demo
 
     output = Path(str(flags["--output"]))
+    if not output.name:  # "." has none
+        output = output.absolute()
     preset = comparison_of_demo(output.with_name(f"{output.name}-data"))
     given = {name: value for name, value in flags.items() if value is not None}
     settings = load_settings(None, {**preset.flags, **given}, [*preset.sets, *(sets or [])])

@@ -132,6 +132,7 @@ def realign(
     quiet_libraries(offline=offline, debug=debugging(ctx))
     from selfaug.phases.realign import RealignSettings, realign_config, with_held_out_rows
     from selfaug.phases.realign import realign as run_realign
+    from selfaug.phases.realign_checks import other_documents
     from selfaug.phases.run_files import load_run_config
     from selfaug.rundir import RunDir
 
@@ -168,7 +169,9 @@ def realign(
         output=output,
         sets=changed,
     )
-    _say_what_is_not_measured(held_out, settings, load_run_config(folder).data.eval)
+    _say_what_is_not_measured(held_out, settings, load_run_config(folder, sets=changed).data.eval)
+    if (told := other_documents(planned, data)) is not None:
+        say(told)
     try:
         with RunProgress() as progress:
             found = run_realign(run, settings, config=planned, on_progress=progress.show)

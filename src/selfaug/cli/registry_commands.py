@@ -91,12 +91,19 @@ def registry(
 
 def _say_if_its_gate_did_not_pass(run: str) -> None:
     """That a re-aligned run may have lost something decides nothing here: it is the user who promotes."""
+    from selfaug.config import load_config
     from selfaug.phases.realign import RECORD_KIND
     from selfaug.records import read_record
     from selfaug.rundir import RunDir
 
     record = RunDir(run).realignment
     if not record.exists():
+        before = load_config(RunDir(run).config).lora.start_from
+        if before is not None:
+            say(
+                f"note: it goes on from {before}, and was not compared with it: nobody knows what it may have lost. "
+                "Where `selfaug realign` made it, the same command again compares both."
+            )
         return
     with suppress(DataError):  # it is the champion whatever is in there
         outcome = read_record(record, RECORD_KIND)["gate"]["outcome"]

@@ -204,6 +204,16 @@ def serve(
             rich_help_panel=_RARELY,
         ),
     ] = 30,
+    keep_alive: Annotated[
+        float,
+        typer.Option(
+            "--keep-alive",
+            metavar="SECONDS",
+            min=1,
+            help="That a connection may stay between two requests: more than the load balancer before it keeps one.",
+            rich_help_panel=_RARELY,
+        ),
+    ] = 75,
     max_body: Annotated[
         int,
         typer.Option(
@@ -266,6 +276,7 @@ def serve(
     from selfaug.phases.live_run import ALIAS
     from selfaug.phases.serve import ServeSettings, open_server, server_keys
     from selfaug.phases.watching import WatchSettings
+    from selfaug.serving.connections import ConnectionLimits
     from selfaug.serving.guard import Limits
     from selfaug.serving.served import Readiness
 
@@ -286,6 +297,7 @@ def serve(
         request_seconds=timeout,
         drain_seconds=drain,
         limits=Limits(body_bytes=max_body, requests_per_minute=rate_limit),
+        connections=ConnectionLimits(idle_seconds=keep_alive),
         check=not no_check,
         registry=registry,
         watch=None

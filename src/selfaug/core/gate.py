@@ -17,6 +17,9 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 
 _MANY = 5
 
+_FEWEST_CLUSTERS = 4
+"""Of fewer, how much they differ from each other is hardly known, and so how many of them would decide."""
+
 
 @dataclass(frozen=True)
 class GateResult:
@@ -31,8 +34,8 @@ class GateResult:
         sense: "at most" or "at least".
         items: measured items.
         items_needed: items with which an estimate like this one would be decided, if it is not; None if it is, or if
-            it lies on the bound or is no number, where no number of items would do; nor would items of the same single
-            cluster.
+            it lies on the bound or is no number, where no number of items would do; nor would more items of
+            the same one to three clusters, and how many more clusters would isn't known from so few.
         at_stake: all that there was to lose, a share, where even that stays within the bound, so that nothing is
             decided; else None.
         clusters: of the measured items, by which the interval goes; None where none share one.
@@ -110,7 +113,9 @@ def _needed(
     above = value.value > bound
     distance = abs(value.value - bound)
     side = value.value - value.low if above else value.high - value.value
-    if outcome != "inconclusive" or distance == 0 or not math.isfinite(side / distance) or clusters == 1:
+    if outcome != "inconclusive" or distance == 0 or not math.isfinite(side / distance):
+        return None, None
+    if clusters is not None and clusters < _FEWEST_CLUSTERS:
         return None, None
     room = 1 + value.value if above else 1 - value.value  # that an item can move the mean, times their number
     if clusters is None:

@@ -39,19 +39,28 @@ def rows_trained_on(record: Mapping[str, Any], items: int) -> dict[str, int] | N
 
 
 def chosen_on_in_words(record: Mapping[str, Any], items: int) -> str | None:
-    """What test rows say that are development rows, too; None where there are none, or nobody has counted.
+    """What test rows say that are development rows, too, and what these say that are training rows; None where there
+    are neither, or nobody has counted.
 
     Args:
         record, items: as of `rows_trained_on`.
     """
     seen = record.get("test_prompts_seen")
-    if seen is None or not seen["dev"]:
+    if seen is None:
         return None
-    are = "is a development row" if seen["dev"] == 1 else "are development rows"
-    return (
-        f"{seen['dev']:,} of {counted(items, 'test row')} {are}, too, by which settings were chosen: expect less on "
-        "other rows"
-    )
+    told = []
+    if seen["dev"]:
+        are = "is a development row" if seen["dev"] == 1 else "are development rows"
+        told.append(
+            f"{seen['dev']:,} of {counted(items, 'test row')} {are}, too, by which settings were chosen: expect less "
+            "on other rows"
+        )
+    if remembered := seen.get("dev_trained_on"):  # counted only where there are some
+        are = "is a training row" if remembered == 1 else "are training rows"
+        told.append(
+            f"{counted(remembered, 'development row')} {are}, too: settings were chosen for what the models remember"
+        )
+    return "; ".join(told) or None
 
 
 def seen_in_words(record: Mapping[str, Any], items: int) -> list[str]:

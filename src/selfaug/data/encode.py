@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from selfaug.core.printable import counted
 from selfaug.data.rows import OWN_TEMPLATE_ARGUMENTS, Row
@@ -37,13 +40,18 @@ __all__ = [
     "encode_rows",
     "keeps_earlier_turns",
     "rows_without_template",
+    "token_digest",
 ]
 
 IGNORED_LABEL = -100
 """Label of tokens that carry no nll: the prompt."""
 
-_BATCH = 512
-"""Rows that are tokenised at once: enough to fill the tokeniser's threads, few enough to hold their texts."""
+_BATCH, _BATCH_CHARACTERS = 512, 1 << 25
+"""Rows that are tokenised at once, and characters of their texts from which it is fewer rows: enough to fill the
+tokeniser's threads, few enough to hold them."""
+
+_CHUNK_TOKENS = 1 << 28
+"""Of a data set; Arrow's lists end at 2^31 tokens."""
 
 _TEMPLATE_HINT = (
     "the prompt in training must be the prompt in serving, token by token. A model that reasons adds or "
@@ -92,10 +100,12 @@ _NOT_PARTED = (
 class EncodedRow:
     """One row as the model sees it.
 
+    A training set may have billions of tokens: they are kept in 4 bytes each.
+
     Attributes:
         id: as in `Row`.
-        input_ids: prompt and completion.
-        labels: the token itself where it carries nll, `IGNORED_LABEL` elsewhere.
+        ids: token ids of prompt and completion.
+        spans: begin and end of each run of tokens that carry nll, in their order.
         dropped_passages: indexes from 0 of the passages that didn't fit.
         dropped_text: these passages as they would have stood in the prompt.
         source: as in `Row`.
@@ -103,12 +113,40 @@ class EncodedRow:
     """
 
     id: str
-    input_ids: list[int]
-    labels: list[int]
+    ids: array[int]
+    spans: Sequence[tuple[int, int]]
     dropped_passages: list[int] = field(default_factory=list)
     dropped_text: str = ""
     source: str = ""
     cluster: str = ""
+
+    @property
+    def input_ids(self) -> list[int]:
+        """Prompt and completion, as a new list."""
+        return self.ids.tolist()
+
+    @property
+    def labels(self) -> list[int]:
+        """The token itself where it carries nll, `IGNORED_LABEL` elsewhere, as a new list."""
+        labels: list[int] = self.label_array().tolist()
+        return labels
+
+    def label_array(self) -> NDArray[np.int32]:
+        """`labels`, in 4 bytes each [tokens]."""
+        ids = np.asarray(self.ids, dtype=np.int32)
+        labels = np.full_like(ids, IGNORED_LABEL)
+        for start, end in self.spans:
+            labels[start:end] = ids[start:end]
+        return labels
+
+    def prompt(self) -> memoryview[int]:
+        """Token ids before the first one that carries nll, not copied."""
+        return memoryview(self.ids)[: self.spans[0][0] if self.spans else len(self.ids)]
+
+
+def token_digest(ids: array[int] | memoryview[int]) -> bytes:
+    """16 bytes that stand for token ids of a row, which may be many."""
+    return hashlib.blake2b(ids, digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +197,37 @@ class EncodedRows:
     def to_dataset(self) -> datasets.Dataset:
         """A `datasets.Dataset` with the columns `input_ids` and `labels`."""
         import datasets
+        import pyarrow as pa  # type: ignore[import-untyped]
 
-        columns = {
-            "input_ids": [row.input_ids for row in self.rows],
-            "labels": [row.labels for row in self.rows],
-        }
-        return datasets.Dataset.from_dict(columns)
+        chunks: list[list[EncodedRow]] = [[]]
+        tokens = 0
+        for row in self.rows:
+            tokens += len(row.ids)
+            if tokens > _CHUNK_TOKENS and chunks[-1]:
+                chunks.append([])
+                tokens = len(row.ids)
+            chunks[-1].append(row)
+
+        def column(of: Callable[[EncodedRow], NDArray[np.int32]]) -> pa.ChunkedArray:
+            none, typed = np.empty(0, np.int32), pa.list_(pa.int32())
+            made = [
+                pa.ListArray.from_arrays(
+                    np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int32),
+                    np.concatenate([none, *map(of, rows)]),
+                )
+                for rows in chunks
+            ]
+            return pa.chunked_array(made, typed)
+
+        ids = column(lambda row: np.asarray(row.ids, dtype=np.int32))
+        labels = column(EncodedRow.label_array)
+        table = pa.table({"input_ids": ids, "labels": labels})
+        # Left to `datasets`, the fingerprint is of a copy of it all.
+        digest = hashlib.blake2b(digest_size=8)
+        for chunk in (*ids.chunks, *labels.chunks):
+            for buffer in filter(None, chunk.buffers()):
+                digest.update(buffer)
+        return datasets.Dataset(table, fingerprint=digest.hexdigest())
 
 
 def encode_rows(
@@ -293,12 +356,14 @@ class _Task:
 class _Draft:
     """Tokens of a task, with the half-open spans that carry nll.
 
-    There are no spans where the row is too long, or can't be rendered for the reason given; the hint helps then.
+    There are no spans where the row is too long, or can't be rendered for the reason given; the hint helps then. While
+    its batch is tokenised, the tokens are in `ids`, then in `tokens`: in a tenth of the memory.
     """
 
     task: _Task
     characters: int = 0
     ids: list[int] = field(default_factory=list)
+    tokens: array[int] = field(default_factory=lambda: array("i"))
     spans: list[tuple[int, int]] = field(default_factory=list)
     too_long: bool = False
     reason: str = ""
@@ -320,15 +385,20 @@ class _Encoder:
 
     def encode(self, tasks: Sequence[_Task], max_length: int | None) -> list[_Draft]:
         """A draft of each task, in the same order; those over `max_length` without spans."""
-        drafts: list[_Draft] = []
-        for start in range(0, len(tasks), _BATCH):
-            drafts += self._encode_batch(tasks[start : start + _BATCH], max_length)
+        drafts = [_Draft(task) for task in tasks]
+        rendered: list[tuple[_Draft, list[Turn]]] = []
+        characters = 0
+        for draft in drafts:
+            if turns := self._turns(draft):
+                rendered.append((draft, turns))
+                characters += sum(len(turn.prompt) + len(turn.whole) for turn in turns)
+            if len(rendered) == _BATCH or characters >= _BATCH_CHARACTERS:
+                self._encode_batch(rendered, max_length)
+                rendered, characters = [], 0
+        self._encode_batch(rendered, max_length)
         return drafts
 
-    def _encode_batch(self, tasks: Sequence[_Task], max_length: int | None) -> list[_Draft]:
-        drafts = [_Draft(task) for task in tasks]
-        turns = [self._turns(draft) for draft in drafts]
-        rendered = [(draft, row) for draft, row in zip(drafts, turns, strict=True) if row]
+    def _encode_batch(self, rendered: Sequence[tuple[_Draft, list[Turn]]], max_length: int | None) -> None:
         for (draft, row), whole in zip(
             rendered, self._tokenize([row[-1].whole for _, row in rendered]), strict=True
         ):
@@ -339,7 +409,8 @@ class _Encoder:
         fitting = [(draft, row) for draft, row in rendered if not draft.too_long]
         self._finish_text([(draft, row[0]) for draft, row in fitting if draft.task.is_text()], max_length)
         self._finish_chat([(draft, row) for draft, row in fitting if not draft.task.is_text()])
-        return drafts
+        for draft, _ in rendered:
+            draft.tokens, draft.ids = array("i", draft.ids), []
 
     def _length(self, draft: _Draft) -> int:
         return len(draft.ids) + (len(self._leading_of(draft.ids)) + 1 if draft.task.is_text() else 0)
@@ -602,10 +673,10 @@ def _guess_keep(draft: _Draft, max_length: int) -> int:
     """How many passages would fit, if all their characters took as many tokens as this draft's do."""
     retrieval = draft.task.row.retrieval
     assert retrieval is not None
-    rate = len(draft.ids) / max(draft.characters, 1)
+    rate = len(draft.tokens) / max(draft.characters, 1)
     sizes = [rate * len(retrieval.format_passage(index, str)) for index in range(len(retrieval.passages))]
     keep = draft.task.passages_kept()
-    room = float(max_length - len(draft.ids))
+    room = float(max_length - len(draft.tokens))
     while room < 0 and keep > 1:
         keep -= 1
         room += sizes[keep]
@@ -627,29 +698,26 @@ def _too_long(draft: _Draft, max_length: int | None) -> str:
     if draft.task.fewest() > 1:
         kept = f" with the {draft.task.fewest()} passages up to the one that the answer is from"
     return (
-        f"the prompt{kept} has {len(draft.ids) - completion:,} tokens, the completion {completion:,}, "
+        f"the prompt{kept} has {len(draft.tokens) - completion:,} tokens, the completion {completion:,}, "
         f"the window {max_length:,}"
     )
 
 
 def _finish(draft: _Draft, plain: Callable[[str], str]) -> EncodedRow:
-    labels = [IGNORED_LABEL] * len(draft.ids)
-    for start, end in draft.spans:
-        labels[start:end] = draft.ids[start:end]
     row, keep = draft.task.row, draft.task.keep
     retrieval = row.retrieval
     if retrieval is None or keep is None:
-        return EncodedRow(row.id, draft.ids, labels, source=row.source, cluster=row.cluster)
+        return EncodedRow(row.id, draft.tokens, draft.spans, source=row.source, cluster=row.cluster)
     dropped = list(range(keep, len(retrieval.passages)))
     text = retrieval.template.separator.join(retrieval.format_passage(index, plain) for index in dropped)
-    return EncodedRow(row.id, draft.ids, labels, dropped, text, row.source, row.cluster)
+    return EncodedRow(row.id, draft.tokens, draft.spans, dropped, text, row.source, row.cluster)
 
 
 def _report(
     rows: list[EncodedRow], of_text: int, too_long: int, refused: int, warnings: list[str]
 ) -> EncodeReport:
-    lengths = np.array([len(row.input_ids) for row in rows])
-    completion = sum(len(row.labels) - row.labels.count(IGNORED_LABEL) for row in rows)
+    lengths = np.array([len(row.ids) for row in rows])
+    completion = sum(end - start for row in rows for start, end in row.spans)
     return EncodeReport(
         rows=len(rows),
         rows_of_text=of_text,

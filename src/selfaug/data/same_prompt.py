@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from itertools import chain, islice
 from typing import Any
 
 from selfaug.data.rows import Row
 
-__all__ = ["asked_among", "prompt_keys", "without_held_out"]
+__all__ = [
+    "PROMPTS_FORM",
+    "PROMPT_BYTES",
+    "answer_of",
+    "asked_among",
+    "learnt_prompts",
+    "prompt_keys",
+    "without_held_out",
+    "without_rows_of",
+]
+
+PROMPTS_FORM, PROMPT_BYTES = 1, 16
+"""Of what `learnt_prompts` gives: how prompts are made alike, another number whenever that changes, and their size."""
 
 _MOST_SETTINGS = 5
 """A question comes back with other passages a few times; what is asked in more settings is said everywhere."""
@@ -44,19 +57,45 @@ def without_held_out(held_out: Sequence[Row], *parts: Sequence[Row]) -> list[lis
     return [[row for row in part if next(keys) not in known] for part in parts]
 
 
-def asked_among(rows: Sequence[Row], others: Sequence[Row]) -> list[bool]:
-    """Whether the prompt of each row is one that the others teach to answer, and not only the same question.
+def without_rows_of(others: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """The rows that have not the whole prompt and the answer of one of the others, in their order.
+
+    Prompts are alike as for `asked_among`: a standard question about another contract is another one.
+    """
+    known = {(_prompts(row)[-1], answer_of(row)) for row in others}
+    return [row for row in rows if (_prompts(row)[-1], answer_of(row)) not in known]
+
+
+def answer_of(row: Row) -> str:
+    """What a row answers, to be compared."""
+    return json.dumps(row.completion, sort_keys=True)
+
+
+def learnt_prompts(rows: Iterable[Row]) -> set[bytes]:
+    """What `asked_among` goes by of rows that were trained on: a digest of each prompt that they teach to answer."""
+    return {prompt for row in rows for prompt in _prompts(row)}
+
+
+def asked_among(rows: Sequence[Row], learnt: Set[bytes]) -> list[bool]:
+    """Whether the prompt of each row is one that other rows teach to answer, and not only the same question.
 
     Letters' case and white space don't count. The prompt of a retrieval row is its passages, in their order, and the
     last of its questions; others teach each of theirs. That of a chat is all its messages; others teach what stands
     before each assistant turn, where every one is trained. That of any other row is its text.
+
+    Args:
+        rows: of which it is asked.
+        learnt: from `learnt_prompts` of the others.
     """
-    learnt = {prompt for row in others for prompt in _prompts(row)}
     return [_prompts(row)[-1] in learnt for row in rows]
 
 
 def _prompts(row: Row) -> list[bytes]:
     """Digests of the prompts that a row teaches to answer; the last one is that of its completion."""
+    return [digest[:PROMPT_BYTES] for digest in _whole_digests(row)]
+
+
+def _whole_digests(row: Row) -> list[bytes]:
     if row.retrieval is not None:
         parts = row.retrieval
         questions = [parts.question, *(one.question for one in parts.follow_ups)]
@@ -83,7 +122,8 @@ def _asked(row: Row) -> tuple[bytes, bytes]:
 
 
 def _words(text: str) -> str:
-    return " ".join(text.split()).casefold()
+    # A letter with an accent is one character or two.
+    return unicodedata.normalize("NFC", " ".join(text.split())).casefold()
 
 
 def _digest(value: Any) -> bytes:

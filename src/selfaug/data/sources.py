@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import difflib
+import hashlib
 import io
 import json
 import re
@@ -20,6 +21,7 @@ __all__ = [
     "Problem",
     "RawRow",
     "data_files",
+    "describe_sources",
     "is_hub_id",
     "problems_error",
     "read_rows",
@@ -130,6 +132,22 @@ def data_files(folder: Path) -> list[Path]:
         for file in folder.iterdir()
         if file.is_file() and file.suffix.lower() in _READERS and not file.name.startswith(".")
     )
+
+
+def describe_sources(sources: Sequence[str]) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of each file; the name alone of a hub data set."""
+    described: list[dict[str, Any]] = []
+    for source in sources:
+        path = Path(source)
+        files = data_files(path) if path.is_dir() else [path]
+        if not path.exists():
+            described.append({"source": source})
+            continue
+        for file in files:
+            with file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            described.append({"source": str(file), "bytes": file.stat().st_size, "sha256": digest})
+    return described
 
 
 def _read_folder(folder: Path) -> tuple[list[RawRow], list[Problem]]:

@@ -20,6 +20,7 @@ __all__ = [
     "SIGNS",
     "UNITS",
     "Quantity",
+    "names_thousands",
     "parse_quantities",
     "read_triangles",
     "units_agree",
@@ -48,14 +49,36 @@ class Quantity:
     unsure: bool = False
 
 
-# German and French, which write a decimal comma. "Billion" is English here: 10**9.
+# Of languages that write a decimal comma. "Billion" is English here: 10**9.
 _SCALES_WITH_COMMA = {
     "tsd": 10**3, "tausend": 10**3, "millionen": 10**6,
     "mrd": 10**9, "milliarde": 10**9, "milliarden": 10**9, "billionen": 10**12,
     "millier": 10**3, "milliers": 10**3, "milliard": 10**9, "milliards": 10**9,
+    "milione": 10**6, "milioni": 10**6, "miliardo": 10**9, "miliardi": 10**9,
+    "milhão": 10**6, "milhões": 10**6, "mil milhões": 10**9, "bilhão": 10**9, "bilhões": 10**9,
+    "trilhão": 10**12, "trilhões": 10**12,
+    "milyon": 10**6, "milyar": 10**9, "trilyon": 10**12,
+    "tys": 10**3, "tysiąc": 10**3, "tysiące": 10**3, "tysięcy": 10**3,
+    "milion": 10**6, "miliony": 10**6, "milionów": 10**6, "miliard": 10**9, "miliardy": 10**9, "miliardów": 10**9,
+    "miljoen": 10**6, "miljard": 10**9, "miljon": 10**6, "miljoner": 10**6, "miljarder": 10**9,
+    "millioner": 10**6, "milliarder": 10**9,
+    "тыс": 10**3, "тысяч": 10**3, "млн": 10**6, "миллион": 10**6, "млрд": 10**9, "миллиард": 10**9,
+    "трлн": 10**12,
 }  # fmt: skip
-# Chinese and Japanese.
+# Not Spanish, of which some countries write a comma and some a point.
+_SCALES_ELSEWHERE = {
+    "millón": 10**6, "millones": 10**6, "mil millones": 10**9,
+    "lakh": 10**5, "lakhs": 10**5, "crore": 10**7, "crores": 10**7,
+    "हज़ार": 10**3, "हजार": 10**3, "लाख": 10**5, "करोड़": 10**7, "अरब": 10**9,
+    "ألف": 10**3, "آلاف": 10**3, "مليون": 10**6, "ملايين": 10**6, "مليار": 10**9, "مليارات": 10**9, "تريليون": 10**12,
+}  # fmt: skip
+_SCALES_KOREAN = {
+    "천": 10**3, "만": 10**4, "십만": 10**5, "백만": 10**6, "천만": 10**7, "억": 10**8, "십억": 10**9,
+    "백억": 10**10, "천억": 10**11, "조": 10**12,
+}  # fmt: skip
+# Chinese, Japanese and Korean.
 _SCALES_UNSPACED = {
+    **_SCALES_KOREAN,
     "千": 10**3, "万": 10**4, "萬": 10**4, "百万": 10**6, "百萬": 10**6, "千万": 10**7,
     "億": 10**8, "亿": 10**8, "兆": 10**12, "万亿": 10**12,
 }  # fmt: skip
@@ -64,21 +87,22 @@ SCALES = {
     "million": 10**6, "millions": 10**6, "mn": 10**6, "mm": 10**6, "m": 10**6, "mio": 10**6, "mln": 10**6,
     "billion": 10**9, "billions": 10**9, "bn": 10**9, "b": 10**9, "mld": 10**9,
     "trillion": 10**12, "trillions": 10**12, "tn": 10**12,
-    **_SCALES_WITH_COMMA, **_SCALES_UNSPACED,
+    **_SCALES_WITH_COMMA, **_SCALES_ELSEWHERE, **_SCALES_UNSPACED,
 }  # fmt: skip
-_ABBREVIATED = ("mio", "mrd", "tsd", "mln", "mld")  # may have a full stop
+_ABBREVIATED = ("mio", "mrd", "tsd", "mln", "mld", "tys", "млн", "тыс")  # may have a full stop
 # Scales only where a currency follows.
-_BEFORE_CURRENCY = {"t": 10**3, "md": 10**9, "mds": 10**9}
+_THOUSANDS_BEFORE_CURRENCY = {"mil": 10**3, "mille": 10**3, "mila": 10**3, "bin": 10**3}
+_BEFORE_CURRENCY = {"t": 10**3, "md": 10**9, "mds": 10**9, **_THOUSANDS_BEFORE_CURRENCY}
 # Codes and signs stand before an amount, or after it.
 _CODES = {
     "USD": "USD US$", "EUR": "EUR", "GBP": "GBP", "JPY": "JPY JP¥", "CHF": "CHF", "CNY": "CNY RMB CN¥",
     "INR": "INR Rs Rs.", "CAD": "CAD CA$ CAN$ CDN$", "AUD": "AUD AU$", "NZD": "NZD NZ$", "HKD": "HKD HK$",
     "SGD": "SGD SG$", "TWD": "TWD NT$", "KRW": "KRW", "BRL": "BRL", "MXN": "MXN MX$", "ZAR": "ZAR",
-    "SEK": "SEK", "NOK": "NOK", "DKK": "DKK", "PLN": "PLN", "SEK|NOK|DKK": "kr kr.",
+    "SEK": "SEK", "NOK": "NOK", "DKK": "DKK", "PLN": "PLN", "TRY": "TL", "SEK|NOK|DKK": "kr kr.",
 }  # fmt: skip
 # In capitals alone: "a$5" lacks a space.
 _LETTER_DOLLARS = {"A$": "AUD", "C$": "CAD", "R$": "BRL", "S$": "SGD"}
-_SIGNS = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY|CNY", "₹": "INR", "₩": "KRW"}
+_SIGNS = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY|CNY", "₹": "INR", "₩": "KRW", "₺": "TRY"}
 SIGNS = "".join(_SIGNS)
 # Singulars, of which the plural has an s more, and plurals that have not.
 _CURRENCIES = {
@@ -89,13 +113,16 @@ _CURRENCIES = {
     "CAD": ("Canadian dollar",), "AUD": ("Australian dollar",), "NZD": ("New Zealand dollar",),
     "HKD": ("Hong Kong dollar",), "SGD": ("Singapore dollar",), "TWD": ("Taiwan dollar", "New Taiwan dollar"),
     "KRW": ("Korean won", "South Korean won"), "BRL": ("reais", "Brazilian real", "Brazilian reais"),
-    "MXN": ("Mexican peso",), "ZAR": ("rand", "South African rand"), "PLN": ("zloty", "złoty", "Polish zloty"),
+    "MXN": ("Mexican peso",), "ZAR": ("rand", "South African rand"),
+    "PLN": ("zł", "zloty", "złoty", "złote", "złotych", "Polish zloty"),
+    "TRY": ("lira", "Türk lirası", "Turkish lira"),
     "SEK": ("krona", "kronor", "Swedish krona", "Swedish kronor"), "NOK|DKK": ("krone", "kroner"),
     "NOK": ("Norwegian krone", "Norwegian kroner"), "DKK": ("Danish krone", "Danish kroner"),
 }  # fmt: skip
 _MONEY_UNSPACED = {
     "円": "JPY", "日元": "JPY", "元": "CNY|HKD|TWD", "人民元": "CNY", "港元": "HKD",
     "美元": "USD", "米ドル": "USD", "ドル": "USD", "欧元": "EUR", "ユーロ": "EUR",
+    "원": "KRW", "달러": "USD", "유로": "EUR", "위안": "CNY",
 }  # fmt: skip
 _LENGTHS = {
     "millimetre": ("millimetre", "millimeter"), "centimetre": ("centimetre", "centimeter", "cm"),
@@ -154,15 +181,29 @@ _AFTER = (
     rf"(?:{_DOLLARS})(?!\s?[\d.(]))"
 )
 _MEASURE = rf"(?:{_any_of(_BY_MEASURE)})(?![\w-])"
-_OF_UNSPACED = _any_of(_SCALES_UNSPACED)
+_OF_UNSPACED = _any_of(_SCALES_UNSPACED.keys() - {"조"})
+# Ends a word of Korean, with or without a particle: 원 of "5만 원을", not of "12조 원칙".
+_ENDS_IN_KOREAN = (
+    r"(?:입니다|이다|이고|이며|이|가|을|를|은|는|의|에|에서|으로|로|과|와|도|까지|부터|씩)?"
+    r"(?![\uac00-\ud7a3])"
+)
+_OF_MONEY = rf"\s?(?:{_any_of(_MONEY_UNSPACED)}){_ENDS_IN_KOREAN}"
 _SCALE = (
-    rf"(?:(?:{_any_of(SCALES.keys() - _SCALES_UNSPACED.keys())})(?![A-Za-z])|{_OF_UNSPACED}|"
+    # "12조 1항" is of article 12, and "5만" may be "only 5": scales where further digits, money or things follow.
+    rf"(?:(?:{_any_of(SCALES.keys() - _SCALES_UNSPACED.keys())})(?![A-Za-z])|"
+    rf"조(?={_OF_MONEY}|\s?\d[\d,]*천?억)|"
+    rf"만(?=(?:\s?\d[\d,]*천?)?(?:{_OF_MONEY}|\s?[명개대건톤]{_ENDS_IN_KOREAN}))|"
+    rf"{_any_of(_SCALES_UNSPACED.keys() - {'조', '만'})}|"
+    rf"(?:{_any_of(_THOUSANDS_BEFORE_CURRENCY)})(?=\s{_AFTER})|"
     # "5 T€", "5 MEUR", "5 Md€"
     rf"[tkm](?=€|(?-i:{_any_of(code for code in _SPELLED_CODES if code.isalpha())})\b)|mds?(?=\s?{_AFTER}))"
 )
 _FULL_STOP = rf"(?:(?<={'|'.join(_ABBREVIATED)})\.(?=\s?{_AFTER}))?"
-# "1兆2,345億": what of a number stands behind its first scale.
-_FURTHER = rf"(?:(?<=[{''.join({name[-1]: '' for name in _SCALES_UNSPACED})}])\d[\d,]*(?:{_OF_UNSPACED})?)*"
+# "1兆2,345億": what of a number stands behind its first scale; in Korean, with a space between them.
+_FURTHER = (
+    rf"(?:(?<=[{''.join({name[-1]: '' for name in _SCALES_UNSPACED})}])\d[\d,]*(?:{_OF_UNSPACED})?|"
+    rf"(?<=[만억조])\s\d[\d,]*(?:{_any_of(_SCALES_KOREAN.keys() - {'조'})}))*"
+)
 MINUS = "-−–\u2010\u2011"  # the last two are hyphens, which may forbid a break of the line
 _MINUS_TRIANGLE = "△"  # of Japanese accounts; a minus that stands directly before its number
 _OTHER_TRIANGLE = "▲"  # the same there, while elsewhere it says that something rose
@@ -194,10 +235,26 @@ _AMOUNT = re.compile(
     (?!\d|(?:st|nd|rd|th)\b|[.,]\d)
     (?P<close>\))?
     (?:\s?-?(?P<scale>{_SCALE})(?P<further>{_FURTHER}){_FULL_STOP})?
-    (?:\s?(?:d['’])?(?P<after>{_AFTER})|[\s\-\u2010\u2011]?(?P<measure>{_MEASURE}))?
+    (?:\s?(?:d['’]|d[ei]\s)?(?P<after>{_AFTER})|[\s\-\u2010\u2011]?(?P<measure>{_MEASURE}))?
     (?P<close2>\))?
     """,
     re.VERBOSE | re.IGNORECASE,
+)
+# Of German, French, Spanish, Italian, Portuguese, Dutch, Nordic languages, Polish, Turkish, Russian, Hindi and Arabic.
+_OTHER_MONTHS = (
+    "januar|jänner|februar|feber|märz|juni|juli|oktober|dezember|janvier|février|avril|juin|juillet|août|septembre|"
+    "octobre|novembre|décembre|enero|febrero|marzo|abril|junio|julio|agosto|septiembre|setiembre|octubre|noviembre|"
+    "diciembre|gennaio|febbraio|aprile|maggio|giugno|luglio|settembre|ottobre|dicembre|janeiro|fevereiro|março|maio|"
+    "junho|julho|setembro|outubro|novembro|dezembro|januari|februari|maart|augustus|augusti|stycznia|lutego|kwietnia|"
+    "maja|czerwca|lipca|sierpnia|września|października|listopada|grudnia|ocak|şubat|nisan|mayıs|haziran|temmuz|ağustos|"
+    "eylül|ekim|kasım|aralık|января|февраля|марта|апреля|мая|июня|июля|августа|сентября|октября|ноября|декабря|"
+    "जनवरी|फ़रवरी|फरवरी|मार्च|अप्रैल|मई|जून|जुलाई|अगस्त|सितंबर|सितम्बर|अक्टूबर|नवंबर|नवम्बर|दिसंबर|दिसम्बर|"
+    "يناير|فبراير|مارس|أبريل|مايو|يونيو|يوليو|أغسطس|سبتمبر|أكتوبر|نوفمبر|ديسمبر"
+)
+# Other words too: "12 Mars 2020 instruments". These are months in small letters, or where something says so.
+_UNSURE_MONTHS = (
+    "april|august|september|november|december|mai|mars|mayo|marts|mei|maj|marca|"
+    "okt|dez|mär|mrz|mrt|janv|févr|avr|juil|déc|ene|abr|ago|dic|fev"
 )
 _MONTH = (
     r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|"
@@ -245,6 +302,21 @@ _NO_AMOUNT = re.compile(
     rf"\b(?:passages?|pages?|sections?|table|item|(?-i:Report|Note|REPORT|NOTE)|"
     rf"(?:in|see|from|per|of|the|this|annual)\s+(?:report|note))\s+\d+\b{_NOT_OF_AN_AMOUNT}{_NOT_MEASURED}",
     re.IGNORECASE,
+)
+_DAY, _GAP = r"(?:0?[1-9]|[12]\d|3[01])", r"[^\S\n]"
+_ANY_MONTH = rf"(?i:{_OTHER_MONTHS}|{_UNSURE_MONTHS})"
+_DAY_WITH_STOP = rf"{_DAY}\.{_GAP}+{_ANY_MONTH}\.?{_GAP}+{_YEAR_OF}"
+# Dates in other languages, with a day, a month and, but in Korean, a year: "1er juin 2019", "15 de mayo de 2019".
+# Behind a full stop, a sentence may begin with the month ("Es sind 12. Mai 2019 war besser"): the day has one only
+# behind words of German and Nordic languages, or where the date is the whole text.
+_OTHER_DATE = re.compile(
+    rf"(?<![\d.,{SIGNS}])(?<![{SIGNS}]\s){_DAY}(?:er|º)?{_GAP}+"
+    rf"(?:(?:de{_GAP}+)?(?i:{_OTHER_MONTHS})|de{_GAP}+(?i:{_UNSURE_MONTHS})|{_UNSURE_MONTHS}|Mart)"
+    rf"\.?{_GAP}+(?:del?{_GAP}+)?{_YEAR_OF}|"
+    rf"(?:(?<!\bI\s)\b[Aa]m|\b(?:[Vv]om|[Zz]um|[Dd]e[mnrs])){_GAP}+{_DAY_WITH_STOP}|"
+    rf"\A\W*{_DAY_WITH_STOP}\W*\Z|"
+    rf"\b(?:19|20)\d\d/(?:0?[1-9]|1[0-2])/{_DAY}(?![\w/])|"
+    rf"(?<![\d.,])(?:(?:19|20)\d\d년{_GAP}?)?(?:0?[1-9]|1[0-2])월{_GAP}?{_DAY}일"
 )
 # "12", "12.3", "12a", "12(1)(b)": all of it or nothing.
 _OF_PART = r"(?>\d+(?:[a-e](?!\w))?(?:\.\d+(?:[a-e](?!\w))?)*(?:\(\w{1,4}\))*)(?!\w)"
@@ -305,7 +377,9 @@ _POINTS_BETWEEN_THOUSANDS = re.compile(r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{
 _PART = re.compile(rf"(\d[\d,]*)({_OF_UNSPACED}|)")
 
 
-def parse_quantities(text: str, *, years: bool = False, metres: bool = False) -> list[Quantity]:
+def parse_quantities(
+    text: str, *, years: bool = False, dates: bool = False, metres: bool = False, points: bool = False
+) -> list[Quantity]:
     """Amounts of a text in their order; years, dates, ordinals, quarters and citation marks are none.
 
     An amount after "minus", "negative" or a triangle ("△1,234"; "▲" as in `read_triangles`) is negative, and one in
@@ -315,10 +389,15 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
     Args:
         text: any text.
         years: take what is written like a year ("1950") for an amount too.
+        dates: take days of dates with months in other languages than English for amounts too.
         metres: take "m" and "mm" for lengths where no other unit is given, rather than for millions.
+        points: take the point of "5.000" for one between thousands.
     """
     (text,) = read_triangles(text)
-    blank = _NO_AMOUNT.sub(lambda match: " " * len(match[0]), plain_digits(text.translate(_READ_AS)))
+    plain = plain_digits(text.translate(_READ_AS))
+    if not dates:
+        plain = _OTHER_DATE.sub(_blank, plain)
+    blank = _NO_AMOUNT.sub(_blank, plain)
     found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
     quantities: list[Quantity] = []
     for index, match in enumerate(found):
@@ -331,7 +410,7 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
         scale = _scale(scaled)
         if metres and unit is None and scaled and scaled.lower() in _LENGTH_OR_SCALE:
             unit, scale = _LENGTH_OR_SCALE[scaled.lower()], Decimal(1)
-        number = _decimal(match["number"], written, unit)
+        number = _decimal(match["number"], written, unit, points=points)
         value, places = Decimal(number), len(number.partition(".")[2])
         unit, scale = _in_percent(unit, scale)
         further, last_scale = _further(match["further"] or "")
@@ -362,6 +441,23 @@ def parse_quantities(text: str, *, years: bool = False, metres: bool = False) ->
             )
         )
     return quantities or [_in_words(match) for match in _WORD_AMOUNT.finditer(blank)]
+
+
+def _blank(match: re.Match[str]) -> str:
+    return " " * len(match[0])
+
+
+# Not "5k", which is as English as "5.000" of less than six.
+_THOUSANDS_WITH_COMMA = re.compile(
+    rf"\d\s(?:{_any_of(name for name, scale in _SCALES_WITH_COMMA.items() if scale == 10**3)}|"
+    rf"(?:{_any_of(_THOUSANDS_BEFORE_CURRENCY)})(?=\s{_AFTER}))(?!\w)",
+    re.IGNORECASE,
+)
+
+
+def names_thousands(text: str) -> bool:
+    """Whether thousands are named in a language that writes points between them: "5 mil euros" may be "5.000 euros"."""
+    return _THOUSANDS_WITH_COMMA.search(text) is not None
 
 
 def read_triangles(*texts: str) -> list[str]:
@@ -399,7 +495,7 @@ def _joins(text: str, first: re.Match[str], second: re.Match[str]) -> Literal["w
     return None
 
 
-def _decimal(number: str, scale: str, unit: str | None) -> str:
+def _decimal(number: str, scale: str, unit: str | None, *, points: bool) -> str:
     """A number as Python reads it.
 
     A comma before one or two last digits or more than three, after a zero or after points between thousands is a
@@ -411,10 +507,13 @@ def _decimal(number: str, scale: str, unit: str | None) -> str:
         number: as it is written.
         scale: as it is written, with its full stop; empty without one.
         unit: of the amount.
+        points: before three digits, a point divides thousands anyway.
     """
     number = re.sub(r"[\u00a0\u202f\u2009'’]", "", number)
     of_commas = scale.rstrip(".").lower() in _SCALES_WITH_COMMA and unit != "CHF"
-    of_points = of_commas or (scale == "Mio." and unit != "CHF") or (scale == "Mio" and unit == "EUR")
+    of_points = (
+        points or of_commas or (scale == "Mio." and unit != "CHF") or (scale == "Mio" and unit == "EUR")
+    )
     if _POINTS_BETWEEN_THOUSANDS.fullmatch(number) or (
         of_points and re.fullmatch(r"[1-9]\d{0,2}\.\d{3}", number)
     ):
@@ -444,7 +543,9 @@ def _is_year(match: re.Match[str]) -> bool:
 
 
 def _scale(name: str | None) -> Decimal:
-    return Decimal({**SCALES, **_WORD_SCALES, **_BEFORE_CURRENCY}[name.lower()] if name else 1)
+    return Decimal(
+        {**SCALES, **_WORD_SCALES, **_BEFORE_CURRENCY}[" ".join(name.lower().split())] if name else 1
+    )
 
 
 def _unit(match: re.Match[str]) -> str | None:

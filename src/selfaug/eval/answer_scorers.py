@@ -9,9 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 from selfaug.errors import DataError
@@ -24,6 +26,7 @@ from selfaug.eval.amounts import (
     SIGNS,
     UNITS,
     Quantity,
+    names_thousands,
     parse_quantities,
     read_triangles,
     units_agree,
@@ -33,6 +36,7 @@ from selfaug.eval.results import boxed_amount, result_among
 from selfaug.retrieval.plain_text import UNSPACED
 
 __all__ = [
+    "HANGUL",
     "CitationScores",
     "abstains",
     "citation_scores",
@@ -58,9 +62,24 @@ _IN_WORDS_MINUS = re.compile(rf"(?<!double\s)\b(?:minus|negative)\s+(?=[.\d{SIGN
 
 # The points of "U.S." and "p.m.", and the apostrophe of "O'Neill", but not of "Lima's".
 _WITHIN_WORDS = re.compile(r"(?<=\b[^\W\d_])\.(?=[^\W\d_]\b)|(?<=[^\W\d_])['’](?=[^\W\d_])(?!s\b)")
+# "l'Allemagne", "dell'Aquila": an article or the like that has lost its vowel. Not pronouns: "J'ai" has no "AI" in it.
+_ELIDED = r"(?:l|d|qu|un|all|coll|dall|dell|nell|sull|quell|quest)"
+# "Ankara'dır": endings of Turkish behind a name; no contraction of English ends so.
+_ENDING = (
+    r"(?:[ny]?[aeıiuü]|n?[ıiuü]n(?:ki)?|n?[dt][ae](?:n|ki|[dt][ıiuü]r|y[dm]\w+)?|[dt][ıiuü]r|y?l[ae]|l[ıiuü]|"
+    r"l[ae]r\w*|y[dm][ıiuü]\w*)"
+)
+_DIVIDING = re.compile(
+    rf"(?<![^\W\d_])(?P<elided>{_ELIDED})['’](?=[^\W\d_])|(?<=[^\W\d_]{{2}})['’](?={_ENDING}(?!\w))",
+    re.IGNORECASE,
+)
+_DIVIDED_OFF = re.compile(f"{_ELIDED}|{_ENDING}")
+_SHORTEST_DIVIDED = 3
 _UNSPACED_RUN = re.compile(f"[{UNSPACED}]+")
 _KANA = re.compile("[\u3041-\u30ff\u31f0-\u31ff]")
 _HIRAGANA = "\u3041-\u309f"
+HANGUL = "\uac00-\ud7a3"
+"""Syllables of Korean, for a character class of a pattern."""
 _KATAKANA = "\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
 _IDEOGRAPHS = "\u3005\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # of Chinese and Japanese
 _ALPHABETS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -69,6 +88,22 @@ _LETTER_ALONE = re.compile(
 )
 # "No" and "not" directly before a word, and the words that they deny: 有 in 没有, ได้ in ไม่ได้. Longer words of
 # ideographs may follow another one by chance.
+# What Korean writes behind a noun, without a space: particles, and "is". Some stand behind a vowel, some behind a
+# consonant. Not 도 and 만, which are "province" and "bay" as well.
+_OPEN = "".join(chr(code) for code in range(0xAC00, 0xD7A4, 28))
+_CLOSED = "".join(chr(code) for code in range(0xAC00, 0xD7A4) if (code - 0xAC00) % 28)
+_CLOSED_BUT_L = "".join(sign for sign in _CLOSED if (ord(sign) - 0xAC00) % 28 != 8)
+_PARTICLES = (
+    rf"(?:(?<![{_CLOSED}])(?:는|가|를|와|다|였다|였습니다|예요)|(?<![{_CLOSED_BUT_L}])로|"
+    rf"(?<![{_OPEN}])(?:은|이|을|과|으로|이었다|이었습니다|이에요)|"
+    "이다|이고|이며|이지만|입니다|이라고|라고|의|에|에서|에게|께서|까지|부터|보다|처럼)"
+)
+_PARTICLE = re.compile(rf"{_PARTICLES}(?!\S)")
+_NOUN = re.compile(r"\w{2,}\Z")  # 네 of 네가 is another word
+# And behind a verb.
+_ENDING_OF_KOREAN = re.compile(
+    rf"(?<=[{HANGUL}])(?:{_PARTICLES}|도|만|(?:었|았|였|했|됐)?(?:습니다|니다|어요|아요|해요|요|다))(?![{HANGUL}])"
+)
 _DENIALS = (
     ("[不没沒無无非未]", re.compile(f"[{_IDEOGRAPHS}]{{1,2}}")),
     ("ไม่", re.compile(f"[{_ALPHABETS}]+")),
@@ -92,7 +127,8 @@ def normalize_answer(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Lower case, without punctuation; articles are kept, and punctuation where there is nothing else."""
-    text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower())
+    # Lower case of the Turkish İ is an i with a dot of its own.
+    text = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).lower().replace("i\u0307", "i"))
     text = _WITHIN_WORDS.sub("", text)
     text = _IN_WORDS_MINUS.sub("-", _PERCENT.sub("%", text))
     kept, end = [], 0
@@ -116,9 +152,29 @@ def _letters_apart(run: re.Match[str]) -> str:
     return f"{apart} "
 
 
+def _without_elisions(text: str) -> str:
+    """A text in which an elided word stands apart ("d Allemagne"); an article ("l'Allemagne", "un'area") is left out.
+
+    It is another reading of the text beside the usual one, in which "L'Oréal" is one word.
+    """
+    return _DIVIDING.sub(
+        lambda match: (
+            match[0]
+            if match["elided"] is None
+            else " "
+            if match["elided"].lower() in ("l", "un")
+            else f"{match['elided']} "
+        ),
+        text,
+    )
+
+
 def exact_match(answer: str, golds: Sequence[str]) -> bool:
-    """Whether the normalised answer is one of the golds."""
-    return normalize_answer(answer) in {normalize_answer(gold) for gold in golds}
+    """Whether the normalised answer is one of the golds, with elided words ("l'Allemagne") or without these."""
+    return any(
+        normalize_answer(read(answer)) in {normalize_answer(read(gold)) for gold in golds}
+        for read in (str, _without_elisions)
+    )
 
 
 def contains(answer: str, gold: str) -> bool:
@@ -130,6 +186,10 @@ def contains(answer: str, gold: str) -> bool:
 
     Hiragana are found where no other is beside them: はい is not in してはいけません, and not in はいです either. A
     word behind a "not" is not found: 可以 of 不可以 (up to two ideographs), ได้ of ไม่ได้.
+
+    What is elided before a word or added to one behind an apostrophe, where three letters or more are looked for, or
+    in Korean to a noun of two letters or more, is none of the word: "Allemagne" is in "l'Allemagne", "Ankara" in
+    "Ankara'dır", 서울 in 서울입니다.
     """
     wanted = normalize_answer(gold)
     letters = wanted.replace(" ", "")
@@ -143,13 +203,41 @@ def contains(answer: str, gold: str) -> bool:
             answer = re.sub(f"(?<={denial}){letters}", " ", unicodedata.normalize("NFKC", answer))
     # Articles are what is asked for: "The answer is A."
     only_articles = set(wanted.split()) <= _ARTICLES
-    return f" {wanted} " in f" {_plain(answer) if only_articles else normalize_answer(answer)} "
+    if _has_words(_plain(answer) if only_articles else normalize_answer(answer), wanted):
+        return True
+    if len(letters) < _SHORTEST_DIVIDED or _DIVIDING.search(answer) is None or _DIVIDED_OFF.fullmatch(wanted):
+        return False
+    return _has_words(normalize_answer(_divided(answer)), normalize_answer(_divided(gold)))
+
+
+def _divided(text: str) -> str:
+    return _DIVIDING.sub(lambda match: f"{match['elided'] or ''} ", text)
+
+
+def _has_words(text: str, wanted: str) -> bool:
+    """Whether words are in a text, both normalised; the last one may have a particle of Korean behind it."""
+    if f" {wanted} " in f" {text} ":
+        return True
+    if not wanted or _NOUN.search(wanted) is None or re.search(f"[{HANGUL}]", text) is None:
+        return False
+    text, wanted = f" {text}", f" {wanted}"
+    start = text.find(wanted)
+    while start >= 0:
+        if _PARTICLE.match(text, start + len(wanted)):
+            return True
+        start = text.find(wanted, start + 1)
+    return False
 
 
 def token_f1(answer: str, golds: Sequence[str]) -> float:
-    """Best F1 of the answer's words against a gold's, in [0, 1]; 1 if both are empty."""
+    """Best F1 of the answer's words against a gold's, in [0, 1]; 1 if both are empty. Elisions as in `exact_match`."""
     return max(
-        (_f1(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in golds), default=0.0
+        (
+            _f1(normalize_answer(read(answer)).split(), normalize_answer(read(gold)).split())
+            for gold in golds
+            for read in (str, _without_elisions)
+        ),
+        default=0.0,
     )
 
 
@@ -200,6 +288,9 @@ _MOST_AMOUNT_WORDS = 3
 """Longer right answers are sentences in which numbers occur."""
 
 
+_BEGINS_WITH_PART = re.compile(rf"\W*(?:the\s+)?(?:{NAMED_PART.pattern})", re.IGNORECASE)
+
+
 def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     r"""Whether an answer states the gold's amount.
 
@@ -239,36 +330,46 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
     if year := _YEAR.fullmatch(gold):
         return set(re.findall(r"(?<!\d)(?:19|20)\d\d\b", answer)) == {year[1]}
     answer, gold = read_triangles(answer, gold)
-    wanted = parse_quantities(gold, years=True)
+    wanted = parse_quantities(gold, years=True) or parse_quantities(gold, years=True, dates=True)
     if not wanted:
         raise DataError(
             f"the right answer {gold[:80]!r} states no amount.",
             hint="score it as text, or by `numeric-or-f1` where some right answers are amounts and others aren't.",
         )
-    if _meets(answer, gold, tolerance):
+    committed = _committed_part(answer)
+    if _meets(committed, gold, tolerance):
         return True
     is_measured = all(quantity.unit for quantity in wanted) and NAMED_PART.search(gold) is None
-    return is_measured and _meets(NAMED_PART.sub(" ", answer), gold, tolerance)
+    # "The answer is clause 9" has answered with that, and with what it says of it; "the answer is based on clause 9"
+    # has not.
+    is_part = _BEGINS_WITH_PART.match(committed) is not None
+    starts = [
+        one.start("rest") for one in _COMMITTED.finditer(answer) if is_part and one["rest"] == committed
+    ]
+    without_parts = NAMED_PART.sub(" ", answer[starts[-1] :] if starts else answer)
+    return is_measured and _meets(_committed_part(without_parts), gold, tolerance)
 
 
-def _meets(answer: str, gold: str, tolerance: float) -> bool:
-    text = _committed_part(answer)
-    readings = (False, True) if _tells_a_length(text) or _tells_a_length(gold) else (False,)
-    return any(_agrees(text, gold, tolerance, metres) for metres in readings)
+def _meets(text: str, gold: str, tolerance: float) -> bool:
+    metres = (False, True) if _tells_a_length(text) or _tells_a_length(gold) else (False,)
+    points = (False, True) if names_thousands(text) or names_thousands(gold) else (False,)
+    dates = not parse_quantities(gold, years=True)  # gold is such a date itself
+    parsers = (
+        partial(parse_quantities, dates=dates, metres=metre, points=point)
+        for metre, point in product(metres, points)
+    )
+    return any(_agrees(text, gold, tolerance, parse) for parse in parsers)
 
 
 def _tells_a_length(text: str) -> bool:
     return any(quantity.unit in LENGTHS for quantity in parse_quantities(text))
 
 
-def _agrees(text: str, gold: str, tolerance: float, metres: bool) -> bool:
-    """Whether a text states the amount of gold, where "m" stands for metres or for millions in both."""
-    wanted = parse_quantities(gold, metres=metres) or parse_quantities(gold, years=True, metres=metres)
+def _agrees(text: str, gold: str, tolerance: float, parse: Callable[..., list[Quantity]]) -> bool:
+    """Whether a text states the amount of gold, where "m" and points stand for the same in both."""
+    wanted = parse(gold) or parse(gold, years=True)
     # An amount may be written like a year ("1950" for "1,950"); most numbers that are, are years.
-    return any(
-        _states(text, parse_quantities(text, years=years, metres=metres), wanted, tolerance)
-        for years in (False, True)
-    )
+    return any(_states(text, parse(text, years=years), wanted, tolerance) for years in (False, True))
 
 
 def _committed_part(answer: str) -> str:
@@ -278,7 +379,9 @@ def _committed_part(answer: str) -> str:
     committed = list(_COMMITTED.finditer(answer))
     if box and (not committed or committed[-1].start() < box.start()):
         return fall + box["rest"]
-    if committed and (parse_quantities(committed[-1]["rest"], years=True) or abstains(committed[-1][0])):
+    if committed and (
+        parse_quantities(committed[-1]["rest"], years=True, dates=True) or abstains(committed[-1][0])
+    ):
         return committed[-1]["rest"]
     return fall + box["rest"] if box else answer
 
@@ -410,7 +513,8 @@ def same_value(answer: str, gold: str) -> bool:
     """Whether an answer is the gold but for case, spaces, and which sources it cites: the value, in its form."""
 
     def bare(text: str) -> str:
-        return "".join(CITATION.sub("", _without_subscripts(text)).split()).casefold()
+        plain = "".join(CITATION.sub("", _without_subscripts(text)).split())
+        return unicodedata.normalize("NFC", plain).casefold()  # an accent may be a character of its own
 
     return bare(answer) == bare(gold)
 
@@ -431,7 +535,9 @@ def cited_sources(text: str) -> set[int]:
 _SHORTEST_WORD = 4
 # What stands for words where no spaces divide them. Hiragana are left out, as short words are: particles and endings
 # are written in it.
-_PIECE = re.compile(rf"(?=([{_IDEOGRAPHS}{_KATAKANA}]{{2}}|[{_ALPHABETS}]{{{_SHORTEST_WORD}}}))")
+_PIECE = re.compile(
+    rf"(?=([{_IDEOGRAPHS}{_KATAKANA}]{{2}}|[{HANGUL}]{{2}}|[{_ALPHABETS}]{{{_SHORTEST_WORD}}}))"
+)
 
 
 def groundedness(answer: str, context: str) -> float:
@@ -443,27 +549,39 @@ def groundedness(answer: str, context: str) -> float:
     claims nothing.
 
     Where no spaces divide words, two ideographs or katakana in a row stand for one, or four letters of Thai and the
-    like.
+    like. So do two syllables of Korean, whose words are short: particles and endings behind them don't count.
     """
     if abstains(answer):
         return 1.0
     answer, context = read_triangles(answer, context)
-    amounts = parse_quantities(answer)
+    # An invented day is one more amount that isn't there.
+    amounts = parse_quantities(answer, dates=True)
     known = {*normalize_answer(context).split(), *_pieces(context)}
     words = [
         word
         for word in normalize_answer(answer).split()
         # Words of amounts count with these.
-        if len(word) >= _SHORTEST_WORD and word.isalpha() and word not in SCALES and word.upper() not in UNITS
+        if len(word) >= _SHORTEST_WORD
+        and _is_of_letters(word)
+        and re.search(f"[{HANGUL}]", word) is None
+        and word not in SCALES
+        and word.upper() not in UNITS
     ]
-    words += _pieces(_without_amounts(answer, amounts))
+    words += _pieces(
+        _ENDING_OF_KOREAN.sub("", unicodedata.normalize("NFKC", _without_amounts(answer, amounts)))
+    )
     shares = [1.0]
     if words:
         shares.append(sum(word in known for word in words) / len(words))
     if amounts:
-        stated = parse_quantities(context)
+        stated = parse_quantities(context, dates=True)
         shares.append(sum(_stands_in(amount, answer, stated, context) for amount in amounts) / len(amounts))
     return min(shares)
+
+
+def _is_of_letters(word: str) -> bool:
+    """Whether a word has letters alone; vowels of Hindi and the like are marks at these."""
+    return "".join(sign for sign in word if unicodedata.category(sign)[0] != "M").isalpha()
 
 
 def _pieces(text: str) -> list[str]:

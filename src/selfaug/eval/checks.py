@@ -265,7 +265,7 @@ class ContainsNumber:
 
     def passes(self, answer: str) -> bool:
         """Whether it is there."""
-        return plain_number(str(self.value)) in numbers(answer)
+        return plain_number(str(self.value)) in numbers(answer, beside_letters=True)
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class Result:
 
     def passes(self, answer: str) -> bool:
         """Whether the last number is this one."""
-        return numbers(answer)[-1:] == [plain_number(str(self.value))]
+        return numbers(answer, beside_letters=True)[-1:] == [plain_number(str(self.value))]
 
 
 @dataclass(frozen=True)

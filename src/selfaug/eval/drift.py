@@ -19,9 +19,13 @@ from selfaug.errors import DataError
 from selfaug.model.head import find_head
 from selfaug.model.hidden import causal_model, evaluation_mode, hidden_states
 from selfaug.model.reference import AdapterOff, Reference
+from selfaug.model.right_padding import mark_needless_mask
 from selfaug.records import append_line, read_lines, write_lines
 
 __all__ = ["Drift", "measure_drift"]
+
+# Of a batch, padding included. Eight sequences of 2,048 tokens, as long as rows are unless set otherwise.
+_MOST_TOKENS = 16_384
 
 
 class Drift(NamedTuple):
@@ -58,7 +62,8 @@ def measure_drift(
         starts: of each sequence, the first token that is measured: the length of the prompt, to measure an answer
             only. By default all tokens but the first, which nothing predicts.
         reference: where the reference model's hidden states come from; None switches the model's adapter off.
-        batch_size: sequences run at once.
+        batch_size: sequences run at once, at most: fewer of long ones, and where a GPU's memory doesn't suffice for so
+            many.
         keep_in: JSON lines file of one tuned and reference model: batches that it has are not measured again, and
             each one is added when it is measured, so that a kill loses one at most. Delete it when all is done.
         on_progress: called with sequences done and sequences to do.
@@ -80,20 +85,29 @@ def measure_drift(
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     kept = _kept(keep_in)
     per_token: list[list[float]] = [[] for _ in sequences]
-    agreed = 0
-    for begin in range(0, len(order), batch_size):
-        chunk = order[begin : begin + batch_size]
+    agreed = done = 0
+    while done < len(order):
+        chunk = order[done : done + batch_size]
+        while len(chunk) > 1 and len(chunk) * len(sequences[chunk[-1]]) > _MOST_TOKENS:
+            chunk.pop()  # the longest
         rows, starts_of_rows = [sequences[i] for i in chunk], [first[i] for i in chunk]
         name = _name(rows, starts_of_rows)
         if name not in kept:
-            kept[name] = _measured(model, reference, rows, starts_of_rows)
+            try:
+                kept[name] = _measured(model, reference, rows, starts_of_rows)
+            except torch.OutOfMemoryError:
+                if len(chunk) < 2:
+                    raise
+                batch_size = len(chunk) // 2
+                continue
             if keep_in is not None:
                 append_line(keep_in, {"batch": name, **kept[name]})
         agreed += kept[name]["agreed"]
         for i, nats in zip(chunk, kept[name]["nats"], strict=True):
             per_token[i] = nats
+        done += len(chunk)
         if on_progress:
-            on_progress(min(begin + batch_size, len(order)), len(order))
+            on_progress(done, len(order))
     count = sum(map(len, per_token))
     total = math.fsum(value for nats in per_token for value in nats)
     return Drift(total / count, agreed / count, count, per_token)
@@ -116,7 +130,8 @@ def _measured(
     flat = measured.reshape(-1).nonzero().flatten().to(device)
     if not flat.numel():
         return {"nats": [[] for _ in sequences], "agreed": 0}
-    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    # Of long rows the mask would be larger than all else: it has a place for every two tokens.
+    inputs = mark_needless_mask(model, {"input_ids": ids.to(device), "attention_mask": mask.to(device)})
     positions = Positions(order=flat, targets=flat[:0], aligned=flat.numel())
     reference_NH = reference.hidden(model, inputs, positions)
     with evaluation_mode(model):

@@ -8,7 +8,8 @@ numeric:SHARE              the same, and off by at most so large a share: numeri
 citations                  F1 of the numbered sources
 citation-precision         how many of the cited sources are right ones
 citation-recall            how many of the right sources are cited
-abstains                   the answer says that there is none exactly where the right one does
+abstains                   the answer says that there is none exactly where the right one does: in English, or in the
+                           words that prepared rows have for it
 grounded                   how much of the answer stands in the prompt; all, where it says that there is none
 regex:PATTERN              the whole answer has a form
 schema:FILE                the answer is JSON that a JSON schema accepts
@@ -21,7 +22,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,15 @@ from selfaug.eval.answer_scorers import (
 )
 from selfaug.eval.checks import numbers
 
-__all__ = ["SCORERS", "Scorer", "files_of_scorer", "named_scorer", "why_unscorable"]
+__all__ = [
+    "SCORERS",
+    "Scorer",
+    "files_of_scorer",
+    "knowing_no_answers",
+    "named_scorer",
+    "why_all_right",
+    "why_unscorable",
+]
 
 Scorer = Callable[[str, str, str], float]
 """Score in [0, 1] of an answer, given the right answer and the prompt."""
@@ -58,9 +67,21 @@ class _Numeric:
         return float(numeric_match(answer, gold, self.tolerance))
 
 
+@dataclass(frozen=True)
+class _Abstains:
+    no_answers: tuple[str, ...] = ()
+
+    def __call__(self, answer: str, gold: str, prompt: str) -> float:
+        return float(self.says_none(answer) == self.says_none(gold))
+
+    def says_none(self, text: str) -> bool:
+        """Whether a text says that there is no answer, in English or in one of the rows' own words."""
+        return abstains(text) or any(same_value(text, words) for words in self.no_answers)
+
+
 def _last_number(text: str) -> list[str]:
     """The last number of a text that is no citation's; where all are, such as in "[7]", the last of these."""
-    return (numbers(CITATION.sub(" ", text)) or numbers(text))[-1:]
+    return (numbers(CITATION.sub(" ", text), beside_letters=True) or numbers(text))[-1:]
 
 
 def _grounded(answer: str, gold: str, prompt: str) -> float:
@@ -84,7 +105,7 @@ SCORERS: dict[str, Scorer] = {
     "citations": lambda answer, gold, prompt: citation_scores(answer, gold).f1,
     "citation-precision": lambda answer, gold, prompt: citation_scores(answer, gold).precision,
     "citation-recall": lambda answer, gold, prompt: citation_scores(answer, gold).recall,
-    "abstains": lambda answer, gold, prompt: float(abstains(answer) == abstains(gold)),
+    "abstains": _Abstains(),
     "grounded": _grounded,
 }
 """Those that need nothing but their name."""
@@ -131,6 +152,22 @@ def why_unscorable(scorer: Scorer, gold: str) -> str | None:
     except DataError as error:
         return error.message
     return None
+
+
+def knowing_no_answers(scorer: Scorer, no_answers: Collection[str]) -> Scorer:
+    """The scorer, which takes these words of rows for saying that there is no answer, if it looks at that."""
+    return _Abstains(tuple(no_answers)) if isinstance(scorer, _Abstains) else scorer
+
+
+def why_all_right(scorer: Scorer, golds: Sequence[str]) -> str | None:
+    """Why an answer is right that only doesn't say what the scorer knows, whatever else it says; or None."""
+    if not isinstance(scorer, _Abstains) or not golds or any(map(scorer.says_none, golds)):
+        return None
+    return (
+        f"scorer 'abstains': none of {len(golds):,} right answers says that there is none, in English or as the "
+        "`no_answer` of prepared rows. So every answer is right that doesn't say so: score rows in another language by "
+        "`value`, or by a function of your own."
+    )
 
 
 def _numeric(share: str) -> Scorer:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 
+from selfaug.core.digits import plain_digits
+from selfaug.eval.answer_scorers import HANGUL, contains
 from selfaug.eval.plain_latex import plain_latex
+from selfaug.retrieval.plain_text import UNSPACED
 
 __all__ = [
     "bullets",
@@ -24,9 +27,8 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 # A number with its thousands separators; a full stop or comma that only ends the clause is not part of it. A comma is
 # one of decimals before one or two last digits ("3,5"), after a zero ("0,125"), and where points, spaces that forbid a
 # break or apostrophes divide thousands; in "1,2,3" it is none, nor after a year ("in 2022,15 people").
-_NUMBER = re.compile(
-    r"""
-    (?<![\w.])[-−\u2010\u2011]?
+_DIGITS = r"""
+    [-−\u2010\u2011]?
     (?:
         (?!0,)\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?
       | \d{1,2}(?:,\d{2})+,\d{3}(?!\d)(?:\.\d+)?
@@ -37,7 +39,12 @@ _NUMBER = re.compile(
       | \d+(?:\.\d+)?
       | \.\d+
     )
-    """,
+"""
+_NUMBER = re.compile(rf"(?<![\w.]){_DIGITS}", re.VERBOSE)
+# Directly beside letters of Japanese, Chinese and Thai; behind some it is the number of something: 第3, 表3, ステップ3.
+_NUMBER_BESIDE = re.compile(
+    rf"(?<![^\W{UNSPACED}])(?<![.\u30a1-\u30fc第表図图注題题問问例式頁页章节節源典料献録录步歩骤驟段条條項项号號])"
+    rf"(?<!ที่)(?<!หน้า)(?<!ข้อ){_DIGITS}",
     re.VERBOSE,
 )
 _APART = re.compile(r"['’\u00a0\u202f\u2009]")
@@ -50,13 +57,20 @@ _NUMBERED = re.compile(
 _TITLE = re.compile(r"[\s#*_]*<<.*>>[\s*_]*")
 _POSTSCRIPT = re.compile(r"\W*p\.?\s?s\b", re.I)
 # Not where a sentence goes on after what is said in it: "Who is there?" asked the fox.
-_SENTENCE_END = re.compile(r"(?<=[.!?…])(?:\**\s+|[\"'”’)*]+\s++(?![a-z]))|\n+")
+# Chinese and Japanese put no space behind its end.
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?…])(?:\**\s+|[\"'”’)*]+\s++(?![a-z]))|(?<=[。！？])\s*(?![。！？」』”’\"')）*\s])|\n+"
+)
 # Abbreviations whose full stop does not end a sentence, and those that may be its last word.
 _ABBREVIATION = re.compile(
     r"\b(Mr|Mrs|Ms|Dr|Prof|St|vs|e\.g|i\.e|(?:etc|a\.m|p\.m|U\.S|U\.K|Inc|Ltd|approx)(?=\.\s+(?-i:[a-z\d]))|"
     r"No(?=\.\s+\d))\.",
     re.I,
 )
+# Letters of words that stand within longer ones: no space is beside them, or an ending of Korean is behind them.
+_WITHIN_OTHERS = re.compile(f"[{UNSPACED}{HANGUL}]")
+# Words of other scripts have no other letter beside them.
+_BEFORE_WORD, _AFTER_WORD = rf"(?<![^\W{UNSPACED}])", rf"(?![^\W{UNSPACED}])"
 
 
 def words(text: str) -> list[str]:
@@ -64,18 +78,27 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
-def numbers(text: str) -> list[str]:
+def numbers(text: str, *, beside_letters: bool = False) -> list[str]:
     """Numbers as written, without thousands separators and useless zeros (`1,536.0` is `1536`, `.5` is `0.5`).
 
     Decimals after a comma and other signs between thousands are read where they can be nothing else, or hardly
     (`3,5`, `1.234,56`, `1'234`), `1{,}234` as LaTeX means it; `1.234` is less than two.
+
+    Args:
+        text: any text.
+        beside_letters: where no number stands apart, take those directly beside letters of Japanese, Chinese and Thai
+            (`答案是12`).
     """
-    return [plain_number(found) for found in _NUMBER.findall(plain_latex(text))]
+    plain = plain_digits(plain_latex(text))
+    found = _NUMBER.findall(plain)
+    if not found and beside_letters:
+        found = _NUMBER_BESIDE.findall(plain)
+    return [plain_number(number) for number in found]
 
 
 def is_number(text: str) -> bool:
     """Whether a text is a number, as `numbers` reads it, and nothing else."""
-    return _NUMBER.fullmatch(text.strip()) is not None
+    return _NUMBER.fullmatch(plain_digits(text.strip())) is not None
 
 
 def bullets(text: str) -> list[str]:
@@ -122,10 +145,18 @@ def folded(text: str) -> str:
 
 
 def mentions(text: str, word: str) -> bool:
-    """Whether a word is in a text, or its plural; of one that ends in `*`, any word with that beginning."""
-    stem = word.endswith("*")
+    """Whether a word is in a text, or its plural; of one that ends in `*`, any word with that beginning.
+
+    Words of Japanese, Chinese, Thai and Korean are looked for as `contains` does.
+    """
+    stem, word = word.endswith("*"), folded(word.rstrip("*"))
     ending = r"\w*" if stem else r"(?:e?s|'s)?"
-    return re.search(rf"(?<!\w){re.escape(folded(word.rstrip('*')))}{ending}(?!\w)", folded(text)) is not None
+    if _WITHIN_OTHERS.search(word):
+        return (
+            contains(text, word)
+            or re.search(rf"(?<!\w){re.escape(word)}{ending}(?!\w)", folded(text)) is not None
+        )
+    return re.search(rf"{_BEFORE_WORD}{re.escape(word)}{ending}{_AFTER_WORD}", folded(text)) is not None
 
 
 def plain_number(text: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
@@ -19,11 +21,13 @@ from selfaug.records import make_readable
 __all__ = [
     "begins_at_random",
     "changes_nothing_yet",
-    "fused_outputs",
+    "fused_layers",
     "keep_preserved_directions",
     "leaves_base_when_made",
     "require_adapters_of_peft",
     "scale_adapter",
+    "why_base_changes_when_made",
+    "why_base_is_lost",
     "why_not_exact",
     "write_scaled_adapter",
 ]
@@ -31,7 +35,14 @@ __all__ = [
 # Shown by tests/model/test_adapters.py: switched off after training, the model gives the base model's logits bit
 # by bit. Anything else is refused until it has been shown.
 _EXACT_TYPES = {"ADALORA", "HRA", "IA3", "LOHA", "LOKR", "LORA", "OFT", "OSF", "VERA"}
-_EXACT_LORA_INITS = {True, False, None, "gaussian", "mica", "orthogonal"}
+_EXACT_LORA_INITS = {True, False, None, "eva", "gaussian", "mica", "orthogonal"}
+_EXACT_LORA_VARIANTS = {
+    "alora_invocation_tokens",
+    "monteclora_config",
+    "use_bdlora",
+    "use_dora",
+    "velora_config",
+}
 _INITS = ("init_lora_weights", "init_ia3_weights", "init_weights")
 
 
@@ -46,11 +57,10 @@ def why_not_exact(model: nn.Module) -> str | None:
         kind = str(getattr(config.peft_type, "value", config.peft_type))
         if kind not in _EXACT_TYPES:
             return f"the adapter type {kind} is not known to leave the base weights as they are"
-        init = getattr(config, "init_lora_weights", None)
-        if kind == "LORA" and init not in _EXACT_LORA_INITS:
-            return f"init_lora_weights={init!r} changes the base weights when the adapter is made"
-        if getattr(config, "layer_replication", None):
-            return "layer_replication repeats layers of the base model, and they stay with the adapter off"
+        if reason := _why_base_changes(config):
+            return reason
+        if unknown := sorted(_lora_variants(config) - _EXACT_LORA_VARIANTS):
+            return f"{unknown[0]} is not known to leave the base weights as they are"
         bias = getattr(config, "bias", "none")
         if bias != "none":
             return f"bias={bias!r} trains the base model's own biases"
@@ -61,19 +71,20 @@ def why_not_exact(model: nn.Module) -> str | None:
     return None
 
 
-def fused_outputs(model: nn.Module) -> list[str]:
+def fused_layers(model: nn.Module) -> list[str]:
     """Ends of the names of layers whose weight a state-space kernel takes by itself, such as `mixer.out_proj`.
 
-    It is the last layer of a Mamba block, which is known by its A and D. The kernels for training multiply with the
-    weight instead of calling the layer, so that an adapter on it would learn nothing; PEFT refuses it for most models.
+    A Mamba block is known by its A and D. The kernels for training multiply with the weight of its last layer instead
+    of calling it, and in Mamba's first version with those of x_proj and dt_proj (of the latter without kernels too).
+    An adapter on them would learn nothing; PEFT refuses the last one for most models.
     """
-    return sorted(
-        {
-            f"{name.rpartition('.')[2]}.out_proj"
-            for name, module in model.named_modules()
-            if all(hasattr(module, part) for part in ("A_log", "D", "out_proj"))
-        }
-    )
+    ends = set()
+    for name, module in model.named_modules():
+        if all(hasattr(module, part) for part in ("A_log", "D", "out_proj")):
+            first = all(hasattr(module, part) for part in ("dt_proj", "x_proj"))
+            taken = ("dt_proj", "out_proj", "x_proj") if first else ("out_proj",)
+            ends |= {f"{name.rpartition('.')[2]}.{part}" for part in taken}
+    return sorted(ends)
 
 
 def leaves_base_when_made(model: PeftModel) -> bool:
@@ -81,11 +92,44 @@ def leaves_base_when_made(model: PeftModel) -> bool:
 
     Some adapters begin with a part of the base weights, which is missing when they are off.
     """
-    return not _is_merged(model) and not any(
-        getattr(config, "layer_replication", None)
-        or getattr(config, "init_lora_weights", None) not in _EXACT_LORA_INITS
-        for config in model.peft_config.values()
-    )
+    return not _is_merged(model) and why_base_changes_when_made(model) is None
+
+
+def why_base_changes_when_made(model: PeftModel) -> str | None:
+    """Which setting of an adapter changed the base model when the adapter was made, or None if none did."""
+    return next(filter(None, map(_why_base_changes, model.peft_config.values())), None)
+
+
+def _why_base_changes(config: Any) -> str | None:
+    init = getattr(config, "init_lora_weights", None)
+    if init not in _EXACT_LORA_INITS:
+        return f"init_lora_weights={init!r} changes the base weights when the adapter is made"
+    if getattr(config, "kasa_config", None):
+        return "kasa_config changes the base weights when the adapter is made"
+    if getattr(config, "layer_replication", None):
+        return "layer_replication repeats layers of the base model, and they stay with the adapter off"
+    return None
+
+
+def why_base_is_lost(model: PeftModel) -> str | None:
+    """Why the adapter and the weights that it left are not the base model together either; None if they are."""
+    for config in model.peft_config.values():
+        if getattr(config, "kasa_config", None):
+            return "kasa_config takes the smallest singular values out of the base weights"
+        if getattr(config, "init_lora_weights", None) == "loftq":
+            return (
+                "init_lora_weights='loftq' rounds the base weights, and the adapter makes up for a part of it"
+            )
+    return None
+
+
+def _lora_variants(config: Any) -> set[str]:
+    """Fields by which a config asks for another layer than plain LoRA's."""
+    return {
+        field.name
+        for field in dataclasses.fields(config)
+        if field.metadata.get("is_lora_variant") and getattr(config, field.name)
+    }
 
 
 def changes_nothing_yet(model: PeftModel) -> bool:

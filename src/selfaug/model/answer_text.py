@@ -8,8 +8,12 @@ from transformers import PreTrainedTokenizerBase
 
 __all__ = ["AnswerText"]
 
-# Tokens decoded again with each new one: enough for any character and for the space before a word.
+# Tokens decoded again with each new one: enough for any character and for the space before a word. A character has up
+# to four bytes, each a token in some vocabularies: with up to three tokens more, the context begins with a whole one.
 _CONTEXT = 8
+_REST_OF_CHARACTER = 3
+
+_PART = "\N{REPLACEMENT CHARACTER}"
 
 
 class AnswerText:
@@ -18,13 +22,24 @@ class AnswerText:
     Args:
         tokenizer: of the model.
         stop: texts that end the answer.
+        before: token ids of a text that the answer goes on with: some tokenisers drop a space where a text begins.
+
+    Attributes:
+        stopped: whether a stop text has come.
+        goes_on: whether there is a text that the answer goes on with.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = (), before: Sequence[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._stop = [text for text in stop if text]
-        self._ids: list[int] = []
-        self._decoded = 0  # tokens whose text is in `_pending` or was given out
+        self._ids = list(before[-_CONTEXT - _REST_OF_CHARACTER :])
+        self._decoded = len(self._ids)  # tokens whose text is in `_pending` or was given out
+        if self._context()[1].endswith(_PART):
+            # It ends within a character: the rest of that is told as what it is alone.
+            self._ids, self._decoded = [], 0
+        self.goes_on = bool(self._context()[1])
         self._pending = ""  # not given out: it may be the beginning of a stop text
         self.stopped = False
 
@@ -39,13 +54,21 @@ class AnswerText:
 
     def _fresh(self, *, final: bool = False) -> str:
         """Text of the tokens that are not decoded yet; none while they are a part of a character."""
-        start = max(0, self._decoded - _CONTEXT)
-        before = self._decode(self._ids[start : self._decoded])
+        start, before = self._context()
         after = self._decode(self._ids[start:])
-        if len(after) <= len(before) or (after.endswith("\N{REPLACEMENT CHARACTER}") and not final):
+        if len(after) <= len(before) or (after.endswith(_PART) and not final):
             return ""
         self._decoded = len(self._ids)
         return after[len(before) :]
+
+    def _context(self) -> tuple[int, str]:
+        """Where the tokens begin that are decoded again, and their text: of whole characters, if it can be."""
+        first = max(0, self._decoded - _CONTEXT)
+        for start in range(first, max(-1, first - _REST_OF_CHARACTER - 1), -1):
+            text = self._decode(self._ids[start : self._decoded])
+            if _PART not in text:
+                return start, text
+        return first, self._decode(self._ids[first : self._decoded])
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True)) if ids else ""

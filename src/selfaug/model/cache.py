@@ -23,10 +23,9 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
+import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,32 +39,31 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from selfaug.core.positions import Positions, document_spans, find_positions
-from selfaug.core.printable import printable_size
 from selfaug.errors import CacheError, StorageError
 from selfaug.file_lock import FileLock
 from selfaug.model.adapters import require_adapters_of_peft
+from selfaug.model.disk_room import TRIED, bytes_on_disk, free_bytes, require_free, reserve, users_caches
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model, hidden_states, reference_mode
 from selfaug.records import is_failed_write
-from selfaug.user_cache import cache_dir
 
-__all__ = ["PASSES_THAT_PAY", "Document", "ReferenceCache", "has_room"]
+__all__ = ["PASSES_THAT_PAY", "Document", "ReferenceCache"]
 
 logger = logging.getLogger(__name__)
 
 _VERSION = 1
 
-_TRIED = ".writable."
-
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, BadZipFile)
 
-_OTHER_PLACE = (
-    "give a folder on a larger disk as reference_cache_dir, or use another reference: 'adapter_off' with an adapter, "
-    "'frozen_copy' without."
-)
+# Processes that wait in a collective operation give up after a while, half an hour as transformers has it: what only
+# the first does is done in turns of so many seconds, after each of which the others hear that it goes on.
+_TURN = 30.0
+
+# What is copied goes to the disk in pieces of so many bytes: all of a large copy would take longer than a turn.
+_PIECE = 2**30
 
 PASSES_THAT_PAY = 3
-"""So many passes over the data make up for computing the cache; reference="auto" goes by it, and by `has_room`."""
+"""So many passes over the data make up for computing the cache; reference="auto" goes by it, beside the disk's room."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +167,7 @@ class ReferenceCache:
         width = int(inner.get_output_embeddings().weight.shape[-1])
         if folder is None:
             name = hashlib.blake2b(json.dumps(identity, sort_keys=True).encode(), digest_size=8).hexdigest()
-            folder = _users_caches() / name
+            folder = users_caches() / name
         path = Path(folder)
         described = {"version": _VERSION, "identity": identity, "width": width, "dtype": str(dtype)}
         try:
@@ -179,7 +177,7 @@ class ReferenceCache:
                     cls._require_same(path, described)
                 # A write that was cut off leaves its partial file, and other processes may look for room.
                 elif any(
-                    entry.name != ".lock" and not entry.name.startswith((".cache.json.", _TRIED))
+                    entry.name != ".lock" and not entry.name.startswith((".cache.json.", TRIED))
                     for entry in path.iterdir()
                 ):
                     raise CacheError(
@@ -208,7 +206,7 @@ class ReferenceCache:
         paths: list[Path] = [Path(folder)] if folder else []
         if not folder:
             with contextlib.suppress(OSError, StorageError):  # a folder that can't be looked into, or none
-                paths = sorted(_users_caches().iterdir())
+                paths = sorted(users_caches().iterdir())
         for path in paths:
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, CacheError):
                 described = json.loads((path / "cache.json").read_text(encoding="utf-8"))
@@ -267,7 +265,7 @@ class ReferenceCache:
         for part in self._unfinished():
             with contextlib.suppress(FileNotFoundError):  # another process may give it up in between
                 if part.stem == _segment_name(keys) or self._keys_of(part.stem).issuperset(keys):
-                    size += part.stat().st_size
+                    size += bytes_on_disk(part)
         return size
 
     def _unfinished(self) -> list[Path]:
@@ -300,20 +298,13 @@ class ReferenceCache:
         Raises:
             StorageError: if what is missing does not fit on the disk.
         """
-        if tokens * self.row_bytes <= shutil.disk_usage(self.folder).free:
+        if tokens * self.row_bytes <= free_bytes(self.folder):
             return
         missing = self.missing(documents)
-        if self.bytes_to_write(missing) > shutil.disk_usage(self.folder).free:
-            self._close_cut_off_builds(missing)
-        needed, free = self.bytes_to_write(missing), shutil.disk_usage(self.folder).free
-        if needed > free:
-            raise self._too_large(needed, free)
-
-    def _too_large(self, size: int, free: int) -> StorageError:
-        return StorageError(
-            f"the reference cache needs {printable_size(size)} in {self.folder}, {printable_size(free)} free.",
-            hint=_OTHER_PLACE,
-        )
+        if self.bytes_to_write(missing) > free_bytes(self.folder):
+            for _ in self._close_cut_off_builds(missing):
+                pass
+        require_free(self.bytes_to_write(missing), self.folder)
 
     def build(
         self,
@@ -324,7 +315,7 @@ class ReferenceCache:
         rank: int = 0,
         processes: int = 1,
         barrier: Callable[[], None] = lambda: None,
-        from_first: Callable[[list[bytes]], list[bytes]] = lambda keys: keys,
+        from_first: Callable[[Any], Any] = lambda value: value,
         on_size: Callable[[int], None] = lambda _: None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
@@ -337,7 +328,8 @@ class ReferenceCache:
             rank: this process's number; every process computes its share of the documents.
             processes: how many there are. They must share the folder.
             barrier: waits for all processes.
-            from_first: gives every process what the first one calls it with.
+            from_first: gives every process what the first one calls it with; called often enough that no process waits
+                long in it.
             on_size: called once with the bytes that will be added, if any, before anything is computed.
             on_progress: called with documents done and documents to do.
 
@@ -350,8 +342,9 @@ class ReferenceCache:
         """
         require_adapters_of_peft(model)
         todo = self.missing(documents)
-        if rank == 0 and todo:
-            self._close_cut_off_builds(todo)
+        # Closing takes the lock that opening waits for: by now all have opened the folder.
+        barrier()
+        _in_turns(self._close_cut_off_builds(todo) if rank == 0 and todo else _nothing(), from_first)
         # Also with nothing to do: another process may have opened the folder when less was in it, and would wait here.
         barrier()
         self._load_segments()
@@ -366,8 +359,7 @@ class ReferenceCache:
         name = _segment_name(keys)
         lock = FileLock(self.folder / f"{name}.lock")
         try:
-            if rank == 0:
-                self._take_or_wait(lock)
+            _in_turns(self._take_or_wait(lock) if rank == 0 else _nothing(), from_first)
             barrier()
             if not (self.folder / f"{name}.json").exists():
                 self._build_segment(model, name, todo, batch_tokens, rank, processes, barrier, on_progress)
@@ -380,7 +372,7 @@ class ReferenceCache:
         self._load_segments()
         return self.size_of(todo)
 
-    def _take_or_wait(self, lock: FileLock) -> None:
+    def _take_or_wait(self, lock: FileLock) -> Generator[None]:
         """Another run that builds the same documents is waited for."""
         try:
             lock.acquire(timeout=0)
@@ -388,7 +380,7 @@ class ReferenceCache:
             logger.warning(
                 "another run computes these rows for the reference cache in %s: waiting for it", self.folder
             )
-            lock.acquire()
+            yield from _wait_for(lock)
 
     def _build_segment(
         self,
@@ -405,20 +397,20 @@ class ReferenceCache:
         first = np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
         data, done = self.folder / f"{name}.bin", self.folder / f"{name}.done.bin"
         if rank == 0:
-            self._reserve(data, int(rows.sum()) * self.row_bytes)
-            self._reserve(done, 4 * len(todo))
+            reserve(data, int(rows.sum()) * self.row_bytes)
+            reserve(done, 4 * len(todo))
             # Before anything is computed: it tells a build of other documents what is in here.
             self._write_index(name, [document.key for document in todo], first, rows)
         barrier()
         hidden = np.memmap(data, np.uint8, "r+", shape=(int(rows.sum()), self.row_bytes))
         checksums = np.memmap(done, np.uint32, "r+", shape=(len(todo),))
-        # A document that was written but not synced before a power cut has a checksum that does not fit: redo it.
-        finished = np.array(
-            [
-                bool(c) and _checksum(hidden[f : f + n]) == c
-                for f, n, c in zip(first, rows, checksums, strict=True)
-            ]
-        )
+        # A document that was written but not synced before a power cut has a checksum that does not fit: redo it. Each
+        # process looks at its share, and tells the others by the file.
+        for i in range(rank, len(todo), processes):
+            if checksums[i] and _checksum(hidden[first[i] : first[i] + rows[i]]) != checksums[i]:
+                checksums[i] = 0
+        barrier()
+        finished = np.asarray(checksums) != 0
         # All have seen the same before anyone adds to it: who shares the work otherwise leaves some of it out.
         barrier()
         # Long documents first: memory runs out at once or not at all. Documents are grouped in the same way whatever
@@ -471,28 +463,32 @@ class ReferenceCache:
             self.folder / f"{name}.json", {"documents": documents, "rows": rows, "index": index_digest}
         )
 
-    def _close_cut_off_builds(self, todo: Sequence[Document]) -> None:
+    def _close_cut_off_builds(self, todo: Sequence[Document]) -> Generator[None]:
         """Keep what builds of other documents have finished, and free the rest, where no process is at work on it.
+
+        Yields after each document, and while it waits for another run that does the same.
 
         Args:
             todo: what this build is of: it goes on with its own segment.
         """
-        own = _segment_name(document.key for document in todo)
+        own, lock = _segment_name(document.key for document in todo), FileLock(self.folder / ".lock")
         try:
-            # The other processes of this run wait here for the room that it gives.
-            with FileLock(self.folder / ".lock"):
-                for name in (part.stem for part in self._unfinished() if part.stem != own):
-                    with contextlib.suppress(Timeout), FileLock(self.folder / f"{name}.lock", timeout=0):
-                        if not (self.folder / f"{name}.json").exists():
-                            self._close_cut_off_build(name)
+            # Who looks for room waits here, too, for what another process of this run frees.
+            yield from _wait_for(lock)
+            for name in (part.stem for part in self._unfinished() if part.stem != own):
+                with contextlib.suppress(Timeout), FileLock(self.folder / f"{name}.lock", timeout=0):
+                    if not (self.folder / f"{name}.json").exists():
+                        yield from self._close_cut_off_build(name)
         except OSError as error:
             raise _not_writable(self.folder, error) from error
+        finally:
+            lock.release()
         self._load_segments()
         if len(left := self.missing(todo)) < len(todo):
             # A build of less has a segment of another name, and the one that it had is cut off for good.
-            self._close_cut_off_builds(left)
+            yield from self._close_cut_off_builds(left)
 
-    def _close_cut_off_build(self, name: str) -> None:
+    def _close_cut_off_build(self, name: str) -> Generator[None]:
         """Copy a segment's finished documents to one of their own and delete it; under its lock.
 
         They are copied, not moved within it: another process of a build whose first has ended may still write into it.
@@ -509,35 +505,56 @@ class ReferenceCache:
             for key, f, n, c in zip(map(bytes, keys), first, rows, checksums, strict=True):
                 if c and key not in self._where and _checksum(hidden[f : f + n]) == c:
                     finished[key] = hidden[f : f + n]
+                yield
         if finished and _segment_name(finished) == name:  # it lacks its description alone
             self._complete(name, len(finished), sum(map(len, finished.values())))
-        elif not finished or self._keep(finished):
-            for suffix in (".bin", ".done.bin", ".index.npz"):
-                (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+        elif not finished or (yield from self._keep(finished)):
+            self._delete(name)
 
-    def _keep(self, finished: Mapping[bytes, NDArray[np.uint8]]) -> bool:
+    def _delete(self, name: str) -> None:
+        """Delete what there is of a segment that is not complete; under its lock."""
+        for suffix in (".bin", ".done.bin", ".index.npz"):
+            (self.folder / f"{name}{suffix}").unlink(missing_ok=True)
+
+    def _keep(self, finished: Mapping[bytes, NDArray[np.uint8]]) -> Generator[None, None, bool]:
         """Write documents, by their keys, as a complete segment; False where the disk has no room for it."""
         name = _segment_name(finished)
-        rows = np.array([len(states) for states in finished.values()], np.int64)
-        first = np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
         try:
             with FileLock(self.folder / f"{name}.lock", timeout=0):
                 if (self.folder / f"{name}.json").exists():
                     return True
-                self._reserve(self.folder / f"{name}.done.bin", 4 * len(finished))
-                self._reserve(self.folder / f"{name}.bin", int(rows.sum()) * self.row_bytes)
-                with open(self.folder / f"{name}.bin", "r+b") as file:
-                    for states in finished.values():
-                        file.write(states.data)
-                    _sync(file)
-                with open(self.folder / f"{name}.done.bin", "r+b") as file:
-                    file.write(np.array([_checksum(states) for states in finished.values()], np.uint32).data)
-                    _sync(file)
-                self._write_index(name, list(finished), first, rows)
-                self._complete(name, len(finished), int(rows.sum()))
+                try:
+                    yield from self._write_segment(name, finished)
+                except OSError as error:  # what could not be reserved was not there
+                    if not is_failed_write(error):
+                        raise
+                    self._delete(name)
+                    return False
         except (Timeout, StorageError):  # a process is computing the same ones, or there is no room
             return False
         return True
+
+    def _write_segment(self, name: str, finished: Mapping[bytes, NDArray[np.uint8]]) -> Generator[None]:
+        rows = np.array([len(states) for states in finished.values()], np.int64)
+        first = np.concatenate([[0], np.cumsum(rows)[:-1]]).astype(np.int64)
+        reserve(self.folder / f"{name}.done.bin", 4 * len(finished))
+        reserve(self.folder / f"{name}.bin", int(rows.sum()) * self.row_bytes)
+        checksums, written = [], 0
+        with open(self.folder / f"{name}.bin", "r+b") as file:
+            for states in finished.values():
+                file.write(states.data)
+                checksums.append(_checksum(states))
+                written += states.nbytes
+                if written >= _PIECE:
+                    _sync(file)
+                    written = 0
+                yield
+            _sync(file)
+        with open(self.folder / f"{name}.done.bin", "r+b") as file:
+            file.write(np.array(checksums, np.uint32).data)
+            _sync(file)
+        self._write_index(name, list(finished), first, rows)
+        self._complete(name, len(finished), int(rows.sum()))
 
     def _hidden_of(
         self, model: nn.Module, documents: list[Document], pad: int, device: torch.device
@@ -559,29 +576,6 @@ class ReferenceCache:
         states = hidden_BTH.flatten(0, 1)[flat.to(device)].to(self.dtype).contiguous().cpu()
         raw = states.view(torch.uint8).numpy().reshape(-1, self.row_bytes)
         return np.split(raw, np.cumsum([document.rows for document in documents])[:-1])
-
-    def _reserve(self, path: Path, size: int) -> None:
-        """Take the space now, so that a full disk is an error here and not a crash in the middle."""
-        if path.exists() and path.stat().st_size == size:
-            return
-        free = shutil.disk_usage(self.folder).free
-        if size > free:
-            raise self._too_large(size, free)
-        try:
-            with open(path, "wb") as file:
-                if hasattr(os, "posix_fallocate") and size:
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            if not is_failed_write(error):
-                raise
-            raise StorageError(
-                f"the reference cache needs {printable_size(size)} in {self.folder}, and can't have it: the disk is "
-                f"full or a quota is reached ({printable_size(free)} free).",
-                hint=_OTHER_PLACE,
-            ) from error
 
     def _load_segments(self) -> None:
         for described in sorted(self.folder.glob("segment-*.json")):
@@ -681,36 +675,6 @@ class ReferenceCache:
         return out.view(self.dtype).view(wanted.numel(), self.width).to(inputs["input_ids"].device)
 
 
-def has_room(size: int, folder: str | os.PathLike[str] | None) -> bool:
-    """Whether a cache can be kept there that leaves, grown by so many bytes, half of what is free.
-
-    Not where nothing can be written, or no file locked. That is tried: root may write everywhere, for all that one is
-    told.
-
-    Args:
-        size: bytes.
-        folder: as for `ReferenceCache.open`.
-    """
-    try:
-        existing = _nearest(Path(folder) if folder else _users_caches())
-        with (
-            tempfile.TemporaryDirectory(dir=existing, prefix=_TRIED) as tried,
-            FileLock(Path(tried) / ".lock"),
-        ):
-            return size <= shutil.disk_usage(existing).free // 2
-    except (OSError, StorageError):
-        return False
-
-
-def _users_caches() -> Path:
-    return cache_dir() / "reference"
-
-
-def _nearest(path: Path) -> Path:
-    """A folder, or of those above it the first that is there, as far as this user can see."""
-    return next(place for place in (path, *path.absolute().parents) if os.path.exists(place))
-
-
 def _batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Indices of documents, sorted from long to short, in batches whose padded size stays within the limit."""
     batches: list[list[int]] = []
@@ -732,6 +696,31 @@ def _not_writable(folder: Path, error: OSError) -> StorageError:
         f"can't write the reference cache in {folder}: {error.strerror}.",
         hint="give a folder that can be written as reference_cache_dir, or use reference='adapter_off'.",
     )
+
+
+def _nothing() -> Generator[None]:
+    yield from ()
+
+
+def _in_turns(work: Generator[None], from_first: Callable[[Any], Any]) -> None:
+    """Do what all processes wait for; those that only wait have nothing to do."""
+
+    def is_left() -> bool:
+        until = time.monotonic() + _TURN
+        return any(time.monotonic() >= until for _ in work)
+
+    with contextlib.closing(work):
+        while from_first(is_left()):
+            pass
+
+
+def _wait_for(lock: FileLock) -> Generator[None]:
+    while True:
+        try:
+            lock.acquire(timeout=_TURN)
+            return
+        except Timeout:
+            yield
 
 
 def _sync(file: Any) -> None:

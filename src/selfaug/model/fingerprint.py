@@ -14,6 +14,9 @@ from selfaug.model.hidden import causal_model
 
 __all__ = ["fingerprint", "is_adapter_tensor"]
 
+# Where PEFT keeps what it has wrapped; a layer that trains single tokens is itself inside a wrapper.
+_WRAPPED = ("base_layer", "original_module", "token_adapter")
+
 # Names, versions and training switches: they change nothing about hidden states.
 _VOLATILE_CONFIG = {
     "_name_or_path",
@@ -44,7 +47,7 @@ def fingerprint(model: nn.Module, *, compute_dtype: torch.dtype | None = None) -
             continue
         if is_adapter_tensor(inner, name):
             continue
-        plain = ".".join(part for part in parts if part not in ("base_layer", "original_module"))
+        plain = ".".join(part for part in parts if part not in _WRAPPED)
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         digest.update(f"{plain} {whole.dtype} {tuple(whole.shape)}".encode())
         digest.update(whole.detach().contiguous().view(-1).view(torch.uint8).cpu().numpy().data)
@@ -70,7 +73,7 @@ def is_adapter_tensor(model: nn.Module, name: str) -> bool:
     """
     module, parts = model, name.split(".")
     for depth, part in enumerate(parts[:-1]):
-        if type(module).__module__.startswith("peft.") and part not in ("base_layer", "original_module"):
+        if type(module).__module__.startswith("peft.") and part not in _WRAPPED:
             return True
         module = getattr(module, part)
         if depth == len(parts) - 2 and type(module).__module__.startswith("peft."):

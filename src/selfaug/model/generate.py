@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -166,7 +167,7 @@ def generate_greedy_ids(
         eos_ids: tokens that end an answer; by default those of the model's generation config.
         max_new_tokens: one limit for all, or one for each prompt.
         batch_size: prompts decoded together, the longest first; the next join when a quarter of these have ended. Fewer
-            where a GPU's memory doesn't suffice for so many.
+            where a GPU's memory doesn't suffice for so many of their length.
         on_answer: called with a prompt's place and its answer when this ends.
         on_progress: called with (finished, all) whenever an answer ends.
     """
@@ -299,10 +300,19 @@ def _generate(
         )
     )
     batch = RunningBatch(model)
+    longest = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
+    most_tokens: int | None = None  # of a batch at its longest; known when memory has not sufficed
     rows: list[int] = []  # of the batch, by their prompts' places
     next_ids = torch.empty(0, dtype=torch.long, device=model.device)
     ended: set[int] = set()
     taken = [0] * len(prompts)  # tokens, those after an answer's end included
+
+    def room() -> int:
+        """Rows that there may be with the next prompts among them."""
+        if most_tokens is None:
+            return batch_size
+        width = max(longest[index] for index in (*rows, *islice(waiting, batch_size)))
+        return max(1, min(batch_size, most_tokens // width))
 
     def take(asked: Sequence[int], logits_NV: Tensor) -> Tensor:
         """The next tokens [N] of these prompts."""
@@ -327,8 +337,8 @@ def _generate(
                     batch.keep(left)
                     rows = [rows[place] for place in left]
                     next_ids = next_ids[torch.tensor(left, dtype=torch.long, device=next_ids.device)]
-                if waiting and len(rows) <= (1 - _FINISHED_SHARE) * batch_size and batch.open:
-                    joining = [waiting.popleft() for _ in range(min(batch_size - len(rows), len(waiting)))]
+                if waiting and len(rows) <= (1 - _FINISHED_SHARE) * room() and batch.open:
+                    joining = [waiting.popleft() for _ in range(min(room() - len(rows), len(waiting)))]
                     first_ids = take(joining, batch.join([prompts[index] for index in joining]))
                     rows, next_ids = rows + joining, torch.cat([next_ids, first_ids])
                 elif rows:
@@ -341,11 +351,12 @@ def _generate(
                 together = list(dict.fromkeys(rows + joining))
                 if len(together) < 2:
                     raise
-            # The GPU's memory is too small for so many: half as many, and from their beginning those that have not
-            # ended. Not where the error is caught, which still holds what it ran out with.
+            # The GPU's memory is too small for so many: half as many of their length, and from their beginning those
+            # that have not ended. Not where the error is caught, which still holds what it ran out with.
             batch.keep([])
             release_memory()
-            rows, next_ids, batch_size = [], next_ids[:0], len(together) // 2
+            most_tokens = len(together) // 2 * max(longest[index] for index in together)
+            rows, next_ids = [], next_ids[:0]
             for index in reversed([index for index in together if index not in ended]):
                 answers[index].clear()
                 taken[index] = 0

@@ -93,14 +93,15 @@ def _logit_scale(config: Any) -> float:
         if value is not None:
             return float(value)
     divisor = getattr(config, "logits_scaling", None)
-    if divisor is None:
+    if divisor is None or config.model_type == "minicpm3":  # it divides the hidden states before the head
         return 1.0
     return float(divisor) if config.model_type == "hyperclovax" else 1.0 / float(divisor)
 
 
 def _softcap(config: Any) -> float | None:
     """Bound that the logits are held within by a tanh, by the names that transformers' models give it."""
-    found = (getattr(config, name, None) for name in ("final_logit_softcapping", "logits_soft_cap"))
+    names = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+    found = (getattr(config, name, None) for name in names)
     return next((float(one) for one in found if one is not None), None)
 
 

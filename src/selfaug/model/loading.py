@@ -19,11 +19,13 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from selfaug.errors import ModelError, StorageError
@@ -33,6 +35,7 @@ from selfaug.user_cache import cache_dir
 __all__ = [
     "DEMO_MODEL",
     "add_adapter",
+    "auto_class",
     "best_dtype",
     "demo_model_path",
     "load_model",
@@ -41,6 +44,10 @@ __all__ = [
 ]
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+
+# Mistral Small 3.1 and Ministral 3. Other models of images and text that transformers doesn't take for causal language
+# models number the places of tokens in ways of their own, or have no head that is called once.
+_TEXT_OF_IMAGE_MODELS = {"mistral3"}
 
 DEMO_MODEL = "SmolLM2-135M-Instruct"
 """A model name that `load_model` resolves to the copy that comes from PyPI, without a hub."""
@@ -221,13 +228,13 @@ def load_model(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if dtype == "auto":
         dtype = best_dtype(device)
+    source = {"trust_remote_code": trust_remote_code, "local_files_only": offline or Path(name).is_dir()}
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        loaded, report = _auto_class_of(name, source).from_pretrained(
             name,
             dtype=getattr(torch, dtype) if isinstance(dtype, str) else dtype,
-            trust_remote_code=trust_remote_code,
-            local_files_only=offline or Path(name).is_dir(),
             output_loading_info=True,
+            **source,
             **options,
         )
     except (OSError, ValueError, SafetensorError) as error:
@@ -246,6 +253,32 @@ def load_model(
     if (head := loaded.get_output_embeddings()) is not None:
         head.register_forward_pre_hook(_contiguous)
     return loaded.eval()
+
+
+def _auto_class_of(name: str, source: dict[str, Any]) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(name, **source)
+    except (OSError, ValueError):  # loading the model says what is wrong with it
+        return AutoModelForCausalLM
+    return auto_class(config)
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """The class of transformers that makes the model of a config, with a language model's head.
+
+    Raises:
+        ModelError: if that is no causal language model.
+    """
+    of_its_own = getattr(config, "auto_map", None) or {}
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or "AutoModelForCausalLM" in of_its_own:
+        return AutoModelForCausalLM
+    if config.model_type in _TEXT_OF_IMAGE_MODELS:
+        return AutoModelForImageTextToText
+    raise ModelError(
+        f"a model of the kind {config.model_type!r} ({type(config).__name__}) is not loaded as a causal language "
+        "model, one that continues text.",
+        hint="take one that reads text alone; of those with images, Gemma 3 and Mistral 3 can be trained.",
+    )
 
 
 def _drop_unused_sampling(model: PreTrainedModel) -> None:

@@ -24,6 +24,7 @@ from selfaug.model.adapters import (
     leaves_base_when_made,
     require_adapters_of_peft,
     require_exact,
+    why_base_is_lost,
     why_not_exact,
 )
 from selfaug.model.cache import ReferenceCache
@@ -46,7 +47,9 @@ __all__ = [
     "FrozenModel",
     "Reference",
     "Remembered",
+    "adapter_change",
     "copy_of_trained_head",
+    "require_whole_base",
 ]
 
 
@@ -102,16 +105,18 @@ class FrozenModel:
 class FrozenCopy(FrozenModel):
     """A second copy of the model, made before training starts: without its adapter, which may be trained already.
 
-    With an adapter that changes base weights when it is made, the copy is of the model as it is now.
+    With an adapter that changes base weights when it is made (PiSSA, OLoRA), the copy is of the model as it is now.
+    That is the base model only while such an adapter is new: once trained, it can't be told from a new one.
 
     Raises:
-        ModelError: if that is not the base model, because the adapter begins as something else than none, or
-            transformers itself has put one in.
+        ModelError: if that is not the base model, because the adapter begins as something else than none, making it
+            lost a part of the base weights (KaSA, LoftQ), or transformers itself has put one in.
     """
 
     def __init__(self, model: nn.Module) -> None:
         require_adapters_of_peft(model)
         _require_no_virtual_tokens(model)
+        require_whole_base(model)
         super().__init__(copy.deepcopy(model))
         self._adapter_is_off = why_not_exact(self.model) is None
         if self._adapter_is_off:
@@ -138,6 +143,21 @@ def _require_no_virtual_tokens(model: nn.Module) -> None:
         )
 
 
+def require_whole_base(model: nn.Module) -> None:
+    """Refuse adapters that begin as another model than the base model, which is nowhere any more.
+
+    Raises:
+        ModelError: with what to use instead.
+    """
+    adapted = unwrap(model)
+    if isinstance(adapted, PeftModel) and (reason := why_base_is_lost(adapted)):
+        raise ModelError(
+            f"a copy of the model as it is now is no reference: {reason}.",
+            hint="use plain LoRA (init_lora_weights=True), on a base model in 4 bits where memory is small; in a loop "
+            "of your own, pass reference=FrozenModel(base), a second model without the adapter.",
+        )
+
+
 def _require_base_model(model: nn.Module) -> None:
     """Refuse an adapter with which a model is not the base model: asked of the model on a few tokens.
 
@@ -146,16 +166,7 @@ def _require_base_model(model: nn.Module) -> None:
     adapted = unwrap(model)
     if not isinstance(adapted, PeftModel) or not leaves_base_when_made(adapted):
         return
-    inputs = {"input_ids": torch.tensor([few_tokens(model, 16)], device=next(model.parameters()).device)}
-    with evaluation_mode(model):
-        on_BTH, _ = hidden_states(model, inputs)
-    with warnings.catch_warnings():
-        # PEFT's, that biases stay as they were trained. They haven't been, or that is what is found here.
-        warnings.simplefilter("ignore")
-        with reference_mode(model):
-            off_BTH, _ = hidden_states(model, inputs)
-    difference = ((on_BTH - off_BTH).float().norm() / off_BTH.float().norm()).item()
-    allowed = max(4 * torch.finfo(rounding_dtype(off_BTH, model)).eps, 1e-4)
+    difference, allowed = adapter_change(model)
     if not difference <= allowed:
         raise ModelError(
             "the adapter doesn't begin as the base model, so that a copy of the model as it is now is no reference: "
@@ -165,8 +176,26 @@ def _require_base_model(model: nn.Module) -> None:
         )
 
 
+def adapter_change(model: nn.Module) -> tuple[float, float]:
+    """How far a model with an adapter is from the one without it, on a few tokens.
+
+    Returns:
+        The change of the hidden states as a share of their size, and how much of it rounding would explain.
+    """
+    inputs = {"input_ids": torch.tensor([few_tokens(model, 16)], device=next(model.parameters()).device)}
+    with evaluation_mode(model):
+        on_BTH, _ = hidden_states(model, inputs)
+    with warnings.catch_warnings():
+        # PEFT's, that biases stay as they were trained. They haven't been, or that is what is found here.
+        warnings.simplefilter("ignore")
+        with reference_mode(model):
+            off_BTH, _ = hidden_states(model, inputs)
+    difference = ((on_BTH - off_BTH).float().norm() / off_BTH.float().norm()).item()
+    return difference, max(4 * torch.finfo(rounding_dtype(off_BTH, model)).eps, 1e-4)
+
+
 class Remembered:
-    """What another reference gives, kept in main memory for batches that are asked for again."""
+    """What another reference gives, kept in main memory for rows that are asked for again, in any batch."""
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
@@ -178,13 +207,21 @@ class Remembered:
 
     def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
         """See `Reference.hidden`."""
-        key = (
-            inputs["input_ids"].cpu().numpy().tobytes(),
-            positions.aligned_order.cpu().numpy().tobytes(),
-        )
-        if key not in self._kept:
-            self._kept[key] = self.reference.hidden(model, inputs, positions).cpu()
-        return self._kept[key].to(inputs["input_ids"].device)
+        ids, order = inputs["input_ids"].cpu(), positions.aligned_order.cpu()
+        real = inputs.get("attention_mask", torch.ones_like(ids)).cpu().bool()
+        place = real.cumsum(1) - 1  # of a token among its row's real ones
+        row, column = order // ids.shape[1], order % ids.shape[1]
+        asked = [(row == r).nonzero().flatten() for r in range(len(ids))]
+        keys = [
+            (ids[r][real[r]].numpy().tobytes(), place[r, column[here]].numpy().tobytes())
+            for r, here in enumerate(asked)
+        ]
+        if not all(key in self._kept for key in keys):
+            hidden = self.reference.hidden(model, inputs, positions).cpu()
+            for key, here in zip(keys, asked, strict=True):
+                self._kept.setdefault(key, hidden[here])
+        by_row = torch.cat([self._kept[key] for key in keys])
+        return by_row[torch.cat(asked).argsort()].to(inputs["input_ids"].device)
 
 
 def copy_of_trained_head(model: nn.Module, device: torch.device | None = None) -> OutputHead | None:

@@ -1,4 +1,4 @@
-"""The bytes of single tokens: one may be a part of a character, which text can't show."""
+"""Text and bytes of single tokens: one may be a part of a character, which text can't show."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["token_bytes"]
+__all__ = ["token_bytes", "token_text"]
 
-# How vocabularies of SentencePiece write a byte.
+# How vocabularies of SentencePiece write a byte, and a space.
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
 def _byte_characters() -> dict[str, int]:
@@ -23,13 +24,30 @@ def _byte_characters() -> dict[str, int]:
 _BYTES = _byte_characters()
 
 
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """What a token reads as within a text.
+
+    Alone, its text would begin with it: there, decoders of SentencePiece's vocabularies, such as Llama 2's, drop a
+    space, so that two tokens would read alike.
+
+    Args:
+        tokenizer: that has it.
+        token: its id.
+    """
+    text = str(tokenizer.decode([token]))
+    piece = str(tokenizer.convert_ids_to_tokens(token))
+    spaces = len(piece) - len(piece.lstrip(_SPACE))
+    # Of a tokeniser without such a decoder the piece is the text.
+    return text if not spaces or text.startswith(_SPACE) else " " * spaces + text.lstrip(" ")
+
+
 def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int, text: str) -> bytes | None:
     """The bytes of a token, which together with those before and after it are text.
 
     Args:
         tokenizer: that has it.
         token: its id.
-        text: what it decodes to alone.
+        text: its `token_text`.
 
     Returns:
         None if it is a part of a character, and the vocabulary is of a kind that doesn't tell which.

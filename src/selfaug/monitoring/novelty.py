@@ -22,6 +22,7 @@ __all__ = ["NoveltySketch"]
 
 _FEWEST_BITS, _MOST_BITS = 16, 27
 _BITS_A_SEQUENCE = 8
+_FEWEST_MERGED = 1 << 22
 _MULTIPLIERS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)
 
 
@@ -39,16 +40,16 @@ class NoveltySketch:
     @classmethod
     def of(cls, prompts: Iterable[Sequence[int]]) -> NoveltySketch:
         """The sketch of these prompts' token ids; one bit in eight or fewer is set, up to 16 MB a half."""
-        hashes: tuple[list[NDArray[np.uint64]], ...] = ([], [])
+        halves = _Places(), _Places()
         for prompt in prompts:
-            hashes[_half(prompt)].append(np.unique(_hashes(prompt)))
-        distinct = [np.unique(np.concatenate([*half, np.empty(0, np.uint64)])) for half in hashes]
+            halves[_half(prompt)].add(_hashes(prompt))
+        distinct = [half.distinct() for half in halves]
         largest = max(len(half) for half in distinct)
         bits = min(_MOST_BITS, max(_FEWEST_BITS, (_BITS_A_SEQUENCE * largest).bit_length()))
         packed = []
         for half in distinct:
             flags = np.zeros(1 << bits, dtype=bool)
-            flags[half >> np.uint64(64 - bits)] = True
+            flags[half >> np.uint32(_MOST_BITS - bits)] = True
             packed.append(np.packbits(flags, bitorder="little"))
         return cls(np.stack(packed))
 
@@ -97,6 +98,28 @@ class NoveltySketch:
                 f"{os.fspath(path)} holds no sketch of prompts.", hint="make the reference window anew."
             )
         return cls(halves)
+
+
+class _Places:
+    """The different places of many hashes among the most bits; a training set may have billions of hashes."""
+
+    def __init__(self) -> None:
+        self._distinct = np.empty(0, np.uint32)
+        self._new: list[NDArray[np.uint32]] = []
+        self._count = 0
+
+    def add(self, hashes: NDArray[np.uint64]) -> None:
+        places = np.unique((hashes >> np.uint64(64 - _MOST_BITS)).astype(np.uint32))
+        self._new.append(places)
+        self._count += len(places)
+        if self._count > max(_FEWEST_MERGED, len(self._distinct)):
+            self.distinct()
+
+    def distinct(self) -> NDArray[np.uint32]:
+        if self._new:
+            self._distinct = np.unique(np.concatenate([self._distinct, *self._new]))
+            self._new, self._count = [], 0
+        return self._distinct
 
 
 def _half(prompt: Sequence[int]) -> int:

@@ -6,6 +6,9 @@ Patterns find what has a form: addresses, numbers, keys. They don't find names; 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+
+from selfaug.core.digits import plain_digits
 
 __all__ = ["MOST_CHARACTERS", "redacted"]
 
@@ -17,20 +20,33 @@ _MOST_CUT = 256
 # Names of what opens doors, as a part of a longer name too: DB_PASSWORD, clientSecret. `max_tokens` is none.
 _NAME = (
     r"(?:(?:api|access|secret|private|account|signing|encryption|shared|master|auth)[-_ ]?key"
-    r"|passw(?:or)?ds?|passwort|kennwort|passphrase|(?<=[-_\"'])pass|pwd|secret|token|authorization)"
+    r"|passw(?:or)?ds?|passwort|kennwort|passphrase|(?<=[-_\"'])pass|pwd|secret|token|authorization"
+    r"|mots?\s{1,4}de\s{1,4}passe|contrase[nñ]as?|senhas?|palavra[-\s]passe|has[lł]o|[sş]ifre(?:m|si|miz|niz)?|wachtwoord"
+    r"|l[oö]senord|adgangskode|passord|пароль|密码|密碼|口令|パスワード|暗証番号|비밀번호|암호)"
 )
 # In quotes whatever stands there; else up to the next space or mark.
-_VALUE = r"""(?:"(?:[^"\\\n]|\\.){4,}|'(?:[^'\\\n]|\\.){4,}|\\["'][^"'\n]{4,}|[^\s"',;]{4,})"""
+_VALUE = r"""(?:"(?:[^"\\\n]|\\.){4,}|'(?:[^'\\\n]|\\.){4,}|\\["'][^"'\n]{4,}|[^\s"',;，。；、]{4,})"""
 # password=…, "client_secret": "…", Authorization: Bearer …
 _ASSIGNED = rf"\\?[\"']?\s{{0,16}}(?::=|=>|[:=])\s{{0,16}}(?:(?:bearer|basic|token)\s{{1,16}})?{_VALUE}"
 # In sentences only what looks like no word: "the password is case-sensitive" and "token embeddings" tell nobody's.
-_SAID = r"\s{1,16}(?:is|was|ist|lautet)\s{1,16}[\"']?(?=[^\s\"',;]*[\d@#$%^&*_+=~])[^\s\"',;]{4,}"
+_SAID = (
+    r"\s{1,16}(?:is|was|ist|lautet|est|es|é|è|jest)\s{1,16}[\"']?(?=[^\s\"',;]*[\d@#$%^&*_+=~])[^\s\"',;]{4,}"
+    # Without spaces, and the sentence goes on directly behind it.
+    r"|\s{0,16}(?:は|是|为|為|는|은)\s{0,16}[\"'「『“]?(?=[!-~]*[\d@#$%^&*_+=~])[!-~]{4,}"
+)
 # But somebody's own is one, whatever it looks like.
 _SOMEBODYS = (
     r"\b(?:my|our|your|his|her|their|mein|unser|ihr|dein)\s{1,16}(?:passw(?:or)?d|passwort|kennwort|passphrase)"
     r"\s{1,16}(?:is|was|ist|lautet)\s{1,16}[\"']?[^\s\"',;]{4,}"
 )
 _BESIDE = r"\s{1,16}[\"']?(?=[^\s\"',;]*\d)(?=[^\s\"',;]*[a-z])[^\s\"',;]{6,}"
+
+# Letters that make a longer word or name of what stands beside them. Those of Japanese, Chinese and Korean, among them,
+# don't: no space divides them from a number.
+_NOT_BEHIND, _NOT_BEFORE = "(?<![A-Za-z0-9_])", "(?![A-Za-z0-9_])"
+# Within a number, up to two between digits, among them spaces that forbid a break.
+_BETWEEN_DIGITS = "[ \u00a0\u2007\u2009\u202f\u3000().\\-/]{0,2}"
+_DASH = "[\u2010-\u2013\u2212\u30fc]"  # hyphens and dashes as printers have them
 
 # Each takes time in proportion to the text: the interpreter does nothing else meanwhile, requests included. So a run of
 # characters is tried from its beginning only, or no further than so many characters, and nothing that may be empty
@@ -47,23 +63,36 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         r"[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[A-Za-z0-9_-]{16,}"
         r"|(?:SK|AC)[0-9a-f]{32}|(?:ya29|SG)\.[A-Za-z0-9_-]{16,}(?:\.[A-Za-z0-9_-]*)?)",
     ),
-    ("key", r"(?<![\w-])eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
+    ("key", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
     ("key", rf"(?i){_NAME}(?:{_ASSIGNED}|{_SAID}|{_BESIDE})"),
     ("key", rf"(?i){_SOMEBODYS}"),
     ("key", rf"(?i)\bbearer(?:{_BESIDE}|\s{{1,16}}[\w.~+/=-]{{16,}})"),
     ("key", rf"(?i)(?<=--){_NAME}\s{{1,16}}(?!-){_VALUE}"),
     ("credentials", r"(?<=://)[^\s/@:]*:[^\s/]+(?=@)"),
     ("email", r"(?<![\w.+%-])[\w.+%-]+@[\w-]+(?:\.[\w-]+)+"),
-    ("iban", r"\b[A-Z]{2}\d{2}(?:[ ]?[A-Z0-9]{4}){2,7}(?:[ ]?[A-Z0-9]{1,3})?\b"),
-    ("address", r"\b(?:\d{1,3}\.){3}\d{1,3}\b"),
+    (
+        "iban",
+        rf"{_NOT_BEHIND}[A-Z]{{2}}\d{{2}}(?:[ \u00a0\u202f]?[A-Z0-9]{{4}}){{2,7}}"
+        rf"(?:[ \u00a0\u202f]?[A-Z0-9]{{1,3}})?{_NOT_BEFORE}",
+    ),
+    ("address", rf"{_NOT_BEHIND}(?:\d{{1,3}}\.){{3}}\d{{1,3}}{_NOT_BEFORE}"),
     # With `::`, where it begins as addresses do: not each name::name of a program.
     (
         "address",
-        r"(?i)(?<![\w:])(?:[23][0-9a-f]{3}|f[cdf][0-9a-f]{2}|fe[89ab][0-9a-f])(?::[0-9a-f]{1,4}){0,6}::"
-        r"(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?(?![\w:])",
+        r"(?i)(?<![A-Za-z0-9_:])(?:[23][0-9a-f]{3}|f[cdf][0-9a-f]{2}|fe[89ab][0-9a-f])(?::[0-9a-f]{1,4}){0,6}::"
+        r"(?:[0-9a-f]{1,4}(?::[0-9a-f]{1,4}){0,6})?(?![A-Za-z0-9_:])",
     ),
-    ("address", r"(?i)\b(?:[0-9a-f]{1,4}:){4,7}[0-9a-f]{1,4}\b"),
-    ("number", r"(?<![\w.,])\+?\(?\d(?:[ ().\-/]{0,2}\d){6,}(?![\w])"),
+    ("address", rf"(?i){_NOT_BEHIND}(?:[0-9a-f]{{1,4}}:){{4,7}}[0-9a-f]{{1,4}}{_NOT_BEFORE}"),
+    # With dashes, three groups of digits: two are a range, such as 2019–2020.
+    (
+        "number",
+        rf"(?<![A-Za-z0-9_.,])\+?(?=(?:\d{_DASH}?){{7}})\d{{1,4}}(?:{_DASH}\d{{2,4}}){{2,5}}{_NOT_BEFORE}",
+    ),
+    # Numbers of Chinese identity cards may end with an X.
+    (
+        "number",
+        rf"(?<![A-Za-z0-9_.,])\+?\(?\d(?:{_BETWEEN_DIGITS}\d){{6,}}(?:(?<=\d{{17}})[Xx])?{_NOT_BEFORE}",
+    ),
 )
 _COMPILED = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _PATTERNS)
 
@@ -75,6 +104,18 @@ def redacted(text: str) -> str:
     digits on. Of a text of more than 20,000 characters there is the beginning, with an ellipsis.
     """
     beginning = text[:MOST_CHARACTERS]
+    plain = plain_digits(beginning)  # patterns know digits of ASCII; each has its place in the text
     for kind, pattern in _COMPILED:
-        beginning = pattern.sub(f"[{kind}]", beginning)
+        spans = [found.span() for found in pattern.finditer(plain)]
+        if spans:
+            beginning, plain = (_replaced(one, spans, f"[{kind}]") for one in (beginning, plain))
     return beginning if len(text) <= MOST_CHARACTERS else f"{beginning[:-_MOST_CUT]}…"
+
+
+def _replaced(text: str, spans: Sequence[tuple[int, int]], by: str) -> str:
+    """The text with something else in place of each of these parts, which are in their order."""
+    kept, end = [], 0
+    for start, stop in spans:
+        kept += [text[end:start], by]
+        end = stop
+    return "".join([*kept, text[end:]])

@@ -151,8 +151,8 @@ class ReferenceWindow:
 
 
 def measure_reference_window(
-    held_out: Sequence[list[int]],
-    training: Sequence[list[int]],
+    held_out: Sequence[Sequence[int]],
+    training: Sequence[Sequence[int]],
     score: Score,
     *,
     adapter: str,
@@ -178,9 +178,9 @@ def measure_reference_window(
     """
     rng = random.Random("reference window")
 
-    def drawn(rows: Sequence[list[int]], count: int) -> list[list[int]]:
+    def drawn(rows: Sequence[Sequence[int]], count: int) -> list[list[int]]:
         usable = [row for row in rows if len(row) > 1]  # nothing predicts the first token
-        return usable if len(usable) <= count else rng.sample(usable, count)
+        return [list(row) for row in (usable if len(usable) <= count else rng.sample(usable, count))]
 
     unseen = drawn(held_out, prompts)
     seen = drawn(training, prompts - len(unseen)) if len(unseen) < prompts else []

@@ -101,8 +101,15 @@ class DocumentPrompts:
             f"prepared ({self.outdated[0]}); `selfaug prepare --overwrite` reads what has changed"
         )
 
-    def prompt(self, question: str, max_new_tokens: int) -> tuple[list[int], list[Passage], int]:
+    def prompt(
+        self, question: str, max_new_tokens: int, *, window: int | None = None
+    ) -> tuple[list[int], list[Passage], int]:
         """Token ids, the passages in them, and how many passages didn't fit: whole ones go from the end.
+
+        Args:
+            question: in words.
+            max_new_tokens: of the answer.
+            window: tokens of prompt and answer that whoever answers has, where these may be fewer than `self.window`.
 
         Raises:
             NothingFoundError: if nothing is found for it.
@@ -115,16 +122,17 @@ class DocumentPrompts:
             raise NothingFoundError(
                 f"no passage shares a word with {question!r:.80}.", hint="ask in the documents' own words."
             )
+        room = self.window if window is None else min(self.window, window)
         asked, texts = self._plain(question), [self._plain(passage.text) for passage in found]
         for used in range(len(found), 0, -1):
             messages = self.template.messages(asked, texts[:used])
             prompt = chat_prompt_ids(self.tokenizer, messages, **self.chat_template_kwargs)
-            if len(prompt) + max_new_tokens <= self.window:
+            if len(prompt) + max_new_tokens <= room:
                 return prompt, found[:used], len(found) - used
         raise DataError(
             f"the question and one passage have {len(prompt):,} tokens; with an answer of {max_new_tokens:,} "
-            f"they don't fit into {self.window:,}.",
-            hint="ask in fewer words, or for a shorter answer with --max-new-tokens.",
+            f"they don't fit into {room:,}.",
+            hint="ask in fewer words, or for a shorter answer (--max-new-tokens; `max_tokens` of a request).",
         )
 
 

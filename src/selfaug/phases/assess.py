@@ -29,6 +29,7 @@ from selfaug.phases.inputs import (
     load_training_data,
     resolve_device,
 )
+from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import select_items, spread_over_sources, task_prompts
 from selfaug.phases.train import train
@@ -82,6 +83,7 @@ def assess(
         ConfigError, DataError, ModelError: as training and evaluation do, before anything long.
         StorageError: if the folder holds something else, a finished assessment, or one with other settings or sources.
     """
+    require_no_launcher("assess", "start it without the launcher, as one process.")
     score = named_scorer(scorer)
     folder = Path(config.run.output)
     work = WorkFolder(

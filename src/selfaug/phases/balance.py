@@ -12,25 +12,31 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 from filelock import Timeout
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from optuna.trial import FrozenTrial, TrialState
 
 from selfaug.config import TrainConfig, training_settings
 from selfaug.core.gate import at_most
 from selfaug.core.pareto import knee, pareto_front
-from selfaug.core.statistics import Interval, PairedDifference, paired_difference, score_interval
+from selfaug.core.printable import counted
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.file_lock import FileLock
-from selfaug.model.cache import PASSES_THAT_PAY, Document, has_room
+from selfaug.model.cache import PASSES_THAT_PAY, Document
+from selfaug.model.disk_room import has_room
+from selfaug.phases.balance_search import (
+    BalanceSettings,
+    Point,
+    Search,
+    beyond,
+    lost_against_base,
+    name_at,
+    worker_lock_file,
+)
 from selfaug.phases.bench import (
     FOLDERS,
     Bench,
@@ -39,17 +45,14 @@ from selfaug.phases.bench import (
     contents_of_sources,
     open_bench,
     said_of_left_out,
-    scores_of,
-    to_the_last_step,
 )
 from selfaug.phases.inputs import compute_dtype, trained_rows
-from selfaug.phases.own_process import train_in_own_process
+from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import compare_answers
-from selfaug.phases.turned_run import write_turned_run
+from selfaug.phases.turned_run import later_runs, write_turned_run
 from selfaug.phases.work_folder import WorkFolder
-from selfaug.records import read_record, write_record, write_text
-from selfaug.rundir import RunDir
+from selfaug.records import read_record, write_record
 from selfaug.train.reference_choice import why_rows_depend_on_their_batch
 
 __all__ = ["BEST", "RECORD_KIND", "BalanceSettings", "Point", "balance", "chosen_point"]
@@ -57,64 +60,13 @@ __all__ = ["BEST", "RECORD_KIND", "BalanceSettings", "Point", "balance", "chosen
 RECORD_KIND = "balance"
 
 BEST = "best"
-"""Folder of the chosen point, in that of the balance: a run."""
+"""Folder of the chosen point, in that of the balance: a run. That of a later choice is `best-2`, beside it."""
 
 # Earlier versions wrote the chosen adapter alone, as `adapter`.
 _CONTENTS = {"record.json", "report.html", BEST, "adapter", "study.log", "locks", "trials", *FOLDERS}
 
 # What may be more when the command is given again: what is there counts. All else has to stay as it is.
 _GROWING = ("trials", "finalists", "scales")
-
-_POLL_SECONDS = 1.0
-_NAME = "balance"
-
-
-@dataclass(frozen=True)
-class BalanceSettings:
-    """What is searched, and for what; trials, finalists and scales may be more when it is gone on with, or finished.
-
-    Attributes:
-        max_forgetting: share; the general score may be so much below the base model's.
-        trials: settings that are tried; the training's own come first.
-        finalists: of them, how many are asked all development items.
-        search_task_items: how many rows the trials are scored on; None for all.
-        search_general_items: how many general requests; None for all.
-        scales: of the dial, beside 1; between 0 and 1.
-        seed: of the search.
-    """
-
-    max_forgetting: float = 0.02
-    trials: int = 12
-    finalists: int = 3
-    search_task_items: int | None = 48
-    search_general_items: int | None = 96
-    scales: Sequence[float] = (0.8, 0.6, 0.4)
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Point:
-    """A run with its adapter turned to a scale, and what it scores on development items.
-
-    Attributes:
-        run: name of the run.
-        scale: of its adapter.
-        task: mean score at the job.
-        general: mean score on general requests.
-        forgetting: what that is below the base model's.
-        drift: nats per token on the base model's own answers.
-        task_interval: of `task`, 95 %; None in records of earlier versions, as the next.
-        forgetting_interval: of `forgetting`, item by item against the base model.
-    """
-
-    run: str
-    scale: float
-    task: float
-    general: float
-    forgetting: float
-    drift: float
-    task_interval: Interval | None = None
-    forgetting_interval: Interval | None = None
 
 
 def balance(
@@ -140,21 +92,32 @@ def balance(
     Raises:
         ConfigError, DataError, ModelError: before anything long.
         StorageError: if the folder holds something else, a balance with other settings or sources, or one that has
-            all that is asked for; if it should be replaced while other processes work on it; or if the run of an
-            earlier choice would be, though it has been evaluated or served.
-        SelfAugError: if the training's own settings can't be trained.
+            all that is asked for; or if it should be replaced while other processes work on it.
+        SelfAugError: if the training's own settings can't be trained, and no others have been; or if three trials in a
+            row fail for reasons that are not their settings.
     """
+    require_no_launcher(
+        "balance",
+        "start one process a GPU instead, without the launcher: the same command in each terminal, with "
+        "CUDA_VISIBLE_DEVICES=0, 1 and so on; they share the search.",
+    )
     _check(config, evaluation, settings)
     if (left_out := said_of_left_out(config)) is not None:
         on_progress(Progress("warning", message=left_out))
     folder = Path(config.run.output)
-    work = WorkFolder(folder, "balance", _CONTENTS, last=["record.json"])
+    contents = {*_CONTENTS, *(run.name for run in later_runs(folder / BEST))}
+    work = WorkFolder(folder, "balance", contents, last=["record.json"])
     # Whoever holds its lock is alive: the trials of the others were cut off.
     worker = f"{os.getpid()}-{time.time_ns()}"
     with work.settled(), contextlib.ExitStack() as alive:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Of several processes, one asks the base model; the others find its answers.
-        with FileLock(folder.with_name(f".{folder.name}.lock")):
+        # Of several processes, one asks the base model; the others find its answers. "." has no name of its own.
+        beside = folder.absolute()
+        with _waited_for(
+            beside.with_name(f".{beside.name}.lock"),
+            f"another process asks the base model in {folder} first; waiting for it.",
+            on_progress,
+        ):
             if overwrite:
                 _require_nobody_works(folder)
             before = None if overwrite else work.begun_with()
@@ -162,13 +125,18 @@ def balance(
             fixed = _fixed(config, evaluation, settings) | chosen
             # Earlier versions wrote down what may grow, too.
             fixed.update({key: value for key, value in (before or {}).items() if key in _GROWING})
+            _require_same_bound(folder, before, fixed)
             more = before is not None and not _is_done(folder, settings)
             bench = open_bench(
                 folder,
                 config,
                 evaluation,
                 lambda: work.open(
-                    fixed, overwrite=overwrite, more=more, sources=contents_of_sources(config, evaluation)
+                    fixed,
+                    overwrite=overwrite,
+                    more=more,
+                    sources=contents_of_sources(config, evaluation),
+                    finished_hint=None if before is None else _failed_in_words(folder),
                 ),
                 work.complete_sources,
                 on_progress,
@@ -179,8 +147,11 @@ def balance(
             )
             for part in ("locks", "trials"):
                 (folder / part).mkdir(exist_ok=True)
-            alive.enter_context(FileLock(_lock_file(folder, worker)))
-        return _balanced(bench, config, settings, worker, lambda: work.seconds)
+            alive.enter_context(FileLock(worker_lock_file(folder, worker)))
+        record = _balanced(bench, config, settings, worker, lambda: work.seconds)
+        if (failed := _failed_in_words(folder)) is not None:
+            on_progress(Progress("warning", message=f"{failed}."))
+        return record
 
 
 def _fixed(config: TrainConfig, evaluation: EvaluationSettings, settings: BalanceSettings) -> dict[str, Any]:
@@ -190,6 +161,43 @@ def _fixed(config: TrainConfig, evaluation: EvaluationSettings, settings: Balanc
         **{key: value for key, value in asdict(settings).items() if key not in _GROWING},
         "config": training_settings(config),
     }
+
+
+def _require_same_bound(folder: Path, before: Mapping[str, Any] | None, fixed: Mapping[str, Any]) -> None:
+    """Say what another bound costs, where nothing else is asked for.
+
+    Args:
+        folder: of the balance.
+        before: the settings that it was begun with; None where nothing was begun.
+        fixed: those that are given now.
+
+    Raises:
+        StorageError: if the bound is another one.
+    """
+    name = "max_forgetting"
+    if before is None or before.get(name) == fixed[name]:
+        return
+    # As the marker has them: tuples are lists there.
+    if json.loads(json.dumps({**fixed, name: before.get(name)})) == before:
+        raise StorageError(
+            f"{folder} holds a balance with other settings: {name} is {before.get(name)} there, not {fixed[name]}.",
+            hint="the bound has led the search, so another one takes a search of its own: with another --output, or "
+            "--overwrite, all trials are trained anew. To do without, look at the points that have been tried: "
+            f"`points` in {folder / 'record.json'} tells what each forgets, once the search has finished.",
+        )
+
+
+@contextlib.contextmanager
+def _waited_for(file: Path, message: str, on_progress: Callable[[Progress], None]) -> Iterator[None]:
+    """Hold the lock on a file; if another process has it, that is said before it is waited for."""
+    lock = FileLock(file)
+    try:
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        on_progress(Progress("warning", message=message))
+        held = lock.acquire()
+    with held:
+        yield
 
 
 def _is_done(folder: Path, settings: BalanceSettings) -> bool:
@@ -204,6 +212,17 @@ def _is_done(folder: Path, settings: BalanceSettings) -> bool:
     )
 
 
+def _failed_in_words(folder: Path) -> str | None:
+    """How many settings of a finished search failed, and what tries them again; None where none did."""
+    if not (folder / "record.json").exists():
+        return None
+    record = read_record(folder / "record.json", RECORD_KIND)
+    if not record["failed_trials"]:
+        return None
+    failed = counted(len(record["failed_trials"]), "setting")
+    return f"{failed} failed: the same command with more --trials than {record['settings']['trials']} tries again"
+
+
 def _with_earlier(folder: Path, settings: BalanceSettings) -> BalanceSettings:
     """The settings, and what the record that is there has beyond them: its trials and points can still be chosen."""
     if not (folder / "record.json").exists():
@@ -215,10 +234,6 @@ def _with_earlier(folder: Path, settings: BalanceSettings) -> BalanceSettings:
         finalists=max(settings.finalists, made["finalists"]),
         scales=sorted({*settings.scales, *made["scales"]}, reverse=True),
     )
-
-
-def _lock_file(folder: Path, worker: str) -> Path:
-    return folder / "locks" / f"worker-{worker}.lock"
 
 
 def _require_nobody_works(folder: Path) -> None:
@@ -247,10 +262,12 @@ def _balanced(
     seconds: Callable[[], float],
 ) -> dict[str, Any]:
     folder, evaluation = bench.folder, bench.settings
-    search = _Search(bench, settings, _with_cache(bench, config, settings), worker)
+    search = Search(bench, settings, _with_cache(bench, config, settings), worker)
     search.run()
 
-    with FileLock(folder / "locks" / "finish.lock"):
+    bench.leave_device()  # to the process that finishes it
+    finishing = "another process asks the finalists and finishes the search; waiting for it."
+    with _waited_for(folder / "locks" / "finish.lock", finishing, bench.on_progress):
         if _is_done(folder, settings):  # another process was quicker
             return read_record(folder / "record.json", RECORD_KIND)
         settings = _with_earlier(folder, settings)
@@ -266,7 +283,7 @@ def _balanced(
         chosen, reason = chosen_point(points, settings.max_forgetting)
         front = pareto_front([(point.general, point.task) for point in points])
         bend = knee([(points[i].general, points[i].task) for i in front])
-        _write_best(bench, search, chosen)
+        best = _write_best(bench, search, chosen)
         data = {
             "settings": {"config": config.model_dump(mode="json"), **asdict(evaluation), **asdict(settings)},
             "level": bench.level,
@@ -278,7 +295,7 @@ def _balanced(
             "knee": None if bend is None else front[bend],
             "chosen": points.index(chosen),
             "reason": reason,
-            "best": BEST,
+            "best": best,
             "base": {"dev": bench.mean_scores(bench.kept("base", "dev"), "dev")},
             **_confirmed(bench, search, chosen, settings.max_forgetting),
             "device": str(bench.device),
@@ -293,7 +310,7 @@ def chosen_point(points: Sequence[Point], max_forgetting: float) -> tuple[Point,
 
     Where none is within the bound, the one that forgets least.
     """
-    within = [point for point in points if _beyond(point.forgetting, max_forgetting) <= 0]
+    within = [point for point in points if beyond(point.forgetting, max_forgetting) <= 0]
     if within:
         best = max(within, key=lambda point: (point.task, point.general))
         return best, (
@@ -306,13 +323,6 @@ def chosen_point(points: Sequence[Point], max_forgetting: float) -> tuple[Point,
         "this one forgets least. The same command goes on from here with more --trials or --finalists, or with a "
         "smaller --scale"
     )
-
-
-def _beyond(forgetting: float, bound: float) -> float:
-    """How far forgetting is beyond the bound; 0 on it, and less within it."""
-    # As shares of items, 25/50 - 24/50 and 0.02 are the same, and as floats they are not.
-    over = forgetting - bound
-    return 0.0 if abs(over) <= 1e-12 else over
 
 
 def _points(bound: float) -> str:
@@ -380,7 +390,7 @@ def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) ->
     train = config.train
     if train.steps is None and train.epochs * settings.trials < PASSES_THAT_PAY:
         return False
-    documents = [Document(row.input_ids, row.labels) for row in trained_rows(config)]
+    documents = [Document(row.ids, row.label_array().data) for row in trained_rows(config)]
     if why_rows_depend_on_their_batch(bench.base.config, (len(document.input_ids) for document in documents)):
         return False
     if train.steps is None:
@@ -394,234 +404,12 @@ def _cache_pays(bench: Bench, config: TrainConfig, settings: BalanceSettings) ->
     return passes >= PASSES_THAT_PAY and has_room(size, config.selfaug.reference_cache_dir)
 
 
-# ---- the search
-
-
-class _Search:
-    """Trials in an optuna study, which several processes may work on."""
-
-    def __init__(self, bench: Bench, settings: BalanceSettings, config: TrainConfig, worker: str) -> None:
-        self.bench, self.settings, self.config, self._worker = bench, settings, config, worker
-        self._knob = "alpha" if config.selfaug.drift_limit is None else "drift_limit"
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        log = str(bench.folder / "study.log")
-        self._study = optuna.create_study(
-            # Links don't work on every file system; opening a file exclusively does.
-            storage=JournalStorage(JournalFileBackend(log, lock_obj=JournalFileOpenLock(log))),
-            study_name=_NAME,
-            load_if_exists=True,
-            direction="maximize",
-        )
-
-    def run(self) -> None:
-        """Try settings until there are enough; returns when all trials have ended, those of other processes too."""
-        with FileLock(self.bench.folder / "locks" / "study.lock"):
-            self._take_over()
-        while True:
-            with FileLock(self.bench.folder / "locks" / "study.lock"):
-                trial = self._next()
-            if trial is not None:
-                self._try(trial)
-            elif self._count(TrialState.RUNNING):
-                time.sleep(_POLL_SECONDS)
-                with FileLock(self.bench.folder / "locks" / "study.lock"):
-                    self._take_over()
-            else:
-                return
-
-    def completed(self) -> list[dict[str, Any]]:
-        """Settings and scores of the trials, in their order; one that was cut off and done again counts once."""
-        found: dict[str, dict[str, Any]] = {}
-        for trial in self._trials(TrialState.COMPLETE):
-            found.setdefault(trial.user_attrs["result"]["run"], trial.user_attrs["result"])
-        return list(found.values())
-
-    def failed(self) -> list[dict[str, Any]]:
-        """Settings that could not be trained, each once, and why; but for those that could be, or may be, when tried
-        again.
-        """
-        others = self._trials(TrialState.COMPLETE, TrialState.RUNNING)
-        trained = [trial.params for trial in others]
-        errors = {
-            tuple(trial.params.items()): {"settings": trial.params, "error": trial.user_attrs["error"]}
-            for trial in self._trials(TrialState.FAIL)
-            if "error" in trial.user_attrs and trial.params not in trained
-        }
-        return list(errors.values())
-
-    def run_of(self, name: str) -> RunDir:
-        """Folder of a run."""
-        return RunDir(self.bench.folder / "runs" / name)
-
-    def config_of(self, name: str) -> TrainConfig:
-        """Settings of a run."""
-        return TrainConfig.model_validate_json(self._config_file(name).read_text(encoding="utf-8"))
-
-    def _config_file(self, name: str) -> Path:
-        return self.bench.folder / "trials" / f"{name}.json"
-
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states or None)
-
-    def _count(self, *states: TrialState) -> int:
-        return len(self._trials(*states))
-
-    def _next(self) -> optuna.Trial | None:
-        """A trial to work on, or None if there are enough."""
-        # They come first, again and again if they have failed: for a reason that passes, such as a full disk.
-        if not self._count(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING):
-            self._study.enqueue_trial(self._own())
-        waiting = self._count(TrialState.WAITING)
-        errors = len(self.failed())
-        begun = self._count(TrialState.COMPLETE, TrialState.RUNNING) + errors
-        if not waiting and begun >= self.settings.trials:
-            return None
-        # A seed for each trial: processes with one and the same would try the same settings.
-        self._study.sampler = optuna.samplers.TPESampler(
-            n_startup_trials=max(3, self.settings.trials // 3),
-            seed=self.settings.seed + len(self._trials()),
-            constraints_func=lambda trial: trial.user_attrs["constraints"],
-        )
-        trial = self._study.ask()
-        trial.set_user_attr("worker", self._worker)
-        return trial
-
-    def _take_over(self) -> None:
-        """Trials whose process is gone are tried again, with the same settings: their runs go on."""
-        for trial in self._trials(TrialState.RUNNING):
-            worker = trial.user_attrs.get("worker", "")
-            if worker == self._worker:
-                continue
-            lock_file = _lock_file(self.bench.folder, worker)
-            lock = FileLock(lock_file)
-            try:
-                with lock.acquire(timeout=0):
-                    self._study.tell(trial.number, state=TrialState.FAIL)
-                    if trial.params:
-                        self._study.enqueue_trial(trial.params)
-                    lock_file.unlink(missing_ok=True)
-            except Timeout:
-                pass  # it is alive
-
-    def _own(self) -> dict[str, Any]:
-        """The training's own settings, as a trial."""
-        return {
-            self._knob: getattr(self.config.selfaug, self._knob),
-            "learning_rate": self.config.train.learning_rate,
-            "rank": self.config.lora.rank,
-            "steps": 1.0,
-        }
-
-    def _suggested(self, trial: optuna.Trial) -> TrainConfig:
-        """Settings of a trial: knob and learning rate up to eight and four times smaller and larger."""
-        own = self._own()
-
-        def near(name: str, factor: float) -> float:
-            value = trial.suggest_float(name, own[name] / factor, own[name] * factor, log=True)
-            return float(f"{value:.3g}")
-
-        knob, learning_rate = near(self._knob, 8), near("learning_rate", 4)
-        rank = trial.suggest_categorical(
-            "rank", sorted({max(1, own["rank"] // 2), own["rank"], 2 * own["rank"]})
-        )
-        steps = trial.suggest_categorical("steps", [0.5, 0.75, 1.0])
-        values = json.loads(self.config.model_dump_json())
-        values["selfaug"][self._knob] = knob
-        values["train"]["learning_rate"] = learning_rate
-        # The adapter's strength s = alpha / rank stays as it is.
-        values["lora"].update(rank=rank, alpha=values["lora"]["alpha"] * rank / own["rank"])
-        if values["train"]["steps"] is None:
-            values["train"]["epochs"] *= steps
-        else:
-            values["train"]["steps"] = max(1, round(values["train"]["steps"] * steps))
-        name = f"{self._knob}-{knob:g}-lr-{learning_rate:g}-rank-{rank}-length-{steps:g}"
-        to_the_last_step(values)
-        values["run"].update(output=str(self.run_of(name).path), overwrite=False)
-        return TrainConfig.model_validate(values)
-
-    def _try(self, trial: optuna.Trial) -> None:
-        config = self._suggested(trial)
-        name = Path(config.run.output).name
-        settings = {
-            self._knob: getattr(config.selfaug, self._knob),
-            "learning_rate": config.train.learning_rate,
-            "rank": config.lora.rank,
-            "length": trial.params["steps"],
-        }
-        number = f"trial {len(self._trials(TrialState.COMPLETE)) + 1} of {self.settings.trials}"
-        try:
-            with FileLock(self.bench.folder / "locks" / f"{name}.lock"):
-                write_text(self._config_file(name), config.model_dump_json(indent=1))
-                self.bench.leave_device()
-                train_in_own_process(config, f"{number}: training", self.bench.on_progress)
-                shutil.rmtree(self.run_of(name).checkpoints, ignore_errors=True)
-                point = self.point(name, 1.0, "search")
-        except SelfAugError as error:
-            trial.set_user_attr("error", str(error))
-            self._study.tell(trial, state=TrialState.FAIL)
-            if not self._count(TrialState.COMPLETE, TrialState.RUNNING):
-                raise  # the training's own settings come first: if they fail, so will the others
-            return
-        trial.set_user_attr("constraints", [_beyond(point.forgetting, self.settings.max_forgetting)])
-        trial.set_user_attr("result", {"settings": settings, **asdict(point)})
-        self._study.tell(trial, point.task)
-        told = ", ".join(f"{key} {value:g}" for key, value in settings.items())
-        self.bench.on_progress(
-            Progress(
-                "trial",
-                message=f"{number}: {told}: task {100 * point.task:.0f} %{_span(point.task_interval, '.0f')}, "
-                f"forgetting {100 * point.forgetting:+.1f} points{_span(point.forgetting_interval, '+.1f')}",
-            )
-        )
-
-    def point(self, name: str, scale: float, part: str) -> Point:
-        """Scores of a run at a scale, made where they are missing."""
-        bench, turned = self.bench, _name_at(name, scale)
-        answers = bench.answers(
-            turned, part, lambda: bench.model(self.run_of(name), self.config_of(name), scale=scale)
-        )
-        scores, base = bench.mean_scores(answers, part), bench.mean_scores(bench.kept("base", part), part)
-        drift = bench.drift(turned, part) or {"nats": [0.0], "tokens": [1]}
-        task = bench.suites[part]["task"]
-        return Point(
-            name,
-            scale,
-            scores["task"],
-            scores["general"],
-            base["general"] - scores["general"],
-            sum(drift["nats"]) / sum(drift["tokens"]),
-            score_interval(scores_of(task, answers["task"]), seed=0, clusters=task.together),
-            _lost(bench, part, answers).difference,
-        )
-
-
-def _name_at(run: str, scale: float) -> str:
-    """What a run with its adapter at a scale is called in files."""
-    return run if scale == 1.0 else f"{run}-scale-{scale}"
-
-
-def _lost(bench: Bench, part: str, answers: Mapping[str, Sequence[str]]) -> PairedDifference:
-    """What the general score is below the base model's, item by item."""
-    general, base = bench.suites[part]["general"], bench.kept("base", part)
-    return paired_difference(
-        scores_of(general, base["general"]),
-        scores_of(general, answers["general"]),
-        seed=0,
-        clusters=general.together,
-    )
-
-
-def _span(interval: Interval | None, form: str) -> str:
-    """In brackets, in percent or points."""
-    return "" if interval is None else f" ({100 * interval.low:{form}} to {100 * interval.high:{form}})"
-
-
 def _finalists(trials: Sequence[dict[str, Any]], settings: BalanceSettings) -> list[dict[str, Any]]:
     """Those on the front, from the bound on: the best within it first, then those that the dial may bring within."""
     order = sorted(
         trials,
         key=lambda trial: (
-            _beyond(trial["forgetting"], settings.max_forgetting) > 0,
+            beyond(trial["forgetting"], settings.max_forgetting) > 0,
             -trial["task"],
             trial["forgetting"],
         ),
@@ -638,7 +426,7 @@ def _earlier_finalists(folder: Path) -> list[str]:
     return [point["run"] for point in read_record(folder / "record.json", RECORD_KIND)["points"]]
 
 
-def _dial(bench: Bench, settings: BalanceSettings, search: _Search, runs: Sequence[str]) -> list[Point]:
+def _dial(bench: Bench, settings: BalanceSettings, search: Search, runs: Sequence[str]) -> list[Point]:
     """The finalists at every scale, on all development items."""
     scales = [1.0, *sorted(set(settings.scales), reverse=True)]
     found: list[Point] = []
@@ -652,21 +440,19 @@ def _dial(bench: Bench, settings: BalanceSettings, search: _Search, runs: Sequen
 # ---- the chosen point
 
 
-def _write_best(bench: Bench, search: _Search, chosen: Point) -> None:
-    """The chosen point as a run. What it is asked by default is the user's, which no trial has, but for rows that it
-    was chosen on; what a re-alignment would take over is the user's, too.
+def _write_best(bench: Bench, search: Search, chosen: Point) -> str:
+    """The chosen point as a run; returns the name of its folder. What it is asked by default is the user's, which no
+    trial has, but for rows that it was chosen on; what a re-alignment would take over is the user's, too.
     """
-    folder, config, users = bench.folder, search.config_of(chosen.run), search.config
+    folder, config, users = bench.folder, search.config_of(chosen.run), bench.config
     known = {_resolved(source) for source in bench.settings.dev}
     held_out = [source for source in users.data.eval if _resolved(source) not in known]
     asked_at_end = [source for source in users.evaluation.data if _resolved(source) not in known]
-    if len(held_out) < len(users.data.eval):
-        message = "best/ was chosen on rows of data.eval; give others with --data."
-        bench.on_progress(Progress("warning", message=message))
     asked = {
         "data": config.data.model_copy(update={"eval": held_out}),
         "selfaug": config.selfaug.model_copy(
-            update=users.selfaug.model_dump(include={"monitor_prompts", "stop_at_drift"})
+            # The cache, too, pays for all trials together, and not for one run.
+            update=users.selfaug.model_dump(include={"monitor_prompts", "stop_at_drift", "reference"})
         ),
         "train": config.train.model_copy(
             update=users.train.model_dump(include={"eval_steps", "keep_checkpoints", "report_to"})
@@ -675,10 +461,17 @@ def _write_best(bench: Bench, search: _Search, chosen: Point) -> None:
         "run": config.run.model_copy(update={"output": str(folder / BEST)}),
     }
     bench.leave_device()
-    write_turned_run(
+    best = write_turned_run(
         search.run_of(chosen.run), config.model_copy(update=asked, deep=True), chosen.scale, bench.device
-    )
+    ).path.name
+    if best != BEST:
+        message = f"{BEST}/ stays as it is, for who uses it: the point that is chosen now is {best}/."
+        bench.on_progress(Progress("warning", message=message))
+    if len(held_out) < len(users.data.eval):
+        message = f"{best}/ was chosen on rows of data.eval; give others with --data."
+        bench.on_progress(Progress("warning", message=message))
     shutil.rmtree(folder / "adapter", ignore_errors=True)  # an earlier version's, of an earlier choice
+    return best
 
 
 def _resolved(source: str) -> Path:
@@ -686,10 +479,10 @@ def _resolved(source: str) -> Path:
     return Path(source).expanduser().resolve()
 
 
-def _confirmed(bench: Bench, search: _Search, chosen: Point, max_forgetting: float) -> dict[str, Any]:
+def _confirmed(bench: Bench, search: Search, chosen: Point, max_forgetting: float) -> dict[str, Any]:
     """The chosen point on test items: scores, paired differences to the base model, and the bound."""
     search.point(chosen.run, chosen.scale, "test")
-    turned = _name_at(chosen.run, chosen.scale)
+    turned = name_at(chosen.run, chosen.scale)
     answers, base = bench.kept(turned, "test"), bench.kept("base", "test")
     cut_off = {"base": bench.cut_off("base", "test"), "tuned": bench.cut_off(turned, "test")}
     test = {
@@ -700,7 +493,7 @@ def _confirmed(bench: Bench, search: _Search, chosen: Point, max_forgetting: flo
         }
         for name, suite in bench.suites["test"].items()
     }
-    lost = _lost(bench, "test", answers)
+    lost = lost_against_base(bench, "test", answers)
     at_stake = test["general"]["base"].value
     gate = at_most(
         "forgetting",

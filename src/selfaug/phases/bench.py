@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,9 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import LevelName, TrainConfig
-from selfaug.errors import ConfigError, SelfAugError
+from selfaug.data.encode import token_digest
+from selfaug.data.sources import describe_sources
+from selfaug.errors import ConfigError, DivergedError
 from selfaug.eval.drift import measure_drift
 from selfaug.eval.general_suite import Half
 from selfaug.eval.scorers import files_of_scorer, named_scorer
@@ -25,7 +29,12 @@ from selfaug.model.memory import release_memory
 from selfaug.model.merging import merge
 from selfaug.model.reference import AdapterOff, FrozenModel, Reference, Remembered
 from selfaug.model.stored_weights import stored_tokenizer_hash, stored_weights_hash
-from selfaug.phases.inputs import compute_dtype, describe_sources, load_base_model, training_device
+from selfaug.phases.inputs import (
+    compute_dtype,
+    load_base_model,
+    on_day,
+    training_device,
+)
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import require_same_base
 from selfaug.phases.suites import (
@@ -77,6 +86,13 @@ _REPORTED = "test"
 
 # Among the choices: how some general requests are chosen of all.
 _GENERAL_CHOICE = "general_choice"
+
+# Among the choices: the day that chat templates take for today, in prompts that they write it into.
+_DAY = "day"
+
+
+# Of the prompts that are counted: those of --dev among the training rows. Only where there are some.
+_DEV_TRAINED_ON = "dev_trained_on"
 
 
 @dataclass(frozen=True)
@@ -131,9 +147,12 @@ class Bench:
         device: where all of it runs.
         suites: questions, by part ("dev", "test", or a subset of one) and suite.
         level: of the general suite, with the base model's scores that it was chosen by.
-        seen: of the job's test prompts, how many are among those of --dev, and of the training rows.
+        seen: of the job's test prompts, how many are among those of --dev ("dev"), and of the training rows
+            ("train"); and where there are any, of the prompts of --dev, how many are among the latter
+            ("dev_trained_on").
         on_progress: called with what is being done.
         over_kinds: general requests are chosen evenly over their kinds; False as earlier versions did.
+        day: that a chat template writes into prompts as today's; None for today, as earlier versions did.
     """
 
     folder: Path
@@ -147,6 +166,7 @@ class Bench:
     seen: dict[str, int]
     on_progress: Callable[[Progress], None]
     over_kinds: bool = True
+    day: date | None = None
     _subsets: dict[str, str] = field(default_factory=dict)
     _references: dict[tuple[str, DriftOn, bool], Reference] = field(default_factory=dict)
 
@@ -242,10 +262,10 @@ class Bench:
         """Refuse a model whose drift is not a number: nothing can be said of it, nor chosen by it.
 
         Raises:
-            SelfAugError: if it isn't; records have null for it.
+            DivergedError: if it isn't; records have null for it.
         """
         if any(value is None or not math.isfinite(value) for value in nats):
-            raise SelfAugError(
+            raise DivergedError(
                 f"the drift of {name} in {self.folder} is not a number: what this model computes is not finite.",
                 hint="its training has diverged: begin anew with a smaller train.learning_rate, or without the method "
                 "that it is of; model.dtype float32 may help, too.",
@@ -409,7 +429,8 @@ def choices(
 ) -> dict[str, str]:
     """How rows and requests are chosen, for settings that have to be the same: answers and drift would be mixed.
 
-    What was begun before general requests were chosen over their kinds goes on with its own choice.
+    What was begun before general requests were chosen over their kinds goes on with its own choice. On another day, the
+    prompts are those of the day that it was begun on: with others, all models would be asked anew.
 
     Args:
         config: of the trainings.
@@ -419,6 +440,10 @@ def choices(
     found = choice_of_rows(settings.task_items)
     if begun is None or _GENERAL_CHOICE in begun:
         found[_GENERAL_CHOICE] = "evenly over kinds"
+    if begun is None:
+        found[_DAY] = date.today().isoformat()
+    elif _DAY in begun:
+        found[_DAY] = begun[_DAY]
     if config.data.skip_held_out and config.data.eval:  # earlier versions trained on them all the same
         found["held_out"] = "not trained on"
     return found
@@ -527,6 +552,9 @@ def open_bench(
     tokenizer = load_tokenizer(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
+    day = date.fromisoformat(chosen[_DAY]) if _DAY in chosen else None
+    if day is not None:
+        tokenizer = on_day(tokenizer, day)
     window = context_window(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
@@ -542,23 +570,34 @@ def open_bench(
                 items=settings.task_items,
                 max_new_tokens=settings.max_new_tokens,
                 offline=config.run.offline,
+                day=day,
             )
         }
         for half, sources in halves.items()
     }
+    if (worth := suites["test"]["task"].warning) is not None:
+        on_progress(Progress("warning", message=worth))
     for file in settings.suites:
         suites["test"][Path(file).stem] = suite_file_prompts(
             tokenizer, read_suite(file), settings.max_new_tokens, template, window=window
         )
     open_folder()
-    seen = _seen_prompts(config, suites)
-    if any(seen.values()):
+    seen = _seen_prompts(config, suites, day)
+    if seen["dev"] or seen["train"]:
         total = len(suites["test"]["task"].prompts)
         on_progress(
             Progress(
                 "warning",
                 message=f"of {total:,} test prompts, {seen['dev']:,} are among those of --dev and {seen['train']:,} "
                 "among the training rows: their scores say less of prompts that are new.",
+            )
+        )
+    if remembered := seen.get(_DEV_TRAINED_ON, 0):
+        on_progress(
+            Progress(
+                "warning",
+                message=f"of {len(suites['dev']['task'].prompts):,} prompts of --dev, {remembered:,} are among the "
+                "training rows: what is chosen on them is chosen for what models remember.",
             )
         )
     on_progress(Progress("model"))
@@ -584,27 +623,34 @@ def open_bench(
         suites[half]["general"] = general_prompts(tokenizer, items, template)
     bench = Bench(
         folder, config, settings, tokenizer, base, device, suites, asdict(level), seen, on_progress,
-        over_kinds=_GENERAL_CHOICE in chosen,
+        over_kinds=_GENERAL_CHOICE in chosen, day=day,
     )  # fmt: skip
     for half in halves:
         bench.base_answers(half)
     return bench
 
 
-def _seen_prompts(config: TrainConfig, suites: dict[str, dict[str, Suite]]) -> dict[str, int]:
-    """How many of the job's test prompts are chosen on, and trained on, too.
+def _seen_prompts(
+    config: TrainConfig, suites: dict[str, dict[str, Suite]], day: date | None
+) -> dict[str, int]:
+    """How many of the job's test prompts are chosen on, and trained on, too; see `Bench.seen`.
 
     Raises:
         DataError: if training rows can't be used.
     """
-    tested = [tuple(prompt) for prompt in suites["test"]["task"].prompts]
-    return {
-        name: sum(prompt in known for prompt in tested)
-        for name, known in (
-            ("dev", {tuple(prompt) for prompt in suites["dev"]["task"].prompts}),
-            ("train", {tuple(prompt) for prompt in training_prompts(config)}),
-        )
+    tested, chosen_on = (
+        [token_digest(array("i", prompt)) for prompt in suites[half]["task"].prompts]
+        for half in ("test", "dev")
+    )
+    trained_on = {token_digest(prompt) for prompt in training_prompts(config, day)}
+    known = set(chosen_on)
+    seen = {
+        "dev": sum(prompt in known for prompt in tested),
+        "train": sum(prompt in trained_on for prompt in tested),
     }
+    if remembered := sum(prompt in trained_on for prompt in chosen_on):
+        seen[_DEV_TRAINED_ON] = remembered
+    return seen
 
 
 def scores_of(suite: Suite, answers: Sequence[str]) -> list[float]:

@@ -201,6 +201,8 @@ def best_checkpoint(
         offline=config.run.offline,
         day=data.day,
     )
+    if suite.warning is not None:
+        on_progress(Progress("warning", message=suite.warning))
     # A row's completion fits, as a row is no longer than that; what a model writes on beyond it need not.
     room = [data.max_length - len(prompt) for prompt in suite.prompts]
     suite = replace(suite, limits=[min(pair) for pair in zip(suite.limits, room, strict=True)])

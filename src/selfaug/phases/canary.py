@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.data import EncodedRows
+from selfaug.data import EncodedRow
 from selfaug.eval.canary import record_canary, replay_canary
 from selfaug.eval.general_suite import general_suite
 from selfaug.model.adapters import why_not_exact
@@ -19,7 +20,7 @@ from selfaug.model.reference import AdapterOff, Reference
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["canary_problems", "recorded_canary", "write_canary", "write_canary_anew"]
+__all__ = ["canary_problems", "canary_rows", "recorded_canary", "write_canary", "write_canary_anew"]
 
 _KIND = "canary"
 _TASK, _GENERAL = 4, 8
@@ -30,20 +31,29 @@ def write_canary(
     run: RunDir,
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: EncodedRows,
+    rows: Sequence[EncodedRow],
     chat_template_kwargs: dict[str, Any],
     dtype: torch.dtype,
 ) -> None:
     """Record what the trained model does on a few prompts of its task and a few general ones.
 
-    Of a model without an adapter that can be switched off, the answers alone. `dtype` is that of its products.
+    Of a model without an adapter that can be switched off, the answers alone. `rows` are from `canary_rows`; `dtype` is
+    that of its products.
     """
     prompts = {
-        **{f"task {number}": ids for number, ids in enumerate(_task_prompts(rows), start=1)},
+        **{f"task {number}": list(row.prompt()) for number, row in enumerate(rows, start=1)},
         **_general_prompts(tokenizer, chat_template_kwargs),
     }
     if prompts:
         _write(run, model, prompts, dtype)
+
+
+def canary_rows(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+    """The shortest rows, whose prompts are asked: what is checked at every start of a server should be quick."""
+    usable = (
+        row for row in sorted(rows, key=lambda row: len(row.ids)) if 2 <= len(row.prompt()) <= _MOST_TOKENS
+    )
+    return list(islice(usable, _TASK))
 
 
 def write_canary_anew(run: RunDir, before: RunDir, model: PreTrainedModel | PeftModel) -> None:
@@ -93,18 +103,6 @@ def recorded_canary(run: RunDir) -> dict[str, Any] | None:
         StorageError: if the record can't be read.
     """
     return read_record(run.canary, _KIND) if run.canary.exists() else None
-
-
-def _task_prompts(rows: EncodedRows) -> list[list[int]]:
-    """Prompts of the shortest rows: what is checked at every start of a server should be quick."""
-    prompts = []
-    for row in sorted(rows.rows, key=lambda row: len(row.input_ids)):
-        prompt = row.input_ids[: next((i for i, label in enumerate(row.labels) if label != -100), 0)]
-        if 2 <= len(prompt) <= _MOST_TOKENS:
-            prompts.append(list(prompt))
-        if len(prompts) == _TASK:
-            break
-    return prompts
 
 
 def _general_prompts(

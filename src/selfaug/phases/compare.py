@@ -41,6 +41,7 @@ from selfaug.phases.bench import (
 )
 from selfaug.phases.method_bench import MethodBench, Variant, problems_of
 from selfaug.phases.methods import METHODS, Method
+from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -101,6 +102,7 @@ def compare(
         StorageError: if the folder holds something else, or a comparison with other settings or sources, or another
             process compares in it.
     """
+    require_no_launcher("compare", "start it without the launcher, as one process.")
     work = WorkFolder(
         Path(config.run.output), RECORD_KIND, {"record.json", "report.html", *FOLDERS}, last=["record.json"]
     )

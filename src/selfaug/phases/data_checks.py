@@ -9,10 +9,9 @@ from itertools import islice
 from typing import Literal, NamedTuple
 
 from selfaug.config import TrainConfig
-from selfaug.core.positions import IGNORED
 from selfaug.core.printable import counted
 from selfaug.data import Row
-from selfaug.data.encode import EncodedRow
+from selfaug.data.encode import token_digest
 from selfaug.eval.answer_scorers import normalize_answer
 from selfaug.phases.inputs import TrainingData, read_rows, template_of
 from selfaug.prepare_config import SplitSettings
@@ -60,11 +59,11 @@ class AskedRow(NamedTuple):
 def check_data(data: TrainingData) -> list[Finding]:
     """Duplicates, contradictions, leakage into the held-out rows, and lengths."""
     rows = data.train.rows
-    whole = Counter(tuple(row.input_ids) for row in rows)
+    whole = Counter(token_digest(row.ids) for row in rows)
     doubled = sum(count - 1 for count in whole.values())
-    completions: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+    completions: dict[bytes, set[bytes]] = {}
     for row in rows:
-        completions.setdefault(_prompt(row), set()).add(tuple(row.input_ids))
+        completions.setdefault(token_digest(row.prompt()), set()).add(token_digest(row.ids))
     contradicting = sum(len(found) > 1 for found in completions.values())
     findings = [
         _finding("duplicates", doubled, f"{doubled:,} of {len(rows):,} training rows are there already"),
@@ -81,7 +80,7 @@ def check_data(data: TrainingData) -> list[Finding]:
             )
         )
     else:
-        leaked = sum(_prompt(row) in completions for row in data.eval.rows)
+        leaked = sum(token_digest(row.prompt()) in completions for row in data.eval.rows)
         findings.append(
             _finding(
                 "leakage", leaked, f"{leaked:,} of {len(data.eval.rows):,} held-out prompts are trained on"
@@ -212,9 +211,3 @@ def _completion(row: Row) -> str:
 
 def _finding(name: str, count: int, found: str) -> Finding:
     return Finding(name, "warning" if count else "ok", found)
-
-
-def _prompt(row: EncodedRow) -> tuple[int, ...]:
-    """Token ids before the first completion token."""
-    first = next((place for place, label in enumerate(row.labels) if label != IGNORED), len(row.labels))
-    return tuple(row.input_ids[:first])

@@ -81,15 +81,21 @@ class _BaseModel:
     """The model before training, without its adapter, as the reference: asked once, and remembered.
 
     Without it, since an adapter that training goes on from has moved the model already.
+
+    Attributes:
+        trained: whether training may have changed the model: nobody can ask it as it was then.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._own_head = copy_of_trained_head(model)
+        self.trained = False
 
     def head(self, model: nn.Module) -> OutputHead:
         return self._own_head or find_head(model, reference=True)
 
     def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
+        if self.trained:  # drift against the tuned model would be 0
+            raise RuntimeError("drift was asked for on a text that the base model had not seen.")
         with reference_mode(model):
             hidden_BTH, _ = hidden_states(model, inputs)
             return hidden_BTH.flatten(0, 1)[positions.aligned_order]
@@ -123,8 +129,10 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         self._texts, self._stop_at, self._log, self._autocast = texts, stop_at, log, autocast
         self.measured = [{name: line[name] for name in _MEASURED} for line in measured if _has_drift(line)]
         began = time.monotonic()
-        self._reference = Remembered(_BaseModel(model))
+        base = _BaseModel(model)
+        self._reference = Remembered(base)
         self._drift(model)
+        base.trained = True
         self._first_seconds = self.seconds = time.monotonic() - began
 
     @property

@@ -10,19 +10,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
 from trl import pack_dataset
 
 from selfaug.config import TrainConfig
 from selfaug.core.alignment import default_chunk_rows
-from selfaug.core.printable import printable_size
+from selfaug.core.printable import counted, printable_size
+from selfaug.data import EncodedRows
 from selfaug.errors import StorageError
-from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
-from selfaug.model.loading import load_model_config
+from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache
+from selfaug.model.disk_room import has_room
+from selfaug.model.loading import auto_class, load_model_config
 from selfaug.phases.doctor import memory
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.parameter_counts import OsfNumbers, adapter_parameters, osf_numbers, quantized_parameters
+from selfaug.phases.pass_cost import PassCost, pass_cost
 from selfaug.phases.sample_pass import SamplePass, time_sample_pass
 from selfaug.phases.training_checks import checked_inputs, is_sharded, require_evaluable
 from selfaug.rundir import RunDir
@@ -36,6 +39,11 @@ _MEASURE_SHARE_OF_MEMORY = 0.3
 _BYTES_IN_4_BITS = 0.55
 """Of a quantised parameter, its share of the scales included."""
 
+
+_NOT_TIMED = SamplePass(
+    seconds_per_token=3.0, reference_seconds_per_token=1.0, saved_bytes_per_token=0.0, tokens=1
+)
+"""In forward passes instead of seconds: a backward pass takes as long as two."""
 
 _ANCHOR_TOKENS = 128
 """About as many as a request and its answer have (`train/anchors.py`)."""
@@ -59,7 +67,7 @@ class Estimate:
         activations_bytes: memory of one micro-batch of the longest rows.
         memory_bytes: the sum, and a tenth for what is not counted.
         memory_free_bytes: on the device, or None if not known.
-        seconds: of training, or None if it was not measured.
+        seconds: of training and of measuring the loss on held-out rows, or None if it was not measured.
         disk_bytes: of checkpoints and final weights.
         cache_bytes: that a reference cache will grow by, if the settings ask for one.
         disk_free_bytes: at the output folder.
@@ -129,6 +137,14 @@ def estimate(config: TrainConfig, *, on_stage: Callable[[str], None] = lambda _:
             f"{'' if fewer_bits else 'or '}set train.gradient_checkpointing=true"
             f"{', or model.quantization=4bit' if fewer_bits else ''}."
         )
+    training, evaluating = _durations(run, sample or _NOT_TIMED)
+    if evaluating > training:
+        assert data.eval is not None
+        warnings.append(
+            f"measuring the loss on {counted(len(data.eval.rows), 'held-out row')} "
+            f"{counted(_evaluations(run), 'time')} takes {evaluating / training:.1f} times as long as the training: "
+            "raise train.eval_steps, or give fewer of them; with 0 it is never measured."
+        )
     if disk.amount + cache.amount > disk_free:
         warnings.append(
             f"needs {printable_size(disk.amount + cache.amount)} of disk, {printable_size(disk_free)} are free."
@@ -176,6 +192,7 @@ class _Known:
         checkpointing: whether activations are made anew in the backward pass.
         lengths: tokens of each sequence that a batch is made of.
         tokens: in the rows, and in the anchors that go with them.
+        cost: of a forward pass.
         processes: that the launcher has started.
         steps: optimizer steps.
         passes: over the rows.
@@ -200,6 +217,7 @@ class _Known:
     checkpointing: bool
     lengths: list[int]
     tokens: int
+    cost: PassCost
     processes: int
     steps: int
     passes: float
@@ -241,13 +259,13 @@ def _known(config: TrainConfig, device: torch.device, dtype: torch.dtype, data: 
     )
     text_config = model_config.get_text_config()
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(
+        skeleton = auto_class(model_config).from_config(
             model_config, trust_remote_code=config.model.trust_remote_code
         )
     parameters = sum(weight.numel() for weight in skeleton.parameters())
     settings, full = config.train, config.lora.method == "full"
     checkpointing = settings.gradient_checkpointing
-    lengths, tokens = _sequence_lengths(data, config), sum(len(row.input_ids) for row in data.train.rows)
+    lengths, tokens = _sequence_lengths(data, config), sum(len(row.ids) for row in data.train.rows)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     per_step = settings.batch_size * settings.gradient_accumulation * processes
     steps = settings.steps or math.ceil(math.ceil(len(lengths) / per_step) * settings.epochs)
@@ -282,6 +300,7 @@ def _known(config: TrainConfig, device: torch.device, dtype: torch.dtype, data: 
         checkpointing=parameters >= 1_000_000_000 if checkpointing == "auto" else checkpointing,
         lengths=lengths,
         tokens=tokens,
+        cost=pass_cost(skeleton, text_config),
         processes=processes,
         steps=steps,
         passes=passes,
@@ -329,7 +348,7 @@ def _reference(config: TrainConfig, passes: float, most: int, missing: int) -> s
 def _sequence_lengths(data: TrainingData, config: TrainConfig) -> list[int]:
     """Tokens of each sequence that a batch is made of: of each row, or of those that packing makes of them."""
     if not config.train.packing:
-        return [len(row.input_ids) for row in data.train.rows]
+        return [len(row.ids) for row in data.train.rows]
     packed = pack_dataset(data.train.to_dataset().select_columns(["input_ids"]), data.max_length)
     return [len(ids) for ids in packed["input_ids"]]
 
@@ -338,7 +357,7 @@ def _documents(data: TrainingData, config: TrainConfig) -> list[Document]:
     """What a reference cache holds of the rows: equal rows are there once."""
     evaluated = data.eval is not None and config.train.eval_steps != 0
     rows = [*data.train.rows, *(data.eval.rows if data.eval and evaluated else ())]
-    documents = [Document(row.input_ids, row.labels) for row in rows]
+    documents = [Document(row.ids, row.label_array().data) for row in rows]
     return list({document.key: document for document in documents}.values())
 
 
@@ -458,23 +477,69 @@ def _activations(run: _Known, sample: SamplePass | None) -> _Part:
 
 
 def _time(run: _Known, sample: SamplePass | None) -> _Part:
-    """Seconds of training."""
+    """Seconds of training, and of measuring the loss on held-out rows."""
     if sample is None:
         return _Part(math.nan, ["time: not measured: the model is too large to load for an estimate"])
-    shared = run.tokens / run.processes
-    again = sample.reference_seconds_per_token * shared  # a forward pass over all rows
-    seconds = (sample.seconds_per_token * shared + (again if run.checkpointing else 0)) * run.passes
-    if run.reference:
-        states = sum(document.rows for document in run.documents)
-        to_build = sum(document.rows for document in run.missing) / max(1, states)
-        seconds += again * (to_build if run.reference == "cache" else run.passes)
-    how = (
+    training, evaluating = _durations(run, sample)
+    how = [
         f"time: one forward and backward pass, and one of the reference model"
         f"{' (once, for the cache)' if run.reference == 'cache' else ''}, timed on "
-        f"{sample.tokens} tokens, for {shared * run.passes:,.0f} tokens"
-        f"{' of each process' if run.processes > 1 else ''}; saving and evaluating not counted"
-    )
-    return _Part(seconds, [how])
+        f"{sample.tokens} tokens, for {run.tokens / run.processes * run.passes:,.0f} tokens"
+        f"{' of each process' if run.processes > 1 else ''}; saving is not counted, nor is writing answers at "
+        "checkpoints"
+    ]
+    slower = _slower(run, _lengths(run.data.train), sample)
+    if abs(slower - 1) > 0.01:
+        how.append(
+            f"time: in rows of their lengths a token takes {slower:.2f} times as long as in the timed one, by the "
+            "multiplications of attention and weights"
+        )
+    if evaluating:
+        how.append(
+            f"time: the loss is measured on the held-out rows {counted(_evaluations(run), 'time')}, which takes "
+            f"{evaluating / (training + evaluating):.0%} of it"
+        )
+    return _Part(training + evaluating, how)
+
+
+def _durations(run: _Known, sample: SamplePass) -> tuple[float, float]:
+    """Seconds of training, and of measuring the loss on held-out rows."""
+    shared = run.tokens / run.processes
+    slower = _slower(run, _lengths(run.data.train), sample)
+    again = sample.reference_seconds_per_token * shared * slower  # a forward pass over all rows
+    training = (sample.seconds_per_token * shared * slower + (again if run.checkpointing else 0)) * run.passes
+    if run.reference == "cache":
+        missing = [len(document.input_ids) for document in run.missing]  # held-out ones, too
+        each = sample.reference_seconds_per_token * _slower(run, missing, sample)
+        training += each * sum(missing) / run.processes
+    elif run.reference:
+        training += again * run.passes
+    if not _evaluations(run) or run.data.eval is None:
+        return training, 0.0
+    held_out = _lengths(run.data.eval)
+    tokens = sum(held_out) / run.processes * _evaluations(run)
+    models = 2 if run.reference and run.reference != "cache" else 1
+    each = sample.reference_seconds_per_token * _slower(run, held_out, sample)
+    return training, models * tokens * each
+
+
+def _evaluations(run: _Known) -> int:
+    """How often the loss is measured on held-out rows: every so many steps, and at the end."""
+    settings = run.config.train
+    if run.data.eval is None or settings.eval_steps == 0:
+        return 0
+    return math.ceil(run.steps / (settings.eval_steps or settings.save_steps))
+
+
+def _lengths(rows: EncodedRows) -> list[int]:
+    return [len(row.ids) for row in rows.rows]
+
+
+def _slower(run: _Known, lengths: list[int], sample: SamplePass) -> float:
+    """How many times as long a token of rows of these lengths takes as one of the sample: attention grows with them."""
+    if not lengths:
+        return 1.0
+    return float(np.average(run.cost.per_token(lengths), weights=lengths) / run.cost.per_token(sample.tokens))
 
 
 def _disk(run: _Known) -> _Part:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +37,6 @@ from selfaug.phases.forecasts import expected_forgetting, other_level, read_fore
 from selfaug.phases.inputs import resolve_device
 from selfaug.phases.lm_eval_suites import Benchmark, require_benchmarks
 from selfaug.phases.model_card import write_evaluation_on_card
-from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_files import load_run_config, require_named_files, tell_of_changes
 from selfaug.phases.run_models import (
@@ -204,6 +203,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             offline=offline,
             template=trained_template(folder),
+            no_answer=trained_no_answer(folder),
         )
 
     if not overwrite:
@@ -216,7 +216,7 @@ def evaluate(
                 min_task_gain,
                 forecast,
                 foretold,
-                lambda: _scored_anew(held_out(tokenizer_of_model()), others, work) if others else {},
+                lambda: _scored_anew(held_out(tokenizer_of_model()), others, work, tell) if others else {},
                 tell,
             )
         _require_same(folder, work, settings)
@@ -236,6 +236,7 @@ def evaluate(
         if (worth := trained_on_in_words(known_rows)) is not None:
             tell(f"{worth}.")
     otherwise = {name: scored_by(asked["task"], other) for name, other in others.items()}
+    _tell_of_scores([*asked.values(), *otherwise.values()], tell)
     asked |= _own_suites(questions, config, tokenizer, offline)
     resolved = resolve_device(device)
     known = None if base_from is None else _evaluated_alike(base_from, folder, config, settings, resolved)
@@ -279,7 +280,7 @@ def evaluate(
             "benchmarks": {
                 task: {which: found[which].table for which in MODELS} for task, found in scored.items()
             },
-            "sides": _sides(folder, config, asked["task"], answers["task"]) if "task" in asked else {},
+            "sides": _sides(config, asked["task"], answers["task"]) if "task" in asked else {},
             "trained_on": known_rows,
             "also": {
                 name: compare_answers(suite, answers["task"]["tuned"], answers["task"]["base"])
@@ -376,15 +377,11 @@ def _compared(
     return results
 
 
-def _sides(
-    run: RunDir, config: TrainConfig, suite: Suite, answers: Mapping[str, list[str]]
-) -> dict[str, Any]:
+def _sides(config: TrainConfig, suite: Suite, answers: Mapping[str, list[str]]) -> dict[str, Any]:
     """What answers to prepared rows are worth side by side: value, sources, abstention; empty for other rows."""
     if config.data.prepared is None:
         return {}
-    # The model's own words, and those of rows that were prepared anew since.
-    no_answers = list(filter(None, (trained_no_answer(run), no_answer_of(Path(config.data.prepared)))))
-    return compare_sides(suite, answers["tuned"], answers["base"], no_answers)
+    return compare_sides(suite, answers["tuned"], answers["base"], suite.no_answers)
 
 
 def _written(
@@ -485,7 +482,15 @@ def _compare_benchmarks(task: str, base: Benchmark, tuned: Benchmark) -> dict[st
     )
 
 
-def _scored_anew(suite: Suite, scorers: Mapping[str, Scorer], work: Path) -> dict[str, Any]:
+def _tell_of_scores(suites: Iterable[Suite], tell: Callable[[str], None]) -> None:
+    for suite in suites:
+        if suite.warning is not None:
+            tell(suite.warning)
+
+
+def _scored_anew(
+    suite: Suite, scorers: Mapping[str, Scorer], work: Path, tell: Callable[[str], None]
+) -> dict[str, Any]:
     """What the kept answers to the task's rows are worth by other scorers, as `compare_answers` by each.
 
     Raises:
@@ -493,6 +498,7 @@ def _scored_anew(suite: Suite, scorers: Mapping[str, Scorer], work: Path) -> dic
         StorageError: if there are not the answers to these rows any more.
     """
     suites = {name: scored_by(suite, scorer) for name, scorer in scorers.items()}
+    _tell_of_scores(suites.values(), tell)
     answers = {}
     for which in MODELS:
         file = answers_file(work, "task", which)

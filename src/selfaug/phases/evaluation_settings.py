@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.config import LevelName
+from selfaug.data.sources import describe_sources
 from selfaug.errors import ConfigError, DataError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half
@@ -18,7 +19,6 @@ from selfaug.eval.own_suites import names_function, own_suite
 from selfaug.eval.scorers import files_of_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.stored_weights import stored_tokenizer_hash
-from selfaug.phases.inputs import describe_sources
 from selfaug.phases.lm_eval_suites import hash_of_tasks
 from selfaug.phases.run_models import TOKENIZER, alike_where_known, hash_of_weights
 from selfaug.phases.suites import choice_of_rows

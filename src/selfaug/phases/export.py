@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import cached_file
 
 from selfaug.config import TrainConfig
 from selfaug.core.printable import printable_size
@@ -159,6 +161,7 @@ def export(
         for file in partial.glob("*.safetensors"):
             make_readable(file)
         tokenizer.save_pretrained(partial)
+        _copy_processor(tokenizer.name_or_path, partial, offline=offline)
         commands = [_vllm_command(target, arguments)]
         if ollama:
             text, doubts = modelfile(tokenizer, model, arguments, trained_length=config.data.max_length)
@@ -200,6 +203,16 @@ def export(
 def _ollama_name(target: Path) -> str:
     """The folder's name as Ollama takes one: at most 80 of its letters, the first of them no sign."""
     return re.sub(r"[^a-z0-9._-]+", "-", target.name.lower())[:80].strip("._-") or "model"
+
+
+def _copy_processor(base: str, target: Path, *, offline: bool) -> None:
+    """Copy what says how images become tokens, where the base model has it: vLLM asks for it, for text alone too."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        found = None
+        with contextlib.suppress(OSError):  # a model of text alone has none
+            found = cached_file(base, name, local_files_only=offline or Path(base).is_dir())
+        if found is not None:
+            shutil.copyfile(found, target / name)
 
 
 def _stored_dtype(folder: str, config: TrainConfig, offline: bool) -> torch.dtype:

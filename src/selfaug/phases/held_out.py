@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.config import TrainConfig
+from selfaug.data import embedded_general_rows
 from selfaug.data.rows import Row, as_read
-from selfaug.data.same_prompt import prompt_keys
+from selfaug.data.same_prompt import answer_of, asked_among, prompt_keys
+from selfaug.data.sources import describe_sources
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import StorageError
-from selfaug.phases.inputs import describe_sources, read_rows, rows_still_there, template_of
-from selfaug.phases.run_files import place_of, sources_when_trained
+from selfaug.phases.inputs import read_rows, rows_still_there, template_of
+from selfaug.phases.learnt import learnt_so_far
+from selfaug.phases.run_files import place_of, runs_before, sources_when_trained
 from selfaug.records import read_lines, write_lines
 from selfaug.rundir import RunDir
 
@@ -163,45 +166,67 @@ def _keys(run: RunDir, config: TrainConfig, rows: Sequence[Row]) -> tuple[list[b
         keys[len(held_out) : len(held_out) + len(learnt)],
         keys[len(held_out) + len(learnt) :],
     )
-    answered = {(key, _answer(row)) for key, row in zip(of_learnt, learnt, strict=True)}
-    known_now = {key for key, row in zip(of_new, rows, strict=True) if (key, _answer(row)) in answered}
+    answered = {(key, answer_of(row)) for key, row in zip(of_learnt, learnt, strict=True)}
+    known_now = {key for key, row in zip(of_new, rows, strict=True) if (key, answer_of(row)) in answered}
     return of_new, {*of_held_out, *known_now}, changed
 
 
 def _learnt(run: RunDir, config: TrainConfig, template: RetrievalTemplate) -> tuple[list[Row], list[str]]:
     """Rows that a run was trained on, and its files that are not what they were then.
 
+    Where it has rehearsed none, what it keeps for later was learnt by the runs before it, as the files were then.
+    """
+    one, its = run, config
+    found = []
+    for one, its in ((run, config), *runs_before(config)):
+        found.append(_learnt_of(one, config, template, "train", its.data.train))
+        if sources_when_trained(one, "replay") or not one.started.exists():
+            found.append(_learnt_of(one, config, template, "replay", its.data.replay))
+            break
+    else:
+        if its.lora.start_from is not None:  # the run before is gone
+            found.append(_learnt_of(one, config, template, "replay", its.data.replay))
+    rows = [row for part, _ in found for row in part]
+    if (learnt := learnt_so_far(run, config)) is not None:  # a file can have had rows that were none to learn
+        rows = [row for row, known in zip(rows, asked_among(rows, learnt.prompts), strict=True) if known]
+    return rows, list(dict.fromkeys(file for _, changed in found for file in changed))
+
+
+def _learnt_of(
+    run: RunDir, config: TrainConfig, template: RetrievalTemplate, part: str, named: Sequence[str]
+) -> tuple[list[Row], list[str]]:
+    """Rows of a part of a run's data, and its files that are not what they were then.
+
     Of a JSONL file that has only got longer since, the rows that it had then. A file that is new, as next month's in a
     folder, has none, and where a file of then is gone, its rows may be in that one. Where it isn't known what the files
     were, they are taken as they are.
     """
+    sources = [source for source in dict.fromkeys(named) if source != "embedded"]
+    before = {one["sha256"]: one for one in sources_when_trained(run, part) if "sha256" in one}
+    if not before:
+        return rows_still_there(config, template, sources), []
     rows: list[Row] = []
     changed: list[str] = []
-    for part in ("train", "replay"):
-        before = {one["sha256"]: one for one in sources_when_trained(run, part) if "sha256" in one}
-        sources = list(dict.fromkeys(getattr(config.data, part)))
-        if not before:
-            rows += rows_still_there(config, template, sources)
-            continue
-        met: set[str] = set()
-        for source in sources:
-            files = [{"source": source}]
-            with suppress(OSError):  # as for rows that can't be read
-                files = describe_sources([source])
-            for now in files:
-                found = rows_still_there(config, template, [now["source"]])
-                if "sha256" not in now or now["sha256"] in before:  # a data set of the hub has no hash
-                    rows += found
-                    met.add(now.get("sha256", ""))
-                elif same := [one for one in before.values() if _name(one) == _name(now)]:
-                    lines = {one["sha256"]: _lines_before(Path(now["source"]), one) for one in same}
-                    most = max(lines.values())
-                    rows += [row for row in found if row.line <= most]
-                    if not most:
-                        changed.append(now["source"])
-                    met |= {one for one, count in lines.items() if count or not most}
-        changed += [one["source"] for digest, one in before.items() if digest not in met]
-    return rows, list(dict.fromkeys(changed))
+    met: set[str] = set()
+    for source in sources:
+        files = [{"source": source}]
+        with suppress(OSError):  # as for rows that can't be read
+            files = describe_sources([source])
+        for now in files:
+            found = rows_still_there(config, template, [now["source"]])
+            if "sha256" not in now or now["sha256"] in before:  # a data set of the hub has no hash
+                rows += found
+                met.add(now.get("sha256", ""))
+            elif same := [one for one in before.values() if _name(one) == _name(now)]:
+                lines = {one["sha256"]: _lines_before(Path(now["source"]), one) for one in same}
+                most = max(lines.values())
+                rows += [row for row in found if row.line <= most]
+                if not most:
+                    changed.append(now["source"])
+                met |= {one for one, count in lines.items() if count or not most}
+    # Those that come with selfaug are none of the user's.
+    own = [one for one in before.values() if _name(one) != embedded_general_rows().name]
+    return rows, [*changed, *(one["source"] for one in own if one["sha256"] not in met)]
 
 
 def _name(described: dict[str, Any]) -> str:
@@ -218,10 +243,6 @@ def _lines_before(file: Path, before: dict[str, Any]) -> int:
     if hashlib.sha256(start).hexdigest() != before["sha256"]:
         return 0
     return start.count(b"\n") + (not start.endswith(b"\n"))
-
-
-def _answer(row: Row) -> str:
-    return json.dumps(row.completion, sort_keys=True)
 
 
 def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str) -> list[str]:

@@ -35,20 +35,23 @@ from selfaug.data import (
     encode_rows,
     load_rows,
 )
-from selfaug.data.same_prompt import without_held_out
-from selfaug.data.sources import Problem, data_files
+from selfaug.data.encode import token_digest
+from selfaug.data.same_prompt import asked_among, learnt_prompts, without_held_out, without_rows_of
+from selfaug.data.sources import Problem, data_files, describe_sources
 from selfaug.errors import ConfigError, DataError, SelfAugError
-from selfaug.model.adapters import fused_outputs
+from selfaug.model.adapters import fused_layers
 from selfaug.model.four_bit import keep_unpacked
 from selfaug.model.loading import best_dtype, context_window, load_model, load_tokenizer
 from selfaug.model.running_batch import require_generation
+from selfaug.phases.learnt import learnt_so_far
 from selfaug.phases.prepared_folder import no_answer_of, prepared_record, require_template
+from selfaug.phases.run_files import load_run_config, place_of
+from selfaug.rundir import RunDir
 
 __all__ = [
     "TrainingData",
     "adapter_config",
     "compute_dtype",
-    "describe_sources",
     "load_base_model",
     "load_training_data",
     "on_day",
@@ -81,6 +84,8 @@ class TrainingData:
         max_length: most tokens in a row: the setting, or the model's window if that is less.
         report: counts and hashes, for the record.
         warnings: what the user should know.
+        learnt: digests of the prompts of all rows to train on or to replay, one after the other; empty where nobody
+            has asked for them.
         day: as given to `load_training_data`.
     """
 
@@ -90,11 +95,16 @@ class TrainingData:
     max_length: int
     report: dict[str, Any]
     warnings: list[str]
+    learnt: bytes
     day: date | None = None
 
 
 def load_training_data(
-    config: TrainConfig, template: RetrievalTemplate | None = None, day: date | None = None
+    config: TrainConfig,
+    template: RetrievalTemplate | None = None,
+    day: date | None = None,
+    *,
+    learnt: bool = False,
 ) -> TrainingData:
     """Read, validate and encode the rows.
 
@@ -103,6 +113,7 @@ def load_training_data(
         template: of a run that has begun, from `trained_template`: its file may say something else by now. None reads
             the file that the settings name.
         day: that a chat template writes into prompts as today's; None for today.
+        learnt: whether `TrainingData.learnt` is wanted, which takes minutes for gigabytes of text.
 
     Raises:
         DataError, ModelError, ConfigError: if rows, tokeniser or template can't be used.
@@ -122,8 +133,13 @@ def load_training_data(
     asked_by_held_out = None
     if config.data.skip_held_out and config.data.eval:
         loaded, asked_by_held_out = _without_held_out(config, template, loaded)
+    told = [] if asked_by_held_out is None else _held_out_warnings(asked_by_held_out, loaded)
+    if config.lora.start_from is not None and "replay" in loaded:
+        old = _old_rows(RunDir(config.lora.start_from), loaded["train"].rows, loaded["replay"].rows)
+        told += _not_old_warnings(loaded["replay"].rows, old)
+        loaded["replay"] = replace(loaded["replay"], rows=old)
     train, of_train = _encoded(config, template, config.data.train, loaded["train"], rendering, max_length)
-    warnings = list(train.report.warnings)
+    warnings = [*train.report.warnings, *told]
     report: dict[str, Any] = {"train": of_train, "max_length": max_length}
     if config.data.prepared is not None:
         report["no_answer"] = no_answer_of(Path(config.data.prepared))
@@ -134,15 +150,14 @@ def load_training_data(
         )
     if asked_by_held_out is not None:
         report["asked_by_held_out"] = asked_by_held_out
-        warnings += _held_out_warnings(asked_by_held_out, loaded)
     evaluation = None
     if config.data.eval:
         evaluation, report["eval"] = _encoded(
             config, template, config.data.eval, loaded["eval"], rendering, max_length
         )
         left_out["evaluation"] = evaluation.problems
-        known = {_digest_row(row.input_ids) for row in train.rows}
-        doubled = sum(_digest_row(row.input_ids) in known for row in evaluation.rows)
+        known = {token_digest(row.ids) for row in train.rows}
+        doubled = sum(token_digest(row.ids) in known for row in evaluation.rows)
         if doubled:
             of = f"{doubled:,} of {counted(len(evaluation.rows), 'evaluation row')}"
             warnings.append(f"{of} {'is a training row' if doubled == 1 else 'are training rows'} too.")
@@ -156,7 +171,13 @@ def load_training_data(
                 "`selfaug preview` shows them."
             )
     warnings += [_left_out(name, problems) for name, problems in left_out.items() if problems]
-    return TrainingData(tokenizer, train, evaluation, max_length, report, warnings, day)
+    prompts = (
+        learnt_prompts(row for part in ("train", "replay") if part in loaded for row in loaded[part].rows)
+        if learnt
+        else ()
+    )
+    digests = b"".join(sorted(prompts))
+    return TrainingData(tokenizer, train, evaluation, max_length, report, warnings, digests, day)
 
 
 def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -202,15 +223,15 @@ def _without_held_out(
     return {**loaded, **kept}, counts
 
 
-def trained_rows(config: TrainConfig) -> list[EncodedRow]:
-    """Rows that a run of these settings trains on, replayed ones among them.
+def trained_rows(config: TrainConfig, day: date | None = None) -> list[EncodedRow]:
+    """Rows that a run of these settings trains on, replayed ones among them; `day` as of `load_training_data`.
 
     Raises:
         DataError, ModelError, ConfigError: as `load_training_data`.
     """
     # Held-out rows are read only where they say what isn't trained on.
     data = config.data if config.data.skip_held_out else config.data.model_copy(update={"eval": []})
-    return load_training_data(config.model_copy(update={"data": data})).train.rows
+    return load_training_data(config.model_copy(update={"data": data}), day=day).train.rows
 
 
 def rows_still_there(config: TrainConfig, template: RetrievalTemplate, sources: Sequence[str]) -> list[Row]:
@@ -240,6 +261,40 @@ def _held_out_warnings(counts: Mapping[str, int], kept: Mapping[str, LoadedRows]
         for part, count in counts.items()
         if count
     ]
+
+
+def _old_rows(before: RunDir, new: Sequence[Row], replay: Sequence[Row]) -> list[Row]:
+    """Rows to replay without the new ones, and without what the run before has not learnt of its own sources.
+
+    Those of later months may stand in the same folder, or behind the old ones in a file. General rows, and others that
+    the run was not trained on, are replayed whoever has learnt them.
+
+    Args:
+        before: the run that training goes on from; where nobody knows what it has learnt, all of its rows are old.
+        new: rows to train on.
+        replay: rows of `data.replay`.
+    """
+    old = without_rows_of(new, replay)
+    learnt = learnt_so_far(before, load_run_config(before)) if before.is_run() else None
+    if learnt is None:
+        return old
+    own = {source for source in {row.source for row in old} if place_of(source) in learnt.sources}
+    known = asked_among(old, learnt.prompts)
+    return [row for row, is_known in zip(old, known, strict=True) if is_known or row.source not in own]
+
+
+def _not_old_warnings(rows: Sequence[Row], old: Sequence[Row]) -> list[str]:
+    """That rows to replay are none of before: the new ones stand in the same folder, or the file was made anew."""
+    count = len(rows) - len(old)
+    if not count:
+        return []
+    if not old:
+        return [
+            "no old row is rehearsed: those of data.replay that are not held out stand in data.train, or were not "
+            "learnt before."
+        ]
+    none = counted(count, "replay row is no old one", "replay rows are no old ones")
+    return [f"{none}: data.train has the same, or the run that training goes on from has not learnt it."]
 
 
 def _left_out(name: str, problems: Sequence[Problem]) -> str:
@@ -415,34 +470,14 @@ def _even_shares(sizes: Mapping[str, int], count: int, rng: random.Random) -> di
     return shares
 
 
-def describe_sources(sources: Sequence[str]) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of each file; the name alone of a hub data set."""
-    described: list[dict[str, Any]] = []
-    for source in sources:
-        path = Path(source)
-        files = data_files(path) if path.is_dir() else [path]
-        if not path.exists():
-            described.append({"source": source})
-            continue
-        for file in files:
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            described.append({"source": str(file), "bytes": file.stat().st_size, "sha256": digest})
-    return described
-
-
 def _digest(encoded: EncodedRows) -> str:
     """Hash of the rows as the model sees them; equal data give the same batches."""
     digest = hashlib.sha256()
     for row in encoded.rows:
-        digest.update(len(row.input_ids).to_bytes(8, "little"))
-        digest.update(np.asarray(row.input_ids, dtype="<i8").tobytes())
-        digest.update(np.asarray(row.labels, dtype="<i8").tobytes())
+        digest.update(len(row.ids).to_bytes(8, "little"))
+        digest.update(np.asarray(row.ids, dtype="<i8").tobytes())
+        digest.update(row.label_array().astype("<i8").tobytes())
     return digest.hexdigest()
-
-
-def _digest_row(ids: Sequence[int]) -> bytes:
-    return hashlib.blake2b(np.asarray(ids, dtype="<i8").tobytes(), digest_size=16).digest()
 
 
 def resolve_device(device: str) -> torch.device:
@@ -580,7 +615,7 @@ def require_known_tokens(model: PreTrainedModel, data: TrainingData) -> None:
     """
     known = getattr(model.get_input_embeddings(), "num_embeddings", None)
     rows = [*data.train.rows, *(data.eval.rows if data.eval else ())]
-    largest = max(max(row.input_ids) for row in rows)
+    largest = max(int(np.asarray(row.ids).max()) for row in rows)
     padding = data.tokenizer.pad_token_id or 0
     if known is None or max(largest, padding) < known:
         return
@@ -607,7 +642,7 @@ def adapter_config(settings: LoraSettings, model: nn.Module) -> PeftConfig | Non
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
-        exclude_modules=(fused_outputs(model) or None) if targets == "all-linear" else None,
+        exclude_modules=(fused_layers(model) or None) if targets == "all-linear" else None,
         use_dora=settings.dora,
         task_type="CAUSAL_LM",
     )

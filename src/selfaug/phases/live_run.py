@@ -111,7 +111,7 @@ def _find(documents: DocumentPrompts, served: Served) -> Callable[[str, int, Mod
 
     def find(question: str, max_tokens: int, model: Model) -> FoundPrompt:
         try:
-            prompt, passages, _ = documents.prompt(question, max_tokens)
+            prompt, passages, _ = documents.prompt(question, max_tokens, window=served.window)
         except NothingFoundError:
             # It is not answered, but says something about what the tuned model is asked: nothing was found. The bare
             # question is no prompt like those that it gets.

@@ -210,4 +210,4 @@ class MethodBench:
         others = [
             chat_prompt_ids(bench.tokenizer, row["messages"][0]["content"], **template) for row in dialogues
         ]
-        return PromptRouter(bench.base_model(), training_prompts(bench.config), others)
+        return PromptRouter(bench.base_model(), training_prompts(bench.config, bench.day), others)

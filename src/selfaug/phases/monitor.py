@@ -16,7 +16,6 @@ from torch import nn
 
 from selfaug.config import TrainConfig, load_config
 from selfaug.core.alert_state import ALERTS, UNWATCHED_AFTER
-from selfaug.data import EncodedRows
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.model.loading import load_tokenizer
@@ -154,8 +153,8 @@ def record_reference_window(
         chat = open_chat(run, device=device, offline=offline)
         score = drift_score(chat.tuned, None if chat.base is None else FrozenModel(chat.base))
     window = measure_reference_window(
-        _prompts(rows.eval),
-        _prompts(rows.train),
+        [] if rows.eval is None else [row.prompt() for row in rows.eval.rows],
+        [row.prompt() for row in rows.train.rows],
         score,
         adapter=adapter,
         prompts=prompts,
@@ -164,16 +163,6 @@ def record_reference_window(
     )
     window.save(folder.monitor)
     return window
-
-
-def _prompts(rows: EncodedRows | None) -> list[list[int]]:
-    """Token ids of the prompts: what comes before the first token that carries nll."""
-    if rows is None:
-        return []
-    return [
-        row.input_ids[: next((at for at, label in enumerate(row.labels) if label >= 0), len(row.labels))]
-        for row in rows.rows
-    ]
 
 
 def open_monitor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import time
@@ -11,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.config import TrainConfig, dump_config
-from selfaug.errors import SelfAugError
+from selfaug.errors import ConfigError, DivergedError, SelfAugError
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, read_record, write_text
 from selfaug.rundir import RunDir
 
-__all__ = ["train_in_own_process"]
+__all__ = ["require_no_launcher", "train_in_own_process"]
 
 _POLL_SECONDS = 1.0
 # A step that takes longer is told of.
@@ -38,7 +39,7 @@ def train_in_own_process(
         on_progress: called about once a second.
 
     Raises:
-        SelfAugError: with what the process said, if it failed.
+        SelfAugError: with what the process said, if it failed; a DivergedError if it has diverged.
         KeyboardInterrupt: when the process has saved its checkpoint; a second one doesn't wait for that.
     """
     run = RunDir(config.run.output)
@@ -47,6 +48,24 @@ def train_in_own_process(
         if not run.is_complete():
             _train(run, config, stage, on_progress)
     return read_record(run.record, "train")
+
+
+def require_no_launcher(command: str, hint: str) -> None:
+    """Refuse several processes of a launcher: each would do all of the work, and the trainings that it starts would
+    wait for those of the others.
+
+    Args:
+        command: that was given.
+        hint: how to start it instead.
+
+    Raises:
+        ConfigError: if there are several.
+    """
+    if int(processes := os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"a launcher has started {processes} processes of `selfaug {command}`, each of which would do all of it.",
+            hint=hint,
+        )
 
 
 def _wait_for_trainer(
@@ -98,7 +117,8 @@ def _train(run: RunDir, config: TrainConfig, stage: str, on_progress: Callable[[
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
             if line.strip() and not line.startswith("Hint: ")  # about a command that the user did not give
         ]
-        raise SelfAugError(
+        failure = DivergedError if process.returncode == DivergedError.exit_code else SelfAugError
+        raise failure(
             f"{stage} failed (exit code {process.returncode}): {lines[-1] if lines else 'it said nothing'}",
             hint=f"all that it said is in {log}; the same command goes on from its last checkpoint.",
         )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from selfaug.config import TrainConfig
-from selfaug.model.adapters import fused_outputs
+from selfaug.model.adapters import fused_layers
 
 __all__ = ["OsfNumbers", "adapter_parameters", "osf_numbers", "quantized_parameters"]
 
@@ -67,7 +67,7 @@ def _target_shapes(model: nn.Module, config: TrainConfig, kinds: Collection[str]
     """Shape of each weight that the adapter targets; the output head is no target."""
     targets = config.lora.target_modules
     every = targets == ["all-linear"]
-    without = fused_outputs(model) if every and config.lora.method == "lora" else []
+    without = fused_layers(model) if every and config.lora.method == "lora" else []
     head = getattr(model, "get_output_embeddings", lambda: None)()
     return [
         module.weight.shape

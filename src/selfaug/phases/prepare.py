@@ -37,7 +37,7 @@ __all__ = ["RECORD_KIND", "prepare"]
 
 RECORD_KIND = "prepare"
 
-_READER = 13
+_READER = 14
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 
 _NAMED_TITLES, _NAMED_DOCUMENTS = 3, 3

@@ -18,6 +18,7 @@ from selfaug.retrieval.read_folder import digest_of
 from selfaug.retrieval.retriever import Retriever, own_retriever
 
 __all__ = [
+    "is_prepared",
     "no_answer_of",
     "outdated_documents",
     "prepared_record",
@@ -25,6 +26,9 @@ __all__ = [
     "require_folder_name",
     "require_template",
 ]
+
+_OF_PREPARE = ("record.json", "index/index.json")
+"""What there is of a folder that was prepared to the end."""
 
 
 def require_folder_name(folder: str | os.PathLike[str]) -> None:
@@ -40,13 +44,18 @@ def require_folder_name(folder: str | os.PathLike[str]) -> None:
         )
 
 
+def is_prepared(folder: Path) -> bool:
+    """Whether `selfaug prepare` has prepared a folder to the end."""
+    return all((folder / name).exists() for name in _OF_PREPARE)
+
+
 def prepared_record(folder: Path) -> dict[str, Any]:
     """What `selfaug prepare` says of a folder.
 
     Raises:
         DataError: if it has not prepared it to the end, or the index is gone.
     """
-    for name in ("record.json", "index/index.json"):
+    for name in _OF_PREPARE:
         if not (folder / name).exists():
             raise DataError(
                 f"{folder} has not been prepared, or not to its end: there is no {name}.",

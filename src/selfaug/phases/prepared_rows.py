@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 from selfaug.core.printable import counted
@@ -18,7 +19,7 @@ from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.follow_ups import Asked, add_follow_ups
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.near_copies import near_copies
-from selfaug.retrieval.pairs import Pair, find_gold, may_be_chance, signs_of
+from selfaug.retrieval.pairs import Pair, find_gold, forget_passages, may_be_chance, signs_of
 from selfaug.retrieval.recall import first_right
 from selfaug.retrieval.retriever import Retriever
 from selfaug.retrieval.row_passages import row_passages
@@ -156,11 +157,17 @@ def pairs_with_gold(
     """
     paths = [document["path"] for document in index.documents]
     pairs, problems = load_pairs(files, set(paths), skip_bad_rows=skip_bad_rows)
-    gold: dict[str, list[Chunk]] = {}
-    for done, pair in enumerate(pairs, 1):
-        gold[pair.id] = find_gold(pair, index)
-        if done % 100 == 0:
-            on_progress(Progress("looking for the answers", done, len(pairs)))
+    gold: dict[str, list[Chunk]] = {pair.id: [] for pair in pairs}
+    # By documents: a long one's passages are made plain once for all questions about it.
+    by_documents = groupby(sorted(pairs, key=lambda pair: pair.documents), key=lambda pair: pair.documents)
+    done = 0
+    for _, about in by_documents:
+        for pair in about:
+            gold[pair.id] = find_gold(pair, index)
+            done += 1
+            if done % 100 == 0:
+                on_progress(Progress("looking for the answers", done, len(pairs)))
+        forget_passages()
     lost = [pair for pair in pairs if pair.answer is not None and not gold[pair.id]]
     if lost:
         problems += [Problem(pair.id, 0, _where_it_is_not(pair)) for pair in lost]

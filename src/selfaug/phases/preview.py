@@ -105,15 +105,15 @@ def _kinds(labels: list[int]) -> list[str]:
 
 def _pieces(row: EncodedRow, tokenizer: PreTrainedTokenizerBase) -> Iterator[_Piece]:
     """Tokens with their texts; tokens that only together make a character are one piece."""
-    kinds = _kinds(row.labels)
+    ids, kinds = row.input_ids, _kinds(row.labels)
     start = 0
-    for end in range(1, len(row.input_ids) + 1):
+    for end in range(1, len(ids) + 1):
         last_of_kind = end == len(kinds) or kinds[end] != kinds[start]
-        text = _text_of(row.input_ids, start, end, tokenizer)
+        text = _text_of(ids, start, end, tokenizer)
         # A character of several tokens decodes to the replacement character until its last token.
         if text.endswith("\N{REPLACEMENT CHARACTER}") and end - start < 4 and not last_of_kind:
             continue
-        yield _Piece(row.input_ids[start:end], text, kinds[start])
+        yield _Piece(ids[start:end], text, kinds[start])
         start = end
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.data.sources import is_hub_id
+from selfaug.data.sources import describe_sources, is_hub_id
 from selfaug.errors import DataError
-from selfaug.phases.inputs import describe_sources
 from selfaug.records import read_record
 from selfaug.rundir import RunDir
 
@@ -21,6 +20,7 @@ __all__ = [
     "load_run_config",
     "place_of",
     "require_named_files",
+    "runs_before",
     "sources_when_trained",
     "tell_of_changes",
     "with_found_files",
@@ -140,6 +140,8 @@ def _begun_in(run: RunDir) -> Path | None:
 def tell_of_changes(run: RunDir, config: TrainConfig, *names: str, tell: Callable[[str], None]) -> None:
     """Tell of files with rows of the run's own that are not what they were when it was trained.
 
+    Of those that are new in a folder, as next month's, only where they are held out: the run is judged by them.
+
     Args:
         run: a run.
         config: its settings, from `load_run_config`.
@@ -147,14 +149,40 @@ def tell_of_changes(run: RunDir, config: TrainConfig, *names: str, tell: Callabl
         tell: called with each of them.
     """
     for name in names:
-        known = {one.get("sha256") for one in sources_when_trained(run, name)} - {None}
+        before = sources_when_trained(run, name)
+        known = {one.get("sha256") for one in before} - {None}
+        files = {Path(one["source"]).name for one in before}
         now: list[dict[str, Any]] = []
         for source in getattr(config.data, name) if known else []:
             with suppress(OSError):  # who may not read them may still do without
                 now += describe_sources([source])
         for one in now:
-            if "sha256" in one and one["sha256"] not in known:
+            if "sha256" not in one or one["sha256"] in known:
+                continue
+            if Path(one["source"]).name in files:
                 tell(f"{one['source']} is not what it was when {run.path} was trained.")
+            elif name == "eval":
+                tell(f"{one['source']} is new since {run.path} was trained.")
+
+
+def runs_before(config: TrainConfig) -> Iterator[tuple[RunDir, TrainConfig]]:
+    """The runs that training went on from, the latest first, with their settings; as far as they are there, each once.
+
+    Args:
+        config: settings of a run, from `load_run_config`.
+
+    Raises:
+        ConfigError, DataError: if the settings of one can't be read.
+    """
+    met: set[str] = set()
+    while config.lora.start_from is not None:
+        run = RunDir(config.lora.start_from)
+        place = os.path.realpath(run.path)
+        if place in met or not run.is_run():  # one that was trained anew may go on from a later one
+            return
+        met.add(place)
+        config = load_run_config(run)
+        yield run, config
 
 
 def sources_when_trained(run: RunDir, name: str) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def time_sample_pass(
     if adapter is not None:
         model = get_peft_model(model, adapter)
     model.train()
-    ids = sorted((row.input_ids for row in data.train.rows), key=len)[len(data.train.rows) // 2]
+    ids = sorted((row.ids for row in data.train.rows), key=len)[len(data.train.rows) // 2]
     # Told apart from the weights by their shapes.
     widths = {size for weight in model.parameters() for size in weight.shape}
     osf_shapes: set[tuple[int, ...]] = set()
@@ -66,7 +66,7 @@ def time_sample_pass(
     length = min(len(ids), _SAMPLE_TOKENS)
     while length in widths and length > 2:
         length -= 1
-    batch = torch.tensor([ids[:length]], device=device)
+    batch = torch.tensor([ids[:length].tolist()], device=device)
     own = {weight.data_ptr() for weight in model.parameters()}
     # Autocast keeps copies of the weights in 16 bits; they don't grow with the batch.
     copied = {shape for weight in model.parameters() for shape in (weight.shape, weight.shape[::-1])}

@@ -31,6 +31,7 @@ from selfaug.phases.registry import champion_move, followed_run
 from selfaug.phases.watching import DriftModels, Watching, WatchSettings
 from selfaug.rundir import RunDir
 from selfaug.serving.app import create_app
+from selfaug.serving.connections import ConnectionLimits
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.gate import Gate
 from selfaug.serving.generation import EngineError
@@ -59,6 +60,7 @@ class ServeSettings:
         request_seconds: after which an answer is given up.
         drain_seconds: that running answers have when the server is told to end.
         limits: of a single request.
+        connections: what a connection may take.
         check: whether the canary set must come back before requests are answered.
         watch: how the run's monitor watches what is answered; None: nobody does.
         registry: whose champion is followed; None: the run is served until the server ends.
@@ -79,6 +81,7 @@ class ServeSettings:
     request_seconds: float = 300.0
     drain_seconds: float = 30.0
     limits: Limits = field(default_factory=Limits)
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
     check: bool = True
     watch: WatchSettings | None = field(default_factory=WatchSettings)
     registry: str | None = None
@@ -293,6 +296,7 @@ class Server:
             host=settings.host,
             port=settings.port,
             drain_seconds=settings.drain_seconds,
+            limits=settings.connections,
             on_exit=self.served.engine.begin_no_more,
         )
         listening = self._listening or self.listen()

@@ -40,10 +40,11 @@ from selfaug.eval.general_suite import (
     score_general,
     spread_over_kinds,
 )
-from selfaug.eval.scorers import Scorer, why_unscorable
+from selfaug.eval.scorers import Scorer, knowing_no_answers, why_all_right, why_unscorable
 from selfaug.eval.suite_files import SuiteRow
 from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
 from selfaug.phases.inputs import load_training_data, trained_rows
+from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.records import append_line, read_lines, write_lines
 
 __all__ = [
@@ -94,6 +95,8 @@ class Suite:
         kinds: of the general requests; empty for other suites.
         clusters: what each prompt hangs together with, such as the document that it is about, or an empty text; empty
             where nothing is known of any.
+        no_answers: what the task's rows say where there is no answer, as far as that is known.
+        warning: about what the task's scores are worth, or None.
     """
 
     ids: list[str]
@@ -105,6 +108,8 @@ class Suite:
     golds: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     clusters: list[str] = field(default_factory=list)
+    no_answers: list[str] = field(default_factory=list)
+    warning: str | None = None
 
     @property
     def together(self) -> list[str]:
@@ -213,6 +218,7 @@ def task_prompts(
     max_new_tokens: int | None,
     offline: bool,
     template: RetrievalTemplate | None = None,
+    no_answer: str | None = None,
     day: date | None = None,
 ) -> Suite:
     """Held-out rows, read as training rows are: the same template, window and checks.
@@ -226,15 +232,17 @@ def task_prompts(
         max_new_tokens: longest answer; None for a quarter more than the longest completion of these rows.
         offline: use only what is on this machine.
         template: that the run was trained with; None reads the file that the settings name.
+        no_answer: what the run's rows said where there was no answer; rows may have been prepared anew since.
         day: that a chat template writes into prompts as today's; None for today.
 
     Raises:
         DataError: if the rows can't be used.
     """
+    prepared = None if config.data.prepared is None else no_answer_of(Path(config.data.prepared))
     every = _held_out_rows(config, sources, offline=offline, template=template, day=day)
     places = spread_over_sources([row.source for row in every], items)
     rows = [every[place] for place in places]
-    prompts = [_prompt(row) for row in rows]
+    prompts = [_prompt(row).tolist() for row in rows]
     completions = [row.input_ids[len(prompt) :] for row, prompt in zip(rows, prompts, strict=True)]
     if max_new_tokens is None:
         longest = max(map(len, completions), default=0)
@@ -252,6 +260,7 @@ def task_prompts(
             for completion in completions
         ],
         clusters=[row.cluster for row in rows],
+        no_answers=list(filter(None, (no_answer, prepared))),
     )
     return scored_by(suite, score)
 
@@ -268,22 +277,19 @@ def without_thoughts(text: str) -> str:
     return "" if text.lstrip().startswith(_BEGINNING_OF_THOUGHTS) else text
 
 
-def _prompt(row: EncodedRow) -> list[int]:
-    """What stands before the last completion of a row, token by token as in training."""
-    start = len(row.labels)
-    while start > 0 and row.labels[start - 1] >= 0:
-        start -= 1
-    return list(row.input_ids[:start])
+def _prompt(row: EncodedRow) -> memoryview[int]:
+    """What stands before the last completion of a row, token by token as in training, not copied."""
+    return memoryview(row.ids)[: row.spans[-1][0]]
 
 
-def training_prompts(config: TrainConfig) -> list[list[int]]:
-    """Prompts of the rows that a run of these settings trains on, but for replayed ones.
+def training_prompts(config: TrainConfig, day: date | None = None) -> list[memoryview[int]]:
+    """Prompts of the rows that a run of these settings trains on, but for replayed ones; `day` as of `task_prompts`.
 
     Raises:
         DataError: if the rows can't be used.
     """
     of_the_job = config.data.model_copy(update={"replay_share": 0.0})
-    return [_prompt(row) for row in trained_rows(config.model_copy(update={"data": of_the_job}))]
+    return [_prompt(row) for row in trained_rows(config.model_copy(update={"data": of_the_job}), day)]
 
 
 def scored_by(suite: Suite, score: Scorer) -> Suite:
@@ -300,11 +306,13 @@ def scored_by(suite: Suite, score: Scorer) -> Suite:
             problems,
             hint="score them as text, or by `numeric-or-f1`, which takes amounts as amounts and words as words.",
         )
+    scorer = knowing_no_answers(score, suite.no_answers)
     return replace(
         suite,
-        score=lambda index, answer: score(
+        score=lambda index, answer: scorer(
             without_thoughts(answer.strip()), suite.golds[index], suite.texts[index]
         ),
+        warning=why_all_right(scorer, suite.golds),
     )
 
 

@@ -13,22 +13,25 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from peft import LoraConfig, PeftConfig
+from peft.utils import CONFIG_NAME
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.core.printable import printable_size
 from selfaug.data import EncodedRows
-from selfaug.errors import ConfigError, SelfAugError, StorageError
+from selfaug.errors import ConfigError, ModelError, SelfAugError, StorageError
 from selfaug.eval.general_suite import FAST_ITEMS
 from selfaug.model.loading import best_dtype, load_adapter
 from selfaug.model.memory import peak_memory, release_memory
 from selfaug.phases.best_checkpoint import BestCheckpoint, best_checkpoint, take_best
-from selfaug.phases.canary import write_canary
+from selfaug.phases.canary import canary_rows, write_canary
 from selfaug.phases.drift_monitor import DriftMonitor, drift_monitor
 from selfaug.phases.evaluate import FAST_ROWS, evaluate
 from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
@@ -40,6 +43,7 @@ from selfaug.phases.inputs import (
     require_usable_after_training,
     writes_date,
 )
+from selfaug.phases.learnt import write_learnt
 from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_files import FOLDER, with_found_files, with_places
@@ -50,7 +54,8 @@ from selfaug.phases.run_models import (
     trained_base,
     trained_weights,
 )
-from selfaug.phases.training_checks import checked_inputs, require_evaluable
+from selfaug.phases.trained_template import TEMPLATE, template_before
+from selfaug.phases.training_checks import checked_inputs, is_fsdp, require_evaluable
 from selfaug.records import is_failed_write, make_readable, read_lines, read_record, write_record, write_text
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugConfig, SelfAugTrainer
@@ -75,6 +80,9 @@ _DAY, _DTYPE, _PROCESSES = "day", "dtype", "processes"
 
 # From here on the activations of a batch, and not the weights, are what fills a GPU.
 _CHECKPOINTING_FROM = 1_000_000_000
+
+# Of a GPU's free memory, for a model that is to be sharded: the first layers that are cut take some, too.
+_MOST_OF_GPU = 0.9
 
 # Settings that a resumed run may change: they don't touch the numbers.
 _FREE_ON_RESUME = {
@@ -181,7 +189,9 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     on_progress(Progress("data"))
     # A chat template may write today's date into prompts: what is resumed has that of its beginning.
     day = _day_of(run) if resume else date.today()
-    device, dtype, data = checked_inputs(_in_dtype_of(run, config) if resume else config, day)
+    device, dtype, data = checked_inputs(
+        _in_dtype_of(run, config) if resume else config, day, learnt=main and not resume
+    )
     if resume and config.model.dtype == "auto" and dtype is not best_dtype(device):
         name = str(dtype).removeprefix("torch.")
         told = f"{run.path} began in {name} and goes on in it, though it is not the fastest on this device."
@@ -191,9 +201,7 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
     on_progress(Progress("model"))
     full = config.lora.method == "full"
     # All weights trained in 16 bits would lose the small updates; autocast keeps the products in 16 bits.
-    model = load_base_model(
-        config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
-    )
+    model = _base_model(config, torch.float32 if full else dtype, device, resume, on_progress)
     if not resume:  # what has begun can still be used, with its adapter beside the weights
         require_usable_after_training(model, config.lora)
     require_known_tokens(model, data)
@@ -217,6 +225,10 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
                 _DTYPE: str(dtype),
                 _PROCESSES: _processes(),
             }
+            if (template := template_before(config)) is not None:
+                began[TEMPLATE] = template.to_dict()
+            write_learnt(run, data.learnt)
+            data = replace(data, learnt=b"")  # 16 bytes a row, for hours
             write_record(run.started, "train-started", began)
         return _run(config, run, data, model, identity, device, dtype, resume, main, on_progress)
     except Exception:
@@ -231,6 +243,38 @@ def _trained(config: TrainConfig, resume: bool, on_progress: Callable[[Progress]
             raise Interrupted("stopped before the first checkpoint.") from interrupt
         where = "on from the last checkpoint" if run.latest_complete_checkpoint() else "on, from the start"
         raise Interrupted(f"stopped at once. To go {where}: {run.resume_command}") from interrupt
+
+
+def _base_model(
+    config: TrainConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    resume: bool,
+    on_progress: Callable[[Progress], None],
+) -> Any:
+    """The base model on its device; in main memory, if this GPU has no room for what FSDP is to cut into shards.
+
+    FSDP takes it from there layer by layer.
+
+    Raises:
+        ConfigError: if the model would have to answer there, which takes too long.
+    """
+    load = partial(load_base_model, config.model, dtype=dtype, offline=config.run.offline)
+    if device.type != "cuda" or not is_fsdp() or config.model.quantization == "4bit":
+        return load(device=device)
+    model: Any = load(device=torch.device("cpu"))
+    size, free = model.get_memory_footprint(), torch.cuda.mem_get_info(device)[0]
+    # Whole until all of it is cut, beside the shards.
+    if size * (1 + 1 / _processes()) <= _MOST_OF_GPU * free:
+        return model.to(device)
+    needed = f"the model takes {printable_size(size)}, and the GPU has {printable_size(free)} free"
+    if config.selfaug.anchors == "self" and not resume:
+        raise ConfigError(
+            f"selfaug.anchors self can't be had: the model has to be whole to write them; {needed}.",
+            hint="name a file of anchors, or leave them out.",
+        )
+    on_progress(Progress("warning", message=f"{needed}: it stays in main memory until it is sharded."))
+    return model
 
 
 def _run(
@@ -251,7 +295,10 @@ def _run(
         keep_metrics_until(run.metrics, step)
         where = f"from step {step}" if checkpoint else "from the start: there is no complete checkpoint"
         on_progress(Progress("warning", message=f"resuming {run.path} {where}."))
-    trainer = _trainer(config, run, data, model, identity, device, dtype, resume, on_progress)
+    trainer = _trainer(config, run, data, model, identity, device, dtype, resume, checkpoint, on_progress)
+    of_canary = canary_rows((data.eval or data.train).rows)
+    for rows in filter(None, (data.train, data.eval)):
+        rows.rows.clear()  # the trainer has them as Arrow has them: once more would be as much memory again
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     _require_space(run, trainable, config, trainer)
     monitor = drift_monitor(trainer, run, data, config, on_progress)
@@ -290,9 +337,8 @@ def _run(
             _save(trainer, run.model if config.lora.method == "full" else run.adapter, main)
             # Sharded weights can't answer in one process.
             if main and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-                rows = data.eval or data.train
                 write_canary(
-                    run, trainer.model, data.tokenizer, rows, config.data.chat_template_kwargs, dtype
+                    run, trainer.model, data.tokenizer, of_canary, config.data.chat_template_kwargs, dtype
                 )
     finally:
         stop.restore()
@@ -321,6 +367,7 @@ def _trainer(
     device: torch.device,
     dtype: torch.dtype,
     resume: bool,
+    checkpoint: Path | None,
     on_progress: Callable[[Progress], None],
 ) -> SelfAugTrainer:
     """The trainer with its adapter: a new one, or that of the run that training goes on from.
@@ -340,7 +387,8 @@ def _trainer(
             train_dataset=data.train.to_dataset(),
             eval_dataset=rows.to_dataset() if (rows := _rows_to_evaluate(config, data)) else None,
             processing_class=data.tokenizer,
-            peft_config=None if going_on else adapter_config(config.lora, model),
+            peft_config=None if going_on else _adapter_as_begun(config, model, checkpoint),
+            adapter_is_trained=going_on,
             on_anchor_progress=lambda done, total: on_progress(
                 Progress("anchors written by the base model", done, total)
             ),
@@ -350,8 +398,16 @@ def _trainer(
             f"training can't be set up: {error}",
             hint="change that setting; `selfaug train --help` shows the flags, and --set reaches the rest.",
         ) from error
-    trainer.starts_at_reference = not going_on
     return trainer
+
+
+def _adapter_as_begun(config: TrainConfig, model: Any, checkpoint: Path | None) -> PeftConfig | None:
+    """The adapter that is made: on the layers of the checkpoint's, as earlier versions left out others."""
+    adapter = adapter_config(config.lora, model)
+    # Checkpoints of shards may lack the file.
+    if isinstance(adapter, LoraConfig) and checkpoint is not None and (checkpoint / CONFIG_NAME).exists():
+        adapter.exclude_modules = LoraConfig.from_pretrained(str(checkpoint)).exclude_modules
+    return adapter
 
 
 def _add_callbacks(
@@ -390,8 +446,8 @@ def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, A
     Its dropout is that run's. Earlier versions began with others and didn't say so: what they began goes on.
 
     Raises:
-        StorageError, ModelError: if there is none.
-        ConfigError: if it is of another base model, or has another form than the settings say.
+        StorageError, ModelError: if there is none, or it is of another base model.
+        ConfigError: if it has another form than the settings say.
     """
     before = RunDir.open(str(config.lora.start_from))
     before_config = load_config(before.config)
@@ -400,13 +456,17 @@ def _with_trained_adapter(config: TrainConfig, model: Any, identity: dict[str, A
         for name in ("method", "rank", "alpha", "target_modules", "dora", *(() if resume else ("dropout",)))
         if getattr(config.lora, name) != getattr(before_config.lora, name)
     ]
-    if not same_weights(trained_base(before), identity):
-        problems.append("it was trained on another base model")
     if problems:
         raise ConfigError(
             f"training can't go on from {before.path}:",
             problems=problems,
             hint="`selfaug realign RUN` takes over that run's settings.",
+        )
+    if not same_weights(trained_base(before), identity):
+        raise ModelError(
+            f"{config.model.name} has other weights than the base model that {before.path} was trained on.",
+            hint="put those weights back, or name the folder where they are now, --set model.name=FOLDER; or train "
+            "anew, on these.",
         )
     tuned = load_adapter(model, trained_weights(before, before_config)[0], trainable=True)
     # PEFT looks there for the base model whenever it saves: in another folder, that run's name for it leads nowhere.

@@ -9,9 +9,11 @@ from typing import Any
 
 from selfaug.config import TrainConfig
 from selfaug.data import RetrievalTemplate, Row, embedded_general_rows
-from selfaug.data.same_prompt import asked_among, without_held_out
+from selfaug.data.same_prompt import asked_among, learnt_prompts, without_held_out
+from selfaug.data.sources import describe_sources
 from selfaug.errors import SelfAugError
-from selfaug.phases.inputs import describe_sources, read_rows, rows_still_there
+from selfaug.phases.inputs import read_rows, rows_still_there
+from selfaug.phases.learnt import prompts_learnt_by
 from selfaug.phases.run_files import load_run_config, sources_when_trained
 from selfaug.rundir import RunDir
 
@@ -56,8 +58,8 @@ def trained_on(
     return {**unknown, "rows": sum(asked_among([held_out[name] for name in asked], learnt))}
 
 
-def _learnt(run: RunDir, config: TrainConfig, *, offline: bool, later: Set[str] = frozenset()) -> list[Row]:
-    """Rows that a run was trained on, or that some were replayed of, and those of the runs before it.
+def _learnt(run: RunDir, config: TrainConfig, *, offline: bool, later: Set[str] = frozenset()) -> set[bytes]:
+    """Digests of the prompts that a run was trained on, or that some were replayed of, and of the runs before it.
 
     Args:
         run, config, offline: as for `trained_on`.
@@ -66,7 +68,9 @@ def _learnt(run: RunDir, config: TrainConfig, *, offline: bool, later: Set[str] 
     Raises:
         SelfAugError, OSError, _GoneError, _ChangedError: if some can't be read, or have changed.
     """
-    own = _own_rows(run, config, offline=offline)
+    own = prompts_learnt_by(run)
+    if own is None:
+        own = learnt_prompts(_own_rows(run, config, offline=offline))
     if config.lora.start_from is None:
         return own
     before = RunDir(config.lora.start_from)
@@ -74,12 +78,12 @@ def _learnt(run: RunDir, config: TrainConfig, *, offline: bool, later: Set[str] 
     if os.path.realpath(before.path) in later:
         raise _GoneError
     if before.is_run():
-        return own + _learnt(before, load_run_config(before), offline=offline, later=later)
+        return own | _learnt(before, load_run_config(before), offline=offline, later=later)
     # `realign` keeps what that one was trained on in `data.replay`, and those before it.
     kept = _rows(run, config, "replay", offline=offline)
     if not kept:
         raise _GoneError
-    return own + kept
+    return own | learnt_prompts(kept)
 
 
 def _own_rows(run: RunDir, config: TrainConfig, *, offline: bool) -> list[Row]:

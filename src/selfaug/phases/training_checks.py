@@ -21,11 +21,7 @@ from selfaug.phases.suites import scored_by, task_prompts
 from selfaug.settings_file import nearest_name
 from selfaug.train.anchors import read_anchors
 
-__all__ = ["CheckedInputs", "checked_inputs", "is_sharded", "require_evaluable"]
-
-# Where weights lie in pieces on several GPUs, none of them holds a model that could be asked.
-_SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
-
+__all__ = ["CheckedInputs", "checked_inputs", "is_fsdp", "is_sharded", "require_evaluable"]
 
 # Of trackers that are called otherwise.
 _PACKAGES = {"azure_ml": "azureml-core", "flyte": "flytekit"}
@@ -45,12 +41,13 @@ class CheckedInputs(NamedTuple):
     data: TrainingData
 
 
-def checked_inputs(config: TrainConfig, day: date | None = None) -> CheckedInputs:
+def checked_inputs(config: TrainConfig, day: date | None = None, *, learnt: bool = False) -> CheckedInputs:
     """Refuse what can't be used, before anything long; what is read for that is returned.
 
     Args:
         config: the settings.
         day: that a chat template writes into prompts as today's; None for today.
+        learnt: as of `load_training_data`.
 
     Raises:
         ConfigError: if scorer, trackers, device, dtype, template or anchors can't be used.
@@ -60,7 +57,7 @@ def checked_inputs(config: TrainConfig, day: date | None = None) -> CheckedInput
     _require_trackers(config.train.report_to)
     device = training_device(config.model.device)
     dtype = compute_dtype(config, device)
-    data = load_training_data(config, day=day)
+    data = load_training_data(config, day=day, learnt=learnt)
     if config.selfaug.anchors not in ("none", "self"):  # the trainer, which has the model, reads them again
         read_anchors(
             Path(config.selfaug.anchors), data.tokenizer, data.max_length, config.data.chat_template_kwargs
@@ -69,8 +66,20 @@ def checked_inputs(config: TrainConfig, day: date | None = None) -> CheckedInput
 
 
 def is_sharded() -> bool:
-    """Whether the launcher has this process hold a part of the weights only (FSDP, DeepSpeed)."""
-    return any(os.environ.get(name, "").lower() == "true" for name in _SHARDED)
+    """Whether the launcher has this process hold a part of the weights only (FSDP, DeepSpeed).
+
+    Where weights lie in pieces on several GPUs, none of them holds a model that could be asked.
+    """
+    return is_fsdp() or _is_set("ACCELERATE_USE_DEEPSPEED")
+
+
+def is_fsdp() -> bool:
+    """Whether the launcher has FSDP cut the weights."""
+    return _is_set("ACCELERATE_USE_FSDP")
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() == "true"
 
 
 def require_evaluable(config: TrainConfig) -> None:

@@ -96,6 +96,7 @@ class WorkFolder:
         overwrite: bool,
         more: bool = False,
         sources: Mapping[str, Any] | None = None,
+        finished_hint: str | None = None,
     ) -> bool:
         """Make the folder, or go on with a cut-off one; returns whether there was one. Call it within `settled`.
 
@@ -105,6 +106,7 @@ class WorkFolder:
             more: what is finished lacks something that is asked for now.
             sources: what identifies the content of each source by its name, for files that change under their names;
                 None where it isn't known. What was begun without it is gone on with.
+            finished_hint: what else can be done where it is finished; a sentence without its full stop.
 
         Raises:
             StorageError: if it holds something else, is finished, was begun with other settings or sources, or can't be
@@ -126,10 +128,10 @@ class WorkFolder:
                 self._require_own()
                 self._replaced.move()
             elif not more and all((path / name).exists() for name in self.last):
-                raise StorageError(
-                    f"{path} already holds a finished {self.what}.",
-                    hint=f"look at {path / next(iter(self.last))}, give another --output, or --overwrite.",
-                )
+                hint = f"look at {path / next(iter(self.last))}, give another --output, or --overwrite."
+                if finished_hint is not None:
+                    hint = f"{finished_hint}; or {hint}"
+                raise StorageError(f"{path} already holds a finished {self.what}.", hint=hint)
             elif before != settings:
                 changed = ", ".join(_changed(before, settings))
                 raise StorageError(

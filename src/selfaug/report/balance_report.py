@@ -43,6 +43,9 @@ def balance_report(record: Mapping[str, Any]) -> Report:
     if remembered := _remembered(record):
         on_test.append(Text(remembered, "! trained on"))
     chosen_on = chosen_on_in_words(record, _test_rows(record))
+    seen = record.get("test_prompts_seen")
+    on_these = [] if seen is not None and seen["dev"] else ["Nothing was chosen on these."]
+    on_these += [] if chosen_on is None else [f"{chosen_on}."]
     level = record["level"]
     return Report(
         **vars(balance_summary(record)),
@@ -54,7 +57,7 @@ def balance_report(record: Mapping[str, Any]) -> Report:
             ),
             Section(
                 "The chosen point on test items",
-                "Nothing was chosen on these." if chosen_on is None else f"{chosen_on}.",
+                " ".join(on_these),
                 on_test,
             ),
             Section(

@@ -22,17 +22,27 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from selfaug.core.digits import plain_digits
 from selfaug.retrieval.document import Document
-from selfaug.retrieval.plain_text import UNSPACED
+from selfaug.retrieval.plain_text import SIGNS_OF_LETTERS, UNSPACED
 
 __all__ = ["near_copies", "sketch_of"]
 
 _Numbers = npt.NDArray[np.uint64]
 
 # Letters and digits alone: bullets, bars between cells and signs that divide thousands are each format's own.
-_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:[{SIGNS_OF_LETTERS}]+[^\W_{UNSPACED}]*)*")
 _RUN = 3  # words; of longer runs a workbook, which repeats titles and cuts tables, has fewer in common with its PDF
-_FIGURE = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+# With a comma before decimals, where that can be nothing else, or hardly; or with points between thousands. A comma is
+# none of decimals in "[1,2]" and "1,2,3", and after a year. Five groups of three at most: in a long row of them
+# each would be read to the row's end.
+_FIGURE = re.compile(
+    r"(?<!\d)(?P<with_comma>\d{1,3}(?:(?:\.\d{3}){1,5}|(?: \d{3}){1,5}),\d{1,2}(?![.,]?\d)"
+    r"|\d{1,3}(?:\.\d{3}){2,5}(?![.,]?\d)"
+    r"|(?<![\[^])(?<!\d,)(?!(?:19|20)\d\d,)\d+,\d{1,2}(?![.,]?\d))"
+    r"|\d+(?:,\d{3})*(?:\.\d+)?"
+)
+_APOSTROPHE = re.compile(r"(?<=\d)['’](?=\d{3}(?!\d))")
 # Numbers of clauses, the same in all contracts of one template: before a text, and behind a word that refers to one.
 _CLAUSE = r"\d{1,2}(?:\.\d{1,2})+(?!\d)"
 _CLAUSE_NUMBER = re.compile(
@@ -110,8 +120,10 @@ def _figures(document: Document) -> Iterator[str]:
     """Figures with several digits or with decimals, without what divides thousands and zeros at their end; no clauses'
     numbers."""
     for block in document.blocks:
-        for figure in _matches(_FIGURE, _CLAUSE_NUMBER.sub("", block.text)):
-            whole, _, decimals = figure.replace(",", "").partition(".")
+        text = _APOSTROPHE.sub("", plain_digits(_CLAUSE_NUMBER.sub("", block.text)))
+        for found in _FIGURE.finditer(text):
+            divider, decimal = (". ", ",") if found["with_comma"] else (",", ".")
+            whole, _, decimals = found[0].translate(dict.fromkeys(map(ord, divider))).partition(decimal)
             if decimals or len(whole) >= _FEWEST_DIGITS:
                 yield f"{whole}.{decimals.rstrip('0')}"
 

@@ -13,7 +13,17 @@ from selfaug.retrieval.chunking import Chunk, is_mark, without_marks, without_ti
 from selfaug.retrieval.index import Index
 from selfaug.retrieval.plain_text import UNSPACED
 
-__all__ = ["Pair", "Place", "Sign", "find_gold", "holds", "may_be_chance", "signed", "signs_of"]
+__all__ = [
+    "Pair",
+    "Place",
+    "Sign",
+    "find_gold",
+    "forget_passages",
+    "holds",
+    "may_be_chance",
+    "signed",
+    "signs_of",
+]
 
 _SEARCHED = 20
 _SPACE = re.compile(r"\s+")
@@ -25,6 +35,15 @@ _NOTE_MARK = re.compile(r"(?<!\b10)\^(?:[1-9]\d?|[a-z])(?:,(?:[1-9]\d?|[a-z]))*(
 _SPACED = rf"[^\W{UNSPACED}]"  # a letter or digit that is beside others only in the same word
 _IS_SPACED = re.compile(_SPACED)
 _UNSPACED = re.compile(f"[{UNSPACED}]")
+# What says nothing in scripts without spaces: where a line ends, or beside digits. Behind a digit no end of a line: the
+# next one may begin with another figure's name ("12" and "人件費" are no "12人").
+_BEFORE_GAP = rf"(?<=[{UNSPACED}、。「」])"
+_BEHIND_GAP = rf"(?=[{UNSPACED}、。「」\d])"
+_OTHER_GAPS = rf"(?<=\d)[ \xa0\u3000](?=[{UNSPACED}])|(?<=[{UNSPACED}][!?:;,)])\s+(?=[{UNSPACED}])"
+_GAP = re.compile(rf"{_BEFORE_GAP}\s+{_BEHIND_GAP}|{_OTHER_GAPS}")
+# Of plain words; the passage may have it, a bar between cells, or nothing.
+_GAP_OF_WORDS = re.compile(rf"{_BEFORE_GAP}[ |]{_BEHIND_GAP}|{_OTHER_GAPS}")
+_ANY_GAP = "\0"
 _CURRENCY = "$€£¥₩₹₽₺₪₫₴"
 _BESIDE_SIGN = re.compile(rf"[ |](?=[%)])|(?<=[{_CURRENCY}])[ |](?=\(?\d)")
 # A minus that belongs to what follows: in "12-36" and "(a)-36" it doesn't.
@@ -41,7 +60,7 @@ _SMALL_DECIMAL = re.compile(r"(?<![\d.,'^])(\d{1,3})(?![.,]00?%)([.,])(\d{1,2})(
 _MOST_DECIMALS = 2  # with one divider alone: "1.234" may be a thousand
 _BEFORE_THREE_DIGITS = re.compile(r"(?<=\d)[, '.]?(?=(?:\d{3}[, '.]?)+$)")
 # Not after up to three digits and a space: "536 400" is a part of "1 536 400".
-_IN_NO_LONGER = "".join(rf"(?<!(?<![\w.,]){digits} )" for digits in (r"\d", r"\d\d", r"\d\d\d"))
+_IN_NO_LONGER = "".join(rf"(?<!(?<!{_SPACED})(?<![.,]){digits} )" for digits in (r"\d", r"\d\d", r"\d\d\d"))
 _SPACES_OF_A_LINE = 2
 _DIGITS_OF_TWO_DOTS = 7
 # Of escaped words: "5%" and "5.0%" are the same, "1%" and "1,000%" are not.
@@ -177,8 +196,9 @@ def holds(passage: str, words: str) -> bool:
     by a dot, too, where it can't be a decimal one. Where a number can't be read in two ways, its decimal point may be a
     comma in either: "1,234.5" is "1.234,5", and "12.5%" is "12,5 %". "1.2" is "1,2" only beside a currency, scale or
     unit: elsewhere that may be a list ("ranked 1,2 and 3"). "5%" is "5.0 %", and "€1.2bn" is "€1.2 bn". Digits of
-    all scripts are the same. In rows that name their columns the words may leave the names out, as who copies them from
-    the document does.
+    all scripts are the same. Spaces and ends of lines don't count in scripts that put none between words, nor spaces
+    beside their digits. In rows that name their columns the words may leave the names out, as who copies them from the
+    document does.
     """
     forms = _plain_forms(passage)
     finder = _finder(words, any(map(_has_unspaced, forms)))
@@ -199,6 +219,8 @@ def _finder(words: str, beside_unspaced: bool) -> re.Pattern[str] | None:
     wanted = _plain(words)
     if not wanted:
         return None
+    if _has_unspaced(wanted):
+        wanted = _GAP_OF_WORDS.sub(_ANY_GAP, wanted)
     letter = _SPACED if beside_unspaced else r"\w"
     before = f"(?<!{letter})" if _IS_SPACED.match(wanted[0]) else ""
     after = f"(?!{letter})" if _IS_SPACED.match(wanted[-1]) else ""
@@ -211,14 +233,22 @@ def _finder(words: str, beside_unspaced: bool) -> re.Pattern[str] | None:
     return re.compile(f"{before}{_pattern(wanted)}{after}")
 
 
-@lru_cache(maxsize=1 << 12)
+@lru_cache(maxsize=1 << 16)  # all of a document of 30,000 passages, each with its heading and without
 def _plain_forms(passage: str) -> tuple[str, ...]:
     """A passage in plain text, and without what stands between words that a person copies: names of columns that its
-    rows have, marks of notes; and each with a decimal point for a comma that is a decimal one by what is beside it."""
+    rows have, marks of notes, gaps of scripts without spaces; and each with a decimal point for a comma that is a
+    decimal one by what is beside it."""
     without_names = _COLUMN_NAME.sub(" | ", passage)
-    texts = (passage, without_names, _NOTE_MARK.sub("", without_names))
+    texts = list(dict.fromkeys([passage, without_names, _NOTE_MARK.sub("", without_names)]))
     plain = [_plain(text) for text in texts]
+    if _has_unspaced(passage):
+        plain += [_plain(_GAP.sub("", _typed(text))) for text in texts]
     return tuple(dict.fromkeys(plain + [_DECIMAL_COMMA.sub(r"\1.\2", text) for text in plain]))
+
+
+def forget_passages() -> None:
+    """Free the memory of what `holds` keeps of passages: hundreds of megabytes after long documents."""
+    _plain_forms.cache_clear()
 
 
 def _pattern(wanted: str) -> str:
@@ -249,7 +279,8 @@ def _text_pattern(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    return _NOUGHTS.sub(r"\1(?:[.]0+|,00?)?%", re.sub(r"\\[ |]", "[ |]", re.escape(text)))
+    escaped = re.sub(r"\\[ |]", "[ |]", re.escape(text)).replace(_ANY_GAP, "[ |]?")
+    return _NOUGHTS.sub(r"\1(?:[.]0+|,00?)?%", escaped)
 
 
 def _number_pattern(number: str, decimals: str, begins: bool) -> str:
@@ -290,10 +321,13 @@ def _plain(text: str) -> str:
     Without spaces before percent signs and closing brackets, and after signs of currencies: filings give each a cell.
     With one between a figure and the word or letters for its millions.
     """
-    if not text.isascii():
-        text = plain_digits(unicodedata.normalize("NFC", text).translate(_SIGNS))
-    cells = _BETWEEN_CELLS.sub("|", _SPACE.sub(" ", text))
+    cells = _BETWEEN_CELLS.sub("|", _SPACE.sub(" ", _typed(text)))
     return _BEFORE_SCALE.sub(" ", _BESIDE_SIGN.sub("", cells).strip(" |").casefold())
+
+
+def _typed(text: str) -> str:
+    """Text with the quotation marks, dashes and digits of a keyboard, none of full width."""
+    return text if text.isascii() else plain_digits(unicodedata.normalize("NFC", text).translate(_SIGNS))
 
 
 def find_gold(pair: Pair, index: Index) -> list[Chunk]:

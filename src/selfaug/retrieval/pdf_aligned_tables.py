@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from selfaug.core.digits import plain_digits
 from selfaug.retrieval.pdf_cells import CellRow, cell_rows, is_period
 from selfaug.retrieval.pdf_column_names import are_enough, are_names, names_by_column
 from selfaug.retrieval.pdf_columns import Columns, columns_of, first_value, nearest
@@ -27,7 +28,8 @@ _SAME_SIZE = 1.35
 _MOST_ROWS = 300  # of a page: more of them are no page that somebody reads
 _LABELS_IN_TURN = 3  # without figures: a heading within, and a label of two lines
 _NAME_LINES = 5
-_FIGURE = r"[-–−+(<$€£¥]{0,3}\d[\d.,]*(?:[^\W\d_]{1,2})?[)%*]{0,3}(?:\^\w{1,2})?"
+# △ and ▲ are a minus in Japanese accounts, an apostrophe stands between thousands in Swiss ones.
+_FIGURE = r"[-–−+(<$€£¥△▲]{0,3}\d(?:[\d.,]|['’](?=\d{3}))*(?:[^\W\d_]{1,2})?[)%*]{0,3}(?:\^\w{1,2})?"
 _FIGURES = re.compile(rf"(?<!\S)(?:{_FIGURE}|[-–—])(?!\S)")
 _LAST_WORD = re.compile(rf"{_FIGURE}|[-–—)%*†‡]+|n\S{{0,3}}", re.IGNORECASE)
 
@@ -80,13 +82,13 @@ def with_tables(page: PageText, lines: Sequence[Line]) -> list[Line | AlignedTab
 
 
 def _ends_with_figure(text: str) -> bool:
-    return bool(_LAST_WORD.fullmatch(text.rsplit(maxsplit=1)[-1]))
+    return bool(_LAST_WORD.fullmatch(plain_digits(text.rsplit(maxsplit=1)[-1])))
 
 
 def _may_have_figures(row: CellRow) -> bool:
     """Whether there may be two figures in a row, by its text alone: most rows have none, and take no time."""
     text = " ".join(line.text for line in row.lines)
-    return _ends_with_figure(text) and len(_FIGURES.findall(text)) > 1
+    return _ends_with_figure(text) and len(_FIGURES.findall(plain_digits(text))) > 1
 
 
 def _runs(rows: Sequence[CellRow]) -> Iterator[list[CellRow]]:

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from selfaug.retrieval.document import Block
 from selfaug.retrieval.pdf_lines import HYPHEN, Line
-from selfaug.retrieval.plain_text import tidy
+from selfaug.retrieval.plain_text import EAST_ASIAN, joined, tidy
 from selfaug.retrieval.table_text import is_figure
 
 __all__ = ["Style", "document_style", "is_heading", "page_blocks", "running_lines"]
@@ -32,6 +32,9 @@ _LEADERS = re.compile(r"(?:\. ?){4}|…\s*\d+$")
 _NUMBER = re.compile(r"\d+")
 _YEAR = re.compile(r"(19|20)\d\d")
 _COMPOUND = re.compile(r"[^\W\d_]+-[^\W\d_]+")
+_WORD = re.compile(rf"[^{EAST_ASIAN}\u3001-\u301b\uff01-\uff1f]+|.")  # up to where a line may end
+_SENTENCE_ENDS = (".", "!", "?", ":", "。", "！", "？", "：")
+_CLOSING = "\"'”’)」』）"
 _BROKEN = re.compile(rf"([\w'’-]*)\s*{HYPHEN}\s*(\w*)")
 
 
@@ -151,7 +154,7 @@ def page_blocks(lines: Sequence[Line], page: int, style: Style) -> Iterator[Bloc
     for run in _runs(lines, style):
         level = style.levels.get(run[0].size, 0) if all(map(_may_be_heading, run)) else 0
         if level:
-            text = " ".join(line.text for line in run)
+            text = joined(line.text for line in run)
             yield Block("heading", tidy(_mended(text, style)), level=level, page=page)
             continue
         for paragraph in _paragraphs(run):
@@ -198,7 +201,7 @@ def _paragraphs(run: Sequence[Line]) -> Iterator[list[str]]:
             kept.append(_unmarked(line.text))
             in_item = in_item or begins_item
         elif indented or (
-            _ended(above, line, right) and above.text.rstrip("\"'”’)").endswith((".", "!", "?", ":"))
+            _ended(above, line, right) and above.text.rstrip(_CLOSING).endswith(_SENTENCE_ENDS)
         ):
             yield kept
             kept, in_item = [line.text], False
@@ -215,7 +218,7 @@ def _unmarked(text: str) -> str:
 
 def _ended(above: Line, below: Line, right: float) -> bool:
     """Whether a line was ended on purpose: the first word of the next one would have had room on it."""
-    word = below.text.split(maxsplit=1)[0]
+    word = next(_WORD.finditer(below.text.split(maxsplit=1)[0]))[0]
     width = (below.right - below.left) * (len(word) + 1) / max(len(below.text), 1)
     return above.right + max(width, 0.0) + 0.5 * below.size < right
 
@@ -229,7 +232,7 @@ def _rows_of_figures(above: Line, below: Line) -> bool:
 def _continued(text: str, more: str) -> str:
     if text.endswith("-") and text[-2:-1].isalpha() and more[:1].islower():
         return text[:-1] + HYPHEN + more
-    return f"{text} {more}"
+    return joined((text, more))
 
 
 def _mended(text: str, style: Style) -> str:

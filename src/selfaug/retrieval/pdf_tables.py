@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from selfaug.retrieval.pdf_lines import PageText
 from selfaug.retrieval.pdf_rules import Grid
+from selfaug.retrieval.plain_text import joined
 from selfaug.retrieval.table_text import Repeated, Rows, is_figure
 
 __all__ = ["RuledTable", "divided"]
@@ -127,7 +128,7 @@ def _table(page: PageText, grid: Grid, number: int, places: Sequence[Place | Non
         if all(sizes[one] == count for one, count in Counter(row).items()):  # no cell goes on in another row
             lines = _divided_row([texts.get(one) for one in row])
         else:
-            lines = [[" ".join(texts[one].lines) if one in texts else "" for one in row]]
+            lines = [[joined(texts[one].lines) if one in texts else "" for one in row]]
         again = [one in seen or one in row[:column] for column, one in enumerate(row)]
         rows += [
             [Repeated(text) if repeated else text for text, repeated in zip(line, again, strict=True)]
@@ -153,5 +154,5 @@ def _divided_row(cells: Sequence[_CellText | None]) -> Rows:
         and any(all(map(is_figure, cell.lines)) for cell in filled)
     )
     if not aligned:
-        return [[" ".join(cell.lines) if cell else "" for cell in cells]]
+        return [[joined(cell.lines) if cell else "" for cell in cells]]
     return [[cell.lines[number] if cell else "" for cell in cells] for number in range(lines.pop())]

@@ -4,25 +4,43 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
+from collections.abc import Iterable
 
 from selfaug.retrieval.document import UnreadableDocument
 
 __all__ = [
+    "EAST_ASIAN",
     "GUESSED_ENCODING",
+    "SIGNS_OF_LETTERS",
     "UNSPACED",
     "caret",
     "decode",
+    "joined",
     "known_encoding",
     "said_title",
     "tidy",
     "wider_encoding",
 ]
 
-UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
-    "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9d\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Japanese, Chinese
-)
+EAST_ASIAN = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9d\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Letters of Japanese and Chinese, between any two of which a line may end; for a character class of a pattern."""
+
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff" + EAST_ASIAN  # Thai, Lao, Burmese, Khmer
 """Letters of scripts that put no spaces between words, for a character class of a pattern."""
+
+SIGNS_OF_LETTERS = "".join(
+    chr(code)
+    for code in range(0x300, 0x1D00)
+    if unicodedata.category(chr(code)).startswith("M") and not re.match(f"[{UNSPACED}]", chr(code))
+)
+"""Vowels and accents that belong to the letter before them, as in Hindi, Arabic and Hebrew, for a character class: to
+`\\w` they are no letters."""
+
+# With the signs that stand among them as wide as they are: 、。「」（）
+_BOTH_UNSPACED = re.compile(
+    rf"[{UNSPACED}\u3001-\u301b\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f]{{2}}"
+)
 
 GUESSED_ENCODING = "cp1252"
 """Of files that don't say theirs, and are not in UTF-8."""
@@ -140,6 +158,17 @@ def tidy(text: str) -> str:
     if not text.isascii():
         text = _LIGATURE.sub(lambda found: _LIGATURES[found.group()], text)
     return " ".join(_UNSEEN.sub("", text).split())
+
+
+def joined(lines: Iterable[str]) -> str:
+    """Lines as one: with a space between two of them, but none where scripts go on that have none between words."""
+    text = ""
+    for number, line in enumerate(lines):
+        if _BOTH_UNSPACED.fullmatch(text.rstrip()[-1:] + line.lstrip()[:1]):
+            text = text.rstrip() + line.lstrip()
+        else:
+            text = f"{text} {line}" if number else line
+    return text
 
 
 def said_title(title: str) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 
+from selfaug.core.digits import plain_digits
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.plain_text import tidy
 
@@ -38,7 +39,10 @@ class Repeated(str):
 
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 _OUTER_STROKES = re.compile(r"^\||(?<!\\)\|$")
-_NUMBER = re.compile(r"(?:[A-Z]{1,3}(?=\$))?[^\w]*\d[\d\s.,:/%()+-]*\w{0,3}[^\w]*(?:\^\W?\w{1,3}\W*)?")
+# An apostrophe stands between thousands, as in Switzerland, and not in "1990's".
+_NUMBER = re.compile(
+    r"(?:[A-Z]{1,3}(?=\$))?[^\w]*\d(?:[\d\s.,:/%()+-]|['’](?=\d{3}))*\w{0,3}[^\w]*(?:\^\W?\w{1,3}\W*)?"
+)
 _YEAR = re.compile(r"(?:19|20)\d\d(?:\^\w)?")  # perhaps with the mark of a note
 
 _MOST_CAPTIONS = 6  # one above the other: company, statement, unit, period
@@ -117,7 +121,7 @@ def labelled_cells(header: str, row: str) -> list[str]:
 
 def is_figure(cell: str) -> bool:
     """Whether a cell holds a number; a year is none, because years are names of columns."""
-    cell = cell.strip()
+    cell = plain_digits(cell.strip())
     return len(cell) < 40 and bool(_NUMBER.fullmatch(cell)) and not _YEAR.fullmatch(cell)
 
 

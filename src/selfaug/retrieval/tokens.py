@@ -13,12 +13,24 @@ import Stemmer
 from selfaug.core.digits import plain_digits
 from selfaug.errors import ConfigError
 from selfaug.retrieval.glossary import Glossary
-from selfaug.retrieval.plain_text import UNSPACED
+from selfaug.retrieval.plain_text import SIGNS_OF_LETTERS, UNSPACED
 
 __all__ = ["Words"]
 
 # Numbers stay whole: "1,536.5" is one word, and a dot at the end of a sentence is not a part of it.
-_WORD = re.compile(rf"\d+(?:[.,]\d+)*|[{UNSPACED}]+|[^\W{UNSPACED}]+")
+# Korean puts spaces between words, but writes to each what it does in its sentence: 매출은, 매출이.
+_IN_TWOS = UNSPACED + "\uac00-\ud7a3"
+_OF_TWOS = re.compile(f"[{_IN_TWOS}]")
+_WORD = re.compile(
+    rf"\d+(?:[.,]\d+)*|[{_IN_TWOS}]+|[^\W{_IN_TWOS}]+(?:[{SIGNS_OF_LETTERS}]+[^\W{_IN_TWOS}]*)*"
+)
+_GAP = re.compile(rf"(?<=[{UNSPACED}])\s+(?=[{UNSPACED}])")  # where a line ends
+# Of Hebrew and Arabic the signs for vowels, and what only draws Arabic letters out; joiners, which say how letters are
+# drawn. Between the parts of a Persian word a non-joiner is a space.
+_NOT_COMPARED = re.compile(
+    "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670\u200d]|\u200c(?<=[\u0900-\u0dff]\u200c)"
+)
+_WORD_IN_PARTS = re.compile(rf"\d+(?:[.,]\d+)*|[{UNSPACED}]+|[^\W{UNSPACED}]+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _WORD_BEFORE = re.compile(r"\d+(?:[.,]\d+)*|\w+")
 _WORD_OF_LETTERS = re.compile(r"[^\W\d_]{2,}")
@@ -70,6 +82,7 @@ _PERIODS_AND_HALVES: _Periods = (
 _FIRST_READER_WITH_NAMES_IN_PARTS = 3
 _FIRST_READER_WITHOUT_ACCENTS = 9
 _FIRST_READER_WITH_PLAIN_DIGITS = 11
+_FIRST_READER_WITH_SIGNS = 14
 
 
 class Words:
@@ -79,8 +92,8 @@ class Words:
     and "FY23" as "FY 2023", "FY98" as "FY 1998". Accents don't count, but in endings that have some. "US" and "IT" in
     capitals are not "us" and "it". Digits of all scripts are the same, and so are letters of full width. A name such as
     X300 is found by its parts too, and a file's name such as north_report is two words. Of scripts without spaces
-    between words each two letters that follow one another are a word. Words and phrases of a glossary are found by what
-    they mean as well.
+    between words, and of Korean, each two letters that follow one another are a word. Vowels that Hebrew and Arabic
+    write above and below letters don't count. Words and phrases of a glossary are found by what they mean as well.
 
     Args:
         language: English name of the documents' language; None compares words as they are.
@@ -100,7 +113,7 @@ class Words:
         reader: int | None = None,
     ) -> None:
         self.language = language
-        reader = _FIRST_READER_WITH_PLAIN_DIGITS if reader is None else reader
+        reader = _FIRST_READER_WITH_SIGNS if reader is None else reader
         with_accents = reader < _FIRST_READER_WITHOUT_ACCENTS
         self._whole = _QUARTER if with_accents else _QUARTER_OR_HALF
         if reader < _FIRST_READER_WITH_NAMES_IN_PARTS:
@@ -109,7 +122,13 @@ class Words:
             self._split = _split_with_accents
         else:
             # Endings of other languages may have accents: these go after them.
-            self._split = _split_without_accents if language in (None, "english") else _split
+            self._split = partial(
+                _split_without_accents if language in (None, "english") else _split,
+                _words_of if reader >= _FIRST_READER_WITH_SIGNS else _words_in_parts,
+            )
+        with_dotless = language == "turkish" and reader >= _FIRST_READER_WITH_SIGNS
+        if with_dotless:
+            self._split = partial(_split_turkish, self._split)
         if reader >= _FIRST_READER_WITH_PLAIN_DIGITS:
             self._split = partial(_split_plain_digits, self._split)
         self._stem: Callable[[str], str] = str
@@ -121,6 +140,8 @@ class Words:
                     hint=f"one of {', '.join(Stemmer.algorithms())}; or null.",
                 )
             stem = Stemmer.Stemmer(language).stemWord
+            if with_dotless:
+                stem = partial(_stem_dotted, stem)
             self._stem = lru_cache(maxsize=1 << 17)(
                 stem
                 if with_accents or language == "english"
@@ -160,13 +181,20 @@ class Words:
         return words
 
 
-def _split(text: str) -> list[str]:
+_WordsOf = Callable[[str, _Periods], list[str]]
+
+
+def _split(words_of: _WordsOf, text: str) -> list[str]:
     """A text's words in lower case, its periods written alike."""
-    return _words_of(_composed(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
+    return words_of(_composed(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
 
 
-def _split_without_accents(text: str) -> list[str]:
-    return _words_of(_without_accents(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
+def _split_without_accents(words_of: _WordsOf, text: str) -> list[str]:
+    return words_of(_without_accents(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
+
+
+def _split_turkish(split: Callable[[str], list[str]], text: str) -> list[str]:
+    return split(text.replace("İ", "i"))
 
 
 def _split_plain_digits(split: Callable[[str], list[str]], text: str) -> list[str]:
@@ -175,7 +203,7 @@ def _split_plain_digits(split: Callable[[str], list[str]], text: str) -> list[st
 
 def _split_with_accents(text: str) -> list[str]:
     """As indexes hold them in which halves are no periods and "US" is "us"."""
-    return _words_of(_composed(text.lower()), _PERIODS)
+    return _words_in_parts(_composed(text.lower()), _PERIODS)
 
 
 def _split_at_spaces(text: str) -> list[str]:
@@ -219,9 +247,25 @@ def _stem_without_accents(stem: Callable[[str], str], own: str | None, word: str
     return _without_accents(stem(word))
 
 
+def _stem_dotted(stem: Callable[[str], str], word: str) -> str:
+    """A Turkish word's stem with i for ı, as who has no ı types it, and as names in capitals are meant: INTEL."""
+    return stem(word).replace("ı", "i")
+
+
 def _words_of(lower: str, periods: _Periods) -> list[str]:
     lower = _with_periods_alike(lower.replace("_", " "), periods)
-    words: list[str] = _WORD.findall(lower)
+    if not lower.isascii():
+        lower = _NOT_COMPARED.sub("", lower)
+    if lower.isascii() or not _OF_TWOS.search(lower):
+        return _WORD.findall(lower)
+    words: list[str] = _WORD.findall(_GAP.sub("", lower))
+    return [part for word in words for part in (_each_two(word) if _OF_TWOS.match(word) else [word])]
+
+
+def _words_in_parts(lower: str, periods: _Periods) -> list[str]:
+    """As indexes hold them in which vowels above and below letters divide words, and Korean words are whole."""
+    lower = _with_periods_alike(lower.replace("_", " "), periods)
+    words: list[str] = _WORD_IN_PARTS.findall(lower)
     if lower.isascii() or not _UNSPACED.search(lower):
         return words
     return [part for word in words for part in (_each_two(word) if _UNSPACED.match(word) else [word])]

@@ -480,7 +480,8 @@ def add_answers(app: FastAPI, served: Served, metrics: Metrics) -> None:
             )
         name = body.model or served.tuned
         model = served.model(name)
-        asked = body.max_tokens or min(served.max_tokens, 256)
+        # In a small window an answer that nobody asked to be long leaves three quarters to the passages.
+        asked = body.max_tokens or min(served.max_tokens, 256, served.window // 4)
         found = await prompts_of.found(request, find, body.question, asked, model)
         longest = _longest(served, found.prompt, body.max_tokens, "question")
         choice = _Choice(

@@ -48,6 +48,8 @@ def create_app(
         redoc_url=None,
         responses=_ERRORS,
         openapi_url="/openapi.json",
+        # Behind a proxy with TLS the redirect would lead to plain HTTP, and the prompt would be sent there once more.
+        redirect_slashes=False,
     )
     metrics = Metrics(
         lambda: served.engine.waiting + served.gate.waiting,
@@ -174,14 +176,18 @@ def _errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
         status = error.status_code
-        text = {404: "there is no such path.", 405: "this path has other methods."}.get(
-            status, str(error.detail)
-        )
+        text = {404: _no_path(app), 405: "this path has other methods."}.get(status, str(error.detail))
         return JSONResponse(error_body(status, text), status, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
         return JSONResponse(error_body(500, f"{type(error).__name__} in the server."), 500)
+
+
+def _no_path(app: FastAPI) -> str:
+    paths = [getattr(route, "path", "") for route in app.routes]
+    served = ", ".join(path for path in paths if path.startswith("/v1/") and "{" not in path)
+    return f"there is no such path; this server has {served}, and no Responses API (`/v1/responses`)."
 
 
 def _problem(error: Mapping[str, Any]) -> tuple[str, str]:
@@ -199,11 +205,14 @@ def _problem(error: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _operations(app: FastAPI, served: Served, metrics: Metrics) -> None:
+    # HEAD, too: by default, many health checks ask with that.
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, str]:
         """The process is alive."""
         return {"status": "ok"}
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready")
     async def ready(request: Request) -> JSONResponse:
         """The server may get requests; why not, it says in detail with the key only."""

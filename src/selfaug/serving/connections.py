@@ -36,9 +36,10 @@ class ConnectionLimits:
     Attributes:
         head_seconds: from a connection's beginning, or the first byte of a further request, to the end of the
             request's headers.
-        idle_seconds: between the end of an answer and the first byte of the next request. Longer than load balancers
-            keep a connection (that of AWS 60 seconds): one that sends a request into the closing gets nothing for it,
-            and tells its client 502. From half of the most connections on it is `head_seconds` at most.
+        idle_seconds: between the end of an answer and the first byte of the next request. It has to be longer than a
+            load balancer keeps a connection (that of AWS, and nginx, 60 seconds): one that sends a request into the
+            closing gets nothing for it, and tells its client 502. From half of the most connections on it is
+            `head_seconds` at most.
         unread_seconds: in which a client reads nothing of what waits for it.
         most: connections at once; None for `most_connections()`. Further ones are closed at once.
     """

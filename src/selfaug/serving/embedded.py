@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfaug.model.answer_text import AnswerText
 from selfaug.model.generate import draw, end_tokens
 from selfaug.model.running_batch import NoRoomError
-from selfaug.model.token_bytes import token_bytes
+from selfaug.model.token_bytes import token_bytes, token_text
 from selfaug.serving.generation import (
     SHUTDOWN_WAIT,
     EngineError,
@@ -186,7 +186,7 @@ class EmbeddedEngine:
             prompt,
             sampling,
             tell,
-            AnswerText(self._tokenizer, sampling.stop),
+            AnswerText(self._tokenizer, sampling.stop, prompt if sampling.continues else ()),
             self._generator(sampling),
         )
         with self._lock:
@@ -520,15 +520,17 @@ class EmbeddedEngine:
             return []
         logprobs_V = logits_V.float().log_softmax(-1)
         best = logprobs_V.topk(min(count, len(logprobs_V)))
+        begins = request.made == 1 and not request.text.goes_on
         alternatives = [
-            self._chance(token, logprob)
+            self._chance(token, logprob, begins)
             for logprob, token in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        own = self._chance(request.token, float(logprobs_V[request.token]))
+        own = self._chance(request.token, float(logprobs_V[request.token]), begins)
         return [own._replace(alternatives=alternatives)]
 
-    def _chance(self, token: int, logprob: float) -> TokenChance:
-        text = str(self._tokenizer.decode([token]))
+    def _chance(self, token: int, logprob: float, begins: bool) -> TokenChance:
+        # Where a text begins, the tokeniser drops a space, so a token is told as it reads there.
+        text = str(self._tokenizer.decode([token])) if begins else token_text(self._tokenizer, token)
         return TokenChance(text, logprob, token_bytes(self._tokenizer, token, text))
 
     def _turn_away(self, requests: Sequence[_Request], *, beside: int) -> None:

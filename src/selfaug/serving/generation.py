@@ -39,6 +39,7 @@ class Sampling:
         stop: texts that end the answer and are not part of it.
         chances: alternatives whose log-probabilities are told with each token; None tells none, not even its own.
         whole: nobody looks at pieces: the answer may be one.
+        continues: the answer goes on with the prompt's text, as a space before its first word shows.
     """
 
     max_tokens: int
@@ -48,6 +49,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     chances: int | None = None
     whole: bool = False
+    continues: bool = False
 
 
 class TokenChance(NamedTuple):
@@ -73,7 +75,7 @@ class Piece(NamedTuple):
         text: may be empty: a token may be a part of a character, or the beginning of a stop text.
         tokens: of the answer that this piece accounts for.
         chances: of those tokens, if asked for.
-        finish: why the answer has ended ("stop", "length"), or None.
+        finish: why the answer has ended ("stop", "length"; of another server "content_filter"), or None.
     """
 
     text: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -56,6 +56,7 @@ class _Generation(BaseModel):
     """What both kinds of request have. Other fields of the API are taken and mean nothing here."""
 
     model_config = ConfigDict(extra="allow")
+    continues: ClassVar[bool] = False
 
     model: str = Field(min_length=1, max_length=512, description="A name of /v1/models.")
     temperature: float | None = Field(
@@ -86,6 +87,7 @@ class _Generation(BaseModel):
             stop=tuple(self.stop),
             chances=chances,
             whole=not self.stream,
+            continues=self.continues,
         )
 
 
@@ -161,6 +163,8 @@ Text = Annotated[str, Field(min_length=1)]
 
 class CompletionRequest(_Generation):
     """Body of /v1/completions."""
+
+    continues: ClassVar[bool] = True
 
     prompt: Text | list[Text] | list[Token] | list[Annotated[list[Token], Field(min_length=1)]] = Field(
         min_length=1, description="Texts, or token ids; several make several choices."

@@ -39,9 +39,15 @@ def error_body(
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
+_LINE_ENDS = ("\x85", "\u2028", "\u2029")
+"""What JSON has as it is, and clients that read lines with Python's `splitlines`, as httpx does, take for their end."""
+
+
 def event(data: Mapping[str, Any] | str) -> bytes:
     """A server-sent event."""
     text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for character in _LINE_ENDS:
+        text = text.replace(character, f"\\u{ord(character):04x}")
     return f"data: {text}\n\n".encode()
 
 
@@ -135,6 +141,14 @@ def _completion_logprobs(chances: Sequence[TokenChance] | None, offset: int) -> 
     return {
         "tokens": [one.token for one in chances],
         "token_logprobs": [one.logprob for one in chances],
-        "top_logprobs": [{other.token: other.logprob for other in one.alternatives} for one in chances],
+        "top_logprobs": [_by_text(one.alternatives) for one in chances],
         "text_offset": offsets,
     }
+
+
+def _by_text(likeliest: Sequence[TokenChance]) -> dict[str, float]:
+    """Log-probabilities by text: of tokens that read alike, as parts of characters do, that of the likeliest."""
+    found: dict[str, float] = {}
+    for one in likeliest:
+        found.setdefault(one.token, one.logprob)
+    return found

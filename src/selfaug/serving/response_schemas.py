@@ -33,7 +33,7 @@ def _or_null(schema: Schema) -> Schema:
 
 
 _USAGE = _object({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT})
-_FINISH: Schema = {"enum": ["stop", "length"]}
+_FINISH: Schema = {"enum": ["stop", "length", "content_filter"]}
 _TOKEN = {
     "token": _TEXT,
     "logprob": _NUMBER,

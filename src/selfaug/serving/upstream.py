@@ -21,6 +21,13 @@ from selfaug.serving.generation import EngineError, Model, OverloadedError, Piec
 __all__ = ["AnswerEnds", "UpstreamAwayError", "UpstreamEngine"]
 
 _CONNECT_SECONDS = 5.0
+
+_KEPT_SECONDS = 2.0
+"""That a connection is kept for the next request: less than the other server keeps it (vLLM, by uvicorn's default, 5).
+
+A request that is sent into its closing would fail.
+"""
+
 _MOST_TEXT = 300
 
 _MOST_STOPS = 4
@@ -30,6 +37,12 @@ _END_IDS = "stop_token_ids"
 
 _MOST_LINE = 8 << 20
 """Bytes of an event without an end that are kept: far more than an event has."""
+
+_FINISHES = (None, "length", "content_filter")
+"""Why an answer has ended, or that it hasn't; what else a server says ("stop", "eos_token") is an end of its own."""
+
+_CUT_OFF = ("abort", "error", "cancelled", "timeout")
+"""What servers say of an answer that they gave up, vLLM the first two."""
 
 _UNREADABLE = (ValueError, KeyError, IndexError, TypeError, AttributeError)
 """What an answer that has not the form of one raises where it is read."""
@@ -159,7 +172,9 @@ class UpstreamEngine:
                 headers=self.headers,
                 timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
                 limits=httpx.Limits(
-                    max_connections=self._max_running, max_keepalive_connections=self._max_running
+                    max_connections=self._max_running,
+                    max_keepalive_connections=self._max_running,
+                    keepalive_expiry=_KEPT_SECONDS,
                 ),
                 trust_env=False,
             )
@@ -284,10 +299,19 @@ def _piece(choice: Mapping[str, Any]) -> Piece:
     """A chunk of a completion. Without log-probabilities one with text counts as a token, until usage says more."""
     chances = _chances(choice.get("logprobs"))
     chances = chances[: max(0, len(chances) - _end_tokens(choice))]
-    text, finish = choice.get("text") or "", choice.get("finish_reason")
-    if finish is not None and finish != "length":
-        finish = "stop"
-    return Piece(text, len(chances) or int(bool(text)), chances, finish)
+    text = choice.get("text") or ""
+    return Piece(text, len(chances) or int(bool(text)), chances, _finish(choice.get("finish_reason")))
+
+
+def _finish(reason: str | None) -> str | None:
+    """Why an answer has ended, in OpenAI's words.
+
+    Raises:
+        EngineError: if it was cut off: it is no answer.
+    """
+    if reason in _CUT_OFF:
+        raise EngineError(f"the server behind this one cut the answer off ({reason})", 502)
+    return reason if reason in _FINISHES else "stop"
 
 
 def _end_tokens(choice: Mapping[str, Any]) -> int:

@@ -8,6 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from selfaug.errors import ConfigError
+from selfaug.model.adapters import fused_layers
+from selfaug.model.fingerprint import is_adapter_tensor
 from selfaug.model.hidden import causal_model
 
 __all__ = ["forget_absent_layers", "has_no_experts", "require_one_device", "uses_all_parameters"]
@@ -16,10 +18,20 @@ _EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_n
 
 
 def uses_all_parameters(model: nn.Module) -> bool:
-    """Whether every parameter takes part in every step: in text models without experts that some step may not ask."""
-    config = causal_model(model).config
-    text_config = config.get_text_config()
-    return text_config is config and not any("expert" in name for name in text_config.to_dict())
+    """Whether every parameter takes part in every step.
+
+    So it is in text models without experts that some step may not ask, and without adapters on layers that are not
+    called.
+    """
+    inner = causal_model(model)
+    text_config = inner.config.get_text_config()
+    if text_config is not inner.config or any("expert" in name for name in text_config.to_dict()):
+        return False
+    fused = [f".{end}." for end in fused_layers(inner)]
+    return not any(
+        parameter.requires_grad and any(end in name for end in fused) and is_adapter_tensor(inner, name)
+        for name, parameter in inner.named_parameters()
+    )
 
 
 def require_one_device(model: PreTrainedModel) -> None:
@@ -55,5 +67,8 @@ def forget_absent_layers(model: PreTrainedModel) -> None:
 
 def has_no_experts(text_config: Any) -> bool:
     """Whether the config of a family with experts says that this model has none."""
+    by_layer = getattr(text_config, "layers_num_experts", None)
+    if by_layer is not None:  # Jamba's, whose layers of one have no router
+        return max(by_layer, default=0) <= 1
     counts = [getattr(text_config, name, None) for name in _EXPERT_COUNTS]
     return 0 in counts and not any(counts)

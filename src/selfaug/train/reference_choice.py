@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -16,12 +17,20 @@ from peft import PeftModel
 
 from selfaug.core.alignment import OutputHead
 from selfaug.core.positions import IGNORED
-from selfaug.errors import ConfigError
-from selfaug.model.adapters import why_not_exact
-from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache, has_room
+from selfaug.errors import ConfigError, ModelError
+from selfaug.model.adapters import changes_nothing_yet, why_base_changes_when_made, why_not_exact
+from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache
+from selfaug.model.disk_room import has_room
 from selfaug.model.fingerprint import fingerprint
 from selfaug.model.hidden import causal_model
-from selfaug.model.reference import AdapterOff, FrozenCopy, Reference, copy_of_trained_head
+from selfaug.model.reference import (
+    AdapterOff,
+    FrozenCopy,
+    Reference,
+    adapter_change,
+    copy_of_trained_head,
+    require_whole_base,
+)
 from selfaug.train.dataset_rows import count_row_tokens, documents
 from selfaug.train.selfaug_config import SelfAugConfig
 
@@ -31,8 +40,12 @@ __all__ = [
     "choose_reference",
     "require_cacheable",
     "require_one_machine",
+    "require_untouched_base",
+    "warn_of_trained_adapter",
     "why_rows_depend_on_their_batch",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,6 +172,57 @@ def choose_reference(
     )
     cache.require_room(aligned.documents(), aligned.tokens())
     return ChosenReference(kind, None, cache, copy_of_trained_head(model, args.device))
+
+
+def require_untouched_base(model: PeftModel) -> None:
+    """Refuse a model whose adapter changed base weights when it was made, somewhere else.
+
+    Both together are the base model only while the adapter is new, and one that is trained looks the same. Of repeated
+    layers it can be seen.
+
+    Args:
+        model: as it is handed to the trainer.
+
+    Raises:
+        ModelError: with the way to have the trainer make the adapter, or what to use instead.
+    """
+    require_whole_base(model)
+    reason = why_base_changes_when_made(model)
+    repeats = any(getattr(config, "layer_replication", None) for config in model.peft_config.values())
+    if reason is None or (repeats and changes_nothing_yet(model)):
+        return
+    raise ModelError(
+        f"the model comes with its adapter, and {reason}: the reference model is only in it if the adapter is new, "
+        + ("and this one is not." if repeats else "which can't be seen."),
+        hint="pass the base model, and peft_config=…: the trainer makes the adapter."
+        # Repeated layers share their weights: what is merged into one would be in the others too.
+        + (
+            ""
+            if repeats
+            else " One that is trained already, merge into its model (merge_and_unload), which is the reference then, "
+            "and begin a new LoRA; in a loop of your own, pass reference=FrozenModel(base)."
+        ),
+    )
+
+
+def warn_of_trained_adapter(model: PeftModel) -> None:
+    """Say so where the model with its adapter is another than the reference, the one without, from the beginning.
+
+    PEFT's recipes for quantised PiSSA and LoftQ begin with an adapter that holds a part of the base model, and whose
+    config says nothing of it.
+
+    Args:
+        model: as it is handed to the trainer, on its device; its adapter can be switched off.
+    """
+    difference, allowed = adapter_change(model)
+    if difference > allowed:
+        logger.warning(
+            "the adapter changes the model already (hidden states by %.2g of their size), and the reference is the "
+            "model without it. If that is what you train on from, adapter_is_trained=True says so; if the adapter "
+            "holds a part of the base model (quantised PiSSA, LoftQ), the reference is wrong: use plain LoRA on the "
+            "4-bit base",
+            difference,
+        )
 
 
 def _cache_instead(model: Any, aligned: AlignedRows) -> str:

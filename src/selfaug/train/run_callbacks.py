@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from selfaug.errors import SelfAugError
+from selfaug.errors import DivergedError
 from selfaug.records import append_line, read_lines, write_record, write_text
 
 __all__ = [
@@ -138,7 +138,7 @@ class NotANumber(TrainerCallback):  # type: ignore[misc]
         if args.fp16:
             wrong = [name for name in wrong if name != "grad_norm"]
         if wrong:
-            raise SelfAugError(
+            raise DivergedError(
                 f"training has diverged: at step {state.global_step}, {' and '.join(wrong)} "
                 + ("is not a finite number." if len(wrong) == 1 else "are not finite numbers."),
                 hint="lower train.learning_rate, or use model.dtype float32 or bfloat16; "

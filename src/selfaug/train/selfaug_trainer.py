@@ -65,7 +65,13 @@ from selfaug.train.model_checks import (
     require_one_device,
     uses_all_parameters,
 )
-from selfaug.train.reference_choice import AlignedRows, choose_reference, require_one_machine
+from selfaug.train.reference_choice import (
+    AlignedRows,
+    choose_reference,
+    require_one_machine,
+    require_untouched_base,
+    warn_of_trained_adapter,
+)
 from selfaug.train.selfaug_config import SelfAugConfig
 from selfaug.train.weight_penalty import lora_change
 
@@ -90,6 +96,9 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     `alpha`, `tokens_per_second`, and with the first step `noise_floor`, the alignment loss while both models are
     still equal. Evaluation reports `eval_nll`, `eval_alignment_loss`, and `eval_loss`, which is
     nll + alpha · alignment loss.
+
+    A `PeftModel` whose adapter is trained already goes on from there, and the reference is the model without the
+    adapter; `adapter_is_trained=True` says that this is meant, and leaves out the warning.
 
     Attributes:
         noise_floor: nats per aligned position at step 0; None before it, and of an adapter that is trained already or
@@ -118,6 +127,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         train_dataset: Any = None,
         eval_dataset: Any = None,
         *,
+        adapter_is_trained: bool = False,
         on_anchor_progress: Callable[[int, int], None] = lambda *_: None,
         **kwargs: Any,
     ) -> None:
@@ -139,6 +149,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             require_adapters_of_peft(
                 model
             )  # before trl puts another adapter into it, and the first one is lost
+        if args.alpha > 0 and isinstance(model, PeftModel):
+            require_untouched_base(model)
         is_formatted = kwargs.get("formatting_func") is not None
         train_dataset = with_completions(train_dataset, args, is_formatted=is_formatted)
         if eval_dataset is not None:
@@ -215,7 +227,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._steps_without_prompts: int | None = 0  # None once a prompt was seen
         self.anchors: list[list[int]] = []
         # Shards can't be asked whether an adapter changes nothing yet.
-        self.starts_at_reference = (
+        self.starts_at_reference = not adapter_is_trained and (
             not self._is_sharded and changes_nothing_yet(model)
             if isinstance(model, PeftModel)
             else not begins_at_random(self.model)
@@ -237,6 +249,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                     Path(args.anchors), self._tokenizer, args.max_length, self._template_arguments
                 )
             self._choose_reference()
+            may_differ = isinstance(model, PeftModel) and not self.starts_at_reference
+            if may_differ and not adapter_is_trained and not self._is_sharded:
+                with self.accelerator.autocast():  # whose layers may have other dtypes, as in training
+                    warn_of_trained_adapter(self.model)
         self.add_callback(_Prepare(self))
 
     # ---- before training
@@ -541,6 +557,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             penalty = lora_change(self.model)
             self._metrics["train"]["weight_change"].append(float(penalty.detach()) ** 0.5)
             loss = loss + self.args.weight_penalty * penalty / steps
+        if self.aux_loss_enabled and getattr(result.output, "aux_loss", None) is None:
+            self._leave_out_router_loss()
         if self.aux_loss_enabled and not self._at_anchors:
             aux_loss = result.output.aux_loss
             loss = loss + self.router_aux_loss_coef * aux_loss / steps
@@ -554,6 +572,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             return loss, model(
                 **{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False
             )
+
+    def _leave_out_router_loss(self) -> None:
+        """Train without one: the config has its coefficient, and the model's output no such loss (Llama 4)."""
+        inner = causal_model(self.model)
+        logger.warning("%s has no loss of its router: it trains without", type(inner).__name__)
+        self.aux_loss_enabled = False
+        inner.config.get_text_config().output_router_logits = False
 
     def _take_in(self, result: AlignmentLoss, tokens: Tensor, training: bool) -> None:
         """Add a micro-batch's sums to the step's (or the evaluation's)."""
@@ -652,9 +677,10 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             self.prepare_anchors()  # it is built once, for them too; and here the model is not wrapped yet
         compute_metrics = self.compute_metrics
         if compute_metrics is not None and (added := self._added_rows()):
-            # Where batches are told one by one, the added rows are in the last one.
-            whole = self._whole_batch if self.args.batch_eval_metrics else len(self._eval_rows)
-            self.compute_metrics = _of_given_rows(compute_metrics, whole, whole - added)
+            # Where batches stay apart, the added rows are in the last one.
+            apart = not self.args.eval_do_concat_batches
+            whole = self._whole_batch if apart or self.args.batch_eval_metrics else len(self._eval_rows)
+            self.compute_metrics = _of_given_rows(compute_metrics, whole, whole - added, apart=apart)
         try:
             output = super().evaluation_loop(*args, **kwargs)
         finally:
@@ -931,14 +957,22 @@ def _without_added(values: Any, filled: int, given: int) -> Any:
 
 
 def _of_given_rows(
-    compute_metrics: Callable[..., dict[str, Any]], filled: int, given: int
+    compute_metrics: Callable[..., dict[str, Any]], filled: int, given: int, *, apart: bool
 ) -> Callable[..., dict[str, Any]]:
-    """A user's metrics, of results without the rows that a data set was filled up with; see `_without_added`."""
+    """A user's metrics, of results without the rows that a data set was filled up with; see `_without_added`.
+
+    With `apart`, results are lists of batches, and `filled` and `given` are rows of the last one.
+    """
+
+    def without(values: Any) -> Any:
+        if apart and isinstance(values, list):
+            return [*values[:-1], *(_without_added(last, filled, given) for last in values[-1:])]
+        return _without_added(values, filled, given)
 
     def compute(found: EvalPrediction, **named: Any) -> dict[str, Any]:
         if named.get("compute_result", True):  # with `batch_eval_metrics`, False but for the last batch
             parts = ("predictions", "label_ids", "inputs", "losses")
-            found = EvalPrediction(*(_without_added(getattr(found, one), filled, given) for one in parts))
+            found = EvalPrediction(*(without(getattr(found, one)) for one in parts))
         return compute_metrics(found, **named)
 
     return compute

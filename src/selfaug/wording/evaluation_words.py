@@ -185,5 +185,7 @@ def bound_in_words(bound: Mapping[str, Any], *, before: str = "base model") -> s
             measured += f" in {counted(clusters, 'cluster')}"
             more += f" in {bound['clusters_needed']:,} clusters" if needed else ""
         text += f"; some {more} would decide, {measured} were measured" if needed else ""
-        text += "; items of one cluster say nothing of others" if clusters == 1 else ""
+        if clusters is not None and not needed:
+            text += "; items of one cluster say nothing of others" if clusters == 1 else ""
+            text += "; so few clusters say little of others: ask items of more" if clusters in (2, 3) else ""
     return text

@@ -1,0 +1,455 @@
+"""A re-aligned run is compared with the deployed one: what both are asked, who judges it, and what the gate says.
+
+Both models' answers are kept, so that a finished comparison can be decided anew by other bounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from selfaug.config import EvaluationSettings, TrainConfig, load_config
+from selfaug.core.gate import Outcome, at_least, at_most, overall
+from selfaug.core.statistics import Interval
+from selfaug.errors import ConfigError, StorageError
+from selfaug.eval.scorers import files_of_scorer, named_scorer
+from selfaug.model.hidden import adapter_off
+from selfaug.model.stored_weights import stored_tokenizer_hash
+from selfaug.phases.evaluate import RECORD_KIND as EVALUATION
+from selfaug.phases.evaluation_settings import digests_of
+from selfaug.phases.inputs import resolve_device
+from selfaug.phases.progress import Progress
+from selfaug.phases.realign_settings import RealignSettings
+from selfaug.phases.run_files import load_run_config, place_of
+from selfaug.phases.run_models import (
+    TOKENIZER,
+    alike_where_known,
+    load_run_models,
+    trained_weights,
+)
+from selfaug.phases.suites import (
+    Suite,
+    answers_to,
+    compare_answers,
+    compared_anew,
+    fitting_level,
+    general_prompts,
+    level_of,
+    select_items,
+    share_cut_off,
+    task_prompts,
+)
+from selfaug.records import read_record, write_record
+from selfaug.rundir import RunDir
+
+__all__ = [
+    "RECORD_KIND",
+    "compared",
+    "decided_anew",
+    "old_task_scorers",
+    "old_task_sources",
+    "suites_of_tasks",
+]
+
+RECORD_KIND = "realignment"
+
+_OLD, _NEW, _GENERAL = "old task", "new task", "general"
+
+# Settings by which the comparison is decided, and those that say what is asked and how answers are judged.
+_BOUNDS = ("max_task_loss", "max_general_loss", "min_new_gain", "allow_unmeasured")
+_ASKED = ("scorer", "old_scorer", "level", "general_items", "task_items", "max_new_tokens")
+
+
+def old_task_sources(old: TrainConfig, config: TrainConfig, settings: RealignSettings) -> list[str]:
+    """Sources of the rows that the old task is judged by: the deployed run's, or those that were set for them.
+
+    Args:
+        old: settings of the deployed run.
+        config: of the training.
+        settings: with the new rows.
+    """
+    own = list(map(place_of, old.data.eval))
+    of_new = set(map(place_of, settings.eval_data))
+    if list(map(place_of, config.data.eval[: len(own)])) == own:  # no others were set
+        of_new -= set(own)
+    return [source for source in config.data.eval if place_of(source) not in of_new]
+
+
+def old_task_scorers(
+    run: RunDir, config: TrainConfig, settings: RealignSettings, sources: Sequence[str]
+) -> dict[str, str]:
+    """Scorer of each of these sources, as far as they are the deployed run's held-out rows its own.
+
+    Args:
+        run: the deployed one.
+        config: its settings, with sources as they are found from here.
+        settings: with the scorers that are given.
+        sources: of the rows that the old task is judged by.
+
+    Raises:
+        ConfigError: if one can't be used, before anything is trained.
+    """
+    # Records have the names of the run's settings, wherever these are found from here.
+    own = list(zip(load_config(run.config).data.eval, config.data.eval, strict=True))
+    name_at = {place_of(source): name for name, source in own}
+    known: dict[str, str] = {}
+    other = settings.scorer if settings.old_scorer is None else settings.old_scorer
+    if settings.old_scorer is None and run.realignment.exists():
+        record = read_record(run.realignment, RECORD_KIND)
+        # In records without scorers of each source, this one has judged all rows.
+        known, other = record.get("scorers", {}), record["settings"]["scorer"]
+    elif settings.old_scorer is None:
+        # A run can be evaluated on other rows than these: that scorer is not theirs.
+        if run.evaluation.exists():
+            evaluated = read_record(run.evaluation, EVALUATION)["settings"]
+            known = dict.fromkeys(evaluated["data"], evaluated["scorer"])
+        if config.evaluation.scorer != EvaluationSettings().scorer:
+            rows = config.evaluation.data or config.data.eval
+            known |= {name: config.evaluation.scorer for name, source in own if source in rows}
+    # Sources of earlier records may begin with `~`.
+    known = {os.path.expanduser(source): name for source, name in known.items()}
+    scorers = {
+        source: known.get(name_at.get(place_of(source), source), known.get(source, other))
+        for source in sources
+    }
+    for source, name in scorers.items():
+        try:
+            named_scorer(name)
+        except ConfigError as error:
+            raise ConfigError(
+                f"old rows of {source} can't be judged: {error.message}",
+                hint="restore what the scorer needs, or give another one for old rows with --old-scorer.",
+            ) from error
+    return scorers
+
+
+def _as_named(run: RunDir, scorers: Mapping[str, str]) -> dict[str, str]:
+    """Scorers of sources under the names that the run's own settings have for these, wherever they were found."""
+    names = load_config(run.config).data.eval
+    name_at = {
+        place_of(source): name for name, source in zip(names, load_run_config(run).data.eval, strict=True)
+    }
+    return {
+        source if source in names else name_at.get(place_of(source), source): scorer
+        for source, scorer in scorers.items()
+    }
+
+
+def _judged(scorers: Mapping[str, Mapping[str, str]]) -> str:
+    """Which scorer judges which rows, by task and source, in words."""
+    tasks = []
+    for task, of_source in scorers.items():
+        names = [
+            f"{name} ({', '.join(source for source in of_source if of_source[source] == name)})"
+            for name in dict.fromkeys(of_source.values())
+        ]
+        tasks += [f"{task} by {', '.join(names)}"] if names else []
+    return "; ".join(tasks)
+
+
+def _joined(parts: Sequence[Suite]) -> Suite:
+    """One suite of the rows of several, each scored as in its own."""
+    places = [(part, index) for part in parts for index in range(len(part.ids))]
+    # Numbered anew, as `task_prompts` does: each part begins with 0.
+    names = [part.ids[index].partition(": ")[2] for part, index in places]
+    return Suite(
+        ids=[f"{number}: {name}" for number, name in enumerate(names)],
+        texts=[text for part in parts for text in part.texts],
+        prompts=[prompt for part in parts for prompt in part.prompts],
+        limits=[limit for part in parts for limit in part.limits],
+        choices=[choices for part in parts for choices in part.choices],
+        score=lambda index, answer: places[index][0].score(places[index][1], answer),
+        golds=[gold for part in parts for gold in part.golds],
+        clusters=[part.clusters[index] if part.clusters else "" for part, index in places],
+        warning=next((part.warning for part in parts if part.warning), None),
+    )
+
+
+def suites_of_tasks(
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    old_scorers: Mapping[str, str],
+    settings: RealignSettings,
+    *,
+    no_answer: str | None,
+) -> dict[str, Suite]:
+    """What is asked of the old task and the new one, as far as they have held-out rows.
+
+    Args:
+        config: of the training.
+        tokenizer: of the base model.
+        old_scorers: by source of the old rows.
+        settings: with the new rows and their scorer.
+        no_answer: what the deployed run's rows said where there was no answer; others may be prepared by now.
+
+    Raises:
+        DataError: if rows can't be read, or can't be judged by their scorer.
+    """
+
+    def asked(sources: Sequence[str], scorer: str) -> Suite:
+        return task_prompts(
+            config,
+            tokenizer,
+            sources,
+            score=named_scorer(scorer),
+            items=settings.task_items,
+            max_new_tokens=settings.max_new_tokens,
+            offline=config.run.offline,
+            no_answer=no_answer,
+        )
+
+    suites: dict[str, Suite] = {}
+    if old_scorers:
+        suites[_OLD] = _joined([asked([source], scorer) for source, scorer in old_scorers.items()])
+    if settings.eval_data:
+        suites[_NEW] = asked(list(dict.fromkeys(settings.eval_data)), settings.scorer)
+    return suites
+
+
+def _loaded_alike(deployed: TrainConfig, config: TrainConfig) -> TrainConfig:
+    """Settings of the deployed run with the base model as the new run has found and loaded it."""
+    found = {name: getattr(config.model, name) for name in ("name", "device", "dtype", "trust_remote_code")}
+    return deployed.model_copy(update={"model": deployed.model.model_copy(update=found)})
+
+
+def compared(
+    old: RunDir,
+    old_config: TrainConfig,
+    old_scorers: Mapping[str, str],
+    task_suites: Mapping[str, Suite],
+    new: RunDir,
+    config: TrainConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RealignSettings,
+    on_progress: Callable[[Progress], None],
+) -> dict[str, Any]:
+    """Ask both models everything, and write down what differs. What was answered before counts.
+
+    Args:
+        old: the deployed run.
+        old_config: its settings.
+        old_scorers: by source of the old rows.
+        task_suites: what is asked of the old task and the new one; the general suite is added.
+        new: the re-aligned run.
+        config: its settings.
+        tokenizer: of the base model.
+        settings: with what is asked beside that, and the bounds.
+        on_progress: called with what is being done.
+
+    Returns:
+        Data of the record.
+
+    Raises:
+        StorageError: if they were asked something else before, or weights of a run are not there.
+        ModelError: if a model can't be used.
+    """
+    offline = config.run.offline
+    template = config.data.chat_template_kwargs
+    new_scorers = dict.fromkeys(settings.eval_data, settings.scorer)
+    suites = dict(task_suites)
+    work = new.samples / "realignment"
+    work.mkdir(parents=True, exist_ok=True)
+    started = work / "started.json"
+    if started.exists():
+        _require_asked_alike(new, read_record(started, "realignment-started"), settings, config)
+    else:
+        write_record(started, "realignment-started", _asked(settings, config))
+
+    def report(stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_progress(Progress(stage, done, total))
+
+    answers: dict[str, dict[str, list[str]]] = {}
+    level = level_of(settings.level)
+    for which, run, of in (("deployed", old, _loaded_alike(old_config, config)), ("new", new, config)):
+        on_progress(Progress("model"))
+        weights = trained_weights(run, of)[0]
+        _, model = load_run_models(run, of, weights, device=resolve_device(of.model.device), offline=offline)
+        if level is None:
+            assert isinstance(model, PeftModel)
+            with adapter_off(model):
+                level = fitting_level(
+                    work / "level-base.jsonl",
+                    model,
+                    tokenizer,
+                    template,
+                    settings.batch_size,
+                    report("base: which level"),
+                )
+            for warning in level.warnings:
+                on_progress(Progress("warning", message=warning))
+        if _GENERAL not in suites:
+            items = select_items("test", level.level, settings.general_items)
+            suites[_GENERAL] = general_prompts(tokenizer, items, template)
+        answers[which] = {
+            name: answers_to(
+                suite,
+                work / f"{name.replace(' ', '-')}-{which}.jsonl",
+                model,
+                tokenizer,
+                settings.batch_size,
+                report(f"{which}: {name}"),
+            )
+            for name, suite in suites.items()
+        }
+        del model
+        gc.collect()
+    assert level is not None
+    results = {
+        name: {
+            **compare_answers(suite, answers["new"][name], answers["deployed"][name]),
+            "cut_off": {
+                as_in: share_cut_off(suite, work / f"{name.replace(' ', '-')}-{which}.jsonl")
+                for as_in, which in (("base", "deployed"), ("tuned", "new"))
+            },
+            "own_limits": name == _GENERAL,
+        }
+        for name, suite in suites.items()
+    }
+    differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
+    deployed = {name: suite["base"].value for name, suite in results.items()}
+    write_record(
+        new.realignment,
+        RECORD_KIND,
+        {
+            "deployed": str(old.path),
+            "run": str(new.path),
+            "settings": _asked(settings, config),
+            # Rows that were not trained on, because held-out rows ask the same.
+            "left_out": read_record(new.started, "train-started")["data"].get("asked_by_held_out", {}),
+            # What the next re-alignment judges its old rows by. A source that is old already keeps its scorer.
+            "scorers": _as_named(new, {**new_scorers, **old_scorers}),
+            "contents": _contents_of_scorers({**new_scorers, **old_scorers}),
+            "judged": _judged({_OLD: old_scorers, _NEW: new_scorers}),
+            "level": asdict(level),
+            "suites": results,
+            "gate": _gate(differences, deployed, settings),
+        },
+    )
+    return read_record(new.realignment, RECORD_KIND)
+
+
+def _gate(
+    differences: Mapping[str, Mapping[str, Any]], deployed: Mapping[str, float], settings: RealignSettings
+) -> dict[str, Any]:
+    """What the bounds say, for the record.
+
+    Args:
+        differences: fields of a `PairedDifference` by suite, as a record has them.
+        deployed: the deployed model's scores, shares: more it can't lose.
+        settings: with the bounds.
+    """
+    bounds = []
+    for name, most in ((_OLD, settings.max_task_loss), (_GENERAL, settings.max_general_loss)):
+        if name in differences:
+            gained = Interval(**differences[name]["difference"])
+            lost = Interval(-gained.value, -gained.high, -gained.low)
+            items, at_stake = differences[name]["items"], deployed[name]
+            clusters = differences[name].get("clusters")
+            bounds.append(at_most(f"loss, {name}", lost, most, items, at_stake=at_stake, clusters=clusters))
+    if _NEW in differences:
+        new = differences[_NEW]
+        found = Interval(**new["difference"])
+        bounds.append(
+            at_least(
+                "gain, new task", found, settings.min_new_gain, new["items"], clusters=new.get("clusters")
+            )
+        )
+    unmeasured = [task for task in (_OLD, _NEW) if task not in differences]
+    return {
+        "outcome": _outcome(overall(bounds), unmeasured, settings),
+        "of_bounds": overall(bounds),
+        "bounds": [asdict(one) for one in bounds],
+        "unmeasured": unmeasured,
+    }
+
+
+def _outcome(of_bounds: Outcome, unmeasured: Sequence[str], settings: RealignSettings) -> Outcome:
+    """What the gate says in all: nothing is passed on a task that nobody has looked at, unless that is wanted."""
+    if of_bounds == "pass" and unmeasured and not settings.allow_unmeasured:
+        return "inconclusive"
+    return of_bounds
+
+
+def decided_anew(
+    new: RunDir, record: dict[str, Any], settings: RealignSettings, config: TrainConfig
+) -> dict[str, Any]:
+    """The comparison that is there, by the bounds of now: both models' answers stay as they are, and intervals are made
+    anew from the items' scores.
+
+    Args:
+        new: the re-aligned run.
+        record: data of its comparison.
+        settings: with the bounds of now.
+        config: of the training.
+
+    Returns:
+        Data of the record, as it is now.
+
+    Raises:
+        StorageError: if they were asked something else, or a file has changed that a scorer reads.
+    """
+    _require_asked_alike(new, record["settings"], settings, config)
+    _require_judged_alike(new, record)
+    suites = {name: compared_anew(suite) for name, suite in record["suites"].items()}
+    gate = _gate(
+        {name: suite["difference"] for name, suite in suites.items()},
+        {name: suite["base"]["value"] for name, suite in suites.items()},
+        settings,
+    )
+    bounds = {name: getattr(settings, name) for name in _BOUNDS}
+    decided = {**record, "settings": {**record["settings"], **bounds}, "suites": suites, "gate": gate}
+    if decided != record:
+        write_record(new.realignment, RECORD_KIND, decided)
+    return read_record(new.realignment, RECORD_KIND)
+
+
+def _asked(settings: RealignSettings, config: TrainConfig) -> dict[str, Any]:
+    """The settings, and what identifies the tokeniser and chat template that both models are asked by."""
+    return {**asdict(settings), TOKENIZER: stored_tokenizer_hash(config.model.name)}
+
+
+def _require_asked_alike(
+    new: RunDir, before: Mapping[str, Any], settings: RealignSettings, config: TrainConfig
+) -> None:
+    """Refuse where both models were asked something else, or were judged otherwise.
+
+    Raises:
+        StorageError: if they were.
+    """
+    now = _asked(settings, config)
+    changed = sorted(name for name in _ASKED if before.get(name) != now[name])
+    if not alike_where_known(before.get(TOKENIZER), now[TOKENIZER]):
+        changed.append(TOKENIZER)
+    if changed:
+        raise StorageError(
+            f"{new.path} was compared with the deployed run with another {', '.join(changed)}.",
+            hint=f"give the same again; or delete {new.realignment.name} and {new.samples / 'realignment'} to ask both "
+            "models anew.",
+        )
+
+
+def _contents_of_scorers(scorers: Mapping[str, str]) -> dict[str, list[str]]:
+    """SHA-256 of each file that scorers read, by its name."""
+    return digests_of(sorted({file for scorer in scorers.values() for file in files_of_scorer(scorer)}))
+
+
+def _require_judged_alike(new: RunDir, record: Mapping[str, Any]) -> None:
+    """Refuse where a file that a scorer reads has changed since the answers were judged.
+
+    Raises:
+        StorageError: if one has.
+    """
+    now = _contents_of_scorers(record.get("scorers", {}))
+    known = record.get("contents", {})  # there are none in older records
+    if stale := sorted(file for file in now if known.get(file, now[file]) != now[file]):
+        raise StorageError(
+            f"{new.path} was compared with the deployed run before {', '.join(stale)} changed.",
+            hint=f"put back what was in there then; or delete {new.realignment.name}, and the same command judges the "
+            "kept answers by what is in there now.",
+        )
