@@ -4,7 +4,7 @@
     ├── ConfigError         exit code 2: flags, YAML or arguments are wrong
     ├── DataError           exit code 2: rows, files or templates are wrong
     ├── ModelError          exit code 2: a model or tokeniser that can't be used as asked
-    ├── DivergedError       exit code 5: a training, or the model it made, computes no finite numbers any more
+    ├── DivergedError       exit code 1: a training, or the model it made, computes no finite numbers any more
     ├── CacheError          exit code 1: a reference cache that is damaged or belongs to something else
     └── StorageError        exit code 1: disk full, folder not writable, run exists already
         └── PathError       exit code 2: a path leads to nothing, or to something else than is wanted
@@ -80,8 +80,6 @@ class ModelError(SelfAugError):
 
 class DivergedError(SelfAugError):
     """A training, or the model that it made, computes no finite numbers any more: due to its settings."""
-
-    exit_code = 5
 
 
 class CacheError(SelfAugError):

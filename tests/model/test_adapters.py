@@ -28,6 +28,7 @@ from peft import (
 )
 from peft.tuners.lora.config import BdLoraConfig, MontecloraConfig, VeloraConfig
 from torch import nn
+from transformers import JambaConfig, JambaForCausalLM
 
 from selfaug.errors import ModelError
 from selfaug.model.adapters import (
@@ -316,6 +317,14 @@ def test_layers_that_state_space_kernels_do_not_call(name: str, found: list[str]
     targets = [key for key, module in peft_model.named_modules() if hasattr(module, "lora_A")]
     assert targets
     assert not any(key.endswith(end) for key in targets for end in found)
+
+
+def test_jamba_calls_what_is_behind_norms_of_its_own() -> None:
+    config = JambaConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, num_experts=1, attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False,
+    )  # fmt: skip
+    assert fused_layers(JambaForCausalLM(config)) == ["mamba.dt_proj", "mamba.out_proj"]
 
 
 @pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern")  # PEFT's own, of MiniMax

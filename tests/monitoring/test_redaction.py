@@ -105,6 +105,9 @@ SECRETS = {
     "密码：abcd1234，谢谢": "[key]，谢谢",
     "パスワードはhunter22です": "[key]です",
     "비밀번호는 hunter22입니다": "[key]입니다",
+    "密码:abcd1234吗": "[key]吗",
+    "token：ab12cd34，好": "[key]，好",
+    '{"密码": "你好世界"}': '{"[key]"}',
 }
 PROSE = [
     "The secret ingredient is salt",
@@ -131,6 +134,13 @@ PROSE = [
     "The meeting is at 12:30:45",
     "see http://example.org:8080/a",
     "パスワードは秘密です",
+    "什么是Token：模型处理文本的最小单位吗？",
+    "Secret：如何申请",
+    "パスワード：8文字以上で設定してください。",
+    "비밀번호: 8자 이상으로 하세요",
+    "最大token为4096，怎么设置？",
+    "最大token为128k，怎么设置？",
+    "token是1000个",
     "la contraseña es sensible a mayúsculas",
 ]
 
@@ -174,6 +184,7 @@ def test_sentences_about_secrets_stay(text: str) -> None:
         "\\",
         "key ",
         "１２３４５６７a",
+        "密码：a1",
     ],
 )
 def test_no_prompt_holds_up_the_server(part: str) -> None:

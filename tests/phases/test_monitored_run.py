@@ -182,9 +182,10 @@ def test_nothing_else_uses_the_model_while_it_is_measured(chat: Chat) -> None:
     assert measured([[5, 6, 7], [8, 9]]) == pytest.approx(
         drift_score(chat.tuned, None)([[5, 6, 7], [8, 9]]), abs=1e-6
     )
-    assert held
-    assert held[:4] == [True] * 4  # two prompts one by one, with the adapter on and off
-    assert not any(held[4:])
+    # Two passes say whether it needs the mask of padding; then two prompts, one by one, with the adapter on and off.
+    assert held[:6] == [True] * 6
+    assert held[6:]
+    assert not any(held[6:])
     assert not lock.locked()
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from selfaug.phases import own_process
 from selfaug.phases.own_process import _often_saved, train_in_own_process
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
-from selfaug.records import read_record
+from selfaug.records import append_line, read_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -121,9 +123,17 @@ def child(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[subprocess.Po
 
 
 def test_a_training_that_has_diverged_is_told_apart(settings, tmp_path: Path, child) -> None:
-    child("import sys; print('training has diverged', file=sys.stderr); raise SystemExit(5)")
-    with pytest.raises(DivergedError, match=r"one failed \(exit code 5\): training has diverged"):
-        train_in_own_process(settings(tmp_path / "runs" / "one"), "one")
+    child("import sys; print('training has diverged', file=sys.stderr); raise SystemExit(1)")
+    run = RunDir(tmp_path / "runs" / "one")
+    append = partial(append_line, run.metrics)
+    for nll, failure in ((1.0, SelfAugError), (math.nan, DivergedError)):
+        run.path.mkdir(parents=True, exist_ok=True)
+        append({"step": 1, "nll": nll, "grad_norm": 1.0})
+        with pytest.raises(
+            SelfAugError, match=r"one failed \(exit code 1\): training has diverged"
+        ) as caught:
+            train_in_own_process(settings(run.path), "one")
+        assert type(caught.value) is failure
 
 
 def test_one_process_trains_a_run_at_a_time(settings, copied_run: Path, tmp_path: Path) -> None:

@@ -883,7 +883,7 @@ def test_only_what_has_an_entry_for_each_row_loses_those_that_were_added() -> No
     found = _without_added((by_row, {"rows": by_row, "tokens": by_token}, [None]), 8, 5)
     assert [len(found[0]), len(found[1]["rows"]), len(found[1]["tokens"]), found[2]] == [5, 5, 20, [None]]
     # With `batch_eval_metrics`, they are in the last batch.
-    compute = _of_given_rows(lambda found, **_: {"rows": len(found.predictions)}, 8, 5)
+    compute = _of_given_rows(lambda found, **_: {"rows": len(found.predictions)}, 8, 5, apart=False)
     results = (compute(EvalPrediction(by_row, by_row), compute_result=last) for last in (False, True))
     assert [result["rows"] for result in results] == [8, 5]
 

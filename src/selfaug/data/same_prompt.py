@@ -68,7 +68,7 @@ def without_rows_of(others: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
 
 def answer_of(row: Row) -> str:
     """What a row answers, to be compared."""
-    return json.dumps(row.completion, sort_keys=True)
+    return json.dumps(row.completion, sort_keys=True, default=str)  # messages of Parquet files may hold dates
 
 
 def learnt_prompts(rows: Iterable[Row]) -> set[bytes]:
@@ -127,4 +127,4 @@ def _words(text: str) -> str:
 
 
 def _digest(value: Any) -> bytes:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).digest()

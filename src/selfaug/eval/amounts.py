@@ -90,7 +90,7 @@ SCALES = {
     **_SCALES_WITH_COMMA, **_SCALES_ELSEWHERE, **_SCALES_UNSPACED,
 }  # fmt: skip
 _ABBREVIATED = ("mio", "mrd", "tsd", "mln", "mld", "tys", "млн", "тыс")  # may have a full stop
-# Scales only where a currency follows.
+# Scales only where a currency follows. In "5 mil USD" it is none: that may be thousands of Spanish or English millions.
 _THOUSANDS_BEFORE_CURRENCY = {"mil": 10**3, "mille": 10**3, "mila": 10**3, "bin": 10**3}
 _BEFORE_CURRENCY = {"t": 10**3, "md": 10**9, "mds": 10**9, **_THOUSANDS_BEFORE_CURRENCY}
 # Codes and signs stand before an amount, or after it.
@@ -188,13 +188,22 @@ _ENDS_IN_KOREAN = (
     r"(?![\uac00-\ud7a3])"
 )
 _OF_MONEY = rf"\s?(?:{_any_of(_MONEY_UNSPACED)}){_ENDS_IN_KOREAN}"
+_OF_MONEY_OR_THINGS = rf"(?:{_OF_MONEY}|\s?[명개대건톤]{_ENDS_IN_KOREAN})"
+_KOREAN = _any_of(_SCALES_KOREAN.keys() - {"조", "만"})
+_MONEY_OF_ENGLISH = r"(?:US\s?\$|USD|(?:(?:US|U\.S\.|American)\s|US-)?dollar|GBP|(?:British\s)?pound|[$£])"
+_THOUSANDS_OF_MONEY = (
+    rf"(?:mil(?!\s{_MONEY_OF_ENGLISH})|{_any_of(_THOUSANDS_BEFORE_CURRENCY.keys() - {'mil'})})(?=\s{_AFTER})"
+)
 _SCALE = (
     # "12조 1항" is of article 12, and "5만" may be "only 5": scales where further digits, money or things follow.
     rf"(?:(?:{_any_of(SCALES.keys() - _SCALES_UNSPACED.keys())})(?![A-Za-z])|"
     rf"조(?={_OF_MONEY}|\s?\d[\d,]*천?억)|"
-    rf"만(?=(?:\s?\d[\d,]*천?)?(?:{_OF_MONEY}|\s?[명개대건톤]{_ENDS_IN_KOREAN}))|"
-    rf"{_any_of(_SCALES_UNSPACED.keys() - {'조', '만'})}|"
-    rf"(?:{_any_of(_THOUSANDS_BEFORE_CURRENCY)})(?=\s{_AFTER})|"
+    rf"만(?=(?:\s?\d[\d,]*천?)?{_OF_MONEY_OR_THINGS})|"
+    # Behind a space another word may begin so ("DPP-4 억제제", "3 천연가스"), and 천 is cloth, too.
+    rf"(?<![\s-])(?:{_KOREAN})|"
+    rf"(?:{_KOREAN})(?={_OF_MONEY_OR_THINGS})|(?!천(?!만|억))(?:{_KOREAN})(?![\uac00-\ud7a3])|"
+    rf"{_any_of(_SCALES_UNSPACED.keys() - _SCALES_KOREAN.keys())}|"
+    rf"{_THOUSANDS_OF_MONEY}|"
     # "5 T€", "5 MEUR", "5 Md€"
     rf"[tkm](?=€|(?-i:{_any_of(code for code in _SPELLED_CODES if code.isalpha())})\b)|mds?(?=\s?{_AFTER}))"
 )
@@ -450,7 +459,7 @@ def _blank(match: re.Match[str]) -> str:
 # Not "5k", which is as English as "5.000" of less than six.
 _THOUSANDS_WITH_COMMA = re.compile(
     rf"\d\s(?:{_any_of(name for name, scale in _SCALES_WITH_COMMA.items() if scale == 10**3)}|"
-    rf"(?:{_any_of(_THOUSANDS_BEFORE_CURRENCY)})(?=\s{_AFTER}))(?!\w)",
+    rf"{_THOUSANDS_OF_MONEY})(?!\w)",
     re.IGNORECASE,
 )
 

@@ -69,8 +69,11 @@ _ENDING = (
     r"(?:[ny]?[aeıiuü]|n?[ıiuü]n(?:ki)?|n?[dt][ae](?:n|ki|[dt][ıiuü]r|y[dm]\w+)?|[dt][ıiuü]r|y?l[ae]|l[ıiuü]|"
     r"l[ae]r\w*|y[dm][ıiuü]\w*)"
 )
+# "D'Angelo" and "the firm L'Oréal" are whole names; where a sentence begins, "L'Allemagne" is as "l'Allemagne".
+_OF_A_NAME = r"(?-i:D['’][A-ZÀ-ÖØ-ÞŒ]|(?<!\A)(?<![.!?:]\s)(?<![\n*])L['’][A-ZÀ-ÖØ-ÞŒ])"
 _DIVIDING = re.compile(
-    rf"(?<![^\W\d_])(?P<elided>{_ELIDED})['’](?=[^\W\d_])|(?<=[^\W\d_]{{2}})['’](?={_ENDING}(?!\w))",
+    rf"(?<![^\W\d_])(?!{_OF_A_NAME})(?P<elided>{_ELIDED})['’](?=[^\W\d_])|"
+    rf"(?<=[^\W\d_]{{2}})['’](?={_ENDING}(?!\w))",
     re.IGNORECASE,
 )
 _DIVIDED_OFF = re.compile(f"{_ELIDED}|{_ENDING}")
@@ -189,7 +192,7 @@ def contains(answer: str, gold: str) -> bool:
 
     What is elided before a word or added to one behind an apostrophe, where three letters or more are looked for, or
     in Korean to a noun of two letters or more, is none of the word: "Allemagne" is in "l'Allemagne", "Ankara" in
-    "Ankara'dır", 서울 in 서울입니다.
+    "Ankara'dır", 서울 in 서울입니다. "D'Angelo" is a name of one word, as is "L'Oréal" within a sentence.
     """
     wanted = normalize_answer(gold)
     letters = wanted.replace(" ", "")
@@ -254,6 +257,11 @@ def _f1(answer: list[str], gold: list[str]) -> float:
 _COMMITTED = re.compile(
     r"\b(?:final\s+)?answer[*_]*\s*(?:is\b\s*:?|:)[*_\s]*(?P<rest>[^\n|]*)", re.IGNORECASE
 )
+# "Source of the answer: clause 9" and "30 days (answer: clause 9)" say where an answer stands.
+_BEFORE_SOURCE_OF_ANSWER = re.compile(
+    r"(?:\b(?:of|for|to)\s{1,4}(?:the|this|that|my)\s{1,4}|\((?:the\s{1,4})?)[*_]{0,4}\Z", re.IGNORECASE
+)
+_SOURCE_REACH = 20
 _FALL = re.compile(
     r"\b(?:loss(?:es)?|lost|decreas\w*|declin\w*|fell|fall\w*|drop\w*|down|lower|negative|minus|reduc\w*|shrank)\b",
     re.IGNORECASE,
@@ -288,7 +296,10 @@ _MOST_AMOUNT_WORDS = 3
 """Longer right answers are sentences in which numbers occur."""
 
 
-_BEGINS_WITH_PART = re.compile(rf"\W*(?:the\s+)?(?:{NAMED_PART.pattern})", re.IGNORECASE)
+# "In Schedule 3" is where the answer stands.
+_BEGINS_WITH_PART = re.compile(
+    rf"\W*(?!(?:in|see|from|of|per|under)\b)(?:the\s+)?(?:{NAMED_PART.pattern})", re.IGNORECASE
+)
 
 
 def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
@@ -341,13 +352,20 @@ def numeric_match(answer: str, gold: str, tolerance: float = 0.0) -> bool:
         return True
     is_measured = all(quantity.unit for quantity in wanted) and NAMED_PART.search(gold) is None
     # "The answer is clause 9" has answered with that, and with what it says of it; "the answer is based on clause 9"
-    # has not.
+    # and "source of the answer: clause 9" have not.
     is_part = _BEGINS_WITH_PART.match(committed) is not None
     starts = [
-        one.start("rest") for one in _COMMITTED.finditer(answer) if is_part and one["rest"] == committed
+        one.start("rest")
+        for one in _COMMITTED.finditer(answer)
+        if is_part and one["rest"] == committed and not _is_of_source(answer, one)
     ]
     without_parts = NAMED_PART.sub(" ", answer[starts[-1] :] if starts else answer)
     return is_measured and _meets(_committed_part(without_parts), gold, tolerance)
+
+
+def _is_of_source(answer: str, committed: re.Match[str]) -> bool:
+    start = committed.start()
+    return _BEFORE_SOURCE_OF_ANSWER.search(answer[max(0, start - _SOURCE_REACH) : start]) is not None
 
 
 def _meets(text: str, gold: str, tolerance: float) -> bool:

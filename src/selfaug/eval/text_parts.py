@@ -69,8 +69,11 @@ _ABBREVIATION = re.compile(
 )
 # Letters of words that stand within longer ones: no space is beside them, or an ending of Korean is behind them.
 _WITHIN_OTHERS = re.compile(f"[{UNSPACED}{HANGUL}]")
-# Words of other scripts have no other letter beside them.
-_BEFORE_WORD, _AFTER_WORD = rf"(?<![^\W{UNSPACED}])", rf"(?![^\W{UNSPACED}])"
+# Words of other scripts have no other letter beside them, but one of a script without spaces. Patterns with so many
+# letters take a hundred times as long to make, so texts without these letters have simple ones.
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_NOT_BESIDE_LETTERS = (r"(?<!\w)", r"(?!\w)")
+_BESIDE_UNSPACED = (rf"(?<![^\W{UNSPACED}])", rf"(?![^\W{UNSPACED}])")
 
 
 def words(text: str) -> list[str]:
@@ -156,7 +159,8 @@ def mentions(text: str, word: str) -> bool:
             contains(text, word)
             or re.search(rf"(?<!\w){re.escape(word)}{ending}(?!\w)", folded(text)) is not None
         )
-    return re.search(rf"{_BEFORE_WORD}{re.escape(word)}{ending}{_AFTER_WORD}", folded(text)) is not None
+    before, after = _BESIDE_UNSPACED if _UNSPACED.search(text) else _NOT_BESIDE_LETTERS
+    return re.search(rf"{before}{re.escape(word)}{ending}{after}", folded(text)) is not None
 
 
 def plain_number(text: str) -> str:

@@ -76,13 +76,17 @@ def fused_layers(model: nn.Module) -> list[str]:
 
     A Mamba block is known by its A and D. The kernels for training multiply with the weight of its last layer instead
     of calling it, and in Mamba's first version with those of x_proj and dt_proj (of the latter without kernels too).
-    An adapter on them would learn nothing; PEFT refuses the last one for most models.
+    An adapter on them would learn nothing; PEFT refuses the last one for most models. Jamba calls x_proj: behind
+    it are norms with weights, which the kernels don't have.
     """
     ends = set()
     for name, module in model.named_modules():
         if all(hasattr(module, part) for part in ("A_log", "D", "out_proj")):
-            first = all(hasattr(module, part) for part in ("dt_proj", "x_proj"))
-            taken = ("dt_proj", "out_proj", "x_proj") if first else ("out_proj",)
+            taken = ["out_proj"]
+            if all(hasattr(module, part) for part in ("dt_proj", "x_proj")):
+                norm = getattr(module, "dt_layernorm", None)
+                calls_it = norm is not None and any(True for _ in norm.parameters())
+                taken += ["dt_proj"] if calls_it else ["dt_proj", "x_proj"]
             ends |= {f"{name.rpartition('.')[2]}.{part}" for part in taken}
     return sorted(ends)
 

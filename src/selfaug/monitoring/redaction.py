@@ -22,18 +22,28 @@ _NAME = (
     r"(?:(?:api|access|secret|private|account|signing|encryption|shared|master|auth)[-_ ]?key"
     r"|passw(?:or)?ds?|passwort|kennwort|passphrase|(?<=[-_\"'])pass|pwd|secret|token|authorization"
     r"|mots?\s{1,4}de\s{1,4}passe|contrase[nñ]as?|senhas?|palavra[-\s]passe|has[lł]o|[sş]ifre(?:m|si|miz|niz)?|wachtwoord"
-    r"|l[oö]senord|adgangskode|passord|пароль|密码|密碼|口令|パスワード|暗証番号|비밀번호|암호)"
+    r"|l[oö]senord|adgangskode|passord|пароль)"
 )
+_UNSPACED_NAME = "(?:密码|密碼|口令|パスワード|暗証番号|비밀번호|암호)"
 # In quotes whatever stands there; else up to the next space or mark.
-_VALUE = r"""(?:"(?:[^"\\\n]|\\.){4,}|'(?:[^'\\\n]|\\.){4,}|\\["'][^"'\n]{4,}|[^\s"',;，。；、]{4,})"""
+_IN_QUOTES = r"""(?:"(?:[^"\\\n]|\\.){4,}|'(?:[^'\\\n]|\\.){4,}|\\["'][^"'\n]{4,})"""
+_VALUE = rf"""(?:{_IN_QUOTES}|[^\s"',;，。；、]{{4,}})"""
 # password=…, "client_secret": "…", Authorization: Bearer …
 _ASSIGNED = rf"\\?[\"']?\s{{0,16}}(?::=|=>|[:=])\s{{0,16}}(?:(?:bearer|basic|token)\s{{1,16}})?{_VALUE}"
 # In sentences only what looks like no word: "the password is case-sensitive" and "token embeddings" tell nobody's.
 _SAID = (
     r"\s{1,16}(?:is|was|ist|lautet|est|es|é|è|jest)\s{1,16}[\"']?(?=[^\s\"',;]*[\d@#$%^&*_+=~])[^\s\"',;]{4,}"
-    # Without spaces, and the sentence goes on directly behind it.
-    r"|\s{0,16}(?:は|是|为|為|는|은)\s{0,16}[\"'「『“]?(?=[!-~]*[\d@#$%^&*_+=~])[!-~]{4,}"
 )
+# Signs of full width, and what they are read as here. Behind these, and behind words of Japanese, Chinese and Korean, a
+# sentence may stand ("什么是Token：…吗？"), or go on directly behind a value.
+_WIDE_SIGNS = {"\uff1a": "\ufe55", "\uff1d": "\ufe66"}
+_WIDE = f"[{''.join(_WIDE_SIGNS.values())}]"
+_OF_ASCII = r"""[!#-&(-+\--:<-~]"""  # but quotation marks, commas and semicolons
+# With a letter and a digit. "128k" is a number.
+_LIKE_NO_WORD = rf"(?!\d+k(?!{_OF_ASCII}))(?={_OF_ASCII}*[a-z])(?={_OF_ASCII}*\d){_OF_ASCII}{{4,}}"
+_OPEN = "[\"'「『“]?"
+_ASSIGNED_UNSPACED = rf"\s{{0,16}}(?:{_IN_QUOTES}|{_OPEN}{_LIKE_NO_WORD})"
+_SAID_UNSPACED = rf"\s{{0,16}}(?:は|是|为|為|는|은)\s{{0,16}}{_OPEN}{_LIKE_NO_WORD}"
 # But somebody's own is one, whatever it looks like.
 _SOMEBODYS = (
     r"\b(?:my|our|your|his|her|their|mein|unser|ihr|dein)\s{1,16}(?:passw(?:or)?d|passwort|kennwort|passphrase)"
@@ -65,6 +75,12 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ),
     ("key", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
     ("key", rf"(?i){_NAME}(?:{_ASSIGNED}|{_SAID}|{_BESIDE})"),
+    (
+        "key",
+        rf"(?i)(?:{_NAME}\\?[\"']?\s{{0,16}}{_WIDE}"
+        rf"|{_UNSPACED_NAME}(?:\\?[\"']?\s{{0,16}}(?::=|=>|[:=]|{_WIDE})|\s{{1,16}}(?={_OF_ASCII}{{6}}))){_ASSIGNED_UNSPACED}",
+    ),
+    ("key", rf"(?i)(?:{_NAME}|{_UNSPACED_NAME}){_SAID_UNSPACED}"),
     ("key", rf"(?i){_SOMEBODYS}"),
     ("key", rf"(?i)\bbearer(?:{_BESIDE}|\s{{1,16}}[\w.~+/=-]{{16,}})"),
     ("key", rf"(?i)(?<=--){_NAME}\s{{1,16}}(?!-){_VALUE}"),
@@ -94,6 +110,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         rf"(?<![A-Za-z0-9_.,])\+?\(?\d(?:{_BETWEEN_DIGITS}\d){{6,}}(?:(?<=\d{{17}})[Xx])?{_NOT_BEFORE}",
     ),
 )
+_READ_WIDE_AS = str.maketrans(_WIDE_SIGNS)
 _COMPILED = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _PATTERNS)
 
 
@@ -104,7 +121,8 @@ def redacted(text: str) -> str:
     digits on. Of a text of more than 20,000 characters there is the beginning, with an ellipsis.
     """
     beginning = text[:MOST_CHARACTERS]
-    plain = plain_digits(beginning)  # patterns know digits of ASCII; each has its place in the text
+    # Patterns know digits of ASCII; each has its place in the text.
+    plain = plain_digits(beginning.translate(_READ_WIDE_AS))
     for kind, pattern in _COMPILED:
         spans = [found.span() for found in pattern.finditer(plain)]
         if spans:

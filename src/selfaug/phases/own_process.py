@@ -17,6 +17,7 @@ from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, read_record, write_text
 from selfaug.rundir import RunDir
+from selfaug.train.run_callbacks import HAVE_TO_BE_NUMBERS
 
 __all__ = ["require_no_launcher", "train_in_own_process"]
 
@@ -117,13 +118,18 @@ def _train(run: RunDir, config: TrainConfig, stage: str, on_progress: Callable[[
             for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
             if line.strip() and not line.startswith("Hint: ")  # about a command that the user did not give
         ]
-        failure = DivergedError if process.returncode == DivergedError.exit_code else SelfAugError
-        raise failure(
+        raise (DivergedError if _has_diverged(run.metrics) else SelfAugError)(
             f"{stage} failed (exit code {process.returncode}): {lines[-1] if lines else 'it said nothing'}",
             hint=f"all that it said is in {log}; the same command goes on from its last checkpoint.",
         )
     for file in (settings, log):
         file.unlink(missing_ok=True)
+
+
+def _has_diverged(metrics: Path) -> bool:
+    """Whether a training that failed has logged a step whose metrics are no numbers, which it writes as null."""
+    last = _last_step(metrics)
+    return any(last.get(name, 0.0) is None for name in HAVE_TO_BE_NUMBERS)
 
 
 def _wait_for_end(
@@ -160,6 +166,10 @@ def _often_saved(config: TrainConfig) -> TrainConfig:
 
 
 def _progress(metrics: Path, stage: str, steps: int) -> Progress:
-    rows = read_lines(metrics) if metrics.exists() else []
-    last: dict[str, Any] = next((row for row in reversed(rows) if "nll" in row), {})
+    last = _last_step(metrics)
     return Progress(stage, int(last.get("step", 0)), steps, last)
+
+
+def _last_step(metrics: Path) -> dict[str, Any]:
+    rows = read_lines(metrics) if metrics.exists() else []
+    return next((row for row in reversed(rows) if "nll" in row), {})

@@ -35,14 +35,14 @@ _NOTE_MARK = re.compile(r"(?<!\b10)\^(?:[1-9]\d?|[a-z])(?:,(?:[1-9]\d?|[a-z]))*(
 _SPACED = rf"[^\W{UNSPACED}]"  # a letter or digit that is beside others only in the same word
 _IS_SPACED = re.compile(_SPACED)
 _UNSPACED = re.compile(f"[{UNSPACED}]")
-# What says nothing in scripts without spaces: where a line ends, or beside digits. Behind a digit no end of a line: the
-# next one may begin with another figure's name ("12" and "人件費" are no "12人").
+# What says nothing in scripts without spaces: where a line ends, or before digits. Not behind a digit: another figure's
+# name may begin there ("12 人件費" is no "12人").
 _BEFORE_GAP = rf"(?<=[{UNSPACED}、。「」])"
 _BEHIND_GAP = rf"(?=[{UNSPACED}、。「」\d])"
-_OTHER_GAPS = rf"(?<=\d)[ \xa0\u3000](?=[{UNSPACED}])|(?<=[{UNSPACED}][!?:;,)])\s+(?=[{UNSPACED}])"
-_GAP = re.compile(rf"{_BEFORE_GAP}\s+{_BEHIND_GAP}|{_OTHER_GAPS}")
+_GAP_BEHIND_MARK = rf"(?<=[{UNSPACED}][!?:;,)])\s+(?=[{UNSPACED}])"
+_GAP = re.compile(rf"{_BEFORE_GAP}\s+{_BEHIND_GAP}|{_GAP_BEHIND_MARK}")
 # Of plain words; the passage may have it, a bar between cells, or nothing.
-_GAP_OF_WORDS = re.compile(rf"{_BEFORE_GAP}[ |]{_BEHIND_GAP}|{_OTHER_GAPS}")
+_GAP_OF_WORDS = re.compile(rf"{_BEFORE_GAP}[ |]{_BEHIND_GAP}|{_GAP_BEHIND_MARK}")
 _ANY_GAP = "\0"
 _CURRENCY = "$€£¥₩₹₽₺₪₫₴"
 _BESIDE_SIGN = re.compile(rf"[ |](?=[%)])|(?<=[{_CURRENCY}])[ |](?=\(?\d)")
@@ -196,9 +196,9 @@ def holds(passage: str, words: str) -> bool:
     by a dot, too, where it can't be a decimal one. Where a number can't be read in two ways, its decimal point may be a
     comma in either: "1,234.5" is "1.234,5", and "12.5%" is "12,5 %". "1.2" is "1,2" only beside a currency, scale or
     unit: elsewhere that may be a list ("ranked 1,2 and 3"). "5%" is "5.0 %", and "€1.2bn" is "€1.2 bn". Digits of
-    all scripts are the same. Spaces and ends of lines don't count in scripts that put none between words, nor spaces
-    beside their digits. In rows that name their columns the words may leave the names out, as who copies them from the
-    document does.
+    all scripts are the same. Spaces and ends of lines don't count in scripts that put none between words, nor
+    between these and a number behind them, but behind a number they do: "500 万円" is not "500万円". In rows that name
+    their columns the words may leave the names out, as who copies them from the document does.
     """
     forms = _plain_forms(passage)
     finder = _finder(words, any(map(_has_unspaced, forms)))

@@ -107,6 +107,10 @@ class StepReport(TrainerCallback):  # type: ignore[misc]
             self._report(state.global_step, state.max_steps, logs)
 
 
+HAVE_TO_BE_NUMBERS = ("nll", "alignment_loss", "grad_norm")
+"""Metrics of a step that are finite unless training has diverged."""
+
+
 class NotANumber(TrainerCallback):  # type: ignore[misc]
     """Ends training when the nll is no longer a number: nothing that follows would be one.
 
@@ -131,7 +135,7 @@ class NotANumber(TrainerCallback):  # type: ignore[misc]
         """Look at the step's metrics."""
         wrong = [
             name
-            for name in ("nll", "alignment_loss", "grad_norm")
+            for name in HAVE_TO_BE_NUMBERS
             if isinstance((logs or {}).get(name), float) and not math.isfinite((logs or {})[name])
         ]
         # An overflow of the gradient is what float16's scaler expects and skips.
