@@ -25,7 +25,7 @@ from selfaug.wording.comparison_results import (
 )
 
 NAME = "comparison"
-LONGER = ("demo-56-steps", "demo-112-steps")
+LONGER = ("demo-56-steps", "demo-112-steps", "demo-112-steps-alpha-8")
 REAL_TEXT = "real-text"  # also what further comparisons on these rows begin with
 IN_README = "real-text-two-seeds"
 
