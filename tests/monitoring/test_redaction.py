@@ -103,6 +103,7 @@ SECRETS = {
     "hasło: abcdef": "[key]",
     "şifre: abcdef": "[key]",
     "密码：abcd1234，谢谢": "[key]，谢谢",
+    "密码是：abcd1234，好": "[key]，好",
     "パスワードはhunter22です": "[key]です",
     "비밀번호는 hunter22입니다": "[key]입니다",
     "密码:abcd1234吗": "[key]吗",

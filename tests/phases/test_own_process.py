@@ -126,13 +126,18 @@ def test_a_training_that_has_diverged_is_told_apart(settings, tmp_path: Path, ch
     child("import sys; print('training has diverged', file=sys.stderr); raise SystemExit(1)")
     run = RunDir(tmp_path / "runs" / "one")
     append = partial(append_line, run.metrics)
-    for nll, failure in ((1.0, SelfAugError), (math.nan, DivergedError)):
+    for nll, grad_norm, dtype, failure in (
+        (1.0, 1.0, "float32", SelfAugError),
+        (math.nan, 1.0, "float16", DivergedError),
+        (1.0, math.inf, "float32", DivergedError),
+        (1.0, math.inf, "float16", SelfAugError),  # its scaler skips such a step
+    ):
         run.path.mkdir(parents=True, exist_ok=True)
-        append({"step": 1, "nll": nll, "grad_norm": 1.0})
+        append({"step": 1, "nll": nll, "grad_norm": grad_norm})
         with pytest.raises(
             SelfAugError, match=r"one failed \(exit code 1\): training has diverged"
         ) as caught:
-            train_in_own_process(settings(run.path), "one")
+            train_in_own_process(settings(run.path, f"model.dtype={dtype}"), "one")
         assert type(caught.value) is failure
 
 

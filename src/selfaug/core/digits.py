@@ -8,11 +8,19 @@ import unicodedata
 __all__ = ["plain_digits"]
 
 _TO_ASCII = 0xFEE0  # from a character of full width
-_ARABIC = {"\u066a": "%", "\u066b": ".", "\u066c": ","}
+_LAST_DIGIT = 0x1FBF9  # of all scripts
+_PLAIN = {
+    **{code: chr(code - _TO_ASCII) for code in range(0xFF01, 0xFF5F) if code != 0xFF0C},
+    ord("\u066a"): "%",
+    ord("\u066b"): ".",
+    ord("\u066c"): ",",
+    **{
+        ord(digit): str(unicodedata.decimal(digit))
+        for digit in re.findall(r"\d", "".join(map(chr, range(128, _LAST_DIGIT + 1))))
+    },
+}
 # A comma of full width only in a number of such digits: elsewhere it divides words ("5，6").
-_OTHERS = re.compile(
-    "(?![0-9])\\d|[\uff01-\uff0b\uff0d-\uff5e\u066a-\u066c]|(?<=[\uff10-\uff19])\uff0c(?=[\uff10-\uff19])"
-)
+_COMMA = re.compile("(?<=[\uff10-\uff19])\uff0c(?=[\uff10-\uff19])")
 
 
 def plain_digits(text: str) -> str:
@@ -20,11 +28,4 @@ def plain_digits(text: str) -> str:
 
     Each character stays one, at its place.
     """
-    return text if text.isascii() else _OTHERS.sub(_plain, text)
-
-
-def _plain(found: re.Match[str]) -> str:
-    character = found[0]
-    if character.isdecimal():
-        return str(unicodedata.decimal(character))
-    return _ARABIC.get(character) or chr(ord(character) - _TO_ASCII)
+    return text if text.isascii() else _COMMA.sub(",", text).translate(_PLAIN)

@@ -184,13 +184,17 @@ _MEASURE = rf"(?:{_any_of(_BY_MEASURE)})(?![\w-])"
 _OF_UNSPACED = _any_of(_SCALES_UNSPACED.keys() - {"조"})
 # Ends a word of Korean, with or without a particle: 원 of "5만 원을", not of "12조 원칙".
 _ENDS_IN_KOREAN = (
-    r"(?:입니다|이다|이고|이며|이|가|을|를|은|는|의|에|에서|으로|로|과|와|도|까지|부터|씩)?"
+    r"(?:이었습니다|이었다|였습니다|였다|입니다|이라고|이다|이고|이며|이|보다|가|을|를|은|는|의|에|에서|으로|로|과|와|도|까지|부터|씩)?"
     r"(?![\uac00-\ud7a3])"
 )
 _OF_MONEY = rf"\s?(?:{_any_of(_MONEY_UNSPACED)}){_ENDS_IN_KOREAN}"
 _OF_MONEY_OR_THINGS = rf"(?:{_OF_MONEY}|\s?[명개대건톤]{_ENDS_IN_KOREAN})"
 _KOREAN = _any_of(_SCALES_KOREAN.keys() - {"조", "만"})
-_MONEY_OF_ENGLISH = r"(?:US\s?\$|USD|(?:(?:US|U\.S\.|American)\s|US-)?dollar|GBP|(?:British\s)?pound|[$£])"
+_MONEY_OF_ENGLISH = (
+    r"(?:(?:US|CA|CAN|CDN|AU|NZ|HK|SG|[ACS])\s?\$|(?:USD|GBP|CAD|AUD|NZD|HKD|SGD|INR)\b|[$£]|"
+    r"(?:(?:US|U\.S\.|American|Canadian|Australian|New\sZealand|Hong\sKong|Singapore)\s|US-)?dollar|"
+    r"(?:British\s)?pound|(?:Indian\s)?rupee)"
+)
 _THOUSANDS_OF_MONEY = (
     rf"(?:mil(?!\s{_MONEY_OF_ENGLISH})|{_any_of(_THOUSANDS_BEFORE_CURRENCY.keys() - {'mil'})})(?=\s{_AFTER})"
 )
@@ -201,7 +205,7 @@ _SCALE = (
     rf"만(?=(?:\s?\d[\d,]*천?)?{_OF_MONEY_OR_THINGS})|"
     # Behind a space another word may begin so ("DPP-4 억제제", "3 천연가스"), and 천 is cloth, too.
     rf"(?<![\s-])(?:{_KOREAN})|"
-    rf"(?:{_KOREAN})(?={_OF_MONEY_OR_THINGS})|(?!천(?!만|억))(?:{_KOREAN})(?![\uac00-\ud7a3])|"
+    rf"(?:{_KOREAN})(?={_OF_MONEY_OR_THINGS})|(?!천(?!만|억))(?:{_KOREAN})(?={_ENDS_IN_KOREAN})|"
     rf"{_any_of(_SCALES_UNSPACED.keys() - _SCALES_KOREAN.keys())}|"
     rf"{_THOUSANDS_OF_MONEY}|"
     # "5 T€", "5 MEUR", "5 Md€"

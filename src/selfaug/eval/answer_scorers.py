@@ -259,7 +259,9 @@ _COMMITTED = re.compile(
 )
 # "Source of the answer: clause 9" and "30 days (answer: clause 9)" say where an answer stands.
 _BEFORE_SOURCE_OF_ANSWER = re.compile(
-    r"(?:\b(?:of|for|to)\s{1,4}(?:the|this|that|my)\s{1,4}|\((?:the\s{1,4})?)[*_]{0,4}\Z", re.IGNORECASE
+    r"(?:\b(?:of|for|to|with|behind|supporting|containing|giving|stating)\s{1,4}(?:the|this|that|my)\s{1,4}"
+    r"|[(\[](?:the\s{1,4})?)[*_]{0,4}\Z",
+    re.IGNORECASE,
 )
 _SOURCE_REACH = 20
 _FALL = re.compile(

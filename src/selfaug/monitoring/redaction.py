@@ -43,7 +43,7 @@ _OF_ASCII = r"""[!#-&(-+\--:<-~]"""  # but quotation marks, commas and semicolon
 _LIKE_NO_WORD = rf"(?!\d+k(?!{_OF_ASCII}))(?={_OF_ASCII}*[a-z])(?={_OF_ASCII}*\d){_OF_ASCII}{{4,}}"
 _OPEN = "[\"'「『“]?"
 _ASSIGNED_UNSPACED = rf"\s{{0,16}}(?:{_IN_QUOTES}|{_OPEN}{_LIKE_NO_WORD})"
-_SAID_UNSPACED = rf"\s{{0,16}}(?:は|是|为|為|는|은)\s{{0,16}}{_OPEN}{_LIKE_NO_WORD}"
+_SAID_UNSPACED = rf"\s{{0,16}}(?:は|是|为|為|는|은)\s{{0,16}}(?:{_WIDE}\s{{0,16}})?{_OPEN}{_LIKE_NO_WORD}"
 # But somebody's own is one, whatever it looks like.
 _SOMEBODYS = (
     r"\b(?:my|our|your|his|her|their|mein|unser|ihr|dein)\s{1,16}(?:passw(?:or)?d|passwort|kennwort|passphrase)"
@@ -57,6 +57,16 @@ _NOT_BEHIND, _NOT_BEFORE = "(?<![A-Za-z0-9_])", "(?![A-Za-z0-9_])"
 # Within a number, up to two between digits, among them spaces that forbid a break.
 _BETWEEN_DIGITS = "[ \u00a0\u2007\u2009\u202f\u3000().\\-/]{0,2}"
 _DASH = "[\u2010-\u2013\u2212\u30fc]"  # hyphens and dashes as printers have them
+
+# Names and words of Japanese, Chinese and Korean, and signs of full width: not looked for in texts of ASCII.
+_OF_UNSPACED: tuple[tuple[str, str], ...] = (
+    (
+        "key",
+        rf"(?i)(?:{_NAME}\\?[\"']?\s{{0,16}}{_WIDE}"
+        rf"|{_UNSPACED_NAME}(?:\\?[\"']?\s{{0,16}}(?::=|=>|[:=]|{_WIDE})|\s{{1,16}}(?={_OF_ASCII}{{6}}))){_ASSIGNED_UNSPACED}",
+    ),
+    ("key", rf"(?i)(?:{_NAME}|{_UNSPACED_NAME}){_SAID_UNSPACED}"),
+)
 
 # Each takes time in proportion to the text: the interpreter does nothing else meanwhile, requests included. So a run of
 # characters is tried from its beginning only, or no further than so many characters, and nothing that may be empty
@@ -75,12 +85,7 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ),
     ("key", r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?"),
     ("key", rf"(?i){_NAME}(?:{_ASSIGNED}|{_SAID}|{_BESIDE})"),
-    (
-        "key",
-        rf"(?i)(?:{_NAME}\\?[\"']?\s{{0,16}}{_WIDE}"
-        rf"|{_UNSPACED_NAME}(?:\\?[\"']?\s{{0,16}}(?::=|=>|[:=]|{_WIDE})|\s{{1,16}}(?={_OF_ASCII}{{6}}))){_ASSIGNED_UNSPACED}",
-    ),
-    ("key", rf"(?i)(?:{_NAME}|{_UNSPACED_NAME}){_SAID_UNSPACED}"),
+    *_OF_UNSPACED,
     ("key", rf"(?i){_SOMEBODYS}"),
     ("key", rf"(?i)\bbearer(?:{_BESIDE}|\s{{1,16}}[\w.~+/=-]{{16,}})"),
     ("key", rf"(?i)(?<=--){_NAME}\s{{1,16}}(?!-){_VALUE}"),
@@ -112,6 +117,9 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
 )
 _READ_WIDE_AS = str.maketrans(_WIDE_SIGNS)
 _COMPILED = tuple((kind, re.compile(pattern, re.DOTALL)) for kind, pattern in _PATTERNS)
+_COMPILED_OF_ASCII = tuple(
+    compiled for compiled, pattern in zip(_COMPILED, _PATTERNS, strict=True) if pattern not in _OF_UNSPACED
+)
 
 
 def redacted(text: str) -> str:
@@ -123,7 +131,7 @@ def redacted(text: str) -> str:
     beginning = text[:MOST_CHARACTERS]
     # Patterns know digits of ASCII; each has its place in the text.
     plain = plain_digits(beginning.translate(_READ_WIDE_AS))
-    for kind, pattern in _COMPILED:
+    for kind, pattern in _COMPILED_OF_ASCII if plain.isascii() else _COMPILED:
         spans = [found.span() for found in pattern.finditer(plain)]
         if spans:
             beginning, plain = (_replaced(one, spans, f"[{kind}]") for one in (beginning, plain))
