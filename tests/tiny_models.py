@@ -40,6 +40,15 @@ _SIZES: dict[str, Any] = {
     "eos_token_id": None,
 }
 _GROUPED: dict[str, Any] = {**_SIZES, "num_key_value_heads": 2}
+# The part of a model that looks at images.
+_SEES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
 
 CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama-tied": lambda: LlamaConfig(**_GROUPED, tie_word_embeddings=True),
@@ -52,28 +61,12 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
     "gemma3": lambda: Gemma3TextConfig(**_GROUPED, head_dim=8, sliding_window=16),
     "gemma3-multimodal": lambda: Gemma3Config(
         text_config={**_GROUPED, "head_dim": 8, "sliding_window": 16},
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-        },
+        vision_config=_SEES,
         mm_tokens_per_image=4,
     ),
     "mistral3": lambda: Mistral3Config(
         text_config={**_GROUPED, "model_type": "mistral", "head_dim": 8},
-        vision_config={
-            "model_type": "pixtral",
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-            "head_dim": 8,
-        },
+        vision_config={**_SEES, "model_type": "pixtral", "head_dim": 8},
         image_token_index=130,
         spatial_merge_size=1,
     ),
