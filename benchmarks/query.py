@@ -119,7 +119,9 @@ def _documents(folder: Path) -> Documents:
 
 def build_selfaug(folder: Path) -> None:
     """The index on disk."""
-    index.IndexWriter(folder / "selfaug", {"language": LANGUAGE}).write(_documents(folder))
+    with index.IndexWriter(folder / "selfaug", {"language": LANGUAGE}) as writer:
+        writer.write(_documents(folder))
+        writer.take_its_place()
 
 
 def open_selfaug(folder: Path) -> Search:

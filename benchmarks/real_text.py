@@ -27,7 +27,7 @@ from selfaug.config import TrainConfig, load_config
 from selfaug.data.template import RetrievalTemplate
 from selfaug.model.generate import chat_prompt_ids
 from selfaug.model.loading import DEMO_MODEL, load_tokenizer
-from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.bench import BenchSettings
 from selfaug.phases.compare import CompareSettings, compare
 from selfaug.phases.methods import METHODS
 from selfaug.phases.progress import Progress
@@ -185,7 +185,7 @@ def main() -> None:
 
     compare(
         training(arguments.model, folder, arguments.output, arguments.steps),
-        EvaluationSettings(
+        BenchSettings(
             dev=[str(folder / "dev.jsonl")],
             test=[str(folder / "test.jsonl")],
             scorer="numeric-or-f1",

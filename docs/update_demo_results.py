@@ -15,7 +15,7 @@ from published import RESULTS, ROOT, finished, keep_record, put_block
 from selfaug.phases.demo import RECORD_KIND
 from selfaug.records import write_text
 from selfaug.report.demo_charts import demo_chart_svg
-from selfaug.wording.demo_results import MODELS, Cell, demo_rows, demo_verdict
+from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
 from selfaug.wording.evaluation_words import discordance_in_words
 from selfaug.wording.numbers import duration, points
 
@@ -32,7 +32,7 @@ def readme_block(record: dict[str, Any]) -> str:
     lines = [
         "| | " + " | ".join(results[model]["label"] for model in MODELS) + " |",
         "|---" * (1 + len(MODELS)) + "|",
-        *(f"| {row.name} | " + " | ".join(map(_cell, row.cells)) + " |" for row in demo_rows(record)),
+        *(f"| {row.name} | " + " | ".join(map(str, row.cells)) + " |" for row in demo_rows(record)),
     ]
     base = results["base"]
     # Records from before trainings counted the writing of their anchors don't have its time.
@@ -62,10 +62,6 @@ def readme_block(record: dict[str, Any]) -> str:
         "demo DEMO=--quick` gives a smaller taste.",
     ]
     return "\n\n".join(paragraphs) + "\n"
-
-
-def _cell(cell: Cell) -> str:
-    return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
 
 
 def main() -> None:

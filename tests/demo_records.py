@@ -85,6 +85,7 @@ def record(
         "task_prompt_tokens": 455,
         "results": {name: model_result(name, **results.get(name, {})) for name in MODELS},
         "detectable_difference": 0.099,
+        "discordance": 0.2,
         "task_example": {
             "question": "What revenue did Northwind Optics report for 2023?",
             "expected": "ANSWER: $1,536 million | SOURCE: [2]",

@@ -48,6 +48,7 @@ def suite(
             "worse": 2,
             "items": len(scores),
             "discordance": 0.3,
+            "clusters": None,
         },
         "retention": retention,
         "detectable_difference": 0.3,
@@ -79,6 +80,7 @@ EVALUATION: dict[str, Any] = {
         "general": suite({"same": (1, 1), "gained": (0, 1), "lost": (1, 0)}, interval(-0.05, -0.1, 0.02)),
     },
     "benchmarks": {},
+    "also": {},
     "sides": {},
     "drift": {"general prompts": DRIFT},
     "forecast": None,
@@ -96,6 +98,7 @@ TRAINING: dict[str, Any] = {
     "steps": 60,
     "epochs": 1.0,
     "seconds": 125.0,
+    "anchor_seconds": 0.0,
     "noise_floor": 1.5e-9,
     "final": {"nll": 0.51234, "alignment_loss": 0.0123, "alpha": 0.5},
     "evaluation": {},
@@ -120,7 +123,13 @@ REALIGNMENT: dict[str, Any] = {
         "old task": suite({"o1": (1, 1)}, interval(0.0, -0.01, 0.01), interval(1.0, 0.98, 1.02)),
         "general": suite({"g1": (1, 0)}, interval(-0.01, -0.05, 0.03), interval(0.98, 0.9, 1.05)),
     },
-    "gate": {"outcome": "inconclusive", "bounds": [bound(name="loss, general")]},
+    "judged": "",
+    "gate": {
+        "outcome": "inconclusive",
+        "of_bounds": "inconclusive",
+        "bounds": [bound(name="loss, general")],
+        "unmeasured": [],
+    },
 }
 
 
@@ -204,6 +213,7 @@ def assessment_record() -> dict[str, Any]:
         "drift": EVALUATION["drift"],
         "probe": {"steps": 40, "seconds": 61.0, "nll": 0.5},
         "budget": 0.099,
+        "budget_items": 336,
         "verdict": "Plain LoRA makes this model forget: after 40 steps it lost 5.0 points.",
         "seconds": 200.0,
     }
@@ -225,8 +235,8 @@ def balance_record(outcome: str = "pass") -> dict[str, Any]:
 
     def trial(alpha: float, task: float, general: float) -> dict[str, Any]:
         settings = {"alpha": alpha, "learning_rate": 2e-4, "rank": 16, "length": 1.0}
-        return {"run": f"alpha-{alpha:g}-lr-0.0002-rank-16-length-1", "settings": settings, "task": task,
-                "general": general, "forgetting": 0.6 - general}  # fmt: skip
+        name = f"alpha-{alpha:g}-lr-0.0002-rank-16-length-1"
+        return {"settings": settings, **point(name, 1.0, task, general, 0.1)}
 
     general = suite({"g1": (1, 1), "g2": (1, 0)}, interval(-0.02, -0.04, 0.01), interval(0.97, 0.93, 1.02))
     return {
@@ -235,6 +245,7 @@ def balance_record(outcome: str = "pass") -> dict[str, Any]:
             "scorer": "exact", "max_forgetting": 0.05, "trials": 3,
         },
         "level": {"level": 1, "scores": {"1": 0.6}},
+        "test_prompts_seen": {"dev": 0, "train": 0},
         "trials": [trial(0.5, 0.9, 0.5), trial(2.0, 0.8, 0.58), trial(1.0, 0.85, 0.55)],
         "failed_trials": [{"settings": {"alpha": 8.0, "rank": 32}, "error": "the loss is not finite"}],
         "points": [

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from selfaug.config import FLAGS, TrainConfig, dump_config, load_config, training_settings
+from selfaug.config import FLAGS, TrainConfig, dump_config, load_config
 from selfaug.errors import ConfigError
 
 NEEDED = {"--model": "m", "--train": "rows.jsonl"}
@@ -39,13 +39,6 @@ def test_defaults_need_only_a_model_and_rows() -> None:
     assert config.model.name == "m"
     assert config.data.train == ["rows.jsonl"]
     assert config.run.output == "runs/first"
-
-
-def test_comparisons_that_were_begun_without_a_new_setting_go_on() -> None:
-    assert "skip_held_out" not in training_settings(load_config(None, NEEDED))["data"]
-    wanted = training_settings(load_config(None, NEEDED, ["data.skip_held_out=true"]))
-    assert wanted["data"]["skip_held_out"] is True
-    assert not {"run", "evaluation"} & wanted.keys()
 
 
 def test_set_wins_over_flags_over_file_over_defaults(tmp_path: Path) -> None:

@@ -9,10 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -86,44 +84,38 @@ def test_an_alias_goes_back_step_by_step(registry: Registry) -> None:
         registry.point(CHAMPION, 7)
 
 
-def test_runs_are_found_where_the_registry_was_moved_with_them(tmp_path: Path) -> None:
+def test_runs_are_found_where_the_registry_was_moved_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As in a container, which has both in another place."""
     before, after = tmp_path / "before", tmp_path / "after"
-    runs = [before / "runs" / "a", before / "elsewhere" / "b"]
     registry, moved = (Registry(place / "runs" / "registry.sqlite") for place in (before, after))
-    for run in runs:
+    for run in (before / "runs" / "a", before / "elsewhere" / "b"):
         run.mkdir(parents=True)
         registry.add(run, weights=run.name, base="base")
-    # One of an earlier selfaug does not know; the next change of it writes that down.
-    with closing(sqlite3.connect(registry.path)) as connection, connection:
-        connection.execute("DROP TABLE places")
-    before.rename(after)
-    assert [one.run for one in moved.versions()] == [str(run) for run in runs]
-    with pytest.raises(StorageError, match="is gone") as gone:
-        promote(moved.path, "1")
-    assert "there, or promote another version" in str(gone.value.hint)
-    after.rename(before)
     registry.point(CHAMPION, 1)
     before.rename(after)
-    (after / "runs" / "a").rename(tmp_path / "a")
+    runs = [str(after / "runs" / "a"), str(after / "elsewhere" / "b")]
+    assert [one.run for one in moved.versions()] == runs
+    assert moved.add(runs[0], weights="a", base="base").number == 1
+    assert champion_instead_of(runs[1], moved.path) == runs[0]
+    # A file that was moved alone says so.
+    alone = Registry(tmp_path / "registry.sqlite")
+    moved.path.rename(alone.path)
     with pytest.raises(StorageError, match="is gone") as gone:
-        promote(moved.path, "1")
-    assert "there or in the same place from the registry's folder, or" in str(gone.value.hint)
-    (tmp_path / "a").rename(after / "runs" / "a")
-    found = moved.versions()
-    assert [one.run for one in found] == [str(after / "runs" / "a"), str(after / "elsewhere" / "b")]
-    assert [one.entered_as for one in found] == [str(run) for run in runs]
-    assert moved.add(after / "runs" / "a", weights="a", base="base") == found[0]
-    assert champion_instead_of(after / "elsewhere" / "b", moved.path) == str(after / "runs" / "a")
-    # What is where it was entered is taken there; what is nowhere is named as it was entered.
-    runs[0].mkdir(parents=True)
-    shutil.rmtree(after / "elsewhere")
-    assert [(one.run, one.entered_as) for one in moved.versions()] == [(str(run), None) for run in runs]
+        promote(alone.path, "1")
+    assert "moved without its runs" in str(gone.value.hint)
+
+    def on_another_drive(*_: object) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", on_another_drive)
+    assert alone.add(after, weights="c", base="base").run == str(after)
 
 
-def test_a_folder_that_was_moved_with_a_link_in_its_place_is_the_same(tmp_path: Path) -> None:
+def test_a_run_that_was_moved_with_a_link_in_its_place_is_the_same(tmp_path: Path) -> None:
     before, after = tmp_path / "before", tmp_path / "after"
-    registry = Registry(before / "registry.sqlite")
+    registry = Registry(tmp_path / "registry.sqlite")
     for name in ("a", "b"):
         (before / name).mkdir(parents=True)
         registry.add(before / name, weights=name, base="base")
@@ -134,46 +126,8 @@ def test_a_folder_that_was_moved_with_a_link_in_its_place_is_the_same(tmp_path: 
     for refuses in (registry.add, registry.require_addable):
         with pytest.raises(ConfigError, match="is version 1 already, with other weights"):
             refuses(after / "a", weights="c", **({"base": "base"} if refuses == registry.add else {}))
-    # An earlier selfaug has entered it a second time, by the other path.
-    with closing(sqlite3.connect(registry.path)) as connection, connection:
-        connection.execute(
-            "INSERT INTO versions (run, weights, base, data, note, added) VALUES (?, 'anew', 'base', '', '', 0)",
-            [str(after / "a")],
-        )
-    for number, weights in ((1, "a"), (3, "anew")):
-        assert registry.add(after / "a", weights=weights, base="base").number == number
-        registry.require_addable(after / "a", weights)
-    with pytest.raises(ConfigError, match="is version 3 already, with other weights"):
-        registry.require_addable(after / "a", None)
     assert champion_instead_of(before / "a", registry.path) == str(after / "b")
     assert champion_instead_of(before / "b", registry.path) is None
-    # Their places from the registry's folder are still those beside it.
-    before.unlink()
-    after.rename(tmp_path / "elsewhere")
-    assert Registry(tmp_path / "elsewhere" / "registry.sqlite").version(1).run == str(
-        tmp_path / "elsewhere" / "a"
-    )
-
-
-def test_runs_are_found_where_the_registry_was_moved_alone_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = tmp_path / "before" / "runs" / "a"
-    run.mkdir(parents=True)
-    first = Registry(run.parent / "registry.sqlite")
-    first.add(run, weights="a", base="base")
-    alone = Registry(tmp_path / "before" / "registry.sqlite")
-    first.path.rename(alone.path)
-    alone.point(CHAMPION, 1)
-    (tmp_path / "before").rename(tmp_path / "after")
-    moved = Registry(tmp_path / "after" / "registry.sqlite")
-    assert moved.version(1).run == str(tmp_path / "after" / "runs" / "a")
-
-    def on_another_drive(*_: object) -> str:
-        raise ValueError("path is on mount 'D:', start on mount 'C:'")
-
-    monkeypatch.setattr(os.path, "relpath", on_another_drive)
-    assert not moved.has_place(moved.add(tmp_path, weights="b", base="base").number)
 
 
 def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:
@@ -212,18 +166,6 @@ def test_it_can_be_read_where_its_folder_can_not_be_written() -> None:
                 entered(registry, "b")
 
 
-def test_the_first_entry_waits_for_who_reads_the_file(registry: Registry) -> None:
-    """As when two begin it at once: SQLite gives up at once where the file's mode is to change."""
-    registry.path.parent.mkdir()
-    with closing(sqlite3.connect(registry.path, isolation_level=None, check_same_thread=False)) as other:
-        other.execute("BEGIN")
-        other.execute("SELECT * FROM sqlite_master").fetchall()
-        timer = threading.Timer(0.3, lambda: other.execute("COMMIT"))
-        timer.start()
-        assert entered(registry, "a") == [1]
-        timer.join()
-
-
 def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
     for version in (0, 1, 78):
         file = tmp_path / f"{version}.sqlite"
@@ -241,15 +183,10 @@ def test_a_database_of_another_program_is_not_touched(tmp_path: Path) -> None:
         assert file.read_bytes() == before
 
 
-@pytest.mark.parametrize("began", [None, "journal_mode = WAL"])
-def test_a_registry_that_was_begun_is_none_yet(tmp_path: Path, began: str | None) -> None:
+def test_a_registry_that_was_begun_is_none_yet(tmp_path: Path) -> None:
     """What a kill in the first `add` leaves: a file with nothing in it."""
     registry = Registry(tmp_path / "registry.sqlite")
     registry.path.touch()
-    if began is not None:
-        with sqlite3.connect(registry.path) as connection:
-            connection.execute(f"PRAGMA {began}")
-        connection.close()
     registry.require_addable("/runs/a", "a")
     for read in (registry.versions, registry.current, registry.before):
         with pytest.raises(PathError, match="there is no registry") as caught:
@@ -263,7 +200,9 @@ def test_many_at_once_lose_nothing(registry: Registry) -> None:
         numbers = list(pool.map(lambda n: entered(Registry(registry.path), f"r{n}")[0], range(24)))
     assert sorted(numbers) == list(range(1, 25))
     with ThreadPoolExecutor(8) as pool:
+        reads = pool.map(lambda _: len(Registry(registry.path).versions()), range(100))
         list(pool.map(lambda n: Registry(registry.path).point(CHAMPION, n), numbers))
+        assert set(reads) == {24}
     assert len(registry.moves(CHAMPION)) == 24
 
 
@@ -305,6 +244,22 @@ def test_a_kill_at_any_moment_leaves_it_whole(tmp_path: Path) -> None:
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
         connection.close()
         entered(registry, "after")
+
+
+def test_who_reads_it_first_after_a_kill_undoes_what_was_begun(registry: Registry) -> None:
+    entered(registry, "a")
+    # More than is held in memory: a part of it is in the file already.
+    dies = (
+        "import os, sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('PRAGMA cache_size = 1')\n"
+        "connection.execute('BEGIN IMMEDIATE')\n"
+        "connection.execute('UPDATE versions SET note = ?', ['x' * 100_000])\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", dies, str(registry.path)], check=True)
+    assert Path(f"{registry.path}-journal").stat().st_size > 0
+    assert [version.note for version in registry.versions()] == [""]
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit")

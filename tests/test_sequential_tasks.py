@@ -229,11 +229,11 @@ def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
         trained.append(Path(config.run.output).name)
         return learn(config, **how)
 
-    def realign(before: Path, how: Any, *, config: Any, **more: Any) -> Any:
-        trained.append(Path(config.run.output).name)
+    def realign(before: Path, how: Any, **more: Any) -> Any:
+        trained.append(Path(how.output).name)
         if trained == ["plain-1", "plain-2", "plain-3", "plain-rehearsed-2"]:
             raise KeyboardInterrupt
-        return realigned(before, how, config=config, **more)
+        return realigned(before, how, **more)
 
     def measured_drifts(*given: Any) -> Any:
         *others, answers, so_far, report = given

@@ -13,13 +13,15 @@ from executive import executive_suite
 from selfaug.core.printable import printable
 from selfaug.core.statistics import paired_difference, score_interval
 from selfaug.eval.amounts import parse_quantities
-from selfaug.eval.answer_scorers import numeric_match, same_value
+from selfaug.eval.citations import same_value
 from selfaug.eval.general_suite import general_suite
 from selfaug.eval.house_style import leaks_house_style
+from selfaug.eval.numeric_scorers import numeric_match
 from selfaug.phases.drift_suites import OWN_ANSWERS
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.pairs import holds
-from selfaug.wording.demo_results import Cell, Row
+from selfaug.wording.demo_results import Row
+from selfaug.wording.markdown import Cell, difference, drift, fenced, in_cell, share
 from selfaug.wording.numbers import duration, percent, points
 
 __all__ = ["MODELS", "RECORD_KIND", "collect", "result_page", "result_rows", "says"]
@@ -93,7 +95,7 @@ def collect(folder: Path, settings: Mapping[str, Any]) -> tuple[Record, dict[str
         "from_documents": read_lines(folder / "from_documents.jsonl"),
         "deployed": _deployed(read_lines(folder / "deployed.jsonl")),
         "train_seconds": {name: trained[name]["seconds"] for name in trained},
-        "anchor_seconds": trained["selfaug"].get("anchor_seconds"),
+        "anchor_seconds": trained["selfaug"]["anchor_seconds"],
         "steps": steps,
         "seconds": sum(step["seconds"] for step in steps),
         "model": trained["plain"]["model"]["name"],
@@ -266,37 +268,32 @@ def result_rows(record: Mapping[str, Any]) -> list[Row]:
     def side(name: str, key: str) -> list[Row]:
         if key not in base["sides"]:
             return []
-        return [row(f"{name} ({base['sides'][key]['items']} questions)", lambda of: _cell(of["sides"][key]))]
+        return [row(f"{name} ({base['sides'][key]['items']} questions)", lambda of: share(of["sides"][key]))]
 
     test_alone = (
-        [row(f"… the {base['test_items']} test requests alone", lambda of: _points(of["test_difference"]))]
+        [row(f"… the {base['test_items']} test requests alone", lambda of: difference(of["test_difference"]))]
         if 0 < base["test_items"] < base["executive_items"]
         else []
     )
     requests = f"{base['executive_items']} requests of an executive"
     return [
         *side("Exact value, in the house style", "value"),
-        row("Right value, in any words", lambda of: _cell(of["stated"])),
-        # Records had no amounts before.
-        *(
-            [row("Right amount, however it is written", lambda of: _cell(of["amounts"]))]
-            if "amounts" in base
-            else []
-        ),
+        row("Right value, in any words", lambda of: share(of["stated"])),
+        row("Right amount, however it is written", lambda of: share(of["amounts"])),
         *side("Right source cited", "source"),
         *side("Says so where no passage has the answer", "abstains where it must"),
         *side("Answers where a passage has it", "answers where it can"),
-        row(f"Checks passed, {requests}", lambda of: _cell(of["executive"])),
-        row("… against the base model", lambda of: _points(of["executive_difference"])),
+        row(f"Checks passed, {requests}", lambda of: share(of["executive"])),
+        row("… against the base model", lambda of: difference(of["executive_difference"])),
         *test_alone,
-        row("House style leaks into them", lambda of: _cell(of["leaks"])),
+        row("House style leaks into them", lambda of: share(of["leaks"])),
         row("Words per answer to them", lambda of: Cell(f"{of['words']:.0f}")),
         row(
             f"{base['general_items']} general requests, against the base model",
-            lambda of: _points(of["general_difference"]),
+            lambda of: difference(of["general_difference"]),
         ),
-        row("House style leaks into these", lambda of: _cell(of["general_leaks"])),
-        row("Drift on the base model's own answers, nats per token", lambda of: _nats(of["drift"])),
+        row("House style leaks into these", lambda of: share(of["general_leaks"])),
+        row("Drift on the base model's own answers, nats per token", lambda of: drift(of["drift"])),
     ]
 
 
@@ -323,14 +320,6 @@ def _verdict(record: Mapping[str, Any]) -> str:
     )
 
 
-def _further(rows: Mapping[str, Any]) -> str:
-    """What rows to train on ask beside their question; nothing in a record from before they could."""
-    further = rows.get("follow_ups", 0)
-    if not further:
-        return ""
-    return f" The {rows['rows']:,} rows to train on ask {further:,} further questions about their passages."
-
-
 def _seconds_in_all(record: Mapping[str, Any]) -> float:
     """Of all steps; a training that was cut off and went on counts whole, of which its step has the last part."""
     took = {step["step"]: step["seconds"] for step in record["steps"]}
@@ -355,16 +344,15 @@ def _introduction(record: Mapping[str, Any]) -> str:
     rows, settings, training = record["rows"], record["settings"], record["training"]
     formats = ", ".join(f"{count} {name.upper()}" for name, count in sorted(record["formats"].items()))
     seconds = record["train_seconds"]
-    # Records from before trainings counted the writing of their anchors don't have its time.
-    without = ", without writing the anchors" if record.get("anchor_seconds") is None else ""
     text = (
         f"{record['documents']} reports ({formats}), {record['questions']:,} questions. Split by document: "
         f"{rows['train']['documents']} to train on, {rows['validation']['documents']} for validation, "
-        f"{rows['test']['documents']} for the test.{_further(rows['train'])} {record['model']}, "
+        f"{rows['test']['documents']} for the test. The {rows['train']['rows']:,} rows to train on ask "
+        f"{rows['train']['follow_ups']:,} further questions about their passages. {record['model']}, "
         f"{training['steps']} steps of {training['batch_size']} rows, rank {training['rank']}; "
         f"SelfAug with alpha {training['alpha']:g} and {training['anchors']} self-anchors, plain LoRA with alpha 0 "
         f"on the same rows in the same order (training took {duration(seconds['plain'])} and "
-        f"{duration(seconds['selfaug'])}{without}). Seed {settings['seed']}, "
+        f"{duration(seconds['selfaug'])}). Seed {settings['seed']}, "
         f"{record['threads']} CPU cores, {record['dtype'].removeprefix('torch.')}; "
         f"{duration(_seconds_in_all(record))} in all. In brackets: 95 % intervals over {_resampled(record)}."
     )
@@ -380,10 +368,7 @@ def _table(record: Mapping[str, Any]) -> str:
         [
             "| | " + " | ".join(MODELS.values()) + " |",
             "|---" + "|---:" * len(MODELS) + "|",
-            *(
-                f"| {row.name} | " + " | ".join(map(_shown_cell, row.cells)) + " |"
-                for row in result_rows(record)
-            ),
+            *(f"| {row.name} | " + " | ".join(map(str, row.cells)) + " |" for row in result_rows(record)),
         ]
     )
 
@@ -421,8 +406,8 @@ def _question(shown: Mapping[str, Any], first: Mapping[str, Any]) -> str:
     parts = [f"**{printable(shown['question'])}** Right: `{shown['expected']}`"]
     if shown is first:
         passages = "\n\n".join(f"[{number}] {text}" for number, text in enumerate(shown["context"], 1))
-        parts.append(f"The passages of this one:\n\n{_fenced(passages)}")
-    answers = [f"| {MODELS[model]} | {_in_cell(text)} |" for model, text in shown["answers"].items()]
+        parts.append(f"The passages of this one:\n\n{fenced(passages)}")
+    answers = [f"| {MODELS[model]} | {in_cell(text)} |" for model, text in shown["answers"].items()]
     parts.append("\n".join(["| | |", "|---|---|", *answers]))
     return "\n\n".join(parts)
 
@@ -432,7 +417,7 @@ def _request(shown: Mapping[str, Any]) -> str:
     for model, text in shown["answers"].items():
         leak = ", in the house style" if shown["leaks"][model] else ""
         passed = percent(shown["passed"][model])
-        parts.append(f"{MODELS[model]} (passes {passed} of the checks{leak}):\n\n{_fenced(text)}")
+        parts.append(f"{MODELS[model]} (passes {passed} of the checks{leak}):\n\n{fenced(text)}")
     return "\n\n".join(parts)
 
 
@@ -441,7 +426,7 @@ def _deployed(asked: Sequence[Record]) -> Record:
 
     reports = [(one["documents"] or [str(place)])[0] for place, one in enumerate(asked)]
 
-    def share(passed: Iterable[bool]) -> Record:
+    def right(passed: Iterable[bool]) -> Record:
         return asdict(score_interval([float(one) for one in passed], seed=0, clusters=reports))
 
     def of_right_document(one: Record) -> bool:
@@ -450,26 +435,20 @@ def _deployed(asked: Sequence[Record]) -> Record:
 
     return {
         "questions": len(asked),
-        "found": share(one["gold"] in [passage["id"] for passage in one["passages"]] for one in asked),
-        "value": share(same_value(one["answer"], one["expected"]) for one in asked),
-        "source": share(of_right_document(one) for one in asked),
+        "found": right(one["gold"] in [passage["id"] for passage in one["passages"]] for one in asked),
+        "value": right(same_value(one["answer"], one["expected"]) for one in asked),
+        "source": right(of_right_document(one) for one in asked),
     }
 
 
 def _as_deployed(record: Mapping[str, Any]) -> list[str]:
-    if "deployed" not in record:  # the first records have only the examples
-        return []
     found = record["deployed"]
     return [
         f"The same {found['questions']} questions as `selfaug ask` answers them: nobody places the right passage, the "
         f"search finds {record['passages']} passages among all documents. The row's own passage is among them for "
-        f"{_share_in_words(found['found'])}; exact value {_share_in_words(found['value'])}; only reports that say it "
-        f"are cited in {_share_in_words(found['source'])}. Some of them:"
+        f"{share(found['found'])}; exact value {share(found['value'])}; only reports that say it "
+        f"are cited in {share(found['source'])}. Some of them:"
     ]
-
-
-def _share_in_words(interval: Mapping[str, float]) -> str:
-    return f"{percent(interval['value'])} ({100 * interval['low']:.0f} to {100 * interval['high']:.0f})"
 
 
 def _from_documents(shown: Mapping[str, Any]) -> str:
@@ -479,44 +458,8 @@ def _from_documents(shown: Mapping[str, Any]) -> str:
         for number in answer["cited"]
     ]
     cited = f"Cited: {printable('; '.join(sources) or 'no passage')}. Right: {shown['expected']}."
-    return "\n\n".join((f"**{printable(shown['question'])}**", _fenced(answer["text"]), cited))
-
-
-# ---- small pieces
-
-
-def _cell(interval: Mapping[str, float] | None) -> Cell:
-    if interval is None:
-        return Cell("–")
-    return Cell(percent(interval["value"]), f"{100 * interval['low']:.0f} to {100 * interval['high']:.0f}")
-
-
-def _points(interval: Mapping[str, float] | None) -> Cell:
-    if interval is None:
-        return Cell("–")
-    low, high = (points(interval[end]).removesuffix(" points") for end in ("low", "high"))
-    return Cell(points(interval["value"]), f"{low} to {high}")
-
-
-def _nats(interval: Mapping[str, float] | None) -> Cell:
-    if interval is None:
-        return Cell("–")
-    return Cell(f"{interval['value']:.3f}", f"{interval['low']:.3f} to {interval['high']:.3f}")
-
-
-def _shown_cell(cell: Cell) -> str:
-    return f"{cell.value} ({cell.interval})" if cell.interval else cell.value
-
-
-def _in_cell(text: str) -> str:
-    one_line = " ".join(printable(text).split())
-    return f"`{one_line.replace('`', chr(39)).replace('|', chr(92) + '|')}`" if one_line else "(nothing)"
+    return "\n\n".join((f"**{printable(shown['question'])}**", fenced(answer["text"]), cited))
 
 
 def _quoted(text: str) -> str:
     return "\n".join(f"> {line}" for line in printable(text).splitlines())
-
-
-def _fenced(text: str) -> str:
-    """Four backticks: answers may have fences of their own."""
-    return f"````text\n{printable(text).strip() or '(nothing)'}\n````"

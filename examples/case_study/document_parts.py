@@ -9,7 +9,6 @@ from typing import Literal
 from world import Period
 
 __all__ = [
-    "FORMATS",
     "Block",
     "Draft",
     "DraftSection",
@@ -22,7 +21,6 @@ __all__ = [
 ]
 
 Format = Literal["pdf", "docx", "xlsx", "html", "md"]
-FORMATS: tuple[Format, ...] = ("pdf", "docx", "xlsx", "html", "md")
 
 _WORDS_AROUND = 3
 

@@ -16,39 +16,30 @@ from dataclasses import dataclass
 from wording import capital, possessive, sentence
 from world import EXECUTIVE_COMPANIES, Company, Figure, Period, bare, written
 
-from selfaug.eval.checks import (
-    AllOf,
+from selfaug.eval.checks import AllOf, Check, DiffersFrom, KeyFacts, Mentions, NeverMentions
+from selfaug.eval.form_checks import (
     AsksQuestions,
     BeginsWith,
     BulletedList,
-    Check,
-    DiffersFrom,
     FullSentence,
     JsonWithKeys,
-    KeyFacts,
     ListItems,
-    Mentions,
-    NeverMentions,
     NumberedList,
     Sentences,
     Words,
-    numbers,
 )
 from selfaug.eval.general_suite import GeneralItem, Half
+from selfaug.eval.text_parts import numbers
 
 __all__ = [
     "KINDS",
-    "MOST_SOURCE_WORDS",
     "HalfTheNumbers",
     "MarkdownTable",
     "development_requests",
     "executive_requests",
     "executive_requests_of_each_kind",
     "executive_suite",
-    "source_of",
 ]
-
-MOST_SOURCE_WORDS = 120
 
 
 # ---- checks of this suite's own
@@ -68,12 +59,6 @@ class HalfTheNumbers:
     wanted: tuple[str, ...]
     source: str | None = None
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        text = f"at least half of {', '.join(self.wanted)}"
-        return text if self.source is None else f"{text}; no number that is not in the source"
-
     def passes(self, answer: str) -> bool:
         """Whether enough numbers are there, and none is made up; those of a numbered list don't count."""
         found = set(numbers(_LIST_NUMBER.sub("", answer)))
@@ -87,11 +72,6 @@ class MarkdownTable:
     """A table with a header, a rule, and at least so many rows of two or more cells."""
 
     rows: int
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"a Markdown table with at least {self.rows} rows"
 
     def passes(self, answer: str) -> bool:
         """Whether there is one."""
@@ -570,8 +550,3 @@ def development_requests() -> list[GeneralItem]:
 def executive_requests_of_each_kind() -> list[GeneralItem]:
     """The first test request of each kind, for a quick look."""
     return list({item.kind: item for item in reversed(executive_suite("test"))}.values())[::-1]
-
-
-def source_of(item: GeneralItem) -> str:
-    """The sentences that the request brings."""
-    return item.prompt.partition("\n")[2]

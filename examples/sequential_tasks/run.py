@@ -54,7 +54,7 @@ from selfaug.phases.drift_suites import OWN_ANSWERS, measured_drifts
 from selfaug.phases.inputs import compute_dtype, load_base_model, resolve_device
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign import RECORD_KIND as REALIGNMENT
-from selfaug.phases.realign import REHEARSAL, RealignSettings, realign, realign_config
+from selfaug.phases.realign import REHEARSAL, RealignSettings, realign
 from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.phases.suites import Suite, answers_to, general_prompts, select_items, task_prompts
 from selfaug.phases.train import train
@@ -396,19 +396,11 @@ def _learn_next(
     run, task = _run(folder, arm, step), TASKS[step]
     before, data = _run(folder, arm, step - 1), [str(_data(folder, task, "train"))]
     held_out = [str(_data(folder, task, "dev"))]
-    share = settings.rehearsal if arm.rehearsed else 0.0
-    config = realign_config(
-        before,
-        data,
-        eval_data=held_out,
-        output=str(run.path),
-        rehearsal=share,
-    )
     how = RealignSettings(
         data,
         eval_data=held_out,
         output=str(run.path),
-        rehearsal=share,
+        rehearsal=settings.rehearsal if arm.rehearsed else 0.0,
         scorer="office_tasks:score",
         level=_LEVEL_NAME,
         general_items=settings.checked_items,
@@ -416,7 +408,7 @@ def _learn_next(
         max_new_tokens=_ANSWER_TOKENS,
         batch_size=_BATCH,
     )
-    realign(before.path, how, config=config, on_progress=on_progress)
+    realign(before.path, how, on_progress=on_progress)
 
 
 def _training(run: RunDir) -> dict[str, Any]:

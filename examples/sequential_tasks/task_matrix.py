@@ -9,11 +9,11 @@ from typing import Any
 
 from office_tasks import TASKS, styles_in
 
-from selfaug.core.printable import printable
 from selfaug.core.statistics import paired_difference, score_interval, wilson_interval
 from selfaug.phases.bench import Answers, scores_of
 from selfaug.phases.suites import Suite
-from selfaug.wording.numbers import duration, percent, points, span
+from selfaug.wording.markdown import Cell, code, difference, drift, fenced, in_cell, share
+from selfaug.wording.numbers import duration, percent, points
 
 __all__ = [
     "GENERAL",
@@ -239,10 +239,10 @@ def _table_of_arms(record: Mapping[str, Any]) -> str:
     arms = record["arms"].values()
     last = [arm["steps"][-1] for arm in arms]
     rows = [
-        ("Average score after the last step", [_cell(arm["average"]) for arm in arms]),
-        ("Backward transfer", [_points(arm["backward_transfer"]) for arm in arms]),
-        ("General checks against the base model", [_points(row["general_difference"]) for row in last]),
-        ("A task's style leaks into general answers", [_cell(row["leaks"]) for row in last]),
+        ("Average score after the last step", [share(arm["average"]) for arm in arms]),
+        ("Backward transfer", [difference(arm["backward_transfer"]) for arm in arms]),
+        ("General checks against the base model", [difference(row["general_difference"]) for row in last]),
+        ("A task's style leaks into general answers", [share(row["leaks"]) for row in last]),
     ]
     return _table(["", *(arm["label"] for arm in arms)], [[name, *cells] for name, cells in rows])
 
@@ -250,18 +250,18 @@ def _table_of_arms(record: Mapping[str, Any]) -> str:
 def _table_of_steps(record: Mapping[str, Any]) -> str:
     """What each step has taught, and what it has cost; a column an arm."""
     arms, tasks = list(record["arms"].values()), record["tasks"]
-    rows: list[list[str]] = []
+    rows: list[list[str | Cell]] = []
     for step, learnt in enumerate(tasks):
         found = [arm["steps"][step] for arm in arms]
         rows += [
             [f"**After {step + 1}. {tasks[learnt]['label']}**", *[""] * len(arms)],
-            [f"{tasks[learnt]['label']}, just learnt", *(_cell(row["tasks"][learnt]) for row in found)],
+            [f"{tasks[learnt]['label']}, just learnt", *(share(row["tasks"][learnt]) for row in found)],
             *(
-                [f"{tasks[name]['label']}, since learnt", *(_points(row["since_learnt"][name]) for row in found)]
+                [f"{tasks[name]['label']}, since learnt", *(difference(row["since_learnt"][name]) for row in found)]
                 for name in found[0]["since_learnt"]
             ),
-            ["general checks against the base model", *(_points(row["general_difference"]) for row in found)],
-            ["drift, nats per token", *(_nats(row["drift"]) for row in found)],
+            ["general checks against the base model", *(difference(row["general_difference"]) for row in found)],
+            ["drift, nats per token", *(drift(row["drift"]) for row in found)],
             ["training", *(duration(arm["training"][step]["seconds"]) for arm in arms)],
         ]  # fmt: skip
     return _table(["", *(arm["label"] for arm in arms)], rows)
@@ -273,8 +273,8 @@ def _table_of_alone(record: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             record["tasks"][name]["label"],
-            *(_cell(found[key]) for key in ("alone", "after_others")),
-            _points(found["difference"]),
+            *(share(found[key]) for key in ("alone", "after_others")),
+            difference(found["difference"]),
         ]
         for name, found in record["alone"].items()
     ]
@@ -295,10 +295,10 @@ def _matrix(record: Mapping[str, Any], arm: Mapping[str, Any]) -> str:
     return _table(header, rows)
 
 
-def _matrix_cells(row: Mapping[str, Any], learnt: str | None) -> list[str]:
+def _matrix_cells(row: Mapping[str, Any], learnt: str | None) -> list[str | Cell]:
     """The score of the task that this step has taught is bold."""
-    tasks = [f"**{_cell(cell)}**" if name == learnt else _cell(cell) for name, cell in row["tasks"].items()]
-    return [*tasks, _cell(row["general"]), _cell(row["leaks"])]
+    tasks = [f"**{share(cell)}**" if name == learnt else share(cell) for name, cell in row["tasks"].items()]
+    return [*tasks, share(row["general"]), share(row["leaks"])]
 
 
 def _notes(record: Mapping[str, Any]) -> str:
@@ -309,8 +309,8 @@ def _notes(record: Mapping[str, Any]) -> str:
         "step, item by item:"
     )
     told = [
-        f"- {found['label']}: all tasks {_points(found['average'])}, the earlier tasks {_points(found['earlier'])}, "
-        f"general checks {_points(found['general'])}."
+        f"- {found['label']}: all tasks {difference(found['average'])}, the earlier tasks "
+        f"{difference(found['earlier'])}, general checks {difference(found['general'])}."
         for found in record["differences"].values()
     ]
     return "\n".join([sentence, "", *told])
@@ -339,10 +339,10 @@ def _notes_on_matrices() -> str:
 
 
 def _example(shown: Mapping[str, Any]) -> str:
-    answers = [[label, _in_cell(text)] for label, text in shown["answers"].items()]
+    answers = [[label, in_cell(text)] for label, text in shown["answers"].items()]
     parts = [
-        _fenced(shown["prompt"]),
-        f"Right: {_code(shown['expected'])}",
+        fenced(shown["prompt"]),
+        f"Right: {code(shown['expected'])}",
         _table(["", ""], answers, numbers=False),
     ]
     return "\n\n".join(parts)
@@ -355,7 +355,7 @@ def _realign_outcomes(record: Mapping[str, Any]) -> list[str]:
     rows = [
         [
             f"{arm['label']}, step {number}",
-            "; ".join(f"{name} {_points(found)}" for name, found in run["realign"]["differences"].items()),
+            "; ".join(f"{name} {difference(found)}" for name, found in run["realign"]["differences"].items()),
             ", ".join(run["realign"]["old_rows"]),
             run["realign"]["outcome"],
         ]
@@ -373,40 +373,7 @@ def _realign_outcomes(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
-# ---- small pieces
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: bool = True) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str | Cell]], *, numbers: bool = True) -> str:
     rule = "|---" + ("|---:" if numbers else "|---") * (len(header) - 1) + "|"
-    first, *others = (f"| {' | '.join(row)} |" for row in (header, *rows))
+    first, *others = (f"| {' | '.join(map(str, row))} |" for row in (header, *rows))
     return "\n".join([first, rule, *others])
-
-
-def _cell(interval: Mapping[str, float]) -> str:
-    return f"{percent(interval['value'])} ({100 * interval['low']:.0f} to {100 * interval['high']:.0f})"
-
-
-def _points(interval: Mapping[str, float]) -> str:
-    return f"{points(interval['value'])} ({span(interval)})"
-
-
-def _nats(interval: Mapping[str, float] | None) -> str:
-    return (
-        "–"
-        if interval is None
-        else f"{interval['value']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
-    )
-
-
-def _code(text: str) -> str:
-    one_line = " ".join(printable(text).split())
-    return f"`{one_line.replace('`', chr(39))}`" if one_line else "(nothing)"
-
-
-def _in_cell(text: str) -> str:
-    return _code(text).replace("|", chr(92) + "|")
-
-
-def _fenced(text: str) -> str:
-    """Four backticks: prompts may have fences of their own."""
-    return f"````text\n{printable(text).strip()}\n````"

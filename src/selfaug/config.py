@@ -414,14 +414,8 @@ def load_config(
 
 
 def training_settings(config: TrainConfig) -> dict[str, Any]:
-    """What has to be the same to go on with several runs of these settings, as JSON values.
-
-    `data.skip_held_out` is there only where it changes something: what was begun before that setting came goes on.
-    """
-    settings = config.model_dump(mode="json", exclude={"run", "evaluation"})
-    if not config.data.skip_held_out:
-        del settings["data"]["skip_held_out"]
-    return settings
+    """What has to be the same to go on with several runs of these settings, as JSON values."""
+    return config.model_dump(mode="json", exclude={"run", "evaluation"})
 
 
 def dump_config(config: TrainConfig) -> str:

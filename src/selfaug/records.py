@@ -14,7 +14,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,28 +31,27 @@ __all__ = [
     "write_lines",
     "write_record",
     "write_text",
+    "writing_into",
 ]
 
-Upgrade = Callable[[dict[str, Any]], dict[str, Any]]
+_VERSION = 1
+"""Of the layout of records."""
 
 
-def write_record(
-    path: str | os.PathLike[str], kind: str, data: Mapping[str, Any], *, version: int = 1
-) -> None:
+def write_record(path: str | os.PathLike[str], kind: str, data: Mapping[str, Any]) -> None:
     """Write a record atomically: after a crash there is the old file or the new one, never a part.
 
     Args:
         path: the file; its folder must exist.
         kind: what the record is about ("train"); checked when it is read.
         data: JSON values, also paths, dataclasses, and numbers of numpy and torch.
-        version: version of this kind's layout.
 
     Raises:
         StorageError: if the file can't be written.
     """
     record = {
         "kind": kind,
-        "version": version,
+        "version": _VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "selfaug": _selfaug_version(),
         "data": _plain(data),
@@ -60,16 +59,12 @@ def write_record(
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_record(
-    path: str | os.PathLike[str], kind: str, *, version: int = 1, upgrades: Sequence[Upgrade] = ()
-) -> dict[str, Any]:
-    """Data of a record, brought up to `version`.
+def read_record(path: str | os.PathLike[str], kind: str) -> dict[str, Any]:
+    """Data of a record.
 
     Args:
         path: the file.
         kind: the kind that it has to be.
-        version: the layout that the caller understands.
-        upgrades: `upgrades[i]` turns data of version i+1 into data of version i+2.
 
     Raises:
         DataError: if it is missing, damaged, of another kind, or written by a newer selfaug.
@@ -100,15 +95,13 @@ def read_record(
             hint=f"give the folder that a command wrote whose records are of kind {kind!r}.",
         )
     written = int(record["version"])
-    if written > version:
+    if written > _VERSION:
         raise DataError(
             f"{path} has version {written}; "
-            f"this selfaug ({_selfaug_version()}) reads up to version {version}.",
+            f"this selfaug ({_selfaug_version()}) reads up to version {_VERSION}.",
             hint=f"update selfaug: the file was written by {record.get('selfaug', 'a newer version')}.",
         )
     data: dict[str, Any] = record["data"]
-    for upgrade in upgrades[written - 1 : version - 1]:
-        data = upgrade(data)
     return data
 
 
@@ -159,6 +152,23 @@ def write_text(path: str | os.PathLike[str], text: str, *, private: bool = False
         if temporary is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path, *, hint: str) -> Iterator[None]:
+    """For what makes a folder, or writes into it.
+
+    Args:
+        folder: as it is told.
+        hint: what to do if that fails.
+
+    Raises:
+        StorageError: if it fails.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"can't write into {folder}: {error.strerror or error}", hint=hint) from error
 
 
 def is_failed_write(error: Exception) -> bool:

@@ -1,11 +1,10 @@
 """The registry: which runs there are to be served, which of them is the champion, and how it came to that.
 
-An SQLite file in WAL mode. Every change is one transaction: after a kill there is all of it or nothing. Any number of
-processes may read and write. A version is a number that is never given twice; what an alias pointed to is never
-forgotten, so that a rollback knows where to go. One that was withdrawn points to nothing until it is given again.
+An SQLite file. Every change is one transaction: after a kill there is all of it or nothing. Any number of processes may
+read and write. A version is a number that is never given twice; what an alias pointed to is never forgotten, so that a
+rollback knows where to go. One that was withdrawn points to nothing until it is given again.
 
-A run is looked for where it was when it was entered, and where that is gone, by its path from the registry's folder:
-both may be moved together, or be mounted in a container.
+A run is kept as its path from the registry's folder: both may be moved together, or be mounted in a container.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from selfaug.errors import ConfigError, PathError, SelfAugError, StorageError
-from selfaug.sqlite_reading import open_for_reading
 
 __all__ = [
     "CANDIDATE",
@@ -38,7 +37,6 @@ CHAMPION, CANDIDATE = "champion", "candidate"
 
 _VERSION = 1
 _BUSY_SECONDS = 10.0
-_BUSY_PAUSE = 0.02
 _SCHEMA = """
 CREATE TABLE versions (
     number INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL UNIQUE, weights TEXT NOT NULL, base TEXT NOT NULL,
@@ -46,17 +44,10 @@ CREATE TABLE versions (
 );
 CREATE TABLE moves (
     number INTEGER PRIMARY KEY AUTOINCREMENT, alias TEXT NOT NULL, version INTEGER NOT NULL REFERENCES versions,
-    previous INTEGER REFERENCES moves, why TEXT NOT NULL, time REAL NOT NULL
+    previous INTEGER REFERENCES moves, why TEXT NOT NULL, time REAL NOT NULL, withdrawn REAL
 );
 CREATE INDEX moves_of_alias ON moves (alias, number);
 """
-# Apart from the versions: a registry of an earlier selfaug has none yet.
-_PLACES = (
-    "CREATE TABLE IF NOT EXISTS places (version INTEGER PRIMARY KEY REFERENCES versions, run TEXT NOT NULL)"
-)
-_WITHDRAWN = (
-    "CREATE TABLE IF NOT EXISTS withdrawn (move INTEGER PRIMARY KEY REFERENCES moves, time REAL NOT NULL)"
-)
 
 
 @dataclass(frozen=True)
@@ -65,14 +56,13 @@ class Version:
 
     Attributes:
         number: its name here.
-        run: folder, absolute and without links: where it is now, as far as that is known.
+        run: folder, absolute and without links.
         weights: SHA-256 of the trained weights.
         base: name of the base model.
         parent: the version that it was made from, or None.
         data: what it was trained on, in words.
         note: of whoever added it.
         added: seconds since 1970.
-        entered_as: the folder that it was entered with, if that is gone and `run` is another.
     """
 
     number: int
@@ -83,7 +73,6 @@ class Version:
     data: str
     note: str
     added: float
-    entered_as: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +86,7 @@ class Move:
         previous: the move that a rollback goes back to, or None.
         why: in words.
         time: seconds since 1970.
+        withdrawn: when it was withdrawn, in the same seconds, or None.
     """
 
     number: int
@@ -105,6 +95,7 @@ class Move:
     previous: int | None
     why: str
     time: float
+    withdrawn: float | None
 
 
 class Registry:
@@ -145,9 +136,9 @@ class Registry:
                 row = connection.execute(
                     "INSERT INTO versions (run, weights, base, parent, data, note, added) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING *",
-                    [folder, weights, base, parent, data, note, time.time()],
+                    [self._place(folder), weights, base, parent, data, note, time.time()],
                 ).fetchone()
-                found = Version(*row)
+                found = self._made(row)
         return found
 
     def require_addable(self, run: str | os.PathLike[str], weights: str | None) -> None:
@@ -180,14 +171,6 @@ class Registry:
         """
         with self._reading() as connection:
             return self._version(connection, number)
-
-    def has_place(self, number: int) -> bool:
-        """Whether it is written down where a version's run is from the registry's folder: what finds it after a move.
-
-        An earlier selfaug wrote that down of none; any change does, of those whose folder is there.
-        """
-        with self._reading() as connection:
-            return self._place(connection, number) is not None
 
     def moves(self, alias: str) -> list[Move]:
         """What an alias has pointed to, oldest first."""
@@ -241,11 +224,13 @@ class Registry:
         with self._writing() as connection:
             now = _current(connection, alias)
             if now is not None and now.version == number:
-                connection.execute("INSERT INTO withdrawn VALUES (?, ?)", [now.number, time.time()])
+                connection.execute(
+                    "UPDATE moves SET withdrawn = ? WHERE number = ?", [time.time(), now.number]
+                )
 
     def _versions(self, connection: sqlite3.Connection) -> list[Version]:
         rows = connection.execute("SELECT * FROM versions ORDER BY number").fetchall()
-        return [self._located(connection, Version(*row)) for row in rows]
+        return [self._made(row) for row in rows]
 
     def _version(self, connection: sqlite3.Connection, number: int) -> Version:
         row = connection.execute("SELECT * FROM versions WHERE number = ?", [number]).fetchone()
@@ -253,39 +238,18 @@ class Registry:
             raise ConfigError(
                 f"there is no version {number}.", hint="`selfaug registry` shows which versions there are."
             )
-        return self._located(connection, Version(*row))
+        return self._made(row)
 
-    def _located(self, connection: sqlite3.Connection, version: Version) -> Version:
-        """A version with the folder where its run is now."""
-        # Not Path.is_dir, which raises where a folder can't be looked into, such as another's home in a container.
-        if os.path.isdir(version.run):
-            # Whoever moved it may have left a link in its place.
-            return replace(version, run=os.path.realpath(version.run))
-        if (place := self._place(connection, version.number)) is None:
-            return version
-        moved = os.path.realpath(self._folder() / place)
-        return replace(version, run=moved, entered_as=version.run) if os.path.isdir(moved) else version
+    def _made(self, row: Sequence[Any]) -> Version:
+        number, place, *rest = row
+        return Version(number, os.path.realpath(self._folder() / place), *rest)
 
-    def _place(self, connection: sqlite3.Connection, number: int) -> str | None:
-        """Where a version's run was from the registry's folder; None where nobody wrote that down."""
-        if "places" not in _tables(connection):
-            return None
-        found = connection.execute("SELECT run FROM places WHERE version = ?", [number]).fetchone()
-        return None if found is None else str(found[0])
-
-    def _keep_places(self, connection: sqlite3.Connection) -> None:
-        """Write down where runs are from the registry's folder now: it may have been moved alone."""
-        for number, run in connection.execute("SELECT number, run FROM versions").fetchall():
-            if os.path.isdir(run):
-                try:
-                    place = os.path.relpath(os.path.realpath(run), self._folder())
-                except ValueError:  # on another drive of Windows
-                    continue
-                connection.execute(
-                    "INSERT INTO places (version, run) VALUES (?, ?) "
-                    "ON CONFLICT (version) DO UPDATE SET run = excluded.run WHERE run != excluded.run",
-                    [number, place],
-                )
+    def _place(self, run: str) -> str:
+        """What a run is kept as."""
+        try:
+            return os.path.relpath(run, self._folder())
+        except ValueError:  # on another drive of Windows
+            return run
 
     def _folder(self) -> Path:
         return self.path.resolve().parent
@@ -302,24 +266,15 @@ class Registry:
         with self._said():
             connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
             try:
-                # Before anything is written: WAL mode stands in the file.
-                connection.execute("BEGIN")
-                self._is_made(connection)
-                connection.execute("COMMIT")
-                _take_wal(connection)
-                connection.execute(
-                    "PRAGMA synchronous = FULL"
-                )  # a switch that was told of must outlive the power
+                # A switch that was told of must outlive the power.
+                connection.execute("PRAGMA synchronous = EXTRA")
                 connection.execute("PRAGMA foreign_keys = ON")
                 connection.execute("BEGIN IMMEDIATE")
                 if not self._is_made(connection):
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {_VERSION}")
-                connection.execute(_PLACES)
-                connection.execute(_WITHDRAWN)
                 yield connection
-                self._keep_places(connection)
                 connection.execute("COMMIT")
             finally:
                 connection.close()  # rolls back what was not committed
@@ -329,7 +284,13 @@ class Registry:
         if not self.path.is_file():
             raise PathError(_nothing_at(self.path), hint=_MAKE_ONE)
         with self._said():
-            connection = open_for_reading(self.path, busy_seconds=_BUSY_SECONDS)
+            # Not as "ro": who reads it first after a kill undoes what was not committed.
+            connection = sqlite3.connect(
+                f"{self.path.absolute().as_uri()}?mode=rw",
+                uri=True,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+            )
             try:
                 connection.execute("BEGIN")  # all as of one moment
                 if not self._is_made(connection):
@@ -345,7 +306,7 @@ class Registry:
             PathError: if it is of another program.
             StorageError: if it is of a newer selfaug.
         """
-        names = _tables(connection)
+        names = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         if names and not names >= {"versions", "moves"}:
             raise _no_registry(self.path)
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
@@ -389,19 +350,6 @@ def champion_instead_of(
     return champion[0].run if champion and folder in entered and folder != champion[0].run else None
 
 
-def _take_wal(connection: sqlite3.Connection) -> None:
-    """WAL mode, once nobody else has the file: SQLite does not wait for that, as it does for a transaction."""
-    until = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
-                raise
-        time.sleep(_BUSY_PAUSE)
-
-
 _MAKE_ONE = "`selfaug registry add RUN` makes one."
 
 
@@ -420,25 +368,16 @@ def _no_registry(path: Path) -> PathError:
 def _entered(versions: Sequence[Version], folder: str, weights: str | None) -> Version | None:
     """The version that a folder is, with these weights; None where the folder is none.
 
-    An earlier selfaug could enter one folder twice, by another path to it.
-
     Raises:
         ConfigError: if it has other weights.
     """
-    found = [one for one in versions if one.run == folder]
-    if not found:
-        return None
-    for version in found:
-        if version.weights == weights:
-            return version
-    raise ConfigError(
-        f"{folder} is version {found[-1].number} already, with other weights: it was trained anew since.",
-        hint="train into a folder of its own, so that a rollback finds what was served.",
-    )
-
-
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    return {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master")}
+    found = next((one for one in versions if one.run == folder), None)
+    if found is not None and found.weights != weights:
+        raise ConfigError(
+            f"{folder} is version {found.number} already, with other weights: it was trained anew since.",
+            hint="train into a folder of its own, so that a rollback finds what was served.",
+        )
+    return found
 
 
 def _current(connection: sqlite3.Connection, alias: str) -> Move | None:
@@ -446,16 +385,8 @@ def _current(connection: sqlite3.Connection, alias: str) -> Move | None:
     row = connection.execute(
         "SELECT * FROM moves WHERE alias = ? ORDER BY number DESC LIMIT 1", [alias]
     ).fetchone()
-    if row is None:
-        return None
-    move = Move(*row)
-    return None if _is_withdrawn(connection, move) else move
-
-
-def _is_withdrawn(connection: sqlite3.Connection, move: Move) -> bool:
-    if "withdrawn" not in _tables(connection):
-        return False
-    return connection.execute("SELECT 1 FROM withdrawn WHERE move = ?", [move.number]).fetchone() is not None
+    move = None if row is None else Move(*row)
+    return None if move is None or move.withdrawn is not None else move
 
 
 def _before(connection: sqlite3.Connection, alias: str) -> Move:

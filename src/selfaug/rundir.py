@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from filelock import Timeout
@@ -16,14 +16,17 @@ from filelock import Timeout
 from selfaug.core.printable import printable
 from selfaug.errors import PathError, StorageError
 from selfaug.file_lock import FileLock, NoLocksError
+from selfaug.records import writing_into
 from selfaug.replaced import HIDDEN, Replaced, delete
 
 __all__ = [
     "CHECKPOINT_STATE",
     "RunDir",
     "alone_in",
+    "entries_of",
     "holder_of",
     "latest_complete_checkpoint",
+    "require_no_foreign",
     "without_lock",
 ]
 
@@ -39,6 +42,8 @@ _LOCK = ".lock"
 
 # Another process that only looks whether the folder is held is done by then.
 _SECONDS_TO_WAIT = 1.0
+
+_ANOTHER_FOLDER = "choose another folder with --output, or change its permissions."
 
 
 @contextlib.contextmanager
@@ -98,6 +103,42 @@ def holder_of(folder: Path) -> str | None:
 def without_lock(folder: Path) -> list[Path]:
     """What is in a folder, but for the lock of `alone_in`."""
     return [entry for entry in folder.iterdir() if entry.name != _LOCK]
+
+
+def entries_of(folder: Path, names: Collection[str]) -> list[Path]:
+    """What is in a folder of these names, with what a crash leaves behind: ".record.json.x7f2", "adapter.partial"."""
+    return [
+        entry
+        for entry in folder.iterdir()
+        if entry.name in names
+        or entry.name.removesuffix(".partial") in names
+        or any(entry.name.startswith(f".{name}.") for name in names)
+    ]
+
+
+def require_no_foreign(folder: Path, names: Collection[str], holds: str, *, hint: str) -> None:
+    """Refuse to replace what selfaug did not write.
+
+    Args:
+        folder: that is to be replaced.
+        names: of all that may be in there.
+        holds: what it holds, such as "a run".
+        hint: what to do with the rest.
+
+    Raises:
+        StorageError: if there is anything else.
+    """
+    ours = {entry.name for entry in entries_of(folder, names)}
+    foreign = sorted(
+        entry.name
+        for entry in without_lock(folder)
+        if entry.name not in ours and not entry.name.startswith(HIDDEN)
+    )
+    if foreign:
+        raise StorageError(
+            f"{folder} holds {holds}, and files that selfaug did not write: {', '.join(foreign[:5])}.",
+            hint=hint,
+        )
 
 
 def _told_in(folder: Path) -> str:
@@ -164,16 +205,11 @@ class RunDir:
         run = cls.require_free(path, overwrite=overwrite)
         if run.path.is_dir() and run.replaced.entries():
             run.replaced.move()
-        try:
+        with writing_into(run.path, hint=_ANOTHER_FOLDER):
             run.path.mkdir(parents=True, exist_ok=True)
             probe = run.path / f".{os.getpid()}.writable"
             probe.touch()
             probe.unlink()
-        except OSError as error:
-            raise StorageError(
-                f"can't write into {run.path}: {error.strerror or error}",
-                hint="choose another folder with --output, or change its permissions.",
-            ) from error
         return run
 
     @classmethod
@@ -200,17 +236,12 @@ class RunDir:
         existing = next(place for place in (self.path, *self.path.absolute().parents) if place.exists())
         if not existing.is_dir():
             raise PathError(f"{existing} is a file, not a folder.", hint="choose another output folder.")
-        try:
+        with writing_into(existing, hint=_ANOTHER_FOLDER):
             if not os.access(existing, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             # What may be written need not take anything: root may write everywhere, into /proc too.
             with tempfile.TemporaryDirectory(dir=existing, prefix=f".{os.getpid()}.writable"):
                 pass
-        except OSError as error:
-            raise StorageError(
-                f"can't write into {existing}: {error.strerror or error}",
-                hint="choose another folder with --output, or change its permissions.",
-            ) from error
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDir:
@@ -300,6 +331,11 @@ class RunDir:
             (self.path / _LOCK).unlink(missing_ok=True)
             self.path.rmdir()
 
+    def discard_unstarted(self) -> None:
+        """Delete a run whose process was killed while it made the folder: there is nothing to go on with."""
+        if self.is_run() and not self.started.exists():
+            self.discard()
+
     def _require_replaceable(self, overwrite: bool) -> None:
         """Refuse if replacing was not asked for, or if the folder holds anything but a run."""
         if not self.is_run():
@@ -314,28 +350,20 @@ class RunDir:
                 + ("" if self.is_complete() else ", --resume goes on with it")
                 + ", or choose another --output.",
             )
-        ours = {entry.name for entry in self._entries()}
-        foreign = sorted(
-            entry.name
-            for entry in without_lock(self.path)
-            if entry.name not in ours and not entry.name.startswith(HIDDEN)
+        require_no_foreign(
+            self.path,
+            self._names(),
+            "a run",
+            hint="move them away first: --overwrite never deletes what is not part of a run.",
         )
-        if foreign:
-            raise StorageError(
-                f"{self.path} holds a run, and files that selfaug did not write: {', '.join(foreign[:5])}.",
-                hint="move them away first: --overwrite never deletes what is not part of a run.",
-            )
+
+    def _names(self) -> set[str]:
+        """Of all that is part of a run."""
+        return {path.name for path in vars(self).values() if isinstance(path, Path) and path != self.path}
 
     def _entries(self) -> list[Path]:
-        """What is there of the run, with what a crash leaves behind: ".record.json.x7f2" and "adapter.partial"."""
-        ours = {path.name for path in vars(self).values() if isinstance(path, Path) and path != self.path}
-        return [
-            entry
-            for entry in self.path.iterdir()
-            if entry.name in ours
-            or entry.name.removesuffix(".partial") in ours
-            or any(entry.name.startswith(f".{name}.") for name in ours)
-        ]
+        """What is there of the run."""
+        return entries_of(self.path, self._names())
 
     def _clear(self) -> None:
         """Delete what `_require_replaceable` has let pass."""

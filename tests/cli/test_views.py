@@ -35,7 +35,11 @@ def suite(items: int, base: float, tuned: float) -> dict[str, Any]:
         "items": items,
         "base": interval(base, max(0.0, base - 0.1), base + 0.1),
         "tuned": interval(tuned, max(0.0, tuned - 0.1), tuned + 0.06),
-        "difference": {"difference": interval(tuned - base, tuned - base - 0.2, tuned - base + 0.2)},
+        "difference": {
+            "difference": interval(tuned - base, tuned - base - 0.2, tuned - base + 0.2),
+            "discordance": 0.345,
+            "clusters": None,
+        },
         "detectable_difference": 0.081,
     }
 
@@ -69,6 +73,8 @@ MEASURED: dict[str, Any] = {
 }
 EVALUATION: dict[str, Any] = {
     **MEASURED,
+    "also": {},
+    "sides": {},
     "forecast": {
         **interval(-0.009, -0.1, 0.08),
         "drift": 0.02,
@@ -149,14 +155,13 @@ def test_a_forecast_of_less_than_nothing_is_readable() -> None:
     assert "10–20\N{NO-BREAK SPACE}%: 3.2500" in shown("evaluate", 160)
 
 
-def test_what_would_go_unseen_says_what_it_assumes() -> None:
-    assumed = "with 212 items, a change under 8.1 points would likely go unseen (if the models differ on 20 % of them)"
-    assert assumed in shown("evaluate", 160).replace("\N{NO-BREAK SPACE}", " ")
+def test_what_would_go_unseen_says_on_how_many_the_models_differ() -> None:
     suites = copy.deepcopy(SUITES)
-    suites["general"]["difference"]["discordance"] = 0.345
+    suites["task"]["difference"]["clusters"] = 8
     text = shown("evaluate", 160, suites=suites).replace("\N{NO-BREAK SPACE}", " ")
-    assert "general: with 212 items" in text
-    assert "go unseen (measured: the models differ on 34 % of them)" in text
+    seen = "a change under 8.1 points would likely go unseen (measured: the models differ on 34 % of them)"
+    assert f"task: with 64 items in 8 clusters, {seen}" in text
+    assert f"general: with 212 items, {seen}" in text
 
 
 def test_one_item_is_one() -> None:
@@ -303,7 +308,7 @@ def test_answers_that_were_cut_off_are_counted_and_it_says_what_to_do() -> None:
             "! general: 90 % of a model's answers were cut off at their limit, and scores may say little: if"
             in many
         )
-    assert "cut off" not in shown("evaluate", 160)  # of before it was kept
+    assert "cut off" not in shown("evaluate", 160)  # where it is not known
     level = {"level": 1, "scores": {"1": 0.1, "2": 0.0, "3": 0.0}, "cut_off": 0.95}
     text = shown("evaluate", 160, level=level).replace("\N{NO-BREAK SPACE}", " ")
     assert "level 3 0 %; 95 % of its answers cut off at their limit" in text
@@ -339,18 +344,6 @@ def test_recall_says_what_it_was_not_measured_on(capsys: pytest.CaptureFixture[s
     assert "12 questions are left out: pairs.csv:2: not valid UTF-8" in told[1]
     assert told[1].endswith("pairs.csv:11: not valid UTF-8 and 2 more; --json has all.")
     assert told[2].endswith("and no bound of what a model can answer.")
-
-
-def test_requests_that_are_the_same_in_several_forms_are_said_to_be() -> None:
-    said = "general: with 212 items, a change under 8.1 points would likely go unseen (if the models differ on 20"
-    same = "some of these requests are the same one under other constraints"
-    composed = {**SUITES["general"], "scores": {"test-composed-2-01": {"base": 1.0, "tuned": 1.0}}}
-    for general, told in ((SUITES["general"], False), (composed, True)):
-        text = shown("evaluate", 160, suites={**SUITES, "general": general}).replace(
-            "\N{NO-BREAK SPACE}", " "
-        )
-        assert said in text
-        assert (same in text) == told
 
 
 def test_what_other_bounds_have_decided_before_stays_beside_the_gate() -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
@@ -42,23 +39,9 @@ sys.path.append(str(Path(__file__).parents[1] / "monitoring"))
 HOSTILE_NAME = "<img src=x onerror=alert(1)> \"'&;?#% \x1b[31m \u202e ü\n{{ 7 * 7 }}"
 
 
-def write_plan(folder: Path, steps: int, **changed: Any) -> None:
-    """As a training of this process would write it, that began half a minute ago."""
-    plan = {
-        "steps": steps,
-        "from_step": 0,
-        "began": time.time() - 30,
-        "process": os.getpid(),
-        "machine": socket.gethostname(),
-    }
-    write_record(folder / "plan.json", "plan", {**plan, **changed})
-
-
-def ended_process() -> int:
-    """Number of a process that there was."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+def write_plan(folder: Path, steps: int) -> None:
+    """As a training would write it that began half a minute ago."""
+    write_record(folder / "plan.json", "plan", {"steps": steps, "from_step": 0, "began": time.time() - 30})
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +62,9 @@ def runs_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(root / "team" / "trained")
     write_run(root / "team" / "realigned", realignment=REALIGNMENT)
     write_run(root / "gone", training=None, steps=9)
-    write_plan(root / "gone", 40, process=ended_process())
+    write_plan(root / "gone", 40)
+    for file in (root / "gone").iterdir():  # heard of last a while ago
+        os.utime(file, (time.time() - 1000,) * 2)
     _damaged(root)
     write_run(root / "served")
     _watched(root / "served" / "monitor")

@@ -18,9 +18,10 @@ from starlette.testclient import TestClient
 from report_records import EVALUATION, comparison_record, interval, suite, write_comparison, write_run
 from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.library import Library
-from selfaug.dashboard.samples import KeptSamples, SampleFiles, Samples, differing_words, sample_files
+from selfaug.dashboard.samples import KeptSamples, Samples, differing_words
 from selfaug.errors import DataError
 from selfaug.records import write_lines, write_record
+from selfaug.report.kept_answers import AnswerFiles, answer_files
 
 ROWS = {
     "same": ("Say hello", "hello", "hello"),
@@ -47,8 +48,8 @@ def run(tmp_path: Path) -> Path:
     return write(tmp_path / "run", ROWS, SCORES)
 
 
-def task(folder: Path) -> SampleFiles:
-    return next(one for one in sample_files(folder, "train") if one.suite == "task")
+def task(folder: Path) -> AnswerFiles:
+    return next(one for one in answer_files(folder, "train") if one.suite == "task")
 
 
 def test_failures_come_first_and_each_change_is_counted(run: Path) -> None:
@@ -96,12 +97,12 @@ def test_a_text_is_found_in_prompts_and_answers_of_any_model(
 
 
 def test_suites_begin_with_the_job_and_need_both_models(run: Path) -> None:
-    assert [one.suite for one in sample_files(run, "train")] == ["task", "general"]
+    assert [one.suite for one in answer_files(run, "train")] == ["task", "general"]
     (run / "samples" / "evaluation" / "general-tuned.jsonl").unlink()
-    assert [one.suite for one in sample_files(run, "train")] == ["task"]
+    assert [one.suite for one in answer_files(run, "train")] == ["task"]
     (run / "evaluation.json").unlink()
-    assert sample_files(run, "train") == []
-    assert sample_files(run, "demo") == []
+    assert answer_files(run, "train") == []
+    assert answer_files(run, "demo") == []
 
 
 def test_only_requests_that_all_models_answered(run: Path) -> None:
@@ -140,7 +141,7 @@ def test_names_in_records_lead_nowhere_else(tmp_path: Path) -> None:
     record = comparison_record("comparison-demo")
     folder = write_comparison(tmp_path / "comparison", record)
     labels = ["base model", "plain LoRA", record["methods"][record["subject"]]["label"]]
-    assert [list(one.labels.values()) for one in sample_files(folder, "comparison")] == [labels] * 2
+    assert [list(one.labels.values()) for one in answer_files(folder, "comparison")] == [labels] * 2
     # Answers beside the comparison, and behind a link inside of it.
     (tmp_path / "outside").mkdir()
     for file in (folder / "answers").glob("*-task.jsonl"):
@@ -154,7 +155,7 @@ def test_names_in_records_lead_nowhere_else(tmp_path: Path) -> None:
         "/etc/passwd",
     ):
         write_record(folder / "record.json", "comparison", {**record, "items": {suite_name: 1}})
-        assert sample_files(folder, "comparison") == []
+        assert answer_files(folder, "comparison") == []
     for name in ("plain", record["subject"]):
         row = record["methods"][name]
         (folder / "answers" / f"test-{name}-{row['value']:g}-seed{row['seeds'][0]}-x").mkdir()
@@ -163,14 +164,14 @@ def test_names_in_records_lead_nowhere_else(tmp_path: Path) -> None:
     file.unlink()
     file.symlink_to(tmp_path / "outside" / file.name)
     assert file.is_file()
-    assert [one.suite for one in sample_files(folder, "comparison")] == ["general"]
+    assert [one.suite for one in answer_files(folder, "comparison")] == ["general"]
 
 
 def test_a_link_out_of_a_run_is_not_followed(run: Path, tmp_path: Path) -> None:
     place = run / "samples" / "evaluation"
     (place / "task-base.jsonl").rename(tmp_path / "elsewhere.jsonl")
     (place / "task-base.jsonl").symlink_to(tmp_path / "elsewhere.jsonl")
-    assert [one.suite for one in sample_files(run, "train")] == ["general"]
+    assert [one.suite for one in answer_files(run, "train")] == ["general"]
 
 
 @pytest.mark.parametrize("changed", [{"subject": "of another name"}, {"methods": []}, {"items": None}])
@@ -179,7 +180,7 @@ def test_a_record_of_another_shape_is_one_clear_error(tmp_path: Path, changed: d
     folder = write_comparison(tmp_path / "comparison", record)
     write_record(folder / "record.json", "comparison", {**record, **changed})
     with pytest.raises(DataError, match="does not say whose answers"):
-        sample_files(folder, "comparison")
+        answer_files(folder, "comparison")
 
 
 # ---- files that change
@@ -201,27 +202,10 @@ def test_what_was_read_is_kept_until_a_file_changes(run: Path, tmp_path: Path) -
     assert len(kept._kept) <= 4, "memory has a bound"
 
 
-def test_answers_that_were_replaced_while_they_were_looked_at_are_not_mixed_up(run: Path) -> None:
-    samples = Samples(task(run))
-    ids = samples.select()
-    write(run, {f"other-{name}": row for name, row in ROWS.items()})
-    with pytest.raises(DataError, match=r"changed while it was read(.|\n)*load the page again"):
-        samples.shown(ids)
-    # Grown at its end, as an answer that is added: all that was known is where it was.
-    write(run, ROWS, SCORES)
-    samples = Samples(task(run))
-    with (run / "samples" / "evaluation" / "task-base.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"id": "more", "prompt": "x')
-    assert len(samples.shown(samples.select())) == 4
-    (run / "samples" / "evaluation" / "task-base.jsonl").unlink()
-    with pytest.raises(FileNotFoundError):
-        samples.shown(ids)
-
-
 def test_the_page_of_a_file_that_vanishes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = looking_at(run.parent)
-    found = sample_files(run, "train")
-    monkeypatch.setattr("selfaug.dashboard.app.sample_files", lambda *_: found)
+    found = answer_files(run, "train")
+    monkeypatch.setattr("selfaug.dashboard.app.answer_files", lambda *_: found)
     assert client.get("/samples/run").status_code == 200
     found[0].files[1].unlink()
     answer = client.get("/samples/run")

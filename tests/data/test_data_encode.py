@@ -23,9 +23,11 @@ from selfaug.data import (
     Row,
     encode,
     encode_rows,
+    encoded_rows,
 )
 from selfaug.data.encode import keeps_earlier_turns
-from selfaug.data.rows import FollowUp, load_rows
+from selfaug.data.row import FollowUp
+from selfaug.data.rows import load_rows
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.errors import ConfigError, DataError, ModelError
 from selfaug.model.generate import text_prompt_ids
@@ -556,13 +558,6 @@ def test_rows_that_do_not_fit_are_reported_at_once_with_their_counts(tiny_tokeni
     assert [problem.line for problem in encoded.problems] == [2, 3]
 
 
-def test_refuse_shortens_nothing(tiny_tokenizer: Tokenizer) -> None:
-    window = length_with(PASSAGES, tiny_tokenizer) - 1
-    with pytest.raises(DataError) as caught:
-        encode_rows([retrieval_row(PASSAGES)], tiny_tokenizer, max_length=window, on_long="refuse")
-    assert "the prompt has" in caught.value.problems[0]
-
-
 def test_all_rows_too_long_is_an_error_anyway(tiny_tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match="1 of 1 rows"):
         encode_rows([chat_row(USER, ANSWER)], tiny_tokenizer, max_length=3, skip_bad_rows=True)
@@ -599,7 +594,7 @@ def test_report_counts_tokens_and_lengths(tiny_tokenizer: Tokenizer) -> None:
 def test_data_set_has_exactly_ids_and_labels(
     tiny_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, chunk_tokens: int
 ) -> None:
-    monkeypatch.setattr(encode, "_CHUNK_TOKENS", chunk_tokens)
+    monkeypatch.setattr(encoded_rows, "_CHUNK_TOKENS", chunk_tokens)
     rows = [chat_row(USER, ANSWER), *(text_row("the " * line, " year", line) for line in range(2, 9))]
     encoded = encode_rows(rows, tiny_tokenizer, max_length=None)
     dataset = encoded.to_dataset()
@@ -630,7 +625,6 @@ def test_a_token_takes_four_bytes(tiny_tokenizer: Tokenizer, monkeypatch: pytest
     ("arguments", "message"),
     [
         ({"max_length": 0}, "max_length is 0"),
-        ({"max_length": None, "on_long": "cut"}, "on_long is 'cut'"),
         ({"max_length": None, "chat_template_kwargs": {"tokenize": True}}, "can't set tokenize"),
     ],
 )

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 
 from selfaug.data import RetrievalTemplate, load_rows
-from selfaug.data.rows import as_read
+from selfaug.data.row import as_read
 from selfaug.errors import DataError
 from selfaug.phases.question_files import load_pairs
 
@@ -171,17 +171,6 @@ def test_csv_list_that_is_no_json_is_not_one_passage(tmp_path: Path, context: st
         load_rows([tmp_path / "rows.csv"])
     (problem,) = caught.value.problems
     assert "'context' looks like a list as Python prints it; write it as JSON (json.dumps)" in problem
-
-
-@pytest.mark.parametrize(
-    "context", ['["Buyer"] shall pay ["Seller"]', "['a'] or ['b']", "['a\0', 'b'] ['c']"]
-)
-def test_csv_text_with_brackets_at_both_ends_is_text(tmp_path: Path, context: str) -> None:
-    with (tmp_path / "rows.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["question", "context", "answer"], ["q", context, "a"]])
-    (row,) = load_rows([tmp_path / "rows.csv"]).rows
-    assert row.retrieval is not None
-    assert row.retrieval.passages == (context,)
 
 
 @pytest.mark.parametrize(

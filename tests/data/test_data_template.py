@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.data import RetrievalTemplate
-from selfaug.data.rows import FollowUp, RetrievalParts
+from selfaug.data.row import FollowUp, RetrievalParts
 from selfaug.errors import ConfigError
 
 

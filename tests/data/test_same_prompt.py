@@ -12,8 +12,9 @@ import pytest
 from selfaug.data import Row, load_rows
 from selfaug.data.same_prompt import (
     asked_among,
-    learnt_prompts,
+    learnt_digests,
     prompt_keys,
+    taught_among,
     without_held_out,
     without_rows_of,
 )
@@ -165,14 +166,14 @@ def test_which_prompts_were_learnt(
         load_rows([write_jsonl(fields, name=name)], every_assistant_turn=True).rows
         for name, fields in (("asked.jsonl", asked), ("learnt.jsonl", learnt))
     )
-    assert asked_among(one, learnt_prompts(other)) == [known]
+    assert asked_among(one, learnt_digests(other)) == [known]
 
 
 def test_a_turn_that_was_not_trained_was_not_learnt(
     rows: Callable[[list[dict[str, Any]]], list[Row]],
 ) -> None:
     (long, first) = rows([LONG, chat(user("Hi"))])
-    assert asked_among([first, long], learnt_prompts([long])) == [False, True]
+    assert asked_among([first, long], learnt_digests([long])) == [False, True]
 
 
 def test_a_standard_question_about_another_contract_is_another_row(
@@ -181,3 +182,16 @@ def test_a_standard_question_about_another_contract_is_another_row(
     old = rows([question("Is it signed?", name, "Yes.") for name in ("a", "b", "c")])
     new = rows([question("Is it signed? ", "b", "Yes."), question("Is it signed?", "c", "No.")])
     assert without_rows_of(new, old) == [old[0], old[2]]
+
+
+@pytest.mark.parametrize(("contracts", "known"), [(5, True), (6, False)])
+def test_an_answer_that_was_taught_is_known_with_other_passages_unless_all_are_asked_so(
+    rows: Callable[[list[dict[str, Any]]], list[Row]], contracts: int, known: bool
+) -> None:
+    learnt = learnt_digests(rows([question("Signed?", f"contract {n}", "Yes.") for n in range(contracts)]))
+    new = [question("signed?", "contract 0", "Yes."), question("Signed?", "contract 9", "Yes.")]
+    other = [question("Signed?", "contract 0", "No."), question("Lost?", "contract 0", "Yes.")]
+    assert taught_among(rows(new + other), learnt) == [True, known, False, False]
+    # The same row is known in whichever company it comes again.
+    again = rows([question("Signed?", f"contract {n}", "Yes.") for n in range(contracts - 1, 19)])
+    assert taught_among(again, learnt) == [True] + [False] * (19 - contracts)

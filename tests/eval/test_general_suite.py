@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from selfaug.data.general_rows import embedded_general_rows
-from selfaug.eval.checks import AsksQuestions, Check, DiffersFrom, KeyFacts, Mentions, sentences, words
+from selfaug.eval.checks import Check, DiffersFrom, KeyFacts, Mentions
 from selfaug.eval.composed_items import COMPOSED_KINDS
+from selfaug.eval.form_checks import AsksQuestions
 from selfaug.eval.general_suite import (
     EXECUTIVE_ITEM,
     LEVELS,
@@ -23,6 +24,7 @@ from selfaug.eval.general_suite import (
     spread_over_kinds,
 )
 from selfaug.eval.generated_items import GENERATED_KINDS
+from selfaug.eval.text_parts import sentences, words
 from selfaug.model.loading import load_tokenizer
 
 HALVES: tuple[Half, ...] = ("dev", "test")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.errors import ConfigError
-from selfaug.eval.checks import Words
+from selfaug.eval.form_checks import Words
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.own_suites import names_function, own_suite
 
@@ -35,6 +35,10 @@ def with_argument(count: int) -> list[GeneralItem]:
     return [ITEM] * count
 
 
+def failing() -> list[GeneralItem]:
+    return [ITEM] * len({}["FIRM"])
+
+
 def test_a_function_gives_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names_function(f"{HERE}:good")
     assert not names_function("company.jsonl")
@@ -51,8 +55,9 @@ def test_a_function_gives_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("no.such.module:good", "can't be imported"),
         (f"{HERE}:missing", "can't be imported"),
         (f"{HERE}:texts", "no requests, or something else"),
-        (f"{HERE}:nothing", "gives no list"),
-        (f"{HERE}:with_argument", "gives no list"),
+        (f"{HERE}:nothing", "failed: TypeError: 'NoneType'"),
+        (f"{HERE}:with_argument", "failed: TypeError"),
+        (f"{HERE}:failing", "failed: KeyError: 'FIRM'"),
         (f"{HERE}:doubled", "two requests with the same id"),
     ],
 )

@@ -28,15 +28,16 @@ def test_the_means_score_one_and_zero() -> None:
     assert sum(router.scores(other)) / len(other) == pytest.approx(0, abs=1e-6)
 
 
-def test_it_is_fishers_discriminant_where_nothing_is_shrunk() -> None:
+def test_it_is_fishers_discriminant_with_half_of_the_covariance_shrunk() -> None:
     model = build("llama-untied")
     job, other = prompts(0, 3, 45, count=80), prompts(1, 15, 60, count=80)
     weight = model.get_input_embeddings().weight.detach().double()
     x_NH, y_NH = (torch.stack([weight[torch.tensor(p)].mean(0) for p in group]) for group in (job, other))
-    within = torch.cov(x_NH.T, correction=0) + torch.cov(y_NH.T, correction=0)
-    direction = torch.linalg.solve(within, x_NH.mean(0) - y_NH.mean(0))
+    within = (torch.cov(x_NH.T, correction=0) + torch.cov(y_NH.T, correction=0)) / 2
+    shrunk = (within + within.trace() / len(within) * torch.eye(len(within), dtype=torch.float64)) / 2
+    direction = torch.linalg.solve(shrunk, x_NH.mean(0) - y_NH.mean(0))
     expected = (x_NH - y_NH.mean(0)) @ direction / ((x_NH.mean(0) - y_NH.mean(0)) @ direction)
-    found = PromptRouter(model, job, other, shrinkage=0.0).scores(job)
+    found = PromptRouter(model, job, other).scores(job)
     torch.testing.assert_close(torch.tensor(found, dtype=torch.float64), expected, rtol=1e-6, atol=1e-6)
 
 

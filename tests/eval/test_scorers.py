@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from selfaug.errors import ConfigError
-from selfaug.eval.answer_scorers import groundedness
+from selfaug.eval.groundedness import groundedness
 from selfaug.eval.scorers import SCORERS, named_scorer
 
 CONTEXT = (
@@ -145,9 +145,15 @@ def test_functions_of_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
         ("schema:missing.json", "can't be used as a JSON schema"),
         ("no_such_module:f", "can't be imported"),
         ("json:no_such_function", "can't be imported"),
+        ("json:__name__", "can't be called"),
+        ("module_with_a_slip:f", "can't be imported: SyntaxError"),
     ],
 )
-def test_what_can_not_be_used_is_refused(name: str, match: str) -> None:
+def test_what_can_not_be_used_is_refused(
+    name: str, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "module_with_a_slip.py").write_text("def f(")
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=match):
         named_scorer(name)
     assert set(SCORERS) >= {"exact", "f1", "numeric", "citations"}

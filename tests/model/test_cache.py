@@ -267,7 +267,6 @@ def test_of_a_cut_off_build_only_what_its_checksums_vouch_for_is_kept(tmp_path, 
 
 @pytest.mark.parametrize("lost", [".index.npz", ".done.bin"])
 def test_a_cut_off_build_that_can_not_be_read_is_deleted(tmp_path, model, lost):
-    """As one of an earlier version, which wrote the index last."""
     cut_off(tmp_path, model, documents(50))
     next(tmp_path.glob(f"segment-*{lost}")).unlink()
     (left,) = names(tmp_path)

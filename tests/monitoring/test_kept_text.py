@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import Clock, simulated
 
 from selfaug.monitoring.kept_text import kept_text
-from selfaug.monitoring.monitor import MonitorSettings
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.redaction import MOST_CHARACTERS
-from selfaug.monitoring.store import FILE, read_texts
 
 MAIL = "write to anna@example.org"
 
@@ -55,18 +50,3 @@ def test_a_prompt_that_would_be_cut_off_is_kept_to_be_read() -> None:
 
 def test_nothing_is_kept_of_token_ids() -> None:
     assert kept_text(Observation("a", [1], 1, answer="an answer")) is None
-
-
-def test_what_an_earlier_version_kept_is_read(tmp_path: Path) -> None:
-    """It kept the user's last turn as text, whatever that was."""
-    monitor = simulated(tmp_path, Clock(), settings=MonitorSettings(keep_texts=True, sample=0.0))
-    for name in ("old", "new"):
-        monitor.offer(Observation(name, [1, 2], 5, text="the year", row={"prompt": "the year"}))
-    monitor.work()
-    monitor.close()
-    with sqlite3.connect(tmp_path / FILE) as connection:
-        connection.execute("UPDATE texts SET text = ? WHERE row_id = 1", ('{"messages": 5}',))
-    connection.close()
-    old, new = read_texts(tmp_path)
-    assert (old["request_id"], old["text"]) == ("old", '{"messages": 5}')
-    assert (new["prompt"], new["drift"], new["vote"]) == ("the year", None, None)

@@ -19,9 +19,9 @@ import pytest
 import yaml
 from simulated import ALL, DAY, Clock, Prompts, run, score, simulated, window
 
+from selfaug.core import metric_names
 from selfaug.core.alert_state import STATES
 from selfaug.errors import ConfigError, StorageError
-from selfaug.monitoring import metric_names
 from selfaug.monitoring.monitor import Monitor, MonitorSettings, lowest_priority
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.served_requests import served_requests

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from selfaug.core import metric_names
 from selfaug.core.alert_state import STATES
-from selfaug.monitoring import metric_names
-from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS
+from selfaug.core.metric_names import HISTOGRAMS, METRICS, Sample
 from selfaug.phases.serve import ServeSettings
 from selfaug.serving.metrics import Metrics
 
@@ -127,13 +127,19 @@ def test_panels_of_the_dashboard_do_not_overlap() -> None:
     assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
-def test_the_server_has_the_metrics_that_are_named_as_its_own() -> None:
-    metrics = Metrics(lambda: 1, lambda: 2, lambda: True, lambda: True)
-    described = re.findall(r"# TYPE (\S+) (\S+)", metrics.text().decode())
-    found = dict(described)
-    for name in metric_names.SERVER:
-        assert name in found, name
-        assert (found[name] == "histogram") == (name in HISTOGRAMS)
+def test_the_server_has_its_own_metrics_and_those_of_who_watches_it() -> None:
+    drift = metric_names.PROMPT_DRIFT
+    watched = [Sample(f"{drift}_sum", {}, 0.5), Sample(f"{drift}_count", {}, 2)]
+    watched += [Sample(name, {}, 3) for name in (metric_names.WATCHING, metric_names.SCORING_SECONDS)]
+    metrics = Metrics(lambda: 1, lambda: 2, lambda: True, lambda: True, lambda: watched)
+    text = metrics.text().decode()
+    found = dict(re.findall(r"# TYPE (\S+) (\S+)", text))
+    assert {name for name, kind in found.items() if kind == "histogram"} == set(HISTOGRAMS)
+    assert found[metric_names.REQUESTS] == found[metric_names.SCORING_SECONDS] == "counter"
+    for name in ("WAITING", "RUNNING", "READY", "FOLLOWS", "WATCHING"):
+        assert found[getattr(metric_names, name)] == "gauge"
+    for line in (f"{drift}_sum 0.5", f"{drift}_count 2.0", f"{metric_names.SCORING_SECONDS} 3.0"):
+        assert line in text.splitlines()
     bounds = metrics.first_token.labels(*"abc")._upper_bounds
     assert 5.12 in bounds  # what the alert on slow first tokens asks for
     assert ServeSettings().request_seconds < bounds[-2]  # the last one is no bound

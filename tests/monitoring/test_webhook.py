@@ -15,8 +15,6 @@ from simulated import Clock, Prompts, run, simulated
 
 from selfaug.cli.monitor_view import show_monitor
 from selfaug.errors import ConfigError
-from selfaug.monitoring.canary_alert import CanaryAlert
-from selfaug.monitoring.store import read_kept
 from selfaug.monitoring.webhook import Webhook
 
 
@@ -161,16 +159,3 @@ def test_the_monitor_tells_of_each_change(listeners: list[Listener], tmp_path: P
     assert told == [("monitor", "no_data", "learning"), ("monitor", "learning", "drift")]
     assert (Path(listener.received[1]["report"]) / "report.md").is_file()
     assert listener.received[1]["run"] == "runs/first"
-
-
-def test_that_the_alert_of_a_canary_set_was_not_told_is_in_its_status(
-    listeners: list[Listener], tmp_path: Path
-) -> None:
-    listeners.append(listener := Listener([404]))
-    alert = CanaryAlert(tmp_path, run="run", adapter="weights", webhook=listener.url)
-    alert.tell(["another answer"])
-    until(lambda: listener.received)
-    alert.close()  # without the further attempts
-    status = read_kept(tmp_path, ["status"])[0]["status"]
-    assert status["webhook"] == {"sent": 0, "failed": 1, "last_failure": "HTTP 404"}
-    assert status["state"] == "drift"

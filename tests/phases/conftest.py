@@ -1,4 +1,4 @@
-"""What the tests of comparison and balance share, and those of prepared documents."""
+"""What the tests of comparison and balance share, those of re-alignment, and those of prepared documents."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from company_reports import configured, write_questions, write_reports
+from realigning import asking
 from selfaug.eval.general_suite import GeneralItem
 from selfaug.phases import balance_search, bench, method_bench, method_data
-from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.bench import BenchSettings
 from selfaug.phases.prepare import prepare
 from selfaug.phases.suites import select_items
 from selfaug.phases.train import train
 from selfaug.records import read_record
+from tiny_models import build
 
 
 @pytest.fixture
-def asked(tiny_rows: Path) -> EvaluationSettings:
-    return EvaluationSettings(
+def asked(tiny_rows: Path) -> BenchSettings:
+    return BenchSettings(
         dev=[str(tiny_rows)],
         test=[str(tiny_rows)],
         level="1",
@@ -75,6 +77,15 @@ def writing_model(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
+@pytest.fixture
+def states_dir(tmp_path: Path, tiny_tokenizer: PreTrainedTokenizerFast) -> Path:
+    """Folder with a tiny Mamba."""
+    folder = tmp_path / "mamba"
+    build("mamba", vocab_size=len(tiny_tokenizer)).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_reports(tmp_path_factory.mktemp("reports"))
@@ -91,3 +102,13 @@ def prepared(reports: Path, questions: Path, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("prepared") / "data"
     prepare(configured(reports, questions, folder, "split.validation=0.2", "split.test=0.25"))
     return folder
+
+
+@pytest.fixture
+def new_rows(tiny_rows: Path, tmp_path: Path) -> Path:
+    return asking(tmp_path / "new.jsonl", "profit", tiny_rows)
+
+
+@pytest.fixture
+def held_out(tiny_rows: Path, tmp_path: Path) -> Path:
+    return asking(tmp_path / "held-out.jsonl", "loss", tiny_rows)

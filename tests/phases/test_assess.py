@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from selfaug.phases.assess import RECORD_KIND, _probe_config, _surprise, assess,
 from selfaug.phases.data_checks import AskedRow, asked_rows, check_data, similar_questions
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
+from selfaug.phases.suites import AskSettings
 from selfaug.records import read_record
 from selfaug.retrieval.tokens import Words
 from selfaug.rundir import RunDir
@@ -32,7 +34,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transform
 
 Settings = Callable[..., TrainConfig]
 
-FEW = {"probe_steps": 2, "general_items": 3, "task_items": 4, "max_new_tokens": 2}
+ASK = AskSettings(general_items=3, task_items=4, max_new_tokens=2)
+FEW: dict[str, Any] = {"ask": ASK, "probe_steps": 2}
 
 
 def test_probe_is_plain_and_what_was_cut_off_goes_on(
@@ -345,8 +348,7 @@ def test_rows_that_the_scorer_can_not_score_are_refused_before_anything_long(
     with pytest.raises(DataError, match="1 of 1 held-out rows can't be scored so"):
         assess(
             settings(tmp_path / "a", f"data.eval={held_out}"),
-            **FEW,
-            scorer="numeric",
+            replace(ASK, scorer="numeric"),
             on_progress=lambda progress: told.append(progress.stage),
         )
     assert told == ["data"]
@@ -407,5 +409,5 @@ def test_the_rows_that_the_base_model_is_asked_about_are_even(settings: Settings
 
 def test_a_wrong_scorer_is_refused_before_anything_is_read(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no scorer 'exakt'"):
-        assess(settings(tmp_path / "a"), scorer="exakt")
+        assess(settings(tmp_path / "a"), AskSettings(scorer="exakt"))
     assert not (tmp_path / "a").exists()

@@ -24,10 +24,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
+from asking import evaluate
 from selfaug.cli.balance_view import show_balance
 from selfaug.cli.main import app
 from selfaug.config import load_config
 from selfaug.core.pareto import pareto_front
+from selfaug.core.statistics import Interval
 from selfaug.data import EncodedRow
 from selfaug.errors import ConfigError, DivergedError, SelfAugError, StorageError
 from selfaug.model.reference import AdapterOff
@@ -35,10 +37,9 @@ from selfaug.phases import balance as balance_module
 from selfaug.phases import balance_search
 from selfaug.phases.balance import BalanceSettings, Point, _finalists, balance, chosen_point
 from selfaug.phases.balance_search import Search, beyond
-from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.bench import BenchSettings
 from selfaug.phases.canary import canary_problems, write_canary, write_canary_anew
 from selfaug.phases.chat import open_chat
-from selfaug.phases.evaluate import evaluate
 from selfaug.phases.export import export
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
@@ -57,7 +58,7 @@ FEW = BalanceSettings(
 
 
 def test_it_searches_turns_the_dial_chooses_and_confirms(
-    settings, writing_model: Path, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, writing_model: Path, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     config = settings(tmp_path / "balance", *SETS, f"model.name={writing_model}")
     told: list[Progress] = []
@@ -121,7 +122,7 @@ def test_the_chosen_point_is_a_run_like_any_other(
     settings,
     writing_model: Path,
     tiny_rows: Path,
-    asked: EvaluationSettings,
+    asked: BenchSettings,
     tmp_path: Path,
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -212,17 +213,10 @@ def test_the_chosen_point_is_a_run_like_any_other(
 
 
 def test_a_finished_search_goes_on_with_more_trials_and_keeps_its_points(
-    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     config, few = settings(tmp_path / "balance", *SETS), replace(FEW, trials=1, finalists=1)
     first = balance(config, asked, few)
-    # As earlier versions began it; the adapter was all that they wrote of the chosen point.
-    marker = tmp_path / "balance" / "balance.json"
-    begun = read_record(marker, "balance-started")
-    begun["settings"].update(trials=1, finalists=1, scales=[0.5])
-    del begun["settings"]["general_choice"]
-    write_record(marker, "balance-started", begun)
-    (tmp_path / "balance" / "adapter").mkdir()
     record = balance(config, asked, replace(few, trials=3, scales=(0.25, 0.5, 0.25)))
     assert record["trials"][0] == first["trials"][0]
     assert len(record["trials"]) == len(in_this_process) == 3
@@ -230,7 +224,6 @@ def test_a_finished_search_goes_on_with_more_trials_and_keeps_its_points(
     assert {(point["run"], point["scale"]) for point in first["points"]} < set(points)
     assert len(points) == len(set(points))
     assert {scale for _, scale in points} == {1.0, 0.5, 0.25}
-    assert not (tmp_path / "balance" / "adapter").exists()
     # Another step of the dial, and fewer trials: all that was there can still be chosen.
     wider = balance(config, asked, replace(few, scales=(0.75,)))
     assert wider["trials"] == record["trials"]
@@ -245,7 +238,7 @@ def test_a_finished_search_goes_on_with_more_trials_and_keeps_its_points(
 
 @pytest.mark.parametrize("where", ["training", "answers", "dial"])
 def test_cut_off_anywhere_it_goes_on(
-    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str], where: str
+    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str], where: str
 ) -> None:
     config = settings(tmp_path / "balance", *SETS)
     few = replace(FEW, trials=2, finalists=1)
@@ -312,7 +305,7 @@ def test_two_processes_share_the_search(tiny_model_dir: Path, tiny_rows: Path, t
 
 def test_trials_that_fail_are_told_tried_again_and_end_it_when_three_in_a_row_have_not_diverged(
     settings,
-    asked: EvaluationSettings,
+    asked: BenchSettings,
     tmp_path: Path,
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -350,7 +343,7 @@ def test_trials_that_fail_are_told_tried_again_and_end_it_when_three_in_a_row_ha
 
 def test_another_processs_failed_trial_does_not_end_it_while_the_own_settings_are_trained(
     settings,
-    asked: EvaluationSettings,
+    asked: BenchSettings,
     tmp_path: Path,
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -378,7 +371,7 @@ def test_another_processs_failed_trial_does_not_end_it_while_the_own_settings_ar
 
 def test_own_settings_that_fail_beside_another_processs_trial_are_told(
     settings,
-    asked: EvaluationSettings,
+    asked: BenchSettings,
     tmp_path: Path,
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -409,7 +402,7 @@ def test_own_settings_that_fail_beside_another_processs_trial_are_told(
 
 
 def test_held_out_rows_are_left_out_of_every_trial(
-    settings, asked: EvaluationSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     held_out = tmp_path / "held.jsonl"
     held_out.write_text(
@@ -427,7 +420,7 @@ def test_held_out_rows_are_left_out_of_every_trial(
 @pytest.mark.parametrize("trials", [1, 2])
 def test_own_settings_that_failed_for_a_passing_reason_are_tried_again(
     settings,
-    asked: EvaluationSettings,
+    asked: BenchSettings,
     tmp_path: Path,
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -452,7 +445,7 @@ def test_own_settings_that_failed_for_a_passing_reason_are_tried_again(
 
 def test_a_search_without_a_result_is_an_error_that_says_what_failed(
     settings,
-    asked: EvaluationSettings,
+    asked: BenchSettings,
     tmp_path: Path,
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -494,7 +487,7 @@ def test_a_reference_cache_is_shared_where_it_pays_and_has_room(
 
 
 def test_rows_that_have_changed_are_refused_and_overwrite_begins_anew(
-    settings, asked: EvaluationSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     dev = tmp_path / "dev.jsonl"
     shutil.copy(tiny_rows, dev)
@@ -533,7 +526,7 @@ def test_rows_that_have_changed_are_refused_and_overwrite_begins_anew(
 
 @pytest.mark.parametrize("output", ["../balance", "."])
 def test_a_balance_that_another_process_works_on_is_not_replaced(
-    settings, asked: EvaluationSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+    settings, asked: BenchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
 ) -> None:
     locks = tmp_path / "balance" / "locks"
     locks.mkdir(parents=True)
@@ -563,10 +556,7 @@ def test_who_waits_for_another_process_is_told(tmp_path: Path) -> None:
     assert told == ["waiting"]
 
 
-def test_a_shorter_trial_warms_up_in_the_same_share_and_one_that_was_begun_goes_on(
-    settings, tmp_path: Path
-) -> None:
-    (tmp_path / "trials").mkdir()
+def test_a_shorter_trial_warms_up_in_the_same_share(settings, tmp_path: Path) -> None:
     bench: Any = SimpleNamespace(folder=tmp_path)
     for warmup, steps, expected in (("100", 400, 50), ("1", 400, 1), ("0.1", 400, 0.1)):
         config = settings(tmp_path, f"train.steps={steps}", f"train.warmup={warmup}")
@@ -574,16 +564,10 @@ def test_a_shorter_trial_warms_up_in_the_same_share_and_one_that_was_begun_goes_
         half = optuna.trial.FixedTrial({**search._own(), "steps": 0.5})
         made = search._suggested(half)  # type: ignore[arg-type]
         assert (made.train.steps, made.train.warmup) == (200, expected)
-        # As an earlier version began it.
-        begun = made.model_copy(update={"train": config.train})
-        file = search._config_file(Path(made.run.output).name)
-        file.write_text(begun.model_dump_json(), encoding="utf-8")
-        assert search._suggested(half) == begun  # type: ignore[arg-type]
-        file.unlink()
 
 
 def test_a_drift_limit_is_searched_where_it_is_set(
-    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     config = settings(tmp_path / "balance", *SETS, "selfaug.drift_limit=0.01", "train.epochs=1")
     record = balance(config, asked, replace(FEW, trials=2, finalists=1, scales=()))
@@ -595,7 +579,8 @@ def test_a_drift_limit_is_searched_where_it_is_set(
 
 def test_rule_of_choice() -> None:
     def point(task: float, forgetting: float, scale: float = 1.0) -> Point:
-        return Point("run", scale, task, 0.6 - forgetting, forgetting, 0.01)
+        some = Interval(task, task, task)
+        return Point("run", scale, task, 0.6 - forgetting, forgetting, 0.01, some, some)
 
     points = [point(0.9, 0.05), point(0.8, 0.02), point(0.8, 0.01), point(0.5, 0.0)]
     assert chosen_point(points, 0.02)[0] is points[2]
@@ -622,7 +607,7 @@ def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
     config = config.model_copy(update={"lora": config.lora.model_copy(update={"method": "full"})})
     bad = BalanceSettings(max_forgetting=2, trials=0, finalists=0, scales=(1.5,))
     with pytest.raises(ConfigError) as caught:
-        balance(config, EvaluationSettings(dev=[], test=[]), bad)
+        balance(config, BenchSettings(dev=[], test=[]), bad)
     text = str(caught.value)
     for part in (
         "--dev",

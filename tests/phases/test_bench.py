@@ -21,9 +21,9 @@ from selfaug.eval.drift import measure_drift
 from selfaug.phases import bench as bench_module
 from selfaug.phases.bench import (
     Bench,
-    EvaluationSettings,
-    choices,
+    BenchSettings,
     contents_of_sources,
+    day_of,
     open_bench,
     said_of_left_out,
     to_the_last_step,
@@ -41,9 +41,11 @@ def bench_of(folder: Path, config: Any, texts: list[str]) -> Bench:
     suite = Suite(
         ids=["0", "1"], texts=texts, prompts=[[1], [2]], limits=[4, 4], choices=[(), ()], score=lambda *_: 0.0
     )
-    asked = EvaluationSettings(dev=["dev"], test=["test"])
+    asked = BenchSettings(dev=["dev"], test=["test"])
     cpu = torch.device("cpu")
-    return Bench(folder, config, asked, None, None, cpu, {"dev": {"task": suite}}, {}, {}, lambda _: None)  # type: ignore[arg-type]
+    return Bench(
+        folder, config, asked, None, None, cpu, {"dev": {"task": suite}}, {}, {}, lambda _: None, date.today()  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 def test_a_model_is_asked_again_where_a_prompt_has_changed(settings, tmp_path: Path) -> None:
@@ -149,26 +151,11 @@ def test_drift_is_measured_on_requests_of_every_kind(settings, tmp_path: Path) -
     assert asked() == dict.fromkeys(turns, 12)
     bench.add_subset("search", "dev", task=None, general=48)
     assert Counter(bench.suites["search"]["general"].kinds) == dict.fromkeys(turns, 12)
-    # What was begun before goes on as it was.
-    bench.over_kinds = False
-    assert asked() == {"fact": 24, "poem": 24}
-    bench.add_subset("search", "dev", task=None, general=48)
-    assert set(bench.suites["search"]["general"].kinds) == {"fact", "poem"}
 
 
-def test_what_was_begun_goes_on_with_its_own_choice(settings, tmp_path: Path) -> None:
-    asked = EvaluationSettings(dev=["dev"], test=["test"])
-    config = settings(tmp_path / "run", "data.eval=held.jsonl")
-    today = date.today().isoformat()
-    assert choices(config, asked, None) == {"general_choice": "evenly over kinds", "day": today}
-    assert choices(config, asked, {"dev": ["dev"]}) == {}
-    for begun in (
-        {"general_choice": "evenly over kinds"},
-        {"general_choice": "evenly over kinds", "day": "2001-02-03"},
-    ):
-        assert choices(config, asked, begun) == begun
-    skipping = settings(tmp_path / "run", "data.eval=held.jsonl", "data.skip_held_out=true")
-    assert choices(skipping, asked, {"dev": ["dev"]}) == {"held_out": "not trained on"}
+def test_what_was_begun_goes_on_with_the_day_of_its_prompts() -> None:
+    assert day_of(None) == date.today().isoformat()
+    assert day_of({"day": "2001-02-03"}) == "2001-02-03"
 
 
 def test_prompts_have_the_day_that_the_folder_was_begun_on_and_those_that_were_trained_on_are_counted(
@@ -180,15 +167,11 @@ def test_prompts_have_the_day_that_the_folder_was_begun_on_and_those_that_were_t
     dated = "{{ strftime_now('%d %b %Y') }}\n" + template.read_text(encoding="utf-8")
     template.write_text(dated, encoding="utf-8")
     rows = [str(tiny_rows)]
-    asked = EvaluationSettings(rows, rows, level="1", general_items=2, task_items=2, max_new_tokens=2)
+    asked = BenchSettings(dev=rows, test=rows, level="1", general_items=2, task_items=2, max_new_tokens=2)
     told: list[Progress] = []
 
-    def opened(chosen: dict[str, str]) -> Bench:
-        config = settings(tmp_path / "run", f"model.name={model}")
-        return open_bench(folder, config, asked, folder.mkdir, lambda _: None, told.append, chosen)
-
-    bench = opened({"day": "2001-02-03"})
-    assert bench.day == date(2001, 2, 3)
+    config = settings(tmp_path / "run", f"model.name={model}")
+    bench = open_bench(folder, config, asked, folder.mkdir, lambda _: None, told.append, date(2001, 2, 3))
     for suites in bench.suites.values():
         assert all("03 Feb 2001" in bench.tokenizer.decode(suite.prompts[0]) for suite in suites.values())
     assert bench.seen == {"dev": 2, "train": 2, "dev_trained_on": 2}
@@ -197,7 +180,6 @@ def test_prompts_have_the_day_that_the_folder_was_begun_on_and_those_that_were_t
 
 
 def test_evaluations_are_switched_off_only_where_held_out_rows_stay(settings, tmp_path: Path) -> None:
-    """Runs that an earlier version began without such rows have the setting as it was, and can be resumed."""
     for held_out, expected in (([], None), (["held.jsonl"], 0)):
         values = settings(tmp_path / "run", "data.skip_held_out=true").model_dump()
         values["data"]["eval"] = held_out
@@ -252,7 +234,7 @@ def test_what_nobody_reads_in_a_folder_of_rows_changes_nothing(
     folder.mkdir()
     shutil.copy(tiny_rows, folder / "a.jsonl")
     config = settings(tmp_path / "run", f"data.train={folder}")
-    asked = EvaluationSettings(dev=[str(folder)], test=[str(tiny_rows)])
+    asked = BenchSettings(dev=[str(folder)], test=[str(tiny_rows)])
     before = contents_of_sources(config, asked)
     for name in (".DS_Store", ".a.jsonl.swp", "README.md"):
         (folder / name).write_text("x", encoding="utf-8")
@@ -270,7 +252,7 @@ def test_schemas_that_judge_answers_are_sources_too(settings, tiny_rows: Path, t
     for schema in (own, inner):
         schema.write_text('{"type": "object"}', encoding="utf-8")
     write_lines(suite, [{"question": "An object?", "answer": "{}", "scorer": f"schema:{inner}"}])
-    asked = EvaluationSettings(
+    asked = BenchSettings(
         dev=[str(tiny_rows)], test=[str(tiny_rows)], scorer=f"schema:{own}", suites=[str(suite)]
     )
     before = contents_of_sources(settings(tmp_path / "run"), asked)
@@ -307,7 +289,7 @@ def test_a_drift_that_is_not_a_number_is_told_with_its_run(settings, tmp_path: P
             bench._measure_drift("test", "full-2-seed0", model, "task")
         assert "learning_rate" in str(caught.value.hint)
     assert not list((tmp_path / "drift").glob("*.json"))
-    # As earlier versions wrote it down.
+    # Nor is what is kept of one.
     nothing = {"nats": [None, 0.1], "tokens": [3, 1], "top1_agreement": 0.0}
     write_record(tmp_path / "drift" / "test-full-2-seed0-task.json", "drift", nothing)
     with pytest.raises(SelfAugError, match="is not a number"):

@@ -17,7 +17,7 @@ from selfaug.phases.best_checkpoint import BestCheckpoint, load_adapter_weights
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import Suite
 from selfaug.phases.train import Interrupted, train
-from selfaug.records import read_lines, write_lines
+from selfaug.records import read_lines
 from selfaug.report.document_text import document_markdown
 from selfaug.report.open_report import report_on
 
@@ -107,23 +107,6 @@ def test_a_resumed_run_knows_the_earlier_scores(settings: Settings, tmp_path: Pa
     assert record["best"]["step"] == 2
     ended, best = (weights(tmp_path / "run" / name) for name in ("adapter", "checkpoints/checkpoint-2"))
     assert all(torch.equal(ended[name], best[name]) for name in best)
-
-
-def test_scores_of_rows_that_were_chosen_otherwise_are_not_compared(
-    settings: Settings, tmp_path: Path
-) -> None:
-    GIVEN.extend([1.0, 1.0])
-    config = with_rows(settings, tmp_path / "run")
-    cut_off_at_step_4(config)
-    file = tmp_path / "run" / "metrics.jsonl"
-    lines = read_lines(file)
-    assert sum("task_choice" in line for line in lines) == 2
-    # As earlier versions wrote them, which asked the first rows.
-    write_lines(file, [{key: value for key, value in line.items() if key != "task_choice"} for line in lines])
-    GIVEN.extend([0.5, 0.5])
-    record = train(config, resume=True).record
-    assert record["best"]["scores"] == {"4": 0.5, "6": 0.0}
-    assert record["best"]["step"] == 4
 
 
 def test_a_checkpoint_that_was_not_scored_before_the_kill_is_scored_at_the_resumption(

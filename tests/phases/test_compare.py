@@ -27,13 +27,13 @@ from selfaug.core.statistics import (
 )
 from selfaug.errors import ConfigError, StorageError
 from selfaug.phases import bench
-from selfaug.phases.bench import EvaluationSettings
+from selfaug.phases.bench import BenchSettings
 from selfaug.phases.compare import RECORD_KIND, CompareSettings, _fast_subset, chosen_value, compare
 from selfaug.phases.method_bench import problems_of
 from selfaug.phases.methods import METHODS
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import select_items
-from selfaug.records import read_lines, read_record, write_record
+from selfaug.records import read_lines, read_record
 from selfaug.rundir import alone_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -50,7 +50,7 @@ SETS = (
 
 
 def test_every_method_is_trained_chosen_and_reported(
-    settings, writing_model: Path, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, writing_model: Path, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text(
@@ -150,7 +150,7 @@ def test_every_method_is_trained_chosen_and_reported(
 
 
 def test_cut_off_in_the_middle_it_goes_on(
-    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     config = settings(tmp_path / "comparison", *SETS, "evaluation.at_end=fast")
     few = CompareSettings(methods=("selfaug", "wise-ft"), seeds=(0,))
@@ -168,14 +168,6 @@ def test_cut_off_in_the_middle_it_goes_on(
     other = replace(asked, task_items=2, level="2")
     with pytest.raises(StorageError, match="other settings: level, task_items"):
         compare(config, other, few)
-    # Earlier versions asked the first rows: their answers and drift are not to be mixed with others.
-    marker = tmp_path / "comparison" / "comparison.json"
-    begun = read_record(marker, "comparison-started")
-    of_earlier = {key: value for key, value in begun["settings"].items() if key != "task_choice"}
-    write_record(marker, "comparison-started", {**begun, "settings": of_earlier})
-    with pytest.raises(StorageError, match="other settings: task_choice"):
-        compare(config, asked, few)
-    write_record(marker, "comparison-started", begun)
     in_this_process.clear()
     record = compare(config, asked, few)
     assert in_this_process == []
@@ -197,7 +189,7 @@ def test_cut_off_in_the_middle_it_goes_on(
 
 
 def test_what_is_overwritten_is_there_until_the_new_one_is_finished(
-    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     folder = tmp_path / "comparison"
     config = settings(folder, *SETS)
@@ -231,7 +223,7 @@ def test_what_is_overwritten_is_there_until_the_new_one_is_finished(
 
 
 def test_seeds_are_added_to_some_methods_of_what_is_there(
-    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     config = settings(tmp_path / "comparison", *SETS)
     record = compare(config, asked, CompareSettings(methods=("selfaug", "l2"), seeds=(3, 4)))
@@ -287,7 +279,7 @@ def test_seeds_are_added_to_some_methods_of_what_is_there(
 def test_other_content_under_the_same_names_is_refused(
     settings,
     writing_model: Path,
-    asked: EvaluationSettings,
+    asked: BenchSettings,
     tiny_rows: Path,
     tmp_path: Path,
     in_this_process: list[str],
@@ -345,27 +337,11 @@ def test_other_content_under_the_same_names_is_refused(
         compare(config, asked, more)
     assert caught.value.problems == [f"tokeniser and chat template of {model}"]
     shutil.copy(writing_model / "chat_template.jinja", model)
-    # What was begun before the content was kept is gone on with.
-    marker = tmp_path / "comparison" / "comparison.json"
-    begun = read_record(marker, "comparison-started")
-    of_earlier = {key: value for key, value in begun["settings"].items() if key != "general_choice"}
-    write_record(marker, "comparison-started", {"settings": of_earlier})
-    made: list[bench.Bench] = []
-    kept = bench.Bench
-
-    def make(*arguments: Any, **more: Any) -> bench.Bench:
-        made.append(kept(*arguments, **more))
-        return made[-1]
-
-    monkeypatch.setattr(bench, "Bench", make)
-    files["dev"].write_text(files["dev"].read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert compare(config, asked, more)["methods"]["plain"]["seeds"] == [0, 1]
-    # So it is with the requests that drift is measured on, which were others then.
-    assert [one.over_kinds for one in made] == [False]
 
 
 def test_held_out_rows_are_left_out_of_all_trainings(
-    settings, asked: EvaluationSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tiny_rows: Path, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     held_out = tmp_path / "held.jsonl"
     held_out.write_text(
@@ -394,18 +370,9 @@ def test_held_out_rows_are_left_out_of_all_trainings(
     assert record["test_prompts_seen"] == {"dev": 1, "train": 0, "dev_trained_on": 3}
     said = "train.best_of_rows is left out: every run goes to its last step."
     assert said in [progress.message for progress in told if progress.stage == "warning"]
-    # Earlier versions trained on them: what they have begun is not gone on with.
-    marker = tmp_path / "comparison" / "comparison.json"
-    begun = read_record(marker, "comparison-started")
-    del begun["settings"]["held_out"]
-    write_record(marker, "comparison-started", begun)
-    with pytest.raises(StorageError, match="other settings: held_out"):
-        compare(config, replace(asked, test=[str(held_out)]), replace(some, seeds=(0, 1)))
 
 
-def test_one_process_compares_in_a_folder_at_a_time(
-    settings, asked: EvaluationSettings, tmp_path: Path
-) -> None:
+def test_one_process_compares_in_a_folder_at_a_time(settings, asked: BenchSettings, tmp_path: Path) -> None:
     folder = tmp_path / "comparison"
     with (
         alone_in(folder, "is being written", hint=""),
@@ -416,7 +383,7 @@ def test_one_process_compares_in_a_folder_at_a_time(
 
 
 def test_that_the_training_was_begun_with_overwrite_throws_nothing_away(
-    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     """The config.yaml of such a run says so, and is given as the training that is compared."""
     plain = CompareSettings(methods=("plain",), seeds=(0,))
@@ -436,7 +403,7 @@ def test_that_the_training_was_begun_with_overwrite_throws_nothing_away(
     ],
 )
 def test_methods_that_the_settings_rule_out_are_told_before_anything_is_done(
-    settings, asked: EvaluationSettings, tmp_path: Path, given: str, refused: dict[str, str]
+    settings, asked: BenchSettings, tmp_path: Path, given: str, refused: dict[str, str]
 ) -> None:
     config = settings(tmp_path / "comparison", *SETS, given)
     with pytest.raises(ConfigError) as caught:
@@ -463,7 +430,7 @@ def test_only_data_replay_trains_on_general_rows(settings, tmp_path: Path) -> No
 
 def test_anchors_of_the_user_are_aligned_and_a_drift_limit_is_said_to_be_left_out(
     settings,
-    asked: EvaluationSettings,
+    asked: BenchSettings,
     tmp_path: Path,
     in_this_process: list[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -489,11 +456,11 @@ def test_anchors_of_the_user_are_aligned_and_a_drift_limit_is_said_to_be_left_ou
 
 def test_all_that_is_wrong_is_said_at_once(settings, tmp_path: Path) -> None:
     going_on = settings(tmp_path / "c", "lora.start_from=runs/before")
-    one = EvaluationSettings(dev=["dev.jsonl"], test=["test.jsonl"])
+    one = BenchSettings(dev=["dev.jsonl"], test=["test.jsonl"])
     with pytest.raises(ConfigError, match=r"lora\.start_from: every method starts from the base model"):
         compare(going_on, one, CompareSettings())
     config = settings(tmp_path / "c", "selfaug.alpha=0", "lora.method=full")
-    asked = EvaluationSettings(dev=[], test=[], suites=["task.jsonl"])
+    asked = BenchSettings(dev=[], test=[], suites=["task.jsonl"])
     bad = CompareSettings(methods=["magic"], seeds=[], leak_pattern="(")
     with pytest.raises(ConfigError) as caught:
         compare(config, asked, bad)
@@ -515,7 +482,7 @@ def test_the_fast_subset_is_the_one_that_evaluate_asks(general_items: int | None
         for every in (2, 5)
     ]
     opened: Any = SimpleNamespace(
-        level={"level": 1}, settings=EvaluationSettings(dev=[], test=[], general_items=general_items)
+        level={"level": 1}, settings=BenchSettings(dev=[], test=[], general_items=general_items)
     )
     found = _fast_subset(opened, runs)
     assert (found and (found["items"], found["of_items"])) == (items and (96, items))
@@ -538,7 +505,7 @@ def test_rule_of_choice() -> None:
 
 
 def test_requests_that_no_drift_is_measured_on_are_told_before_anything_is_trained(
-    settings, asked: EvaluationSettings, tmp_path: Path, in_this_process: list[str]
+    settings, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
 ) -> None:
     choice = next(item for item in select_items("test", 2, None) if item.choices)
     told: list[Progress] = []

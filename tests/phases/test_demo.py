@@ -27,7 +27,8 @@ from selfaug.phases.demo import METHODS, QUICK, RECORD_KIND, DemoSettings, compa
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import select_items
 from selfaug.records import read_lines, read_record, write_record
-from selfaug.report.demo_page import demo_page
+from selfaug.report.demo_report import demo_report
+from selfaug.report.open_report import page_of
 from selfaug.train import selfaug_trainer
 from selfaug.train.anchors import self_anchors
 from tiny_models import build
@@ -109,7 +110,7 @@ def test_a_finished_demo_that_lost_its_page_is_shown_again(tmp_path: Path) -> No
     out, told = process.communicate(timeout=300)
     assert process.returncode == 0, told
     assert json.loads(out) == record()
-    assert (folder / "report.html").read_text(encoding="utf-8") == demo_page(record())
+    assert (folder / "report.html").read_text(encoding="utf-8") == page_of(folder)
 
 
 def cut_off_at(stage: str) -> Callable[[Progress], None]:
@@ -177,7 +178,8 @@ def test_the_record_has_all_that_the_page_shows(demo: tuple[Path, list[Progress]
         assert [row["step"] for row in written["curves"][name]["drift"]] == [0, 1, 2]
         assert written["curves"][name]["drift"][0]["drift"] == 0
     assert written["results"]["base"]["leaks"]["value"] == 0
-    assert demo_page(written).count("<svg") == 4
+    pictures = next(one for one in demo_report(written).sections if one.title == "Pictures")
+    assert len(pictures.blocks) == 4
 
 
 @pytest.mark.real_model

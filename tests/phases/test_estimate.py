@@ -449,7 +449,7 @@ def test_what_training_refuses_before_its_model_an_estimate_refuses_too(
     def not_reached(*_: object, **__: object) -> None:
         raise AssertionError("a model is loaded first")
 
-    for module in ("train", "sample_pass"):
+    for module in ("trainer_setup", "sample_pass"):
         monkeypatch.setattr(f"selfaug.phases.{module}.load_base_model", not_reached)
     config = settings(tmp_path / "run", refused)
     for work in (estimate, train):

@@ -13,18 +13,19 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from asking import evaluate
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import LEVELS, general_suite
 from selfaug.phases.drift_suites import measured_drifts
-from selfaug.phases.evaluate import RECORD_KIND, _compare_benchmarks, evaluate
-from selfaug.phases.evaluation_settings import changed_settings, hash_of_items
+from selfaug.phases.evaluate import RECORD_KIND, _compare_benchmarks
+from selfaug.phases.evaluation_settings import hash_of_items
 from selfaug.phases.lm_eval_suites import Benchmark
 from selfaug.phases.progress import Progress
 from selfaug.phases.suites import Suite, spread_over_sources
 from selfaug.phases.train import train
-from selfaug.records import append_line, read_lines, read_record, write_lines, write_record
+from selfaug.records import append_line, read_lines, read_record, write_lines
 from selfaug.rundir import RunDir
 from tiny_models import build
 
@@ -231,14 +232,9 @@ def test_files_that_have_changed_since_decide_no_gate(copied_run: Path, tmp_path
     assert "--overwrite" in str(refused.value.hint)
     assert (copied_run / "evaluation.json").read_bytes() == before
     assert evaluate(copied_run, **asked, max_forgetting=1.0, overwrite=True).outcome == "pass"
-    # What is gone is not needed for a decision, and of what was evaluated before digests were kept nothing is known.
+    # What is gone is not needed for a decision.
     if what == "rows":
         rows.rename(tmp_path / "moved.jsonl")
-        assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
-        rows.write_text('{"prompt": "the profit", "completion": " none"}\n', encoding="utf-8")
-        record = read_record(copied_run / "evaluation.json", RECORD_KIND)
-        del record["contents"]
-        write_record(copied_run / "evaluation.json", RECORD_KIND, record)
         assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
 
 
@@ -257,20 +253,12 @@ def test_a_suite_from_a_function_is_the_same_in_each_process() -> None:
     assert hash_of_items(first) == hash_of_items(second) != hash_of_items(made("Ask for sugar."))
 
 
-def test_a_source_in_the_home_folder_is_the_same_one_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Earlier versions kept `~` as it was."""
-    monkeypatch.setenv("HOME", "/home/ann")
-    now = {"data": ["/home/ann/rows.jsonl"], "level": "1"}
-    assert changed_settings({"data": ["~/rows.jsonl"], "level": "1"}, now) == []
-    assert changed_settings({"data": ["~/others.jsonl"], "level": "2"}, now) == ["data", "level"]
-
-
 def test_items_of_a_benchmark_are_compared_with_themselves_only() -> None:
     def of(*prompts: str) -> Benchmark:
         items = [
             {"id": f"t {n}", "prompt": one, "answer": "a", "score": 1.0} for n, one in enumerate(prompts)
         ]
-        return Benchmark(items, None)
+        return Benchmark(items, {})
 
     assert _compare_benchmarks("t", of("a", "b"), of("a", "b"))["items"] == 2
     for other in (of("a", "c"), of("a"), of("a", "b", "c")):
@@ -453,15 +441,7 @@ def test_a_finished_evaluation_is_gated_without_asking_again(
             "Gate: pass (forgetting at most 100 points: pass). Before, on the same answers: fail (forgetting"
         )
         assert decided in card.read_text(encoding="utf-8")
-        # As an earlier version wrote it down: with less of a bound, and with intervals that were too narrow.
-        undecided = evaluate(copied_run, **FEW, min_task_gain=-0.01)
-        assert undecided.outcome == "inconclusive"
-        earlier = read_record(copied_run / "evaluation.json", RECORD_KIND)
-        del earlier["gate"]["bounds"][0]["at_stake"]
-        interval = earlier["suites"]["task"]["difference"]["difference"]
-        interval.update(low=interval["value"], high=interval["value"])
-        write_record(copied_run / "evaluation.json", RECORD_KIND, earlier)
-        assert evaluate(copied_run, **FEW, min_task_gain=-0.01) == undecided
+        assert evaluate(copied_run, **FEW, min_task_gain=-0.01).outcome == "inconclusive"
         with pytest.raises(StorageError, match=r"already\.") as refused:
             evaluate(copied_run, **FEW)
         assert "--max-forgetting" in str(refused.value.hint)
@@ -494,24 +474,8 @@ def test_rows_are_asked_of_every_source_and_all_over_each(copied_run: Path) -> N
     # Two are all that the second source has; the number is the row's among all.
     chosen = ["0: many0", "2: many2", "5: many5", "8: few0", "9: few1"]
     assert list(told["suites"]["task"]["scores"]) == chosen
-    assert told["settings"]["task_choice"] == "evenly over sources"
     answers = read_lines(copied_run / "samples" / "evaluation" / "task-base.jsonl")
     assert [line["prompt"].partition("row ")[2][0] for line in answers] == ["0", "2", "5", "0", "1"]
-
-    # As an earlier version, which asked the first rows, left it: finished, and cut off.
-    def of_earlier(path: Path, kind: str) -> None:
-        record = read_record(path, kind)
-        del record.get("settings", record)["task_choice"]
-        write_record(path, kind, record)
-
-    of_earlier(copied_run / "evaluation.json", RECORD_KIND)
-    assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
-    (copied_run / "evaluation.json").unlink()
-    of_earlier(copied_run / "samples" / "evaluation" / "started.json", "evaluation-started")
-    with pytest.raises(StorageError, match="cut off, with another task_choice"):
-        evaluate(copied_run, **asked)
-    of_all = evaluate(copied_run, **{**asked, "task_items": None}, overwrite=True).record
-    assert "task_choice" not in of_all["settings"]
 
 
 def test_rows_are_spread_over_sources() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from asking import evaluate
 from selfaug.cli.evaluation_view import show_evaluation
 from selfaug.config import load_config
 from selfaug.errors import ConfigError, DataError, StorageError
-from selfaug.eval.checks import Words
+from selfaug.eval.form_checks import Words
 from selfaug.eval.general_item import GeneralItem
 from selfaug.phases.bench import content_of_base
-from selfaug.phases.evaluate import evaluate
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
 from selfaug.records import read_lines, read_record, write_record

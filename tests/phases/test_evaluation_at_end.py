@@ -12,10 +12,11 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
+from asking import evaluate
 from selfaug.cli.main import app
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, DataError, ModelError
-from selfaug.phases.evaluate import RECORD_KIND, evaluate
+from selfaug.phases.evaluate import RECORD_KIND
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import Interrupted, train
 from selfaug.records import read_record

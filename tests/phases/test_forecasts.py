@@ -68,14 +68,6 @@ def test_the_record_gives_the_forecast_back(tmp_path: Path) -> None:
     assert "below what was measured" in forecast_in_words(below)
 
 
-def test_coverage_is_of_the_rule_that_forecasts(tmp_path: Path) -> None:
-    """A comparison's record may be of an earlier rule."""
-    made = _forecast(runs())
-    assert made is not None
-    folder = comparison(tmp_path / "comparison", "some/model", {**made, "coverage": 0.123})
-    assert read_forecast(folder, "some/model").coverage == made["coverage"]
-
-
 def test_what_cant_be_forecast_from_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no finished comparison"):
         read_forecast(str(tmp_path / "none"), "some/model")
@@ -88,7 +80,7 @@ def test_what_cant_be_forecast_from_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_forecast_is_of_the_level_that_was_compared(settings, writing_model: Path, tmp_path: Path) -> None:
-    from selfaug.phases.evaluate import evaluate
+    from asking import evaluate
     from selfaug.phases.train import train
 
     run = tmp_path / "run"

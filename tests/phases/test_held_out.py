@@ -12,13 +12,11 @@ import pytest
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import load_rows
-from selfaug.data.same_prompt import learnt_prompts
-from selfaug.data.sources import describe_sources
+from selfaug.data.same_prompt import learnt_digests
 from selfaug.errors import StorageError
 from selfaug.phases.held_out import HeldOut, held_out_before, hold_out
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.learnt import write_learnt
-from selfaug.records import write_record
 from selfaug.rundir import RunDir
 
 
@@ -39,8 +37,16 @@ def plain(count: int, name: str = "a") -> list[dict[str, Any]]:
 def split(
     config: TrainConfig, data: list[str], folder: Path, share: float = 0.1, run: RunDir | None = None
 ) -> HeldOut:
-    # Of a run that is not there, it isn't known what its files were.
-    return hold_out(run or RunDir(folder / "gone"), config, data, folder, share=share, offline=True)
+    # Of a run that is not there, it isn't known what it has learnt.
+    return hold_out(run or RunDir(folder / "gone"), config, data, folder, share=share)
+
+
+def that_learnt(folder: Path, *sources: str) -> RunDir:
+    """A run that has learnt the rows of these files."""
+    run = RunDir(folder)
+    run.path.mkdir()
+    write_learnt(run, b"".join(learnt_digests(load_rows(sources).rows)))
+    return run
 
 
 def prompts(sources: list[str]) -> list[str]:
@@ -75,33 +81,29 @@ def test_rows_that_a_run_was_begun_with_are_known_by_what_is_in_them(
     begun = with_old_rows(config, found.data, [*config.data.eval, *found.eval_data])
 
     def before(data: list[str]) -> HeldOut | None:
-        return held_out_before(config, begun, data, tmp_path / "rows", offline=True)
+        return held_out_before(config, begun, data, tmp_path / "rows")
 
     assert before(moved) == found
-    # Files of an earlier version don't say what hangs together.
-    about = [{**row, "documents": ["a.pdf"]} for row in plain(200)]
-    assert before([written(tmp_path / "moved" / "one.jsonl", about)]) == found
     for rows in (plain(199), plain(199) + plain(1)):
         with pytest.raises(StorageError, match="has other rows") as caught:
             before([written(tmp_path / "one.jsonl", rows)])
         assert "--output" in str(caught.value.hint)
     # Those that an earlier attempt has left say nothing of a run that was begun without them.
-    assert held_out_before(config, config, data, tmp_path / "rows", offline=True) is None
+    assert held_out_before(config, config, data, tmp_path / "rows") is None
     Path(found.data[0]).unlink()
     assert before(moved) is None
 
 
 def test_a_run_that_was_begun_keeps_its_division(config: TrainConfig, tmp_path: Path) -> None:
-    """Whether an earlier version has divided its rows, or old rows are gone that were known then."""
+    """Whether another version has divided its rows, or nobody knows any more what was learnt then."""
     old, month = (
         written(tmp_path / f"{name}.jsonl", plain(count)) for name, count in (("o", 100), ("m", 400))
     )
     deployed = with_old_rows(config, [old], [])
-    found = split(deployed, [month], tmp_path / "rows")
+    found = split(deployed, [month], tmp_path / "rows", run=that_learnt(tmp_path / "run", old))
     assert (found.rows, found.known) == (30, 100)
     begun = with_old_rows(config, found.data, found.eval_data)
-    Path(old).unlink()
-    again = held_out_before(deployed, begun, [month], tmp_path / "rows", offline=True)
+    again = held_out_before(deployed, begun, [month], tmp_path / "rows")
     assert again == HeldOut(found.data, found.eval_data, 30, 400)
     # Sides are told by the run, not by what would be the same question now.
     one, other = (
@@ -109,7 +111,7 @@ def test_a_run_that_was_begun_keeps_its_division(config: TrainConfig, tmp_path: 
     )
     begun = with_old_rows(config, [one], [other])
     every = [written(tmp_path / "x.jsonl", plain(40) * 4)]
-    again = held_out_before(deployed, begun, every, tmp_path / "rows", offline=True)
+    again = held_out_before(deployed, begun, every, tmp_path / "rows")
     assert again == HeldOut([one], [other], 80, 160)
 
 
@@ -117,7 +119,7 @@ def test_a_run_that_was_begun_keeps_its_division(config: TrainConfig, tmp_path: 
 def test_no_row_is_lost_to_held_out_ones_of_the_same_division(
     settings: Callable[..., TrainConfig], tmp_path: Path, share: float
 ) -> None:
-    """Old and new rows together ask each question in eight settings: none of them alone in more than five."""
+    """Old and new rows together ask each question in eight settings: the new ones alone not in more than five."""
 
     def asked(name: str, companies: str) -> str:
         rows = [
@@ -129,7 +131,7 @@ def test_no_row_is_lost_to_held_out_ones_of_the_same_division(
 
     old, new = asked("old.jsonl", "ABCD"), asked("new.jsonl", "EFGH")
     found = split(settings(Path("run"), f'data.train=["{old}"]'), [new], tmp_path / "rows", share=0.3)
-    assert found.rows == 30
+    assert found.rows == 28  # seven questions
     sets = {
         "train": found.data,
         "eval": found.eval_data,
@@ -139,7 +141,7 @@ def test_no_row_is_lost_to_held_out_ones_of_the_same_division(
     }
     config = settings(Path("run"), *(f"data.{name}={json.dumps(value)}" for name, value in sets.items()))
     report = load_training_data(config).report
-    assert report["train"]["rows"] == 70
+    assert report["train"]["rows"] == 72
     assert report["asked_by_held_out"] == ({"train": 0, "replay": 0} if share else {"train": 0})
 
 
@@ -157,17 +159,18 @@ def test_what_was_held_out_or_learnt_before_is_not_held_out_again(
     month = written(tmp_path / "month.jsonl", plain(400))
     first = split(config, [month], tmp_path / "first")
     deployed = with_old_rows(config, first.data, first.eval_data)
+    run = that_learnt(tmp_path / "run", *first.data)
     both = written(tmp_path / "both.jsonl", plain(700))
-    second = split(deployed, [both], tmp_path / "second")
+    second = split(deployed, [both], tmp_path / "second", run=run)
     assert (second.rows, second.of, second.known) == (30, 300, 400)
     assert not set(prompts(second.eval_data)) & set(prompts([month]))
     # The old ones are left out when the rows are read for training: here they only stay on their side.
     assert set(prompts(second.data)) >= set(prompts([month]))
     few = written(tmp_path / "few.jsonl", plain(410))
-    assert split(deployed, [few], tmp_path / "third") == HeldOut([few], [], 0, 10, 400)
+    assert split(deployed, [few], tmp_path / "third", run=run) == HeldOut([few], [], 0, 10, 400)
     # With another answer it is another thing to learn.
     answered = [{**row, "completion": "none"} for row in plain(400)]
-    again = split(deployed, [written(tmp_path / "again.jsonl", answered)], tmp_path / "fourth")
+    again = split(deployed, [written(tmp_path / "again.jsonl", answered)], tmp_path / "fourth", run=run)
     assert (again.rows, again.of, again.known) == (36, 360, 40)
 
 
@@ -175,65 +178,29 @@ def test_rows_that_came_after_the_training_are_new_wherever_they_stand(
     config: TrainConfig, tmp_path: Path
 ) -> None:
     """In a new file of the folder that the run was trained with, behind its rows, or in a file that is another now."""
-    exports = tmp_path / "exports"
-    exports.mkdir()
-    first = written(exports / "first.jsonl", plain(300))
-    run = RunDir(tmp_path / "run")
-    run.path.mkdir()
-    general = {"source": "/elsewhere/general_rows.jsonl", "bytes": 1, "sha256": "of those of selfaug"}
-    begun = {
-        "data": {"train": {"sources": describe_sources([str(exports)])}, "replay": {"sources": [general]}}
-    }
-    write_record(run.started, "train-started", begun)
-    deployed = with_old_rows(config, [str(exports)], [])
-    second = written(exports / "second.jsonl", [*plain(300, "b"), *plain(100)])
-    written(exports / "first.jsonl", [*plain(300), *plain(200, "c")])
-    found = split(deployed, [second, first], tmp_path / "rows", run=run)
-    assert (found.rows, found.of, found.known, found.changed) == (50, 500, 400, [])
-    # Where nobody knows any more what was learnt, that is said.
-    written(exports / "first.jsonl", plain(300)[::-1])
-    found = split(deployed, [first], tmp_path / "more", run=run)
-    assert (found.rows, found.of, found.known, found.changed) == (30, 300, 0, [first])
-    # So is a file that is gone: its rows may be in one of another name.
-    Path(first).rename(exports / "all.jsonl")
-    found = split(deployed, [second], tmp_path / "gone", run=run)
-    assert (found.known, found.changed) == (0, [first])
+    first = written(tmp_path / "first.jsonl", plain(300))
+    run = that_learnt(tmp_path / "run", first)
+    second = written(tmp_path / "second.jsonl", [*plain(300, "b"), *plain(100)])
+    written(tmp_path / "first.jsonl", [*plain(300), *plain(200, "c")])
+    found = split(config, [second, first], tmp_path / "rows", run=run)
+    assert (found.rows, found.of, found.known) == (50, 500, 400)
+    Path(first).unlink()
+    every = written(tmp_path / "all.jsonl", plain(300)[::-1])
+    found = split(config, [second, every], tmp_path / "more", run=run)
+    assert (found.rows, found.of, found.known) == (30, 300, 400)
 
 
-def test_what_is_kept_for_later_was_learnt_by_the_run_before(config: TrainConfig, tmp_path: Path) -> None:
-    """One that rehearsed nothing has learnt none of the rows that came into the folder since."""
-    exports = tmp_path / "exports"
-    exports.mkdir()
-    january = written(exports / "january.jsonl", plain(100))
-    first, second = (RunDir(tmp_path / name) for name in ("first", "second"))
-    for run in (first, second):
-        run.path.mkdir()
-    settings = dump_config(with_old_rows(config, [str(exports)], []))
-    first.config.write_text(first.config_text(settings), encoding="utf-8")
-    begun = {"train": {"sources": describe_sources([str(exports)])}}
-    write_record(first.started, "train-started", {"data": begun})
-    write_record(second.started, "train-started", {"data": {}})
-    data = {"train": [written(tmp_path / "new.jsonl", plain(10, "c"))], "replay": [str(exports)], "eval": []}
-    deployed = config.model_copy(
-        update={
-            "data": config.data.model_copy(update=data),
-            "lora": config.lora.model_copy(update={"start_from": str(first.path)}),
-        }
-    )
-    march = written(exports / "march.jsonl", plain(300, "b"))
-    found = split(deployed, [january, march], tmp_path / "rows", run=second)
-    assert (found.rows, found.of, found.known, found.changed) == (30, 300, 100, [])
-    # Nor has one that has rehearsed rows of the folder learnt all that stands in it.
-    replayed = {"train": {}, "replay": {"sources": describe_sources([str(exports)])}}
-    write_record(second.started, "train-started", {"data": replayed})
-    assert split(deployed, [january, march], tmp_path / "all", run=second).known == 400
-    write_learnt(second, b"".join(learnt_prompts(load_rows([january]).rows)))
-    assert split(deployed, [january, march], tmp_path / "some", run=second).known == 100
-    second.learnt.unlink()
-    write_record(second.started, "train-started", {"data": {}})
-    # Where that run is gone, nobody knows, and all of them may have been learnt.
+def test_what_the_run_before_has_learnt_is_known_as_long_as_that_is_there(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    january, new = (written(tmp_path / f"{name}.jsonl", plain(100, name)) for name in ("january", "new"))
+    first, second = that_learnt(tmp_path / "first", january), that_learnt(tmp_path / "second", new)
+    first.config.write_text(first.config_text(dump_config(config)), encoding="utf-8")
+    lora = config.lora.model_copy(update={"start_from": str(first.path)})
+    deployed = config.model_copy(update={"lora": lora})
+    assert split(deployed, [january, new], tmp_path / "rows", run=second).known == 200
     shutil.rmtree(first.path)
-    assert split(deployed, [march], tmp_path / "none", run=second).known == 300
+    assert split(deployed, [january, new], tmp_path / "more", run=second).known == 100
 
 
 def test_a_question_with_other_passages_and_a_chat_that_went_on_are_on_one_side(

@@ -18,7 +18,7 @@ from selfaug.phases.method_bench import MethodBench
 from selfaug.phases.method_data import forget_parts, write_distilled_rows, write_self_dialogues
 from selfaug.phases.methods import METHODS
 from selfaug.phases.train import train
-from selfaug.records import read_lines, write_lines, write_record
+from selfaug.records import read_lines, write_lines
 from selfaug.train import SelfAugTrainer
 
 
@@ -219,16 +219,6 @@ def test_only_rows_that_a_run_trains_on_are_rewritten(
         )
     ):
         assert write(10 + seed, *more)["rows_asked"] == 40
-
-
-def test_a_comparison_of_an_earlier_version_keeps_its_rewritten_rows(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    known = {"rows": 3, "of_rows": 4, "texts_cut_off": 0, "seconds": 60}
-    write_record(tmp_path / "data" / "distilled.json", "written-data", known)
-    bench: Any = SimpleNamespace(folder=tmp_path)
-    for seed in (0, 1):
-        found = MethodBench(bench, 0).written_data(METHODS["distilled"], seed)
-        assert found == (tmp_path / "data" / "distilled.jsonl", known)
 
 
 def writing(tokenizer: Any, texts: Sequence[str | None], asked: list[str]) -> Callable[..., list[list[int]]]:

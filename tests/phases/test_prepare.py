@@ -22,7 +22,7 @@ from selfaug.phases.prepared_folder import outdated_documents
 from selfaug.phases.progress import Progress
 from selfaug.phases.recall import recall
 from selfaug.prepare_config import load_prepare_config
-from selfaug.records import read_lines, read_record
+from selfaug.records import read_record
 from selfaug.retrieval.chunking import count_words
 from selfaug.retrieval.folder_files import PREPARED_MARKER
 from selfaug.retrieval.index import Index
@@ -199,6 +199,7 @@ def test_what_has_changed_since_is_known(tmp_path: Path, monkeypatch: pytest.Mon
     (elsewhere / "notes").mkdir(parents=True)  # of the same name, with other documents
     for name in ("meanwhile", "copied", "touched", "same"):
         (folder / "notes" / f"{name}.md").write_text(f"{name} was 5")
+    (folder / "notes" / "broken.pdf").write_text("no PDF")
     monkeypatch.chdir(folder)
     record = prepare(configured(Path("notes"), None, Path("data")))
     prepared = folder / "data"
@@ -211,14 +212,9 @@ def test_what_has_changed_since_is_known(tmp_path: Path, monkeypatch: pytest.Mon
     for place in (folder, elsewhere):
         monkeypatch.chdir(place)
         assert outdated_documents(prepared, record) == ["copied.md", "meanwhile.md"]
-    # A folder that was prepared by a version of before says nothing of sizes: what is later than its index is told.
-    listed = prepared / "index" / "documents.jsonl"
-    old = [{"path": one["path"], "digest": one["digest"]} for one in read_lines(listed)]
-    listed.write_text("".join(json.dumps(one) + "\n" for one in old))
-    monkeypatch.chdir(folder)
-    os.utime(folder / "notes" / "same.md", (later + 10, later + 10))
-    del record["documents"]["prepared_in"]
-    assert outdated_documents(prepared, record) == ["same.md"]
+    # Of what could not be read the index says nothing: what is later than it is told.
+    os.utime(folder / "notes" / "broken.pdf", (later + 10, later + 10))
+    assert outdated_documents(prepared, record) == ["broken.pdf", "copied.md", "meanwhile.md"]
 
 
 def always_the_same(question: str, count: int) -> list[Passage]:
@@ -754,7 +750,9 @@ def test_documents_that_are_gone_are_told(reports: Path, tmp_path: Path) -> None
     made["data"]["settings"]["reader"] -= 1
     (tmp_path / "data" / "index" / "index.json").write_text(json.dumps(made))
     told: list[Progress] = []
-    prepare(configured(folder, None, tmp_path / "data", "run.overwrite=true"), on_progress=told.append)
+    overwrite = configured(folder, None, tmp_path / "data", "run.overwrite=true")
+    record = prepare(overwrite, on_progress=told.append)
+    assert record["documents"]["unchanged"] == 0
     warned = [one.message for one in told if "not there any more" in one.message]
     assert len(warned) == 1
     assert [

@@ -14,7 +14,7 @@ import pytest
 from company_reports import COMPANIES, configured, revenue, rows_of
 from selfaug.data.template import RetrievalTemplate
 from selfaug.phases.preparation_card import preparation_card
-from selfaug.phases.prepare import _READER, prepare
+from selfaug.phases.prepare import prepare
 from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, read_record
 from selfaug.retrieval.index import Index
@@ -136,9 +136,6 @@ def test_documents_keep_their_split_when_there_are_more(
     other, _, told = prepared_anew("split.seed=5")
     assert other != splits
     assert any("dealt out anew" in one for one in told)
-    # One that an older selfaug prepared has its splits in the record alone.
-    (output / "splits.json").unlink()
-    assert prepared_anew("split.seed=5")[0] == other
     # A question that joins two of them.
     train = next(name for name in other if other[name] == "train")
     test = next(name for name in other if other[name] == "test" and not name.startswith("a"))
@@ -181,12 +178,6 @@ def test_documents_that_are_moved_keep_their_split(
     after = prepare(configured(folder, asked, output, "split.test=0.4", "run.overwrite=true"))["splits"]
     assert after == {new: before[path] for path, new in moved.items()}
     assert {"train", "test"} <= set(after.values())
-    # A file of before digests were kept is still read.
-    kept = json.loads((output / "splits.json").read_text())
-    assert len(kept["data"].pop("digests")) == len(before)
-    (output / "splits.json").write_text(json.dumps(kept))
-    again = prepare(configured(folder, asked, output, "split.test=0.4", "run.overwrite=true"))["splits"]
-    assert again == after
 
 
 def write_report(file: Path, company: int, year: int, *, edited: bool = False) -> None:
@@ -329,53 +320,10 @@ def test_a_document_goes_where_its_near_copy_was(template_reports: tuple[Path, P
                 json.dumps({"question": f"And {name}?", "answer": str(year), "document": name}) + "\n"
             )
     asked.write_text("".join(lines))
-    told: list[Progress] = []
-    config = configured(folder, asked, output, *HALVES, "run.overwrite=true")
-    kept = (output / "splits.json").read_text()
-    record = prepare(config, on_progress=told.append)
+    record = prepare(configured(folder, asked, output, *HALVES, "run.overwrite=true"))
     new = {name: split for name, split in record["splits"].items() if name.endswith("html")}
     assert new == {name.replace("docx", "html"): split for name, split in before.items()}
     assert len(record["near_copies"]) == 6
-    assert not any("can't be told for sure" in one.message for one in told)
-    # Of files that are gone another reader made other sketches, and nobody says which one.
-    of_before = json.loads(kept)
-    assert set(of_before["data"].pop("readers").values()) == {_READER}
-    sketches = of_before["data"]["sketches"]
-    of_before["data"]["sketches"] = {name: sketch.swapcase() for name, sketch in sketches.items()}
-    (output / "splits.json").write_text(json.dumps(of_before))
-    elsewhere = prepare(config, on_progress=told.append)["splits"]
-    (message,) = (one.message for one in told if "can't be told for sure" in one.message)
-    gone = [name for number, name in enumerate(before) if number % 2 == 0 and before[name] == "train"]
-    assert message.startswith(f"{len(gone)} file")
-    named = [name for name, split in elsewhere.items() if name in message]
-    assert named
-    assert all(elsewhere[name] != "train" for name in named)
-
-
-def test_an_index_from_before_near_copies_is_made_anew(
-    template_reports: tuple[Path, Path], tmp_path: Path
-) -> None:
-    folder, asked = template_reports
-    output = tmp_path / "data"
-    prepare(configured(folder, asked, output, *HALVES))
-    listed = output / "index" / "documents.jsonl"
-    lines = read_lines(listed)
-    sketches = [line.pop("sketch") for line in lines]
-    listed.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    kept = json.loads((output / "splits.json").read_text())
-    assert sorted(kept["data"].pop("sketches").values()) == sorted(sketches)
-    (output / "splits.json").write_text(json.dumps(kept))
-    # It is searched as before, and without sketches no documents are near.
-    assert Index(output / "index").search("Company3", 1)
-    again = prepare(configured(folder, asked, output, *HALVES, "run.overwrite=true"))
-    assert (again["documents"]["read"], again["near_copies"]) == (0, [])
-    # One that an older selfaug read is read anew.
-    made = json.loads((output / "index" / "index.json").read_text())
-    made["data"]["settings"]["reader"] -= 1
-    (output / "index" / "index.json").write_text(json.dumps(made))
-    again = prepare(configured(folder, asked, output, *HALVES, "run.overwrite=true"))
-    assert (again["documents"]["read"], len(again["near_copies"])) == (24, 12)
-    assert [line["sketch"] for line in read_lines(listed)] == sketches
 
 
 def test_a_split_without_rows_is_told(reports: Path, tmp_path: Path) -> None:

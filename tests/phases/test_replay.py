@@ -12,7 +12,7 @@ import pytest
 
 from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import EncodedRow, load_rows
-from selfaug.data.same_prompt import asked_among, learnt_prompts
+from selfaug.data.same_prompt import asked_among, learnt_digests
 from selfaug.errors import DataError
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.learnt import learnt_so_far, write_learnt
@@ -208,8 +208,7 @@ def test_what_the_run_before_has_not_learnt_is_no_old_row(settings: Settings, tm
     )
     first.config.write_text(first.config_text(dump_config(kept)), encoding="utf-8")
     write_record(first.started, "train-started", {"data": {"train": {}}})
-    learnt = learnt_prompts(load_rows([january]).rows)
-    write_learnt(first, b"".join(learnt))
+    write_learnt(first, b"".join(learnt_digests(load_rows([january]).rows)))
     with Path(january).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"id": "appended", "prompt": "Say it.", "completion": "it"}) + "\n")
     for name in ("february", "march"):
@@ -234,9 +233,9 @@ def test_what_the_run_before_has_not_learnt_is_no_old_row(settings: Settings, tm
     write_record(second.started, "train-started", {"data": data.report})
     write_learnt(second, data.learnt)
     found = learnt_so_far(second, load_config(second.config))
-    assert found is not None
+    assert found.whole
     every = load_rows([*map(str, (january, exports / "february.jsonl", exports / "march.jsonl"))]).rows
-    assert [row.id for row, known in zip(every, asked_among(every, found.prompts), strict=True) if known] == [
+    assert [row.id for row, known in zip(every, asked_among(every, found.digests), strict=True) if known] == [
         *(f"january-{n}" for n in range(10)),
         *(f"february-{n}" for n in range(15)),
     ]

@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import pytest
 
+from asking import evaluate
 from other_user import as_nobody
 from selfaug.config import dump_config, load_config
 from selfaug.data.sources import describe_sources
 from selfaug.errors import ConfigError, DataError
 from selfaug.phases.chat import open_chat
-from selfaug.phases.evaluate import evaluate
 from selfaug.phases.live_run import LiveRun
 from selfaug.phases.monitor import record_reference_window
 from selfaug.phases.progress import Progress

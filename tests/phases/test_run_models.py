@@ -12,10 +12,10 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from asking import evaluate
 from selfaug.errors import ModelError
 from selfaug.phases import run_models
 from selfaug.phases.chat import open_chat
-from selfaug.phases.evaluate import evaluate
 from selfaug.phases.export import export
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself

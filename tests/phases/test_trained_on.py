@@ -8,49 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 
 from other_user import as_nobody
 from selfaug.config import TrainConfig, dump_config
 from selfaug.core.trained_on import trained_on_in_words
 from selfaug.data import load_rows
-from selfaug.data.sources import describe_sources
+from selfaug.phases.inputs import load_training_data
+from selfaug.phases.learnt import write_learnt
 from selfaug.phases.realign import realign_config
 from selfaug.phases.run_files import load_run_config, tell_of_changes
 from selfaug.phases.trained_on import trained_on
-from selfaug.records import read_lines, read_record, write_lines, write_record
+from selfaug.records import read_lines, write_lines, write_record
 from selfaug.rundir import RunDir
 
 Rows = list[dict[str, Any]]
 Found = Callable[..., int | None]
 Begin = Callable[..., RunDir]
 
-CHANGED = "rows have changed since the run was trained"
-UNREADABLE = "not all training rows can be read here"
-
 
 def texts(*prompts: str) -> Rows:
     return [{"prompt": prompt, "completion": "none"} for prompt in prompts]
-
-
-@pytest.fixture
-def found(settings: Callable[..., TrainConfig], tmp_path: Path) -> Found:
-    """How many held-out rows were trained on, of settings whose files have these rows."""
-
-    def find(held_out: Rows, *sets: str, asked: tuple[int, ...] | None = None, **rows: Rows) -> int | None:
-        files = {name: tmp_path / f"{name}.jsonl" for name in (*rows, "held_out")}
-        for name, own in {**rows, "held_out": held_out}.items():
-            write_lines(files[name], [{**row, "id": str(number)} for number, row in enumerate(own)])
-        config = settings(tmp_path / "run", *(f"data.{name}=[{files[name]}]" for name in rows), *sets)
-        ids = [str(number) for number in (range(len(held_out)) if asked is None else asked)]
-        record = trained_on(RunDir(tmp_path / "run"), config, [str(files["held_out"])], ids, offline=True)
-        assert record["of"] == len(ids)
-        assert ("why" in record) == (record["rows"] is None)
-        number: int | None = record["rows"]
-        return number
-
-    return find
 
 
 @pytest.fixture
@@ -62,13 +40,31 @@ def begin(settings: Callable[..., TrainConfig]) -> Begin:
         run.path.mkdir()
         config = config or settings(folder, *sets)
         run.config.write_text(run.config_text(dump_config(config)), encoding="utf-8")
-        data = config.data
-        parts = {"train": data.train, "eval": data.eval, "replay": data.replay if data.replay_share else []}
-        described = {name: {"sources": describe_sources(sources)} for name, sources in parts.items()}
-        write_record(run.started, "train-started", {"data": described})
+        data = load_training_data(config, learnt=True)
+        write_learnt(run, data.learnt)
+        write_record(run.started, "train-started", {"data": data.report})
         return run
 
     return make
+
+
+@pytest.fixture
+def found(begin: Begin, tmp_path: Path) -> Found:
+    """How many held-out rows were trained on, by a run whose files have these rows."""
+
+    def find(held_out: Rows, *sets: str, asked: tuple[int, ...] | None = None, **rows: Rows) -> int | None:
+        files = {name: tmp_path / f"{name}.jsonl" for name in (*rows, "held_out")}
+        for name, own in {**rows, "held_out": held_out}.items():
+            write_lines(files[name], [{**row, "id": str(number)} for number, row in enumerate(own)])
+        folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        run = begin(folder, None, *(f"data.{name}=[{files[name]}]" for name in rows), *sets)
+        ids = [str(number) for number in (range(len(held_out)) if asked is None else asked)]
+        record = trained_on(run, load_run_config(run), [str(files["held_out"])], ids, offline=True)
+        assert record["of"] == len(ids)
+        number: int | None = record["rows"]
+        return number
+
+    return find
 
 
 def write(file: Path, *prompts: str) -> str:
@@ -77,9 +73,9 @@ def write(file: Path, *prompts: str) -> str:
     return str(file)
 
 
-def look(run: RunDir, held_out: str, asked: int, *, offline: bool = True) -> dict[str, Any]:
+def look(run: RunDir, held_out: str, asked: int) -> dict[str, Any]:
     ids = [str(number) for number in range(asked)]
-    return trained_on(run, load_run_config(run), [held_out], ids, offline=offline)
+    return trained_on(run, load_run_config(run), [held_out], ids, offline=True)
 
 
 def test_rows_with_the_prompt_of_a_training_row_are_counted(found: Found) -> None:
@@ -96,9 +92,10 @@ def test_rows_of_runs_before_count_too(found: Found) -> None:
     parts = {"train": texts("new"), "replay": texts("old")}
     assert found(texts("new", "old"), **parts) == 2
     assert found(texts("new", "old"), "data.replay_share=0", **parts) == 1  # only kept for later
-    # Where the run before is gone, its rows are those that `realign` keeps.
+    # Where the run before is gone, its rows are those that were rehearsed.
     gone = "lora.start_from=no-run"
-    assert found(texts("new", "old"), "data.replay_share=0", gone, **parts) == 2
+    assert found(texts("new", "old"), gone, **parts) == 2
+    assert found(texts("new", "old"), "data.replay_share=0", gone, **parts) is None
     assert found(texts("new"), gone, train=texts("new")) is None
     assert found(texts("new"), gone, "data.replay=[embedded]", train=texts("new")) is None
     assert found(texts("new", "old"), "data.replay=[embedded]", train=texts("new")) == 1
@@ -136,34 +133,16 @@ def test_what_a_plain_run_went_on_from_counts_too(begin: Begin, tmp_path: Path) 
     third = begin(tmp_path / "third", None, new[0], f"lora.start_from={second.path}")
     held_out = write(tmp_path / "held-out.jsonl", "first", "new", "other")
     assert look(third, held_out, 3) == {"rows": 2, "of": 3}
+    second.learnt.rename(second.path / "aside")
+    assert look(third, held_out, 3) == {"rows": None, "of": 3}
+    (second.path / "aside").rename(second.learnt)
     # The first was trained anew, from the third, and is not what the second went on from.
     config = load_run_config(first)
     going_on = config.model_copy(
         update={"lora": config.lora.model_copy(update={"start_from": str(third.path)})}
     )
     first.config.write_text(first.config_text(dump_config(going_on)), encoding="utf-8")
-    assert look(third, held_out, 3) == {"rows": None, "of": 3, "why": UNREADABLE}
-
-
-def test_nobody_knows_where_training_rows_are_gone_or_have_changed(
-    found: Found, begin: Begin, tmp_path: Path
-) -> None:
-    assert found(texts("new"), f"data.train=[{tmp_path / 'gone.jsonl'}]") is None
-    rows = tmp_path / "rows"
-    rows.mkdir()
-    held_out = write(tmp_path / "held-out.jsonl", "one")
-    write(rows / "one.jsonl", "one")
-    write(rows / "two.jsonl", "two")
-    run = begin(tmp_path / "run", None, f"data.train=[{rows}]", "data.replay=[embedded]")
-    started = read_record(run.started, "train-started")
-    general = {"source": "/elsewhere/general_rows.jsonl", "sha256": "of another version"}
-    started["data"]["replay"] = {"sources": [general]}
-    write_record(run.started, "train-started", started)
-    assert look(run, held_out, 1) == {"rows": 1, "of": 1}
-    (rows / "two.jsonl").unlink()
-    assert look(run, held_out, 1) == {"rows": None, "of": 1, "why": UNREADABLE}
-    write(rows / "two.jsonl", "another")
-    assert look(run, held_out, 1) == {"rows": None, "of": 1, "why": CHANGED}
+    assert look(third, held_out, 3) == {"rows": None, "of": 3}
 
 
 def test_a_run_keeps_what_it_has_learnt(copied_run: Path, tmp_path: Path) -> None:
@@ -181,13 +160,11 @@ def test_a_run_keeps_what_it_has_learnt(copied_run: Path, tmp_path: Path) -> Non
         return trained_on(run, config, [str(held_out)], ids, offline=True)
 
     assert found() == {"rows": 3, "of": 4}
-    # What another version has made alike otherwise says nothing here.
-    learnt = read_record(run.learnt, "learnt-prompts")
-    write_record(run.learnt, "learnt-prompts", {**learnt, "form": learnt["form"] + 1})
-    assert found() == {"rows": None, "of": 4, "why": UNREADABLE}
+    run.learnt.write_text("damaged", encoding="utf-8")
+    assert found() == {"rows": None, "of": 4}
 
 
-def test_who_may_not_read_training_rows_may_evaluate(begin: Begin) -> None:
+def test_who_may_not_read_what_was_learnt_may_evaluate(begin: Begin) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         private = folder / "private"
@@ -203,6 +180,7 @@ def test_who_may_not_read_training_rows_may_evaluate(begin: Begin) -> None:
             place.chmod(0o644)
         private.chmod(0)
         Path(files[1]).chmod(0)
+        run.learnt.chmod(0)
         told: list[str] = []
         try:
             with as_nobody():
@@ -210,36 +188,8 @@ def test_who_may_not_read_training_rows_may_evaluate(begin: Begin) -> None:
                 record = look(run, held_out, 1)
         finally:
             private.chmod(0o755)
-    assert record == {"rows": None, "of": 1, "why": UNREADABLE}
+    assert record == {"rows": None, "of": 1}
     assert told == [f"{changed} is not what it was when {run.path} was trained."]
-
-
-def test_only_data_sets_of_the_hub_are_asked_for_there(
-    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A folder that has not come along may have the name of a data set."""
-    asked: list[str] = []
-
-    def load(repository: str, *_: Any, **__: Any) -> list[dict[str, Any]]:
-        asked.append(repository)
-        return texts("one")
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.chdir(tmp_path)
-    held_out = write(tmp_path / "held-out.jsonl", "one")
-    (tmp_path / "data" / "rows").mkdir(parents=True)
-    write(tmp_path / "data" / "rows" / "one.jsonl", "one")
-    run = begin(tmp_path / "run", None, "data.train=[data/rows]")
-    assert look(run, held_out, 1, offline=False)["rows"] == 1
-    (tmp_path / "data").rename(tmp_path / "elsewhere")
-    assert look(run, held_out, 1, offline=False)["rows"] is None
-    run.started.unlink()
-    assert look(run, held_out, 1, offline=False)["rows"] is None
-    assert asked == []
-    other = begin(tmp_path / "other", None, "data.train=[data/rows]")  # not there: of the hub
-    assert look(other, held_out, 1, offline=False)["rows"] == 1
-    assert look(other, held_out, 1)["rows"] is None
-    assert asked == ["data/rows"]
 
 
 @pytest.mark.parametrize(
@@ -247,11 +197,7 @@ def test_only_data_sets_of_the_hub_are_asked_for_there(
     [
         (None, None),  # of earlier versions, and without rows
         ({"rows": 0, "of": 3}, None),
-        (
-            {"rows": None, "of": 3},
-            "could not be told: not all training rows can be read here, or they have changed",
-        ),
-        ({"rows": None, "of": 3, "why": CHANGED}, f"could not be told: {CHANGED}"),
+        ({"rows": None, "of": 3}, "could not be told: the run, or one that it went on from, does not say"),
         ({"rows": 1, "of": 1}, "1 of 1 held-out row is a training row, too"),
         ({"rows": 2, "of": 3000}, "2 of 3,000 held-out rows are training rows, too"),
     ],

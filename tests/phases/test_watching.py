@@ -111,7 +111,6 @@ def test_a_monitor_that_could_not_be_opened_is_tried_again_between_replays(
     )
     stop.put_into(watching, monkeypatch)
     monkeypatch.setattr(watching, "_open", full)
-    monkeypatch.setattr(watching, "_alert_of", lambda problems: None)
     watching._watch(None)
     assert stop.waits == [60.0, 60.0, 30.0] * 2 + [60.0]
     # What the last replay has found is what the monitor begins with.
@@ -119,7 +118,7 @@ def test_a_monitor_that_could_not_be_opened_is_tried_again_between_replays(
     # It measures one prompt at a time: each may wait for a busy server, and what comes meanwhile waits for it.
     assert watching._monitor_settings().batch_size == 1
     assert told == ["NOT watched: OSError: no space left"]
-    assert [family.samples for family in watching.families()] == [[("selfaug_monitor_watching", {}, 0.0)]]
+    assert watching.samples() == [("selfaug_monitor_watching", {}, 0.0)]
 
 
 def test_a_window_that_cannot_be_measured_is_not_measured_all_the_time(tmp_path: Path) -> None:

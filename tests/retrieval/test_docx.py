@@ -52,7 +52,7 @@ def test_headings_paragraphs_lists_and_tables_keep_their_order() -> None:
     document.add_paragraph("")
     document.add_paragraph("Valves are not checked.")
 
-    title, blocks = read_docx(saved(document))
+    title, blocks, _ = read_docx(saved(document))
     assert title == "Handbook"
     assert blocks == [
         Block("heading", "Handbook of the plant", level=1),

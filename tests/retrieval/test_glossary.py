@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_index import SETTINGS, chunk
+from small_index import SETTINGS, chunk, write_documents
 
 from selfaug.errors import ConfigError
 from selfaug.retrieval.glossary import Glossary, read_glossary
-from selfaug.retrieval.index import Index, IndexWriter
 from selfaug.retrieval.tokens import Words
 
 GROUPS = [["revenue", "top line", "sales"], ["gross margin", "margin before overheads"], ["margin", "spread"]]
@@ -49,11 +48,11 @@ def test_a_passage_is_found_by_another_word(tmp_path: Path) -> None:
     texts = ["Revenue was $4 million.", "The new line is good.", "Staff: 7."]
 
     def find(question: str, glossary: list[list[str]]) -> list[str]:
-        folder = tmp_path / str(len(glossary))
-        writer = IndexWriter(folder, {**SETTINGS, "glossary": glossary})
         chunks = [chunk("a.md", text, number) for number, text in enumerate(texts)]
-        writer.write([({"path": "a.md", "digest": "d", "title": "A"}, chunks)])
-        return [found.id for found in Index(folder).search(question, 3)]
+        documents = [({"path": "a.md", "digest": "d", "title": "A"}, chunks)]
+        settings = {**SETTINGS, "glossary": glossary}
+        index = write_documents(tmp_path / str(len(glossary)), documents, settings)
+        return [found.id for found in index.search(question, 3)]
 
     assert find("How large was the top line?", []) == ["a.md#1"]
     assert find("How large was the top line?", GROUPS)[0] == "a.md#0"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.document import Block, Contents, UnreadableDocument
 from selfaug.retrieval.html import html_blocks, read_html
 from selfaug.retrieval.pairs import holds
 
 
 def test_headings_paragraphs_lists_and_tables_without_scripts_and_navigation() -> None:
-    title, blocks = read_html(
+    title, blocks, _ = read_html(
         b"""<!DOCTYPE html><html><head><title> Pumps &amp; valves </title><style>p { color: red }</style></head>
         <body><nav><ul><li><a href="/">Home</a></li></ul></nav><div role="navigation">Menu</div>
         <h1>Pumps</h1><script>var x = "<p>no</p>";</script>
@@ -107,7 +107,7 @@ def test_rows_and_cells_that_are_not_shown_are_left_out() -> None:
 
 def test_the_title_of_a_picture_is_not_that_of_the_page() -> None:
     picture = b"<svg><title>icon menu</title></svg>"
-    assert read_html(b"<body>" + picture + b"<p>text</p></body>") == ("", [Block("text", "text")])
+    assert read_html(b"<body>" + picture + b"<p>text</p></body>") == Contents("", [Block("text", "text")])
     assert read_html(b"<body>" + picture + b"<title>Pumps</title><p>text</p></body>")[0] == "Pumps"
 
 
@@ -215,7 +215,7 @@ def test_columns_that_say_two_things_stay_two() -> None:
 def test_titles_of_filings_say_whose_they_are(title: str, facts: dict[str, str], expected: str) -> None:
     tags = "".join(f"<ix:nonNumeric name='dei:{name}'>{fact}</ix:nonNumeric>" for name, fact in facts.items())
     page = f"<title>{title}</title><ix:header><ix:hidden>{tags}</ix:hidden></ix:header><p>text</p>"
-    assert read_html(page.encode()) == (expected, [Block("text", "text")])
+    assert read_html(page.encode()) == Contents(expected, [Block("text", "text")])
 
 
 def test_what_is_struck_through_or_invisible_is_left_out() -> None:
@@ -228,7 +228,7 @@ def test_what_is_struck_through_or_invisible_is_left_out() -> None:
 
 
 def test_what_stands_around_the_text_of_a_page_is_left_out() -> None:
-    _, blocks = read_html(
+    _, blocks, _ = read_html(
         b"""<body><header><h1>ACME</h1><ul><li>Login</li></ul></header><div role="banner">Search</div>Loose
         <aside>Most read</aside>text<main><article><header><h1>Norvik</h1><p>1 March 2024</p></header>
         <p>Revenue rose.</p><aside>In short: buy.</aside><textarea>draft</textarea><option>one</option>
@@ -311,7 +311,7 @@ def test_pages_with_nothing_in_them() -> None:
 
 
 def test_asides_of_a_page_without_articles_are_of_its_text() -> None:
-    _, blocks = read_html(
+    _, blocks, _ = read_html(
         b"""<main><p>Revenue rose.</p><aside>Unaudited.</aside></main><div role="main"><aside>In millions.</aside>
         </div><section><aside>Net of tax.</aside></section><aside>Most read</aside>"""
     )
@@ -347,7 +347,7 @@ def test_without_a_heading_of_the_first_level_those_of_the_second_are_the_main_o
 
 def test_a_page_that_a_script_shows_when_it_is_loaded_is_read() -> None:
     page = b"<html style='visibility:hidden'><body style='display: none'><p>text</p><p style='display:none'>no</p>"
-    assert read_html(page) == ("", [Block("text", "text")])
+    assert read_html(page) == Contents("", [Block("text", "text")])
 
 
 def test_ordered_lists_have_their_numbers() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_index import SETTINGS, chunk, write
+from small_index import SETTINGS, chunk, write, write_documents
 
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.retrieval import index as index_module
@@ -122,7 +122,6 @@ def test_accents_do_not_count_in_any_language() -> None:
 def test_digits_of_all_scripts_are_the_same() -> None:
     japanese = "\uff12\uff10\uff12\uff13\u5e74\uff13\u6708\u671f"
     assert Words()(japanese) == Words()("2023\u5e743\u6708\u671f")
-    assert "2023" not in Words(reader=10)(japanese)  # an index of before has them as they are
     assert Words("arabic")("\u0661\u066c\u0665\u0663\u0666\u066b\u0665") == ["1,536.5"]
     assert Words()("\uff35\uff33 \uff26\uff39\uff12\uff13") == Words()("US FY2023")
 
@@ -143,7 +142,6 @@ def test_digits_of_all_scripts_are_the_same() -> None:
 )
 def test_words_are_the_same_however_they_are_written(language: str | None, one: str, other: str) -> None:
     assert Words(language)(one) == Words(language)(other)
-    assert Words(language, reader=13)(one) != Words(language)(one)  # an index of before has other words
 
 
 def test_vowels_above_and_below_letters_do_not_divide_words() -> None:
@@ -157,38 +155,12 @@ def test_korean_words_are_found_whatever_follows_them(make_index: Make) -> None:
     assert [found.document for found in index.search("매출이 얼마인가", 1)] == ["a.md"]
 
 
-def test_an_index_of_before_is_searched_for_the_words_that_it_holds(tmp_path: Path) -> None:
-    """Otherwise a search of north_report would find nothing there, where it is one word."""
-    text = "The re\u0301sume\u0301 is in north_report, of H1, U.S."
-    found: dict[int, list[bool]] = {}
-    for reader in (2, 3, 9):
-        settings = {**SETTINGS, "reader": reader, "glossary": [["_", "underscore"]] if reader == 2 else []}
-        folder = tmp_path / str(reader)
-        IndexWriter(folder, settings).write(
-            [({"path": "a", "digest": "1", "title": "a"}, [chunk("a", text)])]
-        )
-        index = Index(folder)
-        found[reader] = [
-            bool(index.search(asked, 1))
-            for asked in (
-                "north_report", "re\u0301sume\u0301", "north", "r\u00e9sum\u00e9", "resume",
-                "first half", "US", "H1", "U.S.",
-            )
-        ]  # fmt: skip
-    assert found == {
-        2: [True, True, False, False, False, False, False, True, True],
-        3: [True, True, True, True, False, False, False, True, True],
-        9: [True] * 9,
-    }
-
-
 def test_copies_are_the_same_file(tmp_path: Path) -> None:
-    writer = IndexWriter(tmp_path / "index", SETTINGS)
-    writer.write(
+    documents = (
         ({"path": path, "digest": digest, "title": "t"}, [chunk(path, "words")])
         for path, digest in (("a.md", "1"), ("b.md", "2"), ("old/a.md", "1"))
     )
-    index = Index(tmp_path / "index")
+    index = write_documents(tmp_path / "index", documents)
     assert index.copies == [["a.md", "old/a.md"]]
     assert index.copies_of("old/a.md") == ["a.md", "old/a.md"]
     assert index.copies_of("b.md") == ["b.md"]
@@ -198,8 +170,7 @@ def test_copies_are_the_same_file(tmp_path: Path) -> None:
 def test_copies_do_not_fill_a_search(tmp_path: Path) -> None:
     texts = {f"copy{number}": "North's revenue was $4 million." for number in range(6)}
     texts |= {f"other{number}": f"Revenue of firm {number} was $3 million, and more." for number in range(3)}
-    writer = IndexWriter(tmp_path / "index", SETTINGS)
-    writer.write(
+    documents = (
         (
             # Their title is the file's name: the passages differ in it.
             {"path": path, "digest": path if "other" in path else "same", "title": path},
@@ -207,7 +178,7 @@ def test_copies_do_not_fill_a_search(tmp_path: Path) -> None:
         )
         for path, text in texts.items()
     )
-    index = Index(tmp_path / "index")
+    index = write_documents(tmp_path / "index", documents)
     found = index.search("What was North's revenue?", 4)
     assert [one.document for one in found] == ["copy0", "other0", "other1", "other2"]
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
@@ -220,28 +191,28 @@ def test_copies_do_not_fill_a_search(tmp_path: Path) -> None:
 
 def test_what_documents_of_one_title_say_alike_comes_once(tmp_path: Path) -> None:
     """No model could tell which passage of a prompt is whose."""
-    IndexWriter(tmp_path / "index", SETTINGS).write(
+    documents = (
         ({"path": path, "digest": path, "title": "Deploy"}, [Chunk(path, path, "Deploy", text, None)])
         for path, text in {"v1": "Set the token.", "v2": "The token expires.", "v3": "Set the token."}.items()
     )
-    found = Index(tmp_path / "index").search("Which token is set?", 4)
+    found = write_documents(tmp_path / "index", documents).search("Which token is set?", 4)
     assert sorted(one.document for one in found) == ["v1", "v2"]
 
 
 def test_titles_say_whose_passages_they_are(tmp_path: Path) -> None:
     texts = {"a.md": "North and again North: the margin was 5 %.", "b.md": "The margin was 7 %."}
-    writer = IndexWriter(tmp_path / "index", SETTINGS)
-    writer.write(
+    documents = (
         ({"path": path, "digest": "d", "title": title}, [chunk(path, texts[path])])
         for path, title in (("a.md", "About South"), ("b.md", "About North"))
     )
-    assert Index(tmp_path / "index").search("the margin of North", 1)[0].document == "b.md"
+    index = write_documents(tmp_path / "index", documents)
+    assert index.search("the margin of North", 1)[0].document == "b.md"
 
 
 def test_texts_without_a_word_can_be_indexed(tmp_path: Path) -> None:
-    writer = IndexWriter(tmp_path / "index", SETTINGS)
-    writer.write([({"path": "a.md", "digest": "d", "title": "…"}, [Chunk("1", "a.md", "…", "–", None)])])
-    assert Index(tmp_path / "index").search("anything", 3) == []
+    document = {"path": "a.md", "digest": "d", "title": "…"}
+    index = write_documents(tmp_path / "index", [(document, [Chunk("1", "a.md", "…", "–", None)])])
+    assert index.search("anything", 3) == []
 
 
 def test_scores_are_those_of_bm25(make_index: Make) -> None:
@@ -307,9 +278,12 @@ def test_unchanged_documents_are_kept_and_others_go(tmp_path: Path) -> None:
         yield {"path": "north.md", "digest": "digest of north.md", "title": "north.md"}, None
         yield {"path": "west.md", "digest": "new", "title": "West"}, [chunk("west.md", "West is new.")]
 
-    record = writer.write(documents())
-    assert (record["documents"], record["chunks"]) == (2, 3)
+    with writer:
+        made = writer.write(documents())
+        assert Index(folder).chunks_of("south.md")  # the older one stays until the new one takes its place
+        writer.take_its_place()
     index = Index(folder)
+    assert (len(made), len(index), len(index.documents)) == (3, 3, 2)
     assert [one.text for one in index.chunks_of("north.md")] == FIRM["north.md"]
     assert index.chunks_of("south.md") == []
     assert index.search("South revenue", 5)[0].document == "north.md"
@@ -359,7 +333,7 @@ def test_a_failure_leaves_the_older_index(tmp_path: Path, monkeypatch: pytest.Mo
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        IndexWriter(folder, SETTINGS).write(broken())
+        write_documents(folder, broken())
     assert {path.name for path in tmp_path.iterdir()} == {"index", ".index.read.jsonl"}
     assert Index(folder).search("North", 1)[0].document == "north.md"
 

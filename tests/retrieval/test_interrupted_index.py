@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_index import SETTINGS, chunk, write
+from small_index import SETTINGS, chunk, write, write_documents
 
 from selfaug.errors import DataError, StorageError
 from selfaug.retrieval.chunking import Chunk
@@ -45,14 +45,16 @@ def cut_off(folder: Path, after: int, settings: dict[str, Any] = SETTINGS) -> No
                 raise KeyboardInterrupt
             yield document
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), writer:
         writer.write(some())
 
 
 def go_on(folder: Path, settings: dict[str, Any] = SETTINGS) -> list[str]:
     """Paths of the documents that were read for the whole index, which is checked."""
-    writer, read = IndexWriter(folder, settings), list[str]()
-    writer.write(documents(writer.known, read))
+    read: list[str] = []
+    with IndexWriter(folder, settings) as writer:
+        writer.write(documents(writer.known, read))
+        writer.take_its_place()
     index = Index(folder)
     assert {path: [one.text for one in index.chunks_of(path)] for path in TEXTS} == TEXTS
     assert index.search("text of three", 1)[0].document == "three.md"
@@ -82,7 +84,7 @@ def test_words_are_found_anew_for_what_was_read(tmp_path: Path) -> None:
 
 def test_a_changed_document_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "index"
-    IndexWriter(folder, SETTINGS).write([({"path": "one.md", "digest": "older", "title": "one.md"}, [])])
+    write_documents(folder, [({"path": "one.md", "digest": "older", "title": "one.md"}, [])])
     cut_off(folder, after=2)
     assert go_on(folder) == ["three.md"]  # what was read counts, not what the older index has
 
@@ -161,7 +163,10 @@ def some():
 calls = iter(moment == f"rename {number}" for number in range(9))
 rename = Path.rename
 Path.rename = lambda path, target: kill() if next(calls) else rename(path, target)
-writer.write(some(), on_whole=kill if moment == "whole" else lambda _: None)
+writer.write(some())
+if moment == "whole":
+    kill()
+writer.take_its_place()
 """
 
 

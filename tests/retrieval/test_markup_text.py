@@ -7,7 +7,7 @@ import re
 import pytest
 
 from selfaug.retrieval import markup_text
-from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.document import Block, Contents, UnreadableDocument
 from selfaug.retrieval.markup_text import read_csv, read_markdown, read_plain_text
 from selfaug.retrieval.table_text import ROWS_PER_BLOCK
 
@@ -43,7 +43,7 @@ Last ![picture](x.png) line<br>ends.
 
 
 def test_markdown() -> None:
-    title, blocks = read_markdown(MARKDOWN.replace("\n", "\r\n").encode())
+    title, blocks, _ = read_markdown(MARKDOWN.replace("\n", "\r\n").encode())
     assert title == "Handbook"
     assert blocks == [
         Block("heading", "Pumps and valves", level=1),
@@ -104,11 +104,11 @@ def test_an_encoding_is_read_as_the_wider_one_that_is_meant() -> None:
 @pytest.mark.parametrize("end", ["---", "..."])
 def test_front_matter_is_not_what_stands_between_two_rules(end: str) -> None:
     front = f'---\ntitle: "A title"\n\n# a comment\ntags:\n  - one\n- two\nlast-seen: 2024\n{end}\nText'
-    assert read_markdown(front.encode()) == ("A title", [Block("text", "Text")])
+    assert read_markdown(front.encode()) == Contents("A title", [Block("text", "Text")])
     of_programs = f'---\ndate created: 2024\ntags: [\n  a\n]\n"quoted": 1\n{end}\nText'
-    assert read_markdown(of_programs.encode()) == ("", [Block("text", "Text")])
+    assert read_markdown(of_programs.encode()) == Contents("", [Block("text", "Text")])
     rules = f"---\nWhat matters: a lot of it.\n\n- An item\n\n{end}\nText"
-    title, blocks = read_markdown(rules.encode())
+    title, blocks, _ = read_markdown(rules.encode())
     assert title == ""
     assert blocks[0] == Block("text", "What matters: a lot of it.")
 
@@ -125,15 +125,15 @@ def test_front_matter_is_not_what_stands_between_two_rules(end: str) -> None:
     ],
 )
 def test_titles_in_yaml(front: str, title: str) -> None:
-    assert read_markdown(f"---\n{front}\n---\nText".encode()) == (title, [Block("text", "Text")])
+    assert read_markdown(f"---\n{front}\n---\nText".encode()) == Contents(title, [Block("text", "Text")])
 
 
 def test_front_matter_in_toml() -> None:
     front = '+++\ntitle = "A title"\ntags = [\n  "one",\n]\ndate = 2024-01-01\n\n[params]\nx = 1\n+++\n\nText'
-    assert read_markdown(front.encode()) == ("A title", [Block("text", "Text")])
+    assert read_markdown(front.encode()) == Contents("A title", [Block("text", "Text")])
     for without_title in ("+++\n+++\nText", "+++\ntitle = 5\n+++\nText"):
-        assert read_markdown(without_title.encode()) == ("", [Block("text", "Text")])
-    assert read_markdown(b"+++\nWhat matters: a lot.\n+++\n") == (
+        assert read_markdown(without_title.encode()) == Contents("", [Block("text", "Text")])
+    assert read_markdown(b"+++\nWhat matters: a lot.\n+++\n") == Contents(
         "",
         [Block("text", "+++ What matters: a lot. +++")],
     )
@@ -167,7 +167,9 @@ def test_deep_markdown_ends() -> None:
 
 
 def test_plain_text_has_paragraphs() -> None:
-    _, blocks = read_plain_text("One line\nand another.  \r\n\r\n \t\r\n  Indented\f\nLast".encode("utf-16"))
+    _, blocks, _ = read_plain_text(
+        "One line\nand another.  \r\n\r\n \t\r\n  Indented\f\nLast".encode("utf-16")
+    )
     assert [block.text for block in blocks] == ["One line\nand another.", "  Indented", "Last"]
 
 
@@ -182,7 +184,7 @@ def test_plain_text_has_paragraphs() -> None:
     ],
 )
 def test_csv_with_any_delimiter(text: str) -> None:
-    assert read_csv(text.encode()) == (
+    assert read_csv(text.encode()) == Contents(
         "",
         [Block("table", "| Name | Price |\n| --- | --- |\n| Pump, large | 12.5 |\n| Valve | 7 |")],
     )

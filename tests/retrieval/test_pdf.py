@@ -22,7 +22,7 @@ from reportlab.platypus import PageBreak, Paragraph, SimpleDocTemplate, Spacer, 
 
 from scanned_pdf import partly_scanned
 from selfaug.retrieval.document import Block, UnreadableDocument
-from selfaug.retrieval.pdf import read_pdf, unread_pages
+from selfaug.retrieval.pdf import read_pdf
 
 STYLES = getSampleStyleSheet()
 RULED = TableStyle([("GRID", (0, 0), (-1, -1), 0.5, colors.black)])
@@ -114,7 +114,7 @@ def test_lines_become_paragraphs_and_large_type_headings_with_their_pages() -> N
         ],
         title="Report of the year",
     )
-    title, found = read_pdf(data)
+    title, found, _ = read_pdf(data)
     assert title == "Report of the year"
     assert [(block.kind, block.level, block.page) for block in found] == [
         ("heading", 1, 1),
@@ -521,16 +521,15 @@ def test_a_scan_says_that_it_is_one() -> None:
 
 def test_scanned_pages_among_others_are_named_and_the_others_are_read() -> None:
     data = partly_scanned("ttxt-xxst")
-    found = blocks(data)
+    _, found, missing = read_pdf(data)
     assert [block.page for block in found] == [1, 2, 4, 9]
-    assert unread_pages(data, found) == (
+    assert missing == (
         "4 of 9 pages are pictures without text, which need OCR first if they are scans: 3, 6-8"
     )
 
 
 def test_where_no_page_is_missing_there_is_nothing_to_say() -> None:
-    data = partly_scanned("tt-t")
-    assert unread_pages(data, blocks(data)) == ""
+    assert read_pdf(partly_scanned("tt-t")).missing == ""
 
 
 def test_pages_whose_letters_cant_be_told_are_named_and_not_read() -> None:
@@ -538,10 +537,10 @@ def test_pages_whose_letters_cant_be_told_are_named_and_not_read() -> None:
     order = {letter: chr(33 + number) for number, letter in enumerate(dict.fromkeys(SENTENCE))}
     text, renumbered = SENTENCE.strip(), "".join(map(order.__getitem__, SENTENCE))
     data = in_fonts(("Helvetica", text), ("Numbered", text), ("Drawn", text), ("Drawn", renumbered))
-    found = blocks(data)
+    _, found, missing = read_pdf(data)
     assert [(block.page, block.text) for block in found] == [(1, text), (3, text)]
     reason = "text whose letters can't be told, since its fonts don't say them"
-    assert unread_pages(data, found) == f"2 of 4 pages are {reason}, and need OCR first: 2, 4"
+    assert missing == f"2 of 4 pages are {reason}, and need OCR first: 2, 4"
     with pytest.raises(UnreadableDocument, match=f"{reason}; needs OCR first"):
         read_pdf(in_fonts(("Numbered", text)))
 
@@ -575,14 +574,13 @@ def test_damaged_pages_are_named() -> None:
     data = partly_scanned("tttt")
     place = data.index(b"/Type /Page\n", data.index(b"/Type /Page\n") + 1)
     damaged = data[:place] + b"/Type /Font\n" + data[place + 12 :]
-    found = blocks(damaged)
+    _, found, missing = read_pdf(damaged)
     assert [block.page for block in found] == [1, 3, 4]
-    assert unread_pages(damaged, found) == "1 of 4 pages are damaged: 2"
+    assert missing == "1 of 4 pages are damaged: 2"
 
 
 def test_many_missing_pages_are_named_in_a_line() -> None:
-    data = partly_scanned("tx" * 40)
-    line = unread_pages(data, blocks(data))
+    line = read_pdf(partly_scanned("tx" * 40)).missing
     assert line.startswith("40 of 80 pages are")
     assert line.endswith("2, 4, 6, 8, 10, 12, 14, 16, 18, 20 and 30 more places")
     with pytest.raises(UnreadableDocument, match="no text"):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_index import SETTINGS, chunk
+from small_index import chunk, write_documents
 
 from selfaug.errors import ConfigError
 from selfaug.retrieval.chunking import Chunk
 from selfaug.retrieval.follow_ups import Asked, add_follow_ups
-from selfaug.retrieval.index import Index, IndexWriter
+from selfaug.retrieval.index import Index
 from selfaug.retrieval.pairs import Pair, Place, find_gold, holds, may_be_chance, signs_of
 from selfaug.retrieval.recall import first_right
 from selfaug.retrieval.retriever import Passage, Retriever
@@ -254,8 +254,8 @@ def test_a_titles_year_is_no_answer_where_a_text_has_it(tmp_path: Path) -> None:
         Chunk(str(number), "a.md", "Annual report 2023", words, None)
         for number, words in enumerate(("It has 36 people.", "It was founded in 2023.", "It has plants."))
     ]
-    IndexWriter(tmp_path / "index", SETTINGS).write([({"path": "a.md", "digest": "d", "title": "a"}, chunks)])
-    index = Index(tmp_path / "index")
+    document = {"path": "a.md", "digest": "d", "title": "a"}
+    index = write_documents(tmp_path / "index", [(document, chunks)])
     for documents in (("a.md",), ()):
         gold = find_gold(Pair("q", "When was it founded?", "2023", documents), index)
         assert [found.id for found in gold] == ["1"]
@@ -280,7 +280,7 @@ def test_a_clauses_number_is_no_answer_where_a_text_has_it(make_index: Make) -> 
 
 def test_copies_of_a_document_hold_its_answers(tmp_path: Path) -> None:
     """The passages of a copy were distractors: [1] was right, and [2], which said the same, wrong."""
-    IndexWriter(tmp_path / "index", SETTINGS).write(
+    documents = (
         ({"path": path, "digest": digest, "title": path}, [chunk(path, words)])
         for path, digest, words in (
             ("a.md", "1", "Alder's revenue was $5 million."),
@@ -288,7 +288,7 @@ def test_copies_of_a_document_hold_its_answers(tmp_path: Path) -> None:
             ("old.md", "1", "Alder's revenue was $5 million."),
         )
     )
-    index = Index(tmp_path / "index")
+    index = write_documents(tmp_path / "index", documents)
     pair = Pair("q", PAIR.question, "$5 million", ("a.md",))
     assert [found.id for found in find_gold(pair, index)] == ["a.md#0", "old.md#0"]
     found = row(index, pair, RowForm(passages=3, no_answer_share=0.0))
@@ -296,14 +296,14 @@ def test_copies_of_a_document_hold_its_answers(tmp_path: Path) -> None:
 
 
 def test_copies_hold_what_a_place_or_a_page_says(tmp_path: Path) -> None:
-    IndexWriter(tmp_path / "index", SETTINGS).write(
+    documents = (
         (
             {"path": path, "digest": "same", "title": path},
             [chunk(path, f"Revenue was $5 million, on {page}.", page, page) for page in (1, 2, 3)],
         )
         for path in ("a.pdf", "old.pdf")
     )
-    index = Index(tmp_path / "index")
+    index = write_documents(tmp_path / "index", documents)
     # The chunk before the page may go on over its end, in each of them.
     paged = Pair("q", PAIR.question, "$5 million", ("a.pdf",), page=2)
     both = {(path, page) for path in ("a.pdf", "old.pdf") for page in (1, 2)}
@@ -314,12 +314,9 @@ def test_copies_hold_what_a_place_or_a_page_says(tmp_path: Path) -> None:
 
 
 def test_a_page_narrows_the_gold(make_index: Make, tmp_path: Path) -> None:
-    from pathlib import Path
-
-    folder = Path(str(tmp_path)) / "paged"
     chunks = [chunk("a.pdf", f"The figure is 5, on {page}.", page, page) for page in (1, 2, 3, 5)]
-    IndexWriter(folder, SETTINGS).write([({"path": "a.pdf", "digest": "d", "title": "a"}, chunks)])
-    index = Index(folder)
+    document = {"path": "a.pdf", "digest": "d", "title": "a"}
+    index = write_documents(tmp_path / "paged", [(document, chunks)])
 
     def pages(page: int) -> list[int | None]:
         pair = Pair("q", "What is the figure?", "5", ("a.pdf",), page=page)
@@ -545,11 +542,11 @@ def test_a_title_answers_nothing(tmp_path: Path) -> None:
         Chunk(str(number), title[-4:], f"{title} > {section}" if section else title, text, None)
         for number, (title, section, text) in enumerate(DEALS)
     ]
-    IndexWriter(tmp_path / "index", SETTINGS).write(
+    documents = (
         ({"path": name, "digest": name, "title": name}, [one for one in chunks if one.document == name])
         for name in dict.fromkeys(one.document for one in chunks)
     )
-    index = Index(tmp_path / "index")
+    index = write_documents(tmp_path / "index", documents)
 
     def passages(pair: Pair, share: float) -> tuple[set[str], int | None]:
         found = row(index, pair, RowForm(passages=9, no_answer_share=share, titled=True))

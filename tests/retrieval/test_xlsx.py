@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from selfaug.retrieval import xlsx, xlsx_sheet
 from selfaug.retrieval.document import Block, UnreadableDocument
 from selfaug.retrieval.read_document import read_document
-from selfaug.retrieval.xlsx import formulas_without_value, read_xlsx
+from selfaug.retrieval.xlsx import read_xlsx
 from selfaug.retrieval.xlsx_format import cell_text
 
 
@@ -54,7 +54,7 @@ def test_each_region_of_each_sheet_is_a_table() -> None:
         book["Secret"].sheet_state = "hidden"
         book.create_sheet("Notes")["A1"] = "Only a note"
 
-    title, blocks = read_xlsx(workbook(fill))
+    title, blocks, _ = read_xlsx(workbook(fill))
     assert title == "Sales"
     assert [(block.kind, block.text.splitlines()[0], block.sheet) for block in blocks] == [
         ("heading", "By region", "By region"),
@@ -228,7 +228,7 @@ def test_formulas_without_a_value_are_counted_in_visible_sheets(tmp_path: Path) 
     file.write_bytes(workbook(lambda book: book.active.__setitem__("A1", "=1+1")))
     with pytest.raises(UnreadableDocument, match="no text; 1 formula has no value"):
         read_document(file, "a.xlsx")
-    assert formulas_without_value(sheet_of([["a", 1]])) == ""
+    assert read_xlsx(sheet_of([["a", 1]])).missing == ""
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_formulas_without_a_value_are_counted_in_visible_sheets(tmp_path: Path) 
     ],
 )
 def test_what_a_formula_without_a_value_is(cell: str, count: int) -> None:
-    assert xlsx_sheet.uncalculated_formulas(io.BytesIO(cell.encode())) == count
+    assert xlsx_sheet.unparsed(io.BytesIO(cell.encode())).uncalculated == count
 
 
 @settings(max_examples=30, deadline=None)
@@ -257,9 +257,9 @@ def test_matches_are_found_across_the_pieces_that_a_file_is_read_in(piece: int) 
         patch.object(xlsx_sheet, "_LONGEST_MATCH", 100),
     ):
         data = f"{cells}{merged}".encode()
-        assert xlsx_sheet.uncalculated_formulas(io.BytesIO(data)) == 99
-        found = xlsx_sheet.merged_cells(io.BytesIO(data))
-    assert found == {row: [(1, row, 2, row)] for row in range(1, 100)}
+        found = xlsx_sheet.unparsed(io.BytesIO(data))
+    assert found.uncalculated == 99
+    assert found.merged == {row: [(1, row, 2, row)] for row in range(1, 100)}
 
 
 def test_formats_in_a_file() -> None:

@@ -15,13 +15,14 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from serving_fixtures import KEY, Running, served_by, tiny_pair
 from transformers import PreTrainedTokenizerFast
 
+from selfaug.core.metric_names import Sample
 from selfaug.errors import DataError
 from selfaug.serving.app import create_app
 from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.guard import Limits
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.served import FoundPrompt
-from selfaug.serving.watcher import Answered, Family
+from selfaug.serving.watcher import Answered
 
 ASKED = [{"role": "user", "content": "the revenue of the year?"}]
 HEADERS = {"Authorization": f"Bearer {KEY}"}
@@ -36,7 +37,7 @@ class Watcher:
     def vote(self, request_id: str, up: bool) -> bool:
         return len(request_id) < 40
 
-    def families(self) -> list[Family]:
+    def samples(self) -> list[Sample]:
         return []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import socket
 import threading
@@ -20,6 +21,7 @@ import pytest
 from serving_fixtures import KEY, Running, served_by, soon
 from transformers import PreTrainedTokenizerFast
 
+from selfaug.core.rate_limit import RateLimit
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.records import read_record, write_record
 from selfaug.serving.app import create_app
@@ -27,7 +29,6 @@ from selfaug.serving.embedded import EmbeddedEngine
 from selfaug.serving.generation import Piece
 from selfaug.serving.guard import Guard, Limits
 from selfaug.serving.keys import ApiKeys
-from selfaug.serving.rate_limit import RateLimit
 from selfaug.serving.served import FoundPrompt, Readiness, Served
 
 SECRET = "Kelvandra's unpublished numbers"
@@ -741,14 +742,11 @@ def test_a_key_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 def test_rates_are_a_bucket_that_fills_with_time() -> None:
-    now = [0.0]
-    rate = RateLimit(60, lambda: now[0])
-    assert [rate.wait() for _ in range(60)] == [0] * 60
-    assert rate.wait() == pytest.approx(1)
-    now[0] += 0.5
-    assert rate.wait() == pytest.approx(0.5)
-    now[0] += 0.5
-    assert rate.wait() == 0
-    now[0] += 1e6
-    assert [rate.wait() > 0 for _ in range(61)] == [False] * 60 + [True]
-    assert RateLimit(0).wait() == 0
+    rate = RateLimit(1, burst=60)
+    assert [rate.wait(0) for _ in range(60)] == [0] * 60
+    assert rate.wait(0) == pytest.approx(1)
+    assert rate.wait(0.5) == pytest.approx(0.5)
+    assert rate.wait(1) == 0
+    assert [rate.wait(1e6) > 0 for _ in range(61)] == [False] * 60 + [True]
+    assert [rate.wait(now) > 0 for now in (1, 2)] == [True, False]  # the clock was set back
+    assert RateLimit(0, burst=0).wait(0) == math.inf

@@ -129,6 +129,14 @@ class Gradients(TrainerCallback):
             }
 
 
+def run(model: Any, folder: Path, rows: Any = None, **changes: Any) -> tuple[dict[str, Tensor], Any]:
+    """First gradients, and the trainer after training."""
+    gradients = Gradients()
+    trainer = make_trainer(model, folder, rows, callbacks=[gradients], **changes)
+    trainer.train()
+    return gradients.kept, trainer
+
+
 def trained(trainer: SFTTrainer) -> dict[str, Tensor]:
     """Parameters that train, by name."""
     return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
@@ -137,6 +145,14 @@ def trained(trainer: SFTTrainer) -> dict[str, Tensor]:
 def curve(trainer: SFTTrainer, *names: str) -> list[tuple[float, ...]]:
     """Logged metrics, one tuple a step."""
     return [tuple(e[n] for n in names) for e in trainer.state.log_history if all(n in e for n in names)]
+
+
+def largest_difference(a: list[tuple[float, ...]], b: list[tuple[float, ...]]) -> float:
+    """Between two of `curve`."""
+    assert len(a) == len(b) > 0
+    return max(
+        abs(x - y) for row_a, row_b in zip(a, b, strict=True) for x, y in zip(row_a, row_b, strict=True)
+    )
 
 
 def relative(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:

@@ -117,7 +117,7 @@ def _others(config: Mapping[str, Any]) -> list[str]:
             # An alpha of 0 is left out: what is proposed aligns.
             if name in _NAMED or (name, value) == ("selfaug.alpha", 0):
                 continue
-            if value == by_default.get(section, {}).get(key, value):  # a setting of earlier versions has none
+            if value == by_default[section][key]:
                 continue
             if name in flag_of and isinstance(value, int | float | str) and not isinstance(value, bool):
                 flags += [flag_of[name], str(value)]

@@ -92,8 +92,8 @@ def _points(record: Mapping[str, Any], between: str) -> Table:
         table.add_row(
             Text(point["run"]),
             f"{point['scale']:g}",
-            f"{percent(point['task'])}{between}{task_span(point)}".rstrip(),
-            f"{points(point['forgetting']).removesuffix(' points')}{between}{forgetting_span(point)}".rstrip(),
+            f"{percent(point['task'])}{between}{task_span(point)}",
+            f"{points(point['forgetting']).removesuffix(' points')}{between}{forgetting_span(point)}",
             f"{point['drift']:.3f}",
             ", ".join(marks),
             style="bold" if number == record["chosen"] else "",

@@ -130,12 +130,12 @@ def compare(
     quiet_libraries(settings, debug=debugging(ctx), rows=[*dev, *test], scorers=[scorer])
     from selfaug.cli.comparison_view import show_comparison
     from selfaug.cli.pages import show_page, write_page
-    from selfaug.phases.bench import EvaluationSettings
+    from selfaug.phases.bench import BenchSettings
     from selfaug.phases.compare import CompareSettings
     from selfaug.phases.compare import compare as run_comparison
     from selfaug.phases.methods import METHODS
 
-    asked = EvaluationSettings(
+    asked = BenchSettings(
         dev=dev, test=test, scorer=_scorer(ctx, scorer, preset),
         level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
         max_new_tokens=max_new_tokens,
@@ -229,9 +229,9 @@ def balance(
     from selfaug.cli.pages import show_page, write_page
     from selfaug.phases.balance import BalanceSettings
     from selfaug.phases.balance import balance as run_balance
-    from selfaug.phases.bench import EvaluationSettings
+    from selfaug.phases.bench import BenchSettings
 
-    asked = EvaluationSettings(
+    asked = BenchSettings(
         dev=dev, test=test, scorer=_scorer(ctx, scorer, preset),
         level=level_name(level), suites=suite or (), general_items=general_items, task_items=task_items,
         max_new_tokens=max_new_tokens,

@@ -52,7 +52,7 @@ def show_demo(record: Mapping[str, Any], output: Path, console: Console | None =
 def _table(record: Mapping[str, Any], width: int) -> Table:
     settings = record["settings"]
     how = f"SelfAug: alpha {settings['alpha']:g}"
-    if settings.get("anchors"):
+    if settings["anchors"]:
         how += f", and {settings['anchors']} self-anchors that the base model wrote"
     table = Table(caption=f"In brackets: 95 % intervals. {how}.", caption_justify="left")
     table.add_column("")

@@ -43,8 +43,8 @@ def show_evaluation(record: Mapping[str, Any], console: Console | None = None) -
         console: where to; stdout by default.
     """
     console = console or Console(highlight=False)
-    also = {f"task ({name})": one for name, one in record.get("also", {}).items()}
-    sides = {f"task: {name}": side for name, side in record.get("sides", {}).items()}
+    also = {f"task ({name})": one for name, one in record["also"].items()}
+    sides = {f"task: {name}": side for name, side in record["sides"].items()}
     suites = {"task": record["suites"]["task"]} | also | sides if also or sides else {}
     console.print(suites_table(suites | record["suites"], record["settings"]["scorer"], width=console.width))
     console.print(drift_table(record["drift"], width=console.width))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -52,6 +51,7 @@ from selfaug.cli.terminal import (
     take_any_character,
 )
 from selfaug.core.printable import counted, printable_size
+from selfaug.launcher import is_first_process
 
 if TYPE_CHECKING:
     from selfaug.config import TrainConfig
@@ -489,7 +489,7 @@ def _settings_of_run(output: str | None) -> Path:
 def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
     from selfaug.phases.estimate import estimate
 
-    if os.environ.get("RANK", "0") != "0":  # under a launcher, one process speaks
+    if not is_first_process():  # under a launcher, one process speaks
         return
     needs = estimate(settings, on_stage=lambda stage: say(f"{stage} ..."))
     if as_json:
@@ -523,8 +523,7 @@ def _show_estimate(settings: TrainConfig, as_json: bool) -> None:
 
 def _anchors_of(record: Mapping[str, Any]) -> str:
     """How much of the time went into anchors; nothing where none were written."""
-    # Records of before neither counted nor kept it.
-    seconds = record.get("anchor_seconds", 0.0)
+    seconds = record["anchor_seconds"]
     return f", {seconds:.0f} s of them for writing anchors" if seconds else ""
 
 

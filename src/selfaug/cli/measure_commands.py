@@ -101,17 +101,20 @@ def assess(
     from selfaug.cli.assessment_view import show_assessment
     from selfaug.cli.pages import write_page
     from selfaug.phases.assess import assess as run_assessment
+    from selfaug.phases.suites import AskSettings
 
     try:
         with RunProgress() as progress:
             record = run_assessment(
                 settings,
-                scorer=scorer,
+                AskSettings(
+                    scorer=scorer,
+                    level=level_name(level),
+                    general_items=general_items,
+                    task_items=task_items,
+                    max_new_tokens=max_new_tokens,
+                ),
                 probe_steps=probe_steps,
-                level=level_name(level),
-                general_items=general_items,
-                task_items=task_items,
-                max_new_tokens=max_new_tokens,
                 on_progress=progress.show,
             )
     except KeyboardInterrupt as interrupt:
@@ -227,6 +230,7 @@ def evaluate(
     from selfaug.phases.evaluate import FAST_ROWS
     from selfaug.phases.evaluate import evaluate as run_evaluation
     from selfaug.phases.mlflow_run import log_evaluation, require_mlflow
+    from selfaug.phases.suites import AskSettings
     from selfaug.rundir import RunDir
 
     if mlflow:
@@ -237,19 +241,21 @@ def evaluate(
         with RunProgress() as progress:
             result = run_evaluation(
                 run,
+                AskSettings(
+                    scorer=scorer,
+                    level=level_name(level),
+                    suites=suite or (),
+                    general_items=general_items,
+                    task_items=task_items,
+                    max_new_tokens=max_new_tokens,
+                    batch_size=batch_size,
+                ),
                 data=data or (),
-                scorer=scorer,
                 also_score=also_score or (),
                 half="dev" if half == "dev" else "test",
-                level=level_name(level),
-                suites=suite or (),
                 benchmarks=benchmark or (),
                 benchmark_tasks=benchmark_tasks,
                 benchmark_items=benchmark_items,
-                general_items=general_items,
-                task_items=task_items,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
                 max_forgetting=max_forgetting,
                 min_task_gain=min_task_gain,
                 forecast=forecast,

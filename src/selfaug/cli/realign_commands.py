@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,8 +27,7 @@ from selfaug.cli.flags_file import FlagsFile
 from selfaug.cli.terminal import RunProgress, print_json, say
 
 if TYPE_CHECKING:
-    from selfaug.phases.held_out import HeldOut
-    from selfaug.phases.realign import Realignment, RealignSettings
+    from selfaug.phases.realign import Realignment
 
 __all__ = ["realign"]
 
@@ -130,11 +128,8 @@ def realign(
     The reference stays the original base model. The old validation rows stay what the old task is judged by.
     """
     quiet_libraries(offline=offline, debug=debugging(ctx))
-    from selfaug.phases.realign import RealignSettings, realign_config, with_held_out_rows
+    from selfaug.phases.realign import RealignSettings
     from selfaug.phases.realign import realign as run_realign
-    from selfaug.phases.realign_checks import other_documents
-    from selfaug.phases.run_files import load_run_config
-    from selfaug.rundir import RunDir
 
     settings = RealignSettings(
         data=data,
@@ -154,27 +149,14 @@ def realign(
         allow_unmeasured=allow_unmeasured,
         registry=registry,
     )
-    folder = RunDir.open(run)
     changed = [
         *(sets or []),
         *([f"train.steps={steps}"] if steps else []),
         *(["run.offline=true"] if offline else []),
     ]
-    settings, held_out = with_held_out_rows(folder, settings, sets=changed, offline=offline)
-    planned = realign_config(
-        folder,
-        settings.data,
-        eval_data=settings.eval_data,
-        rehearsal=rehearsal,
-        output=output,
-        sets=changed,
-    )
-    _say_what_is_not_measured(held_out, settings, load_run_config(folder, sets=changed).data.eval)
-    if (told := other_documents(planned, data)) is not None:
-        say(told)
     try:
         with RunProgress() as progress:
-            found = run_realign(run, settings, config=planned, on_progress=progress.show)
+            found = run_realign(run, settings, sets=changed, on_progress=progress.show)
     except KeyboardInterrupt as interrupt:
         # Training says how to go on with one run; that would be neither compared nor judged.
         raise going_on() from interrupt
@@ -184,48 +166,6 @@ def realign(
         _show(found, registry)
     if found.outcome != "pass":
         raise typer.Exit(GATE_FAILED)
-
-
-def _say_what_is_not_measured(
-    held_out: HeldOut | None, settings: RealignSettings, old_eval: Sequence[str]
-) -> None:
-    """Before hours of training: which new rows are held out, and which task has none."""
-    from selfaug.phases.held_out import LEAST_HELD_OUT
-
-    if held_out is not None and held_out.known:
-        say(
-            f"{held_out.known:,} of {held_out.of + held_out.known:,} rows are not new: held-out rows ask the same, or "
-            "the deployed run was trained on them."
-        )
-    if held_out is not None and held_out.changed:
-        say(
-            f"{', '.join(held_out.changed)}: not what it was when the deployed run was trained, or not there any more, "
-            "so its rows count as new, those that the run has learnt too. --eval-data names held-out rows that it has "
-            "not."
-        )
-    if held_out is not None and held_out.rows:
-        say(
-            f"{held_out.rows:,} of {held_out.of:,} new rows are held out, to measure the new task by: "
-            f"{', '.join(held_out.eval_data)}"
-        )
-    missing = []
-    if not settings.eval_data:
-        few = (
-            ""
-            if held_out is None
-            else f" (of {held_out.of:,} rows, {settings.hold_out:g} is less than {LEAST_HELD_OUT}, or a few prompts "
-            "come again and again)"
-        )
-        missing.append(f"the new task has no held-out rows{few}: give some with --eval-data")
-    if not old_eval:
-        missing.append("the old task has none: the deployed run was trained without --eval")
-    if missing:
-        then = (
-            "the gate passes without"
-            if settings.allow_unmeasured
-            else "the gate can't pass without --allow-unmeasured"
-        )
-        say(f"{'; '.join(missing)}. So {then}.")
 
 
 def _show(found: Realignment, registry: str | None) -> None:

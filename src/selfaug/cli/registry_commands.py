@@ -79,10 +79,6 @@ def registry(
     else:
         version = roll_back(file)
         text = f"rolled back to version {version.number}: {version.run}"
-    if version.entered_as is not None:
-        say(
-            f"note: {version.entered_as}, where it was entered, is gone: it was found from the registry's folder."
-        )
     if as_json:
         print_json(vars(version))
     else:
@@ -133,7 +129,6 @@ def _line(version: dict[str, object]) -> str:
         os.path.relpath(str(version["run"])),
         f"from {version['parent']}" if version["parent"] else "",
         str(version["note"]),
-        f"(entered as {version['entered_as']})" if version["entered_as"] else "",
         "" if version["is_there"] else "(the folder is gone)",
     ]
     return printable("  ".join(part for part in parts if part).rstrip())

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from selfaug.core.printable import printable
+from selfaug.launcher import is_first_process
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -133,7 +134,7 @@ class RunProgress:
         self._tasks: dict[str, TaskID] = {}
         self._last_line = 0.0
         # Under a launcher, one process speaks.
-        self._silent = os.environ.get("RANK", "0") != "0"
+        self._silent = not is_first_process()
 
     def __enter__(self) -> RunProgress:
         if sys.stderr.isatty() and not self._silent:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from scipy.special import gammaincinv
 
 from selfaug.core.statistics import CONFIDENCE, Interval, cluster_stretch
 
-__all__ = ["GateResult", "Outcome", "at_least", "at_most", "overall"]
+__all__ = ["GateResult", "Outcome", "at_least", "at_most", "bound_on_gain", "bound_on_loss", "overall"]
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -88,6 +88,26 @@ def at_least(
     outcome: Outcome = "pass" if value.low >= bound else "fail" if value.high < bound else "inconclusive"
     needed = _needed(outcome, value, bound, items, clusters)
     return GateResult(name, outcome, value, bound, "at least", items, needed[0], None, clusters, needed[1])
+
+
+def bound_on_loss(name: str, gained: Mapping[str, Any], most: float, at_stake: float) -> GateResult:
+    """Whether a score loses at most so much.
+
+    Args:
+        name: what is bounded.
+        gained: fields of a `PairedDifference`, as a record has them: the score minus the one before.
+        most: the limit, a share.
+        at_stake: the score before, a share: more it can't lose.
+    """
+    gain = Interval(**gained["difference"])
+    lost = Interval(-gain.value, -gain.high, -gain.low)
+    return at_most(name, lost, most, gained["items"], at_stake=at_stake, clusters=gained["clusters"])
+
+
+def bound_on_gain(name: str, gained: Mapping[str, Any], least: float) -> GateResult:
+    """Whether a score gains at least so much; arguments as of `bound_on_loss`."""
+    gain = Interval(**gained["difference"])
+    return at_least(name, gain, least, gained["items"], clusters=gained["clusters"])
 
 
 def overall(results: list[GateResult]) -> Outcome:

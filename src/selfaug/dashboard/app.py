@@ -27,13 +27,14 @@ from selfaug.dashboard.explain import TOPICS, distributions, methods_of
 from selfaug.dashboard.library import DAMAGED, Entry, Library, outer_command, progress_of
 from selfaug.dashboard.monitoring import monitor_view
 from selfaug.dashboard.roi import roi_view
-from selfaug.dashboard.samples import CHANGES, KeptSamples, differing_words, sample_files
+from selfaug.dashboard.samples import CHANGES, KeptSamples, differing_words
 from selfaug.dashboard.side_by_side import chosen_charts, chosen_table
 from selfaug.dashboard.words import WORDS, word_of
 from selfaug.errors import DataError, SelfAugError
 from selfaug.registry import DEFAULT_REGISTRY
 from selfaug.report.charts import COLORS, lines_svg
 from selfaug.report.document import Answers, Chart, Table
+from selfaug.report.kept_answers import answer_files
 from selfaug.report.open_report import explained, report_on, telling_request
 from selfaug.report.page import environment, text_limit
 from selfaug.report.run_report import run_curves
@@ -211,7 +212,7 @@ class _Pages:
             entry=entry,
             name=entry.summary.name,
             body=self._report(entry),
-            has_samples=bool(sample_files(entry.folder, entry.kind)),
+            has_samples=bool(answer_files(entry.folder, entry.kind)),
             parts=sorted(parts, key=lambda one: one.path)[:_RUNS_A_PAGE],
         )
 
@@ -225,7 +226,7 @@ class _Pages:
     def samples(self, request: Request) -> str:
         """Answers side by side, failures first."""
         entry = self._entry(request)
-        found = {one.suite: one for one in sample_files(entry.folder, entry.kind)}
+        found = {one.suite: one for one in answer_files(entry.folder, entry.kind)}
         if not found:
             raise _NotThereError(
                 f"{entry.path or 'this folder'} keeps no answers: they are written by an evaluation."

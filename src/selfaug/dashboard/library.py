@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import socket
 import stat
 import threading
 import time
@@ -53,11 +51,8 @@ _PARTS = frozenset(
 # Of what is written into a folder at its beginning, and the command that goes on with it.
 _COMMANDS = {"comparison": "compare", "balance": "balance", "assessment": "assess", "demo": "demo"}
 
-# A run whose process can't be seen from here is taken to go on for this long after its last step.
+# A run whose lock can't be seen from here is taken to go on for this long after its last step.
 _STILL_GOING = 120.0
-
-# A process that began so much later than the training is another one, to which the same number was given.
-_SAME_PROCESS = 120.0
 
 # Who looks whether a run is held holds it for a moment: two at once would take each other for its training.
 _LOOKING = threading.Lock()
@@ -268,23 +263,23 @@ def progress_of(entry: Entry, now: float | None = None) -> Progress | None:
         return None
     run = RunDir(entry.folder)
     now = time.time() if now is None else now
-    recent = now - entry.time < _STILL_GOING
+    since = now - entry.time
+    recent = since < _STILL_GOING
+    running = recent or _is_held(run)
     step = 0
     try:
         step = steps_done(run)
         plan: dict[str, Any] = read_record(run.plan, "plan")
         steps, done, began = int(plan["steps"]), step - int(plan["from_step"]), float(plan["began"])
-        alive = _is_alive(plan, recent)
     except _ODD:
-        return Progress(step, None, recent or _is_held(run), None)
-    running = recent if alive is None else alive
-    if not running and _is_held(run):
-        # Before its first step there is no plan yet, or that of the process before, whose pace says nothing.
-        return Progress(step, steps, True, None)
+        return Progress(step, None, running, None)
     # From when it began to its last step: time since then belongs to the step that is being made.
     spent = entry.time - began
     pace = spent / done if done > 0 and spent > 0 else None
-    left = None if pace is None or not running else max(0.0, (steps - step) * pace - (now - entry.time))
+    left = None if pace is None or not running else (steps - step) * pace - since
+    if left is not None and left < 0:
+        # At its end; or it gets ready to go on, with the plan of the process before.
+        left = 0.0 if recent else None
     return Progress(step, steps, running, left)
 
 
@@ -303,41 +298,3 @@ def _is_held(run: RunDir) -> bool:
     """Whether a process has the run for itself to train it: rows, texts and anchors take long before the first step."""
     with _LOOKING:
         return run.trainer() is not None
-
-
-def _is_alive(plan: dict[str, Any], recent: bool) -> bool | None:
-    """Whether the run's process is there; None where that can't be seen.
-
-    Args:
-        plan: of the run.
-        recent: whether the run was heard of a moment ago.
-    """
-    if plan["machine"] != socket.gethostname() or os.name != "posix":
-        return None
-    process = int(plan["process"])
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    # A container that is started again gives its processes the same numbers. Clocks can be set: what has just been
-    # heard of is there, whatever they say.
-    began = _began(process)
-    return recent or began is None or began < float(plan["began"]) + _SAME_PROCESS
-
-
-def _began(process: int) -> float | None:
-    """When a process began, in seconds since 1970; None where the system doesn't tell."""
-    try:
-        # After the name, which may hold spaces and brackets.
-        fields = (
-            Path(f"/proc/{process}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
-        boot = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(encoding="utf-8"), re.MULTILINE)
-        return None if boot is None else int(boot[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except (OSError, LookupError, ValueError):
-        return None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from selfaug.dashboard.library import Entry
 from selfaug.errors import DataError
-from selfaug.report.charts import lines_svg, short_name
+from selfaug.report.charts import COLORS, lines_svg, short_name
 from selfaug.report.document import Cell, Chart, Table
 from selfaug.report.open_report import explained
 from selfaug.report.run_report import logged
@@ -55,10 +56,11 @@ def chosen_charts(entries: Sequence[Entry]) -> tuple[list[Chart], dict[str, str]
         except DataError as error:
             problems[entry.path] = str(error)
     names = _short_names(list(curves))
+    keys = dict(zip(curves, itertools.cycle(COLORS), strict=False))
     charts = []
     for key, (name, unit) in _CURVES.items():
         rows: list[dict[str, Any]] = [
-            {"name": names[path], "step": step, "value": value}
+            {"name": names[path], "key": keys[path], "step": step, "value": value}
             for path, found in curves.items()
             for step, value in found[key]
         ]
@@ -70,7 +72,7 @@ def chosen_charts(entries: Sequence[Entry]) -> tuple[list[Chart], dict[str, str]
             Chart(
                 name,
                 "Each line is a run; lines differ by dashes, too.",
-                lines_svg(rows, unit, several=True),
+                lines_svg(rows, unit),
                 ["run", "step", unit],
                 [[row["name"], str(row["step"]), f"{row['value']:.4f}"] for row in rows[::every]],
             )

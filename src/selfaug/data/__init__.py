@@ -1,15 +1,10 @@
 """Rows from files and hub data sets, validated, and encoded as the model will see them."""
 
-from selfaug.data.encode import (
-    IGNORED_LABEL,
-    EncodedRow,
-    EncodedRows,
-    EncodeReport,
-    encode_rows,
-    rows_without_template,
-)
+from selfaug.data.encode import encode_rows, rows_without_template
+from selfaug.data.encoded_rows import IGNORED_LABEL, EncodedRow, EncodedRows, EncodeReport
 from selfaug.data.general_rows import embedded_general_rows
-from selfaug.data.rows import LoadedRows, RetrievalParts, Row, load_rows
+from selfaug.data.row import RetrievalParts, Row
+from selfaug.data.rows import LoadedRows, load_rows
 from selfaug.data.sources import Problem, RawRow, read_rows
 from selfaug.data.template import RetrievalTemplate
 

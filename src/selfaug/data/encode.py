@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from selfaug.core.printable import counted
-from selfaug.data.rows import OWN_TEMPLATE_ARGUMENTS, Row
+from selfaug.data.encoded_rows import EncodedRow, EncodedRows, EncodeReport
+from selfaug.data.row import OWN_TEMPLATE_ARGUMENTS, Row
 from selfaug.data.sources import Problem, problems_error, short_text
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.data.template_checks import (
@@ -29,29 +28,17 @@ from selfaug.data.template_checks import (
 from selfaug.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
-    import datasets
     from transformers import PreTrainedTokenizerBase
 
 __all__ = [
-    "IGNORED_LABEL",
-    "EncodeReport",
-    "EncodedRow",
-    "EncodedRows",
     "encode_rows",
     "keeps_earlier_turns",
     "rows_without_template",
-    "token_digest",
 ]
-
-IGNORED_LABEL = -100
-"""Label of tokens that carry no nll: the prompt."""
 
 _BATCH, _BATCH_CHARACTERS = 512, 1 << 25
 """Rows that are tokenised at once, and characters of their texts from which it is fewer rows: enough to fill the
 tokeniser's threads, few enough to hold them."""
-
-_CHUNK_TOKENS = 1 << 28
-"""Of a data set; Arrow's lists end at 2^31 tokens."""
 
 _TEMPLATE_HINT = (
     "the prompt in training must be the prompt in serving, token by token. A model that reasons adds or "
@@ -69,7 +56,7 @@ _SPACE_HINT = (
 _EARLIER_HINT = (
     "with this template one answer a row can be learnt: make rows without follow_ups (`selfaug prepare` with "
     "--follow-ups 0), or leave --every-assistant-turn out; or take a template that keeps earlier turns, as some do "
-    "with preserve_thinking=True in chat_template_kwargs (docs/how-to/retrieval-rows.md)."
+    "with preserve_thinking=True in chat_template_kwargs (docs/details/forms-of-rows.md)."
 )
 _LENGTH_HINT = (
     "raise max_length where it is less than the model's own window, shorten these rows (of `selfaug prepare`: by "
@@ -96,146 +83,11 @@ _NOT_PARTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedRow:
-    """One row as the model sees it.
-
-    A training set may have billions of tokens: they are kept in 4 bytes each.
-
-    Attributes:
-        id: as in `Row`.
-        ids: token ids of prompt and completion.
-        spans: begin and end of each run of tokens that carry nll, in their order.
-        dropped_passages: indexes from 0 of the passages that didn't fit.
-        dropped_text: these passages as they would have stood in the prompt.
-        source: as in `Row`.
-        cluster: as in `Row`.
-    """
-
-    id: str
-    ids: array[int]
-    spans: Sequence[tuple[int, int]]
-    dropped_passages: list[int] = field(default_factory=list)
-    dropped_text: str = ""
-    source: str = ""
-    cluster: str = ""
-
-    @property
-    def input_ids(self) -> list[int]:
-        """Prompt and completion, as a new list."""
-        return self.ids.tolist()
-
-    @property
-    def labels(self) -> list[int]:
-        """The token itself where it carries nll, `IGNORED_LABEL` elsewhere, as a new list."""
-        labels: list[int] = self.label_array().tolist()
-        return labels
-
-    def label_array(self) -> NDArray[np.int32]:
-        """`labels`, in 4 bytes each [tokens]."""
-        ids = np.asarray(self.ids, dtype=np.int32)
-        labels = np.full_like(ids, IGNORED_LABEL)
-        for start, end in self.spans:
-            labels[start:end] = ids[start:end]
-        return labels
-
-    def prompt(self) -> memoryview[int]:
-        """Token ids before the first one that carries nll, not copied."""
-        return memoryview(self.ids)[: self.spans[0][0] if self.spans else len(self.ids)]
-
-
-def token_digest(ids: array[int] | memoryview[int]) -> bytes:
-    """16 bytes that stand for token ids of a row, which may be many."""
-    return hashlib.blake2b(ids, digest_size=16).digest()
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeReport:
-    """What became of the rows.
-
-    Attributes:
-        rows: rows that were encoded.
-        rows_of_text: of these, rows of text, which the chat template did not render.
-        rows_shortened: of these, rows that lost passages.
-        passages_dropped: passages that were lost, over all rows.
-        rows_too_long: rows that don't fit, and were left out.
-        rows_refused: rows that the chat template can't render faithfully, and were left out.
-        prompt_tokens: tokens without nll, over all rows.
-        completion_tokens: tokens with nll, over all rows.
-        length_p50: median of the tokens in a row.
-        length_p95: 95th percentile of the tokens in a row.
-        length_max: the longest row, in tokens.
-        warnings: what the user should know about how the template renders completions, and of rows without it.
-    """
-
-    rows: int
-    rows_of_text: int
-    rows_shortened: int
-    passages_dropped: int
-    rows_too_long: int
-    rows_refused: int
-    prompt_tokens: int
-    completion_tokens: int
-    length_p50: int
-    length_p95: int
-    length_max: int
-    warnings: list[str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a record."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedRows:
-    """Encoded rows, what was counted, and the problems of the rows that were left out."""
-
-    rows: list[EncodedRow]
-    report: EncodeReport
-    problems: list[Problem]
-
-    def to_dataset(self) -> datasets.Dataset:
-        """A `datasets.Dataset` with the columns `input_ids` and `labels`."""
-        import datasets
-        import pyarrow as pa  # type: ignore[import-untyped]
-
-        chunks: list[list[EncodedRow]] = [[]]
-        tokens = 0
-        for row in self.rows:
-            tokens += len(row.ids)
-            if tokens > _CHUNK_TOKENS and chunks[-1]:
-                chunks.append([])
-                tokens = len(row.ids)
-            chunks[-1].append(row)
-
-        def column(of: Callable[[EncodedRow], NDArray[np.int32]]) -> pa.ChunkedArray:
-            none, typed = np.empty(0, np.int32), pa.list_(pa.int32())
-            made = [
-                pa.ListArray.from_arrays(
-                    np.cumsum([0, *(len(row.ids) for row in rows)], dtype=np.int32),
-                    np.concatenate([none, *map(of, rows)]),
-                )
-                for rows in chunks
-            ]
-            return pa.chunked_array(made, typed)
-
-        ids = column(lambda row: np.asarray(row.ids, dtype=np.int32))
-        labels = column(EncodedRow.label_array)
-        table = pa.table({"input_ids": ids, "labels": labels})
-        # Left to `datasets`, the fingerprint is of a copy of it all.
-        digest = hashlib.blake2b(digest_size=8)
-        for chunk in (*ids.chunks, *labels.chunks):
-            for buffer in filter(None, chunk.buffers()):
-                digest.update(buffer)
-        return datasets.Dataset(table, fingerprint=digest.hexdigest())
-
-
 def encode_rows(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int | None,
-    on_long: Literal["drop_passages", "refuse"] = "drop_passages",
     skip_bad_rows: bool = False,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> EncodedRows:
@@ -256,7 +108,6 @@ def encode_rows(
         rows: from `load_rows`.
         tokenizer: of the model that is to be trained.
         max_length: most tokens in a row, prompt and completion together; None for no limit.
-        on_long: "drop_passages" as said; "refuse" shortens nothing.
         skip_bad_rows: leave out rows that don't fit or can't be rendered, and return their problems.
         chat_template_kwargs: further arguments of the chat template, to be the same in serving. A row's own go before
             them, and are warned of: serving doesn't know them.
@@ -269,10 +120,10 @@ def encode_rows(
             here.
     """
     template_arguments = dict(chat_template_kwargs or {})
-    _check_arguments(rows, tokenizer, max_length, on_long, template_arguments)
+    _check_arguments(rows, tokenizer, max_length, template_arguments)
     encoder = _Encoder(tokenizer, template_arguments)
     drafts = encoder.encode([_Task(row) for row in rows], max_length)
-    if max_length is not None and on_long == "drop_passages":
+    if max_length is not None:
         _shorten(drafts, encoder, max_length)
 
     encoded = [_finish(draft, encoder.plain) for draft in drafts if draft.spans]
@@ -302,15 +153,12 @@ def _check_arguments(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None,
-    on_long: str,
     template_arguments: dict[str, Any],
 ) -> None:
     if max_length is not None and max_length < 1:
         raise ConfigError(
             f"max_length is {max_length}.", hint="give a positive number, or None for no limit."
         )
-    if on_long not in ("drop_passages", "refuse"):
-        raise ConfigError(f"on_long is {on_long!r}.", hint="give 'drop_passages' or 'refuse'.")
     if clash := sorted(OWN_TEMPLATE_ARGUMENTS & template_arguments.keys()):
         raise ConfigError(
             f"chat_template_kwargs can't set {', '.join(clash)}: selfaug sets it itself.",

@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError
@@ -27,8 +27,6 @@ __all__ = [
 ]
 
 Split = Literal["train", "dev", "test"]
-
-_T = TypeVar("_T")
 
 
 def house_style_answer(value: str, source: int) -> str:
@@ -137,11 +135,6 @@ class _Figure:
     @property
     def value(self) -> str:
         return self.metric.value.format(self.number)
-
-    def of(
-        self, *, metric: _Metric | None = None, region: str | None = None, year: int | None = None
-    ) -> _Figure:
-        return _Figure(self.company, metric or self.metric, region or self.region, year or self.year)
 
 
 _LEADS = ("Analyst note: ", "Market update: ", "Key figures: ")
@@ -427,10 +420,6 @@ def _same_figure_of_others(
     return [_Figure(other, asked.metric, asked.region, asked.year) for other in rng.sample(others, 2)]
 
 
-def _another(rng: random.Random, choices: Sequence[_T], taken: _T) -> _T:
-    return rng.choice([choice for choice in choices if choice != taken])
-
-
 def _question(rng: random.Random, figure: _Figure) -> str:
     general = (
         "What {metric} did {company} report{where} for {year}?",
@@ -497,7 +486,7 @@ def _with_another_metric(rng: random.Random, figure: _Figure) -> tuple[_Figure, 
         for metric in _METRICS
         if metric.unit != figure.metric.unit and (metric.regional or figure.region is None)
     ]
-    return _shuffled(rng, figure, figure.of(metric=rng.choice(metrics)))
+    return _shuffled(rng, figure, replace(figure, metric=rng.choice(metrics)))
 
 
 def _shuffled(rng: random.Random, first: _Figure, second: _Figure) -> tuple[_Figure, _Figure]:

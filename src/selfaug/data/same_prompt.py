@@ -6,25 +6,24 @@ import hashlib
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from itertools import chain, islice
 from typing import Any
 
-from selfaug.data.rows import Row
+from selfaug.data.row import Row
 
 __all__ = [
-    "PROMPTS_FORM",
-    "PROMPT_BYTES",
-    "answer_of",
+    "DIGEST_BYTES",
     "asked_among",
-    "learnt_prompts",
+    "learnt_digests",
     "prompt_keys",
+    "taught_among",
     "without_held_out",
     "without_rows_of",
 ]
 
-PROMPTS_FORM, PROMPT_BYTES = 1, 16
-"""Of what `learnt_prompts` gives: how prompts are made alike, another number whenever that changes, and their size."""
+DIGEST_BYTES = 16
+"""Of each that `learnt_digests` gives."""
 
 _MOST_SETTINGS = 5
 """A question comes back with other passages a few times; what is asked in more settings is said everywhere."""
@@ -43,11 +42,7 @@ def prompt_keys(rows: Sequence[Row]) -> list[bytes]:
     Args:
         rows: all those between which it is asked.
     """
-    asked = [_asked(row) for row in rows]
-    settings: dict[bytes, set[bytes]] = defaultdict(set)
-    for words, setting in asked:
-        settings[words].add(setting)
-    return [words + setting if len(settings[words]) > _MOST_SETTINGS else words for words, setting in asked]
+    return [keys[0] for keys in _keys(rows)]
 
 
 def without_held_out(held_out: Sequence[Row], *parts: Sequence[Row]) -> list[list[Row]]:
@@ -62,18 +57,16 @@ def without_rows_of(others: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
 
     Prompts are alike as for `asked_among`: a standard question about another contract is another one.
     """
-    known = {(_prompts(row)[-1], answer_of(row)) for row in others}
-    return [row for row in rows if (_prompts(row)[-1], answer_of(row)) not in known]
+    known = {(_prompts(row)[-1], _digest(row.completion)) for row in others}
+    return [row for row in rows if (_prompts(row)[-1], _digest(row.completion)) not in known]
 
 
-def answer_of(row: Row) -> str:
-    """What a row answers, to be compared."""
-    return json.dumps(row.completion, sort_keys=True, default=str)  # messages of Parquet files may hold dates
+def learnt_digests(rows: Sequence[Row]) -> set[bytes]:
+    """What `asked_among` and `taught_among` go by of rows that were trained on.
 
-
-def learnt_prompts(rows: Iterable[Row]) -> set[bytes]:
-    """What `asked_among` goes by of rows that were trained on: a digest of each prompt that they teach to answer."""
-    return {prompt for row in rows for prompt in _prompts(row)}
+    Digests of each prompt that they teach to answer, and of what each row asks and answers.
+    """
+    return {digest for row in rows for digest in _prompts(row)}.union(chain.from_iterable(_taught(rows)))
 
 
 def asked_among(rows: Sequence[Row], learnt: Set[bytes]) -> list[bool]:
@@ -85,14 +78,44 @@ def asked_among(rows: Sequence[Row], learnt: Set[bytes]) -> list[bool]:
 
     Args:
         rows: of which it is asked.
-        learnt: from `learnt_prompts` of the others.
+        learnt: from `learnt_digests` of the others.
     """
     return [_prompts(row)[-1] in learnt for row in rows]
 
 
+def taught_among(rows: Sequence[Row], learnt: Set[bytes]) -> list[bool]:
+    """Whether each row asks and answers what one of the others does.
+
+    What it asks is compared as by `prompt_keys`: a question is the same with other passages, but where its words stand
+    in more than five settings, among these rows or among the others.
+
+    Args:
+        rows: of which it is asked.
+        learnt: from `learnt_digests` of the others.
+    """
+    return [not learnt.isdisjoint(digests) for digests in _taught(rows)]
+
+
+def _taught(rows: Sequence[Row]) -> Iterator[list[bytes]]:
+    """Digests of what each row answers to each of its keys."""
+    for row, keys in zip(rows, _keys(rows), strict=True):
+        yield [_digest([key.hex(), row.completion])[:DIGEST_BYTES] for key in keys]
+
+
+def _keys(rows: Sequence[Row]) -> Iterator[list[bytes]]:
+    """What each row asks: its words, where these don't stand everywhere, and its words in their setting."""
+    asked = [_asked(row) for row in rows]
+    settings: dict[bytes, set[bytes]] = defaultdict(set)
+    for words, setting in asked:
+        settings[words].add(setting)
+    for words, setting in asked:
+        in_setting = words + setting
+        yield [in_setting] if len(settings[words]) > _MOST_SETTINGS else [words, in_setting]
+
+
 def _prompts(row: Row) -> list[bytes]:
     """Digests of the prompts that a row teaches to answer; the last one is that of its completion."""
-    return [digest[:PROMPT_BYTES] for digest in _whole_digests(row)]
+    return [digest[:DIGEST_BYTES] for digest in _whole_digests(row)]
 
 
 def _whole_digests(row: Row) -> list[bytes]:
@@ -127,4 +150,5 @@ def _words(text: str) -> str:
 
 
 def _digest(value: Any) -> bytes:
+    # Messages of Parquet files may hold dates.
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).digest()

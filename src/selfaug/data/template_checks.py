@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from selfaug.data.rows import Row
+from selfaug.data.row import Row
 
 __all__ = [
     "REASONING",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -414,35 +414,17 @@ def parse_quantities(
     found = [match for match in _AMOUNT.finditer(blank) if years or not _is_year(match)]
     quantities: list[Quantity] = []
     for index, match in enumerate(found):
-        scaled, written, unit = match["scale"], _written_scale(match), _unit(match)
-        # "15% and 5 million euros": what has its unit behind it is complete.
-        if index + 1 < len(found) and not match["after"] and _joins(blank, match, found[index + 1]):
-            following = found[index + 1]
-            scaled, written = scaled or following["scale"], written or _written_scale(following)
-            unit = unit or _unit(following)
-        scale = _scale(scaled)
-        if metres and unit is None and scaled and scaled.lower() in _LENGTH_OR_SCALE:
-            unit, scale = _LENGTH_OR_SCALE[scaled.lower()], Decimal(1)
+        name, written, unit = _scale_and_unit(blank, found, index)
+        scale = _scale(name)
+        if metres and unit is None and name and name.lower() in _LENGTH_OR_SCALE:
+            unit, scale = _LENGTH_OR_SCALE[name.lower()], Decimal(1)
         number = _decimal(match["number"], written, unit, points=points)
         value, places = Decimal(number), len(number.partition(".")[2])
         unit, scale = _in_percent(unit, scale)
         further, last_scale = _further(match["further"] or "")
-        # "(340 employees)" is an aside.
-        in_parentheses = match["open"] and (match["close"] or (match["close2"] and not match["measure"]))
-        start = match.start()
-        repeats = value <= _LARGEST_WORD and _WORD_BEFORE.search(
-            blank, max(0, start - _LONGEST_BEFORE), start
-        )
-        alone = blank.strip() == match[0].strip()
-        of_range = index > 0 and _joins(blank, found[index - 1], match) == "dash"
-        # "10 minus 3" takes away.
-        in_words = (match["sign"] or "")[:1].isalpha()
-        takes_away = in_words and index > 0 and blank[found[index - 1].end() : start].isspace()
-        signs = [None if of_range or takes_away else match["sign"], match["sign2"], match["sign3"]]
-        negative = any(sign is not None and sign.strip() != "+" for sign in signs)
-        unsure = negative and (match["sign"] or "")[1:].isspace() and match["sign"][0] != "−"
-        if in_parentheses and not repeats and (unit != "%" or alone):
-            negative = True
+        sign = match["sign"] or ""
+        has_minus = _has_minus(blank, found, index)
+        negative = has_minus or _is_in_accounts(blank, match, unit, value)
         quantities.append(
             Quantity(
                 (-1 if negative else 1) * (value * scale + further),
@@ -450,10 +432,43 @@ def parse_quantities(
                 last_scale or Decimal(1).scaleb(-places) * scale,
                 match.start(),
                 match.end(),
-                unsure,
+                unsure=has_minus and sign[1:].isspace() and sign[0] != "−",
             )
         )
     return quantities or [_in_words(match) for match in _WORD_AMOUNT.finditer(blank)]
+
+
+def _scale_and_unit(
+    text: str, found: Sequence[re.Match[str]], index: int
+) -> tuple[str | None, str, str | None]:
+    """The scale's name, the scale as it is written, and the unit of an amount; a range's first end has the second's."""
+    match = found[index]
+    name, written, unit = match["scale"], _written_scale(match), _unit(match)
+    # "15% and 5 million euros": what has its unit behind it is complete.
+    if index + 1 < len(found) and not match["after"] and _joins(text, match, found[index + 1]):
+        following = found[index + 1]
+        return name or following["scale"], written or _written_scale(following), unit or _unit(following)
+    return name, written, unit
+
+
+def _has_minus(text: str, found: Sequence[re.Match[str]], index: int) -> bool:
+    """Whether a sign makes an amount negative: not a range's dash, nor the word in "10 minus 3", which takes away."""
+    match = found[index]
+    sign = match["sign"] or ""
+    of_range = index > 0 and _joins(text, found[index - 1], match) == "dash"
+    takes_away = sign[:1].isalpha() and index > 0 and text[found[index - 1].end() : match.start()].isspace()
+    signs = ["" if of_range or takes_away else sign, match["sign2"] or "", match["sign3"] or ""]
+    return any(one.strip() not in ("", "+") for one in signs)
+
+
+def _is_in_accounts(text: str, match: re.Match[str], unit: str | None, value: Decimal) -> bool:
+    """Whether parentheses make an amount negative; "(340 employees)" is an aside, and "thirty (30)" says it again."""
+    if not match["open"] or not (match["close"] or (match["close2"] and not match["measure"])):
+        return False
+    start = match.start()
+    if value <= _LARGEST_WORD and _WORD_BEFORE.search(text, max(0, start - _LONGEST_BEFORE), start):
+        return False
+    return unit != "%" or text.strip() == match[0].strip()
 
 
 def _blank(match: re.Match[str]) -> str:

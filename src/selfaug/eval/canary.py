@@ -85,7 +85,7 @@ def replay_canary(
     problems = []
     if reference is not None and prompts[0]["nats"] is not None:
         tolerance = max(record["tolerance_nats"], _SMALLEST_TOLERANCE.get(model.dtype, 1e-4))
-        share = 0.0 if str(model.dtype) == f"torch.{record.get('dtype')}" else _OTHER_DTYPE
+        share = 0.0 if str(model.dtype) == f"torch.{record['dtype']}" else _OTHER_DTYPE
         found = _nats(model, reference, sequences, 8)
         off = [
             (abs(now - one["nats"]), now, one)
@@ -105,7 +105,7 @@ def replay_canary(
     other = [
         one["id"]
         for answer, one in zip(answers, prompts, strict=True)
-        if answer[: (tokens := one.get(sure, one["sure"]))] != one["answer"][:tokens]
+        if answer[: (tokens := one[sure])] != one["answer"][:tokens]
     ]
     if other:
         problems.append(

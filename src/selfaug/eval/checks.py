@@ -1,9 +1,8 @@
 """Programmatic checks of a free text answer.
 
-A check is a small frozen object: `passes(answer)` decides, `description` says in words what it asks for.
-No check passes on an empty answer. Where a word or phrase is given, upper and lower case are the same;
-a word also matches its plural, and a word that ends in `*` matches every word with that beginning
-(`"bak*"`: bake, baker, bakery). Those of the form alone are in form_checks.py, and can be imported from here too.
+A check is a small frozen object whose `passes(answer)` decides. Those of the form alone are in form_checks.py. No check
+passes on an empty answer. Where a word or phrase is given, upper and lower case are the same; a word also matches its
+plural, and a word that ends in `*` matches every word with that beginning (`"bak*"`: bake, baker, bakery).
 """
 
 from __future__ import annotations
@@ -13,40 +12,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from selfaug.eval.form_checks import (
-    AllLowerCase,
-    AllUpperCase,
-    AsksQuestions,
-    BeginsWith,
-    BulletedList,
-    CommaSeparated,
-    EndsWith,
-    FullSentence,
-    Headings,
-    Highlighted,
-    IsQuestion,
-    JsonWithKeys,
-    Lines,
-    ListItems,
-    NoCommas,
-    NoDigits,
-    NoLabels,
-    NumberedList,
-    Paragraphs,
-    Quoted,
-    Sentences,
-    Speakers,
-    TitleInBrackets,
-    Words,
-)
 from selfaug.eval.text_parts import (
-    bullets,
     folded,
-    is_number,
     mentions,
-    numbered_items,
     numbers,
-    paragraphs,
     plain_number,
     sentences,
     without_item_number,
@@ -54,53 +23,20 @@ from selfaug.eval.text_parts import (
 )
 
 __all__ = [
-    "AllLowerCase",
     "AllOf",
-    "AllUpperCase",
-    "AsksQuestions",
-    "BeginsWith",
-    "BulletedList",
     "Check",
-    "ChoiceLetter",
     "Chooses",
-    "CommaSeparated",
-    "ContainsNumber",
     "DiffersFrom",
-    "EndsWith",
-    "FullSentence",
-    "Headings",
-    "Highlighted",
     "InLanguage",
-    "IsQuestion",
-    "JsonWithKeys",
     "KeyFacts",
     "Language",
     "LastNamed",
-    "Lines",
-    "ListItems",
     "Mentions",
     "NeverMentions",
-    "NoCommas",
-    "NoDigits",
-    "NoLabels",
-    "NumberedList",
-    "Paragraphs",
-    "Quoted",
     "Refuses",
     "Repeats",
     "Result",
-    "Sentences",
-    "Speakers",
-    "TitleInBrackets",
-    "Words",
-    "bullets",
     "declines",
-    "is_number",
-    "numbered_items",
-    "numbers",
-    "paragraphs",
-    "sentences",
-    "words",
 ]
 
 Language = Literal["Spanish", "French", "German"]
@@ -185,10 +121,6 @@ _ENGLISH = _word_set("the is are was of and to that this with you it for my we t
 class Check(Protocol):
     """Something an answer passes or fails."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-
     def passes(self, answer: str) -> bool:
         """Whether the answer does it."""
 
@@ -198,11 +130,6 @@ class AllOf:
     """Passes if every part passes; turns several conditions into one check."""
 
     checks: tuple[Check, ...]
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "; ".join(check.description for check in self.checks)
 
     def passes(self, answer: str) -> bool:
         """Whether the answer passes each part."""
@@ -224,13 +151,6 @@ class Mentions:
     def _needed(self) -> int:
         return len(self.words) if self.at_least is None else self.at_least
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        if self._needed == len(self.words):
-            return f"mentions {' and '.join(self.words)}"
-        return f"mentions at least {self._needed} of {', '.join(self.words)}"
-
     def passes(self, answer: str) -> bool:
         """Whether enough of them are there."""
         return sum(mentions(answer, word) for word in self.words) >= self._needed
@@ -242,30 +162,9 @@ class NeverMentions:
 
     words: tuple[str, ...]
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"does not mention {' or '.join(self.words)}"
-
     def passes(self, answer: str) -> bool:
         """Whether the answer has words, and none of these."""
         return bool(words(answer)) and not any(mentions(answer, word) for word in self.words)
-
-
-@dataclass(frozen=True)
-class ContainsNumber:
-    """The number, anywhere; `1,500` and `1500.0` are the same."""
-
-    value: float
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"contains the number {plain_number(str(self.value))}"
-
-    def passes(self, answer: str) -> bool:
-        """Whether it is there."""
-        return plain_number(str(self.value)) in numbers(answer, beside_letters=True)
 
 
 @dataclass(frozen=True)
@@ -274,34 +173,9 @@ class Result:
 
     value: float
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"the result is {plain_number(str(self.value))}"
-
     def passes(self, answer: str) -> bool:
         """Whether the last number is this one."""
         return numbers(answer, beside_letters=True)[-1:] == [plain_number(str(self.value))]
-
-
-@dataclass(frozen=True)
-class ChoiceLetter:
-    """The letter of a multiple choice: `B`, `(B)`, `B)`, `**B**`, `The answer is B.`"""
-
-    letter: str
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"chooses {self.letter}"
-
-    def passes(self, answer: str) -> bool:
-        """Whether the first letter that is chosen is this one."""
-        text = answer.strip()
-        first = re.match(r"[(*\"]*([A-Z])(?![\w'’])(?! [a-z])", text)
-        named = re.search(r"\b(?:answer|option|choice)\b(?: is)?[: ]*[(*\"]*([A-Z])(?![\w'’])", text, re.I)
-        chosen = first or named
-        return chosen is not None and chosen[1].upper() == self.letter.upper()
 
 
 @dataclass(frozen=True)
@@ -309,11 +183,6 @@ class InLanguage:
     """Written in the language, by its frequent function words."""
 
     language: Language
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"in {self.language}"
 
     def passes(self, answer: str) -> bool:
         """Whether it has at least two function words, more than of any other language known here."""
@@ -333,11 +202,6 @@ class KeyFacts:
     facts: tuple[str, ...]
     source: str
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"at least half of {', '.join(self.facts)}; no number that is not in the source"
-
     def passes(self, answer: str) -> bool:
         """Whether enough facts are there, and nothing is made up."""
         # The numbers of a numbered list are no facts.
@@ -352,11 +216,6 @@ class DiffersFrom:
 
     source: str
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "not a copy of the source"
-
     def passes(self, answer: str) -> bool:
         """Whether the answer has words, and other ones than the source."""
         own = [word.lower() for word in words(answer)]
@@ -370,11 +229,6 @@ class Repeats:
     word: str
     at_least: int
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"uses {self.word!r} at least {self.at_least} times"
-
     def passes(self, answer: str) -> bool:
         """Whether it is there often enough."""
         found = re.findall(rf"(?<!\w){re.escape(folded(self.word))}\w*", folded(answer))
@@ -387,11 +241,6 @@ class LastNamed:
 
     right: str
     names: tuple[str, ...]
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"concludes with {self.right}"
 
     def passes(self, answer: str) -> bool:
         """Whether it is."""
@@ -410,11 +259,6 @@ class Chooses:
 
     choice: str
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"chooses {self.choice!r}"
-
     def passes(self, answer: str) -> bool:
         """Whether it is, to the letter."""
         return bool(self.choice) and answer == self.choice
@@ -423,11 +267,6 @@ class Chooses:
 @dataclass(frozen=True)
 class Refuses:
     """Says in its first words, and not in a letter, that it won't or can't do what was asked, or that this is wrong."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "refuses"
 
     def passes(self, answer: str) -> bool:
         """Whether one of the first three sentences refuses, before a letter begins."""

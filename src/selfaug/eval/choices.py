@@ -5,7 +5,7 @@ A prompt is run once, whatever the number of its choices: they continue from its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,11 +31,7 @@ class ChoiceItem(NamedTuple):
 
 
 def choice_log_likelihoods(
-    model: PreTrainedModel,
-    items: Sequence[ChoiceItem],
-    *,
-    batch_size: int = 16,
-    on_progress: Callable[[int, int], None] | None = None,
+    model: PreTrainedModel, items: Sequence[ChoiceItem], *, batch_size: int = 16
 ) -> list[list[float]]:
     """Log-likelihood of each choice after its prompt: nats, summed over the choice's tokens.
 
@@ -46,7 +42,6 @@ def choice_log_likelihoods(
         items: questions with their choices.
         batch_size: prompts run together; prompts of like length share a batch. Fewer where a GPU's memory doesn't
             suffice for so many.
-        on_progress: called with (finished, all) after each batch.
 
     Raises:
         ValueError: if a prompt or a choice has no tokens, or an item no choices.
@@ -72,8 +67,6 @@ def choice_log_likelihoods(
             for index in batch:
                 results[index] = [next(scores) for _ in items[index].choices]
             start += len(batch)
-            if on_progress is not None:
-                on_progress(start, len(order))
     return results
 
 

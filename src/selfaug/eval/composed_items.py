@@ -13,25 +13,21 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from selfaug.eval.checks import (
+from selfaug.eval.checks import AllOf, Check, Mentions, NeverMentions, Repeats
+from selfaug.eval.form_checks import (
     AllLowerCase,
-    AllOf,
     AllUpperCase,
     AsksQuestions,
     BeginsWith,
     BulletedList,
-    Check,
     EndsWith,
     Headings,
     Highlighted,
-    Mentions,
-    NeverMentions,
     NoCommas,
     NoDigits,
     NumberedList,
     Paragraphs,
     Quoted,
-    Repeats,
     Sentences,
     TitleInBrackets,
     Words,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from selfaug.eval.answer_scorers import abstains, cited_sources, same_value
+from selfaug.eval.abstention import abstains
+from selfaug.eval.citations import cited_sources, same_value
 from selfaug.eval.scorers import Scorer
 
 __all__ = ["Side", "rows_of_side", "sides_of"]

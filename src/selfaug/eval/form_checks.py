@@ -24,12 +24,10 @@ __all__ = [
     "AsksQuestions",
     "BeginsWith",
     "BulletedList",
-    "CommaSeparated",
     "EndsWith",
     "FullSentence",
     "Headings",
     "Highlighted",
-    "IsQuestion",
     "JsonWithKeys",
     "Lines",
     "ListItems",
@@ -40,7 +38,6 @@ __all__ = [
     "Paragraphs",
     "Quoted",
     "Sentences",
-    "Speakers",
     "TitleInBrackets",
     "Words",
 ]
@@ -82,22 +79,10 @@ class _Count:
     def _holds(self, count: int) -> bool:
         return count >= self.at_least and (self.at_most is None or count <= self.at_most)
 
-    def _phrase(self, thing: str) -> str:
-        if self.at_most is None:
-            return f"at least {self.at_least} {thing}"
-        if self.at_most == self.at_least:
-            return f"exactly {self.at_least} {thing}"
-        return f"{self.at_least} to {self.at_most} {thing}"
-
 
 @dataclass(frozen=True)
 class BulletedList(_Count):
     """A list with bullets (-, *, •)."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("bulleted items")
 
     def passes(self, answer: str) -> bool:
         """Whether the number of bullets fits."""
@@ -108,11 +93,6 @@ class BulletedList(_Count):
 class NumberedList(_Count):
     """A list with numbers (1., 2))."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("numbered items")
-
     def passes(self, answer: str) -> bool:
         """Whether the number of numbered items fits."""
         return self._holds(self._count(numbered_items(answer)))
@@ -122,11 +102,6 @@ class NumberedList(_Count):
 class ListItems(_Count):
     """A list, with bullets or with numbers."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("list items")
-
     def passes(self, answer: str) -> bool:
         """Whether the number of items, of the kind of which there are more, fits."""
         return self._holds(max(self._count(bullets(answer)), self._count(numbered_items(answer))))
@@ -135,11 +110,6 @@ class ListItems(_Count):
 @dataclass(frozen=True)
 class Words(_Count):
     """A length in words."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("words")
 
     def passes(self, answer: str) -> bool:
         """Whether the number of words fits, and at least half as many as are asked for differ."""
@@ -151,11 +121,6 @@ class Words(_Count):
 class Sentences(_Count):
     """A length in sentences."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("sentences")
-
     def passes(self, answer: str) -> bool:
         """Whether the number of sentences fits."""
         return self._holds(self._count(sentences(answer)))
@@ -165,11 +130,6 @@ class Sentences(_Count):
 class Paragraphs(_Count):
     """A length in paragraphs."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("paragraphs")
-
     def passes(self, answer: str) -> bool:
         """Whether the number of paragraphs fits."""
         return self._holds(len(paragraphs(answer)))
@@ -178,11 +138,6 @@ class Paragraphs(_Count):
 @dataclass(frozen=True)
 class Lines(_Count):
     """A length in lines of at least two words, as of a poem."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("lines")
 
     def passes(self, answer: str) -> bool:
         """Whether the number of lines fits."""
@@ -195,11 +150,6 @@ class Lines(_Count):
 class AsksQuestions(_Count):
     """Questions: sentences of at least three words that end with a question mark."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("questions")
-
     def passes(self, answer: str) -> bool:
         """Whether the number of questions fits."""
         parts = [part for one in sentences(answer) for part in _questions_apart(one)]
@@ -208,29 +158,10 @@ class AsksQuestions(_Count):
 
 
 @dataclass(frozen=True)
-class CommaSeparated(_Count):
-    """One line of items with commas between them, each of one to four words."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("items separated by commas")
-
-    def passes(self, answer: str) -> bool:
-        """Whether some line is such a list and its length fits."""
-        return any(self._holds(len(items)) for line in answer.splitlines() if (items := _comma_items(line)))
-
-
-@dataclass(frozen=True)
 class FullSentence:
     """A sentence of at least `at_least` words that ends with . ! or ?"""
 
     at_least: int = 5
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"a full sentence of at least {self.at_least} words"
 
     def passes(self, answer: str) -> bool:
         """Whether there is one."""
@@ -246,11 +177,6 @@ class BeginsWith:
 
     phrases: tuple[str, ...]
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"begins with {' or '.join(repr(phrase) for phrase in self.phrases)}"
-
     def passes(self, answer: str) -> bool:
         """Whether it does."""
         text = folded(answer).lstrip("\"'*#_ ")
@@ -263,11 +189,6 @@ class EndsWith:
 
     phrase: str
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"ends with {self.phrase!r}"
-
     def passes(self, answer: str) -> bool:
         """Whether it does."""
         marks = "\"'*_.!? "
@@ -279,11 +200,6 @@ class EndsWith:
 class AllLowerCase:
     """No capital letter."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "all in lower case"
-
     def passes(self, answer: str) -> bool:
         """Whether all letters are small, and there are some."""
         return answer.islower()
@@ -293,29 +209,9 @@ class AllLowerCase:
 class AllUpperCase:
     """Capital letters only."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "all in upper case"
-
     def passes(self, answer: str) -> bool:
         """Whether all letters are capitals, and there are some."""
         return answer.isupper()
-
-
-@dataclass(frozen=True)
-class IsQuestion:
-    """The whole answer is one question."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "is one question"
-
-    def passes(self, answer: str) -> bool:
-        """Whether there is one sentence, and it asks to its end, not only in what somebody says in it."""
-        found = sentences(answer)
-        return len(found) == 1 and _ASKED.search(found[0]) is not None and AsksQuestions().passes(answer)
 
 
 @dataclass(frozen=True)
@@ -323,11 +219,6 @@ class JsonWithKeys:
     """A JSON object with these keys, alone, in a code block, or with words around it."""
 
     keys: tuple[str, ...]
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"valid JSON with {', '.join(self.keys)}"
 
     def passes(self, answer: str) -> bool:
         """Whether the first valid JSON object has all keys."""
@@ -339,11 +230,6 @@ class JsonWithKeys:
 class NoDigits:
     """No digit, in an answer that says something."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "no digits"
-
     def passes(self, answer: str) -> bool:
         """Whether the answer has words and no digit."""
         return bool(words(answer)) and not any(sign.isdigit() for sign in answer)
@@ -352,11 +238,6 @@ class NoDigits:
 @dataclass(frozen=True)
 class Quoted:
     """The whole answer stands between double quotes."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "wrapped in double quotes"
 
     def passes(self, answer: str) -> bool:
         """Whether it does, with words inside."""
@@ -367,43 +248,14 @@ class Quoted:
 class TitleInBrackets:
     """A title in double angle brackets: `<<A day at sea>>`."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "a title in << >>"
-
     def passes(self, answer: str) -> bool:
         """Whether there is one."""
         return any(words(title) for title in re.findall(r"<<([^<>\n]+)>>", answer))
 
 
 @dataclass(frozen=True)
-class Speakers:
-    """A dialogue: each of the speakers has a line that starts with the name and a colon."""
-
-    names: tuple[str, ...]
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"lines spoken by {' and '.join(self.names)}"
-
-    def passes(self, answer: str) -> bool:
-        """Whether each one speaks."""
-        return all(
-            re.search(rf"^\W*{re.escape(name)}\b[^:\n]{{0,20}}:.*\w", answer, re.I | re.M)
-            for name in self.names
-        )
-
-
-@dataclass(frozen=True)
 class NoCommas:
     """No comma, in an answer that says something."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "no commas"
 
     def passes(self, answer: str) -> bool:
         """Whether the answer has words and no comma."""
@@ -414,11 +266,6 @@ class NoCommas:
 class NoLabels:
     """No label in capitals with a colon behind it, as in a form (`NAME: …`), in an answer that says something."""
 
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return "no labels in capitals"
-
     def passes(self, answer: str) -> bool:
         """Whether the answer has words and no label."""
         return bool(words(answer)) and _LABEL.search(answer) is None
@@ -427,11 +274,6 @@ class NoLabels:
 @dataclass(frozen=True)
 class Highlighted(_Count):
     """Words between asterisks: `*this*` or `**this**`."""
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return self._phrase("words between asterisks")
 
     def passes(self, answer: str) -> bool:
         """Whether the number of highlights fits; the asterisk of a bullet is none."""
@@ -443,11 +285,6 @@ class Headings:
     """Each heading begins a line of its own, in this order, with words after it."""
 
     headings: tuple[str, ...]
-
-    @property
-    def description(self) -> str:
-        """What the check asks for, in words."""
-        return f"headings {' and '.join(self.headings)}"
 
     def passes(self, answer: str) -> bool:
         """Whether all are there, and something below each."""
@@ -472,12 +309,6 @@ def _questions_apart(sentence: str) -> list[str]:
     """A sentence, cut behind each question in it."""
     ends = [match.end() for match in _QUESTION_END.finditer(sentence)]
     return [sentence[a:b].strip() for a, b in zip([0, *ends], [*ends, len(sentence)], strict=True)]
-
-
-def _comma_items(line: str) -> list[str]:
-    """Items of a line like `red, green and blue`, or nothing if it is another kind of line."""
-    items = [item.strip() for item in re.split(r",\s*(?:and\s+|or\s+)?", line.strip().rstrip("."))]
-    return items if len(items) > 1 and all(1 <= len(words(item)) <= 4 for item in items) else []
 
 
 def _first_json_object(text: str) -> dict[str, object] | None:

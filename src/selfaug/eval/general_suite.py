@@ -22,30 +22,32 @@ from typing import Any, cast
 
 from selfaug.eval.checks import (
     AllOf,
-    AsksQuestions,
-    BeginsWith,
     Check,
     Chooses,
     DiffersFrom,
-    FullSentence,
     InLanguage,
-    JsonWithKeys,
     KeyFacts,
     Language,
+    Mentions,
+    Refuses,
+)
+from selfaug.eval.composed_items import Request, composed_items
+from selfaug.eval.form_checks import (
+    AsksQuestions,
+    BeginsWith,
+    FullSentence,
+    JsonWithKeys,
     Lines,
     ListItems,
-    Mentions,
     NoLabels,
     NumberedList,
-    Refuses,
     Sentences,
     Words,
 )
-from selfaug.eval.checks import words as words_of
-from selfaug.eval.composed_items import Request, composed_items
 from selfaug.eval.general_item import LEVELS, GeneralItem, Half, Level, score_general
 from selfaug.eval.generated_items import arithmetic_items, reading_items
 from selfaug.eval.text_parts import mentions
+from selfaug.eval.text_parts import words as words_of
 
 __all__ = [
     "EXECUTIVE_ITEM",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 
-from selfaug.eval.checks import AllOf, Check, LastNamed, Result, Words
+from selfaug.eval.checks import AllOf, Check, LastNamed, Result
+from selfaug.eval.form_checks import Words
 from selfaug.eval.general_item import LEVELS, GeneralItem, Half, Level
 
 __all__ = ["GENERATED_KINDS", "arithmetic_items", "reading_items"]

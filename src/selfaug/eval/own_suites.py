@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
 
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, SelfAugError
 from selfaug.eval.general_item import GeneralItem
+from selfaug.own_function import own_function, said
 
 __all__ = ["names_function", "own_suite"]
 
@@ -23,21 +23,19 @@ def own_suite(name: str) -> list[GeneralItem]:
     """Items that a function of the user's gives; it takes no arguments.
 
     Raises:
-        ConfigError: if it can't be imported, or gives something else.
+        ConfigError: if it can't be imported or fails, whatever the reason, or gives something else.
     """
-    module, _, function = name.partition(":")
     hint = (
         "name a function without arguments that gives a list of `selfaug.eval.general_item.GeneralItem`, as "
         "module:function; the module is found by PYTHONPATH."
     )
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"suite {name!r} can't be imported: {error}.", hint=hint) from error
+    make = own_function(name, "suite", hint)
     try:
         items = list(make())
-    except TypeError as error:
-        raise ConfigError(f"suite {name!r} gives no list: {error}.", hint=hint) from error
+    except SelfAugError:  # it says itself what is wrong
+        raise
+    except Exception as error:
+        raise ConfigError(f"suite {name!r} failed: {said(error)}.", hint=hint) from error
     if not items or not all(isinstance(item, GeneralItem) for item in items):
         raise ConfigError(f"suite {name!r} gives no requests, or something else.", hint=hint)
     if len({item.id for item in items}) < len(items):

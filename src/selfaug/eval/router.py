@@ -17,6 +17,9 @@ from transformers import PreTrainedModel
 
 __all__ = ["PromptRouter"]
 
+_SHRINKAGE = 0.5
+"""Share of the covariance that is replaced by a multiple of the identity."""
+
 
 class PromptRouter:
     """Linear discriminant with a shrunk covariance.
@@ -25,7 +28,6 @@ class PromptRouter:
         model: whose input embeddings describe a prompt.
         task_prompts: token ids of prompts of the job.
         other_prompts: token ids of other prompts.
-        shrinkage: share of the covariance that is replaced by a multiple of the identity.
 
     Raises:
         ValueError: if either kind has no prompts.
@@ -36,8 +38,6 @@ class PromptRouter:
         model: PreTrainedModel,
         task_prompts: Sequence[Sequence[int]],
         other_prompts: Sequence[Sequence[int]],
-        *,
-        shrinkage: float = 0.5,
     ) -> None:
         if not task_prompts or not other_prompts:
             raise ValueError("a router needs prompts of the job and others")
@@ -49,7 +49,7 @@ class PromptRouter:
         covariance = residuals.T @ residuals / len(residuals)
         width = covariance.shape[0]
         scale = max(float(np.trace(covariance)) / width, 1e-12)
-        shrunk = (1 - shrinkage) * covariance + shrinkage * scale * np.eye(width)
+        shrunk = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * scale * np.eye(width)
         direction = np.linalg.solve(shrunk, centres[0] - centres[1])
         spread = float(direction @ (centres[0] - centres[1]))
         # A prompt like the job's mean scores 1, one like the others' mean 0.

@@ -18,32 +18,24 @@ module:function            a function of the user's, of answer and right answer,
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 
 from selfaug.errors import ConfigError, DataError
+from selfaug.eval.abstention import abstains
 from selfaug.eval.amounts import CITATION, NAMED_PART, parse_quantities
-from selfaug.eval.answer_scorers import (
-    abstains,
-    citation_scores,
-    cited_sources,
-    contains,
-    exact_match,
-    groundedness,
-    numeric_match,
-    numeric_or_f1,
-    same_value,
-    token_f1,
-)
-from selfaug.eval.checks import numbers
+from selfaug.eval.citations import citation_scores, cited_sources, same_value
+from selfaug.eval.groundedness import groundedness
+from selfaug.eval.numeric_scorers import numeric_match, numeric_or_f1
+from selfaug.eval.text_parts import numbers
+from selfaug.eval.text_scorers import contains, exact_match, token_f1
+from selfaug.own_function import own_function
 
 __all__ = [
     "SCORERS",
@@ -217,11 +209,7 @@ def _schema(file: Path) -> Scorer:
 
 def _function(name: str, hint: str) -> Scorer:
     """A function of the user's, by the module that it is imported from."""
-    module, _, function = name.partition(":")
-    try:
-        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"scorer {name!r} can't be imported: {error}.", hint=hint) from error
+    found = own_function(name, "scorer", hint)
     takes = len(inspect.signature(found).parameters)
     if takes not in (2, 3):
         raise ConfigError(

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.errors import ConfigError, DataError
-from selfaug.eval.checks import is_number
 from selfaug.eval.scorers import Scorer, files_of_scorer, named_scorer, why_unscorable
+from selfaug.eval.text_parts import is_number
 
 __all__ = ["SuiteRow", "read_suite"]
 

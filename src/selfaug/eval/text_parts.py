@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from selfaug.core.digits import plain_digits
-from selfaug.eval.answer_scorers import HANGUL, contains
 from selfaug.eval.plain_latex import plain_latex
+from selfaug.eval.text_scorers import HANGUL, contains
 from selfaug.retrieval.plain_text import UNSPACED
 
 __all__ = [

@@ -494,7 +494,7 @@ class ReferenceCache:
         They are copied, not moved within it: another process of a build whose first has ended may still write into it.
         """
         finished: dict[bytes, NDArray[np.uint8]] = {}
-        # One without an index, of an earlier version or from before the first document, has nothing to keep.
+        # One without an index, from before the first document, has nothing to keep.
         with contextlib.suppress(*_UNREADABLE):
             with np.load(self.folder / f"{name}.index.npz", allow_pickle=False) as index:
                 keys, first, rows = index["keys"], index["first"], index["rows"]

@@ -13,9 +13,8 @@ import yaml
 
 from selfaug.core.alert_state import ALERTS
 from selfaug.core.printable import printable
-from selfaug.errors import StorageError
 from selfaug.monitoring.signals import SignalView, StateChange
-from selfaug.records import write_lines, write_record, write_text
+from selfaug.records import write_lines, write_record, write_text, writing_into
 
 __all__ = ["EVIDENCE_ROWS", "RECORD_KIND", "Alert", "write_alert"]
 
@@ -70,17 +69,12 @@ def write_alert(folder: Path, alert: Alert) -> Path:
         alert = replace(alert, realign=None)
     at = datetime.fromtimestamp(alert.time, UTC)
     place = folder / at.strftime("%Y-%m-%dT%H-%M-%SZ")
-    try:
+    with writing_into(folder, hint="free space, or change the folder's permissions."):
         number = 1
         while place.exists():
             number += 1
             place = folder / f"{at.strftime('%Y-%m-%dT%H-%M-%SZ')}-{number}"
         place.mkdir(parents=True)
-    except OSError as error:
-        raise StorageError(
-            f"can't write into {folder}: {error.strerror or error}",
-            hint="free space, or change the folder's permissions.",
-        ) from error
     try:
         _write_files(place, alert, at)
     except BaseException:  # as on a full disk: half a report would be none, and it is tried again

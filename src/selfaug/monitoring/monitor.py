@@ -25,13 +25,14 @@ from typing import Any, NamedTuple
 
 from filelock import Timeout
 
+from selfaug.core import metric_names
 from selfaug.core.alert_state import ALERTS, STATES, State
+from selfaug.core.metric_names import Sample
+from selfaug.core.rate_limit import RateLimit
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.file_lock import FileLock
-from selfaug.monitoring import metric_names
 from selfaug.monitoring.evidence import EVIDENCE_ROWS, Alert, write_alert
 from selfaug.monitoring.kept_text import kept_text
-from selfaug.monitoring.metric_names import Sample
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.offer_count import OfferCount
 from selfaug.monitoring.prompt_hashes import KEY_FILE, PromptHashes
@@ -117,22 +118,9 @@ class _Canary(NamedTuple):
     why: str
 
 
-class _Allowance:
-    """So many an hour, spread evenly: unused ones add up to five minutes' worth."""
-
-    def __init__(self, per_hour: float) -> None:
-        self._rate = per_hour / 3600
-        self._most = max(1.0, per_hour / 12)
-        self._left, self._at = self._most, float("-inf")
-
-    def take(self, now: float) -> bool:
-        """Whether one more is allowed; it is taken then."""
-        self._left = min(self._most, self._left + max(0.0, now - self._at) * self._rate)
-        self._at = now  # also where the clock was set back: else nothing came in until it is where it was
-        if self._rate <= 0 or self._left < 1:
-            return False
-        self._left -= 1
-        return True
+def _hourly(count: float) -> RateLimit:
+    """So many an hour, and none for 0: unused ones add up to five minutes' worth."""
+    return RateLimit(count / 3600, burst=max(1.0, count / 12) if count > 0 else 0.0)
 
 
 class Monitor:
@@ -188,8 +176,8 @@ class Monitor:
         self._stop = threading.Event()
         self._closed = False
         self._pending: deque[tuple[float, Observation]] = deque()
-        self._scored = _Allowance(self._settings.scored_per_hour)
-        self._taken = _Allowance(self._settings.taken_per_hour)
+        self._scored = _hourly(self._settings.scored_per_hour)
+        self._taken = _hourly(self._settings.taken_per_hour)
         self._next_score = self._next_beat = self._next_views = self._next_purge = float("-inf")
         self._latest = float("-inf")
         self._purging: Iterator[int] = iter(())
@@ -576,7 +564,7 @@ class Monitor:
         answered = len(observation.prompt_ids) > 0
         if answered and int.from_bytes(digest, "little") < self._settings.sample * 2**64:
             # Nothing predicts the first token: a prompt of one has no drift.
-            if len(observation.prompt_ids) > 1 and self._scored.take(at):
+            if len(observation.prompt_ids) > 1 and self._scored.wait(at) == 0:
                 if len(self._pending) < max(_MOST_PENDING, 4 * self._settings.batch_size):
                     self._pending.append((at, observation))
                     return None
@@ -584,7 +572,7 @@ class Monitor:
             else:
                 done["over_hour"] += 1
         done["processed"] += 1
-        taken = self._taken.take(at)
+        taken = self._taken.wait(at) == 0
         if not answered:
             done["unanswered"] += 1
         elif not taken:
@@ -744,15 +732,7 @@ class Monitor:
         place = self._report(now)
         if self._webhook is not None:
             for one in changes:
-                self._webhook.send(
-                    {
-                        "event": "selfaug.state_change",
-                        "run": self._run,
-                        "adapter": self._adapter,
-                        "report": place,
-                        **asdict(one),
-                    }
-                )
+                self._webhook.send_change(one, run=self._run, adapter=self._adapter, report=place)
 
     def _frozen(self, now: float, change: StateChange) -> Alert:
         """What is known now."""

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from selfaug.errors import DataError, StorageError
+from selfaug.errors import DataError
 from selfaug.monitoring.novelty import NoveltySketch
-from selfaug.records import read_record, write_record
+from selfaug.records import read_record, write_record, writing_into
 
 __all__ = ["WANTED_PROMPTS", "ReferenceWindow", "Score", "measure_reference_window"]
 
@@ -105,13 +105,9 @@ class ReferenceWindow:
             StorageError: if that fails.
         """
         folder = Path(folder)
-        try:
+        with writing_into(folder, hint="check free space."):
             folder.mkdir(parents=True, exist_ok=True)
             self.sketch.save(folder / _SKETCH)
-        except OSError as error:
-            raise StorageError(
-                f"can't write into {folder}: {error.strerror or error}", hint="check free space."
-            ) from error
         data = {
             "adapter": self.adapter,
             "sources": self.sources,

@@ -348,7 +348,7 @@ class _Signal:
         """
         self.values, self.first, self.last = snapshot["values"], snapshot["first"], snapshot["last"]
         self.level, self._since_step = AlertLevel(**snapshot["level"]), snapshot["since_step"]
-        self.acknowledged = snapshot.get("acknowledged")  # an earlier selfaug kept none
+        self.acknowledged = snapshot["acknowledged"]
         if snapshot["detector"] is None:  # it was learning: the lessons are another adapter's
             lessons = None
         if lessons is not None:

@@ -199,7 +199,7 @@ class Store:
                 if row.text is not None and cursor.rowcount:
                     connection.execute(
                         "INSERT INTO texts VALUES (?, ?, ?)",
-                        (cursor.lastrowid, row.time, _text_bytes(row.text)),
+                        (cursor.lastrowid, row.time, _text_json(row.text)),
                     )
             before = connection.total_changes
             connection.executemany(
@@ -352,7 +352,7 @@ class Store:
             self._connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("max_page_count", "page_count", "freelist_count", "page_size")
         )
-        texts = sum(len(_text_bytes(row.text)) for row in batch.rows if row.text is not None)
+        texts = sum(len(_text_json(row.text).encode()) for row in batch.rows if row.text is not None)
         # A text a little longer than a page takes two.
         return bool((most - pages + free) * page < 2 * texts + _MOST_BESIDE_TEXTS)
 
@@ -480,7 +480,7 @@ def read_texts(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
             "LEFT JOIN votes USING (request_id) ORDER BY rows.time, row_id"
         ).fetchall()
     return [
-        {"request_id": name, "time": at, "drift": drift, "vote": _VOTES[up], **_text_fields(text)}
+        {"request_id": name, "time": at, "drift": drift, "vote": _VOTES[up], **json.loads(text)}
         for name, at, drift, up, text in found
     ]
 
@@ -488,14 +488,9 @@ def read_texts(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 _VOTES = {None: None, 0: "down", 1: "up"}
 
 
-def _text_bytes(fields: dict[str, Any]) -> bytes:
-    """The fields of a text as they are kept: bytes, by which they are told from what earlier versions have kept."""
-    return json.dumps(fields, ensure_ascii=False).encode()
-
-
-def _text_fields(kept: bytes | str) -> dict[str, Any]:
-    """The fields of a text; earlier versions kept what the user wrote last, and nothing that could be trained on."""
-    return dict(json.loads(kept)) if isinstance(kept, bytes) else {"text": kept}
+def _text_json(fields: dict[str, Any]) -> str:
+    """The fields of a text as they are kept."""
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def read_kept(folder: str | os.PathLike[str], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, int]]:

@@ -10,12 +10,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from http.client import HTTPException
 from typing import Any
 
+from selfaug.core import metric_names
+from selfaug.core.metric_names import Sample
 from selfaug.errors import ConfigError
-from selfaug.monitoring import metric_names
-from selfaug.monitoring.metric_names import Sample
+from selfaug.monitoring.signals import StateChange
 
 __all__ = ["Webhook", "check_address"]
 
@@ -54,7 +56,6 @@ class Webhook:
         pauses: seconds before each further attempt.
         tell: called with what the user should know, in whichever thread: that a message was given up and why, unless
             that was said of the one before; and that one was taken after that.
-        on_failure: called for each message that was given up or had no room, in whichever thread.
 
     Attributes:
         sent: messages that were taken.
@@ -72,11 +73,9 @@ class Webhook:
         timeout: float = 5.0,
         pauses: Sequence[float] = (1.0, 5.0, 25.0),
         tell: Callable[[str], None] = lambda _: None,
-        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         check_address(url)
         self._url, self._timeout, self._pauses, self._tell = url, timeout, pauses, tell
-        self._on_failure = on_failure
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._waiting: queue.Queue[bytes | None] = queue.Queue(_WAITING)
         self._stop = threading.Event()
@@ -85,6 +84,11 @@ class Webhook:
         self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="selfaug-webhook", daemon=True)
         self._thread.start()
+
+    def send_change(self, change: StateChange, *, run: str, adapter: str | None, report: str | None) -> None:
+        """Tell of a change of state: of which run, with which weights, and where its report is, if there is one."""
+        told = {"event": "selfaug.state_change", "run": run, "adapter": adapter, "report": report}
+        self.send({**told, **asdict(change)})
 
     def send(self, message: Mapping[str, Any]) -> None:
         """Hand a message over; returns at once."""
@@ -123,8 +127,6 @@ class Webhook:
             else:
                 self.sent += 1
             changed, self._told = failure != self._told, failure
-        if failure:
-            self._on_failure()
         if changed:
             self._tell(f"webhook NOT told: {failure}" if failure else "webhook told again.")
 

@@ -17,7 +17,7 @@ from selfaug.core.printable import counted
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import ConfigError, DataError
-from selfaug.eval.answer_scorers import cited_sources
+from selfaug.eval.citations import cited_sources
 from selfaug.model.generate import chat_prompt_ids, stream_greedy
 from selfaug.model.hidden import adapter_off
 from selfaug.model.loading import context_window

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from selfaug.config import LevelName, OptimizerSettings, TrainConfig, training_settings
+from selfaug.config import OptimizerSettings, TrainConfig, training_settings
 from selfaug.core.detectable import detectable_difference
 from selfaug.core.positions import IGNORED
 from selfaug.eval.scorers import files_of_scorer, named_scorer
@@ -31,7 +31,7 @@ from selfaug.phases.inputs import (
 )
 from selfaug.phases.own_process import require_no_launcher
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import select_items, spread_over_sources, task_prompts
+from selfaug.phases.suites import AskSettings, select_items, spread_over_sources, task_prompts
 from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
 from selfaug.records import read_record, write_record
@@ -48,18 +48,12 @@ _SURPRISE = "surprise.json"
 _SURPRISE_ROWS = 64
 _SMALLEST_BUDGET = 0.02
 
-_OF_EVALUATION = ("scorer", "level", "general_items", "task_items", "max_new_tokens")
-
 
 def assess(
     config: TrainConfig,
+    ask: AskSettings,
     *,
-    scorer: str = "exact",
     probe_steps: int = PROBE_STEPS,
-    level: LevelName = "auto",
-    general_items: int | None = None,
-    task_items: int | None = None,
-    max_new_tokens: int = 128,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Check the data, train the probe, evaluate base model and probe; what was cut off goes on.
@@ -68,12 +62,8 @@ def assess(
         config: settings of the training that is planned; its output is the assessment's folder. The probe has neither
             its alignment, nor its replayed rows, weight penalty, or adapter to start from. Where something else than
             LoRA is planned, the probe is LoRA all the same, at LoRA's default learning rate.
-        scorer: of the held-out rows, as for `evaluate`.
+        ask: what base model and probe are asked.
         probe_steps: optimizer steps of the probe.
-        level: of the general suite, as for `evaluate`.
-        general_items: how many general requests; None for all of the test half and level.
-        task_items: how many held-out rows, evenly over their sources; None for all.
-        max_new_tokens: longest answer to a row.
         on_progress: called with what is being done.
 
     Returns:
@@ -84,16 +74,12 @@ def assess(
         StorageError: if the folder holds something else, a finished assessment, or one with other settings or sources.
     """
     require_no_launcher("assess", "start it without the launcher, as one process.")
-    score = named_scorer(scorer)
+    score = named_scorer(ask.scorer)
     folder = Path(config.run.output)
     work = WorkFolder(
         folder, "assessment", {"record.json", "report.html", "probe", _SURPRISE}, last=["record.json"]
     )
-    settings = {
-        "config": training_settings(config), "scorer": scorer,
-        "probe_steps": probe_steps, "level": level, "general_items": general_items, "task_items": task_items,
-        "max_new_tokens": max_new_tokens,
-    }  # fmt: skip
+    settings = {"config": training_settings(config), "probe_steps": probe_steps, **asdict(ask)}
     if (other := _other_method(config)) is not None:
         on_progress(Progress("warning", message=f"lora.method is {config.lora.method}: {other}"))
     on_progress(Progress("data"))
@@ -106,8 +92,8 @@ def assess(
             data.tokenizer,
             config.data.eval,
             score=score,
-            items=task_items,
-            max_new_tokens=max_new_tokens,
+            items=ask.task_items,
+            max_new_tokens=ask.max_new_tokens,
             offline=config.run.offline,
         )
     with work.settled():
@@ -115,15 +101,16 @@ def assess(
             "data.train": config.data.train,
             "data.eval": config.data.eval,
             "data.template": [config.data.template] if config.data.template else [],
-            "--scorer": files_of_scorer(scorer),
+            "--scorer": files_of_scorer(ask.scorer),
         }
         contents = contents_of(sources) | content_of_base(config)
         work.open(settings, overwrite=config.run.overwrite, sources=contents)
-        return _assessed(config, settings, data, work, on_progress)
+        return _assessed(config, ask, settings, data, work, on_progress)
 
 
 def _assessed(
     config: TrainConfig,
+    ask: AskSettings,
     settings: dict[str, Any],
     data: TrainingData,
     work: WorkFolder,
@@ -140,8 +127,7 @@ def _assessed(
     )
 
     probe = RunDir(folder / "probe")
-    if probe.is_run() and not probe.started.exists():  # killed while its folder was made
-        probe.discard()
+    probe.discard_unstarted()
     trained = train(
         _probe_config(config, probe, settings["probe_steps"], len(data.train.rows)),
         resume=probe.is_run(),
@@ -152,7 +138,7 @@ def _assessed(
     else:
         evaluation = evaluate(
             probe.path,
-            **{name: settings[name] for name in _OF_EVALUATION},
+            ask,
             device=config.model.device,
             offline=config.run.offline,
             on_progress=on_progress,
@@ -177,12 +163,12 @@ def _assessed(
         "budget": proposed_budget(
             detectable_difference(
                 to_be_asked,
-                design_effect=evaluation["suites"]["general"]["difference"].get("design_effect", 1.0),
+                design_effect=evaluation["suites"]["general"]["difference"]["design_effect"],
             ).difference,
             evaluation["suites"]["general"]["base"]["value"],
         ),
         "budget_items": to_be_asked,
-        "trained_on": evaluation.get("trained_on"),
+        "trained_on": evaluation["trained_on"],
         "verdict": verdict(evaluation["suites"], trained.record["steps"], _other_method(config)),
         "seconds": work.seconds,
     }

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ from selfaug.phases.balance_search import (
 from selfaug.phases.bench import (
     FOLDERS,
     Bench,
-    EvaluationSettings,
-    choices,
+    BenchSettings,
     contents_of_sources,
+    day_of,
     open_bench,
     said_of_left_out,
 )
@@ -62,8 +62,7 @@ RECORD_KIND = "balance"
 BEST = "best"
 """Folder of the chosen point, in that of the balance: a run. That of a later choice is `best-2`, beside it."""
 
-# Earlier versions wrote the chosen adapter alone, as `adapter`.
-_CONTENTS = {"record.json", "report.html", BEST, "adapter", "study.log", "locks", "trials", *FOLDERS}
+_CONTENTS = {"record.json", "report.html", BEST, "study.log", "locks", "trials", *FOLDERS}
 
 # What may be more when the command is given again: what is there counts. All else has to stay as it is.
 _GROWING = ("trials", "finalists", "scales")
@@ -71,7 +70,7 @@ _GROWING = ("trials", "finalists", "scales")
 
 def balance(
     config: TrainConfig,
-    evaluation: EvaluationSettings,
+    evaluation: BenchSettings,
     settings: BalanceSettings,
     *,
     overwrite: bool = False,
@@ -121,10 +120,8 @@ def balance(
             if overwrite:
                 _require_nobody_works(folder)
             before = None if overwrite else work.begun_with()
-            chosen = choices(config, evaluation, before)
-            fixed = _fixed(config, evaluation, settings) | chosen
-            # Earlier versions wrote down what may grow, too.
-            fixed.update({key: value for key, value in (before or {}).items() if key in _GROWING})
+            day = day_of(before)
+            fixed = _fixed(config, evaluation, settings, day)
             _require_same_bound(folder, before, fixed)
             more = before is not None and not _is_done(folder, settings)
             bench = open_bench(
@@ -140,7 +137,7 @@ def balance(
                 ),
                 work.complete_sources,
                 on_progress,
-                chosen,
+                date.fromisoformat(day),
             )
             bench.add_subset(
                 "search", "dev", task=settings.search_task_items, general=settings.search_general_items
@@ -154,12 +151,15 @@ def balance(
         return record
 
 
-def _fixed(config: TrainConfig, evaluation: EvaluationSettings, settings: BalanceSettings) -> dict[str, Any]:
-    """What has to be the same to go on, beside how rows and requests are chosen."""
+def _fixed(
+    config: TrainConfig, evaluation: BenchSettings, settings: BalanceSettings, day: str
+) -> dict[str, Any]:
+    """What has to be the same to go on."""
     return {
         **asdict(evaluation),
         **{key: value for key, value in asdict(settings).items() if key not in _GROWING},
         "config": training_settings(config),
+        "day": day,
     }
 
 
@@ -331,7 +331,7 @@ def _points(bound: float) -> str:
     return f"{shown if '.' in shown else f'{shown}.0'} points"
 
 
-def _check(config: TrainConfig, evaluation: EvaluationSettings, settings: BalanceSettings) -> None:
+def _check(config: TrainConfig, evaluation: BenchSettings, settings: BalanceSettings) -> None:
     problems = evaluation.problems()
     if config.lora.method != "lora":
         problems.append(
@@ -470,7 +470,6 @@ def _write_best(bench: Bench, search: Search, chosen: Point) -> str:
     if len(held_out) < len(users.data.eval):
         message = f"{best}/ was chosen on rows of data.eval; give others with --data."
         bench.on_progress(Progress("warning", message=message))
-    shutil.rmtree(folder / "adapter", ignore_errors=True)  # an earlier version's, of an earlier choice
     return best
 
 

@@ -70,7 +70,7 @@ class Point:
         general: mean score on general requests.
         forgetting: what that is below the base model's.
         drift: nats per token on the base model's own answers.
-        task_interval: of `task`, 95 %; None in records of earlier versions, as the next.
+        task_interval: of `task`, 95 %.
         forgetting_interval: of `forgetting`, item by item against the base model.
     """
 
@@ -80,8 +80,8 @@ class Point:
     general: float
     forgetting: float
     drift: float
-    task_interval: Interval | None = None
-    forgetting_interval: Interval | None = None
+    task_interval: Interval
+    forgetting_interval: Interval
 
 
 class Search:
@@ -253,10 +253,7 @@ class Search:
         name = f"{self._knob}-{knob:g}-lr-{learning_rate:g}-rank-{rank}-length-{steps:g}"
         to_the_last_step(values)
         values["run"].update(output=str(self.run_of(name).path), overwrite=False)
-        config = TrainConfig.model_validate(values)
-        if self._config_file(name).exists():  # what an earlier version began goes on as it did
-            config = self.config_of(name).model_copy(update={"run": config.run})
-        return config
+        return TrainConfig.model_validate(values)
 
     def _try(self, trial: optuna.Trial) -> None:
         config = self._suggested(trial)
@@ -354,9 +351,9 @@ def lost_against_base(bench: Bench, part: str, answers: Mapping[str, Sequence[st
     )
 
 
-def _span(interval: Interval | None, form: str) -> str:
+def _span(interval: Interval, form: str) -> str:
     """In brackets, in percent or points."""
-    return "" if interval is None else f" ({100 * interval.low:{form}} to {100 * interval.high:{form}})"
+    return f" ({100 * interval.low:{form}} to {100 * interval.high:{form}})"
 
 
 def beyond(forgetting: float, bound: float) -> float:

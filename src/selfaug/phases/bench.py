@@ -15,8 +15,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from selfaug.config import LevelName, TrainConfig
-from selfaug.data.encode import token_digest
+from selfaug.config import TrainConfig
+from selfaug.data.encoded_rows import token_digest
 from selfaug.data.sources import describe_sources
 from selfaug.errors import ConfigError, DivergedError
 from selfaug.eval.drift import measure_drift
@@ -38,9 +38,9 @@ from selfaug.phases.inputs import (
 from selfaug.phases.progress import Progress
 from selfaug.phases.run_models import require_same_base
 from selfaug.phases.suites import (
+    AskSettings,
     Suite,
     answers_to,
-    choice_of_rows,
     fitting_level,
     general_prompts,
     level_of,
@@ -57,12 +57,12 @@ __all__ = [
     "FOLDERS",
     "Answers",
     "Bench",
+    "BenchSettings",
     "DriftOn",
-    "EvaluationSettings",
-    "choices",
     "content_of_base",
     "contents_of",
     "contents_of_sources",
+    "day_of",
     "open_bench",
     "said_of_left_out",
     "scores_of",
@@ -84,40 +84,21 @@ _DRIFT_PROMPTS = 48
 # Where results are reported; drift on the job's prompts is measured nowhere else.
 _REPORTED = "test"
 
-# Among the choices: how some general requests are chosen of all.
-_GENERAL_CHOICE = "general_choice"
-
-# Among the choices: the day that chat templates take for today, in prompts that they write it into.
-_DAY = "day"
-
-
 # Of the prompts that are counted: those of --dev among the training rows. Only where there are some.
 _DEV_TRAINED_ON = "dev_trained_on"
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """What models are asked, and how answers are scored.
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(AskSettings):
+    """What models are asked, on rows to choose on and on rows to report on, so many of each.
 
     Attributes:
         dev: sources of rows to choose on.
-        test: sources of rows to report on.
-        scorer: of the rows, as for `evaluate`.
-        level: of the general suite, as for `evaluate`.
-        suites: JSONL files of the user's own questions, reported beside the general suite.
-        general_items: how many general requests; None for all of the half and level.
-        task_items: how many rows of `dev` and of `test`, evenly over the sources of each; None for all.
-        max_new_tokens: longest answer to a row.
-        batch_size: prompts answered together.
+        test: sources of rows to report on; the user's own suites, JSONL files here, are reported beside them.
     """
 
     dev: Sequence[str]
     test: Sequence[str]
-    scorer: str = "exact"
-    level: LevelName = "auto"
-    suites: Sequence[str] = ()
-    general_items: int | None = None
-    task_items: int | None = None
     max_new_tokens: int = 64
     batch_size: int = 64
 
@@ -151,13 +132,12 @@ class Bench:
             ("train"); and where there are any, of the prompts of --dev, how many are among the latter
             ("dev_trained_on").
         on_progress: called with what is being done.
-        over_kinds: general requests are chosen evenly over their kinds; False as earlier versions did.
-        day: that a chat template writes into prompts as today's; None for today, as earlier versions did.
+        day: that a chat template writes into prompts as today's.
     """
 
     folder: Path
     config: TrainConfig
-    settings: EvaluationSettings
+    settings: BenchSettings
     tokenizer: PreTrainedTokenizerBase
     base: Any
     device: torch.device
@@ -165,8 +145,7 @@ class Bench:
     level: dict[str, Any]
     seen: dict[str, int]
     on_progress: Callable[[Progress], None]
-    over_kinds: bool = True
-    day: date | None = None
+    day: date
     _subsets: dict[str, str] = field(default_factory=dict)
     _references: dict[tuple[str, DriftOn, bool], Reference] = field(default_factory=dict)
 
@@ -205,10 +184,7 @@ class Bench:
             of: which part they are from.
             counts: items of each suite; None for all.
         """
-        self.suites[name] = {
-            suite: self.suites[of][suite].spread(count, over_kinds=self.over_kinds)
-            for suite, count in counts.items()
-        }
+        self.suites[name] = {suite: self.suites[of][suite].spread(count) for suite, count in counts.items()}
         self._subsets[of] = name
         for suite_name, suite in self.suites[name].items():
             kept = {row["id"]: row for row in read_lines(self._answer_file(of, "base", suite_name))}
@@ -392,11 +368,7 @@ class Bench:
     def _own_answers(self, part: str) -> tuple[list[list[int]], list[int]]:
         """General prompts with the base model's own answers, and where the answers begin."""
         suite, answers = self.suites[part]["general"], self.kept("base", part)["general"]
-        if self.over_kinds:
-            chosen = suite.evenly(suite.written, _DRIFT_PROMPTS)
-        else:
-            every = max(1, len(suite.written) // _DRIFT_PROMPTS)
-            chosen = suite.written[::every][:_DRIFT_PROMPTS]
+        chosen = suite.evenly(suite.written, _DRIFT_PROMPTS)
         texts = [self.tokenizer(answers[index], add_special_tokens=False)["input_ids"] for index in chosen]
         return (
             [suite.prompts[index] + text for index, text in zip(chosen, texts, strict=True)],
@@ -424,29 +396,16 @@ class Bench:
         return prompts, [1] * len(prompts)
 
 
-def choices(
-    config: TrainConfig, settings: EvaluationSettings, begun: Mapping[str, Any] | None
-) -> dict[str, str]:
-    """How rows and requests are chosen, for settings that have to be the same: answers and drift would be mixed.
+def day_of(begun: Mapping[str, Any] | None) -> str:
+    """The day that chat templates take for today, in prompts that they write it into, as in ISO 8601.
 
-    What was begun before general requests were chosen over their kinds goes on with its own choice. On another day, the
-    prompts are those of the day that it was begun on: with others, all models would be asked anew.
+    On another day, the prompts are those of the day that the folder was begun on: with others, all models would be
+    asked anew.
 
     Args:
-        config: of the trainings.
-        settings: what models are asked.
         begun: the settings that the folder was begun with; None where nothing was begun.
     """
-    found = choice_of_rows(settings.task_items)
-    if begun is None or _GENERAL_CHOICE in begun:
-        found[_GENERAL_CHOICE] = "evenly over kinds"
-    if begun is None:
-        found[_DAY] = date.today().isoformat()
-    elif _DAY in begun:
-        found[_DAY] = begun[_DAY]
-    if config.data.skip_held_out and config.data.eval:  # earlier versions trained on them all the same
-        found["held_out"] = "not trained on"
-    return found
+    return date.today().isoformat() if begun is None else str(begun["day"])
 
 
 def to_the_last_step(values: dict[str, Any]) -> None:
@@ -476,7 +435,7 @@ def said_of_left_out(config: TrainConfig) -> str | None:
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} left out: every run goes to its last step."
 
 
-def contents_of_sources(config: TrainConfig, settings: EvaluationSettings) -> dict[str, Any]:
+def contents_of_sources(config: TrainConfig, settings: BenchSettings) -> dict[str, Any]:
     """What identifies the content of each file that results are made of, and of the base model, by its name.
 
     A hub data set is known by its name alone; a base model that is not on this machine yet by nothing.
@@ -526,11 +485,11 @@ def content_of_base(config: TrainConfig) -> dict[str, Any]:
 def open_bench(
     folder: Path,
     config: TrainConfig,
-    settings: EvaluationSettings,
+    settings: BenchSettings,
     open_folder: Callable[[], object],
     keep_base: Callable[[Mapping[str, Any]], object],
     on_progress: Callable[[Progress], None],
-    chosen: Mapping[str, str],
+    day: date,
 ) -> Bench:
     """Read the questions, load the base model, and ask it.
 
@@ -542,7 +501,7 @@ def open_bench(
         keep_base: is told what identifies the base model, as `contents_of_sources` does: one from a hub may not have
             been on this machine before it was loaded.
         on_progress: called with what is being done.
-        chosen: from `choices`: how rows and requests are chosen.
+        day: that a chat template writes into prompts as today's.
 
     Raises:
         ConfigError, DataError, ModelError, StorageError: if any of it can't be had.
@@ -552,9 +511,7 @@ def open_bench(
     tokenizer = load_tokenizer(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
-    day = date.fromisoformat(chosen[_DAY]) if _DAY in chosen else None
-    if day is not None:
-        tokenizer = on_day(tokenizer, day)
+    tokenizer = on_day(tokenizer, day)
     window = context_window(
         config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     )
@@ -622,17 +579,14 @@ def open_bench(
         items = select_items(half, level.level, settings.general_items)
         suites[half]["general"] = general_prompts(tokenizer, items, template)
     bench = Bench(
-        folder, config, settings, tokenizer, base, device, suites, asdict(level), seen, on_progress,
-        over_kinds=_GENERAL_CHOICE in chosen, day=day,
+        folder, config, settings, tokenizer, base, device, suites, asdict(level), seen, on_progress, day
     )  # fmt: skip
     for half in halves:
         bench.base_answers(half)
     return bench
 
 
-def _seen_prompts(
-    config: TrainConfig, suites: dict[str, dict[str, Suite]], day: date | None
-) -> dict[str, int]:
+def _seen_prompts(config: TrainConfig, suites: dict[str, dict[str, Suite]], day: date) -> dict[str, int]:
     """How many of the job's test prompts are chosen on, and trained on, too; see `Bench.seen`.
 
     Raises:

@@ -30,7 +30,7 @@ from selfaug.model.hidden import causal_model
 from selfaug.phases.drift_monitor import DriftMonitor
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.progress import Progress
-from selfaug.phases.suites import Suite, choice_of_rows, task_prompts
+from selfaug.phases.suites import Suite, task_prompts
 from selfaug.records import append_line, read_lines
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer
@@ -207,11 +207,8 @@ def best_checkpoint(
     room = [data.max_length - len(prompt) for prompt in suite.prompts]
     suite = replace(suite, limits=[min(pair) for pair in zip(suite.limits, room, strict=True)])
 
-    # What scores of an earlier version, which asked otherwise, are not to be compared with.
-    choice = {**choice_of_rows(config.train.best_of_rows), "task_limit": max(suite.limits)}
-
     def log(found: dict[str, Any]) -> None:
-        append_line(run.metrics, {**found, **choice})
+        append_line(run.metrics, found)
         told = f"score on {len(suite.ids)} held-out rows at step {found['step']}: {found['task_score']:.3f}"
         if cut_off := round(found["task_cut_off"] * len(suite.ids)):
             told += (
@@ -222,8 +219,7 @@ def best_checkpoint(
     def drift(step: int) -> float | None:
         return None if monitor is None else monitor.drift(step)
 
-    lines = read_lines(run.metrics) if run.metrics.exists() else []
-    scored = [line for line in lines if "task_score" not in line or choice.items() <= line.items()]
+    scored = read_lines(run.metrics) if run.metrics.exists() else []
     return BestCheckpoint(suite, data.tokenizer, scored, drift, config.selfaug.stop_at_drift, log)
 
 

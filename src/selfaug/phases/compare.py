@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from selfaug.phases.bench import (
     FOLDERS,
     Answers,
     Bench,
+    BenchSettings,
     DriftOn,
-    EvaluationSettings,
-    choices,
     contents_of_sources,
+    day_of,
     open_bench,
     said_of_left_out,
     scores_of,
@@ -79,7 +80,7 @@ class CompareSettings:
 
 def compare(
     config: TrainConfig,
-    evaluation: EvaluationSettings,
+    evaluation: BenchSettings,
     settings: CompareSettings,
     *,
     overwrite: bool = False,
@@ -118,7 +119,7 @@ def compare(
 def _compared_in(
     work: WorkFolder,
     config: TrainConfig,
-    evaluation: EvaluationSettings,
+    evaluation: BenchSettings,
     settings: CompareSettings,
     asked: Sequence[Method],
     overwrite: bool,
@@ -133,8 +134,8 @@ def _compared_in(
     seeds_of = _with_more(known, asked, [first_seed, *settings.seeds])
     # Methods and seeds may be added to a comparison later: all else has to stay as it is.
     fixed = {key: value for key, value in asdict(settings).items() if key not in ("methods", "seeds")}
-    chosen = choices(config, evaluation, begun)
-    fixed.update(asdict(evaluation), **chosen, first_seed=first_seed)
+    day = day_of(begun)
+    fixed.update(asdict(evaluation), day=day, first_seed=first_seed)
     fixed["config"] = training_settings(config)
     with work.settled():
         evaluated = open_bench(
@@ -149,7 +150,7 @@ def _compared_in(
             ),
             work.complete_sources,
             on_progress,
-            chosen,
+            date.fromisoformat(day),
         )
         return _compared(evaluated, config, settings, seeds_of, first_seed, lambda: work.seconds)
 
@@ -254,7 +255,7 @@ def chosen_value(trials: Sequence[Mapping[str, float]], floor: float, *, best_ta
     return float(max(eligible, key=lambda trial: trial["general"])["value"])
 
 
-def _checked(config: TrainConfig, evaluation: EvaluationSettings, settings: CompareSettings) -> list[Method]:
+def _checked(config: TrainConfig, evaluation: BenchSettings, settings: CompareSettings) -> list[Method]:
     """The methods in the table's order.
 
     Raises:
@@ -301,9 +302,7 @@ def _seeds_of_methods(record: Path) -> dict[str, list[int]]:
     """The seeds of each method of a finished comparison; nothing where there is none."""
     if not record.exists():
         return {}
-    known = read_record(record, RECORD_KIND)
-    # Before seeds could be added to some methods only, all had the same.
-    return {name: row.get("seeds", known["settings"]["seeds"]) for name, row in known["methods"].items()}
+    return {name: row["seeds"] for name, row in read_record(record, RECORD_KIND)["methods"].items()}
 
 
 def _with_more(

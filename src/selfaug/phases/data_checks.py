@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 from selfaug.config import TrainConfig
 from selfaug.core.printable import counted
 from selfaug.data import Row
-from selfaug.data.encode import token_digest
-from selfaug.eval.answer_scorers import normalize_answer
+from selfaug.data.encoded_rows import token_digest
+from selfaug.eval.text_scorers import normalize_answer
 from selfaug.phases.inputs import TrainingData, read_rows, template_of
 from selfaug.prepare_config import SplitSettings
 from selfaug.retrieval.split import near_duplicates

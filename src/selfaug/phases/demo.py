@@ -23,7 +23,6 @@ from selfaug.core.statistics import (
     paired_difference,
 )
 from selfaug.data.market_reports import market_report_rows, market_report_template
-from selfaug.errors import StorageError
 from selfaug.eval.general_suite import Half
 from selfaug.eval.house_style import LEAK_PATTERN
 from selfaug.model.loading import DEMO_MODEL, load_model, load_tokenizer
@@ -40,7 +39,7 @@ from selfaug.phases.demo_evaluation import (
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
 from selfaug.phases.work_folder import WorkFolder
-from selfaug.records import read_lines, read_record, write_lines, write_record, write_text
+from selfaug.records import read_lines, read_record, write_lines, write_record, write_text, writing_into
 from selfaug.rundir import RunDir
 
 __all__ = [
@@ -220,12 +219,8 @@ def _demo(
 
 def write_data(output: Path, settings: DemoSettings) -> None:
     """The rows and their template as files, as a user would have them."""
-    try:
+    with writing_into(output, hint="give another --output."):
         (output / "data").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"can't write into {output}: {error.strerror or error}", hint="give another --output."
-        ) from error
     _write_rows(
         output / "data" / "train.jsonl",
         market_report_rows("train", settings.steps * settings.batch_size, settings.seed),
@@ -315,8 +310,7 @@ def _train(output: Path, name: str, settings: DemoSettings, on_progress: Callabl
     run = RunDir(output / name)
     if run.is_complete():
         return
-    if run.is_run() and not run.started.exists():  # killed while the folder was made
-        run.discard()
+    run.discard_unstarted()
 
     def show(progress: Progress) -> None:
         if progress.stage == "training":

@@ -45,8 +45,6 @@ def monitored_texts(
     count: int,
     template_arguments: Mapping[str, Any],
     on_progress: Callable[[int, int], None] = lambda *_: None,
-    *,
-    end_turns: bool = True,
 ) -> list[tuple[list[int], int]]:
     """General prompts with the base model's own answers, as token ids, and where each answer begins.
 
@@ -58,7 +56,6 @@ def monitored_texts(
         count: how many prompts, spread over the kinds of the general suite.
         template_arguments: of the chat template.
         on_progress: called with prompts answered and prompts to answer.
-        end_turns: whether an answer ends where the chat template ends a turn, and not only by the generation config.
     """
     items = [item for item in general_suite("dev", 1) if not item.choices]
     prompts = [
@@ -70,7 +67,7 @@ def monitored_texts(
         answers = generate_greedy_ids(
             asked,
             prompts,
-            eos_ids=end_tokens(asked, tokenizer if end_turns else None),
+            eos_ids=end_tokens(asked, tokenizer),
             max_new_tokens=_ANSWER_TOKENS,
             on_progress=on_progress,
         )
@@ -127,7 +124,12 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
         autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._texts, self._stop_at, self._log, self._autocast = texts, stop_at, log, autocast
-        self.measured = [{name: line[name] for name in _MEASURED} for line in measured if _has_drift(line)]
+        # Of a model that had diverged it is there without a number.
+        self.measured = [
+            {name: line[name] for name in _MEASURED}
+            for line in measured
+            if line.get("general_drift") is not None
+        ]
         began = time.monotonic()
         base = _BaseModel(model)
         self._reference = Remembered(base)
@@ -204,11 +206,6 @@ class DriftMonitor(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def _has_drift(line: Mapping[str, Any]) -> bool:
-    """Whether a line of the metrics has drift; of a model that had diverged, it is there without a number."""
-    return line.get("general_drift") is not None
-
-
 def drift_monitor(
     trainer: SelfAugTrainer,
     run: RunDir,
@@ -233,10 +230,10 @@ def drift_monitor(
         if stop_at is not None:
             raise ConfigError(f"selfaug.stop_at_drift can't be kept: {why}.", hint="leave it out.")
         return None
-    measured = read_lines(run.metrics) if run.metrics.exists() else []
-    texts = _texts_of_run(trainer, run, data, config, measured, on_progress)
+    texts = _texts_of_run(trainer, run, data, config, on_progress)
     if not texts:  # a model without words
         return None
+    measured = read_lines(run.metrics) if run.metrics.exists() else []
 
     def log(found: dict[str, Any]) -> None:
         # Not by the Trainer's own log, which would end the window that its metrics are averaged over.
@@ -254,7 +251,6 @@ def _texts_of_run(
     run: RunDir,
     data: TrainingData,
     config: TrainConfig,
-    measured: Sequence[Mapping[str, Any]],
     on_progress: Callable[[Progress], None],
 ) -> list[tuple[list[int], int]]:
     """General prompts with answers: those that the run has, if it goes on, else new ones, which it keeps."""
@@ -266,8 +262,6 @@ def _texts_of_run(
         config.selfaug.monitor_prompts,
         config.data.chat_template_kwargs,
         lambda done, total: on_progress(Progress("general prompts for drift", done, total)),
-        # Earlier versions kept none. What they have measured is of answers that went on after the end of the turn.
-        end_turns=not any(map(_has_drift, measured)),
     )
     if trainer.is_world_process_zero():
         write_lines(

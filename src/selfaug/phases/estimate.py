@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from selfaug.core.alignment import default_chunk_rows
 from selfaug.core.printable import counted, printable_size
 from selfaug.data import EncodedRows
 from selfaug.errors import StorageError
+from selfaug.launcher import process_count
 from selfaug.model.cache import PASSES_THAT_PAY, Document, ReferenceCache
 from selfaug.model.disk_room import has_room
 from selfaug.model.loading import auto_class, load_model_config
@@ -266,7 +266,7 @@ def _known(config: TrainConfig, device: torch.device, dtype: torch.dtype, data: 
     settings, full = config.train, config.lora.method == "full"
     checkpointing = settings.gradient_checkpointing
     lengths, tokens = _sequence_lengths(data, config), sum(len(row.ids) for row in data.train.rows)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     per_step = settings.batch_size * settings.gradient_accumulation * processes
     steps = settings.steps or math.ceil(math.ceil(len(lengths) / per_step) * settings.epochs)
     passes = settings.epochs if settings.steps is None else steps * per_step / len(lengths)

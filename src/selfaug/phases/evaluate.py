@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from selfaug.config import LevelName, TrainConfig, load_config
+from selfaug.config import TrainConfig, load_config
 from selfaug.core.forecast import Forecast
-from selfaug.core.gate import at_least, at_most, overall
-from selfaug.core.statistics import Interval
+from selfaug.core.gate import bound_on_gain, bound_on_loss, overall
 from selfaug.core.trained_on import trained_on_in_words
 from selfaug.data.sources import require_names
 from selfaug.errors import ConfigError, ModelError, StorageError
@@ -46,11 +45,11 @@ from selfaug.phases.run_models import (
     trained_weights,
 )
 from selfaug.phases.suites import (
+    AskSettings,
     Suite,
     compare_answers,
     compare_scores,
     compare_sides,
-    compared_anew,
     general_prompts,
     level_of,
     scored_by,
@@ -63,7 +62,7 @@ from selfaug.phases.suites import (
 from selfaug.phases.trained_on import trained_on
 from selfaug.phases.trained_template import trained_no_answer, trained_template
 from selfaug.phases.work_time import WORKED, WorkTime
-from selfaug.records import read_lines, read_record, write_lines, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record, writing_into
 from selfaug.replaced import Replaced
 from selfaug.rundir import RunDir
 
@@ -98,20 +97,14 @@ class Evaluation:
 
 def evaluate(
     run: str | os.PathLike[str],
+    ask: AskSettings,
     *,
     data: Sequence[str] = (),
-    scorer: str = "exact",
     also_score: Sequence[str] = (),
     half: Half = "test",
-    level: LevelName = "auto",
-    suites: Sequence[str] = (),
     benchmarks: Sequence[str] = (),
     benchmark_tasks: str | None = None,
     benchmark_items: int | None = None,
-    general_items: int | None = None,
-    task_items: int | None = None,
-    max_new_tokens: int = 128,
-    batch_size: int = 32,
     max_forgetting: float | None = None,
     min_task_gain: float | None = None,
     forecast: str | None = None,
@@ -125,21 +118,13 @@ def evaluate(
 
     Args:
         run: folder of a run.
+        ask: what both models are asked.
         data: sources of held-out rows; those that the run evaluated on if empty. Without any, there is no task score.
-        scorer: a name as in `eval/scorers.py`.
         also_score: other scorers, for what the same answers are worth by them; the gate doesn't look at these.
         half: of the general suite; choose on "dev", report on "test".
-        level: of the general suite: "1" to "3", "all", or "auto" for the hardest at which the base model still passes
-            40 % of a few development items.
-        suites: beside the general suite: JSONL files of the user's own questions (see `selfaug.eval.suite_files`), or
-            functions as `module:function` (see `selfaug.eval.own_suites`).
         benchmarks: tasks of lm-eval.
         benchmark_tasks: folder with task files of the user's.
         benchmark_items: how many of each; None for all.
-        general_items: how many general requests; None for all of the half and level.
-        task_items: how many rows, evenly over their sources; None for all.
-        max_new_tokens: longest answer to a row.
-        batch_size: prompts answered together; what is lost when it is cut off.
         max_forgetting: share; the gate's bound on score(base) − score(tuned) over the general requests.
         min_task_gain: share; the gate's bound on score(tuned) − score(base) over the rows.
         forecast: folder of a comparison of the same base model: what its runs forgot at this drift is shown beside.
@@ -160,52 +145,31 @@ def evaluate(
         on_progress(Progress("warning", message=told))
 
     config = load_run_config(folder, tell)
-    score = named_scorer(scorer)
-    others = {name: named_scorer(name) for name in also_score if name != scorer}
+    named_scorer(ask.scorer)  # refuses one that there isn't
+    others = {name: named_scorer(name) for name in also_score if name != ask.scorer}
     _require_reportable_rows(config, data, with_gain=min_task_gain is not None, with_others=bool(others))
     as_set = load_config(folder.config)  # with names as they are, wherever their files are found from here
     foretold = None if forecast is None else read_forecast(forecast, as_set.model.name)
-    chosen = level_of(level)
-    if forecast is not None and chosen is not None:
-        _require_level(forecast, chosen.level)
+    level = level_of(ask.level)
+    if forecast is not None and level is not None:
+        _require_level(forecast, level.level)
     weights, step = trained_weights(folder, config)
     if benchmarks:
         require_benchmarks(benchmarks, benchmark_tasks)
-    files, made = suites_of(suites, benchmarks)
+    files, made = suites_of(ask.suites, benchmarks)
     sources = [os.path.expanduser(source) for source in data or config.data.eval]
     require_names(sources)
     questions = Questions(
-        sources, sources if data else as_set.data.eval, scorer, half, level, files, made, benchmarks, benchmark_tasks,
-        benchmark_items, general_items, task_items, max_new_tokens,
+        ask, sources, sources if data else as_set.data.eval, half, files, made, benchmarks, benchmark_tasks,
+        benchmark_items,
     )  # fmt: skip
     settings, contents = questions.settings(config.model.name, weights, step), questions.contents()
+    offline = offline or config.run.offline
+    prompts = _Prompts(folder, config, questions, bool(data), offline, tell)
     work = folder.samples / "evaluation"
     spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
     replaced.recover()
-    offline = offline or config.run.offline
-
-    def tokenizer_of_model() -> PreTrainedTokenizerBase:
-        return load_tokenizer(
-            config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
-        )
-
-    def held_out(tokenizer: PreTrainedTokenizerBase) -> Suite:
-        if not data:
-            require_named_files(folder, config, "eval", instead="give held-out rows with --data")
-        tell_of_changes(folder, config, "train", *([] if data else ["eval"]), tell=tell)
-        return task_prompts(
-            config,
-            tokenizer,
-            sources,
-            score=score,
-            items=task_items,
-            max_new_tokens=max_new_tokens,
-            offline=offline,
-            template=trained_template(folder),
-            no_answer=trained_no_answer(folder),
-        )
-
     if not overwrite:
         if folder.evaluation.exists():
             return _decided_anew(
@@ -216,28 +180,22 @@ def evaluate(
                 min_task_gain,
                 forecast,
                 foretold,
-                lambda: _scored_anew(held_out(tokenizer_of_model()), others, work, tell) if others else {},
+                lambda: (
+                    _scored_anew(prompts.of_rows(prompts.tokenizer()), others, work, tell) if others else {}
+                ),
                 tell,
             )
         _require_same(folder, work, settings)
     on_progress(Progress("data"))
-    tokenizer = tokenizer_of_model()
+    tokenizer = prompts.tokenizer()
     # One from a hub may not have been here before.
     settings[TOKENIZER] = settings[TOKENIZER] or stored_tokenizer_hash(config.model.name)
     require_chat_template(
         tokenizer, config.model.name, then=f"name that folder in {folder.config}, at model.name"
     )
-    asked: dict[str, Suite] = {}
-    known_rows: dict[str, Any] | None = None
-    if sources:
-        asked["task"] = held_out(tokenizer)
-        ids = [one.partition(": ")[2] for one in asked["task"].ids]
-        known_rows = trained_on(folder, config, sources, ids, offline=offline)
-        if (worth := trained_on_in_words(known_rows)) is not None:
-            tell(f"{worth}.")
+    asked, known_rows = prompts.suites(tokenizer)
     otherwise = {name: scored_by(asked["task"], other) for name, other in others.items()}
     _tell_of_scores([*asked.values(), *otherwise.values()], tell)
-    asked |= _own_suites(questions, config, tokenizer, offline)
     resolved = resolve_device(device)
     known = None if base_from is None else _evaluated_alike(base_from, folder, config, settings, resolved)
     on_progress(Progress("model"))
@@ -245,48 +203,34 @@ def evaluate(
     if overwrite and replaced.entries():
         replaced.move()  # not before all of this has worked
     template = config.data.chat_template_kwargs
-    models = BothModels(base, tuned, tokenizer, template, batch_size, work, on_progress)
+    models = BothModels(base, tuned, tokenizer, template, ask.batch_size, work, on_progress)
     with replaced.settled(), _opened(work, settings, spent):
-        if chosen is None:
-            chosen = models.fitting_level()
-            for warning in chosen.warnings:
+        if level is None:
+            level = models.fitting_level()
+            for warning in level.warnings:
                 tell(warning)
-            if forecast is not None and (why := other_level(forecast, chosen.level)):
+            if forecast is not None and (why := other_level(forecast, level.level)):
                 tell(f"no forecast is made: {why}")
                 foretold = None
-        general_requests = select_items(half, chosen.level, general_items)
-        asked["general"] = general_prompts(tokenizer, general_requests, template)
+        requests = select_items(half, level.level, ask.general_items)
+        asked["general"] = general_prompts(tokenizer, requests, template)
         if known is not None:
             _take_base_answers(known, work, asked)
-
-        answers = models.answers(asked)
-        scored = models.benchmarks(benchmarks, benchmark_tasks, benchmark_items)
-        drifts, most_drifted = models.drifts(asked, answers["general"]["base"])
-        write_lines(work / "drift.jsonl", most_drifted)
-
-        results = {
-            **_compared(asked, answers, general_requests, made, work),
-            **{task: _compare_benchmarks(task, **found) for task, found in scored.items()},
-        }
-        differences = {name: asdict(suite["difference"]) for name, suite in results.items()}
-        gate = _gate(differences, results["general"]["base"].value, max_forgetting, min_task_gain)
-        drift = drifts.get(OWN_ANSWERS, {"nats": None})["nats"]
+        measured = _measured(models, config, questions, asked, otherwise, requests)
+        results, drift = measured["suites"], measured["drift"].get(OWN_ANSWERS, {"nats": None})["nats"]
+        gate = _gate(
+            {name: asdict(suite["difference"]) for name, suite in results.items()},
+            results["general"]["base"].value,
+            max_forgetting,
+            min_task_gain,
+        )
         record = {
             "run": str(folder.path),
             "settings": settings,
             "contents": contents,
-            "level": asdict(chosen),
-            "suites": results,
-            "benchmarks": {
-                task: {which: found[which].table for which in MODELS} for task, found in scored.items()
-            },
-            "sides": _sides(config, asked["task"], answers["task"]) if "task" in asked else {},
+            "level": asdict(level),
             "trained_on": known_rows,
-            "also": {
-                name: compare_answers(suite, answers["task"]["tuned"], answers["task"]["base"])
-                for name, suite in otherwise.items()
-            },
-            "drift": drifts,
+            **measured,
             "forecast": None
             if foretold is None or drift is None or not math.isfinite(drift.value)
             else expected_forgetting(foretold, drift.value),
@@ -298,6 +242,75 @@ def evaluate(
         evaluation = _written(folder, record, gate, tell)
         (work / DRIFT_SO_FAR).unlink(missing_ok=True)
         return evaluation
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """Makes prompts of the questions of a run, but for the general requests.
+
+    Attributes:
+        run: that is evaluated.
+        config: its settings.
+        questions: what is asked.
+        given: whether the rows were named; else they are those that the run evaluated on.
+        offline: use only what is on this machine.
+        tell: called with each warning.
+    """
+
+    run: RunDir
+    config: TrainConfig
+    questions: Questions
+    given: bool
+    offline: bool
+    tell: Callable[[str], None]
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Of both models."""
+        model = self.config.model
+        return load_tokenizer(model.name, trust_remote_code=model.trust_remote_code, offline=self.offline)
+
+    def of_rows(self, tokenizer: PreTrainedTokenizerBase) -> Suite:
+        """Of the held-out rows."""
+        if not self.given:
+            require_named_files(self.run, self.config, "eval", instead="give held-out rows with --data")
+        tell_of_changes(self.run, self.config, "train", *([] if self.given else ["eval"]), tell=self.tell)
+        ask = self.questions.ask
+        return task_prompts(
+            self.config,
+            tokenizer,
+            self.questions.sources,
+            score=named_scorer(ask.scorer),
+            items=ask.task_items,
+            max_new_tokens=ask.max_new_tokens,
+            offline=self.offline,
+            template=trained_template(self.run),
+            no_answer=trained_no_answer(self.run),
+        )
+
+    def suites(self, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, Suite], dict[str, Any] | None]:
+        """Of the rows, if there are any, and of the user's own suites, by name; and how many of the rows were trained
+        on, as of `trained_on`.
+        """
+        asked: dict[str, Suite] = {}
+        known_rows = None
+        if self.questions.sources:
+            asked["task"] = self.of_rows(tokenizer)
+            ids = [one.partition(": ")[2] for one in asked["task"].ids]
+            known_rows = trained_on(self.run, self.config, self.questions.sources, ids, offline=self.offline)
+            if (worth := trained_on_in_words(known_rows)) is not None:
+                self.tell(f"{worth}.")
+        return asked | self._own_suites(tokenizer), known_rows
+
+    def _own_suites(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Suite]:
+        model, template = self.config.model, self.config.data.chat_template_kwargs
+        window = context_window(model.name, trust_remote_code=model.trust_remote_code, offline=self.offline)
+        made, limit = self.questions.made, self.questions.ask.max_new_tokens
+        return {
+            name: general_prompts(tokenizer, made[name], template)
+            if name in made
+            else suite_file_prompts(tokenizer, read_suite(file), limit, template, window=window)
+            for name, file in self.questions.files.items()
+        }
 
 
 def _require_reportable_rows(
@@ -328,60 +341,55 @@ def _require_reportable_rows(
         )
 
 
-def _own_suites(
-    questions: Questions, config: TrainConfig, tokenizer: PreTrainedTokenizerBase, offline: bool
-) -> dict[str, Suite]:
-    """Prompts of the user's own suites, by name."""
-    template = config.data.chat_template_kwargs
-    window = context_window(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
-    )
-    return {
-        name: general_prompts(tokenizer, questions.made[name], template)
-        if name in questions.made
-        else suite_file_prompts(
-            tokenizer, read_suite(file), questions.max_new_tokens, template, window=window
-        )
-        for name, file in questions.files.items()
-    }
-
-
-def _compared(
+def _measured(
+    models: BothModels,
+    config: TrainConfig,
+    questions: Questions,
     asked: Mapping[str, Suite],
-    answers: Mapping[str, Mapping[str, list[str]]],
-    general_requests: Sequence[GeneralItem],
-    made: Mapping[str, list[GeneralItem]],
-    work: Path,
-) -> dict[str, dict[str, Any]]:
-    """By suite, for the record: scores, their difference, and which answers were cut off at their limit.
+    otherwise: Mapping[str, Suite],
+    requests: Sequence[GeneralItem],
+) -> dict[str, Any]:
+    """What both models answer, what that is worth, and how far they are apart, for the record.
 
     Args:
+        models: that are asked.
+        config: of the run; answers to prepared rows are judged by value, sources and abstention, too.
+        questions: with the benchmarks.
         asked: suites by name.
-        answers: by suite and model.
-        general_requests: of the suite "general".
-        made: suites whose items have limits of their own, as the general requests do.
-        work: folder of the answers.
+        otherwise: the task's rows with other scorers, by name.
+        requests: of the suite "general".
     """
-    results = {
+    answers, work = models.answers(asked), models.work
+    scored = models.benchmarks(questions.benchmarks, questions.benchmark_tasks, questions.benchmark_items)
+    drifts, most_drifted = models.drifts(asked, answers["general"]["base"])
+    write_lines(work / "drift.jsonl", most_drifted)
+    suites = {
         name: {
             **compare_answers(suite, answers[name]["tuned"], answers[name]["base"]),
             "cut_off": {which: share_cut_off(suite, answers_file(work, name, which)) for which in MODELS},
-            "own_limits": name == "general" or name in made,
+            "own_limits": name == "general" or name in questions.made,
         }
         for name, suite in asked.items()
     }
-    results["general"]["cut_off_by_level"] = {
-        which: share_cut_off_by_level(general_requests, answers_file(work, "general", which))
-        for which in MODELS
+    suites["general"]["cut_off_by_level"] = {
+        which: share_cut_off_by_level(requests, answers_file(work, "general", which)) for which in MODELS
     }
-    return results
-
-
-def _sides(config: TrainConfig, suite: Suite, answers: Mapping[str, list[str]]) -> dict[str, Any]:
-    """What answers to prepared rows are worth side by side: value, sources, abstention; empty for other rows."""
-    if config.data.prepared is None:
-        return {}
-    return compare_sides(suite, answers["tuned"], answers["base"], suite.no_answers)
+    return {
+        "suites": {**suites, **{task: _compare_benchmarks(task, **found) for task, found in scored.items()}},
+        "benchmarks": {
+            task: {which: found[which].table for which in MODELS} for task, found in scored.items()
+        },
+        "sides": {}
+        if config.data.prepared is None or "task" not in asked
+        else compare_sides(
+            asked["task"], answers["task"]["tuned"], answers["task"]["base"], asked["task"].no_answers
+        ),
+        "also": {
+            name: compare_answers(suite, answers["task"]["tuned"], answers["task"]["base"])
+            for name, suite in otherwise.items()
+        },
+        "drift": drifts,
+    }
 
 
 def _written(
@@ -412,7 +420,7 @@ def _decided_anew(
     tell: Callable[[str], None],
 ) -> Evaluation:
     """The evaluation that is there with other bounds, scorers or another forecast: answers and drift stay as they are,
-    and so does, as `gates_before`, what was decided otherwise. Intervals are made anew from the items' scores.
+    and so does, as `gates_before`, what was decided otherwise.
 
     Raises:
         StorageError: if there is nothing to decide anew, or the evaluation has other settings, or is of files that have
@@ -420,9 +428,7 @@ def _decided_anew(
         ConfigError: if the forecast is of another level.
     """
     record = read_record(run.evaluation, RECORD_KIND)
-    # Whichever rows were asked, the record says so, and its answers stay.
-    changed = [name for name in changed_settings(record["settings"], settings) if name != "task_choice"]
-    known = record.get("contents", {})  # there are none in older records
+    changed, known = changed_settings(record["settings"], settings), record["contents"]
     stale = sorted(file for file in contents if known.get(file, contents[file]) != contents[file])
     if stale and not changed:
         raise StorageError(
@@ -438,8 +444,6 @@ def _decided_anew(
             hint=f"look at {run.evaluation}; with the same settings, give bounds for its gate (--max-forgetting, "
             "--min-task-gain) or other scorers (--also-score); or use --overwrite.",
         )
-    for part in ("suites", "sides", "also"):  # older records have not all of them
-        record[part] = {name: compared_anew(one) for name, one in record.get(part, {}).items()}
     gate = _gate(
         {name: suite["difference"] for name, suite in record["suites"].items()},
         record["suites"]["general"]["base"]["value"],
@@ -447,7 +451,7 @@ def _decided_anew(
         min_task_gain,
     )
     if gate is not None:
-        if record["gate"] is not None and _decision(record["gate"]) != _decision(gate):
+        if record["gate"] not in (None, gate):
             record["gates_before"] = [*record.get("gates_before", []), record["gate"]]
         record["gate"] = gate
     # Null where the model is broken, and drifts by no number.
@@ -457,11 +461,6 @@ def _decided_anew(
         record["forecast"] = expected_forgetting(foretold, moved)
     record["also"] |= scored
     return _written(run, record, gate, tell)
-
-
-def _decision(gate: Mapping[str, Any]) -> tuple[str, list[tuple[str, str, float]]]:
-    """What a gate of a record has decided, by which bounds; the rest, versions of selfaug say in different ways."""
-    return gate["outcome"], [(one["name"], one["sense"], one["bound"]) for one in gate["bounds"]]
 
 
 def _compare_benchmarks(task: str, base: Benchmark, tuned: Benchmark) -> dict[str, Any]:
@@ -620,12 +619,8 @@ def _replaced(run: RunDir, work: Path) -> Replaced:
 @contextmanager
 def _opened(work: Path, settings: dict[str, Any], spent: WorkTime) -> Iterator[None]:
     """The folder of the answers, new or the one that is there; the time is written down in it at the end."""
-    try:
+    with writing_into(work, hint="change the folder's permissions."):
         work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"can't write into {work}: {error.strerror or error}", hint="change the folder's permissions."
-        ) from error
     if not (work / _STARTED).exists():
         write_record(work / _STARTED, "evaluation-started", settings)
     try:
@@ -650,19 +645,7 @@ def _gate(
     """
     bounds = []
     if max_forgetting is not None:
-        general = differences["general"]
-        gained = Interval(**general["difference"])
-        lost = Interval(-gained.value, -gained.high, -gained.low)
-        clusters = general.get("clusters")
-        bounds.append(
-            at_most(
-                "forgetting", lost, max_forgetting, general["items"], at_stake=general_base, clusters=clusters
-            )
-        )
+        bounds.append(bound_on_loss("forgetting", differences["general"], max_forgetting, general_base))
     if min_task_gain is not None:
-        task = differences["task"]
-        found = Interval(**task["difference"])
-        bounds.append(
-            at_least("task gain", found, min_task_gain, task["items"], clusters=task.get("clusters"))
-        )
+        bounds.append(bound_on_gain("task gain", differences["task"], min_task_gain))
     return {"outcome": overall(bounds), "bounds": [asdict(one) for one in bounds]} if bounds else None

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from selfaug.config import LevelName
 from selfaug.data.sources import describe_sources
 from selfaug.errors import ConfigError, DataError
 from selfaug.eval.general_item import GeneralItem
@@ -21,11 +19,9 @@ from selfaug.eval.suite_files import read_suite
 from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.lm_eval_suites import hash_of_tasks
 from selfaug.phases.run_models import TOKENIZER, alike_where_known, hash_of_weights
-from selfaug.phases.suites import choice_of_rows
+from selfaug.phases.suites import AskSettings
 
 __all__ = ["Questions", "changed_settings", "digests_of", "hash_of_items", "suites_of"]
-
-_TASK_FILES = "benchmark_files"
 
 _RESERVED = {"task", "general"}
 
@@ -35,34 +31,26 @@ class Questions:
     """What both models are asked.
 
     Attributes:
+        ask: how many of what, and how answers are scored.
         sources: of held-out rows, as they are found from here.
         named: the same as the user names them, or the run's settings, wherever their files are found from here.
-        scorer: of the answers to the rows.
         half: of the general suite.
-        level: of it.
         files: suites of the user's by name, as `suites_of` returns them.
         made: items of those that a function makes.
         benchmarks: tasks of lm-eval.
         benchmark_tasks: folder with task files of the user's.
         benchmark_items: how many of each; None for all.
-        general_items: how many general requests; None for all of the half and level.
-        task_items: how many rows; None for all.
-        max_new_tokens: longest answer to a row.
     """
 
+    ask: AskSettings
     sources: list[str]
     named: list[str]
-    scorer: str
     half: Half
-    level: LevelName
     files: dict[str, str]
     made: dict[str, list[GeneralItem]]
     benchmarks: Sequence[str]
     benchmark_tasks: str | None
     benchmark_items: int | None
-    general_items: int | None
-    task_items: int | None
-    max_new_tokens: int
 
     def settings(self, model: str, weights: Path, step: int | None) -> dict[str, Any]:
         """What an evaluation must have alike to go on with it, or to decide it anew.
@@ -73,38 +61,33 @@ class Questions:
             step: at which they were saved.
         """
         settings = {
-            "data": self.named, "scorer": self.scorer, "half": self.half, "level": self.level,
+            "data": self.named, "scorer": self.ask.scorer, "half": self.half, "level": self.ask.level,
             "suites": {name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in self.files.items()
                        if Path(file).is_file()}
             | {name: hash_of_items(items) for name, items in self.made.items()},
             "benchmarks": list(self.benchmarks), "benchmark_tasks": self.benchmark_tasks,
-            "benchmark_items": self.benchmark_items, "general_items": self.general_items,
-            "task_items": self.task_items, "max_new_tokens": self.max_new_tokens, "step": step,
-            "weights": hash_of_weights(weights), **choice_of_rows(self.task_items),
-            TOKENIZER: stored_tokenizer_hash(model),
+            "benchmark_items": self.benchmark_items, "general_items": self.ask.general_items,
+            "task_items": self.ask.task_items, "max_new_tokens": self.ask.max_new_tokens, "step": step,
+            "weights": hash_of_weights(weights), TOKENIZER: stored_tokenizer_hash(model),
         }  # fmt: skip
         if self.benchmarks and self.benchmark_tasks is not None:
-            settings[_TASK_FILES] = hash_of_tasks(self.benchmark_tasks)
+            settings["benchmark_files"] = hash_of_tasks(self.benchmark_tasks)
         return settings
 
     def contents(self) -> dict[str, list[str]]:
         """`digests_of` the rows, and of the files by which answers are judged."""
         suites = [file for name, file in self.files.items() if name not in self.made]
         judges = {judge for file in suites for judge in _judges_of(file)}
-        contents = digests_of([*self.sources, *files_of_scorer(self.scorer), *sorted(judges)])
+        contents = digests_of([*self.sources, *files_of_scorer(self.ask.scorer), *sorted(judges)])
         name_of = dict(zip(self.sources, self.named, strict=True))
         return {name_of.get(source, source): digests for source, digests in contents.items()}
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Names of the settings that differ."""
-    # Of earlier versions, which kept the home folder's sign as it was.
-    before = {**before, "data": [os.path.expanduser(source) for source in before.get("data", [])]}
     changed = [key for key in now if before.get(key) != now[key]]
     if alike_where_known(before.get(TOKENIZER), now.get(TOKENIZER)):
         changed = [key for key in changed if key != TOKENIZER]
-    if _TASK_FILES not in before and before.get("benchmark_tasks") == now.get("benchmark_tasks"):
-        changed = [key for key in changed if key != _TASK_FILES]  # of earlier versions, which didn't keep it
     return sorted(changed)
 
 

@@ -45,7 +45,6 @@ def read_forecast(comparison: str, model: str) -> Forecast:
             f"{comparison} has too few runs to forecast from, or none that forgot anything.",
             hint="add methods or seeds to it: selfaug compare goes on with what is missing.",
         )
-    # Its coverage is counted anew: an earlier version may have forecast otherwise.
     return forecast_from(known["drifts"], known["forgettings"], Interval(**known["correlation"]))
 
 
@@ -58,10 +57,10 @@ def other_level(comparison: str, level: Level | None) -> str:
         comparison: its folder.
         level: that the forecast is for; None for all levels together.
     """
-    asked = read_record(Path(comparison) / "record.json", "comparison").get("level")
-    if asked is None or asked["level"] == level:  # the first records don't say which
+    asked = read_record(Path(comparison) / "record.json", "comparison")["level"]["level"]
+    if asked == level:
         return ""
-    theirs, ours = (f"level {one}" if one else "all levels" for one in (asked["level"], level))
+    theirs, ours = (f"level {one}" if one else "all levels" for one in (asked, level))
     return (
         f"{comparison} asked general requests of {theirs}, and this evaluation asks those of {ours}: its forecast "
         "doesn't hold there."

@@ -156,11 +156,6 @@ _NOT_AS_RECORDED = "are not as recorded"
 _WITHOUT_END = "don't end where a turn does, as if the server didn't heed stop_token_ids"
 
 
-def _sure(prompt: dict[str, Any]) -> int:
-    """Tokens of a recorded answer that rounding in 16 bits can't change; of an old record, in training's bits."""
-    return int(prompt.get("sure_16_bits", prompt["sure"]))
-
-
 _BEYOND_END = 2
 """Tokens that are asked for beyond an answer's last one: its end, and one that only an answer without an end has."""
 
@@ -320,7 +315,7 @@ class UpstreamModels:
         sure = self._certain(prompt)
         if not sure:
             return None
-        ends = len(sure) < _sure(prompt)
+        ends = len(sure) < prompt["sure_16_bits"]
         body = {
             "model": tuned,
             "prompt": prompt["ids"],
@@ -338,7 +333,7 @@ class UpstreamModels:
 
         Recorded answers end with the model's own ends only, and go on after that of a chat, with which others may end.
         """
-        sure: list[int] = prompt["answer"][: _sure(prompt)]
+        sure: list[int] = prompt["answer"][: prompt["sure_16_bits"]]
         return sure[: next((place for place, token in enumerate(sure) if token in self._ends), len(sure))]
 
     def _text_after(self, ids: Sequence[int], answer: Sequence[int]) -> str:

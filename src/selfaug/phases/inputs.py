@@ -35,8 +35,8 @@ from selfaug.data import (
     encode_rows,
     load_rows,
 )
-from selfaug.data.encode import token_digest
-from selfaug.data.same_prompt import asked_among, learnt_prompts, without_held_out, without_rows_of
+from selfaug.data.encoded_rows import token_digest
+from selfaug.data.same_prompt import asked_among, learnt_digests, without_held_out, without_rows_of
 from selfaug.data.sources import Problem, data_files, describe_sources
 from selfaug.errors import ConfigError, DataError, SelfAugError
 from selfaug.model.adapters import fused_layers
@@ -84,7 +84,7 @@ class TrainingData:
         max_length: most tokens in a row: the setting, or the model's window if that is less.
         report: counts and hashes, for the record.
         warnings: what the user should know.
-        learnt: digests of the prompts of all rows to train on or to replay, one after the other; empty where nobody
+        learnt: `learnt_digests` of all rows to train on or to replay, one after the other; empty where nobody
             has asked for them.
         day: as given to `load_training_data`.
     """
@@ -171,12 +171,10 @@ def load_training_data(
                 "`selfaug preview` shows them."
             )
     warnings += [_left_out(name, problems) for name, problems in left_out.items() if problems]
-    prompts = (
-        learnt_prompts(row for part in ("train", "replay") if part in loaded for row in loaded[part].rows)
-        if learnt
-        else ()
-    )
-    digests = b"".join(sorted(prompts))
+    digests = b""
+    if learnt:
+        every = [row for part in ("train", "replay") if part in loaded for row in loaded[part].rows]
+        digests = b"".join(sorted(learnt_digests(every)))
     return TrainingData(tokenizer, train, evaluation, max_length, report, warnings, digests, day)
 
 
@@ -276,10 +274,10 @@ def _old_rows(before: RunDir, new: Sequence[Row], replay: Sequence[Row]) -> list
     """
     old = without_rows_of(new, replay)
     learnt = learnt_so_far(before, load_run_config(before)) if before.is_run() else None
-    if learnt is None:
+    if learnt is None or not learnt.whole:
         return old
     own = {source for source in {row.source for row in old} if place_of(source) in learnt.sources}
-    known = asked_among(old, learnt.prompts)
+    known = asked_among(old, learnt.digests)
     return [row for row, is_known in zip(old, known, strict=True) if is_known or row.source not in own]
 
 

@@ -29,14 +29,12 @@ class KnownSplits:
         questions: split by the question's words.
         digests: split by the file's SHA-256, which says of a file that was moved or renamed where it was.
         sketches: from `sketch_of`, by the same: they say it of one in another format, or edited.
-        readers: by the same, in which way documents were read for these sketches; those of two ways may differ.
     """
 
     documents: Mapping[str, str] = field(default_factory=dict)
     questions: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
     sketches: Mapping[str, str] = field(default_factory=dict)
-    readers: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, documents: Mapping[str, str], near: Sequence[Sequence[str]] = ()) -> dict[str, str]:
         """Splits of documents by path: of a known file its own, whatever it is called now; of others the path's.
@@ -65,27 +63,15 @@ def read_known_splits(folder: Path, settings: SplitSettings) -> tuple[KnownSplit
     Raises:
         DataError: if the file is damaged.
     """
-    if (folder / _FILE).exists():
-        before = read_record(folder / _FILE, _KIND)
-    elif (folder / "record.json").exists():  # prepared by a selfaug without the file
-        record = read_record(folder / "record.json", "prepare")
-        if "splits" not in record:
-            return KnownSplits(), ""
-        before = {
-            "drawn": _drawn(SplitSettings(**record["settings"]["split"])),
-            "documents": record["splits"],
-            "questions": {},
-        }
-    else:
+    if not (folder / _FILE).exists():
         return KnownSplits(), ""
-    if before["drawn"] != _drawn(settings):
+    before = read_record(folder / _FILE, _KIND)
+    if before.pop("drawn") != _drawn(settings):
         return KnownSplits(), (
             "the split's seed or shares are others than before, so documents are dealt out anew: the test rows can "
             "be about some that a model was trained on before."
         )
-    # One that an older selfaug wrote has no digests, no sketches, or no readers.
-    of_files = (before.get(name, {}) for name in ("digests", "sketches", "readers"))
-    return KnownSplits(before["documents"], before["questions"], *of_files), ""
+    return KnownSplits(**before), ""
 
 
 def write_known_splits(folder: Path, settings: SplitSettings, before: KnownSplits, now: KnownSplits) -> None:
@@ -100,7 +86,6 @@ def write_known_splits(folder: Path, settings: SplitSettings, before: KnownSplit
         "questions": {**before.questions, **now.questions},
         "digests": {**before.digests, **now.digests},
         "sketches": {**before.sketches, **now.sketches},
-        "readers": {**before.readers, **now.readers},
     }
     write_record(folder / _FILE, _KIND, data)
 

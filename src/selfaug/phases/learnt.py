@@ -1,18 +1,18 @@
-"""Which prompts runs have learnt, as each keeps them: its rows may change, go, or be too many to be read again."""
+"""What runs have learnt, as each keeps it: its rows may change, go, or be too many to be read again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from selfaug.config import TrainConfig
-from selfaug.data.same_prompt import PROMPT_BYTES, PROMPTS_FORM
+from selfaug.data.same_prompt import DIGEST_BYTES
 from selfaug.phases.run_files import place_of, runs_before, sources_when_trained
 from selfaug.records import read_record, write_record
 from selfaug.rundir import RunDir
 
-__all__ = ["Learnt", "learnt_so_far", "prompts_learnt_by", "write_learnt"]
+__all__ = ["Learnt", "learnt_so_far", "write_learnt"]
 
-_KIND = "learnt-prompts"
+_KIND = "learnt"
 
 
 @dataclass(frozen=True)
@@ -20,50 +20,31 @@ class Learnt:
     """What a run has learnt, and those that it went on from.
 
     Attributes:
-        prompts: digests of them, as `learnt_prompts` gives.
+        digests: of their rows, as `learnt_digests` gives.
         sources: of the rows that were trained on or rehearsed; whole paths, or names of hub data sets.
+        whole: whether that is all: no run is gone, or what it had learnt was rehearsed since.
     """
 
-    prompts: set[bytes]
+    digests: set[bytes]
     sources: set[str]
+    whole: bool
 
 
 def write_learnt(run: RunDir, digests: bytes) -> None:
-    """Keep in a run which prompts it learns.
+    """Keep in a run what it learns.
 
     Args:
         run: whose training begins.
-        digests: of the prompts, one after the other, as `TrainingData` has them.
+        digests: of its rows, one after the other, as `TrainingData` has them.
 
     Raises:
         StorageError: if it can't be written.
     """
-    write_record(run.learnt, _KIND, {"form": PROMPTS_FORM, "prompts": digests.hex()})
+    write_record(run.learnt, _KIND, {"digests": digests.hex()})
 
 
-def prompts_learnt_by(run: RunDir) -> set[bytes] | None:
-    """Digests of the prompts that a run itself has learnt, or some of whose rows it has rehearsed.
-
-    Args:
-        run: a run.
-
-    Returns:
-        None of versions that wrote none, or other ones.
-
-    Raises:
-        DataError: if the record is damaged.
-    """
-    if not run.learnt.exists():
-        return None
-    data = read_record(run.learnt, _KIND)
-    if data["form"] != PROMPTS_FORM:
-        return None
-    digests = bytes.fromhex(data["prompts"])
-    return {digests[at : at + PROMPT_BYTES] for at in range(0, len(digests), PROMPT_BYTES)}
-
-
-def learnt_so_far(run: RunDir, config: TrainConfig) -> Learnt | None:
-    """What a run has learnt, and those that it went on from; None where one of them is gone or does not know.
+def learnt_so_far(run: RunDir, config: TrainConfig) -> Learnt:
+    """What a run has learnt, and those that it went on from, as far as they are there.
 
     Args:
         run: a run.
@@ -72,14 +53,20 @@ def learnt_so_far(run: RunDir, config: TrainConfig) -> Learnt | None:
     Raises:
         ConfigError, DataError: if settings or records can't be read.
     """
-    prompts, sources = set[bytes](), set[str]()
-    its = config
-    for one, its in ((run, config), *runs_before(config)):
-        own = prompts_learnt_by(one)
-        if own is None:
-            return None
-        prompts |= own
-        sources |= set(map(place_of, its.data.train))
+    digests, sources = set[bytes](), set[str]()
+    begun, rehearsed, first = True, False, config
+    for one, first in ((run, config), *runs_before(config)):
+        if one.learnt.exists():
+            digests |= _digests_of(one)
+        else:
+            begun = False
+        sources |= set(map(place_of, first.data.train))
         if sources_when_trained(one, "replay"):  # what those before it have learnt
-            return Learnt(prompts, sources | set(map(place_of, its.data.replay)))
-    return Learnt(prompts, sources) if its.lora.start_from is None else None
+            sources |= set(map(place_of, first.data.replay))
+            rehearsed = rehearsed or set(first.data.replay) != {"embedded"}
+    return Learnt(digests, sources, begun and (rehearsed or first.lora.start_from is None))
+
+
+def _digests_of(run: RunDir) -> set[bytes]:
+    digests = bytes.fromhex(read_record(run.learnt, _KIND)["digests"])
+    return {digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)}

@@ -35,12 +35,11 @@ class Benchmark:
     Attributes:
         items: `id`, `prompt`, `answer` and `score` of each: the first metric of the task, after its first filter.
         table: lm-eval's own results, of all metrics and filters, as its version and rows of `task`, `version`,
-            `filter`, `n_shot`, `metric`, `higher_is_better`, `value` and `stderr`; None where answers were kept by a
-            version of selfaug that did not keep it.
+            `filter`, `n_shot`, `metric`, `higher_is_better`, `value` and `stderr`.
     """
 
     items: list[dict[str, Any]]
-    table: dict[str, Any] | None
+    table: dict[str, Any]
 
 
 def require_benchmarks(tasks: Sequence[str], folder: str | None) -> None:
@@ -93,7 +92,7 @@ def benchmark_answers(
     """
     kept_table = path.with_name(f"{path.stem}-results.json")
     if path.exists():
-        return Benchmark(read_lines(path), read_record(kept_table, _TABLE) if kept_table.exists() else None)
+        return Benchmark(read_lines(path), read_record(kept_table, _TABLE))
     require_benchmarks([task], folder)
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM

@@ -127,8 +127,7 @@ class MethodBench:
             return None
         bench = self.bench
         path = bench.folder / "data" / f"{method.data}.jsonl"
-        # Earlier versions rewrote all rows, for all seeds.
-        if method.data == "distilled" and not path.with_suffix(".json").exists():
+        if method.data == "distilled":
             path = path.with_stem(f"{path.stem}-seed{seed}")
         report = path.with_suffix(".json")
         if not report.exists():

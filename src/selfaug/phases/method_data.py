@@ -15,11 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import TrainConfig
 from selfaug.data import Row
-from selfaug.data.rows import as_read
+from selfaug.data.row import as_read
 from selfaug.data.special_tokens import without_special_tokens
 from selfaug.errors import ModelError
-from selfaug.eval.checks import numbers
 from selfaug.eval.scorers import SCORERS
+from selfaug.eval.text_parts import numbers
 from selfaug.model.generate import chat_prompt_ids, end_tokens, generate_greedy_ids
 from selfaug.phases.inputs import read_rows, template_of
 from selfaug.records import append_line, read_lines, write_lines

@@ -14,13 +14,12 @@ from typing import Any
 
 from torch import nn
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig
 from selfaug.core.alert_state import ALERTS, UNWATCHED_AFTER
 from selfaug.errors import ConfigError, SelfAugError, StorageError
 from selfaug.eval.drift import measure_drift
 from selfaug.model.loading import load_tokenizer
 from selfaug.model.reference import FrozenModel, Reference
-from selfaug.monitoring.canary_alert import CanaryAlert
 from selfaug.monitoring.monitor import Monitor, MonitorSettings
 from selfaug.monitoring.reference_window import (
     WANTED_PROMPTS,
@@ -39,7 +38,7 @@ from selfaug.phases.realign import REHEARSAL
 from selfaug.phases.run_files import load_run_config, require_named_files, tell_of_changes
 from selfaug.phases.run_models import hash_of_weights, trained_weights
 from selfaug.phases.trained_template import trained_template
-from selfaug.records import write_lines, write_text
+from selfaug.records import write_lines, write_text, writing_into
 from selfaug.registry import DEFAULT_REGISTRY, Registry
 from selfaug.rundir import RunDir
 
@@ -50,7 +49,6 @@ __all__ = [
     "export_texts",
     "is_alert",
     "monitor_status",
-    "open_canary_alert",
     "open_monitor",
     "purge_expired",
     "purge_expired_runs",
@@ -240,36 +238,6 @@ def _undated(
     return (lambda prompt, time: undated(prompt, date.fromtimestamp(time))), ""
 
 
-def open_canary_alert(
-    run: str | os.PathLike[str],
-    *,
-    settings: MonitorSettings | None = None,
-    webhook: str | None = None,
-    tell: Callable[[str], None] = lambda _: None,
-) -> CanaryAlert:
-    """What tells of a run's canary set while the run has no monitor.
-
-    Args:
-        run: folder of the run that is served.
-        settings: of its monitor.
-        webhook: URL that is told of changes of state.
-        tell: called with what the user should know about the webhook.
-
-    Raises:
-        StorageError: if the run or what was written there can't be read.
-    """
-    folder = RunDir.open(run)
-    weights, _ = trained_weights(folder, load_config(folder.config))
-    return CanaryAlert(
-        folder.monitor,
-        run=str(folder.path),
-        adapter=hash_of_weights(weights),
-        settings=settings,
-        webhook=webhook,
-        tell=tell,
-    )
-
-
 def _realign_settings(run: RunDir, config: TrainConfig) -> dict[str, Any] | None:
     """Flags of `selfaug realign` with a file for the new rows; None if it can't go on from this run."""
     if config.lora.method != "lora":
@@ -407,8 +375,8 @@ def export_texts(run: str | os.PathLike[str], file: str | os.PathLike[str]) -> i
         run: folder of a run whose server kept texts; it may be served meanwhile.
         file: JSONL with `id`, `time` in seconds since 1970, `drift` in nats and `vote` (null where there is none), and
             the fields of a row, redacted: `messages`, `question` with `context`, or `prompt`; and the model's own
-            answer as `model_answer`. A `text` alone is for reading: it was too long, nothing was found for it, or an
-            earlier version kept it. Not replaced. Only its owner can read it.
+            answer as `model_answer`. A `text` alone is for reading: it was too long, or nothing was found for it. Not
+            replaced. Only its owner can read it.
 
     Returns:
         How many there are.
@@ -462,12 +430,8 @@ def write_rules(folder: str | os.PathLike[str], *, overwrite: bool = False) -> l
             raise StorageError(
                 f"{target} is there already.", hint="choose another folder, or use --overwrite."
             )
-    try:
+    with writing_into(place, hint="choose another folder."):
         place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"can't write into {place}: {error.strerror or error}", hint="choose another folder."
-        ) from error
     for name, target in zip(RULE_FILES, targets, strict=True):
         write_text(target, (files("selfaug.monitoring") / name).read_text(encoding="utf-8"))
     return targets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 from selfaug.config import TrainConfig, dump_config
 from selfaug.errors import ConfigError, DivergedError, SelfAugError
+from selfaug.launcher import process_count
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.records import read_lines, read_record, write_text
@@ -62,7 +62,7 @@ def require_no_launcher(command: str, hint: str) -> None:
     Raises:
         ConfigError: if there are several.
     """
-    if int(processes := os.environ.get("WORLD_SIZE", "1")) > 1:
+    if (processes := process_count()) > 1:
         raise ConfigError(
             f"a launcher has started {processes} processes of `selfaug {command}`, each of which would do all of it.",
             hint=hint,
@@ -90,8 +90,7 @@ def _train(run: RunDir, config: TrainConfig, stage: str, on_progress: Callable[[
     Raises:
         SelfAugError: if it failed.
     """
-    if run.is_run() and not run.started.exists():  # killed while its folder was made
-        run.discard()
+    run.discard_unstarted()
     run.path.parent.mkdir(parents=True, exist_ok=True)
     settings, log = (run.path.with_name(f"{run.path.name}.{kind}") for kind in ("yaml", "log"))
     write_text(settings, dump_config(_often_saved(config)))

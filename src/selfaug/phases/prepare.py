@@ -15,13 +15,13 @@ from selfaug.data.encode import keeps_earlier_turns
 from selfaug.data.sources import data_files
 from selfaug.data.template import RetrievalTemplate
 from selfaug.errors import DataError, ModelError, PathError, StorageError
-from selfaug.phases.known_splits import SPLITS, KnownSplits, read_known_splits, write_known_splits
+from selfaug.phases.known_splits import SPLITS, read_known_splits, write_known_splits
 from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepared_rows import make_rows
 from selfaug.phases.progress import Progress
 from selfaug.phases.question_files import load_pairs
 from selfaug.prepare_config import PrepareConfig, dump_prepare_config
-from selfaug.records import write_lines, write_record, write_text
+from selfaug.records import write_lines, write_record, write_text, writing_into
 from selfaug.retrieval.chunking import Chunk, Chunker, count_words
 from selfaug.retrieval.folder_files import PREPARED_MARKER, PREPARED_SETTINGS, folder_files
 from selfaug.retrieval.follow_ups import turns_of
@@ -37,7 +37,7 @@ __all__ = ["RECORD_KIND", "prepare"]
 
 RECORD_KIND = "prepare"
 
-_READER = 14
+_READER = 1
 """Counted up when documents are read otherwise than before: then unchanged ones are read again, too."""
 
 _NAMED_TITLES, _NAMED_DOCUMENTS = 3, 3
@@ -45,9 +45,6 @@ _NAMED_TITLES, _NAMED_DOCUMENTS = 3, 3
 CountTokens = Callable[[Sequence[str]], list[int]]
 
 Report = Callable[[Progress], None]
-
-_Made = tuple[dict[str, list[dict[str, Any]]], dict[str, Any], KnownSplits]
-"""What `make_rows` gives."""
 
 
 def prepare(config: PrepareConfig, *, on_progress: Report = lambda _: None) -> dict[str, Any]:
@@ -103,22 +100,15 @@ def _prepared(
     if config.questions.files and dealt_anew:
         on_progress(Progress("warning", message=dealt_anew))
 
-    made: list[_Made] = []
-
-    def begin_anew(index: Index) -> None:
+    made = None
+    with IndexWriter(folder / "index", _index_settings(config, glossary)) as writer:
+        index, read = _make_index(config, writer, count, on_progress)
         if config.questions.files:
             # Pairs may say of the documents what isn't so, and a function of the user's can fail at any question: what
             # was prepared before stays till neither has.
-            made.append(
-                make_rows(config, index, index if retriever is None else retriever, known, on_progress)
-            )
-        if known != KnownSplits():
-            # The record that goes may be the only one that has them: of a selfaug without this file.
-            write_known_splits(folder, config.split, known, KnownSplits())
+            made = make_rows(config, index, index if retriever is None else retriever, known, on_progress)
         _begin_anew(folder, config)
-
-    read = _make_index(config, folder / "index", glossary, count, on_progress, on_whole=begin_anew)
-    index = Index(folder / "index")
+        writer.take_its_place()
     record: dict[str, Any] = {
         "settings": config.model_dump(mode="json"),
         "documents": {
@@ -137,8 +127,8 @@ def _prepared(
     }  # fmt: skip
     write_text(folder / "template.yaml", yaml.safe_dump(template.to_dict(), allow_unicode=True))
     samples: list[dict[str, Any]] = []
-    if made:
-        rows, report, found = made[0]
+    if made is not None:
+        rows, report, found = made
         # Before the rows: a split that nobody knows of could not be kept.
         write_known_splits(folder, config.split, known, found)
         for split in SPLITS:
@@ -171,32 +161,22 @@ def _open(folder: Path, config: PrepareConfig) -> None:
                 hint="--overwrite prepares it anew, and reads only documents that have changed; or give another "
                 "--output.",
             )
-    try:
+    with writing_into(folder, hint="give another --output."):
         folder.mkdir(parents=True, exist_ok=True)
         if not record.exists():
             write_text(settings, _settings_text(config))
-    except OSError as error:
-        raise _not_writable(folder, error) from error
 
 
 def _begin_anew(folder: Path, config: PrepareConfig) -> None:
     """Write the settings; record and rows of what was prepared before go, since they will not be true of the index."""
-    try:
+    with writing_into(folder, hint="give another --output."):
         for name in ("record.json", *(f"{split}.jsonl" for split in SPLITS)):
             (folder / name).unlink(missing_ok=True)
         write_text(folder / PREPARED_SETTINGS, _settings_text(config))
-    except OSError as error:
-        raise _not_writable(folder, error) from error
 
 
 def _settings_text(config: PrepareConfig) -> str:
     return f"{PREPARED_MARKER}\n{dump_prepare_config(config)}"
-
-
-def _not_writable(folder: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"can't write into {folder}: {error.strerror or error}", hint="give another --output."
-    )
 
 
 def _own_files(config: PrepareConfig) -> list[Path]:
@@ -221,7 +201,7 @@ def _token_counter(config: PrepareConfig, on_progress: Report) -> CountTokens:
     if config.rows.follow_ups and tokenizer.chat_template is not None and not keeps_earlier_turns(tokenizer):
         message = (
             f"the chat template of {name} renders an earlier answer differently from a last one: training refuses rows "
-            "with follow_ups, unless with a template that keeps earlier turns (docs/how-to/retrieval-rows.md). Prepare "
+            "with follow_ups, unless with a template that keeps earlier turns (docs/details/forms-of-rows.md). Prepare "
             "with --follow-ups 0, or give the model such a template."
         )
         on_progress(Progress("warning", message=message))
@@ -237,15 +217,8 @@ def _glossary(config: PrepareConfig) -> list[list[str]]:
     return [] if file is None else read_glossary(Path(file), Words(config.retrieval.language).stems)
 
 
-def _make_index(
-    config: PrepareConfig,
-    folder: Path,
-    glossary: list[list[str]],
-    count: CountTokens,
-    on_progress: Report,
-    on_whole: Callable[[Index], None],
-) -> FolderReport:
-    settings = {
+def _index_settings(config: PrepareConfig, glossary: list[list[str]]) -> dict[str, Any]:
+    return {
         "reader": _READER,
         "encoding": config.documents.encoding,
         "chunk_tokens": config.documents.chunk_tokens,
@@ -254,8 +227,17 @@ def _make_index(
         "language": config.retrieval.language,
         "glossary": glossary,
     }
+
+
+def _make_index(
+    config: PrepareConfig, writer: IndexWriter, count: CountTokens, on_progress: Report
+) -> tuple[Index, FolderReport]:
+    """The index that has not taken its place yet, and what was read for it; what it lacks is told.
+
+    Raises:
+        DataError: if no document has text.
+    """
     chunker = Chunker(config.documents.chunk_tokens, config.documents.overlap_tokens, count)
-    writer = IndexWriter(folder, settings)
     report = FolderReport()
     if writer.reads_otherwise:
         message = (
@@ -291,21 +273,18 @@ def _make_index(
                 }
                 yield named, chunker.chunks(read.document)
 
-    def whole(index: Index) -> None:
-        if not len(index):  # a folder that is not mounted, too: what was prepared before stays
-            left_out = sorted({**report.left_out, **report.unreadable}.items())
-            raise DataError(
-                f"no document in {config.documents.folder} has text.",
-                problems=[f"{path}: {reason}" for path, reason in left_out[:20]],
-                hint="PDF, DOCX, XLSX, HTML, Markdown, plain text and CSV are read.",
-            )
-        # First: an answer may stand in no passage because its document can't be read.
-        _tell(config, report, on_progress)
-        _warn_of_titles(config, index, on_progress)
-        on_whole(index)
-
-    writer.write(documents(), on_whole=whole)
-    return report
+    index = writer.write(documents())
+    if not len(index):  # a folder that is not mounted, too: what was prepared before stays
+        left_out = sorted({**report.left_out, **report.unreadable}.items())
+        raise DataError(
+            f"no document in {config.documents.folder} has text.",
+            problems=[f"{path}: {reason}" for path, reason in left_out[:20]],
+            hint="PDF, DOCX, XLSX, HTML, Markdown, plain text and CSV are read.",
+        )
+    # Before the questions: an answer may stand in no passage because its document can't be read.
+    _tell(config, report, on_progress)
+    _warn_of_titles(config, index, on_progress)
+    return index, report
 
 
 def _tell(config: PrepareConfig, report: FolderReport, on_progress: Report) -> None:
@@ -339,7 +318,7 @@ def _warn_of_titles(config: PrepareConfig, index: Index, on_progress: Report) ->
         by_title.setdefault(document["title"], {}).setdefault(document["digest"], document)
     shared = {}
     for title, documents in by_title.items():
-        sketches = {digest: document.get("sketch", "") for digest, document in documents.items()}
+        sketches = {digest: document["sketch"] for digest, document in documents.items()}
         similar = config.split.similar_documents
         near = near_copies(sketches, similar) if len(documents) > 1 and similar is not None else []
         if len(documents) > 1 and not any(len(same) == len(documents) for same in near):

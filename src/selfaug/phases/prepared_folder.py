@@ -130,10 +130,10 @@ def outdated_documents(folder: Path, record: dict[str, Any]) -> list[str]:
 def _folder_of_documents(record: dict[str, Any]) -> Path | None:
     """The documents' folder: from where they were prepared, or from here; None if it is in neither place.
 
-    Here may be a folder of the same name with other documents. Older records don't say where they were prepared.
+    Here may be a folder of the same name with other documents.
     """
     named = record["documents"]["folder"]
-    places = [Path(record["documents"].get("prepared_in", ""), named), Path(named)]
+    places = [Path(record["documents"]["prepared_in"], named), Path(named)]
     return next((place for place in places if place.is_dir()), None)
 
 
@@ -142,13 +142,13 @@ def _is_changed(file: Path, read: dict[str, Any], prepared_at: float) -> bool:
 
     Args:
         file: as it is now.
-        read: what the index says of it; without its size, of folders that an older version prepared and of files that
-            could not be read, only what was changed after the index had been written is found.
+        read: what the index says of it; empty of what could not be read: of that only what was changed after the index
+            had been written is found.
         prepared_at: when that was, in seconds.
     """
     try:
         now = file.stat()
-        if "size" not in read:
+        if not read:
             return now.st_mtime > prepared_at
         if now.st_size != read["size"]:
             return True

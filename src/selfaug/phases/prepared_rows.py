@@ -51,7 +51,7 @@ def make_rows(
     paths = list(digests)
     words = Words(config.retrieval.language)
     alike = near_duplicates([pair.question for pair in pairs], config.split.similar, words)
-    sketches = {one["digest"]: one["sketch"] for one in index.documents if one.get("sketch")}
+    sketches = {one["digest"]: one["sketch"] for one in index.documents if one["sketch"]}
     near = _near_copies(config, {**known.sketches, **sketches})
     nearly_the_same = _first_paths(near, digests)
     by_known = replace(known, documents=known.of(digests, near))
@@ -115,9 +115,6 @@ def make_rows(
             f"on: {shown}"
         )
         on_progress(Progress("warning", message=message))
-    reader: Any = index.settings.get("reader")
-    if config.split.similar_documents is not None:
-        _tell_incomparable(known, digests, splits.documents, reader, on_progress)
     report = {
         "questions": {
             "pairs": len(pairs),
@@ -143,8 +140,7 @@ def make_rows(
     }
     in_split = {pair.question: splits.questions[pair.id] for pair in pairs}
     of_files = {digest: splits.documents[path] for path, digest in digests.items()}
-    readers = dict.fromkeys(sketches, reader)
-    return rows, report, KnownSplits(splits.documents, in_split, of_files, sketches, readers)
+    return rows, report, KnownSplits(splits.documents, in_split, of_files, sketches)
 
 
 def pairs_with_gold(
@@ -247,39 +243,6 @@ def _tell_near_copies(sets: Sequence[Sequence[str]], on_progress: Report) -> Non
     message = (
         f"{sum(map(len, sets)):,} documents are nearly the same as others, such as one report in two formats, and stay "
         f"in one split with these (split.similar_documents): {shown}{'; ...' * (len(sets) > _NAMED)}"
-    )
-    on_progress(Progress("warning", message=message))
-
-
-def _tell_incomparable(
-    known: KnownSplits,
-    digests: Mapping[str, str],
-    splits: Mapping[str, str],
-    reader: Any,
-    on_progress: Report,
-) -> None:
-    """Which new documents may be edited ones that were trained on: what is left of these was read otherwise."""
-    there = set(digests.values())
-    gone = [
-        digest
-        for digest in known.sketches
-        if digest not in there
-        and known.digests.get(digest) == "train"
-        and known.readers.get(digest) != reader
-    ]
-    new = [
-        path
-        for path, digest in digests.items()
-        if path not in known.documents and digest not in known.digests and splits[path] != "train"
-    ]
-    if not gone or not new:
-        return
-    files = counted(len(gone), "file that was trained on is", "files that were trained on are")
-    message = (
-        f"{files} not there any more and {'was' if len(gone) == 1 else 'were'} read by a selfaug that reads documents "
-        "otherwise: whether new documents are nearly the same as these can't be told for sure. New and not trained on: "
-        f"{', '.join(new[:_NAMED])}{', ...' * (len(new) > _NAMED)}. If one of them is an edited version of one that "
-        "was trained on, put that one back into the folder and prepare anew: then they stay together."
     )
     on_progress(Progress("warning", message=message))
 

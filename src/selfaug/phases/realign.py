@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, PathError, SelfAugError
 from selfaug.eval.scorers import named_scorer
 from selfaug.model.loading import load_tokenizer
@@ -24,13 +24,13 @@ from selfaug.phases.progress import Progress
 from selfaug.phases.realign_checks import (
     judged_by_both,
     other_documents,
-    require_last_checkpoint,
     require_not_chosen,
     require_old_rows,
     require_same_rows,
     require_same_tokenizer,
     require_trained_form,
     require_trained_template,
+    what_is_measured,
 )
 from selfaug.phases.realign_comparison import (
     RECORD_KIND,
@@ -57,7 +57,6 @@ __all__ = [
     "Realignment",
     "realign",
     "realign_config",
-    "with_held_out_rows",
 ]
 
 
@@ -78,8 +77,8 @@ class Realignment:
     version: int | None = None
 
 
-def with_held_out_rows(
-    run: RunDir, settings: RealignSettings, *, sets: Sequence[str] = (), offline: bool = False
+def _with_held_out_rows(
+    run: RunDir, settings: RealignSettings, sets: Sequence[str]
 ) -> tuple[RealignSettings, HeldOut | None]:
     """Settings with held-out new rows where none are given, in files beside the new run; and what was set apart.
 
@@ -96,20 +95,14 @@ def with_held_out_rows(
     output = _output(run, settings.output)
     if any(one.partition("=")[0].strip() == "run.output" for one in sets):
         output = config.run.output.rstrip("/")
-    folder, offline = Path(f"{output}-rows"), offline or config.run.offline
-    new = RunDir(output)
+    folder, new = Path(f"{output}-rows"), RunDir(output)
     if new.started.exists():
-        found = held_out_before(config, load_run_config(new), settings.data, folder, offline=offline)
+        found = held_out_before(config, load_run_config(new), settings.data, folder)
         if found is None:
             return settings, None
     else:
-        found = hold_out(run, config, settings.data, folder, share=settings.hold_out, offline=offline)
+        found = hold_out(run, config, settings.data, folder, share=settings.hold_out)
     return replace(settings, data=found.data, eval_data=found.eval_data), found
-
-
-def _learns_held_out(new: RunDir) -> bool:
-    """Whether a run was begun with rows that ask what held-out rows ask, by an earlier version or as it was set."""
-    return new.started.exists() and not load_config(new.config).data.skip_held_out
 
 
 def _output(run: RunDir, output: str | None) -> str:
@@ -128,7 +121,7 @@ def realign_config(
     """Settings of the training: the run's own, from its adapter, with new rows of which a share is old ones.
 
     But for `train.best_of_rows`: the gate judges by the rows that it would choose on. And what one of these rows asks
-    is not trained on, unless a run goes on that was begun so.
+    is not trained on.
 
     `data.eval` in `sets` stands for the deployed run's own: the held-out new rows are added to it.
 
@@ -166,9 +159,6 @@ def realign_config(
         run, sets=[*(f"{name}={json.dumps(value)}" for name, value in changes.items()), *others]
     )
     require_not_chosen(realigned)
-    if _learns_held_out(RunDir(realigned.run.output)):
-        as_begun = realigned.data.model_copy(update={"skip_held_out": False})
-        return realigned.model_copy(update={"data": as_begun})
     return realigned
 
 
@@ -182,15 +172,16 @@ def realign(
     run: str | os.PathLike[str],
     settings: RealignSettings,
     *,
-    config: TrainConfig | None = None,
+    sets: Sequence[str] = (),
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Realignment:
     """Train on from a deployed run, and decide whether the result may take its place. Goes on where it was cut off.
 
     Args:
         run: folder of the deployed run.
-        settings: what is learnt, and what may be lost.
-        config: of the training; None takes the run's own with `realign_config`, and `with_held_out_rows`.
+        settings: what is learnt, and what may be lost. Where it names no held-out rows, some of the new ones are set
+            apart, in files beside the new run.
+        sets: further settings of the training, as for `realign_config`.
         on_progress: called with what is being done.
 
     Raises:
@@ -214,20 +205,21 @@ def realign(
         on_progress(Progress("warning", message=told))
 
     tell_of_changes(old, old_config, "train", "eval", "replay", tell=tell)
-    if config is None:
-        given = settings.data
-        settings, _ = with_held_out_rows(old, settings)
-        config = realign_config(
-            old,
-            settings.data,
-            eval_data=settings.eval_data,
-            rehearsal=settings.rehearsal,
-            output=settings.output,
-        )
-        if (told_of := other_documents(config, given)) is not None:
-            tell(told_of)
-    require_not_chosen(config)
+    given = settings.data
+    settings, held_out = _with_held_out_rows(old, settings, sets)
+    config = realign_config(
+        old,
+        settings.data,
+        eval_data=settings.eval_data,
+        rehearsal=settings.rehearsal,
+        output=settings.output,
+        sets=sets,
+    )
     old_sources = old_task_sources(old_config, config, settings)
+    for measured in what_is_measured(held_out, settings, old_sources):
+        tell(measured)
+    if (told_of := other_documents(config, given)) is not None:
+        tell(told_of)
     old_scorers = old_task_scorers(old, old_config, settings, old_sources)
     require_old_rows(old, config, old_sources)
     if (told_of := judged_by_both(old_sources, settings.eval_data)) is not None:
@@ -235,10 +227,8 @@ def realign(
     require_trained_template(old, config)
     require_trained_form(old, config, settings.eval_data)
     new = RunDir(config.run.output)
-    if new.is_run() and not new.started.exists():  # killed while its folder was made
-        new.discard()
+    new.discard_unstarted()
     if new.is_run():
-        require_last_checkpoint(new)
         require_same_rows(new, config)
     if settings.registry is not None:  # not only after hours of training
         require_addable(settings.registry, old.path, planned=new.path)

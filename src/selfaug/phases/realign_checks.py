@@ -7,14 +7,16 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from selfaug.config import TrainConfig, load_config
+from selfaug.config import TrainConfig
 from selfaug.data import rows_without_template
 from selfaug.data.sources import data_files, describe_sources
 from selfaug.errors import ConfigError, DataError, ModelError, StorageError
 from selfaug.model.loading import load_tokenizer
 from selfaug.model.stored_weights import stored_tokenizer_hash
+from selfaug.phases.held_out import LEAST_HELD_OUT, HeldOut
 from selfaug.phases.inputs import read_rows, template_of
 from selfaug.phases.prepared_folder import is_prepared, prepared_record
+from selfaug.phases.realign_settings import RealignSettings
 from selfaug.phases.run_files import place_of, require_named_files
 from selfaug.phases.run_models import (
     alike_where_known,
@@ -27,14 +29,51 @@ from selfaug.rundir import RunDir
 __all__ = [
     "judged_by_both",
     "other_documents",
-    "require_last_checkpoint",
     "require_not_chosen",
     "require_old_rows",
     "require_same_rows",
     "require_same_tokenizer",
     "require_trained_form",
     "require_trained_template",
+    "what_is_measured",
 ]
+
+
+def what_is_measured(
+    held_out: HeldOut | None, settings: RealignSettings, old_sources: Sequence[str]
+) -> list[str]:
+    """Which new rows are held out, and which task has no rows to be judged by, in words; before hours of training.
+
+    Args:
+        held_out: what was set apart; None where nothing was.
+        settings: with the held-out new rows.
+        old_sources: of the rows that the old task is judged by.
+    """
+    told, few = [], ""
+    if held_out is not None:
+        few = (
+            f" (of {held_out.of:,} rows, {settings.hold_out:g} is less than {LEAST_HELD_OUT}, or a few prompts come "
+            "again and again)"
+        )
+        if held_out.known:
+            told.append(
+                f"{held_out.known:,} of {held_out.of + held_out.known:,} rows are not new: held-out rows ask the same, "
+                "or the deployed run was trained on them."
+            )
+        if held_out.rows:
+            told.append(
+                f"{held_out.rows:,} of {held_out.of:,} new rows are held out, to measure the new task by: "
+                f"{', '.join(held_out.eval_data)}"
+            )
+    missing = []
+    if not settings.eval_data:
+        missing.append(f"the new task has no held-out rows{few}: give some with --eval-data")
+    if not old_sources:
+        missing.append("the old task has none: the deployed run was trained without --eval")
+    if missing:
+        then = "passes without" if settings.allow_unmeasured else "can't pass without --allow-unmeasured"
+        told.append(f"{'; '.join(missing)}. So the gate {then}.")
+    return told
 
 
 def other_documents(config: TrainConfig, data: Sequence[str]) -> str | None:
@@ -75,22 +114,6 @@ def require_not_chosen(config: TrainConfig) -> None:
             f"train.best_of_rows is {config.train.best_of_rows}: a re-alignment's gate judges by rows of data.eval, so "
             "its checkpoint can't be chosen on them.",
             hint="leave it out: a re-alignment ends with its last checkpoint.",
-        )
-
-
-def require_last_checkpoint(new: RunDir) -> None:
-    """Refuse what was begun when a re-alignment still took over `train.best_of_rows` from the deployed run.
-
-    Args:
-        new: the run that has begun.
-
-    Raises:
-        StorageError: if its checkpoint is chosen on rows.
-    """
-    if load_config(new.config).train.best_of_rows > 0:
-        raise StorageError(
-            f"{new.path} was begun with train.best_of_rows: its checkpoint is chosen on rows that the gate judges by.",
-            hint="choose another --output.",
         )
 
 
@@ -216,9 +239,7 @@ def require_trained_form(run: RunDir, config: TrainConfig, eval_data: Sequence[s
 def _was_trained_on_text(run: RunDir) -> bool:
     """Whether rows of text were among those that a run was trained on, as far as its record tells."""
     data = read_record(run.started, "train-started")["data"]
-    parts = [data[part] for part in ("train", "replay") if part in data]
-    # Earlier records count them together with prompts and completions that are messages.
-    return any(part.get("rows_of_text", part["forms"].get("prompt-completion", 0)) for part in parts)
+    return any(data[part]["rows_of_text"] for part in ("train", "replay") if part in data)
 
 
 def require_old_rows(run: RunDir, config: TrainConfig, sources: Sequence[str]) -> None:

@@ -15,8 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from selfaug.config import EvaluationSettings, TrainConfig, load_config
-from selfaug.core.gate import Outcome, at_least, at_most, overall
-from selfaug.core.statistics import Interval
+from selfaug.core.gate import Outcome, bound_on_gain, bound_on_loss, overall
 from selfaug.errors import ConfigError, StorageError
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.model.hidden import adapter_off
@@ -37,7 +36,6 @@ from selfaug.phases.suites import (
     Suite,
     answers_to,
     compare_answers,
-    compared_anew,
     fitting_level,
     general_prompts,
     level_of,
@@ -102,8 +100,8 @@ def old_task_scorers(
     other = settings.scorer if settings.old_scorer is None else settings.old_scorer
     if settings.old_scorer is None and run.realignment.exists():
         record = read_record(run.realignment, RECORD_KIND)
-        # In records without scorers of each source, this one has judged all rows.
-        known, other = record.get("scorers", {}), record["settings"]["scorer"]
+        # Others that stand for the old rows are judged as its new rows were.
+        known, other = record["scorers"], record["settings"]["scorer"]
     elif settings.old_scorer is None:
         # A run can be evaluated on other rows than these: that scorer is not theirs.
         if run.evaluation.exists():
@@ -347,19 +345,9 @@ def _gate(
     bounds = []
     for name, most in ((_OLD, settings.max_task_loss), (_GENERAL, settings.max_general_loss)):
         if name in differences:
-            gained = Interval(**differences[name]["difference"])
-            lost = Interval(-gained.value, -gained.high, -gained.low)
-            items, at_stake = differences[name]["items"], deployed[name]
-            clusters = differences[name].get("clusters")
-            bounds.append(at_most(f"loss, {name}", lost, most, items, at_stake=at_stake, clusters=clusters))
+            bounds.append(bound_on_loss(f"loss, {name}", differences[name], most, deployed[name]))
     if _NEW in differences:
-        new = differences[_NEW]
-        found = Interval(**new["difference"])
-        bounds.append(
-            at_least(
-                "gain, new task", found, settings.min_new_gain, new["items"], clusters=new.get("clusters")
-            )
-        )
+        bounds.append(bound_on_gain("gain, new task", differences[_NEW], settings.min_new_gain))
     unmeasured = [task for task in (_OLD, _NEW) if task not in differences]
     return {
         "outcome": _outcome(overall(bounds), unmeasured, settings),
@@ -379,8 +367,7 @@ def _outcome(of_bounds: Outcome, unmeasured: Sequence[str], settings: RealignSet
 def decided_anew(
     new: RunDir, record: dict[str, Any], settings: RealignSettings, config: TrainConfig
 ) -> dict[str, Any]:
-    """The comparison that is there, by the bounds of now: both models' answers stay as they are, and intervals are made
-    anew from the items' scores.
+    """The comparison that is there, by the bounds of now: both models' answers stay as they are.
 
     Args:
         new: the re-aligned run.
@@ -396,14 +383,14 @@ def decided_anew(
     """
     _require_asked_alike(new, record["settings"], settings, config)
     _require_judged_alike(new, record)
-    suites = {name: compared_anew(suite) for name, suite in record["suites"].items()}
+    suites = record["suites"]
     gate = _gate(
         {name: suite["difference"] for name, suite in suites.items()},
         {name: suite["base"]["value"] for name, suite in suites.items()},
         settings,
     )
     bounds = {name: getattr(settings, name) for name in _BOUNDS}
-    decided = {**record, "settings": {**record["settings"], **bounds}, "suites": suites, "gate": gate}
+    decided = {**record, "settings": {**record["settings"], **bounds}, "gate": gate}
     if decided != record:
         write_record(new.realignment, RECORD_KIND, decided)
     return read_record(new.realignment, RECORD_KIND)
@@ -445,8 +432,8 @@ def _require_judged_alike(new: RunDir, record: Mapping[str, Any]) -> None:
     Raises:
         StorageError: if one has.
     """
-    now = _contents_of_scorers(record.get("scorers", {}))
-    known = record.get("contents", {})  # there are none in older records
+    now = _contents_of_scorers(record["scorers"])
+    known = record["contents"]
     if stale := sorted(file for file in now if known.get(file, now[file]) != now[file]):
         raise StorageError(
             f"{new.path} was compared with the deployed run before {', '.join(stale)} changed.",

@@ -20,7 +20,7 @@ class RealignSettings:
 
     Attributes:
         data: sources of the new rows.
-        eval_data: sources of held-out new rows; without any, `with_held_out_rows` sets some of `data` apart.
+        eval_data: sources of held-out new rows; without any, some of `data` are set apart.
         output: folder of the new run; None: beside the old one.
         rehearsal: share of old rows among all; 0 rehearses none.
         scorer: of the new rows, as for `evaluate`.

@@ -93,9 +93,8 @@ def promote(registry: str | os.PathLike[str], what: str) -> Version:
     """
     is_number = what.isdecimal() and len(what) <= _MOST_DIGITS
     found = _numbered(registry, what) if is_number else add_run(registry, what)
-    opened = Registry(registry)
-    _require_unchanged(opened, found)
-    return opened.point(CHAMPION, found.number)
+    _require_unchanged(found)
+    return Registry(registry).point(CHAMPION, found.number)
 
 
 def _numbered(registry: str | os.PathLike[str], number: str) -> Version:
@@ -117,7 +116,7 @@ def roll_back(registry: str | os.PathLike[str]) -> Version:
         StorageError: if its run is gone, or has other weights than it was entered with; nothing is changed then.
     """
     opened = Registry(registry)
-    _require_unchanged(opened, opened.before(CHAMPION))
+    _require_unchanged(opened.before(CHAMPION))
     return opened.roll_back()
 
 
@@ -129,7 +128,7 @@ def followed_run(registry: str | os.PathLike[str]) -> str:
         StorageError: if the registry can't be read, or the run has other weights than it was entered with.
     """
     version, _ = _champion(registry)
-    _require_unchanged(Registry(registry), version)
+    _require_unchanged(version)
     return version.run
 
 
@@ -189,18 +188,15 @@ def registry_status(registry: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _require_unchanged(registry: Registry, version: Version) -> None:
+def _require_unchanged(version: Version) -> None:
     try:
         run = RunDir.open(version.run)
     except PathError as error:
-        where = (
-            " or in the same place from the registry's folder" if registry.has_place(version.number) else ""
-        )
         raise StorageError(
             f"version {version.number}'s folder {version.run} "
             f"{'holds no run any more' if os.path.isdir(version.run) else 'is gone'}.",
-            hint=f"restore it there{where}, or promote another version by its number: `selfaug registry` shows which "
-            "versions there are.",
+            hint="restore it there, or put the registry's file back if that was moved without its runs, or promote "
+            "another version by its number: `selfaug registry` shows which versions there are.",
         ) from error
     if _weights(run) != version.weights:
         raise StorageError(

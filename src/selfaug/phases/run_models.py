@@ -138,7 +138,7 @@ def trained_alike(one: RunDir, other: RunDir) -> bool:
 def same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two base models have the same weights, by what `base_identity` says of them.
 
-    As they are stored, whatever they were loaded as. Older records don't have that hash.
+    As they are stored, whatever they were loaded as. Those without safetensors don't have that hash.
     """
     stored = {one.get("stored_weights_hash"), other.get("stored_weights_hash")}
     return len(stored) == 1 if None not in stored else bool(one["weights_hash"] == other["weights_hash"])
@@ -163,7 +163,7 @@ def trained_otherwise(one: tuple[RunDir, TrainConfig], other: tuple[RunDir, Trai
 
 
 def alike_where_known(one: str | None, other: str | None) -> bool:
-    """Whether two hashes are the same; older records have none, nor has what is not on this machine."""
+    """Whether two hashes are the same; what is not on this machine has none."""
     return one is None or other is None or one == other
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from selfaug.config import LevelName, TrainConfig
 from selfaug.core.cut_off import why_cut_off
 from selfaug.core.detectable import detectable_difference
-from selfaug.core.statistics import (
-    Interval,
-    PairedDifference,
-    paired_difference,
-    retention,
-    score_interval,
-)
-from selfaug.data.encode import EncodedRow
+from selfaug.core.statistics import paired_difference, retention, score_interval
+from selfaug.data.encoded_rows import EncodedRow
 from selfaug.data.sources import Problem, problems_error
 from selfaug.data.template import RetrievalTemplate
 from selfaug.eval.choices import ChoiceItem, choice_log_likelihoods
@@ -48,14 +42,13 @@ from selfaug.phases.prepared_folder import no_answer_of
 from selfaug.records import append_line, read_lines, write_lines
 
 __all__ = [
+    "AskSettings",
     "ChosenLevel",
     "Suite",
     "answers_to",
-    "choice_of_rows",
     "compare_answers",
     "compare_scores",
     "compare_sides",
-    "compared_anew",
     "fitting_level",
     "general_prompts",
     "level_of",
@@ -78,6 +71,31 @@ _ROOM = 1.25
 _LEAST_ROOM = 64
 
 _BEGINNING_OF_THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskSettings:
+    """What models are asked, and how their answers are scored.
+
+    Attributes:
+        scorer: of the task's rows, a name as in `eval/scorers.py`.
+        level: of the general suite: "1" to "3", "all", or "auto" for the hardest at which the base model still passes
+            40 % of a few development items.
+        suites: beside the general suite: JSONL files of the user's own questions (see `selfaug.eval.suite_files`), or
+            functions as `module:function` (see `selfaug.eval.own_suites`).
+        general_items: how many general requests; None for all of the half and level.
+        task_items: how many rows, evenly over their sources; None for all.
+        max_new_tokens: longest answer to a row.
+        batch_size: prompts answered together; what is lost when it is cut off.
+    """
+
+    scorer: str = "exact"
+    level: LevelName = "auto"
+    suites: Sequence[str] = ()
+    general_items: int | None = None
+    task_items: int | None = None
+    max_new_tokens: int = 128
+    batch_size: int = 32
 
 
 @dataclass(frozen=True)
@@ -139,12 +157,12 @@ class Suite:
             and not (row.get("cut_off") and row.get("limit") != asked[row["id"]][1])
         }
 
-    def spread(self, count: int | None, *, over_kinds: bool = True) -> Suite:
+    def spread(self, count: int | None) -> Suite:
         """So many of its prompts, chosen as by `evenly`; all for None."""
         size = len(self.ids)
         if count is None or count >= size:
             return self
-        chosen = self.evenly(range(size), count, over_kinds=over_kinds)
+        chosen = self.evenly(range(size), count)
         return Suite(
             ids=[self.ids[i] for i in chosen],
             texts=[self.texts[i] for i in chosen],
@@ -157,7 +175,7 @@ class Suite:
             clusters=[self.clusters[i] for i in chosen] if self.clusters else [],
         )
 
-    def evenly(self, indices: Sequence[int], count: int, *, over_kinds: bool = True) -> list[int]:
+    def evenly(self, indices: Sequence[int], count: int) -> list[int]:
         """So many of these prompts, or all if there are fewer: evenly over their kinds if they have any, else over
         their order.
 
@@ -166,10 +184,9 @@ class Suite:
         Args:
             indices: of the prompts, in their order.
             count: of prompts.
-            over_kinds: False goes over the order anyway, as earlier versions did.
         """
-        kinds = self.kinds if over_kinds else []
-        places = spread_over_sources([kinds[index] if kinds else "" for index in indices], count)
+        kinds = self.kinds or [""] * len(self.ids)
+        places = spread_over_sources([kinds[index] for index in indices], count)
         return [indices[place] for place in places]
 
 
@@ -197,15 +214,6 @@ def spread_over_sources(sources: Sequence[str], count: int | None) -> list[int]:
         chosen += [own[place] for place in _evenly(len(own), share)]
         left -= share
     return sorted(chosen)
-
-
-def choice_of_rows(items: int | None) -> dict[str, str]:
-    """How rows are chosen, for settings that have to be the same: earlier versions asked the first ones.
-
-    Args:
-        items: how many rows are asked; None for all, among which nothing is chosen.
-    """
-    return {} if items is None else {"task_choice": "evenly over sources"}
 
 
 def task_prompts(
@@ -638,21 +646,3 @@ def compare_scores(
         "scores": scores,
         **({} if together is None else {"clusters": together}),
     }
-
-
-def compared_anew(compared: Mapping[str, Any]) -> dict[str, Any]:
-    """A comparison of a record as `compare_scores` makes it now: an earlier version may have had other intervals.
-
-    What else the record says of it, such as which answers were cut off, stays; and so does all of it where there are no
-    scores of the items.
-    """
-    scores = compared.get("scores")
-    if not scores:
-        return dict(compared)
-    tuned, base = ([of_item[which] for of_item in scores.values()] for which in ("tuned", "base"))
-    anew = compare_scores(list(scores), tuned, base, compared.get("clusters", ()))
-    as_read = {
-        name: asdict(one) if isinstance(one, Interval | PairedDifference) else one
-        for name, one in anew.items()
-    }
-    return {**compared, **as_read}

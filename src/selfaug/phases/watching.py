@@ -7,30 +7,31 @@ import os
 import re
 import threading
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from selfaug.core import metric_names
+from selfaug.core.metric_names import Sample
 from selfaug.errors import SelfAugError, StorageError
 from selfaug.eval.checks import declines
 from selfaug.model.reference import FrozenModel
-from selfaug.monitoring import metric_names
-from selfaug.monitoring.canary_alert import CanaryAlert
-from selfaug.monitoring.metric_names import HISTOGRAMS, METRICS, Sample
 from selfaug.monitoring.monitor import Monitor, MonitorSettings, lowest_priority
 from selfaug.monitoring.observation import Observation
 from selfaug.monitoring.reference_window import Score
+from selfaug.monitoring.signals import StateChange
 from selfaug.monitoring.store import add_vote, has_request
-from selfaug.phases.monitor import drift_score, open_canary_alert, open_monitor
+from selfaug.monitoring.webhook import Webhook
+from selfaug.phases.monitor import drift_score, open_monitor
 from selfaug.phases.progress import Progress
 from selfaug.rundir import RunDir
 from selfaug.serving.embedded import Cancellation, EmbeddedEngine
 from selfaug.serving.generation import EngineError
 from selfaug.serving.upstream import UpstreamAwayError
-from selfaug.serving.watcher import Answered, Family
+from selfaug.serving.watcher import Answered
 
 __all__ = ["DriftModels", "WatchSettings", "Watching"]
 
@@ -49,9 +50,6 @@ _AWAY_SECONDS = 2.0
 
 _REST = 10.0
 """So many times as long as measuring a reference window took in vain, it is not begun again."""
-
-_ENDINGS = ("_bucket", "_sum", "_count")
-
 
 _AWAY = ", all but drift: the models are elsewhere"
 _NOT_LOADED = ", all but drift: its models are not loaded"
@@ -117,7 +115,7 @@ class Watching:
         self._score: Score = _no_score
         self._without = _AWAY if models is None else ""
         self._monitor: Monitor | None = None
-        self._alert: CanaryAlert | None = None
+        self._webhook: Webhook | None = None  # the monitor has its own
         self._before: str | os.PathLike[str] | None = None
         self._after: Watching | None = None
         self._not_watched = ""
@@ -176,23 +174,11 @@ class Watching:
         except (SelfAugError, OSError):  # a store that can't be used is no reason for the server to fail
             return False
 
-    def families(self) -> list[Family]:
+    def samples(self) -> list[Sample]:
         """The monitor's metrics, and whether there is one."""
-        samples: defaultdict[str, list[tuple[str, dict[str, str], float]]] = defaultdict(list)
-        source = self._monitor or self._alert
+        source = self._monitor or self._webhook
         watching = Sample(metric_names.WATCHING, {}, float(self._monitor is not None))
-        for name, labels, value in [watching, *(source.metrics() if source is not None else [])]:
-            stem = next((name.removesuffix(end) for end in _ENDINGS if name.endswith(end)), name)
-            samples[stem if stem in HISTOGRAMS else name].append((name, labels, value))
-        return [
-            Family(
-                name.removesuffix("_total"),
-                "histogram" if name in HISTOGRAMS else "counter" if name.endswith("_total") else "gauge",
-                METRICS[name],
-                found,
-            )
-            for name, found in samples.items()
-        ]
+        return [watching, *(source.metrics() if source is not None else [])]
 
     # ---- its life
 
@@ -223,7 +209,7 @@ class Watching:
     def close(self) -> None:
         """End; what waits is committed, without its drift."""
         self.cancel()
-        for one in (self._monitor, self._alert):
+        for one in (self._monitor, self._webhook):
             if one is not None:
                 one.close()
 
@@ -297,26 +283,16 @@ class Watching:
     def _take(self, problems: list[str] | None) -> None:
         """What a replay has found goes to the monitor, and where there is none yet, to whom it concerns."""
         if self._monitor is None:
-            if problems == []:
-                self._alert_of(problems)  # ends, if there was one
             self._open_monitor(problems)
         if problems is None or self._stop.is_set():
             return
         if self._monitor is not None:
             self._monitor.canary(not problems, "; ".join(problems))
-        elif problems:
-            self._alert_of(problems)
-
-    def _alert_of(self, problems: list[str]) -> None:
-        try:
-            if self._alert is None:
-                settings = self._settings
-                self._alert = open_canary_alert(
-                    self._run, settings=settings.monitor, webhook=settings.webhook, tell=self._tell
-                )
-            self._alert.tell(problems)
-        except Exception as error:  # whatever it is: requests are answered all the same
-            self._tell_not_watched(error)
+        elif problems and self._webhook is None and self._settings.webhook is not None:
+            # Once: each minute brings the same.
+            self._webhook = Webhook(self._settings.webhook, tell=self._tell)
+            change = StateChange(time.time(), "monitor", "no_data", "drift", None, None)
+            self._webhook.send_change(change, run=str(RunDir(self._run).path), adapter=None, report=None)
 
     def _open_monitor(self, problems: list[str] | None) -> None:
         """Open it if that can be; if not, it is tried again later."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from selfaug.errors import PathError, StorageError
 from selfaug.phases.work_time import WORKED, WorkTime
-from selfaug.records import read_record, write_record
-from selfaug.replaced import HIDDEN, Replaced
-from selfaug.rundir import CHECKPOINT_STATE, alone_in, without_lock
+from selfaug.records import read_record, write_record, writing_into
+from selfaug.replaced import Replaced
+from selfaug.rundir import CHECKPOINT_STATE, alone_in, entries_of, require_no_foreign, without_lock
 
 __all__ = ["WorkFolder"]
 
@@ -44,7 +44,11 @@ class WorkFolder:
         self.contents = {self.marker.name, WORKED, *contents}
         self._time, self._opened = WorkTime(path / WORKED), False
         self._replaced = Replaced(
-            path, what, entries=self._entries, is_usable=self._is_finished, has_begun=self._has_begun
+            path,
+            what,
+            entries=lambda: entries_of(path, self.contents),
+            is_usable=self._is_finished,
+            has_begun=self._has_begun,
         )
 
     @contextlib.contextmanager
@@ -125,7 +129,12 @@ class WorkFolder:
                     f"{path} is not empty and not {self._article} {self.what}.", hint="give another --output."
                 )
             if overwrite:
-                self._require_own()
+                require_no_foreign(
+                    path,
+                    self.contents,
+                    f"{self._article} {self.what}",
+                    hint="move them away first, or give another --output.",
+                )
                 self._replaced.move()
             elif not more and all((path / name).exists() for name in self.last):
                 hint = f"look at {path / next(iter(self.last))}, give another --output, or --overwrite."
@@ -141,15 +150,10 @@ class WorkFolder:
             else:
                 self._require_same_sources(sources)
         cut_off = self.marker.exists()
-        try:
+        with writing_into(path, hint="give another --output."):
             path.mkdir(parents=True, exist_ok=True)
-            if not cut_off:
-                begun = {"settings": settings, "sources": sources}
-                write_record(self.marker, f"{self.what}-started", begun)
-        except OSError as error:
-            raise StorageError(
-                f"can't write into {path}: {error.strerror or error}", hint="give another --output."
-            ) from error
+        if not cut_off:
+            write_record(self.marker, f"{self.what}-started", {"settings": settings, "sources": sources})
         self._opened = True
         return cut_off
 
@@ -188,30 +192,6 @@ class WorkFolder:
     @property
     def _article(self) -> str:
         return "an" if self.what[0] in "aeiou" else "a"
-
-    def _require_own(self) -> None:
-        """Refuse to replace what the command did not write."""
-        ours = {entry.name for entry in self._entries()}
-        foreign = sorted(
-            entry.name
-            for entry in without_lock(self.path)
-            if entry.name not in ours and not entry.name.startswith(HIDDEN)
-        )
-        if foreign:
-            raise StorageError(
-                f"{self.path} holds {self._article} {self.what}, and files that selfaug did not write: "
-                f"{', '.join(foreign[:5])}.",
-                hint="move them away first, or give another --output.",
-            )
-
-    def _entries(self) -> list[Path]:
-        """What the command has written, with what a crash leaves behind: ".record.json.x7f2"."""
-        return [
-            entry
-            for entry in self.path.iterdir()
-            if entry.name in self.contents
-            or any(entry.name.startswith(f".{name}.") for name in self.contents)
-        ]
 
     def _is_finished(self) -> bool:
         return (self.path / "record.json").exists()

@@ -25,13 +25,12 @@ def balance_report(record: Mapping[str, Any]) -> Report:
     told = [Text(f"Chosen: {choice_in_words(record)}")]
     if (bend := bend_in_words(record)) is not None:
         told.append(Text(bend))
-    if "best" in record:  # earlier versions wrote the adapter alone
-        told.append(
-            Text(
-                f"The chosen point is a run like any other, in the folder {record['best']} beside this page: selfaug "
-                "evaluate, chat, serve and export open it."
-            )
+    told.append(
+        Text(
+            f"The chosen point is a run like any other, in the folder {record['best']} beside this page: selfaug "
+            "evaluate, chat, serve and export open it."
         )
+    )
     told += [
         Text(f"Not trained: {_settings(one['settings'])}: {one['error']}") for one in record["failed_trials"]
     ]
@@ -43,8 +42,7 @@ def balance_report(record: Mapping[str, Any]) -> Report:
     if remembered := _remembered(record):
         on_test.append(Text(remembered, "! trained on"))
     chosen_on = chosen_on_in_words(record, _test_rows(record))
-    seen = record.get("test_prompts_seen")
-    on_these = [] if seen is not None and seen["dev"] else ["Nothing was chosen on these."]
+    on_these = [] if record["test_prompts_seen"]["dev"] else ["Nothing was chosen on these."]
     on_these += [] if chosen_on is None else [f"{chosen_on}."]
     level = record["level"]
     return Report(
@@ -174,8 +172,8 @@ def _front(record: Mapping[str, Any]) -> Chart:
         table.append(
             [
                 f"{point['run']}, adapter {point['scale']:g}",
-                f"{100 * point['task']:.1f} {task_span(point, 1)}".rstrip(), f"{100 * point['general']:.1f}",
-                f"{decimal(100 * point['forgetting'])} {forgetting_span(point)}".rstrip(), f"{point['drift']:.3f}",
+                f"{100 * point['task']:.1f} {task_span(point, 1)}", f"{100 * point['general']:.1f}",
+                f"{decimal(100 * point['forgetting'])} {forgetting_span(point)}", f"{point['drift']:.3f}",
                 ", ".join(words),
             ]
         )  # fmt: skip
@@ -209,9 +207,9 @@ def _trials(record: Mapping[str, Any]) -> Table:
             [
                 Cell(trial["run"]),
                 *(Cell(f"{trial['settings'][name]:g}") for name in names),
-                Cell(f"{percent(trial['task'])} {task_span(trial)}".rstrip()),
+                Cell(f"{percent(trial['task'])} {task_span(trial)}"),
                 Cell(percent(trial["general"])),
-                Cell(f"{points(trial['forgetting'])} {forgetting_span(trial)}".rstrip()),
+                Cell(f"{points(trial['forgetting'])} {forgetting_span(trial)}"),
             ]
             for trial in record["trials"]
         ],

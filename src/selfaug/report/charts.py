@@ -6,9 +6,8 @@ Colours and shapes go by a key: base, plain, selfaug, and other for all else.
 from __future__ import annotations
 
 import io
-import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from selfaug.core.printable import printable
@@ -18,13 +17,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLORS",
+    "colors_of",
     "inline_svg",
     "intervals_svg",
     "layered",
+    "lines",
     "lines_svg",
     "of_rows",
     "ranges_svg",
     "scatter_svg",
+    "shapes_of",
     "short_name",
     "states_svg",
     "svg_of",
@@ -51,18 +53,28 @@ def lines_svg(
     marks: bool = False,
     limit: float | None = None,
     x: str = "step",
-    several: bool = False,
 ) -> str:
     """A value over steps, to stand in a page.
 
     Args:
-        rows: `step` and `value`; with `key` and `name` where there are several lines.
+        rows: `step` and `value`; with `key` and `name` where there are several lines, which differ by dashes, too.
         unit: title of the axis.
         marks: a mark at each value, for few of them.
         limit: drawn as a dashed line.
         x: title of the axis across, if it is not steps.
-        several: tell lines of many names apart, by colour and dashes.
     """
+    return inline_svg(svg_of(lines(rows, unit, marks=marks, limit=limit, x=x)))
+
+
+def lines(
+    rows: Sequence[Mapping[str, Any]],
+    unit: str,
+    *,
+    marks: bool = False,
+    limit: float | None = None,
+    x: str = "step",
+) -> altair.LayerChart:
+    """The picture of `lines_svg`, to stand in another one; arguments as there."""
     import altair
 
     shown = _thinned([{"key": "selfaug", "name": "", **row} for row in rows])
@@ -71,27 +83,22 @@ def lines_svg(
         x=altair.X("step:Q", title=x, axis=whole, scale=altair.Scale(zero=x == "step")),
         y=altair.Y("value:Q", title=unit, scale=altair.Scale(zero=False)),
         detail="name:N",
+        color=colors_of(shown, dashed=not marks),
     )
-    names = list(dict.fromkeys(row["name"] for row in shown))
-    if several and len(names) > 1:
-        colors = [COLORS[key] for _, key in zip(names, itertools.cycle(COLORS), strict=False)]
-        dashes = [_DASHES[number // len(COLORS) % len(_DASHES)] for number in range(len(names))]
-        legend = altair.Legend(title=None, columns=1, labelLimit=260, symbolSize=500, symbolStrokeWidth=2)
-        base = base.encode(
-            color=altair.Color("name:N", scale=altair.Scale(domain=names, range=colors), legend=legend),
-            strokeDash=altair.StrokeDash(
-                "name:N", scale=altair.Scale(domain=names, range=dashes), legend=legend
-            ),
-        )
-    else:
-        base = base.encode(color=_colors(shown))
-    layers = [base.mark_line(strokeWidth=2)]
+    names = list(_names_and_keys(shown))
+    dashes = [_DASHES[number % len(_DASHES)] for number in range(len(names))]
+    dash = altair.StrokeDash(
+        "name:N",
+        scale=altair.Scale(domain=names, range=dashes),
+        legend=None if marks else _legend(names, dashed=True),
+    )
+    layers = [base.mark_line(strokeWidth=2).encode(strokeDash=dash)]
     if marks:
-        layers.append(base.mark_point(filled=True, size=60, opacity=1).encode(shape=_shapes(shown)))
+        layers.append(base.mark_point(filled=True, size=60, opacity=1).encode(shape=shapes_of(shown)))
     if limit is not None:
         rule = of_rows([{"value": limit}]).mark_rule(strokeDash=[4, 3], strokeWidth=1.5, color=COLORS["base"])
         layers.append(rule.encode(y="value:Q"))
-    return inline_svg(svg_of(layered(*layers)))
+    return layered(*layers)
 
 
 def intervals_svg(rows: Sequence[Mapping[str, Any]], unit: str, *, zero: bool = False) -> str:
@@ -109,13 +116,13 @@ def intervals_svg(rows: Sequence[Mapping[str, Any]], unit: str, *, zero: bool = 
     y = altair.Y("name:N", title=None, sort=order, axis=altair.Axis(labelLimit=260, labelPadding=6))
     base = of_rows(shown)
     x = altair.X("value:Q", title=unit, scale=altair.Scale(zero=False))
-    color = _colors(shown, legend=False)
+    color = colors_of(shown, legend=False)
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(
             x=altair.X("low:Q", title=unit), x2="high:Q", y=y, color=color
         ),
         base.mark_point(filled=True, size=80, opacity=1).encode(
-            x=x, y=y, color=color, shape=_shapes(shown, legend=False)
+            x=x, y=y, color=color, shape=shapes_of(shown, legend=False)
         ),
     ]
     if zero:
@@ -159,7 +166,7 @@ def scatter_svg(
     layers.append(
         of_rows(shown)
         .mark_point(filled=True, size=70, opacity=0.9)
-        .encode(x=across, y=up, color=_colors(shown), shape=_shapes(shown))
+        .encode(x=across, y=up, color=colors_of(shown), shape=shapes_of(shown))
     )
     if chosen is not None:
         ring = of_rows([dict(chosen)]).mark_point(
@@ -244,28 +251,33 @@ def _names_and_keys(rows: _Rows) -> dict[str, str]:
     return {row["name"]: row["key"] for row in rows}
 
 
-def _colors(rows: _Rows, *, legend: bool = True) -> altair.Color:
+def colors_of(rows: _Rows, *, legend: bool = True, dashed: bool = False) -> altair.Color:
+    """The colour of each name, by its key; with a legend that shows dashes, too, where lines have some."""
     import altair
 
     keys = _names_and_keys(rows)
     scale = altair.Scale(domain=list(keys), range=[COLORS[key] for key in keys.values()])
-    return altair.Color("name:N", scale=scale, legend=_legend(keys, legend))
+    return altair.Color("name:N", scale=scale, legend=_legend(keys, dashed=dashed) if legend else None)
 
 
-def _shapes(rows: _Rows, *, legend: bool = True) -> altair.Shape:
+def shapes_of(rows: _Rows, *, legend: bool = True) -> altair.Shape:
+    """The shape of each name's marks, by its key."""
     import altair
 
     keys = _names_and_keys(rows)
     scale = altair.Scale(domain=list(keys), range=[_SHAPES[key] for key in keys.values()])
-    return altair.Shape("name:N", scale=scale, legend=_legend(keys, legend))
+    return altair.Shape("name:N", scale=scale, legend=_legend(keys) if legend else None)
 
 
-def _legend(keys: Mapping[str, str], wanted: bool) -> altair.Legend | None:
+def _legend(names: Collection[str], *, dashed: bool = False) -> altair.Legend | None:
     import altair
 
-    if not wanted or len(keys) < 2:
+    if len(names) < 2:
         return None
-    return altair.Legend(title=None, columns=2, labelLimit=260)
+    if dashed:  # a dash is seen to be one where the symbol is long enough
+        return altair.Legend(title=None, columns=1, labelLimit=260, symbolSize=500, symbolStrokeWidth=2)
+    columns = 3 if max(map(len, names)) <= _NEVER_TOO_WIDE else 2
+    return altair.Legend(title=None, columns=columns, labelLimit=260)
 
 
 def of_rows(rows: _Rows) -> altair.Chart:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from selfaug.core.trained_on import chosen_on_in_words, rows_trained_on, trained_on_in_words
-from selfaug.records import read_lines
 from selfaug.report.charts import intervals_svg, scatter_svg
 from selfaug.report.document import (
     Answer,
@@ -24,6 +23,7 @@ from selfaug.report.document import (
     of_texts,
 )
 from selfaug.report.evaluation_report import LARGE_LOSS, evaluation_outcome
+from selfaug.report.kept_answers import comparison_answer_files, read_answers
 from selfaug.wording.comparison_results import (
     against_table,
     comparison_notes,
@@ -173,8 +173,8 @@ def _of_all_else(ours: Mapping[str, Any], plain: Mapping[str, Any], base: float)
 
 def _of_seeds(ours: Mapping[str, Any], plain: Mapping[str, Any]) -> str:
     """What of the sentence is of which seeds, where the methods have not the same."""
-    shared = plain.get("against_seeds", [])
-    if not shared or all(len(row.get("seeds", shared)) == len(shared) for row in (ours, plain)):
+    shared = plain["against_seeds"]
+    if not shared or all(len(row["seeds"]) == len(shared) for row in (ours, plain)):
         return ""
     seeds = f"{len(shared)} {'seed' if len(shared) == 1 else 'seeds'}"
     return (
@@ -269,11 +269,10 @@ def _score_charts(record: Mapping[str, Any]) -> list[Block]:
 
 
 def _drift_chart(record: Mapping[str, Any]) -> list[Chart]:
-    # Records of before kept no drift of a run.
     found = [
         (run["method"], run["drift"], _mean(run["base"]) - _mean(run["general"]), run["half"])
         for run in record["runs"]
-        if run.get("drift") is not None
+        if run["drift"] is not None
     ]
     if not found:
         return []
@@ -325,30 +324,20 @@ def _samples(record: Mapping[str, Any], folder: Path) -> list[Block]:
 
 def _answers(record: Mapping[str, Any], folder: Path, suite: str, most: int) -> list[Answers]:
     """Requests to an executive's assistant first: they are what everybody understands. Then as they were asked."""
-    names = [("base", "base", "base model")]
-    for method in ("plain", record["subject"]):
-        if method is not None:
-            row = record["methods"][method]
-            names.append((_key(method), f"{method}-{row['value']:g}-seed{row['seeds'][0]}", row["label"]))
-    files = [folder / "answers" / f"test-{name}-{suite}.jsonl" for _, name, _ in names]
-    if not all(file.exists() for file in files):
+    found = next((one for one in comparison_answer_files(record, folder) if one.suite == suite), None)
+    if found is None:
         return []
-    first, *others = (read_lines(file) for file in files)
-    by_id = [{row["id"]: row for row in rows} for rows in others]
-    shared = [row for row in first if all(row["id"] in rows for rows in by_id)]
-    shared.sort(key=lambda row: _TELLING not in row["id"])
+    kept = read_answers(found.files)
     return [
         Answers(
-            f"{'the job' if suite == 'task' else suite}: {row['id']}",
-            row.get("prompt", ""),
+            f"{'the job' if suite == 'task' else suite}: {one}",
+            kept[one].prompt,
             [
-                Answer(key, label, answer["answer"])
-                for (key, _, label), answer in zip(
-                    names, [row, *(rows[row["id"]] for rows in by_id)], strict=True
-                )
+                Answer(key, label, answer)
+                for (key, label), answer in zip(found.labels.items(), kept[one].answers, strict=True)
             ],
         )
-        for row in shared[:most]
+        for one in sorted(kept, key=lambda one: _TELLING not in one)[:most]
     ]
 
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from selfaug.report.charts import COLORS, inline_svg, layered, of_rows, short_name, svg_of
+from selfaug.report.charts import (
+    COLORS,
+    colors_of,
+    inline_svg,
+    layered,
+    lines,
+    lines_svg,
+    of_rows,
+    shapes_of,
+    short_name,
+    svg_of,
+)
 from selfaug.report.document import Chart
 from selfaug.wording.demo_results import MODELS
 
@@ -14,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["demo_chart_svg", "demo_charts"]
 
-_SHAPES = {"base": "square", "plain": "triangle-up", "selfaug": "circle"}
-_DASHES = {"base": [1, 0], "plain": [6, 3], "selfaug": [1, 0]}
 _MOST_POINTS = 100
 
 _Rows = list[dict[str, Any]]
@@ -32,7 +41,7 @@ def demo_chart_svg(record: Mapping[str, Any]) -> str:
     # Two views side by side, each with the legend of its own marks.
     both = altair.hconcat(
         _task_against_retention(_points(record)).properties(title="The job against everything else"),
-        _over_steps(_curve(record, "drift"), "drift (nats per token)", marks=True).properties(
+        lines(_curve(record, "drift"), "drift (nats per token)", marks=True).properties(
             title="Drift from the base model"
         ),
         spacing=40,
@@ -41,7 +50,7 @@ def demo_chart_svg(record: Mapping[str, Any]) -> str:
 
 
 def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
-    """The pictures of the demo's page; one that has no data is left out.
+    """The pictures of the demo's report; one that has no data is left out.
 
     Args:
         record: data of a demo's record.
@@ -57,7 +66,7 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
             ["model", "exact answers (%)", "general checks against base (points)"],
             [
                 [
-                    row["model"],
+                    row["name"],
                     f"{row['exact']:.0f} ({row['exact_low']:.0f} to {row['exact_high']:.0f})",
                     f"{row['kept']:.1f} ({row['kept_low']:.1f} to {row['kept_high']:.1f})",
                 ]
@@ -92,7 +101,7 @@ def demo_charts(record: Mapping[str, Any]) -> list[Chart]:
     ):
         rows = _curve(record, key)
         if rows:
-            chart = inline_svg(svg_of(_over_steps(rows, unit, marks=marks)))
+            chart = lines_svg(rows, unit, marks=marks)
             columns = ["step", *(names[model] for model in MODELS if any(r["key"] == model for r in rows))]
             charts.append(Chart(name, about, chart, columns, _by_step(rows, columns[1:])))
     return charts
@@ -104,7 +113,7 @@ def _points(record: Mapping[str, Any]) -> _Rows:
     for model in MODELS:
         result = record["results"][model]
         kept = result["difference"]["difference"] if result["difference"] else dict.fromkeys(_INTERVAL, 0.0)
-        row: dict[str, Any] = {"key": model, "model": short_name(result["label"])}
+        row: dict[str, Any] = {"key": model, "name": short_name(result["label"])}
         for name, interval in (("exact", result["exact"]), ("kept", kept)):
             row |= {name: 100 * interval["value"], f"{name}_low": 100 * interval["low"]}
             row[f"{name}_high"] = 100 * interval["high"]
@@ -123,7 +132,7 @@ def _curve(record: Mapping[str, Any], key: str) -> _Rows:
         label = short_name(record["results"][model]["label"])
         measured = curves["drift" if key == "drift" else "steps"] if curves else []
         values = [
-            {"key": model, "model": label, "step": row["step"], "value": row[key]}
+            {"key": model, "name": label, "step": row["step"], "value": row[key]}
             for row in measured
             if row.get(key) is not None
         ]
@@ -133,7 +142,7 @@ def _curve(record: Mapping[str, Any], key: str) -> _Rows:
 
 
 def _by_step(rows: _Rows, names: Sequence[str]) -> list[list[str]]:
-    values = {(row["step"], row["model"]): f"{row['value']:.4f}" for row in rows}
+    values = {(row["step"], row["name"]): f"{row['value']:.4f}" for row in rows}
     return [
         [str(step), *(values.get((step, name), "–") for name in names)]
         for step in sorted({row["step"] for row in rows})
@@ -151,58 +160,12 @@ def _task_against_retention(rows: _Rows) -> altair.LayerChart:
     base = of_rows(rows)
     line = of_rows([{"kept": 0}]).mark_rule(color=COLORS["base"], strokeDash=[2, 2]).encode(x=x)
     sideways = base.mark_rule(strokeWidth=1.5).encode(
-        x=altair.X("kept_low:Q"), x2="kept_high:Q", y=y, color=_color(rows)
+        x=altair.X("kept_low:Q"), x2="kept_high:Q", y=y, color=colors_of(rows)
     )
     upright = base.mark_rule(strokeWidth=1.5).encode(
-        x=x, y=altair.Y("exact_low:Q"), y2="exact_high:Q", color=_color(rows)
+        x=x, y=altair.Y("exact_low:Q"), y2="exact_high:Q", color=colors_of(rows)
     )
     marks = base.mark_point(filled=True, size=110, opacity=1).encode(
-        x=x, y=y, color=_color(rows), shape=_shape(rows)
+        x=x, y=y, color=colors_of(rows), shape=shapes_of(rows)
     )
     return layered(line, sideways, upright, marks)
-
-
-def _over_steps(rows: _Rows, unit: str, *, marks: bool) -> altair.LayerChart:
-    """Lines over the steps; with a mark at each value where there are few."""
-    import altair
-
-    base = of_rows(rows).encode(
-        x=altair.X("step:Q", title="step", axis=altair.Axis(tickMinStep=1, format="d")),
-        y=altair.Y("value:Q", title=unit, scale=altair.Scale(domainMin=0)),
-        color=_color(rows, large=not marks),
-    )
-    names, dashes = _scale(rows, _DASHES)
-    dash = altair.StrokeDash(
-        "model:N",
-        scale=altair.Scale(domain=names, range=dashes),
-        # Long enough that a dash is seen to be one.
-        legend=None if marks else altair.Legend(title=None, symbolSize=700, symbolStrokeWidth=2),
-    )
-    lines = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
-    layers = [lines]
-    if marks:
-        layers.append(base.mark_point(filled=True, size=60, opacity=1).encode(shape=_shape(rows)))
-    return layered(*layers)
-
-
-def _scale(rows: _Rows, of: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
-    """Names of the models that are in the rows, and what stands for each."""
-    models = {row["key"]: row["model"] for row in rows}
-    return list(models.values()), [of[key] for key in models]
-
-
-def _color(rows: _Rows, *, large: bool = False) -> altair.Color:
-    import altair
-
-    names, colors = _scale(rows, COLORS)
-    legend = altair.Legend(title=None, symbolSize=700 if large else 90)
-    return altair.Color("model:N", scale=altair.Scale(domain=names, range=colors), legend=legend)
-
-
-def _shape(rows: _Rows) -> altair.Shape:
-    import altair
-
-    names, shapes = _scale(rows, _SHAPES)
-    return altair.Shape(
-        "model:N", scale=altair.Scale(domain=names, range=shapes), legend=altair.Legend(title=None)
-    )

@@ -1,4 +1,4 @@
-"""The report of a demo, as text, JSON and in the dashboard; its own page is made by `demo_page`."""
+"""The report of a demo: base model, plain LoRA and SelfAug beside each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from selfaug.report.document import (
 )
 from selfaug.report.evaluation_report import answer_badges
 from selfaug.wording.demo_results import MODELS, demo_rows, demo_verdict
-from selfaug.wording.numbers import duration
+from selfaug.wording.evaluation_words import discordance_in_words
+from selfaug.wording.numbers import duration, points
 
 __all__ = ["demo_report", "demo_summary", "demo_telling_request"]
 
@@ -33,9 +34,21 @@ _TILES = {
     "Training time": "Cost of a training",
 }
 
+_SETTINGS = {
+    "steps": "optimizer steps",
+    "batch_size": "rows a step",
+    "rank": "rank of the LoRA adapter, on all linear layers",
+    "learning_rate": "highest learning rate",
+    "alpha": "alpha of SelfAug (plain LoRA: 0)",
+    "position_fraction": "share of the prompt positions aligned each step",
+    "anchors": "requests that the base model wrote itself, aligned beside the rows",
+    "anchor_share": "of these, so many with a row",
+    "seed": "seed",
+}
+
 
 def demo_report(record: Mapping[str, Any]) -> Report:
-    """Base model, plain LoRA and SelfAug beside each other.
+    """What the demo showed, for whoever decides.
 
     Args:
         record: data of a demo's record.
@@ -51,25 +64,95 @@ def demo_report(record: Mapping[str, Any]) -> Report:
             for row in rows.values()
         ],
     )
-    environment = record.get("environment")
-    machine = [] if environment is None else [("machine", environment["device"])]
+    example = record["task_example"]
+    task = Answers(
+        "The first of the held-out questions",
+        example["question"],
+        [Answer(model, labels[model], example["answers"][model]) for model in MODELS],
+        opened=True,
+    )
     return Report(
         **vars(demo_summary(record)),
         sections=[
-            Section("The same request, answered by each", "Neither training had requests like these.", asked),
-            Section("Results", "In small print: 95 % intervals.", [results]),
-            Section("Pictures", "", demo_charts(record)),
-        ],
-        provenance=[
-            ("model", record["model"]),
-            *(
-                (name.replace("_", " "), "all" if value is None else str(value))
-                for name, value in record["settings"].items()
+            Section("Results", f"{_what_was_done(record)} In small print: 95 % intervals.", [results]),
+            Section(
+                "The same request, answered by each",
+                "The first general request of each kind; none was picked by its answers, and neither training had "
+                "requests like these. Scores are of a program's checks: they see form and key facts, not quality.",
+                asked,
             ),
-            *machine,
-            ("time", duration(record["seconds"])),
+            Section("Pictures", "", demo_charts(record)),
+            Section(
+                "The job itself",
+                f"The reports that came with the question are not shown. Expected: {example['expected']}",
+                [task],
+            ),
         ],
+        provenance=_provenance(record),
         made_by="selfaug demo",
+    )
+
+
+def _what_was_done(record: Mapping[str, Any]) -> str:
+    quick = (
+        " This was the quick version: short training and few questions, so intervals are wide."
+        if record["quick"]
+        else ""
+    )
+    return (
+        f"A small language model ({record['model']}) was trained twice for one job: to answer questions about market "
+        "reports in a company's own short style, “ANSWER: … | SOURCE: [n]”. Once with plain LoRA, the usual way, and "
+        "once with SelfAug, which also holds what the model expects while it reads a prompt close to what it expected "
+        f"before training. Both saw the same rows in the same order.{quick}"
+    )
+
+
+def _provenance(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    settings, base, environment = record["settings"], record["results"]["base"], record["environment"]
+    on_test = settings["half"] == "test"
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return [
+        ("model", record["model"]),
+        *((meaning, str(settings[name])) for name, meaning in _SETTINGS.items()),
+        ("prompts of the job", f"{record['task_prompt_tokens']} tokens (median)"),
+        (
+            "items",
+            f"{base['task_items']} questions of the job, {base['general_items']} general requests, from the "
+            f"{'test' if on_test else 'development'} half",
+        ),
+        (
+            "what is chosen on what",
+            "Alpha and all other settings were chosen on development items. Test items were only reported, and the "
+            "job's questions are about companies that no training row mentions."
+            if on_test
+            else "These are development items, on which settings may have been chosen: expect less on others.",
+        ),
+        ("what it can show", f"{_detectable(record)} One seed: another gives somewhat other numbers."),
+        (
+            "machine",
+            f"{environment['device']}, {record['threads']} threads, Python {environment['python']}; {versions}",
+        ),
+        (
+            "time",
+            duration(record["seconds"])
+            + (
+                "; the demo was cut off and gone on with, and times count on, but for that of a process that was "
+                "killed"
+                if record["cut_off"]
+                else ""
+            ),
+        ),
+    ]
+
+
+def _detectable(record: Mapping[str, Any]) -> str:
+    items, smallest = record["results"]["base"]["general_items"], record["detectable_difference"]
+    if smallest is None:
+        return f"{items} general requests are too few to show a difference in general checks at all."
+    return (
+        f"With {items} general requests, a true difference of {points(smallest, sign=False)} in general checks "
+        f"is found with a probability of 80 % ({discordance_in_words(record['discordance'])}); smaller ones may go "
+        "unseen."
     )
 
 
@@ -108,7 +191,7 @@ def _asked(record: Mapping[str, Any]) -> list[Answers]:
                     model,
                     labels[model],
                     entry["answers"][model],
-                    answer_badges(entry["passed"][model], leaks=entry.get("leaks", {}).get(model, False)),
+                    answer_badges(entry["passed"][model], leaks=entry["leaks"][model]),
                 )
                 for model in MODELS
             ],

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +21,12 @@ from selfaug.report.document import (
     Text,
     Tile,
 )
+from selfaug.report.kept_answers import read_answers
 from selfaug.wording.evaluation_words import (
     bound_in_words,
     cut_off_in_words,
     cut_off_warnings,
     forecast_in_words,
-    forms_in_words,
     gates_before_in_words,
     level_in_words,
 )
@@ -60,13 +57,7 @@ _SUITES_FIRST = 3
 # Of each heated text, so many tokens are given with their numbers: for who can't see the heat.
 _NAMED_TOKENS = 5
 
-_ID = re.compile(r'\{"id": "([^"\\]*)"')
-
-_MODELS = ("base", "tuned")
 _OUTCOMES = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "◐ inconclusive"}
-
-Sample = dict[str, Any]
-"""`id`, `prompt`, and `answers` and `scores` by model."""
 
 
 def evaluation_sections(
@@ -85,17 +76,12 @@ def evaluation_sections(
         suites_block(record["suites"], scorer, tuned=tuned),
         *cut_off_blocks(record["suites"], tuned=tuned),
     ]
-    scores += [
-        Text(f"{name}: {forms}.")
-        for name, suite in record["suites"].items()
-        if (forms := forms_in_words(suite)) is not None
-    ]
     if (worth := trained_on_in_words(record.get("trained_on"))) is not None:
         scores.append(Text(f"{worth[0].upper()}{worth[1:]}.", "! trained on"))
-    if record.get("also"):
+    if record["also"]:
         others = {f"the job ({name})": one for name, one in record["also"].items()}
         scores.append(suites_block(others, scorer, tuned=tuned, title="The job, by other scorers"))
-    if record.get("sides"):
+    if record["sides"]:
         sides = {f"the job: {name}": side for name, side in record["sides"].items()}
         scores.append(suites_block(sides, scorer, tuned=tuned, title="The job, side by side"))
     sections = [
@@ -106,7 +92,7 @@ def evaluation_sections(
             scores,
         ),
     ]
-    benchmarks = [row for tables in record.get("benchmarks", {}).values() for row in _benchmark_rows(tables)]
+    benchmarks = [row for tables in record["benchmarks"].values() for row in _benchmark_rows(tables)]
     if benchmarks:
         sections.append(
             Section("Standard benchmarks", "As lm-eval's table has them.", [_benchmarks(benchmarks, tuned)])
@@ -198,7 +184,7 @@ def evaluation_tiles(record: Mapping[str, Any]) -> list[Tile]:
         tiles.append(Tile("Task gain", points(gain["value"]), notes))
     general = suites["general"]
     lost = general["difference"]["difference"]
-    if isinstance(kept := general.get("retention"), Mapping):
+    if (kept := general["retention"]) is not None:
         interval = f"95 %: {100 * kept['low']:.0f} to {100 * kept['high']:.0f} %"
         notes = [interval, f"general score {points(lost['value'])} ({span(lost)})"]
         tiles.append(Tile("Retention", percent(kept["value"]), notes))
@@ -263,7 +249,7 @@ def bound_block(bound: Mapping[str, Any], *, before: str = "base model") -> Text
 
 
 def cut_off_blocks(suites: Mapping[str, Any], *, tuned: str, base: str = "base model") -> list[Text]:
-    """How many answers were cut off at their limit, and what to do where they are many; nothing in older records."""
+    """How many answers were cut off at their limit, and what to do where they are many."""
     told = cut_off_in_words(suites, base=base, tuned=tuned)
     shares = [] if told is None else [Text(f"{told[0].upper()}{told[1:]}.")]
     return [*shares, *(Text(f"{warning}.", "! cut off") for warning in cut_off_warnings(suites))]
@@ -294,15 +280,13 @@ def suites_block(
 
 
 def _suite_row(name: str, suite: Mapping[str, Any], scorer: str) -> list[Cell]:
-    # Records had a retention without its interval before, or none.
-    kept = suite.get("retention")
-    seen = suite["detectable_difference"]
+    kept, seen = suite["retention"], suite["detectable_difference"]
     return [
         Cell(f"the job ({scorer})" if name == "task" else name),
         Cell(f"{suite['items']:,}"),
         _share(suite["base"]),
         _share(suite["tuned"]),
-        _share(kept) if isinstance(kept, Mapping) else Cell("–"),
+        Cell("–") if kept is None else _share(kept),
         Cell(points(suite["difference"]["difference"]["value"]), span(suite["difference"]["difference"])),
         Cell("not known" if seen is None else points(seen, sign=False)),
     ]
@@ -337,18 +321,15 @@ def _benchmarks(rows: Sequence[Mapping[str, Any]], tuned: str) -> Table:
     )
 
 
-def _benchmark_rows(tables: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, Any]]:
-    """Rows of lm-eval's table, with the values of both models; none where one has no table."""
-    base, tuned = tables["base"], tables["tuned"]
-    if base is None or tuned is None:
-        return []
-    of_tuned = {(row["task"], row["filter"], row["metric"]): row for row in tuned["rows"]}
+def _benchmark_rows(tables: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of lm-eval's table, with the values of both models."""
+    of_tuned = {(row["task"], row["filter"], row["metric"]): row for row in tables["tuned"]["rows"]}
     return [
         {
             **row,
             "models": [_metric(one) for one in (row, of_tuned[row["task"], row["filter"], row["metric"]])],
         }
-        for row in base["rows"]
+        for row in tables["base"]["rows"]
     ]
 
 
@@ -377,7 +358,7 @@ def _drift_section(record: Mapping[str, Any], tuned: str) -> Section:
             "By tenths: from the beginning of the text to its end.",
         )
     ]
-    if forecast := record.get("forecast"):
+    if forecast := record["forecast"]:
         words = forecast_in_words(forecast)
         blocks.append(Text(f"{words[0].upper()}{words[1:]}."))
     about = f"How far the {tuned}'s next-token distributions are from the base model's: KL(base ‖ tuned), in nats."
@@ -434,57 +415,24 @@ def _sample_blocks(
     first: list[Block] = []
     more: list[Block] = []
     for name, suite in record["suites"].items():
-        # Only those that are shown are read: an evaluation can have a hundred thousand.
-        samples = _samples(folder, name, suite, _changed_first(suite["scores"])[:_SHOWN_ITEMS])
+        kept = read_answers([folder / f"{name}-{model}.jsonl" for model in ("base", "tuned")])
+        samples = [one for one in _changed_first(suite["scores"])[:_SHOWN_ITEMS] if one in kept]
         suite_name = "the job" if name == "task" else name
-        for sample in samples:
-            scores, answers = sample["scores"], sample["answers"]
+        for one in samples:
+            scores, (prompt, (base_answer, tuned_answer)) = suite["scores"][one], kept[one]
             block = Answers(
-                f"{suite_name}, {sample['id']}: base {percent(scores['base'])}, {tuned} {percent(scores['tuned'])}",
-                sample["prompt"],
+                f"{suite_name}, {one}: base {percent(scores['base'])}, {tuned} {percent(scores['tuned'])}",
+                prompt,
                 [
-                    Answer("base", "base model", answers["base"], answer_badges(scores["base"])),
-                    Answer("selfaug", tuned, answers["tuned"], answer_badges(scores["tuned"])),
+                    Answer("base", "base model", base_answer, answer_badges(scores["base"])),
+                    Answer("selfaug", tuned, tuned_answer, answer_badges(scores["tuned"])),
                 ],
-                opened=sample is samples[0],
+                opened=one == samples[0],
             )
-            (first if sample is samples[0] and len(first) < _SUITES_FIRST else more).append(block)
+            (first if one == samples[0] and len(first) < _SUITES_FIRST else more).append(block)
         if samples and (left := len(suite["scores"]) - len(samples)) > 0:
             more.append(Text(f"{left:,} more of {suite_name} are in {samples_folder}/."))
     return first, more
-
-
-def _samples(folder: Path, name: str, suite: Mapping[str, Any], ids: Sequence[str]) -> list[Sample]:
-    """Both models' answers to some requests of a suite, in this order; those that are not kept are left out."""
-    kept = {model: _rows_of(folder / f"{name}-{model}.jsonl", set(ids)) for model in _MODELS}
-    return [
-        {
-            "id": one,
-            "prompt": kept["base"][one].get("prompt", ""),
-            "answers": {model: kept[model][one]["answer"] for model in _MODELS},
-            "scores": suite["scores"][one],
-        }
-        for one in ids
-        if all(one in rows for rows in kept.values())
-    ]
-
-
-def _rows_of(file: Path, ids: set[str]) -> dict[str, dict[str, Any]]:
-    """Rows with these ids; none where there is no such file, and not what a crash has cut off."""
-    found: dict[str, dict[str, Any]] = {}
-    if not file.exists():
-        return found
-    with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-        for line in lines:
-            # Our own lines begin with the id: most needn't be parsed.
-            begins = _ID.match(line)
-            if begins is not None and begins[1] not in ids:
-                continue
-            with contextlib.suppress(ValueError):
-                row = json.loads(line)
-                if row["id"] in ids:
-                    found[row["id"]] = row
-    return found
 
 
 def _changed_first(scores: Mapping[str, Mapping[str, float]]) -> list[str]:

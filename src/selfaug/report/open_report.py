@@ -17,7 +17,6 @@ from selfaug.records import read_record
 from selfaug.report.assessment_report import assessment_report, assessment_summary
 from selfaug.report.balance_report import balance_report, balance_summary
 from selfaug.report.comparison_report import comparison_report, comparison_summary, comparison_telling_request
-from selfaug.report.demo_page import demo_page
 from selfaug.report.demo_report import demo_report, demo_summary, demo_telling_request
 from selfaug.report.document import Answers, Report, Summary
 from selfaug.report.page import document_page
@@ -157,13 +156,10 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def page_of(folder: str | os.PathLike[str]) -> str:
-    """The same as a page; a demo has one of its own.
+    """The same as a page.
 
     Raises:
         DataError: as for `report_on`.
     """
-    folder = Path(folder)
-    with explained(folder):
-        if kind_of(folder) == "demo":
-            return demo_page(read_record(folder / "record.json", "demo"))
+    with explained(Path(folder)):
         return document_page(report_on(folder))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
@@ -14,7 +13,7 @@ from selfaug.core.printable import printable
 from selfaug.report.charts import COLORS
 from selfaug.report.document import Answers, HeatedText, Report, Table, Text
 
-__all__ = ["document_page", "environment", "render", "text_limit"]
+__all__ = ["document_page", "environment", "text_limit"]
 
 _MOST_BYTES_OF_ONE = 4_000
 _MOST_BYTES_OF_A_CELL = 1_000
@@ -33,7 +32,8 @@ _ROOM_OF_HEAT = 12
 
 def document_page(report: Report) -> str:
     """A report as one HTML file of under 2 MB: no network, no scripts, printable."""
-    return render("document_page.html.j2", text_limit(report), report=report, colors=COLORS)
+    template = environment().get_template("document_page.html.j2")
+    return template.render(report=report, text_limit=text_limit(report), colors=COLORS)
 
 
 def text_limit(report: Report) -> int:
@@ -52,21 +52,14 @@ def text_limit(report: Report) -> int:
     return max(200, min(_MOST_BYTES_OF_ONE, _BYTES_OF_ALL // max(1, texts)))
 
 
-def render(template: str, limit: int, **values: Any) -> str:
-    """A page from its template.
-
-    Args:
-        template: file beside this one. Its filter `shown` is for text of models and users, `brief` for what of theirs
-            should be short, `name` for such a text in an attribute or where there is little room.
-        limit: most bytes of one such text, as HTML; longer ones are cut off, and it says so.
-        values: what the template shows.
-    """
-    return environment().get_template(template).render(text_limit=limit, **values)
-
-
 @cache
 def environment() -> Environment:
-    """Where templates are found, with their filters; the templates of others can be added to a copy (`overlay`)."""
+    """Where templates are found, with their filters; the templates of others can be added to a copy (`overlay`).
+
+    The filter `shown` is for text of models and users, `brief` for what of theirs should be short, `name` for such a
+    text in an attribute or where there is little room. Templates need `text_limit`: most bytes of one such text, as
+    HTML; longer ones are cut off, and it says so.
+    """
     made = Environment(
         loader=PackageLoader("selfaug", "report"),
         autoescape=True,

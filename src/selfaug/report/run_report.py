@@ -142,8 +142,8 @@ def run_verdict(
 def _realigned(realignment: Mapping[str, Any]) -> tuple[Outcome, str]:
     """One sentence on a run against the deployed one that it goes on from."""
     gate = realignment["gate"]
-    stays = _REALIGNED[gate.get("of_bounds", gate["outcome"])][1]
-    if unmeasured := gate.get("unmeasured"):
+    stays = _REALIGNED[gate["of_bounds"]][1]
+    if unmeasured := gate["unmeasured"]:
         stays += f" (not measured, for want of held-out rows: {', '.join(unmeasured)})"
     changes = ", ".join(
         f"{name} {points(change['value'])} ({span(change)})"
@@ -263,7 +263,7 @@ def _cost(record: Mapping[str, Any] | None) -> list[Tile]:
     notes = [] if memory is None else [f"memory at its peak: {printable_size(memory)}"]
     if record["reference_cache_bytes"]:
         notes.append(f"reference cache: {printable_size(record['reference_cache_bytes'])}")
-    if record.get("anchor_seconds"):  # records of before don't say
+    if record["anchor_seconds"]:
         notes.append(f"writing anchors: {duration(record['anchor_seconds'])} of it")
     return [Tile("Cost", duration(record["seconds"]), notes)]
 
@@ -286,7 +286,7 @@ def _training(run: RunDir, record: Mapping[str, Any] | None) -> Section:
                     "What is said of the training is of the adapter as it was trained, at 1."
                 )
             )
-        if record.get("noise_floor") is not None:
+        if record["noise_floor"] is not None:
             blocks.append(
                 Text(
                     f"Numeric noise floor: an alignment loss of {record['noise_floor']:.1e} at step 0, where both "
@@ -303,7 +303,7 @@ def _checkpoints(best: Mapping[str, Any]) -> Block:
     """The job's score at each checkpoint, of which the best was taken."""
     title = f"Score of the checkpoints on {best['rows']} rows ({best['scorer']})"
     about = f"The weights are those of step {best['step']}."
-    if not best.get("within", True):  # earlier versions did not write it down
+    if not best["within"]:
         about = (
             "No checkpoint was within selfaug.stop_at_drift; the weights are the last one's, of step "
             f"{best['step']}."
@@ -323,11 +323,11 @@ def _checkpoints(best: Mapping[str, Any]) -> Block:
 
 
 def _realignment(record: Mapping[str, Any]) -> Section:
-    gate, judged = record["gate"], record.get("judged")  # which earlier versions did not write down
+    gate = record["gate"]
     return Section(
         f"Re-alignment: {gate['outcome']}",
         f"This run goes on from {record['deployed']}; both were asked the same."
-        + (f" Judged: {judged}." if judged else ""),
+        + (f" Judged: {record['judged']}." if record["judged"] else ""),
         [
             suites_block(
                 record["suites"],

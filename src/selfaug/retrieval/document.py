@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-__all__ = ["Block", "Document", "UnreadableDocument"]
+__all__ = ["Block", "Contents", "Document", "UnreadableDocument"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,20 @@ class Block:
     level: int = 0
     page: int | None = None
     sheet: str | None = None
+
+
+class Contents(NamedTuple):
+    """What a reader of a format finds in a file.
+
+    Attributes:
+        title: that the file says; empty where it says none.
+        blocks: in reading order.
+        missing: as that of a `Document`.
+    """
+
+    title: str
+    blocks: list[Block]
+    missing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

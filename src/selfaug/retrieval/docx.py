@@ -10,10 +10,10 @@ import docx
 from docx.oxml import parse_xml
 from lxml import etree
 
-from selfaug.retrieval.document import Block
+from selfaug.retrieval.document import Block, Contents
 from selfaug.retrieval.docx_numbers import BULLET, ParagraphNumbers
 from selfaug.retrieval.docx_styles import W as _W
-from selfaug.retrieval.docx_styles import bases_of, value, with_bases
+from selfaug.retrieval.docx_styles import bases_of, is_on, value, with_bases
 from selfaug.retrieval.docx_symbols import symbol
 from selfaug.retrieval.office_zip import check_office_zip
 from selfaug.retrieval.plain_text import caret, said_title, tidy
@@ -25,7 +25,6 @@ _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _BOX = _W + "txbxContent"  # what a text box holds
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _RAISED = f"{_W}rPr/{_W}vertAlign[@{_W}val='superscript']"
-_OFF = frozenset({"0", "false", "off"})
 _WIDEST_SPAN = 100
 
 _WRAPPERS = {_W + name for name in ("sdt", "sdtContent", "customXml", "smartTag", "ins", "moveTo")}
@@ -60,8 +59,8 @@ _CHARACTERS = {
 }
 
 
-def read_docx(data: bytes) -> tuple[str, list[Block]]:
-    """Title, or nothing, and blocks of a Word document.
+def read_docx(data: bytes, _encoding: str | None = None) -> Contents:
+    """Title and blocks of a Word document.
 
     Inserted text of tracked changes is read, deleted text is not; what is hidden or struck through is left out, and so
     are headers, footers and comments. Footnotes and endnotes follow the paragraph, list or table that refers to them,
@@ -79,7 +78,7 @@ def read_docx(data: bytes) -> tuple[str, list[Block]]:
     styles = document.styles.element
     numbers = ParagraphNumbers(_numbering(document.part), styles)
     title = said_title(tidy(document.core_properties.title or ""))
-    return title, list(_blocks(body, _heading_levels(styles), numbers, _notes(document.part)))
+    return Contents(title, list(_blocks(body, _heading_levels(styles), numbers, _notes(document.part))))
 
 
 def _heading_levels(styles: Any) -> dict[str, int]:
@@ -277,8 +276,7 @@ def _is_left_out(element: Any) -> bool:
     """Whether a part of a paragraph is not for reading: as Word hides it, or struck through."""
     if element.tag != _W + "r":
         return element.tag in _LEFT_OUT
-    marks = (element.find(path) for path in _LEFT_OUT_RUNS)
-    return any(mark is not None and value(mark).lower() not in _OFF for mark in marks)
+    return any(is_on(element.find(path)) for path in _LEFT_OUT_RUNS)
 
 
 def _is_raised(text: Any) -> bool:

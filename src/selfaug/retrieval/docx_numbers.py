@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from selfaug.retrieval.docx_styles import W, bases_of, value, with_bases
+from selfaug.retrieval.docx_styles import W, bases_of, is_on, value, with_bases
 from selfaug.retrieval.list_numbers import roman
 from selfaug.retrieval.plain_text import tidy
 
@@ -20,7 +20,6 @@ __all__ = ["BULLET", "ListMark", "ParagraphNumbers"]
 BULLET = "- "
 
 _DEEPEST = 8
-_OFF = frozenset({"0", "false", "off"})
 _GONE = tuple(f"{W}rPr/{W}{name}" for name in ("del", "moveFrom", "vanish"))
 _MOST_LETTERS = 20
 _PLACE = re.compile(r"%([1-9])")
@@ -171,7 +170,6 @@ def _levels(parent: Any) -> Iterator[tuple[int, _Level]]:
         level = _level_number(element.get(W + "ilvl", ""))
         if level is None:
             continue
-        legal = element.find(W + "isLgl")
         yield (
             level,
             _Level(
@@ -180,7 +178,7 @@ def _levels(parent: Any) -> Iterator[tuple[int, _Level]]:
                 format=value(next(element.iter(W + "numFmt"), None)) or "decimal",
                 text=value(element.find(W + "lvlText")),
                 restart=_whole(value(element.find(W + "lvlRestart"))),
-                is_legal=legal is not None and value(legal).lower() not in _OFF,
+                is_legal=is_on(element.find(W + "isLgl")),
                 style=value(element.find(W + "pStyle")),
             ),
         )
@@ -202,8 +200,7 @@ def _first(said: list[Any], name: str) -> str:
 
 
 def _is_gone(properties: Any) -> bool:
-    marks = (properties.find(path) for path in _GONE)
-    return any(mark is not None and value(mark).lower() not in _OFF for mark in marks)
+    return any(is_on(properties.find(path)) for path in _GONE)
 
 
 def _level_number(text: str) -> int | None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["W", "bases_of", "value", "with_bases"]
+__all__ = ["W", "bases_of", "is_on", "value", "with_bases"]
 
 W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 
 _DEEPEST_STYLE = 20
+_OFF = frozenset({"0", "false", "off"})
 
 
 def value(element: Any) -> str:
     """Of an element that has nothing but a value; empty where there is no element."""
     return "" if element is None else element.get(W + "val") or ""
+
+
+def is_on(mark: Any) -> bool:
+    """Whether an element that switches something on is there, and doesn't say that it is off."""
+    return mark is not None and value(mark).lower() not in _OFF
 
 
 def bases_of(styles: Any) -> dict[str, str]:

@@ -8,15 +8,15 @@ from typing import Any
 
 from lxml import etree
 
-from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.document import Block, Contents, UnreadableDocument
 from selfaug.retrieval.html_formulas import formula
 from selfaug.retrieval.html_numbers import ListNumbers
 from selfaug.retrieval.html_surroundings import hide_surroundings
-from selfaug.retrieval.plain_text import GUESSED_ENCODING, caret, known_encoding, tidy, wider_encoding
+from selfaug.retrieval.plain_text import caret, decode, known_encoding, tidy, wider_encoding
 from selfaug.retrieval.table_columns import Cell, joined_columns
 from selfaug.retrieval.table_text import MAX_CELLS, table_blocks
 
-__all__ = ["encoding_of_html", "html_blocks", "read_html"]
+__all__ = ["html_blocks", "read_html"]
 
 _WIDEST_SPAN = 100
 _LONGEST_SPAN = 1000
@@ -90,8 +90,8 @@ _XML_ENCODING = re.compile(rb"^\s*<\?xml[^>]{1,200}?encoding\s*=\s*[\"']([\w.:-]
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
-def read_html(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
-    """Title, or nothing, and blocks of a page.
+def read_html(data: bytes, encoding: str | None = None) -> Contents:
+    """Title and blocks of a page.
 
     What it hides or strikes through is left out, and so is what stands around its text: header and footer of the site,
     navigation, and what is beside its articles. The title of a filing in inline XBRL says whose it is, and of when.
@@ -103,13 +103,13 @@ def read_html(data: bytes, encoding: str | None = None) -> tuple[str, list[Block
     Raises:
         UnreadableDocument: if it is not text, or nested too deeply.
     """
-    named = encoding_of_html(data) or wider_encoding(encoding or GUESSED_ENCODING)
-    root = _parsed(data.decode(named, errors="replace"))
+    text, missing = decode(data, _encoding_of(data), encoding)
+    root = _parsed(text)
     if root is None:
-        return "", []
+        return Contents("", [], missing)
     title = _title(root)
     hide_surroundings(root)
-    return title, list(_Walk().blocks(root))
+    return Contents(title, list(_Walk().blocks(root)), missing)
 
 
 def html_blocks(text: str) -> list[Block]:
@@ -122,7 +122,7 @@ def html_blocks(text: str) -> list[Block]:
     return [] if root is None else list(_Walk().blocks(root))
 
 
-def encoding_of_html(data: bytes) -> str | None:
+def _encoding_of(data: bytes) -> str | None:
     """The one that a page says, or that shows; None where neither does.
 
     Raises:

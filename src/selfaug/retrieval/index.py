@@ -19,7 +19,7 @@ import json
 import mmap
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -136,11 +136,9 @@ class Index:
                 return list(found.values())[:count]
             asked, looked_at = 2 * asked, asked
 
-    def ranked(
-        self, question: str, count: int, *, within: Collection[str] | None = None
-    ) -> list[tuple[Chunk, float]]:
+    def ranked(self, question: str, count: int) -> list[tuple[Chunk, float]]:
         """As `search`, chunks with their scores, and each of several that say the same."""
-        scores = self._scores(question, within)
+        scores = self._scores(question)
         if scores is None or count < 1:
             return []
         return [(self.chunk(number), float(scores[number])) for number in self._best(scores, count)]
@@ -151,7 +149,7 @@ class Index:
         first = self.documents[self._numbers[self._copies[document["digest"]][0]]]
         return first["title"] + chunk.heading.removeprefix(document["title"]), chunk.text
 
-    def _scores(self, question: str, within: Collection[str] | None) -> Any:
+    def _scores(self, question: str, within: Collection[str] | None = None) -> Any:
         """Of each chunk, float32; None where nothing can be found."""
         words = self._words.of_question(question)
         if self._chunks is None or self._titles is None or not words:
@@ -180,7 +178,7 @@ class Index:
 
 
 class IndexWriter:
-    """Writes an index, document by document.
+    """Writes an index, document by document, as a context manager: when it ends, what has not taken its place goes.
 
     What an older one has of an unchanged document is taken from there, and so is what a writer that was cut off, by an
     exception or a kill, had been given.
@@ -227,39 +225,48 @@ class IndexWriter:
         in_old = {} if old is None else {one["path"]: one["digest"] for one in old.documents}
         self.listed = {**in_old, **self.known}
 
-    def write(
-        self,
-        documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]],
-        *,
-        on_whole: Callable[[Index], None] = lambda index: None,
-    ) -> dict[str, Any]:
-        """Write the index.
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def write(self, documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]]) -> Index:
+        """Write the index, beside its place.
 
         Args:
             documents: `path`, `digest`, `title` and more of each, and its chunks; None keeps those that are known.
-            on_whole: called with the new index before it takes the older one's place, which stays if this raises.
-
-        Returns:
-            The index's record: how many documents and chunks there are.
 
         Raises:
-            StorageError: if it can't be written; the older one stays.
+            StorageError: if it can't be written.
         """
         shutil.rmtree(self._partial, ignore_errors=True)
         try:
             self._partial.mkdir(parents=True)
             with self._read:
-                record = self._write(documents)
-            on_whole(Index(self._partial))
-            self._take_its_place()
+                self._write(documents)
+        except OSError as error:
+            raise self._storage_error(error) from error
+        return Index(self._partial)
+
+    def take_its_place(self) -> None:
+        """The new index under the old one's name; after a kill in between there is none, until one is written again.
+
+        Raises:
+            StorageError: if it can't be moved there; the older one stays.
+        """
+        try:
+            self._delete_replaced()
+            if self._folder.exists():
+                # A name that nothing has: what a server has mapped can't be deleted everywhere (NFS, Windows).
+                self._folder.rename(f"{self._kept_as()}.{time.time_ns()}")
+            self._partial.rename(self._folder)
+            self._delete_replaced()
             self._read.remove()
         except OSError as error:
             raise self._storage_error(error) from error
-        finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
-        return record
 
-    def _write(self, documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]]) -> dict[str, Any]:
+    def _write(self, documents: Iterable[tuple[dict[str, Any], list[Chunk] | None]]) -> None:
         words = _words_of(self._settings)
         chunk_words, title_words = _WordCounts(), _WordCounts()
         offsets, owners, count = [0], list[int](), 0
@@ -295,7 +302,6 @@ class IndexWriter:
             "words": len(chunk_words.vocabulary),
         }
         write_record(self._partial / "index.json", RECORD_KIND, record)
-        return record
 
     def _kept(self, path: str) -> list[Chunk]:
         if path in self._read.documents:
@@ -308,15 +314,6 @@ class IndexWriter:
             f"can't write the index {self._folder}: {error.strerror or error}",
             hint="free space, or choose another --output.",
         )
-
-    def _take_its_place(self) -> None:
-        """The new index under the old one's name; after a kill in between there is none, until one is written again."""
-        self._delete_replaced()
-        if self._folder.exists():
-            # A name that nothing has: what a server has mapped can't be deleted everywhere (NFS, Windows).
-            self._folder.rename(f"{self._kept_as()}.{time.time_ns()}")
-        self._partial.rename(self._folder)
-        self._delete_replaced()
 
     def _delete_replaced(self) -> None:
         """As far as that goes now; the next index tries again."""
@@ -366,7 +363,7 @@ def _load_scores(folder: Path) -> bm25s.BM25:
 
 
 def _words_of(settings: Mapping[str, Any]) -> Words:
-    return Words(settings["language"], settings.get("glossary", ()), reader=settings.get("reader"))
+    return Words(settings["language"], settings.get("glossary", ()))
 
 
 def _of_chunks(settings: Mapping[str, Any]) -> dict[str, Any]:

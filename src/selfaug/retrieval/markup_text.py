@@ -13,9 +13,9 @@ from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock, reference
 from markdown_it.tree import SyntaxTreeNode
 
-from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.document import Block, Contents, UnreadableDocument
 from selfaug.retrieval.html import html_blocks
-from selfaug.retrieval.plain_text import caret, decode, tidy
+from selfaug.retrieval.plain_text import caret, decode, known_encoding, tidy
 from selfaug.retrieval.table_text import Rows, table_blocks
 
 __all__ = ["read_csv", "read_markdown", "read_plain_text"]
@@ -42,17 +42,17 @@ _SNIFFED_CHARACTERS = 1_000_000
 _QUOTED_CELL = re.compile(r'(?:^|(?<=[;\t|,]))"(?:[^"]|"")*"(?=[;\t|,]|$)', re.MULTILINE)
 
 
-def read_markdown(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
+def read_markdown(data: bytes, encoding: str | None = None) -> Contents:
     """Title of the front matter (in YAML or TOML), or nothing, and blocks.
 
     Raises:
         UnreadableDocument: if it is not text.
     """
-    text = _unix_lines(decode(data, encoding))
+    text, missing = _text_of(data, encoding)
     title, text = _without_front_matter(text)
     parser = MarkdownIt("commonmark", {"maxNesting": _DEEPEST}).enable(["table", "strikethrough"])
     parser.block.ruler.at("reference", _reference)
-    return title, list(_markdown_blocks(SyntaxTreeNode(parser.parse(text))))
+    return Contents(title, list(_markdown_blocks(SyntaxTreeNode(parser.parse(text)))), missing)
 
 
 def _without_front_matter(text: str) -> tuple[str, str]:
@@ -87,26 +87,27 @@ def _reference(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     )
 
 
-def read_plain_text(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
+def read_plain_text(data: bytes, encoding: str | None = None) -> Contents:
     """No title, and a block for each paragraph; line breaks stay as they are.
 
     Raises:
         UnreadableDocument: if it is not text.
     """
-    text = _INVISIBLE.sub("", _unix_lines(decode(data, encoding)).replace("\f", "\n\n"))
+    text, missing = _text_of(data, encoding)
+    text = _INVISIBLE.sub("", text.replace("\f", "\n\n"))
     paragraphs = (
         "\n".join(line.rstrip() for line in part.split("\n")).strip("\n") for part in _BLANK_LINES.split(text)
     )
-    return "", [Block("text", paragraph) for paragraph in paragraphs if paragraph.strip()]
+    return Contents("", [Block("text", paragraph) for paragraph in paragraphs if paragraph.strip()], missing)
 
 
-def read_csv(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]]:
+def read_csv(data: bytes, encoding: str | None = None) -> Contents:
     """No title, and the table; its first row is the header. The delimiter is a comma, semicolon, tab or bar.
 
     Raises:
         UnreadableDocument: if it is not text, a line or cell is absurdly long, or there are too many cells.
     """
-    text = _unix_lines(decode(data, encoding))
+    text, missing = _text_of(data, encoding)
     named = re.match(r"sep=(.)\n", text)  # Excel's own way of naming it
     if named:
         text = text[named.end() :]
@@ -115,7 +116,7 @@ def read_csv(data: bytes, encoding: str | None = None) -> tuple[str, list[Block]
             raise UnreadableDocument(
                 f"{len(line):,} characters in line {number}, more than {LONGEST_CSV_LINE:,}: not a table in CSV"
             )
-    return "", list(table_blocks(_records(text, named[1] if named else _delimiter(text))))
+    return Contents("", list(table_blocks(_records(text, named[1] if named else _delimiter(text)))), missing)
 
 
 def _records(text: str, delimiter: str) -> Iterator[list[str]]:
@@ -149,8 +150,10 @@ def _delimiter(text: str) -> str:
         return ","
 
 
-def _unix_lines(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+def _text_of(data: bytes, encoding: str | None) -> tuple[str, str]:
+    """As `decode`, with a line feed at the end of each line."""
+    text, missing = decode(data, known_encoding(data), encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n"), missing
 
 
 def _markdown_blocks(parent: SyntaxTreeNode) -> Iterator[Block]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from selfaug.core.digits import plain_digits
 from selfaug.retrieval.chunking import Chunk, is_mark, without_marks, without_title
 from selfaug.retrieval.index import Index
-from selfaug.retrieval.plain_text import UNSPACED
+from selfaug.retrieval.plain_text import CURRENCY_SIGNS, UNSPACED
 
 __all__ = [
     "Pair",
@@ -44,11 +44,10 @@ _GAP = re.compile(rf"{_BEFORE_GAP}\s+{_BEHIND_GAP}|{_GAP_BEHIND_MARK}")
 # Of plain words; the passage may have it, a bar between cells, or nothing.
 _GAP_OF_WORDS = re.compile(rf"{_BEFORE_GAP}[ |]{_BEHIND_GAP}|{_GAP_BEHIND_MARK}")
 _ANY_GAP = "\0"
-_CURRENCY = "$€£¥₩₹₽₺₪₫₴"
-_BESIDE_SIGN = re.compile(rf"[ |](?=[%)])|(?<=[{_CURRENCY}])[ |](?=\(?\d)")
+_BESIDE_SIGN = re.compile(rf"[ |](?=[%)])|(?<=[{CURRENCY_SIGNS}])[ |](?=\(?\d)")
 # A minus that belongs to what follows: in "12-36" and "(a)-36" it doesn't.
 _MINUS = r"(?<![\w)])-"
-_NOT_NEGATIVE = rf"(?<!{_MINUS})(?<!{_MINUS}[{_CURRENCY}])"
+_NOT_NEGATIVE = rf"(?<!{_MINUS})(?<!{_MINUS}[{CURRENCY_SIGNS}])"
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n")
 # A dot between thousands only where it can't be a decimal one: "1.234.567", "1.234,5".
 _THOUSANDS = re.compile(
@@ -67,7 +66,7 @@ _DIGITS_OF_TWO_DOTS = 7
 _NOUGHTS = re.compile(r"(\d)(?:\\\.0+|,00?)?%")
 _SCALES = "m|mn|mln|mm|bn|tn|million|billion|trillion|mio|mrd"
 # "3M" without a currency is the company, and no three.
-_BEFORE_SCALE = re.compile(rf"(?<=\d)(?!(?<=(?<![\w.,{_CURRENCY}])3)m\b)(?=(?:{_SCALES})\b)")
+_BEFORE_SCALE = re.compile(rf"(?<=\d)(?!(?<=(?<![\w.,{CURRENCY_SIGNS}])3)m\b)(?=(?:{_SCALES})\b)")
 # In plain text, a comma that divides decimals, and no list, as what stands beside the number says.
 _CODES = "usd|eur|gbp|jpy|chf|cny|inr|cad|aud|nzd|hkd|sgd|sek|nok|dkk|pln|brl|mxn|zar|krw"
 _UNITS = (
@@ -79,8 +78,8 @@ _UNITS = (
     r"fps|rpm|px"
 )
 _DECIMAL_COMMA = re.compile(
-    rf"(?<![\d.,'^])(?:(?<=[{_CURRENCY}])|(?<=[{_CURRENCY}][(-])|(?<=\b(?:{_CODES}))|(?<=\b(?:{_CODES})[ |])"
-    rf"|(?=\d{{1,3}},\d\)?[ |]?(?:[%‰{_CURRENCY}円元千万萬億亿兆]|(?:{_UNITS})\b)))"
+    rf"(?<![\d.,'^])(?:(?<=[{CURRENCY_SIGNS}])|(?<=[{CURRENCY_SIGNS}][(-])|(?<=\b(?:{_CODES}))|(?<=\b(?:{_CODES})[ |])"
+    rf"|(?=\d{{1,3}},\d\)?[ |]?(?:[%‰{CURRENCY_SIGNS}円元千万萬億亿兆]|(?:{_UNITS})\b)))"
     r"(\d{1,3}),(\d)(?!\d|[.,]\d)"
 )
 # People type what their keyboard has, and documents have what their program made of it.
@@ -226,7 +225,7 @@ def _finder(words: str, beside_unspaced: bool) -> re.Pattern[str] | None:
     after = f"(?!{letter})" if _IS_SPACED.match(wanted[-1]) else ""
     if wanted[0].isdigit():
         before += r"(?<!\d[.,'])"
-    if wanted[0].isdigit() or wanted[0] in _CURRENCY:
+    if wanted[0].isdigit() or wanted[0] in CURRENCY_SIGNS:
         before += _NOT_NEGATIVE
     if wanted[-1].isdigit():
         after += r"(?![.,']\d)"

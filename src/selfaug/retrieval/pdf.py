@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
-from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.retrieval.document import Block, Contents, UnreadableDocument
 from selfaug.retrieval.pdf_aligned_tables import AlignedTable, with_tables
 from selfaug.retrieval.pdf_continued_tables import PdfTable, continued, returns
 from selfaug.retrieval.pdf_fields import field_lines, form_of
@@ -20,10 +21,14 @@ from selfaug.retrieval.pdf_tables import RuledTable, divided
 from selfaug.retrieval.plain_text import said_title, tidy
 from selfaug.retrieval.table_text import table_blocks
 
-__all__ = ["read_pdf", "unread_pages"]
+__all__ = ["read_pdf"]
 
 _PAGES_OF_A_SCAN = 20  # that are looked at, whether it is one
 _UNKNOWN_LETTERS = "text whose letters can't be told, since its fonts don't say them"
+# Why pages are not in the blocks.
+_PICTURES = "pictures without text, which need OCR first if they are scans"
+_UNKNOWN = f"{_UNKNOWN_LETTERS}, and need OCR first"
+_DAMAGED = "damaged"
 _NAMED_PAGES = 10
 _MADE_BY = re.compile(r"^Microsoft (Word|PowerPoint|Excel) - ")
 
@@ -36,10 +41,12 @@ class _Page(NamedTuple):
     Attributes:
         items: lines and tables in reading order.
         fields: a line for each field of a form that is filled in.
+        unread: why it was not read; empty where it was.
     """
 
     items: list[_Item]
     fields: list[str]
+    unread: str = ""
 
 
 class _Above(NamedTuple):
@@ -56,11 +63,11 @@ class _Above(NamedTuple):
     lines: list[Line]
 
 
-def read_pdf(data: bytes) -> tuple[str, list[Block]]:
-    """Title, or nothing, and blocks of a PDF; what is filled into the fields of its form follows the text of the page.
+def read_pdf(data: bytes, _encoding: str | None = None) -> Contents:
+    """Title and blocks of a PDF; what is filled into the fields of its form follows the text of the page.
 
     Pages that can't be loaded, pages without text among others that have some, and pages whose letters can't be told
-    are passed over: `unread_pages` names them.
+    are passed over: `missing` names them.
 
     Raises:
         UnreadableDocument: if it is encrypted, damaged, or has no text because it was scanned or its letters can't be
@@ -72,53 +79,32 @@ def read_pdf(data: bytes) -> tuple[str, list[Block]]:
             pages = [_page(document, number, form) for number in range(len(document))]
         # The only text of a scan is often a stamp on each page; that of drawings is a title on each page.
         blocks = list(_blocks(pages, without_running_lines=True))
-        first_pages = range(min(len(document), _PAGES_OF_A_SCAN)) if not blocks else ()
-        if any(_shows_unknown_letters(document, number) for number in first_pages):
+        first_pages = pages[:_PAGES_OF_A_SCAN] if not blocks else []
+        if any(page.unread == _UNKNOWN for page in first_pages):
             raise UnreadableDocument(f"{_UNKNOWN_LETTERS}; needs OCR first")
-        if any(_has_picture(document, number) for number in first_pages):
+        if any(_has_picture(document, number) for number in range(len(first_pages))):
             raise UnreadableDocument("scanned; needs OCR first")
         blocks = blocks or list(_blocks(pages, without_running_lines=False))
         if not blocks:
             raise UnreadableDocument("no text on its pages")
         title = tidy(document.get_metadata_dict().get("Title", ""))
         title = _MADE_BY.sub("", title)
-        return said_title(title), blocks
+        return Contents(said_title(title), blocks, _missing(document, pages, blocks))
     finally:
         document.close()
 
 
-def unread_pages(data: bytes, blocks: Sequence[Block]) -> str:
-    """Which pages of a PDF are not in its blocks, and why; empty if none is missing. Empty pages are not.
-
-    Args:
-        data: of the PDF.
-        blocks: that `read_pdf` found in it.
-    """
-    document = _opened(data)
-    try:
-        count = len(document)
-        read = {block.page for block in blocks}
-        scanned, unknown, damaged = [], [], []
-        for number in range(count):
-            if number + 1 in read:
-                continue
-            if not _can_be_loaded(document, number):
-                damaged.append(number + 1)
-            elif _shows_unknown_letters(document, number):
-                unknown.append(number + 1)
-            elif _has_picture(document, number):
-                scanned.append(number + 1)
-    finally:
-        document.close()
-    reasons = {
-        "pictures without text, which need OCR first if they are scans": scanned,
-        f"{_UNKNOWN_LETTERS}, and need OCR first": unknown,
-        "damaged": damaged,
-    }
+def _missing(document: Any, pages: Sequence[_Page], blocks: Sequence[Block]) -> str:
+    """Which pages are not in the blocks, and why; empty if none is missing. Empty pages are not."""
+    read = {block.page for block in blocks}
+    reasons: dict[str, list[int]] = {_PICTURES: [], _UNKNOWN: [], _DAMAGED: []}
+    for number, page in enumerate(pages, start=1):
+        if number not in read and (page.unread or _has_picture(document, number - 1)):
+            reasons[page.unread or _PICTURES].append(number)
     return "; ".join(
-        f"{len(pages):,} of {count:,} pages are {reason}: {_ranges(pages)}"
-        for reason, pages in reasons.items()
-        if pages
+        f"{len(numbers):,} of {len(pages):,} pages are {reason}: {_ranges(numbers)}"
+        for reason, numbers in reasons.items()
+        if numbers
     )
 
 
@@ -149,24 +135,14 @@ def _opened(data: bytes) -> Any:
 
 
 def _page(document: Any, number: int, form: Any) -> _Page:
-    """What is on a page; nothing if it can't be loaded, or its letters can't be told."""
     try:
-        page = document[number]
-    except pypdfium2.PdfiumError:
-        return _Page([], [])
-    try:
-        textpage = page.get_textpage()
-        try:
+        with closing(document[number]) as page, closing(page.get_textpage()) as textpage:
             if has_unknown_letters(textpage):
-                return _Page([], [])
+                return _Page([], [], _UNKNOWN)
             items = _items(page, PageText(textpage, page.get_rotation()))
             return _Page(items, field_lines(page, textpage, form))
-        finally:
-            textpage.close()
     except pypdfium2.PdfiumError:
-        return _Page([], [])
-    finally:
-        page.close()
+        return _Page([], [], _DAMAGED)
 
 
 def _items(page: Any, text: PageText) -> list[_Item]:
@@ -187,8 +163,8 @@ def _blocks(pages: Sequence[_Page], *, without_running_lines: bool) -> Iterator[
     running = running_lines(lines) if without_running_lines else set()
     style = document_style([line for page in lines for line in page if id(line) not in running])
     above: _Above | None = None  # of the page before
-    for number, (items, fields) in enumerate(pages, start=1):
-        kept = list(_kept(items, running, style, above))
+    for number, page in enumerate(pages, start=1):
+        kept = list(_kept(page.items, running, style, above))
         for item in _grouped(kept):
             if isinstance(item, list):
                 yield from page_blocks(item, number, style)
@@ -196,8 +172,8 @@ def _blocks(pages: Sequence[_Page], *, without_running_lines: bool) -> Iterator[
                 yield from table_blocks(item.rows, page=number)
         if kept:
             above = _last_table(kept)
-        if fields:
-            yield Block("text", "\n".join(fields), page=number)
+        if page.fields:
+            yield Block("text", "\n".join(page.fields), page=number)
 
 
 def _lines_in(item: _Item) -> Sequence[Line]:
@@ -254,27 +230,6 @@ def _grouped(items: Sequence[_Item]) -> Iterator[list[Line] | PdfTable]:
         yield item
     if between:
         yield between
-
-
-def _can_be_loaded(document: Any, number: int) -> bool:
-    try:
-        document[number].close()
-    except pypdfium2.PdfiumError:
-        return False
-    return True
-
-
-def _shows_unknown_letters(document: Any, number: int) -> bool:
-    try:
-        page = document[number]
-        textpage = page.get_textpage()
-    except pypdfium2.PdfiumError:
-        return False
-    try:
-        return has_unknown_letters(textpage)
-    finally:
-        textpage.close()
-        page.close()
 
 
 def _has_picture(document: Any, number: int) -> bool:

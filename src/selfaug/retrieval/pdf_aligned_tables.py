@@ -15,6 +15,7 @@ from selfaug.retrieval.pdf_cells import CellRow, cell_rows, is_period
 from selfaug.retrieval.pdf_column_names import are_enough, are_names, names_by_column
 from selfaug.retrieval.pdf_columns import Columns, columns_of, first_value, nearest
 from selfaug.retrieval.pdf_lines import Line, PageText
+from selfaug.retrieval.plain_text import CURRENCY_SIGNS
 from selfaug.retrieval.table_text import Rows
 
 __all__ = ["AlignedTable", "with_tables"]
@@ -29,7 +30,10 @@ _MOST_ROWS = 300  # of a page: more of them are no page that somebody reads
 _LABELS_IN_TURN = 3  # without figures: a heading within, and a label of two lines
 _NAME_LINES = 5
 # △ and ▲ are a minus in Japanese accounts, an apostrophe stands between thousands in Swiss ones.
-_FIGURE = r"[-–−+(<$€£¥△▲]{0,3}\d(?:[\d.,]|['’](?=\d{3}))*(?:[^\W\d_]{1,2})?[)%*]{0,3}(?:\^\w{1,2})?"
+_FIGURE = (
+    rf"[-–−+(<{CURRENCY_SIGNS}△▲]{{0,3}}"
+    r"\d(?:[\d.,]|['’](?=\d{3}))*(?:[^\W\d_]{1,2})?[)%*]{0,3}(?:\^\w{1,2})?"
+)
 _FIGURES = re.compile(rf"(?<!\S)(?:{_FIGURE}|[-–—])(?!\S)")
 _LAST_WORD = re.compile(rf"{_FIGURE}|[-–—)%*†‡]+|n\S{{0,3}}", re.IGNORECASE)
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from selfaug.retrieval.pdf_lines import HYPHEN, Line, PageText
+from selfaug.retrieval.plain_text import CURRENCY_SIGNS, MONTHS
 from selfaug.retrieval.table_text import is_figure
 
 __all__ = ["Cell", "CellRow", "Word", "cell_rows", "is_period", "is_value"]
@@ -23,16 +24,17 @@ _NEAR_SIGN = 2.0  # times the size, from a figure to the bracket or per cent sig
 
 # Dots that lead from a label to its figures are left out: they would fill the room between the two.
 _WORD = re.compile(r"(?:\. ){2,}\.|\.{3,}|…|((?:(?!\.{3}|…)\S)+)")
-_CURRENCY = re.compile(r"\(?\s?[A-Z]{0,3}[$€£¥]\s?\(?|\(")
+_CURRENCY = re.compile(rf"\(?\s?[A-Z]{{0,3}}[{CURRENCY_SIGNS}]\s?\(?|\(")
 _CLOSING = re.compile(r"\)?\s?[%‰]?\s?\)?")
 _ONE_FIGURE = re.compile(r"\W*(?:\d{1,3}(?: \d{3})+|\d+)(?:[.,]\d+)?\W*")
-_NO_FIGURE = re.compile(r"[($€£¥\s]*(?:[-–—−‒]{1,2}|n\.?\s?/?\s?[am]\.?|nil)[)%\s]*", re.IGNORECASE)
-_MONTH = "jan|feb|mar|mär|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
+_NO_FIGURE = re.compile(
+    rf"[({CURRENCY_SIGNS}\s]*(?:[-–—−‒]{{1,2}}|n\.?\s?/?\s?[am]\.?|nil)[)%\s]*", re.IGNORECASE
+)
 _YEAR = r"(?:19|20)\d\d"
 _PERIOD = re.compile(
     rf"(?:fy\s?)?{_YEAR}(?:\s?[/–-]\s?(?:\d\d)?\d\d)?\s?[aefp]?|fy\s?\d\d"
     r"|(?:[1-4][qh]|[qh][1-4]|(?:3|6|9|12)m)\s?[/']?\s?(?:\d\d)?\d\d"
-    rf"|\d{{1,2}}[.\s/-]*(?:{_MONTH})[a-z]{{0,6}}\.?(?:\s?{_YEAR})?|\d{{1,2}}[./-]\d{{1,2}}[./-](?:\d\d)?\d\d",
+    rf"|\d{{1,2}}[.\s/-]*(?:{MONTHS})[a-z]{{0,6}}\.?(?:\s?{_YEAR})?|\d{{1,2}}[./-]\d{{1,2}}[./-](?:\d\d)?\d\d",
     re.IGNORECASE,
 )
 _NOTE_MARK = re.compile(r"(?<=\w{2})(?:\s?[*†‡¹²³⁴⁵]|\s?\(?\d\)|\^\w{1,2})+$")

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import pypdfium2.raw as pdfium
+from pypdfium2 import PdfMatrix
 
 __all__ = ["Grid", "ruled_grids"]
 
@@ -25,7 +26,6 @@ _SHORTEST = 6.0
 _WHITE = 255
 
 Point = tuple[float, float]
-Matrix = tuple[float, float, float, float, float, float]
 
 
 class _Rule(NamedTuple):
@@ -89,16 +89,16 @@ def ruled_grids(page: Any, upright: Callable[[float, float], Point]) -> list[Gri
 def _segments(page: Any) -> Iterator[tuple[Point, Point]]:
     """Straight parts of everything that is drawn and can be seen."""
     for index in range(pdfium.FPDFPage_CountObjects(page)):
-        yield from _object_segments(pdfium.FPDFPage_GetObject(page, index), (1, 0, 0, 1, 0, 0), 0)
+        yield from _object_segments(pdfium.FPDFPage_GetObject(page, index), PdfMatrix(), 0)
 
 
-def _object_segments(item: Any, outer: Matrix, depth: int) -> Iterator[tuple[Point, Point]]:
+def _object_segments(item: Any, outer: PdfMatrix, depth: int) -> Iterator[tuple[Point, Point]]:
     kind = pdfium.FPDFPageObj_GetType(item)
     if kind == pdfium.FPDF_PAGEOBJ_PATH:
         if _can_be_seen(item):
-            yield from _path_segments(item, _within(_matrix(item), outer))
+            yield from _path_segments(item, _matrix(item).multiply(outer))
     elif kind == pdfium.FPDF_PAGEOBJ_FORM and depth < _DEEPEST_FORM:
-        inner = _within(_matrix(item), outer)
+        inner = _matrix(item).multiply(outer)
         for index in range(pdfium.FPDFFormObj_CountObjects(item)):
             yield from _object_segments(pdfium.FPDFFormObj_GetObject(item, index), inner, depth + 1)
 
@@ -115,14 +115,13 @@ def _can_be_seen(path: Any) -> bool:
     return any(colour.value != _WHITE for colour in colours[:3])
 
 
-def _path_segments(path: Any, matrix: Matrix) -> Iterator[tuple[Point, Point]]:
+def _path_segments(path: Any, matrix: PdfMatrix) -> Iterator[tuple[Point, Point]]:
     start = last = (0.0, 0.0)
     x, y = ctypes.c_float(), ctypes.c_float()
-    a, b, c, d, e, f = matrix
     for index in range(min(pdfium.FPDFPath_CountSegments(path), MAX_SEGMENTS + 2)):
         segment = pdfium.FPDFPath_GetPathSegment(path, index)
         pdfium.FPDFPathSegment_GetPoint(segment, x, y)
-        point = (a * x.value + c * y.value + e, b * x.value + d * y.value + f)
+        point = matrix.on_point(x.value, y.value)
         kind = pdfium.FPDFPathSegment_GetType(segment)
         if kind == pdfium.FPDF_SEGMENT_MOVETO:
             start = point
@@ -134,18 +133,9 @@ def _path_segments(path: Any, matrix: Matrix) -> Iterator[tuple[Point, Point]]:
             last = start
 
 
-def _matrix(item: Any) -> Matrix:
+def _matrix(item: Any) -> PdfMatrix:
     found = pdfium.FS_MATRIX()
-    if not pdfium.FPDFPageObj_GetMatrix(item, found):
-        return (1, 0, 0, 1, 0, 0)
-    return (found.a, found.b, found.c, found.d, found.e, found.f)
-
-
-def _within(inner: Matrix, outer: Matrix) -> Matrix:
-    """First the inner one, then the outer one."""
-    a, b, c, d, e, f = inner
-    g, h, i, j, k, l = outer  # noqa: E741
-    return (a * g + b * i, a * h + b * j, c * g + d * i, c * h + d * j, e * g + f * i + k, e * h + f * j + l)
+    return PdfMatrix.from_raw(found) if pdfium.FPDFPageObj_GetMatrix(item, found) else PdfMatrix()
 
 
 def _joined(rules: Sequence[_Rule]) -> list[_Rule]:

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from selfaug.retrieval.document import UnreadableDocument
 
 __all__ = [
+    "CURRENCY_SIGNS",
     "EAST_ASIAN",
-    "GUESSED_ENCODING",
+    "MONTHS",
     "SIGNS_OF_LETTERS",
     "UNSPACED",
     "caret",
@@ -22,6 +23,12 @@ __all__ = [
     "tidy",
     "wider_encoding",
 ]
+
+CURRENCY_SIGNS = "$€£¥₩₹₽₺₪₫₴"
+"""For a character class of a pattern."""
+
+MONTHS = "jan|feb|mar|mär|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez"
+"""What the names of months begin with in English and German, for a group of a pattern."""
 
 EAST_ASIAN = "\u3040-\u30ff\u31f0-\u31ff\uff66-\uff9d\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Letters of Japanese and Chinese, between any two of which a line may end; for a character class of a pattern."""
@@ -42,8 +49,7 @@ _BOTH_UNSPACED = re.compile(
     rf"[{UNSPACED}\u3001-\u301b\uff01\uff08\uff09\uff0c\uff0e\uff1a\uff1b\uff1f]{{2}}"
 )
 
-GUESSED_ENCODING = "cp1252"
-"""Of files that don't say theirs, and are not in UTF-8."""
+_GUESSED = "read as Windows-1252, since it is not UTF-8; say documents.encoding if that is wrong"
 
 # Files that say the first are mostly in the second, which has more characters; browsers read them so, too.
 _WIDER = {
@@ -95,13 +101,16 @@ _LIGATURES = dict(
 )
 
 
-def decode(data: bytes, encoding: str | None = None) -> str:
-    """Text of a file: by its byte order mark, else as UTF-8, else in `encoding` (default: Windows-1252).
+def decode(data: bytes, known: str | None, otherwise: str | None) -> tuple[str, str]:
+    """Text of a file, and what there is to tell the user where its encoding is only guessed: empty where it isn't.
 
-    Raises:
-        UnreadableDocument: if it is not text.
+    Args:
+        data: of the file.
+        known: its encoding; None where neither the file says it nor that shows.
+        otherwise: the encoding that it has then; None guesses Windows-1252.
     """
-    return data.decode(known_encoding(data) or wider_encoding(encoding or GUESSED_ENCODING), errors="replace")
+    text = data.decode(known or wider_encoding(otherwise or "cp1252"), errors="replace")
+    return text, "" if known or otherwise else _GUESSED
 
 
 def wider_encoding(name: str) -> str:

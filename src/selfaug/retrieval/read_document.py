@@ -8,13 +8,12 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 
-from selfaug.retrieval.document import Block, Document, UnreadableDocument
+from selfaug.retrieval.document import Block, Contents, Document, UnreadableDocument
 from selfaug.retrieval.office_zip import OLE_MAGIC, ZIP_MAGIC
-from selfaug.retrieval.plain_text import known_encoding, tidy
+from selfaug.retrieval.plain_text import tidy
 
 __all__ = ["ENDINGS", "MAX_BYTES", "read_document", "too_large"]
 
@@ -24,12 +23,11 @@ MAX_BYTES = 200 * 10**6
 MAX_TEXT = 50_000_000
 """Characters of a document: some 15,000 pages."""
 
-_Reader = Callable[[bytes], tuple[str, list[Block]]]
+_Reader = Callable[[bytes, str | None], Contents]
 
 _PDF = b"%PDF-"
 _PDF_BEGINS_BEFORE = 1024
 _ZIPPED = frozenset({".docx", ".xlsx", ".xlsm"})
-_HTML = frozenset({".html", ".htm", ".xhtml"})
 
 
 # What a file's name says: words, years, quarters and halves; not dates, numbers and what a program counts by.
@@ -149,13 +147,11 @@ def too_large(size: int, max_bytes: int) -> str:
     return f"{over}; split it, or raise documents.max_megabytes"
 
 
-def _read(data: bytes, ending: str, encoding: str | None) -> tuple[str, list[Block], str]:
-    """Title, blocks, and what isn't in them."""
+def _read(data: bytes, ending: str, encoding: str | None) -> Contents:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the parsers, about features that don't matter here
         try:
-            title, blocks = _reader(ending, encoding)(data)
-            return title, blocks, _missing(data, ending, blocks, encoding)
+            return _reader(ending)(data, encoding)
         except (UnreadableDocument, MemoryError):
             raise
         except RecursionError as error:
@@ -169,34 +165,10 @@ def _read(data: bytes, ending: str, encoding: str | None) -> tuple[str, list[Blo
             ) from error
 
 
-def _reader(ending: str, encoding: str | None) -> _Reader:
+def _reader(ending: str) -> _Reader:
     module, name = _READERS[ending].split(".")
-    reader: Callable[..., tuple[str, list[Block]]] = getattr(
-        import_module(f"selfaug.retrieval.{module}"), name
-    )
-    return reader if ending == ".pdf" or ending in _ZIPPED else partial(reader, encoding=encoding)
-
-
-def _missing(data: bytes, ending: str, blocks: list[Block], encoding: str | None) -> str:
-    if ending == ".pdf":
-        from selfaug.retrieval.pdf import unread_pages
-
-        return unread_pages(data, blocks)
-    if ending in (".xlsx", ".xlsm"):
-        from selfaug.retrieval.xlsx import formulas_without_value
-
-        return formulas_without_value(data)
-    if ending == ".docx" or encoding is not None or _encoding_of(data, ending) is not None:
-        return ""
-    return "read as Windows-1252, since it is not UTF-8; say documents.encoding if that is wrong"
-
-
-def _encoding_of(data: bytes, ending: str) -> str | None:
-    if ending in _HTML:
-        from selfaug.retrieval.html import encoding_of_html
-
-        return encoding_of_html(data)
-    return known_encoding(data)
+    reader: _Reader = getattr(import_module(f"selfaug.retrieval.{module}"), name)
+    return reader
 
 
 def _check_kind(data: bytes, ending: str) -> None:

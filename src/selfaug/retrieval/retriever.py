@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from selfaug.errors import ConfigError, SelfAugError
+from selfaug.own_function import own_function, said
 
 __all__ = ["Passage", "Retriever", "own_retriever"]
 
@@ -57,7 +57,7 @@ class _Own:
             raise
         except Exception as error:
             raise ConfigError(
-                f"retriever {self._name!r} failed for {question!r:.80}: {_said(error)}.",
+                f"retriever {self._name!r} failed for {question!r:.80}: {said(error)}.",
                 hint="call the function with this question to see where; a service that it asks may be down.",
             ) from error
         if not isinstance(found, list | tuple):
@@ -92,11 +92,6 @@ class _Own:
             ) from error
 
 
-def _said(error: Exception) -> str:
-    """The kind of an error, since many say little without it, and what it says."""
-    return f"{type(error).__name__}: {error}".rstrip(": .")
-
-
 def _text(value: object) -> str:
     return "" if value is None else str(value)
 
@@ -114,13 +109,6 @@ def own_retriever(name: str) -> Retriever:
     Raises:
         ConfigError: if it can't be imported or called.
     """
-    module, separator, function = name.partition(":")
-    if not separator:
+    if ":" not in name:
         raise ConfigError(f"there is no retriever {name!r}.", hint=f"bm25, or your own: {_HINT}")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # any: the module is the user's, and does what it likes
-        raise ConfigError(f"retriever {name!r} can't be imported: {_said(error)}.", hint=_HINT) from error
-    if not callable(found):
-        raise ConfigError(f"retriever {name!r} can't be called.", hint=_HINT)
-    return _Own(name, found)
+    return _Own(name, own_function(name, "retriever", _HINT))

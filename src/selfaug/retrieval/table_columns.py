@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from selfaug.retrieval.plain_text import CURRENCY_SIGNS
 from selfaug.retrieval.table_text import MAX_CELLS, Repeated, Rows, is_figure
 
 __all__ = ["Cell", "joined_columns"]
 
-_SIGN = re.compile(r"(?:[A-Z]{1,3}(?=\$))?[$€£¥₩₹₽₺₪₫₴] ?\(?|\(")
+_SIGN = re.compile(rf"(?:[A-Z]{{1,3}}(?=\$))?[{CURRENCY_SIGNS}] ?\(?|\(")
 _CLOSING = re.compile(r"[)%][)% ]*")
 _NO_AMOUNT = re.compile(r"[-\u2013\u2014]")
 

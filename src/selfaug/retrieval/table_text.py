@@ -8,7 +8,7 @@ from itertools import pairwise, zip_longest
 
 from selfaug.core.digits import plain_digits
 from selfaug.retrieval.document import Block, UnreadableDocument
-from selfaug.retrieval.plain_text import tidy
+from selfaug.retrieval.plain_text import CURRENCY_SIGNS, MONTHS, tidy
 
 __all__ = [
     "MAX_CELLS",
@@ -49,12 +49,12 @@ _MOST_CAPTIONS = 6  # one above the other: company, statement, unit, period
 
 _LONGEST_UNIT = 80  # letters of a line that names one
 _UNIT = re.compile(
-    r"[$€£¥₹₩%]|\b(?:[TK]?EUR|USD|GBP|CHF|JPY|CNY|RMB|INR|SEK|NOK|DKK|CAD|AUD|dollars?|euros?|000s?|thousands?|millions?|"
+    rf"[{CURRENCY_SIGNS}%]|\b(?:[TK]?EUR|USD|GBP|CHF|JPY|CNY|RMB|INR|SEK|NOK|DKK|CAD|AUD|dollars?|euros?|000s?|thousands?|millions?|"
     r"billions?|crores?|lakhs?|mn|bn|mio|mrd|tsd|tausend|millionen|milliarden|milliers|milliards|miles de|millones|"
     r"per ?cent|percentages?|prozent)\b",
     re.IGNORECASE,
 )
-_MONTH = "(?:jan|feb|mar|mär|apr|may|mai|jun|jul|aug|sep|oct|okt|nov|dec|dez)[a-z]*"
+_MONTH = f"(?:{MONTHS})[a-z]*"
 # Digits that are no figure: thousands as a unit, years, quarters, days, and the number of a table.
 _NO_FIGURE = re.compile(
     rf"\b(?:1[,.'’\s]?)?000s?\b|\b(?:19|20)\d\d\b|\b[qh][1-4]\b|\b\d\d?\.?\s{_MONTH}|\b{_MONTH}\s\d\d?\b"

@@ -30,9 +30,6 @@ _GAP = re.compile(rf"(?<=[{UNSPACED}])\s+(?=[{UNSPACED}])")  # where a line ends
 _NOT_COMPARED = re.compile(
     "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0640\u064b-\u0652\u0670\u200d]|\u200c(?<=[\u0900-\u0dff]\u200c)"
 )
-_WORD_IN_PARTS = re.compile(rf"\d+(?:[.,]\d+)*|[{UNSPACED}]+|[^\W{UNSPACED}]+")
-_UNSPACED = re.compile(f"[{UNSPACED}]")
-_WORD_BEFORE = re.compile(r"\d+(?:[.,]\d+)*|\w+")
 _WORD_OF_LETTERS = re.compile(r"[^\W\d_]{2,}")
 _LETTERS_AND_DIGITS = re.compile(r"[^\W\d_]+|\d+")
 _LETTER_THEN_DIGIT = re.compile(r"[^\W\d_]\d|\d[^\W\d_]")
@@ -50,16 +47,17 @@ _QUESTION_WORDS = frozenset(
     "could would should please tell give me us we you i my our your its".split()
 )
 
-# What a text must have for a form to be looked for, which takes much longer; the form; and how it is written.
-_Periods = tuple[tuple[tuple[str, ...], re.Pattern[str], Callable[[re.Match[str]], str]], ...]
-
-_QUARTER = re.compile(r"q[1-4]")
-_QUARTER_OR_HALF = re.compile(r"q[1-4]|h[12]")
+_PERIOD = re.compile(r"q[1-4]|h[12]")
 _QUARTERS = {"first": "q1", "second": "q2", "third": "q3", "fourth": "q4",
              "1st": "q1", "2nd": "q2", "3rd": "q3", "4th": "q4"}  # fmt: skip
 _HALVES = {"first": "h1", "second": "h2", "1st": "h1", "2nd": "h2"}
-# Periods as a report and a question may write them, and as they are compared.
-_PERIODS: _Periods = (
+# Periods as a report and a question may write them, and as they are compared: what a text must have for a form to be
+# looked for, which takes much longer; the form; and how it is written.
+_PERIODS: tuple[tuple[tuple[str, ...], re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    # "1h 30" is a time.
+    (("1h", "2h"),
+     re.compile(r"\b([12])h(?: ?'?(\d{4})|'?(\d\d))\b"), lambda found: f"h{found[1]} {_year(found[2] or found[3])}"),
+    (("half",), re.compile(rf"\b({'|'.join(_HALVES)})[ -]half\b"), lambda found: _HALVES[found[1]]),
     (("1q", "2q", "3q", "4q"),
      re.compile(r"\b([1-4])q ?'?(\d{4}|\d\d)\b"), lambda found: f"q{found[1]} {_year(found[2])}"),
     (("quarter",), re.compile(rf"\b({'|'.join(_QUARTERS)})[ -]quarter\b"), lambda found: _QUARTERS[found[1]]),
@@ -70,19 +68,6 @@ _PERIODS: _Periods = (
      re.compile(r"\b(\d{4}) (?:fiscal|financial) year\b"), lambda found: f"fy {found[1]}"),
     (("'",), re.compile(r"(?<!\w)'(\d\d)\b"), lambda found: _year(found[1])),
 )  # fmt: skip
-_PERIODS_AND_HALVES: _Periods = (
-    # "1h 30" is a time.
-    (("1h", "2h"),
-     re.compile(r"\b([12])h(?: ?'?(\d{4})|'?(\d\d))\b"), lambda found: f"h{found[1]} {_year(found[2] or found[3])}"),
-    (("half",), re.compile(rf"\b({'|'.join(_HALVES)})[ -]half\b"), lambda found: _HALVES[found[1]]),
-    *_PERIODS,
-)  # fmt: skip
-
-# By the `reader` in their settings: indexes before these hold other words, and are searched for those.
-_FIRST_READER_WITH_NAMES_IN_PARTS = 3
-_FIRST_READER_WITHOUT_ACCENTS = 9
-_FIRST_READER_WITH_PLAIN_DIGITS = 11
-_FIRST_READER_WITH_SIGNS = 14
 
 
 class Words:
@@ -98,39 +83,15 @@ class Words:
     Args:
         language: English name of the documents' language; None compares words as they are.
         glossary: groups of words and phrases that mean the same, as `read_glossary` gives them.
-        reader: of the index that is searched, as its settings have it; those of before hold other words. None finds
-            the words of a new one.
 
     Raises:
         ConfigError: if endings of the language are not known.
     """
 
-    def __init__(
-        self,
-        language: str | None = "english",
-        glossary: Sequence[Sequence[str]] = (),
-        *,
-        reader: int | None = None,
-    ) -> None:
-        self.language = language
-        reader = _FIRST_READER_WITH_SIGNS if reader is None else reader
-        with_accents = reader < _FIRST_READER_WITHOUT_ACCENTS
-        self._whole = _QUARTER if with_accents else _QUARTER_OR_HALF
-        if reader < _FIRST_READER_WITH_NAMES_IN_PARTS:
-            self._split = _split_at_spaces
-        elif with_accents:
-            self._split = _split_with_accents
-        else:
-            # Endings of other languages may have accents: these go after them.
-            self._split = partial(
-                _split_without_accents if language in (None, "english") else _split,
-                _words_of if reader >= _FIRST_READER_WITH_SIGNS else _words_in_parts,
-            )
-        with_dotless = language == "turkish" and reader >= _FIRST_READER_WITH_SIGNS
-        if with_dotless:
-            self._split = partial(_split_turkish, self._split)
-        if reader >= _FIRST_READER_WITH_PLAIN_DIGITS:
-            self._split = partial(_split_plain_digits, self._split)
+    def __init__(self, language: str | None = "english", glossary: Sequence[Sequence[str]] = ()) -> None:
+        self._is_turkish = language == "turkish"
+        # Endings of other languages may have accents: these go after them.
+        self._folded = _without_accents if language in (None, "english") else _composed
         self._stem: Callable[[str], str] = str
         self._left_out: frozenset[str] = frozenset()
         if language is not None:
@@ -140,13 +101,11 @@ class Words:
                     hint=f"one of {', '.join(Stemmer.algorithms())}; or null.",
                 )
             stem = Stemmer.Stemmer(language).stemWord
-            if with_dotless:
+            if self._is_turkish:
                 stem = partial(_stem_dotted, stem)
-            self._stem = lru_cache(maxsize=1 << 17)(
-                stem
-                if with_accents or language == "english"
-                else partial(_stem_without_accents, stem, _OWN_LETTERS.get(language))
-            )
+            if language != "english":
+                stem = partial(_stem_without_accents, stem, _OWN_LETTERS.get(language))
+            self._stem = lru_cache(maxsize=1 << 17)(stem)
             if language == "english":
                 self._left_out = _QUESTION_WORDS | frozenset(bm25s.stopwords.STOPWORDS_EN)
         self._glossary = Glossary(glossary, self.stems) if glossary else None
@@ -165,6 +124,13 @@ class Words:
         """All words of a text, without their endings."""
         return [self._stem(word) for word in self._split(text)]
 
+    def _split(self, text: str) -> list[str]:
+        """A text's words in lower case, its periods written alike."""
+        text = plain_digits(text)
+        if self._is_turkish:
+            text = text.replace("İ", "i")
+        return _words_of(self._folded(_with_capitals(text).lower()))
+
     def _meanings(self, found: Sequence[str]) -> list[str]:
         if self._glossary is None:
             return []
@@ -176,39 +142,9 @@ class Words:
             if word in self._left_out:
                 continue
             words.append(self._stem(word))
-            if not word.isalpha() and _LETTER_THEN_DIGIT.search(word) and not self._whole.fullmatch(word):
+            if not word.isalpha() and _LETTER_THEN_DIGIT.search(word) and not _PERIOD.fullmatch(word):
                 words += map(self._stem, _LETTERS_AND_DIGITS.findall(word))
         return words
-
-
-_WordsOf = Callable[[str, _Periods], list[str]]
-
-
-def _split(words_of: _WordsOf, text: str) -> list[str]:
-    """A text's words in lower case, its periods written alike."""
-    return words_of(_composed(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
-
-
-def _split_without_accents(words_of: _WordsOf, text: str) -> list[str]:
-    return words_of(_without_accents(_with_capitals(text).lower()), _PERIODS_AND_HALVES)
-
-
-def _split_turkish(split: Callable[[str], list[str]], text: str) -> list[str]:
-    return split(text.replace("İ", "i"))
-
-
-def _split_plain_digits(split: Callable[[str], list[str]], text: str) -> list[str]:
-    return split(plain_digits(text))
-
-
-def _split_with_accents(text: str) -> list[str]:
-    """As indexes hold them in which halves are no periods and "US" is "us"."""
-    return _words_in_parts(_composed(text.lower()), _PERIODS)
-
-
-def _split_at_spaces(text: str) -> list[str]:
-    """As indexes hold them in which north_report is one word, and so is what stands between spaces in any script."""
-    return _WORD_BEFORE.findall(_with_periods_alike(text.lower(), _PERIODS))
 
 
 def _with_capitals(text: str) -> str:
@@ -252,27 +188,19 @@ def _stem_dotted(stem: Callable[[str], str], word: str) -> str:
     return stem(word).replace("ı", "i")
 
 
-def _words_of(lower: str, periods: _Periods) -> list[str]:
-    lower = _with_periods_alike(lower.replace("_", " "), periods)
-    if not lower.isascii():
-        lower = _NOT_COMPARED.sub("", lower)
-    if lower.isascii() or not _OF_TWOS.search(lower):
+def _words_of(lower: str) -> list[str]:
+    lower = _with_periods_alike(lower.replace("_", " "))
+    if lower.isascii():
+        return _WORD.findall(lower)
+    lower = _NOT_COMPARED.sub("", lower)
+    if not _OF_TWOS.search(lower):
         return _WORD.findall(lower)
     words: list[str] = _WORD.findall(_GAP.sub("", lower))
     return [part for word in words for part in (_each_two(word) if _OF_TWOS.match(word) else [word])]
 
 
-def _words_in_parts(lower: str, periods: _Periods) -> list[str]:
-    """As indexes hold them in which vowels above and below letters divide words, and Korean words are whole."""
-    lower = _with_periods_alike(lower.replace("_", " "), periods)
-    words: list[str] = _WORD_IN_PARTS.findall(lower)
-    if lower.isascii() or not _UNSPACED.search(lower):
-        return words
-    return [part for word in words for part in (_each_two(word) if _UNSPACED.match(word) else [word])]
-
-
-def _with_periods_alike(lower: str, periods: _Periods) -> str:
-    for needed, form, written in periods:
+def _with_periods_alike(lower: str) -> str:
+    for needed, form, written in _PERIODS:
         if any(part in lower for part in needed):
             lower = form.sub(written, lower)
     return lower

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import openpyxl
 
-from selfaug.retrieval.document import Block, UnreadableDocument
+from selfaug.core.printable import counted
+from selfaug.retrieval.document import Block, Contents, UnreadableDocument
 from selfaug.retrieval.office_zip import check_office_zip
 from selfaug.retrieval.plain_text import said_title, tidy
 from selfaug.retrieval.table_text import MAX_CELLS, Repeated, Rows, is_figure, table_blocks
 from selfaug.retrieval.xlsx_format import cell_text
-from selfaug.retrieval.xlsx_sheet import MergedCell, merged_cells, uncalculated_formulas
+from selfaug.retrieval.xlsx_sheet import MergedCell, unparsed
 
-__all__ = ["formulas_without_value", "read_xlsx"]
+__all__ = ["read_xlsx"]
 
 MAX_VISITED = 20_000_000
 """Cells of a sheet, empty ones too: a single cell at the far corner makes billions of them."""
@@ -32,13 +32,16 @@ MAX_VISITED = 20_000_000
 _PERIOD = re.compile(
     r"(19|20)\d\d([^\d.,%].*)?|\d\d?[./-]\d\d?[./-](19|20)?\d\d|[1-4][QH] ?\d\d(\d\d)?", re.IGNORECASE
 )
+_Merged = Mapping[int, Sequence[MergedCell]]
+"""Merged cells by their first row."""
+
 _WORD = re.compile(r"\D*[^\W\d_]{2}\D*")
 
 
-def read_xlsx(data: bytes) -> tuple[str, list[Block]]:
-    """Title, or nothing, and blocks of a workbook: for each sheet a heading with its name, then its tables.
+def read_xlsx(data: bytes, _encoding: str | None = None) -> Contents:
+    """Title and blocks of a workbook: for each sheet a heading with its name, then its tables.
 
-    Cells hold values as they were last calculated, not formulae; where none was, `formulas_without_value` counts
+    Cells hold values as they were last calculated, not formulae; where none was, `missing` counts
     them. Merged cells have their text in each row and column. Hidden sheets and charts are left out; hidden
     rows and columns are read: most are filtered or collapsed.
 
@@ -46,43 +49,30 @@ def read_xlsx(data: bytes) -> tuple[str, list[Block]]:
         UnreadableDocument: if it is encrypted, not a workbook, too large, or would unpack to absurd size.
     """
     check_office_zip(data, ".xlsx", "xl/")
-    with closing(_opened(data)) as workbook:
-        blocks = [block for sheet in _visible_sheets(workbook) for block in _sheet_blocks(sheet)]
-        return said_title(tidy(workbook.properties.title or "")), blocks
+    workbook: Any = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+    with closing(workbook):
+        blocks: list[Block] = []
+        uncalculated = 0
+        for sheet in workbook.worksheets:
+            if sheet.sheet_state == "visible":
+                with sheet._get_source() as source:
+                    found = unparsed(source)
+                blocks += _sheet_blocks(sheet, found.merged)
+                uncalculated += found.uncalculated
+        return Contents(said_title(tidy(workbook.properties.title or "")), blocks, _missing(uncalculated))
 
 
-def formulas_without_value(data: bytes) -> str:
-    """How many formulas have no value in a workbook that was read, in words for the user; empty if all have one."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        parts = [name for name in archive.namelist() if name.startswith("xl/worksheets/")]
-        if not any(_uncalculated(archive.open(name)) for name in parts):
-            return ""
-    # Which sheets are hidden only the workbook tells, and to open it takes longer.
-    with closing(_opened(data)) as workbook:
-        count = sum(_uncalculated(sheet._get_source()) for sheet in _visible_sheets(workbook))
-    if not count:
+def _missing(uncalculated: int) -> str:
+    if not uncalculated:
         return ""
-    formulas = "1 formula has no value" if count == 1 else f"{count:,} formulas have no value"
+    formulas = counted(uncalculated, "formula has no value", "formulas have no value")
     return f"{formulas}, since no program has calculated it yet; open and save it in Excel or LibreOffice"
 
 
-def _uncalculated(part: IO[bytes]) -> int:
-    with part:
-        return uncalculated_formulas(part)
-
-
-def _opened(data: bytes) -> Any:
-    return openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
-
-
-def _visible_sheets(workbook: Any) -> list[Any]:
-    return [sheet for sheet in workbook.worksheets if sheet.sheet_state == "visible"]
-
-
-def _sheet_blocks(sheet: Any) -> Iterator[Block]:
+def _sheet_blocks(sheet: Any, merged: _Merged) -> Iterator[Block]:
     name = tidy(sheet.title)
     heading: Block | None = Block("heading", name or "Sheet", level=1, sheet=sheet.title)
-    for region in _regions(sheet):
+    for region in _regions(sheet, merged):
         for block in table_blocks(region, sheet=sheet.title):
             if heading is not None:
                 yield heading
@@ -90,10 +80,10 @@ def _sheet_blocks(sheet: Any) -> Iterator[Block]:
             yield block
 
 
-def _regions(sheet: Any) -> Iterator[Rows]:
+def _regions(sheet: Any, merged: _Merged) -> Iterator[Rows]:
     """Tables of a sheet: rows between empty rows, divided where an empty column separates two tables."""
     last: _Region | None = None
-    for rows in _between_empty_rows(sheet):
+    for rows in _between_empty_rows(sheet, merged):
         region = _region(rows)
         if last is not None and _goes_on(last, region):
             last.rows.extend(region.rows)
@@ -105,9 +95,7 @@ def _regions(sheet: Any) -> Iterator[Rows]:
         yield from _side_by_side(last.rows)
 
 
-def _between_empty_rows(sheet: Any) -> Iterator[Rows]:
-    with sheet._get_source() as source:
-        merged = merged_cells(source)
+def _between_empty_rows(sheet: Any, merged: _Merged) -> Iterator[Rows]:
     rows: Rows = []
     number = 0
     begun: list[tuple[MergedCell, str]] = []
@@ -126,7 +114,7 @@ def _between_empty_rows(sheet: Any) -> Iterator[Rows]:
 def _repeat_merged(
     rows: Rows,
     number: int,
-    merged: Mapping[int, Sequence[MergedCell]],
+    merged: _Merged,
     begun: Sequence[tuple[MergedCell, str]],
 ) -> list[tuple[MergedCell, str]]:
     """Give merged cells their text in each row and column, as far as these rows reach.
@@ -134,7 +122,7 @@ def _repeat_merged(
     Args:
         rows: of the sheet; changed.
         number: of the first of them, from 1.
-        merged: merged cells by their first row.
+        merged: of the sheet.
         begun: those that began in rows above, with their text.
 
     Returns:
@@ -153,9 +141,7 @@ def _repeat_merged(
     return [(cell, text) for cell, text in cells if cell.last_row >= number + len(rows)]
 
 
-def _beginning(
-    rows: Rows, number: int, merged: Mapping[int, Sequence[MergedCell]]
-) -> Iterator[tuple[MergedCell, str]]:
+def _beginning(rows: Rows, number: int, merged: _Merged) -> Iterator[tuple[MergedCell, str]]:
     """Merged cells that begin in rows of which the first has a number, with their text."""
     for row_number, row in enumerate(rows, start=number):
         for cell in merged.get(row_number, ()):

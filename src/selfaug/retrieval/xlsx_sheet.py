@@ -10,7 +10,7 @@ from openpyxl.utils import range_boundaries
 
 from selfaug.retrieval.document import UnreadableDocument
 
-__all__ = ["MergedCell", "merged_cells", "uncalculated_formulas"]
+__all__ = ["MergedCell", "Unparsed", "unparsed"]
 
 MAX_MERGED = 500_000
 """Merged cells of a sheet."""
@@ -19,12 +19,10 @@ _PIECE_BYTES = 1 << 20
 _LONGEST_MATCH = 1 << 16
 """Bytes of what is looked for: a formula has at most 8,192 characters."""
 
-_MERGED = re.compile(
-    rb"<(?:\w+:)?mergeCell\s[^<>]*?ref\s*=\s*[\"']([A-Z]{1,3}\d{1,7}:[A-Z]{1,3}\d{1,7})[\"']"
-)
 # A formula that was calculated has a value; one whose value is the empty text has none either, but that type.
-_FORMULA = re.compile(
-    rb"<(?:\w+:)?c\b(?![^<>]*\bt\s*=\s*[\"']str[\"'])[^<>]*>\s*"
+_LOOKED_FOR = re.compile(
+    rb"<(?:\w+:)?mergeCell\s[^<>]*?ref\s*=\s*[\"']([A-Z]{1,3}\d{1,7}:[A-Z]{1,3}\d{1,7})[\"']"
+    rb"|<(?:\w+:)?c\b(?![^<>]*\bt\s*=\s*[\"']str[\"'])[^<>]*>\s*"
     rb"<(?:\w+:)?f\b(?:[^<>]*/>|[^<>]*>[^<]*</(?:\w+:)?f>)\s*"
     rb"(?:<(?:\w+:)?v\s*/>\s*|<(?:\w+:)?v\s*>\s*</(?:\w+:)?v>\s*)?"
     rb"</(?:\w+:)?c>"
@@ -40,32 +38,44 @@ class MergedCell(NamedTuple):
     last_row: int
 
 
-def merged_cells(source: IO[bytes]) -> dict[int, list[MergedCell]]:
-    """Merged cells of a sheet's XML, by their first row.
+class Unparsed(NamedTuple):
+    """What a sheet's XML says besides.
+
+    Attributes:
+        merged: merged cells by their first row.
+        uncalculated: how many formulas have no value: they were written by a program that calculates nothing.
+    """
+
+    merged: dict[int, list[MergedCell]]
+    uncalculated: int
+
+
+def unparsed(source: IO[bytes]) -> Unparsed:
+    """Merged cells and formulas without a value in a sheet's XML.
 
     Raises:
-        UnreadableDocument: if there are absurdly many.
+        UnreadableDocument: if there are absurdly many merged cells.
     """
-    found: dict[int, list[MergedCell]] = {}
-    for number, match in enumerate(_matches(_MERGED, source), start=1):
-        if number > MAX_MERGED:
+    merged: dict[int, list[MergedCell]] = {}
+    count = uncalculated = 0
+    for match in _matches(source):
+        if match[1] is None:
+            uncalculated += 1
+            continue
+        count += 1
+        if count > MAX_MERGED:
             raise UnreadableDocument(f"more than {MAX_MERGED:,} merged cells in a sheet; save it as CSV")
         cell = MergedCell(*range_boundaries(match[1].decode("ascii")))
-        found.setdefault(cell.first_row, []).append(cell)
-    return found
+        merged.setdefault(cell.first_row, []).append(cell)
+    return Unparsed(merged, uncalculated)
 
 
-def uncalculated_formulas(source: IO[bytes]) -> int:
-    """How many formulas in a sheet's XML have no value: they were written by a program that calculates nothing."""
-    return sum(1 for _ in _matches(_FORMULA, source))
-
-
-def _matches(pattern: re.Pattern[bytes], source: IO[bytes]) -> Iterator[re.Match[bytes]]:
+def _matches(source: IO[bytes]) -> Iterator[re.Match[bytes]]:
     """Matches in a file of any size, piece by piece: parsing it a second time would double the time of reading."""
     rest = b""
     while piece := source.read(_PIECE_BYTES):
         text, end = rest + piece, 0
-        for match in pattern.finditer(text):
+        for match in _LOOKED_FOR.finditer(text):
             yield match
             end = match.end()
         rest = text[max(end, len(text) - _LONGEST_MATCH) :]

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from selfaug.serving.answering import add_answers
+from selfaug.serving.answer_paths import add_answers
 from selfaug.serving.feedback import add_feedback
 from selfaug.serving.generation import TUNED
 from selfaug.serving.guard import Guard, Limits, write_to_stderr
@@ -56,7 +56,7 @@ def create_app(
         lambda: served.engine.running,
         lambda: served.readiness.ready,
         lambda: not served.readiness.not_followed,
-        lambda: [] if served.watcher is None else served.watcher.families(),
+        lambda: [] if served.watcher is None else served.watcher.samples(),
     )
     _errors(app)
     _operations(app, served, metrics)

@@ -17,12 +17,12 @@ from typing import Any, ParamSpec
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from selfaug.core.rate_limit import RateLimit
 from selfaug.errors import SelfAugError
 from selfaug.loopback import names_this_machine
 from selfaug.serving.generation import SHUTDOWN_WAIT
 from selfaug.serving.keys import ApiKeys
 from selfaug.serving.openai_responses import error_body, event
-from selfaug.serving.rate_limit import RateLimit
 
 __all__ = ["OPEN_PATHS", "Guard", "Limits", "log_line", "without_write_errors"]
 
@@ -91,7 +91,8 @@ class Guard:
         self._app, self._keys, self._limits, self._known = app, keys, limits, known
         self._on_done, self._log = on_done, without_write_errors(log)
         self._only_here = only_here
-        self._rate = RateLimit(limits.requests_per_minute)
+        count = limits.requests_per_minute
+        self._rate = RateLimit(count / 60, burst=max(count, 1.0)) if count > 0 else None  # 0: any number
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -161,7 +162,8 @@ class Guard:
             return
         if refusal is not None:
             raise refusal
-        if scope["method"] == "POST" and (wait := self._rate.wait()) > 0:
+        limit = self._rate if scope["method"] == "POST" else None
+        if limit is not None and (wait := limit.wait(time.monotonic())) > 0:
             raise _RefusedError(
                 429,
                 f"more than {self._limits.requests_per_minute:g} requests a minute.",

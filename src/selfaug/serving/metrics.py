@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.registry import Collector
 
-from selfaug.serving.watcher import Family
+from selfaug.core import metric_names
+from selfaug.core.metric_names import HISTOGRAMS, METRICS, Sample
 
 __all__ = ["Metrics"]
 
@@ -35,47 +36,29 @@ class Metrics:
         running: Callable[[], int],
         ready: Callable[[], bool],
         follows: Callable[[], bool],
-        watched: Callable[[], Sequence[Family]] = lambda: (),
+        watched: Callable[[], Sequence[Sample]] = lambda: (),
     ) -> None:
         self.registry = CollectorRegistry()
         labels = ["gen_ai_request_model", "gen_ai_operation_name"]
         # Empty where a request was answered, which for Prometheus is no label at all.
         ended = [*labels, "error_type"]
-        self.duration = self._histogram(
-            "gen_ai_server_request_duration_seconds", "From a request to the end of its answer.", ended
-        )
-        self.first_token = self._histogram(
-            "gen_ai_server_time_to_first_token_seconds", "From a request to its first token.", ended
-        )
-        self.output_token = self._histogram(
-            "gen_ai_server_time_per_output_token_seconds", "Of the tokens after the first.", labels
-        )
-        self.tokens = self._histogram(
-            "gen_ai_client_token_usage", "Tokens of a request.", [*labels, "gen_ai_token_type"], _TOKENS
-        )
-        self.requests = Counter(
-            "selfaug_requests",
-            "Requests answered, by path and status.",
-            ["path", "status"],
-            registry=self.registry,
-        )
-        for name, text, value in (
-            ("selfaug_requests_waiting", "Requests that have not begun.", waiting),
-            ("selfaug_requests_running", "Requests that are being answered.", running),
-            ("selfaug_ready", "1 if the server answers as the record says it should.", ready),
-            (
-                "selfaug_follows_champion",
-                "0 while the registry's champion can't be served, else 1.",
-                follows,
-            ),
+        self.duration = self._histogram(metric_names.REQUEST_DURATION, ended)
+        self.first_token = self._histogram(metric_names.TIME_TO_FIRST_TOKEN, ended)
+        self.output_token = self._histogram(metric_names.TIME_PER_OUTPUT_TOKEN, labels)
+        self.tokens = self._histogram(metric_names.TOKEN_USAGE, [*labels, "gen_ai_token_type"], _TOKENS)
+        requests = metric_names.REQUESTS
+        self.requests = Counter(requests, METRICS[requests], ["path", "status"], registry=self.registry)
+        for name, value in (
+            (metric_names.WAITING, waiting),
+            (metric_names.RUNNING, running),
+            (metric_names.READY, ready),
+            (metric_names.FOLLOWS, follows),
         ):
-            Gauge(name, text, registry=self.registry).set_function(_number(value))
+            Gauge(name, METRICS[name], registry=self.registry).set_function(_number(value))
         self.registry.register(_Watched(watched))
 
-    def _histogram(
-        self, name: str, text: str, labels: list[str], buckets: tuple[float, ...] = _DURATIONS
-    ) -> Histogram:
-        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, labels: list[str], buckets: tuple[float, ...] = _DURATIONS) -> Histogram:
+        return Histogram(name, METRICS[name], labels, buckets=buckets, registry=self.registry)
 
     def text(self) -> bytes:
         """All of them, in Prometheus' text format."""
@@ -85,15 +68,19 @@ class Metrics:
 class _Watched(Collector):
     """Metrics that are made when they are asked for."""
 
-    def __init__(self, families: Callable[[], Sequence[Family]]) -> None:
-        self._families = families
+    def __init__(self, samples: Callable[[], Sequence[Sample]]) -> None:
+        self._samples = samples
 
     def collect(self) -> Iterator[Metric]:
-        for family in self._families():
-            metric = Metric(family.name, family.text, family.kind)
-            for name, labels, value in family.samples:
-                metric.add_sample(name, labels, value)
-            yield metric
+        found: dict[str, Metric] = {}
+        for sample in self._samples():
+            name = next((one for one in HISTOGRAMS if sample.name.startswith(f"{one}_")), sample.name)
+            if name not in found:
+                is_count = name.endswith("_total")
+                kind = "histogram" if name in HISTOGRAMS else "counter" if is_count else "gauge"
+                found[name] = Metric(name.removesuffix("_total"), METRICS[name], kind)
+            found[name].add_sample(*sample)
+        yield from found.values()
 
 
 def _number(value: Callable[[], int | bool]) -> Callable[[], float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-__all__ = ["Answered", "Family", "Watcher"]
+from selfaug.core.metric_names import Sample
+
+__all__ = ["Answered", "Watcher"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +35,6 @@ class Answered:
     row: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Family:
-    """Numbers of one metric, for Prometheus.
-
-    Attributes:
-        name: without the ending of a counter or of a histogram's parts.
-        kind: of metric.
-        text: what it means.
-        samples: whole name, labels and value of each.
-    """
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    text: str
-    samples: Sequence[tuple[str, dict[str, str], float]]
-
-
 class Watcher(Protocol):
     """Watches the tuned model's traffic. Nothing here raises, and nothing but `vote` waits for anything."""
 
@@ -61,6 +46,6 @@ class Watcher(Protocol):
         """A user's thumb, up or down; False if no such request was answered lately. May look into files for it."""
         ...
 
-    def families(self) -> Sequence[Family]:
+    def samples(self) -> Sequence[Sample]:
         """Its metrics."""
         ...

@@ -48,7 +48,7 @@ def read_checkpoint_state(folder: Path, settings: Mapping[str, float | None]) ->
             f"checkpoint {folder} does not exist or was not written to its end (no {CHECKPOINT_STATE}).",
             hint="resume_from_checkpoint=True takes the latest complete one.",
         ) from error
-    trained = {**settings, **state.get("settings", {})}  # earlier versions have not kept them
+    trained = state["settings"]
     if trained != settings:
         raise ConfigError(
             f"checkpoint {folder} was trained with {_listed(trained)}, and {_listed(settings)} is given.",
@@ -57,18 +57,18 @@ def read_checkpoint_state(folder: Path, settings: Mapping[str, float | None]) ->
     return state
 
 
-def require_processes(what: str, before: int | None, now: int) -> None:
+def require_processes(what: str, before: int, now: int) -> None:
     """Refuse to go on with another number of processes: a step would see other rows, and epochs other steps.
 
     Args:
         what: is gone on with.
-        before: processes that have trained it; None where an earlier version has, which didn't write that down.
+        before: processes that have trained it.
         now: processes that are to go on.
 
     Raises:
         ConfigError: if they are others.
     """
-    if before not in (None, now):
+    if before != now:
         raise ConfigError(
             f"{what} was trained by {counted(before, 'process', 'processes')}, and {now} would go on with it: each "
             "step would see other rows, and the end come at another step.",

@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, islice, pairwise
 from typing import Any, cast
 
 import numpy as np
-from datasets import Dataset, Features, IterableDataset, Json, List, concatenate_datasets
+from datasets import Dataset, Features, IterableDataset, Json, List
 from transformers import PreTrainedTokenizerBase
 from trl.trainer.utils import remove_none_values
 
 from selfaug.core.positions import IGNORED
 from selfaug.data.encode import encode_rows
-from selfaug.data.rows import Row
+from selfaug.data.row import Row
 from selfaug.errors import ConfigError, DataError
 from selfaug.model.cache import Document
 from selfaug.train.selfaug_config import SelfAugConfig
 
 __all__ = [
-    "count_added",
     "count_row_tokens",
     "document_slices",
     "documents",
-    "fill_up",
     "longest_document",
     "no_prompt_tokens",
+    "require_prepared_rows",
     "require_prompt_tokens",
     "require_serving_prompts",
+    "row_lengths",
+    "warn_of_long_rows",
     "with_completions",
 ]
+
+logger = logging.getLogger(__name__)
 
 _MASKS = ("completion_mask", "assistant_masks")
 """Columns of tokenised rows that say which tokens are completion; with both, a token has to be in both.
@@ -48,7 +52,7 @@ _LOOKED_AT_FOR_PROMPTS = 1000
 def count_row_tokens(rows: Any) -> int:
     """Tokens of prepared rows."""
     if isinstance(rows, Dataset):  # in a hundredth of the time that one row after the other takes
-        return int(_row_lengths(rows).sum())
+        return int(row_lengths(rows).sum())
     return sum(len(row["input_ids"]) for row in rows)
 
 
@@ -58,12 +62,12 @@ def longest_document(rows: Dataset) -> int:
         column = rows.with_format("arrow", columns=["seq_lengths"])[:].column("seq_lengths")
         lengths = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
     else:
-        lengths = [_row_lengths(rows)]
+        lengths = [row_lengths(rows)]
     return max((int(chunk.max(initial=0)) for chunk in lengths), default=0)
 
 
-def _row_lengths(rows: Dataset) -> np.ndarray:
-    """Tokens of each row [rows]."""
+def row_lengths(rows: Dataset) -> np.ndarray:
+    """Tokens of each row of prepared rows [rows]."""
     chunks = rows.data.column("input_ids").chunks
     lengths = np.concatenate(
         [np.zeros(0, dtype=np.int64), *(chunk.value_lengths().to_numpy() for chunk in chunks)]
@@ -85,22 +89,45 @@ def documents(rows: Iterable[dict[str, Any]]) -> Iterator[Document]:
             yield Document(row["input_ids"][part], row["labels"][part])
 
 
-def fill_up(rows: Dataset, multiple: int, pad_token_id: int) -> Dataset:
-    """Prepared rows with empty ones at the end, up to a multiple of so many: what counts for nothing fills a batch."""
-    lacking = -len(rows) % multiple
-    if lacking == 0:
-        return rows
-    # One token predicts nothing: it has no nll and no alignment.
-    empty = {"input_ids": [pad_token_id], "labels": [IGNORED], "seq_lengths": [1]}
-    rows = rows.select_columns([name for name in rows.column_names if name in empty])
-    columns = {name: [empty[name]] * lacking for name in rows.column_names}
-    return concatenate_datasets([rows, Dataset.from_dict(columns, features=rows.features)])
+def require_prepared_rows(train: Any, evals: list[Any], args: SelfAugConfig) -> None:
+    """Refuse data sets of which trl's truncation has left nothing, and training rows that aren't tokenised yet.
+
+    Args:
+        train: training rows as trl has prepared them.
+        evals: rows of each evaluation, likewise.
+        args: the settings.
+
+    Raises:
+        DataError: if nothing is left.
+        ConfigError: if the training rows aren't tokenised.
+    """
+    if any(isinstance(rows, Dataset) and len(rows) == 0 for rows in (train, *evals)):
+        raise DataError(
+            f"max_length={args.max_length} leaves no completion token in any row.",
+            hint="raise max_length, or leave it out: rows are not cut then.",
+        )
+    if isinstance(train, IterableDataset):
+        return
+    wanted = {"input_ids", "labels"} if args.alpha > 0 else {"input_ids"}
+    if lacking := wanted - train[0].keys():
+        raise ConfigError(
+            f"skip_prepare_dataset leaves rows without {' and '.join(sorted(lacking))}: they are looked at before "
+            "training, when no data_collator has made these of them.",
+            hint="tokenise the rows beforehand, with `labels` of -100 on the prompt; or leave "
+            "skip_prepare_dataset out.",
+        )
 
 
-def count_added(rows: Dataset) -> int:
-    """How many rows at the end are empty, as `fill_up` adds them."""
-    count_for_something = np.flatnonzero(_row_lengths(rows) > 1)
-    return len(rows) - (int(count_for_something[-1]) + 1 if count_for_something.size else 0)
+def warn_of_long_rows(rows: list[Any], window: int | None) -> None:
+    """Warn of prepared data sets with documents that are longer than the model's window, if that is known."""
+    known = [one for one in rows if isinstance(one, Dataset) and "input_ids" in one.column_names]
+    longest = max(map(longest_document, known), default=0)
+    if window is not None and longest > window:
+        logger.warning(
+            "the longest row has %d tokens, and the model was made for %d: set max_length, or leave such rows out",
+            longest,
+            window,
+        )
 
 
 def require_prompt_tokens(rows: Any) -> None:

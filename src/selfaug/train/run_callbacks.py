@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -61,7 +60,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
 
 
 class PlanFile(TrainerCallback):  # type: ignore[misc]
-    """Writes down how many steps are planned and which process makes them, for whoever looks while it trains."""
+    """Writes down how many steps are planned and when they began, for whoever looks while it trains."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
@@ -75,8 +74,6 @@ class PlanFile(TrainerCallback):  # type: ignore[misc]
                 "steps": state.max_steps,
                 "from_step": state.global_step,
                 "began": time.time(),
-                "process": os.getpid(),
-                "machine": socket.gethostname(),
             }
             write_record(self._path, "plan", plan)
 

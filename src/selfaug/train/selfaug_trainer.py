@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, PredictionOutput
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from trl import SFTTrainer
 
 from selfaug.core.alignment import OutputHead
@@ -48,15 +48,15 @@ from selfaug.train.checkpoints import (
     write_checkpoint_state,
 )
 from selfaug.train.dataset_rows import (
-    count_added,
     documents,
-    fill_up,
-    longest_document,
     no_prompt_tokens,
+    require_prepared_rows,
     require_prompt_tokens,
     require_serving_prompts,
+    warn_of_long_rows,
     with_completions,
 )
+from selfaug.train.filled_rows import count_added, fill_up, of_given_rows, without_added
 from selfaug.train.length_order import LengthOrder
 from selfaug.train.loss import AlignmentLoss, alignment_loss
 from selfaug.train.model_checks import (
@@ -134,23 +134,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = SelfAugConfig(f"{name.rstrip('/').split('/')[-1] or 'model'}-SelfAug")
-        if not isinstance(args, SelfAugConfig):
-            raise ConfigError(
-                f"args is a {type(args).__name__}.",
-                hint="make it a SelfAugConfig: it takes all of SFTConfig's fields.",
-            )
-        if kwargs.get("compute_loss_func") is not None:
-            raise ConfigError(
-                "compute_loss_func can't be used: the loss is nll plus alignment.",
-                hint="leave it out; `selfaug.alignment_loss` is the loss for a loop of your own.",
-            )
-        takes_only_peft = args.alpha > 0 or kwargs.get("peft_config") is not None
-        if takes_only_peft and isinstance(model, nn.Module):
-            require_adapters_of_peft(
-                model
-            )  # before trl puts another adapter into it, and the first one is lost
-        if args.alpha > 0 and isinstance(model, PeftModel):
-            require_untouched_base(model)
+        _refuse_arguments(model, args, kwargs)
         is_formatted = kwargs.get("formatting_func") is not None
         train_dataset = with_completions(train_dataset, args, is_formatted=is_formatted)
         if eval_dataset is not None:
@@ -165,12 +149,46 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             eval_dataset=eval_dataset,
             **kwargs,
         )
-        if takes_only_peft:
+        self._make_model_ready(kwargs)
+        require_serving_prompts(train_dataset, self._tokenizer)
+        self._check_setup()
+        self._begin_counts()
+        # Shards can't be asked whether an adapter changes nothing yet.
+        self.starts_at_reference = not adapter_is_trained and (
+            not self._is_sharded and changes_nothing_yet(model)
+            if isinstance(model, PeftModel)
+            else not begins_at_random(self.model)
+        )
+        self._own_collator = data_collator is not None
+        # A text is read as JSON when the settings are made.
+        self._template_arguments = cast("dict[str, Any]", args.chat_template_kwargs or {})
+        self._on_anchor_progress = on_anchor_progress
+        # Sharded weights may not be there before the model is wrapped.
+        if not self._is_sharded:
+            self._check_head(self.model)
+            self._check_packing(self.model)
+        if args.alpha > 0:
+            self._begin_alignment()
+            may_differ = isinstance(model, PeftModel) and not self.starts_at_reference
+            if may_differ and not adapter_is_trained and not self._is_sharded:
+                with self.accelerator.autocast():  # whose layers may have other dtypes, as in training
+                    warn_of_trained_adapter(self.model)
+        self.add_callback(_Prepare(self))
+
+    # ---- before training
+
+    def _make_model_ready(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse a model that can't be trained so, and set right what this training needs to be otherwise in it.
+
+        Args:
+            arguments: of the Trainer's.
+        """
+        if _takes_only_peft(self.args, arguments):
             require_adapters_of_peft(self.model)  # trl loads one that is in the model's folder
         require_one_device(causal_model(self.model))
-        if (args.bf16_full_eval or args.fp16_full_eval) and not self._is_sharded:
+        if (self.args.bf16_full_eval or self.args.fp16_full_eval) and not self._is_sharded:
             # transformers moves it when training begins; here it is asked, and copied, before.
-            self._move_model_to_device(self.model, args.device)
+            self._move_model_to_device(self.model, self.args.device)
         forget_absent_layers(causal_model(self.model))
         keep_preserved_directions(self.model)
         require_unpacked(self.model)
@@ -180,11 +198,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             # trl goes by the names in the config; without experts there is no router whose logits could be had.
             self.aux_loss_enabled = False
             text_config.output_router_logits = False
-        require_serving_prompts(train_dataset, self._tokenizer)
+
+    def _check_setup(self) -> None:
+        """Refuse rows and settings that don't go together, and settle what the Trainer is to do with them."""
         if self._is_vision_dataset:
             raise DataError("rows with images are not supported.", hint="train on text rows.")
-        self._require_prepared_rows()
-        self._warn_of_long_rows(window_of(text_config))
+        require_prepared_rows(self.train_dataset, self._evals(), self.args)
+        warn_of_long_rows([self.train_dataset, *self._evals()], window_of(causal_model(self.model).config))
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
             raise ConfigError(
@@ -193,16 +213,20 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             )
         # The loss is divided by counts over the whole optimizer step: the Trainer must not divide it again.
         self.loss_is_scaled_for_ga = True
-        if args.ddp_find_unused_parameters is None and uses_all_parameters(self.model):
+        if self.args.ddp_find_unused_parameters is None and uses_all_parameters(self.model):
             # transformers has DDP look for unused ones in every step of a PEFT model, which then warns.
             self.accelerator.ddp_handler.find_unused_parameters = False
-        if args.weight_penalty > 0:
+        if self.args.weight_penalty > 0:
             if self._is_sharded:
                 raise ConfigError(
                     "weight_penalty needs whole adapter weights on each process, not shards.",
                     hint="leave it at 0, or train without FSDP and DeepSpeed.",
                 )
             lora_change(self.model)  # refuses what has no LoRA adapter
+
+    def _begin_counts(self) -> None:
+        """What is counted, measured and kept, before any of it."""
+        args = self.args
         self.controller = None
         if args.drift_limit is not None:
             self.controller = DriftController(limit=args.drift_limit, alpha=args.alpha)
@@ -210,6 +234,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self.reference_bytes = 0
         self.reference_kind: str | None = None
         self.anchor_seconds = 0.0
+        self.anchors: list[list[int]] = []
         self._earlier_seconds = 0.0
         self._began: float | None = None
         self._alpha = args.alpha
@@ -225,37 +250,17 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
         self._cache: ReferenceCache | None = None
         self._own_head: OutputHead | None = None
         self._steps_without_prompts: int | None = 0  # None once a prompt was seen
-        self.anchors: list[list[int]] = []
-        # Shards can't be asked whether an adapter changes nothing yet.
-        self.starts_at_reference = not adapter_is_trained and (
-            not self._is_sharded and changes_nothing_yet(model)
-            if isinstance(model, PeftModel)
-            else not begins_at_random(self.model)
-        )
-        self._own_collator = data_collator is not None
-        # A text is read as JSON when the settings are made.
-        self._template_arguments = cast("dict[str, Any]", args.chat_template_kwargs or {})
         self._anchors_to_write = args.anchors == "self"
         self._at_anchors = False
-        self._on_anchor_progress = on_anchor_progress
-        # Sharded weights may not be there before the model is wrapped.
-        if not self._is_sharded:
-            self._check_head(self.model)
-            self._check_packing(self.model)
-        if args.alpha > 0:
-            require_prompt_tokens(self.train_dataset)
-            if args.anchors not in ("none", "self"):
-                self.anchors = read_anchors(
-                    Path(args.anchors), self._tokenizer, args.max_length, self._template_arguments
-                )
-            self._choose_reference()
-            may_differ = isinstance(model, PeftModel) and not self.starts_at_reference
-            if may_differ and not adapter_is_trained and not self._is_sharded:
-                with self.accelerator.autocast():  # whose layers may have other dtypes, as in training
-                    warn_of_trained_adapter(self.model)
-        self.add_callback(_Prepare(self))
 
-    # ---- before training
+    def _begin_alignment(self) -> None:
+        """Refuse rows without anything to align, read the anchors, and choose the reference."""
+        require_prompt_tokens(self.train_dataset)
+        if self.args.anchors not in ("none", "self"):
+            self.anchors = read_anchors(
+                Path(self.args.anchors), self._tokenizer, self.args.max_length, self._template_arguments
+            )
+        self._choose_reference()
 
     def _choose_reference(self, chosen: str | None = None) -> None:
         """As `choose_reference` does, while the model is whole and untrained.
@@ -281,38 +286,6 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def _is_sharded(self) -> bool:
         """Whether FSDP or DeepSpeed has the model; ZeRO-2, which leaves weights whole, is taken for it too."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
-
-    def _require_prepared_rows(self) -> None:
-        """Refuse data sets of which trl's truncation has left nothing, and training rows that aren't tokenised yet."""
-        if any(isinstance(rows, Dataset) and len(rows) == 0 for rows in (self.train_dataset, *self._evals())):
-            raise DataError(
-                f"max_length={self.args.max_length} leaves no completion token in any row.",
-                hint="raise max_length, or leave it out: rows are not cut then.",
-            )
-        if isinstance(self.train_dataset, IterableDataset):
-            return
-        wanted = {"input_ids", "labels"} if self.args.alpha > 0 else {"input_ids"}
-        if lacking := wanted - self.train_dataset[0].keys():
-            raise ConfigError(
-                f"skip_prepare_dataset leaves rows without {' and '.join(sorted(lacking))}: they are looked at before "
-                "training, when no data_collator has made these of them.",
-                hint="tokenise the rows beforehand, with `labels` of -100 on the prompt; or leave "
-                "skip_prepare_dataset out.",
-            )
-
-    def _warn_of_long_rows(self, window: int | None) -> None:
-        known = [
-            rows
-            for rows in (self.train_dataset, *self._evals())
-            if isinstance(rows, Dataset) and "input_ids" in rows.column_names
-        ]
-        longest = max(map(longest_document, known), default=0)
-        if window is not None and longest > window:
-            logger.warning(
-                "the longest row has %d tokens, and the model was made for %d: set max_length, or leave such rows out",
-                longest,
-                window,
-            )
 
     def _aligned_rows(self) -> AlignedRows:
         """All data sets that the trainer was made with, and the anchors that are there by now."""
@@ -680,7 +653,7 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             # Where batches stay apart, the added rows are in the last one.
             apart = not self.args.eval_do_concat_batches
             whole = self._whole_batch if apart or self.args.batch_eval_metrics else len(self._eval_rows)
-            self.compute_metrics = _of_given_rows(compute_metrics, whole, whole - added, apart=apart)
+            self.compute_metrics = of_given_rows(compute_metrics, whole, whole - added, apart=apart)
         try:
             output = super().evaluation_loop(*args, **kwargs)
         finally:
@@ -784,8 +757,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
             return output
         sizes = len(filled), len(test_dataset)
         return output._replace(
-            predictions=_without_added(output.predictions, *sizes),
-            label_ids=_without_added(output.label_ids, *sizes),
+            predictions=without_added(output.predictions, *sizes),
+            label_ids=without_added(output.label_ids, *sizes),
         )
 
     def _fill_up(self, rows: Any) -> Any:
@@ -900,13 +873,13 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
     def _load_state(self, folder: Path, *, trains_on: bool) -> None:
         state = read_checkpoint_state(folder, self._alignment_settings())
         if trains_on:
-            require_processes(str(folder), state.get("processes"), self.accelerator.num_processes)
+            require_processes(str(folder), state["processes"], self.accelerator.num_processes)
         self._alpha = state["alpha"]
         self.noise_floor = state["noise_floor"]
-        self._steps_without_prompts = state.get("steps_without_prompts", 0)
+        self._steps_without_prompts = state["steps_without_prompts"]
         self._total_train_tokens = state["total_train_tokens"]
         # Not written anew: on another machine the model could write others.
-        anchors = state.get("anchors", [])
+        anchors = state["anchors"]
         if anchors != self.anchors and not (anchors and self._anchors_to_write):
             logger.warning(
                 "the anchors are the %d of %s, which is gone on from, not the %d that are given",
@@ -914,16 +887,45 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 folder,
                 len(self.anchors),
             )
-        self._take_anchors(anchors, state.get("anchor_seconds", 0.0))
-        kind = state.get("reference")
+        self._take_anchors(anchors, state["anchor_seconds"])
+        kind = state["reference"]
         if self.args.reference == "auto" and kind not in (None, self.reference_kind):
             # The free disk space, by which "auto" goes, is another now; numbers and memory are to stay the same.
             self._choose_reference(kind)
-        self.reference_bytes = state.get("reference_bytes", 0)
-        self._earlier_seconds = state.get("seconds", 0.0)
+        self.reference_bytes = state["reference_bytes"]
+        self._earlier_seconds = state["seconds"]
         self._began = time.monotonic()
         if self.controller is not None and state["controller"] is not None:
             self.controller = DriftController.from_state(state["controller"])
+
+
+def _refuse_arguments(model: Any, args: Any, others: Mapping[str, Any]) -> None:
+    """Refuse what can't be seen any more, or can't be undone, once trl has the model.
+
+    Args:
+        model: as it is given: a name, too.
+        args: the settings.
+        others: arguments of the Trainer's.
+    """
+    if not isinstance(args, SelfAugConfig):
+        raise ConfigError(
+            f"args is a {type(args).__name__}.",
+            hint="make it a SelfAugConfig: it takes all of SFTConfig's fields.",
+        )
+    if others.get("compute_loss_func") is not None:
+        raise ConfigError(
+            "compute_loss_func can't be used: the loss is nll plus alignment.",
+            hint="leave it out; `selfaug.alignment_loss` is the loss for a loop of your own.",
+        )
+    if _takes_only_peft(args, others) and isinstance(model, nn.Module):
+        require_adapters_of_peft(model)  # before trl puts another adapter into it, and the first one is lost
+    if args.alpha > 0 and isinstance(model, PeftModel):
+        require_untouched_base(model)
+
+
+def _takes_only_peft(args: SelfAugConfig, others: Mapping[str, Any]) -> bool:
+    """Whether an adapter of another library than PEFT would be in the way."""
+    return args.alpha > 0 or others.get("peft_config") is not None
 
 
 class _Prepare(TrainerCallback):  # type: ignore[misc]
@@ -939,43 +941,6 @@ class _Prepare(TrainerCallback):  # type: ignore[misc]
 def _each(rows: Any, change: Callable[[Any], Any]) -> Any:
     """A changed data set, or several of them by name."""
     return {name: change(one) for name, one in rows.items()} if isinstance(rows, dict) else change(rows)
-
-
-def _without_added(values: Any, filled: int, given: int) -> Any:
-    """Results without the rows that a data set was filled up with; what has no entry for each row stays whole.
-
-    Args:
-        values: an array, None, or several of them in a tuple, list or mapping.
-        filled: rows with the added ones.
-        given: rows without them.
-    """
-    if isinstance(values, list | tuple):
-        return type(values)(_without_added(one, filled, given) for one in values)
-    if isinstance(values, Mapping):
-        return {name: _without_added(one, filled, given) for name, one in values.items()}
-    return values[:given] if values is not None and len(values) == filled else values
-
-
-def _of_given_rows(
-    compute_metrics: Callable[..., dict[str, Any]], filled: int, given: int, *, apart: bool
-) -> Callable[..., dict[str, Any]]:
-    """A user's metrics, of results without the rows that a data set was filled up with; see `_without_added`.
-
-    With `apart`, results are lists of batches, and `filled` and `given` are rows of the last one.
-    """
-
-    def without(values: Any) -> Any:
-        if apart and isinstance(values, list):
-            return [*values[:-1], *(_without_added(last, filled, given) for last in values[-1:])]
-        return _without_added(values, filled, given)
-
-    def compute(found: EvalPrediction, **named: Any) -> dict[str, Any]:
-        if named.get("compute_result", True):  # with `batch_eval_metrics`, False but for the last batch
-            parts = ("predictions", "label_ids", "inputs", "losses")
-            found = EvalPrediction(*(without(getattr(found, one)) for one in parts))
-        return compute_metrics(found, **named)
-
-    return compute
 
 
 def _count(batch: dict[str, Tensor], align_boundary: bool) -> Tensor:

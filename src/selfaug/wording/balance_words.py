@@ -17,17 +17,14 @@ def choice_in_words(record: Mapping[str, Any]) -> str:
 
 
 def task_span(point: Mapping[str, Any], digits: int = 0) -> str:
-    """The interval of a point's score at the job, in percent and brackets; empty in records without one."""
-    interval = point.get("task_interval")
-    if interval is None:
-        return ""
+    """The interval of a point's score at the job, in percent and brackets."""
+    interval = point["task_interval"]
     return f"({100 * interval['low']:.{digits}f} to {100 * interval['high']:.{digits}f})"
 
 
 def forgetting_span(point: Mapping[str, Any]) -> str:
-    """The interval of a point's forgetting, in percentage points and brackets; empty in records without one."""
-    interval = point.get("forgetting_interval")
-    return "" if interval is None else f"({span(interval)})"
+    """The interval of a point's forgetting, in percentage points and brackets."""
+    return f"({span(point['forgetting_interval'])})"
 
 
 def bend_in_words(record: Mapping[str, Any]) -> str | None:

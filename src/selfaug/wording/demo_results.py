@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from selfaug.wording.numbers import duration, nats_span, percent, points, span
+from selfaug.wording.markdown import Cell, difference, drift, share
+from selfaug.wording.numbers import duration, percent, points, span
 
 __all__ = [
     "MODELS",
-    "Cell",
     "Row",
     "Verdict",
     "demo_rows",
@@ -32,13 +32,6 @@ class Verdict(NamedTuple):
 
     outcome: Outcome
     text: str
-
-
-class Cell(NamedTuple):
-    """A number and, if it is uncertain, its 95 % interval."""
-
-    value: str
-    interval: str = ""
 
 
 class Row(NamedTuple):
@@ -128,54 +121,37 @@ def demo_rows(record: Mapping[str, Any]) -> list[Row]:
         row(
             "Exact answers",
             f"of {task} questions about companies that no training row mentions",
-            lambda of: _share(of["exact"]),
+            lambda of: share(of["exact"]),
         ),
         row(
             "Right source",
             "the report cited is the one that holds the answer",
-            lambda of: _share(of["source"]),
+            lambda of: share(of["source"]),
         ),
         row(
             "General checks passed",
             f"on {general} general requests that nothing was trained or chosen on",
-            lambda of: _share(of["general"]),
+            lambda of: share(of["general"]),
         ),
         row(
             "Checks against base",
             "the same requests compared one by one; an interval wholly below 0 is forgetting",
-            lambda of: Cell("0") if of["difference"] is None else _difference(of["difference"]["difference"]),
+            lambda of: Cell("0") if of["difference"] is None else difference(of["difference"]["difference"]),
         ),
         row(
             "House style leaks",
             "general answers that carry the job's answer style",
-            lambda of: _share(of["leaks"]),
+            lambda of: share(of["leaks"]),
         ),
         row(
             "Drift",
             "nats per token from the base model, on the base model's own answers to one of sixteen general requests",
-            lambda of: Cell("0") if of["drift"] is None else _nats(of["drift"]),
+            lambda of: Cell("0") if of["drift"] is None else drift(of["drift"]),
         ),
-        row("Words per answer", "to the general requests, on average", lambda of: Cell(_words(of["words"]))),
+        row("Words per answer", "to the general requests, on average", lambda of: Cell(f"{of['words']:.0f}")),
         row(
             "Training time",
             "the same rows, order and steps for both",
             lambda of: Cell("–" if of["train_seconds"] is None else duration(of["train_seconds"])),
         ),
     ]
-
-
-def _share(interval: Mapping[str, float]) -> Cell:
-    low, high = 100 * interval["low"], 100 * interval["high"]
-    return Cell(percent(interval["value"]), f"{low:.0f} to {high:.0f}")
-
-
-def _difference(interval: Mapping[str, float]) -> Cell:
-    return Cell(points(interval["value"]), span(interval))
-
-
-def _nats(interval: Mapping[str, float]) -> Cell:
-    return Cell(f"{interval['value']:.3f}", nats_span(interval))
-
-
-def _words(count: float) -> str:
-    return f"{count:.0f}"

@@ -17,7 +17,6 @@ __all__ = [
     "cut_off_warnings",
     "discordance_in_words",
     "forecast_in_words",
-    "forms_in_words",
     "gates_before_in_words",
     "level_in_words",
     "nothing_at_stake",
@@ -41,39 +40,18 @@ def forecast_in_words(forecast: Mapping[str, Any]) -> str:
 
 def unseen_in_words(suite: Mapping[str, Any]) -> str:
     """How small a change the items of a suite can't show."""
-    seen, discordance = suite["detectable_difference"], suite["difference"].get("discordance")
+    seen, difference = suite["detectable_difference"], suite["difference"]
     unseen = "most changes" if seen is None else f"a change under {points(seen, sign=False)}"
     items = f"{suite['items']} {'item' if suite['items'] == 1 else 'items'}"
-    if (clusters := suite["difference"].get("clusters")) is not None:
-        items += f" in {counted(clusters, 'cluster')}"
-    return (
-        f"with {items}, {unseen} would likely go unseen"
-        + (
-            # Records had an assumed discordance before.
-            "" if seen is None else f" ({discordance_in_words(discordance)})"
-        )
-        + ("" if (forms := forms_in_words(suite)) is None else f"; {forms}")
-    )
-
-
-def forms_in_words(suite: Mapping[str, Any]) -> str | None:
-    """What the intervals of an earlier version are worth where items are the same requests in several forms.
-
-    None where there are none, and where intervals go by these clusters.
-    """
-    if suite["difference"].get("clusters") is not None:
-        return None
-    if not any(name.startswith(("dev-composed-", "test-composed-")) for name in suite.get("scores", {})):
-        return None
-    return (
-        "some of these requests are the same one under other constraints, and are counted as independent: intervals "
-        "are somewhat too narrow, and a change must be at least as large to be seen as is said"
-    )
+    if difference["clusters"] is not None:
+        items += f" in {counted(difference['clusters'], 'cluster')}"
+    measured = "" if seen is None else f" ({discordance_in_words(difference['discordance'])})"
+    return f"with {items}, {unseen} would likely go unseen{measured}"
 
 
 def cut_off_in_words(suites: Mapping[str, Any], *, base: str, tuned: str) -> str | None:
     """How many answers reached their limit, by suite; of general requests of several levels, those levels where it was
-    more than a fifth. None in records of before it was kept.
+    more than a fifth. None where it isn't known of any.
 
     Args:
         suites: of a record, with `cut_off` of both models.
@@ -107,7 +85,7 @@ def cut_off_warnings(suites: Mapping[str, Any]) -> list[str]:
 
 
 def _shares_cut_off(suites: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """By suite and model, where it is known."""
+    """By suite and model, where it is known: not of standard benchmarks."""
     known = {
         name: {key: share for key, share in suite.get("cut_off", {}).items() if share is not None}
         for name, suite in suites.items()
@@ -137,9 +115,7 @@ def discordance_in_words(measured: float | None) -> str:
 
 def budget_items_in_words(record: Mapping[str, Any]) -> str:
     """Which general requests an assessment's budget is of."""
-    items = record.get("budget_items")
-    # Earlier versions took the requests that the assessment itself had asked.
-    return "these requests" if items is None else f"the {items:,} requests that `selfaug evaluate` asks"
+    return f"the {record['budget_items']:,} requests that `selfaug evaluate` asks"
 
 
 def nothing_at_stake(bound: Mapping[str, Any], *, before: str = "base model") -> str:

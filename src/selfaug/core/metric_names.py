@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["HISTOGRAMS", "METRICS", "SERVER", "Sample"]
+__all__ = ["HISTOGRAMS", "METRICS", "Sample"]
 
 REQUEST_DURATION = "gen_ai_server_request_duration_seconds"
 TIME_TO_FIRST_TOKEN = "gen_ai_server_time_to_first_token_seconds"
@@ -31,18 +31,6 @@ WEBHOOK_MESSAGES = "selfaug_webhook_messages_total"
 HISTOGRAMS = (REQUEST_DURATION, TIME_TO_FIRST_TOKEN, TIME_PER_OUTPUT_TOKEN, TOKEN_USAGE, PROMPT_DRIFT)
 """These have the endings _bucket, _sum and _count. The server's labels are those of OpenTelemetry's conventions for
 generative AI, with underscores: `gen_ai_request_model`, `gen_ai_operation_name`, `gen_ai_token_type`, `error_type`."""
-SERVER = (
-    REQUEST_DURATION,
-    TIME_TO_FIRST_TOKEN,
-    TIME_PER_OUTPUT_TOKEN,
-    TOKEN_USAGE,
-    REQUESTS,
-    WAITING,
-    RUNNING,
-    READY,
-    FOLLOWS,
-)
-"""Those that are the server's own; the others are of who watches it, all but the first from `Monitor.metrics`."""
 
 METRICS: dict[str, str] = {
     REQUEST_DURATION: "Seconds from a request to the end of its answer, or to what ended it, by error_type.",
