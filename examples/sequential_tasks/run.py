@@ -316,7 +316,6 @@ def _suites(
             score=lambda answer, gold, prompt: task.score(answer, gold),
             items=settings.task_items,
             max_new_tokens=_ANSWER_TOKENS,
-            offline=True,
         )
 
     items = select_items(settings.half, _LEVEL, settings.general_items)
@@ -500,13 +499,13 @@ def _ask(
 def _base_model(config: TrainConfig) -> Any:
     device = resolve_device(config.model.device)
     dtype = compute_dtype(config, device)
-    return load_base_model(config.model, dtype=dtype, device=device, offline=True).eval()
+    return load_base_model(config, dtype=dtype, device=device).eval()
 
 
 def _tuned_model(run: RunDir) -> Any:
     config = load_config(run.config)
     weights, device = trained_weights(run, config)[0], resolve_device(config.model.device)
-    return load_run_models(run, config, weights, device=device, offline=True)[1].eval()
+    return load_run_models(run, config, weights, device=device)[1].eval()
 
 
 # ---- the command line

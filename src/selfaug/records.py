@@ -8,10 +8,8 @@ doesn't have, are written as null.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import json
-import math
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +17,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from selfaug.errors import DataError, StorageError
 
@@ -234,21 +234,7 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _plain(value: Any) -> Any:
     """The value as JSON knows it; NaN and infinity become None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _plain(dataclasses.asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
-        return _plain(value.tolist())
-    raise TypeError(f"{type(value).__name__} can't be written to a record")
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=lambda array: array.tolist())
 
 
 def _selfaug_version() -> str:

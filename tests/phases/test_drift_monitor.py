@@ -197,6 +197,6 @@ def test_full_fine_tuning_in_16_bits_measures_before_as_after(settings: Settings
     run = RunDir(tmp_path / "run")
     assert read_record(run.canary, "canary")["dtype"] == "bfloat16"
     config = load_config(run.config)
-    _, tuned = load_run_models(run, config, run.model, device=torch.device("cpu"), offline=True)
+    _, tuned = load_run_models(run, config, run.model, device=torch.device("cpu"))
     assert tuned.dtype is torch.bfloat16
     assert canary_problems(run, tuned, None) == []

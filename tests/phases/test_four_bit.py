@@ -64,7 +64,7 @@ def trained(
 
 def test_gradients_are_those_of_the_rounded_weights(trained: TrainConfig) -> None:
     """Against a model in float32 that has them; after a reference pass, which has layers pack their weights."""
-    four = load_base_model(trained.model, dtype=torch.float32, device=torch.device("cpu"), offline=True)
+    four = load_base_model(trained, dtype=torch.float32, device=torch.device("cpu"))
     plain = load_model(trained.model.name, dtype="float32")
     for name, module in four.named_modules():
         if type(module).__name__ == "Linear4bit":
@@ -130,7 +130,7 @@ def test_the_reference_is_the_base_model_in_four_bits(trained: TrainConfig) -> N
 
 def test_what_was_trained_is_what_is_loaded(trained: TrainConfig) -> None:
     run = RunDir(trained.run.output)
-    _, tuned = load_run_models(run, trained, run.adapter, device=torch.device("cpu"), offline=True)
+    _, tuned = load_run_models(run, trained, run.adapter, device=torch.device("cpu"))
     assert isinstance(tuned, PeftModel)
     kinds = {type(module).__name__ for module in tuned.get_base_model().modules()}
     assert "Linear4bit" in kinds

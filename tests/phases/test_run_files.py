@@ -105,6 +105,9 @@ def test_words_are_no_files(begun: RunDir) -> None:
     config = load_run_config(begun)
     assert (config.selfaug.anchors, config.data.replay) == ("self", ["embedded"])
     assert config.model.name == str(there / "models" / "tiny")
+    assert not config.run.offline
+    offline = config.run.model_copy(update={"offline": True})
+    assert load_run_config(begun, offline=True) == config.model_copy(update={"run": offline})
 
 
 def test_what_is_typed_is_of_the_current_folder(begun: RunDir) -> None:

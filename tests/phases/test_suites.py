@@ -57,7 +57,6 @@ def test_what_follows_the_thoughts_is_scored(
         score=named_scorer("exact"),
         items=None,
         max_new_tokens=None,
-        offline=True,
     )
     assert suite.golds == ["42", "7"]
     longest = len(tiny_tokenizer(rows[0]["completion"])["input_ids"])
@@ -87,7 +86,6 @@ def test_what_the_scorer_can_not_know_is_told(
         score=named_scorer("abstains"),
         items=None,
         max_new_tokens=8,
-        offline=True,
         no_answer=no_answer,
     )
     assert suite.score(0, "12 million") == score
@@ -112,7 +110,6 @@ def test_questions_about_one_document_hang_together(
         score=named_scorer("exact"),
         items=None,
         max_new_tokens=8,
-        offline=True,
     )
     assert every.together[:8] == ["a.md"] * 4 + ["b.md"] * 3 + ["b.md"]
     assert len(set(every.together[8:])) == 3

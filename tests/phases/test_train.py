@@ -214,7 +214,7 @@ def test_a_model_of_states_trains_to_the_end(settings: Settings, states_dir: Pat
     # What was estimated is what was trained.
     assert adapter_parameters(load_model(str(states_dir)), config) == sum(map(torch.numel, trained.values()))
     assert run.is_complete()
-    _, tuned = load_run_models(run, config, run.adapter, device=torch.device("cpu"), offline=True)
+    _, tuned = load_run_models(run, config, run.adapter, device=torch.device("cpu"))
     assert canary_problems(run, tuned, AdapterOff(tuned)) == []
 
 

@@ -86,9 +86,7 @@ def test_what_was_trained_is_what_is_loaded(tmp_path, tiny_model_dir, dtype):
     run = RunDir(tmp_path / "run")
     for device in ("cuda", "cpu"):
         weights = trained_weights(run, load_config(run.config))[0]
-        _, tuned = load_run_models(
-            run, load_config(run.config), weights, device=torch.device(device), offline=True
-        )
+        _, tuned = load_run_models(run, load_config(run.config), weights, device=torch.device(device))
         assert canary_problems(run, tuned, AdapterOff(tuned)) == []
 
 

@@ -59,7 +59,7 @@ def found(begin: Begin, tmp_path: Path) -> Found:
         folder = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         run = begin(folder, None, *(f"data.{name}=[{files[name]}]" for name in rows), *sets)
         ids = [str(number) for number in (range(len(held_out)) if asked is None else asked)]
-        record = trained_on(run, load_run_config(run), [str(files["held_out"])], ids, offline=True)
+        record = trained_on(run, load_run_config(run), [str(files["held_out"])], ids)
         assert record["of"] == len(ids)
         number: int | None = record["rows"]
         return number
@@ -75,7 +75,7 @@ def write(file: Path, *prompts: str) -> str:
 
 def look(run: RunDir, held_out: str, asked: int) -> dict[str, Any]:
     ids = [str(number) for number in range(asked)]
-    return trained_on(run, load_run_config(run), [held_out], ids, offline=True)
+    return trained_on(run, load_run_config(run), [held_out], ids)
 
 
 def test_rows_with_the_prompt_of_a_training_row_are_counted(found: Found) -> None:
@@ -157,7 +157,7 @@ def test_a_run_keeps_what_it_has_learnt(copied_run: Path, tmp_path: Path) -> Non
     ids = [row.id for row in load_rows([str(held_out)]).rows]
 
     def found() -> dict[str, Any]:
-        return trained_on(run, config, [str(held_out)], ids, offline=True)
+        return trained_on(run, config, [str(held_out)], ids)
 
     assert found() == {"rows": 3, "of": 4}
     run.learnt.write_text("damaged", encoding="utf-8")

@@ -20,9 +20,9 @@ from selfaug.errors import ConfigError, DataError
 from selfaug.eval.citations import cited_sources
 from selfaug.model.generate import chat_prompt_ids, stream_greedy
 from selfaug.model.hidden import adapter_off
-from selfaug.model.loading import context_window
 from selfaug.phases.answer_form import answer_form
 from selfaug.phases.chat import open_chat
+from selfaug.phases.inputs import model_window
 from selfaug.phases.prepared_folder import (
     outdated_documents,
     prepared_record,
@@ -243,19 +243,14 @@ def open_documents(
 ) -> DocumentPrompts:
     """The index of a run's documents, and the form of its prompts; arguments and errors as of `open_assistant`."""
     folder = RunDir.open(run)
-    config = load_run_config(folder)
+    config = load_run_config(folder, offline=offline)
     found = _documents(folder, config, prepared)
-    window = context_window(
-        config.model.name,
-        trust_remote_code=config.model.trust_remote_code,
-        offline=offline or config.run.offline,
-    )
     return DocumentPrompts(
         tokenizer=tokenizer,
         retriever=prepared_retriever(found.folder, found.record),
         template=found.template,
         passages=passages or found.record["retrieval"]["passages"],
-        window=min(config.data.max_length, window or config.data.max_length),
+        window=min(config.data.max_length, model_window(config) or config.data.max_length),
         chat_template_kwargs=config.data.chat_template_kwargs,
         outdated=outdated_documents(found.folder, found.record),
         form=answer_form(found.record),

@@ -94,7 +94,6 @@ def assess(
             score=score,
             items=ask.task_items,
             max_new_tokens=ask.max_new_tokens,
-            offline=config.run.offline,
         )
     with work.settled():
         sources = {
@@ -191,9 +190,7 @@ def _surprise(
     if file.exists():
         return read_record(file, "surprise")
     on_progress(Progress("model"))
-    model = load_base_model(
-        config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
-    )
+    model = load_base_model(config, dtype=compute_dtype(config, device), device=device)
     places = spread_over_sources([""] * len(data.train.rows), _SURPRISE_ROWS)
     rows = [data.train.rows[place] for place in places]
     sums = {"prompt": [0.0, 0.0], "completion": [0.0, 0.0]}

@@ -24,7 +24,7 @@ from selfaug.eval.general_suite import Half
 from selfaug.eval.scorers import files_of_scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
 from selfaug.model.adapters import scale_adapter, why_not_exact
-from selfaug.model.loading import context_window, load_adapter, load_model, load_tokenizer
+from selfaug.model.loading import load_adapter, load_model
 from selfaug.model.memory import release_memory
 from selfaug.model.merging import merge
 from selfaug.model.reference import AdapterOff, FrozenModel, Reference, Remembered
@@ -32,7 +32,9 @@ from selfaug.model.stored_weights import stored_tokenizer_hash, stored_weights_h
 from selfaug.phases.inputs import (
     compute_dtype,
     load_base_model,
+    model_window,
     on_day,
+    tokenizer_of,
     training_device,
 )
 from selfaug.phases.progress import Progress
@@ -258,8 +260,8 @@ class Bench:
                 trust_remote_code=config.model.trust_remote_code,
                 offline=True,
             )
-        base = load_base_model(config.model, dtype=dtype, device=self.device, offline=config.run.offline)
-        require_same_base(run, config, base, offline=config.run.offline)
+        base = load_base_model(config, dtype=dtype, device=self.device)
+        require_same_base(run, config, base)
         model = load_adapter(base, run.adapter)
         if scale != 1.0:
             scale_adapter(model, scale)
@@ -508,13 +510,8 @@ def open_bench(
     """
     on_progress(Progress("data"))
     scorer = named_scorer(settings.scorer)
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-    )
-    tokenizer = on_day(tokenizer, day)
-    window = context_window(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-    )
+    tokenizer = on_day(tokenizer_of(config), day)
+    window = model_window(config)
     template = config.data.chat_template_kwargs
     halves: dict[Half, Sequence[str]] = {"dev": settings.dev, "test": settings.test}
     suites: dict[str, dict[str, Suite]] = {
@@ -526,7 +523,6 @@ def open_bench(
                 score=scorer,
                 items=settings.task_items,
                 max_new_tokens=settings.max_new_tokens,
-                offline=config.run.offline,
                 day=day,
             )
         }
@@ -559,9 +555,7 @@ def open_bench(
         )
     on_progress(Progress("model"))
     device = training_device(config.model.device)
-    base = load_base_model(
-        config.model, dtype=compute_dtype(config, device), device=device, offline=config.run.offline
-    ).eval()
+    base = load_base_model(config, dtype=compute_dtype(config, device), device=device).eval()
     keep_base(content_of_base(config))
     for part in FOLDERS:
         (folder / part).mkdir(exist_ok=True)

@@ -198,7 +198,6 @@ def best_checkpoint(
         score=named_scorer(config.train.best_scorer),
         items=config.train.best_of_rows,
         max_new_tokens=None,
-        offline=config.run.offline,
         day=data.day,
     )
     if suite.warning is not None:

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from selfaug.errors import DataError
 from selfaug.model.generate import chat_prompt_ids, generate_greedy, text_prompt_ids
 from selfaug.model.hidden import adapter_off
-from selfaug.model.loading import context_window, load_tokenizer
-from selfaug.phases.inputs import resolve_device
+from selfaug.phases.inputs import model_window, resolve_device, tokenizer_of
 from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import load_run_models, trained_weights
 from selfaug.rundir import RunDir
@@ -134,13 +133,10 @@ def open_chat(
         ModelError: if the base model can't be loaded, or is another than the run's.
     """
     folder = RunDir.open(run)
-    config = load_run_config(folder)
+    config = load_run_config(folder, offline=offline)
     weights, step = trained_weights(folder, config)
-    offline = offline or config.run.offline
-    trusted = config.model.trust_remote_code
-    tokenizer = load_tokenizer(config.model.name, trust_remote_code=trusted, offline=offline)
-    window = context_window(config.model.name, trust_remote_code=trusted, offline=offline)
-    base, tuned = load_run_models(folder, config, weights, device=resolve_device(device), offline=offline)
+    tokenizer = tokenizer_of(config)
+    base, tuned = load_run_models(folder, config, weights, device=resolve_device(device))
     return Chat(
         tokenizer,
         tuned,
@@ -149,5 +145,5 @@ def open_chat(
         system=system,
         max_new_tokens=max_new_tokens,
         step=step,
-        window=window,
+        window=model_window(config),
     )

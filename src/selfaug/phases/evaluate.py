@@ -27,13 +27,12 @@ from selfaug.eval.general_item import GeneralItem
 from selfaug.eval.general_suite import Half, Level
 from selfaug.eval.scorers import Scorer, named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.model.loading import context_window, load_tokenizer
 from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.both_models import DRIFT_SO_FAR, MODELS, BothModels, answers_file
 from selfaug.phases.drift_suites import OWN_ANSWERS
 from selfaug.phases.evaluation_settings import Questions, changed_settings, suites_of
 from selfaug.phases.forecasts import expected_forgetting, other_level, read_forecast
-from selfaug.phases.inputs import resolve_device
+from selfaug.phases.inputs import model_window, resolve_device, tokenizer_of
 from selfaug.phases.lm_eval_suites import Benchmark, require_benchmarks
 from selfaug.phases.model_card import write_evaluation_on_card
 from selfaug.phases.progress import Progress
@@ -144,7 +143,7 @@ def evaluate(
     def tell(told: str) -> None:
         on_progress(Progress("warning", message=told))
 
-    config = load_run_config(folder, tell)
+    config = load_run_config(folder, tell, offline=offline)
     named_scorer(ask.scorer)  # refuses one that there isn't
     others = {name: named_scorer(name) for name in also_score if name != ask.scorer}
     _require_reportable_rows(config, data, with_gain=min_task_gain is not None, with_others=bool(others))
@@ -164,8 +163,7 @@ def evaluate(
         benchmark_items,
     )  # fmt: skip
     settings, contents = questions.settings(config.model.name, weights, step), questions.contents()
-    offline = offline or config.run.offline
-    prompts = _Prompts(folder, config, questions, bool(data), offline, tell)
+    prompts = _Prompts(folder, config, questions, bool(data), tell)
     work = folder.samples / "evaluation"
     spent = WorkTime(work / WORKED)
     replaced = _replaced(folder, work)
@@ -181,13 +179,13 @@ def evaluate(
                 forecast,
                 foretold,
                 lambda: (
-                    _scored_anew(prompts.of_rows(prompts.tokenizer()), others, work, tell) if others else {}
+                    _scored_anew(prompts.of_rows(tokenizer_of(config)), others, work, tell) if others else {}
                 ),
                 tell,
             )
         _require_same(folder, work, settings)
     on_progress(Progress("data"))
-    tokenizer = prompts.tokenizer()
+    tokenizer = tokenizer_of(config)
     # One from a hub may not have been here before.
     settings[TOKENIZER] = settings[TOKENIZER] or stored_tokenizer_hash(config.model.name)
     require_chat_template(
@@ -199,7 +197,7 @@ def evaluate(
     resolved = resolve_device(device)
     known = None if base_from is None else _evaluated_alike(base_from, folder, config, settings, resolved)
     on_progress(Progress("model"))
-    base, tuned = load_run_models(folder, config, weights, device=resolved, offline=offline)
+    base, tuned = load_run_models(folder, config, weights, device=resolved)
     if overwrite and replaced.entries():
         replaced.move()  # not before all of this has worked
     template = config.data.chat_template_kwargs
@@ -253,7 +251,6 @@ class _Prompts:
         config: its settings.
         questions: what is asked.
         given: whether the rows were named; else they are those that the run evaluated on.
-        offline: use only what is on this machine.
         tell: called with each warning.
     """
 
@@ -261,13 +258,7 @@ class _Prompts:
     config: TrainConfig
     questions: Questions
     given: bool
-    offline: bool
     tell: Callable[[str], None]
-
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Of both models."""
-        model = self.config.model
-        return load_tokenizer(model.name, trust_remote_code=model.trust_remote_code, offline=self.offline)
 
     def of_rows(self, tokenizer: PreTrainedTokenizerBase) -> Suite:
         """Of the held-out rows."""
@@ -282,7 +273,6 @@ class _Prompts:
             score=named_scorer(ask.scorer),
             items=ask.task_items,
             max_new_tokens=ask.max_new_tokens,
-            offline=self.offline,
             template=trained_template(self.run),
             no_answer=trained_no_answer(self.run),
         )
@@ -296,14 +286,13 @@ class _Prompts:
         if self.questions.sources:
             asked["task"] = self.of_rows(tokenizer)
             ids = [one.partition(": ")[2] for one in asked["task"].ids]
-            known_rows = trained_on(self.run, self.config, self.questions.sources, ids, offline=self.offline)
+            known_rows = trained_on(self.run, self.config, self.questions.sources, ids)
             if (worth := trained_on_in_words(known_rows)) is not None:
                 self.tell(f"{worth}.")
         return asked | self._own_suites(tokenizer), known_rows
 
     def _own_suites(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Suite]:
-        model, template = self.config.model, self.config.data.chat_template_kwargs
-        window = context_window(model.name, trust_remote_code=model.trust_remote_code, offline=self.offline)
+        template, window = self.config.data.chat_template_kwargs, model_window(self.config)
         made, limit = self.questions.made, self.questions.ask.max_new_tokens
         return {
             name: general_prompts(tokenizer, made[name], template)

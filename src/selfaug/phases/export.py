@@ -23,8 +23,9 @@ from selfaug.config import TrainConfig
 from selfaug.core.printable import printable_size
 from selfaug.errors import ModelError, PathError, StorageError
 from selfaug.model.generate import end_tokens
-from selfaug.model.loading import load_adapter, load_model, load_model_config, load_tokenizer, window_of
+from selfaug.model.loading import load_adapter, load_model, load_model_config, window_of
 from selfaug.model.merging import merge
+from selfaug.phases.inputs import tokenizer_of
 from selfaug.phases.run_files import load_run_config
 from selfaug.phases.run_models import require_same_base, trained_weights
 from selfaug.records import is_failed_write, make_readable, write_text
@@ -94,12 +95,9 @@ def export(
     """
     folder, target = RunDir.open(run), Path(to)
     require_new_folder(target)
-    config = load_run_config(folder)
+    config = load_run_config(folder, offline=offline)
     weights, step = trained_weights(folder, config)
-    offline = offline or config.run.offline
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=offline
-    )
+    tokenizer = tokenizer_of(config)
     on_stage("merging")
     warnings = []
     # Onto unquantised weights, also where training saw them in 4 bits: merging into 4 bits would round again.
@@ -108,10 +106,10 @@ def export(
     full = config.lora.method == "full"
     model: Any = load_model(
         weights if full else config.model.name,
-        dtype=_stored_dtype(tokenizer.name_or_path, config, offline) if dtype == "auto" else dtype,
+        dtype=_stored_dtype(tokenizer.name_or_path, config) if dtype == "auto" else dtype,
         device="cpu",
         trust_remote_code=config.model.trust_remote_code,
-        offline=offline,
+        offline=config.run.offline,
     )
     if not full:
         if getattr(model, "is_quantized", False):
@@ -121,7 +119,7 @@ def export(
                 "(`selfaug export RUN --vllm`). To merge one, train it on the unquantised model, with "
                 "model.quantization=4bit where memory is short.",
             )
-        require_same_base(folder, config, model, offline=offline)
+        require_same_base(folder, config, model)
         # In 32 bits, rounded once at the end.
         stored = model.dtype
         model = merge(load_adapter(model.float(), weights)).to(stored)
@@ -161,7 +159,7 @@ def export(
         for file in partial.glob("*.safetensors"):
             make_readable(file)
         tokenizer.save_pretrained(partial)
-        _copy_processor(tokenizer.name_or_path, partial, offline=offline)
+        _copy_processor(tokenizer.name_or_path, partial, offline=config.run.offline)
         commands = [_vllm_command(target, arguments)]
         if ollama:
             text, doubts = modelfile(tokenizer, model, arguments, trained_length=config.data.max_length)
@@ -215,10 +213,10 @@ def _copy_processor(base: str, target: Path, *, offline: bool) -> None:
             shutil.copyfile(found, target / name)
 
 
-def _stored_dtype(folder: str, config: TrainConfig, offline: bool) -> torch.dtype:
+def _stored_dtype(folder: str, config: TrainConfig) -> torch.dtype:
     """The dtype in which the base model is stored."""
     stored = load_model_config(
-        folder, trust_remote_code=config.model.trust_remote_code, offline=offline
+        folder, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
     ).dtype
     return stored if isinstance(stored, torch.dtype) else torch.float32
 

@@ -23,7 +23,7 @@ from peft import LoraConfig, OSFConfig, PeftConfig
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from selfaug.config import LoraSettings, ModelSettings, TrainConfig
+from selfaug.config import LoraSettings, TrainConfig
 from selfaug.core.printable import counted
 from selfaug.data import (
     EncodedRow,
@@ -54,6 +54,7 @@ __all__ = [
     "compute_dtype",
     "load_base_model",
     "load_training_data",
+    "model_window",
     "on_day",
     "read_rows",
     "require_known_tokens",
@@ -61,6 +62,7 @@ __all__ = [
     "resolve_device",
     "rows_still_there",
     "template_of",
+    "tokenizer_of",
     "trained_rows",
     "training_device",
     "writes_date",
@@ -118,12 +120,7 @@ def load_training_data(
     Raises:
         DataError, ModelError, ConfigError: if rows, tokeniser or template can't be used.
     """
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-    )
-    window = context_window(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-    )
+    tokenizer, window = tokenizer_of(config), model_window(config)
     rendering = tokenizer if day is None else on_day(tokenizer, day)
     max_length = min(config.data.max_length, window or config.data.max_length)
     template = template or template_of(config)
@@ -176,6 +173,26 @@ def load_training_data(
         every = [row for part in ("train", "replay") if part in loaded for row in loaded[part].rows]
         digests = b"".join(sorted(learnt_digests(every)))
     return TrainingData(tokenizer, train, evaluation, max_length, report, warnings, digests, day)
+
+
+def tokenizer_of(config: TrainConfig) -> PreTrainedTokenizerBase:
+    """The base model's tokeniser.
+
+    Raises:
+        ModelError: if it can't be loaded.
+    """
+    model = config.model
+    return load_tokenizer(model.name, trust_remote_code=model.trust_remote_code, offline=config.run.offline)
+
+
+def model_window(config: TrainConfig) -> int | None:
+    """Positions that the base model was made for; None if nobody knows.
+
+    Raises:
+        ModelError: if its config can't be loaded.
+    """
+    model = config.model
+    return context_window(model.name, trust_remote_code=model.trust_remote_code, offline=config.run.offline)
 
 
 def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -542,16 +559,14 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def load_base_model(
-    settings: ModelSettings, *, dtype: torch.dtype, device: torch.device, offline: bool
-) -> PreTrainedModel:
+def load_base_model(config: TrainConfig, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """The base model, quantised if the settings say so.
 
     Raises:
         ModelError, ConfigError: if it can't be loaded like that.
     """
     options: dict[str, Any] = {}
-    if settings.quantization == "4bit":
+    if config.model.quantization == "4bit":
         if importlib.util.find_spec("bitsandbytes") is None:
             raise ConfigError(
                 "model.quantization 4bit needs bitsandbytes.", hint="run `pip install 'selfaug[qlora]'`."
@@ -564,11 +579,11 @@ def load_base_model(
         )
         options["device_map"] = {"": device}
     model = load_model(
-        settings.name,
+        config.model.name,
         dtype=dtype,
         device=device,
-        trust_remote_code=settings.trust_remote_code,
-        offline=offline,
+        trust_remote_code=config.model.trust_remote_code,
+        offline=config.run.offline,
         **options,
     )
     keep_unpacked(model)

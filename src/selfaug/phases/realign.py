@@ -18,8 +18,8 @@ from typing import Any
 from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError, PathError, SelfAugError
 from selfaug.eval.scorers import named_scorer
-from selfaug.model.loading import load_tokenizer
 from selfaug.phases.held_out import HeldOut, held_out_before, hold_out
+from selfaug.phases.inputs import tokenizer_of
 from selfaug.phases.progress import Progress
 from selfaug.phases.realign_checks import (
     judged_by_both,
@@ -242,9 +242,7 @@ def realign(
         train(config, resume=True, on_progress=on_progress)
         record = decided_anew(new, read_record(new.realignment, RECORD_KIND), settings, config)
     else:
-        tokenizer = load_tokenizer(
-            config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-        )
+        tokenizer = tokenizer_of(config)
         require_same_tokenizer(old, config)
         # What can't be asked or judged shows here, and not after hours of training.
         suites = suites_of_tasks(config, tokenizer, old_scorers, settings, no_answer=trained_no_answer(old))

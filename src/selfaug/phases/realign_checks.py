@@ -11,10 +11,9 @@ from selfaug.config import TrainConfig
 from selfaug.data import rows_without_template
 from selfaug.data.sources import data_files, describe_sources
 from selfaug.errors import ConfigError, DataError, ModelError, StorageError
-from selfaug.model.loading import load_tokenizer
 from selfaug.model.stored_weights import stored_tokenizer_hash
 from selfaug.phases.held_out import LEAST_HELD_OUT, HeldOut
-from selfaug.phases.inputs import read_rows, template_of
+from selfaug.phases.inputs import read_rows, template_of, tokenizer_of
 from selfaug.phases.prepared_folder import is_prepared, prepared_record
 from selfaug.phases.realign_settings import RealignSettings
 from selfaug.phases.run_files import place_of, require_named_files
@@ -223,9 +222,7 @@ def require_trained_form(run: RunDir, config: TrainConfig, eval_data: Sequence[s
         if sources
         for row in read_rows(config, template, sources).rows
     ]
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-    )
+    tokenizer = tokenizer_of(config)
     if text := rows_without_template(rows, tokenizer):
         raise DataError(
             f"{len(text):,} of {len(rows):,} new rows are plain text, the first of them {text[0].file}:{text[0].line}; "

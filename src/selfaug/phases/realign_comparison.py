@@ -198,7 +198,6 @@ def suites_of_tasks(
             score=named_scorer(scorer),
             items=settings.task_items,
             max_new_tokens=settings.max_new_tokens,
-            offline=config.run.offline,
             no_answer=no_answer,
         )
 
@@ -212,8 +211,9 @@ def suites_of_tasks(
 
 def _loaded_alike(deployed: TrainConfig, config: TrainConfig) -> TrainConfig:
     """Settings of the deployed run with the base model as the new run has found and loaded it."""
+    run = deployed.run.model_copy(update={"offline": config.run.offline})
     found = {name: getattr(config.model, name) for name in ("name", "device", "dtype", "trust_remote_code")}
-    return deployed.model_copy(update={"model": deployed.model.model_copy(update=found)})
+    return deployed.model_copy(update={"model": deployed.model.model_copy(update=found), "run": run})
 
 
 def compared(
@@ -247,7 +247,6 @@ def compared(
         StorageError: if they were asked something else before, or weights of a run are not there.
         ModelError: if a model can't be used.
     """
-    offline = config.run.offline
     template = config.data.chat_template_kwargs
     new_scorers = dict.fromkeys(settings.eval_data, settings.scorer)
     suites = dict(task_suites)
@@ -267,7 +266,7 @@ def compared(
     for which, run, of in (("deployed", old, _loaded_alike(old_config, config)), ("new", new, config)):
         on_progress(Progress("model"))
         weights = trained_weights(run, of)[0]
-        _, model = load_run_models(run, of, weights, device=resolve_device(of.model.device), offline=offline)
+        _, model = load_run_models(run, of, weights, device=resolve_device(of.model.device))
         if level is None:
             assert isinstance(model, PeftModel)
             with adapter_off(model):

@@ -46,7 +46,11 @@ _FROM_HUB = ("train", "eval", "replay")
 
 
 def load_run_config(
-    run: RunDir, tell: Callable[[str], None] = lambda _: None, *, sets: Sequence[str] = ()
+    run: RunDir,
+    tell: Callable[[str], None] = lambda _: None,
+    *,
+    sets: Sequence[str] = (),
+    offline: bool = False,
 ) -> TrainConfig:
     """Settings of a run, with the files that they name as they are found from here.
 
@@ -54,10 +58,13 @@ def load_run_config(
         run: whose settings.
         tell: called with what the user should know: that files are read where the run was started.
         sets: others in the place of the run's own, as `section.key=value`. Files that they name are not looked for.
+        offline: use only what is on this machine, whatever the settings say.
 
     Raises:
         ConfigError: if they can't be read.
     """
+    if offline:
+        sets = [*sets, "run.offline=true"]
     named = load_config(run.config)
     found = with_found_files(run, named, tell)
     if not sets:

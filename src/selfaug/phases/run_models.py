@@ -40,7 +40,7 @@ TOKENIZER = "tokenizer_and_template"
 
 
 def load_run_models(
-    run: RunDir, config: TrainConfig, weights: Path, *, device: torch.device, offline: bool
+    run: RunDir, config: TrainConfig, weights: Path, *, device: torch.device
 ) -> tuple[PreTrainedModel | None, PreTrainedModel | PeftModel]:
     """Base and tuned model; None for the base if it is the tuned model with its adapter off.
 
@@ -48,13 +48,12 @@ def load_run_models(
         run, config: of the run.
         weights: from `trained_weights`.
         device: where both go.
-        offline: never ask a hub.
 
     Raises:
         ModelError: if one can't be loaded, or the base model is another than the run's.
     """
-    base = load_base_model(config.model, dtype=compute_dtype(config, device), device=device, offline=offline)
-    require_same_base(run, config, base, offline=offline)
+    base = load_base_model(config, dtype=compute_dtype(config, device), device=device)
+    require_same_base(run, config, base)
     if config.lora.method == "full":
         tuned = load_model(
             weights,
@@ -167,13 +166,12 @@ def alike_where_known(one: str | None, other: str | None) -> bool:
     return one is None or other is None or one == other
 
 
-def require_same_base(run: RunDir, config: TrainConfig, base: PreTrainedModel, *, offline: bool) -> None:
+def require_same_base(run: RunDir, config: TrainConfig, base: PreTrainedModel) -> None:
     """Refuse a base model with other weights than the run was trained on: the answers would be wrong without a word.
 
     Args:
         run, config: of the run.
         base: the model that its name stands for now, without an adapter.
-        offline: never ask a hub.
 
     Raises:
         ModelError: if it is another one.
@@ -190,7 +188,7 @@ def require_same_base(run: RunDir, config: TrainConfig, base: PreTrainedModel, *
                 dtype=trained["dtype"].removeprefix("torch."),
                 device="cpu",
                 trust_remote_code=config.model.trust_remote_code,
-                offline=offline,
+                offline=config.run.offline,
             )
         same = fingerprint(base)["weights"] == trained["weights_hash"]
     else:

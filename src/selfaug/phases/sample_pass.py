@@ -45,9 +45,7 @@ def time_sample_pass(
 ) -> SamplePass:
     """Time a forward and backward pass on a row of median length, cut to a sample's."""
     full = config.lora.method == "full"
-    model: Any = load_base_model(
-        config.model, dtype=torch.float32 if full else dtype, device=device, offline=config.run.offline
-    )
+    model: Any = load_base_model(config, dtype=torch.float32 if full else dtype, device=device)
     require_usable_after_training(model, config.lora)
     require_known_tokens(model, data)
     adapter = adapter_config(config.lora, model)

@@ -224,7 +224,6 @@ def task_prompts(
     score: Scorer,
     items: int | None,
     max_new_tokens: int | None,
-    offline: bool,
     template: RetrievalTemplate | None = None,
     no_answer: str | None = None,
     day: date | None = None,
@@ -238,7 +237,6 @@ def task_prompts(
         score: of an answer, given the row's completion.
         items: how many rows, evenly over the sources and over each; None for all.
         max_new_tokens: longest answer; None for a quarter more than the longest completion of these rows.
-        offline: use only what is on this machine.
         template: that the run was trained with; None reads the file that the settings name.
         no_answer: what the run's rows said where there was no answer; rows may have been prepared anew since.
         day: that a chat template writes into prompts as today's; None for today.
@@ -247,7 +245,7 @@ def task_prompts(
         DataError: if the rows can't be used.
     """
     prepared = None if config.data.prepared is None else no_answer_of(Path(config.data.prepared))
-    every = _held_out_rows(config, sources, offline=offline, template=template, day=day)
+    every = _held_out_rows(config, sources, template, day)
     places = spread_over_sources([row.source for row in every], items)
     rows = [every[place] for place in places]
     prompts = [_prompt(row).tolist() for row in rows]
@@ -325,12 +323,7 @@ def scored_by(suite: Suite, score: Scorer) -> Suite:
 
 
 def _held_out_rows(
-    config: TrainConfig,
-    sources: Sequence[str],
-    *,
-    offline: bool,
-    template: RetrievalTemplate | None = None,
-    day: date | None = None,
+    config: TrainConfig, sources: Sequence[str], template: RetrievalTemplate | None, day: date | None
 ) -> list[EncodedRow]:
     """Rows, read as the training rows of a run are; arguments as of `task_prompts`.
 
@@ -338,9 +331,7 @@ def _held_out_rows(
         DataError: if they can't be used.
     """
     as_rows = config.data.model_copy(update={"train": list(sources), "eval": [], "replay": []})
-    in_run = config.run.model_copy(update={"offline": offline})
-    read = config.model_copy(update={"data": as_rows, "run": in_run})
-    return load_training_data(read, template, day).train.rows
+    return load_training_data(config.model_copy(update={"data": as_rows}), template, day).train.rows
 
 
 def general_prompts(

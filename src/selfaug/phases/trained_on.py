@@ -17,7 +17,7 @@ __all__ = ["trained_on"]
 
 
 def trained_on(
-    run: RunDir, config: TrainConfig, sources: Sequence[str], asked: Sequence[str], *, offline: bool
+    run: RunDir, config: TrainConfig, sources: Sequence[str], asked: Sequence[str]
 ) -> dict[str, Any]:
     """How many of the rows that are asked have a prompt that the run, or one that it went on from, was trained on.
 
@@ -26,7 +26,6 @@ def trained_on(
         config: its settings, from `load_run_config`.
         sources: of the held-out rows.
         asked: ids of those that are asked.
-        offline: use only what is on this machine.
 
     Returns:
         For the record: `rows`, so many, `of` so many; `rows` is None where one of these runs is gone, or can't be read.
@@ -34,9 +33,8 @@ def trained_on(
     Raises:
         DataError: if the held-out rows can't be used.
     """
-    reading = config.model_copy(update={"run": config.run.model_copy(update={"offline": offline})})
     # The form of the prompts is none of what is compared. Rows that training has refused are left out.
-    rows = read_rows(reading, RetrievalTemplate(), sources, skip_bad_rows=True).rows
+    rows = read_rows(config, RetrievalTemplate(), sources, skip_bad_rows=True).rows
     held_out = {row.id: row for row in rows}
     # What was learnt may be nobody's business who evaluates: this only warns.
     try:

@@ -86,7 +86,7 @@ def base_model(
     Raises:
         ConfigError: if the model would have to answer there, which takes too long.
     """
-    load = partial(load_base_model, config.model, dtype=dtype, offline=config.run.offline)
+    load = partial(load_base_model, config, dtype=dtype)
     if device.type != "cuda" or not is_fsdp() or config.model.quantization == "4bit":
         return load(device=device)
     model: Any = load(device=torch.device("cpu"))

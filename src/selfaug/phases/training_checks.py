@@ -13,10 +13,15 @@ from selfaug.config import TrainConfig
 from selfaug.errors import ConfigError
 from selfaug.eval.scorers import named_scorer
 from selfaug.eval.suite_files import read_suite
-from selfaug.model.loading import load_tokenizer
 from selfaug.phases.evaluate import FAST_ROWS, require_chat_template
 from selfaug.phases.evaluation_settings import suites_of
-from selfaug.phases.inputs import TrainingData, compute_dtype, load_training_data, training_device
+from selfaug.phases.inputs import (
+    TrainingData,
+    compute_dtype,
+    load_training_data,
+    tokenizer_of,
+    training_device,
+)
 from selfaug.phases.suites import scored_by, task_prompts
 from selfaug.settings_file import nearest_name
 from selfaug.train.anchors import read_anchors
@@ -97,9 +102,7 @@ def require_evaluable(config: TrainConfig) -> None:
             "evaluation.at_end: a model that is sharded over processes can't be evaluated in the same command.",
             hint="leave it out, and give `selfaug evaluate RUN` afterwards.",
         )
-    tokenizer = load_tokenizer(
-        config.model.name, trust_remote_code=config.model.trust_remote_code, offline=config.run.offline
-    )
+    tokenizer = tokenizer_of(config)
     require_chat_template(
         tokenizer, config.model.name, then="give that folder as --model; or leave --evaluate out"
     )
@@ -115,7 +118,6 @@ def require_evaluable(config: TrainConfig) -> None:
             score=score,
             items=FAST_ROWS if settings.at_end == "fast" else None,
             max_new_tokens=settings.max_new_tokens,
-            offline=config.run.offline,
         )
         for other in others:
             scored_by(suite, other)

@@ -106,7 +106,7 @@ def _dial_of(run: RunDir) -> dict[str, Any] | None:
 
 def _write_canary(run: RunDir, trained: RunDir, config: TrainConfig, device: torch.device) -> None:
     """Of the adapter as it is loaded from the folder."""
-    _, model = load_run_models(run, config, run.adapter, device=device, offline=config.run.offline)
+    _, model = load_run_models(run, config, run.adapter, device=device)
     write_canary_anew(run, trained, model)
     del model
     release_memory()
