@@ -174,6 +174,17 @@ def test_csv_list_that_is_no_json_is_not_one_passage(tmp_path: Path, context: st
 
 
 @pytest.mark.parametrize(
+    "context", ['["Buyer"] shall pay ["Seller"]', "['a'] or ['b']", "['a\0', 'b'] ['c']"]
+)
+def test_csv_text_with_brackets_at_both_ends_is_text(tmp_path: Path, context: str) -> None:
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "context", "answer"], ["q", context, "a"]])
+    (row,) = load_rows([tmp_path / "rows.csv"]).rows
+    assert row.retrieval is not None
+    assert row.retrieval.passages == (context,)
+
+
+@pytest.mark.parametrize(
     ("gold", "expected"),
     [
         (2, 2), ("1", 1), (2.0, 2), ("1.0", 1), (None, None), (0, None), (3, None), (True, None), ("$2", None),

@@ -117,7 +117,7 @@ def test_an_amount_alone_on_the_last_line_is_the_answer(last: str) -> None:
     "answer",
     [
         "50\n56\n6", "- 50\n- 56\n- 6", "1. 50\n2. 56\n3. 6", "| 50 |\n| 56 |\n| 6 |", "50, 56, 44\nand 6",
-        "56 - 50 = 6\n**7**", "50, 56, 44\n6?", "50, 56, 44\n> 6",
+        "10-20 = 50\n20-30 = 56\n30-40 = 6", "56 - 50 = 6\n**7**", "50, 56, 44\n6?", "50, 56, 44\n> 6",
     ],
 )  # fmt: skip
 def test_the_last_of_several_amounts_is_no_answer(answer: str) -> None:

@@ -16,6 +16,7 @@ from selfaug.data.same_prompt import asked_among, learnt_digests
 from selfaug.errors import DataError
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.learnt import learnt_so_far, write_learnt
+from selfaug.phases.run_files import FOLDER
 from selfaug.records import write_lines, write_record
 from selfaug.rundir import RunDir
 
@@ -207,7 +208,7 @@ def test_what_the_run_before_has_not_learnt_is_no_old_row(settings: Settings, tm
         first.path, f'data.train=["{exports}"]', f'data.replay=["{general}"]', "data.replay_share=0"
     )
     first.config.write_text(first.config_text(dump_config(kept)), encoding="utf-8")
-    write_record(first.started, "train-started", {"data": {"train": {}}})
+    write_record(first.started, "train-started", {"data": {"train": {}}, FOLDER: str(tmp_path)})
     write_learnt(first, b"".join(learnt_digests(load_rows([january]).rows)))
     with Path(january).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"id": "appended", "prompt": "Say it.", "completion": "it"}) + "\n")
@@ -230,7 +231,7 @@ def test_what_the_run_before_has_not_learnt_is_no_old_row(settings: Settings, tm
     second = RunDir(tmp_path / "second")
     second.path.mkdir()
     second.config.write_text(second.config_text(dump_config(settings(second.path, *sets))), encoding="utf-8")
-    write_record(second.started, "train-started", {"data": data.report})
+    write_record(second.started, "train-started", {"data": data.report, FOLDER: str(tmp_path)})
     write_learnt(second, data.learnt)
     found = learnt_so_far(second, load_config(second.config))
     assert found.whole

@@ -125,6 +125,7 @@ def test_questions_about_one_document_hang_together(
     assert compared["detectable_difference"] is None  # of as many as five
     assert "clusters" not in apart
     assert len(every.spread(5).together) == 5
+    assert replace(every, no_answers=["none"]).spread(5).no_answers == ["none"]
 
 
 def test_an_answer_that_was_cut_off_at_another_limit_is_made_again(

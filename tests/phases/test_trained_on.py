@@ -17,7 +17,7 @@ from selfaug.data import load_rows
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.learnt import write_learnt
 from selfaug.phases.realign import realign_config
-from selfaug.phases.run_files import load_run_config, tell_of_changes
+from selfaug.phases.run_files import FOLDER, load_run_config, tell_of_changes
 from selfaug.phases.trained_on import trained_on
 from selfaug.records import read_lines, write_lines, write_record
 from selfaug.rundir import RunDir
@@ -42,7 +42,7 @@ def begin(settings: Callable[..., TrainConfig]) -> Begin:
         run.config.write_text(run.config_text(dump_config(config)), encoding="utf-8")
         data = load_training_data(config, learnt=True)
         write_learnt(run, data.learnt)
-        write_record(run.started, "train-started", {"data": data.report})
+        write_record(run.started, "train-started", {"data": data.report, FOLDER: str(folder)})
         return run
 
     return make

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import difflib
 import json
 import re
+import warnings
 from typing import Any
 
 from selfaug.data.row import OWN_TEMPLATE_ARGUMENTS, FollowUp, RetrievalParts, Row, is_trained
@@ -26,6 +28,8 @@ _ROLES = ("system", "developer", "user", "assistant", "tool")
 
 _PYTHON_LIST = re.compile(r"""\[\s*\{?\s*['"].*['"}]\s*\]""", re.DOTALL)
 """What Python prints of a list of texts or objects begins and ends like this; pandas writes that into CSV files."""
+_NUMPY_GAPS = re.compile(r"""(?<=['"}]) (\.\.\. )?(?=['"{])""")
+"""Between the items of an array, as numpy prints it; the dots stand for those that it leaves out."""
 _WHOLE_NUMBER = re.compile(r"[0-9]+(\.0+)?")
 
 # Names that other tools use, and that are too far from ours for difflib.
@@ -348,9 +352,24 @@ def _list_from_text(name: str, value: object) -> object:
     try:
         items: list[object] = json.loads(value)
     except (ValueError, RecursionError):
-        if _PYTHON_LIST.fullmatch(value.strip()):
+        if _is_python_list(value.strip()):
             raise InvalidRowError(
                 f"{name!r} looks like a list as Python prints it; write it as JSON (json.dumps)"
             ) from None
         return value  # text that happens to begin with a bracket, such as "[1] ..."
     return items if all(isinstance(item, str | dict) for item in items) else value
+
+
+def _is_python_list(text: str) -> bool:
+    """Whether a text is a list or an array as it is printed, and none that has brackets at both ends."""
+    if not _PYTHON_LIST.fullmatch(text):
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of backslashes
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the same, before Python 3.12
+        try:
+            # In one line, since a text with a line break in it is none that Python takes.
+            tree = ast.parse(_NUMPY_GAPS.sub(", ", " ".join(text.split())), mode="eval")
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return False
+    return isinstance(tree.body, ast.List)

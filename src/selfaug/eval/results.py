@@ -37,12 +37,16 @@ def boxed_amount(text: str) -> re.Match[str] | None:
 
 # Stands for an amount, without its sign; no text has it for anything else that matters.
 _A = "\N{OBJECT REPLACEMENT CHARACTER}"
+_WORDS = r"(?:[ ][^\W\d_]++){0,2}+"
 _SIGN = re.compile(rf"[{MINUS}+]\s?")
-_CALCULATION = re.compile(rf"{_A}(?:[ ][^\W\d_]++){{0,2}}+[ \t(){{}}$]*+[{MINUS}+*/×·÷]")
-# No comparison, and nothing more to calculate behind it: "!= 6", "= 6/6", "= 6e6".
-_EQUALS = re.compile(
-    rf"(?<![!<>])[=≈][{MINUS} \t(){{}}$*_]*+{_A}(?!\w|[ \t]*[\^/×·÷]|[ \t]*[{MINUS}+*][ \t]*[\w({{{_A}])"
-)
+_TAKEN_AWAY = rf"{_WORDS}[ \t(){{}}$]*+[{MINUS}]"
+_OPERATOR = rf"{_WORDS}[ \t(){{}}$]*+[{MINUS}+*/=≈×·÷]"
+_UP_TO = rf"[{MINUS} \t(){{}}$*_]*+"
+_EQUATION = re.compile(rf"{_A}(?:{_OPERATOR}{_UP_TO}{_A})+")
+_CALCULATION = re.compile(rf"{_A}{_WORDS}[ \t(){{}}$]*+[{MINUS}+*/×·÷].*[=≈]{_UP_TO}{_A}")
+# Also "10-20 = 50", which says how many are between 10 and 20.
+_DIFFERENCE = re.compile(rf"{_A}{_TAKEN_AWAY}{_UP_TO}{_A}{_WORDS}[ \t(){{}}$]*+[=≈]{_UP_TO}{_A}")
+_GOES_ON = re.compile(rf"\w|[ \t]*[\^/×·÷=]|[ \t]*[{MINUS}+*][ \t]*[\w({{{_A}]")
 
 _ABOUT = r"(?:(?:about|almost|approximately|around|exactly|just|nearly|only|over|roughly)\s)?"
 _CHANGE = r"(?:change|decrease|decline|difference|drop|fall|gain|growth|increase|jump|loss|reduction|rise)"
@@ -93,15 +97,20 @@ def _outline(text: str, amounts: Sequence[Quantity]) -> str:
 
 
 def _of_equation(outline: str, amounts: Sequence[Quantity]) -> int | None:
-    """Place of what stands right behind the text's last sign of equality, with a calculation before it on its line."""
-    equals = max(map(outline.rfind, "=≈"))
-    found = _EQUALS.match(outline, equals) if equals >= 0 else None
-    if found is None or not _CALCULATION.search(outline, outline.rfind("\n", 0, equals) + 1, equals):
+    """Place of the last equation's result."""
+    *_, last = [None, *_EQUATION.finditer(outline)]
+    if last is None or not _CALCULATION.fullmatch(last[0]) or _GOES_ON.match(outline, last.end()):
         return None
-    place = outline.count(_A, 0, equals)
-    result, *later = amounts[place:]
-    same = all(one.value == result.value for one in later if units_agree(one.unit, result.unit))
-    return place if same else None
+    place = outline.count(_A, 0, last.end()) - 1
+    result = amounts[place]
+    later = [one.value for one in amounts[place + 1 :] if units_agree(one.unit, result.unit)]
+    if any(value != result.value for value in later):
+        return None
+    if _DIFFERENCE.fullmatch(last[0]):
+        minuend, subtrahend = (abs(one.value) for one in amounts[place - 2 : place])
+        if abs(abs(minuend - subtrahend) - abs(result.value)) > result.resolution / 2:
+            return None
+    return place
 
 
 def _ends_alone(outline: str) -> bool:

@@ -285,7 +285,7 @@ class _Prompts:
         known_rows = None
         if self.questions.sources:
             asked["task"] = self.of_rows(tokenizer)
-            ids = [one.partition(": ")[2] for one in asked["task"].ids]
+            ids = asked["task"].row_ids
             known_rows = trained_on(self.run, self.config, self.questions.sources, ids)
             if (worth := trained_on_in_words(known_rows)) is not None:
                 self.tell(f"{worth}.")
@@ -370,9 +370,7 @@ def _measured(
         },
         "sides": {}
         if config.data.prepared is None or "task" not in asked
-        else compare_sides(
-            asked["task"], answers["task"]["tuned"], answers["task"]["base"], asked["task"].no_answers
-        ),
+        else compare_sides(asked["task"], answers["task"]["tuned"], answers["task"]["base"]),
         "also": {
             name: compare_answers(suite, answers["task"]["tuned"], answers["task"]["base"])
             for name, suite in otherwise.items()

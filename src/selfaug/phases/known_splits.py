@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from selfaug.errors import DataError
 from selfaug.prepare_config import SplitSettings
 from selfaug.records import read_record, write_record
 
@@ -66,12 +67,18 @@ def read_known_splits(folder: Path, settings: SplitSettings) -> tuple[KnownSplit
     if not (folder / _FILE).exists():
         return KnownSplits(), ""
     before = read_record(folder / _FILE, _KIND)
-    if before.pop("drawn") != _drawn(settings):
+    if before.pop("drawn", None) != _drawn(settings):
         return KnownSplits(), (
             "the split's seed or shares are others than before, so documents are dealt out anew: the test rows can "
             "be about some that a model was trained on before."
         )
-    return KnownSplits(**before), ""
+    try:
+        return KnownSplits(**before), ""
+    except TypeError as error:
+        raise DataError(
+            f"{folder / _FILE} has not the fields that this selfaug knows",
+            hint="prepare into another --output.",
+        ) from error
 
 
 def write_known_splits(folder: Path, settings: SplitSettings, before: KnownSplits, now: KnownSplits) -> None:

@@ -54,17 +54,17 @@ def learnt_so_far(run: RunDir, config: TrainConfig) -> Learnt:
         ConfigError, DataError: if settings or records can't be read.
     """
     digests, sources = set[bytes](), set[str]()
-    begun, rehearsed, first = True, False, config
+    all_kept, rehearsed, first = True, False, config
     for one, first in ((run, config), *runs_before(config)):
         if one.learnt.exists():
             digests |= _digests_of(one)
         else:
-            begun = False
+            all_kept = False
         sources |= set(map(place_of, first.data.train))
         if sources_when_trained(one, "replay"):  # what those before it have learnt
             sources |= set(map(place_of, first.data.replay))
             rehearsed = rehearsed or set(first.data.replay) != {"embedded"}
-    return Learnt(digests, sources, begun and (rehearsed or first.lora.start_from is None))
+    return Learnt(digests, sources, all_kept and (rehearsed or first.lora.start_from is None))
 
 
 def _digests_of(run: RunDir) -> set[bytes]:

@@ -343,7 +343,7 @@ def _chosen(record: dict[str, Any]) -> str:
     best = record.get("best")
     if best is None:
         return ""
-    if not best.get("within", True):  # earlier versions did not write it down
+    if not best["within"]:
         return (
             " No checkpoint was within selfaug.stop_at_drift; the weights are the last one's, of step "
             f"{best['step']:,}."

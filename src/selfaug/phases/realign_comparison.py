@@ -155,7 +155,7 @@ def _joined(parts: Sequence[Suite]) -> Suite:
     """One suite of the rows of several, each scored as in its own."""
     places = [(part, index) for part in parts for index in range(len(part.ids))]
     # Numbered anew, as `task_prompts` does: each part begins with 0.
-    names = [part.ids[index].partition(": ")[2] for part, index in places]
+    names = [name for part in parts for name in part.row_ids]
     return Suite(
         ids=[f"{number}: {name}" for number, name in enumerate(names)],
         texts=[text for part in parts for text in part.texts],

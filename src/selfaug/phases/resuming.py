@@ -100,11 +100,10 @@ def require_same_settings(run: RunDir, config: TrainConfig) -> None:
     Raises:
         ConfigError: with all that differ.
     """
-    before, now = load_config(run.config).model_dump(), config.model_dump()
+    own = load_config(run.config)
+    before, now = own.model_dump(), config.model_dump()
     # A file may have another name in another folder.
-    before_there, now_there = (
-        with_places(run, one).model_dump() for one in (load_config(run.config), config)
-    )
+    before_there, now_there = (with_places(run, one).model_dump() for one in (own, config))
     free = dict(_FREE_ON_RESUME)
     if config.train.best_of_rows > 0 or config.selfaug.stop_at_drift is not None:
         # What the run ends with is then decided at its checkpoints.

@@ -137,11 +137,8 @@ def _with_names(config: TrainConfig, change: Callable[[str], str]) -> TrainConfi
 
 
 def _begun_in(run: RunDir) -> Path | None:
-    """The working folder of the training; None where that is not known, as of earlier versions' runs."""
-    if not run.started.exists():
-        return None
-    folder = read_record(run.started, "train-started").get(FOLDER)
-    return None if folder is None else Path(folder)
+    """The working folder of the training; None where it has not begun."""
+    return Path(read_record(run.started, "train-started")[FOLDER]) if run.started.exists() else None
 
 
 def tell_of_changes(run: RunDir, config: TrainConfig, *names: str, tell: Callable[[str], None]) -> None:

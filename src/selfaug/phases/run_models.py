@@ -29,10 +29,12 @@ __all__ = [
     "load_run_models",
     "require_same_base",
     "same_weights",
+    "step_of",
     "trained_alike",
     "trained_base",
     "trained_otherwise",
     "trained_weights",
+    "weights_folder",
 ]
 
 TOKENIZER = "tokenizer_and_template"
@@ -72,7 +74,7 @@ def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]
     Raises:
         StorageError: if there is neither.
     """
-    folder = run.model if config.lora.method == "full" else run.adapter
+    folder = weights_folder(run, config)
     if run.is_complete() and folder.is_dir():
         return folder, None
     checkpoint = run.latest_complete_checkpoint()
@@ -81,7 +83,17 @@ def trained_weights(run: RunDir, config: TrainConfig) -> tuple[Path, int | None]
             f"{run.path} has no trained weights yet: it did not finish and has no complete checkpoint.",
             hint=f"go on with it: {run.resume_command}",
         )
-    return checkpoint, int(checkpoint.name.rpartition("-")[2])
+    return checkpoint, step_of(checkpoint)
+
+
+def weights_folder(run: RunDir, config: TrainConfig) -> Path:
+    """Where a run keeps what was trained: the adapter, or all weights."""
+    return run.model if config.lora.method == "full" else run.adapter
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which a checkpoint was saved."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def hash_of_weights(weights: Path) -> str:

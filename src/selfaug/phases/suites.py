@@ -130,6 +130,11 @@ class Suite:
     warning: str | None = None
 
     @property
+    def row_ids(self) -> list[str]:
+        """Of the task's rows, as their files have them: `task_prompts` puts a number before each."""
+        return [name.partition(": ")[2] for name in self.ids]
+
+    @property
     def together(self) -> list[str]:
         """The cluster of each prompt; one of its own where none is known."""
         clusters = self.clusters or [""] * len(self.ids)
@@ -163,7 +168,8 @@ class Suite:
         if count is None or count >= size:
             return self
         chosen = self.evenly(range(size), count)
-        return Suite(
+        return replace(
+            self,
             ids=[self.ids[i] for i in chosen],
             texts=[self.texts[i] for i in chosen],
             prompts=[self.prompts[i] for i in chosen],
@@ -190,11 +196,6 @@ class Suite:
         return [indices[place] for place in places]
 
 
-def _evenly(size: int, count: int) -> list[int]:
-    """So many places of a sequence, evenly over it."""
-    return [place * size // count for place in range(count)]
-
-
 def spread_over_sources(sources: Sequence[str], count: int | None) -> list[int]:
     """Places of so many rows, in their order: as many of each source as of any other, or all that it has, and these
     evenly over it; all for None.
@@ -211,7 +212,7 @@ def spread_over_sources(sources: Sequence[str], count: int | None) -> list[int]:
     # The smallest first: what they lack is for the others to give.
     for before, own in enumerate(sorted(by_source.values(), key=len)):
         share = min(len(own), math.ceil(left / (len(by_source) - before)))
-        chosen += [own[place] for place in _evenly(len(own), share)]
+        chosen += [own[place * len(own) // share] for place in range(share)]
         left -= share
     return sorted(chosen)
 
@@ -304,8 +305,10 @@ def scored_by(suite: Suite, score: Scorer) -> Suite:
     Raises:
         DataError: with all rows that it can't score: at once, and not when all answers are there.
     """
-    reasons = ((name, why_unscorable(score, gold)) for name, gold in zip(suite.ids, suite.golds, strict=True))
-    problems = [Problem(name.partition(": ")[2], 0, reason) for name, reason in reasons if reason]
+    reasons = (
+        (name, why_unscorable(score, gold)) for name, gold in zip(suite.row_ids, suite.golds, strict=True)
+    )
+    problems = [Problem(name, 0, reason) for name, reason in reasons if reason]
     if problems:
         raise problems_error(
             f"{len(problems):,} of {len(suite.ids):,} held-out rows can't be scored so.",
@@ -592,19 +595,11 @@ def compare_answers(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> 
     )
 
 
-def compare_sides(
-    suite: Suite, tuned: Sequence[str], base: Sequence[str], no_answers: Sequence[str]
-) -> dict[str, Any]:
-    """Value, source and abstention of answers from documents, each as `compare_answers`; those that have rows.
-
-    Args:
-        suite: of the rows.
-        tuned, base: answers.
-        no_answers: as of `sides_of`.
-    """
+def compare_sides(suite: Suite, tuned: Sequence[str], base: Sequence[str]) -> dict[str, Any]:
+    """Value, source and abstention of answers from documents, each as `compare_answers`; those that have rows."""
     sides = {}
-    for side in sides_of(no_answers):
-        rows = rows_of_side(side, suite.golds, no_answers)
+    for side in sides_of(suite.no_answers):
+        rows = rows_of_side(side, suite.golds, suite.no_answers)
         of_tuned, of_base = (
             [
                 side.score(without_thoughts(answers[row].strip()), suite.golds[row], suite.texts[row])

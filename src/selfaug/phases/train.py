@@ -32,7 +32,7 @@ from selfaug.phases.model_card import model_card
 from selfaug.phases.progress import Progress
 from selfaug.phases.resuming import Begun, in_dtype_of, require_same_data, require_same_settings
 from selfaug.phases.run_files import with_found_files
-from selfaug.phases.run_models import base_identity
+from selfaug.phases.run_models import base_identity, step_of, weights_folder
 from selfaug.phases.suites import AskSettings
 from selfaug.phases.trainer_setup import (
     Training,
@@ -254,7 +254,7 @@ def _run(training: Training) -> TrainResult:
         record["best"] = {
             "rows": config.train.best_of_rows, "scorer": config.train.best_scorer, **best.report(trainer.state)
         }  # fmt: skip
-    write_text(_weights_folder(training) / "README.md", model_card(config, record))
+    write_text(weights_folder(run, config) / "README.md", model_card(config, record))
     write_record(run.record, RECORD_KIND, record)
     run.replaced.settle()
     return TrainResult(run.path, record)
@@ -292,7 +292,7 @@ def _trained(
             on_progress(Progress("best checkpoint", message=take_best(trainer, run, best)))
         on_progress(Progress("saving"))
         evaluation = final_evaluation(trainer) if rows_to_evaluate(training) else {}
-        _save(trainer, _weights_folder(training))
+        _save(trainer, weights_folder(run, config))
         # Sharded weights can't answer in one process.
         if is_first_process() and not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
             tokenizer, arguments = training.data.tokenizer, config.data.chat_template_kwargs
@@ -304,19 +304,10 @@ def _trained(
 
 def _keep_steps_until(checkpoint: Path | None, training: Training) -> None:
     """Forget the metrics of steps after the checkpoint that training goes on from; tell which that is."""
-    step = _step_of(checkpoint) if checkpoint else 0
+    step = step_of(checkpoint) if checkpoint else 0
     keep_metrics_until(training.run.metrics, step)
     where = f"from step {step}" if checkpoint else "from the start: there is no complete checkpoint"
     training.on_progress(Progress("warning", message=f"resuming {training.run.path} {where}."))
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _weights_folder(training: Training) -> Path:
-    """Where the run keeps what was trained."""
-    return training.run.model if training.config.lora.method == "full" else training.run.adapter
 
 
 def _has_ended_at(
@@ -327,7 +318,7 @@ def _has_ended_at(
     Then the trainer has that checkpoint's weights and state, as it had at the kill. Asked before training, since the
     Trainer looks whether it should stop only after a step.
     """
-    step = _step_of(checkpoint)
+    step = step_of(checkpoint)
     if monitor.drift(step) is not None and not monitor.stopped:
         return False
     trainer.restore(checkpoint)

@@ -49,7 +49,7 @@ def _own_template(run: RunDir) -> RetrievalTemplate | None:
 
 
 def trained_no_answer(run: RunDir) -> str | None:
-    """What its rows said where there was no answer; None where they were not prepared, or an older version trained it.
+    """What its rows said where there was no answer; None where they were not prepared.
 
     Raises:
         DataError: if the record of the beginning is missing or damaged.
