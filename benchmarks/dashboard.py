@@ -67,14 +67,16 @@ def _write_run(folder: Path, rng: random.Random, samples: int, metrics: int) -> 
     drift = {"nats": interval, "top1_agreement": 0.95, "tokens": 9000, "by_tenth": [0.02] * 10}
     evaluation = {
         "run": str(folder), "settings": {"scorer": "exact", "half": "test", "step": None, "weights": "ab" * 32},
-        "level": {"level": 1, "scores": {"1": 0.6}}, "suites": suites, "benchmarks": {}, "sides": {},
+        "level": {"level": 1, "scores": {"1": 0.6}}, "suites": suites, "benchmarks": {},
+        "also": {}, "sides": {},
         "drift": {"the job's prompts": drift, "general prompts": drift}, "forecast": None, "gate": None,
         "device": "cpu", "threads": 2, "seconds": 61.0,
     }  # fmt: skip
     write_record(folder / "evaluation.json", "evaluation", evaluation)
     record = {
         "model": {"name": "example/model", "trainable": 1000, "weights_hash": "cd" * 16},
-        "settings_sha256": "ef" * 32, "steps": metrics, "epochs": 1.0, "seconds": 900.0, "noise_floor": 1e-9,
+        "settings_sha256": "ef" * 32, "steps": metrics, "epochs": 1.0, "seconds": 900.0, "anchor_seconds": 0.0,
+        "noise_floor": 1e-9,
         "final": {"nll": 0.1, "alignment_loss": 0.02, "alpha": 0.5}, "evaluation": {}, "reference_cache_bytes": 0,
         "anchors": 0, "peak_memory_bytes": 3_000_000_000, "weights": [],
         "environment": {"device": "CPU", "processes": 1, "python": "3.11", "versions": {"selfaug": "0.1.0"}},
@@ -94,6 +96,8 @@ def _suite(scores: dict[str, dict[str, float]]) -> dict[str, Any]:
         "better": 1,
         "worse": 1,
         "items": len(scores),
+        "discordance": 0.5,
+        "clusters": None,
     }
     return {
         "items": len(scores), "base": interval(base), "tuned": interval(tuned), "difference": difference,

@@ -36,7 +36,10 @@ from selfaug.rundir import RunDir
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "docs" / "tutorial.md"]
 PAGES += sorted((ROOT / "docs" / "how-to").glob("*.md"))
-LINKED = [*PAGES, *(ROOT / "docs" / name for name in ("README.md", "architecture.md", "case-study.md", "targets.md"))]
+LINKED = [
+    *PAGES,
+    *(ROOT / "docs" / name for name in ("README.md", "architecture.md", "case-study.md", "targets.md")),
+]
 LINKED += sorted((ROOT / "docs" / "details").glob("*.md"))
 
 published = script("docs/published.py")

@@ -24,6 +24,7 @@ from selfaug.errors import DataError, StorageError
 
 __all__ = [
     "append_line",
+    "as_json",
     "is_failed_write",
     "make_readable",
     "read_lines",
@@ -54,7 +55,7 @@ def write_record(path: str | os.PathLike[str], kind: str, data: Mapping[str, Any
         "version": _VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "selfaug": _selfaug_version(),
-        "data": _plain(data),
+        "data": as_json(data),
     }
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -187,7 +188,7 @@ def append_line(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
     """
     try:
         with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(data), ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(json.dumps(as_json(data), ensure_ascii=False, allow_nan=False) + "\n")
     except OSError as error:
         raise StorageError(
             f"can't write {path}: {error.strerror or error}", hint="check free space."
@@ -207,7 +208,7 @@ def write_lines(
     Raises:
         StorageError: if it can't be written; nothing is left behind then.
     """
-    lines = [json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    lines = [json.dumps(as_json(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     write_text(path, "".join(lines), private=private)
 
 
@@ -232,8 +233,8 @@ def read_lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _plain(value: Any) -> Any:
-    """The value as JSON knows it; NaN and infinity become None."""
+def as_json(value: Any) -> Any:
+    """A value as records and lines have it, of what JSON knows; NaN and infinity become None."""
     return to_jsonable_python(value, inf_nan_mode="null", fallback=lambda array: array.tolist())
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "alone_in",
     "entries_of",
     "holder_of",
+    "is_held",
     "latest_complete_checkpoint",
     "require_no_foreign",
     "without_lock",
@@ -87,16 +88,21 @@ def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
 
 
 def holder_of(folder: Path) -> str | None:
-    """Who has the folder by `alone_in`, in words; None if nobody has."""
-    if not (folder / _LOCK).exists():
-        return None
+    """Who has the folder by `alone_in`, in words; None if nobody has, or if that can't be seen."""
     holder = _told_in(folder)
+    return holder if is_held(folder) else None
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether anybody has the folder by `alone_in`; None if that can't be seen: another user's lock, or no locks."""
+    if not (folder / _LOCK).exists():
+        return False
     try:
         with FileLock(folder / _LOCK).acquire(timeout=0):
-            return None
+            return False
     except Timeout:
-        return holder
-    except (OSError, NoLocksError):  # a folder that can only be read, or no locks
+        return True
+    except (OSError, NoLocksError):
         return None
 
 

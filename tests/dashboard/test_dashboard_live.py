@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from lxml import html as parser
 from starlette.testclient import TestClient
 from transformers import TrainerControl, TrainerState
 
+from other_user import as_nobody
 from report_records import TRAINING, write_run
 from selfaug.dashboard import app
 from selfaug.dashboard.app import dashboard_app
@@ -102,11 +104,24 @@ def test_a_training_that_gets_ready_is_running(tmp_path: Path) -> None:
     with run.training():
         assert progress_of(entry, later) == Progress(0, None, True, None)
     assert progress_of(entry, later) == Progress(0, None, False, None)
-    # Gone on with: the plan is still that of the process before.
+    # A step takes much longer than those before.
     entry = run_of(tmp_path, began=BEGAN)
     with RunDir(entry.folder).training():
         assert progress_of(entry, later) == Progress(10, 40, True, None)
     assert progress_of(entry, later) == Progress(10, 40, False, None)
+
+
+def test_a_training_whose_lock_can_not_be_tried_is_running_for_longer() -> None:
+    """Another user's: its page offers no command that would go on with it."""
+    with tempfile.TemporaryDirectory() as folder:  # pytest's are closed to others
+        entry = run_of(Path(folder))
+        for place in (Path(folder), entry.folder):
+            place.chmod(0o755)
+        with RunDir(entry.folder).training():
+            (entry.folder / ".lock").chmod(0)
+            with as_nobody():
+                assert progress_of(entry, BEGAN + 100 + 1800) == Progress(10, None, True, None)
+                assert progress_of(entry, BEGAN + 100 + 7200) == Progress(10, None, False, None)
 
 
 def test_what_is_finished_or_no_run_has_no_progress(tmp_path: Path, runs_root: Path) -> None:

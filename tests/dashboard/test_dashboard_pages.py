@@ -23,8 +23,9 @@ from selfaug.dashboard import app
 from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.explain import distributions
 from selfaug.dashboard.library import Library
+from selfaug.dashboard.side_by_side import chosen_charts
 from selfaug.dashboard.words import WORDS, word_of
-from selfaug.records import read_record
+from selfaug.records import read_record, write_lines
 from selfaug.report.open_report import report_on
 from selfaug.report.run_report import logged
 from selfaug.rundir import RunDir
@@ -263,6 +264,21 @@ def test_a_run_whose_metrics_are_damaged_is_named_and_the_others_are_drawn(tmp_p
     assert {row[0].text_content() for row in nll.xpath(".//tbody/tr")} == {"first", "fourth"}
     alone = flat(looking_at(tmp_path).get("/compare?run=second&run=third"))
     assert "Without those of second:" in alone
+
+
+def test_lines_of_five_runs_differ_where_one_has_no_such_curve(tmp_path: Path) -> None:
+    for name in "abcde":
+        write_run(tmp_path / name, steps=3)
+    write_lines(RunDir(tmp_path / "b").metrics, [{"step": step, "nll": 1.0} for step in (1, 2)])
+    charts, _ = chosen_charts(sorted(Library(tmp_path).entries(), key=lambda entry: entry.path))
+    loss = next(one for one in charts if one.name == "Alignment loss")
+    # Lines of the picture, not of its legend or axes.
+    looks = [
+        tuple(re.findall(r'stroke(?:-dasharray)?="[^"]*"', path))
+        for path in re.findall(r"<path[^>]*>", loss.svg)
+        if 'stroke-width="2"' in path and path.count("L") > 1
+    ]
+    assert (len(looks), len(set(looks))) == (4, 4), looks
 
 
 def test_a_record_of_another_shape_takes_no_page_down(tmp_path: Path, runs_root: Path) -> None:

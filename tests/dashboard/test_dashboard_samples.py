@@ -21,7 +21,7 @@ from selfaug.dashboard.library import Library
 from selfaug.dashboard.samples import KeptSamples, Samples, differing_words
 from selfaug.errors import DataError
 from selfaug.records import write_lines, write_record
-from selfaug.report.kept_answers import AnswerFiles, answer_files
+from selfaug.report.kept_answers import AnswerFiles, answer_files, read_answers
 
 ROWS = {
     "same": ("Say hello", "hello", "hello"),
@@ -119,6 +119,7 @@ def test_only_requests_that_all_models_answered(run: Path) -> None:
         '{"answer": "b", "prompt": "p", "id": "same"}',
     ]
     file.write_text("\r\n".join(odd), encoding="utf-8")
+    assert list(read_answers(task(run).files, {"same", "lost"})) == ["same"]
     samples = Samples(task(run))
     assert samples.select() == ["gained", "same"]
     assert [one.answers[1] for one in samples.shown(["same", "gained"])] == ["b", "a"]
@@ -186,7 +187,9 @@ def test_a_record_of_another_shape_is_one_clear_error(tmp_path: Path, changed: d
 # ---- files that change
 
 
-def test_what_was_read_is_kept_until_a_file_changes(run: Path, tmp_path: Path) -> None:
+def test_what_was_read_is_kept_until_a_file_changes(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = KeptSamples()
     first = kept.of(task(run))
     assert kept.of(task(run)) is first
@@ -200,6 +203,9 @@ def test_what_was_read_is_kept_until_a_file_changes(run: Path, tmp_path: Path) -
     for number in range(9):
         kept.of(task(write(tmp_path / f"run-{number}", ROWS, SCORES)))
     assert len(kept._kept) <= 4, "memory has a bound"
+    monkeypatch.setattr("selfaug.dashboard.samples._KEPT_BYTES", 1)
+    last = kept.of(task(run))
+    assert [*kept._kept.values()] == [last], "so has what large suites take"
 
 
 def test_the_page_of_a_file_that_vanishes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from selfaug.config import TrainConfig, dump_config, load_config
@@ -17,6 +21,8 @@ from selfaug.errors import StorageError
 from selfaug.phases.held_out import HeldOut, held_out_before, hold_out
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.learnt import write_learnt
+from selfaug.phases.realign_checks import what_is_measured
+from selfaug.phases.realign_settings import RealignSettings
 from selfaug.rundir import RunDir
 
 
@@ -37,8 +43,8 @@ def plain(count: int, name: str = "a") -> list[dict[str, Any]]:
 def split(
     config: TrainConfig, data: list[str], folder: Path, share: float = 0.1, run: RunDir | None = None
 ) -> HeldOut:
-    # Of a run that is not there, it isn't known what it has learnt.
-    return hold_out(run or RunDir(folder / "gone"), config, data, folder, share=share)
+    # The run of the settings has learnt none of these rows.
+    return hold_out(run or RunDir(config.run.output), config, data, folder, share=share)
 
 
 def that_learnt(folder: Path, *sources: str) -> RunDir:
@@ -47,6 +53,16 @@ def that_learnt(folder: Path, *sources: str) -> RunDir:
     run.path.mkdir()
     write_learnt(run, b"".join(learnt_digests(load_rows(sources).rows)))
     return run
+
+
+def standard_questions(file: Path, contracts: str, answer: str | None = None) -> str:
+    """Twenty-five questions about each contract; without an answer for all, each contract has its own."""
+    rows = [
+        {"question": f"{n}?", "context": [f"{one}{n}"], "answer": answer or one}
+        for n in range(25)
+        for one in contracts
+    ]
+    return written(file, rows)
 
 
 def prompts(sources: list[str]) -> list[str]:
@@ -76,6 +92,7 @@ def test_rows_that_a_run_was_begun_with_are_known_by_what_is_in_them(
     """Rows without ids are called after their file, as its path was typed."""
     data = [written(tmp_path / "one.jsonl", plain(200))]
     found = split(config, data, tmp_path / "rows")
+    assert not found.unknown
     (tmp_path / "moved").mkdir()
     moved = [written(tmp_path / "moved" / "one.jsonl", plain(200))]
     begun = with_old_rows(config, found.data, [*config.data.eval, *found.eval_data])
@@ -119,19 +136,11 @@ def test_a_run_that_was_begun_keeps_its_division(config: TrainConfig, tmp_path: 
 def test_no_row_is_lost_to_held_out_ones_of_the_same_division(
     settings: Callable[..., TrainConfig], tmp_path: Path, share: float
 ) -> None:
-    """Old and new rows together ask each question in eight settings: the new ones alone not in more than five."""
-
-    def asked(name: str, companies: str) -> str:
-        rows = [
-            {"question": f"{n}?", "context": [f"{one}{n}"], "answer": f"{one}"}
-            for n in range(25)
-            for one in companies
-        ]
-        return written(tmp_path / name, rows)
-
-    old, new = asked("old.jsonl", "ABCD"), asked("new.jsonl", "EFGH")
+    """Old and new rows together ask each question in eight settings: none of them alone in more than five."""
+    old = standard_questions(tmp_path / "old.jsonl", "ABCD")
+    new = standard_questions(tmp_path / "new.jsonl", "EFGH")
     found = split(settings(Path("run"), f'data.train=["{old}"]'), [new], tmp_path / "rows", share=0.3)
-    assert found.rows == 28  # seven questions
+    assert found.rows == 30
     sets = {
         "train": found.data,
         "eval": found.eval_data,
@@ -141,8 +150,31 @@ def test_no_row_is_lost_to_held_out_ones_of_the_same_division(
     }
     config = settings(Path("run"), *(f"data.{name}={json.dumps(value)}" for name, value in sets.items()))
     report = load_training_data(config).report
-    assert report["train"]["rows"] == 72
+    assert report["train"]["rows"] == 70
     assert report["asked_by_held_out"] == ({"train": 0, "replay": 0} if share else {"train": 0})
+
+
+@pytest.mark.parametrize(
+    ("trained", "judged_by", "given", "answer", "new"),
+    [("ABCDEF", "GH", "IJK", None, 75), ("ABCDEF", "", "FGHI", None, 75), ("ABCDE", "", "FGHIJ", "Yes", 125)],
+)
+def test_standard_questions_about_few_new_documents_are_new(
+    config: TrainConfig,
+    tmp_path: Path,
+    trained: str,
+    judged_by: str,
+    given: str,
+    answer: str | None,
+    new: int,
+) -> None:
+    """They are asked everywhere only if old documents count: what is known of these tells nothing of the new ones."""
+    old, held_out, month = (
+        standard_questions(tmp_path / f"{name}.jsonl", contracts, answer)
+        for name, contracts in (("old", trained), ("held-out", judged_by), ("month", given))
+    )
+    deployed = with_old_rows(config, [old], [held_out])
+    found = split(deployed, [month], tmp_path / "rows", run=that_learnt(tmp_path / "run", old))
+    assert (found.of, found.known) == (new, 25 * len(given) - new)
 
 
 def with_old_rows(config: TrainConfig, train: list[str], held_out: list[str]) -> TrainConfig:
@@ -198,9 +230,12 @@ def test_what_the_run_before_has_learnt_is_known_as_long_as_that_is_there(
     first.config.write_text(first.config_text(dump_config(config)), encoding="utf-8")
     lora = config.lora.model_copy(update={"start_from": str(first.path)})
     deployed = config.model_copy(update={"lora": lora})
-    assert split(deployed, [january, new], tmp_path / "rows", run=second).known == 200
+    found = split(deployed, [january, new], tmp_path / "rows", run=second)
+    assert (found.known, found.unknown) == (200, False)
     shutil.rmtree(first.path)
-    assert split(deployed, [january, new], tmp_path / "more", run=second).known == 100
+    found = split(deployed, [january, new], tmp_path / "more", run=second)
+    assert (found.known, found.unknown) == (100, True)
+    assert "is gone" in " ".join(what_is_measured(found, RealignSettings([new]), []))
 
 
 def test_a_question_with_other_passages_and_a_chat_that_went_on_are_on_one_side(
@@ -285,3 +320,19 @@ def test_a_folder_that_cannot_be_written_is_an_error(config: TrainConfig, tmp_pa
     (tmp_path / "rows").write_text("a file")
     with pytest.raises(StorageError, match="can't write into"):
         split(config, data, tmp_path / "rows")
+
+
+def test_rows_with_dates_are_known_again(config: TrainConfig, tmp_path: Path) -> None:
+    """Messages of Parquet files may have such, or numbers that are none: JSON has neither."""
+    rows = [
+        [
+            {"role": "user", "content": f"{number}?", "sent": datetime(2026, 1, 1), "rated": math.nan},
+            {"role": "assistant", "content": f"{number}"},
+        ]
+        for number in range(200)
+    ]
+    file = tmp_path / "one.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": row} for row in rows]), file)
+    found = split(config, [str(file)], tmp_path / "rows")
+    begun = with_old_rows(config, found.data, [*config.data.eval, *found.eval_data])
+    assert held_out_before(config, begun, [str(file)], tmp_path / "rows") == found

@@ -31,7 +31,12 @@ ALL_RIGHT, ALL_WRONG = "regex:(?s:.*)", "regex:(?!)"
 
 
 def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
-    copied_run: Path, new_rows: Path, held_out: Path, tiny_rows: Path, tmp_path: Path
+    copied_run: Path,
+    new_rows: Path,
+    held_out: Path,
+    tiny_rows: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     old = load_config(copied_run / "config.yaml").data.eval
     third, third_held_out = (
@@ -46,7 +51,8 @@ def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
     record = read_record(second_run / "realignment.json", "realignment")
     assert record["scorers"] == {old[0]: ALL_RIGHT, str(held_out): ALL_WRONG}
     # The next one says nothing of old rows, and rehearses none. Its new rows were held out before, too.
-    new = ("--data", str(third), "--eval-data", str(third_held_out), "--eval-data", str(held_out))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    new = ("--data", str(third), "--eval-data=~/held.jsonl", "--eval-data", str(held_out))
     result = run_command(
         *(str(second_run), *new, "--output", str(third_run), "--rehearsal", "0", "--scorer", "f1", *LENIENT)
     )
@@ -69,7 +75,7 @@ def test_old_rows_are_judged_by_the_scorer_that_they_came_with(
     assert "replay" not in read_record(third_run / "record.json", "train")["data"]
 
 
-def test_whose_scorer_old_rows_have(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whose_scorer_old_rows_have(copied_run: Path) -> None:
     run = RunDir(copied_run)
     config = load_config(run.config)
     source = config.data.eval[0]
@@ -84,12 +90,6 @@ def test_whose_scorer_old_rows_have(copied_run: Path, monkeypatch: pytest.Monkey
     assert scorers() == {source: "f1"}
     write_record(run.evaluation, "evaluation", {"settings": {"scorer": "exact", "data": [source]}})
     assert scorers() == {source: "exact"}
-    # Earlier versions kept the home folder's sign as it was.
-    monkeypatch.setenv("HOME", str(Path(source).parent))
-    kept = {"scorer": "contains", "data": [f"~/{Path(source).name}"]}
-    write_record(run.evaluation, "evaluation", {"settings": kept})
-    assert scorers() == {source: "contains"}
-    write_record(run.evaluation, "evaluation", {"settings": {"scorer": "exact", "data": [source]}})
     deployed = config
     for rows, judges in ((["others.jsonl"], "exact"), ([], "value"), ([source], "value")):
         own = config.evaluation.model_copy(update={"scorer": "value", "data": rows})

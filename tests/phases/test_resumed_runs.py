@@ -15,11 +15,12 @@ import torch
 from run_weights import same, weights
 
 from selfaug.config import TrainConfig, dump_config, load_config
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, DataError
 from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
+from selfaug.phases.resuming import Begun
 from selfaug.phases.train import Interrupted, train
-from selfaug.records import read_lines
+from selfaug.records import read_lines, read_record, write_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -46,7 +47,16 @@ def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
     with (copied_run / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 7, "nl')
     told: list[Progress] = []
-    train(load_config(kept, {"--output": str(copied_run)}), resume=True, on_progress=told.append)
+    planned: list[bool] = []
+
+    def look(progress: Progress) -> None:
+        told.append(progress)
+        planned.append((copied_run / "plan.json").exists())
+
+    train(load_config(kept, {"--output": str(copied_run)}), resume=True, on_progress=look)
+    assert (planned[0], planned[-1]) == (False, True), (
+        "that of the process before says nothing of this one's pace"
+    )
     for said in ("from step 4", "began in float32 and goes on in it"):
         assert any(said in progress.message for progress in told)
     assert same(weights(copied_run), weights(finished_run))
@@ -97,6 +107,16 @@ def test_a_complete_run_has_nothing_to_resume(finished_run: Path, settings: Sett
     result = train(load_config(finished_run / "config.yaml"), resume=True)
     assert result.record["steps"] == 6
     assert (finished_run / "record.json").read_bytes() == before
+
+
+def test_a_beginning_with_other_fields_is_no_beginning(copied_run: Path) -> None:
+    run = RunDir(copied_run)
+    begun = read_record(run.started, "train-started")
+    for other in ({**begun, "more": 1}, {name: begun[name] for name in begun if name != "day"}):
+        write_record(run.started, "train-started", other)
+        with pytest.raises(DataError, match=r"started\.json is damaged") as caught:
+            Begun.read(run)
+        assert "--output" in str(caught.value.hint)
 
 
 def test_a_run_can_not_be_resumed_with_other_settings_processes_or_data(

@@ -17,7 +17,7 @@ from selfaug.records import read_record
 from selfaug.report.document import Summary
 from selfaug.report.open_report import KINDS, kind_of, summary_of
 from selfaug.report.run_report import steps_done
-from selfaug.rundir import RunDir
+from selfaug.rundir import RunDir, is_held
 
 __all__ = ["DAMAGED", "Entry", "Library", "Progress", "outer_command", "progress_of"]
 
@@ -51,8 +51,10 @@ _PARTS = frozenset(
 # Of what is written into a folder at its beginning, and the command that goes on with it.
 _COMMANDS = {"comparison": "compare", "balance": "balance", "assessment": "assess", "demo": "demo"}
 
-# A run whose lock can't be seen from here is taken to go on for this long after its last step.
+# A run that nobody holds is taken to go on for this long after its last step: another machine's locks may not be seen
+# here. With a lock that can't be tried, it may well be held: then for longer, as a step or an evaluation can take.
 _STILL_GOING = 120.0
+_MAYBE_GOING = 3600.0
 
 # Who looks whether a run is held holds it for a moment: two at once would take each other for its training.
 _LOOKING = threading.Lock()
@@ -265,7 +267,7 @@ def progress_of(entry: Entry, now: float | None = None) -> Progress | None:
     now = time.time() if now is None else now
     since = now - entry.time
     recent = since < _STILL_GOING
-    running = recent or _is_held(run)
+    running = recent or _is_held(run, since)
     step = 0
     try:
         step = steps_done(run)
@@ -278,7 +280,7 @@ def progress_of(entry: Entry, now: float | None = None) -> Progress | None:
     pace = spent / done if done > 0 and spent > 0 else None
     left = None if pace is None or not running else (steps - step) * pace - since
     if left is not None and left < 0:
-        # At its end; or it gets ready to go on, with the plan of the process before.
+        # At its end, or a step takes much longer than those before.
         left = 0.0 if recent else None
     return Progress(step, steps, running, left)
 
@@ -294,7 +296,13 @@ def outer_command(entry: Entry) -> str | None:
     return None
 
 
-def _is_held(run: RunDir) -> bool:
-    """Whether a process has the run for itself to train it: rows, texts and anchors take long before the first step."""
+def _is_held(run: RunDir, since: float) -> bool:
+    """Whether a process has the run for itself to train it: rows, texts and anchors take long before the first step.
+
+    Args:
+        run: the run.
+        since: seconds since it was heard of; by them, where its lock can't be tried.
+    """
     with _LOOKING:
-        return run.trainer() is not None
+        held = is_held(run.path)
+    return since < _MAYBE_GOING if held is None else held

@@ -24,7 +24,10 @@ _MOST_WORDS = 1_200
 
 # The same word at so many pairs of places takes seconds: answers that say the same over and over.
 _MOST_PAIRS = 45_000
+
+# Suites whose texts are kept, and the bytes of their files: the one that was looked at last is kept whatever it has.
 _KEPT = 4
+_KEPT_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,13 @@ class KeptSamples:
         with self._lock:
             if key not in self._kept:
                 self._kept[key] = Samples(found)
-                while len(self._kept) > _KEPT:
+                while len(self._kept) > 1 and (len(self._kept) > _KEPT or self._bytes() > _KEPT_BYTES):
                     self._kept.popitem(last=False)
             self._kept.move_to_end(key)
             return self._kept[key]
+
+    def _bytes(self) -> int:
+        return sum(size for _, *files in self._kept for _, _, size in files)
 
 
 def differing_words(one: str, other: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:

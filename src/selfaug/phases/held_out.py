@@ -16,7 +16,7 @@ from selfaug.errors import StorageError
 from selfaug.phases.inputs import read_rows, rows_still_there, template_of
 from selfaug.phases.learnt import learnt_so_far
 from selfaug.phases.run_files import place_of
-from selfaug.records import read_lines, write_lines, writing_into
+from selfaug.records import as_json, read_lines, write_lines, writing_into
 from selfaug.rundir import RunDir
 
 __all__ = ["HELD_OUT_SHARE", "LEAST_HELD_OUT", "HeldOut", "held_out_before", "hold_out"]
@@ -39,6 +39,7 @@ class HeldOut:
         of: how many new rows there are, but for those that are `known`.
         known: how many ask what was held out before, or were learnt before, answer and all; 0 for a run that has
             begun: only its division counts then.
+        unknown: whether not all is known that was learnt before, so that some of it may count as new.
     """
 
     data: list[str]
@@ -46,6 +47,7 @@ class HeldOut:
     rows: int
     of: int
     known: int = 0
+    unknown: bool = False
 
 
 def hold_out(
@@ -73,12 +75,13 @@ def hold_out(
         StorageError: if the folder can't be written.
     """
     rows = _read(config, data)
-    keys, known = _keys(run, config, rows)
+    learnt = learnt_so_far(run, config)
+    keys, known = _keys(config, rows, learnt.digests)
     new = [key for key in keys if key not in known]
     chosen = _chosen(new, min(_MOST, round(share * len(new))))
     held_out = [row for row, key in zip(rows, keys, strict=True) if key in chosen]
     if len(held_out) < LEAST_HELD_OUT:
-        return HeldOut(list(data), [], 0, len(new), len(rows) - len(new))
+        return HeldOut(list(data), [], 0, len(new), len(rows) - len(new), not learnt.whole)
     with writing_into(folder, hint="choose another --output."):
         folder.mkdir(parents=True, exist_ok=True)
     kept = [row for row, key in zip(rows, keys, strict=True) if key not in chosen]
@@ -88,6 +91,7 @@ def hold_out(
         len(held_out),
         len(new),
         len(rows) - len(new),
+        not learnt.whole,
     )
 
 
@@ -134,13 +138,17 @@ def _read(config: TrainConfig, sources: Sequence[str]) -> list[Row]:
     return read_rows(config, template_of(config), sources).rows
 
 
-def _keys(run: RunDir, config: TrainConfig, rows: Sequence[Row]) -> tuple[list[bytes], set[bytes]]:
+def _keys(config: TrainConfig, rows: Sequence[Row], learnt: set[bytes]) -> tuple[list[bytes], set[bytes]]:
     """What each new row asks; and what of that was held out before, or learnt with the same completion."""
-    held_out = rows_still_there(config, template_of(config), config.data.eval)
-    keys = prompt_keys([*held_out, *rows])
-    of_held_out, of_new = keys[: len(held_out)], keys[len(held_out) :]
-    taught = taught_among(rows, learnt_so_far(run, config).digests)
-    return of_new, {*of_held_out, *(key for key, known in zip(of_new, taught, strict=True) if known)}
+    template = template_of(config)
+    held_out = rows_still_there(config, template, config.data.eval)
+    # What a question is asked about counts in old rows, too: a standard question is the same only about the same.
+    old = rows_still_there(config, template, [*config.data.train, *config.data.replay])
+    together = [*held_out, *old, *rows]
+    keys, new = prompt_keys(together), len(together) - len(rows)
+    taught = taught_among(together, learnt)[new:]
+    known = {key for key, is_known in zip(keys[new:], taught, strict=True) if is_known}
+    return keys[new:], {*keys[: len(held_out)], *known}
 
 
 def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str) -> list[str]:
@@ -157,7 +165,7 @@ def _written(rows: Sequence[Row], data: Sequence[str], folder: Path, side: str) 
 
 def _without_ids(rows: Iterable[dict[str, Any]]) -> Counter[str]:
     """What is in the rows, however often: ids may be of where their file lay."""
-    return Counter(json.dumps({**row, "id": None}, sort_keys=True) for row in rows)
+    return Counter(json.dumps(as_json({**row, "id": None}), sort_keys=True) for row in rows)
 
 
 def _chosen(keys: Iterable[bytes], count: int) -> set[bytes]:

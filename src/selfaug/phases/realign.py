@@ -49,6 +49,7 @@ from selfaug.phases.trained_template import trained_no_answer
 from selfaug.records import read_record, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry, champion_instead_of
 from selfaug.rundir import RunDir
+from selfaug.settings_file import from_home
 
 __all__ = [
     "RECORD_KIND",
@@ -191,6 +192,9 @@ def realign(
         StorageError, ModelError: if models or folders can't be used, or the tokeniser is another one by now.
     """
     old = RunDir.open(run)
+    settings = replace(
+        settings, data=from_home(list(settings.data)), eval_data=from_home(list(settings.eval_data))
+    )
     old_config = load_run_config(old)
     if old_config.lora.method != "lora":
         raise ConfigError(

@@ -59,6 +59,11 @@ def what_is_measured(
                 f"{held_out.known:,} of {held_out.of + held_out.known:,} rows are not new: held-out rows ask the same, "
                 "or the deployed run was trained on them."
             )
+        if held_out.unknown:
+            told.append(
+                "not all that the deployed run has learnt is known: a run that it went on from is gone, or a "
+                "learnt.json. Rows that it has learnt may count as new; --eval-data names rows that it has not."
+            )
         if held_out.rows:
             told.append(
                 f"{held_out.rows:,} of {held_out.of:,} new rows are held out, to measure the new task by: "

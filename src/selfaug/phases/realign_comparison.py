@@ -6,7 +6,6 @@ Both models' answers are kept, so that a finished comparison can be decided anew
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -110,8 +109,6 @@ def old_task_scorers(
         if config.evaluation.scorer != EvaluationSettings().scorer:
             rows = config.evaluation.data or config.data.eval
             known |= {name: config.evaluation.scorer for name, source in own if source in rows}
-    # Sources of earlier records may begin with `~`.
-    known = {os.path.expanduser(source): name for source, name in known.items()}
     scorers = {
         source: known.get(name_at.get(place_of(source), source), known.get(source, other))
         for source in sources

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from selfaug.config import TrainConfig, load_config
-from selfaug.errors import ConfigError
+from selfaug.errors import ConfigError, DataError
 from selfaug.launcher import process_count
 from selfaug.phases.inputs import TrainingData
 from selfaug.phases.run_files import with_places
@@ -86,7 +86,14 @@ class Begun:
         Raises:
             DataError: if it is missing or damaged.
         """
-        return cls(**read_record(run.started, "train-started"))
+        begun = read_record(run.started, "train-started")
+        try:
+            return cls(**begun)
+        except TypeError as error:
+            raise DataError(
+                f"{run.started} is damaged, or of another selfaug: {error}",
+                hint="begin a new run with another --output.",
+            ) from error
 
     def write(self, run: RunDir) -> None:
         """Write it into the run's folder."""

@@ -415,8 +415,9 @@ def _sample_blocks(
     first: list[Block] = []
     more: list[Block] = []
     for name, suite in record["suites"].items():
-        kept = read_answers([folder / f"{name}-{model}.jsonl" for model in ("base", "tuned")])
-        samples = [one for one in _changed_first(suite["scores"])[:_SHOWN_ITEMS] if one in kept]
+        chosen = _changed_first(suite["scores"])[:_SHOWN_ITEMS]
+        kept = read_answers([folder / f"{name}-{model}.jsonl" for model in ("base", "tuned")], chosen)
+        samples = [one for one in chosen if one in kept]
         suite_name = "the job" if name == "task" else name
         for one in samples:
             scores, (prompt, (base_answer, tuned_answer)) = suite["scores"][one], kept[one]

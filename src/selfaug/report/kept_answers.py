@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,9 @@ from selfaug.errors import DataError
 from selfaug.records import read_record
 
 __all__ = ["AnswerFiles", "KeptAnswers", "answer_files", "comparison_answer_files", "read_answers"]
+
+# Our own lines begin with the id: one that isn't asked for needn't be parsed.
+_ID = re.compile(r'\{"id": "([^"\\]*)"')
 
 
 class AnswerFiles(NamedTuple):
@@ -100,32 +104,43 @@ def comparison_answer_files(record: Mapping[str, Any], folder: Path) -> list[Ans
     )
 
 
-def read_answers(files: Sequence[Path]) -> dict[str, KeptAnswers]:
-    """By id, the requests that each of the files has an answer to; none where a file is missing."""
+def read_answers(files: Sequence[Path], ids: Collection[str] | None = None) -> dict[str, KeptAnswers]:
+    """By id, the requests that each of the files has an answer to; none where a file is missing.
+
+    Args:
+        files: of one model each.
+        ids: those that are wanted, to be quick; None for all.
+    """
     if not all(file.is_file() for file in files):
         return {}
-    first, *others = (_rows_of(file) for file in files)
-    return {
-        name: KeptAnswers(
-            str(row.get("prompt", "")),
-            [str(one.get("answer", "")) for one in (row, *(rows[name] for rows in others))],
-        )
-        for name, row in first.items()
-        if all(name in rows for rows in others)
+    first, *others = files
+    found = {
+        name: KeptAnswers(str(row.get("prompt", "")), [str(row.get("answer", ""))])
+        for name, row in _rows_of(first, ids)
     }
+    for file in others:
+        answers = {name: str(row.get("answer", "")) for name, row in _rows_of(file, ids)}
+        found = {
+            name: KeptAnswers(one.prompt, [*one.answers, answers[name]])
+            for name, one in found.items()
+            if name in answers
+        }
+    return found
 
 
-def _rows_of(file: Path) -> dict[str, dict[str, Any]]:
-    """Rows by id, but for what a crash has cut off, and for lines that are of something else."""
-    rows: dict[str, dict[str, Any]] = {}
+def _rows_of(file: Path, ids: Collection[str] | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Ids and rows, but for what a crash has cut off, and for lines that are of something else."""
     with file.open(encoding="utf-8", errors="replace", newline="\n") as lines:
         for line in lines:
+            if ids is not None and (begin := _ID.match(line)) and begin[1] not in ids:
+                continue
             try:
                 row = json.loads(line)
-                rows[str(row["id"])] = row
+                name = str(row["id"])
             except (ValueError, LookupError, TypeError, RecursionError):
                 continue
-    return rows
+            if ids is None or name in ids:
+                yield name, row
 
 
 def _inside(folder: Path, found: Iterable[AnswerFiles]) -> list[AnswerFiles]:
