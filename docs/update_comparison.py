@@ -25,7 +25,8 @@ from selfaug.wording.comparison_results import (
 )
 
 NAME = "comparison"
-LONGER = ("demo-56-steps", "demo-112-steps", "demo-112-steps-alpha-8")
+LONGER = ("demo-56-steps", "demo-112-steps", "demo-112-steps-alpha-2", "demo-112-steps-alpha-8")
+SETS = {"demo-112-steps-alpha-2": "--set selfaug.alpha=2"}  # beyond the demo's settings at the time
 REAL_TEXT = "real-text"  # also what further comparisons on these rows begin with
 IN_README = "real-text-two-seeds"
 
@@ -72,7 +73,7 @@ def page(record: dict[str, Any], name: str) -> str:
             )
             if table is not None
         ),
-        comparison_notes(record),
+        "\n".join(f"- {note}" for note in comparison_notes(record)),
         *([_OWN_SPLIT] if name.startswith(REAL_TEXT) else []),
         *(
             ["Minutes of SelfAug with self-anchors are without the writing of its anchors."]
@@ -124,6 +125,7 @@ def _command(name: str, record: dict[str, Any], methods: list[str], seeds: list[
         words += [f"--test-items {items['task']}", f"--suite-items {items['gsm8k']}"]
         return " ".join([*words, *(["--methods", *methods] if methods else []), "--seeds", *map(str, seeds)])
     words = [f"selfaug compare{' --demo' if name.startswith('demo') else ''}", f"--steps {steps}"]
+    words += [SETS[name]] if name in SETS else []
     return " ".join([*words, *(f"--method {one}" for one in methods), *(f"--seed {one}" for one in seeds)])
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,11 @@ from selfaug.wording.comparison_results import (
 )
 
 SEEN = {"difference": 0.12, "discordance": 0.35, "method": "plain"}
+
+
+def notes_of(record: dict[str, Any]) -> str:
+    """All in one text."""
+    return " ".join(comparison_notes(record))
 
 
 def test_the_forecast_is_told_up_to_the_largest_drift() -> None:
@@ -157,7 +163,7 @@ def test_rows_of_fewer_seeds_say_so() -> None:
         "SelfAug, scale 0.5",
         "L2, scale 0.5 (2 seeds)",
     ]
-    assert "3 seeds, fewer where a row says so." in comparison_notes(record)
+    assert "3 seeds, fewer where a row says so." in notes_of(record)
 
 
 def test_the_notes_say_what_can_not_be_seen() -> None:
@@ -165,29 +171,29 @@ def test_the_notes_say_what_can_not_be_seen() -> None:
         "items": {"task": 5, "general": 7}, "settings": {"seeds": [0]}, "detectable_difference": SEEN,
         "fast_subset": None, "methods": {"plain": {"label": "plain LoRA", "seeds": [0]}},
     }  # fmt: skip
-    assert "task 5, general 7; 1 seed." in comparison_notes(record)
-    assert "task 5 in 2 clusters, general 7;" in comparison_notes({**record, "clusters": {"task": 2}})
-    said = comparison_notes(record).replace("\N{NO-BREAK SPACE}", " ")
+    assert "task 5, general 7; 1 seed." in notes_of(record)
+    assert "task 5 in 2 clusters, general 7;" in notes_of({**record, "clusters": {"task": 2}})
+    said = notes_of(record).replace("\N{NO-BREAK SPACE}", " ")
     assert "between plain LoRA and the base model under 12 points can't be seen" in said
     assert "(measured: the models differ on 35 % of them)" in said
     few = {**record, "detectable_difference": {**SEEN, "difference": None}}
-    assert "can't be seen" not in comparison_notes(few)
+    assert "can't be seen" not in notes_of(few)
     by_suite = {
         "task": {"difference": 0.2, "discordance": 0.1}, "general": {**SEEN, "difference": None},
         "company": {"difference": 0.3, "discordance": None},
     }  # fmt: skip
     of_all = {**record, "detectable_difference": {**SEEN, "difference": None, "suites": by_suite}}
-    said = comparison_notes(of_all).replace("\N{NO-BREAK SPACE}", " ")
+    said = notes_of(of_all).replace("\N{NO-BREAK SPACE}", " ")
     assert "A task difference between plain LoRA and the base model under 20 points can't be seen" in said
     assert "differ on 10 % of them); nor a company difference under 30 points (if" in said
     assert "general difference" not in said
     assert "chosen on development items" not in said
     two = {name: {"label": name, "seeds": [0]} for name in ("plain", "selfaug", "selfaug-anchors")}
-    said = comparison_notes({**record, "methods": two})
+    said = notes_of({**record, "methods": two})
     assert (
         "Which SelfAug is tested against the others, without or with self-anchors, was chosen on dev" in said
     )
-    assert "--fast" not in comparison_notes(record)
+    assert "--fast" not in notes_of(record)
 
 
 def test_the_notes_say_how_the_fast_subset_did() -> None:
@@ -196,11 +202,11 @@ def test_the_notes_say_how_the_fast_subset_did() -> None:
         "items": {"general": 200}, "settings": {"seeds": [0]}, "detectable_difference": SEEN, "fast_subset": subset,
         "methods": {"plain": {"label": "plain LoRA", "seeds": [0]}},
     }  # fmt: skip
-    assert "The 96 requests of `evaluate --fast` put these 9 models" in comparison_notes(record)
-    assert "of all 200 (Kendall's tau 0.88)" in comparison_notes(record)
-    assert comparison_notes(record).endswith("for 8 of 9.")
+    assert "The 96 requests of `evaluate --fast` put these 9 models" in notes_of(record)
+    assert "of all 200 (Kendall's tau 0.88)" in notes_of(record)
+    assert notes_of(record).endswith("for 8 of 9.")
     equal = {**record, "fast_subset": {**subset, "kendall_tau": None}}
-    assert "(no order)" in comparison_notes(equal)
+    assert "(no order)" in notes_of(equal)
 
 
 def test_p_values_of_rows_with_one_seed_are_told_apart() -> None:
@@ -253,7 +259,7 @@ def test_the_notes_count_answers_that_were_cut_off() -> None:
             "router": {"label": "router", **row(task=None, mine=None, general=None)},
         },
     }  # fmt: skip
-    said = comparison_notes(record).replace("\N{NO-BREAK SPACE}", " ")
+    said = notes_of(record).replace("\N{NO-BREAK SPACE}", " ")
     assert "intervals over items and seeds; of drift, over prompts." in said
     assert "cut off at their limit, task: base model 10 %, plain LoRA 25 %, the most. Beware: 25 % of" in said
     assert "raise --max-new-tokens" in said

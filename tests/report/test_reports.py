@@ -337,7 +337,7 @@ def test_a_comparison_is_as_hoped_only_if_little_was_forgotten_and_nothing_remem
     found, verdict = comparison_verdict(changed)
     assert found == outcome
     assert said in verdict
-    notes = comparison_notes(changed)
+    notes = " ".join(comparison_notes(changed))
     assert ("training rows, too" in notes) == bool(seen["train"])
     assert ("9 of 64 test rows are development rows, too" in notes) == bool(seen["dev"])
 

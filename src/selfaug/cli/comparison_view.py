@@ -45,7 +45,8 @@ def show_comparison(record: Mapping[str, Any], output: Path, console: Console | 
     ):
         if table is not None:
             console.print(_rich(table, narrow=console.width < _BESIDE_FROM))
-    console.print(Text(printable(comparison_notes(record))), soft_wrap=True)
+    for note in comparison_notes(record):
+        console.print(Text(printable(f"- {note}")), soft_wrap=True)
     console.print(Text(printable(f"kept:   {output / 'record.json'}")), soft_wrap=True)
 
 

@@ -62,7 +62,7 @@ def comparison_report(record: Mapping[str, Any], folder: Path) -> Report:
     evidence: list[Block] = [replace(scores, title="Scores by method"), *_score_charts(record)]
     if against is not None:
         evidence.append(against)
-    sections.append(Section("Scores", comparison_notes(record), evidence))
+    sections.append(Section("Scores", " ".join(comparison_notes(record)), evidence))
     sections.append(Section("What it costs", "", [replace(costs, title="Drift and costs by method")]))
     moved: list[Block] = [*_drift_chart(record)]
     if forecast is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from selfaug.core.cut_off import why_cut_off
@@ -173,20 +173,21 @@ def forecast_table(record: Mapping[str, Any]) -> TextTable | None:
     )
 
 
-def comparison_notes(record: Mapping[str, Any]) -> str:
-    """How many items and seeds, and what they can't show."""
+def comparison_notes(record: Mapping[str, Any]) -> list[str]:
+    """How many items and seeds, and what they can't show: a note each."""
     seeds = record["settings"]["seeds"]
     some_have_fewer = any(len(method["seeds"]) < len(seeds) for method in record["methods"].values())
-    return (
+    notes = [
         f"Test items: {', '.join(_items(record, name) for name in record['items'])}; {_seeds(seeds)}"
         f"{', fewer where a row says so' if some_have_fewer else ''}. "
-        f"In brackets: 95 % intervals over items{' and seeds' if len(seeds) > 1 else ''}; of drift, over prompts."
-        + "".join(f" {one}" for one in seen_in_words(record, record["items"].get("task", 0)))
-        + _chosen_subject(record)
-        + _unseen(record)
-        + _fast(record["fast_subset"])
-        + _cut_off(record)
-    )
+        f"In brackets: 95 % intervals over items{' and seeds' if len(seeds) > 1 else ''}; of drift, over prompts.",
+        *seen_in_words(record, record["items"].get("task", 0)),
+        _chosen_subject(record),
+        _unseen(record),
+        _fast(record["fast_subset"]),
+        *_cut_off(record),
+    ]
+    return [note for note in notes if note]
 
 
 def _items(record: Mapping[str, Any], suite: str) -> str:
@@ -210,7 +211,7 @@ def _chosen_subject(record: Mapping[str, Any]) -> str:
     if not {"selfaug", "selfaug-anchors"} <= record["methods"].keys():
         return ""
     return (
-        " Which SelfAug is tested against the others, without or with self-anchors, was chosen on development items, "
+        "Which SelfAug is tested against the others, without or with self-anchors, was chosen on development items, "
         "too."
     )
 
@@ -228,7 +229,7 @@ def _unseen(record: Mapping[str, Any]) -> str:
         for name, seen in smallest.items()
     )
     return (
-        f" A {first[0]} difference between {label} and the base model {first[1]} can't be seen with these ({first[2]})"
+        f"A {first[0]} difference between {label} and the base model {first[1]} can't be seen with these ({first[2]})"
         + "".join(f"; nor a {name} difference {under} ({differ})" for name, under, differ in others)
         + "."
     )
@@ -239,16 +240,15 @@ def _fast(subset: Mapping[str, Any] | None) -> str:
         return ""
     tau = "no order" if subset["kendall_tau"] is None else f"Kendall's tau {subset['kendall_tau']:.2f}"
     return (
-        f" The {subset['items']} requests of `evaluate --fast` put these {subset['models']} models into the order of "
+        f"The {subset['items']} requests of `evaluate --fast` put these {subset['models']} models into the order of "
         f"all {subset['of_items']} ({tau}); their interval held the difference on all of them for "
         f"{subset['covered']} of {subset['models']}."
     )
 
 
-def _cut_off(record: Mapping[str, Any]) -> str:
-    """How many answers were cut off at their limit, and what to do where they are many; empty in older records."""
+def _cut_off(record: Mapping[str, Any]) -> Iterator[str]:
+    """How many answers were cut off at their limit, and what to do where they are many; a note for each suite."""
     rows = {"base model": record.get("base", {}), **{row["label"]: row for row in record["methods"].values()}}
-    told = ""
     for suite in record["items"]:
         shares = {label: row.get("suites", {}).get(suite, {}).get("cut_off") for label, row in rows.items()}
         known = {label: share for label, share in shares.items() if share is not None}
@@ -258,10 +258,11 @@ def _cut_off(record: Mapping[str, Any]) -> str:
         shown = ", ".join(
             f"{label} {percent(known[label])}" for label in dict.fromkeys([next(iter(known)), most])
         )
-        told += f" Answers that were cut off at their limit, {suite}: {shown}{', the most' if len(known) > 1 else ''}."
-        if (why := why_cut_off(known[most], own_limits=suite == "general")) is not None:
-            told += f" Beware: {why}."
-    return told
+        why = why_cut_off(known[most], own_limits=suite == "general")
+        yield (
+            f"Answers that were cut off at their limit, {suite}: {shown}{', the most' if len(known) > 1 else ''}."
+            f"{'' if why is None else f' Beware: {why}.'}"
+        )
 
 
 def _routing(record: Mapping[str, Any]) -> str:
