@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from selfaug.prepare_config import PrepareConfig, load_prepare_config
-from selfaug.records import read_lines
+from selfaug.records import read_lines, write_lines
 
 COMPANIES = 12
 
@@ -45,7 +44,7 @@ def write_questions(file: Path) -> Path:
     rows += [
         {"id": f"n{n}", "question": f"What is the revenue of Nobody{n}?", "answer": None} for n in range(4)
     ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(file, rows)
     return file
 
 

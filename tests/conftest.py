@@ -8,6 +8,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 # Before transformers is imported anywhere: no test may ask a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -23,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from selfaug.config import TrainConfig, load_config
+from selfaug.records import write_lines
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -112,15 +114,10 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Pre
 
 @pytest.fixture(scope="session")
 def wide_model_dir(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model with 2,048 positions, which whole prompts fit into: a token is a letter or two. It is shared."""
-    folder = Path(shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("models") / "wide"))
-    for name, key in (
-        ("config.json", "max_position_embeddings"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-        (folder / name).write_text(json.dumps({**content, key: 2048}), encoding="utf-8")
-    return folder
+    """The tiny model with 2,048 positions. It is shared."""
+    from tiny_models import with_window  # here: most tests don't need it, and it takes seconds
+
+    return with_window(tiny_model_dir, tmp_path_factory.mktemp("models") / "wide", 2048)
 
 
 @pytest.fixture(scope="session")
@@ -146,7 +143,7 @@ def tiny_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         for number in range(24)
     ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, rows)
     return file
 
 
@@ -174,6 +171,15 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, settings: Callable[..
         config = settings(run, "train.keep_checkpoints=3", f"data.eval={settings(run).data.train[0]}")
         train(config)
     return run
+
+
+@pytest.fixture
+def short_anchors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Self-anchors are written in one round, with short answers: a random model never ends a text by itself."""
+    from selfaug.train import anchors, selfaug_trainer  # here: most tests don't need it, and it takes seconds
+
+    monkeypatch.setattr(anchors, "_ROUNDS", 1)
+    monkeypatch.setattr(selfaug_trainer, "self_anchors", partial(anchors.self_anchors, completion_tokens=8))
 
 
 @pytest.fixture

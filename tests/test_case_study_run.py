@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from scripts import script
 from selfaug.cli.main import app
 from selfaug.errors import StorageError
 from selfaug.records import read_lines, read_record
+from tiny_models import with_window
 
 ROOT = Path(__file__).parents[1]
 CASE_STUDY = ROOT / "examples" / "case_study"
@@ -38,14 +37,7 @@ published = script("docs/published.py")
 @pytest.fixture
 def model(tiny_model_dir: Path, tmp_path: Path) -> Path:
     """The tiny model with a window that three passages fit into."""
-    folder = Path(shutil.copytree(tiny_model_dir, tmp_path / "tiny"))
-    for name, key in (
-        ("config.json", "max_position_embeddings"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        content = json.loads((folder / name).read_text(encoding="utf-8"))
-        (folder / name).write_text(json.dumps({**content, key: 4096}), encoding="utf-8")
-    return folder
+    return with_window(tiny_model_dir, tmp_path / "tiny", 4096)
 
 
 @pytest.fixture
@@ -66,12 +58,17 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
 
 
 def test_the_whole_case_study_goes_on_where_it_was_cut_off(
-    model: Path, tmp_path: Path, in_process: list[list[str]], monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    tmp_path: Path,
+    in_process: list[list[str]],
+    short_anchors: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "study"
     settings = replace(
         run.QUICK,
         model=str(model),
+        companies=4,
         answerable=3,
         unanswerable=2,
         general_items=2,
@@ -99,7 +96,7 @@ def test_the_whole_case_study_goes_on_where_it_was_cut_off(
 
     written = read_record(folder / "record.json", case_results.RECORD_KIND)
     assert case_results.result_page(written) == (folder / "result.md").read_text(encoding="utf-8")
-    assert written["documents"] == sum(written["formats"].values()) == 46
+    assert written["documents"] == sum(written["formats"].values()) == 25
     for name in ("base", "plain", "selfaug"):
         result = written["results"][name]
         assert result["sides"]["value"]["items"] == result["amounts"]["items"] == 3

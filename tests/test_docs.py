@@ -11,6 +11,7 @@ import textwrap
 import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from selfaug.config import TrainConfig, dump_config, load_config
 from selfaug.data import RetrievalTemplate
 from selfaug.eval.suite_files import read_suite
 from selfaug.phases import balance_search, method_bench
+from selfaug.phases.methods import METHODS
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
 from selfaug.prepare_config import load_prepare_config
@@ -55,7 +57,20 @@ ADDED = {
     "selfaug chat": ["--max-new-tokens", "4", "--device", "cpu"],
     "selfaug serve": ["--port", "0", "--device", "cpu"],
     "selfaug ask": ["--max-new-tokens", "4", "--device", "cpu"],
-    "selfaug assess": ["--probe-steps", "1", "--general-items", "2", "--task-items", "2", "--device", "cpu"],
+    "selfaug assess": [
+        *(
+            "--probe-steps",
+            "1",
+            "--general-items",
+            "2",
+            "--task-items",
+            "2",
+            "--level",
+            "1",
+            "--device",
+            "cpu",
+        ),
+    ],
     "selfaug realign": [
         *(
             "--steps",
@@ -80,14 +95,8 @@ ADDED = {
         *("--max-new-tokens", "2", "--level", "1", "--set", "model.device=cpu"),
     ],
     "selfaug evaluate": [
-        "--general-items",
-        "2",
-        "--task-items",
-        "20",
-        "--max-new-tokens",
-        "2",
-        "--device",
-        "cpu",
+        *("--general-items", "2", "--task-items", "20", "--max-new-tokens", "2", "--level", "1"),
+        *("--device", "cpu"),
     ],
 }
 """Arguments that are added to a command; the longest that fits."""
@@ -198,8 +207,11 @@ class Servers:
 def trained_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comparisons train here, from the settings file that their processes get: each would import for ten seconds.
 
-    That a run of its own process is as one of this process is tests/phases/test_own_process.py's to say.
+    That a run of its own process is as one of this process is tests/phases/test_own_process.py's to say. One value of
+    each knob is tried.
     """
+    for name in ("plain", "selfaug"):
+        monkeypatch.setitem(METHODS, name, replace(METHODS[name], values=METHODS[name].values[:1]))
 
     def run(config: TrainConfig, stage: str, on_progress: Callable[[Progress], None]) -> dict[str, Any]:
         run = RunDir(config.run.output)
@@ -230,6 +242,7 @@ def test_blocks_of_the_page_run(
     finished_run: Path,
     servers: Servers,
     trained_here: None,
+    short_anchors: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if page.stem in ("resume", "export-to-ollama"):  # they begin with a run that the reader has

@@ -128,7 +128,8 @@ def test_a_kill_at_any_rename_loses_nothing(
     assert ("is back in" in caplog.text) == (which == "there" or moved < 5)
 
 
-def test_a_process_that_lives_is_left_alone(thing: Thing) -> None:
+def test_a_process_that_lives_is_left_alone(thing: Thing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfaug.replaced._SECONDS_TO_WAIT", 0.05)
     thing.replaced.move()
     thing.write("new", "a")
     other = Thing(thing.folder)

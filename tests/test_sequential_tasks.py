@@ -219,7 +219,7 @@ def tiny(model: Path, **changes: Any) -> Any:
 
 
 def test_the_matrix_is_of_the_kept_answers_and_what_was_cut_off_goes_on(
-    wide_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None
+    wide_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quiet: None, short_anchors: None
 ) -> None:
     folder, settings = tmp_path / "three", tiny(wide_model_dir)
     trained: list[str] = []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -130,6 +133,18 @@ def build(name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **cha
             else:
                 parameter.normal_(std=parameter.shape[-1] ** -0.5)
     return model.to(dtype).eval()
+
+
+def with_window(model: Path, folder: Path, tokens: int) -> Path:
+    """A copy of a model's folder, with a window that whole prompts fit into: a token is a letter or two."""
+    shutil.copytree(model, folder)
+    for name, key in (
+        ("config.json", "max_position_embeddings"),
+        ("tokenizer_config.json", "model_max_length"),
+    ):
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+        (folder / name).write_text(json.dumps({**content, key: tokens}), encoding="utf-8")
+    return folder
 
 
 def linear_names(name: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import re
 import shutil
@@ -14,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from transformers.utils import logging as transformers_logging
 from typer.testing import CliRunner, Result
 
 from other_user import as_nobody
+from quiet_libraries import libraries_as_before
 from selfaug.cli.main import app
 from selfaug.cli.terminal import RunProgress, outlive_readers, printable, say, say_error
 from selfaug.model.running_batch import NoRoomError
@@ -28,19 +27,9 @@ COMMANDS = ["train", "preview", "chat", "export", "demo", "doctor", "prepare", "
 
 
 @pytest.fixture(autouse=True)
-def libraries_as_they_were(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command line silences libraries, for a process of its own; the tests share this one."""
-    before = dict(os.environ)
-    levels = {
-        name: logging.getLogger(name).level for name in ("torch", "trl", "peft", "accelerate", "datasets")
-    }
-    verbosity = transformers_logging.get_verbosity()
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-    transformers_logging.set_verbosity(verbosity)
+def libraries_as_they_were() -> Iterator[None]:
+    with libraries_as_before():
+        yield
 
 
 def run(*arguments: str, **options: str) -> Result:
@@ -358,14 +347,15 @@ def test_train_refuses_a_place_that_can_not_be_written_before_it_loads_anything(
     assert "Hint:" in words
 
 
-@pytest.mark.parametrize("command", ["assess", "evaluate", "realign"])
+@pytest.mark.parametrize("command", ["assess", "evaluate", "realign", "demo"])
 def test_ctrl_c_says_how_to_go_on_with_what_was_begun(
     command: str, finished_run: Path, tiny_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt("to go on: selfaug train --resume")  # what a training says of itself alone
 
-    monkeypatch.setattr(f"selfaug.phases.{command}.{command}", stopped)
+    name = "run_demo" if command == "demo" else command
+    monkeypatch.setattr(f"selfaug.phases.{command}.{name}", stopped)
     rows = str(tiny_rows)
     given = {
         "assess": ["--model", str(finished_run), "--train", rows],
@@ -379,12 +369,18 @@ def test_ctrl_c_says_how_to_go_on_with_what_was_begun(
             "--output",
             str(tmp_path / "new"),
         ],
+        "demo": ["--quick", "--output", str(tmp_path)],
     }[command]
     result = run(command, *given)
     assert result.exit_code == 130, result.stderr
-    assert "To go on, give the same command again.\n" in result.stderr
+    again = (
+        ", give the same command again."
+        if command != "demo"
+        else f": selfaug demo --quick --output {tmp_path}"
+    )
+    assert f"To go on{again}\n" in result.stderr
     assert "--resume" not in result.stderr
-    if command != "realign":
+    if command in ("assess", "evaluate"):
         assert "again, without --overwrite.\n" in run(command, *given, "--overwrite").stderr
 
 

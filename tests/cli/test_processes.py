@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from quiet_libraries import libraries_as_before
+from selfaug.cli.main import app
 from selfaug.config import TrainConfig, dump_config
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
@@ -158,12 +162,9 @@ def test_two_processes_of_a_launcher_are_one_run(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert both.returncode == 0, both.stderr
-    one = subprocess.run(
-        command(*given, "--batch-size", "4", "--output", str(tmp_path / "one")),
-        capture_output=True,
-        text=True,
-    )
-    assert one.returncode == 0, one.stderr
+    with libraries_as_before():
+        one = CliRunner().invoke(app, [*given, "--batch-size", "4", "--output", str(tmp_path / "one")])
+    assert one.exit_code == 0, one.stderr
     assert both.stdout.count("steps           18 in") == 1  # the first process speaks
     assert both.stderr.count("loading the model") == one.stderr.count("loading the model") == 2
     nll = [
@@ -257,21 +258,17 @@ def test_a_reader_that_goes_away_is_no_error(tiny_model_dir: Path, tiny_rows: Pa
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, tiny_model_dir: Path, tiny_rows: Path) -> None:
-    # No file above 100 kB: the optimizer's state and then the disk are "full" at the first checkpoint.
-    code = (
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "from selfaug.cli.main import main\n"
-        "main()\n"
-    )
     arguments = ["train", "--model", str(tiny_model_dir), "--train", str(tiny_rows), "--steps", "2"]
-    result = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "--output", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
+    # No file above 100 kB: the optimizer's state and then the disk are "full" at the first checkpoint. (Python ignores
+    # the signal that would end the process.)
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most[1]))
+        with libraries_as_before():
+            result = CliRunner().invoke(app, [*arguments, "--output", str(tmp_path / "run")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+    assert result.exit_code == 1
     assert "the disk is full" in result.stderr, result.stderr
     assert "--resume" in result.stderr
     assert "Traceback" not in result.stderr

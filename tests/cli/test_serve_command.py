@@ -44,14 +44,24 @@ def told(process: subprocess.Popen[str], beginning: str) -> str:
 
 
 def test_a_server_from_its_key_to_its_end(copied_run: Path) -> None:
-    process = start(str(copied_run))
+    _, old = server_keys(copied_run)
+    process = start(str(copied_run), "--new-key", "--keep-old-key", "24", "--keep-alive", "1")
+    until = told(process, "the key before is taken as well, until ")
+    assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC\.$", until)
     url = told(process, "listening: ").removeprefix("listening: ").partition(";")[0]
     assert process.stdout is not None
     key = process.stdout.readline().strip()
     assert key.startswith("sk-selfaug-")
-    headers = {"authorization": f"Bearer {key}"}
+    assert key != old
     assert httpx.get(f"{url}/models", trust_env=False).status_code == 401
-    assert httpx.get(f"{url}/models", headers=headers, trust_env=False).status_code == 200
+    for one in (old, key):
+        headers = {"authorization": f"Bearer {one}"}
+        assert httpx.get(f"{url}/models", headers=headers, trust_env=False).status_code == 200
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as kept:
+        kept.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        while kept.recv(4096):  # it ends a second after the answer
+            pass
     body = {"model": "champion", "prompt": "the", "max_tokens": 200, "stream": True}
     with httpx.stream(
         "POST", f"{url}/completions", json=body, headers=headers, trust_env=False, timeout=60
@@ -113,29 +123,6 @@ def test_an_old_key_is_kept_beside_a_new_one_only(finished_run: Path) -> None:
     assert result.exit_code == 2
     assert "--keep-old-key without --new-key" in result.stderr
     assert not (finished_run / "serving").exists()
-
-
-def test_a_new_key_and_the_one_before_are_both_taken(copied_run: Path) -> None:
-    _, old = server_keys(copied_run)
-    flags = ("--no-check", "--no-monitor", "--new-key", "--keep-old-key", "24", "--keep-alive", "1")
-    process = start(str(copied_run), *flags)
-    until = told(process, "the key before is taken as well, until ")
-    assert re.search(r"until \d{4}-\d\d-\d\d \d\d:\d\d UTC\.$", until)
-    url = told(process, "listening: ").removeprefix("listening: ").partition(";")[0]
-    assert process.stdout is not None
-    new = process.stdout.readline().strip()
-    assert new != old
-    for key in (old, new):
-        headers = {"authorization": f"Bearer {key}"}
-        assert httpx.get(f"{url}/models", headers=headers, trust_env=False).status_code == 200
-    address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as kept:
-        kept.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-        while kept.recv(4096):  # it ends a second after the answer
-            pass
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 0
 
 
 def test_a_taken_port_leaves_the_key_as_it_is(copied_run: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from looking import looking_at
 from starlette.testclient import TestClient
 
 from demo_records import record as demo_record
@@ -28,8 +29,7 @@ from report_records import (
     write_run,
 )
 from selfaug.config import dump_config
-from selfaug.dashboard.app import _Pages, dashboard_app
-from selfaug.dashboard.library import Library
+from selfaug.dashboard.app import _Pages
 from selfaug.records import write_lines, write_record
 from selfaug.rundir import RunDir
 
@@ -138,8 +138,4 @@ def nothing_is_warmed_up() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def client(runs_root: Path) -> TestClient:
     """Looks at `runs_root`, without a token."""
-    return TestClient(
-        dashboard_app(Library(runs_root), token=None, port=8321),
-        base_url="http://127.0.0.1:8321",
-        follow_redirects=False,
-    )
+    return looking_at(runs_root, follow_redirects=False)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from looking import looking_at
 from lxml import html as parser
-from starlette.testclient import TestClient
 
 from report_records import (
     EVALUATION,
@@ -24,7 +24,6 @@ from report_records import (
     write_run,
 )
 from selfaug.dashboard import library as module
-from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.library import DAMAGED, Entry, Library
 from selfaug.errors import StorageError
 from selfaug.records import append_line, write_record
@@ -61,7 +60,7 @@ def test_the_directory_itself_can_be_a_run(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", evaluation=EVALUATION)
     (entry,) = Library(run.path).entries()
     assert (entry.path, entry.kind, entry.inside, entry.complete) == ("", "train", None, True)
-    client = TestClient(dashboard_app(Library(run.path), token=None, port=1), base_url="http://localhost")
+    client = looking_at(run.path)
     for address in ("/", "/run/", "/samples/", "/live/", "/compare?run=&run="):
         assert client.get(address).status_code == 200, address
 
@@ -209,7 +208,7 @@ def test_a_damaged_record_is_shown_with_its_problem_and_the_others_as_before(
     assert found["bad"].summary is None
     assert problem in found["bad"].problem
     assert found["bad"].kind in (DAMAGED, "demo", "balance", "comparison")
-    client = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://localhost")
+    client = looking_at(tmp_path)
     assert client.get("/").status_code == 200
     assert client.get("/run/bad").status_code == 404
     assert client.get("/samples/bad").status_code in (404, 422)
@@ -221,7 +220,7 @@ def test_a_run_with_a_damaged_part_is_shown_with_its_problem(tmp_path: Path, nam
     (run.path / name).write_text("# A selfaug run.\n{" if name == "config.yaml" else DEEP)
     entry = again(Library(tmp_path))["run"]
     assert entry.kind == "train"
-    client = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://localhost")
+    client = looking_at(tmp_path)
     assert client.get("/").status_code == 200
     assert client.get("/run/run").status_code in (404, 422)
 
@@ -232,7 +231,7 @@ def test_metrics_of_any_kind_do_not_end_the_list(tmp_path: Path) -> None:
     ):
         run = write_run(tmp_path / f"run-{number}", training=None)
         run.metrics.write_text(line)
-    client = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://localhost")
+    client = looking_at(tmp_path)
     assert client.get("/").text.count("step 0") >= 1
     assert client.get("/").status_code == 200
 
@@ -258,7 +257,7 @@ def test_names_that_no_address_can_hold(tmp_path: Path) -> None:
     assert set(again(library)) == {
         "\\udcff\\udcfe", "new\\nline\\ttab", "\\x1b[2J", "\\u202eabc", "ü%?#&'", "a b",
     }  # fmt: skip
-    client = TestClient(dashboard_app(library, token=None, port=1), base_url="http://localhost")
+    client = looking_at(library)
     links = parser.fromstring(client.get("/").text).xpath("//main//th/a/@href")
     assert len(links) == 6
     for link in links:  # to a page for which nothing is drawn
@@ -285,7 +284,7 @@ def test_a_run_that_changes_between_the_list_and_its_page(
     library = Library(tmp_path)
     library.entries()
     library._next_scan = float("inf")
-    client = TestClient(dashboard_app(library, token=None, port=1), base_url="http://localhost")
+    client = looking_at(library)
     change(run.path)
     answer = client.get(f"/{page}/run")
     assert answer.status_code in (200, 404, 422)
@@ -303,7 +302,7 @@ def test_a_directory_that_vanishes_is_empty(tmp_path: Path) -> None:
 
 def test_files_of_any_time(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
-    client = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://localhost")
+    client = looking_at(tmp_path)
     for moment in (0, 2**33, 2**40):
         try:
             os.utime(run.record, (moment, moment))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from looking import looking_at
 from lxml import html as parser
 from starlette.testclient import TestClient
 from transformers import TrainerControl, TrainerState
@@ -19,7 +20,6 @@ from transformers import TrainerControl, TrainerState
 from other_user import as_nobody
 from report_records import TRAINING, write_run
 from selfaug.dashboard import app
-from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.library import Entry, Library, Progress, progress_of
 from selfaug.records import append_line, read_record, write_record
 from selfaug.rundir import RunDir
@@ -136,11 +136,6 @@ def test_what_is_finished_or_no_run_has_no_progress(tmp_path: Path, runs_root: P
 # ---- pages
 
 
-def looking_at(root: Path) -> tuple[Library, TestClient]:
-    library = Library(root)
-    return library, TestClient(dashboard_app(library, token=None, port=1), base_url="http://127.0.0.1:8321")
-
-
 def test_the_page_of_a_training_asks_again_by_itself(client: TestClient) -> None:
     text = client.get("/run/training").text
     page = parser.fromstring(text)
@@ -172,7 +167,7 @@ def test_the_page_of_a_training_that_gets_ready_asks_again(tmp_path: Path) -> No
     run = write_run(tmp_path / "run", training=None, steps=0)
     for file in run.path.iterdir():
         os.utime(file, (BEGAN, BEGAN))
-    client = looking_at(tmp_path)[1]
+    client = looking_at(tmp_path)
     with run.training():
         page = parser.fromstring(client.get("/run/run").text)
         (live,) = page.xpath("//*[@id='live']")
@@ -196,7 +191,7 @@ def test_a_part_that_ended_early_names_the_command_that_goes_on_with_it(tmp_path
     (tmp_path / "own" / "demo.json").write_text("[]")
     for file in tmp_path.rglob("*.*"):
         os.utime(file, (BEGAN, BEGAN))
-    client = looking_at(tmp_path)[1]
+    client = looking_at(tmp_path)
 
     def said(path: str) -> str:
         return " ".join(parser.fromstring(client.get(f"/run/{path}").text).text_content().split())
@@ -214,7 +209,8 @@ def test_what_goes_wrong_takes_the_place_of_the_part_that_was_asked_for(
 ) -> None:
     """The browser puts it there, whatever the status: a whole page would stand inside of the page."""
     run = write_run(tmp_path / "run", training=None, steps=3)
-    library, client = looking_at(tmp_path)
+    library = Library(tmp_path)
+    client = looking_at(library)
     by_itself = {"HX-Request": "true"}
 
     def part(address: str, status: int) -> str:
@@ -236,12 +232,13 @@ def test_what_goes_wrong_takes_the_place_of_the_part_that_was_asked_for(
 
 def test_the_list_asks_again_only_while_something_runs(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
-    assert "hx-trigger" not in looking_at(tmp_path)[1].get("/").text
+    assert "hx-trigger" not in looking_at(tmp_path).get("/").text
 
 
 def test_the_course_of_a_training(tmp_path: Path) -> None:
     run = RunDir(tmp_path / "run")
-    library, client = looking_at(tmp_path)
+    library = Library(tmp_path)
+    client = looking_at(library)
 
     def live() -> str:
         library._next_scan = float("-inf")
@@ -280,7 +277,8 @@ def test_curves_are_drawn_once_as_long_as_no_step_is_added(
     run_curves = app.run_curves
     monkeypatch.setattr(app, "run_curves", lambda run: drawn.append(run) or run_curves(run))
     run = write_run(tmp_path / "run", training=None, steps=3)
-    library, client = looking_at(tmp_path)
+    library = Library(tmp_path)
+    client = looking_at(library)
     for expected in (1, 1, 2):
         if expected == 2:
             append_line(run.metrics, {"step": 4, "nll": 0.1})

@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from looking import looking_at
 from lxml import html as parser
 from simulated import DAY, Clock, Prompts, run, simulated, window
 from starlette.testclient import TestClient
 
 from report_records import write_run
-from selfaug.dashboard.app import dashboard_app
-from selfaug.dashboard.library import Library
 from selfaug.dashboard.monitoring import _highest, monitor_view
 from selfaug.errors import StorageError
 from selfaug.monitoring import monitor as module
@@ -81,9 +81,7 @@ def test_the_course_goes_on_after_a_restart_and_begins_anew_with_another_adapter
     beat(monitor, clock, 900)
     assert trace_of(tmp_path)[:-1] == before
     monitor.close()
-    other = window(50)
-    object.__setattr__(other, "adapter", "adapter-2")
-    monitor = simulated(tmp_path, clock, window=other)
+    monitor = simulated(tmp_path, clock, window=replace(small, adapter="adapter-2"))
     beat(monitor, clock, 60)
     assert len(trace_of(tmp_path)) == 1
     monitor.close()
@@ -204,7 +202,7 @@ def test_the_page_shows_what_the_monitor_kept(runs_root: Path, client: TestClien
 
 def test_nothing_has_been_watched_yet(tmp_path: Path, clock: Clock, small: ReferenceWindow) -> None:
     folder = write_run(tmp_path / "run").path
-    client = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://localhost")
+    client = looking_at(tmp_path)
     answer = client.get("/monitor/run")
     assert answer.status_code == 422
     assert "no request has been watched yet" in answer.text
@@ -327,7 +325,7 @@ def test_the_alert_of_a_run_that_another_has_replaced_is_over_a_day_later(
     status = read_kept(folder / "monitor", ["status"])[0]["status"]
     monitor._store.commit(Batch(kept={"status": {**status, "state": "drift"}}))
     registry = Registry(tmp_path / "registry.sqlite")
-    client = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://localhost")
+    client = looking_at(tmp_path)
 
     def state(days: float) -> str:
         return str(monitor_view(folder, registry=registry.path, now=clock.now + days * DAY)["tiles"][0].value)

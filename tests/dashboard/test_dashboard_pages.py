@@ -14,13 +14,13 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 import pytest
+from looking import looking_at
 from lxml import html as parser
 from starlette.testclient import TestClient
 
 from report_records import EVALUATION, comparison_record, write_balance, write_comparison, write_run
 from selfaug.core.printable import printable
 from selfaug.dashboard import app
-from selfaug.dashboard.app import dashboard_app
 from selfaug.dashboard.explain import distributions
 from selfaug.dashboard.library import Library
 from selfaug.dashboard.side_by_side import chosen_charts
@@ -42,10 +42,6 @@ def flat(answer: httpx.Response) -> str:
     for unseen in page.xpath("//script|//style"):
         unseen.drop_tree()
     return " ".join(page.text_content().split())
-
-
-def looking_at(root: Path) -> TestClient:
-    return TestClient(dashboard_app(Library(root), token=None, port=1), base_url="http://127.0.0.1:8321")
 
 
 def addresses(root: Path) -> Iterator[str]:
@@ -359,7 +355,7 @@ def test_a_report_is_made_once_for_as_long_as_its_folder_is_the_same(
     monkeypatch.setattr(app, "report_on", lambda folder: made.append(folder) or report_on(folder))
     write_run(tmp_path / "run")
     library = Library(tmp_path)
-    client = TestClient(dashboard_app(library, token=None, port=1), base_url="http://127.0.0.1:8321")
+    client = looking_at(library)
     before = client.get("/run/run").text
     assert client.get("/run/run").text == before
     assert len(made) == 1

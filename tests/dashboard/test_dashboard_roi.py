@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from looking import looking_at
 from lxml import html as parser
 from starlette.testclient import TestClient
 
 from report_records import comparison_record, write_comparison
-from selfaug.dashboard.app import dashboard_app
-from selfaug.dashboard.library import Library
 from selfaug.dashboard.roi import _as_number, roi_view
 from selfaug.phases.roi import business_case
 from selfaug.roi_config import InputSettings, load_roi_config
@@ -107,7 +106,7 @@ def measured(tmp_path: Path) -> TestClient:
     write_comparison(tmp_path / "cpu", {**record, "device": "cpu"})
     del changed["device"]
     write_comparison(tmp_path / "lacking", changed)
-    return TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://127.0.0.1:8321")
+    return looking_at(tmp_path)
 
 
 def gpu_hours(client: TestClient, **query: str) -> tuple[str, str, str]:
@@ -158,7 +157,7 @@ def test_what_the_router_and_plain_lora_have_measured_is_shown(tmp_path: Path) -
     ours, plain = (record["methods"][name] for name in (record["subject"], "plain"))
     ours["train_seconds"], plain["train_seconds"], plain["write_seconds"] = 7200.0, 1800.0, 0.0
     write_comparison(tmp_path / "gpu", {**record, "device": "cuda (H200)"})
-    looks = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://127.0.0.1:8321")
+    looks = looking_at(tmp_path)
     page = shown(looks, comparison="gpu")
     rows = [
         [" ".join(cell.text_content().split()) for cell in row]
@@ -288,7 +287,7 @@ def test_costs_of_nothing_and_of_all_money(client: TestClient) -> None:
 
 def test_a_comparison_that_is_the_directory_itself_can_be_chosen(tmp_path: Path) -> None:
     write_comparison(tmp_path, comparison_record())
-    looks = TestClient(dashboard_app(Library(tmp_path), token=None, port=1), base_url="http://127.0.0.1:8321")
+    looks = looking_at(tmp_path)
     (link,) = parser.fromstring(looks.get("/run/").text).xpath("//a[text()='What that is worth']/@href")
     form = parser.fromstring(looks.get(link).text)
     assert form.xpath("//select[@id='comparison']/option/@value") == ["", "."]

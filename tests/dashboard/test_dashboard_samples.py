@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from looking import looking_at
 from lxml import html as parser
 from starlette.testclient import TestClient
 
 from report_records import EVALUATION, comparison_record, interval, suite, write_comparison, write_run
-from selfaug.dashboard.app import dashboard_app
-from selfaug.dashboard.library import Library
 from selfaug.dashboard.samples import KeptSamples, Samples, differing_words
 from selfaug.errors import DataError
 from selfaug.records import write_lines, write_record
@@ -275,10 +274,6 @@ def test_texts_without_a_word_in_common_take_no_seconds() -> None:
 
 
 # ---- the page
-
-
-def looking_at(root: Path) -> TestClient:
-    return TestClient(dashboard_app(Library(root), token=None, port=1), base_url="http://127.0.0.1:8321")
 
 
 def sections(client: TestClient, path: str, **query: Any) -> list[str]:

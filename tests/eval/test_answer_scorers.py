@@ -34,15 +34,22 @@ SCORERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: f"{case['scorer']}: {case['answer']} / {case['gold']}"
-)
-def test_verdicts_written_by_hand(case: dict[str, str]) -> None:
-    got = SCORERS[case["scorer"]](case["answer"], case["gold"])
-    if case["expected"] in ("yes", "no"):
-        assert got is (case["expected"] == "yes")
-    else:
-        assert got == pytest.approx(float(case["expected"]), abs=1e-4)
+def is_expected(got: bool | float, expected: str) -> bool:
+    if expected in ("yes", "no"):
+        return got is (expected == "yes")
+    return got == pytest.approx(float(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_verdicts_written_by_hand(scorer: str) -> None:
+    wrong = []
+    for case in CASES:
+        if case["scorer"] == scorer:
+            answer, gold, expected = case["answer"], case["gold"], case["expected"]
+            got = SCORERS[scorer](answer, gold)
+            if not is_expected(got, expected):
+                wrong.append((answer, gold, expected, got))
+    assert wrong == []
 
 
 def test_there_are_cases_enough() -> None:
@@ -175,7 +182,8 @@ def test_an_answer_that_is_a_clause_has_not_answered_with_its_number() -> None:
     ],
 )
 def test_long_nonsense_is_read_at_once(part: str) -> None:
-    text = part * (30_000 // len(part))
+    # A long row of spaces is what is slow by itself, and comes several times in any case.
+    text = part * ((30_000 if len(part) > 1000 else 15_000) // len(part))
     began = time.process_time()
     assert not numeric_match(text, "77")
     assert not contains(text, "zebra")
@@ -184,7 +192,7 @@ def test_long_nonsense_is_read_at_once(part: str) -> None:
     assert cited_sources(text) <= {1}
     assert not citation_scores(text, [2]).f1
     assert numeric_or_f1(text, "77") == 0.0
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 5  # a second and a half at most, with coverage measured
 
 
 def test_the_best_of_several_golds_counts() -> None:

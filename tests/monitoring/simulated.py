@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,8 +47,9 @@ def score(prompts: list[list[int]]) -> list[float]:
     return [prompt[0] / 1e7 for prompt in prompts]
 
 
+@cache
 def window(count: int = 1000, seed: int = 1) -> ReferenceWindow:
-    """A reference window of such prompts."""
+    """A reference window of such prompts. Don't change it: it is shared."""
     source = Prompts(seed)
     prompts = [source.draw() for _ in range(count)]
     sketch = NoveltySketch.of(prompts)
@@ -70,6 +73,11 @@ def simulated(folder: Path, clock: Clock, **arguments: object) -> Monitor:
     wanted = arguments.pop("window", None) or window()
     measure = arguments.pop("score", score)
     return Monitor(folder, wanted, measure, clock=clock, threaded=False, **arguments)  # type: ignore[arg-type]
+
+
+def signal(monitor: Monitor, name: str) -> dict[str, Any]:
+    """What the monitor's status says of a signal."""
+    return next(view for view in monitor.status()["signals"] if view["name"] == name)
 
 
 def run(

@@ -227,13 +227,13 @@ def test_no_prompt_holds_up_the_server(part: str) -> None:
     ],
 )
 def test_no_text_takes_long(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In proportion to its length: some seconds where each character was looked at from each other one were hours."""
+    """In proportion to its length: were each character looked at from each other one, it would be minutes."""
     monkeypatch.setattr(redaction, "MOST_CHARACTERS", 10**9)
     for before, after in (("", ""), ("password", "x"), ("password is", "x"), ("a@", "!"), ("eyJ", "!")):
-        text = f"{before}{part * (200_000 // len(part))}{after}"
+        text = f"{before}{part * (80_000 // len(part))}{after}"
         began = time.thread_time()
         redacted(text)
-        assert time.thread_time() - began < 10
+        assert time.thread_time() - began < 1.6
 
 
 def test_of_a_long_text_the_beginning_is_kept_and_nothing_that_was_cut_in_two() -> None:

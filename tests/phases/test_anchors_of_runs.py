@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from run_weights import same, weights
 
+from cutting import CutError, cut_at
 from selfaug.config import TrainConfig, load_config
 from selfaug.errors import ConfigError
 from selfaug.phases.progress import Progress
@@ -17,7 +18,10 @@ from selfaug.records import read_lines, read_record
 from selfaug.rundir import RunDir
 from selfaug.train import SelfAugTrainer, selfaug_trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),  # of transformers about itself
+    pytest.mark.usefixtures("short_anchors"),
+]
 
 Settings = Callable[..., TrainConfig]
 
@@ -97,15 +101,8 @@ def test_writing_anchors_is_part_of_the_time_and_a_resumed_run_has_all_of_it(
         tmp_path / "run", "selfaug.anchors=self", "train.gradient_accumulation=1", "selfaug.monitor_prompts=0"
     )
 
-    def cut(progress: Progress) -> None:
-        if progress.stage == "training" and progress.done == 3:
-            raise CutError
-
-    class CutError(Exception):
-        pass
-
     with pytest.raises(CutError):
-        train(config, on_progress=cut)
+        train(config, on_progress=cut_at("training", 3))
     now[0] += 1e6  # until somebody goes on with it
     record = train(config, resume=True).record
     assert (record["seconds"], record["anchor_seconds"]) == (1000 + 6 * 10, 1000)

@@ -320,7 +320,7 @@ def test_command(settings: Settings, tiny_rows: Path, tmp_path: Path) -> None:
     arguments = [
         "assess", "--model", config.model.name, "--train", str(tiny_rows), "--eval", str(tiny_rows), "--output",
         str(tmp_path / "out"), "--probe-steps", "1", "--general-items", "2", "--task-items", "2",
-        "--max-new-tokens", "2", "--device", "cpu", "--set", "train.batch_size=2",
+        "--max-new-tokens", "2", "--level", "1", "--device", "cpu", "--set", "train.batch_size=2",
     ]  # fmt: skip
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.stderr

@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
 from asking import evaluate
+from cutting import CutError, cut_at
 from selfaug.cli.balance_view import show_balance
 from selfaug.cli.main import app
 from selfaug.config import load_config
@@ -243,9 +244,6 @@ def test_cut_off_anywhere_it_goes_on(
     config = settings(tmp_path / "balance", *SETS)
     few = replace(FEW, trials=2, finalists=1)
 
-    class CutError(Exception):
-        pass
-
     trained = 0
 
     def cut(progress: Progress) -> None:
@@ -286,10 +284,27 @@ def test_cut_off_anywhere_it_goes_on(
     assert in_this_process[: len(before)] == before
 
 
+TRAINS_HERE = """
+from selfaug.cli.main import main
+from selfaug.phases import balance_search
+from selfaug.phases.train import train
+from selfaug.records import read_record
+from selfaug.rundir import RunDir
+
+def run(config, stage, on_progress):
+    run = RunDir(config.run.output)
+    return read_record(run.record, "train") if run.is_complete() else train(config).record
+
+balance_search.train_in_own_process = run
+main()
+"""
+"""`selfaug` without a further process for each training, which would import its libraries for seconds."""
+
+
 def test_two_processes_share_the_search(tiny_model_dir: Path, tiny_rows: Path, tmp_path: Path) -> None:
     output = tmp_path / "balance"
     command = [
-        sys.executable, "-m", "selfaug", "balance", "--model", str(tiny_model_dir), "--train", str(tiny_rows),
+        sys.executable, "-c", TRAINS_HERE, "balance", "--model", str(tiny_model_dir), "--train", str(tiny_rows),
         "--dev", str(tiny_rows), "--test", str(tiny_rows), "--output", str(output), "--steps", "2", "--trials", "3",
         "--finalists", "1", "--level", "1", "--general-items", "3", "--task-items", "2", "--max-new-tokens", "2",
         "--set", "train.batch_size=2", "--set", "model.device=cpu", "--max-forgetting", "0.9", "--json",
@@ -494,15 +509,8 @@ def test_rows_that_have_changed_are_refused_and_overwrite_begins_anew(
     asked = replace(asked, dev=[str(dev)])
     few = replace(FEW, trials=1, finalists=1, scales=())
 
-    class CutError(Exception):
-        pass
-
-    def cut(progress: Progress) -> None:
-        if progress.stage == "dial":
-            raise CutError
-
     with pytest.raises(CutError):
-        balance(settings(tmp_path / "balance", *SETS), asked, few, on_progress=cut)
+        balance(settings(tmp_path / "balance", *SETS), asked, few, on_progress=cut_at("dial"))
     dev.write_text(dev.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     with pytest.raises(StorageError, match="begun with other content") as caught:
         balance(settings(tmp_path / "balance", *SETS), asked, few)

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from cutting import CutError, cut_at
 from scripts import script
 from selfaug.cli.comparison_view import show_comparison
 from selfaug.cli.main import app
@@ -26,7 +27,7 @@ from selfaug.core.statistics import (
     retention,
 )
 from selfaug.errors import ConfigError, StorageError
-from selfaug.phases import bench
+from selfaug.phases import bench, own_process
 from selfaug.phases.bench import BenchSettings
 from selfaug.phases.compare import RECORD_KIND, CompareSettings, _fast_subset, chosen_value, compare
 from selfaug.phases.method_bench import problems_of
@@ -35,6 +36,7 @@ from selfaug.phases.progress import Progress
 from selfaug.phases.suites import select_items
 from selfaug.records import read_lines, read_record
 from selfaug.rundir import alone_in
+from tiny_models import with_window
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -50,8 +52,18 @@ SETS = (
 
 
 def test_every_method_is_trained_chosen_and_reported(
-    settings, writing_model: Path, asked: BenchSettings, tmp_path: Path, in_this_process: list[str]
+    settings,
+    writing_model: Path,
+    asked: BenchSettings,
+    tmp_path: Path,
+    in_this_process: list[str],
+    short_anchors: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Values are tried and chosen alike for all methods: two of some, one of the others.
+    for name, method in METHODS.items():
+        if name not in ("plain", "selfaug", "wise-ft", "replay"):
+            monkeypatch.setitem(METHODS, name, replace(method, values=method.values[:1]))
     general = tmp_path / "general.jsonl"
     general.write_text(
         "".join(f'{{"prompt": "Say {word}.", "completion": "{word}"}}\n' for word in ("one", "two")),
@@ -63,8 +75,8 @@ def test_every_method_is_trained_chosen_and_reported(
     assert record["not_run"] == []
     assert record["test_prompts_seen"] == {"dev": 4, "train": 4, "dev_trained_on": 4}  # all are of one file
     trained = [method for method in METHODS.values() if method.trained]
-    # Two values on the first seed, and the chosen one on the second.
-    assert len(in_this_process) == 2 * len(trained) + len(trained)
+    # All values on the first seed, and the chosen one on the second.
+    assert len(in_this_process) == sum(len(method.values) for method in trained) + len(trained)
     for name, row in record["methods"].items():
         assert [trial["value"] for trial in row["trials"]] == list(METHODS[name].values)
         assert row["value"] in METHODS[name].values
@@ -114,10 +126,10 @@ def test_every_method_is_trained_chosen_and_reported(
     routed = record["methods"]["router"]["routed_right"]
     assert 0 <= routed["task"] <= 1
     assert 0 <= routed["general"] <= 1
-    # Two trials of each of the ten methods with a model of their own, and their second seeds.
-    assert len(record["runs"]) == 30
-    assert len({(run["method"], run["value"], run["seed"]) for run in record["runs"]}) == 30
-    assert record["forecast"] is None or len(record["forecast"]["drifts"]) == 30
+    # The trials of the ten methods with a model of their own, two of four of them, and their second seeds.
+    assert len(record["runs"]) == 24
+    assert len({(run["method"], run["value"], run["seed"]) for run in record["runs"]}) == 24
+    assert record["forecast"] is None or len(record["forecast"]["drifts"]) == 24
     assert record["fast_subset"] is None  # six items are fewer than it has
     # Methods that constrain less and more are different models.
     drifts = {name: row["drift"]["nats"]["value"] for name, row in record["methods"].items() if row["drift"]}
@@ -154,9 +166,6 @@ def test_cut_off_in_the_middle_it_goes_on(
 ) -> None:
     config = settings(tmp_path / "comparison", *SETS, "evaluation.at_end=fast")
     few = CompareSettings(methods=("selfaug", "wise-ft"), seeds=(0,))
-
-    class CutError(Exception):
-        pass
 
     def cut(progress: Progress) -> None:
         if progress.stage.startswith("selfaug-2") and "general" in progress.stage and progress.done >= 4:
@@ -196,16 +205,6 @@ def test_what_is_overwritten_is_there_until_the_new_one_is_finished(
     plain = CompareSettings(methods=("plain",), seeds=(0,))
     before = compare(config, asked, plain)
 
-    class CutError(Exception):
-        pass
-
-    def cut_at(stage: str) -> Callable[[Progress], None]:
-        def cut(progress: Progress) -> None:
-            if progress.stage == stage:
-                raise CutError
-
-        return cut
-
     # Before anything was made: as if nothing had happened.
     with pytest.raises(CutError):
         compare(config, asked, plain, overwrite=True, on_progress=cut_at("model"))
@@ -232,9 +231,6 @@ def test_seeds_are_added_to_some_methods_of_what_is_there(
         compare(config, asked, CompareSettings(methods=("selfaug",), seeds=(4,)))
 
     # Cut off in the middle, and then with the same command to its end.
-    class CutError(Exception):
-        pass
-
     def cut(progress: Progress) -> None:
         if "seed6" in progress.stage:
             raise CutError
@@ -528,6 +524,7 @@ def test_command_with_processes_of_their_own(
     tiny_model_dir: Path, tiny_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # One value of the knob: each process takes ten seconds to import its libraries.
+    monkeypatch.setattr(own_process, "_POLL_SECONDS", 0.01)
     monkeypatch.setitem(METHODS, "plain", replace(METHODS["plain"], values=METHODS["plain"].values[:1]))
     output = tmp_path / "comparison"
     arguments = [
@@ -544,23 +541,24 @@ def test_command_with_processes_of_their_own(
     assert not list((output / "runs").glob("*.log"))
     assert not list((output / "runs").glob("*/checkpoints"))
     assert CliRunner().invoke(app, arguments).exit_code == 1  # it is finished
-    result = CliRunner().invoke(app, [*arguments, "--overwrite", "--set", "lora.target_modules=nothing"])
+    real = own_process.subprocess.Popen
+
+    def broken(_: list[str], **options: Any) -> Any:
+        return real([sys.executable, "-c", "raise SystemExit('broken')"], **options)
+
+    monkeypatch.setattr(own_process.subprocess, "Popen", broken)
+    result = CliRunner().invoke(app, [*arguments, "--overwrite"])
     assert result.exit_code == 1
-    assert "training failed" in result.stderr
+    assert "training failed (exit code 1): broken" in result.stderr
     assert "goes on from its last checkpoint" in result.stderr
 
 
 def test_the_demos_rows_and_settings_can_be_compared(
     writing_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_this_process: list[str]
 ) -> None:
-    for name, key in (
-        ("config.json", "max_position_embeddings"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        content = json.loads((writing_model / name).read_text(encoding="utf-8"))
-        (writing_model / name).write_text(json.dumps({**content, key: 4096}), encoding="utf-8")
+    model = with_window(writing_model, tmp_path / "wide", 4096)
     arguments = [
-        "compare", "--demo", "--model", str(writing_model), "--output", str(tmp_path / "comparison"), "--steps", "1",
+        "compare", "--demo", "--model", str(model), "--output", str(tmp_path / "comparison"), "--steps", "1",
         "--method", "selfaug", "--seed", "0", "--level", "1", "--general-items", "3", "--task-items", "2",
         "--max-new-tokens", "2", "--max-length", "4096", "--set", "train.batch_size=1",
         "--set", "selfaug.anchor_count=1", "--json",

@@ -19,6 +19,7 @@ from selfaug.phases.inputs import adapter_config, load_training_data
 from selfaug.phases.pass_cost import pass_cost
 from selfaug.phases.sample_pass import SamplePass
 from selfaug.phases.train import train
+from selfaug.records import write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
 
@@ -125,7 +126,7 @@ def test_steps_follow_from_rows_and_epochs(tmp_path: Path, settings: Settings) -
 def test_packed_rows_are_counted_as_training_packs_them(tmp_path: Path, settings: Settings) -> None:
     file = tmp_path / "short.jsonl"
     rows = [{"prompt": "word " * (1 + number % 5), "completion": "yes"} for number in range(24)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(file, rows)
     once = ("train.steps=null", "train.epochs=1", f'data.train=["{file}"]')
     packing = (*once, "train.packing=true")
     apart, together = (
@@ -167,7 +168,7 @@ def test_replayed_rows_are_counted(tmp_path: Path, settings: Settings, tiny_rows
     # Short rows, and one that is longer than all of the job's.
     replayed = ["".join(f"{number} words " for number in range(count)) for count in (2, 3, 4, 26)]
     file = tmp_path / "replayed.jsonl"
-    file.write_text("".join(json.dumps({"prompt": text, "completion": "yes"}) + "\n" for text in replayed))
+    write_lines(file, ({"prompt": text, "completion": "yes"} for text in replayed))
     mixed = estimate(settings(tmp_path / "run", *few, f'data.replay=["{file}"]', "data.replay_share=0.2"))
     assert (plain.rows, mixed.rows) == (24, 24 + 6)
     assert (plain.steps, mixed.steps) == (6, 8)

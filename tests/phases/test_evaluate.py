@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
 from asking import evaluate
+from cutting import CutError, cut_at
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError, StorageError
 from selfaug.eval.general_item import GeneralItem
@@ -122,15 +123,8 @@ def test_both_models_answer_everything_and_the_record_says_so(
 
 
 def test_an_evaluation_that_was_cut_off_goes_on(copied_run: Path, tmp_path: Path) -> None:
-    class CutError(Exception):
-        pass
-
-    def cut(progress: object) -> None:
-        if getattr(progress, "stage", "") == "tuned: general" and getattr(progress, "done", 0) > 2:
-            raise CutError
-
     with pytest.raises(CutError):
-        evaluate(copied_run, **FEW, batch_size=2, on_progress=cut)
+        evaluate(copied_run, **FEW, batch_size=2, on_progress=cut_at("tuned: general", 3))
     work = copied_run / "samples" / "evaluation"
     before = read_lines(work / "general-tuned.jsonl")
     assert len(before) == 3
@@ -176,27 +170,21 @@ def test_drift_that_was_measured_before_a_kill_is_kept(copied_run: Path) -> None
 def test_answers_to_rows_that_have_changed_since_are_asked_for_again(
     copied_run: Path, tmp_path: Path
 ) -> None:
-    class CutError(Exception):
-        pass
-
-    def cut(progress: object) -> None:
-        if getattr(progress, "stage", "") == "tuned: task" and getattr(progress, "done", 0) > 1:
-            raise CutError
-
     held_out = tmp_path / "dev.jsonl"
     rows = [
         {"prompt": f"the revenue of {name}", "completion": " none"} for name in ("first", "second", "third")
     ]
 
     def write() -> None:
-        held_out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        write_lines(held_out, rows)
 
     write()
+    given = {**FEW, "data": [str(held_out)]}
     with pytest.raises(CutError):
-        evaluate(copied_run, **FEW, data=[str(held_out)], batch_size=1, on_progress=cut)
+        evaluate(copied_run, **given, batch_size=1, on_progress=cut_at("tuned: task", 2))
     rows[0]["prompt"] = "the profit of the first"
     write()
-    evaluate(copied_run, **FEW, data=[str(held_out)])
+    evaluate(copied_run, **given)
     for model in ("base", "tuned"):
         asked = [
             line["prompt"]
@@ -206,8 +194,7 @@ def test_answers_to_rows_that_have_changed_since_are_asked_for_again(
         assert "the profit of the first" in asked[0]
 
 
-@pytest.mark.parametrize("what", ["rows", "schema", "suite", "schema of the suite"])
-def test_files_that_have_changed_since_decide_no_gate(copied_run: Path, tmp_path: Path, what: str) -> None:
+def test_files_that_have_changed_since_decide_no_gate(copied_run: Path, tmp_path: Path) -> None:
     rows, schema, suite = tmp_path / "dev.jsonl", tmp_path / "schema.json", tmp_path / "mine.jsonl"
     inner = tmp_path / "inner.json"
     inner.write_text('{"type": "object"}', encoding="utf-8")
@@ -217,25 +204,29 @@ def test_files_that_have_changed_since_decide_no_gate(copied_run: Path, tmp_path
     suite.write_text(f'{{"question": "2 + 2?", "answer": "4"}}\n{json.dumps(line)}\n', encoding="utf-8")
     asked = {**FEW, "data": [str(rows)], "scorer": f"schema:{schema}", "suites": [str(suite)]}
     evaluate(copied_run, **asked)
-    assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
-    before = (copied_run / "evaluation.json").read_bytes()
-    changed, old, new = {
-        "rows": (rows, "none", "some"),
-        "schema": (schema, "object", "array"),
-        "suite": (suite, '"4"', '"four"'),
-        "schema of the suite": (inner, "object", "array"),
-    }[what]
-    changed.write_text(changed.read_text().replace(old, new), encoding="utf-8")
-    told = "with another suites" if what == "suite" else f"was evaluated before {changed} changed"
-    with pytest.raises(StorageError, match=re.escape(told)) as refused:
-        evaluate(copied_run, **asked, max_forgetting=1.0)
-    assert "--overwrite" in str(refused.value.hint)
-    assert (copied_run / "evaluation.json").read_bytes() == before
+    changes = (
+        (rows, "none", "some"),
+        (schema, "object", "array"),
+        (suite, '"4"', '"four"'),
+        (inner, "object", "array"),
+    )
+    for changed, old, new in changes:
+        assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
+        before = (copied_run / "evaluation.json").read_bytes()
+        content = changed.read_text()
+        changed.write_text(content.replace(old, new), encoding="utf-8")
+        told = "with another suites" if changed == suite else f"was evaluated before {changed} changed"
+        with pytest.raises(StorageError, match=re.escape(told)) as refused:
+            evaluate(copied_run, **asked, max_forgetting=1.0)
+        assert "--overwrite" in str(refused.value.hint)
+        assert (copied_run / "evaluation.json").read_bytes() == before
+        changed.write_text(content, encoding="utf-8")
+    for changed, old, new in changes:
+        changed.write_text(changed.read_text().replace(old, new), encoding="utf-8")
     assert evaluate(copied_run, **asked, max_forgetting=1.0, overwrite=True).outcome == "pass"
     # What is gone is not needed for a decision.
-    if what == "rows":
-        rows.rename(tmp_path / "moved.jsonl")
-        assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
+    rows.rename(tmp_path / "moved.jsonl")
+    assert evaluate(copied_run, **asked, max_forgetting=1.0).outcome == "pass"
 
 
 def test_a_suite_from_a_function_is_the_same_in_each_process() -> None:
@@ -281,21 +272,11 @@ def test_an_overwritten_evaluation_is_there_until_the_new_one_has_answers(copied
     files = (copied_run / "evaluation.json", copied_run / "samples" / "evaluation" / "general-base.jsonl")
     before = [file.read_bytes() for file in files]
 
-    class CutError(Exception):
-        pass
-
-    def cut_at(done: int) -> Callable[[Progress], None]:
-        def cut(progress: Progress) -> None:
-            if progress.stage == "base: task" and progress.done >= done:
-                raise CutError
-
-        return cut
-
     with pytest.raises(CutError):
-        evaluate(copied_run, **{**FEW, "level": "2"}, overwrite=True, on_progress=cut_at(0))
+        evaluate(copied_run, **{**FEW, "level": "2"}, overwrite=True, on_progress=cut_at("base: task"))
     assert [file.read_bytes() for file in files] == before
     with pytest.raises(CutError):
-        evaluate(copied_run, **FEW, batch_size=2, overwrite=True, on_progress=cut_at(4))
+        evaluate(copied_run, **FEW, batch_size=2, overwrite=True, on_progress=cut_at("base: task", 4))
     hidden = copied_run / "samples" / ".replaced"
     assert (hidden / "evaluation.json").read_bytes() == before[0]
     assert not files[0].exists()
@@ -370,7 +351,7 @@ def test_an_empty_name_is_refused_before_the_current_folder_is_read(copied_run: 
 def test_other_scorers_are_refused_before_anything_is_asked(copied_run: Path) -> None:
     rows = [{"id": "a", "prompt": "the revenue", "completion": " the region"}]
     held_out = copied_run.parent / "words.jsonl"
-    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(held_out, rows)
     few = {**FEW, "data": [str(held_out)]}
     work = copied_run / "samples" / "evaluation"
     with pytest.raises(ConfigError, match="there is no scorer 'f2'"):
@@ -488,32 +469,30 @@ def test_rows_are_spread_over_sources() -> None:
     assert spread_over_sources([], 3) == []
 
 
-def test_fast_is_a_subset_of_both_suites(copied_run: Path) -> None:
-    asked = ["evaluate", str(copied_run), "--fast", "--task-items", "3", "--level", "1", "--json"]
+def test_fast_is_a_subset_of_both_suites(copied_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("selfaug.eval.general_suite.FAST_ITEMS", 5)
+    few = ("--task-items", "3", "--level", "1", "--max-new-tokens", "2")
+    asked = ["evaluate", str(copied_run), "--fast", *few, "--json"]
     result = CliRunner().invoke(app, asked)
     assert result.exit_code == 0, result.stderr
     record = json.loads(result.stdout)
-    assert (record["suites"]["general"]["items"], record["suites"]["task"]["items"]) == (96, 3)
+    assert (record["suites"]["general"]["items"], record["suites"]["task"]["items"]) == (5, 3)
 
 
-def test_a_task_gain_needs_rows(settings, tmp_path: Path) -> None:
-    from selfaug.phases.train import train
-
-    train(settings(tmp_path / "run", "train.steps=1"))
+def test_a_task_gain_needs_rows(copied_run: Path) -> None:
+    settings = copied_run / "config.yaml"
+    content = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    content["data"]["eval"] = []
+    settings.write_text(RunDir(copied_run).config_text(yaml.safe_dump(content)), encoding="utf-8")
     with pytest.raises(ConfigError, match="--min-task-gain and --also-score: needs held-out rows"):
-        evaluate(tmp_path / "run", **FEW, min_task_gain=0.1, also_score=["f1"])
-    assert list(evaluate(tmp_path / "run", **FEW).record["suites"]) == ["general"]
+        evaluate(copied_run, **FEW, min_task_gain=0.1, also_score=["f1"])
+    assert list(evaluate(copied_run, **FEW).record["suites"]) == ["general"]
 
 
 def test_right_answers_that_state_no_amount_are_told_before_anything_is_asked(copied_run: Path) -> None:
     held_out = copied_run.parent / "words.jsonl"
     rows = [("a", " $12 million"), ("b", " the region")]
-    held_out.write_text(
-        "".join(
-            json.dumps({"id": name, "prompt": "the revenue", "completion": text}) + "\n"
-            for name, text in rows
-        )
-    )
+    write_lines(held_out, ({"id": name, "prompt": "the revenue", "completion": text} for name, text in rows))
     with pytest.raises(DataError, match="1 of 2 held-out rows can't be scored so") as caught:
         evaluate(copied_run, **FEW, data=[str(held_out)], scorer="numeric")
     assert "b: the right answer" in caught.value.problems[0]

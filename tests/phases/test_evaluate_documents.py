@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from selfaug.eval.general_item import GeneralItem
 from selfaug.phases.bench import content_of_base
 from selfaug.phases.progress import Progress
 from selfaug.phases.train import train
-from selfaug.records import read_lines, read_record, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.report.open_report import page_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -45,7 +44,7 @@ def prepared_run(copied_run: Path, tiny_rows: Path, tmp_path: Path) -> tuple[Pat
     for row in (rows[2], *rows[4:]):
         row["answer"] += " [1]"
     asked = tmp_path / "asked.jsonl"
-    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(asked, rows)
     return copied_run, asked
 
 
@@ -172,7 +171,7 @@ def test_rows_without_an_answer_are_those_of_the_preparation(
     rows = read_lines(asked)
     for row in rows[1:4]:
         row["answer"] = "N/A"
-    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(asked, rows)
     sides = evaluate(run, **FEW, data=[str(asked)], scorer="value").record["sides"]
     assert {name: side["items"] for name, side in sides.items()} == {
         "value": 3, "source": 2, "answers where it can": 3, "abstains where it must": 3,
@@ -191,7 +190,7 @@ def test_a_model_abstains_in_the_words_of_its_training(
     rows = read_lines(asked)
     for row, words in zip(rows, ("N/A", "Keine Angabe."), strict=False):
         row["answer"] = words
-    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(asked, rows)
     sides = evaluate(run, **FEW, data=[str(asked)], scorer="value").record["sides"]
     assert sides["abstains where it must"]["items"] == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +80,24 @@ def test_what_cant_be_forecast_from_is_refused(tmp_path: Path) -> None:
         read_forecast(few, "some/model")
 
 
-def test_a_forecast_is_of_the_level_that_was_compared(settings, writing_model: Path, tmp_path: Path) -> None:
-    from asking import evaluate
+@pytest.fixture(scope="module")
+def written_run(settings, writing_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a step. Don't change it: it is shared."""
     from selfaug.phases.train import train
 
-    run = tmp_path / "run"
+    run = tmp_path_factory.mktemp("runs") / "written"
     train(settings(run, f"model.name={writing_model}", "train.steps=1"))
+    return run
+
+
+@pytest.fixture
+def run(written_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written_run, tmp_path / "run"))
+
+
+def test_a_forecast_is_of_the_level_that_was_compared(run: Path, writing_model: Path, tmp_path: Path) -> None:
+    from asking import evaluate
+
     folder = comparison(tmp_path / "comparison", str(writing_model), _forecast(runs()), level=2)
     few: dict[str, Any] = {"general_items": 4, "max_new_tokens": 2, "device": "cpu", "forecast": folder}
     for level, name in (("1", "level 1"), ("all", "all levels")):
@@ -103,11 +116,7 @@ def test_a_forecast_is_of_the_level_that_was_compared(settings, writing_model: P
     assert evaluate(run, **{**few, "forecast": fitting}).record["forecast"]["runs"] == 9
 
 
-def test_an_evaluation_shows_it(writing_model: Path, settings, tmp_path: Path) -> None:
-    from selfaug.phases.train import train
-
-    run = tmp_path / "run"
-    train(settings(run, f"model.name={writing_model}", "train.steps=1"))
+def test_an_evaluation_shows_it(run: Path, tmp_path: Path) -> None:
     name = load_config(RunDir(run).config).model.name
     folder = comparison(tmp_path / "comparison", name, _forecast(runs()))
     few = ["--general-items", "4", "--max-new-tokens", "2", "--level", "1", "--device", "cpu"]

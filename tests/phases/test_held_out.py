@@ -23,6 +23,7 @@ from selfaug.phases.inputs import load_training_data
 from selfaug.phases.learnt import write_learnt
 from selfaug.phases.realign_checks import what_is_measured
 from selfaug.phases.realign_settings import RealignSettings
+from selfaug.records import write_lines
 from selfaug.rundir import RunDir
 
 
@@ -32,7 +33,7 @@ def config(finished_run: Path) -> TrainConfig:
 
 
 def written(file: Path, rows: list[dict[str, Any]]) -> str:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, rows)
     return str(file)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import shutil
 import statistics
 from pathlib import Path
@@ -13,12 +12,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cutting import CutError
 from selfaug.cli.main import app
 from selfaug.errors import ConfigError, DataError
 from selfaug.model.loading import load_model, load_tokenizer
 from selfaug.phases import lm_eval_suites
 from selfaug.phases.lm_eval_suites import benchmark_answers, hash_of_tasks, require_benchmarks
-from selfaug.records import read_lines, read_record
+from selfaug.records import read_lines, read_record, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of lm-eval and what it imports
 
@@ -33,7 +33,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("lm_eval")
     folder = tmp_path_factory.mktemp("tasks")
     data = folder / "rows.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    write_lines(data, ROWS)
     common = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {data}\ntest_split: test\n"
     (folder / "choose.yaml").write_text(
         f"task: tiny_choose\n{common}output_type: multiple_choice\ndoc_to_text: '{{{{question}}}}'\n"
@@ -163,9 +163,6 @@ def test_a_task_that_was_cut_off_goes_on(
 ) -> None:
     model, tokenizer = load_model(tiny_model_dir), load_tokenizer(tiny_model_dir)
     generate, asked = model.generate, []
-
-    class CutError(Exception):
-        pass
 
     def counted(*arguments, **options):
         asked.append(1)

@@ -41,7 +41,7 @@ def test_rows_keep_their_form_and_what_they_say(
         {"id": "v", "prompt": "Four and four:", "completion": " 8"},
     ]
     source = tmp_path / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(source, rows)
     config = settings(tmp_path / "run", f"data.train={source}")
     asked: list[str] = []
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
@@ -125,7 +125,7 @@ def test_texts_at_the_token_limit_are_not_taken_and_others_are_written_once(
 ) -> None:
     source, new = tmp_path / "rows.jsonl", tmp_path / "new.jsonl"
     rows = [{"id": name, "prompt": f"{name}?", "completion": name} for name in ("green", "blue", "red")]
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(source, rows)
     config = settings(tmp_path / "run", f"data.train={source}")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     texts = ["It is green.", "It is blue, which is", "It is red."]

@@ -32,19 +32,24 @@ def test_a_run_that_is_stopped_goes_on_and_ends_as_in_this_process(
 ) -> None:
     monkeypatch.setattr(own_process, "_POLL_SECONDS", 0.01)
     rows = settings(finished_run).data.train
-    config = settings(tmp_path / "runs" / "one", "train.keep_checkpoints=3", f"data.eval={rows[0]}")
+    more = ("train.keep_checkpoints=3", "train.save_steps=100", f"data.eval={rows[0]}")
+    config = settings(tmp_path / "runs" / "one", *more)
+    run = RunDir(config.run.output)
 
     class StopError(Exception):
         pass
 
+    found: list[Path] = []
+
     def stop(progress: Progress) -> None:
-        if progress.done >= 2:
+        if checkpoint := run.latest_complete_checkpoint():  # though it is shorter than its save_steps
+            found.append(checkpoint)
             raise StopError
 
     with pytest.raises(StopError):
         train_in_own_process(config, "one", stop)
-    run = RunDir(config.run.output)
     assert not run.is_complete()
+    assert int(found[0].name.rpartition("-")[2]) < 6
     assert run.latest_complete_checkpoint() is not None
 
     told: list[Progress] = []
@@ -72,27 +77,6 @@ def test_a_run_is_saved_at_each_quarter_however_short(settings, tmp_path: Path) 
         config = settings(tmp_path / "run", *sets)
         assert _often_saved(config).train.save_steps == quarter
         assert _often_saved(config).model_copy(update={"train": config.train}) == config
-
-
-def test_checkpoints_of_a_short_run_are_there_when_it_is_stopped(
-    settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(own_process, "_POLL_SECONDS", 0.01)
-    config = settings(tmp_path / "runs" / "one", "train.steps=8", "train.save_steps=100")
-    run = RunDir(config.run.output)
-    found: list[Path] = []
-
-    class StopError(Exception):
-        pass
-
-    def look(progress: Progress) -> None:
-        if checkpoint := run.latest_complete_checkpoint():
-            found.append(checkpoint)
-            raise StopError
-
-    with pytest.raises(StopError):
-        train_in_own_process(config, "one", look)
-    assert int(found[0].name.rpartition("-")[2]) < 8
 
 
 def test_a_failure_says_what_the_process_said(settings, tmp_path: Path) -> None:

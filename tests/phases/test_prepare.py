@@ -22,7 +22,7 @@ from selfaug.phases.prepared_folder import outdated_documents
 from selfaug.phases.progress import Progress
 from selfaug.phases.recall import recall
 from selfaug.prepare_config import load_prepare_config
-from selfaug.records import read_record
+from selfaug.records import read_record, write_lines
 from selfaug.retrieval.chunking import count_words
 from selfaug.retrieval.folder_files import PREPARED_MARKER
 from selfaug.retrieval.index import Index
@@ -184,7 +184,7 @@ def test_recall_says_which_questions_would_be_measured_against_what_is_found(
     for file, named in ((mixed, 4), (unnamed, 0)):
         for row in of_documents[named:]:
             row.pop("document", None)
-        file.write_text("".join(json.dumps(row) + "\n" for row in of_documents))
+        write_lines(file, of_documents)
         of_documents = [json.loads(line) for line in file.read_text().splitlines()]
     found = recall(prepared, [str(mixed)], depth=1)
     assert (found["questions"], found["unnamed"], found["unnamed_left_out"]) == (4, 0, 20)
@@ -312,7 +312,7 @@ def test_a_glossary_is_kept_with_the_index(reports: Path, questions: Path, tmp_p
         for company in range(COMPANIES)
     ]
     asked = tmp_path / "asked.jsonl"
-    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(asked, rows)
     glossary = tmp_path / "glossary.txt"
     glossary.write_text("revenue, top line\nstaff, people\n")
 

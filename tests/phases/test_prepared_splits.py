@@ -16,7 +16,7 @@ from selfaug.data.template import RetrievalTemplate
 from selfaug.phases.preparation_card import preparation_card
 from selfaug.phases.prepare import prepare
 from selfaug.phases.progress import Progress
-from selfaug.records import read_lines, read_record
+from selfaug.records import read_lines, read_record, write_lines
 from selfaug.retrieval.index import Index
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -56,7 +56,7 @@ def test_similar_questions_stay_in_one_split(reports: Path, tmp_path: Path) -> N
                 }
             )
     file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(file, rows)
     record = prepare(configured(reports, file, tmp_path / "data", "split.test=0.3", "split.validation=0.0"))
     assert record["questions"]["similar"] == 24
     for company in range(COMPANIES):
@@ -83,7 +83,7 @@ def test_similar_questions_stay_in_one_split_without_a_document(reports: Path, t
             *[{"question": f"Who founded Company{company}?", "answer": None}] * 10,
         ]
     file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(file, rows)
     prepare(configured(reports, file, tmp_path / "data", "split.test=0.3", "split.validation=0.2"))
     found = rows_of(tmp_path / "data")
     assert all(found.values())
@@ -227,7 +227,7 @@ def template_reports(tmp_path: Path) -> tuple[Path, Path]:
                 rows.append(
                     {"question": words, "answer": str(year), "document": name, "evidence": "reports on"}
                 )
-    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(asked, rows)
     return folder, asked
 
 
@@ -345,7 +345,7 @@ def test_questions_of_the_same_words_are_told(reports: Path, tmp_path: Path) -> 
             {"question": words, "answer": revenue(company, 2024), "document": f"c{company}/2024.md"}
             for words, _, company in questions
         ] + [{"question": "What was the revenue?", "answer": None}]
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_lines(file, rows)
         messages: list[Progress] = []
         config = configured(reports, file, tmp_path / "data", "run.overwrite=true")
         prepare(config, on_progress=messages.append)
@@ -377,7 +377,7 @@ def test_an_answer_that_stands_in_many_documents_does_not_join_them(tmp_path: Pa
         (folder / f"{name}.md").write_text(f"# {name}\n\nIs {name} listed? Yes. It has {number} plants.")
         rows.append({"question": f"Is {name} listed?", "answer": "Yes"})
     file = tmp_path / "pairs.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(file, rows)
     sets = ("split.test=0.25", "split.validation=0.25", "rows.no_answer_share=0")
     prepare(configured(folder, file, tmp_path / "data", *sets))
     found = rows_of(tmp_path / "data")

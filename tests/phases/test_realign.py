@@ -27,7 +27,7 @@ from selfaug.phases.realign_comparison import (
     old_task_sources,
 )
 from selfaug.phases.registry import add_run
-from selfaug.phases.train import train
+from selfaug.phases.train import Interrupted, train
 from selfaug.phases.trained_template import TEMPLATE
 from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.registry import CANDIDATE, CHAMPION, Registry
@@ -265,7 +265,7 @@ def test_a_run_that_loses_too_much_fails_its_gate(copied_run: Path, new_rows: Pa
 def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: Path) -> None:
     rows = [chat(f"the revenue of {number}?", "none") for number in range(200)]
     file = tmp_path / "new.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, rows)
     result = run_command(str(copied_run), "--data", str(file), *LENIENT)
     assert result.exit_code == 0, result.output
     folder = copied_run.with_name("copied-realigned-rows")
@@ -283,7 +283,7 @@ def test_new_rows_are_held_out_where_none_are_given(copied_run: Path, tmp_path: 
     kept = {path: path.read_bytes() for path in folder.iterdir()}
     assert run_command(str(copied_run), "--data", str(file), *LENIENT).exit_code == 0
     rows = [chat(f"the revenue of {number}?", "some") for number in range(200)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, rows)
     other = run_command(str(copied_run), "--data", str(file), *LENIENT)
     assert other.exit_code == 1
     assert "has other rows" in other.stderr
@@ -319,27 +319,32 @@ def test_what_was_held_out_is_not_trained_on_by_a_later_re_alignment(
 def test_its_folders_are_beside_the_new_run_however_that_is_named(copied_run: Path, tmp_path: Path) -> None:
     file = tmp_path / "new.jsonl"
     rows = [chat(f"the revenue of {number}?", "none") for number in range(200)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    for name, flags in (
-        ("second", ("--output", f"{tmp_path}/second/")),
-        ("third", ("--set", f"run.output={tmp_path}/third")),
+    write_lines(file, rows)
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "training":
+            raise KeyboardInterrupt
+
+    for name, output, sets in (
+        ("second", f"{tmp_path}/second/", ()),
+        ("third", None, (f"run.output={tmp_path}/third",)),
     ):
-        result = run_command(str(copied_run), "--data", str(file), *LENIENT, *flags)
-        assert result.exit_code == 0, result.output
-        assert (tmp_path / name / "realignment.json").exists()
+        with pytest.raises(Interrupted):
+            realign(copied_run, quick(file, output=output), sets=sets, on_progress=stop)
+        assert (tmp_path / name / "config.yaml").exists()
         assert (tmp_path / f"{name}-rows" / "1-new-train.jsonl").exists()
 
 
 def test_a_share_of_the_rows_is_held_out_where_prompts_come_again(tmp_path: Path) -> None:
     file = tmp_path / "new.jsonl"
     rows = [{"prompt": f"the revenue of {n // 5}?", "completion": f"{n}"} for n in range(1000)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, rows)
     config = load_config(None, {"--model": "tiny", "--train": ["old.jsonl"]})
     found = hold_out(RunDir(tmp_path), config, [str(file)], tmp_path / "rows", share=0.1)
     assert (found.rows, found.of) == (100, 1000)
     apart, kept = ({row["prompt"] for row in read_lines(name)} for name in (*found.eval_data, *found.data))
     assert (len(apart), apart & kept) == (20, set())
-    file.write_text("".join(json.dumps({**row, "prompt": "one"}) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, ({**row, "prompt": "one"} for row in rows))
     assert hold_out(RunDir(tmp_path), config, [str(file)], tmp_path / "none", share=0.1).rows == 0
 
 

@@ -28,7 +28,7 @@ TRAINED = 24
 def write_source(path: Path, count: int) -> str:
     path.parent.mkdir(exist_ok=True)
     rows = [{"id": f"{path.stem}-{n}", "prompt": f"Say {n}.", "completion": f"{n}"} for n in range(count)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(path, rows)
     return str(path)
 
 
@@ -179,10 +179,7 @@ def test_new_rows_are_no_old_ones(settings: Settings, tmp_path: Path) -> None:
     """The file of a month lies in the folder that is rehearsed, or has taken the place of what was learnt before."""
     write_source(tmp_path / "exports" / "january.jsonl", 10)
     february = tmp_path / "exports" / "february.jsonl"
-    february.write_text(
-        "".join(json.dumps({"prompt": f"Say {n}!", "completion": "no"}) + "\n" for n in range(40)),
-        encoding="utf-8",
-    )
+    write_lines(february, ({"prompt": f"Say {n}!", "completion": "no"} for n in range(40)))
     sets = (f'data.train=["{february}"]', "data.replay_share=0.2")
     folder = f'data.replay=["{february.parent}"]'
     on = "lora.start_from=runs/first"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +20,7 @@ from selfaug.phases.chat import open_chat
 from selfaug.phases.monitor import drift_score, open_monitor
 from selfaug.phases.train import train
 from selfaug.records import write_lines, write_text
+from tiny_models import with_window
 
 DAY = 86_400.0
 EVERY = 300.0
@@ -42,13 +42,7 @@ def short(row: dict[str, object]) -> dict[str, object]:
 def market_run(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, trained on a few reports, with others held out."""
     folder = tmp_path_factory.mktemp("market")
-    model = Path(shutil.copytree(tiny_model_dir, folder / "tiny"))
-    for name, key in (
-        ("config.json", "max_position_embeddings"),
-        ("tokenizer_config.json", "model_max_length"),
-    ):
-        content = json.loads((model / name).read_text(encoding="utf-8"))
-        (model / name).write_text(json.dumps({**content, key: 1024}), encoding="utf-8")
+    model = with_window(tiny_model_dir, folder / "tiny", 1024)
     rows = [short(row) for row in market_report_rows("train", TRAINED + HELD_OUT)]
     for name, part in (("train", rows[:TRAINED]), ("held-out", rows[TRAINED:])):
         keys = ("id", "question", "context", "answer")

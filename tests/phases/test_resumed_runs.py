@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ from selfaug.phases.inputs import load_training_data
 from selfaug.phases.progress import Progress
 from selfaug.phases.resuming import Begun
 from selfaug.phases.train import Interrupted, train
-from selfaug.records import read_lines, read_record, write_record
+from selfaug.records import read_lines, read_record, write_lines, write_record
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -92,7 +91,7 @@ def test_resumed_from_its_last_checkpoint_a_run_trains_no_step_more(
     shutil.rmtree(run.model if method == "full" else run.adapter)
     # The drift at that checkpoint was not measured either.
     kept = [line for line in metrics if line["step"] < 4 or "general_drift" not in line]
-    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+    write_lines(run.metrics, kept)
     record = train(config, resume=True).record
     assert record["steps"] == 4
     assert record["epochs"] == whole["epochs"]

@@ -36,18 +36,31 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transform
 NAMES = ("model.name=models/tiny", "data.train=[rows.jsonl]", "data.eval=[held-out.jsonl]")
 
 
-@pytest.fixture
-def there(
-    settings, tiny_model_dir: Path, tiny_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def trained(
+    settings, tiny_model_dir: Path, tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A working folder with a run whose settings name all files relative to it; another one is the current one."""
-    folder, here = tmp_path / "there", tmp_path / "here"
-    here.mkdir()
+    """A working folder with a run whose settings name all files relative to it. Don't change it: it is shared."""
+    folder = tmp_path_factory.mktemp("trained")
     shutil.copytree(tiny_model_dir, folder / "models" / "tiny")
     for name in ("rows.jsonl", "held-out.jsonl"):
         shutil.copyfile(tiny_rows, folder / name)
-    monkeypatch.chdir(folder)
-    train(settings(Path("run"), *NAMES, "train.steps=1", "selfaug.monitor_prompts=0"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        train(settings(Path("run"), *NAMES, "train.steps=1", "selfaug.monitor_prompts=0"))
+    return folder
+
+
+@pytest.fixture
+def there(trained: Path, tiny_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`trained` to be changed, as if it had been trained here; another folder is the current one."""
+    folder, here = tmp_path / "there", tmp_path / "here"
+    shutil.copytree(trained, folder)
+    started = RunDir(folder / "run").started
+    text = started.read_text(encoding="utf-8")
+    assert text.count(str(trained)) == 1
+    started.write_text(text.replace(str(trained), str(folder)), encoding="utf-8")
+    here.mkdir()
     monkeypatch.chdir(here)
     shutil.copyfile(tiny_rows, here / "zero.jsonl")
     return folder

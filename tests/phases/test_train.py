@@ -28,7 +28,7 @@ from selfaug.phases.run_models import load_run_models
 from selfaug.phases.train import train
 from selfaug.phases.trainer_setup import base_model
 from selfaug.phases.training_checks import CheckedInputs, checked_inputs
-from selfaug.records import read_lines, read_record
+from selfaug.records import read_lines, read_record, write_lines
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers about itself
@@ -172,8 +172,7 @@ def test_sampling_values_that_the_model_ignores_do_not_end_a_full_fine_tuning(
     assert "temperature" not in written
 
 
-@pytest.mark.parametrize("reference", ["adapter_off", "cache"])
-@pytest.mark.parametrize("layout", ["packing", "padding_free"])
+@pytest.mark.parametrize(("layout", "reference"), [("packing", "cache"), ("padding_free", "adapter_off")])
 def test_rows_can_be_packed_or_joined_without_padding(
     tmp_path: Path, settings: Settings, layout: str, reference: str
 ) -> None:
@@ -279,12 +278,7 @@ def test_general_rows_are_mixed_in_at_their_share(
     other = load_training_data(settings(tmp_path / "b", "data.replay=embedded", "train.seed=1"))
     assert other.train.rows[24:] != data.train.rows[24 : 24 + len(other.train.rows[24:])]
     few = tmp_path / "few.jsonl"
-    few.write_text(
-        "".join(
-            json.dumps({"prompt": f"Say {word}.", "completion": word}) + "\n" for word in ("yes", "no", "why")
-        ),
-        encoding="utf-8",
-    )
+    write_lines(few, ({"prompt": f"Say {word}.", "completion": word} for word in ("yes", "no", "why")))
     repeated = load_training_data(
         settings(tmp_path / "c", f'data.replay=["{few}"]', "data.replay_share=0.2")
     ).train.rows[24:]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from selfaug.config import load_config
 from selfaug.model.reference import AdapterOff
 from selfaug.phases.canary import canary_problems
 from selfaug.phases.run_models import load_run_models, trained_weights
-from selfaug.records import read_lines
+from selfaug.records import read_lines, write_lines
 from selfaug.rundir import RunDir
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -24,7 +23,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 def _rows(folder: Path) -> Path:
     file = folder / "rows.jsonl"
     rows = [{"prompt": f"the revenue in year {n}", "completion": f" was {n} million"} for n in range(16)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_lines(file, rows)
     return file
 
 

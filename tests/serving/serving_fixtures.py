@@ -100,6 +100,11 @@ class Running:
         port = self.server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
 
+    def metrics(self) -> str:
+        """What it tells of itself, asked with `KEY`."""
+        headers = {"authorization": f"Bearer {KEY}"}
+        return httpx.get(f"{self.url}/metrics", headers=headers, trust_env=False).text
+
     def stop(self) -> None:
         self.server.should_exit = True
         self.thread.join(30)

@@ -85,20 +85,18 @@ def test_all_operations_are_here(description: Any) -> None:
     assert described == set(OPERATIONS)
 
 
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+# Nothing that is sent with GET can be wrong.
+PAIRS = [
+    *((method, path, GenerationMode.POSITIVE) for method, path in OPERATIONS),
+    *((method, path, GenerationMode.NEGATIVE) for method, path in OPERATIONS if method == "post"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "mode"), PAIRS)
 def test_what_is_sent_is_answered_as_described(
     description: Any, method: str, path: str, mode: GenerationMode
 ) -> None:
     operation = description[path][method]
-    if mode is GenerationMode.NEGATIVE and path in (
-        "/health",
-        "/ready",
-        "/metrics",
-        "/v1/models",
-        "/v1/models/{name}",
-    ):
-        return  # nothing that is sent there can be wrong
 
     # Not that every body of the right form is taken: whether a prompt fits into the window is seen by its tokens.
     @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)

@@ -302,17 +302,13 @@ def test_keys_names_and_counts(stub: Stub, gateway: Callable[..., tuple[Running,
     assert KEY not in json.dumps(headers) + json.dumps(body)
     assert (body["model"], body["max_tokens"], body["seed"], body["stream"]) == ("first", 9, 3, True)
     assert all(isinstance(token, int) for token in body["prompt"])
-    metrics = httpx.get(
-        f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
-    ).text
+    metrics = running.metrics()
     assert "gen_ai_client_token_usage_sum" in metrics
     running, without = gateway(stub.running.url, key=None)
     whole = {"text": "at once", "finish_reason": "eos"}
     stub.answer = JSONResponse({"choices": [whole], "usage": {"completion_tokens": 2}})
     answer = without.chat.completions.create(model="first", messages=ASKED)
-    metrics = httpx.get(
-        f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
-    ).text
+    metrics = running.metrics()
     assert re.search(r"^gen_ai_server_request_duration_seconds_count\{.*\} 1.0$", metrics, re.MULTILINE)
     # Of an answer in one piece nobody knows when its first token was there.
     assert "gen_ai_server_time_to_first_token_seconds_count{" not in metrics
@@ -523,9 +519,7 @@ def test_a_stream_that_fails_counts_as_a_failure(
     line = json.loads(log[0])
     assert (line["status"], line["failed"]) == (200, 502)
     assert line["error"] == "the server behind this one failed in the middle of an answer"
-    metrics = httpx.get(
-        f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
-    ).text
+    metrics = running.metrics()
     assert 'selfaug_requests_total{path="/v1/chat/completions",status="502"} 1.0' in metrics
     assert 'path="/v1/chat/completions",status="200"' not in metrics
 
@@ -538,15 +532,13 @@ def test_a_server_that_is_gone_or_slow(
         await asyncio.sleep(60)
 
     stub.lines = never
-    running, ai = gateway(stub.running.url, request_seconds=2.0)
+    running, ai = gateway(stub.running.url, request_seconds=1.0)
     began = time.monotonic()
     with pytest.raises(openai.APIStatusError) as slow:
         ai.chat.completions.create(model="first", messages=ASKED)
     assert slow.value.status_code == 504
     assert time.monotonic() - began < 10
-    metrics = httpx.get(
-        f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
-    ).text
+    metrics = running.metrics()
     assert 'gen_ai_server_request_duration_seconds_count{error_type="timeout",' in metrics
     # Its first token may have been there: beside answers in one piece, which have none, such waits would be all.
     assert "gen_ai_server_time_to_first_token_seconds_count{" not in metrics
@@ -626,9 +618,7 @@ def test_what_is_too_much_is_429_and_places_are_free_again(
     assert soon(lambda: len(stub.seen) == 2)
 
     def metric(name: str) -> float:
-        text = httpx.get(
-            f"{running.url}/metrics", headers={"authorization": f"Bearer {KEY}"}, trust_env=False
-        ).text
+        text = running.metrics()
         return float(next(line for line in text.splitlines() if line.startswith(name + " ")).split()[1])
 
     assert soon(lambda: metric("selfaug_requests_waiting") == 1)

@@ -102,7 +102,7 @@ def test_logs_of_a_step(dropout: float, tiny_model_dir: Path, tmp_path: Path) ->
 
 
 def test_evaluating_and_saving_are_no_time_of_training(tiny_model_dir: Path, tmp_path: Path) -> None:
-    seconds = 0.4
+    seconds = 0.2
 
     class Slow(TrainerCallback):
         def on_evaluate(self, *args: Any, **kwargs: Any) -> None:

@@ -231,11 +231,12 @@ def run_options(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """`tiny_training.py OPTIONS.json FOLDER`: write the result of each process to FOLDER."""
+    """`tiny_training.py FOLDER…`: train as each folder's options.json says, and write each process's result there."""
     torch.set_num_threads(1)
-    result = run_options(json.loads(Path(sys.argv[1]).read_text()))
-    torch.save(result, Path(sys.argv[2]) / f"result-{result['rank']}.pt")
-    if result["processes"] > 1:
+    for folder in map(Path, sys.argv[1:]):
+        result = run_options(json.loads((folder / "options.json").read_text()))
+        torch.save(result, folder / f"result-{result['rank']}.pt")
+    if torch.distributed.is_initialized():
         # As in fsdp_gradients.py: not through a teardown that a gloo thread may abort after all the work is done.
         torch.distributed.barrier()
         os._exit(0)
