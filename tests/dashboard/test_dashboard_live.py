@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -303,14 +304,16 @@ def test_a_plan_says_where_a_resumed_training_goes_on(tmp_path: Path) -> None:
     assert found == {"steps": 40, "from_step": 20}
 
 
-def test_a_real_training_writes_its_plan(finished_run: Path) -> None:
+def test_a_real_training_writes_its_plan(finished_run: Path, tmp_path: Path) -> None:
     found = read_record(finished_run / "plan.json", "plan")
     assert (found["steps"], found["from_step"]) == (6, 0)
     last = json.loads((finished_run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 6
     assert found["began"] <= (finished_run / "metrics.jsonl").stat().st_mtime
     # Before its record is written, it is seen to be at its end.
-    entry = Library(finished_run).entry("")
+    copied = shutil.copytree(finished_run, tmp_path / "run")
+    (copied / "metrics.jsonl").touch()
+    entry = Library(copied).entry("")
     assert entry is not None
     unfinished = Entry(entry.path, entry.folder, "train", None, entry.time, False, entry.summary, "")
     progress = progress_of(unfinished)

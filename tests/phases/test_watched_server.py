@@ -155,7 +155,7 @@ def test_what_is_answered_is_watched_voted_on_and_shown(
     assert all(row[2] > 0 and row[3] == 0 for row in kept)
     stored = [text for (text,) in rows(copied_run, "SELECT text FROM texts")]
     assert len(stored) == 4  # token ids are no text
-    assert not any(b"a@b.example" in text for text in stored)
+    assert not any("a@b.example" in text for text in stored)
     exported = copied_run / "texts.jsonl"
     result = CliRunner().invoke(app, ["monitor", str(copied_run), "--texts", str(exported)])
     assert "4 texts" in result.stdout
