@@ -484,7 +484,7 @@ def _time(run: _Known, sample: SamplePass | None) -> _Part:
     how = [
         f"time: one forward and backward pass, and one of the reference model"
         f"{' (once, for the cache)' if run.reference == 'cache' else ''}, timed on "
-        f"{sample.tokens} tokens, for {run.tokens / run.processes * run.passes:,.0f} tokens"
+        f"rows of {sample.tokens} tokens, for {run.tokens / run.processes * run.passes:,.0f} tokens"
         f"{' of each process' if run.processes > 1 else ''}; saving is not counted, nor is writing answers at "
         "checkpoints"
     ]

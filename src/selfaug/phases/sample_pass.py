@@ -21,6 +21,7 @@ from selfaug.phases.inputs import (
 __all__ = ["SamplePass", "time_sample_pass"]
 
 _SAMPLE_TOKENS = 512
+_MOST_PASSES, _SECONDS = 5, 3.0
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class SamplePass:
         seconds_per_token: of a forward and backward pass.
         reference_seconds_per_token: of a forward pass without gradient.
         saved_bytes_per_token: that are kept for the backward pass, without logits.
-        tokens: of the row.
+        tokens: of the row; as many of its kind as a step has were timed at once.
     """
 
     seconds_per_token: float
@@ -86,14 +87,22 @@ def time_sample_pass(
         model(batch, labels=batch).loss.backward()
     logits = batch.shape[1] * model.config.get_text_config().vocab_size
     kept = sum(size for size in saved.values() if size not in (2 * logits, 4 * logits))
+    # As many rows at once as a step has, within a sample's tokens: a pass over a few tokens costs as much as over many.
+    rows = max(1, min(config.train.batch_size, _SAMPLE_TOKENS // batch.shape[1]))
+    batches = batch.repeat(rows, 1)
     timed = []
     for backward in (True, False):
-        begin = _clock(device)
-        with autocast, torch.set_grad_enabled(backward):
-            loss = model(batch, labels=batch).loss
-            if backward:
-                loss.backward()
-        timed.append((_clock(device) - begin) / batch.shape[1])
+        seconds: list[float] = []
+        while len(seconds) < _MOST_PASSES and sum(seconds) < _SECONDS:
+            begin = _clock(device)
+            with autocast, torch.set_grad_enabled(backward):
+                loss = model(batches, labels=batches).loss
+                if backward:
+                    loss.backward()
+            seconds.append(_clock(device) - begin)
+        timed.append(
+            min(seconds) / batches.numel()
+        )  # others take longer because of what else the machine does
     return SamplePass(timed[0], timed[1], kept / batch.shape[1], batch.shape[1])
 
 
