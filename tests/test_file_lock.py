@@ -11,7 +11,7 @@ import pytest
 
 from selfaug.errors import StorageError
 from selfaug.file_lock import FileLock, NoLocksError
-from selfaug.rundir import RunDir
+from selfaug.rundir import RunDir, alone_in
 
 
 def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +31,7 @@ def test_a_file_system_without_locks_is_refused(tmp_path: Path, monkeypatch: pyt
         run.replaced.move()
     assert "--output" in str(error.value.hint)
     assert run.config.exists()
+    before = sorted(run.path.iterdir())
+    with alone_in(run.path, "is being trained", hint=""):
+        pass
+    assert sorted(run.path.iterdir()) == before  # a lock that was left there would seem to be held

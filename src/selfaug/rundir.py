@@ -64,7 +64,7 @@ def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     lock = FileLock(folder / _LOCK)
-    held = False
+    held = without_locks = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         holder = _told_in(folder)
@@ -73,14 +73,17 @@ def alone_in(folder: Path, doing: str, *, hint: str) -> Iterator[None]:
         (folder / _LOCK).write_text(f"{os.getpid()}\n", encoding="utf-8")
     except Timeout as error:
         raise StorageError(f"{folder} {doing} by {holder}.", hint=hint) from error
-    except (OSError, NoLocksError):
+    except NoLocksError:
+        without_locks = True
+    except OSError:
         pass
     try:
         yield
     finally:
-        if held:
+        if held or without_locks:
             with contextlib.suppress(OSError):
                 os.unlink(folder / _LOCK)
+        if held:
             lock.release()
         with contextlib.suppress(OSError):  # the first that holds something
             for place in made:

@@ -180,10 +180,6 @@ def _gone_on_with(config: TrainConfig, on_progress: Callable[[Progress], None]) 
         return TrainResult(run.path, read_record(run.record, RECORD_KIND))
     begun = Begun.read(run)
     require_processes(str(run.path), begun.processes, process_count())
-    if is_first_process():
-        # The plan of the process before: whoever looks would count the pause since as work.
-        with contextlib.suppress(OSError):
-            run.plan.unlink()
     on_progress(Progress("data"))
     inputs = checked_inputs(in_dtype_of(begun, config), date.fromisoformat(begun.day))
     if config.model.dtype == "auto" and inputs.dtype is not best_dtype(inputs.device):
@@ -193,6 +189,10 @@ def _gone_on_with(config: TrainConfig, on_progress: Callable[[Progress], None]) 
     model = _loaded(config, inputs, on_progress, resume=True)
     identity = base_identity(model, config.model.name)
     require_same_data(run, begun, config, inputs.data, identity)
+    if is_first_process():
+        # The plan of the process before: whoever looks would count the pause since as work.
+        with contextlib.suppress(OSError):
+            run.plan.unlink()
     with _told_how_to_go_on(run):
         return _run(
             Training(config, run, *inputs, model, identity, begun, resume=True, on_progress=on_progress)
