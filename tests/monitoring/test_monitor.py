@@ -912,7 +912,7 @@ def test_an_adapter_after_another_that_had_learnt_is_watched_after_a_restart(
         assert monitor.state() == "learning"
         monitor.close()
         assert read_kept(folder, ["lessons"])[0]["lessons"] == {}
-    # Also where an earlier version has left the first one's lessons.
+    # Also where the first one's lessons are left there.
     third = simulated(tmp_path / "third", clock, settings=SHORT)
     run(third, clock, draws(1, Prompts()))
     third.close()

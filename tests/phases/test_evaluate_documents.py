@@ -121,7 +121,7 @@ def test_answers_of_a_base_model_that_was_asked_otherwise_are_not_taken(
     (other / "record.json").unlink()
     for key in ("stored_weights_hash", "weights_hash"):
         record["model"][key] = "another"
-        if key == "weights_hash":  # as older records have it, without the other
+        if key == "weights_hash":  # as it is of a model without safetensors
             del record["model"]["stored_weights_hash"]
         write_record(other / "record.json", "train", record)
         refused("base model")
@@ -146,7 +146,7 @@ def test_a_changed_chat_template_is_not_taken_for_the_one_that_was_asked_by(
     template.write_text(before.replace("assistant", "model"), encoding="utf-8")
     with pytest.raises(StorageError, match="cut off, with another tokenizer_and_template"):
         evaluate(run, **FEW)
-    # What an earlier version began has no such hash, and is gone on with.
+    # Where the model's files couldn't be read there is no such hash, and the evaluation is gone on with.
     started = run / "samples" / "evaluation" / "started.json"
     begun = read_record(started, "evaluation-started")
     write_record(

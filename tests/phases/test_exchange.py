@@ -233,7 +233,7 @@ def test_a_run_with_another_chat_template_needs_another_server(
     assert error.value.problems == [
         "it was trained with another tokeniser or chat template of its base model"
     ]
-    del record["model"]["stored_tokenizer_hash"]  # as in older records
+    del record["model"]["stored_tokenizer_hash"]  # as of a model whose files can't be read
     write_record(other.started, "train-started", record)
     serving.exchange(other.path)
 

@@ -60,7 +60,7 @@ def test_what_a_killed_export_has_left_is_told_and_left(finished_run: Path, tmp_
 def test_an_adapter_that_merging_would_put_into_the_head_too_is_refused(
     copied_run: Path, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
-    """Training refuses it, and earlier versions did not."""
+    """Training refuses it; another tool may have trained it."""
     base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     lora = LoraConfig(target_modules=["embed_tokens"], task_type="CAUSAL_LM", init_lora_weights=False)
     get_peft_model(base, lora).save_pretrained(copied_run / "adapter")

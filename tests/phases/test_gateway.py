@@ -703,7 +703,7 @@ def test_another_run_takes_its_place_if_the_server_behind_has_it(
         front.server.exchange(copy)
     assert next(iter(front.server.served.names)) == "copied"
     tokenizer, base = "another tokeniser or chat template", "another base model"
-    before: dict[str, Any] = {"stored_weights_hash": None, "weights_hash": "another"}  # of an earlier selfaug
+    before: dict[str, Any] = {"stored_weights_hash": None, "weights_hash": "another"}  # no safetensors
     for number, (record, kind, changed, problem) in enumerate(
         (
             ("started.json", "train-started", {"stored_tokenizer_hash": "another"}, tokenizer),

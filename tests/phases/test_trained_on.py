@@ -195,7 +195,7 @@ def test_who_may_not_read_what_was_learnt_may_evaluate(begin: Begin) -> None:
 @pytest.mark.parametrize(
     ("record", "words"),
     [
-        (None, None),  # of earlier versions, and without rows
+        (None, None),  # without rows
         ({"rows": 0, "of": 3}, None),
         ({"rows": None, "of": 3}, "could not be told: the run, or one that it went on from, does not say"),
         ({"rows": 1, "of": 1}, "1 of 1 held-out row is a training row, too"),

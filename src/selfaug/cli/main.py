@@ -229,7 +229,7 @@ def train(
         if name in record["evaluation"]:
             typer.echo(f"{name:<15} {record['evaluation'][name]:.4g}")
     monitor = record.get("monitor") or {}
-    if monitor.get("checkpoints") and "share_of_time" in monitor:  # earlier records have no share
+    if monitor.get("checkpoints"):
         drift = f"{monitor['checkpoints'][-1]['general_drift']:.4g} nats a token on general prompts"
         typer.echo(
             f"{'drift':<15} {drift} (measuring took {100 * monitor['share_of_time']:.0f} % of the time)"
