@@ -39,7 +39,12 @@ def write_base_answers(folder: Path, settings: DemoSettings, threads: int | None
 
 
 def one_run(
-    folder: Path, settings: DemoSettings, boundary: bool, base_folder: Path, threads: int | None
+    folder: Path,
+    settings: DemoSettings,
+    boundary: bool,
+    row_fraction: float,
+    base_folder: Path,
+    threads: int | None,
 ) -> dict[str, Any]:
     """Train and evaluate one setting in this process."""
     prepare(threads)
@@ -47,7 +52,8 @@ def one_run(
     if not run.is_complete():
         write_data(folder, settings)
         config = train_config(folder, "selfaug", settings)
-        alignment = config.selfaug.model_copy(update={"align_boundary": boundary})
+        changed = {"align_boundary": boundary, "row_fraction": row_fraction}
+        alignment = config.selfaug.model_copy(update=changed)
         train(config.model_copy(update={"selfaug": alignment}), resume=run.is_run())
 
     tokenizer = load_tokenizer(DEMO_MODEL)
@@ -76,14 +82,15 @@ def _spread(rows: Sequence[dict[str, Any]], name: str, show: Callable[[float], s
 
 
 def _table(finished: Sequence[dict[str, Any]]) -> str:
-    groups: dict[tuple[float, bool], list[dict[str, Any]]] = {}
+    groups: dict[tuple[float, bool, float], list[dict[str, Any]]] = {}
     for row in finished:
-        groups.setdefault((row["settings"]["alpha"], row["boundary"]), []).append(row)
+        groups.setdefault((row["settings"]["alpha"], row["boundary"], row["row_fraction"]), []).append(row)
     return table(
         [
             {
                 "alpha": f"{alpha:g}",
                 "boundary": "–" if alpha == 0 else "aligned" if boundary else "left out",
+                "rows aligned": "–" if alpha == 0 else f"{share:.0%}",
                 "seeds": len(rows),
                 "exact answers, %": _spread(rows, "exact", lambda value: f"{100 * value:.0f}"),
                 "leaks, %": _spread(rows, "leaks", lambda value: f"{100 * value:.0f}"),
@@ -93,8 +100,9 @@ def _table(finished: Sequence[dict[str, Any]]) -> str:
                 "drift, nats": _spread(rows, "drift", lambda value: f"{value:.3f}"),
                 "top-1 agreement, %": _spread(rows, "top1", lambda value: f"{100 * value:.1f}"),
                 "alignment loss, nats": _spread(rows, "alignment_loss", lambda value: f"{value:.4f}"),
+                "training, s": _spread(rows, "seconds", lambda value: f"{value:.0f}"),
             }
-            for (alpha, boundary), rows in sorted(groups.items())
+            for (alpha, boundary, share), rows in sorted(groups.items())
         ]
     )
 
@@ -112,6 +120,9 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=default.rank)
     parser.add_argument("--learning-rate", type=float, default=default.learning_rate)
     parser.add_argument("--position-fraction", type=float, default=default.position_fraction)
+    parser.add_argument(
+        "--row-fractions", nargs="+", type=float, default=[1.0], help="shares of the rows aligned"
+    )
     parser.add_argument("--anchors", type=int, default=default.anchors, help="self-anchors; 0 for none")
     parser.add_argument("--anchor-share", type=float, default=default.anchor_share)
     parser.add_argument("--task-items", type=int, default=default.task_items)
@@ -141,30 +152,46 @@ def main() -> None:
 
     wanted = [
         # Without alignment there is no boundary to align.
-        {"settings": asdict(replace(shared, alpha=alpha, seed=seed)), "boundary": switch == "on"}
-        for seed, alpha, switch in itertools.product(arguments.seeds, arguments.alphas, arguments.boundary)
-        if alpha > 0 or switch == arguments.boundary[0]
+        {
+            "settings": asdict(replace(shared, alpha=alpha, seed=seed)),
+            "boundary": switch == "on",
+            "row_fraction": share,
+        }
+        for seed, alpha, switch, share in itertools.product(
+            arguments.seeds, arguments.alphas, arguments.boundary, arguments.row_fractions
+        )
+        if alpha > 0 or (switch, share) == (arguments.boundary[0], arguments.row_fractions[0])
     ]
     done_file = arguments.work / "runs.jsonl"
 
     def finished() -> list[dict[str, Any]]:
         done = read_lines(done_file) if done_file.exists() else []
-        return [row for row in done if {key: row[key] for key in ("settings", "boundary")} in wanted]
+        return [row for row in done if {key: row[key] for key in wanted[0]} in wanted]
 
     def go(what: dict[str, Any]) -> None:
         settings = DemoSettings(**what["settings"])
         name = "-".join(f"{key}_{value}" for key, value in what["settings"].items() if key != "half")
-        folder = arguments.work / f"{name}-boundary_{'on' if what['boundary'] else 'off'}"
-        result = in_own_process(one_run, folder, settings, what["boundary"], base_folder, arguments.threads)
+        boundary = "on" if what["boundary"] else "off"
+        folder = arguments.work / f"{name}-boundary_{boundary}-rows_{what['row_fraction']:g}"
+        result = in_own_process(
+            one_run,
+            folder,
+            settings,
+            what["boundary"],
+            what["row_fraction"],
+            base_folder,
+            arguments.threads,
+        )
         append_line(done_file, {**what, **result})
         short = {key: value if value is None else round(value, 4) for key, value in result.items()}
         print(
-            f"alpha {settings.alpha:g}, boundary {what['boundary']}, seed {settings.seed}: {short}",
+            f"alpha {settings.alpha:g}, boundary {boundary}, {what['row_fraction']:.0%} of the rows, "
+            f"seed {settings.seed}: {short}",
             file=sys.stderr,
             flush=True,
         )
 
-    already = [{key: row[key] for key in ("settings", "boundary")} for row in finished()]
+    already = [{key: row[key] for key in wanted[0]} for row in finished()]
     missing = [what for what in wanted if what not in already]
     if missing:
         in_own_process(write_base_answers, base_folder, shared, arguments.threads)

@@ -104,16 +104,16 @@ def matrix_flops(name: str, shape: Shape, device: str) -> float:
     forward = 2 * tokens * (body + lora) + scores
     total = forward * (2 if shape.checkpointing else 1) + tokens * (2 * body + 4 * lora) + 2 * scores
     if name == "published" or variant.settings.get("reference") == "adapter_off":
-        total += 2 * tokens * body + scores
+        total += variant.rows * (2 * tokens * body + scores)
     completions = shape.batch * shape.completion
     if name == "trl":
         products = 3 * (tokens if device == "cpu" else completions)
     elif name == "published":
         products = 3 * tokens
     else:
-        # The boundary position of a row carries both losses, but is projected once; it is never left out.
-        boundary = shape.batch if variant.settings["alpha"] else 0
-        aligned = variant.fraction * shape.batch * (shape.prompt - 1) + boundary if boundary else 0
+        # The boundary position of a row carries both losses, but is projected once; it goes with its row.
+        boundary = variant.rows * shape.batch if variant.settings["alpha"] else 0
+        aligned = variant.fraction * boundary * (shape.prompt - 1) + boundary
         products = 2 * (completions + aligned - boundary) + aligned
     return total + 2 * head * products
 

@@ -72,12 +72,21 @@ class Variant:
         """Share of the prompt positions that is aligned."""
         return float(self.settings.get("position_fraction", 1.0))
 
+    @property
+    def rows(self) -> float:
+        """Share of the rows that is aligned."""
+        return float(self.settings.get("row_fraction", 1.0))
+
 
 VARIANTS = {
     "trl": Variant("trl `SFTTrainer`", SFTTrainer, SFTConfig),
     "alpha0": Variant("`alpha=0`", settings={"alpha": 0.0}),
     "published": Variant("published pattern", PublishedTrainer, SFTConfig),
     "adapter_off": Variant("SelfAug, adapter off", settings={"alpha": ALPHA, "reference": "adapter_off"}),
+    "rows_25": Variant(
+        "SelfAug, adapter off, 25 % of rows",
+        settings={"alpha": ALPHA, "reference": "adapter_off", "row_fraction": 0.25},
+    ),
     "cache": Variant("SelfAug, cached", settings={"alpha": ALPHA, "reference": "cache"}),
     "cache_25": Variant(
         "SelfAug, cached, 25 % of positions",

@@ -191,6 +191,7 @@ class AlignmentSettings(Section):
     divergence_temperature: Annotated[Number, Field(gt=0)] = 1.0
     align_boundary: bool = True
     position_fraction: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    row_fraction: Annotated[Number, Field(gt=0, le=1)] = 1.0
     reference: Literal["auto", "adapter_off", "frozen_copy", "cache"] = "auto"
     reference_cache_dir: str | None = None
     anchors: Annotated[str, Field(min_length=1)] = "none"

@@ -142,14 +142,16 @@ def test_document_spans_of_several_packed_rows():
     assert document_spans(None, positions, (2, 5)) == [(0, 2), (2, 5), (5, 7), (7, 10)]
 
 
+@pytest.mark.parametrize("of_documents", [{}, {"document_fraction": 0.5}])
 @pytest.mark.parametrize("align_boundary", [True, False])
-def test_the_sample_does_not_depend_on_the_batch(align_boundary):
+def test_the_sample_does_not_depend_on_the_batch(align_boundary, of_documents):
     docs = make_docs((30, 3), (17, 9), (25, 1), (40, 0), seed=3)
-    options = {"fraction": 0.4, "seed": 5, "step": 7, "align_boundary": align_boundary}
+    options = {"fraction": 0.4, "seed": 5, "step": 7, "align_boundary": align_boundary, **of_documents}
     alone = set()
     for i, doc in enumerate(docs):
         alone |= {(i, p) for _, p in by_document(find(padded([doc]), **options).aligned_order, [doc], [0])}
-    assert 20 < len(alone) < 80
+    assert 5 < len(alone) < 80
+    assert len({i for i, _ in alone}) == (1 if of_documents else 4)
     for name, (batch, starts) in layouts(docs).items():
         assert by_document(find(batch, **options).aligned_order, docs, starts) == alone, name
     turned = docs[::-1]
@@ -208,3 +210,37 @@ def test_each_position_is_drawn_with_the_same_probability(fraction):
     # Draws of different positions are independent: the number drawn per step has a binomial variance.
     variance = torch.tensor(per_step, dtype=torch.float64).var().item()
     assert variance == pytest.approx(n * fraction * (1 - fraction), rel=5 * math.sqrt(2 / steps))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.7])
+def test_each_document_is_drawn_whole_and_with_the_same_probability(share):
+    docs = make_docs((9, 2), (1, 3), (6, 0), (12, 5), seed=4)
+    batch, starts = layouts(docs)["packed"]
+    every = by_document(find(batch).aligned_order, docs, starts)
+    steps, counts, together = 2000, torch.zeros(len(docs)), 0
+    for step in range(steps):
+        positions = find(batch, document_fraction=share, seed=3, step=step)
+        found = by_document(positions.aligned_order, docs, starts)
+        drawn = {document for document, _ in found}
+        assert found == {(document, place) for document, place in every if document in drawn}
+        assert positions.rows_drawn
+        counts[list(drawn)] += 1
+        together += {0, 3} <= drawn
+    # Five standard deviations.
+    assert (counts - steps * share).abs().max() < 5 * math.sqrt(steps * share * (1 - share))
+    assert abs(together - steps * share**2) < 5 * math.sqrt(steps * share**2 * (1 - share**2))
+    assert not find(batch, fraction=share).rows_drawn
+    assert not find(batch, document_fraction=share, align=False).rows_drawn
+
+
+def test_documents_and_their_positions_are_drawn_apart():
+    """Of a document that is drawn, as many positions are as without that draw."""
+    docs = make_docs((200, 1), seed=1)
+    batch, sizes = padded(docs), []
+    for step in range(100):
+        found = find(batch, fraction=0.5, document_fraction=0.5, step=step).aligned_order
+        if len(found):
+            sizes.append(len(found) - 1)  # the boundary is always there
+            assert found.tolist() == find(batch, fraction=0.5, step=step).aligned_order.tolist()
+    assert abs(len(sizes) - 50) < 25
+    assert abs(sum(sizes) / len(sizes) - 199 / 2) < 5 * math.sqrt(199 / 4 / len(sizes))

@@ -73,6 +73,24 @@ def test_measuring_the_loss_on_many_rows_takes_longer_than_training(
     assert often.seconds - never.seconds == pytest.approx(2 * (alone - alone_never))
 
 
+def test_the_reference_reads_drawn_rows_and_anchors_alone(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "selfaug.phases.estimate.time_sample_pass", lambda *_: SamplePass(0.75, 0.25, 1.0, 10)
+    )
+
+    def seconds(*sets: str) -> float:
+        return estimate(settings(tmp_path / "run", "train.eval_steps=0", *sets)).seconds or 0.0
+
+    plain, every, some = (
+        seconds(one) for one in ("selfaug.alpha=0", "selfaug.row_fraction=1", "selfaug.row_fraction=0.25")
+    )
+    assert some - plain == pytest.approx((every - plain) / 4)
+    anchors = "selfaug.anchors=self"
+    assert seconds(anchors) - seconds(anchors, "selfaug.row_fraction=0.25") == pytest.approx(every - some)
+
+
 def test_attention_in_long_rows_is_counted(
     tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

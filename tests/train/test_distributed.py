@@ -89,7 +89,10 @@ LAUNCHES: dict[str, tuple[list[str], list[dict[str, Any]]]] = {
             },
         ],
     ),
-    "accelerate launch": (ACCELERATE, [{"padding_free": True, "gradient_accumulation_steps": 2}]),
+    "accelerate launch": (
+        ACCELERATE,
+        [{"padding_free": True, "gradient_accumulation_steps": 2}, {"row_fraction": 0.4}],
+    ),
 }
 
 

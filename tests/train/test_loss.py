@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from selfaug.core.alignment import OutputHead
+from selfaug.core.positions import find_positions
 from selfaug.errors import ConfigError, DataError
 from selfaug.model.adapters import fused_layers
 from selfaug.model.reference import AdapterOff, FrozenCopy
@@ -258,10 +259,18 @@ def test_gradients_do_not_depend_on_padding_packing_or_splits(name):
         assert distance(gradients(model), whole) < 1e-5
 
 
-@pytest.mark.parametrize("fraction", [0.3, 0.6])
-def test_gradients_of_sampled_positions_do_not_depend_on_the_batch(fraction):
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"position_fraction": 0.3},
+        {"position_fraction": 0.6},
+        {"row_fraction": 0.5},
+        {"position_fraction": 0.6, "row_fraction": 0.5},
+    ],
+)
+def test_gradients_of_sampled_positions_do_not_depend_on_the_batch(shares):
     model, docs = lora("qwen3"), make_docs((20, 3), (12, 5), (9, 6))
-    options = {"position_fraction": fraction, "seed": 3, "step": 11}
+    options = {**shares, "seed": 3, "step": 11}
     whole = gradients_of(model, padded(docs), **options)
     for other in (padded(docs, "left"), packed(docs)):
         assert distance(gradients_of(model, other, **options), whole) < 1e-5
@@ -279,21 +288,66 @@ def test_gradients_of_sampled_positions_do_not_depend_on_the_batch(fraction):
     assert distance(gradients_of(model, padded(docs), **{**options, "step": 12}), whole) > 1e-3
 
 
-def test_sampling_is_unbiased():
+@pytest.mark.parametrize(
+    "shares",
+    [
+        {"position_fraction": 0.25},
+        {"row_fraction": 0.5},
+        {"position_fraction": 0.5, "row_fraction": 0.5},
+    ],
+)
+def test_sampling_is_unbiased(shares):
     """The mean of the sampled alignment over many steps is the whole alignment."""
     model, docs = lora("llama-tied").eval(), make_docs((20, 3), (12, 5))
     inputs = padded(docs)
     with torch.no_grad():
         whole = alignment_loss(model, inputs, alpha=1.0)
-        drawn = [
-            alignment_loss(model, inputs, alpha=1.0, position_fraction=0.25, step=step) for step in range(150)
-        ]
+        drawn = [alignment_loss(model, inputs, alpha=1.0, step=step, **shares) for step in range(150)]
     # the loss without its nll: what was divided by fraction · N_p
     values = torch.stack([d.loss - d.nll_sum / d.completion_tokens for d in drawn]).double()
+    told = torch.stack([d.alignment_sum / d.aligned_positions for d in drawn]).double()
+    assert torch.allclose(told, values, rtol=1e-4, atol=1e-7)
     want = (whole.alignment_sum / whole.aligned_positions).item()
     assert values.std() > 0.05 * want
     assert abs(values.mean().item() - want) < 4 * values.std().item() / math.sqrt(len(values))
     assert {d.aligned_positions.item() for d in drawn} == {32}
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_reference_reads_drawn_rows_alone(full):
+    """One token where none is drawn: where weights are sharded, all processes make a pass."""
+    model = build("qwen3").train() if full else lora("qwen3")
+    reference = FrozenCopy(model) if full else AdapterOff(model)
+    base = reference.model if full else model
+    docs = make_docs((20, 3), (12, 5), (9, 6))
+    alignment_loss(model, padded(docs), reference=reference)  # looks at the head once
+    sizes: list[tuple[int, int]] = []
+    layer = next(module for module in base.modules() if isinstance(module, nn.Embedding))
+    layer.register_forward_hook(lambda _module, given, _output: sizes.append(tuple(given[0].shape)))
+    seen = set()
+    for step in range(12):
+        for inputs in (padded(docs), packed(docs)):
+            sizes.clear()
+            alignment_loss(model, inputs, reference=reference, row_fraction=0.4, step=step)
+            rows, width = inputs["input_ids"].shape
+            drawn = find_positions(
+                inputs["input_ids"],
+                inputs["labels"],
+                inputs.get("attention_mask"),
+                inputs.get("position_ids"),
+                document_fraction=0.4,
+                step=step,
+            ).aligned_order
+            asked = len((drawn // width).unique())
+            assert sizes[0] == ((asked, width) if asked else (1, 1))
+            assert sizes[1:] == ([] if full else [(rows, width)])
+            seen.add((rows, asked))
+    assert seen >= {(3, 0), (3, 1), (3, 2), (1, 0), (1, 1)}
+
+
+def test_a_share_of_no_rows_is_refused():
+    with pytest.raises(ValueError, match=r"row_fraction must be in \(0, 1\], got 0"):
+        alignment_loss(lora("qwen3"), padded(make_docs((3, 2))), row_fraction=0)
 
 
 @pytest.mark.parametrize("name", ["llama-tied", "phi-bias"])

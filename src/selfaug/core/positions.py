@@ -27,11 +27,13 @@ class Positions:
         order: [N]; completion positions first (those that are aligned too at their end), aligned ones last.
         targets: [C]; token ids that the first C positions predict.
         aligned: A, the number of positions at the end of `order` that are aligned.
+        rows_drawn: whether rows may be without any because they were not drawn.
     """
 
     order: Tensor
     targets: Tensor
     aligned: int
+    rows_drawn: bool = False
 
     @property
     def aligned_order(self) -> Tensor:
@@ -89,6 +91,7 @@ def find_positions(
     align: bool = True,
     align_boundary: bool = True,
     fraction: float = 1.0,
+    document_fraction: float = 1.0,
     seed: int = 0,
     step: int = 0,
 ) -> Positions:
@@ -106,15 +109,19 @@ def find_positions(
             positions are always kept: they are few, their divergence is by far the largest, and leaving most of
             them out would make the estimate noisy. Divide the others' divergences by `fraction` for an unbiased
             estimate.
+        document_fraction: share of the documents that are aligned at all, boundary included, drawn by the same hash.
+            Divide all divergences by it for an unbiased estimate.
         seed: of the sampling.
         step: optimizer step, so that each step draws other positions.
     """
     nll, aligned = _masks(labels_BT, attention_mask_BT, position_ids_BT, align_boundary)
     if not align:
         aligned = torch.zeros_like(aligned)
-    elif fraction < 1.0:
-        drawn = _sample(input_ids_BT, attention_mask_BT, position_ids_BT, fraction, seed, step)
-        aligned = aligned & (drawn | nll)
+    elif fraction < 1.0 or document_fraction < 1.0:
+        drawn, in_drawn = _draw(
+            input_ids_BT, attention_mask_BT, position_ids_BT, fraction, document_fraction, seed, step
+        )
+        aligned = aligned & (drawn | nll) & in_drawn
     # Positions are numbered in the full [B, T]; the last column predicts nothing.
     width = labels_BT.shape[1]
     both = nll & aligned
@@ -128,6 +135,7 @@ def find_positions(
         order=order,
         targets=labels_BT.reshape(-1)[completions + 1],
         aligned=groups[1].shape[0] + groups[2].shape[0],
+        rows_drawn=align and document_fraction < 1.0,
     )
 
 
@@ -151,15 +159,16 @@ def document_spans(
     return list(zip(begins, ends, strict=True))
 
 
-def _sample(
+def _draw(
     input_ids_BT: Tensor,
     attention_mask_BT: Tensor | None,
     position_ids_BT: Tensor | None,
     fraction: float,
+    document_fraction: float,
     seed: int,
     step: int,
-) -> Tensor:
-    """Booleans [B, T − 1]: position is kept."""
+) -> tuple[Tensor, Tensor]:
+    """Booleans [B, T − 1]: position is drawn; its document is."""
     batch, width = input_ids_BT.shape
     real = torch.ones_like(input_ids_BT) if attention_mask_BT is None else attention_mask_BT.long()
     if position_ids_BT is None:
@@ -174,8 +183,14 @@ def _sample(
     pair_BT = _mix(_mix(input_ids_BT.long()) + position_BT) * real
     document_hash = torch.zeros(batch * width, dtype=torch.int64, device=input_ids_BT.device)
     document_hash.index_add_(0, document_BT.reshape(-1), pair_BT.reshape(-1))
-    drawn_BT = _mix(_mix(document_hash[document_BT] + _mix_int(seed)) + _mix_int(step) + _mix(position_BT))
-    return (drawn_BT[:, :-1] & (2**53 - 1)) < int(fraction * 2**53)
+    of_step_BT = (_mix(document_hash[document_BT] + _mix_int(seed)) + _mix_int(step))[:, :-1]
+    # No position of a document is -1: its own draw is another one than those of its positions.
+    drawn, in_drawn = _mix(of_step_BT + _mix(position_BT[:, :-1])), _mix(of_step_BT + _mix_int(-1))
+    return _is_in(drawn, fraction), _is_in(in_drawn, document_fraction)
+
+
+def _is_in(hashes: Tensor, share: float) -> Tensor:
+    return (hashes & (2**53 - 1)) < int(share * 2**53)
 
 
 def _mix(x: Tensor) -> Tensor:

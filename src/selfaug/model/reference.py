@@ -80,8 +80,7 @@ class AdapterOff:
     def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
         """See `Reference.hidden`."""
         with reference_mode(model):
-            hidden_BTH, _ = hidden_states(model, inputs)
-            return hidden_BTH.flatten(0, 1)[positions.aligned_order]
+            return _hidden_at_aligned(model, inputs, positions)
 
 
 class FrozenModel:
@@ -98,8 +97,38 @@ class FrozenModel:
     def hidden(self, model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
         """See `Reference.hidden`."""
         with torch.no_grad():
-            hidden_BTH, _ = hidden_states(self.model, inputs)
-            return hidden_BTH.flatten(0, 1)[positions.aligned_order]
+            return _hidden_at_aligned(self.model, inputs, positions)
+
+
+def _hidden_at_aligned(model: nn.Module, inputs: dict[str, Any], positions: Positions) -> Tensor:
+    """Hidden states [A, width] at the aligned positions; rows that were not drawn are not run."""
+    order = positions.aligned_order
+    if positions.rows_drawn:
+        inputs, order = _drawn_rows(inputs, order)
+    hidden_BTH, _ = hidden_states(model, inputs)
+    return hidden_BTH.flatten(0, 1)[order]
+
+
+def _drawn_rows(inputs: dict[str, Any], order: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """The rows of a batch that have aligned positions, and these positions in them.
+
+    Without any, it is one token: where weights are sharded, all processes have to make a pass.
+    """
+    batch, width = inputs["input_ids"].shape
+    rows = (order // width).unique()
+    if (
+        len(rows) == batch or "cu_seq_lens_q" in inputs
+    ):  # of documents without padding, what is in a row is told apart
+        return inputs, order
+    by_row = {
+        name: value
+        for name, value in inputs.items()
+        if isinstance(value, Tensor) and value.shape[:2] == (batch, width)
+    }
+    if len(rows) == 0:
+        return {**inputs, **{name: value[:1, :1] for name, value in by_row.items()}}, order
+    inputs = {**inputs, **{name: value[rows] for name, value in by_row.items()}}
+    return inputs, torch.searchsorted(rows, order // width) * width + order % width
 
 
 class FrozenCopy(FrozenModel):

@@ -513,7 +513,9 @@ def _durations(run: _Known, sample: SamplePass) -> tuple[float, float]:
         each = sample.reference_seconds_per_token * _slower(run, missing, sample)
         training += each * sum(missing) / run.processes
     elif run.reference:
-        training += again * run.passes
+        rows = sum(_lengths(run.data.train))  # of which a share is drawn; anchors are drawn themselves
+        drawn = run.config.selfaug.row_fraction * rows + run.tokens - rows
+        training += again * run.passes * drawn / run.tokens
     if not _evaluations(run) or run.data.eval is None:
         return training, 0.0
     held_out = _lengths(run.data.eval)

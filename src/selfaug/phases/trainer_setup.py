@@ -212,6 +212,7 @@ def _trainer_settings(training: Training) -> SelfAugConfig:
         divergence_temperature=config.selfaug.divergence_temperature,
         align_boundary=config.selfaug.align_boundary,
         position_fraction=config.selfaug.position_fraction,
+        row_fraction=config.selfaug.row_fraction,
         reference=config.selfaug.reference,
         reference_cache_dir=config.selfaug.reference_cache_dir,
         anchors=config.selfaug.anchors,

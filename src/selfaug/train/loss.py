@@ -68,6 +68,7 @@ def alignment_loss(
     divergence: Divergence = "forward",
     temperature: float = 1.0,
     position_fraction: float = 1.0,
+    row_fraction: float = 1.0,
     seed: int = 0,
     step: int = 0,
 ) -> AlignmentLoss:
@@ -88,16 +89,21 @@ def alignment_loss(
         temperature: of both distributions in the divergence.
         position_fraction: share of the prompt positions that is aligned per step, drawn by hash; boundary positions
             always are.
-        seed: of that draw.
+        row_fraction: share of the rows that is aligned per step, drawn by hash; of packed rows, of their documents.
+            The reference model reads no others.
+        seed: of these draws.
         step: optimizer step, so that each step draws other positions.
 
     Raises:
         ConfigError: if there is no adapter to switch off and no `reference`, or it is a bare model.
+        ValueError: if a share is not in (0, 1].
         DataError: if the batch has more than text: images, sound, embeddings or token types.
         ModelError: if the adapter changes base weights, the model hides its hidden states, or its logits are not what
             they and its head give (looked at once for each model, on a few tokens).
     """
     _require_text(inputs)
+    if not 0 < row_fraction <= 1:
+        raise ValueError(f"row_fraction must be in (0, 1], got {row_fraction}.")
     if _is_bare_model(reference):
         raise ConfigError(
             f"reference is a model ({type(reference).__name__}), not a Reference.",
@@ -114,6 +120,7 @@ def alignment_loss(
         align=alpha > 0,
         align_boundary=align_boundary,
         fraction=position_fraction,
+        document_fraction=row_fraction,
         seed=seed,
         step=step,
     )
@@ -147,11 +154,12 @@ def alignment_loss(
         nll_weight=1.0 / n_completion,
         reference_hidden_AH=reference_hidden,
         reference_head=reference_head,
-        alignment_weight=alpha / n_aligned,
+        alignment_weight=alpha / (n_aligned * row_fraction),
         prompt_fraction=position_fraction,
         divergence=divergence,
         temperature=temperature,
     )
+    fused = fused._replace(alignment_sum=fused.alignment_sum / row_fraction)
     return AlignmentLoss(*fused, counts[0], counts[1], output)
 
 

@@ -35,6 +35,8 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
         align_boundary: align the position that predicts the first completion token too.
         position_fraction: share of the prompt positions that is aligned per step, drawn anew by hash (boundary
             positions always are); the same loss in expectation, for less work.
+        row_fraction: share of the rows that is aligned per step, drawn anew by hash; of packed rows, of their
+            documents. The reference model reads no others: the same loss in expectation, for fewer passes of it.
         reference: where the reference model comes from. "adapter_off" needs an adapter that leaves base weights
             exact; "frozen_copy" takes memory for a second model; "cache" keeps hidden states on disk; "auto" takes
             adapter off or a frozen copy, and the cache when three or more passes over the data are planned, it fits
@@ -69,6 +71,7 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
     divergence_temperature: float = field(default=1.0, metadata={"help": "Temperature of the divergence."})
     align_boundary: bool = field(default=True, metadata={"help": "Align the boundary position too."})
     position_fraction: float = field(default=1.0, metadata={"help": "Share of prompt positions per step."})
+    row_fraction: float = field(default=1.0, metadata={"help": "Share of the rows that is aligned per step."})
     reference: str = field(default="auto", metadata={"help": "auto, adapter_off, frozen_copy or cache."})
     reference_cache_dir: str | None = field(default=None, metadata={"help": "Folder of the reference cache."})
     anchors: str = field(default="none", metadata={"help": "none, self, or a JSONL file."})
@@ -93,6 +96,8 @@ class SelfAugConfig(SFTConfig):  # type: ignore[misc]
             problems.append(f"divergence_temperature must be positive, got {self.divergence_temperature}")
         if not 0 < self.position_fraction <= 1:
             problems.append(f"position_fraction must be in (0, 1], got {self.position_fraction}")
+        if not 0 < self.row_fraction <= 1:
+            problems.append(f"row_fraction must be in (0, 1], got {self.row_fraction}")
         if self.reference not in ("auto", "adapter_off", "frozen_copy", "cache"):
             problems.append(
                 f"reference must be 'auto', 'adapter_off', 'frozen_copy' or 'cache', got {self.reference!r}"

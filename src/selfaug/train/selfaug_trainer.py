@@ -517,6 +517,8 @@ class SelfAugTrainer(SFTTrainer):  # type: ignore[misc]
                 divergence=self.args.divergence,
                 temperature=self.args.divergence_temperature,
                 position_fraction=self.args.position_fraction if training else 1.0,
+                # Anchors are drawn themselves.
+                row_fraction=self.args.row_fraction if training and not self._at_anchors else 1.0,
                 seed=self.args.seed,
                 step=self.state.global_step,
             )
